@@ -1,0 +1,126 @@
+"""Keeps a set of child processes running: starts them in order, restarts what dies, ends all of them in reverse."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_HEALTHY_SECONDS = 30.0
+"""A child that lived this long starts again at once when it dies; younger ones back off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One child: `argv` is run with `env` on top of ours; `is_ready` is polled until it holds."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    is_ready: Callable[[], bool] = lambda: True
+    stop_signal: signal.Signals = signal.SIGTERM
+    ready_seconds: float = 120.0
+
+
+class NotReady(RuntimeError):
+    """A service did not become ready; its log says why."""
+
+    def __init__(self, service: Service, log: Path, tail: str) -> None:
+        super().__init__(f"{service.name} did not become ready; its log {log} ends with:\n{tail}")
+
+
+@dataclass
+class _Child:
+    service: Service
+    process: subprocess.Popen[bytes]
+    started_at: float
+    failures: int = 0
+    restart_at: float | None = None
+
+
+class Supervisor:
+    """Owns the children. Use as a context manager: leaving it ends every child, newest first."""
+
+    def __init__(self, logs: Path, on_event: Callable[[str], None] = lambda _text: None) -> None:
+        self._logs = logs
+        self._on_event = on_event
+        self._children: dict[str, _Child] = {}
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def start(self, service: Service) -> None:
+        """Start `service` and return when it is ready. Raises `NotReady`."""
+        child = _Child(service, self._spawn(service), time.monotonic())
+        self._children[service.name] = child
+        deadline = time.monotonic() + service.ready_seconds
+        while not service.is_ready():
+            if child.process.poll() is not None or time.monotonic() > deadline:
+                raise NotReady(service, self.log_of(service.name), self._tail(service.name))
+            time.sleep(0.05)
+
+    def watch_once(self) -> None:
+        """Restart what has died; a child that keeps dying young waits longer each time (at most 30 s)."""
+        now = time.monotonic()
+        for child in self._children.values():
+            if child.process.poll() is None:
+                continue
+            if child.restart_at is None:
+                lived = now - child.started_at
+                child.failures = 0 if lived > _HEALTHY_SECONDS else child.failures + 1
+                child.restart_at = now + (min(30.0, 0.5 * 2 ** (child.failures - 1)) if child.failures else 0.0)
+                self._on_event(f"{child.service.name} ended with {child.process.returncode}; starting it again")
+            elif now >= child.restart_at:
+                child.process, child.started_at, child.restart_at = self._spawn(child.service), now, None
+
+    def pids(self) -> dict[str, int]:
+        return {name: child.process.pid for name, child in self._children.items()}
+
+    def log_of(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def stop(self) -> None:
+        for child in reversed(self._children.values()):
+            _end(child.process, child.service.stop_signal)
+        self._children.clear()
+
+    def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
+        with self.log_of(service.name).open("ab") as log:
+            return subprocess.Popen(
+                service.argv,
+                env=os.environ | service.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone; we end the children in order
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  (no threads here)
+            )
+
+    def _tail(self, name: str) -> str:
+        return "\n".join(self.log_of(name).read_text(errors="replace").splitlines()[-15:])
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec: a `kill -9` of the supervisor must not leave orphans on our ports."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals, patience: float = 10.0) -> None:
+    if process.poll() is None:
+        process.send_signal(stop_signal)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

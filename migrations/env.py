@@ -1,0 +1,18 @@
+"""Alembic's entry: the connection comes from `backend.db.migrate`, the target from the declared tables."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from backend.db import tables  # noqa: F401  (declares every table on the metadata)
+from backend.db.base import Base
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Base.metadata,
+    render_as_batch=connection.dialect.name == "sqlite",
+    compare_type=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
