@@ -1,0 +1,68 @@
+"""Where published bytes live: content-addressed folders, whatever keeps their blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from backend.domain.ids import Cid
+
+
+class BlobStore(Protocol):
+    """UnixFS folders by CIDv1. The same folder has the same CID in every implementation and in Kubo
+    (`ipfs add --cid-version 1 --raw-leaves --chunker size-262144`).
+
+    Every block is checked against its CID whenever it is read. A `name` is a path within the folder with
+    `/` between its parts. Errors: `MalformedCid`, `ContentMissing`, `ContentCorrupt`, `ContentUnsafe` of
+    `backend.domain.content`; `Unavailable` if the store cannot be reached.
+    """
+
+    def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
+        """The CID that `add_folder` would give; stores nothing."""
+        ...
+
+    def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
+        """Store and pin a folder of these files. All of it or nothing is pinned; adding again is harmless."""
+        ...
+
+    def add_directory(self, path: Path) -> Cid:
+        """Store and pin a folder from disk, empty folders and dot-files included. Links are refused."""
+        ...
+
+    def read(self, cid: Cid, name: str) -> bytes:
+        """One file, whole."""
+        ...
+
+    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
+        """One file, in chunks of at most 1 MiB, each verified before it is yielded."""
+        ...
+
+    def names(self, cid: Cid) -> dict[str, int]:
+        """Files of the folder and of those within it: path -> bytes, in the folder's order."""
+        ...
+
+    def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
+        """Write the folder to `destination`, which must not exist; it appears whole or not at all.
+
+        Errors: `ContentUnsafe` before anything is written if its files together exceed `max_bytes`.
+        """
+        ...
+
+    def has(self, cid: Cid) -> bool:
+        """Whether the store pins this folder, so that all of it is there."""
+        ...
+
+    def unpin(self, cid: Cid) -> None:
+        """Stop keeping the folder. Unknown or not pinned is no error."""
+        ...
+
+    def block(self, cid: Cid) -> bytes:
+        """One verified block."""
+        ...
+
+    def car(self, cid: Cid) -> Iterator[bytes]:
+        """CARv1 of everything below `cid`, depth first, each block once."""
+        ...
