@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from backend.domain.ids import ChannelId, Hash32, SnapshotId, VersionId, Account
+if TYPE_CHECKING:
+    from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
 
 
 @dataclass(frozen=True, slots=True)

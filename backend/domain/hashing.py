@@ -1,0 +1,194 @@
+"""Everything that is hashed or signed. Source: docs/protocol.md; Solidity twin: `contracts/libraries/`.
+
+Ids and hashes are 0x-hex strings at the border of this module; digests to sign are 32 raw bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+from sha3 import keccak_256
+
+from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, ReceiptId, SnapshotId, VersionId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from backend.domain.receipt import Receipt, Share, Slice, VersionRecord
+    from backend.domain.voucher import SessionGrant, Voucher
+
+RECEIPT_TYPE = (
+    "Receipt(bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash,"
+    "bytes32 slicesHash,uint32 promptTokens,uint32 completionTokens,bytes32 attributionHash,uint64 servedAt)"
+)
+VOUCHER_TYPE = "Voucher(bytes32 channelId,uint128 from,uint128 maxCumulative)"
+GRANT_TYPE = "SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)"
+CONTRIBUTION_TYPE = (
+    "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
+    "uint32 rows,uint256 nonce,uint256 deadline)"
+)
+PAYOUT_TYPE = "PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)"
+DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+
+
+def keccak(data: bytes) -> bytes:
+    """Keccak-256, 32 bytes."""
+    return cast("bytes", keccak_256(data).digest())
+
+
+def to_hash(raw: bytes) -> Hash32:
+    return Hash32("0x" + raw.hex())
+
+
+def to_bytes(value: str) -> bytes:
+    """The bytes of a 0x-hex id or hash."""
+    return bytes.fromhex(value[2:])
+
+
+def word(value: int | str) -> bytes:
+    """One ABI word: an integer, or a 0x-hex address or hash, right-aligned."""
+    return value.to_bytes(32, "big") if isinstance(value, int) else to_bytes(value).rjust(32, b"\0")
+
+
+def words(*values: int | str) -> bytes:
+    """`abi.encode` of static values."""
+    return b"".join(map(word, values))
+
+
+def ascii_word(text: str) -> bytes:
+    """A name as `bytes32`: ASCII, left-aligned, zero-padded. ValueError if it does not fit."""
+    raw = text.encode("ascii")
+    if len(raw) > 32:
+        raise ValueError(f"{text!r} is longer than 32 characters")
+    return raw.ljust(32, b"\0")
+
+
+def licence_word(expression: str) -> Hash32:
+    """An SPDX expression as the `licence` of a contribution."""
+    raw = expression.encode("ascii")
+    return to_hash(ascii_word(expression) if len(raw) <= 32 else keccak(raw))
+
+
+def channel_id(payer: Account, operator: Account, collector: Account) -> ChannelId:
+    return ChannelId(to_hash(keccak(words(payer, operator, collector))))
+
+
+def version_id(record: VersionRecord) -> VersionId:
+    """`keccak(abi.encode(record))`: a dynamic struct, so an offset leads and `snapshots` come last."""
+    head = words(0x20, record.creator) + ascii_word(record.name)
+    head += words(record.adapter_digest, record.cid_digest, record.base_model, 10 * 32)
+    head += words(record.prompt_price, record.completion_price, record.operator_ppm, record.creator_ppm)
+    return VersionId(to_hash(keccak(head + words(len(record.snapshots), *record.snapshots))))
+
+
+def accepted_hash(bits: Sequence[bool]) -> Hash32:
+    """Of the accept bits of a snapshot's contributions, in order of their indices."""
+    packed = bytearray()
+    for start in range(0, len(bits), 256):
+        packed += word(sum(1 << i for i, bit in enumerate(bits[start : start + 256]) if bit))
+    return to_hash(keccak(bytes(packed)))
+
+
+def snapshot_id(datanet: DatanetId, count: int, accepted: Hash32) -> SnapshotId:
+    return SnapshotId(to_hash(keccak(words(datanet, count, accepted))))
+
+
+def salted_hash(salt: bytes, data: bytes) -> Hash32:
+    """Request or response hash; the salt (32 bytes) goes to the consumer only."""
+    if len(salt) != 32:
+        raise ValueError("the salt must have 32 bytes")
+    return to_hash(keccak(salt + data))
+
+
+def response_bytes(choices: Iterable[str]) -> bytes:
+    """The text of an answer's choices in order, each preceded by its length (8 bytes)."""
+    encoded = (choice.encode() for choice in choices)
+    return b"".join(len(raw).to_bytes(8, "big") + raw for raw in encoded)
+
+
+def pack_list(shares: Iterable[Share]) -> bytes:
+    """One slice's attribution as bytes: `position 4 ‖ ppm 4`, entry by entry."""
+    return b"".join(share.position.to_bytes(4, "big") + share.ppm.to_bytes(4, "big") for share in shares)
+
+
+def list_hash(shares: Iterable[Share]) -> Hash32:
+    return to_hash(keccak(pack_list(shares)))
+
+
+def slices_hash(slices: Iterable[Slice]) -> Hash32:
+    """Of the versions that answered and their weights."""
+    return to_hash(keccak(b"".join(to_bytes(s.version_id) + s.weight_ppm.to_bytes(4, "big") for s in slices)))
+
+
+def attribution_hash(method: str, slices: Iterable[Slice]) -> Hash32:
+    return to_hash(keccak(ascii_word(method) + b"".join(keccak(pack_list(s.shares)) for s in slices)))
+
+
+@cache
+def _type_hash(declaration: str) -> bytes:
+    return keccak(declaration.encode())
+
+
+def receipt_id(receipt: Receipt) -> ReceiptId:
+    """The EIP-712 struct hash: the receipt's key in the batch's receipts tree."""
+    r = receipt
+    data = words(r.channel_id, r.cumulative, r.charge, r.request_hash, r.response_hash, r.slices_hash)
+    data += words(r.prompt_tokens, r.completion_tokens, r.attribution_hash, r.served_at)
+    return ReceiptId(to_hash(keccak(_type_hash(RECEIPT_TYPE) + data)))
+
+
+@dataclass(frozen=True, slots=True)
+class TypedDomain:
+    """The EIP-712 domain of one contract; its methods give the 32 bytes to sign."""
+
+    chain_id: int
+    contract: Account
+
+    @property
+    def separator(self) -> bytes:
+        return _separator(self.chain_id, self.contract)
+
+    def digest(self, struct_hash: bytes) -> bytes:
+        return keccak(b"\x19\x01" + self.separator + struct_hash)
+
+    def receipt_digest(self, receipt: Receipt) -> bytes:
+        """[Settlement]"""
+        return self.digest(to_bytes(receipt_id(receipt)))
+
+    def voucher_digest(self, voucher: Voucher) -> bytes:
+        """[PaymentVault]"""
+        return self._typed(VOUCHER_TYPE, voucher.channel_id, voucher.waived_until, voucher.max_cumulative)
+
+    def grant_digest(self, grant: SessionGrant) -> bytes:
+        """[PaymentVault]"""
+        return self._typed(GRANT_TYPE, grant.channel_id, grant.key, grant.cap, grant.expiry, grant.nonce)
+
+    def contribution_digest(
+        self,
+        datanet: DatanetId,
+        content_hash: Hash32,
+        cid_digest: Hash32,
+        licence: Hash32,
+        rows: int,
+        nonce: int,
+        deadline: int,
+    ) -> bytes:
+        """[DatasetRegistry] `licence` as `licence_word` gives it; `deadline` in unix seconds."""
+        return self._typed(
+            CONTRIBUTION_TYPE, datanet, content_hash, cid_digest, licence, rows, nonce, deadline
+        )
+
+    def payout_digest(self, account: Account, new_wallet: Account, nonce: int, deadline: int) -> bytes:
+        """[Settlement]"""
+        return self._typed(PAYOUT_TYPE, account, new_wallet, nonce, deadline)
+
+    def _typed(self, declaration: str, *values: int | str) -> bytes:
+        return self.digest(keccak(_type_hash(declaration) + words(*values)))
+
+
+@cache
+def _separator(chain_id: int, contract: Account) -> bytes:
+    named = _type_hash(DOMAIN_TYPE) + keccak(b"loraledger") + keccak(b"1")
+    return keccak(named + words(chain_id, contract))

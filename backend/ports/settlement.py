@@ -1,0 +1,126 @@
+"""What settlement asks of the database and of the keys. The serving tables implement the receipts' side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
+    from backend.domain.receipt import SignedReceipt
+    from backend.domain.voucher import SignedVoucher
+    from backend.ports.chain import ChainView, Signer, Transactions
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Receipts of one channel that are in no batch yet. Receipts with a charge of zero never count."""
+
+    channel_id: ChannelId
+    num_receipts: int
+    oldest_served_at: int  # unix seconds
+
+
+class SettlementReceipts(Protocol):
+    """`tx.receipts`, as settlement uses it. A receipt is *unsettled* while it is assigned to no batch."""
+
+    def backlogs(self, operator: Account) -> Sequence[Backlog]:
+        """Channels of this operator with unsettled receipts, the one with the oldest such receipt first."""
+        ...
+
+    def unsettled(self, channel: ChannelId, after: int, limit: int) -> Sequence[SignedReceipt]:
+        """The first `limit` unsettled receipts of the channel whose `cumulative` is above `after`, rising."""
+        ...
+
+    def assign(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> None:
+        """Mark receipts as being in this batch. `Conflict` if one of them already is in another."""
+        ...
+
+    def release(self, operator: Account, batch: int) -> int:
+        """Make the batch's receipts unsettled again; how many. None is no error."""
+        ...
+
+
+class SettlementVouchers(Protocol):
+    """`tx.channels`, as settlement uses it."""
+
+    def latest_voucher(self, channel: ChannelId) -> SignedVoucher | None:
+        """The verified voucher with the highest `max_cumulative` that a client sent for this channel."""
+        ...
+
+
+class SessionKeys(Protocol):
+    """The session keys that payers let this gateway hold."""
+
+    def held(self, key: Account) -> Signer | None:
+        """None if this installation does not hold it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One of our own batches, from the decision to commit it."""
+
+    operator: Account
+    number: int
+    parent: Hash32
+    balances_root: Hash32
+    data_digest: Hash32
+    commit_tx: int
+    finalise_tx: int | None
+    is_released: bool
+    """True once the commit failed or the batch was voided, and its receipts are unsettled again."""
+
+
+class Batches(Protocol):
+    """`tx.batches`: our batches and the mirrored balances of everybody's."""
+
+    def latest(self, operator: Account) -> BatchRecord | None:
+        """The one with the highest number."""
+        ...
+
+    def get(self, operator: Account, number: int) -> BatchRecord | None: ...
+
+    def put(self, record: BatchRecord) -> None:
+        """Insert, or replace the one of the same number."""
+        ...
+
+    def balances(self, operator: Account, number: int, root: Hash32) -> Mapping[Account, int] | None:
+        """Cumulative earnings after this batch, whose balances root is `root`; None if not mirrored."""
+        ...
+
+    def save_balances(
+        self, operator: Account, number: int, root: Hash32, balances: Mapping[Account, int]
+    ) -> None: ...
+
+    def prune_balances(self, operator: Account, below: int) -> None:
+        """Forget balances of batches with a number below this."""
+        ...
+
+
+class SettlementTx(Protocol):
+    """The unit of work of the settler."""
+
+    @property
+    def chain(self) -> ChainView: ...
+    @property
+    def transactions(self) -> Transactions: ...
+    @property
+    def receipts(self) -> SettlementReceipts: ...
+    @property
+    def channels(self) -> SettlementVouchers: ...
+    @property
+    def batches(self) -> Batches: ...
+
+
+class MirrorTx(Protocol):
+    """The unit of work of auditor and claims."""
+
+    @property
+    def chain(self) -> ChainView: ...
+    @property
+    def transactions(self) -> Transactions: ...
+    @property
+    def batches(self) -> Batches: ...
