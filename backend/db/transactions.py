@@ -1,0 +1,215 @@
+"""Repository of our own chain transactions and their nonce lanes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from backend.db.session import insert_if_absent
+from backend.db.tables.chain import AttemptRow, NonceLane, TransactionRow
+from backend.domain.chain import Attempt, ChainTransaction, OpenTransaction, TransactionState
+from backend.domain.errors import Conflict, NotFound
+from backend.domain.ids import Account, Hash32
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from backend.domain.chain import BlockRef
+
+State = TransactionState
+
+
+class TransactionStore:
+    """Implements `backend.ports.chain.Transactions`, and what the sender needs beside it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def enqueue(
+        self, lane: Account, contract: str, function: str, args: Sequence[Any], idempotency_key: str
+    ) -> int:
+        """Row id. The same key returns the same row; the same key with another call is a `Conflict`."""
+        call = {"lane": lane, "contract": contract, "function": function, "args": as_json(list(args))}
+        insert_if_absent(
+            self._session,
+            TransactionRow,
+            **call,
+            idempotency_key=idempotency_key,
+            state=State.QUEUED,
+            created_at=datetime.now(UTC),
+        )
+        row = self._session.scalars(select(TransactionRow).filter_by(idempotency_key=idempotency_key)).one()
+        known = {name: getattr(row, name) for name in call}
+        if known != call:
+            raise Conflict(
+                f"the key {idempotency_key} already stands for another call",
+                param="idempotency_key",
+                details={"recorded": known, "requested": call},
+            )
+        return row.id
+
+    def get(self, transaction_id: int) -> ChainTransaction:
+        return _transaction(self._row(transaction_id))
+
+    def by_key(self, idempotency_key: str) -> ChainTransaction | None:
+        row = self._session.scalar(select(TransactionRow).filter_by(idempotency_key=idempotency_key))
+        return None if row is None else _transaction(row)
+
+    def lanes(self) -> list[Account]:
+        """Keys that have something to send or to watch."""
+        states = (State.QUEUED, State.SENT, State.MINED)
+        found = self._session.scalars(
+            select(TransactionRow.lane).where(TransactionRow.state.in_(states)).distinct()
+        )
+        return sorted(Account(lane) for lane in found)
+
+    def first_queued(self, lane: Account) -> ChainTransaction | None:
+        row = self._session.scalar(
+            select(TransactionRow)
+            .filter_by(lane=lane, state=State.QUEUED)
+            .order_by(TransactionRow.id)
+            .limit(1)
+        )
+        return None if row is None else _transaction(row)
+
+    def open(self, lane: Account) -> list[OpenTransaction]:
+        """Sent or mined, not yet confirmed; by rising nonce."""
+        rows = self._session.scalars(
+            select(TransactionRow)
+            .where(TransactionRow.lane == lane, TransactionRow.state.in_((State.SENT, State.MINED)))
+            .order_by(TransactionRow.nonce)
+        )
+        return [self._open(row) for row in rows]
+
+    def lock_lane(self, lane: Account) -> None:
+        """Until this transaction ends nobody else signs with this key."""
+        insert_if_absent(self._session, NonceLane, account=lane, next_nonce=0)
+        self._lane(lane)
+
+    def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
+        """Give a queued transaction the lane's next nonce; None if another sender was faster.
+
+        `chain_nonce` is the account's transaction count: it is ahead when the key was used elsewhere.
+        """
+        row = self._row(transaction_id)
+        self._session.refresh(row)
+        if row.state != State.QUEUED:
+            return None
+        lane_row = self._lane(lane)
+        nonce = max(lane_row.next_nonce, chain_nonce)
+        lane_row.next_nonce = nonce + 1
+        row.nonce, row.gas, row.state = nonce, gas, State.SENT
+        self._session.flush()
+        return nonce
+
+    def add_attempt(self, transaction_id: int, attempt: Attempt) -> None:
+        self._row(transaction_id).tx_hash = attempt.tx_hash
+        self._session.add(
+            AttemptRow(
+                tx_hash=attempt.tx_hash,
+                transaction_id=transaction_id,
+                raw=attempt.raw,
+                max_fee=str(attempt.max_fee),
+                priority_fee=str(attempt.priority_fee),
+                sent_at_block=attempt.sent_at_block,
+            )
+        )
+        self._session.flush()
+
+    def mined(self, transaction_id: int, tx_hash: Hash32, block: BlockRef) -> None:
+        self._set(
+            transaction_id,
+            state=State.MINED,
+            tx_hash=tx_hash,
+            block_number=block.number,
+            block_hash=block.hash,
+        )
+
+    def unmined(self, transaction_id: int) -> None:
+        """Its block fell out of the chain."""
+        self._set(transaction_id, state=State.SENT, block_number=None, block_hash=None)
+
+    def confirmed(self, transaction_id: int) -> None:
+        self._set(transaction_id, state=State.CONFIRMED)
+
+    def failed(self, transaction_id: int, error: Mapping[str, Any]) -> None:
+        self._set(transaction_id, state=State.FAILED, error=as_json(dict(error)))
+
+    def requeue(self, transaction_id: int) -> None:
+        """Its nonce was used up by a transaction that is not ours: it can never be mined, so it is sent anew."""
+        self._set(
+            transaction_id, state=State.QUEUED, nonce=None, tx_hash=None, block_number=None, block_hash=None
+        )
+        for row in self._attempts(transaction_id):
+            self._session.delete(row)
+        self._session.flush()
+
+    def _set(self, transaction_id: int, **values: Any) -> None:
+        row = self._row(transaction_id)
+        for name, value in values.items():
+            setattr(row, name, value)
+        self._session.flush()
+
+    def _row(self, transaction_id: int) -> TransactionRow:
+        row = self._session.get(TransactionRow, transaction_id)
+        if row is None:
+            raise NotFound(f"no transaction {transaction_id}", param="transaction_id")
+        return row
+
+    def _lane(self, lane: Account) -> NonceLane:
+        return self._session.scalars(select(NonceLane).filter_by(account=lane).with_for_update()).one()
+
+    def _attempts(self, transaction_id: int) -> Sequence[AttemptRow]:
+        found = select(AttemptRow).filter_by(transaction_id=transaction_id)
+        # Fees only rise, so their order is the order of signing.
+        return sorted(self._session.scalars(found), key=lambda row: int(row.max_fee))
+
+    def _open(self, row: TransactionRow) -> OpenTransaction:
+        attempts = tuple(
+            Attempt(Hash32(a.tx_hash), a.raw, int(a.max_fee), int(a.priority_fee), a.sent_at_block)
+            for a in self._attempts(row.id)
+        )
+        return OpenTransaction(
+            id=row.id,
+            contract=row.contract,
+            function=row.function,
+            args=tuple(row.args),
+            nonce=row.nonce or 0,
+            gas=row.gas or 0,
+            is_mined=row.state == State.MINED,
+            attempts=attempts,
+        )
+
+
+def as_json(value: Any) -> Any:
+    """Arguments as JSON: integers as decimal strings, bytes as 0x-hex, sequences as lists."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    return [as_json(item) for item in value]
+
+
+def _transaction(row: TransactionRow) -> ChainTransaction:
+    return ChainTransaction(
+        id=row.id,
+        lane=Account(row.lane),
+        contract=row.contract,
+        function=row.function,
+        args=tuple(row.args),
+        idempotency_key=row.idempotency_key,
+        state=State(row.state),
+        nonce=row.nonce,
+        hash=None if row.tx_hash is None else Hash32(row.tx_hash),
+        block_number=row.block_number,
+        block_hash=None if row.block_hash is None else Hash32(row.block_hash),
+        error=row.error,
+    )

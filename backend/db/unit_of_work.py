@@ -1,0 +1,57 @@
+"""The only place that commits. Repositories flush; this ends the transaction."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from backend.db.outbox import OutboxStore
+from backend.db.session import SQLITE_BEGIN, open_engine
+from backend.db.transactions import TransactionStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from sqlalchemy import URL, Engine
+
+
+class Work:
+    """One database transaction and its repositories."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.outbox = OutboxStore(session)
+        self.transactions = TransactionStore(session)
+
+
+class Database:
+    """`begin` is what services are given. Keep slow work (RPC, files, models) outside: on SQLite a writer is alone."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def open(cls, url: str | URL) -> Self:
+        return cls(open_engine(url))
+
+    @contextmanager
+    def begin(self) -> Iterator[Work]:
+        """Commits when the block ends, rolls back when it raises."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield Work(session)
+
+    @contextmanager
+    def read(self) -> Iterator[Work]:
+        """One consistent view that waits for no writer. What it changes is rolled back."""
+        options = {SQLITE_BEGIN: "BEGIN", "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        if self.engine.dialect.name == "sqlite":
+            options = {SQLITE_BEGIN: "BEGIN"}
+        engine = self.engine.execution_options(**options)
+        with Session(engine, expire_on_commit=False) as session:
+            yield Work(session)
+
+    def close(self) -> None:
+        self.engine.dispose()

@@ -1,0 +1,257 @@
+"""What the chain says: blocks, events, transactions and the projections made from events.
+
+Amounts are micro-units unless a name says otherwise; instants are unix seconds of the block's clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import DomainError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+    from backend.domain.receipt import VersionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRef:
+    """One block of the chain; number and hash together, because either alone survives a reorg."""
+
+    number: int
+    hash: Hash32
+    parent_hash: Hash32
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEvent:
+    """One decoded log. `args` holds ints, lower-case 0x-hex strings, booleans, text, lists and dicts only."""
+
+    block_number: int
+    block_hash: Hash32
+    log_index: int
+    tx_hash: Hash32
+    contract: str
+    name: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTransaction:
+    """A call ready for somebody else's wallet: what it says in words (`decoded`) beside what they sign."""
+
+    chain_id: int
+    to: Account
+    data: str
+    value: int  # wei
+    decoded: Mapping[str, Any]
+    """`{"contract": name, "function": name, "args": {name: value}}`, integers as decimal strings."""
+    gas: int | None
+    """Estimate with a margin; None when no sender was named."""
+
+
+@dataclass
+class Reverted(DomainError):
+    """The contract refuses the call. `error` is the custom error's name, `args` its arguments by name."""
+
+    error: str = ""
+    args_by_name: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ChainReplaced(DomainError):
+    """The chain behind the RPC is not the one that the deployment file speaks of."""
+
+
+class TransactionState(StrEnum):
+    QUEUED = "queued"
+    SENT = "sent"
+    MINED = "mined"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTransaction:
+    """One of our own transactions, from the wish to its confirmation."""
+
+    id: int
+    lane: Account
+    contract: str
+    function: str
+    args: tuple[Any, ...]
+    idempotency_key: str
+    state: TransactionState
+    nonce: int | None
+    hash: Hash32 | None
+    """Of the mined attempt, else of the latest one."""
+    block_number: int | None
+    block_hash: Hash32 | None
+    error: Mapping[str, Any] | None
+    """`{"error": custom error or kind, "message": text, "args": {...}}` once failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One signed transaction of a nonce; a replacement pays more. Fees in wei per gas."""
+
+    tx_hash: Hash32
+    raw: str
+    max_fee: int
+    priority_fee: int
+    sent_at_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction that holds a nonce and is not settled yet, with all its attempts, the latest last."""
+
+    id: int
+    contract: str
+    function: str
+    args: tuple[Any, ...]
+    nonce: int
+    gas: int
+    is_mined: bool
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Datanet:
+    id: DatanetId
+    creator: Account
+    name: str
+    num_contributions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    datanet: DatanetId
+    index: int
+    contributor: Account
+    content_hash: Hash32
+    cid_digest: Hash32
+    licence: Hash32
+    """SPDX expression in ASCII, left-aligned, zero-padded (its keccak if longer than 32 bytes)."""
+    num_rows: int
+    is_accepted: bool | None
+    """None while the curators have not decided."""
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    id: SnapshotId
+    datanet: DatanetId
+    count: int
+    accepted_hash: Hash32
+    accepted: tuple[int, ...]
+    """Indices of the accepted ones among the first `count` contributions, rising."""
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    id: VersionId
+    record: VersionRecord
+    is_deprecated: bool
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A payer's isolated balance towards one operator."""
+
+    id: ChannelId
+    payer: Account
+    operator: Account
+    collector: Account
+    balance: int
+    """Deposited and neither withdrawn nor collected; includes `thawing`."""
+    collected: int
+    """Cumulative ceiling reached: everything below it is paid or waived."""
+    thawing: int
+    thaws_at: int | None
+
+    @property
+    def available(self) -> int:
+        """What requests may count on."""
+        return max(self.balance - self.thawing, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A session key of a channel: may sign vouchers up to `cap` until `expiry` or its revocation."""
+
+    channel_id: ChannelId
+    key: Account
+    cap: int
+    expiry: int
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSet:
+    """The governed numbers of one set; a batch names its set by `id`."""
+
+    id: int
+    values: Mapping[str, int]
+    treasury: Account
+
+    @property
+    def fee_ppm(self) -> int:
+        return self.values["feePpm"]
+
+
+class BatchState(StrEnum):
+    COMMITTED = "committed"
+    FINAL = "final"
+    VOID = "void"
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedBatch:
+    """A batch as its operator committed it. `header` has the words of `BatchHeader` by their Solidity names."""
+
+    operator: Account
+    number: int
+    hash: Hash32
+    header: Mapping[str, Any]
+    state: BatchState
+    tx_hash: Hash32
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Money that left an operator's pot for an account."""
+
+    operator: Account
+    account: Account
+    amount: int
+    cumulative: int
+    tx_hash: Hash32
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A governance proposal; its state is a question for the chain, not for a projection."""
+
+    id: int
+    proposer: Account
+    description: str
+    targets: tuple[Account, ...]
+    values: tuple[int, ...]
+    calldatas: tuple[str, ...]
+    vote_starts_at: int
+    vote_ends_at: int
+    votes_against: int
+    votes_for: int
+    votes_abstain: int
+    block_number: int

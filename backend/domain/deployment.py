@@ -1,0 +1,35 @@
+"""Where the contracts of one installation live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backend.domain.ids import Account, Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One generation of contracts. `block_hash` tells this chain from another one with the same chain id."""
+
+    chain_id: int
+    block_number: int
+    """Block before the first contract: events are read from the next one on."""
+    block_hash: Hash32
+    addresses: Mapping[str, Account]
+    """Contract name -> address."""
+
+    def address(self, contract: str) -> Account:
+        try:
+            return self.addresses[contract]
+        except KeyError:
+            raise NotFound(
+                f"the deployment has no contract {contract}",
+                param="contract",
+                details={"known": sorted(self.addresses)},
+            ) from None
