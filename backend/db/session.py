@@ -45,7 +45,7 @@ def _open_sqlite(url: URL) -> Engine:
 
 
 def _configure(connection: Any, _record: Any) -> None:
-    # The driver's own BEGIN is deferred: two readers that turn writers would deadlock. We write BEGIN ourselves.
+    # The driver's own BEGIN is deferred: two readers that turn writers would deadlock. So BEGIN is ours.
     connection.isolation_level = None
     for pragma in (
         "journal_mode=WAL",

@@ -140,7 +140,7 @@ class TransactionStore:
         self._set(transaction_id, state=State.FAILED, error=as_json(dict(error)))
 
     def requeue(self, transaction_id: int) -> None:
-        """Its nonce was used up by a transaction that is not ours: it can never be mined, so it is sent anew."""
+        """A foreign transaction used up its nonce: it can never be mined, so it is sent anew."""
         self._set(
             transaction_id, state=State.QUEUED, nonce=None, tx_hash=None, block_number=None, block_hash=None
         )

@@ -28,7 +28,7 @@ class Work:
 
 
 class Database:
-    """`begin` is what services are given. Keep slow work (RPC, files, models) outside: on SQLite a writer is alone."""
+    """Services are given `begin`. Keep slow work (RPC, files, models) outside: SQLite has one writer."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -216,7 +216,7 @@ class BatchState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CommittedBatch:
-    """A batch as its operator committed it. `header` has the words of `BatchHeader` by their Solidity names."""
+    """A batch as its operator committed it; `header` has the words of Solidity's `BatchHeader` by name."""
 
     operator: Account
     number: int

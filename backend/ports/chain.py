@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backend.domain.chain import (
         BlockRef,
         ChainTransaction,
@@ -56,13 +58,13 @@ class Chain(Protocol):
         ...
 
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
-        """Read. bytes come back as 0x-hex, addresses in lower case, structs as dicts. `Reverted` with the custom error."""
+        """Read. Bytes come back as 0x-hex, addresses in lower case, structs as dicts. Raises `Reverted`."""
         ...
 
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0
     ) -> PreparedTransaction:
-        """Encode a call for somebody to sign; simulated (`Reverted`) and its gas estimated when `sender` is named."""
+        """Encode a call for somebody to sign; with `sender`: simulated (`Reverted`), its gas estimated."""
         ...
 
 
@@ -74,7 +76,7 @@ class Transactions(Protocol):
         lane: Account,
         contract: str,
         function: str,
-        args: tuple[Any, ...] | list[Any],
+        args: Sequence[Any],
         idempotency_key: str,
     ) -> int:
         """Row id. The same key returns the same row; the same key with another call is a `Conflict`."""
