@@ -13,6 +13,11 @@ export default {
       optimizer: { enabled: true, runs: 10_000 },
     },
     splitTestsCompilation: true,
+    // Deployed as they are.
+    npmFilesToBuild: [
+      "@openzeppelin/contracts/access/manager/AccessManager.sol",
+      "@openzeppelin/contracts/governance/TimelockController.sol",
+    ],
   },
   paths: {
     sources: "./contracts",

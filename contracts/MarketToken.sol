@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
+import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Permit.sol";
+import {ERC20Votes} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Votes.sol";
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+
+/// @title Market token
+/// @notice Votes in the market's governance. The supply is fixed at construction. Its clock is the block's timestamp.
+/// It is never the payment token: delegated votes would double the gas of every payment.
+contract MarketToken is ERC20Permit, ERC20Votes {
+    /// @param holder Who receives the whole supply, for distribution.
+    /// @param supply In 10^-18 tokens.
+    constructor(
+        address holder,
+        uint256 supply
+    ) ERC20("loraledger market token", "LMT") ERC20Permit("loraledger market token") {
+        _mint(holder, supply);
+    }
+
+    /// @notice The present, in seconds.
+    function clock() public view override returns (uint48) {
+        return uint48(block.timestamp);
+    }
+
+    /// @notice Says that the clock is the timestamp (ERC-6372).
+    // solhint-disable-next-line func-name-mixedcase
+    function CLOCK_MODE() public pure override returns (string memory) {
+        return "mode=timestamp";
+    }
+
+    /// @notice The next nonce of `owner`, shared by permits and delegations by signature.
+    function nonces(address owner) public view override(ERC20Permit, Nonces) returns (uint256) {
+        return super.nonces(owner);
+    }
+
+    function _update(address from, address to, uint256 value) internal override(ERC20, ERC20Votes) {
+        super._update(from, to, value);
+    }
+}
