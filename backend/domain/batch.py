@@ -1,0 +1,274 @@
+"""A batch: an operator's receipts, what each account earns from them, and all balances, over the same money.
+
+    ledger + receipts -> build -> Batch;  batch.after(header) -> the next ledger
+
+Pure: the operator builds with it and the auditor rebuilds with it. Source: docs/protocol.md, "Batch".
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import NotFound
+from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, words
+from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
+from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, Opening, SumTree
+from backend.domain.rules import BadReceipt, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from backend.domain.chain import ParameterSet
+    from backend.domain.receipt import SignedReceipt
+
+MAX_SPANS = 256
+_KEY = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a batch takes from one channel: `[start, until)` of its line; `[before, start)` is waived."""
+
+    channel_id: ChannelId
+    before: int
+    start: int
+    until: int
+
+    @property
+    def amount(self) -> int:
+        return self.until - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The `BatchHeader` of a committed batch. Instants in unix seconds."""
+
+    operator: Account
+    number: int
+    parent: Hash32
+    parameter_set: int
+    committed_at: int
+    final_at: int
+    total: int
+    cumulative_total: int
+    spans_hash: Hash32
+    receipts_root: Hash32
+    receipts_count: int
+    entries_root: Hash32
+    entries_count: int
+    balances_root: Hash32
+    balances_count: int
+    data_digest: Hash32
+
+    @property
+    def hash(self) -> Hash32:
+        return to_hash(keccak(words(*(getattr(self, name) for name in HEADER_FIELDS))))
+
+    @classmethod
+    def from_chain(cls, values: Mapping[str, Any]) -> Header:
+        """From the fields by their Solidity names."""
+        return cls(**{name: values[_solidity(name)] for name in HEADER_FIELDS})
+
+
+HEADER_FIELDS = tuple(Header.__annotations__)
+
+
+def _solidity(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.title() for part in rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where an operator's chain of batches stands after one of them. Amounts in micro-units."""
+
+    number: int = 0
+    hash: Hash32 = ZERO_HASH
+    final_at: int = 0
+    cumulative_total: int = 0
+    balances: Mapping[Account, int] = field(default_factory=dict)
+    """All that each account was ever credited by this operator."""
+    collected: Mapping[ChannelId, int] = field(default_factory=dict)
+    """How far each channel's line is collected."""
+
+    def balances_tree(self) -> SumTree:
+        """Leaves in order of account. ValueError before the first batch."""
+        leaves = ((bytes(12) + to_bytes(a), self.balances[a]) for a in sorted(self.balances))
+        return SumTree(BALANCES_TAG, leaves)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything that a commitment commits to, with its trees for openings."""
+
+    operator: Account
+    parent: Ledger
+    parameter_set: int
+    spans: tuple[Span, ...]
+    receipts: tuple[SignedReceipt, ...]
+    """In the order of their tree."""
+    entry_keys: bytes
+    """The keys of all entries, 32 bytes each, in the order of their tree."""
+    balances: Mapping[Account, int]
+    receipts_tree: SumTree
+    entries_tree: SumTree
+    balances_tree: SumTree
+
+    @property
+    def number(self) -> int:
+        return self.parent.number + 1
+
+    @property
+    def total(self) -> int:
+        return sum(span.amount for span in self.spans)
+
+    @property
+    def spans_hash(self) -> Hash32:
+        return spans_hash(self.spans)
+
+    def header(self, committed_at: int, final_at: int, data_digest: Hash32) -> Header:
+        """The header that the chain makes of this batch."""
+        return Header(
+            operator=self.operator,
+            number=self.number,
+            parent=self.parent.hash,
+            parameter_set=self.parameter_set,
+            committed_at=committed_at,
+            final_at=final_at,
+            total=self.total,
+            cumulative_total=self.parent.cumulative_total + self.total,
+            spans_hash=self.spans_hash,
+            receipts_root=to_hash(self.receipts_tree.root),
+            receipts_count=self.receipts_tree.count,
+            entries_root=to_hash(self.entries_tree.root),
+            entries_count=self.entries_tree.count,
+            balances_root=to_hash(self.balances_tree.root),
+            balances_count=self.balances_tree.count,
+            data_digest=data_digest,
+        )
+
+    def after(self, header: Header) -> Ledger:
+        """The ledger once this batch stands on chain under `header`."""
+        collected = {**self.parent.collected, **{span.channel_id: span.until for span in self.spans}}
+        return Ledger(
+            header.number, header.hash, header.final_at, header.cumulative_total, self.balances, collected
+        )
+
+    def open_receipt(self, index: int) -> Opening:
+        return self.receipts_tree.open(index)
+
+    def open_entry(self, account: Account, receipt: int, slice_: int, part: int) -> Opening:
+        """Errors: `NotFound` if this part earned the account nothing."""
+        key = entry_key(to_bytes(account), receipt, slice_, part)
+        index = bisect_left(range(self.entries_tree.count), key, key=self._entry_key)
+        if index == self.entries_tree.count or self._entry_key(index) != key:
+            raise NotFound(f"{account} has no entry for part {part} of slice {slice_} of receipt {receipt}")
+        return self.entries_tree.open(index)
+
+    def _entry_key(self, index: int) -> bytes:
+        return self.entry_keys[index * _KEY : (index + 1) * _KEY]
+
+
+def entry_key(account: bytes, receipt: int, slice_: int, part: int) -> bytes:
+    """`account << 64 | receipt << 32 | slice << 16 | part`, 32 bytes."""
+    return bytes(4) + account + (receipt << 32 | slice_ << 16 | part).to_bytes(8, "big")
+
+
+def spans_hash(spans: Iterable[Span]) -> Hash32:
+    packed = bytearray()
+    for span in spans:
+        packed += to_bytes(span.channel_id)
+        for amount in (span.before, span.start, span.until):
+            packed += amount.to_bytes(16, "big")
+    return to_hash(keccak(bytes(packed)))
+
+
+def build(
+    operator: Account, parent: Ledger, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
+) -> Batch:
+    """The operator's next batch from these receipts, in the order of (channel, cumulative), under `terms`.
+
+    Errors: `BadReceipt` for the first receipt that is wrong or out of its place, which `details["index"]`
+    names; ValueError without receipts.
+    """
+    try:
+        spans = tile(parent.collected, receipts)
+    except BadReceipt as misplaced:
+        # An earlier receipt that is wrong in itself is the one to name.
+        _earnings(operator, terms, receipts[: misplaced.details["index"]], rules)
+        raise
+    earned = _earnings(operator, terms, receipts, rules)
+    balances = dict(parent.balances)
+    keys, values = bytearray(), []
+    for account in sorted(earned):
+        name = Account("0x" + account.hex())
+        balances[name] = balances.get(name, 0) + sum(value for _, value in earned[account])
+        for place, value in earned[account]:
+            keys += bytes(4) + account + place.to_bytes(8, "big")
+            values.append(value)
+    entry_keys = bytes(keys)
+    entries = ((entry_keys[i * _KEY : (i + 1) * _KEY], value) for i, value in enumerate(values))
+    leaves = ((to_bytes(receipt_id(s.receipt)), s.receipt.charge) for s in receipts)
+    return Batch(
+        operator=operator,
+        parent=parent,
+        parameter_set=terms.id,
+        spans=spans,
+        receipts=tuple(receipts),
+        entry_keys=entry_keys,
+        balances=balances,
+        receipts_tree=SumTree(RECEIPTS_TAG, leaves),
+        entries_tree=SumTree(ENTRIES_TAG, entries),
+        balances_tree=Ledger(balances=balances).balances_tree(),
+    )
+
+
+def tile(collected: Mapping[ChannelId, int], receipts: Sequence[SignedReceipt]) -> tuple[Span, ...]:
+    """The spans that these receipts cover without gap or overlap. Errors: `BadReceipt` for a misplaced one."""
+    spans: list[Span] = []
+    index = 0
+    for channel_id, group in groupby(receipts, key=lambda signed: signed.receipt.channel_id):
+        if spans and channel_id <= spans[-1].channel_id:
+            raise _at(index, BadReceipt(f"channel {channel_id} is out of order", "channel_id"))
+        before = until = collected.get(channel_id, 0)
+        start: int | None = None
+        for signed in group:
+            begins = signed.receipt.cumulative - signed.receipt.charge
+            if begins < until or (begins > until and start is not None):
+                raise _at(index, _misplaced(begins, until))
+            start = begins if start is None else start
+            until, index = signed.receipt.cumulative, index + 1
+        spans.append(Span(channel_id, before, before if start is None else start, until))
+    return tuple(spans)
+
+
+def _misplaced(begins: int, expected: int) -> BadReceipt:
+    text = f"the receipt begins at {begins} of its channel's line, not at {expected}"
+    return BadReceipt(text, "cumulative", {"expected": str(expected), "found": str(begins)})
+
+
+def _at(index: int, error: BadReceipt) -> BadReceipt:
+    error.details["index"] = index
+    return error
+
+
+def _earnings(
+    operator: Account, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
+) -> dict[bytes, list[tuple[int, int]]]:
+    """Account -> (receipt << 32 | slice << 16 | part, value), rising; parts of zero have no entry."""
+    earned: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+    for index, signed in enumerate(receipts):
+        try:
+            charges = rules.charges(signed)
+        except BadReceipt as error:
+            raise _at(index, error) from None
+        for number, parts in enumerate(rules.earnings(signed, charges, operator, terms)):
+            place = index << 32 | number << 16
+            for part, (account, value) in enumerate(parts):
+                if value:
+                    earned[account].append((place | part, value))
+    return earned

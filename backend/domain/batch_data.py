@@ -1,0 +1,153 @@
+"""`batch.jsonl`, the public data of a batch: canonical, so that equal batches are equal bytes.
+
+Source: docs/protocol.md, "Batch".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import pack_list
+from backend.domain.ids import Account, Hash32, VersionId
+from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+FILE_NAME = "batch.jsonl"
+FORMAT = "loraledger-batch-1"
+METHOD = re.compile(r"[\x21-\x7e]{1,32}")
+HEX = re.compile(r"0x[0-9a-f]*")
+
+T = TypeVar("T")
+
+_FIELDS = {  # name in the file -> (name in Python, bits of an integer or None for a hash)
+    "channelId": ("channel_id", None),
+    "cumulative": ("cumulative", 128),
+    "charge": ("charge", 128),
+    "requestHash": ("request_hash", None),
+    "responseHash": ("response_hash", None),
+    "slicesHash": ("slices_hash", None),
+    "promptTokens": ("prompt_tokens", 32),
+    "completionTokens": ("completion_tokens", 32),
+    "attributionHash": ("attribution_hash", None),
+    "servedAt": ("served_at", 64),
+}
+
+
+class MalformedBatch(InvalidInput):
+    """Batch data that is not in its one canonical form; `details["line"]` counts from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchName:
+    """The first line: which batch of whom this is."""
+
+    chain_id: int
+    collector: Account
+    operator: Account
+    number: int
+
+
+def encode(name: BatchName, receipts: Iterable[SignedReceipt]) -> bytes:
+    """The file's bytes; receipts in the order of their tree."""
+    return b"".join([_name_line(name), *map(_receipt_line, receipts)])
+
+
+def decode(data: bytes) -> tuple[BatchName, tuple[SignedReceipt, ...]]:
+    """Errors: `MalformedBatch` for anything that `encode` would not have written."""
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    if lines.pop() != b"\n":
+        raise MalformedBatch("the batch data ends within a line", "data", {"line": len(lines) + 1})
+    lines = lines or [b""]
+    name = _parse(1, lines[0], _read_name, _name_line)
+    receipts = (_parse(n, line, _read_receipt, _receipt_line) for n, line in enumerate(lines[1:], 2))
+    return name, tuple(receipts)
+
+
+def _name_line(name: BatchName) -> bytes:
+    return _line(
+        {
+            "format": FORMAT,
+            "chainId": str(name.chain_id),
+            "collector": name.collector,
+            "operator": name.operator,
+            "number": str(name.number),
+        }
+    )
+
+
+def _receipt_line(signed: SignedReceipt) -> bytes:
+    fields: dict[str, Any] = {key: str(getattr(signed.receipt, ours)) for key, (ours, _) in _FIELDS.items()}
+    fields["slices"] = [
+        {
+            "versionId": s.version_id,
+            "weightPpm": str(s.weight_ppm),
+            "list": "0x" + pack_list(s.shares).hex(),
+        }
+        for s in signed.slices
+    ]
+    return _line({**fields, "method": signed.method, "signature": signed.signature})
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def _parse(number: int, line: bytes, read: Callable[[Any], T], write: Callable[[T], bytes]) -> T:
+    """What the line says, provided that it says it in the canonical form."""
+    try:
+        value = read(json.loads(line))
+        if write(value) == line:
+            return value
+        reason = "not in canonical form"
+    except KeyError as error:
+        reason = f"{error} is missing"
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error)
+    raise MalformedBatch(f"line {number} of the batch data: {reason}", "data", {"line": number})
+
+
+def _read_name(fields: dict[str, Any]) -> BatchName:
+    if fields["format"] != FORMAT:
+        raise ValueError(f"format {fields['format']!r}, not {FORMAT!r}")
+    collector, operator = (Account(_hex(fields[key], 20)) for key in ("collector", "operator"))
+    return BatchName(_int(fields["chainId"], 256), collector, operator, _int(fields["number"], 64))
+
+
+def _read_receipt(fields: dict[str, Any]) -> SignedReceipt:
+    values = {
+        ours: _hex(fields[key], 32) if bits is None else _int(fields[key], bits)
+        for key, (ours, bits) in _FIELDS.items()
+    }
+    method, signature = fields["method"], _hex(fields["signature"], 65)
+    if not METHOD.fullmatch(method):
+        raise ValueError(f"{method!r} names no method")
+    return SignedReceipt(Receipt(**values), method, tuple(map(_read_slice, fields["slices"])), signature)
+
+
+def _read_slice(fields: dict[str, Any]) -> Slice:
+    packed = bytes.fromhex(fields["list"][2:])
+    if len(packed) % 8:
+        raise ValueError("a list is entries of 8 bytes")
+    numbers = struct.unpack(f">{len(packed) // 4}I", packed)
+    shares = tuple(map(Share, numbers[::2], numbers[1::2]))
+    return Slice(VersionId(Hash32(_hex(fields["versionId"], 32))), _int(fields["weightPpm"], 32), shares)
+
+
+def _int(text: str, bits: int) -> int:
+    value = int(text) if isinstance(text, str) else -1
+    if not 0 <= value < 1 << bits:
+        raise ValueError(f"{text!r} is no uint{bits} in decimals")
+    return value
+
+
+def _hex(text: str, size: int) -> str:
+    if len(text) != 2 + 2 * size or not HEX.fullmatch(text):
+        raise ValueError(f"{text!r} is not {size} bytes in lower-case 0x-hex")
+    return text

@@ -1,0 +1,131 @@
+"""What a receipt must satisfy to be worth money, and who earns it. Source: docs/protocol.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import attribution_hash, slices_hash, to_bytes
+from backend.domain.split import MAX_SHARES, MAX_SLICES, PPM, Parts, slice_charges, split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.domain.chain import ParameterSet
+    from backend.domain.ids import Account, SnapshotId, VersionId
+    from backend.domain.receipt import SignedReceipt, Slice, VersionRecord
+
+POSITION_BITS = 24
+_INDEX_MASK = (1 << POSITION_BITS) - 1
+
+
+class BadReceipt(InvalidInput):
+    """A receipt that no batch may contain. `param` names the field; `details` what was expected and found."""
+
+
+class Registry(Protocol):
+    """What the chain knows of versions and contributors; `ChainView` is one."""
+
+    def version(self, version: VersionId) -> VersionRecord | None: ...
+
+    def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
+        """None outside the snapshot."""
+        ...
+
+
+class Rules:
+    """Judges receipts against the registries; look-ups are cached, as records and snapshots never change."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._records: dict[VersionId, VersionRecord] = {}
+        self._contributors: dict[VersionId, dict[int, bytes]] = {}
+
+    def charges(self, signed: SignedReceipt) -> tuple[int, ...]:
+        """The charge of each slice. Errors: `BadReceipt` if anything about the receipt itself is wrong."""
+        receipt, slices = signed.receipt, signed.slices
+        check_weights(slices)
+        records = [self.record(s.version_id) for s in slices]
+        for slice_, record in zip(slices, records, strict=True):
+            check_list(slice_, record)
+            self.contributors(slice_)
+        _expect("slices_hash", slices_hash(slices), receipt.slices_hash)
+        _expect("attribution_hash", attribution_hash(signed.method, slices), receipt.attribution_hash)
+        charges = slice_charges(slices, records, receipt.prompt_tokens, receipt.completion_tokens)
+        _expect("charge", sum(charges), receipt.charge)
+        if receipt.charge == 0:
+            raise BadReceipt("an answer without charge is never batched", "charge")
+        return charges
+
+    def record(self, version_id: VersionId) -> VersionRecord:
+        record = self._records.get(version_id) or self._registry.version(version_id)
+        if record is None:
+            raise BadReceipt(f"version {version_id} is not registered", "version_id")
+        self._records[version_id] = record
+        return record
+
+    def contributors(self, slice_: Slice) -> list[bytes]:
+        """Accounts (20 bytes) behind the positions of a slice's list, in its order."""
+        known = self._contributors.setdefault(slice_.version_id, {})
+        try:
+            return [known[share.position] for share in slice_.shares]
+        except KeyError:
+            for share in slice_.shares:
+                known[share.position] = self._contributor(slice_.version_id, share.position)
+            return [known[share.position] for share in slice_.shares]
+
+    def _contributor(self, version_id: VersionId, position: int) -> bytes:
+        snapshots = self.record(version_id).snapshots
+        number, index = position >> POSITION_BITS, position & _INDEX_MASK
+        found = self._registry.contributor_of(snapshots[number], index) if number < len(snapshots) else None
+        if found is None:
+            raise BadReceipt(f"position {position} is outside the snapshots of {version_id}", "list")
+        return to_bytes(found)
+
+    def earnings(
+        self, signed: SignedReceipt, charges: Sequence[int], operator: Account, terms: ParameterSet
+    ) -> list[list[tuple[bytes, int]]]:
+        """Per slice, who earns each part, in the order of the parts: fee, operator, creator, contributors."""
+        treasury, serving = to_bytes(terms.treasury), to_bytes(operator)
+        earned = []
+        for slice_, amount in zip(signed.slices, charges, strict=True):
+            record = self.record(slice_.version_id)
+            parts = split(amount, terms.fee_ppm, record.operator_ppm, record.creator_ppm, slice_.shares)
+            contributors = self.contributors(slice_) or [treasury]
+            accounts = [treasury, serving, to_bytes(record.creator), *contributors]
+            earned.append(list(zip(accounts, _in_order(parts), strict=True)))
+        return earned
+
+
+def check_weights(slices: Sequence[Slice]) -> None:
+    """Errors: `BadReceipt` unless there are one to four slices whose weights make one whole."""
+    if not 1 <= len(slices) <= MAX_SLICES:
+        raise BadReceipt(f"{len(slices)} slices, not 1 to {MAX_SLICES}", "slices")
+    if any(s.weight_ppm <= 0 for s in slices):
+        raise BadReceipt("a slice has no weight", "slices")
+    _expect("slices", PPM, sum(s.weight_ppm for s in slices))
+
+
+def check_list(slice_: Slice, record: VersionRecord) -> None:
+    """Errors: `BadReceipt` unless the list is well-formed, and empty exactly when there is no snapshot."""
+    shares = slice_.shares
+    if not record.snapshots and not shares:
+        return
+    if not record.snapshots or not 1 <= len(shares) <= MAX_SHARES:
+        raise BadReceipt(f"a list of {len(shares)} for {len(record.snapshots)} snapshots", "list")
+    last, total = -1, 0
+    for share in shares:
+        if share.position <= last or share.ppm <= 0:
+            raise BadReceipt(f"position {share.position} is out of order or has no part", "list")
+        last, total = share.position, total + share.ppm
+    _expect("list", PPM, total)
+
+
+def _expect(what: str, expected: int | str, found: int | str) -> None:
+    if expected != found:
+        text = f"{what} is {found}, it must be {expected}"
+        raise BadReceipt(text, what, {"expected": str(expected), "found": str(found)})
+
+
+def _in_order(parts: Parts) -> tuple[int, ...]:
+    return (parts.fee, parts.operator, parts.creator, *parts.contributors)
