@@ -22,8 +22,8 @@ class ScoreNotFinite(InvalidInput):
 def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
     """Weights in proportion to relu(score)^2, positions rising, summing to 1,000,000 ppm.
 
-    Only the 256 highest count; who would get less than one ppm gets none; the remainder goes to the largest (the
-    lowest position on a tie). If no score is positive all positions count alike. Nothing for no scores.
+    Only the 256 highest count; who would get less than one ppm gets none; the remainder goes to the largest
+    (the lowest position on a tie). If no score is positive all positions count alike. Nothing for no scores.
     Integer arithmetic after one rounding, so that equal scores give equal lists on every machine.
     """
     for position, score in scores.items():

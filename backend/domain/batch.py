@@ -228,7 +228,7 @@ def build(
 
 
 def tile(collected: Mapping[ChannelId, int], receipts: Sequence[SignedReceipt]) -> tuple[Span, ...]:
-    """The spans that these receipts cover without gap or overlap. Errors: `BadReceipt` for a misplaced one."""
+    """The spans that these receipts cover without gap or overlap. Errors: `BadReceipt` for a stray one."""
     spans: list[Span] = []
     index = 0
     for channel_id, group in groupby(receipts, key=lambda signed: signed.receipt.channel_id):

@@ -121,7 +121,7 @@ def _read_name(fields: dict[str, Any]) -> BatchName:
 
 
 def _read_receipt(fields: dict[str, Any]) -> SignedReceipt:
-    values = {
+    values: dict[str, Any] = {
         ours: _hex(fields[key], 32) if bits is None else _int(fields[key], bits)
         for key, (ours, bits) in _FIELDS.items()
     }

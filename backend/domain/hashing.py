@@ -29,6 +29,8 @@ CONTRIBUTION_TYPE = (
     "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,"
     "uint32 rows,uint256 nonce,uint256 deadline)"
 )
+REVOCATION_TYPE = "SessionRevocation(bytes32 channelId,address key,uint256 nonce)"
+RECEIPT_KEY_TYPE = "ReceiptKey(address operator)"
 PAYOUT_TYPE = "PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)"
 DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
@@ -126,6 +128,11 @@ def attribution_hash(method: str, slices: Iterable[Slice]) -> Hash32:
     return to_hash(keccak(ascii_word(method) + b"".join(keccak(pack_list(s.shares)) for s in slices)))
 
 
+def balances_hash(root: Hash32, count: int, cumulative_total: int) -> Hash32:
+    """What the chain keeps of a final batch's balances."""
+    return to_hash(keccak(words(root, count, cumulative_total)))
+
+
 @cache
 def _type_hash(declaration: str) -> bytes:
     return keccak(declaration.encode())
@@ -164,6 +171,14 @@ class TypedDomain:
     def grant_digest(self, grant: SessionGrant) -> bytes:
         """[PaymentVault]"""
         return self._typed(GRANT_TYPE, grant.channel_id, grant.key, grant.cap, grant.expiry, grant.nonce)
+
+    def revocation_digest(self, channel: ChannelId, key: Account, nonce: int) -> bytes:
+        """[PaymentVault]"""
+        return self._typed(REVOCATION_TYPE, channel, key, nonce)
+
+    def receipt_key_digest(self, operator: Account) -> bytes:
+        """[OperatorRegistry] By which a receipt key consents to sign for this operator."""
+        return self._typed(RECEIPT_KEY_TYPE, operator)
 
     def contribution_digest(
         self,

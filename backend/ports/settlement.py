@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from backend.domain.batch import Ledger
     from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.voucher import SignedVoucher
@@ -65,17 +66,15 @@ class BatchRecord:
 
     operator: Account
     number: int
-    parent: Hash32
-    balances_root: Hash32
     data_digest: Hash32
     commit_tx: int
-    finalise_tx: int | None
+    """Row of the commit among our transactions."""
     is_released: bool
     """True once the commit failed or the batch was voided, and its receipts are unsettled again."""
 
 
 class Batches(Protocol):
-    """`tx.batches`: our batches and the mirrored balances of everybody's."""
+    """`tx.batches`: our own batches, and the mirrored ledgers of everybody's."""
 
     def latest(self, operator: Account) -> BatchRecord | None:
         """The one with the highest number."""
@@ -87,16 +86,16 @@ class Batches(Protocol):
         """Insert, or replace the one of the same number."""
         ...
 
-    def balances(self, operator: Account, number: int, root: Hash32) -> Mapping[Account, int] | None:
-        """Cumulative earnings after this batch, whose balances root is `root`; None if not mirrored."""
+    def ledger(self, operator: Account, batch_hash: Hash32) -> Ledger | None:
+        """The ledger after this batch; None if it is not mirrored."""
         ...
 
-    def save_balances(
-        self, operator: Account, number: int, root: Hash32, balances: Mapping[Account, int]
-    ) -> None: ...
+    def save_ledger(self, operator: Account, ledger: Ledger) -> None:
+        """Idempotent."""
+        ...
 
-    def prune_balances(self, operator: Account, below: int) -> None:
-        """Forget balances of batches with a number below this."""
+    def prune_ledgers(self, operator: Account, below: int) -> None:
+        """Forget the ledgers after batches with a number below this."""
         ...
 
 
