@@ -71,13 +71,14 @@ class Header:
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Header:
         """From the fields by their Solidity names."""
-        return cls(**{name: values[_solidity(name)] for name in HEADER_FIELDS})
+        return cls(**{name: values[camel_case(name)] for name in HEADER_FIELDS})
 
 
 HEADER_FIELDS = tuple(Header.__annotations__)
 
 
-def _solidity(name: str) -> str:
+def camel_case(name: str) -> str:
+    """The Solidity name of one of our fields."""
     head, *rest = name.split("_")
     return head + "".join(part.title() for part in rest)
 

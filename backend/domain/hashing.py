@@ -85,12 +85,16 @@ def version_id(record: VersionRecord) -> VersionId:
     return VersionId(to_hash(keccak(head + words(len(record.snapshots), *record.snapshots))))
 
 
-def accepted_hash(bits: Sequence[bool]) -> Hash32:
-    """Of the accept bits of a snapshot's contributions, in order of their indices."""
+def accepted_words(bits: Sequence[bool]) -> bytes:
+    """Accept bits of a snapshot's contributions, in order of their indices, packed 256 a word."""
     packed = bytearray()
     for start in range(0, len(bits), 256):
         packed += word(sum(1 << i for i, bit in enumerate(bits[start : start + 256]) if bit))
-    return to_hash(keccak(bytes(packed)))
+    return bytes(packed)
+
+
+def accepted_hash(bits: Sequence[bool]) -> Hash32:
+    return to_hash(keccak(accepted_words(bits)))
 
 
 def snapshot_id(datanet: DatanetId, count: int, accepted: Hash32) -> SnapshotId:

@@ -1,0 +1,354 @@
+"""Write `tests/vectors/*.json`, which Solidity and Python tests both read; `--check` only compares.
+
+Every file is an array of flat objects: bytes and addresses as 0x-hex, integers as decimal strings. Names are
+those of docs/protocol.md. The values come from `backend.domain`; the tests hold them against independent encoders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from backend.domain import hashing  # noqa: E402
+from backend.domain.batch import HEADER_FIELDS, Header, Span, camel_case, spans_hash  # noqa: E402
+from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash  # noqa: E402
+from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId  # noqa: E402
+from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree, resolve  # noqa: E402
+from backend.domain.receipt import Receipt, Share, Slice, VersionRecord  # noqa: E402
+from backend.domain.split import PPM, slice_charges, split  # noqa: E402
+from backend.domain.voucher import SessionGrant, Voucher  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+OUT = ROOT / "tests" / "vectors"
+Case = dict[str, Any]
+U128 = (1 << 128) - 1
+
+
+def hash_of(label: str) -> Hash32:
+    return to_hash(keccak(label.encode()))
+
+
+def account_of(label: str) -> Account:
+    return Account(hash_of(label)[:42])
+
+
+def case(**values: Any) -> Case:
+    """Python names and values as they stand in the file."""
+    return {camel_case(name): _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def fields_of(item: Any) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in type(item).__slots__}
+
+
+DOMAINS = [TypedDomain(chain, account_of(f"contract {chain}")) for chain in (1, 31337)]
+
+
+def typed(item: Any, digest: str, domain: TypedDomain) -> Case:
+    return {
+        **case(chain_id=domain.chain_id, contract=domain.contract, **fields_of(item)),
+        **case(digest=getattr(domain, digest)(item)),
+    }
+
+
+def channels() -> Iterable[Case]:
+    for n in range(3):
+        payer, operator, collector = (
+            account_of(f"{role} {n}") for role in ("payer", "operator", "collector")
+        )
+        channel = hashing.channel_id(payer, operator, collector)
+        yield case(payer=payer, operator=operator, collector=collector, channel_id=channel)
+
+
+def record(num_snapshots: int) -> VersionRecord:
+    return VersionRecord(
+        creator=account_of("creator"),
+        name="docstrings-of-numpy" if num_snapshots else "base",
+        adapter_digest=hash_of("adapter"),
+        cid_digest=hash_of("folder"),
+        base_model=hash_of("base model"),
+        snapshots=tuple(SnapshotId(hash_of(f"snapshot {n}")) for n in range(num_snapshots)),
+        prompt_price=1_500_000,
+        completion_price=(1 << 64) - 1,
+        operator_ppm=200_000,
+        creator_ppm=300_000,
+    )
+
+
+def versions() -> Iterable[Case]:
+    for count in (0, 1, 2, 4):
+        version = record(count)
+        named = {**fields_of(version), "name": hashing.ascii_word(version.name)}
+        yield case(**named, version_id=hashing.version_id(version))
+
+
+def snapshots() -> Iterable[Case]:
+    for datanet, count in ((1, 1), (2, 255), (3, 256), (9, 600)):
+        bits = [i % 3 != 1 for i in range(count)]
+        accepted = hashing.accepted_hash(bits)
+        yield case(
+            datanet_id=datanet,
+            count=count,
+            accepted=hashing.accepted_words(bits),
+            accepted_hash=accepted,
+            snapshot_id=hashing.snapshot_id(DatanetId(datanet), count, accepted),
+        )
+
+
+def shares_of(count: int) -> tuple[Share, ...]:
+    """Equal parts, the remainder to the first; positions with gaps, the last ones in a second snapshot."""
+    if not count:
+        return ()
+    part = PPM // count
+    first = Share(2, part + PPM - part * count)
+    rest = (Share(3 * i + 2 + (1 << 24) * (2 * i >= count), part) for i in range(1, count))
+    return (first, *rest)
+
+
+def slices_of(counts: tuple[int, ...]) -> tuple[Slice, ...]:
+    weights = [PPM // len(counts)] * len(counts)
+    weights[-1] += PPM - sum(weights)
+    return tuple(
+        Slice(VersionId(hash_of(f"version {n}")), weight, shares_of(count))
+        for n, (count, weight) in enumerate(zip(counts, weights, strict=True))
+    )
+
+
+def attributions() -> Iterable[Case]:
+    for counts in ((0,), (1,), (3, 0), (2, 256, 7)):
+        slices = slices_of(counts)
+        yield case(
+            method=hashing.ascii_word("hidden-cosine-1"),
+            version_ids=[s.version_id for s in slices],
+            weights_ppm=[s.weight_ppm for s in slices],
+            lists=[hashing.pack_list(s.shares) for s in slices],
+            slices_hash=hashing.slices_hash(slices),
+            attribution_hash=hashing.attribution_hash("hidden-cosine-1", slices),
+        )
+
+
+def receipt(cumulative: int, charge: int) -> Receipt:
+    slices = slices_of((3, 0))
+    return Receipt(
+        channel_id=ChannelId(hash_of("channel")),
+        cumulative=cumulative,
+        charge=charge,
+        request_hash=hashing.salted_hash(bytes(32), b'{"model": "base"}'),
+        response_hash=hashing.salted_hash(bytes(range(32)), hashing.response_bytes(["Paris.", "Übung"])),
+        slices_hash=hashing.slices_hash(slices),
+        prompt_tokens=17,
+        completion_tokens=(1 << 32) - 1,
+        attribution_hash=hashing.attribution_hash("hidden-cosine-1", slices),
+        served_at=1_790_000_000,
+    )
+
+
+def receipts() -> Iterable[Case]:
+    for item, domain in zip((receipt(7_000, 7_000), receipt(U128, 1)), DOMAINS, strict=True):
+        yield {**typed(item, "receipt_digest", domain), **case(receipt_id=hashing.receipt_id(item))}
+
+
+def vouchers() -> Iterable[Case]:
+    for start, most, domain in ((0, 5_000_000, DOMAINS[0]), (U128 - 1, U128, DOMAINS[1])):
+        voucher = Voucher(ChannelId(hash_of("channel")), start, most)
+        fields = typed(voucher, "voucher_digest", domain)
+        yield {"from": fields.pop("waivedUntil"), **fields}
+
+
+def grants() -> Iterable[Case]:
+    for nonce, domain in enumerate(DOMAINS):
+        channel, key = ChannelId(hash_of("channel")), account_of("session key")
+        yield typed(SessionGrant(channel, key, U128 - nonce, 1_800_000_000, nonce), "grant_digest", domain)
+
+
+def revocations() -> Iterable[Case]:
+    for nonce, domain in enumerate(DOMAINS):
+        channel, key = ChannelId(hash_of("channel")), account_of("session key")
+        named = {"channel_id": channel, "key": key, "nonce": nonce}
+        yield case(
+            chain_id=domain.chain_id,
+            contract=domain.contract,
+            **named,
+            digest=domain.revocation_digest(channel, key, nonce),
+        )
+
+
+def contributions() -> Iterable[Case]:
+    for nonce, (licence, domain) in enumerate(
+        zip(("MIT", "MIT OR Apache-2.0 OR BSD-3-Clause"), DOMAINS, strict=True)
+    ):
+        values: dict[str, Any] = {
+            "content_hash": hash_of("content"),
+            "cid_digest": hash_of("folder"),
+            "licence": hashing.licence_word(licence),
+            "rows": 1_234,
+            "nonce": nonce,
+            "deadline": 1_790_000_000,
+        }
+        digest = domain.contribution_digest(DatanetId(7), **values)
+        named = case(chain_id=domain.chain_id, contract=domain.contract, datanet_id=7, digest=digest)
+        yield {**named, **case(**values)}
+
+
+def payouts() -> Iterable[Case]:
+    for nonce, domain in enumerate(DOMAINS):
+        account, wallet, deadline = account_of("account"), account_of("wallet"), 1_790_000_000
+        digest = domain.payout_digest(account, wallet, nonce, deadline)
+        named = case(chain_id=domain.chain_id, contract=domain.contract, account=account, digest=digest)
+        yield {**named, **case(new_wallet=wallet, nonce=nonce, deadline=deadline)}
+
+
+def receipt_keys() -> Iterable[Case]:
+    for domain in DOMAINS:
+        operator = account_of("operator")
+        named = case(chain_id=domain.chain_id, contract=domain.contract, operator=operator)
+        yield {**named, **case(digest=domain.receipt_key_digest(operator))}
+
+
+def charges() -> Iterable[Case]:
+    for weight, prompt, completion in ((PPM, 12, 34), (333_333, 1, 1), (1, (1 << 32) - 1, (1 << 32) - 1)):
+        version = record(1)
+        (charge,) = slice_charges([Slice(VersionId(hash_of("v")), weight, ())], [version], prompt, completion)
+        yield case(
+            weight_ppm=weight,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            prompt_price=version.prompt_price,
+            completion_price=version.completion_price,
+            charge=charge,
+        )
+
+
+def splits() -> Iterable[Case]:
+    uneven = (Share(0, 300_000), Share(5, 350_000), Share(9, 350_000))
+    lists = [(), shares_of(1), shares_of(3), shares_of(256), uneven]
+    for n, shares in enumerate(lists):
+        for charge in (1, 999, 10_000_019, U128 // PPM):
+            fee_ppm, operator_ppm, creator_ppm = 50_000 * n, 200_000, 123_457
+            parts = split(charge, fee_ppm, operator_ppm, creator_ppm, shares)
+            yield case(
+                charge=charge,
+                fee_ppm=fee_ppm,
+                operator_ppm=operator_ppm,
+                creator_ppm=creator_ppm,
+                list=hashing.pack_list(shares),
+                fee=parts.fee,
+                operator=parts.operator,
+                creator=parts.creator,
+                contributors=sum(parts.contributors),
+                parts=parts.contributors,
+            )
+
+
+def openings() -> Iterable[Case]:
+    tags = (RECEIPTS_TAG, ENTRIES_TAG, BALANCES_TAG)
+    for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 70):
+        tag = tags[count % 3]
+        leaves = [(keccak(b"leaf %d" % i), i * i * 1_000 + 1) for i in range(count)]
+        tree = SumTree(tag, leaves)
+        for index in range(count) if count < 10 else {0, count // 2, count - 2, count - 1}:
+            opening = tree.open(index)
+            opened = resolve(tag, leaves[index][0], count, opening)
+            yield case(
+                tag=tag,
+                key=leaves[index][0],
+                count=count,
+                index=index,
+                value=opening.value,
+                path=opening.path,
+                root=opened.root,
+                sum=opened.total,
+                prefix=opened.prefix,
+            )
+
+
+def batches() -> Iterable[Case]:
+    first = Header(
+        operator=account_of("operator"),
+        number=1,
+        parent=Hash32("0x" + "00" * 32),
+        parameter_set=0,
+        committed_at=1_790_000_000,
+        final_at=1_790_000_600,
+        total=U128 // 3,
+        cumulative_total=U128 // 3,
+        spans_hash=hash_of(""),
+        receipts_root=hash_of("receipts"),
+        receipts_count=10_000,
+        entries_root=hash_of("entries"),
+        entries_count=670_000,
+        balances_root=hash_of("balances"),
+        balances_count=68,
+        data_digest=hash_of("data"),
+    )
+    for number in range(1, 4):
+        spans = [Span(ChannelId(hash_of(f"channel {n}")), n, 2 * n, U128 - n) for n in range(number)]
+        header = replace(first, number=number, spans_hash=spans_hash(spans))
+        balances = hashing.balances_hash(header.balances_root, header.balances_count, header.cumulative_total)
+        yield case(
+            **{name: getattr(header, name) for name in HEADER_FIELDS},
+            spans=b"".join(to_bytes(s.channel_id) + _words16(s.before, s.start, s.until) for s in spans),
+            batch_hash=header.hash,
+            balances_hash=balances,
+        )
+
+
+def _words16(*values: int) -> bytes:
+    return b"".join(value.to_bytes(16, "big") for value in values)
+
+
+SUBJECTS = (
+    channels,
+    versions,
+    snapshots,
+    attributions,
+    receipts,
+    vouchers,
+    grants,
+    revocations,
+    contributions,
+    payouts,
+    receipt_keys,
+    charges,
+    splits,
+    openings,
+    batches,
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
+    is_check = parser.parse_args().check
+    stale = []
+    for subject in SUBJECTS:
+        path = OUT / f"{subject.__name__}.json"
+        text = json.dumps(list(subject()), indent=1) + "\n"
+        if is_check and (not path.exists() or path.read_text() != text):
+            stale.append(path.name)
+        elif not is_check:
+            path.write_text(text)
+    if stale:
+        print(f"stale: {', '.join(stale)}; run python tools/make_vectors.py", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
