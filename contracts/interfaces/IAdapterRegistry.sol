@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {SnapshotId} from "./IDatasetRegistry.sol";
+import {IDatasetRegistry, SnapshotId} from "./IDatasetRegistry.sol";
+import {IParameters} from "./IParameters.sol";
 
 /// @notice Identifies an adapter version: `keccak256(abi.encode(record))`.
 type VersionId is bytes32;
@@ -74,6 +75,12 @@ interface IAdapterRegistry {
 
     /// @notice Marks a version of the caller as deprecated, for good.
     function deprecate(VersionRecord calldata record) external;
+
+    /// @notice Where snapshots are looked up.
+    function datasets() external view returns (IDatasetRegistry);
+
+    /// @notice Whose split rules hold at registration.
+    function parameters() external view returns (IParameters);
 
     /// @notice The id of a record, registered or not.
     function versionIdOf(VersionRecord calldata record) external pure returns (VersionId);

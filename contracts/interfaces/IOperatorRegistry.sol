@@ -45,7 +45,6 @@ interface IOperatorRegistry {
 
     error ZeroAmount();
     error ZeroAddress();
-    error AmountTooLarge(uint256 units);
     error UnexpectedTransfer(uint256 expected, uint256 received);
     error EndpointTooLong(uint256 length, uint256 maxLength);
     error KeyTaken(address key, address operator);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {IPaymentVault} from "./IPaymentVault.sol";
+
 /// @notice The governed numbers. Ratios in ppm. A set never changes; a batch names the one it was made under.
 /// @param treasury The account that earns the fee and the contributors' part of versions without snapshot.
 /// @param feePpm Protocol fee, of each slice's charge.
@@ -107,9 +109,7 @@ interface IParameters {
     function pauseCommits(uint32 duration) external;
 
     /// @notice The terms of a commit that names set `id`; reverts if the set is not current or commits are paused.
-    function commitTerms(
-        uint32 id
-    ) external view returns (uint32 disputeWindow, uint32 stakeCoverPpm);
+    function commitTerms(uint32 id) external view returns (uint32 disputeWindow, uint32 stakeCoverPpm);
 
     /// @notice The rules that a record registered now is held to.
     function splitRules()
@@ -131,6 +131,9 @@ interface IParameters {
 
     /// @notice The profile chosen at construction.
     function profile() external view returns (Profile);
+
+    /// @notice The vault whose thaw outlasts every delay that the bounds allow.
+    function vault() external view returns (IPaymentVault);
 
     /// @notice The hard bounds.
     function bounds() external view returns (Bounds memory);

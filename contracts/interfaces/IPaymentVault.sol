@@ -9,7 +9,7 @@ type ChannelId is bytes32;
 /// @notice A payer's isolated balance towards one operator under one collector. Amounts in micro-units.
 /// @param balance What the channel holds, the thawing part included.
 /// @param collected The line up to which the collector has collected; rises with every collection.
-/// @param thawing The part of the balance that may leave from `thawedAt` on.
+/// @param thawing What may leave from `thawedAt` on; more than the balance where a collection came in between.
 /// @param thawedAt Instant in seconds; zero while nothing thaws.
 struct Channel {
     uint128 balance;
@@ -110,11 +110,10 @@ interface IPaymentVault {
 
     error ZeroAmount();
     error ZeroAddress();
-    error AmountTooLarge(uint256 units);
+    error InvalidRecipient(address to);
     /// @notice The token delivered something else than it was asked for, as fee-on-transfer tokens do.
     error UnexpectedTransfer(uint256 expected, uint256 received);
     error InvalidSignature(address signer);
-    error SignatureExpired(uint256 deadline);
     error CapLowered(address key, uint128 cap, uint128 newCap);
     error ExpiryLowered(address key, uint64 expiry, uint64 newExpiry);
     error ExpiryPassed(address key, uint64 expiry);

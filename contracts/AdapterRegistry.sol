@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IAdapterRegistry, Version, VersionId, VersionRecord} from "./interfaces/IAdapterRegistry.sol";
+import {IDatasetRegistry, SnapshotId} from "./interfaces/IDatasetRegistry.sol";
+import {IParameters} from "./interfaces/IParameters.sol";
+import {Hashing} from "./libraries/Hashing.sol";
+import {Units} from "./libraries/Units.sol";
+
+/// @title Adapter registry
+/// @notice See `IAdapterRegistry`.
+contract AdapterRegistry is IAdapterRegistry {
+    uint256 private constant _MAX_SNAPSHOTS = 4;
+
+    IDatasetRegistry private immutable _DATASETS;
+    IParameters private immutable _PARAMETERS;
+
+    mapping(VersionId versionId => Version) private _versions;
+
+    constructor(IDatasetRegistry datasets_, IParameters parameters_) {
+        _DATASETS = datasets_;
+        _PARAMETERS = parameters_;
+    }
+
+    /// @inheritdoc IAdapterRegistry
+    function register(VersionRecord calldata record) external returns (VersionId versionId) {
+        require(msg.sender == record.creator, NotCreator(msg.sender, record.creator));
+        versionId = Hashing.versionId(record);
+        require(_versions[versionId].registeredAt == 0, VersionTaken(versionId));
+        _checkName(record.name);
+        _checkContent(record);
+        _checkSnapshots(record.snapshots);
+        uint32 parameterSet = _checkSplit(record);
+        _versions[versionId] = Version(uint64(block.timestamp), parameterSet, false);
+        emit VersionRegistered(versionId, record.creator, record.name, record);
+    }
+
+    /// @inheritdoc IAdapterRegistry
+    function deprecate(VersionRecord calldata record) external {
+        require(msg.sender == record.creator, NotCreator(msg.sender, record.creator));
+        VersionId versionId = Hashing.versionId(record);
+        Version storage version = _versions[versionId];
+        require(version.registeredAt != 0, VersionUnknown(versionId));
+        require(!version.isDeprecated, VersionIsDeprecated(versionId));
+        version.isDeprecated = true;
+        emit VersionDeprecated(versionId, record.creator);
+    }
+
+    /// @inheritdoc IAdapterRegistry
+    function datasets() external view returns (IDatasetRegistry) {
+        return _DATASETS;
+    }
+
+    /// @inheritdoc IAdapterRegistry
+    function parameters() external view returns (IParameters) {
+        return _PARAMETERS;
+    }
+
+    /// @inheritdoc IAdapterRegistry
+    function versionIdOf(VersionRecord calldata record) external pure returns (VersionId) {
+        return Hashing.versionId(record);
+    }
+
+    /// @inheritdoc IAdapterRegistry
+    function versionOf(VersionId versionId) external view returns (Version memory) {
+        return _versions[versionId];
+    }
+
+    function _checkSnapshots(SnapshotId[] calldata snapshots) private view {
+        require(snapshots.length <= _MAX_SNAPSHOTS, TooManySnapshots(snapshots.length, _MAX_SNAPSHOTS));
+        for (uint256 i = 0; i < snapshots.length; ++i) {
+            require(_DATASETS.snapshotOf(snapshots[i]).frozenAt != 0, SnapshotUnknown(snapshots[i]));
+            for (uint256 j = 0; j < i; ++j) {
+                require(
+                    SnapshotId.unwrap(snapshots[i]) != SnapshotId.unwrap(snapshots[j]),
+                    SnapshotRepeated(snapshots[i])
+                );
+            }
+        }
+    }
+
+    function _checkSplit(VersionRecord calldata record) private view returns (uint32 parameterSet) {
+        (uint32 id, uint32 minContributors, uint32 minOperator, uint32 maxOperator) = _PARAMETERS.splitRules();
+        (uint32 operatorPpm, uint32 creatorPpm) = (record.operatorPpm, record.creatorPpm);
+        uint256 given = uint256(operatorPpm) + creatorPpm;
+        require(given <= Units.PPM, SharesExceedWhole(operatorPpm, creatorPpm));
+        require(
+            operatorPpm >= minOperator && operatorPpm <= maxOperator,
+            OperatorShareOutOfRange(operatorPpm, minOperator, maxOperator)
+        );
+        // Base-model and training records have no contributors to protect.
+        if (record.adapterDigest != 0) {
+            require(Units.PPM - given >= minContributors, ContributorsShareTooLow(Units.PPM - given, minContributors));
+        }
+        return id;
+    }
+
+    function _checkContent(VersionRecord calldata record) private pure {
+        require(record.baseModel != 0, ZeroHash());
+        if (record.adapterDigest == 0) {
+            require(record.cidDigest == 0 && record.snapshots.length == 0, NotAnAdapter());
+        } else {
+            require(record.cidDigest != 0, ZeroHash());
+        }
+    }
+
+    /// @dev One to 32 of `a-z`, `0-9`, `-`, then zeros.
+    function _checkName(bytes32 name) private pure {
+        require(name != 0, InvalidName(name));
+        for (uint256 rest = uint256(name); rest != 0; rest <<= 8) {
+            uint256 c = rest >> 248;
+            bool isAllowed = (c >= 0x61 && c <= 0x7a) || (c >= 0x30 && c <= 0x39) || c == 0x2d;
+            require(isAllowed, InvalidName(name));
+        }
+    }
+}

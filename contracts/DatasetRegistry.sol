@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {AccessManaged} from "@openzeppelin/contracts/access/manager/AccessManaged.sol";
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {
+    Contribution,
+    ContributionRecord,
+    Datanet,
+    IDatasetRegistry,
+    Review,
+    SignedContribution,
+    Snapshot,
+    SnapshotId
+} from "./interfaces/IDatasetRegistry.sol";
+import {Hashing} from "./libraries/Hashing.sol";
+import {Signatures} from "./libraries/Signatures.sol";
+
+/// @title Dataset registry
+/// @notice See `IDatasetRegistry`.
+contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
+    /// @dev An attribution list keeps 24 bits for a contribution's index.
+    uint32 private constant _MAX_COUNT = 1 << 24;
+
+    /// @inheritdoc IDatasetRegistry
+    uint64 public override numDatanets;
+
+    mapping(uint64 datanetId => Datanet) private _datanets;
+    mapping(uint64 datanetId => mapping(bytes32 contentHash => ContributionRecord)) private _contributions;
+    mapping(uint64 datanetId => mapping(uint256 word => uint256 bits)) private _accepted;
+    mapping(SnapshotId snapshotId => Snapshot) private _snapshots;
+
+    /// @param authority The access manager.
+    constructor(address authority) AccessManaged(authority) EIP712("loraledger", "1") {}
+
+    // --- contributors ---
+
+    /// @inheritdoc IDatasetRegistry
+    function createDatanet(bytes32 name, bytes32 cidDigest) external returns (uint64 datanetId) {
+        require(name != 0 && cidDigest != 0, ZeroHash());
+        datanetId = ++numDatanets;
+        _datanets[datanetId].creator = msg.sender;
+        emit DatanetCreated(datanetId, msg.sender, name, cidDigest);
+    }
+
+    /// @inheritdoc IDatasetRegistry
+    function contribute(Contribution calldata contribution) external returns (uint32 index) {
+        return _record(msg.sender, contribution);
+    }
+
+    /// @inheritdoc IDatasetRegistry
+    function contributeWithSig(SignedContribution calldata signed) external returns (uint32 index) {
+        return _recordSigned(signed);
+    }
+
+    /// @inheritdoc IDatasetRegistry
+    function contributeManyWithSig(SignedContribution[] calldata signed) external {
+        for (uint256 i = 0; i < signed.length; ++i) {
+            _recordSigned(signed[i]);
+        }
+    }
+
+    // --- curators ---
+
+    /// @inheritdoc IDatasetRegistry
+    function review(uint64 datanetId, Review[] calldata reviews) external restricted {
+        for (uint256 i = 0; i < reviews.length; ++i) {
+            _review(datanetId, reviews[i]);
+        }
+    }
+
+    // --- snapshots ---
+
+    /// @inheritdoc IDatasetRegistry
+    function freeze(uint64 datanetId, uint32 count) external returns (SnapshotId snapshotId) {
+        bytes memory accepted = _acceptedWords(datanetId, count);
+        bytes32 acceptedHash = keccak256(accepted);
+        snapshotId = Hashing.snapshotId(datanetId, count, acceptedHash);
+        if (_snapshots[snapshotId].frozenAt != 0) return snapshotId;
+        _snapshots[snapshotId] = Snapshot(datanetId, count, uint64(block.timestamp));
+        emit SnapshotFrozen(snapshotId, datanetId, count, acceptedHash, accepted);
+    }
+
+    // --- views ---
+
+    /// @inheritdoc IDatasetRegistry
+    function datanetOf(uint64 datanetId) external view returns (Datanet memory) {
+        return _datanets[datanetId];
+    }
+
+    /// @inheritdoc IDatasetRegistry
+    function contributionOf(
+        uint64 datanetId,
+        bytes32 contentHash
+    ) external view returns (ContributionRecord memory) {
+        return _contributions[datanetId][contentHash];
+    }
+
+    /// @inheritdoc IDatasetRegistry
+    function isAccepted(uint64 datanetId, uint32 index) external view returns (bool) {
+        return (_accepted[datanetId][index >> 8] >> (index & 0xff)) & 1 == 1;
+    }
+
+    /// @inheritdoc IDatasetRegistry
+    function snapshotOf(SnapshotId snapshotId) external view returns (Snapshot memory) {
+        return _snapshots[snapshotId];
+    }
+
+    /// @inheritdoc IDatasetRegistry
+    function previewSnapshot(
+        uint64 datanetId,
+        uint32 count
+    ) external view returns (SnapshotId snapshotId, bytes32 acceptedHash) {
+        acceptedHash = keccak256(_acceptedWords(datanetId, count));
+        snapshotId = Hashing.snapshotId(datanetId, count, acceptedHash);
+    }
+
+    // --- inside ---
+
+    function _recordSigned(SignedContribution calldata signed) private returns (uint32 index) {
+        require(block.timestamp <= signed.deadline, SignatureExpired(signed.deadline));
+        _useCheckedNonce(signed.contributor, signed.nonce);
+        bytes32 structHash = keccak256(
+            abi.encode(Hashing.CONTRIBUTION_TYPEHASH, signed.contribution, signed.nonce, signed.deadline)
+        );
+        require(
+            Signatures.isValid(signed.contributor, _hashTypedDataV4(structHash), signed.signature),
+            InvalidSignature(signed.contributor)
+        );
+        return _record(signed.contributor, signed.contribution);
+    }
+
+    function _record(address contributor, Contribution calldata contribution) private returns (uint32 index) {
+        (uint64 datanetId, bytes32 contentHash) = (contribution.datanetId, contribution.contentHash);
+        Datanet storage datanet = _datanets[datanetId];
+        ContributionRecord storage kept = _contributions[datanetId][contentHash];
+        (address creator, uint32 count) = (datanet.creator, datanet.count);
+        require(creator != address(0), DatanetUnknown(datanetId));
+        require(count < _MAX_COUNT, DatanetFull(datanetId));
+        require(contentHash != 0 && contribution.cidDigest != 0, ZeroHash());
+        require(kept.contributor == address(0), ContentTaken(datanetId, contentHash, kept.index));
+        index = count;
+        datanet.count = count + 1;
+        _contributions[datanetId][contentHash] = ContributionRecord(contributor, index, uint64(block.timestamp));
+        emit ContributionRecorded(
+            datanetId,
+            index,
+            contributor,
+            contentHash,
+            contribution.cidDigest,
+            contribution.licence,
+            contribution.rows
+        );
+    }
+
+    function _review(uint64 datanetId, Review calldata decision) private {
+        ContributionRecord storage kept = _contributions[datanetId][decision.contentHash];
+        require(kept.contributor != address(0), ContributionUnknown(datanetId, decision.contentHash));
+        uint32 index = kept.index;
+        uint256 bit = 1 << (index & 0xff);
+        if (decision.isAccepted) {
+            _accepted[datanetId][index >> 8] |= bit;
+        } else {
+            _accepted[datanetId][index >> 8] &= ~bit;
+        }
+        emit ContributionReviewed(datanetId, index, msg.sender, decision.isAccepted, decision.reason);
+    }
+
+    /// @dev The accept bits of the first `count` contributions in 32-byte words; bits from `count` on are zero.
+    function _acceptedWords(uint64 datanetId, uint32 count) private view returns (bytes memory) {
+        uint32 available = _datanets[datanetId].count;
+        require(count != 0 && count <= available, InvalidCount(datanetId, count, available));
+        uint256[] memory words = new uint256[]((uint256(count) + 255) >> 8);
+        uint256 any = 0;
+        for (uint256 i = 0; i < words.length; ++i) {
+            words[i] = _accepted[datanetId][i];
+            if (i == words.length - 1) words[i] &= type(uint256).max >> ((words.length << 8) - count);
+            any |= words[i];
+        }
+        require(any != 0, NothingAccepted(datanetId, count));
+        return abi.encodePacked(words);
+    }
+}

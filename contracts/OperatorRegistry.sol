@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {IOperatorRegistry, Stake} from "./interfaces/IOperatorRegistry.sol";
+import {ISettlement, OperatorState} from "./interfaces/ISettlement.sol";
+import {Hashing} from "./libraries/Hashing.sol";
+import {Units} from "./libraries/Units.sol";
+
+/// @title Operator registry
+/// @notice See `IOperatorRegistry`.
+contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient {
+    using SafeERC20 for IERC20;
+
+    uint256 private constant _MAX_ENDPOINT = 256;
+
+    /// @inheritdoc IOperatorRegistry
+    IERC20 public immutable override token;
+    /// @inheritdoc IOperatorRegistry
+    uint64 public immutable override unstakeSeconds;
+    /// @inheritdoc IOperatorRegistry
+    address public immutable override settlement;
+    /// @inheritdoc IOperatorRegistry
+    address public immutable override disputes;
+
+    /// @inheritdoc IOperatorRegistry
+    mapping(address key => address operator) public override operatorOfKey;
+
+    mapping(address operator => Stake) private _stakes;
+
+    constructor(
+        IERC20 token_,
+        uint64 unstakeSeconds_,
+        address settlement_,
+        address disputes_
+    ) EIP712("loraledger", "1") {
+        require(address(token_) != address(0), ZeroAddress());
+        require(settlement_ != address(0) && disputes_ != address(0), ZeroAddress());
+        token = token_;
+        unstakeSeconds = unstakeSeconds_;
+        settlement = settlement_;
+        disputes = disputes_;
+    }
+
+    // --- operators ---
+
+    /// @inheritdoc IOperatorRegistry
+    function setEndpoint(string calldata endpoint) external {
+        uint256 length = bytes(endpoint).length;
+        require(length <= _MAX_ENDPOINT, EndpointTooLong(length, _MAX_ENDPOINT));
+        emit EndpointChanged(msg.sender, endpoint);
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function addReceiptKey(address key, bytes calldata signature) external {
+        require(key != msg.sender, KeyIsOperator(key));
+        require(operatorOfKey[key] == address(0), KeyTaken(key, operatorOfKey[key]));
+        require(key.code.length == 0, KeyNotExternallyOwned(key));
+        bytes32 structHash = keccak256(abi.encode(Hashing.RECEIPT_KEY_TYPEHASH, msg.sender));
+        (address signer, , ) = ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
+        require(signer == key && key != address(0), InvalidKeySignature(key));
+        operatorOfKey[key] = msg.sender;
+        emit ReceiptKeyAdded(msg.sender, key);
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function stake(uint256 units) external nonReentrant {
+        uint128 amount = Units.toAmount(units);
+        require(amount != 0, ZeroAmount());
+        _stakes[msg.sender].stake += amount;
+        emit Staked(msg.sender, amount);
+        uint256 expected = token.balanceOf(address(this)) + units;
+        token.safeTransferFrom(msg.sender, address(this), units);
+        uint256 held = token.balanceOf(address(this));
+        require(held == expected, UnexpectedTransfer(expected, held));
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function startUnstake(uint128 amount) external {
+        Stake storage kept = _stakes[msg.sender];
+        require(amount <= kept.stake, InsufficientStake(msg.sender, kept.stake, amount));
+        uint64 unstakeAt = amount == 0 ? 0 : uint64(block.timestamp) + unstakeSeconds;
+        uint64 lockedByBatch = ISettlement(settlement).stateOf(msg.sender).last;
+        kept.unstaking = amount;
+        kept.unstakeAt = unstakeAt;
+        kept.lockedByBatch = lockedByBatch;
+        emit UnstakeStarted(msg.sender, amount, unstakeAt, lockedByBatch);
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function unstake() external nonReentrant returns (uint128 amount) {
+        Stake memory kept = _stakes[msg.sender];
+        require(kept.unstakeAt != 0, NothingUnstakes(msg.sender));
+        require(block.timestamp >= kept.unstakeAt, StillLocked(msg.sender, kept.unstakeAt));
+        _checkFinal(msg.sender, kept.lockedByBatch);
+        // A slash in between may have left less than was asked back.
+        uint256 units = Units.toUnitsDown(kept.unstaking < kept.stake ? kept.unstaking : kept.stake);
+        require(units != 0, ZeroAmount());
+        amount = Units.toAmount(units);
+        _stakes[msg.sender] = Stake(kept.stake - amount, 0, 0, 0);
+        emit Unstaked(msg.sender, amount);
+        token.safeTransfer(msg.sender, units);
+    }
+
+    // --- disputes ---
+
+    /// @inheritdoc IOperatorRegistry
+    function slash(
+        address operator,
+        uint128 amount,
+        address challenger,
+        uint32 challengerPpm,
+        address treasury
+    ) external nonReentrant {
+        require(msg.sender == disputes, NotDisputes(msg.sender));
+        uint128 held = _stakes[operator].stake;
+        require(amount <= held, InsufficientStake(operator, held, amount));
+        uint256 units = Units.toUnitsDown(amount);
+        uint256 reward = Units.mulPpmDown(units, challengerPpm);
+        uint256 rest = units - reward;
+        _stakes[operator].stake = held - Units.toAmount(units);
+        emit Slashed(operator, challenger, Units.toAmount(reward), treasury, Units.toAmount(rest));
+        token.safeTransfer(challenger, reward);
+        token.safeTransfer(treasury, rest);
+    }
+
+    // --- views ---
+
+    /// @inheritdoc IOperatorRegistry
+    function stakeOf(address operator) external view returns (Stake memory) {
+        return _stakes[operator];
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function coverOf(address operator) external view returns (uint128) {
+        (uint128 held, uint128 unstaking) = (_stakes[operator].stake, _stakes[operator].unstaking);
+        return held > unstaking ? held - unstaking : 0;
+    }
+
+    function _checkFinal(address operator, uint64 number) private view {
+        OperatorState memory state = ISettlement(settlement).stateOf(operator);
+        bool isSettled = state.finalised == state.last && state.toRefund == 0;
+        require(isSettled || state.finalised >= number, BatchNotFinal(operator, number));
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {
+    Authorization,
+    Channel,
+    ChannelId,
+    Collection,
+    IPaymentVault,
+    Permit,
+    Session,
+    SessionGrant
+} from "./interfaces/IPaymentVault.sol";
+import {Hashing} from "./libraries/Hashing.sol";
+import {Signatures} from "./libraries/Signatures.sol";
+import {Units} from "./libraries/Units.sol";
+
+/// @title Payment vault
+/// @notice See `IPaymentVault`.
+contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient {
+    using SafeERC20 for IERC20;
+
+    /// @inheritdoc IPaymentVault
+    IERC20 public immutable override token;
+    /// @inheritdoc IPaymentVault
+    uint64 public immutable override thawSeconds;
+
+    mapping(ChannelId channelId => Channel) private _channels;
+    mapping(ChannelId channelId => mapping(address key => Session)) private _sessions;
+    mapping(address collector => mapping(address operator => uint128 amount)) private _pots;
+
+    constructor(IERC20 token_, uint64 thawSeconds_) EIP712("loraledger", "1") {
+        require(address(token_) != address(0), ZeroAddress());
+        token = token_;
+        thawSeconds = thawSeconds_;
+    }
+
+    // --- payers: deposits ---
+
+    /// @inheritdoc IPaymentVault
+    function deposit(
+        address operator,
+        address collector,
+        uint256 units,
+        SessionGrant calldata grant
+    ) external nonReentrant returns (ChannelId) {
+        return _depositFromSender(operator, collector, units, grant);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function depositWithPermit(
+        address operator,
+        address collector,
+        uint256 units,
+        SessionGrant calldata grant,
+        Permit calldata permit
+    ) external nonReentrant returns (ChannelId) {
+        // Anybody can send the permit first; the allowance, not this call, decides.
+        try
+            IERC20Permit(address(token)).permit(
+                msg.sender,
+                address(this),
+                units,
+                permit.deadline,
+                permit.v,
+                permit.r,
+                permit.s
+            )
+        {} catch {} // solhint-disable-line no-empty-blocks
+        return _depositFromSender(operator, collector, units, grant);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function depositWithAuthorization(
+        address payer,
+        address operator,
+        address collector,
+        uint256 units,
+        SessionGrant calldata grant,
+        Authorization calldata authorization
+    ) external nonReentrant returns (ChannelId channelId) {
+        channelId = _credit(payer, operator, collector, units, grant);
+        uint256 held = token.balanceOf(address(this));
+        _receive(payer, units, Hashing.depositNonce(channelId, grant, authorization.salt), authorization);
+        _checkReceived(held, units);
+    }
+
+    // --- payers: session keys ---
+
+    /// @inheritdoc IPaymentVault
+    function grantSession(address operator, address collector, SessionGrant calldata grant) external {
+        _grant(Hashing.channelId(msg.sender, operator, collector), grant);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function grantSessionWithSig(
+        address payer,
+        address operator,
+        address collector,
+        SessionGrant calldata grant,
+        uint256 nonce,
+        bytes calldata signature
+    ) external {
+        ChannelId channelId = Hashing.channelId(payer, operator, collector);
+        bytes32 structHash = keccak256(
+            abi.encode(Hashing.SESSION_GRANT_TYPEHASH, channelId, grant.key, grant.cap, grant.expiry, nonce)
+        );
+        _useSignature(payer, structHash, nonce, signature);
+        _grant(channelId, grant);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function revokeSession(address operator, address collector, address key) external {
+        _revoke(Hashing.channelId(msg.sender, operator, collector), key);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function revokeSessionWithSig(
+        address payer,
+        address operator,
+        address collector,
+        address key,
+        uint256 nonce,
+        bytes calldata signature
+    ) external {
+        ChannelId channelId = Hashing.channelId(payer, operator, collector);
+        bytes32 structHash = keccak256(abi.encode(Hashing.SESSION_REVOCATION_TYPEHASH, channelId, key, nonce));
+        _useSignature(payer, structHash, nonce, signature);
+        _revoke(channelId, key);
+    }
+
+    // --- payers: withdrawals ---
+
+    /// @inheritdoc IPaymentVault
+    function thaw(address operator, address collector, uint128 amount) external {
+        ChannelId channelId = Hashing.channelId(msg.sender, operator, collector);
+        Channel storage channel = _channels[channelId];
+        require(amount <= channel.balance, InsufficientBalance(channelId, channel.balance, amount));
+        uint64 thawedAt = amount == 0 ? 0 : uint64(block.timestamp) + thawSeconds;
+        channel.thawing = amount;
+        channel.thawedAt = thawedAt;
+        emit ThawStarted(channelId, amount, thawedAt);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function withdraw(address operator, address collector) external nonReentrant returns (uint128 amount) {
+        ChannelId channelId = Hashing.channelId(msg.sender, operator, collector);
+        Channel storage channel = _channels[channelId];
+        (uint128 balance, uint128 thawing, uint64 thawedAt) = (channel.balance, channel.thawing, channel.thawedAt);
+        require(thawedAt != 0, NothingThaws(channelId));
+        require(block.timestamp >= thawedAt, StillThawing(channelId, thawedAt));
+        // Collections do not wait for a thaw: the channel may hold less than was to leave.
+        uint256 units = Units.toUnitsDown(thawing < balance ? thawing : balance);
+        require(units != 0, ZeroAmount());
+        amount = Units.toAmount(units);
+        channel.balance = balance - amount;
+        channel.thawing = 0;
+        channel.thawedAt = 0;
+        emit Withdrawn(channelId, msg.sender, amount);
+        token.safeTransfer(msg.sender, units);
+    }
+
+    // --- collectors ---
+
+    /// @inheritdoc IPaymentVault
+    function collect(
+        address operator,
+        Collection[] calldata collections
+    ) external returns (uint128 total, bytes32 spansHash, uint128 pot) {
+        bytes memory spans = Hashing.newSpans(collections.length);
+        ChannelId previous = ChannelId.wrap(0);
+        for (uint256 i = 0; i < collections.length; ++i) {
+            Collection calldata collection = collections[i];
+            ChannelId channelId = Hashing.channelId(collection.payer, operator, msg.sender);
+            require(ChannelId.unwrap(channelId) > ChannelId.unwrap(previous), NotRising(channelId));
+            uint128 from = _collect(channelId, collection);
+            Hashing.writeSpan(spans, i, channelId, collection.before, from, collection.until);
+            total += collection.until - from;
+            previous = channelId;
+        }
+        spansHash = keccak256(spans);
+        pot = _pots[msg.sender][operator] + total;
+        _pots[msg.sender][operator] = pot;
+    }
+
+    /// @inheritdoc IPaymentVault
+    function payOut(address operator, address to, uint256 units, uint128 floor) external nonReentrant {
+        require(to != address(0) && to != address(this), InvalidRecipient(to));
+        uint128 amount = Units.toAmount(units);
+        require(amount != 0, ZeroAmount());
+        uint128 pot = _pots[msg.sender][operator];
+        require(pot >= floor && pot - floor >= amount, PotBelowFloor(pot, amount, floor));
+        _pots[msg.sender][operator] = pot - amount;
+        emit PaidOut(msg.sender, operator, to, amount);
+        token.safeTransfer(to, units);
+    }
+
+    // --- views ---
+
+    /// @inheritdoc IPaymentVault
+    function channelIdOf(address payer, address operator, address collector) external pure returns (ChannelId) {
+        return Hashing.channelId(payer, operator, collector);
+    }
+
+    /// @inheritdoc IPaymentVault
+    function channelOf(ChannelId channelId) external view returns (Channel memory) {
+        return _channels[channelId];
+    }
+
+    /// @inheritdoc IPaymentVault
+    function sessionOf(ChannelId channelId, address key) external view returns (Session memory) {
+        return _sessions[channelId][key];
+    }
+
+    /// @inheritdoc IPaymentVault
+    function potOf(address collector, address operator) external view returns (uint128) {
+        return _pots[collector][operator];
+    }
+
+    /// @inheritdoc IPaymentVault
+    function depositNonce(
+        ChannelId channelId,
+        SessionGrant calldata grant,
+        bytes32 salt
+    ) external pure returns (bytes32) {
+        return Hashing.depositNonce(channelId, grant, salt);
+    }
+
+    // --- deposits, inside ---
+
+    function _depositFromSender(
+        address operator,
+        address collector,
+        uint256 units,
+        SessionGrant calldata grant
+    ) private returns (ChannelId channelId) {
+        channelId = _credit(msg.sender, operator, collector, units, grant);
+        uint256 held = token.balanceOf(address(this));
+        token.safeTransferFrom(msg.sender, address(this), units);
+        _checkReceived(held, units);
+    }
+
+    /// @dev Credits before the tokens arrive: nothing that pays out can run in between, and `_checkReceived` follows.
+    function _credit(
+        address payer,
+        address operator,
+        address collector,
+        uint256 units,
+        SessionGrant calldata grant
+    ) private returns (ChannelId channelId) {
+        require(operator != address(0) && collector != address(0), ZeroAddress());
+        require(units != 0, ZeroAmount());
+        uint128 amount = Units.toAmount(units);
+        channelId = Hashing.channelId(payer, operator, collector);
+        _channels[channelId].balance += amount;
+        emit Deposited(channelId, payer, operator, collector, amount);
+        if (grant.key != address(0)) _grant(channelId, grant);
+    }
+
+    function _receive(address payer, uint256 units, bytes32 nonce, Authorization calldata authorization) private {
+        IERC3009(address(token)).receiveWithAuthorization(
+            payer,
+            address(this),
+            units,
+            authorization.validAfter,
+            authorization.validBefore,
+            nonce,
+            authorization.v,
+            authorization.r,
+            authorization.s
+        );
+    }
+
+    function _checkReceived(uint256 heldBefore, uint256 units) private view {
+        uint256 held = token.balanceOf(address(this));
+        require(held == heldBefore + units, UnexpectedTransfer(heldBefore + units, held));
+    }
+
+    // --- session keys, inside ---
+
+    function _useSignature(address payer, bytes32 structHash, uint256 nonce, bytes calldata signature) private {
+        _useCheckedNonce(payer, nonce);
+        require(Signatures.isValid(payer, _hashTypedDataV4(structHash), signature), InvalidSignature(payer));
+    }
+
+    function _grant(ChannelId channelId, SessionGrant calldata grant) private {
+        (address key, uint128 cap, uint64 expiry) = (grant.key, grant.cap, grant.expiry);
+        Session storage session = _sessions[channelId][key];
+        require(key != address(0), ZeroAddress());
+        require(!session.isRevoked, SessionIsRevoked(key));
+        require(cap >= session.cap, CapLowered(key, session.cap, cap));
+        require(expiry >= session.expiry, ExpiryLowered(key, session.expiry, expiry));
+        require(expiry > block.timestamp, ExpiryPassed(key, expiry));
+        session.cap = cap;
+        session.expiry = expiry;
+        emit SessionGranted(channelId, key, cap, expiry);
+    }
+
+    function _revoke(ChannelId channelId, address key) private {
+        Session storage session = _sessions[channelId][key];
+        uint64 expiry = session.expiry;
+        require(expiry != 0, SessionUnknown(key));
+        require(!session.isRevoked, SessionIsRevoked(key));
+        if (expiry > block.timestamp) expiry = uint64(block.timestamp);
+        session.expiry = expiry;
+        session.isRevoked = true;
+        emit SessionRevoked(channelId, key, expiry + thawSeconds);
+    }
+
+    // --- collection, inside ---
+
+    /// @return from Where the paid interval begins.
+    function _collect(ChannelId channelId, Collection calldata collection) private returns (uint128 from) {
+        (uint128 before, uint128 until) = (collection.before, collection.until);
+        Channel storage channel = _channels[channelId];
+        (uint128 balance, uint128 collected) = (channel.balance, channel.collected);
+        from = collection.from > before ? collection.from : before;
+        require(before == collected, CollectedMismatch(channelId, collected, before));
+        require(until > from, NothingToCollect(channelId, from, until));
+        require(until <= collection.maxCumulative, VoucherExceeded(channelId, collection.maxCumulative, until));
+        require(until - from <= balance, InsufficientBalance(channelId, balance, until - from));
+        _checkVoucher(channelId, collection);
+        channel.balance = balance - (until - from);
+        channel.collected = until;
+        emit Collected(channelId, before, from, until);
+    }
+
+    function _checkVoucher(ChannelId channelId, Collection calldata collection) private view {
+        bytes32 structHash = Hashing.voucher(channelId, collection.from, collection.maxCumulative);
+        address signer = ECDSA.recover(_hashTypedDataV4(structHash), collection.r, collection.vs);
+        if (signer == collection.payer) return;
+        Session storage session = _sessions[channelId][signer];
+        (uint128 cap, uint64 expiry) = (session.cap, session.expiry);
+        require(expiry != 0, NotAuthorised(channelId, signer));
+        require(block.timestamp <= uint256(expiry) + thawSeconds, ExpiryPassed(signer, expiry));
+        require(collection.until <= cap, CapExceeded(channelId, signer, cap, collection.until));
+    }
+}

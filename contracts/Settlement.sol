@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
+import {Bounds, IParameters} from "./interfaces/IParameters.sol";
+import {Collection, IPaymentVault} from "./interfaces/IPaymentVault.sol";
+import {
+    BatchHeader,
+    Claim,
+    Commitment,
+    EntryKey,
+    ISettlement,
+    Opening,
+    OperatorState,
+    Receipt
+} from "./interfaces/ISettlement.sol";
+import {Hashing} from "./libraries/Hashing.sol";
+import {MerkleSum} from "./libraries/MerkleSum.sol";
+import {Signatures} from "./libraries/Signatures.sol";
+import {Units} from "./libraries/Units.sol";
+
+/// @title Settlement
+/// @notice See `ISettlement`.
+contract Settlement is ISettlement, EIP712, Nonces {
+    uint32 private constant _RING_SIZE = 256;
+    uint256 private constant _MAX_SPANS = 256;
+
+    /// @inheritdoc ISettlement
+    IPaymentVault public immutable override vault;
+    /// @inheritdoc ISettlement
+    IParameters public immutable override parameters;
+    /// @inheritdoc ISettlement
+    IOperatorRegistry public immutable override operators;
+    /// @inheritdoc ISettlement
+    address public immutable override disputes;
+
+    /// @inheritdoc ISettlement
+    mapping(address operator => bytes32) public override balancesHashOf;
+    /// @inheritdoc ISettlement
+    mapping(address operator => mapping(address account => uint128 amount)) public override claimedOf;
+
+    mapping(address operator => OperatorState) private _states;
+    mapping(address operator => bytes32[_RING_SIZE]) private _rings;
+    mapping(address account => address wallet) private _payoutWallets;
+
+    /// @param parameters_ The governed numbers; they name the vault that their bounds were checked against.
+    /// @param operators_ The registry of the same generation.
+    /// @param disputes_ The fraud proofs of the same generation.
+    constructor(
+        IParameters parameters_,
+        IOperatorRegistry operators_,
+        address disputes_
+    ) EIP712("loraledger", "1") {
+        Bounds memory bounds = parameters_.bounds();
+        uint256 reach = uint256(_RING_SIZE) * bounds.minSettlementInterval;
+        require(reach >= bounds.maxDisputeWindow, RingTooSmall(reach, bounds.maxDisputeWindow));
+        vault = parameters_.vault();
+        parameters = parameters_;
+        operators = operators_;
+        disputes = disputes_;
+    }
+
+    // --- batches ---
+
+    /// @inheritdoc ISettlement
+    function commit(
+        Commitment calldata commitment,
+        Collection[] calldata collections
+    ) external returns (uint64 number, bytes32 batchHash) {
+        OperatorState memory state = _states[msg.sender];
+        _checkCommitment(commitment, collections.length, state);
+        (uint32 window, uint32 coverPpm) = parameters.commitTerms(commitment.parameterSet);
+        // The vault calls nobody, so collecting before the effects below lets nothing in between.
+        (uint128 total, bytes32 spansHash, uint128 pot) = vault.collect(msg.sender, collections);
+        require(total == commitment.total, TotalMismatch(total, commitment.total));
+        _checkCover(pot, coverPpm);
+
+        BatchHeader memory header = _headerOf(commitment, spansHash, state, window);
+        batchHash = Hashing.batch(header);
+        number = header.number;
+        _rings[msg.sender][number % _RING_SIZE] = batchHash;
+        state.last = uint32(number);
+        state.finalAt = uint40(header.finalAt);
+        state.cumulativeTotal = header.cumulativeTotal;
+        _states[msg.sender] = state;
+        emit BatchCommitted(msg.sender, number, batchHash, header);
+    }
+
+    /// @inheritdoc ISettlement
+    function finalise(BatchHeader calldata header) external {
+        bytes32 batchHash = _checkKnown(header);
+        (address operator, uint64 number) = (header.operator, header.number);
+        require(number > _states[operator].finalised, AlreadyFinal(number));
+        require(block.timestamp >= header.finalAt, NotYetFinal(header.finalAt));
+        _states[operator].finalised = uint32(number);
+        balancesHashOf[operator] = Hashing.balances(
+            header.balancesRoot,
+            header.balancesCount,
+            header.cumulativeTotal
+        );
+        emit BatchFinalised(operator, number, batchHash, header.cumulativeTotal);
+    }
+
+    // --- claims ---
+
+    /// @inheritdoc ISettlement
+    function claim(Claim calldata request) external {
+        _claim(request);
+    }
+
+    /// @inheritdoc ISettlement
+    function claimMany(Claim[] calldata requests) external {
+        for (uint256 i = 0; i < requests.length; ++i) {
+            _claim(requests[i]);
+        }
+    }
+
+    /// @inheritdoc ISettlement
+    function setPayoutWallet(address wallet) external {
+        _setPayoutWallet(msg.sender, wallet);
+    }
+
+    /// @inheritdoc ISettlement
+    function setPayoutWalletWithSig(
+        address account,
+        address wallet,
+        uint256 nonce,
+        uint256 deadline,
+        bytes calldata signature
+    ) external {
+        require(block.timestamp <= deadline, SignatureExpired(deadline));
+        _useCheckedNonce(account, nonce);
+        bytes32 structHash = keccak256(
+            abi.encode(Hashing.PAYOUT_CHANGE_TYPEHASH, account, wallet, nonce, deadline)
+        );
+        require(Signatures.isValid(account, _hashTypedDataV4(structHash), signature), InvalidSignature(account));
+        _setPayoutWallet(account, wallet);
+    }
+
+    // --- views ---
+
+    /// @inheritdoc ISettlement
+    function verifyReceipt(
+        BatchHeader calldata header,
+        Receipt calldata receipt,
+        Opening calldata opening,
+        bytes calldata signature
+    ) external view returns (bool) {
+        _checkKnown(header);
+        bytes32 structHash = Hashing.receipt(receipt);
+        (address signer, , ) = ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
+        bytes32 leaf = MerkleSum.leafHash(MerkleSum.RECEIPTS, structHash);
+        (bytes32 root, uint128 sum, ) = MerkleSum.open(leaf, header.receiptsCount, opening);
+        return
+            root == header.receiptsRoot &&
+            sum == header.total &&
+            opening.value == receipt.charge &&
+            operators.operatorOfKey(signer) == header.operator;
+    }
+
+    /// @inheritdoc ISettlement
+    function verifyEntry(
+        BatchHeader calldata header,
+        EntryKey calldata key,
+        Opening calldata opening
+    ) external view returns (bool) {
+        _checkKnown(header);
+        bytes32 leaf = MerkleSum.leafHash(MerkleSum.ENTRIES, Hashing.entry(key));
+        (bytes32 root, uint128 sum, ) = MerkleSum.open(leaf, header.entriesCount, opening);
+        return root == header.entriesRoot && sum == header.total;
+    }
+
+    /// @inheritdoc ISettlement
+    function stateOf(address operator) external view returns (OperatorState memory) {
+        return _states[operator];
+    }
+
+    /// @inheritdoc ISettlement
+    function batchHashAt(address operator, uint64 number) external view returns (bytes32) {
+        uint64 last = _states[operator].last;
+        bool isKept = number != 0 && number <= last && last - number < _RING_SIZE;
+        return isKept ? _rings[operator][number % _RING_SIZE] : bytes32(0);
+    }
+
+    /// @inheritdoc ISettlement
+    function payoutWalletOf(address account) public view returns (address) {
+        address wallet = _payoutWallets[account];
+        return wallet == address(0) ? account : wallet;
+    }
+
+    /// @inheritdoc ISettlement
+    function ringSize() external pure returns (uint32) {
+        return _RING_SIZE;
+    }
+
+    /// @inheritdoc ISettlement
+    function hashBatch(BatchHeader calldata header) external pure returns (bytes32) {
+        return Hashing.batch(header);
+    }
+
+    /// @inheritdoc ISettlement
+    function hashReceipt(Receipt calldata receipt) external pure returns (bytes32) {
+        return Hashing.receipt(receipt);
+    }
+
+    // --- inside ---
+
+    function _claim(Claim calldata request) private {
+        (address operator, address account) = (request.operator, request.account);
+        uint128 finalTotal = _checkBalance(request);
+        uint128 claimed = claimedOf[operator][account];
+        uint256 units = _claimableUnits(request, claimed);
+
+        uint128 cumulative = claimed + Units.toAmount(units);
+        claimedOf[operator][account] = cumulative;
+        address wallet = payoutWalletOf(account);
+        emit Claimed(operator, account, wallet, cumulative - claimed, cumulative);
+        // The wall: what batches not yet final have collected stays in the pot.
+        vault.payOut(operator, wallet, units, _states[operator].cumulativeTotal - finalTotal);
+    }
+
+    function _setPayoutWallet(address account, address wallet) private {
+        _payoutWallets[account] = wallet;
+        emit PayoutWalletChanged(account, wallet == address(0) ? account : wallet);
+    }
+
+    function _checkCommitment(
+        Commitment calldata commitment,
+        uint256 numSpans,
+        OperatorState memory state
+    ) private view {
+        require(numSpans != 0 && numSpans <= _MAX_SPANS, InvalidSpanCount(numSpans, _MAX_SPANS));
+        require(
+            commitment.receiptsCount != 0 && commitment.entriesCount != 0 && commitment.balancesCount != 0,
+            EmptyTree()
+        );
+        require(state.last - state.finalised < _RING_SIZE, RingFull(state.last, state.finalised));
+        // Before the first batch the ring holds zero at that place, which is what a first batch names as its parent.
+        bytes32 parent = _rings[msg.sender][state.last % _RING_SIZE];
+        require(parent == commitment.parent, ParentMismatch(parent, commitment.parent));
+    }
+
+    function _checkCover(uint128 pot, uint32 coverPpm) private view {
+        uint256 needed = Units.mulPpmDown(pot, coverPpm);
+        uint128 cover = operators.coverOf(msg.sender);
+        require(cover >= needed, StakeTooLow(cover, needed));
+    }
+
+    function _headerOf(
+        Commitment calldata commitment,
+        bytes32 spansHash,
+        OperatorState memory state,
+        uint32 window
+    ) private view returns (BatchHeader memory header) {
+        uint64 finalAt = uint64(block.timestamp) + window;
+        header.operator = msg.sender;
+        header.number = state.last + 1;
+        header.parent = commitment.parent;
+        header.parameterSet = commitment.parameterSet;
+        header.committedAt = uint64(block.timestamp);
+        header.finalAt = finalAt > state.finalAt ? finalAt : state.finalAt;
+        header.total = commitment.total;
+        header.cumulativeTotal = state.cumulativeTotal + commitment.total;
+        header.spansHash = spansHash;
+        header.receiptsRoot = commitment.receiptsRoot;
+        header.receiptsCount = commitment.receiptsCount;
+        header.entriesRoot = commitment.entriesRoot;
+        header.entriesCount = commitment.entriesCount;
+        header.balancesRoot = commitment.balancesRoot;
+        header.balancesCount = commitment.balancesCount;
+        header.dataDigest = commitment.dataDigest;
+    }
+
+    /// @return finalTotal The sum of the balances of the operator's latest final batch.
+    function _checkBalance(Claim calldata request) private view returns (uint128 finalTotal) {
+        bytes32 root;
+        bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, Hashing.account(request.account));
+        (root, finalTotal, ) = MerkleSum.open(leaf, request.balancesCount, request.opening);
+        bytes32 opened = Hashing.balances(root, request.balancesCount, finalTotal);
+        bytes32 expected = balancesHashOf[request.operator];
+        require(opened == expected, BalancesMismatch(request.operator, expected, opened));
+    }
+
+    function _claimableUnits(Claim calldata request, uint128 claimed) private pure returns (uint256 units) {
+        // A dishonest batch may state less than was claimed already.
+        uint128 earned = request.opening.value;
+        uint128 claimable = earned > claimed ? earned - claimed : 0;
+        units = Units.toUnitsDown(claimable);
+        require(units != 0, NothingToClaim(request.operator, request.account, claimable));
+    }
+
+    function _checkKnown(BatchHeader calldata header) private view returns (bytes32 batchHash) {
+        batchHash = Hashing.batch(header);
+        require(_rings[header.operator][header.number % _RING_SIZE] == batchHash, BatchUnknown(batchHash));
+    }
+}

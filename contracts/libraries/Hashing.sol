@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {BatchHeader, EntryKey, Receipt} from "../interfaces/ISettlement.sol";
+import {ChannelId, SessionGrant} from "../interfaces/IPaymentVault.sol";
+import {SnapshotId} from "../interfaces/IDatasetRegistry.sol";
+import {VersionId, VersionRecord} from "../interfaces/IAdapterRegistry.sol";
+
+/// @notice One adapter version's part of an answer.
+struct Slice {
+    VersionId versionId;
+    uint32 weightPpm;
+}
+
+/// @title Hashing
+/// @notice The ids, keys and struct hashes of the protocol, as `docs/protocol.md` fixes them.
+library Hashing {
+    bytes32 internal constant RECEIPT_TYPEHASH =
+        keccak256(
+            "Receipt(bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash,"
+            "bytes32 slicesHash,uint32 promptTokens,uint32 completionTokens,bytes32 attributionHash,uint64 servedAt)"
+        );
+    bytes32 internal constant VOUCHER_TYPEHASH =
+        keccak256("Voucher(bytes32 channelId,uint128 from,uint128 maxCumulative)");
+    bytes32 internal constant SESSION_GRANT_TYPEHASH =
+        keccak256("SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)");
+    bytes32 internal constant SESSION_REVOCATION_TYPEHASH =
+        keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
+    bytes32 internal constant CONTRIBUTION_TYPEHASH =
+        keccak256(
+            "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,uint32 rows,"
+            "uint256 nonce,uint256 deadline)"
+        );
+    bytes32 internal constant PAYOUT_CHANGE_TYPEHASH =
+        keccak256("PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)");
+    bytes32 internal constant RECEIPT_KEY_TYPEHASH = keccak256("ReceiptKey(address operator)");
+
+    uint256 private constant _SPAN = 80;
+
+    function channelId(address payer, address operator, address collector) internal pure returns (ChannelId) {
+        return ChannelId.wrap(keccak256(abi.encode(payer, operator, collector)));
+    }
+
+    function depositNonce(
+        ChannelId channel,
+        SessionGrant calldata grant,
+        bytes32 salt
+    ) internal pure returns (bytes32) {
+        return keccak256(abi.encode(channel, grant.key, grant.cap, grant.expiry, salt));
+    }
+
+    function snapshotId(uint64 datanetId, uint32 count, bytes32 acceptedHash) internal pure returns (SnapshotId) {
+        return SnapshotId.wrap(keccak256(abi.encode(datanetId, count, acceptedHash)));
+    }
+
+    function versionId(VersionRecord calldata record) internal pure returns (VersionId) {
+        return VersionId.wrap(keccak256(abi.encode(record)));
+    }
+
+    function batch(BatchHeader memory header) internal pure returns (bytes32) {
+        return keccak256(abi.encode(header));
+    }
+
+    function balances(bytes32 root, uint32 count, uint128 cumulativeTotal) internal pure returns (bytes32) {
+        return keccak256(abi.encode(root, count, cumulativeTotal));
+    }
+
+    function voucher(ChannelId channel, uint128 from, uint128 maxCumulative) internal pure returns (bytes32) {
+        return keccak256(abi.encode(VOUCHER_TYPEHASH, channel, from, maxCumulative));
+    }
+
+    /// @notice EIP-712 struct hash of a receipt, which is its key in the tree of receipts.
+    function receipt(Receipt calldata r) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RECEIPT_TYPEHASH, r));
+    }
+
+    /// @notice The key of an entry in the tree of entries, in one word.
+    function entry(EntryKey calldata key) internal pure returns (bytes32) {
+        return
+            bytes32(
+                (uint256(uint160(key.account)) << 64) |
+                    (uint256(key.receiptIndex) << 32) |
+                    (uint256(key.slice) << 16) |
+                    key.part
+            );
+    }
+
+    /// @notice The key of an account in the tree of balances.
+    function account(address who) internal pure returns (bytes32) {
+        return bytes32(uint256(uint160(who)));
+    }
+
+    function slices(Slice[] calldata parts) internal pure returns (bytes32) {
+        bytes memory packed;
+        for (uint256 i = 0; i < parts.length; ++i) {
+            packed = abi.encodePacked(packed, parts[i].versionId, parts[i].weightPpm);
+        }
+        return keccak256(packed);
+    }
+
+    /// @param lists One attribution list per slice, in the order of the slices.
+    function attribution(bytes32 method, bytes[] calldata lists) internal pure returns (bytes32) {
+        bytes32[] memory words = new bytes32[](lists.length + 1);
+        words[0] = method;
+        for (uint256 i = 0; i < lists.length; ++i) {
+            words[i + 1] = keccak256(lists[i]);
+        }
+        return keccak256(abi.encodePacked(words));
+    }
+
+    /// @notice Room for `count` spans, to be filled by `writeSpan` and hashed.
+    function newSpans(uint256 count) internal pure returns (bytes memory) {
+        return new bytes(count * _SPAN);
+    }
+
+    /// @notice Writes span `i` in order: channelId 32, before 16, from 16, until 16.
+    function writeSpan(
+        bytes memory spans,
+        uint256 i,
+        ChannelId channel,
+        uint128 before,
+        uint128 from,
+        uint128 until
+    ) internal pure {
+        bytes memory span = abi.encodePacked(channel, before, from, until);
+        uint256 offset = i * _SPAN;
+        assembly ("memory-safe") {
+            mcopy(add(add(spans, 32), offset), add(span, 32), _SPAN)
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+/// @title Units
+/// @notice Conversions between token units and amounts (micro-units, 10^-6 of a token unit), and ratios in ppm.
+library Units {
+    /// @notice One whole, in ppm.
+    uint256 internal constant PPM = 1_000_000;
+
+    /// @notice Micro-units in a token unit.
+    uint128 internal constant MICRO = 1_000_000;
+
+    /// @notice More units than an amount can express.
+    error UnitsTooMany(uint256 units);
+
+    /// @notice The amount of `units`, exact.
+    function toAmount(uint256 units) internal pure returns (uint128) {
+        require(units <= type(uint128).max / MICRO, UnitsTooMany(units));
+        return uint128(units) * MICRO;
+    }
+
+    /// @notice The whole units in `amount`.
+    function toUnitsDown(uint128 amount) internal pure returns (uint256) {
+        return amount / MICRO;
+    }
+
+    /// @notice `ppm` of `amount`, rounded down.
+    function mulPpmDown(uint256 amount, uint256 ppm) internal pure returns (uint256) {
+        return (amount * ppm) / PPM;
+    }
+}
