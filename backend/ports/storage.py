@@ -16,8 +16,8 @@ class BlobStore(Protocol):
     (`ipfs add --cid-version 1 --raw-leaves --chunker size-262144`).
 
     Every block is checked against its CID whenever it is read. A `name` is a path within the folder with
-    `/` between its parts. Errors: `MalformedCid`, `ContentMissing`, `ContentCorrupt`, `ContentUnsafe` of
-    `backend.domain.content`; `Unavailable` if the store cannot be reached.
+    `/` between its parts, empty for a CID that is itself a file. Errors: `MalformedCid`, `ContentMissing`,
+    `ContentCorrupt`, `ContentUnsafe` of `backend.domain.content`; `Unavailable` if there is no reaching it.
     """
 
     def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
@@ -37,7 +37,7 @@ class BlobStore(Protocol):
         ...
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
-        """One file, in chunks of at most 1 MiB, each verified before it is yielded."""
+        """One file, in chunks of at most 2 MiB, each verified before it is yielded."""
         ...
 
     def names(self, cid: Cid) -> dict[str, int]:

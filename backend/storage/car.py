@@ -1,0 +1,68 @@
+"""CARv1: blocks of one tree in a file or stream. Source: https://ipld.io/specs/transport/car/carv1/."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.domain.content import ContentCorrupt, DecodedCid, MalformedCid, decode_binary_cid, verify_block
+from backend.storage.dagpb import read_varint, varint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+_HEADER_START = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00"
+_HEADER_END = b"\x67version\x01"
+_HEADER_BYTES = len(_HEADER_START) + 36 + len(_HEADER_END)
+_MAX_SECTION_BYTES = (2 << 20) + 36
+
+
+def car_header(root: DecodedCid) -> bytes:
+    """`{"roots": [root], "version": 1}` in dag-cbor, preceded by its length."""
+    return varint(_HEADER_BYTES) + _HEADER_START + root.raw + _HEADER_END
+
+
+def car_section(cid: DecodedCid, block: bytes) -> bytes:
+    return varint(36 + len(block)) + cid.raw + block
+
+
+def read_car(stream: BinaryIO) -> tuple[DecodedCid, Iterator[tuple[DecodedCid, bytes]]]:
+    """The one root and the verified blocks, one at a time. Errors: `ContentCorrupt`."""
+    header = _section(stream, _HEADER_BYTES)
+    root = header[len(_HEADER_START) : len(_HEADER_START) + 36] if header else b""
+    if header != _HEADER_START + root + _HEADER_END:
+        raise ContentCorrupt("not a CARv1 with exactly one root")
+    return _cid(root), _blocks(stream)
+
+
+def _blocks(stream: BinaryIO) -> Iterator[tuple[DecodedCid, bytes]]:
+    while (section := _section(stream, _MAX_SECTION_BYTES)) is not None:
+        cid = _cid(section[:36])
+        yield cid, verify_block(cid, section[36:])
+
+
+def _section(stream: BinaryIO, limit: int) -> bytes | None:
+    """None at the end of the stream."""
+    length = bytearray()
+    while not length or length[-1] & 0x80:
+        byte = stream.read(1)
+        if not byte and not length:
+            return None
+        if not byte or len(length) == 10:
+            raise ContentCorrupt("CAR section with a malformed length")
+        length += byte
+    try:
+        size, _ = read_varint(length, 0)
+    except ValueError as error:
+        raise ContentCorrupt(f"CAR section length: {error}") from error
+    section = stream.read(size) if size <= limit else b""
+    if len(section) != size:
+        raise ContentCorrupt(f"CAR section of {size} bytes is cut off or too long")
+    return section
+
+
+def _cid(raw: bytes) -> DecodedCid:
+    try:
+        return decode_binary_cid(raw)
+    except MalformedCid as error:
+        raise ContentCorrupt(f"CAR section: {error}") from error

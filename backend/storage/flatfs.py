@@ -1,0 +1,89 @@
+"""Blocks as files, in the layout of Kubo's `blocks/` folder: a Kubo daemon given this folder serves them.
+
+Source: https://github.com/ipfs/go-ds-flatfs. A block's key is its multihash in upper-case base32 without
+padding; the next-to-last two characters of the key name its sub-folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from typing import TYPE_CHECKING
+
+from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, verify_block
+from backend.domain.errors import Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SHARDING = "/repo/flatfs/shard/v1/next-to-last/2\n"
+
+
+class FlatFs:
+    """`is_durable`: a block that was put survives a power failure (one fsync each; only tests do without)."""
+
+    def __init__(self, root: Path, *, is_durable: bool = True) -> None:
+        self._root = root
+        self._is_durable = is_durable
+        root.mkdir(parents=True, exist_ok=True)
+        sharding = root / "SHARDING"
+        if not sharding.exists():
+            self.write(sharding, SHARDING.encode())
+        elif sharding.read_text() != SHARDING:
+            raise Conflict(f"{sharding} asks for another layout than {SHARDING.strip()}", "blocks")
+
+    def get(self, cid: DecodedCid) -> bytes:
+        """The verified block. Errors: `ContentMissing`, `ContentCorrupt`."""
+        try:
+            block = self._path(cid).read_bytes()
+        except FileNotFoundError:
+            raise ContentMissing(f"block {cid} was not found", "cid", {"cid": str(cid)}) from None
+        return verify_block(cid, block)
+
+    def put(self, cid: DecodedCid, block: bytes) -> None:
+        """Harmless for a block that is there. A damaged one is replaced: adding again repairs a store."""
+        try:
+            self.get(cid)
+        except (ContentMissing, ContentCorrupt):
+            self.write(self._path(cid), block)
+
+    def remove(self, key: str) -> None:
+        (self._root / key[-3:-1] / f"{key}.data").unlink(missing_ok=True)
+
+    def keys(self) -> Iterator[str]:
+        return (path.stem for path in self._root.glob("??/*.data"))
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Whole or not at all, also when killed or cut off from power midway."""
+        path.parent.mkdir(exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix="draft-", dir=self._root)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                if self._is_durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(draft, path)  # noqa: PTH105 - `draft` is a str from mkstemp
+        except BaseException:
+            os.unlink(draft)  # noqa: PTH108
+            raise
+        if self._is_durable:
+            sync_folder(path.parent)
+
+    def _path(self, cid: DecodedCid) -> Path:
+        key = key_of(cid)
+        return self._root / key[-3:-1] / f"{key}.data"
+
+
+def key_of(cid: DecodedCid) -> str:
+    return base64.b32encode(cid.multihash).decode().rstrip("=")
+
+
+def sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,146 @@
+"""A Kubo daemon, or whatever speaks its RPC: trusted with keeping blocks, not with their bytes."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from backend.domain.content import Codec, ContentCorrupt, ContentMissing, DecodedCid, decode_cid
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.ids import Cid
+from backend.storage.car import car_header, car_section
+from backend.storage.embedded import folder_cid
+from backend.storage.reader import TreeReader
+from backend.storage.unixfs import Tree, import_tree, tree_of_directory, tree_of_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from typing import BinaryIO
+
+DEFAULT_TIMEOUT_SECONDS = 60
+
+
+class KuboStore:
+    """Implements `backend.ports.storage.BlobStore` on the RPC at `address` (URL or multiaddr).
+
+    Folders go in as a CAR made here, so that their CIDs do not depend on the daemon's importer. Blocks come
+    out one by one and are hashed, so that its answers need no trust. A block that no peer has is
+    `Unavailable` after `timeout_seconds`: the daemon cannot tell missing from slow.
+    """
+
+    def __init__(self, address: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        import ipfshttpclient
+
+        # The client hands urllib3 an argument that 2.x only warns about; hence `urllib3<3` in pyproject.toml.
+        warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning)
+        # `connect` would ask for the version and warn about every current daemon; these calls are stable.
+        where = multiaddr_of(address)
+        self._client: Any = ipfshttpclient.Client(where, session=True, timeout=timeout_seconds)
+        self._reader = TreeReader(self._fetch)
+
+    def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
+        return folder_cid(files)
+
+    def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
+        return self._add(tree_of_files(files))
+
+    def add_directory(self, path: Path) -> Cid:
+        return self._add(tree_of_directory(path))
+
+    def read(self, cid: Cid, name: str) -> bytes:
+        return b"".join(self.open(cid, name))
+
+    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
+        return self._reader.open(cid, name)
+
+    def names(self, cid: Cid) -> dict[str, int]:
+        return {entry.path: entry.size for entry in self._reader.entries(cid) if entry.size is not None}
+
+    def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
+        self._reader.fetch_folder(cid, destination, max_bytes)
+
+    def has(self, cid: Cid) -> bool:
+        try:
+            with self._errors():
+                self._client.pin.ls(str(decode_cid(cid)), type="recursive")
+        except ContentMissing:
+            return False
+        return True
+
+    def unpin(self, cid: Cid) -> None:
+        try:
+            with self._errors():
+                self._client.pin.rm(str(decode_cid(cid)))
+        except ContentMissing:
+            return
+
+    def block(self, cid: Cid) -> bytes:
+        return self._reader.block(decode_cid(cid))
+
+    def car(self, cid: Cid) -> Iterator[bytes]:
+        return self._reader.car(cid)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _add(self, tree: Tree) -> Cid:
+        with tempfile.TemporaryFile() as car:
+            root = _write_car(tree, car)
+            with self._errors():
+                answer = self._client.dag.imprt(_Upload(car))["Root"]
+        if answer["Cid"]["/"] != str(root) or answer.as_json().get("PinErrorMsg"):
+            raise ContentCorrupt(f"the daemon did not pin {root}", details={"answer": answer.as_json()})
+        return Cid(str(root))
+
+    def _fetch(self, cid: DecodedCid) -> bytes:
+        with self._errors():
+            block: bytes = self._client.block.get(str(cid))
+        return block
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from ipfshttpclient import exceptions
+
+        try:
+            yield
+        except exceptions.ErrorResponse as error:
+            message = str(error)
+            if any(sign in message for sign in ("not pinned", "could not find", "not found")):
+                raise ContentMissing(f"IPFS: {message}") from error
+            raise Unavailable(f"IPFS refused: {message}") from error
+        except exceptions.Error as error:
+            raise Unavailable(f"IPFS is not reachable: {error}") from error
+
+
+def multiaddr_of(address: str) -> str:
+    """`http://host:port` as a multiaddr; a multiaddr as it is. Errors: `InvalidInput`."""
+    if address.startswith("/"):
+        return address
+    url = urlsplit(address)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/"):
+        raise InvalidInput(f"{address!r} is neither http(s)://host:port nor a multiaddr", "ipfs_api")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    kind = "ip6" if ":" in url.hostname else "ip4" if url.hostname.replace(".", "").isdigit() else "dns"
+    return f"/{kind}/{url.hostname}/tcp/{port}/{url.scheme}"
+
+
+class _Upload:
+    """What the client may know of a file: with more (`name`) it would send our paths along."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+
+
+def _write_car(tree: Tree, file: BinaryIO) -> DecodedCid:
+    """The root comes first in a CAR and last out of the importer: its place is kept until it is known."""
+    placeholder = car_header(DecodedCid(Codec.DAG_PB, bytes(32)))
+    file.write(placeholder)
+    root = import_tree(tree, lambda cid, block: file.write(car_section(cid, block))).cid
+    file.seek(0)
+    file.write(car_header(root))
+    file.seek(0)
+    return root

@@ -1,0 +1,180 @@
+"""Blocks back to files and folders, whoever delivers the blocks. Nothing that a publisher wrote is trusted:
+every block is hashed, names cannot leave the folder, and sizes are known before anything is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.domain.content import (
+    Codec,
+    ContentCorrupt,
+    ContentMissing,
+    ContentUnsafe,
+    DecodedCid,
+    decode_cid,
+    verify_block,
+)
+from backend.domain.errors import Conflict
+from backend.storage.car import car_header, car_section
+from backend.storage.dagpb import Kind, Node, decode
+from backend.storage.unixfs import MAX_DEPTH, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from backend.domain.ids import Cid
+
+MAX_BLOCK_BYTES = 2 << 20
+"""What IPFS peers exchange at most."""
+MAX_ENTRIES = 100_000
+"""Files and folders below one folder: a few crafted blocks could otherwise unfold without end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something within a folder; `size` is the file's bytes, None for a folder."""
+
+    path: str
+    cid: DecodedCid
+    size: int | None
+
+
+class TreeReader:
+    """`fetch(cid)` delivers a block, right or wrong, or raises `ContentMissing`."""
+
+    def __init__(self, fetch: Callable[[DecodedCid], bytes]) -> None:
+        self._fetch = fetch
+
+    def block(self, cid: DecodedCid) -> bytes:
+        block = self._fetch(cid)
+        if len(block) > MAX_BLOCK_BYTES:
+            raise ContentCorrupt(f"block {cid} has {len(block)} bytes", details={"cid": str(cid)})
+        return verify_block(cid, block)
+
+    def blocks(self, root: DecodedCid) -> Iterator[tuple[DecodedCid, bytes]]:
+        """Every block of the tree once: depth first, as `ipfs dag export` orders them."""
+        seen: set[DecodedCid] = set()
+        waiting = [root]
+        while waiting:
+            cid = waiting.pop()
+            if cid not in seen:
+                seen.add(cid)
+                block = self.block(cid)
+                yield cid, block
+                waiting.extend(link.cid for link in reversed(_node(cid, block).links))
+
+    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
+        found = self._find(decode_cid(cid), name)
+        node = self._node(found)
+        if node.kind is Kind.FOLDER:
+            raise ContentMissing(f"{name!r} in {cid} is a folder", "name", {"cid": cid, "name": name})
+        return self._chunks(found, node.size, 0)
+
+    def entries(self, cid: Cid) -> list[Entry]:
+        """Everything below the folder, a folder before what it holds."""
+        root = decode_cid(cid)
+        found: list[Entry] = []
+        for entry in self._walk(root, self._node(root), "", 0):
+            if len(found) == MAX_ENTRIES:
+                raise ContentUnsafe(f"{cid} holds more than {MAX_ENTRIES} files", "cid", {"cid": cid})
+            found.append(entry)
+        return found
+
+    def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None) -> None:
+        entries = self.entries(cid)
+        size = sum(entry.size or 0 for entry in entries)
+        if max_bytes is not None and size > max_bytes:
+            details = {"cid": cid, "bytes": size, "max_bytes": max_bytes}
+            raise ContentUnsafe(f"{cid} has {size} bytes, more than {max_bytes}", "cid", details)
+        if destination.exists():
+            raise Conflict(f"{destination} exists already", "destination")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+        try:
+            for entry in entries:
+                self._write(entry, draft)
+            draft.chmod(0o755)
+            draft.rename(destination)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+    def car(self, cid: Cid) -> Iterator[bytes]:
+        root = decode_cid(cid)
+        yield car_header(root)
+        for below, block in self.blocks(root):
+            yield car_section(below, block)
+
+    def _write(self, entry: Entry, root: Path) -> None:
+        target = root / entry.path
+        if entry.size is None:
+            target.mkdir()
+            return
+        with target.open("xb") as file:
+            for chunk in self._chunks(entry.cid, entry.size, 0):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _find(self, folder: DecodedCid, name: str) -> DecodedCid:
+        current = folder
+        for part in name.split("/") if name else ():
+            links = _entries_of(current, self._node(current))
+            if part not in links:
+                details = {"cid": str(folder), "name": name}
+                raise ContentMissing(f"{folder} holds no file {name!r}", "name", details)
+            current = links[part]
+        return current
+
+    def _walk(self, folder: DecodedCid, node: Node, prefix: str, depth: int) -> Iterator[Entry]:
+        if depth > MAX_DEPTH:
+            raise ContentUnsafe(f"{folder} is nested more than {MAX_DEPTH} deep", "cid")
+        for name, cid in _entries_of(folder, node).items():
+            below = self._node(cid)
+            if below.kind is Kind.FOLDER:
+                yield Entry(prefix + name, cid, None)
+                yield from self._walk(cid, below, f"{prefix}{name}/", depth + 1)
+            else:
+                yield Entry(prefix + name, cid, below.size)
+
+    def _node(self, cid: DecodedCid) -> Node:
+        return _node(cid, self.block(cid))
+
+    def _chunks(self, cid: DecodedCid, size: int, depth: int) -> Iterator[bytes]:
+        """The `size` bytes of a file. Every part must have the size that its parent says, and none may be
+        empty, so crafted blocks cannot unfold to more than the root announced.
+        """
+        node = self._node(cid)
+        parts = node.block_sizes
+        is_sound = (
+            node.kind is not Kind.FOLDER
+            and depth <= MAX_DEPTH
+            and len(parts) == len(node.links)
+            and node.size == size == len(node.data) + sum(parts)
+            and all(parts)
+        )
+        if not is_sound:
+            raise ContentCorrupt(f"file node {cid} contradicts its size", details={"cid": str(cid)})
+        if node.data:
+            yield node.data
+        for link, part in zip(node.links, parts, strict=True):
+            yield from self._chunks(link.cid, part, depth + 1)
+
+
+def _node(cid: DecodedCid, block: bytes) -> Node:
+    return decode(block) if cid.codec is Codec.DAG_PB else Node(Kind.RAW, size=len(block), data=block)
+
+
+def _entries_of(cid: DecodedCid, node: Node) -> dict[str, DecodedCid]:
+    if node.kind is not Kind.FOLDER:
+        raise ContentMissing(f"{cid} is no folder", "cid", {"cid": str(cid)})
+    links = {check_name(link.name): link.cid for link in node.links}
+    if len(links) != len(node.links):
+        raise ContentUnsafe(f"folder {cid} names one entry twice", "cid", {"cid": str(cid)})
+    return links

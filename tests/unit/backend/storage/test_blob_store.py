@@ -1,0 +1,233 @@
+"""What every `BlobStore` promises, held against both implementations."""
+
+from __future__ import annotations
+
+import random
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import aleph_cid
+import pytest
+
+from backend.domain.content import (
+    Codec,
+    ContentCorrupt,
+    ContentMissing,
+    ContentUnsafe,
+    DecodedCid,
+    MalformedCid,
+    cid_digest,
+    cid_of,
+    decode_cid,
+)
+from backend.domain.errors import Conflict, Unavailable
+from backend.domain.ids import Cid
+from backend.storage.dagpb import Kind, Link, Node, encode
+from backend.storage.flatfs import key_of
+from backend.storage.unixfs import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.ports.storage import BlobStore
+    from backend.storage.embedded import EmbeddedStore
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
+
+FILES: dict[str, bytes | Path] = {
+    "adapter.bin": random.Random(1).randbytes(CHUNK_BYTES * 2 + 7),
+    "empty": b"",
+    "notes/ä.txt": b"hello",
+    "notes/deep/one": b"1",
+}
+ABSENT = Cid("bafybeihb3bajvk2w6e4o6dhtum4behsqco5ref4q33h4az56nv5klm26oi")
+
+
+def block_path(embedded: EmbeddedStore, cid: DecodedCid) -> Path:
+    key = key_of(cid)
+    return embedded._root / "blocks" / key[-3:-1] / f"{key}.data"
+
+
+def plant(embedded: EmbeddedStore, node: Node) -> DecodedCid:
+    """Put a hand-made block where the store finds it, as a hostile publisher would."""
+    block = encode(node)
+    cid = DecodedCid(Codec.DAG_PB, sha256(block).digest())
+    embedded._blocks.put(cid, block)
+    return cid
+
+
+def test_a_folder_comes_back_as_it_went_in(store: BlobStore, tmp_path: Path) -> None:
+    cid = store.add_folder(FILES)
+    assert store.has(cid)
+    assert store.names(cid) == {name: len(content) for name, content in FILES.items()}  # type: ignore[arg-type]
+    assert store.read(cid, "notes/ä.txt") == b"hello"
+    assert store.read(cid, "empty") == b""
+    assert b"".join(store.open(cid, "adapter.bin")) == FILES["adapter.bin"]
+    store.fetch_folder(cid, tmp_path / "new" / "out")
+    assert store.add_directory(tmp_path / "new" / "out") == cid
+
+
+def test_an_independent_implementation_gives_the_same_cid(store: BlobStore, tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)  # type: ignore[arg-type]
+    expected = aleph_cid.hash_folder(tmp_path / "in")
+    assert store.add_directory(tmp_path / "in") == expected
+    assert store.add_folder({name: tmp_path / "in" / name for name in FILES}) == expected
+    assert store.folder_cid(FILES) == expected
+
+
+def test_folder_cid_stores_nothing(store: BlobStore, embedded: EmbeddedStore) -> None:
+    cid = store.folder_cid(FILES)
+    assert not store.has(cid)
+    assert list(embedded._blocks.keys()) == []
+
+
+def test_an_empty_folder_is_content_too(store: BlobStore, tmp_path: Path) -> None:
+    (tmp_path / "in" / "hollow").mkdir(parents=True)
+    cid = store.add_directory(tmp_path / "in")
+    store.fetch_folder(cid, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["hollow"]
+    assert store.names(store.add_folder({})) == {}
+
+
+def test_the_chains_digest_and_the_cid_name_the_same_folder(store: BlobStore) -> None:
+    cid = store.add_folder(FILES)
+    assert cid_of(cid_digest(cid)) == cid
+
+
+def test_unpin_forgets_the_folder_and_may_be_repeated(store: BlobStore) -> None:
+    cid = store.add_folder(FILES)
+    store.unpin(cid)
+    store.unpin(cid)
+    assert not store.has(cid)
+
+
+def test_adding_twice_is_harmless(store: BlobStore) -> None:
+    assert store.add_folder(FILES) == store.add_folder(FILES)
+
+
+def test_the_car_of_a_folder_imports_into_another_store(store: BlobStore, tmp_path: Path) -> None:
+    cid = store.add_folder(FILES)
+    (tmp_path / "tree.car").write_bytes(b"".join(store.car(cid)))
+    assert aleph_cid.read_carv1_root(tmp_path / "tree.car") == cid
+
+
+def test_one_block_can_be_asked_for(store: BlobStore) -> None:
+    cid = store.add_folder({"a": b"x"})
+    assert sha256(store.block(cid)).digest() == decode_cid(cid).digest
+
+
+def test_what_is_not_there_is_missing(store: BlobStore, tmp_path: Path) -> None:
+    cid = store.add_folder(FILES)
+    for name in ("nope", "notes/nope", "empty/x", "notes", "../notes", "/"):
+        with pytest.raises(ContentMissing):
+            store.read(cid, name)
+    with pytest.raises(ContentMissing):
+        store.block(ABSENT)
+    with pytest.raises(ContentMissing):
+        store.fetch_folder(ABSENT, tmp_path / "out")
+    assert not store.has(ABSENT)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "cid", ["", "x", "Qm" + "a" * 44, ABSENT[:-1], ABSENT.upper(), ABSENT[:-1] + "j", "b" + "é" * 58]
+)
+def test_malformed_cids_are_refused(store: BlobStore, cid: str) -> None:
+    with pytest.raises(MalformedCid):
+        store.block(Cid(cid))
+
+
+def test_a_damaged_block_is_never_handed_on(
+    store: BlobStore, embedded: EmbeddedStore, tmp_path: Path
+) -> None:
+    cid = store.add_folder(FILES)
+    chunk = FILES["adapter.bin"][CHUNK_BYTES : 2 * CHUNK_BYTES]  # type: ignore[index]
+    path = block_path(embedded, DecodedCid(Codec.RAW, sha256(chunk).digest()))
+    path.write_bytes(chunk[:-1] + bytes([chunk[-1] ^ 1]))
+    # Behind the RPC the daemon itself notices first, so the client can only say that it was refused.
+    with pytest.raises((ContentCorrupt, Unavailable), match="does not hash"):
+        store.read(cid, "adapter.bin")
+    with pytest.raises((ContentCorrupt, Unavailable), match="does not hash"):
+        store.fetch_folder(cid, tmp_path / "out")
+    assert list(tmp_path.glob("*out*")) == []
+    store.add_folder(FILES)
+    assert store.read(cid, "adapter.bin") == FILES["adapter.bin"]
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "a/../b", "/a", "a//b", "a\\b", "c:", "a\0b", "a\nb", "x" * 256, "\ud800"]
+)
+def test_unsafe_names_do_not_go_in(store: BlobStore, name: str) -> None:
+    with pytest.raises(ContentUnsafe):
+        store.add_folder({name: b""})
+
+
+def test_a_file_below_a_file_does_not_go_in(store: BlobStore) -> None:
+    for files in ({"a": b"", "a/b": b""}, {"a/b": b"", "a": b""}):
+        with pytest.raises(ContentUnsafe):
+            store.add_folder(files)
+
+
+def test_links_on_disk_do_not_go_in(store: BlobStore, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(ContentUnsafe):
+        store.add_directory(tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../up", "a/b", "a\\b", "/etc"])
+def test_unsafe_names_do_not_come_out(
+    store: BlobStore, embedded: EmbeddedStore, tmp_path: Path, name: str
+) -> None:
+    leaf = decode_cid(embedded.add_folder({"a": b"x"}))
+    evil = plant(embedded, Node(Kind.FOLDER, (Link(name, leaf, 1),)))
+    with pytest.raises(ContentUnsafe):
+        store.fetch_folder(Cid(str(evil)), tmp_path / "out")
+    with pytest.raises(ContentUnsafe):
+        store.read(Cid(str(evil)), "a")
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_one_name_twice_does_not_come_out(store: BlobStore, embedded: EmbeddedStore, tmp_path: Path) -> None:
+    leaf = decode_cid(embedded.add_folder({}))
+    evil = plant(embedded, Node(Kind.FOLDER, (Link("a", leaf, 1), Link("a", leaf, 1))))
+    with pytest.raises(ContentUnsafe):
+        store.fetch_folder(Cid(str(evil)), tmp_path / "out")
+
+
+def test_a_folder_over_the_callers_limit_writes_nothing(store: BlobStore, tmp_path: Path) -> None:
+    cid = store.add_folder(FILES)
+    size = sum(store.names(cid).values())
+    with pytest.raises(ContentUnsafe):
+        store.fetch_folder(cid, tmp_path / "out", max_bytes=size - 1)
+    assert list(tmp_path.glob("*out*")) == []
+    store.fetch_folder(cid, tmp_path / "out", max_bytes=size)
+
+
+def test_a_file_that_unfolds_beyond_its_size_is_refused(store: BlobStore, embedded: EmbeddedStore) -> None:
+    added = embedded.entries(embedded.add_folder({"a": b"x" * 10}))[0].cid
+    for sizes, size in (((10,) * 174, 10), ((0,) * 174, 0), ((5,) * 174, 870), ((10,), 1740)):
+        bomb = plant(embedded, Node(Kind.FILE, tuple(Link("", added, 10) for _ in range(174)), size, sizes))
+        folder = plant(embedded, Node(Kind.FOLDER, (Link("bomb", bomb, 1),)))
+        with pytest.raises(ContentCorrupt):
+            store.read(Cid(str(folder)), "bomb")
+
+
+def test_folders_that_unfold_without_end_are_refused(
+    store: BlobStore, embedded: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.storage.reader.MAX_ENTRIES", 200)
+    below = decode_cid(embedded.add_folder({}))
+    for _ in range(10):
+        below = plant(embedded, Node(Kind.FOLDER, tuple(Link(str(i), below, 1) for i in range(5))))
+    with pytest.raises(ContentUnsafe):
+        store.fetch_folder(Cid(str(below)), tmp_path / "out")
+
+
+def test_fetching_over_something_that_exists_is_refused(store: BlobStore, tmp_path: Path) -> None:
+    cid = store.add_folder(FILES)
+    with pytest.raises(Conflict):
+        store.fetch_folder(cid, tmp_path)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import aleph_cid
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.domain.content import Codec, ContentCorrupt, ContentUnsafe, DecodedCid, decode_cid
+from backend.domain.errors import Conflict
+from backend.storage import unixfs
+from backend.storage.dagpb import decode
+from backend.storage.embedded import EmbeddedStore
+from backend.storage.flatfs import SHARDING, key_of
+from backend.storage.unixfs import CHUNK_BYTES, MAX_LINKS, import_file, import_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def nothing(_cid: DecodedCid, _block: bytes) -> None:
+    return
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+def test_files_around_the_chunk_size_have_the_oracles_cid(size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    oracle = aleph_cid.CidHasher.for_ipfs_v1_raw_leaves()
+    oracle.update(content)
+    chunks = [content[i : i + CHUNK_BYTES] for i in range(0, size, CHUNK_BYTES)]
+    assert str(import_file(chunks, nothing).cid) == oracle.finalize()
+
+
+@pytest.mark.parametrize("chunks", [MAX_LINKS, MAX_LINKS + 1, 2 * MAX_LINKS + 1])
+def test_files_around_the_link_limit_have_the_oracles_cid(chunks: int) -> None:
+    oracle = aleph_cid.CidHasher.for_ipfs_v1_raw_leaves()
+    blocks = [i.to_bytes(4, "big") * (CHUNK_BYTES // 4) for i in range(chunks)]
+    for block in blocks:
+        oracle.update(block)
+    assert str(import_file(blocks, nothing).cid) == oracle.finalize()
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-zé. ]{1,8}", fullmatch=True).filter(lambda n: n.strip(".")),
+        st.binary(max_size=64),
+        min_size=1,
+    )
+)
+def test_folders_have_the_oracles_cid(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("in")
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    assert str(import_tree(files, nothing).cid) == aleph_cid.hash_folder(folder)
+
+
+def test_blocks_lie_where_kubo_looks_for_them(embedded: EmbeddedStore, tmp_path: Path) -> None:
+    embedded.add_folder({"hello.txt": b"hello"})
+    blocks = tmp_path / "ipfs" / "blocks"
+    key = key_of(DecodedCid(Codec.RAW, sha256(b"hello").digest()))
+    assert key.startswith("CIQ")
+    assert (blocks / key[-3:-1] / f"{key}.data").read_bytes() == b"hello"
+    assert (blocks / "SHARDING").read_text() == SHARDING
+
+
+def test_another_sharding_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / "SHARDING").write_text("/repo/flatfs/shard/v1/prefix/2\n")
+    with pytest.raises(Conflict):
+        EmbeddedStore(tmp_path)
+
+
+def test_pins_survive_a_restart(embedded: EmbeddedStore, tmp_path: Path) -> None:
+    cid = embedded.add_folder({"a": b"x"})
+    again = EmbeddedStore(tmp_path / "ipfs")
+    assert again.has(cid)
+    assert again.read(cid, "a") == b"x"
+
+
+def test_the_car_equals_the_oracles(embedded: EmbeddedStore, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"x" * CHUNK_BYTES + b"y")
+    aleph_cid.write_folder_car(tmp_path / "in", tmp_path / "a.car")
+    cid = embedded.add_directory(tmp_path / "in")
+    ours = b"".join(embedded.car(cid))
+    theirs = (tmp_path / "a.car").read_bytes()
+    assert len(ours) == len(theirs)
+    with (tmp_path / "a.car").open("rb") as car:
+        assert EmbeddedStore(tmp_path / "other", is_durable=False).import_car(car) == cid
+
+
+def test_garbage_collection_keeps_exactly_what_pins_need(embedded: EmbeddedStore) -> None:
+    kept = embedded.add_folder({"a": b"x", "shared": b"s"})
+    gone = embedded.add_folder({"b": b"y", "shared": b"s"})
+    embedded.unpin(gone)
+    assert embedded.collect_garbage() == 2
+    assert embedded.read(kept, "shared") == b"s"
+    embedded.unpin(kept)
+    embedded.collect_garbage()
+    assert list(embedded._blocks.keys()) == []
+
+
+def test_a_pin_needs_the_whole_tree(embedded: EmbeddedStore) -> None:
+    cid = embedded.add_folder({"a": b"x"})
+    embedded.unpin(cid)
+    embedded._blocks.remove(key_of(DecodedCid(Codec.RAW, sha256(b"x").digest())))
+    with pytest.raises(Exception, match="not found"):
+        embedded.pin(cid)
+    assert not embedded.has(cid)
+
+
+def test_an_addition_that_fails_midway_pins_nothing_and_leaves_no_draft(
+    embedded: EmbeddedStore, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        embedded.add_folder({"a": b"x", "b": tmp_path / "absent"})
+    assert embedded.pins() == []
+    assert list((tmp_path / "ipfs" / "blocks").glob("draft-*")) == []
+
+
+def test_a_folder_too_large_for_one_block_is_refused(embedded: EmbeddedStore) -> None:
+    with pytest.raises(ContentUnsafe):
+        embedded.add_folder({f"{i:0250}": b"" for i in range(1000)})
+
+
+def test_too_deep_nesting_is_refused(embedded: EmbeddedStore, tmp_path: Path) -> None:
+    deep = tmp_path / "in"
+    (deep / "/".join("x" * (unixfs.MAX_DEPTH + 2))).mkdir(parents=True)
+    with pytest.raises(ContentUnsafe):
+        embedded.add_directory(deep)
+
+
+def test_two_processes_add_to_one_store(embedded: EmbeddedStore, tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from backend.storage.embedded import EmbeddedStore\n"
+        "s = EmbeddedStore(pathlib.Path(sys.argv[1]))\n"
+        "for i in range(20): s.add_folder({'a': b'%d' % i, 'b': sys.argv[2].encode()})\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "ipfs")]
+    running = [subprocess.Popen([*command, name], env=os.environ) for name in ("one", "two")]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert len(embedded.pins()) == 40
+    assert embedded.collect_garbage() == 0
+
+
+@given(st.binary(max_size=80))
+def test_arbitrary_blocks_are_decoded_or_refused(block: bytes) -> None:
+    try:
+        decode(block)
+    except ContentCorrupt:
+        return
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        bytes.fromhex("0a020805"),  # HAMT shard
+        bytes.fromhex("0a020804"),  # symbolic link
+        bytes.fromhex("0a0208010a020801"),  # data twice
+        bytes.fromhex("12020a000a020801"),  # link with an empty id
+        bytes.fromhex("0a03088100"),  # overlong varint
+        bytes.fromhex("0d00000000"),  # fixed32
+    ],
+)
+def test_what_is_no_plain_file_or_folder_is_refused(block: bytes) -> None:
+    with pytest.raises(ContentCorrupt):
+        decode(block)
+
+
+def test_nodes_survive_encoding(embedded: EmbeddedStore) -> None:
+    cid = embedded.add_folder({"a": b"x" * CHUNK_BYTES * 2})
+    for below, block in embedded._reader.blocks(decode_cid(cid)):
+        assert sha256(block).digest() == below.digest
