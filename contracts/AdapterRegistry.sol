@@ -12,14 +12,16 @@ import {Units} from "./libraries/Units.sol";
 contract AdapterRegistry is IAdapterRegistry {
     uint256 private constant _MAX_SNAPSHOTS = 4;
 
-    IDatasetRegistry private immutable _DATASETS;
-    IParameters private immutable _PARAMETERS;
+    /// @inheritdoc IAdapterRegistry
+    IDatasetRegistry public immutable override datasets;
+    /// @inheritdoc IAdapterRegistry
+    IParameters public immutable override parameters;
 
     mapping(VersionId versionId => Version) private _versions;
 
     constructor(IDatasetRegistry datasets_, IParameters parameters_) {
-        _DATASETS = datasets_;
-        _PARAMETERS = parameters_;
+        datasets = datasets_;
+        parameters = parameters_;
     }
 
     /// @inheritdoc IAdapterRegistry
@@ -47,16 +49,6 @@ contract AdapterRegistry is IAdapterRegistry {
     }
 
     /// @inheritdoc IAdapterRegistry
-    function datasets() external view returns (IDatasetRegistry) {
-        return _DATASETS;
-    }
-
-    /// @inheritdoc IAdapterRegistry
-    function parameters() external view returns (IParameters) {
-        return _PARAMETERS;
-    }
-
-    /// @inheritdoc IAdapterRegistry
     function versionIdOf(VersionRecord calldata record) external pure returns (VersionId) {
         return Hashing.versionId(record);
     }
@@ -69,7 +61,7 @@ contract AdapterRegistry is IAdapterRegistry {
     function _checkSnapshots(SnapshotId[] calldata snapshots) private view {
         require(snapshots.length <= _MAX_SNAPSHOTS, TooManySnapshots(snapshots.length, _MAX_SNAPSHOTS));
         for (uint256 i = 0; i < snapshots.length; ++i) {
-            require(_DATASETS.snapshotOf(snapshots[i]).frozenAt != 0, SnapshotUnknown(snapshots[i]));
+            require(datasets.snapshotOf(snapshots[i]).frozenAt != 0, SnapshotUnknown(snapshots[i]));
             for (uint256 j = 0; j < i; ++j) {
                 require(
                     SnapshotId.unwrap(snapshots[i]) != SnapshotId.unwrap(snapshots[j]),
@@ -80,7 +72,7 @@ contract AdapterRegistry is IAdapterRegistry {
     }
 
     function _checkSplit(VersionRecord calldata record) private view returns (uint32 parameterSet) {
-        (uint32 id, uint32 minContributors, uint32 minOperator, uint32 maxOperator) = _PARAMETERS.splitRules();
+        (uint32 id, uint32 minContributors, uint32 minOperator, uint32 maxOperator) = parameters.splitRules();
         (uint32 operatorPpm, uint32 creatorPpm) = (record.operatorPpm, record.creatorPpm);
         uint256 given = uint256(operatorPpm) + creatorPpm;
         require(given <= Units.PPM, SharesExceedWhole(operatorPpm, creatorPpm));

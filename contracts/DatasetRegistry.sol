@@ -31,6 +31,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
     mapping(uint64 datanetId => mapping(uint256 word => uint256 bits)) private _accepted;
     mapping(SnapshotId snapshotId => Snapshot) private _snapshots;
 
+    /// @notice Starts without datanets.
     /// @param authority The access manager.
     constructor(address authority) AccessManaged(authority) EIP712("loraledger", "1") {}
 

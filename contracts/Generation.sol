@@ -11,8 +11,9 @@ import {ISettlement} from "./interfaces/ISettlement.sol";
 /// @notice Creates, in its constructor, the contracts that know each other for ever: operator registry, settlement and
 /// disputes. It can do nothing afterwards, so nobody can ever put another contract in the place of one of them.
 ///
-/// The fraud proofs are not written yet: `disputes` is the address at which this contract would have created them. It stays
-/// without code, as only this contract could fill it, so in this generation nobody can void a batch or slash a stake.
+/// The fraud proofs are not written yet: `disputes` is the address at which this contract would have created them. It
+/// stays without code, as only this contract could fill it, so in this generation nobody can void a batch or slash a
+/// stake.
 contract Generation {
     /// @notice The stakes and receipt keys.
     IOperatorRegistry public immutable operators;
@@ -25,9 +26,10 @@ contract Generation {
 
     error UnstakeTooShort(uint64 unstakeSeconds, uint64 needed);
 
+    /// @notice Creates the set.
     /// @param parameters The governed numbers; they name the vault.
-    /// @param unstakeSeconds How long a stake stays locked after it was asked back: at least the longest dispute window and
-    /// the margin.
+    /// @param unstakeSeconds How long a stake stays locked after it was asked back: at least the longest dispute
+    /// window and the margin.
     constructor(IParameters parameters, uint64 unstakeSeconds) {
         Bounds memory bounds = parameters.bounds();
         uint64 needed = uint64(bounds.maxDisputeWindow) + bounds.margin;

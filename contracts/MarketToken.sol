@@ -10,6 +10,7 @@ import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 /// @notice Votes in the market's governance. The supply is fixed at construction. Its clock is the block's timestamp.
 /// It is never the payment token: delegated votes would double the gas of every payment.
 contract MarketToken is ERC20Permit, ERC20Votes {
+    /// @notice Mints the supply.
     /// @param holder Who receives the whole supply, for distribution.
     /// @param supply In 10^-18 tokens.
     constructor(
@@ -25,8 +26,7 @@ contract MarketToken is ERC20Permit, ERC20Votes {
     }
 
     /// @notice Says that the clock is the timestamp (ERC-6372).
-    // solhint-disable-next-line func-name-mixedcase
-    function CLOCK_MODE() public pure override returns (string memory) {
+    function CLOCK_MODE() public pure override returns (string memory) { // solhint-disable-line func-name-mixedcase
         return "mode=timestamp";
     }
 

@@ -23,6 +23,7 @@ contract Parameters is IParameters, AccessManaged {
 
     mapping(uint32 id => ParameterSet) private _sets;
 
+    /// @notice Starts with one set, checked against the profile's bounds.
     /// @param authority The access manager.
     /// @param profile_ Which hard bounds hold.
     /// @param vault_ The vault, whose thaw must outlast every governed delay of a collection.
@@ -34,7 +35,8 @@ contract Parameters is IParameters, AccessManaged {
         ParameterSet memory first
     ) AccessManaged(authority) {
         Bounds memory limits = Profiles.boundsOf(profile_);
-        uint64 delays = uint64(limits.maxSettlementInterval) + limits.maxDisputeWindow + limits.maxPause + limits.margin;
+        uint64 delays = uint64(limits.maxSettlementInterval) + limits.maxDisputeWindow + limits.maxPause;
+        delays += limits.margin;
         uint64 thaw = vault_.thawSeconds();
         require(thaw > delays, ThawTooShort(thaw, delays + 1));
         profile = profile_;

@@ -317,6 +317,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
 
     // --- collection, inside ---
 
+    /// @notice Collects against one voucher.
     /// @return from Where the paid interval begins.
     function _collect(ChannelId channelId, Collection calldata collection) private returns (uint128 from) {
         (uint128 before, uint128 until) = (collection.before, collection.until);

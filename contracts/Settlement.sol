@@ -46,6 +46,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
     mapping(address operator => bytes32[_RING_SIZE]) private _rings;
     mapping(address account => address wallet) private _payoutWallets;
 
+    /// @notice Part of a generation: see `Generation`.
     /// @param parameters_ The governed numbers; they name the vault that their bounds were checked against.
     /// @param operators_ The registry of the same generation.
     /// @param disputes_ The fraud proofs of the same generation.
@@ -274,6 +275,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
         header.dataDigest = commitment.dataDigest;
     }
 
+    /// @notice Opens the balance against the latest final batch.
     /// @return finalTotal The sum of the balances of the operator's latest final batch.
     function _checkBalance(Claim calldata request) private view returns (uint128 finalTotal) {
         bytes32 root;

@@ -9,8 +9,8 @@ type VersionId is bytes32;
 
 /// @notice An adapter version as it is sold. Ratios in ppm, prices in token units per million tokens.
 /// @param creator Who registers it and earns the creator's part.
-/// @param name ASCII, left-aligned, zero-padded: 1 to 32 of `a-z`, `0-9`, `-`. Names are each creator's own; where several
-/// records bear one name it means the latest that is not deprecated.
+/// @param name ASCII, left-aligned, zero-padded: 1 to 32 of `a-z`, `0-9`, `-`. Names are each creator's own; where
+/// several records bear one name it means the latest that is not deprecated.
 /// @param adapterDigest sha-256 of the adapter's canonical content; zero for a base-model or training record.
 /// @param cidDigest Folder of the adapter; zero for a base-model or training record.
 /// @param baseModel sha-256 of the base model.
@@ -51,7 +51,12 @@ struct Version {
 /// creator's claim; the chain shows only that the snapshots exist.
 interface IAdapterRegistry {
     /// @notice A version is registered.
-    event VersionRegistered(VersionId indexed versionId, address indexed creator, bytes32 indexed name, VersionRecord record);
+    event VersionRegistered(
+        VersionId indexed versionId,
+        address indexed creator,
+        bytes32 indexed name,
+        VersionRecord record
+    );
     /// @notice The creator advises against a version. Royalties earned or yet to be settled are untouched.
     event VersionDeprecated(VersionId indexed versionId, address indexed creator);
 

@@ -68,7 +68,8 @@ struct Snapshot {
 /// @title Dataset registry
 /// @notice Datanets, their contributions in order of recording, curators' decisions, and snapshots.
 ///
-/// A contribution is kept under its content hash, in one slot; whoever needs the contributor at an index passes the hash.
+/// A contribution is kept under its content hash, in one slot; whoever needs the contributor at an index passes the
+/// hash.
 ///
 /// Trust: anyone may create a datanet and contribute. Curators (a role of the access manager, governed) decide what
 /// later snapshots contain; they change neither contributors nor snapshots that exist.
@@ -129,8 +130,8 @@ interface IDatasetRegistry {
     /// @notice Decides on contributions of a datanet. Only curators. A later decision replaces an earlier one.
     function review(uint64 datanetId, Review[] calldata reviews) external;
 
-    /// @notice Freezes the first `count` contributions with their accept bits as they stand. Anyone may; freezing the same
-    /// again changes nothing and emits nothing. At least one contribution must be accepted.
+    /// @notice Freezes the first `count` contributions with their accept bits as they stand. Anyone may; freezing the
+    /// same again changes nothing and emits nothing. At least one contribution must be accepted.
     function freeze(uint64 datanetId, uint32 count) external returns (SnapshotId);
 
     /// @notice The state of a datanet; all zero if there is none.

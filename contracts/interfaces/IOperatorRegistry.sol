@@ -18,8 +18,8 @@ struct Stake {
 /// @title Operator registry
 /// @notice Operators' stakes, receipt keys and endpoints.
 ///
-/// Units: an *amount* is in micro-units; `units` are the payment token's smallest units. Stakes are held here, apart from
-/// the payers' money in the vault.
+/// Units: an *amount* is in micro-units; `units` are the payment token's smallest units. Stakes are held here, apart
+/// from the payers' money in the vault.
 ///
 /// Trust: no owner. Only `disputes`, fixed at construction as one set with this registry and its settlement, can slash,
 /// and never more than the stake. While no contract lives at that address nobody can slash.

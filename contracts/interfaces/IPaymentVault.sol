@@ -132,8 +132,8 @@ interface IPaymentVault {
 
     // --- payers ---
 
-    /// @notice Puts `units` of the caller's tokens into the caller's channel, and grants a session key if `grant` names one.
-    /// The vault needs an allowance.
+    /// @notice Puts `units` of the caller's tokens into the caller's channel, and grants a session key if `grant`
+    /// names one. The vault needs an allowance.
     function deposit(
         address operator,
         address collector,
@@ -198,7 +198,8 @@ interface IPaymentVault {
 
     // --- collectors ---
 
-    /// @notice Moves from channels of (`payer`, `operator`, caller) into the pot of (caller, `operator`) what vouchers allow.
+    /// @notice Moves from channels of (`payer`, `operator`, caller) into the pot of (caller, `operator`) what vouchers
+    /// allow.
     /// @param operator Whose channels and whose pot.
     /// @param collections Strictly rising by channel id. Each must take something; one that fails reverts all.
     /// @return total The sum moved, in micro-units.

@@ -65,7 +65,8 @@ struct BatchHeader {
     bytes32 dataDigest;
 }
 
-/// @notice What an operator says about a batch; the rest of the header follows from the chain. Fields as in `BatchHeader`.
+/// @notice What an operator says about a batch; the rest of the header follows from the chain. Fields as in
+/// `BatchHeader`.
 struct Commitment {
     bytes32 parent;
     uint32 parameterSet;
@@ -116,7 +117,8 @@ struct EntryKey {
 /// @notice Where an operator's chain of batches stands.
 /// @param last Number of the latest batch; zero if there is none.
 /// @param finalised Number of the latest final batch; all before it are final too.
-/// @param toRefund Number of voided batches whose channels are yet to be refunded. Always zero for now: see `ISettlement`.
+/// @param toRefund Number of voided batches whose channels are yet to be refunded. Always zero for now: see
+/// `ISettlement`.
 /// @param finalAt `finalAt` of the latest batch.
 /// @param cumulativeTotal `cumulativeTotal` of the latest batch, in micro-units.
 struct OperatorState {
@@ -128,17 +130,17 @@ struct OperatorState {
 }
 
 /// @title Settlement
-/// @notice The collector of operators' batches. A batch collects payers' vouchers and commits, by three Merkle-sum trees over
-/// the same money, to the receipts behind it, to what each account earns from each of them, and to all balances so far.
-/// After the dispute window it is final, and accounts claim against its balances.
+/// @notice The collector of operators' batches. A batch collects payers' vouchers and commits, by three Merkle-sum
+/// trees over the same money, to the receipts behind it, to what each account earns from each of them, and to all
+/// balances so far. After the dispute window it is final, and accounts claim against its balances.
 ///
 /// Units: amounts in micro-units; tokens move in whole units, what is left below one stays claimable.
 ///
-/// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only money of its own
-/// channels: a claim leaves in the pot what the batches not yet final have collected. Everything that a proof of a wrong batch
-/// needs is committed from the first batch on. `disputes` is fixed at construction as one set with this contract and its
-/// operator registry; until a contract lives at that address *no code path voids a batch* or touches what it
-/// collected, and a wrong batch is visible to everybody but not stopped.
+/// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only money of
+/// its own channels: a claim leaves in the pot what the batches not yet final have collected. Everything that a proof
+/// of a wrong batch needs is committed from the first batch on. `disputes` is fixed at construction as one set with
+/// this contract and its operator registry; until a contract lives at that address *no code path voids a batch* or
+/// touches what it collected, and a wrong batch is visible to everybody but not stopped.
 interface ISettlement {
     /// @notice A batch was committed.
     event BatchCommitted(
@@ -148,8 +150,14 @@ interface ISettlement {
         BatchHeader header
     );
     /// @notice The batch, and with it every batch before it, is final. `finalTotal` is its cumulative total.
-    event BatchFinalised(address indexed operator, uint64 indexed number, bytes32 indexed batchHash, uint128 finalTotal);
-    /// @notice `wallet` received `amount` for `account`; `cumulative` is all that `account` claimed from `operator` so far.
+    event BatchFinalised(
+        address indexed operator,
+        uint64 indexed number,
+        bytes32 indexed batchHash,
+        uint128 finalTotal
+    );
+    /// @notice `wallet` received `amount` for `account`; `cumulative` is all that `account` claimed from `operator` so
+    /// far.
     event Claimed(
         address indexed operator,
         address indexed account,
@@ -175,10 +183,11 @@ interface ISettlement {
     error InvalidSignature(address signer);
     error SignatureExpired(uint256 deadline);
 
-    /// @notice Commits the caller's next batch and collects its vouchers. Reverts if the parent or the parameter set is another
-    /// than the caller named, so that nothing is committed on top of something unseen.
+    /// @notice Commits the caller's next batch and collects its vouchers. Reverts if the parent or the parameter set
+    /// is another than the caller named, so that nothing is committed on top of something unseen.
     /// @param commitment What the batch commits to. No tree may be empty.
-    /// @param collections One per channel, strictly rising by channel id, 1 to 256; together exactly `commitment.total`.
+    /// @param collections One per channel, strictly rising by channel id, 1 to 256; together exactly
+    /// `commitment.total`.
     function commit(
         Commitment calldata commitment,
         Collection[] calldata collections
@@ -205,8 +214,8 @@ interface ISettlement {
         bytes calldata signature
     ) external;
 
-    /// @notice Whether the receipt stands in the batch and was signed by a receipt key of the batch's operator. Reverts if the
-    /// opening is malformed or the batch is not among the operator's latest 256.
+    /// @notice Whether the receipt stands in the batch and was signed by a receipt key of the batch's operator.
+    /// Reverts if the opening is malformed or the batch is not among the operator's latest 256.
     function verifyReceipt(
         BatchHeader calldata header,
         Receipt calldata receipt,

@@ -98,6 +98,7 @@ library Hashing {
         return keccak256(packed);
     }
 
+    /// @notice What a receipt says of the attribution of an answer.
     /// @param lists One attribution list per slice, in the order of the slices.
     function attribution(bytes32 method, bytes[] calldata lists) internal pure returns (bytes32) {
         bytes32[] memory words = new bytes32[](lists.length + 1);
@@ -124,6 +125,7 @@ library Hashing {
     ) internal pure {
         bytes memory span = abi.encodePacked(channel, before, from, until);
         uint256 offset = i * _SPAN;
+        // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
             mcopy(add(add(spans, 32), offset), add(span, 32), _SPAN)
         }

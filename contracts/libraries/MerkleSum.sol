@@ -7,8 +7,9 @@ import {Opening} from "../interfaces/ISettlement.sol";
 /// @notice Opens a leaf of an unpadded tree whose nodes carry the sums of their leaves.
 ///
 /// `leaf = keccak256(tag 32 | key 32)`, `node = keccak256(left sum 16 | left hash 32 | right sum 16 | right hash 32)`.
-/// An odd last node is promoted unchanged, so the shape follows from the count. A leaf's preimage is shorter than a node's,
-/// so neither passes for the other. A leaf's value stands in its parent; whoever stores a root stores its sum and count too.
+/// An odd last node is promoted unchanged, so the shape follows from the count. A leaf's preimage is shorter than a
+/// node's, so neither passes for the other. A leaf's value stands in its parent; whoever stores a root stores its sum
+/// and count too.
 library MerkleSum {
     bytes32 internal constant RECEIPTS = keccak256("loraledger.receipts");
     bytes32 internal constant ENTRIES = keccak256("loraledger.entries");
@@ -65,8 +66,9 @@ library MerkleSum {
         bytes calldata path,
         uint256 offset
     ) private pure returns (bytes32 node, uint256 siblingSum) {
-        // Memory beyond the free pointer serves as scratch: four fields of 16, 32, 16 and 32 bytes, written in order, each
-        // overwriting the zeros behind the one before.
+        // Memory beyond the free pointer serves as scratch: four fields of 16, 32, 16 and 32 bytes, written in order,
+        // each overwriting the zeros behind the one before.
+        // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
             let at := add(path.offset, offset)
             siblingSum := shr(128, calldataload(at))

@@ -28,8 +28,8 @@ library Split {
         return uint128(Units.mulPpmDown(full, weightPpm));
     }
 
-    /// @notice Cuts a slice's charge: the protocol fee first, operator and creator by ppm of the rest, what remains to the
-    /// contributors. `operatorPpm + creatorPpm` is at most one whole, which registration checked.
+    /// @notice Cuts a slice's charge: the protocol fee first, operator and creator by ppm of the rest, what remains to
+    /// the contributors. `operatorPpm + creatorPpm` is at most one whole, which registration checked.
     function partsOf(
         uint128 charge,
         uint32 feePpm,
@@ -43,8 +43,8 @@ library Split {
         parts.contributors = rest - parts.operator - parts.creator;
     }
 
-    /// @notice What entry `j` of an attribution list earns of `contributors`: its ppm rounded down; what all roundings leave
-    /// goes to the largest ppm, the first of them on a tie.
+    /// @notice What entry `j` of an attribution list earns of `contributors`: its ppm rounded down; what all roundings
+    /// leave goes to the largest ppm, the first of them on a tie.
     /// @param list Entries of position 4, ppm 4; well-formed, the ppm summing to one whole.
     function contributorPart(uint128 contributors, bytes calldata list, uint256 j) internal pure returns (uint128) {
         uint256 count = list.length / _ITEM;
