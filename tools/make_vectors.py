@@ -1,7 +1,7 @@
 """Write `tests/vectors/*.json`, which Solidity and Python tests both read; `--check` only compares.
 
 Every file is an array of flat objects: bytes and addresses as 0x-hex, integers as decimal strings. Names are
-those of docs/protocol.md. The values come from `backend.domain`; tests hold them against independent encoders.
+those of docs/protocol.md. The values come from `backend.domain`; tests hold them against other encoders.
 """
 
 from __future__ import annotations

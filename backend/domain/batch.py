@@ -101,6 +101,12 @@ class Ledger:
         leaves = ((bytes(12) + to_bytes(a), self.balances[a]) for a in sorted(self.balances))
         return SumTree(BALANCES_TAG, leaves)
 
+    def open_balance(self, account: Account) -> Opening:
+        """Errors: `NotFound` if this operator never credited the account."""
+        if account not in self.balances:
+            raise NotFound(f"{account} never earned from this operator", "account")
+        return self.balances_tree().open(sorted(self.balances).index(account))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -1,4 +1,4 @@
-"""Domain errors: classes with fields. What HTTP status each one has lives in one table, `backend/api/errors.py`."""
+"""Domain errors: classes with fields. Their HTTP statuses live in one table, `backend/api/errors.py`."""
 
 from __future__ import annotations
 

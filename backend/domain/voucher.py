@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from backend.domain.ids import Account, ChannelId
+if TYPE_CHECKING:
+    from backend.domain.ids import Account, ChannelId
 
 
 @dataclass(frozen=True, slots=True)

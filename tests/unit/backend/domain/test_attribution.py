@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.domain.attribution import ScoreNotFinite, shares_from_scores
+from backend.domain.receipt import Share
+from backend.domain.split import MAX_SHARES, PPM
+
+scores = st.dictionaries(
+    st.integers(0, (1 << 32) - 1), st.floats(-1e300, 1e300), min_size=1, max_size=MAX_SHARES + 40
+)
+
+
+@given(scores)
+def test_lists_are_always_well_formed(given_scores: dict[int, float]) -> None:
+    shares = shares_from_scores(given_scores)
+    positions = [share.position for share in shares]
+    assert positions == sorted(set(positions))
+    assert sum(share.ppm for share in shares) == PPM
+    assert all(share.ppm > 0 for share in shares)
+    assert len(shares) <= MAX_SHARES
+    assert set(positions) <= set(given_scores)
+
+
+@given(scores)
+def test_a_higher_score_never_gets_less(given_scores: dict[int, float]) -> None:
+    ppm = {share.position: share.ppm for share in shares_from_scores(given_scores)}
+    ranked = sorted(ppm, key=lambda position: given_scores[position])
+    if max(given_scores.values()) > 0:
+        assert [ppm[p] for p in ranked[:-1]] == sorted(ppm[p] for p in ranked[:-1])
+
+
+def test_weights_are_squares_of_positive_scores() -> None:
+    shares = shares_from_scores({4: 1.0, 1: 2.0, 9: -5.0, 7: 0.0})
+    assert shares == (Share(1, 800_000), Share(4, 200_000))
+
+
+def test_the_remainder_goes_to_the_largest_the_lowest_position_on_a_tie() -> None:
+    assert shares_from_scores({2: 1.0, 3: 1.0, 8: 1.0})[0] == Share(2, 333_334)
+
+
+def test_all_count_alike_when_no_score_is_positive() -> None:
+    assert shares_from_scores({5: -1.0, 6: 0.0}) == (Share(5, 500_000), Share(6, 500_000))
+
+
+def test_no_scores_give_an_empty_list() -> None:
+    assert shares_from_scores({}) == ()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_refused_by_position(score: float) -> None:
+    with pytest.raises(ScoreNotFinite) as caught:
+        shares_from_scores({3: 0.5, 11: score})
+    assert caught.value.details == {"position": 11}
