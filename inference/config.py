@@ -1,0 +1,42 @@
+"""Everything that can be set about an engine. Parsed once, by whoever starts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DType = Literal["float32", "bfloat16", "float16"]
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Budgets and limits of one engine. Sizes in bytes, lengths in tokens."""
+
+    model_path: Path
+    dtype: DType = "bfloat16"
+    device: str = "cpu"
+    num_threads: int = 2
+    max_context: int | None = None  # None: what the model and the KV budget allow
+    max_running: int = 32
+    max_waiting: int = 1024
+    max_step_tokens: int = 512
+    kv_block_size: int = 16
+    kv_budget_bytes: int = 1024 * MIB
+    num_adapter_slots: int = 32
+    num_adapter_rows: int = 1024  # sum of the ranks of all active adapters
+    max_rank: int = 128
+    adapter_budget_bytes: int = 1024 * MIB
+    num_loader_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_threads", "max_running", "max_waiting", "max_step_tokens", "kv_block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_rank > self.num_adapter_rows:
+            raise ValueError(f"max_rank {self.max_rank} exceeds num_adapter_rows {self.num_adapter_rows}")
+        if self.num_adapter_slots < 1 or self.num_loader_threads < 1:
+            raise ValueError("num_adapter_slots and num_loader_threads must be at least 1")

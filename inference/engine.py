@@ -1,0 +1,312 @@
+"""The engine's facade: add requests, step, read chunks. One thread; only adapter loads happen elsewhere."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+
+from inference.block_manager import BlockManager
+from inference.chat import ChatTokenizer
+from inference.errors import (
+    ContextLengthExceededError,
+    InferenceError,
+    InvalidRequestError,
+    NumericalError,
+    OverloadedError,
+)
+from inference.lora.host import AdapterHost
+from inference.model.kv_cache import KVCache, bytes_per_block
+from inference.model.loader import base_model_digest, load_decoder, read_architecture
+from inference.probe import ProbeSums
+from inference.protocol import (
+    AdapterRef,
+    Chunk,
+    EmbedItem,
+    FinishReason,
+    Generate,
+    ProbeStates,
+    Sampling,
+    Status,
+)
+from inference.request import Request
+from inference.runner import Runner
+from inference.sampler import NOT_FINITE, sample
+from inference.scheduler import Scheduler
+from inference.text import TextStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from inference.config import EngineConfig
+    from inference.scheduler import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An accepted request that ended by an error."""
+
+    request_id: str
+    error: InferenceError
+
+
+Output = Chunk | Failure
+
+
+class Engine:
+    """One base model, its KV cache and its adapters.
+
+    `add` and `embed` accept work, `step` advances all of it and returns what is new, `abort` ends one
+    request.
+    """
+
+    def __init__(self, config: EngineConfig, on_loaded: Callable[[], None] = lambda: None) -> None:
+        """Load the model. `on_loaded` is called on a loader thread when an adapter load has ended.
+
+        Raises `ModelNotFoundError`, `UnsupportedModelError`.
+        """
+        torch.set_num_threads(config.num_threads)
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        self.config = config
+        self.architecture = read_architecture(config.model_path)
+        self.base_model_digest = base_model_digest(config.model_path)
+        self.tokenizer = ChatTokenizer(config.model_path)
+        num_blocks = config.kv_budget_bytes // bytes_per_block(self.architecture, config.kv_block_size, dtype)
+        self._blocks = BlockManager(num_blocks, config.kv_block_size)
+        self.max_context = min(config.max_context or self.architecture.max_context, self._blocks.max_tokens)
+        self._loaded = threading.Event()
+        self._on_loaded = on_loaded
+        self._adapters = AdapterHost(config, self.architecture, self.base_model_digest, dtype, self._wake)
+        decoder = load_decoder(config.model_path, self.architecture, self.max_context, dtype, config.device)
+        cache = KVCache(self.architecture, num_blocks, config.kv_block_size, dtype, config.device)
+        self._runner = Runner(decoder, cache, self._adapters)
+        self._scheduler = Scheduler(self._blocks, self._adapters, config.max_running, config.max_step_tokens)
+        self._requests: dict[str, Request] = {}
+        self._eos_token_ids = self.architecture.eos_token_ids | {self.tokenizer.eos_token_id}
+        self._num_arrivals = 0
+        self.is_stalled = False
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._requests
+
+    def add(self, command: Generate, prompt_token_ids: Sequence[int] | None = None) -> None:
+        """Accept a request. `prompt_token_ids` saves encoding the prompt here if the caller has done it.
+
+        Raises `InvalidRequestError`, `ContextLengthExceededError`, `OverloadedError`.
+        """
+        sampling = _checked(command.sampling)
+        prompt = list(prompt_token_ids or self.tokenizer.encode_prompt(command.messages, command.prompt))
+        self._accept(
+            Request(
+                request_id=command.request_id,
+                token_ids=prompt,
+                num_prompt_tokens=len(prompt),
+                max_tokens=min(sampling.max_tokens, self.max_context - len(prompt)),
+                sampling=sampling,
+                seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+                adapter=command.adapter,
+                text=TextStream(self.tokenizer, sampling.stop),
+                probe=ProbeSums(len(prompt)) if command.probe else None,
+            )
+        )
+
+    def embed(self, request_id: str, item: EmbedItem, adapter: AdapterRef | None) -> None:
+        """Accept given text for its states alone: one `Chunk` with a probe ends it. Raises as `add` does.
+
+        The states are those that `add` with a probe would return had the model answered `item.completion` and
+        closed its turn.
+        """
+        prompt = self.tokenizer.encode_prompt(item.messages, item.prompt)
+        answer = [] if item.completion is None else self.tokenizer.encode(item.completion)
+        if item.completion is not None and self.tokenizer.eos_token_id is not None:
+            answer.append(self.tokenizer.eos_token_id)
+        self._accept(
+            Request(
+                request_id=request_id,
+                token_ids=prompt + answer[:-1],  # the last one predicts nothing
+                num_prompt_tokens=len(prompt),
+                max_tokens=len(answer),
+                sampling=None,
+                seed=0,
+                adapter=adapter,
+                text=None,
+                probe=ProbeSums(len(prompt)),
+            )
+        )
+
+    def abort(self, request_id: str) -> Chunk | None:
+        """End a request now. Its last chunk, or None for an unknown id."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        self._forget(request)
+        request.finish_reason = "abort"
+        return _chunk(request, [], request.text.flush() if request.text is not None else "")
+
+    @torch.inference_mode()
+    def step(self) -> list[Output]:
+        """Advance every request that can run by one step and return what is new.
+
+        `is_stalled` is True afterwards when nothing could run: then all requests wait for adapters to load.
+        """
+        self._loaded.clear()
+        self._adapters.registry.collect()
+        step = self._scheduler.schedule()
+        self.is_stalled = not step.scheduled
+        outputs: list[Output] = [*self._fail_unloadable()]
+        if step.scheduled:
+            outputs += self._advance(step, self._runner.forward(step))
+        return outputs
+
+    def run(self) -> Iterator[Output]:
+        """Step until idle; for callers that have nothing else to do meanwhile."""
+        while not self.is_idle:
+            outputs = self.step()
+            yield from outputs
+            if self.is_stalled and not outputs:
+                self._loaded.wait()
+
+    def check_integrity(self) -> None:
+        """Compare kv_blocks, slots and registry with what the requests hold. Raises `AssertionError`."""
+        running = self._scheduler.running
+        self._blocks.check_integrity(request.block_table for request in running)
+        self._adapters.check_integrity([request.slot for request in running], self._scheduler.waiting_digests)
+        owned = {request.request_id for request in (*running, *self._scheduler.waiting())}
+        if owned != self._requests.keys():
+            raise AssertionError(f"requests lost or forgotten: {owned ^ self._requests.keys()}")
+
+    def status(self, request_id: str = "") -> Status:
+        adapters, blocks = self._adapters, self._blocks
+        return Status(
+            request_id=request_id,
+            model=self.config.model_path.name,
+            base_model_digest=self.base_model_digest,
+            max_context=self.max_context,
+            active_adapters=adapters.slots.active_digests,
+            resident_adapters=adapters.registry.resident_digests,
+            resident_bytes=adapters.registry.resident_bytes,
+            num_running=len(self._scheduler.running),
+            num_waiting=self._scheduler.num_waiting,
+            kv_blocks_used=blocks.num_blocks - blocks.num_free,
+            kv_blocks_total=blocks.num_blocks,
+            num_preemptions=self._scheduler.num_preemptions,
+        )
+
+    def close(self) -> None:
+        self._adapters.registry.close()
+
+    def _wake(self) -> None:
+        self._loaded.set()
+        self._on_loaded()
+
+    def _accept(self, request: Request) -> None:
+        if request.request_id in self._requests:
+            raise InvalidRequestError(f"request id {request.request_id!r} is in use")
+        if request.num_tokens >= self.max_context:
+            raise ContextLengthExceededError(request.num_tokens, self.max_context)
+        if self._scheduler.num_waiting >= self.config.max_waiting:
+            raise OverloadedError(self._scheduler.num_waiting)
+        request.arrival = self._num_arrivals
+        self._num_arrivals += 1
+        self._requests[request.request_id] = request
+        self._scheduler.add(request)
+
+    def _fail_unloadable(self) -> Iterator[Failure]:
+        for ref, error in self._adapters.registry.take_failures():
+            for request in [request for request in self._scheduler.waiting() if request.adapter == ref]:
+                yield self._fail(request, error)
+
+    def _advance(self, step: Step, hidden: Tensor) -> list[Output]:
+        """Note what was computed, and sample for the requests whose tokens are all computed now."""
+        due: list[tuple[Request, int]] = []  # with the row of their last token
+        row = 0
+        for entry in step.scheduled:
+            request = entry.request
+            if request.probe is not None:
+                request.probe.add(hidden[row : row + entry.num_tokens], request.num_computed)
+            request.num_computed += entry.num_tokens
+            row += entry.num_tokens
+            if request.num_pending == 0:
+                due.append((request, row - 1))
+        given = [self._finish_given(request) for request, _ in due if request.sampling is None]
+        return [*given, *self._sample(due, hidden)]
+
+    def _sample(self, due: Sequence[tuple[Request, int]], hidden: Tensor) -> list[Output]:
+        sampled = [(request, row, request.sampling) for request, row in due if request.sampling is not None]
+        if not sampled:
+            return []
+        token_ids = sample(
+            self._runner.logits(hidden, [row for _, row, _ in sampled]),
+            [sampling for _, _, sampling in sampled],
+            [request.seed for request, _, _ in sampled],
+            [request.num_answer_tokens for request, _, _ in sampled],
+        )
+        return [
+            self._append(request, sampling, token_id)
+            for (request, _, sampling), token_id in zip(sampled, token_ids, strict=True)
+        ]
+
+    def _append(self, request: Request, sampling: Sampling, token_id: int) -> Output:
+        if token_id == NOT_FINITE:
+            return self._fail(request, NumericalError(request.adapter_digest))
+        request.token_ids.append(token_id)
+        is_end = token_id in self._eos_token_ids and not sampling.ignore_eos
+        text = request.text.push(token_id) if request.text is not None and not is_end else ""
+        if is_end or (request.text is not None and request.text.is_stopped):
+            return self._finish(request, "stop", token_id, text)
+        if request.num_answer_tokens >= request.max_tokens:
+            return self._finish(request, "length", token_id, text)
+        return _chunk(request, [token_id], text)
+
+    def _finish(self, request: Request, reason: FinishReason, token_id: int, text: str) -> Chunk:
+        self._forget(request)
+        request.finish_reason = reason
+        text += request.text.flush() if request.text is not None else ""
+        probe = None if request.probe is None else request.probe.finish(request.num_answer_tokens)
+        return _chunk(request, [token_id], text, probe)
+
+    def _finish_given(self, request: Request) -> Output:
+        self._forget(request)
+        if request.probe is None:
+            raise ValueError("a request without sampling is made for its probe")
+        states = request.probe.finish(request.max_tokens)
+        if not all(map(math.isfinite, (*states.prompt, *(states.answer or ())))):
+            return Failure(request.request_id, NumericalError(request.adapter_digest))
+        request.finish_reason = "stop"
+        return _chunk(request, [], "", states)
+
+    def _fail(self, request: Request, error: InferenceError) -> Failure:
+        self._forget(request)
+        return Failure(request.request_id, error)
+
+    def _forget(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        self._scheduler.remove(request)
+
+
+def _chunk(request: Request, token_ids: list[int], text: str, probe: ProbeStates | None = None) -> Chunk:
+    return Chunk(
+        request_id=request.request_id,
+        text=text,
+        token_ids=token_ids,
+        prompt_tokens=request.num_prompt_tokens,
+        completion_tokens=0 if request.sampling is None else request.num_answer_tokens,
+        finish_reason=request.finish_reason,
+        probe=probe,
+    )
+
+
+def _checked(sampling: Sampling) -> Sampling:
+    """Constraints are declared on the message; a caller in this process has not been through its decoder."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(sampling), Sampling)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"sampling: {error}") from error

@@ -1,0 +1,135 @@
+"""Errors of the engine; each has a stable `code` that crosses the process border and says if a retry can
+help.
+"""
+
+from __future__ import annotations
+
+
+class InferenceError(Exception):
+    """Base of everything the engine refuses or fails at; `code` and `is_retryable` go to the client."""
+
+    code = "engine_error"
+    is_retryable = False
+
+
+class InvalidRequestError(InferenceError):
+    code = "invalid_request"
+
+
+class ContextLengthExceededError(InferenceError):
+    """The prompt leaves no room for a single new token."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, num_prompt_tokens: int, max_context: int) -> None:
+        self.num_prompt_tokens = num_prompt_tokens
+        self.max_context = max_context
+        super().__init__(
+            f"the prompt has {num_prompt_tokens} tokens, the context holds {max_context}, answer included; "
+            "shorten the prompt"
+        )
+
+
+class OverloadedError(InferenceError):
+    """The waiting line is full; nothing was charged or started."""
+
+    code = "overloaded"
+    is_retryable = True
+
+    def __init__(self, num_waiting: int) -> None:
+        self.num_waiting = num_waiting
+        super().__init__(f"{num_waiting} requests are waiting already; try again shortly")
+
+
+class NumericalError(InferenceError):
+    """The adapter drove the model to NaN or infinity."""
+
+    code = "numerical_error"
+
+    def __init__(self, adapter_digest: str | None) -> None:
+        self.adapter_digest = adapter_digest
+        super().__init__(f"the model produced NaN or infinity under {adapter_digest or 'the base model'}")
+
+
+class UnsupportedModelError(InferenceError):
+    code = "unsupported_model"
+
+
+class ModelNotFoundError(InferenceError):
+    code = "model_not_found"
+
+
+class AdapterError(InferenceError):
+    """An adapter folder was refused. `where` names the file, key or tensor at fault."""
+
+    code = "adapter_refused"
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f"adapter refused at {where}: {reason}")
+
+
+class AdapterFileMissingError(AdapterError):
+    code = "adapter_file_missing"
+
+
+class AdapterPickleError(AdapterError):
+    code = "adapter_pickle"
+
+
+class AdapterCorruptError(AdapterError):
+    """The configuration is not JSON, or the safetensors file is truncated or malformed."""
+
+    code = "adapter_corrupt"
+
+
+class AdapterUnsupportedError(AdapterError):
+    """A kind of adapter that this engine does not serve, such as DoRA."""
+
+    code = "adapter_unsupported"
+
+
+class AdapterBiasError(AdapterError):
+    code = "adapter_bias"
+
+
+class AdapterModulesToSaveError(AdapterError):
+    code = "adapter_modules_to_save"
+
+
+class AdapterTargetError(AdapterError):
+    """A target that is not a linear layer of the decoder: embeddings, head, norms, unknown names."""
+
+    code = "adapter_target"
+
+
+class AdapterWrongBaseError(AdapterError):
+    code = "adapter_wrong_base"
+
+
+class AdapterShapeError(AdapterError):
+    code = "adapter_shape"
+
+
+class AdapterRankError(AdapterError):
+    code = "adapter_rank"
+
+
+class AdapterNotFiniteError(AdapterError):
+    code = "adapter_not_finite"
+
+
+class AdapterTooLargeError(AdapterError):
+    code = "adapter_too_large"
+
+
+class AdapterDigestMismatchError(AdapterError):
+    """The folder's bytes are not those of the digest that was asked for."""
+
+    code = "adapter_digest_mismatch"
+
+    def __init__(self, path: str, expected: str, actual: str) -> None:
+        self.expected = expected
+        self.actual = actual
+        super().__init__(path, f"its digest is {actual}, asked for was {expected}; fetch the adapter again")

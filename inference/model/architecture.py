@@ -1,0 +1,133 @@
+"""Shape of a Llama-family decoder, read from a Hugging Face `config.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inference.errors import ModelNotFoundError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+ROPE_TYPES = frozenset({"default", "linear", "llama3"})
+
+# Linear layers that read the same input are one matrix: fused name -> its parts, in row order.
+PROJECTIONS: dict[str, tuple[str, ...]] = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+PARENT_BY_LINEAR = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Dimensions and constants of one decoder."""
+
+    family: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope: dict[str, Any]  # keys of transformers' `rope_parameters`
+    max_context: int
+    has_tied_head: bool
+    eos_token_ids: frozenset[int]
+
+    def linear_shape(self, linear: str) -> tuple[int, int]:
+        """(in_features, out_features) of one of the seven linear layers."""
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden_size, queries),
+            "k_proj": (self.hidden_size, keys),
+            "v_proj": (self.hidden_size, keys),
+            "o_proj": (queries, self.hidden_size),
+            "gate_proj": (self.hidden_size, self.intermediate_size),
+            "up_proj": (self.hidden_size, self.intermediate_size),
+            "down_proj": (self.intermediate_size, self.hidden_size),
+        }[linear]
+
+    def linear_name(self, layer: int, linear: str) -> str:
+        """Name in a checkpoint, without `.weight`: `model.layers.3.self_attn.q_proj`."""
+        return f"model.layers.{layer}.{PARENT_BY_LINEAR[linear]}.{linear}"
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Raises `ModelNotFoundError` without a readable config.json, `UnsupportedModelError` otherwise."""
+    config = _read_json(folder / "config.json")
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise UnsupportedModelError(f"model type {family!r} is not one of {sorted(FAMILIES)}")
+    if config.get("hidden_act", "silu") != "silu":
+        raise UnsupportedModelError(f"activation {config['hidden_act']!r}; only silu is supported")
+    if config.get("quantization_config"):
+        raise UnsupportedModelError("the checkpoint is quantised; give one in 16 or 32 bits")
+    num_heads = int(config["num_attention_heads"])
+    return Architecture(
+        family=family,
+        hidden_size=int(config["hidden_size"]),
+        num_layers=int(config["num_hidden_layers"]),
+        num_heads=num_heads,
+        num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
+        head_dim=int(config.get("head_dim") or config["hidden_size"] // num_heads),
+        intermediate_size=int(config["intermediate_size"]),
+        vocab_size=int(config["vocab_size"]),
+        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope=_rope(config),
+        max_context=_max_context(config),
+        has_tied_head=bool(config.get("tie_word_embeddings", False)),
+        eos_token_ids=_eos_token_ids(folder, config),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelNotFoundError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelNotFoundError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelNotFoundError(f"{path} is not a JSON object")
+    return value
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Older checkpoints keep `rope_theta` and `rope_scaling` apart; newer ones have `rope_parameters`."""
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = {"rope_theta": config.get("rope_theta", 10_000.0), **scaling}
+    rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
+    if rope["rope_type"] not in ROPE_TYPES:
+        raise UnsupportedModelError(
+            f"rotary scaling {rope['rope_type']!r} is not one of {sorted(ROPE_TYPES)}"
+        )
+    return rope
+
+
+def _max_context(config: dict[str, Any]) -> int:
+    """A sliding window never matters in a context no longer than it, so it bounds the context."""
+    limit = int(config.get("max_position_embeddings", 2048))
+    window = config.get("sliding_window")
+    if window and config.get("use_sliding_window", True):
+        return min(limit, int(window))
+    return limit
+
+
+def _eos_token_ids(folder: Path, config: dict[str, Any]) -> frozenset[int]:
+    generation = folder / "generation_config.json"
+    value = _read_json(generation).get("eos_token_id") if generation.exists() else None
+    value = config.get("eos_token_id") if value is None else value
+    if value is None:
+        return frozenset()
+    return frozenset(value) if isinstance(value, list) else frozenset({int(value)})

@@ -1,0 +1,72 @@
+"""Paged key and value storage. Block 0 is never handed out: it pads block tables and stays zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inference.model.architecture import Architecture
+
+NULL_BLOCK = 0
+
+
+def bytes_per_block(architecture: Architecture, block_size: int, dtype: torch.dtype) -> int:
+    width = architecture.num_kv_heads * architecture.head_dim
+    return 2 * architecture.num_layers * block_size * width * dtype.itemsize
+
+
+class KVCache:
+    """Keys and values of all layers, each [num_blocks, block_size, num_kv_heads, head_dim]."""
+
+    def __init__(
+        self, architecture: Architecture, num_blocks: int, block_size: int, dtype: torch.dtype, device: str
+    ) -> None:
+        heads = (architecture.num_kv_heads, architecture.head_dim)
+        shape = (architecture.num_layers, num_blocks, block_size, *heads)
+        self.block_size = block_size
+        self._keys = torch.zeros(shape, dtype=dtype, device=device)
+        self._values = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._keys.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._keys.device
+
+    def scrub(self, block_ids: Sequence[int]) -> None:
+        """Zero blocks before a new owner gets them. A masked position still takes part in the products of
+        attention, and 0 * NaN is NaN: what an overflowing adapter left behind must not reach the next
+        request.
+        """
+        if block_ids:
+            index = torch.tensor(block_ids, device=self._keys.device)
+            self._keys.index_fill_(1, index, 0.0)
+            self._values.index_fill_(1, index, 0.0)
+
+    def write(self, layer: int, kv_slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store `keys` and `values` [num_tokens, num_kv_heads, head_dim] at `kv_slots` (block * size +
+        offset).
+        """
+        self._keys[layer].flatten(0, 1).index_copy_(0, kv_slots, keys)
+        self._values[layer].flatten(0, 1).index_copy_(0, kv_slots, values)
+
+    def gather(self, layer: int, block_table: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values behind `block_table` [n, num_blocks]: each [n, num_kv_heads, context, head_dim]."""
+        count, width = block_table.shape
+        return (
+            _contexts(self._keys[layer], block_table.flatten(), count, width),
+            _contexts(self._values[layer], block_table.flatten(), count, width),
+        )
+
+
+def _contexts(blocks: Tensor, block_ids: Tensor, count: int, width: int) -> Tensor:
+    _, block_size, num_heads, head_dim = blocks.shape
+    chosen = blocks.index_select(0, block_ids)
+    return chosen.view(count, width * block_size, num_heads, head_dim).transpose(1, 2)

@@ -1,0 +1,206 @@
+"""Messages between the engine process and its clients. Nothing here imports torch.
+
+A frame is a big-endian 32-bit length and that many bytes of JSON. Every message is an object whose `type`
+names it, and every message carries the `request_id` that its sender chose; ids are scoped to a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+MAX_EMBED_ITEMS = 64
+_LENGTH = struct.Struct(">I")
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
+    """An adapter by content: `digest` (64 hex digits, see `inference.lora.adapter.adapter_digest`) names it,
+    `path` is a local folder holding it. The engine checks the folder against the digest when it loads it.
+    """
+
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    path: str
+
+
+class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
+    """How tokens are chosen: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 are off, `seed` None draws one."""
+
+    max_tokens: Annotated[int, Meta(ge=1)] = 256
+    temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=16)] = ()
+    ignore_eos: bool = False
+
+
+class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
+    """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of both is given."""
+
+    request_id: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    adapter: AdapterRef | None = None
+    sampling: Sampling = Sampling()
+    probe: bool = False
+
+
+class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):
+    """Stop request `request_id`; its last `Chunk` says `abort`. Unknown ids are ignored."""
+
+    request_id: str
+
+
+class CountTokens(Struct, frozen=True, tag="count_tokens", forbid_unknown_fields=True):
+    """How many prompt tokens these messages (or this raw prompt) would cost."""
+
+    request_id: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+
+
+class EmbedItem(Struct, frozen=True, forbid_unknown_fields=True):
+    """A chat or a raw prompt, and optionally the answer given to it."""
+
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    completion: str | None = None
+
+
+class Embed(Struct, frozen=True, tag="embed", forbid_unknown_fields=True):
+    """Run items through the model without sampling, for the states `Generate(probe=True)` would return."""
+
+    request_id: str
+    items: Annotated[tuple[EmbedItem, ...], Meta(min_length=1, max_length=MAX_EMBED_ITEMS)]
+    adapter: AdapterRef | None = None
+
+
+class GetStatus(Struct, frozen=True, tag="get_status", forbid_unknown_fields=True):
+    request_id: str
+
+
+class ProbeStates(Struct, frozen=True):
+    """Means of the final hidden state (after the last norm), each a vector of the model's hidden size.
+
+    `prompt` averages the states at the prompt's positions. `answer` averages the states that the answer's
+    tokens were predicted from, its closing token included; it is None when there is no answer.
+    """
+
+    prompt: list[float]
+    answer: list[float] | None
+    num_prompt_tokens: int
+    num_answer_tokens: int
+
+
+class Chunk(Struct, frozen=True, tag="chunk"):
+    """Progress of one request. `text` and `token_ids` are what is new; counts are totals so far.
+
+    `completion_tokens` counts every sampled token, the closing one included. `text` may lag behind
+    `token_ids` while a character or a stop string is incomplete. The last chunk has a `finish_reason`.
+    """
+
+    request_id: str
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason | None = None
+    probe: ProbeStates | None = None
+
+
+class TokenCount(Struct, frozen=True, tag="token_count"):
+    request_id: str
+    num_tokens: int
+    max_context: int
+
+
+class Embedding(Struct, frozen=True, tag="embedding"):
+    """Answer to `Embed`, in the order of its items."""
+
+    request_id: str
+    items: list[ProbeStates]
+
+
+class Status(Struct, frozen=True, tag="status"):
+    """What the engine holds now. `active_adapters` are in device slots, `resident_adapters` in the host
+    cache.
+    """
+
+    request_id: str
+    model: str
+    base_model_digest: str
+    max_context: int
+    active_adapters: list[str]
+    resident_adapters: list[str]
+    resident_bytes: int
+    num_running: int
+    num_waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    num_preemptions: int
+
+
+class Error(Struct, frozen=True, tag="error"):
+    """A command failed. `code` is stable; `retryable` says whether the same command may succeed later."""
+
+    request_id: str
+    code: str
+    message: str
+    retryable: bool = False
+
+
+Command = Generate | Abort | CountTokens | Embed | GetStatus
+Event = Chunk | TokenCount | Embedding | Status | Error
+
+_encoder = msgspec.json.Encoder()
+_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+_events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+class FrameTooLargeError(Exception):
+    """A frame longer than `MAX_FRAME_BYTES`; the connection cannot be used any further."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+        super().__init__(f"frame of {num_bytes} bytes; at most {MAX_FRAME_BYTES} are allowed")
+
+
+def encode_frame(message: Command | Event) -> bytes:
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameTooLargeError(len(body))
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode_command(body: bytes) -> Command:
+    """Raises `msgspec.ValidationError` (naming the field) or `msgspec.DecodeError`."""
+    return _commands.decode(body)
+
+
+def decode_event(body: bytes) -> Event:
+    return _events.decode(body)
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
+    """The next frame's body, or None when the peer has closed. Raises `FrameTooLargeError`."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > MAX_FRAME_BYTES:
+            raise FrameTooLargeError(length)
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None

@@ -1,0 +1,53 @@
+"""A request and its state while the engine works on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inference.lora.segments import BASE_SLOT
+
+if TYPE_CHECKING:
+    from inference.probe import ProbeSums
+    from inference.protocol import AdapterRef, FinishReason, Sampling
+    from inference.text import TextStream
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence. `token_ids` holds prompt and answer; `num_computed` of them are in the KV cache.
+
+    `sampling` is None when nothing is sampled: the tokens are given and only their states are wanted.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    max_tokens: int
+    sampling: Sampling | None
+    seed: int
+    adapter: AdapterRef | None
+    text: TextStream | None
+    probe: ProbeSums | None
+    arrival: int = 0
+    slot: int = BASE_SLOT
+    num_computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_answer_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens still to be computed: 1 while decoding, more in prefill or after a preemption."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def adapter_digest(self) -> str | None:
+        return None if self.adapter is None else self.adapter.digest

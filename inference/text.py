@@ -1,0 +1,105 @@
+"""From tokens to text, piece by piece: whole characters only, and nothing that may turn out to be a stop
+string.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_INCOMPLETE = "\ufffd"
+_MAX_PENDING_TOKENS = 8
+
+
+class TokenDecoder(Protocol):
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+
+
+class IncrementalDetokenizer:
+    """Decodes a growing sequence. A character split over tokens is held back until it is whole."""
+
+    def __init__(self, decoder: TokenDecoder) -> None:
+        self._decoder = decoder
+        self._context: list[int] = []  # the last tokens already turned into text
+        self._pending: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        self._pending.append(token_id)
+        text = self._pending_text()
+        # A model may really emit U+FFFD; no character needs more tokens than this.
+        if text.endswith(_INCOMPLETE) and len(self._pending) < _MAX_PENDING_TOKENS:
+            return ""
+        return self._advance(text)
+
+    def flush(self) -> str:
+        """What is left, an incomplete character shown as U+FFFD."""
+        return self._advance(self._pending_text()) if self._pending else ""
+
+    def _pending_text(self) -> str:
+        """Decoded together with their context: whether a word starts with a blank depends on it."""
+        before = self._decoder.decode(self._context)
+        return self._decoder.decode([*self._context, *self._pending])[len(before) :]
+
+    def _advance(self, text: str) -> str:
+        self._context = [*self._context, *self._pending][-_MAX_PENDING_TOKENS:] if not text else self._pending
+        self._pending = []
+        return text
+
+
+class StopFilter:
+    """Cuts a stream at the first stop string. Text that may be the start of one is held back."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, text: str) -> str:
+        """The part of the stream that is safe to show now; nothing more once stopped."""
+        if self.is_stopped:
+            return ""
+        text = self._held + text
+        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if found:
+            self.is_stopped = True
+            self._held = ""
+            return text[: min(found)]
+        length = self._possible_start(text)
+        self._held = text[len(text) - length :]
+        return text[: len(text) - length]
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_start(self, text: str) -> int:
+        """Length of the longest suffix of `text` that begins a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+
+class TextStream:
+    """An answer's text as its tokens arrive."""
+
+    def __init__(self, decoder: TokenDecoder, stops: Sequence[str]) -> None:
+        self._detokenizer = IncrementalDetokenizer(decoder)
+        self._filter = StopFilter(stops)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string has appeared."""
+        return self._filter.is_stopped
+
+    def push(self, token_id: int) -> str:
+        return self._filter.push(self._detokenizer.push(token_id))
+
+    def flush(self) -> str:
+        """The rest of the text when the answer ended for another reason than a stop string."""
+        shown = self._filter.push(self._detokenizer.flush())
+        return shown + self._filter.flush()
