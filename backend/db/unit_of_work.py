@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
+from backend.db.auth import AuthStore
+from backend.db.chain import ChainStore
+from backend.db.event_log import EventLog
 from backend.db.outbox import OutboxStore
+from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
+from backend.db.training import TrainingStore
 from backend.db.transactions import TransactionStore
 
 if TYPE_CHECKING:
@@ -23,7 +28,13 @@ class Work:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.auth = AuthStore(session)
+        self.chain = ChainStore(session)
+        self.channels = ChannelStore(session)
+        self.event_log = EventLog(session)
         self.outbox = OutboxStore(session)
+        self.receipts = ReceiptStore(session)
+        self.training = TrainingStore(session)
         self.transactions = TransactionStore(session)
 
 

@@ -1,0 +1,49 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from backend.api import errors
+from backend.api.middleware import BodyLimit, RequestId
+from backend.api.routers import auth, channels, chat, health, models, receipts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from backend.api.services import Services
+    from backend.settings import Settings
+
+MAX_BODY_BYTES = 4 << 20
+"""Of everything but uploads."""
+UPLOAD_PREFIXES = ("/v1/contributions",)
+ROUTERS = (auth, models, chat, channels, receipts, health)
+
+
+def create_app(services: Services, settings: Settings) -> FastAPI:
+    app = FastAPI(
+        title="loraledger",
+        summary="Specialised models, paid per token, and the people whose data made them.",
+        lifespan=_lifespan,
+    )
+    app.state.services = services
+    errors.install(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+
+    def limit_of(path: str) -> int:
+        return settings.max_upload_bytes if path.startswith(UPLOAD_PREFIXES) else MAX_BODY_BYTES
+
+    app.add_middleware(BodyLimit, limit_of=limit_of)
+    app.add_middleware(RequestId)  # outermost: refusals carry it too
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    services: Services = app.state.services
+    await services.generate.close()

@@ -1,0 +1,58 @@
+"""Dependencies of the routers: the services, and who is calling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from backend.api.services import Services
+from backend.domain.errors import Forbidden, Unauthenticated
+from backend.domain.ids import Account
+from backend.services.keys import KEY_PREFIX
+
+_bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a session token (lls_...).")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A wallet, by its session (`key_id` None) or by one of its API keys."""
+
+    account: Account
+    key_id: str | None
+    token: str
+
+
+def get_services(request: Request) -> Services:
+    return cast("Services", request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def get_caller(
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    if credentials is None:
+        raise Unauthenticated("Send 'Authorization: Bearer' with an API key or a session token.")
+    token = credentials.credentials
+    if token.startswith(KEY_PREFIX):
+        key = services.keys.authenticate(token)
+        return Caller(key.account, key.id, token)
+    return Caller(services.sign_in.session(token).account, None, token)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def get_wallet(caller: CallerDep) -> Caller:
+    """A signed-in wallet: what spends or signs is not for API keys, which live in many places."""
+    if caller.key_id is not None:
+        raise Forbidden("This needs a signed-in wallet, not an API key.")
+    return caller
+
+
+WalletDep = Annotated[Caller, Depends(get_wallet)]

@@ -1,0 +1,149 @@
+"""Every error in OpenAI's shape, and the one table of HTTP statuses."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from backend.domain.chain import ChainReplaced, Reverted
+from backend.domain.content import ContentCorrupt
+from backend.domain.errors import (
+    Conflict,
+    DomainError,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    PaymentRequired,
+    Unauthenticated,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fastapi import FastAPI, Request
+
+log = logging.getLogger(__name__)
+
+STATUS: Mapping[type[DomainError], HTTPStatus] = {
+    InvalidInput: HTTPStatus.BAD_REQUEST,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    PaymentRequired: HTTPStatus.PAYMENT_REQUIRED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    Reverted: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ContentCorrupt: HTTPStatus.BAD_GATEWAY,
+    ChainReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""By the nearest class in an error's ancestry; whatever has none is our own fault."""
+
+TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    402: "payment_required",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+HEADERS: Mapping[int, Mapping[str, str]] = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}
+
+# Parameters of OpenAI's API that we know and do not support: refused by name, as unknown ones are.
+UNSUPPORTED = frozenset(
+    {
+        *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "modalities"),
+        *("moderation", "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key"),
+        *("prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier"),
+        *("service_tier", "store", "tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options"),
+    }
+)
+
+
+def status_of(error: DomainError) -> HTTPStatus:
+    known = (STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return next(known, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def error_body(
+    status: int,
+    message: str,
+    code: str,
+    param: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    body: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
+    if details:
+        body["details"] = dict(details)
+    return {"error": body}
+
+
+def domain_error_body(error: DomainError) -> dict[str, Any]:
+    return error_body(status_of(error), error.message, error.code, error.param, error.details)
+
+
+def internal_error_body() -> dict[str, Any]:
+    return error_body(500, "Something went wrong on our side; nothing was charged.", "internal_error")
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(DomainError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+def _response(status: int, body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body, status_code=status, headers=dict(HEADERS.get(status, {})))
+
+
+async def _on_domain_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DomainError)  # noqa: S101 - registered for this class only
+    status = status_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("domain error without a status", exc_info=error)
+    return _response(status, domain_error_body(error))
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
+    message, code, param = describe_fault(error.errors())
+    return _response(400, error_body(400, message, code, param))
+
+
+async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_").replace("-", "_")
+    response = _response(error.status_code, error_body(error.status_code, str(error.detail), code))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_defect(_request: Request, error: Exception) -> JSONResponse:
+    log.error("unhandled error", exc_info=error)
+    return _response(500, internal_error_body())
+
+
+def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str | None]:
+    """Message, code and parameter of the first thing wrong with a request."""
+    fault = faults[0]
+    where = [str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header")]
+    param = ".".join(where) or None
+    kind, text = str(fault["type"]), str(fault["msg"])
+    if kind == "json_invalid":
+        return f"The body is not valid JSON: {text}.", "invalid_json", None
+    if kind == "extra_forbidden":
+        is_known = where[0] in UNSUPPORTED
+        what = "is not supported" if is_known else "is unknown"
+        return (
+            f"The parameter '{param}' {what}.",
+            f"{'unsupported' if is_known else 'unknown'}_parameter",
+            param,
+        )
+    if kind == "missing":
+        return f"The parameter '{param}' is missing.", "missing_parameter", param
+    return f"The parameter '{param}' is invalid: {text}.", "invalid_parameter", param

@@ -1,0 +1,57 @@
+"""Sign-in and API keys."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, status
+
+from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.schemas.auth import (
+    ChallengeRequest,
+    ChallengeView,
+    CreateKeyRequest,
+    KeyView,
+    NewKeyView,
+    SessionView,
+    SignInRequest,
+)
+from backend.api.schemas.common import Page
+from backend.domain.ids import Account
+
+router = APIRouter(prefix="/v1", tags=["auth"])
+
+
+@router.post("/auth/challenges", status_code=status.HTTP_201_CREATED)
+def create_challenge(body: ChallengeRequest, services: ServicesDep) -> ChallengeView:
+    return ChallengeView.model_validate(services.sign_in.challenge(Account(body.account)))
+
+
+@router.post("/auth/sessions", status_code=status.HTTP_201_CREATED)
+def sign_in(body: SignInRequest, services: ServicesDep) -> SessionView:
+    signed_in = services.sign_in.sign_in(body.message, body.signature)
+    session = signed_in.session
+    return SessionView(token=signed_in.token, account=session.account, expires_at=session.expires_at)
+
+
+@router.delete("/auth/session", status_code=status.HTTP_204_NO_CONTENT)
+def sign_out(services: ServicesDep, wallet: WalletDep) -> None:
+    services.sign_in.sign_out(wallet.token)
+
+
+@router.get("/auth/me")
+def who_am_i(caller: CallerDep) -> dict[str, str | None]:
+    return {"account": caller.account, "key_id": caller.key_id}
+
+
+@router.post("/keys", status_code=status.HTTP_201_CREATED)
+def create_key(body: CreateKeyRequest, services: ServicesDep, wallet: WalletDep) -> NewKeyView:
+    return NewKeyView.model_validate(services.keys.create(wallet.account, body.name, body.spend_cap))
+
+
+@router.get("/keys")
+def list_keys(services: ServicesDep, wallet: WalletDep) -> Page[KeyView]:
+    return Page(data=[KeyView.model_validate(key) for key in services.keys.list(wallet.account)])
+
+
+@router.delete("/keys/{key_id}")
+def revoke_key(key_id: str, services: ServicesDep, wallet: WalletDep) -> KeyView:
+    return KeyView.model_validate(services.keys.revoke(wallet.account, key_id))

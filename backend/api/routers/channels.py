@@ -1,0 +1,87 @@
+"""Channels: what is in them, and how money gets in, is allowed to be spent, and gets out."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, status
+
+from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.schemas.channels import (
+    ChannelView,
+    DepositRequest,
+    GrantBody,
+    PreparedDepositView,
+    PreparedGrantView,
+    RelayDepositRequest,
+    RelayGrantRequest,
+    RevokeRequest,
+    SessionTermsBody,
+    ThawRequest,
+    VoucherRequest,
+)
+from backend.api.schemas.common import Page, PreparedTransactionView, TransactionQueued
+from backend.domain.ids import Account
+from backend.domain.voucher import SignedVoucher, Voucher
+
+router = APIRouter(prefix="/v1", tags=["channels"])
+
+
+@router.get("/channels")
+def list_channels(services: ServicesDep, caller: CallerDep) -> Page[ChannelView]:
+    return Page(data=[ChannelView.of(channel) for channel in services.channels.list(caller.account)])
+
+
+@router.get("/channels/{channel}")
+def get_channel(channel: str, services: ServicesDep, caller: CallerDep) -> ChannelView:
+    """By the channel's id or its operator."""
+    return ChannelView.of(services.channels.get(caller.account, channel.lower()))
+
+
+@router.post("/channels/{channel}/vouchers", status_code=status.HTTP_201_CREATED)
+def add_voucher(channel: str, body: VoucherRequest, services: ServicesDep, caller: CallerDep) -> ChannelView:
+    """For payers who keep their session key: the signature is what counts, so an API key may deliver it."""
+    known = services.channels.get(caller.account, channel.lower())
+    voucher = Voucher(known.id, body.waived_until, body.max_cumulative)
+    signed = SignedVoucher(voucher, body.signature)
+    return ChannelView.of(services.channels.add_voucher(caller.account, signed))
+
+
+@router.post("/deposits/prepare")
+def prepare_deposit(body: DepositRequest, services: ServicesDep, wallet: WalletDep) -> PreparedDepositView:
+    session = body.session.terms() if body.session else None
+    return PreparedDepositView.of(services.deposits.prepare(wallet.account, body.units, session))
+
+
+@router.post("/deposits/relay", status_code=status.HTTP_202_ACCEPTED)
+def relay_deposit(body: RelayDepositRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
+    queued = services.deposits.relay(wallet.account, body.relay.deposit(), body.signature)
+    return TransactionQueued(transaction_id=queued)
+
+
+@router.post("/sessions/prepare")
+def prepare_grant(body: SessionTermsBody, services: ServicesDep, wallet: WalletDep) -> PreparedGrantView:
+    """A session key without a deposit, or a higher cap or later expiry for the one there is."""
+    grant, nonce, typed_data = services.deposits.prepare_grant(wallet.account, body.terms())
+    return PreparedGrantView(grant=GrantBody.of(grant), nonce=nonce, typed_data=typed_data)
+
+
+@router.post("/sessions/relay", status_code=status.HTTP_202_ACCEPTED)
+def relay_grant(body: RelayGrantRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
+    queued = services.deposits.relay_grant(wallet.account, body.grant.grant(), body.nonce, body.signature)
+    return TransactionQueued(transaction_id=queued)
+
+
+@router.post("/sessions/revoke/prepare")
+def prepare_revocation(
+    body: RevokeRequest, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    return PreparedTransactionView.of(services.deposits.prepare_revocation(wallet.account, Account(body.key)))
+
+
+@router.post("/withdrawals/thaw/prepare")
+def prepare_thaw(body: ThawRequest, services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
+    return PreparedTransactionView.of(services.deposits.prepare_thaw(wallet.account, body.amount))
+
+
+@router.post("/withdrawals/prepare")
+def prepare_withdrawal(services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
+    return PreparedTransactionView.of(services.deposits.prepare_withdrawal(wallet.account))

@@ -1,0 +1,37 @@
+"""OpenAI-compatible answers, each with its receipt."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from backend.api.completions import Completion, CompletionStream
+from backend.api.deps import CallerDep, ServicesDep
+from backend.api.schemas.chat import ChatCompletionRequest
+from backend.services.admission import Payer
+from backend.services.generate import AnswerRequest
+
+router = APIRouter(prefix="/v1/chat", tags=["chat"])
+
+
+@router.post("/completions", response_model=None)
+async def create_chat_completion(
+    body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
+) -> Response:
+    model = await services.generate.model(body.model)
+    answer = await services.generate.start(
+        AnswerRequest(
+            payer=Payer(caller.account, caller.key_id),
+            model=model,
+            turns=body.turns(),
+            sampling=body.sampling(),
+            body=await request.body(),
+        )
+    )
+    completion = Completion(answer, model.name, int(time.time()))
+    if not body.stream:
+        return JSONResponse(await completion.whole())
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    return CompletionStream(completion, include_usage=include_usage)

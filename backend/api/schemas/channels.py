@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from backend.api.schemas.common import AccountField, HashField, Micro, PreparedTransactionView, Schema, View
+from backend.domain.ids import Account, Hash32
+from backend.services.channels import ChannelView as Channel
+from backend.services.deposit import Grant, PreparedDeposit, RelayedDeposit, SessionTerms
+
+UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class SessionView(View):
+    """A session key. `is_held`: the gateway holds it, so at most `cap` is at risk here."""
+
+    key: str
+    cap: Micro
+    expiry: int
+    is_revoked: bool
+    is_held: bool
+
+
+class ChannelView(View):
+    """Amounts in micro-units. `cap`: where the best voucher or session key lets collection end."""
+
+    id: str
+    payer: str
+    operator: str
+    collector: str
+    balance: Micro
+    thawing: Micro
+    collected: Micro
+    charged: Micro
+    reserved: Micro
+    cap: Micro
+    available: Micro
+    sessions: list[SessionView]
+
+    @classmethod
+    def of(cls, channel: Channel) -> ChannelView:
+        line = channel.standing
+        sessions = [
+            SessionView(
+                key=grant.key,
+                cap=grant.cap,
+                expiry=grant.expiry,
+                is_revoked=grant.revoked_at is not None,
+                is_held=grant.key in channel.held_keys,
+            )
+            for grant in channel.grants
+        ]
+        return cls(
+            id=channel.id,
+            payer=channel.payer,
+            operator=channel.operator,
+            collector=channel.collector,
+            balance=line.balance,
+            thawing=line.thawing,
+            collected=line.collected,
+            charged=line.charged,
+            reserved=line.reserved,
+            cap=line.authorised,
+            available=line.available,
+            sessions=sessions,
+        )
+
+
+class SessionTermsBody(Schema):
+    """`cap` in micro-units on the channel's cumulative; left out: all that the deposit makes available."""
+
+    expiry: UnixSeconds
+    cap: Micro | None = None
+
+    def terms(self) -> SessionTerms:
+        return SessionTerms(self.expiry, self.cap)
+
+
+class DepositRequest(Schema):
+    """`units`: token units (not micro-units). `session`: let the gateway hold a session key."""
+
+    units: Micro
+    session: SessionTermsBody | None = None
+
+
+class GrantBody(Schema):
+    key: AccountField
+    cap: Micro
+    expiry: UnixSeconds
+
+    def grant(self) -> Grant:
+        return Grant(Account(self.key), self.cap, self.expiry)
+
+    @classmethod
+    def of(cls, grant: Grant) -> GrantBody:
+        return cls(key=grant.key, cap=grant.cap, expiry=grant.expiry)
+
+
+class RelayBody(Schema):
+    units: Micro
+    grant: GrantBody
+    salt: HashField
+    valid_before: UnixSeconds
+
+    def deposit(self) -> RelayedDeposit:
+        return RelayedDeposit(self.units, self.grant.grant(), Hash32(self.salt), self.valid_before)
+
+
+class RelayDepositRequest(Schema):
+    """`relay` as the preparation gave it, and the wallet's signature of its `typed_data`."""
+
+    relay: RelayBody
+    signature: str
+
+
+class PreparedDepositView(View):
+    channel_id: str
+    transactions: list[PreparedTransactionView]
+    relay: RelayBody
+    typed_data: dict[str, Any]
+
+    @classmethod
+    def of(cls, prepared: PreparedDeposit) -> PreparedDepositView:
+        relay = prepared.relay
+        return cls(
+            channel_id=prepared.channel_id,
+            transactions=[PreparedTransactionView.of(transaction) for transaction in prepared.transactions],
+            relay=RelayBody(
+                units=relay.units,
+                grant=GrantBody.of(relay.grant),
+                salt=relay.salt,
+                valid_before=relay.valid_before,
+            ),
+            typed_data=prepared.typed_data,
+        )
+
+
+class PreparedGrantView(View):
+    grant: GrantBody
+    nonce: Micro
+    typed_data: dict[str, Any]
+
+
+class RelayGrantRequest(Schema):
+    grant: GrantBody
+    nonce: Micro
+    signature: str
+
+
+class RevokeRequest(Schema):
+    key: AccountField
+
+
+class ThawRequest(Schema):
+    """Micro-units; 0 ends a thaw."""
+
+    amount: Micro
+
+
+class VoucherRequest(Schema):
+    """A signed `Voucher`; `waived_until` is its `from`."""
+
+    waived_until: Micro = 0
+    max_cumulative: Micro
+    signature: str

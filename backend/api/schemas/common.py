@@ -1,0 +1,87 @@
+"""Types that all schemas share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from backend.domain.chain import PreparedTransaction
+
+T = TypeVar("T")
+_ACCOUNT = re.compile(r"0x[0-9a-fA-F]{40}")
+_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
+_DECIMAL = re.compile(r"[0-9]{1,39}")
+
+
+def _account(value: str) -> str:
+    if not _ACCOUNT.fullmatch(value):
+        raise ValueError("not an account (0x and 40 hex digits)")
+    return value.lower()
+
+
+def _hash(value: str) -> str:
+    if not _HASH.fullmatch(value):
+        raise ValueError("not a hash (0x and 64 hex digits)")
+    return value.lower()
+
+
+def _amount(value: object) -> object:
+    if isinstance(value, str):
+        if not _DECIMAL.fullmatch(value):
+            raise ValueError("not a decimal integer")
+        return int(value)
+    return value
+
+
+AccountField = Annotated[str, AfterValidator(_account)]
+HashField = Annotated[str, AfterValidator(_hash)]
+Micro = Annotated[
+    int,
+    BeforeValidator(_amount),
+    Field(ge=0, lt=1 << 128, strict=True),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]
+"""Micro-units: a decimal string in JSON (numbers of JavaScript end at 2^53); integers are read too."""
+
+
+class Schema(BaseModel):
+    """A request: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class View(BaseModel):
+    """A response, read from a domain object."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Page(View, Generic[T]):
+    """`after` of the next request is `next_cursor`; None: this was the last page."""
+
+    object: str = "list"
+    data: list[T]
+    next_cursor: str | None = None
+
+
+class TransactionQueued(View):
+    """A transaction of ours: `GET /v1/transactions/{id}` tells its state."""
+
+    transaction_id: int
+
+
+class PreparedTransactionView(View):
+    """An unsigned transaction for the caller's wallet; `gas` is absent where it cannot be simulated yet."""
+
+    chain_id: int
+    to: str
+    data: str
+    value: Annotated[int, PlainSerializer(str, return_type=str, when_used="json")]
+    decoded: dict[str, Any]
+    gas: int | None
+
+    @classmethod
+    def of(cls, prepared: PreparedTransaction) -> PreparedTransactionView:
+        return cls.model_validate(prepared)

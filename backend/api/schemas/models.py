@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pydantic import Field
+
+from backend.api.schemas.common import View
+from backend.domain.content import cid_of
+from backend.domain.ids import ZERO_HASH
+from backend.services.catalogue import Model
+
+
+class ModelView(View):
+    """OpenAI's model object, and what our market adds. Prices: token units per million tokens."""
+
+    id: str
+    object: str = "model"
+    created: int = Field(default=0, description="Always 0: the chain orders registrations by block.")
+    owned_by: str
+    root: str = Field(description="The base model.")
+    parent: str | None = Field(description="The base model, for adapters.")
+    version_id: str
+    digest: str | None
+    cid: str | None
+    base_model: str
+    snapshots: list[str]
+    prompt_price: int
+    completion_price: int
+    operator_ppm: int
+    creator_ppm: int
+    is_deprecated: bool
+    block_number: int
+
+    @classmethod
+    def of(cls, model: Model, base_name: str) -> ModelView:
+        record = model.record
+        return cls(
+            id=model.name,
+            owned_by=record.creator,
+            root=base_name,
+            parent=None if model.is_base else base_name,
+            version_id=model.id,
+            digest=None if model.is_base else record.adapter_digest,
+            cid=None if record.cid_digest == ZERO_HASH else cid_of(record.cid_digest),
+            base_model=record.base_model,
+            snapshots=list(record.snapshots),
+            prompt_price=record.prompt_price,
+            completion_price=record.completion_price,
+            operator_ppm=record.operator_ppm,
+            creator_ppm=record.creator_ppm,
+            is_deprecated=model.is_deprecated,
+            block_number=model.block_number,
+        )

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from backend.api.schemas.common import Micro, View
+from backend.domain.hashing import pack_list
+from backend.domain.ids import Account
+from backend.ports.serving import StoredReceipt
+from backend.services.receipts import NamedSlice, ReceiptView
+
+
+class ReceiptBody(View):
+    """The EIP-712 `Receipt`. Amounts in micro-units."""
+
+    channel_id: str
+    cumulative: Micro
+    charge: Micro
+    request_hash: str
+    response_hash: str
+    slices_hash: str
+    prompt_tokens: int
+    completion_tokens: int
+    attribution_hash: str
+    served_at: int
+
+
+class ReceiptSummary(View):
+    """`batch`: number of the batch it stands in; None while it waits for one."""
+
+    id: str
+    operator: str
+    payer: str
+    receipt: ReceiptBody
+    batch: int | None
+
+    @classmethod
+    def of(cls, stored: StoredReceipt) -> ReceiptSummary:
+        return cls(
+            id=stored.id,
+            operator=stored.operator,
+            payer=stored.payer,
+            receipt=ReceiptBody.model_validate(stored.signed.receipt),
+            batch=stored.batch,
+        )
+
+
+class ShareBody(View):
+    """`contribution` is the index within `datanet`; `contributor` is whom the registry recorded."""
+
+    position: int
+    ppm: int
+    datanet: int | None
+    contribution: int
+    contributor: str | None
+
+
+class SliceBody(View):
+    """`packed`: the list that the receipt's attribution hash commits to, 0x-hex."""
+
+    version_id: str
+    weight_ppm: int
+    packed: str
+    shares: list[ShareBody]
+
+    @classmethod
+    def of(cls, part: NamedSlice) -> SliceBody:
+        shares = [
+            ShareBody(
+                position=named.share.position,
+                ppm=named.share.ppm,
+                datanet=named.datanet,
+                contribution=named.contribution,
+                contributor=named.contributor,
+            )
+            for named in part.shares
+        ]
+        packed = pack_list([named.share for named in part.shares])
+        return cls(
+            version_id=part.version_id, weight_ppm=part.weight_ppm, packed="0x" + packed.hex(), shares=shares
+        )
+
+
+class ReceiptDetail(ReceiptSummary):
+    """All that is needed to check a receipt offline. `salt` is there for the payer only."""
+
+    method: str
+    slices: list[SliceBody]
+    signature: str
+    salt: str | None
+    batch_state: str | None
+
+    @classmethod
+    def for_viewer(cls, view: ReceiptView, viewer: Account | None) -> ReceiptDetail:
+        stored = view.stored
+        return cls(
+            **dict(ReceiptSummary.of(stored)),
+            method=stored.signed.method,
+            slices=[SliceBody.of(part) for part in view.slices],
+            signature=stored.signed.signature,
+            salt=stored.salt if viewer == stored.payer else None,
+            batch_state=view.batch_state,
+        )

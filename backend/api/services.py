@@ -1,0 +1,30 @@
+"""What the API is made of: every service a router calls. `backend.bootstrap` builds it from adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.services.catalogue import Catalogue
+    from backend.services.channels import Channels
+    from backend.services.deposit import Deposits
+    from backend.services.generate import Generate
+    from backend.services.keys import ApiKeys
+    from backend.services.receipts import Receipts
+    from backend.services.sign_in import SignIn
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    sign_in: SignIn
+    keys: ApiKeys
+    catalogue: Catalogue
+    generate: Generate
+    channels: Channels
+    deposits: Deposits
+    receipts: Receipts
+    readiness: Callable[[], dict[str, str]]
+    """Part -> what is wrong with it; empty when all parts answer."""

@@ -1,0 +1,97 @@
+"""Channels' lines, reservations, vouchers, held session keys and receipts."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from backend.db.base import ACCOUNT, HASH, Amount, Base, UtcDateTime
+
+SIGNATURE = String(132)
+
+
+class LineRow(Base):
+    """How far a channel was charged; the row is the lock under which receipts take their places."""
+
+    __tablename__ = "channel_lines"
+
+    channel_id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    charged: Mapped[int] = mapped_column(Amount, default=0)
+
+
+class ReservationRow(Base):
+    __tablename__ = "reservations"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    channel_id: Mapped[str] = mapped_column(ForeignKey(LineRow.channel_id), index=True)
+    key_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    amount: Mapped[int] = mapped_column(Amount)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class VoucherRow(Base):
+    """The latest voucher of each signer."""
+
+    __tablename__ = "vouchers"
+
+    channel_id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    signer: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    waived_until: Mapped[int] = mapped_column(Amount)
+    max_cumulative: Mapped[int] = mapped_column(Amount)
+    signature: Mapped[str] = mapped_column(SIGNATURE)
+
+
+class HeldKeyRow(Base):
+    __tablename__ = "held_session_keys"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(ACCOUNT, unique=True)
+    channel_id: Mapped[str] = mapped_column(HASH, index=True)
+
+
+class ReceiptRow(Base):
+    __tablename__ = "receipts"
+    __table_args__ = (
+        Index("ix_receipts_payer_sequence", "payer", "sequence"),
+        Index("ix_receipts_channel_id_cumulative", "channel_id", "cumulative"),
+        Index("ix_receipts_operator_batch", "operator", "batch"),
+        UniqueConstraint("id"),
+    )
+
+    sequence: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(HASH)
+    operator: Mapped[str] = mapped_column(ACCOUNT)
+    payer: Mapped[str] = mapped_column(ACCOUNT)
+    key_id: Mapped[str | None] = mapped_column(String(32))
+    batch: Mapped[int | None]
+    salt: Mapped[str] = mapped_column(HASH)
+    method: Mapped[str] = mapped_column(String(32))
+    signature: Mapped[str] = mapped_column(SIGNATURE)
+
+    channel_id: Mapped[str] = mapped_column(HASH)
+    cumulative: Mapped[int] = mapped_column(Amount)
+    charge: Mapped[int] = mapped_column(Amount)
+    request_hash: Mapped[str] = mapped_column(HASH)
+    response_hash: Mapped[str] = mapped_column(HASH)
+    slices_hash: Mapped[str] = mapped_column(HASH)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    attribution_hash: Mapped[str] = mapped_column(HASH)
+    served_at: Mapped[int] = mapped_column(BigInteger)
+
+    slices: Mapped[list[ReceiptSliceRow]] = relationship(
+        order_by="ReceiptSliceRow.number", lazy="selectin", cascade="all, delete-orphan"
+    )
+
+
+class ReceiptSliceRow(Base):
+    __tablename__ = "receipt_slices"
+
+    receipt_sequence: Mapped[int] = mapped_column(ForeignKey(ReceiptRow.sequence), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    version_id: Mapped[str] = mapped_column(HASH, index=True)
+    weight_ppm: Mapped[int]
+    shares: Mapped[bytes] = mapped_column(LargeBinary)
+    """Packed as in docs/protocol.md: position 4, ppm 4, entry by entry."""

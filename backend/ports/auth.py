@@ -1,0 +1,71 @@
+"""What sign-in and API keys ask of the database. Secrets reach a repository only as their sha-256."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from backend.domain.ids import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A signed-in wallet."""
+
+    account: Account
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A named key of an account. Amounts in micro-units; `hint` is the head of the secret."""
+
+    id: str
+    account: Account
+    name: str
+    hint: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    spend_cap: int | None
+    spent: int
+
+
+class AuthRepository(Protocol):
+    def add_nonce(self, nonce: str, expires_at: datetime) -> None: ...
+
+    def take_nonce(self, nonce: str, now: datetime) -> bool:
+        """Use a nonce up. False if it is unknown, expired, or was taken before."""
+
+    def add_session(self, token_hash: str, session: Session) -> None: ...
+
+    def session(self, token_hash: str, now: datetime) -> Session | None:
+        """The session, unless it has expired or was ended."""
+
+    def end_session(self, token_hash: str) -> None: ...
+
+    def add_key(self, key: ApiKey, secret_hash: str) -> None: ...
+
+    def key_of_secret(self, secret_hash: str) -> ApiKey | None: ...
+
+    def key(self, key_id: str) -> ApiKey | None: ...
+
+    def keys(self, account: Account) -> list[ApiKey]:
+        """All keys of the account, newest first, revoked ones included."""
+
+    def revoke_key(self, key_id: str, now: datetime) -> None:
+        """Idempotent: the first revocation's instant stays."""
+
+    def touch_key(self, key_id: str, now: datetime) -> None: ...
+
+    def spend(self, key_id: str, amount: int) -> None:
+        """Add to what the key has spent, micro-units. The caller holds the channel's lock."""
+
+
+class AuthTx(Protocol):
+    @property
+    def auth(self) -> AuthRepository: ...

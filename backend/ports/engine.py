@@ -1,0 +1,92 @@
+"""The inference engine as services see it: chats in, text and counts out. It knows nothing of money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from backend.domain.ids import Hash32
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """An adapter by content; the engine checks the folder against the digest when it loads it."""
+
+    digest: Hash32
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; without a `seed` the engine draws one."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """One request to the engine; without an adapter the base model answers."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    sampling: Sampling
+    adapter: AdapterFolder | None = None
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Progress of one answer. `text` is what is new, counts are totals; the last piece has a finish reason.
+
+    `probe` comes with the last piece of a request that asked for it: the mean final hidden state over the
+    answer's tokens, one float for each hidden dimension; None if there is no answer.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason | None = None
+    probe: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSize:
+    num_tokens: int
+    max_context: int
+
+
+class Engine(Protocol):
+    """Errors of all methods: `Unavailable` where a retry may help, `InvalidInput` for a bad request."""
+
+    async def count_tokens(self, turns: Sequence[Turn]) -> PromptSize: ...
+
+    def answer(self, chat: Chat) -> AsyncIterator[Piece]:
+        """Ends after the piece with a finish reason."""
+        ...
+
+    async def abort(self, chat_id: str) -> None:
+        """The answer's last piece says `abort`, with what was generated so far. Unknown ids are ignored."""
+        ...
+
+    async def active_adapters(self) -> Sequence[Hash32]:
+        """Digests of the adapters that answer without being loaded first."""
+        ...

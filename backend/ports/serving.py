@@ -1,0 +1,145 @@
+"""What serving asks of the database and of the keys: channels' lines, reservations, vouchers, receipts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from backend.ports.settlement import SessionKeys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
+    from backend.domain.receipt import SignedReceipt
+    from backend.domain.voucher import SignedVoucher
+    from backend.ports.auth import AuthRepository
+    from backend.ports.chain import ChainView, Transactions
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money of a channel kept for one running answer, micro-units. Past `expires_at` it does not count."""
+
+    id: str
+    channel_id: ChannelId
+    key_id: str | None
+    amount: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewReceipt:
+    """A receipt as it is stored. `salt` is for the payer only."""
+
+    id: ReceiptId
+    operator: Account
+    payer: Account
+    signed: SignedReceipt
+    salt: Hash32
+    key_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """`sequence` rises in the order of storing and serves as cursor; `batch` is None while unsettled."""
+
+    sequence: int
+    id: ReceiptId
+    operator: Account
+    payer: Account
+    signed: SignedReceipt
+    salt: Hash32
+    key_id: str | None
+    batch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientVoucher:
+    """A verified voucher and who signed it: the payer or a session key."""
+
+    signed: SignedVoucher
+    signer: Account
+
+
+class ChannelRepository(Protocol):
+    """`tx.channels`, as serving uses it. Amounts in micro-units."""
+
+    def lock(self, channel: ChannelId) -> int:
+        """Where the channel's line ends (what was charged so far); nobody else moves it until we commit."""
+        ...
+
+    def charged(self, channel: ChannelId) -> int:
+        """As `lock`, without the lock."""
+        ...
+
+    def advance(self, channel: ChannelId, charged: int) -> None: ...
+
+    def add_reservation(self, reservation: Reservation) -> None: ...
+
+    def take_reservation(self, reservation_id: str, now: datetime) -> Reservation | None:
+        """Remove it; None if it expired or was taken before. Expired ones of the channel go with it."""
+        ...
+
+    def reserved(self, channel: ChannelId, now: datetime) -> int: ...
+
+    def reserved_by_key(self, key_id: str, now: datetime) -> int: ...
+
+    def put_voucher(self, voucher: ClientVoucher) -> None:
+        """Keep it as this signer's voucher of the channel."""
+        ...
+
+    def vouchers(self, channel: ChannelId) -> Sequence[ClientVoucher]:
+        """The latest of each signer."""
+        ...
+
+    def add_held_key(self, channel: ChannelId, key: Account) -> None: ...
+
+    def held_keys(self, channel: ChannelId) -> Sequence[Account]:
+        """Session keys that the gateway holds for the channel, newest first."""
+        ...
+
+
+class ReceiptRepository(Protocol):
+    """`tx.receipts`, as serving uses it."""
+
+    def add(self, receipt: NewReceipt) -> None: ...
+
+    def get(self, receipt: ReceiptId) -> StoredReceipt | None: ...
+
+    def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
+        """Newest first, those with a `sequence` below `before`."""
+        ...
+
+
+class HeldKeys(SessionKeys, Protocol):
+    """The encrypted keystore of session keys."""
+
+    def create(self) -> Account:
+        """A new random key, stored before this returns."""
+        ...
+
+
+class CatalogueTx(Protocol):
+    @property
+    def chain(self) -> ChainView: ...
+
+
+class ChannelTx(Protocol):
+    @property
+    def chain(self) -> ChainView: ...
+    @property
+    def channels(self) -> ChannelRepository: ...
+
+
+class ServingTx(ChannelTx, Protocol):
+    @property
+    def auth(self) -> AuthRepository: ...
+    @property
+    def receipts(self) -> ReceiptRepository: ...
+
+
+class DepositTx(ChannelTx, Protocol):
+    @property
+    def transactions(self) -> Transactions: ...

@@ -1,0 +1,73 @@
+"""An answer under way: one task produces it, one reader takes it, and either may leave first."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from backend.ports.engine import FinishReason
+    from backend.ports.serving import NewReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """How an answer ended. When a reader sees it, its receipt is durable."""
+
+    finish_reason: FinishReason
+    receipt: NewReceipt
+
+
+class Answer:
+    """Text as it comes, then `final`. The producer never waits for the reader."""
+
+    def __init__(self, answer_id: str) -> None:
+        self.id = answer_id
+        self.is_abandoned = asyncio.Event()
+        self._started = asyncio.Event()
+        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self._final: Final | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def final(self) -> Final:
+        if self._final is None:
+            raise RuntimeError("the answer has not ended")
+        return self._final
+
+    async def started(self) -> None:
+        """Returns with the first piece; raises what went wrong before it."""
+        await self._started.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Non-empty pieces of text. Raises what went wrong: then nothing was charged."""
+        while (piece := await self._pieces.get()) is not None:
+            yield piece
+        if self._error is not None:
+            raise self._error
+
+    def hang_up(self) -> None:
+        """The reader has left. What was generated is still charged, and its receipt can be fetched."""
+        self.is_abandoned.set()
+
+    def put(self, text: str) -> None:
+        if text:
+            self._pieces.put_nowait(text)
+        self._started.set()
+
+    def end(self, final: Final) -> None:
+        self._final = final
+        self._close()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._close()
+
+    def _close(self) -> None:
+        self._pieces.put_nowait(None)
+        self._started.set()

@@ -1,0 +1,136 @@
+"""The versions this installation can serve, and what a `model` string means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.ids import ZERO_HASH, Account, Hash32, VersionId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import RegisteredVersion
+    from backend.domain.receipt import VersionRecord
+    from backend.ports.chain import ChainView
+    from backend.ports.serving import CatalogueTx
+
+_HASH = re.compile(r"(?:0x)?([0-9a-f]{64})")
+_NAMED = re.compile(r"(0x[0-9a-f]{40})/([a-z0-9-]{1,32})(?:@(?:0x)?([0-9a-f]{4,64}))?")
+
+
+class ModelNotFound(NotFound):
+    """No version that this installation serves goes by this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A version under the name that clients use: `owner/name@version`, or the base model's name."""
+
+    id: VersionId
+    record: VersionRecord
+    name: str
+    is_deprecated: bool
+    block_number: int
+    """Where it was registered."""
+
+    @property
+    def is_base(self) -> bool:
+        return self.record.adapter_digest == ZERO_HASH
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """What the engine has loaded: sha-256 of the weights, its name here, whose record sets the price."""
+
+    digest: Hash32
+    name: str
+    creator: Account
+
+
+class Catalogue:
+    def __init__(self, begin: Callable[[], AbstractContextManager[CatalogueTx]], base: BaseModel) -> None:
+        self._begin = begin
+        self._base = base
+
+    @property
+    def base_name(self) -> str:
+        return self._base.name
+
+    def models(self) -> list[Model]:
+        """All that can be served now: newest version of each name, the base model first."""
+        with self._begin() as tx:
+            versions = [v for v in tx.chain.versions() if self._is_servable(v) and not v.is_deprecated]
+            base = self._newest_base(tx.chain)
+        newest = {(v.record.creator, v.record.name): v for v in versions if not _is_bare(v)}
+        return [self._model(v) for v in [*([base] if base else []), *newest.values()]]
+
+    def resolve(self, model: str) -> Model:
+        """`owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's name."""
+        with self._begin() as tx:
+            found = self._find(tx.chain, model)
+        if found is None:
+            raise ModelNotFound(f"The model {model!r} does not exist here.", param="model")
+        if not self._is_servable(found):
+            raise ModelNotFound(
+                f"The model {model!r} is for the base model {found.record.base_model}; "
+                f"this operator serves {self._base.digest}.",
+                param="model",
+            )
+        return self._model(found)
+
+    def _find(self, chain: ChainView, model: str) -> RegisteredVersion | None:
+        if model == self._base.name:
+            return self._newest_base(chain)
+        if match := _HASH.fullmatch(model):
+            return _by_hash(chain, Hash32("0x" + match[1]))
+        if match := _NAMED.fullmatch(model):
+            versions = chain.versions(creator=Account(match[1]), name=match[2])
+            return _by_prefix(versions, match[3], model) if match[3] else _newest(versions)
+        return None
+
+    def _newest_base(self, chain: ChainView) -> RegisteredVersion | None:
+        versions = chain.versions(creator=self._base.creator)
+        return _newest([v for v in versions if _is_bare(v) and self._is_servable(v)])
+
+    def _is_servable(self, version: RegisteredVersion) -> bool:
+        return version.record.base_model == self._base.digest
+
+    def _model(self, version: RegisteredVersion) -> Model:
+        record = version.record
+        is_our_base = _is_bare(version) and record.creator == self._base.creator
+        name = self._base.name if is_our_base else f"{record.creator}/{record.name}@{version.id[2:14]}"
+        return Model(version.id, record, name, version.is_deprecated, version.block_number)
+
+
+def _is_bare(version: RegisteredVersion) -> bool:
+    return version.record.adapter_digest == ZERO_HASH
+
+
+def _newest(versions: Sequence[RegisteredVersion]) -> RegisteredVersion | None:
+    """The last registered one; a deprecated one only by its exact version."""
+    return next((v for v in reversed(versions) if not v.is_deprecated), None)
+
+
+def _by_hash(chain: ChainView, value: Hash32) -> RegisteredVersion | None:
+    if value == ZERO_HASH:
+        return None
+    known = chain.version(VersionId(value))
+    if known is not None:
+        versions = chain.versions(creator=known.creator, name=known.name)
+        return next((v for v in versions if v.id == value), None)
+    return _newest([v for v in chain.versions() if v.record.adapter_digest == value])
+
+
+def _by_prefix(versions: Sequence[RegisteredVersion], prefix: str, model: str) -> RegisteredVersion | None:
+    matches = [v for v in versions if v.id[2:].startswith(prefix)]
+    if len(matches) > 1:
+        raise InvalidInput(
+            f"{model!r} names {len(matches)} versions; write more digits of one.",
+            param="model",
+            details={"versions": [v.id for v in matches]},
+        )
+    return matches[0] if matches else None

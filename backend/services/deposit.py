@@ -1,0 +1,260 @@
+"""Money into a channel and leave to spend it: prepared for the payer's wallet, or relayed."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import keccak, to_hash, words
+from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
+from backend.services.standing import standing, usable_grants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from backend.domain.chain import PreparedTransaction
+    from backend.ports.chain import Chain
+    from backend.ports.serving import DepositTx, HeldKeys
+    from backend.services.admission import Market
+
+MICRO = 1_000_000
+"""Micro-units in one token unit."""
+AUTHORIZATION_SECONDS = 3600
+VAULT = "PaymentVault"
+_MAX_UINT128 = (1 << 128) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What a payer lets the gateway's session key sign. `cap` in micro-units is a ceiling on the channel's
+    cumulative (None: all that the deposit makes available); `expiry` in unix seconds.
+    """
+
+    expiry: int
+    cap: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The contract's `SessionGrant`; the zero key grants nothing."""
+
+    key: Account
+    cap: int
+    expiry: int
+
+    def as_argument(self) -> dict[str, Any]:
+        """As the transaction queue keeps it: integers as decimal strings."""
+        return {"key": self.key, "cap": str(self.cap), "expiry": str(self.expiry)}
+
+
+NO_GRANT = Grant(ZERO_ACCOUNT, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedDeposit:
+    """A relayed deposit but for the payer's signature. `salt` makes its EIP-3009 nonce unique."""
+
+    units: int
+    grant: Grant
+    salt: Hash32
+    valid_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDeposit:
+    """Two doors: `transactions` for the payer to send in order, or `typed_data` to sign and have relayed."""
+
+    channel_id: ChannelId
+    transactions: tuple[PreparedTransaction, ...]
+    relay: RelayedDeposit
+    typed_data: dict[str, Any]
+
+
+class Deposits:
+    """`token`: the payment token's name among the deployment's contracts."""
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[DepositTx]],
+        chain: Chain,
+        market: Market,
+        held_keys: HeldKeys,
+        clock: Callable[[], datetime],
+        token: str = "TestUSD",  # noqa: S107 - a contract's name
+    ) -> None:
+        self._begin = begin
+        self._chain = chain
+        self._market = market
+        self._held_keys = held_keys
+        self._clock = clock
+        self._token = token
+
+    def prepare(self, payer: Account, units: int, session: SessionTerms | None) -> PreparedDeposit:
+        """A deposit of `units` token units into the payer's channel; with a session key, given terms."""
+        if not 0 < units <= _MAX_UINT128 // MICRO:
+            raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="units")
+        channel = self._market.channel(payer)
+        grant = NO_GRANT if session is None else self._grant(channel, session, units)
+        expires = self._clock() + timedelta(seconds=AUTHORIZATION_SECONDS)
+        salt = to_hash(secrets.token_bytes(32))
+        relay = RelayedDeposit(units, grant, salt, int(expires.timestamp()))
+        return PreparedDeposit(
+            channel,
+            self._transactions(payer, units, grant),
+            relay,
+            self._authorization(payer, channel, relay),
+        )
+
+    def relay(self, payer: Account, deposit: RelayedDeposit, signature: str) -> int:
+        """Id of the queued transaction. Raises Reverted, and sends nothing, where the vault would refuse."""
+        channel = self._market.channel(payer)
+        nonce = deposit_nonce(channel, deposit.grant, deposit.salt)
+        v, r, s = _parts(signature)
+        authorization = {
+            "validAfter": "0",
+            "validBefore": str(deposit.valid_before),
+            "salt": deposit.salt,
+            "v": v,
+            "r": r,
+            "s": s,
+        }
+        line = (payer, self._market.operator, self._market.collector)
+        args = [*line, str(deposit.units), deposit.grant.as_argument(), authorization]
+        return self._relay("depositWithAuthorization", args, f"deposit:{nonce}")
+
+    def prepare_grant(self, payer: Account, session: SessionTerms) -> tuple[Grant, int, dict[str, Any]]:
+        """A grant without a deposit: the grant, its nonce and the `SessionGrant` to sign."""
+        channel = self._market.channel(payer)
+        grant = self._grant(channel, session, units=0)
+        nonce = int(self._chain.call(VAULT, "nonces", payer))
+        return grant, nonce, self._grant_message(channel, grant, nonce)
+
+    def relay_grant(self, payer: Account, grant: Grant, nonce: int, signature: str) -> int:
+        line = (payer, self._market.operator, self._market.collector)
+        args = [*line, grant.as_argument(), str(nonce), signature]
+        return self._relay("grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
+
+    def prepare_revocation(self, payer: Account, key: Account) -> PreparedTransaction:
+        return self._prepare(payer, "revokeSession", key)
+
+    def prepare_thaw(self, payer: Account, amount: int) -> PreparedTransaction:
+        """`amount` in micro-units; 0 ends a thaw."""
+        if not 0 <= amount <= _MAX_UINT128:
+            raise InvalidInput("The amount does not fit uint128.", param="amount")
+        return self._prepare(payer, "thaw", amount)
+
+    def prepare_withdrawal(self, payer: Account) -> PreparedTransaction:
+        return self._prepare(payer, "withdraw")
+
+    def _prepare(self, payer: Account, function: str, *args: object) -> PreparedTransaction:
+        line = (self._market.operator, self._market.collector)
+        return self._chain.prepare(VAULT, function, *line, *args, sender=payer)
+
+    def _relay(self, function: str, args: list[Any], key: str) -> int:
+        with self._begin() as tx:
+            known = tx.transactions.by_key(key)
+        if known is not None:
+            return known.id
+        self._chain.prepare(VAULT, function, *args, sender=self._market.operator)  # refuse what would revert
+        with self._begin() as tx:
+            return tx.transactions.enqueue(self._market.operator, VAULT, function, args, key)
+
+    def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
+        vault = self._chain.address(VAULT)
+        deposit = (
+            VAULT,
+            "deposit",
+            self._market.operator,
+            self._market.collector,
+            units,
+            grant.as_argument(),
+        )
+        if int(self._chain.call(self._token, "allowance", payer, vault)) >= units:
+            return (self._chain.prepare(*deposit, sender=payer),)
+        approve = self._chain.prepare(self._token, "approve", vault, units, sender=payer)
+        return (approve, self._chain.prepare(*deposit))  # cannot be simulated before the approval is mined
+
+    def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> Grant:
+        now = self._clock()
+        if terms.expiry <= now.timestamp():
+            raise InvalidInput("The session's expiry has passed.", param="session.expiry")
+        with self._begin() as tx:
+            line = standing(tx, channel, now)
+            usable = usable_grants(tx.chain.grants(channel), now)
+            known = {grant.key for grant in tx.chain.grants(channel)}
+            held = [key for key in tx.channels.held_keys(channel) if key in usable or key not in known]
+        cap = line.funded + units * MICRO if terms.cap is None else terms.cap
+        if not 0 < cap <= _MAX_UINT128:
+            raise InvalidInput("The session's cap must be positive and fit uint128.", param="session.cap")
+        return Grant(held[0] if held else self._new_key(channel), cap, terms.expiry)
+
+    def _new_key(self, channel: ChannelId) -> Account:
+        key = self._held_keys.create()
+        with self._begin() as tx:
+            tx.channels.add_held_key(channel, key)
+        return key
+
+    def _authorization(self, payer: Account, channel: ChannelId, relay: RelayedDeposit) -> dict[str, Any]:
+        _, name, version, chain_id, contract, *_ = self._chain.call(self._token, "eip712Domain")
+        domain = {"name": name, "version": version, "chainId": chain_id, "verifyingContract": contract}
+        message = {
+            "from": payer,
+            "to": self._chain.address(VAULT),
+            "value": str(relay.units),
+            "validAfter": "0",
+            "validBefore": str(relay.valid_before),
+            "nonce": deposit_nonce(channel, relay.grant, relay.salt),
+        }
+        fields = "address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce"
+        return typed_data(domain, "ReceiveWithAuthorization", fields, message)
+
+    def _grant_message(self, channel: ChannelId, grant: Grant, nonce: int) -> dict[str, Any]:
+        domain = {
+            "name": "loraledger",
+            "version": "1",
+            "chainId": self._chain.chain_id,
+            "verifyingContract": self._chain.address(VAULT),
+        }
+        message = {"channelId": channel, **grant.as_argument(), "nonce": str(nonce)}
+        fields = "bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce"
+        return typed_data(domain, "SessionGrant", fields, message)
+
+
+def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:
+    """The EIP-3009 nonce of a relayed deposit: whoever relays it can change neither channel nor grant."""
+    return to_hash(keccak(words(channel, grant.key, grant.cap, grant.expiry, salt)))
+
+
+def typed_data(
+    domain: dict[str, Any], primary_type: str, fields: str, message: dict[str, Any]
+) -> dict[str, Any]:
+    """A payload for `eth_signTypedData_v4`; `fields` as in the type's encoding."""
+
+    def types(declaration: str) -> list[dict[str, str]]:
+        pairs = (field.split(" ") for field in declaration.split(","))
+        return [{"name": name, "type": kind} for kind, name in pairs]
+
+    domain_fields = "string name,string version,uint256 chainId,address verifyingContract"
+    return {
+        "types": {"EIP712Domain": types(domain_fields), primary_type: types(fields)},
+        "primaryType": primary_type,
+        "domain": domain,
+        "message": message,
+    }
+
+
+def _parts(signature: str) -> tuple[int, str, str]:
+    """v, r, s of 65 bytes."""
+    digits = signature.removeprefix("0x")
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        raw = b""
+    if len(raw) != 65:
+        raise InvalidInput("The signature must be 65 bytes of hex.", param="signature")
+    return raw[64], to_hash(raw[:32]), to_hash(raw[32:64])

@@ -1,0 +1,225 @@
+"""One answer: money reserved, engine streamed, receipt signed and stored before the last chunk leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import DomainError, InvalidInput, Unavailable
+from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
+from backend.domain.receipt import Slice
+from backend.domain.split import PPM, charge
+from backend.ports.engine import Chat, Piece, Sampling
+from backend.services.admission import Bill, Payer
+from backend.services.answer import Answer, Final
+from backend.services.attribute import Attribution, attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.receipt import VersionRecord
+    from backend.ports.attribution import Attributor
+    from backend.ports.engine import AdapterFolder, Engine, PromptSize, Turn
+    from backend.ports.serving import CatalogueTx, NewReceipt, Reservation
+    from backend.services.adapters import AdapterFolders
+    from backend.services.admission import Admission
+    from backend.services.catalogue import Catalogue, Model
+
+UNATTRIBUTED = Attribution("none", ())
+"""Of a version without snapshots."""
+
+
+class ContextLengthExceeded(InvalidInput):
+    """The prompt leaves no room for an answer in the model's context."""
+
+
+class AnswerInterrupted(Unavailable):
+    """The engine stopped in the middle of an answer; nothing was charged."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateLimits:
+    """`answer_seconds` must stay below the life of a reservation."""
+
+    default_max_tokens: int = 512
+    answer_seconds: float = 600.0
+    close_seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRequest:
+    """`body`: the request's bytes as received. `sampling.max_tokens` of 0: the installation's default."""
+
+    payer: Payer
+    model: Model
+    turns: tuple[Turn, ...]
+    sampling: Sampling
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """All that the engine wrote, and its last piece."""
+
+    text: str
+    last: Piece
+
+
+class Generate:
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[CatalogueTx]],
+        catalogue: Catalogue,
+        adapters: AdapterFolders,
+        engine: Engine,
+        admission: Admission,
+        attributors: Sequence[Attributor],
+        limits: GenerateLimits,
+    ) -> None:
+        self._begin = begin
+        self._catalogue = catalogue
+        self._adapters = adapters
+        self._engine = engine
+        self._admission = admission
+        self._attributors = attributors
+        self._limits = limits
+        self._running: dict[asyncio.Task[None], Answer] = {}
+
+    async def model(self, name: str) -> Model:
+        """Raises ModelNotFound."""
+        return await asyncio.to_thread(self._catalogue.resolve, name)
+
+    async def start(self, request: AnswerRequest) -> Answer:
+        """Returns with the first piece. Raises PaymentRequired, InvalidInput or Unavailable before it."""
+        answer = Answer(f"chatcmpl-{secrets.token_hex(16)}")
+        # A task of its own: a reader who leaves cannot cancel what is still to be charged.
+        task = asyncio.create_task(self._serve(request, answer))
+        self._running[task] = answer
+        task.add_done_callback(self._running.pop)
+        try:
+            await answer.started()
+        except asyncio.CancelledError:
+            answer.hang_up()
+            raise
+        return answer
+
+    async def close(self) -> None:
+        """Stop the answers under way and wait for their receipts."""
+        for answer in self._running.values():
+            answer.hang_up()
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=self._limits.close_seconds)
+
+    async def _serve(self, request: AnswerRequest, answer: Answer) -> None:
+        try:
+            answer.end(await self._run(request, answer))
+        except BaseException as error:
+            answer.fail(error)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _run(self, request: AnswerRequest, answer: Answer) -> Final:
+        size = await self._engine.count_tokens(request.turns)
+        sampling = self._fit(request.sampling, size)
+        bound = _price(request.model.record, size.num_tokens, sampling.max_tokens)
+        reservation = await asyncio.to_thread(self._admission.reserve, request.payer, bound)
+        try:
+            folder = await self._folder(request.model)
+            chat = Chat(answer.id, request.turns, sampling, folder, probe=folder is not None)
+            transcript = await self._transcribe(chat, answer)
+            receipt = await asyncio.to_thread(self._settle, request, reservation, folder, transcript)
+        except BaseException:
+            await asyncio.to_thread(self._admission.release, reservation)
+            raise
+        return Final(transcript.last.finish_reason or "abort", receipt)
+
+    def _fit(self, sampling: Sampling, size: PromptSize) -> Sampling:
+        room = size.max_context - size.num_tokens
+        if room < 1:
+            raise ContextLengthExceeded(
+                f"The prompt has {size.num_tokens} tokens; prompt and answer share {size.max_context}.",
+                param="messages",
+            )
+        wanted = sampling.max_tokens or self._limits.default_max_tokens
+        return replace(sampling, max_tokens=min(wanted, room))
+
+    async def _folder(self, model: Model) -> AdapterFolder | None:
+        return None if model.is_base else await asyncio.to_thread(self._adapters.folder, model.record)
+
+    async def _transcribe(self, chat: Chat, answer: Answer) -> Transcript:
+        texts: list[str] = []
+        last: Piece | None = None
+        watcher = asyncio.create_task(self._abort_when_abandoned(chat.id, answer))
+        try:
+            async with asyncio.timeout(self._limits.answer_seconds):
+                async for piece in self._engine.answer(chat):
+                    last = piece
+                    texts.append(piece.text)
+                    answer.put(piece.text)
+        except TimeoutError as error:
+            await self._abort(chat.id)
+            raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
+        finally:
+            watcher.cancel()
+        if last is None or last.finish_reason is None or not last.completion_tokens:
+            raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
+        return Transcript("".join(texts), last)
+
+    async def _abort_when_abandoned(self, chat_id: str, answer: Answer) -> None:
+        await answer.is_abandoned.wait()
+        await self._abort(chat_id)
+
+    async def _abort(self, chat_id: str) -> None:
+        with contextlib.suppress(DomainError):  # an engine that is gone has nothing left to abort
+            await self._engine.abort(chat_id)
+
+    def _settle(
+        self,
+        request: AnswerRequest,
+        reservation: Reservation,
+        folder: AdapterFolder | None,
+        transcript: Transcript,
+    ) -> NewReceipt:
+        attribution = self._attribution(request.model.record, folder, transcript)
+        slices = (Slice(request.model.id, PPM, attribution.shares),)
+        last = transcript.last
+        salt = secrets.token_bytes(32)
+        bill = Bill(
+            charge=charge(slices, [request.model.record], last.prompt_tokens, last.completion_tokens),
+            request_hash=salted_hash(salt, request.body),
+            response_hash=salted_hash(salt, response_bytes([transcript.text])),
+            slices=slices,
+            slices_hash=slices_hash(slices),
+            method=attribution.method,
+            attribution_hash=attribution_hash(attribution.method, slices),
+            prompt_tokens=last.prompt_tokens,
+            completion_tokens=last.completion_tokens,
+            salt=to_hash(salt),
+        )
+        return self._admission.settle(request.payer, reservation, bill)
+
+    def _attribution(
+        self, record: VersionRecord, folder: AdapterFolder | None, transcript: Transcript
+    ) -> Attribution:
+        if folder is None or not record.snapshots:
+            return UNATTRIBUTED
+        return attribute(self._attributors, folder.path, self._positions(record), transcript.last.probe)
+
+    def _positions(self, record: VersionRecord) -> list[int]:
+        """Of the accepted contributions of the version's snapshots: a receipt may name no other."""
+        with self._begin() as tx:
+            snapshots = [tx.chain.snapshot(snapshot) for snapshot in record.snapshots]
+        return [
+            number << 24 | index
+            for number, snapshot in enumerate(snapshots)
+            if snapshot is not None
+            for index in snapshot.accepted
+        ]
+
+
+def _price(record: VersionRecord, prompt_tokens: int, completion_tokens: int) -> int:
+    return prompt_tokens * record.prompt_price + completion_tokens * record.completion_price

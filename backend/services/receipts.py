@@ -1,0 +1,93 @@
+"""Receipts, with the people behind their shares and what became of them on the chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import BatchState
+    from backend.domain.ids import Account, DatanetId, ReceiptId, VersionId
+    from backend.domain.receipt import Share
+    from backend.ports.chain import ChainView
+    from backend.ports.serving import ServingTx, StoredReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class NamedShare:
+    """A share, and whose contribution it stands for; None where the chain's view does not know it (yet)."""
+
+    share: Share
+    datanet: DatanetId | None
+    contributor: Account | None
+
+    @property
+    def contribution(self) -> int:
+        """Index within its datanet."""
+        return self.share.position & 0xFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSlice:
+    version_id: VersionId
+    weight_ppm: int
+    shares: tuple[NamedShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptView:
+    stored: StoredReceipt
+    slices: tuple[NamedSlice, ...]
+    batch_state: BatchState | None
+    """None while the receipt's batch is not on the chain, N blocks deep."""
+
+
+class Receipts:
+    def __init__(self, begin: Callable[[], AbstractContextManager[ServingTx]]) -> None:
+        self._begin = begin
+
+    def get(self, receipt: ReceiptId) -> ReceiptView:
+        """Anybody who knows the id may see it: settlement publishes all but the salt."""
+        with self._begin() as tx:
+            stored = tx.receipts.get(receipt)
+            if stored is None:
+                raise NotFound(f"No receipt {receipt} here.", param="id")
+            return ReceiptView(stored, _named_slices(tx.chain, stored), _batch_state(tx.chain, stored))
+
+    def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
+        """The payer's own, newest first, from the one before sequence `before` on."""
+        with self._begin() as tx:
+            return tx.receipts.page(payer, before, limit)
+
+
+def _named_slices(chain: ChainView, stored: StoredReceipt) -> tuple[NamedSlice, ...]:
+    return tuple(
+        NamedSlice(
+            part.version_id,
+            part.weight_ppm,
+            tuple(_named_share(chain, part.version_id, share) for share in part.shares),
+        )
+        for part in stored.signed.slices
+    )
+
+
+def _named_share(chain: ChainView, version: VersionId, share: Share) -> NamedShare:
+    record = chain.version(version)
+    number, index = share.position >> 24, share.position & 0xFFFFFF
+    if record is None or number >= len(record.snapshots):
+        return NamedShare(share, None, None)
+    snapshot = chain.snapshot(record.snapshots[number])
+    contributor = chain.contributor_of(record.snapshots[number], index)
+    return NamedShare(share, snapshot.datanet if snapshot else None, contributor)
+
+
+def _batch_state(chain: ChainView, stored: StoredReceipt) -> BatchState | None:
+    if stored.batch is None:
+        return None
+    batches = chain.batches(stored.operator)
+    return next((b.state for b in reversed(batches) if b.number == stored.batch), None)

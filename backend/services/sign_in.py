@@ -1,0 +1,143 @@
+"""Sign-In with Ethereum: a challenge with a single-use nonce, and a session for whoever signed it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from backend.domain.errors import InvalidInput, Unauthenticated
+from backend.ports.auth import Session
+from backend.services.keys import secret_hash
+from backend.services.sign_in_message import SignInMessage, parse_message, personal_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from backend.domain.ids import Account
+    from backend.ports.auth import AuthTx
+
+TOKEN_PREFIX = "lls_"  # noqa: S105 - the prefix that tells a session token from an API key
+_STATEMENT = "Sign in to loraledger. This costs nothing and moves no funds."
+_CLOCK_SKEW = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SignInPolicy:
+    """What a message must name. `origins`: `scheme://host[:port]` of this installation's addresses."""
+
+    origins: tuple[str, ...]
+    chain_id: int
+    nonce_seconds: int = 600
+    session_seconds: int = 12 * 3600
+
+    @property
+    def domains(self) -> frozenset[str]:
+        return frozenset(urlsplit(origin).netloc for origin in self.origins)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    message: str
+    nonce: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """`token` is shown once; the database keeps its sha-256."""
+
+    token: str
+    session: Session
+
+
+class SignIn:
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[AuthTx]],
+        recover: Callable[[bytes, str], Account],
+        clock: Callable[[], datetime],
+        policy: SignInPolicy,
+    ) -> None:
+        self._begin = begin
+        self._recover = recover
+        self._clock = clock
+        self._policy = policy
+
+    def challenge(self, account: Account) -> Challenge:
+        """A ready message for `account`; its nonce counts once, here, until it expires."""
+        now = self._clock()
+        expires_at = now + timedelta(seconds=self._policy.nonce_seconds)
+        nonce = secrets.token_hex(16)
+        with self._begin() as tx:
+            tx.auth.add_nonce(nonce, expires_at)
+        origin = self._policy.origins[0]
+        message = SignInMessage(
+            domain=urlsplit(origin).netloc,
+            account=account,
+            uri=origin,
+            chain_id=self._policy.chain_id,
+            nonce=nonce,
+            issued_at=now,
+            expiration_time=expires_at,
+            statement=_STATEMENT,
+        )
+        return Challenge(message.text(), nonce, expires_at)
+
+    def sign_in(self, message_text: str, signature: str) -> SignedIn:
+        """A session for the account that signed. Raises InvalidInput or Unauthenticated."""
+        message = parse_message(message_text)
+        now = self._clock()
+        self._check_fields(message, now)
+        self._check_signer(message_text, signature, message.account)
+        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        session = Session(message.account, now, now + timedelta(seconds=self._policy.session_seconds))
+        with self._begin() as tx:
+            if not tx.auth.take_nonce(message.nonce, now):
+                raise Unauthenticated(
+                    "The nonce is unknown, expired or already used; ask for a new challenge.", param="message"
+                )
+            tx.auth.add_session(secret_hash(token), session)
+        return SignedIn(token, session)
+
+    def session(self, token: str) -> Session:
+        with self._begin() as tx:
+            session = tx.auth.session(secret_hash(token), self._clock())
+        if session is None:
+            raise Unauthenticated("The session is unknown or has expired; sign in again.")
+        return session
+
+    def sign_out(self, token: str) -> None:
+        with self._begin() as tx:
+            tx.auth.end_session(secret_hash(token))
+
+    def _check_fields(self, message: SignInMessage, now: datetime) -> None:
+        policy = self._policy
+        uri = urlsplit(message.uri)
+        faults = {
+            f"domain is {message.domain}, not {' or '.join(sorted(policy.domains))}": (
+                message.domain not in policy.domains
+            ),
+            f"URI {message.uri} is not under {' or '.join(policy.origins)}": (
+                f"{uri.scheme}://{uri.netloc}" not in policy.origins
+            ),
+            f"chain id is {message.chain_id}, not {policy.chain_id}": message.chain_id != policy.chain_id,
+            "message was issued in the future": message.issued_at > now + _CLOCK_SKEW,
+            "message is not valid yet": bool(message.not_before and message.not_before > now),
+            "message has expired": bool(message.expiration_time and message.expiration_time <= now),
+        }
+        for fault, is_present in faults.items():
+            if is_present:
+                raise Unauthenticated(f"Sign-in refused: {fault}.", param="message")
+
+    def _check_signer(self, text: str, signature: str, account: Account) -> None:
+        try:
+            signer = self._recover(personal_digest(text), signature)
+        except ValueError as error:
+            raise InvalidInput(f"The signature is malformed: {error}", param="signature") from error
+        if signer != account:
+            raise Unauthenticated(f"The message names {account}, but {signer} signed it.", param="signature")

@@ -1,0 +1,77 @@
+"""How much a payer may still spend through a channel. All amounts in micro-units along the channel's line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from backend.domain.chain import Channel, Grant
+    from backend.domain.ids import Account, ChannelId
+    from backend.ports.serving import ChannelTx
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A channel's line: what is paid for, allowed, charged and kept for running answers."""
+
+    balance: int
+    """In the vault, N blocks deep, thawing money included."""
+    thawing: int
+    collected: int
+    """Where the collected part of the line ends."""
+    authorised: int
+    """Where the best voucher or usable session key lets collection end."""
+    charged: int
+    """Where the last receipt ends."""
+    reserved: int
+
+    @property
+    def funded(self) -> int:
+        """Where the money that stays ends; what thaws can leave before it is collected."""
+        return self.collected + max(self.balance - self.thawing, 0)
+
+    @property
+    def available(self) -> int:
+        return max(min(self.funded, self.authorised) - self.charged - self.reserved, 0)
+
+    def missing(self, amount: int) -> dict[str, int]:
+        """What keeps `amount` from being spent: how much more balance, how much more authorisation."""
+        end = self.charged + self.reserved + amount
+        lacks = {"balance": end - self.funded, "authorisation": end - self.authorised}
+        return {name: lack for name, lack in lacks.items() if lack > 0}
+
+
+def standing(tx: ChannelTx, channel: ChannelId, now: datetime) -> Standing:
+    """Exact for a caller that holds the channel's lock; a glance otherwise."""
+    on_chain = tx.chain.channel(channel)
+    collected = on_chain.collected if on_chain else 0
+    return Standing(
+        balance=on_chain.balance if on_chain else 0,
+        thawing=on_chain.thawing if on_chain else 0,
+        collected=collected,
+        authorised=_authorised(tx, on_chain, now) if on_chain else 0,
+        # A database restored from a backup may know less than the chain has collected already.
+        charged=max(tx.channels.charged(channel), collected),
+        reserved=tx.channels.reserved(channel, now),
+    )
+
+
+def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:
+    """Cap by key. Use ends at once on revocation and expiry, though collection goes on until the thaw."""
+    return {g.key: g.cap for g in grants if g.revoked_at is None and g.expiry > now.timestamp()}
+
+
+def _authorised(tx: ChannelTx, channel: Channel, now: datetime) -> int:
+    caps = usable_grants(tx.chain.grants(channel.id), now)
+    held = [caps.get(key, 0) for key in tx.channels.held_keys(channel.id)]
+    vouchers = [
+        voucher.signed.voucher.max_cumulative
+        if voucher.signer == channel.payer
+        else min(voucher.signed.voucher.max_cumulative, caps.get(voucher.signer, 0))
+        for voucher in tx.channels.vouchers(channel.id)
+    ]
+    return max([*held, *vouchers], default=0)
