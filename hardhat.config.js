@@ -25,6 +25,13 @@ export default {
     artifacts: "./build/artifacts",
     cache: "./build/cache",
   },
+  test: {
+    solidity: {
+      // Vectors are shared with the Python tests.
+      fsPermissions: { readDirectory: ["tests/vectors"] },
+      fuzz: { runs: Number(process.env.FUZZ_RUNS ?? 256) },
+    },
+  },
   networks: {
     // The local chain behind `loraledger up`: blocks come at an interval, so that confirmations pass.
     node: {

@@ -122,9 +122,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
     function _recordSigned(SignedContribution calldata signed) private returns (uint32 index) {
         require(block.timestamp <= signed.deadline, SignatureExpired(signed.deadline));
         _useCheckedNonce(signed.contributor, signed.nonce);
-        bytes32 structHash = keccak256(
-            abi.encode(Hashing.CONTRIBUTION_TYPEHASH, signed.contribution, signed.nonce, signed.deadline)
-        );
+        bytes32 structHash = Hashing.contribution(signed.contribution, signed.nonce, signed.deadline);
         require(
             Signatures.isValid(signed.contributor, _hashTypedDataV4(structHash), signed.signature),
             InvalidSignature(signed.contributor)

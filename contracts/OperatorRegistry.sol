@@ -60,8 +60,8 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
         require(key != msg.sender, KeyIsOperator(key));
         require(operatorOfKey[key] == address(0), KeyTaken(key, operatorOfKey[key]));
         require(key.code.length == 0, KeyNotExternallyOwned(key));
-        bytes32 structHash = keccak256(abi.encode(Hashing.RECEIPT_KEY_TYPEHASH, msg.sender));
-        (address signer, , ) = ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
+        bytes32 digest = _hashTypedDataV4(Hashing.receiptKey(msg.sender));
+        (address signer, , ) = ECDSA.tryRecoverCalldata(digest, signature);
         require(signer == key && key != address(0), InvalidKeySignature(key));
         operatorOfKey[key] = msg.sender;
         emit ReceiptKeyAdded(msg.sender, key);

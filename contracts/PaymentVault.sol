@@ -110,10 +110,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         bytes calldata signature
     ) external {
         ChannelId channelId = Hashing.channelId(payer, operator, collector);
-        bytes32 structHash = keccak256(
-            abi.encode(Hashing.SESSION_GRANT_TYPEHASH, channelId, grant.key, grant.cap, grant.expiry, nonce)
-        );
-        _useSignature(payer, structHash, nonce, signature);
+        _useSignature(payer, Hashing.sessionGrant(channelId, grant, nonce), nonce, signature);
         _grant(channelId, grant);
     }
 
@@ -132,8 +129,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         bytes calldata signature
     ) external {
         ChannelId channelId = Hashing.channelId(payer, operator, collector);
-        bytes32 structHash = keccak256(abi.encode(Hashing.SESSION_REVOCATION_TYPEHASH, channelId, key, nonce));
-        _useSignature(payer, structHash, nonce, signature);
+        _useSignature(payer, Hashing.sessionRevocation(channelId, key, nonce), nonce, signature);
         _revoke(channelId, key);
     }
 

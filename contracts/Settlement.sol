@@ -134,9 +134,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
     ) external {
         require(block.timestamp <= deadline, SignatureExpired(deadline));
         _useCheckedNonce(account, nonce);
-        bytes32 structHash = keccak256(
-            abi.encode(Hashing.PAYOUT_CHANGE_TYPEHASH, account, wallet, nonce, deadline)
-        );
+        bytes32 structHash = Hashing.payoutChange(account, wallet, nonce, deadline);
         require(Signatures.isValid(account, _hashTypedDataV4(structHash), signature), InvalidSignature(account));
         _setPayoutWallet(account, wallet);
     }

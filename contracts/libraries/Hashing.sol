@@ -3,7 +3,7 @@ pragma solidity 0.8.34;
 
 import {BatchHeader, EntryKey, Receipt} from "../interfaces/ISettlement.sol";
 import {ChannelId, SessionGrant} from "../interfaces/IPaymentVault.sol";
-import {SnapshotId} from "../interfaces/IDatasetRegistry.sol";
+import {Contribution, SnapshotId} from "../interfaces/IDatasetRegistry.sol";
 import {VersionId, VersionRecord} from "../interfaces/IAdapterRegistry.sol";
 
 /// @notice One adapter version's part of an answer.
@@ -15,25 +15,25 @@ struct Slice {
 /// @title Hashing
 /// @notice The ids, keys and struct hashes of the protocol, as `docs/protocol.md` fixes them.
 library Hashing {
-    bytes32 internal constant RECEIPT_TYPEHASH =
+    bytes32 private constant _RECEIPT_TYPEHASH =
         keccak256(
             "Receipt(bytes32 channelId,uint128 cumulative,uint128 charge,bytes32 requestHash,bytes32 responseHash,"
             "bytes32 slicesHash,uint32 promptTokens,uint32 completionTokens,bytes32 attributionHash,uint64 servedAt)"
         );
-    bytes32 internal constant VOUCHER_TYPEHASH =
+    bytes32 private constant _VOUCHER_TYPEHASH =
         keccak256("Voucher(bytes32 channelId,uint128 from,uint128 maxCumulative)");
-    bytes32 internal constant SESSION_GRANT_TYPEHASH =
+    bytes32 private constant _SESSION_GRANT_TYPEHASH =
         keccak256("SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)");
-    bytes32 internal constant SESSION_REVOCATION_TYPEHASH =
+    bytes32 private constant _SESSION_REVOCATION_TYPEHASH =
         keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
-    bytes32 internal constant CONTRIBUTION_TYPEHASH =
+    bytes32 private constant _CONTRIBUTION_TYPEHASH =
         keccak256(
             "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,uint32 rows,"
             "uint256 nonce,uint256 deadline)"
         );
-    bytes32 internal constant PAYOUT_CHANGE_TYPEHASH =
+    bytes32 private constant _PAYOUT_CHANGE_TYPEHASH =
         keccak256("PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)");
-    bytes32 internal constant RECEIPT_KEY_TYPEHASH = keccak256("ReceiptKey(address operator)");
+    bytes32 private constant _RECEIPT_KEY_TYPEHASH = keccak256("ReceiptKey(address operator)");
 
     uint256 private constant _SPAN = 80;
 
@@ -66,12 +66,45 @@ library Hashing {
     }
 
     function voucher(ChannelId channel, uint128 from, uint128 maxCumulative) internal pure returns (bytes32) {
-        return keccak256(abi.encode(VOUCHER_TYPEHASH, channel, from, maxCumulative));
+        return keccak256(abi.encode(_VOUCHER_TYPEHASH, channel, from, maxCumulative));
+    }
+
+    function sessionGrant(
+        ChannelId channel,
+        SessionGrant calldata grant,
+        uint256 nonce
+    ) internal pure returns (bytes32) {
+        return keccak256(abi.encode(_SESSION_GRANT_TYPEHASH, channel, grant, nonce));
+    }
+
+    function sessionRevocation(ChannelId channel, address key, uint256 nonce) internal pure returns (bytes32) {
+        return keccak256(abi.encode(_SESSION_REVOCATION_TYPEHASH, channel, key, nonce));
+    }
+
+    function contribution(
+        Contribution calldata content,
+        uint256 nonce,
+        uint256 deadline
+    ) internal pure returns (bytes32) {
+        return keccak256(abi.encode(_CONTRIBUTION_TYPEHASH, content, nonce, deadline));
+    }
+
+    function payoutChange(
+        address who,
+        address newWallet,
+        uint256 nonce,
+        uint256 deadline
+    ) internal pure returns (bytes32) {
+        return keccak256(abi.encode(_PAYOUT_CHANGE_TYPEHASH, who, newWallet, nonce, deadline));
+    }
+
+    function receiptKey(address operator) internal pure returns (bytes32) {
+        return keccak256(abi.encode(_RECEIPT_KEY_TYPEHASH, operator));
     }
 
     /// @notice EIP-712 struct hash of a receipt, which is its key in the tree of receipts.
     function receipt(Receipt calldata r) internal pure returns (bytes32) {
-        return keccak256(abi.encode(RECEIPT_TYPEHASH, r));
+        return keccak256(abi.encode(_RECEIPT_TYPEHASH, r));
     }
 
     /// @notice The key of an entry in the tree of entries, in one word.

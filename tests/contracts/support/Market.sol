@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {AccessManager} from "@openzeppelin/contracts/access/manager/AccessManager.sol";
+import {TimelockController} from "@openzeppelin/contracts/governance/TimelockController.sol";
+import {AdapterRegistry} from "../../../contracts/AdapterRegistry.sol";
+import {DatasetRegistry} from "../../../contracts/DatasetRegistry.sol";
+import {Generation} from "../../../contracts/Generation.sol";
+import {MarketGovernor, VotingRules} from "../../../contracts/MarketGovernor.sol";
+import {MarketToken} from "../../../contracts/MarketToken.sol";
+import {Parameters} from "../../../contracts/Parameters.sol";
+import {PaymentVault} from "../../../contracts/PaymentVault.sol";
+import {IOperatorRegistry} from "../../../contracts/interfaces/IOperatorRegistry.sol";
+import {ParameterSet, Profile} from "../../../contracts/interfaces/IParameters.sol";
+import {ISettlement} from "../../../contracts/interfaces/ISettlement.sol";
+import {Roles} from "../../../contracts/libraries/Roles.sol";
+import {TestUSD} from "../../../contracts/local/TestUSD.sol";
+import {Base} from "./Base.sol";
+
+/// @notice All contracts of a local market, deployed and wired in the order in which any deployment does it.
+abstract contract Market is Base {
+    uint64 internal constant THAW = 5 minutes;
+    uint64 internal constant UNSTAKE = 3 minutes;
+    uint32 internal constant WINDOW = 10 seconds;
+    uint256 internal constant SUPPLY = 1_000_000e18;
+
+    TestUSD internal usd;
+    MarketToken internal token;
+    TimelockController internal timelock;
+    MarketGovernor internal governor;
+    AccessManager internal access;
+    PaymentVault internal vault;
+    Parameters internal parameters;
+    DatasetRegistry internal datasets;
+    AdapterRegistry internal adapters;
+    Generation internal generation;
+    IOperatorRegistry internal operators;
+    ISettlement internal settlement;
+
+    address internal guardian;
+    address internal curator;
+    address internal holder;
+
+    function setUp() public virtual {
+        vm.warp(1_800_000_000);
+        (guardian, curator, holder) = (who("guardian"), who("curator"), who("holder"));
+        _deployTokens();
+        _deployGovernance();
+        _deployMarket();
+        _assignRoles();
+        _handOver();
+    }
+
+    function firstSet() internal view returns (ParameterSet memory) {
+        return
+            ParameterSet({
+                treasury: address(timelock),
+                feePpm: 50_000,
+                stakeCoverPpm: 250_000,
+                disputeWindow: WINDOW,
+                minContributorsPpm: 200_000,
+                minOperatorPpm: 100_000,
+                maxOperatorPpm: 600_000,
+                challengerPpm: 250_000,
+                demandBond: 1_000_000
+            });
+    }
+
+    function _deployTokens() private {
+        usd = new TestUSD();
+        token = new MarketToken(holder, SUPPLY);
+    }
+
+    function _deployGovernance() private {
+        address[] memory anyone = new address[](1);
+        timelock = new TimelockController(2 seconds, new address[](0), anyone, address(this));
+        VotingRules memory rules = VotingRules({
+            votingDelay: 1 seconds,
+            votingPeriod: 10 seconds,
+            proposalThreshold: 1e18,
+            quorumPercent: 4,
+            lateQuorumExtension: 5 seconds
+        });
+        governor = new MarketGovernor(token, timelock, rules);
+        access = new AccessManager(address(this));
+    }
+
+    function _deployMarket() private {
+        vault = new PaymentVault(usd, THAW);
+        parameters = new Parameters(address(access), Profile.Local, vault, firstSet());
+        datasets = new DatasetRegistry(address(access));
+        adapters = new AdapterRegistry(datasets, parameters);
+        generation = new Generation(parameters, UNSTAKE);
+        operators = generation.operators();
+        settlement = generation.settlement();
+    }
+
+    function _assignRoles() private {
+        bytes4[] memory selector = new bytes4[](1);
+        selector[0] = Parameters.pauseCommits.selector;
+        access.setTargetFunctionRole(address(parameters), selector, Roles.GUARDIAN);
+        selector[0] = DatasetRegistry.review.selector;
+        access.setTargetFunctionRole(address(datasets), selector, Roles.CURATOR);
+        access.grantRole(Roles.GUARDIAN, guardian, 0);
+        access.grantRole(Roles.CURATOR, curator, 0);
+        timelock.grantRole(timelock.PROPOSER_ROLE(), address(governor));
+        timelock.grantRole(timelock.CANCELLER_ROLE(), address(governor));
+    }
+
+    /// @dev From here on the deployer can do nothing.
+    function _handOver() private {
+        access.grantRole(access.ADMIN_ROLE(), address(timelock), 0);
+        access.renounceRole(access.ADMIN_ROLE(), address(this));
+        timelock.renounceRole(timelock.DEFAULT_ADMIN_ROLE(), address(this));
+    }
+}
