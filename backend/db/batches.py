@@ -1,0 +1,81 @@
+"""Repository of batches and mirrored ledgers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, select
+
+from backend.db.tables.settlement import BatchRow, LedgerRow
+from backend.domain.batch import Ledger
+from backend.domain.ids import Account, ChannelId, Hash32
+from backend.ports.settlement import BatchRecord
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+class BatchStore:
+    """Implements `backend.ports.settlement.Batches`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def latest(self, operator: Account) -> BatchRecord | None:
+        newest = select(BatchRow).filter_by(operator=operator).order_by(BatchRow.number.desc()).limit(1)
+        return _record(self._session.scalar(newest))
+
+    def get(self, operator: Account, number: int) -> BatchRecord | None:
+        return _record(self._session.get(BatchRow, (operator, number)))
+
+    def put(self, record: BatchRecord) -> None:
+        self._session.merge(
+            BatchRow(
+                operator=record.operator,
+                number=record.number,
+                data_digest=record.data_digest,
+                commit_tx=record.commit_tx,
+                is_released=record.is_released,
+            )
+        )
+        self._session.flush()
+
+    def ledger(self, operator: Account, batch_hash: Hash32) -> Ledger | None:
+        row = self._session.get(LedgerRow, batch_hash)
+        if row is None or row.operator != operator:
+            return None
+        return Ledger(
+            number=row.number,
+            hash=Hash32(row.batch_hash),
+            final_at=row.final_at,
+            cumulative_total=row.cumulative_total,
+            balances={Account(account): int(amount) for account, amount in row.balances.items()},
+            collected={ChannelId(Hash32(channel)): int(until) for channel, until in row.collected.items()},
+        )
+
+    def save_ledger(self, operator: Account, ledger: Ledger) -> None:
+        self._session.merge(
+            LedgerRow(
+                batch_hash=ledger.hash,
+                operator=operator,
+                number=ledger.number,
+                final_at=ledger.final_at,
+                cumulative_total=ledger.cumulative_total,
+                balances={account: str(amount) for account, amount in ledger.balances.items()},
+                collected={channel: str(until) for channel, until in ledger.collected.items()},
+            )
+        )
+        self._session.flush()
+
+    def prune_ledgers(self, operator: Account, below: int) -> None:
+        self._session.execute(
+            delete(LedgerRow).where(LedgerRow.operator == operator, LedgerRow.number < below)
+        )
+
+
+def _record(row: BatchRow | None) -> BatchRecord | None:
+    if row is None:
+        return None
+    return BatchRecord(
+        Account(row.operator), row.number, Hash32(row.data_digest), row.commit_tx, row.is_released
+    )

@@ -1,0 +1,136 @@
+"""What the next batch can take from each channel: receipts that go on from its line and that its payer covers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.batch import MAX_SPANS
+from backend.domain.hashing import to_bytes
+from backend.domain.voucher import Voucher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.domain.batch import Ledger, Span
+    from backend.domain.chain import Channel
+    from backend.domain.hashing import TypedDomain
+    from backend.domain.ids import Account, ChannelId
+    from backend.domain.receipt import SignedReceipt
+    from backend.domain.voucher import SignedVoucher
+    from backend.ports.chain import Signer
+    from backend.ports.settlement import SessionKeys, SettlementTx
+
+_NO_VOUCHER = "no voucher and no held session key covers its next receipt"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """By what the payer lets us collect: a voucher that they signed, or a session key that we hold."""
+
+    ceiling: int
+    waived_until: int
+    voucher: SignedVoucher | None
+    key: Signer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Consecutive receipts of one channel and the authority to collect them."""
+
+    channel: Channel
+    authority: Authority
+    receipts: tuple[SignedReceipt, ...]
+    reason: str
+    """Why it is not more; empty if it is all there is."""
+
+    @property
+    def until(self) -> int:
+        return self.receipts[-1].receipt.cumulative if self.receipts else -1
+
+    def collection(self, span: Span, vault: TypedDomain) -> dict[str, Any]:
+        """The vault's `Collection`; a voucher by a held key is signed here, for exactly this much."""
+        signed = self.authority.voucher
+        if signed is not None:
+            voucher, signature = signed.voucher, signed.signature
+        else:
+            assert self.authority.key is not None  # noqa: S101 - an authority has one of both
+            voucher = Voucher(span.channel_id, 0, span.until)
+            signature = self.authority.key.sign(vault.voucher_digest(voucher))
+        r, vs = compact(signature)
+        return {
+            "payer": self.channel.payer,
+            "before": span.before,
+            "from": voucher.waived_until,
+            "maxCumulative": voucher.max_cumulative,
+            "until": span.until,
+            "r": r,
+            "vs": vs,
+        }
+
+
+def compact(signature: str) -> tuple[str, str]:
+    """A 65-byte signature (r, s, v) as r and vs. Source: EIP-2098."""
+    raw = to_bytes(signature)
+    vs = int.from_bytes(raw[32:64], "big") | (raw[64] - 27) << 255
+    return "0x" + raw[:32].hex(), f"0x{vs:064x}"
+
+
+def select(
+    tx: SettlementTx, operator: Account, ledger: Ledger, keys: SessionKeys, limit: int
+) -> tuple[dict[ChannelId, Take], dict[ChannelId, str]]:
+    """At most `limit` receipts from at most 256 channels, longest waiting first; and who is left out, why."""
+    takes: dict[ChannelId, Take] = {}
+    skipped: dict[ChannelId, str] = {}
+    for backlog in tx.receipts.backlogs(operator):
+        if limit <= 0 or len(takes) == MAX_SPANS:
+            break
+        channel = tx.chain.channel(backlog.channel_id)
+        take = None if channel is None else _best(tx, channel, ledger, keys, limit)
+        if take is None:
+            skipped[backlog.channel_id] = _NO_VOUCHER
+            continue
+        if take.reason:
+            skipped[backlog.channel_id] = take.reason
+        if take.receipts:
+            takes[backlog.channel_id] = take
+            limit -= len(take.receipts)
+    return takes, skipped
+
+
+def _best(tx: SettlementTx, channel: Channel, ledger: Ledger, keys: SessionKeys, limit: int) -> Take | None:
+    """The take that reaches farthest; a client's own voucher on a tie."""
+    before = ledger.collected.get(channel.id, 0)
+    takes = [_take(tx, channel, before, a, limit) for a in _authorities(tx, channel, before, keys)]
+    return max(takes, key=lambda take: take.until, default=None)
+
+
+def _authorities(tx: SettlementTx, channel: Channel, before: int, keys: SessionKeys) -> Iterator[Authority]:
+    signed = tx.channels.latest_voucher(channel.id)
+    if signed is not None and signed.voucher.max_cumulative > before:
+        yield Authority(signed.voucher.max_cumulative, signed.voucher.waived_until, signed, None)
+    for grant in tx.chain.grants(channel.id):
+        # Expired and revoked grants serve too: what was served against them stays collectable for the thaw.
+        key = keys.held(grant.key)
+        if key is not None and grant.cap > before:
+            yield Authority(grant.cap, 0, None, key)
+
+
+def _take(tx: SettlementTx, channel: Channel, before: int, authority: Authority, limit: int) -> Take:
+    start = line = max(before, authority.waived_until)
+    taken: list[SignedReceipt] = []
+    reason = ""
+    for signed in tx.receipts.unsettled(channel.id, start, limit):
+        receipt = signed.receipt
+        begins = receipt.cumulative - receipt.charge
+        if begins != line:
+            reason = f"its next receipt begins at {begins}, the line is at {line}"
+        elif receipt.cumulative > authority.ceiling:
+            reason = _NO_VOUCHER
+        elif receipt.cumulative - start > channel.balance:
+            reason = f"its balance of {channel.balance} does not cover its next receipt"
+        if reason:
+            break
+        taken.append(signed)
+        line = receipt.cumulative
+    return Take(channel, authority, tuple(taken), reason)
