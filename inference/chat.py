@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from inference.protocol import Message
+    from inference.protocol import EmbedItem, Message
 
 
 class ChatTokenizer:
@@ -25,6 +25,9 @@ class ChatTokenizer:
         except (OSError, ValueError) as error:
             raise ModelNotFoundError(f"{folder} holds no tokenizer: {error}") from error
 
+        # The library's own object: it is free of state, so several threads may use it at once.
+        self._backend: Any = self._tokenizer.backend_tokenizer
+
     @property
     def eos_token_id(self) -> int | None:
         return cast("int | None", self._tokenizer.eos_token_id)
@@ -32,21 +35,26 @@ class ChatTokenizer:
     def encode_prompt(self, messages: Sequence[Message], prompt: str | None) -> list[int]:
         """Token ids of a chat, ready for the assistant's turn, or of a raw prompt.
 
-        Raises `InvalidRequestError` unless exactly one of both is given, or where the template refuses the
-        chat.
+        Raises `InvalidRequestError` unless exactly one is given, or where the template refuses the chat.
         """
         if (prompt is None) == (not messages):
             raise InvalidRequestError("give either messages or a prompt")
-        token_ids = self._encode_chat(messages) if prompt is None else self.encode(prompt, is_start=True)
+        token_ids = self._encode_chat(messages) if prompt is None else self._encode(prompt, is_start=True)
         if not token_ids:
             raise InvalidRequestError("the prompt is empty")
         return token_ids
 
-    def encode(self, text: str, *, is_start: bool = False) -> list[int]:
-        return cast("list[int]", self._tokenizer.encode(text, add_special_tokens=is_start))
+    def encode_item(self, item: EmbedItem) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and answer as generation would have them: a closed turn ends in EOS."""
+        prompt = self.encode_prompt(item.messages, item.prompt)
+        if item.completion is None:
+            return prompt, []
+        end = [] if self.eos_token_id is None else [self.eos_token_id]
+        return prompt, self._encode(item.completion, is_start=False) + end
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return cast("str", self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        """Text of `token_ids`, special tokens left out."""
+        return cast("str", self._backend.decode(list(token_ids), skip_special_tokens=True))
 
     def _encode_chat(self, messages: Sequence[Message]) -> list[int]:
         from jinja2 import TemplateError
@@ -56,4 +64,7 @@ class ChatTokenizer:
             rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except (TemplateError, ValueError) as error:
             raise InvalidRequestError(f"the chat template refuses these messages: {error}") from error
-        return self.encode(rendered)
+        return self._encode(rendered, is_start=False)
+
+    def _encode(self, text: str, *, is_start: bool) -> list[int]:
+        return cast("list[int]", self._backend.encode(text, add_special_tokens=is_start).ids)

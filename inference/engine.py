@@ -27,7 +27,6 @@ from inference.probe import ProbeSums
 from inference.protocol import (
     AdapterRef,
     Chunk,
-    EmbedItem,
     FinishReason,
     Generate,
     ProbeStates,
@@ -118,20 +117,18 @@ class Engine:
             )
         )
 
-    def embed(self, request_id: str, item: EmbedItem, adapter: AdapterRef | None) -> None:
-        """Accept given text for its states alone: one `Chunk` with a probe ends it. Raises as `add` does.
+    def embed(
+        self, request_id: str, prompt: Sequence[int], answer: Sequence[int], adapter: AdapterRef | None
+    ) -> None:
+        """Accept given token ids for their states alone: one `Chunk` with a probe ends the request.
 
-        The states are those that `add` with a probe would return had the model answered `item.completion` and
-        closed its turn.
+        The states are those that `add` with a probe returns when the model gives this answer itself. Raises
+        as `add` does.
         """
-        prompt = self.tokenizer.encode_prompt(item.messages, item.prompt)
-        answer = [] if item.completion is None else self.tokenizer.encode(item.completion)
-        if item.completion is not None and self.tokenizer.eos_token_id is not None:
-            answer.append(self.tokenizer.eos_token_id)
         self._accept(
             Request(
                 request_id=request_id,
-                token_ids=prompt + answer[:-1],  # the last one predicts nothing
+                token_ids=[*prompt, *answer[:-1]],  # the last token predicts nothing
                 num_prompt_tokens=len(prompt),
                 max_tokens=len(answer),
                 sampling=None,

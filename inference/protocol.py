@@ -37,7 +37,9 @@ class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """How tokens are chosen: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 are off, `seed` None draws one."""
+    """How to choose tokens. `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 are off, `seed` None draws
+    one.
+    """
 
     max_tokens: Annotated[int, Meta(ge=1)] = 256
     temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0

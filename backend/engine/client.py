@@ -1,0 +1,211 @@
+"""Async client of the engine process. Torch-free; one connection carries any number of requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from backend.domain.errors import InvalidInput, Unavailable
+from inference.protocol import (
+    MAX_EMBED_ITEMS,
+    Abort,
+    Chunk,
+    Command,
+    CountTokens,
+    Embed,
+    Embedding,
+    Error,
+    Event,
+    FrameTooLargeError,
+    Generate,
+    GetStatus,
+    Sampling,
+    Status,
+    TokenCount,
+    decode_event,
+    encode_frame,
+    read_frame,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from pathlib import Path
+
+    from backend.domain.errors import DomainError
+    from inference.protocol import AdapterRef, EmbedItem, Message, ProbeStates
+
+E = TypeVar("E", bound=Event)
+
+
+class EngineClient:
+    """Connects on first use, and again after the engine was restarted.
+
+    Errors of all methods: `Unavailable` where the same call may succeed later (engine down, restarted in the
+    middle, or overloaded), `InvalidInput` where the request itself is at fault; `details["code"]` is the
+    engine's own name for it.
+    """
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = socket_path
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._numbers = itertools.count()
+
+    async def __aenter__(self) -> Self:
+        await self._connected()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def generate(
+        self,
+        *,
+        messages: Sequence[Message] = (),
+        prompt: str | None = None,
+        adapter: AdapterRef | None = None,
+        sampling: Sampling | None = None,
+        probe: bool = False,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """The answer, chunk by chunk; the last one has a `finish_reason`.
+
+        Closing the iterator early aborts the request; the last chunk seen says how many tokens there were. To
+        have the exact number, `abort(request_id)` instead and read on: the last chunk then says `abort`.
+        """
+        command = Generate(
+            request_id or self._new_id(), tuple(messages), prompt, adapter, sampling or Sampling(), probe
+        )
+        connection = await self._connected()
+        is_finished = False
+        async with connection.events(command) as events:
+            try:
+                while not is_finished:
+                    chunk = await _next(events, Chunk)
+                    is_finished = chunk.finish_reason is not None
+                    yield chunk
+            finally:
+                if not is_finished:
+                    connection.send(Abort(command.request_id))
+
+    async def abort(self, request_id: str) -> None:
+        """End a request of this client; unknown ids are ignored."""
+        if self._connection is not None:
+            self._connection.send(Abort(request_id))
+
+    async def count_tokens(self, messages: Sequence[Message] = (), prompt: str | None = None) -> TokenCount:
+        """Prompt tokens that `generate` would report, and the context they have to fit in."""
+        return await self._ask(CountTokens(self._new_id(), tuple(messages), prompt), TokenCount)
+
+    async def embed(self, items: Sequence[EmbedItem], adapter: AdapterRef | None = None) -> list[ProbeStates]:
+        """States of given prompts and answers, as `generate(probe=True)` would return them, in order."""
+        states: list[ProbeStates] = []
+        for start in range(0, len(items), MAX_EMBED_ITEMS):
+            part = tuple(items[start : start + MAX_EMBED_ITEMS])
+            states += (await self._ask(Embed(self._new_id(), part, adapter), Embedding)).items
+        return states
+
+    async def status(self) -> Status:
+        return await self._ask(GetStatus(self._new_id()), Status)
+
+    async def _ask(self, command: Command, answer: type[E]) -> E:
+        connection = await self._connected()
+        async with connection.events(command) as events:
+            return await _next(events, answer)
+
+    async def _connected(self) -> _Connection:
+        async with self._connecting:
+            if self._connection is None or self._connection.is_lost:
+                self._connection = await _Connection.open(self._socket_path)
+            return self._connection
+
+    def _new_id(self) -> str:
+        return f"auto-{next(self._numbers)}"
+
+
+class _Connection:
+    """One socket and a queue of events for every request under way; None in a queue means it was lost."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._queues: dict[str, asyncio.Queue[Event | None]] = {}
+        self.is_lost = False
+        self._listener = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        try:
+            return cls(*await asyncio.open_unix_connection(path))
+        except OSError as error:
+            raise _unavailable(f"nothing answers on {path}") from error
+
+    @asynccontextmanager
+    async def events(self, command: Command) -> AsyncIterator[asyncio.Queue[Event | None]]:
+        """Send `command` and receive what carries its request id until the block is left."""
+        if command.request_id in self._queues:
+            raise InvalidInput(f"request id {command.request_id!r} is in use", "request_id")
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._queues[command.request_id] = queue
+        try:
+            self.send(command)
+            yield queue
+        finally:
+            del self._queues[command.request_id]
+
+    def send(self, command: Command) -> None:
+        try:
+            frame = encode_frame(command)
+        except FrameTooLargeError as error:
+            raise InvalidInput(str(error)) from error
+        if not self.is_lost:
+            self._writer.write(frame)
+        elif command.request_id in self._queues:
+            self._queues[command.request_id].put_nowait(None)
+
+    async def close(self) -> None:
+        self._listener.cancel()
+        await asyncio.gather(self._listener, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        try:
+            while (body := await read_frame(self._reader)) is not None:
+                event = decode_event(body)
+                queue = self._queues.get(event.request_id)
+                if queue is not None:
+                    queue.put_nowait(event)
+        finally:
+            self.is_lost = True
+            for queue in self._queues.values():
+                queue.put_nowait(None)
+            self._writer.close()
+
+
+async def _next(events: asyncio.Queue[Event | None], expected: type[E]) -> E:
+    event = await events.get()
+    if event is None:
+        raise _unavailable("it ended while it worked on this request")
+    if isinstance(event, Error):
+        raise _domain_error(event)
+    if not isinstance(event, expected):
+        raise _unavailable(f"it answered with {type(event).__name__} where {expected.__name__} belongs")
+    return event
+
+
+def _unavailable(reason: str) -> Unavailable:
+    return Unavailable(
+        f"the inference engine is not available: {reason}; try again shortly",
+        details={"code": "engine_unavailable"},
+    )
+
+
+def _domain_error(error: Error) -> DomainError:
+    kind = Unavailable if error.retryable else InvalidInput
+    return kind(error.message, details={"code": error.code})

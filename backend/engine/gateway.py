@@ -1,0 +1,73 @@
+"""The port `Engine` on top of `EngineClient`."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from backend.domain.ids import Hash32
+from backend.ports.engine import Piece, PromptSize
+from inference.protocol import AdapterRef, Message, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from backend.engine.client import EngineClient
+    from backend.ports.engine import AdapterFolder, Chat, Turn
+    from inference.protocol import Chunk
+
+
+class EngineGateway:
+    """Implements `backend.ports.engine.Engine`."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+
+    async def count_tokens(self, turns: Sequence[Turn]) -> PromptSize:
+        count = await self._client.count_tokens(_messages(turns))
+        return PromptSize(count.num_tokens, count.max_context)
+
+    async def answer(self, chat: Chat) -> AsyncGenerator[Piece, None]:
+        chunks = self._client.generate(
+            messages=_messages(chat.turns),
+            adapter=_adapter(chat.adapter),
+            sampling=Sampling(
+                max_tokens=chat.sampling.max_tokens,
+                temperature=chat.sampling.temperature,
+                top_p=chat.sampling.top_p,
+                top_k=chat.sampling.top_k,
+                seed=chat.sampling.seed,
+                stop=chat.sampling.stop,
+            ),
+            probe=chat.probe,
+            request_id=chat.id,
+        )
+        # Closed here and now: a generator left to the collector would abort its request who knows when.
+        async with aclosing(chunks) as opened:
+            async for chunk in opened:
+                yield _piece(chunk)
+
+    async def abort(self, chat_id: str) -> None:
+        await self._client.abort(chat_id)
+
+    async def active_adapters(self) -> Sequence[Hash32]:
+        status = await self._client.status()
+        return [Hash32(f"0x{digest}") for digest in status.active_adapters]
+
+
+def _messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+    return tuple(Message(turn.role, turn.content) for turn in turns)
+
+
+def _adapter(folder: AdapterFolder | None) -> AdapterRef | None:
+    return None if folder is None else AdapterRef(folder.digest.removeprefix("0x"), str(folder.path))
+
+
+def _piece(chunk: Chunk) -> Piece:
+    return Piece(
+        text=chunk.text,
+        prompt_tokens=chunk.prompt_tokens,
+        completion_tokens=chunk.completion_tokens,
+        finish_reason=chunk.finish_reason,
+        probe=None if chunk.probe is None else chunk.probe.answer,
+    )

@@ -1,0 +1,181 @@
+"""The engine process: `python -m inference.server --socket PATH [--model FOLDER]`.
+
+Clients connect to a unix domain socket and speak `inference.protocol`. The socket exists only once the model
+is loaded, so whoever can connect is served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.config import EngineConfig
+from inference.session import Session
+from inference.worker import EngineWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inference.engine import Output
+
+logger = logging.getLogger(__name__)
+
+MAX_SOCKET_PATH_BYTES = 107
+
+
+class EngineServer:
+    """Serves one engine to any number of connections."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._worker = EngineWorker(config)
+        self._tokenizers = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._sessions: dict[int, Session] = {}
+        self._num_sessions = 0
+        self._crash: BaseException | None = None
+        self._stopped = asyncio.Event()
+
+    async def serve(self, socket_path: Path) -> None:
+        """Serve until `stop` or a crash of the engine, which is raised."""
+        loop = asyncio.get_running_loop()
+        self._worker.start(
+            deliver=lambda outputs: _call_soon(loop, self._deliver, outputs),
+            on_crash=lambda error: _call_soon(loop, self._crashed, error),
+        )
+        _claim(socket_path)
+        old_mask = os.umask(0o177)
+        try:
+            server = await asyncio.start_unix_server(self._connected, socket_path)
+        finally:
+            os.umask(old_mask)
+        logger.info("engine ready on %s", socket_path)
+        async with server:
+            await self._stopped.wait()
+            for session in self._sessions.values():
+                session.close()
+        await asyncio.to_thread(socket_path.unlink, missing_ok=True)
+        if self._crash is not None:
+            raise self._crash
+        self._worker.stop()
+
+    def stop(self) -> None:
+        """Close all connections; their clients see a retryable error."""
+        self._stopped.set()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = self._num_sessions
+        self._num_sessions += 1
+        session = Session(number, self._worker, self._tokenizers, reader, writer)
+        self._sessions[number] = session
+        try:
+            await session.run()
+        finally:
+            del self._sessions[number]
+
+    def _deliver(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            session = self._sessions.get(int(output.request_id.partition(":")[0]))
+            if session is not None:
+                session.deliver(output)
+
+    def _crashed(self, error: BaseException) -> None:
+        self._crash = error
+        self._stopped.set()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        asyncio.run(_serve(options))
+    except Exception:
+        logger.exception("the engine process ends")
+        # Loader threads may still hold a folder open; nothing they do is worth waiting for.
+        logging.shutdown()
+        os._exit(1)
+    return 0
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    model_path = options.model
+    if model_path is None:
+        from inference.model.loader import prepare_base_model
+
+        model_path = prepare_base_model(options.model_cache)
+    server = EngineServer(_config(options, model_path))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    if options.exit_with_stdin:
+        threading.Thread(target=_watch_stdin, args=(loop, server), daemon=True).start()
+    await server.serve(options.socket)
+
+
+def _config(options: argparse.Namespace, model_path: Path) -> EngineConfig:
+    """Options carry the names of the configuration's fields; what was not given keeps its default."""
+    names = {field.name for field in dataclasses.fields(EngineConfig)}
+    given = {name: value for name, value in vars(options).items() if name in names}
+    return EngineConfig(model_path=model_path, **given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.server",
+        description="Serve one base model and its adapters on a unix socket.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("--socket", type=Path, required=True, help="path of the unix domain socket to create")
+    add("--model", type=Path, default=None, help="Hugging Face folder; default: the bundled base model")
+    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    add("--dtype", choices=("float32", "bfloat16", "float16"))
+    add("--device", help="torch device; default: cpu")
+    add("--num-threads", type=int, help="torch threads")
+    add("--max-context", type=int, help="tokens of prompt and answer; default: the model's")
+    add("--max-running", type=int, help="requests in one batch")
+    add("--max-waiting", type=int, help="requests in line before more are refused as overloaded")
+    add("--max-step-tokens", type=int, help="limit of a batch, and so of a prefill chunk")
+    add("--kv-budget-bytes", type=int, help="memory for keys and values")
+    add("--adapter-budget-bytes", type=int, help="host cache of adapters")
+    add("--num-adapter-slots", type=int, help="adapters active at once")
+    add("--num-adapter-rows", type=int, help="sum of the ranks of active adapters")
+    add("--max-rank", type=int, help="largest rank accepted")
+    add("--exit-with-stdin", action="store_true", default=False, help="end when standard input closes")
+    return parser
+
+
+def _claim(socket_path: Path) -> None:
+    """Refuse a path that another engine listens on; a stale socket is left to asyncio, which replaces it."""
+    if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"socket path {socket_path} is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    socket_path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(socket_path)) == 0:
+            raise FileExistsError(f"another engine is listening on {socket_path}")
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, server: EngineServer) -> None:
+    while os.read(0, 4096):  # unbuffered: Python's own stream would hold a lock at exit
+        pass
+    _call_soon(loop, server.stop)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: object, *arguments: object) -> None:
+    """From another thread; the loop may have closed meanwhile, and then nobody is interested."""
+    try:
+        loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]
+    except RuntimeError:
+        logger.debug("event loop closed before %r", function)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""One client's connection to the engine process: its commands, its requests, its events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from inference import protocol, worker
+from inference.engine import Failure
+from inference.errors import InferenceError
+from inference.protocol import (
+    Abort,
+    Chunk,
+    CountTokens,
+    Embed,
+    Embedding,
+    Error,
+    FrameTooLargeError,
+    Generate,
+    GetStatus,
+    ProbeStates,
+    TokenCount,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
+    from inference.engine import Engine, Output
+    from inference.protocol import Command, Event
+
+T = TypeVar("T")
+
+
+class _AnyCommand(msgspec.Struct):
+    """The least of a malformed command that an error can be addressed to."""
+
+    request_id: str = ""
+
+
+class Session:
+    """Reads commands until the client hangs up, which aborts all its requests."""
+
+    def __init__(
+        self,
+        number: int,
+        engine_worker: worker.EngineWorker,
+        tokenizers: Executor,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """`tokenizers` runs what would hold up the event loop."""
+        self._number = number
+        self._worker = engine_worker
+        self._tokenizers = tokenizers
+        self._reader = reader
+        self._writer = writer
+        self._routes: dict[str, Callable[[Output], None]] = {}
+
+    async def run(self) -> None:
+        try:
+            while (body := await protocol.read_frame(self._reader)) is not None:
+                await self._handle_frame(body)
+        except FrameTooLargeError as error:
+            self._send(Error("", "frame_too_large", str(error)))
+        finally:
+            for engine_id in list(self._routes):
+                self._worker.post(worker.abort(engine_id))
+            self._routes.clear()
+            self._writer.close()
+
+    def close(self) -> None:
+        """Hang up; `run` then ends as if the client had."""
+        self._writer.close()
+
+    def deliver(self, output: Output) -> bool:
+        """Hand `output` to the request it belongs to; False if it is not one of this session's."""
+        route = self._routes.get(output.request_id)
+        if route is None:
+            return False
+        if isinstance(output, Failure) or output.finish_reason is not None:
+            del self._routes[output.request_id]
+        route(output)
+        return True
+
+    async def _handle_frame(self, body: bytes) -> None:
+        try:
+            command = protocol.decode_command(body)
+        except msgspec.MsgspecError as error:
+            self._send(Error(_request_id(body), "invalid_request", str(error)))
+            return
+        try:
+            await self._handle(command)
+        except InferenceError as error:
+            self._send(_error(command.request_id, error))
+
+    async def _handle(self, command: Command) -> None:
+        match command:
+            case Generate():
+                await self._generate(command)
+            case Abort():
+                self._worker.post(worker.abort(self._engine_id(command.request_id)))
+            case CountTokens():
+                await self._count_tokens(command)
+            case Embed():
+                await self._embed(command)
+            case GetStatus():
+                self._status(command)
+
+    async def _generate(self, command: Generate) -> None:
+        engine_id = self._engine_id(command.request_id)
+        prompt = await self._in_thread(
+            lambda: self._worker.engine.tokenizer.encode_prompt(command.messages, command.prompt)
+        )
+
+        def route(output: Output) -> None:
+            if isinstance(output, Failure):
+                self._send(_error(command.request_id, output.error))
+            else:
+                self._send(msgspec.structs.replace(output, request_id=command.request_id))
+
+        inner = msgspec.structs.replace(command, request_id=engine_id)
+        self._accept(engine_id, route, lambda engine: engine.add(inner, prompt))
+
+    async def _count_tokens(self, command: CountTokens) -> None:
+        engine = self._worker.engine
+        tokens = await self._in_thread(
+            lambda: engine.tokenizer.encode_prompt(command.messages, command.prompt)
+        )
+        self._send(TokenCount(command.request_id, len(tokens), engine.max_context))
+
+    async def _embed(self, command: Embed) -> None:
+        """One engine request an item; answered when all are done, or at the first failure."""
+        tokenizer = self._worker.engine.tokenizer
+        pairs = await self._in_thread(lambda: [tokenizer.encode_item(item) for item in command.items])
+        engine_ids = [f"{self._engine_id(command.request_id)}#{index}" for index in range(len(pairs))]
+        results: dict[str, ProbeStates] = {}
+
+        def route(output: Output) -> None:
+            if isinstance(output, Chunk) and output.probe is not None:
+                results[output.request_id] = output.probe
+                if len(results) == len(engine_ids):
+                    self._send(Embedding(command.request_id, [results[key] for key in engine_ids]))
+                return
+            for key in engine_ids:
+                if self._routes.pop(key, None) is not None:
+                    self._worker.post(worker.abort(key))
+            if isinstance(output, Failure):
+                self._send(_error(command.request_id, output.error))
+
+        for key, (prompt, answer) in zip(engine_ids, pairs, strict=True):
+            self._accept(key, route, _embed_job(key, prompt, answer, command))
+
+    def _status(self, command: GetStatus) -> None:
+        loop = asyncio.get_running_loop()
+
+        def job(engine: Engine) -> Sequence[Output]:
+            loop.call_soon_threadsafe(self._send, engine.status(command.request_id))
+            return []
+
+        self._worker.post(job)
+
+    def _accept(self, engine_id: str, route: Callable[[Output], None], add: Callable[[Engine], None]) -> None:
+        if engine_id in self._routes:
+            raise InferenceError(f"request id {engine_id.partition(':')[2]!r} is in use")
+        self._routes[engine_id] = route
+        self._worker.post(worker.accept(engine_id, add))
+
+    def _engine_id(self, request_id: str) -> str:
+        """Ids are the client's own; this makes them unique over all connections."""
+        return f"{self._number}:{request_id}"
+
+    def _send(self, event: Event) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(protocol.encode_frame(event))
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, function)
+
+
+def _embed_job(
+    engine_id: str, prompt: list[int], answer: list[int], command: Embed
+) -> Callable[[Engine], None]:
+    return lambda engine: engine.embed(engine_id, prompt, answer, command.adapter)
+
+
+def _error(request_id: str, error: InferenceError) -> Error:
+    return Error(request_id, error.code, str(error), error.is_retryable)
+
+
+def _request_id(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_AnyCommand).request_id
+    except msgspec.MsgspecError:
+        return ""
