@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from backend.db.session import insert_if_absent
-from backend.db.tables.chain import AttemptRow, NonceLane, TransactionRow
-from backend.domain.chain import Attempt, ChainTransaction, OpenTransaction, TransactionState
+from backend.db.tables.transactions import AttemptRow, NonceLane, TransactionRow
+from backend.domain.chain import Attempt, ChainTransaction, OpenTransaction, TransactionState, as_json
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, Hash32
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from backend.domain.chain import BlockRef
 
 State = TransactionState
 
@@ -120,13 +119,13 @@ class TransactionStore:
         )
         self._session.flush()
 
-    def mined(self, transaction_id: int, tx_hash: Hash32, block: BlockRef) -> None:
+    def mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None:
         self._set(
             transaction_id,
             state=State.MINED,
             tx_hash=tx_hash,
-            block_number=block.number,
-            block_hash=block.hash,
+            block_number=block_number,
+            block_hash=block_hash,
         )
 
     def unmined(self, transaction_id: int) -> None:
@@ -183,19 +182,6 @@ class TransactionStore:
             is_mined=row.state == State.MINED,
             attempts=attempts,
         )
-
-
-def as_json(value: Any) -> Any:
-    """Arguments as JSON: integers as decimal strings, bytes as 0x-hex, sequences as lists."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, dict):
-        return {name: as_json(item) for name, item in value.items()}
-    return [as_json(item) for item in value]
 
 
 def _transaction(row: TransactionRow) -> ChainTransaction:

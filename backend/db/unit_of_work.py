@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session
 
 from backend.db.auth import AuthStore
+from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
 from backend.db.event_log import EventLog
 from backend.db.outbox import OutboxStore
@@ -29,6 +30,7 @@ class Work:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.auth = AuthStore(session)
+        self.batches = BatchStore(session)
         self.chain = ChainStore(session)
         self.channels = ChannelStore(session)
         self.event_log = EventLog(session)

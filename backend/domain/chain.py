@@ -36,6 +36,7 @@ class ChainEvent:
     block_hash: Hash32
     log_index: int
     tx_hash: Hash32
+    timestamp: int
     contract: str
     name: str
     args: Mapping[str, Any]
@@ -126,6 +127,8 @@ class Datanet:
     id: DatanetId
     creator: Account
     name: str
+    cid_digest: Hash32
+    """Folder with its description."""
     num_contributions: int
 
 
@@ -141,6 +144,9 @@ class Contribution:
     num_rows: int
     is_accepted: bool | None
     """None while the curators have not decided."""
+    reason: int
+    """The curators' machine-readable code, zero for none."""
+    recorded_at: int
     block_number: int
 
 
@@ -176,7 +182,8 @@ class Channel:
     collected: int
     """Cumulative ceiling reached: everything below it is paid or waived."""
     thawing: int
-    thaws_at: int | None
+    thawed_at: int
+    """From when on the thawing part may leave; zero while nothing thaws."""
 
     @property
     def available(self) -> int:
@@ -197,15 +204,28 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class ParameterSet:
-    """The governed numbers of one set; a batch names its set by `id`."""
+    """The governed numbers of one set, as in Solidity's `ParameterSet`; a batch names its set by `id`."""
 
     id: int
-    values: Mapping[str, int]
     treasury: Account
+    fee_ppm: int
+    stake_cover_ppm: int
+    dispute_window: int  # seconds
+    min_contributors_ppm: int
+    min_operator_ppm: int
+    max_operator_ppm: int
+    challenger_ppm: int
+    demand_bond: int
 
-    @property
-    def fee_ppm(self) -> int:
-        return self.values["feePpm"]
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    account: Account
+    endpoint: str
+    """Base URL; empty while it does not serve."""
+    keys: tuple[Account, ...]
+    """Receipt keys, for ever its own."""
+    stake: int
 
 
 class BatchState(StrEnum):
@@ -216,7 +236,7 @@ class BatchState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CommittedBatch:
-    """A batch as its operator committed it; `header` has the words of Solidity's `BatchHeader` by name."""
+    """A batch as its operator committed it; `header` has the words of Solidity's `BatchHeader`."""
 
     operator: Account
     number: int
@@ -229,10 +249,11 @@ class CommittedBatch:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Money that left an operator's pot for an account."""
+    """Money that left an operator's pot for an account, to the wallet that the account chose."""
 
     operator: Account
     account: Account
+    wallet: Account
     amount: int
     cumulative: int
     tx_hash: Hash32
@@ -254,4 +275,19 @@ class Proposal:
     votes_against: int
     votes_for: int
     votes_abstain: int
+    executable_at: int
+    """When the timelock lets it pass; zero until it is queued."""
     block_number: int
+
+
+def as_json(value: Any) -> Any:
+    """Arguments as JSON: integers as decimal strings, bytes as 0x-hex, sequences as lists."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    return [as_json(item) for item in value]

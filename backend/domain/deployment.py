@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One generation of contracts. `block_hash` tells this chain from another one with the same chain id."""
+    """One generation of contracts. `block_hash` tells this chain from another one with the same id."""
 
     chain_id: int
     block_number: int
-    """Block before the first contract: events are read from the next one on."""
+    """Block with the first contract: events are read from it on."""
     block_hash: Hash32
     addresses: Mapping[str, Account]
     """Contract name -> address."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backend.domain.chain import (
+        Attempt,
         BlockRef,
+        ChainEvent,
         ChainTransaction,
         Channel,
         Claim,
@@ -16,13 +18,15 @@ if TYPE_CHECKING:
         Contribution,
         Datanet,
         Grant,
+        OpenTransaction,
+        Operator,
         ParameterSet,
         PreparedTransaction,
         Proposal,
         RegisteredVersion,
         Snapshot,
     )
-    from backend.domain.ids import Account, ChannelId, DatanetId, SnapshotId, VersionId
+    from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
 
 
@@ -68,6 +72,45 @@ class Chain(Protocol):
         ...
 
 
+class EventSource(Protocol):
+    """What the indexer asks of the chain."""
+
+    def head(self) -> BlockRef: ...
+
+    def block(self, number: int) -> BlockRef | None: ...
+
+    def events(self, first: int, last: int) -> list[ChainEvent]:
+        """In order of the chain. Any error but `Unavailable` means: ask for fewer blocks."""
+        ...
+
+    def check(self) -> None:
+        """`ChainReplaced` if this is another chain than the deployment's."""
+        ...
+
+
+class EventLog(Protocol):
+    """Events, projections and cursor: one transaction moves them together."""
+
+    def cursor(self) -> BlockRef | None: ...
+
+    def checkpoints(self) -> list[BlockRef]:
+        """Blocks to which a rewind can go, newest first."""
+        ...
+
+    def append(self, events: Sequence[ChainEvent], cursor: BlockRef) -> None:
+        """All events after the old cursor up to the new one."""
+        ...
+
+    def rewind(self, to: BlockRef) -> int:
+        """Forget everything above this block; how many events fell out."""
+        ...
+
+
+class IndexerTx(Protocol):
+    @property
+    def event_log(self) -> EventLog: ...
+
+
 class Transactions(Protocol):
     """Our own transactions, sent by the sender process in order per lane."""
 
@@ -87,6 +130,49 @@ class Transactions(Protocol):
         ...
 
     def by_key(self, idempotency_key: str) -> ChainTransaction | None: ...
+
+
+class SendQueue(Transactions, Protocol):
+    """The sender's side of our transactions."""
+
+    def lanes(self) -> list[Account]:
+        """Keys that have something to send or to watch."""
+        ...
+
+    def first_queued(self, lane: Account) -> ChainTransaction | None: ...
+
+    def open(self, lane: Account) -> list[OpenTransaction]:
+        """Sent or mined, not yet confirmed; by rising nonce."""
+        ...
+
+    def lock_lane(self, lane: Account) -> None:
+        """Until this transaction ends nobody else signs with this key."""
+        ...
+
+    def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
+        """Give a queued transaction the lane's next nonce; None if another sender was faster."""
+        ...
+
+    def add_attempt(self, transaction_id: int, attempt: Attempt) -> None: ...
+
+    def mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None: ...
+
+    def unmined(self, transaction_id: int) -> None:
+        """Its block fell out of the chain."""
+        ...
+
+    def confirmed(self, transaction_id: int) -> None: ...
+
+    def failed(self, transaction_id: int, error: Mapping[str, Any]) -> None: ...
+
+    def requeue(self, transaction_id: int) -> None:
+        """A foreign transaction used up its nonce: it can never be mined, so it is sent anew."""
+        ...
+
+
+class SenderTx(Protocol):
+    @property
+    def transactions(self) -> SendQueue: ...
 
 
 class ChainView(Protocol):
@@ -137,5 +223,11 @@ class ChainView(Protocol):
         ...
 
     def claims(self, account: Account) -> list[Claim]: ...
+
+    def operator(self, operator: Account) -> Operator | None: ...
+
+    def operators(self) -> list[Operator]: ...
+
+    def proposal(self, proposal: int) -> Proposal | None: ...
 
     def proposals(self) -> list[Proposal]: ...

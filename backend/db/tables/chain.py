@@ -1,60 +1,187 @@
-"""Tables of the chain room: events, cursor, projections, and our own transactions."""
+"""What the chain said: events, checkpoints, and one table for each kind of projection.
+
+Every row of a projection is made from the events of its own entity alone, in their order. So a rewind
+rebuilds just the entities that the dropped events touched.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - the mapper reads annotations at run time
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.db.base import ACCOUNT, HASH, Base, UtcDateTime
+from backend.db.base import ACCOUNT, HASH, Amount, Base
 
-FEE = String(78)
-"""uint256 wei as decimal digits."""
-
-
-class NonceLane(Base):
-    """Next nonce of one key; the row is the lock of its lane."""
-
-    __tablename__ = "nonce_lanes"
-
-    account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
-    next_nonce: Mapped[int] = mapped_column(default=0)
+UINT256 = String(78)
+"""Decimal digits. Never compared in SQL."""
+NUMBER = BigInteger()
+"""Block numbers, instants, counts."""
 
 
-class TransactionRow(Base):
-    __tablename__ = "transactions"
+class CheckpointRow(Base):
+    """A block up to which everything is indexed. The highest is the cursor."""
+
+    __tablename__ = "chain_checkpoints"
+
+    number: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    hash: Mapped[str] = mapped_column(HASH)
+    parent_hash: Mapped[str] = mapped_column(HASH)
+    timestamp: Mapped[int] = mapped_column(NUMBER)
+
+
+class EventRow(Base):
+    __tablename__ = "chain_events"
     __table_args__ = (
-        UniqueConstraint("lane", "nonce"),
-        CheckConstraint("state IN ('queued', 'sent', 'mined', 'confirmed', 'failed')", name="state"),
-        Index("ix_transactions_lane_state", "lane", "state"),
+        Index("ix_chain_events_order", "block_number", "log_index"),
+        Index("ix_chain_events_entity", "entity"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    lane: Mapped[str] = mapped_column(ACCOUNT)
+    block_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    log_index: Mapped[int] = mapped_column(primary_key=True)
+    block_number: Mapped[int] = mapped_column(NUMBER)
+    tx_hash: Mapped[str] = mapped_column(HASH)
+    timestamp: Mapped[int] = mapped_column(NUMBER)
     contract: Mapped[str] = mapped_column(String(64))
-    function: Mapped[str] = mapped_column(String(128))
-    args: Mapped[list[Any]] = mapped_column(JSON)
-    idempotency_key: Mapped[str] = mapped_column(String(200), unique=True)
-    state: Mapped[str] = mapped_column(String(16), default="queued")
-    nonce: Mapped[int | None]
-    gas: Mapped[int | None]
-    tx_hash: Mapped[str | None] = mapped_column(HASH)
-    block_number: Mapped[int | None]
-    block_hash: Mapped[str | None] = mapped_column(HASH)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    name: Mapped[str] = mapped_column(String(64))
+    args: Mapped[dict[str, Any]] = mapped_column(JSON)
+    entity: Mapped[str | None] = mapped_column(String(200))
+    """Table and key of the projection that it changes; None for events that are only kept."""
 
 
-class AttemptRow(Base):
-    """One signed transaction of a nonce, stored before it is broadcast. Any of them may be mined."""
+class Projection(Base):
+    """Where a row's first event stands; ties the order of things to the chain's."""
 
-    __tablename__ = "transaction_attempts"
+    __abstract__ = True
 
-    tx_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
-    transaction_id: Mapped[int] = mapped_column(ForeignKey("transactions.id"), index=True)
-    raw: Mapped[str] = mapped_column(Text)
-    max_fee: Mapped[str] = mapped_column(FEE)
-    priority_fee: Mapped[str] = mapped_column(FEE)
-    sent_at_block: Mapped[int]
+    block_number: Mapped[int] = mapped_column(NUMBER)
+    log_index: Mapped[int]
+
+
+class DatanetRow(Projection):
+    __tablename__ = "chain_datanets"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    creator: Mapped[str] = mapped_column(ACCOUNT)
+    name: Mapped[str] = mapped_column(String(64))
+    cid_digest: Mapped[str] = mapped_column(HASH)
+
+
+class ContributionRow(Projection):
+    __tablename__ = "chain_contributions"
+
+    datanet: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    contributor: Mapped[str] = mapped_column(ACCOUNT, index=True)
+    content_hash: Mapped[str] = mapped_column(HASH)
+    cid_digest: Mapped[str] = mapped_column(HASH)
+    licence: Mapped[str] = mapped_column(HASH)
+    num_rows: Mapped[int] = mapped_column(NUMBER)
+    is_accepted: Mapped[bool | None]
+    reason: Mapped[int]
+    recorded_at: Mapped[int] = mapped_column(NUMBER)
+
+
+class SnapshotRow(Projection):
+    __tablename__ = "chain_snapshots"
+
+    id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    datanet: Mapped[int] = mapped_column(NUMBER)
+    count: Mapped[int] = mapped_column(NUMBER)
+    accepted_hash: Mapped[str] = mapped_column(HASH)
+    accepted: Mapped[str] = mapped_column(Text)
+    """The words of the accept bits, 0x-hex."""
+
+
+class VersionRow(Projection):
+    __tablename__ = "chain_versions"
+    __table_args__ = (Index("ix_chain_versions_creator_name", "creator", "name"),)
+
+    id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    creator: Mapped[str] = mapped_column(ACCOUNT)
+    name: Mapped[str] = mapped_column(String(32))
+    record: Mapped[dict[str, Any]] = mapped_column(JSON)
+    is_deprecated: Mapped[bool]
+
+
+class ChannelRow(Projection):
+    __tablename__ = "chain_channels"
+
+    id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    payer: Mapped[str] = mapped_column(ACCOUNT, index=True)
+    operator: Mapped[str] = mapped_column(ACCOUNT, index=True)
+    collector: Mapped[str] = mapped_column(ACCOUNT)
+    balance: Mapped[int] = mapped_column(Amount)
+    collected: Mapped[int] = mapped_column(Amount)
+    thawing: Mapped[int] = mapped_column(Amount)
+    thawed_at: Mapped[int] = mapped_column(Amount)
+
+
+class GrantRow(Projection):
+    __tablename__ = "chain_grants"
+
+    channel_id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    key: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    cap: Mapped[int] = mapped_column(Amount)
+    expiry: Mapped[int] = mapped_column(Amount)
+    revoked_at: Mapped[int | None] = mapped_column(NUMBER)
+
+
+class ParameterSetRow(Projection):
+    __tablename__ = "chain_parameter_sets"
+
+    id: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    values: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class OperatorRow(Projection):
+    __tablename__ = "chain_operators"
+
+    account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    endpoint: Mapped[str] = mapped_column(Text)
+    keys: Mapped[list[str]] = mapped_column(JSON)
+    stake: Mapped[int] = mapped_column(Amount)
+
+
+class BatchRow(Projection):
+    __tablename__ = "chain_batches"
+
+    operator: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    number: Mapped[int] = mapped_column(NUMBER)
+    header: Mapped[dict[str, Any]] = mapped_column(JSON)
+    tx_hash: Mapped[str] = mapped_column(HASH)
+
+
+class FinalityRow(Projection):
+    """Number of an operator's newest final batch."""
+
+    __tablename__ = "chain_finality"
+
+    operator: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    number: Mapped[int] = mapped_column(NUMBER)
+
+
+class ClaimRow(Projection):
+    __tablename__ = "chain_claims"
+
+    block_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    log_index: Mapped[int] = mapped_column(primary_key=True)
+    operator: Mapped[str] = mapped_column(ACCOUNT)
+    account: Mapped[str] = mapped_column(ACCOUNT, index=True)
+    wallet: Mapped[str] = mapped_column(ACCOUNT)
+    amount: Mapped[int] = mapped_column(Amount)
+    cumulative: Mapped[int] = mapped_column(Amount)
+    tx_hash: Mapped[str] = mapped_column(HASH)
+
+
+class ProposalRow(Projection):
+    __tablename__ = "chain_proposals"
+
+    id: Mapped[str] = mapped_column(UINT256, primary_key=True)
+    content: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The arguments of `ProposalCreated`."""
+    vote_ends_at: Mapped[int] = mapped_column(NUMBER)
+    votes: Mapped[list[int]] = mapped_column(JSON)
+    """Against, for, abstaining."""
+    executable_at: Mapped[int] = mapped_column(NUMBER)

@@ -1,0 +1,139 @@
+"""The chain behind the port: reads, and calls prepared for somebody to sign."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.contracts import interface, reverted
+from backend.chain.node import Node
+from backend.chain.rpc import RpcError
+from backend.domain.chain import ChainEvent, ChainReplaced, PreparedTransaction, as_json
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from backend.chain.node import Log
+    from backend.domain.chain import BlockRef
+    from backend.domain.deployment import Deployment
+    from backend.domain.ids import Account
+
+GAS_MARGIN_PERCENT = 25
+"""On top of an estimate: state may move until it is mined, and every inner call holds 1/64 back."""
+
+
+INDEXED = (
+    "DatasetRegistry",
+    "AdapterRegistry",
+    "PaymentVault",
+    "Parameters",
+    "OperatorRegistry",
+    "Settlement",
+    "MarketGovernor",
+)
+"""Contracts whose events are read. Token transfers are not among them: balances are asked from the chain."""
+
+
+class ChainClient:
+    """Implements `backend.ports.chain.Chain` for one deployment. Safe to share between threads."""
+
+    def __init__(self, node: Node, deployment: Deployment) -> None:
+        self.node = node
+        self.deployment = deployment
+
+    @classmethod
+    def connect(cls, url: str, deployment: Deployment) -> Self:
+        return cls(Node.connect(url), deployment)
+
+    @property
+    def chain_id(self) -> int:
+        return self.deployment.chain_id
+
+    def address(self, contract: str) -> Account:
+        return self.deployment.address(contract)
+
+    def head(self) -> BlockRef:
+        return self.node.head()
+
+    def block(self, number: int) -> BlockRef | None:
+        return self.node.block(number)
+
+    def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
+        entry = interface(contract).function(function, args)
+        data = entry.encode(args)
+        try:
+            result = self.node.call(self.address(contract), data, block)
+        except RpcError as error:
+            raise reverted(contract, function, error.revert_data, error.message) from error
+        if not result and entry.outputs:
+            self.check()
+            raise self._replaced(f"there is no {contract} at {self.address(contract)}")
+        return entry.decode_result(result)
+
+    def events(self, first: int, last: int) -> list[ChainEvent]:
+        """Decoded events of our contracts in blocks `first` to `last`, in order of the chain."""
+        names = {self.address(name): name for name in INDEXED}
+        logs = self.node.logs(sorted(names), first, last)
+        events = (_event(names[log.address], log) for log in logs)
+        return [event for event in events if event is not None]
+
+    def encode(self, contract: str, function: str, *args: Any) -> bytes:
+        """Call data."""
+        return interface(contract).function(function, args).encode(args)
+
+    def prepare(
+        self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0
+    ) -> PreparedTransaction:
+        entry = interface(contract).function(function, args)
+        data = entry.encode(args)
+        gas = None if sender is None else self.estimate_gas(contract, function, data, sender, value)
+        return PreparedTransaction(
+            chain_id=self.chain_id,
+            to=self.address(contract),
+            data="0x" + data.hex(),
+            value=value,
+            decoded={"contract": contract, "function": entry.name, "args": as_json(entry.plain_args(args))},
+            gas=gas,
+        )
+
+    def estimate_gas(self, contract: str, function: str, data: bytes, sender: Account, value: int = 0) -> int:
+        """Gas limit with a margin, on top of what waits in the pool. `Reverted` if the call would fail."""
+        try:
+            gas = self.node.estimate_gas(self.address(contract), data, sender, value)
+        except RpcError as error:
+            raise reverted(contract, function, error.revert_data, error.message) from error
+        return gas * (100 + GAS_MARGIN_PERCENT) // 100
+
+    def check(self) -> None:
+        """`ChainReplaced` if the node's chain is another one than the deployment's."""
+        known = self.deployment
+        if (found := self.node.chain_id) != known.chain_id:
+            raise self._replaced(f"the chain id is {found}, not {known.chain_id}")
+        block = self.node.block(known.block_number)
+        if block is None or block.hash != known.block_hash:
+            found_hash = "missing" if block is None else block.hash
+            raise self._replaced(f"block {known.block_number} is {found_hash}, not {known.block_hash}")
+
+    def close(self) -> None:
+        self.node.close()
+
+    def _replaced(self, what: str) -> ChainReplaced:
+        return ChainReplaced(
+            f"the chain at {self.node.rpc.url} is not the one that the contracts were deployed to: {what}",
+            details={"rpc_url": self.node.rpc.url, "expected_block_hash": self.deployment.block_hash},
+        )
+
+
+def _event(contract: str, log: Log) -> ChainEvent | None:
+    entry = interface(contract).events.get(log.topics[0]) if log.topics else None
+    if entry is None:
+        return None
+    return ChainEvent(
+        block_number=log.block_number,
+        block_hash=log.block_hash,
+        log_index=log.log_index,
+        tx_hash=log.tx_hash,
+        timestamp=log.timestamp,
+        contract=contract,
+        name=entry.name,
+        args=entry.decode_log(log.topics, log.data),
+    )

@@ -1,0 +1,131 @@
+"""Follows the chain into the database: events, projections and cursor in one transaction each time.
+
+Every step is restartable: what is not committed is read again, and what is committed is never read twice.
+A block counts once it has N blocks on top; if it falls out of the chain nevertheless, it is taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import DomainError, Unavailable
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import BlockRef, ChainEvent
+    from backend.domain.deployment import Deployment
+    from backend.ports.chain import EventSource, IndexerTx
+
+log = logging.getLogger(__name__)
+
+MAX_RANGE = 5_000
+"""Blocks asked for at once, at most."""
+SLOW_SECONDS = 5.0
+POLL_SECONDS = 0.5
+
+
+class Indexer:
+    def __init__(
+        self,
+        source: EventSource,
+        begin: Callable[[], AbstractContextManager[IndexerTx]],
+        deployment: Deployment,
+        confirmations: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._begin = begin
+        self._before_first = deployment.block_number - 1
+        self._confirmations = confirmations
+        self._clock = clock
+        self._range = MAX_RANGE
+
+    def run_once(self) -> bool:
+        """One step: take back what fell out of the chain, else take in a range. False: nothing was due.
+
+        Errors: `ChainReplaced`, `Unavailable`.
+        """
+        cursor = self._cursor()
+        target = self._source.head().number - self._confirmations
+        if cursor is not None and target < cursor.number:
+            return False  # a lagging node or a shorter fork: wait until it says something about our cursor
+        if cursor is not None and not self._is_canonical(cursor):
+            self._rewind()
+            return True
+        after = self._before_first if cursor is None else cursor.number
+        if target <= after:
+            return False
+        return self._advance(cursor, after + 1, target)
+
+    def catch_up(self) -> None:
+        """Steps until nothing is due."""
+        while self.run_once():
+            pass
+
+    def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
+        """Follow until `stop` is set. A node that is away is waited for; a replaced chain ends it."""
+        self._source.check()
+        while not stop.is_set():
+            try:
+                is_busy = self.run_once()
+            except Unavailable as error:
+                log.warning("indexer waits: %s", error)
+                is_busy = False
+            if not is_busy:
+                stop.wait(poll_seconds)
+
+    def _cursor(self) -> BlockRef | None:
+        with self._begin() as tx:
+            return tx.event_log.cursor()
+
+    def _is_canonical(self, block: BlockRef) -> bool:
+        found = self._source.block(block.number)
+        return found is not None and found.hash == block.hash
+
+    def _advance(self, cursor: BlockRef | None, first: int, target: int) -> bool:
+        last = self._source.block(min(first + self._range - 1, target))
+        if last is None:
+            return False
+        events = self._read(first, last.number)
+        # The answers are of one chain only if both ends stand after as they stood before.
+        is_stable = events is not None and self._is_canonical(last)
+        if not is_stable or not (cursor is None or self._is_canonical(cursor)):
+            return True
+        with self._begin() as tx:
+            if tx.event_log.cursor() != cursor:
+                return True  # another indexer was faster
+            tx.event_log.append(events or [], last)
+        return True
+
+    def _read(self, first: int, last: int) -> list[ChainEvent] | None:
+        """None when the node refuses so many blocks. The range is then halved; successes double it."""
+        started = self._clock()
+        try:
+            events = self._source.events(first, last)
+        except Exception as error:
+            if first == last or isinstance(error, DomainError):
+                raise
+            log.info("node refuses %d blocks: %s", last - first + 1, error)
+            self._range = (last - first + 1) // 2
+            return None
+        is_slow = self._clock() - started > SLOW_SECONDS
+        self._range = max(self._range // 2, 1) if is_slow else min(self._range * 2, MAX_RANGE)
+        return events
+
+    def _rewind(self) -> None:
+        with self._begin() as tx:
+            checkpoints = tx.event_log.checkpoints()
+        fork = next((block for block in checkpoints if self._is_canonical(block)), None)
+        if fork is None:
+            self._source.check()
+            fork = self._source.block(self._before_first)
+        if fork is None:
+            return
+        with self._begin() as tx:
+            dropped = tx.event_log.rewind(fork)
+        log.warning("reorg: back to block %d, %d events fell out", fork.number, dropped)

@@ -1,0 +1,128 @@
+"""Keys that sign: in memory, in an encrypted keystore, or the well-known ones of the local chain."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import coincurve
+from eth_account import Account as EthAccount
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+
+from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.hashing import keccak
+from backend.domain.ids import Account, Hash32
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.ports.chain import Signer
+
+LOCAL_CHAIN_ID = 31337
+LOCAL_MNEMONIC = "test test test test test test test test test test test junk"
+HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+
+
+class LocalSigner:
+    """A private key in this process's memory. Implements `backend.ports.chain.Signer`."""
+
+    def __init__(self, private_key: bytes) -> None:
+        self._key = coincurve.PrivateKey(private_key)
+        self.account = _account_of(self._key.public_key)
+
+    def __repr__(self) -> str:
+        return f"LocalSigner({self.account})"
+
+    def sign(self, digest: bytes) -> str:
+        raw = self._key.sign_recoverable(digest, hasher=None)
+        return "0x" + raw[:64].hex() + f"{27 + raw[64]:02x}"
+
+
+def recover(digest: bytes, signature: str) -> Account:
+    """Account that signed the 32 bytes. `InvalidInput` for malformed signatures and a high s."""
+    try:
+        raw = bytes.fromhex(signature.removeprefix("0x"))
+    except ValueError:
+        raise _malformed("it is not hex") from None
+    if len(raw) != 65 or raw[64] not in (27, 28):
+        raise _malformed("65 bytes r, s, v with v 27 or 28 are expected")
+    if int.from_bytes(raw[32:64], "big") > HALF_ORDER:
+        raise _malformed("s is in the upper half")  # else a second signature could be made from the first
+    try:
+        key = coincurve.PublicKey.from_signature_and_message(
+            raw[:64] + bytes([raw[64] - 27]), digest, hasher=None
+        )
+    except ValueError:
+        raise _malformed("it belongs to no key") from None
+    return _account_of(key)
+
+
+def local_account(index: int, chain_id: int = LOCAL_CHAIN_ID) -> LocalSigner:
+    """Key of the development mnemonic. `Forbidden` on any chain but 31337: everybody has it."""
+    if chain_id != LOCAL_CHAIN_ID:
+        raise Forbidden(
+            f"the well-known test keys are refused on chain {chain_id}: anybody could take what they hold",
+            param="chain_id",
+        )
+    EthAccount.enable_unaudited_hdwallet_features()
+    account = EthAccount.from_mnemonic(LOCAL_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}")
+    return LocalSigner(bytes(account.key))
+
+
+def create_key(keystore: Path, password: str) -> LocalSigner:
+    """A new random key, written encrypted (Web3 Secret Storage v3) to `<keystore>/<account>.json`."""
+    return import_key(keystore, os.urandom(32), password)
+
+
+def import_key(keystore: Path, private_key: bytes, password: str) -> LocalSigner:
+    """Encrypt a key into the keystore; a file that exists is never overwritten (`Conflict`)."""
+    signer = LocalSigner(private_key)
+    path = _key_file(keystore, signer.account)
+    keystore.mkdir(parents=True, exist_ok=True, mode=0o700)
+    encrypted = json.dumps(EthAccount.encrypt(private_key, password))
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - by fd
+            file.write(encrypted)
+    except FileExistsError:
+        raise Conflict(f"{path} exists already", param="keystore") from None
+    return signer
+
+
+def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:
+    """`NotFound` without such a key, `Forbidden` for a wrong password."""
+    path = _key_file(keystore, account)
+    if not path.is_file():
+        raise NotFound(f"no key of {account} in {keystore}", param="account")
+    try:
+        return LocalSigner(bytes(EthAccount.decrypt(path.read_text(), password)))
+    except ValueError:
+        raise Forbidden(f"wrong password for {path}", param="password") from None
+
+
+def stored_keys(keystore: Path) -> list[Account]:
+    return sorted(Account(path.stem) for path in keystore.glob("0x*.json"))
+
+
+def sign_transaction(signer: Signer, fields: dict[str, Any]) -> tuple[str, Hash32]:
+    """Raw signed EIP-1559 transaction (0x-hex) and its hash, by a key that may be out of reach."""
+    to = bytes.fromhex(fields["to"].removeprefix("0x"))  # the library takes text only with a checksum
+    fields = {"type": 2, "accessList": (), **fields, "to": to}
+    digest = bytes(TypedTransaction.from_dict(fields).hash())
+    signature = bytes.fromhex(signer.sign(digest)[2:])
+    r, s = (int.from_bytes(signature[i : i + 32], "big") for i in (0, 32))
+    signed = TypedTransaction.from_dict(fields | {"v": signature[64] - 27, "r": r, "s": s})
+    raw = bytes(signed.encode())
+    return "0x" + raw.hex(), Hash32("0x" + keccak(raw).hex())
+
+
+def _account_of(key: coincurve.PublicKey) -> Account:
+    return Account("0x" + keccak(key.format(compressed=False)[1:])[12:].hex())
+
+
+def _key_file(keystore: Path, account: Account) -> Path:
+    return keystore / f"{account}.json"
+
+
+def _malformed(why: str) -> InvalidInput:
+    return InvalidInput(f"malformed signature: {why}", param="signature")

@@ -1,0 +1,101 @@
+"""A Hardhat node of our own on loopback: the local chain behind `loraledger up` and the tests."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.chain.rpc import Rpc
+from backend.domain.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from typing import Self
+
+ROOT = Path(__file__).parents[2]
+READY_TIMEOUT_SECONDS = 60
+STOP_TIMEOUT_SECONDS = 10
+
+
+def command(port: int, root: Path = ROOT) -> list[str]:
+    """Arguments that start the node, to be run in `root`. End it by SIGINT: SIGTERM leaves it running."""
+    node = root / "node_modules" / ".bin" / "node"
+    hardhat = root / "node_modules" / "hardhat" / "dist" / "src" / "cli.js"
+    for path in (node, hardhat):
+        if not path.exists():
+            raise NotFound(f"{path} is missing: run `make setup`, which installs the chain's tools")
+    return [str(node), str(hardhat), "node", "--hostname", "127.0.0.1", "--port", str(port)]
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once the node answers. `Unavailable` when it ended or does not answer in time."""
+    rpc = Rpc(url, retries=1)
+    until = time.monotonic() + READY_TIMEOUT_SECONDS
+    try:
+        while process.poll() is None and time.monotonic() < until:
+            try:
+                rpc.request("eth_chainId")
+            except Unavailable:
+                time.sleep(0.1)
+            else:
+                return
+    finally:
+        rpc.close()
+    raise Unavailable(f"the local chain did not start; its output is in {log}")
+
+
+class LocalNode:
+    """A running node; `with` ends it. It keeps nothing over its end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+        self.process = process
+        self.url = url
+
+    @classmethod
+    def start(cls, log: Path, port: int = 0, root: Path = ROOT) -> Self:
+        """Start and wait until it answers. It logs every call, so its output goes to the file `log`."""
+        port = port or free_port()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command(port, root),
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C goes to the one who started us, who ends the parts in order
+            )
+        node = cls(process, f"http://127.0.0.1:{port}")
+        try:
+            wait_until_ready(node.url, process, log)
+        except BaseException:
+            node.stop()
+            raise
+        return node
+
+    def stop(self) -> None:
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

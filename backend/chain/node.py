@@ -1,0 +1,167 @@
+"""One EVM node: what we ask of it, typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.rpc import Rpc
+from backend.domain.chain import BlockRef
+from backend.domain.errors import Unavailable
+from backend.domain.ids import Account, Hash32
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One raw log of the canonical chain."""
+
+    address: Account
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: int
+    block_hash: Hash32
+    log_index: int
+    tx_hash: Hash32
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class TxReceipt:
+    """What became of a mined transaction."""
+
+    tx_hash: Hash32
+    block_number: int
+    block_hash: Hash32
+    is_success: bool
+    contract_address: Account | None
+    gas_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """EIP-1559 fees, wei per gas."""
+
+    max_fee: int
+    priority_fee: int
+
+
+class Node:
+    def __init__(self, rpc: Rpc) -> None:
+        self.rpc = rpc
+        self._block_timestamp = lru_cache(maxsize=1024)(self._ask_timestamp)
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        return cls(Rpc(url))
+
+    @cached_property
+    def chain_id(self) -> int:
+        return int(self.rpc.request("eth_chainId"), 16)
+
+    def head(self) -> BlockRef:
+        block = self._block("latest")
+        if block is None:
+            raise Unavailable(f"the node at {self.rpc.url} has no blocks")
+        return block
+
+    def block(self, number: int) -> BlockRef | None:
+        return self._block(hex(number))
+
+    def logs(self, addresses: Sequence[Account], first: int, last: int) -> list[Log]:
+        """Logs of these contracts in blocks `first` to `last`, in order of the chain."""
+        query = {"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)}
+        found = self.rpc.request("eth_getLogs", query)
+        logs = [_log(raw, self._timestamp(raw)) for raw in found if not raw.get("removed")]
+        return sorted(logs, key=lambda log: (log.block_number, log.log_index))
+
+    def call(
+        self, to: Account, data: bytes, block: int | None = None, sender: Account | None = None
+    ) -> bytes:
+        tag = "latest" if block is None else hex(block)
+        return _bytes(self.rpc.request("eth_call", _call(to, data, sender), tag))
+
+    def estimate_gas(self, to: Account, data: bytes, sender: Account, value: int = 0) -> int:
+        call = _call(to, data, sender) | {"value": hex(value)}
+        return int(self.rpc.request("eth_estimateGas", call, "pending"), 16)
+
+    def num_transactions(self, account: Account, block: int | None = None) -> int:
+        """The account's next nonce; with those that wait in the pool, unless a block is named."""
+        tag = "pending" if block is None else hex(block)
+        return int(self.rpc.request("eth_getTransactionCount", account, tag), 16)
+
+    def fees(self) -> Fees:
+        """Room for the base fee to double (six full blocks), and the node's suggested tip."""
+        tip = int(self.rpc.request("eth_maxPriorityFeePerGas"), 16)
+        base = int(self.rpc.request("eth_getBlockByNumber", "latest", False).get("baseFeePerGas", "0x0"), 16)
+        return Fees(max_fee=2 * base + tip, priority_fee=tip)
+
+    def broadcast(self, raw: str) -> None:
+        """Hand a signed transaction to the pool. `RpcError` when the pool refuses it, known ones included."""
+        self.rpc.request("eth_sendRawTransaction", raw)
+
+    def tx_receipt(self, tx_hash: Hash32) -> TxReceipt | None:
+        """None while it is not mined."""
+        raw = self.rpc.request("eth_getTransactionReceipt", tx_hash)
+        if raw is None or raw["blockHash"] is None:
+            return None
+        created = raw.get("contractAddress")
+        return TxReceipt(
+            tx_hash=tx_hash,
+            block_number=int(raw["blockNumber"], 16),
+            block_hash=Hash32(raw["blockHash"]),
+            is_success=int(raw["status"], 16) == 1,
+            contract_address=None if created is None else Account(created.lower()),
+            gas_used=int(raw["gasUsed"], 16),
+        )
+
+    def close(self) -> None:
+        self.rpc.close()
+
+    def _timestamp(self, log: dict[str, Any]) -> int:
+        # Younger nodes write it into the log; the others are asked once for each block that has logs.
+        if "blockTimestamp" in log:
+            return int(log["blockTimestamp"], 16)
+        return self._block_timestamp(Hash32(log["blockHash"]))
+
+    def _ask_timestamp(self, block_hash: Hash32) -> int:
+        block = self.rpc.request("eth_getBlockByHash", block_hash, False)
+        if block is None:
+            raise Unavailable(f"block {block_hash} fell out of the chain while its logs were read")
+        return int(block["timestamp"], 16)
+
+    def _block(self, tag: str) -> BlockRef | None:
+        raw = self.rpc.request("eth_getBlockByNumber", tag, False)
+        if raw is None:
+            return None
+        return BlockRef(
+            number=int(raw["number"], 16),
+            hash=Hash32(raw["hash"]),
+            parent_hash=Hash32(raw["parentHash"]),
+            timestamp=int(raw["timestamp"], 16),
+        )
+
+
+def _call(to: Account, data: bytes, sender: Account | None) -> dict[str, Any]:
+    return {"to": to, "data": "0x" + data.hex()} | ({} if sender is None else {"from": sender})
+
+
+def _bytes(text: str) -> bytes:
+    return bytes.fromhex(text[2:])
+
+
+def _log(raw: dict[str, Any], timestamp: int) -> Log:
+    return Log(
+        address=Account(raw["address"].lower()),
+        topics=tuple(_bytes(topic) for topic in raw["topics"]),
+        data=_bytes(raw["data"]),
+        block_number=int(raw["blockNumber"], 16),
+        block_hash=Hash32(raw["blockHash"]),
+        log_index=int(raw["logIndex"], 16),
+        tx_hash=Hash32(raw["transactionHash"]),
+        timestamp=timestamp,
+    )

@@ -1,0 +1,63 @@
+"""JSON-RPC over HTTP: transport only. Quantities and bytes stay as the node writes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import requests
+from web3 import HTTPProvider
+from web3.providers.rpc.utils import ExceptionRetryConfiguration
+
+from backend.domain.errors import Unavailable
+
+if TYPE_CHECKING:
+    from web3.types import RPCEndpoint
+
+TIMEOUT_SECONDS = 30
+TRANSPORT_ERRORS = (requests.ConnectionError, requests.Timeout, requests.HTTPError)
+
+
+class RpcError(Exception):
+    """The node answered with an error object."""
+
+    def __init__(self, method: str, error: dict[str, Any]) -> None:
+        self.method = method
+        self.message = str(error.get("message", ""))
+        super().__init__(f"{method}: {self.message}")
+        data = error.get("data")
+        data = data.get("data") if isinstance(data, dict) else data
+        self.revert_data = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
+
+
+class Rpc:
+    """One endpoint. Transport errors are tried again by web3's provider; a node's answer never is."""
+
+    def __init__(self, url: str, retries: int = 4) -> None:
+        self.url = url
+        self._session = requests.Session()
+        self._provider = HTTPProvider(
+            url,
+            request_kwargs={"timeout": TIMEOUT_SECONDS},
+            session=self._session,
+            exception_retry_configuration=ExceptionRetryConfiguration(
+                errors=TRANSPORT_ERRORS, retries=retries
+            ),
+        )
+
+    def request(self, method: str, *params: Any) -> Any:
+        """The result. `RpcError` for an error object, `Unavailable` when the node cannot be reached."""
+        try:
+            response = cast(
+                "dict[str, Any]", self._provider.make_request(cast("RPCEndpoint", method), params)
+            )
+        except TRANSPORT_ERRORS as error:
+            raise Unavailable(
+                f"the chain's RPC at {self.url} is not reachable; is the node running?",
+                details={"method": method, "reason": str(error)},
+            ) from error
+        if response.get("error"):
+            raise RpcError(method, response["error"])
+        return response["result"]
+
+    def close(self) -> None:
+        self._session.close()

@@ -1,0 +1,251 @@
+"""The chain's projections, read. Implements `backend.ports.chain.ChainView`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from backend.db.event_log import EventLog
+from backend.db.tables import chain as t
+from backend.domain import chain as d
+from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.receipt import VersionRecord
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.orm import Session
+
+
+class ChainStore:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def cursor(self) -> d.BlockRef | None:
+        return EventLog(self._session).cursor()
+
+    def datanet(self, datanet: DatanetId) -> d.Datanet | None:
+        row = self._session.get(t.DatanetRow, datanet)
+        return None if row is None else _datanet(row, self._num_contributions().get(row.id, 0))
+
+    def datanets(self) -> list[d.Datanet]:
+        counts = self._num_contributions()
+        return [_datanet(row, counts.get(row.id, 0)) for row in self._all(t.DatanetRow)]
+
+    def contribution(self, datanet: DatanetId, index: int) -> d.Contribution | None:
+        row = self._session.get(t.ContributionRow, (datanet, index))
+        return None if row is None else _contribution(row)
+
+    def contributions(self, datanet: DatanetId) -> list[d.Contribution]:
+        query = select(t.ContributionRow).filter_by(datanet=datanet).order_by(t.ContributionRow.index)
+        return [_contribution(row) for row in self._session.scalars(query)]
+
+    def snapshot(self, snapshot: SnapshotId) -> d.Snapshot | None:
+        row = self._session.get(t.SnapshotRow, snapshot)
+        return None if row is None else _snapshot(row)
+
+    def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
+        row = self._session.get(t.SnapshotRow, snapshot)
+        if row is None or not 0 <= index < row.count:
+            return None
+        contribution = self._session.get(t.ContributionRow, (row.datanet, index))
+        return None if contribution is None else Account(contribution.contributor)
+
+    def version(self, version: VersionId) -> VersionRecord | None:
+        row = self._session.get(t.VersionRow, version)
+        return None if row is None else _record(row)
+
+    def versions(self, creator: Account | None = None, name: str | None = None) -> list[d.RegisteredVersion]:
+        return [
+            d.RegisteredVersion(VersionId(Hash32(row.id)), _record(row), row.is_deprecated, row.block_number)
+            for row in self._all(t.VersionRow, creator=creator, name=name)
+        ]
+
+    def channel(self, channel: ChannelId) -> d.Channel | None:
+        row = self._session.get(t.ChannelRow, channel)
+        return None if row is None else _channel(row)
+
+    def channels(self, payer: Account | None = None, operator: Account | None = None) -> list[d.Channel]:
+        return [_channel(row) for row in self._all(t.ChannelRow, payer=payer, operator=operator)]
+
+    def grants(self, channel: ChannelId) -> list[d.Grant]:
+        return [
+            d.Grant(channel, Account(row.key), row.cap, row.expiry, row.revoked_at)
+            for row in self._all(t.GrantRow, channel_id=channel)
+        ]
+
+    def parameter_set(self, number: int) -> d.ParameterSet | None:
+        row = self._session.get(t.ParameterSetRow, number)
+        return None if row is None else _parameter_set(row)
+
+    def latest_parameter_set(self) -> d.ParameterSet | None:
+        newest = select(t.ParameterSetRow).order_by(t.ParameterSetRow.id.desc()).limit(1)
+        row = self._session.scalar(newest)
+        return None if row is None else _parameter_set(row)
+
+    def operator(self, operator: Account) -> d.Operator | None:
+        row = self._session.get(t.OperatorRow, operator)
+        return None if row is None else _operator(row)
+
+    def operators(self) -> list[d.Operator]:
+        return [_operator(row) for row in self._all(t.OperatorRow)]
+
+    def batches(self, operator: Account) -> list[d.CommittedBatch]:
+        final = self.finalised(operator)
+        return [_batch(row, final) for row in self._all(t.BatchRow, operator=operator)]
+
+    def finalised(self, operator: Account) -> int:
+        row = self._session.get(t.FinalityRow, operator)
+        return 0 if row is None else row.number
+
+    def claims(self, account: Account) -> list[d.Claim]:
+        return [_claim(row) for row in self._all(t.ClaimRow, account=account)]
+
+    def proposal(self, proposal: int) -> d.Proposal | None:
+        row = self._session.get(t.ProposalRow, str(proposal))
+        return None if row is None else _proposal(row)
+
+    def proposals(self) -> list[d.Proposal]:
+        return [_proposal(row) for row in self._all(t.ProposalRow)]
+
+    def _all(self, table: type[Any], **where: Any) -> list[Any]:
+        """Rows in the chain's order; conditions that are None do not count."""
+        query: Select[Any] = select(table).filter_by(**{k: v for k, v in where.items() if v is not None})
+        return list(self._session.scalars(query.order_by(table.block_number, table.log_index)))
+
+    def _num_contributions(self) -> dict[int, int]:
+        row = t.ContributionRow
+        counts = self._session.execute(select(row.datanet, func.count()).group_by(row.datanet))
+        return dict(row.tuple() for row in counts)
+
+
+def _datanet(row: t.DatanetRow, num_contributions: int) -> d.Datanet:
+    return d.Datanet(
+        id=DatanetId(row.id),
+        creator=Account(row.creator),
+        name=row.name,
+        cid_digest=Hash32(row.cid_digest),
+        num_contributions=num_contributions,
+    )
+
+
+def _contribution(row: t.ContributionRow) -> d.Contribution:
+    return d.Contribution(
+        datanet=DatanetId(row.datanet),
+        index=row.index,
+        contributor=Account(row.contributor),
+        content_hash=Hash32(row.content_hash),
+        cid_digest=Hash32(row.cid_digest),
+        licence=Hash32(row.licence),
+        num_rows=row.num_rows,
+        is_accepted=row.is_accepted,
+        reason=row.reason,
+        recorded_at=row.recorded_at,
+        block_number=row.block_number,
+    )
+
+
+def _snapshot(row: t.SnapshotRow) -> d.Snapshot:
+    words = bytes.fromhex(row.accepted[2:])
+    bits = [int.from_bytes(words[i : i + 32], "big") for i in range(0, len(words), 32)]
+    return d.Snapshot(
+        id=SnapshotId(Hash32(row.id)),
+        datanet=DatanetId(row.datanet),
+        count=row.count,
+        accepted_hash=Hash32(row.accepted_hash),
+        accepted=tuple(i for i in range(row.count) if bits[i // 256] >> i % 256 & 1),
+        block_number=row.block_number,
+    )
+
+
+def _record(row: t.VersionRow) -> VersionRecord:
+    record = row.record
+    return VersionRecord(
+        creator=Account(row.creator),
+        name=row.name,
+        adapter_digest=Hash32(record["adapterDigest"]),
+        cid_digest=Hash32(record["cidDigest"]),
+        base_model=Hash32(record["baseModel"]),
+        snapshots=tuple(SnapshotId(s) for s in record["snapshots"]),
+        prompt_price=record["promptPrice"],
+        completion_price=record["completionPrice"],
+        operator_ppm=record["operatorPpm"],
+        creator_ppm=record["creatorPpm"],
+    )
+
+
+def _channel(row: t.ChannelRow) -> d.Channel:
+    return d.Channel(
+        id=ChannelId(Hash32(row.id)),
+        payer=Account(row.payer),
+        operator=Account(row.operator),
+        collector=Account(row.collector),
+        balance=row.balance,
+        collected=row.collected,
+        thawing=row.thawing,
+        thawed_at=row.thawed_at,
+    )
+
+
+def _parameter_set(row: t.ParameterSetRow) -> d.ParameterSet:
+    values = row.values
+    return d.ParameterSet(
+        id=row.id,
+        treasury=Account(values["treasury"]),
+        fee_ppm=values["feePpm"],
+        stake_cover_ppm=values["stakeCoverPpm"],
+        dispute_window=values["disputeWindow"],
+        min_contributors_ppm=values["minContributorsPpm"],
+        min_operator_ppm=values["minOperatorPpm"],
+        max_operator_ppm=values["maxOperatorPpm"],
+        challenger_ppm=values["challengerPpm"],
+        demand_bond=values["demandBond"],
+    )
+
+
+def _operator(row: t.OperatorRow) -> d.Operator:
+    return d.Operator(Account(row.account), row.endpoint, tuple(map(Account, row.keys)), row.stake)
+
+
+def _batch(row: t.BatchRow, final: int) -> d.CommittedBatch:
+    return d.CommittedBatch(
+        operator=Account(row.operator),
+        number=row.number,
+        hash=Hash32(row.hash),
+        header=row.header,
+        state=d.BatchState.FINAL if row.number <= final else d.BatchState.COMMITTED,
+        tx_hash=Hash32(row.tx_hash),
+        block_number=row.block_number,
+    )
+
+
+def _claim(row: t.ClaimRow) -> d.Claim:
+    return d.Claim(
+        operator=Account(row.operator),
+        account=Account(row.account),
+        wallet=Account(row.wallet),
+        amount=row.amount,
+        cumulative=row.cumulative,
+        tx_hash=Hash32(row.tx_hash),
+        block_number=row.block_number,
+    )
+
+
+def _proposal(row: t.ProposalRow) -> d.Proposal:
+    content = row.content
+    against, for_, abstain = row.votes
+    return d.Proposal(
+        id=int(row.id),
+        proposer=Account(content["proposer"]),
+        description=content["description"],
+        targets=tuple(map(Account, content["targets"])),
+        values=tuple(content["values"]),
+        calldatas=tuple(content["calldatas"]),
+        vote_starts_at=content["voteStart"],
+        vote_ends_at=row.vote_ends_at,
+        votes_against=against,
+        votes_for=for_,
+        votes_abstain=abstain,
+        executable_at=row.executable_at,
+        block_number=row.block_number,
+    )

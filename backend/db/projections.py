@@ -1,0 +1,196 @@
+"""How each event changes the one row that it is about. Pure: an event and a row in, the row changed.
+
+A rule never reads another row, so that a row can be rebuilt from its own events alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.db.tables import chain as t
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.domain.chain import ChainEvent
+
+Key = tuple[Any, ...]
+Apply = "Callable[[Any, ChainEvent], None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`key` gives the primary key of the row that `apply` changes (or fills, if it is new)."""
+
+    table: type[t.Projection]
+    key: Callable[[ChainEvent], Key]
+    apply: Callable[[Any, ChainEvent], None]
+
+    def entity(self, event: ChainEvent) -> str:
+        return f"{self.table.__tablename__}:{json.dumps(self.key(event), separators=(',', ':'))}"
+
+
+RULES: dict[tuple[str, str], Rule] = {}
+
+
+def rule_of(event: ChainEvent) -> Rule | None:
+    """None for an event that changes nothing that we project."""
+    return RULES.get((event.contract, event.name))
+
+
+def _on(contract: str, names: str, table: type[t.Projection], *key: str) -> Callable[[Any], Any]:
+    """Register a rule for events of a contract (`names` separated by blanks); `key` names their arguments."""
+
+    def register(apply: Callable[[Any, ChainEvent], None]) -> Callable[[Any, ChainEvent], None]:
+        for name in names.split():
+            RULES[contract, name] = Rule(table, lambda e: tuple(e.args[k] for k in key), apply)
+        return apply
+
+    return register
+
+
+def _text(word: str) -> str:
+    """A `bytes32` name as text; what is not printable ASCII is replaced, as anybody may write anything."""
+    raw = bytes.fromhex(word[2:]).rstrip(b"\0")
+    return "".join(chr(b) if 32 <= b < 127 else "?" for b in raw)
+
+
+@_on("DatasetRegistry", "DatanetCreated", t.DatanetRow, "datanetId")
+def _datanet_created(row: t.DatanetRow, e: ChainEvent) -> None:
+    row.creator, row.name, row.cid_digest = e.args["creator"], _text(e.args["name"]), e.args["cidDigest"]
+
+
+@_on("DatasetRegistry", "ContributionRecorded", t.ContributionRow, "datanetId", "index")
+def _contribution_recorded(row: t.ContributionRow, e: ChainEvent) -> None:
+    row.contributor = e.args["contributor"]
+    row.content_hash, row.cid_digest = e.args["contentHash"], e.args["cidDigest"]
+    row.licence, row.num_rows = e.args["licence"], e.args["rows"]
+    row.is_accepted, row.reason, row.recorded_at = None, 0, e.timestamp
+
+
+@_on("DatasetRegistry", "ContributionReviewed", t.ContributionRow, "datanetId", "index")
+def _contribution_reviewed(row: t.ContributionRow, e: ChainEvent) -> None:
+    row.is_accepted, row.reason = e.args["isAccepted"], e.args["reason"]
+
+
+@_on("DatasetRegistry", "SnapshotFrozen", t.SnapshotRow, "snapshotId")
+def _snapshot_frozen(row: t.SnapshotRow, e: ChainEvent) -> None:
+    row.datanet, row.count = e.args["datanetId"], e.args["count"]
+    row.accepted_hash, row.accepted = e.args["acceptedHash"], e.args["accepted"]
+
+
+@_on("AdapterRegistry", "VersionRegistered", t.VersionRow, "versionId")
+def _version_registered(row: t.VersionRow, e: ChainEvent) -> None:
+    row.creator, row.name, row.record = e.args["creator"], _text(e.args["name"]), e.args["record"]
+    row.is_deprecated = False
+
+
+@_on("AdapterRegistry", "VersionDeprecated", t.VersionRow, "versionId")
+def _version_deprecated(row: t.VersionRow, _e: ChainEvent) -> None:
+    row.is_deprecated = True
+
+
+@_on("PaymentVault", "Deposited", t.ChannelRow, "channelId")
+def _deposited(row: t.ChannelRow, e: ChainEvent) -> None:
+    row.payer, row.operator, row.collector = (e.args[k] for k in ("payer", "operator", "collector"))
+    row.balance = (row.balance or 0) + e.args["amount"]
+    row.collected, row.thawing, row.thawed_at = row.collected or 0, row.thawing or 0, row.thawed_at or 0
+
+
+@_on("PaymentVault", "ThawStarted", t.ChannelRow, "channelId")
+def _thaw_started(row: t.ChannelRow, e: ChainEvent) -> None:
+    row.thawing, row.thawed_at = e.args["amount"], e.args["thawedAt"]
+
+
+@_on("PaymentVault", "Withdrawn", t.ChannelRow, "channelId")
+def _withdrawn(row: t.ChannelRow, e: ChainEvent) -> None:
+    row.balance -= e.args["amount"]
+    row.thawing, row.thawed_at = 0, 0
+
+
+@_on("PaymentVault", "Collected", t.ChannelRow, "channelId")
+def _collected(row: t.ChannelRow, e: ChainEvent) -> None:
+    row.balance -= e.args["until"] - e.args["from"]
+    row.collected = e.args["until"]
+
+
+@_on("PaymentVault", "SessionGranted", t.GrantRow, "channelId", "key")
+def _session_granted(row: t.GrantRow, e: ChainEvent) -> None:
+    row.cap, row.expiry = e.args["cap"], e.args["expiry"]
+
+
+@_on("PaymentVault", "SessionRevoked", t.GrantRow, "channelId", "key")
+def _session_revoked(row: t.GrantRow, e: ChainEvent) -> None:
+    row.revoked_at = e.timestamp
+
+
+@_on("Parameters", "ParameterSetAppended", t.ParameterSetRow, "id")
+def _parameter_set_appended(row: t.ParameterSetRow, e: ChainEvent) -> None:
+    row.values = e.args["set"]
+
+
+@_on("OperatorRegistry", "EndpointChanged ReceiptKeyAdded Staked Unstaked Slashed", t.OperatorRow, "operator")
+def _operator_changed(row: t.OperatorRow, e: ChainEvent) -> None:
+    row.endpoint = e.args.get("endpoint", row.endpoint or "")
+    row.keys = [*(row.keys or []), *([e.args["key"]] if e.name == "ReceiptKeyAdded" else [])]
+    amounts = {
+        "Staked": lambda: e.args["amount"],
+        "Unstaked": lambda: -e.args["amount"],
+        "Slashed": lambda: -e.args["reward"] - e.args["rest"],
+    }
+    row.stake = (row.stake or 0) + amounts.get(e.name, lambda: 0)()
+
+
+@_on("Settlement", "BatchCommitted", t.BatchRow, "operator", "batchHash")
+def _batch_committed(row: t.BatchRow, e: ChainEvent) -> None:
+    row.number, row.header, row.tx_hash = e.args["number"], e.args["header"], e.tx_hash
+
+
+@_on("Settlement", "BatchFinalised", t.FinalityRow, "operator")
+def _batch_finalised(row: t.FinalityRow, e: ChainEvent) -> None:
+    row.number = e.args["number"]
+
+
+def _claimed(row: t.ClaimRow, e: ChainEvent) -> None:
+    row.operator, row.account, row.wallet = (e.args[k] for k in ("operator", "account", "wallet"))
+    row.amount, row.cumulative, row.tx_hash = e.args["amount"], e.args["cumulative"], e.tx_hash
+
+
+RULES["Settlement", "Claimed"] = Rule(t.ClaimRow, lambda e: (e.block_hash, e.log_index), _claimed)
+
+
+def _proposal(names: str) -> Callable[[Any], Any]:
+    def register(apply: Callable[[Any, ChainEvent], None]) -> Callable[[Any, ChainEvent], None]:
+        for name in names.split():
+            RULES["MarketGovernor", name] = Rule(t.ProposalRow, lambda e: (str(e.args["proposalId"]),), apply)
+        return apply
+
+    return register
+
+
+@_proposal("ProposalCreated")
+def _proposal_created(row: t.ProposalRow, e: ChainEvent) -> None:
+    row.content, row.votes, row.vote_ends_at, row.executable_at = (
+        dict(e.args),
+        [0, 0, 0],
+        e.args["voteEnd"],
+        0,
+    )
+
+
+@_proposal("VoteCast VoteCastWithParams")
+def _vote_cast(row: t.ProposalRow, e: ChainEvent) -> None:
+    weight, support = e.args["weight"], e.args["support"]
+    row.votes = [sum_ + (weight if i == support else 0) for i, sum_ in enumerate(row.votes)]
+
+
+@_proposal("ProposalExtended")
+def _proposal_extended(row: t.ProposalRow, e: ChainEvent) -> None:
+    row.vote_ends_at = e.args["extendedDeadline"]
+
+
+@_proposal("ProposalQueued")
+def _proposal_queued(row: t.ProposalRow, e: ChainEvent) -> None:
+    row.executable_at = e.args["etaSeconds"]

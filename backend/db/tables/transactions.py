@@ -1,0 +1,60 @@
+"""Our own chain transactions and the nonce lanes of our keys."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - the mapper reads annotations at run time
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db.base import ACCOUNT, HASH, Base, UtcDateTime
+
+FEE = String(78)
+"""uint256 wei as decimal digits."""
+
+
+class NonceLane(Base):
+    """Next nonce of one key; the row is the lock of its lane."""
+
+    __tablename__ = "nonce_lanes"
+
+    account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    next_nonce: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class TransactionRow(Base):
+    __tablename__ = "transactions"
+    __table_args__ = (
+        UniqueConstraint("lane", "nonce"),
+        CheckConstraint("state IN ('queued', 'sent', 'mined', 'confirmed', 'failed')", name="state"),
+        Index("ix_transactions_lane_state", "lane", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    lane: Mapped[str] = mapped_column(ACCOUNT)
+    contract: Mapped[str] = mapped_column(String(64))
+    function: Mapped[str] = mapped_column(String(128))
+    args: Mapped[list[Any]] = mapped_column(JSON)
+    idempotency_key: Mapped[str] = mapped_column(String(200), unique=True)
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    nonce: Mapped[int | None] = mapped_column(BigInteger)
+    gas: Mapped[int | None] = mapped_column(BigInteger)
+    tx_hash: Mapped[str | None] = mapped_column(HASH)
+    block_number: Mapped[int | None] = mapped_column(BigInteger)
+    block_hash: Mapped[str | None] = mapped_column(HASH)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AttemptRow(Base):
+    """One signed transaction of a nonce, stored before it is broadcast. Any of them may be mined."""
+
+    __tablename__ = "transaction_attempts"
+
+    tx_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    transaction_id: Mapped[int] = mapped_column(ForeignKey("transactions.id"), index=True)
+    raw: Mapped[str] = mapped_column(Text)
+    max_fee: Mapped[str] = mapped_column(FEE)
+    priority_fee: Mapped[str] = mapped_column(FEE)
+    sent_at_block: Mapped[int] = mapped_column(BigInteger)

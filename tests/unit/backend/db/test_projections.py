@@ -1,0 +1,198 @@
+"""Rewinds are exact: any history with any rewinds ends in the state of the surviving events alone."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.chain.client import INDEXED
+from backend.chain.contracts import interface
+from backend.db.base import Base
+from backend.db.projections import RULES
+from backend.db.tables import load_all
+from backend.db.unit_of_work import Database
+from backend.domain.chain import BlockRef, ChainEvent
+from backend.domain.ids import Hash32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hypothesis.strategies import DrawFn
+
+
+def word(value: int) -> str:
+    return f"0x{value:064x}"
+
+
+def account(value: int) -> str:
+    return f"0x{value:040x}"
+
+
+Written = tuple[str, str, dict[str, Any]]
+"""Contract, event, arguments."""
+
+
+@dataclass
+class World:
+    """What the events so far allow."""
+
+    balances: dict[int, int] = field(default_factory=dict)
+    lines: dict[int, int] = field(default_factory=dict)
+    num_contributions: int = 0
+    has_proposal: bool = False
+
+
+class Story:
+    """Writes events that could have happened, for a few entities of each kind."""
+
+    def __init__(self, draw: DrawFn, world: World) -> None:
+        self._draw = draw
+        self.world = world
+
+    def event(self) -> Written:
+        money = (self._deposit, self._collect, self._thaw, self._stake)
+        return self._draw(st.sampled_from((*money, self._contribute, self._review, self._vote)))()
+
+    def _amount(self, most: int = 10**30) -> int:
+        return self._draw(st.integers(1, most))
+
+    def _deposit(self) -> Written:
+        channel = self._draw(st.integers(1, 3))
+        amount = self._amount()
+        self.world.balances[channel] = self.world.balances.get(channel, 0) + amount
+        parties = {"payer": account(channel), "operator": account(99), "collector": account(98)}
+        return "PaymentVault", "Deposited", {"channelId": word(channel), "amount": amount, **parties}
+
+    def _collect(self) -> Written:
+        funded = [channel for channel, balance in self.world.balances.items() if balance]
+        if not funded:
+            return self._deposit()
+        channel = self._draw(st.sampled_from(funded))
+        amount = self._amount(self.world.balances[channel])
+        before = self.world.lines.get(channel, 0)
+        self.world.balances[channel] -= amount
+        self.world.lines[channel] = before + amount
+        span = {"before": before, "from": before, "until": before + amount}
+        return "PaymentVault", "Collected", {"channelId": word(channel), **span}
+
+    def _thaw(self) -> Written:
+        if not self.world.balances:
+            return self._deposit()
+        channel = self._draw(st.sampled_from(sorted(self.world.balances)))
+        return "PaymentVault", "ThawStarted", {"channelId": word(channel), "amount": 5, "thawedAt": 2**64 - 1}
+
+    def _contribute(self) -> Written:
+        self.world.num_contributions += 1
+        hashes = {"contentHash": word(self.world.num_contributions), "cidDigest": word(7), "licence": word(8)}
+        place = {"datanetId": 1, "index": self.world.num_contributions - 1, "contributor": account(3)}
+        return "DatasetRegistry", "ContributionRecorded", {**place, **hashes, "rows": 4}
+
+    def _review(self) -> Written:
+        if not self.world.num_contributions:
+            return self._contribute()
+        index = self._draw(st.integers(0, self.world.num_contributions - 1))
+        verdict = {"isAccepted": self._draw(st.booleans()), "reason": 0, "curator": account(1)}
+        return "DatasetRegistry", "ContributionReviewed", {"datanetId": 1, "index": index, **verdict}
+
+    def _vote(self) -> Written:
+        proposal = 2**255 + 1
+        if not self.world.has_proposal:
+            self.world.has_proposal = True
+            content = {"targets": [], "values": [], "calldatas": [], "signatures": [], "description": "fee"}
+            times = {"voteStart": 1, "voteEnd": 9}
+            created = {"proposalId": proposal, "proposer": account(8), **content, **times}
+            return "MarketGovernor", "ProposalCreated", created
+        ballot = {
+            "voter": account(8),
+            "support": self._draw(st.integers(0, 2)),
+            "weight": self._amount(2**200),
+        }
+        return "MarketGovernor", "VoteCast", {"proposalId": proposal, "reason": "", **ballot}
+
+    def _stake(self) -> Written:
+        operator = account(self._draw(st.integers(1, 2)))
+        if self._draw(st.booleans()):
+            return "OperatorRegistry", "Staked", {"operator": operator, "amount": self._amount()}
+        key = account(self._draw(st.integers(1000, 2000)))
+        return "OperatorRegistry", "ReceiptKeyAdded", {"operator": operator, "key": key}
+
+
+def block(number: int, fork: int) -> BlockRef:
+    return BlockRef(number, Hash32(word(number << 32 | fork)), Hash32(word(0)), timestamp=number * 10)
+
+
+Step = tuple[BlockRef, list[ChainEvent]] | int
+"""A block with its events, or a rewind to a height."""
+
+
+@st.composite
+def histories(draw: DrawFn) -> list[Step]:
+    steps: list[Step] = []
+    worlds = [World()]  # one a height, so that a fork goes on from what its past allows
+    for fork in range(draw(st.integers(1, 12))):
+        height = len(worlds)
+        if height > 1 and draw(st.integers(0, 3)) == 0:
+            height = draw(st.integers(1, height - 1))
+            del worlds[height:]
+            steps.append(height - 1)
+            continue
+        story = Story(draw, deepcopy(worlds[-1]))
+        ref = block(height, fork)
+        written = [story.event() for _ in range(draw(st.integers(0, 5)))]
+        events = [
+            ChainEvent(height, ref.hash, i, Hash32(word(i)), ref.timestamp, contract, name, args)
+            for i, (contract, name, args) in enumerate(written)
+        ]
+        worlds.append(story.world)
+        steps.append((ref, events))
+    return steps
+
+
+def replay(blocks: list[tuple[BlockRef, list[ChainEvent]]], in_one: bool) -> Hash32:
+    """State hash of a fresh database after these blocks, taken in one by one or all at once."""
+    with fresh_database() as database, database.begin() as tx:
+        if in_one and blocks:
+            tx.event_log.append([e for _, events in blocks for e in events], blocks[-1][0])
+        for ref, events in [] if in_one else blocks:
+            tx.event_log.append(events, ref)
+        return tx.event_log.state_hash()
+
+
+@contextmanager
+def fresh_database() -> Iterator[Database]:
+    load_all()
+    database = Database.open("sqlite://")
+    Base.metadata.create_all(database.engine)
+    yield database
+    database.close()
+
+
+@settings(deadline=None, max_examples=60)
+@given(histories())
+def test_any_history_with_rewinds_ends_as_the_surviving_events_alone(steps: list[Step]) -> None:
+    survivors: list[tuple[BlockRef, list[ChainEvent]]] = []
+    with fresh_database() as database:
+        for step in steps:
+            with database.begin() as tx:
+                if isinstance(step, int):
+                    del survivors[step:]
+                    tx.event_log.rewind(survivors[-1][0] if survivors else block(0, 0))
+                else:
+                    survivors.append(step)
+                    tx.event_log.append(step[1], step[0])
+        with database.read() as tx:
+            state = tx.event_log.state_hash()
+            assert tx.event_log.num_events() == sum(len(events) for _, events in survivors)
+            assert tx.event_log.cursor() == (survivors[-1][0] if survivors else None)
+    assert state == replay(survivors, in_one=False) == replay(survivors, in_one=True)
+
+
+def test_every_rule_is_for_an_event_that_is_read() -> None:
+    for contract, name in RULES:
+        assert contract in INDEXED
+        assert name in {event.name for event in interface(contract).events.values()}

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.chain import Attempt, TransactionState
+from backend.domain.errors import Conflict
+from backend.domain.ids import Account, Hash32
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+
+LANE = Account("0x" + "11" * 20)
+
+
+def enqueue(database: Database, key: str, *args: object) -> int:
+    with database.begin() as tx:
+        return tx.transactions.enqueue(LANE, "TestUSD", "mint", list(args), key)
+
+
+def test_the_same_key_is_the_same_transaction(database: Database) -> None:
+    first = enqueue(database, "a", LANE, 5)
+    assert enqueue(database, "a", LANE, 5) == first
+    with database.read() as tx:
+        known = tx.transactions.get(first)
+    assert (known.args, known.state) == ((LANE, "5"), TransactionState.QUEUED)
+
+
+def test_the_same_key_for_another_call_is_a_conflict(database: Database) -> None:
+    enqueue(database, "a", LANE, 5)
+    with pytest.raises(Conflict, match="another call"):
+        enqueue(database, "a", LANE, 6)
+
+
+def test_nonces_rise_without_gap_and_follow_the_chain(database: Database) -> None:
+    ids = [enqueue(database, key) for key in "abc"]
+    nonces = []
+    for transaction, on_chain in zip(ids, (7, 7, 12), strict=True):
+        with database.begin() as tx:
+            tx.transactions.lock_lane(LANE)
+            nonces.append(tx.transactions.take_nonce(LANE, transaction, on_chain, gas=21_000))
+    assert nonces == [7, 8, 12]
+
+
+def test_rivals_for_one_transaction_give_it_one_nonce(database: Database) -> None:
+    transaction = enqueue(database, "a")
+    barrier = threading.Barrier(4)
+    taken: list[int | None] = []
+
+    def race() -> None:
+        barrier.wait()
+        with database.begin() as tx:
+            tx.transactions.lock_lane(LANE)
+            taken.append(tx.transactions.take_nonce(LANE, transaction, 0, gas=1))
+
+    threads = [threading.Thread(target=race) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken, key=str) == [0, None, None, None]
+
+
+def test_a_requeued_transaction_forgets_nonce_and_attempts(database: Database) -> None:
+    transaction = enqueue(database, "a")
+    attempt = Attempt(Hash32("0x" + "ab" * 32), "0x02", max_fee=10, priority_fee=1, sent_at_block=3)
+    with database.begin() as tx:
+        tx.transactions.lock_lane(LANE)
+        tx.transactions.take_nonce(LANE, transaction, 0, gas=1)
+        tx.transactions.add_attempt(transaction, attempt)
+        (opened,) = tx.transactions.open(LANE)
+        assert opened.attempts == (attempt,)
+        tx.transactions.requeue(transaction)
+    with database.begin() as tx:
+        queued = tx.transactions.first_queued(LANE)
+        assert queued is not None
+        assert (queued.id, queued.nonce, queued.hash) == (transaction, None, None)
+        assert tx.transactions.open(LANE) == []
