@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from backend.db.auth import AuthStore
 from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
+from backend.db.contributions import UploadStore
 from backend.db.event_log import EventLog
 from backend.db.outbox import OutboxStore
 from backend.db.serving import ChannelStore, ReceiptStore
@@ -33,6 +34,7 @@ class Work:
         self.batches = BatchStore(session)
         self.chain = ChainStore(session)
         self.channels = ChannelStore(session)
+        self.contributions = UploadStore(session)
         self.event_log = EventLog(session)
         self.outbox = OutboxStore(session)
         self.receipts = ReceiptStore(session)

@@ -1,0 +1,150 @@
+"""Repository of uploads and their rows' hashes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
+
+from backend.db.tables.contributions import RowHashRow, UploadRow
+from backend.domain.contribution import Copy, Report, Ticket, Upload, UploadState
+from backend.domain.dataset import Defect, RowFormat
+from backend.domain.errors import NotFound
+from backend.domain.ids import Account, DatanetId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+    from backend.domain.ids import Hash32
+
+
+class UploadStore:
+    """Implements `backend.ports.contributions.Uploads`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, upload: Upload) -> None:
+        self._session.add(UploadRow(id=upload.id, **_columns(upload)))
+        self._session.flush()
+
+    def get(self, upload_id: str) -> Upload | None:
+        row = self._session.get(UploadRow, upload_id)
+        return None if row is None else _upload(row)
+
+    def locked(self, upload_id: str) -> Upload | None:
+        row = self._session.get(UploadRow, upload_id, with_for_update=True, populate_existing=True)
+        return None if row is None else _upload(row)
+
+    def save(self, upload: Upload) -> None:
+        row = self._session.get(UploadRow, upload.id)
+        if row is None:
+            raise NotFound(f"no upload {upload.id}", "upload_id")
+        for name, value in _columns(upload).items():
+            setattr(row, name, value)
+        self._session.flush()
+
+    def remove(self, upload_id: str) -> None:
+        self._session.execute(delete(RowHashRow).filter_by(upload_id=upload_id))
+        self._session.execute(delete(UploadRow).filter_by(id=upload_id))
+
+    def find(
+        self, account: Account | None = None, datanet: DatanetId | None = None, limit: int = 100
+    ) -> list[Upload]:
+        query = select(UploadRow).order_by(UploadRow.created_at.desc(), UploadRow.id).limit(limit)
+        wanted = {"account": account, "datanet": datanet}
+        query = query.filter_by(**{name: value for name, value in wanted.items() if value is not None})
+        return [_upload(row) for row in self._session.scalars(query)]
+
+    def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:
+        query = select(UploadRow.id).where(UploadRow.state.in_(list(states)))
+        if before is not None:
+            query = query.where(UploadRow.created_at < before)
+        return list(self._session.scalars(query.order_by(UploadRow.created_at, UploadRow.id)))
+
+    def next_nonce(self, account: Account) -> int:
+        highest = select(func.max(UploadRow.nonce)).filter_by(account=account, state=UploadState.SUBMITTED)
+        found = self._session.scalar(highest)
+        return 0 if found is None else found + 1
+
+    def add_rows(self, upload_id: str, rows: Sequence[tuple[int, Hash32]]) -> None:
+        values = [{"upload_id": upload_id, "line": line, "row_hash": row_hash} for line, row_hash in rows]
+        if values:
+            self._session.execute(insert(RowHashRow), values)
+
+    def copies(self, upload_id: str) -> Iterator[Copy]:
+        ours, theirs, earlier = aliased(RowHashRow), aliased(RowHashRow), aliased(UploadRow)
+        upload = self._session.get_one(UploadRow, upload_id)
+        is_within = (theirs.upload_id == ours.upload_id) & (theirs.line < ours.line)
+        is_elsewhere = (theirs.upload_id != ours.upload_id) & (theirs.claimed_by_datanet == upload.datanet)
+        for is_copy in (is_within, is_elsewhere):
+            query = (
+                select(ours.line, theirs.upload_id, func.min(theirs.line), earlier.account, earlier.index)
+                .join(theirs, (theirs.row_hash == ours.row_hash) & is_copy)
+                .join(earlier, earlier.id == theirs.upload_id)
+                .where(ours.upload_id == upload_id)
+                .group_by(ours.line, theirs.upload_id, earlier.account, earlier.index)
+                .order_by(ours.line)
+            )
+            for line, of_upload, of_line, account, index in self._session.execute(query):
+                yield Copy(line, of_upload, of_line, Account(account), index)
+
+    def claim_rows(self, upload_id: str) -> bool:
+        upload = self._session.get_one(UploadRow, upload_id)
+        claim = update(RowHashRow).filter_by(upload_id=upload_id).values(claimed_by_datanet=upload.datanet)
+        try:
+            with self._session.begin_nested():
+                self._session.execute(claim)
+        except IntegrityError:
+            return False
+        return True
+
+    def release_rows(self, upload_id: str) -> None:
+        rows = update(RowHashRow).filter_by(upload_id=upload_id)
+        self._session.execute(rows.values(claimed_by_datanet=None))
+
+
+def _columns(upload: Upload) -> dict[str, Any]:
+    ticket = upload.ticket
+    return {
+        "account": upload.account,
+        "datanet": upload.datanet,
+        "name": upload.name,
+        "state": upload.state,
+        "created_at": upload.created_at,
+        "report": asdict(upload.report),
+        "nonce": None if ticket is None else ticket.nonce,
+        "deadline": None if ticket is None else ticket.deadline,
+        "transaction_id": upload.transaction_id,
+        "index": upload.index,
+        "error": None if upload.error is None else dict(upload.error),
+    }
+
+
+def _upload(row: UploadRow) -> Upload:
+    has_ticket = row.nonce is not None and row.deadline is not None
+    return Upload(
+        id=row.id,
+        account=Account(row.account),
+        datanet=DatanetId(row.datanet),
+        name=row.name,
+        state=UploadState(row.state),
+        created_at=row.created_at,
+        report=_report(row.report),
+        ticket=Ticket(row.nonce or 0, row.deadline or 0) if has_ticket else None,
+        transaction_id=row.transaction_id,
+        index=row.index,
+        error=row.error,
+    )
+
+
+def _report(raw: dict[str, Any]) -> Report:
+    defects = tuple(Defect(**defect) for defect in raw["defects"])
+    kind = raw["format"]
+    return Report(**{**raw, "defects": defects, "format": None if kind is None else RowFormat(kind)})

@@ -1,0 +1,129 @@
+"""An upload on its way to becoming a contribution, and how what the chain says moves it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.chain import TransactionState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from backend.domain.chain import ChainTransaction, Contribution
+    from backend.domain.dataset import Defect, RowFormat
+    from backend.domain.ids import Account, Cid, DatanetId, Hash32
+
+
+class UploadState(StrEnum):
+    CHECKING = "checking"
+    """Its bytes are being received. One that stays so was cut off, and goes after a day."""
+    INVALID = "invalid"
+    """The report says why. Nothing of it is kept."""
+    DRAFT = "draft"
+    """Sound, and waiting for its contributor's signature."""
+    SUBMITTED = "submitted"
+    """Signed, published, and on its way to the chain."""
+    RECORDED = "recorded"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class ReviewReason(IntEnum):
+    """Reason codes of a curator's decision on the chain."""
+
+    NONE = 0
+    COPIED = 1
+    """Of another contribution, in whole or in part."""
+    LICENCE = 2
+    MALFORMED = 3
+    """Its bytes are not those of the content hash, not canonical, or not rows."""
+    QUALITY = 4
+    HARMFUL = 5
+    PERSONAL_DATA = 6
+    WITHDRAWN = 7
+    """By its contributor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the check of an upload found. Of an invalid one, the hash and CID are None."""
+
+    licence: str
+    """SPDX expression."""
+    format: RowFormat | None = None
+    num_rows: int = 0
+    """Sound ones."""
+    num_characters: int = 0
+    num_bytes: int = 0
+    """Of the canonical form."""
+    content_hash: Hash32 | None = None
+    """sha-256 of the canonical bytes."""
+    cid: Cid | None = None
+    """Folder with `data.jsonl` and `contribution.json`, as it will be published."""
+    defects: tuple[Defect, ...] = ()
+    """The first hundred; `Contributions.defects` has all."""
+    defect_counts: Mapping[str, int] = field(default_factory=dict)
+    """By code, of all."""
+
+    @property
+    def num_defects(self) -> int:
+        return sum(self.defect_counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What the contributor signs beside the content: single use and expiry (unix seconds)."""
+
+    nonce: int
+    deadline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    id: str
+    account: Account
+    """Its contributor."""
+    datanet: DatanetId
+    name: str
+    state: UploadState
+    created_at: datetime
+    report: Report
+    ticket: Ticket | None = None
+    """Of the typed data handed out last; with `transaction_id`, the one that was signed."""
+    transaction_id: int | None = None
+    index: int | None = None
+    """Place in the datanet, once recorded."""
+    error: Mapping[str, Any] | None = None
+    """Why the last attempt to record it failed: the chain's error by name, message and arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Row `line` of an upload equals row `of_line` of another one, or of the same one."""
+
+    line: int
+    of_upload: str
+    of_line: int
+    of_account: Account
+    of_index: int | None
+    """Of the other contribution, once it is recorded."""
+
+
+def advanced(upload: Upload, recorded: Contribution | None, transaction: ChainTransaction | None) -> Upload:
+    """The upload as the chain has it. `recorded`: what the registry holds under its content hash.
+
+    The same facts give the same upload, however often they are looked at and whatever was missed between.
+    """
+    if recorded is not None and recorded.contributor == upload.account:
+        state = {None: UploadState.RECORDED, True: UploadState.ACCEPTED, False: UploadState.REJECTED}
+        return replace(upload, state=state[recorded.is_accepted], index=recorded.index, error=None)
+    if transaction is None:
+        return upload
+    if transaction.state is TransactionState.FAILED:
+        # The signature is spent or void: the contributor may sign again.
+        draft = replace(upload, state=UploadState.DRAFT, index=None, ticket=None, transaction_id=None)
+        return replace(draft, error=transaction.error)
+    return replace(upload, state=UploadState.SUBMITTED, index=None)  # also after a reorg took the record away

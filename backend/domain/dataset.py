@@ -1,0 +1,284 @@
+"""Rows of a contribution: what a row may be, everything that is wrong with a line, and its canonical bytes.
+
+A contribution is a JSONL file. Each line is one object in one of three formats, all lines in the same one:
+`{"messages": [{"role", "content"}, ...]}`, `{"prompt", "completion"}` or `{"text"}`, each with an optional
+`"source"`: the thing that the row speaks about, so that paraphrases do not end up on both sides of a split.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.ids import Hash32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+MAX_LINE_BYTES = 1 << 20
+MAX_DEPTH = 8
+"""Nesting of a line's JSON; the formats need three."""
+MAX_SOURCE_CHARACTERS = 512
+ROLES = ("system", "user", "assistant")
+
+
+class RowFormat(StrEnum):
+    CHAT = "chat"
+    INSTRUCT = "instruct"
+    TEXT = "text"
+
+
+FIELDS: dict[RowFormat, tuple[str, ...]] = {
+    RowFormat.CHAT: ("messages",),
+    RowFormat.INSTRUCT: ("prompt", "completion"),
+    RowFormat.TEXT: ("text",),
+}
+
+
+FORMATS = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in FIELDS.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """Something wrong with an upload. `line` counts from 1; `field` as in `messages[2].role`."""
+
+    line: int
+    code: str
+    message: str
+    field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    line: int
+    format: RowFormat
+    canonical: bytes
+    """Sorted keys, no blanks, UTF-8, without the final newline."""
+    num_characters: int
+    """Of its texts."""
+
+    @property
+    def hash(self) -> Hash32:
+        return row_hash(self.canonical)
+
+
+def canonical_row(row: Mapping[str, Any]) -> bytes:
+    """The one spelling of a row. The canonical bytes of a contribution are these, a newline behind each."""
+    text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def row_hash(canonical: bytes) -> Hash32:
+    return Hash32("0x" + sha256(canonical).hexdigest())
+
+
+def split_lines(stream: Iterable[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
+    """Lines without their newline, whatever the chunks; None for one above `max_bytes`. Holds one line."""
+    pending = bytearray()
+    is_too_long = False
+    for chunk in stream:
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            pending += chunk[start:end]
+            yield None if is_too_long or len(pending) > max_bytes else bytes(pending)
+            pending.clear()
+            is_too_long = False
+            start = end + 1
+        pending += chunk[start:]
+        if len(pending) > max_bytes:
+            is_too_long = True
+            pending.clear()
+    if pending or is_too_long:
+        yield None if is_too_long else bytes(pending)
+
+
+class LineChecker:
+    """Checks the lines of one file in their order."""
+
+    def __init__(self) -> None:
+        self.format: RowFormat | None = None
+        """Of the first sound row: all others must have it."""
+
+    def check(self, line: int, raw: bytes | None) -> Row | list[Defect]:
+        """The row, or everything that is wrong with the line."""
+        found = _Findings(line)
+        value = _parse(raw, found)
+        if found.defects:
+            return found.defects
+        row_format = _check_row(value, found)
+        if row_format is not None and not found.defects:
+            self.format = self.format or row_format
+            if row_format is not self.format:
+                found.add("mixed_formats", f"the first row is {self.format}, this one {row_format}")
+        if found.defects or row_format is None:
+            return found.defects
+        return Row(line, row_format, canonical_row(value), found.num_characters)
+
+
+class _Findings:
+    def __init__(self, line: int) -> None:
+        self.line = line
+        self.defects: list[Defect] = []
+        self.num_characters = 0
+
+    def add(self, code: str, message: str, field: str | None = None) -> None:
+        self.defects.append(Defect(self.line, code, message, field))
+
+    def pairs(self, items: list[tuple[str, Any]]) -> dict[str, Any]:
+        """For `json.loads`: an object, its repeated keys noted."""
+        value = dict(items)
+        if len(value) < len(items):
+            names = [name for name, _ in items]
+            for name in value:
+                if names.count(name) > 1:
+                    self.add("duplicate_key", "stands there more than once", _shown(name))
+        return value
+
+    def number(self, literal: str) -> float:
+        """For `json.loads`: a number with a point, or NaN and Infinity, which are not JSON."""
+        if not math.isfinite(value := float(literal)):
+            self.add("not_finite", f"{literal[:32]} is not a finite number")
+        return value
+
+
+def _parse(raw: bytes | None, found: _Findings) -> Any:
+    if raw is None:
+        return found.add("line_too_long", f"longer than {MAX_LINE_BYTES} bytes")
+    if found.line == 1 and raw.startswith(codecs.BOM_UTF8):
+        found.add("byte_order_mark", "the file starts with a byte order mark; save it as UTF-8 without one")
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    if not raw.strip():
+        return found.add("empty_line", "a line without a row")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        return found.add("broken_utf8", f"byte {error.start + 1} is not UTF-8")
+    return _parse_json(text, found)
+
+
+def _parse_json(text: str, found: _Findings) -> Any:
+    hooks: Any = {
+        "object_pairs_hook": found.pairs,
+        "parse_float": found.number,
+        "parse_constant": found.number,
+    }
+    try:
+        value = json.loads(text, **hooks)
+    except json.JSONDecodeError as error:
+        return found.add("malformed_json", f"{error.msg} at character {error.pos + 1}")
+    except RecursionError:
+        return found.add("too_deep", f"nested more than {MAX_DEPTH} deep")
+    except ValueError as error:  # an integer of thousands of digits
+        return found.add("malformed_json", str(error))
+    if _is_deeper(value, MAX_DEPTH):
+        found.add("too_deep", f"nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    below = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(item, depth - 1) for item in below)
+
+
+def _check_row(row: Any, found: _Findings) -> RowFormat | None:
+    if not isinstance(row, dict):
+        found.add("not_an_object", f"a row is a JSON object, not {_kind(row)}")
+        return None
+    present = [kind for kind, names in FIELDS.items() if any(name in row for name in names)]
+    if len(present) != 1:
+        which = " and ".join(present) or "no format"
+        found.add("unknown_format", f"has fields of {which}, not of one out of {FORMATS}")
+        return None
+    names = FIELDS[present[0]]
+    for name in row:
+        if name not in {*names, "source"}:
+            found.add("unknown_field", f"no field of format {present[0]}", _shown(name))
+    for name in names:
+        if name == "messages":
+            _check_messages(row[name], found)
+        else:
+            _check_text(row, name, name, found)
+    if "source" in row:
+        _check_source(row, found)
+    return present[0]
+
+
+def _check_source(row: Mapping[str, Any], found: _Findings) -> None:
+    is_text = _check_text(row, "source", "source", found, is_counted=False)
+    if is_text and len(row["source"]) > MAX_SOURCE_CHARACTERS:
+        found.add("too_long", f"longer than {MAX_SOURCE_CHARACTERS} characters", "source")
+
+
+def _check_messages(messages: Any, found: _Findings) -> None:
+    if not isinstance(messages, list):
+        found.add("wrong_type", f"must be a list, not {_kind(messages)}", "messages")
+        return
+    before = len(found.defects)
+    for place, message in enumerate(messages):
+        _check_message(message, f"messages[{place}]", found)
+    if len(found.defects) == before:
+        _check_turns([message["role"] for message in messages], found)
+
+
+def _check_message(message: Any, path: str, found: _Findings) -> None:
+    if not isinstance(message, dict):
+        found.add("wrong_type", f"must be an object, not {_kind(message)}", path)
+        return
+    for name in message:
+        if name not in {"role", "content"}:
+            found.add("unknown_field", "a message has a role and a content", f"{path}.{_shown(name)}")
+    if _check_text(message, "role", f"{path}.role", found, is_counted=False) and message["role"] not in ROLES:
+        found.add("unknown_role", f"must be one of {', '.join(ROLES)}", f"{path}.role")
+    _check_text(message, "content", f"{path}.content", found)
+
+
+def _check_turns(roles: list[str], found: _Findings) -> None:
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    expected = ["user", "assistant"] * (len(turns) // 2)
+    if not turns or turns != expected:
+        found.add("wrong_turns", "must be [system,] user, assistant, ... and end with assistant", "messages")
+
+
+def _check_text(
+    row: Mapping[str, Any], name: str, path: str, found: _Findings, *, is_counted: bool = True
+) -> bool:
+    """Whether the field is a text with something in it."""
+    value = row.get(name)
+    if name not in row:
+        found.add("missing_field", f"{name} is missing", path)
+    elif not isinstance(value, str):
+        found.add("wrong_type", f"must be a string, not {_kind(value)}", path)
+    elif not value.strip():
+        found.add("empty", "must not be empty or blank", path)
+    elif any("\ud800" <= character <= "\udfff" for character in value):
+        found.add("broken_unicode", "holds half of a surrogate pair, which UTF-8 cannot express", path)
+    else:
+        found.num_characters += len(value) if is_counted else 0
+        return True
+    return False
+
+
+def _kind(value: Any) -> str:
+    return _KINDS[type(value)]
+
+
+def _shown(name: str) -> str:
+    """A name that a stranger chose, short and printable."""
+    return ascii(name)[1:-1][:64]
+
+
+_KINDS = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}

@@ -1,0 +1,70 @@
+"""What contributions and snapshots need of the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from backend.domain.contribution import Copy, Upload, UploadState
+    from backend.domain.ids import Account, DatanetId, Hash32
+    from backend.ports.chain import ChainView, Transactions
+
+
+class Uploads(Protocol):
+    def add(self, upload: Upload) -> None: ...
+
+    def get(self, upload_id: str) -> Upload | None: ...
+
+    def locked(self, upload_id: str) -> Upload | None:
+        """The upload, and nobody else changes it until the transaction ends."""
+        ...
+
+    def save(self, upload: Upload) -> None: ...
+
+    def remove(self, upload_id: str) -> None:
+        """The upload and its rows."""
+        ...
+
+    def find(
+        self, account: Account | None = None, datanet: DatanetId | None = None, limit: int = 100
+    ) -> list[Upload]:
+        """Newest first."""
+        ...
+
+    def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:
+        """Ids, the oldest first; only those created before that instant, if one is given."""
+        ...
+
+    def next_nonce(self, account: Account) -> int:
+        """One above the highest nonce of the account's uploads on their way to the chain; else 0."""
+        ...
+
+    def add_rows(self, upload_id: str, rows: Sequence[tuple[int, Hash32]]) -> None:
+        """(line, row hash) of further rows. Not yet claimed."""
+        ...
+
+    def copies(self, upload_id: str) -> Iterator[Copy]:
+        """By line: rows that stand earlier in the upload, or that another one in its datanet claims."""
+        ...
+
+    def claim_rows(self, upload_id: str) -> bool:
+        """Make the upload's rows its own in its datanet, all or none: False if another has one of them."""
+        ...
+
+    def release_rows(self, upload_id: str) -> None:
+        """Give up the claim; the hashes stay."""
+        ...
+
+
+class ContributionTx(Protocol):
+    @property
+    def contributions(self) -> Uploads: ...
+
+    @property
+    def transactions(self) -> Transactions: ...
+
+    @property
+    def chain(self) -> ChainView: ...

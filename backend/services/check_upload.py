@@ -1,0 +1,118 @@
+"""One upload from its bytes to its canonical file and everything that is wrong with it, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from backend.domain.dataset import Defect, LineChecker, Row, RowFormat, split_lines
+from backend.domain.errors import InvalidInput
+from backend.domain.ids import Hash32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from typing import Self, TextIO
+
+MAX_DEFECTS_SHOWN = 100
+ROWS_AT_ONCE = 2000
+
+KeepRows = Callable[[Sequence[tuple[int, Hash32]]], None]
+"""Takes (line, row hash) of some rows, in order."""
+
+
+class UploadTooLarge(InvalidInput):
+    """More bytes than this installation takes; `details["max_bytes"]` says how many."""
+
+
+class EmptyUpload(InvalidInput):
+    """No bytes at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Sound rows, written to the canonical file."""
+
+    format: RowFormat | None
+    num_rows: int
+    num_characters: int
+    num_bytes: int
+    content_hash: Hash32
+
+
+class DefectLog:
+    """All defects go to a file, one JSON object a line; the first ones and the counts stay at hand."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+        self.first: list[Defect] = []
+        self.counts: Counter[str] = Counter()
+
+    def add(self, defect: Defect) -> None:
+        if self._file is None:
+            self._file = self._path.open("w", encoding="utf-8")
+        self._file.write(json.dumps(asdict(defect)) + "\n")
+        self.counts[defect.code] += 1
+        if len(self.first) < MAX_DEFECTS_SHOWN:
+            self.first.append(defect)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def read_defects(path: Path) -> Iterator[Defect]:
+    """What a `DefectLog` wrote."""
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                yield Defect(**json.loads(line))
+
+
+def receive(
+    stream: Iterable[bytes], target: Path, max_bytes: int, log: DefectLog, keep_rows: KeepRows
+) -> Received:
+    """Sound rows go to `target` in canonical form. Errors: `UploadTooLarge`, `EmptyUpload`."""
+    checker = LineChecker()
+    digest = sha256()
+    num_rows = num_characters = num_bytes = 0
+    hashes: list[tuple[int, Hash32]] = []
+    line = 0
+    with target.open("wb") as file:
+        for line, raw in enumerate(split_lines(_limited(stream, max_bytes)), start=1):
+            checked = checker.check(line, raw)
+            if not isinstance(checked, Row):
+                for defect in checked:
+                    log.add(defect)
+                continue
+            canonical = checked.canonical + b"\n"
+            file.write(canonical)
+            digest.update(canonical)
+            num_rows, num_bytes = num_rows + 1, num_bytes + len(canonical)
+            num_characters += checked.num_characters
+            hashes.append((line, checked.hash))
+            if len(hashes) == ROWS_AT_ONCE:
+                keep_rows(hashes)
+                hashes = []
+    if not line:
+        raise EmptyUpload("the upload is empty: send one JSON object a line")
+    keep_rows(hashes)
+    return Received(checker.format, num_rows, num_characters, num_bytes, Hash32("0x" + digest.hexdigest()))
+
+
+def _limited(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    received = 0
+    for chunk in stream:
+        received += len(chunk)
+        if received > max_bytes:
+            details = {"max_bytes": max_bytes}
+            raise UploadTooLarge(f"the upload has more than {max_bytes} bytes", details=details)
+        yield chunk

@@ -1,0 +1,265 @@
+"""Contributions, from a contributor's bytes to their signed transaction.
+
+The chain decides where a contribution stands; an `Upload` only remembers how far it has come. Each step may
+be repeated after a crash: blocks are content-addressed, queued transactions have keys, and what changes together
+is written in one transaction. What follows on the chain is in `backend.services.curate`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.content import ContentCorrupt
+from backend.domain.contribution import Report, Ticket, Upload, UploadState
+from backend.domain.dataset import Defect
+from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.hashing import TypedDomain
+from backend.services.check_upload import DefectLog, read_defects, receive
+from backend.services.contribution_message import signed_contribution, signing_digest, typed_data
+from backend.services.curate import current
+from backend.services.licences import parse_licence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.contribution import Copy
+    from backend.domain.ids import Account, DatanetId, Hash32
+    from backend.ports.chain import Chain, Recover
+    from backend.ports.contributions import ContributionTx
+    from backend.ports.storage import BlobStore
+    from backend.services.staging import Staging
+
+    Begin = Callable[[], AbstractContextManager[ContributionTx]]
+
+REGISTRY = "DatasetRegistry"
+SIGNING_SECONDS = 3600
+"""How long a contributor may take to sign."""
+MAX_NAME_CHARACTERS = 100
+
+
+class WrongSignature(InvalidInput):
+    """Not the contributor's signature of the typed data handed out last."""
+
+
+class SignatureExpired(Conflict):
+    """Signed too late. Ask for the typed data again and sign again."""
+
+
+class CopiedRows(Conflict):
+    """Since the check, another upload claimed rows of this one; `details["copies"]` says whose."""
+
+
+class Contributions:
+    """`lane`: the operator's account that relays. Uploads of more than `max_bytes` are refused."""
+
+    def __init__(
+        self,
+        begin: Begin,
+        store: BlobStore,
+        chain: Chain,
+        recover: Recover,
+        staging: Staging,
+        lane: Account,
+        max_bytes: int,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._begin = begin
+        self._store = store
+        self._chain = chain
+        self._recover = recover
+        self._staging = staging
+        self._lane = lane
+        self._max_bytes = max_bytes
+        self._now = now
+
+    def upload(
+        self, account: Account, datanet: DatanetId, name: str, stream: Iterable[bytes], licence: str
+    ) -> Upload:
+        """Check JSONL bytes: a draft if they are sound, else an invalid upload whose report says why.
+
+        Errors, and then nothing is kept: `NotFound` (datanet), `UnknownLicence`, `InvalidInput` (name),
+        `EmptyUpload`, `UploadTooLarge`, and whatever the stream raises.
+        """
+        report = Report(parse_licence(licence))
+        created_at = datetime.fromtimestamp(self._now(), UTC)
+        upload_id = f"upload-{secrets.token_hex(8)}"
+        upload = Upload(upload_id, account, datanet, _title(name), UploadState.CHECKING, created_at, report)
+        with self._begin() as tx:
+            if tx.chain.datanet(datanet) is None:
+                raise NotFound(f"no datanet {datanet}", "datanet")
+            tx.contributions.add(upload)
+        try:
+            return self._check(upload, stream)
+        except BaseException:
+            with self._begin() as tx:
+                tx.contributions.remove(upload.id)
+            self._staging.drop(upload.id)
+            raise
+
+    def status(self, upload_id: str) -> Upload:
+        """The upload as the chain has it now. Errors: `NotFound`."""
+        with self._begin() as tx:
+            return current(tx, _existing(tx, upload_id))
+
+    def find(
+        self, account: Account | None = None, datanet: DatanetId | None = None, limit: int = 100
+    ) -> list[Upload]:
+        """Newest first, as last seen on the chain."""
+        with self._begin() as tx:
+            return tx.contributions.find(account, datanet, limit)
+
+    def defects(self, upload_id: str) -> Iterator[Defect]:
+        """Everything that is wrong with an invalid upload: format first, then copies, each by line."""
+        self.status(upload_id)
+        return read_defects(self._staging.defects(upload_id))
+
+    def typed_data(self, upload_id: str, account: Account | None = None) -> dict[str, Any]:
+        """The EIP-712 object that the contributor's wallet signs (`eth_signTypedData_v4`).
+
+        The same one as before while it can still be used. Errors: `NotFound`; `Conflict` unless the upload is a
+        draft; `Forbidden` if `account` is given and is not its contributor.
+        """
+        upload = self.status(upload_id)
+        if account not in {None, upload.account}:
+            raise Forbidden("only its contributor signs an upload", "upload_id")
+        nonce = int(self._chain.call(REGISTRY, "nonces", upload.account))
+        with self._begin() as tx:
+            draft = _draft(tx, upload_id)
+            nonce = max(nonce, tx.contributions.next_nonce(upload.account))
+            draft = replace(draft, ticket=self._ticket(draft, nonce))
+            tx.contributions.save(draft)
+        return typed_data(self._domain, draft)
+
+    def submit(self, upload_id: str, signature: str) -> Upload:
+        """Publish the blocks and relay the contributor's signature. Submitting again changes nothing.
+
+        Errors, and it stays a draft: `NotFound`; `Conflict` unless it is a draft whose typed data was asked for;
+        `WrongSignature`; `SignatureExpired`; `CopiedRows`; `Unavailable` if the store cannot be reached.
+        """
+        upload = self.status(upload_id)
+        if upload.transaction_id is not None:
+            return upload
+        self._verify(upload, signature)
+        cid = self._store.add_folder(self._staging.published_folder(upload))
+        if cid != upload.report.cid:
+            raise ContentCorrupt(f"the rows of upload {upload.id} changed on disk: upload them again")
+        with self._begin() as tx:
+            draft = _draft(tx, upload_id)
+            if draft.ticket != upload.ticket:
+                raise SignatureExpired("the typed data was handed out anew meanwhile: sign that", "signature")
+            if not tx.contributions.claim_rows(upload_id):
+                raise _copied(list(tx.contributions.copies(upload_id)))
+            signed = signed_contribution(draft, signature)
+            key = f"contribute:{upload_id}:{signed['nonce']}:{signed['deadline']}"
+            transaction = tx.transactions.enqueue(self._lane, REGISTRY, "contributeWithSig", [signed], key)
+            submitted = replace(draft, state=UploadState.SUBMITTED, transaction_id=transaction, error=None)
+            tx.contributions.save(submitted)
+        return submitted
+
+    def _check(self, upload: Upload, stream: Iterable[bytes]) -> Upload:
+        def keep(rows: Sequence[tuple[int, Hash32]]) -> None:
+            with self._begin() as tx:
+                tx.contributions.add_rows(upload.id, rows)
+
+        self._staging.open(upload.id)
+        with DefectLog(self._staging.defects(upload.id)) as log:
+            received = receive(stream, self._staging.data(upload.id), self._max_bytes, log, keep)
+            with self._begin() as tx:
+                for copy in tx.contributions.copies(upload.id):
+                    log.add(_copy_defect(copy, upload.id))
+                for taken in tx.chain.contributions(upload.datanet):
+                    if taken.content_hash == received.content_hash and not log.counts:
+                        log.add(
+                            Defect(1, "copied_file", f"is contribution {taken.index} by {taken.contributor}")
+                        )
+        report = replace(
+            upload.report,
+            format=received.format,
+            num_rows=received.num_rows,
+            num_characters=received.num_characters,
+            num_bytes=received.num_bytes,
+            defects=tuple(log.first),
+            defect_counts=dict(log.counts),
+        )
+        if log.counts:
+            return self._refuse(replace(upload, state=UploadState.INVALID, report=report))
+        report = replace(report, content_hash=received.content_hash)
+        draft = replace(upload, state=UploadState.DRAFT, report=report)
+        cid = self._store.folder_cid(self._staging.published_folder(draft))
+        return self._save(replace(draft, report=replace(report, cid=cid)))
+
+    def _refuse(self, invalid: Upload) -> Upload:
+        """Only its report and the list of defects stay."""
+        self._staging.drop_data(invalid.id)
+        with self._begin() as tx:
+            tx.contributions.remove(invalid.id)
+            tx.contributions.add(invalid)
+        return invalid
+
+    def _save(self, upload: Upload) -> Upload:
+        with self._begin() as tx:
+            tx.contributions.save(upload)
+        return upload
+
+    def _ticket(self, draft: Upload, nonce: int) -> Ticket:
+        now = int(self._now())
+        known = draft.ticket
+        if known is not None and known.nonce == nonce and known.deadline - now > SIGNING_SECONDS // 2:
+            return known
+        return Ticket(nonce, now + SIGNING_SECONDS)
+
+    def _verify(self, upload: Upload, signature: str) -> None:
+        if upload.state is not UploadState.DRAFT or upload.ticket is None:
+            raise Conflict(f"upload {upload.id} is {upload.state} without typed data: ask for it and sign it")
+        if upload.ticket.deadline <= self._now():
+            raise SignatureExpired("the signature came too late: ask for the typed data again", "signature")
+        if self._recover(signing_digest(self._domain, upload), signature) != upload.account:
+            raise WrongSignature(f"not the signature of {upload.account} on this upload", "signature")
+
+    @property
+    def _domain(self) -> TypedDomain:
+        return TypedDomain(self._chain.chain_id, self._chain.address(REGISTRY))
+
+
+def _existing(tx: ContributionTx, upload_id: str) -> Upload:
+    upload = tx.contributions.get(upload_id)
+    if upload is None:
+        raise NotFound(f"no upload {upload_id}", "upload_id")
+    return upload
+
+
+def _draft(tx: ContributionTx, upload_id: str) -> Upload:
+    """Locked; a draft again as well, if its last transaction failed."""
+    locked = tx.contributions.locked(upload_id)
+    upload = None if locked is None else current(tx, locked)
+    if upload is None or upload.state is not UploadState.DRAFT:
+        state = "gone" if upload is None else upload.state
+        raise Conflict(f"upload {upload_id} is {state}, not a draft", "upload_id", {"state": state})
+    return upload
+
+
+def _title(name: str) -> str:
+    title = name.strip()
+    if not 0 < len(title) <= MAX_NAME_CHARACTERS or not title.isprintable():
+        raise InvalidInput(f"a name has 1 to {MAX_NAME_CHARACTERS} printable characters", "name")
+    return title
+
+
+def _copy_defect(copy: Copy, upload_id: str) -> Defect:
+    if copy.of_upload == upload_id:
+        return Defect(copy.line, "repeated_row", f"the same as line {copy.of_line}")
+    where = "a contribution not yet recorded" if copy.of_index is None else f"contribution {copy.of_index}"
+    message = f"the same as line {copy.of_line} of {where} by {copy.of_account}"
+    return Defect(copy.line, "copied_row", message)
+
+
+def _copied(copies: list[Copy]) -> CopiedRows:
+    owners = sorted({copy.of_account for copy in copies})
+    message = f"{len(copies)} rows were submitted meanwhile by {', '.join(owners)}: upload without them"
+    shown = [{"line": c.line, "of_line": c.of_line, "of_account": c.of_account} for c in copies[:100]]
+    return CopiedRows(message, details={"copies": shown})

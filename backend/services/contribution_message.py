@@ -1,0 +1,85 @@
+"""What a contributor signs, as a wallet shows it, as 32 bytes, and as the registry takes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.content import cid_digest
+from backend.domain.errors import Conflict
+from backend.domain.hashing import TypedDomain, licence_word
+
+if TYPE_CHECKING:
+    from backend.domain.contribution import Upload
+
+_TYPES = {
+    "EIP712Domain": {
+        "name": "string",
+        "version": "string",
+        "chainId": "uint256",
+        "verifyingContract": "address",
+    },
+    "Contribution": {
+        "datanetId": "uint64",
+        "contentHash": "bytes32",
+        "cidDigest": "bytes32",
+        "licence": "bytes32",
+        "rows": "uint32",
+        "nonce": "uint256",
+        "deadline": "uint256",
+    },
+}
+
+
+def typed_data(domain: TypedDomain, upload: Upload) -> dict[str, Any]:
+    """For `eth_signTypedData_v4`; integers of the message as decimal strings, which every wallet takes."""
+    types = {name: [{"name": n, "type": t} for n, t in fields.items()] for name, fields in _TYPES.items()}
+    return {
+        "types": types,
+        "primaryType": "Contribution",
+        "domain": {
+            "name": "loraledger",
+            "version": "1",
+            "chainId": domain.chain_id,
+            "verifyingContract": domain.contract,
+        },
+        "message": _contribution(upload) | _ticket(upload),
+    }
+
+
+def signing_digest(domain: TypedDomain, upload: Upload) -> bytes:
+    values = _contribution(upload) | _ticket(upload)
+    return domain.contribution_digest(
+        upload.datanet,
+        values["contentHash"],
+        values["cidDigest"],
+        values["licence"],
+        upload.report.num_rows,
+        int(values["nonce"]),
+        int(values["deadline"]),
+    )
+
+
+def signed_contribution(upload: Upload, signature: str) -> dict[str, Any]:
+    """The registry's `SignedContribution`."""
+    contribution = _contribution(upload)
+    ticket = _ticket(upload)
+    return {"contributor": upload.account, "contribution": contribution, **ticket, "signature": signature}
+
+
+def _contribution(upload: Upload) -> dict[str, Any]:
+    report = upload.report
+    if report.content_hash is None or report.cid is None:
+        raise Conflict(f"upload {upload.id} is {upload.state}: there is nothing to sign", "upload_id")
+    return {
+        "datanetId": str(upload.datanet),
+        "contentHash": report.content_hash,
+        "cidDigest": cid_digest(report.cid),
+        "licence": licence_word(report.licence),
+        "rows": str(report.num_rows),
+    }
+
+
+def _ticket(upload: Upload) -> dict[str, Any]:
+    if upload.ticket is None:
+        raise Conflict(f"ask for the typed data of upload {upload.id} first", "upload_id")
+    return {"nonce": str(upload.ticket.nonce), "deadline": str(upload.ticket.deadline)}

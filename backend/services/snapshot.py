@@ -1,0 +1,150 @@
+"""Snapshots of a datanet: frozen on the chain, read back from the block store."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.content import ContentCorrupt, cid_of
+from backend.domain.dataset import canonical_row
+from backend.domain.errors import NotFound
+from backend.domain.hashing import licence_word
+from backend.services.staging import DATA_FILE, MANIFEST_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from typing import BinaryIO
+
+    from backend.domain.chain import Contribution, Snapshot
+    from backend.domain.ids import Account, Cid, DatanetId, SnapshotId
+    from backend.ports.chain import Chain
+    from backend.ports.contributions import ContributionTx
+    from backend.ports.storage import BlobStore
+
+    Begin = Callable[[], AbstractContextManager[ContributionTx]]
+
+REGISTRY = "DatasetRegistry"
+SNAPSHOT_FILE = "snapshot.json"
+SPOOL_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Freezing:
+    """A snapshot that was asked for: it exists once the transaction is confirmed."""
+
+    snapshot_id: SnapshotId
+    transaction_id: int
+
+
+class Snapshots:
+    """Implements `backend.ports.training.SnapshotRows`. `lane`: the operator's account that sends."""
+
+    def __init__(self, begin: Begin, store: BlobStore, chain: Chain, lane: Account) -> None:
+        self._begin = begin
+        self._store = store
+        self._chain = chain
+        self._lane = lane
+
+    def freeze(self, datanet: DatanetId, count: int) -> Freezing:
+        """Freeze the first `count` contributions with the accept bits that the chain has now.
+
+        Freezing the same again is the same transaction. Errors: `Reverted` with the registry's reason
+        (`InvalidCount`, `NothingAccepted`).
+        """
+        snapshot_id, _accepted_hash = self._chain.call(REGISTRY, "previewSnapshot", datanet, count)
+        with self._begin() as tx:
+            arguments = [str(datanet), str(count)]
+            sent = tx.transactions.enqueue(self._lane, REGISTRY, "freeze", arguments, f"freeze:{snapshot_id}")
+        return Freezing(snapshot_id, sent)
+
+    def get(self, snapshot_id: SnapshotId) -> Snapshot:
+        """Errors: `NotFound` for one that is not (yet) on the chain."""
+        with self._begin() as tx:
+            return _snapshot(tx, snapshot_id)
+
+    def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(contribution index, row) of all accepted contributions, in order of their indices, then lines.
+
+        A contribution's rows come only after all its bytes were found to have the hash on the chain.
+        Errors: `NotFound`, `ContentMissing`, `ContentCorrupt`, `Unavailable`.
+        """
+        for contribution in self._accepted(snapshot_id):
+            with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+                self._fetch(contribution, file)  # type: ignore[arg-type]
+                for line in file:
+                    yield contribution.index, json.loads(line)
+
+    def licences(self, snapshot_id: SnapshotId) -> list[str]:
+        """SPDX expressions of the accepted contributions, each once, sorted."""
+        return sorted({self._licence(contribution) for contribution in self._accepted(snapshot_id)})
+
+    def manifest(self, snapshot_id: SnapshotId) -> dict[str, Any]:
+        """All that is needed to fetch and check the snapshot's rows; the same on every machine."""
+        snapshot = self.get(snapshot_id)
+        return {
+            "format": "loraledger-snapshot-1",
+            "snapshotId": snapshot.id,
+            "datanetId": snapshot.datanet,
+            "count": snapshot.count,
+            "acceptedHash": snapshot.accepted_hash,
+            "contributions": [
+                {
+                    "index": contribution.index,
+                    "contributor": contribution.contributor,
+                    "contentHash": contribution.content_hash,
+                    "cid": cid_of(contribution.cid_digest),
+                    "licence": self._licence(contribution),
+                    "rows": contribution.num_rows,
+                }
+                for contribution in self._accepted(snapshot_id)
+            ],
+        }
+
+    def publish(self, snapshot_id: SnapshotId) -> Cid:
+        """Put the manifest into the block store, for those who have the chain but not our database."""
+        manifest = canonical_row(self.manifest(snapshot_id)) + b"\n"
+        return self._store.add_folder({SNAPSHOT_FILE: manifest})
+
+    def _accepted(self, snapshot_id: SnapshotId) -> list[Contribution]:
+        with self._begin() as tx:
+            snapshot = _snapshot(tx, snapshot_id)
+            recorded = {c.index: c for c in tx.chain.contributions(snapshot.datanet)}
+        return [recorded[index] for index in snapshot.accepted]
+
+    def _fetch(self, contribution: Contribution, file: BinaryIO) -> None:
+        digest = sha256()
+        for chunk in self._store.open(cid_of(contribution.cid_digest), DATA_FILE):
+            digest.update(chunk)
+            file.write(chunk)
+        if "0x" + digest.hexdigest() != contribution.content_hash:
+            raise _corrupt(contribution, "its rows do not have the hash on the chain")
+        file.seek(0)
+
+    def _licence(self, contribution: Contribution) -> str:
+        """The chain holds up to 32 characters; a longer expression stands in the folder."""
+        word = bytes.fromhex(contribution.licence[2:]).rstrip(b"\0")
+        if word.isascii():
+            return word.decode()
+        manifest: Mapping[str, Any] = json.loads(
+            self._store.read(cid_of(contribution.cid_digest), MANIFEST_FILE)
+        )
+        licence = str(manifest.get("licence", ""))
+        if not licence.isascii() or licence_word(licence) != contribution.licence:
+            raise _corrupt(contribution, "its manifest states another licence than the chain")
+        return licence
+
+
+def _snapshot(tx: ContributionTx, snapshot_id: SnapshotId) -> Snapshot:
+    snapshot = tx.chain.snapshot(snapshot_id)
+    if snapshot is None:
+        raise NotFound(f"no snapshot {snapshot_id}", "snapshot_id")
+    return snapshot
+
+
+def _corrupt(contribution: Contribution, reason: str) -> ContentCorrupt:
+    where = f"contribution {contribution.index} of datanet {contribution.datanet}"
+    return ContentCorrupt(f"{where}: {reason}", details={"cid": cid_of(contribution.cid_digest)})

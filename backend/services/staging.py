@@ -1,0 +1,59 @@
+"""Checked uploads on disk, from their check until the chain has recorded them."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from backend.domain.dataset import canonical_row
+from backend.domain.errors import NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.domain.contribution import Upload
+
+DATA_FILE = "data.jsonl"
+MANIFEST_FILE = "contribution.json"
+DEFECTS_FILE = "defects.jsonl"
+
+
+class Staging:
+    """A folder an upload below `root`: its canonical rows and what is wrong with it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open(self, upload_id: str) -> None:
+        """An empty folder; what an earlier attempt left is dropped."""
+        self.drop(upload_id)
+        (self._root / upload_id).mkdir(parents=True)
+
+    def data(self, upload_id: str) -> Path:
+        return self._root / upload_id / DATA_FILE
+
+    def defects(self, upload_id: str) -> Path:
+        return self._root / upload_id / DEFECTS_FILE
+
+    def drop_data(self, upload_id: str) -> None:
+        self.data(upload_id).unlink(missing_ok=True)
+
+    def drop(self, upload_id: str) -> None:
+        shutil.rmtree(self._root / upload_id, ignore_errors=True)
+
+    def published_folder(self, upload: Upload) -> dict[str, Path | bytes]:
+        """Errors: `NotFound` if the rows are gone."""
+        if not self.data(upload.id).exists():
+            raise NotFound(f"the rows of upload {upload.id} are gone: upload them again", "upload_id")
+        report = upload.report
+        manifest = {
+            "format": "loraledger-contribution-1",
+            "contentHash": report.content_hash,
+            "contributor": upload.account,
+            "datanetId": upload.datanet,
+            "licence": report.licence,
+            "name": upload.name,
+            "rowFormat": report.format,
+            "rows": report.num_rows,
+        }
+        return {DATA_FILE: self.data(upload.id), MANIFEST_FILE: canonical_row(manifest) + b"\n"}
