@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IERC20Errors} from "@openzeppelin/contracts/interfaces/draft-IERC6093.sol";
+import {ERC3009} from "@openzeppelin/contracts/token/ERC20/extensions/draft-ERC3009.sol";
+import {PaymentVault} from "../../contracts/PaymentVault.sol";
+import {
+    Authorization,
+    Channel,
+    ChannelId,
+    IPaymentVault,
+    Permit,
+    Session,
+    SessionGrant
+} from "../../contracts/interfaces/IPaymentVault.sol";
+import {Units} from "../../contracts/libraries/Units.sol";
+import {Payments} from "./support/Payments.sol";
+import {CallingToken, ChargingToken} from "./support/Tokens.sol";
+
+contract DepositTest is Payments {
+    uint256 private constant _UNITS = 25_000_000;
+
+    function test_a_deposit_credits_exactly_its_units(uint256 units) external {
+        units = bound(units, 1, type(uint128).max / MICRO);
+        fund(payer, units);
+        vm.expectEmit(address(vault));
+        emit IPaymentVault.Deposited(channel(), payer, operator, collector, uint128(units) * MICRO);
+        vm.prank(payer);
+        ChannelId id = vault.deposit(operator, collector, units, noGrant());
+        vm.assertEq(ChannelId.unwrap(id), ChannelId.unwrap(channel()));
+        vm.assertEq(vault.channelOf(id).balance, units * MICRO);
+        vm.assertEq(usd.balanceOf(address(vault)), units);
+    }
+
+    function test_deposits_add_up(uint96 first, uint96 second) external {
+        vm.assume(first != 0 && second != 0);
+        deposit(first);
+        deposit(second);
+        vm.assertEq(vault.channelOf(channel()).balance, (uint256(first) + second) * MICRO);
+    }
+
+    function test_a_deposit_may_grant_a_session_key(uint128 cap) external {
+        uint64 expiry = uint64(block.timestamp) + 1 days;
+        ChannelId id = deposit(_UNITS, grantOf(cap, expiry));
+        Session memory session = vault.sessionOf(id, sessionKey);
+        vm.assertEq(session.cap, cap);
+        vm.assertEq(session.expiry, expiry);
+    }
+
+    function test_a_deposit_of_nothing_or_too_much_is_refused() external {
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAmount.selector));
+        vm.prank(payer);
+        vault.deposit(operator, collector, 0, noGrant());
+        uint256 units = uint256(type(uint128).max) / MICRO + 1;
+        vm.expectRevert(abi.encodeWithSelector(Units.UnitsTooMany.selector, units));
+        vm.prank(payer);
+        vault.deposit(operator, collector, units, noGrant());
+    }
+
+    function test_a_deposit_needs_operator_and_collector() external {
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAddress.selector));
+        vault.deposit(address(0), collector, 1, noGrant());
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAddress.selector));
+        vault.deposit(operator, address(0), 1, noGrant());
+    }
+
+    function test_fee_on_transfer_tokens_are_refused() external {
+        ChargingToken charging = new ChargingToken();
+        PaymentVault other = new PaymentVault(charging, THAW);
+        charging.mint(payer, _UNITS);
+        vm.startPrank(payer);
+        charging.approve(address(other), _UNITS);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.UnexpectedTransfer.selector, _UNITS, _UNITS - 1));
+        other.deposit(operator, collector, _UNITS, noGrant());
+        vm.stopPrank();
+    }
+
+    function test_reentrancy_through_the_token_is_refused() external {
+        CallingToken calling = new CallingToken();
+        PaymentVault other = new PaymentVault(calling, THAW);
+        calling.mint(payer, 2 * _UNITS);
+        vm.startPrank(payer);
+        calling.approve(address(other), 2 * _UNITS);
+        calling.callOnTransfer(address(other), abi.encodeCall(other.withdraw, (operator, collector)));
+        other.deposit(operator, collector, _UNITS, noGrant());
+        vm.stopPrank();
+        vm.assertTrue(calling.hasCalled());
+        vm.assertFalse(calling.hasSucceeded());
+        vm.assertEq(other.channelOf(channel()).balance, _UNITS * MICRO);
+    }
+
+    // --- permit ---
+
+    function test_a_permit_serves_as_allowance() external {
+        usd.mint(payer, _UNITS);
+        Permit memory permit = _permit(_UNITS);
+        vm.prank(payer);
+        vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
+        vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
+    }
+
+    function test_a_permit_sent_by_somebody_else_does_not_stop_the_deposit() external {
+        usd.mint(payer, _UNITS);
+        Permit memory permit = _permit(_UNITS);
+        usd.permit(payer, address(vault), _UNITS, permit.deadline, permit.v, permit.r, permit.s);
+        vm.prank(payer);
+        vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
+        vm.assertEq(vault.channelOf(channel()).balance, _UNITS * MICRO);
+    }
+
+    function test_a_stranger_cannot_spend_a_permit() external {
+        usd.mint(payer, _UNITS);
+        Permit memory permit = _permit(_UNITS);
+        address stranger = who("stranger");
+        vm.expectPartialRevert(IERC20Errors.ERC20InsufficientAllowance.selector);
+        vm.prank(stranger);
+        vault.depositWithPermit(operator, collector, _UNITS, noGrant(), permit);
+    }
+
+    // --- authorization ---
+
+    function test_an_authorization_is_relayed_with_its_grant(uint96 units, bytes32 salt) external {
+        vm.assume(units != 0);
+        SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
+        usd.mint(payer, units);
+        Authorization memory signed = _authorize(units, grant, salt);
+        vm.prank(who("relayer"));
+        ChannelId id = vault.depositWithAuthorization(payer, operator, collector, units, grant, signed);
+        Channel memory state = vault.channelOf(id);
+        vm.assertEq(state.balance, uint256(units) * MICRO);
+        vm.assertEq(vault.sessionOf(id, sessionKey).cap, 7);
+    }
+
+    function test_a_relayed_deposit_cannot_swap_the_grant() external {
+        SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
+        usd.mint(payer, _UNITS);
+        Authorization memory signed = _authorize(_UNITS, grant, 0);
+        SessionGrant memory swapped = SessionGrant(who("thief"), grant.cap, grant.expiry);
+        _expectRefused(operator, swapped, signed);
+        swapped = SessionGrant(grant.key, grant.cap + 1, grant.expiry);
+        _expectRefused(operator, swapped, signed);
+        _expectRefused(operator, noGrant(), signed);
+    }
+
+    function test_a_relayed_deposit_cannot_swap_the_operator() external {
+        usd.mint(payer, _UNITS);
+        Authorization memory signed = _authorize(_UNITS, noGrant(), 0);
+        _expectRefused(who("other operator"), noGrant(), signed);
+    }
+
+    function test_an_authorization_serves_once() external {
+        usd.mint(payer, 2 * _UNITS);
+        Authorization memory signed = _authorize(_UNITS, noGrant(), 0);
+        vault.depositWithAuthorization(payer, operator, collector, _UNITS, noGrant(), signed);
+        bytes32 nonce = vault.depositNonce(channel(), noGrant(), 0);
+        vm.expectRevert(abi.encodeWithSelector(ERC3009.ERC3009UsedAuthorization.selector, payer, nonce));
+        vault.depositWithAuthorization(payer, operator, collector, _UNITS, noGrant(), signed);
+    }
+
+    function test_the_nonce_of_an_authorization_is_as_documented(bytes32 salt) external view {
+        SessionGrant memory grant = grantOf(7, 9);
+        bytes32 expected = keccak256(abi.encode(channel(), grant.key, grant.cap, grant.expiry, salt));
+        vm.assertEq(vault.depositNonce(channel(), grant, salt), expected);
+    }
+
+    function test_a_vault_needs_a_token() external {
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAddress.selector));
+        new PaymentVault(CallingToken(address(0)), THAW);
+    }
+
+    function _expectRefused(address to, SessionGrant memory grant, Authorization memory signed) private {
+        vm.expectRevert(abi.encodeWithSelector(ERC3009.ERC3009InvalidSignature.selector));
+        vault.depositWithAuthorization(payer, to, collector, _UNITS, grant, signed);
+    }
+
+    function _permit(uint256 units) private view returns (Permit memory permit) {
+        permit.deadline = block.timestamp;
+        bytes32 hash = keccak256(
+            abi.encode(
+                keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"),
+                payer,
+                address(vault),
+                units,
+                usd.nonces(payer),
+                permit.deadline
+            )
+        );
+        (permit.v, permit.r, permit.s) = vm.sign(keyOf("payer"), _tokenDigest(hash));
+    }
+
+    function _authorize(
+        uint256 units,
+        SessionGrant memory grant,
+        bytes32 salt
+    ) private view returns (Authorization memory signed) {
+        (signed.validBefore, signed.salt) = (block.timestamp + 1, salt);
+        bytes32 typehash = keccak256(
+            "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,"
+            "uint256 validBefore,bytes32 nonce)"
+        );
+        bytes32 nonce = vault.depositNonce(channel(), grant, salt);
+        bytes32 hash = keccak256(
+            abi.encode(typehash, payer, address(vault), units, signed.validAfter, signed.validBefore, nonce)
+        );
+        (signed.v, signed.r, signed.s) = vm.sign(keyOf("payer"), _tokenDigest(hash));
+    }
+
+    function _tokenDigest(bytes32 structHash) private view returns (bytes32) {
+        return keccak256(abi.encodePacked(hex"1901", usd.DOMAIN_SEPARATOR(), structHash));
+    }
+}

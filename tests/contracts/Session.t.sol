@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+import {PaymentVault} from "../../contracts/PaymentVault.sol";
+import {IPaymentVault, Session, SessionGrant} from "../../contracts/interfaces/IPaymentVault.sol";
+import {Payments} from "./support/Payments.sol";
+import {ContractWallet} from "./support/Wallets.sol";
+
+contract SessionTest is Payments {
+    uint64 private _expiry;
+
+    function setUp() public override {
+        super.setUp();
+        _expiry = uint64(block.timestamp) + 1 days;
+        deposit(100);
+    }
+
+    function test_a_grant_is_kept(uint128 cap, uint64 expiry) external {
+        expiry = uint64(bound(expiry, block.timestamp + 1, type(uint64).max));
+        vm.expectEmit(address(vault));
+        emit IPaymentVault.SessionGranted(channel(), sessionKey, cap, expiry);
+        _grant(grantOf(cap, expiry));
+        Session memory session = vault.sessionOf(channel(), sessionKey);
+        vm.assertEq(session.cap, cap);
+        vm.assertEq(session.expiry, expiry);
+        vm.assertFalse(session.isRevoked);
+    }
+
+    function test_a_cap_only_rises(uint128 cap, uint128 next) external {
+        cap = uint128(bound(cap, 1, type(uint128).max));
+        _grant(grantOf(cap, _expiry));
+        if (next < cap) {
+            vm.expectRevert(abi.encodeWithSelector(IPaymentVault.CapLowered.selector, sessionKey, cap, next));
+        }
+        _grant(grantOf(next, _expiry));
+    }
+
+    function test_an_expiry_only_moves_later() external {
+        _grant(grantOf(5, _expiry));
+        vm.expectRevert(
+            abi.encodeWithSelector(IPaymentVault.ExpiryLowered.selector, sessionKey, _expiry, _expiry - 1)
+        );
+        _grant(grantOf(5, _expiry - 1));
+        _grant(grantOf(5, _expiry + 1));
+    }
+
+    function test_an_expiry_must_be_ahead() external {
+        uint64 present = uint64(block.timestamp);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ExpiryPassed.selector, sessionKey, present));
+        _grant(grantOf(5, present));
+    }
+
+    function test_a_grant_needs_a_key() external {
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAddress.selector));
+        _grant(SessionGrant(address(0), 5, _expiry));
+    }
+
+    function test_a_grant_is_relayed_by_signature() external {
+        _relayGrant(payer, sign(keyOf("payer"), _digest(0)), 0);
+        vm.assertEq(vault.sessionOf(channel(), sessionKey).cap, 5);
+        vm.assertEq(vault.nonces(payer), 1);
+    }
+
+    function test_a_relayed_grant_serves_once() external {
+        bytes memory signature = sign(keyOf("payer"), _digest(0));
+        _relayGrant(payer, signature, 0);
+        vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, payer, 1));
+        _relayGrant(payer, signature, 0);
+    }
+
+    function test_a_grant_by_another_key_or_malleated_is_refused() external {
+        bytes memory signature = sign(keyOf("thief"), _digest(0));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InvalidSignature.selector, payer));
+        _relayGrant(payer, signature, 0);
+        signature = malleate(sign(keyOf("payer"), _digest(0)));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InvalidSignature.selector, payer));
+        _relayGrant(payer, signature, 0);
+    }
+
+    function test_a_grant_for_another_vault_or_chain_is_refused() external {
+        bytes32 hash = _structHash(0);
+        bytes memory signature = sign(keyOf("payer"), typedDigest(address(this), hash));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InvalidSignature.selector, payer));
+        _relayGrant(payer, signature, 0);
+        signature = sign(keyOf("payer"), typedDigest(1, address(vault), hash));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InvalidSignature.selector, payer));
+        _relayGrant(payer, signature, 0);
+    }
+
+    function test_a_contract_wallet_grants_by_eip1271() external {
+        ContractWallet wallet = new ContractWallet(payer);
+        payer = address(wallet);
+        bytes memory signature = sign(keyOf("payer"), _digest(0));
+        _relayGrant(payer, signature, 0);
+        vm.assertEq(vault.sessionOf(channel(), sessionKey).cap, 5);
+    }
+
+    function test_an_account_with_delegated_code_keeps_its_keys_signatures() external {
+        vm.etch(payer, hex"00");
+        _relayGrant(payer, sign(keyOf("payer"), _digest(0)), 0);
+        vm.assertEq(vault.sessionOf(channel(), sessionKey).cap, 5);
+    }
+
+    function test_revoking_moves_the_expiry_to_the_present(uint32 elapsed) external {
+        _grant(grantOf(5, _expiry));
+        vm.warp(block.timestamp + elapsed);
+        uint64 ends = uint64(block.timestamp) < _expiry ? uint64(block.timestamp) : _expiry;
+        vm.expectEmit(address(vault));
+        emit IPaymentVault.SessionRevoked(channel(), sessionKey, ends + THAW);
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, sessionKey);
+        Session memory session = vault.sessionOf(channel(), sessionKey);
+        vm.assertEq(session.expiry, ends);
+        vm.assertTrue(session.isRevoked);
+    }
+
+    function test_a_revoked_key_stays_revoked() external {
+        _grant(grantOf(5, _expiry));
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, sessionKey);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
+        _grant(grantOf(9, _expiry));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, sessionKey);
+    }
+
+    function test_only_a_granted_key_is_revoked() external {
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionUnknown.selector, sessionKey));
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, sessionKey);
+    }
+
+    function test_a_revocation_is_relayed_by_signature() external {
+        _grant(grantOf(5, _expiry));
+        bytes32 typehash = keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
+        bytes32 hash = keccak256(abi.encode(typehash, channel(), sessionKey, 0));
+        bytes memory signature = sign(keyOf("payer"), typedDigest(address(vault), hash));
+        vault.revokeSessionWithSig(payer, operator, collector, sessionKey, 0, signature);
+        vm.assertTrue(vault.sessionOf(channel(), sessionKey).isRevoked);
+    }
+
+    function _grant(SessionGrant memory grant) private {
+        vm.prank(payer);
+        vault.grantSession(operator, collector, grant);
+    }
+
+    function _relayGrant(address account, bytes memory signature, uint256 nonce) private {
+        vault.grantSessionWithSig(account, operator, collector, grantOf(5, _expiry), nonce, signature);
+    }
+
+    function _digest(uint256 nonce) private view returns (bytes32) {
+        return typedDigest(address(vault), _structHash(nonce));
+    }
+
+    function _structHash(uint256 nonce) private view returns (bytes32) {
+        bytes32 typehash = keccak256(
+            "SessionGrant(bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce)"
+        );
+        return keccak256(abi.encode(typehash, channel(), sessionKey, uint128(5), _expiry, nonce));
+    }
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
+
+/// @notice Keeps a unit of every transfer.
+contract ChargingToken is ERC20("Charging", "CHG") {
+    function mint(address account, uint256 units) external {
+        _mint(account, units);
+    }
+
+    function _update(address from, address to, uint256 units) internal override {
+        super._update(from, to, units);
+        if (from != address(0) && units != 0) super._update(to, address(1), 1);
+    }
+}
+
+/// @notice Calls whoever it is told to, once, in the middle of a transfer.
+contract CallingToken is ERC20("Calling", "CLL") {
+    address private _target;
+    bytes private _data;
+    bool public hasCalled;
+    bool public hasSucceeded;
+
+    function mint(address account, uint256 units) external {
+        _mint(account, units);
+    }
+
+    function callOnTransfer(address target, bytes calldata data) external {
+        (_target, _data) = (target, data);
+    }
+
+    function _update(address from, address to, uint256 units) internal override {
+        super._update(from, to, units);
+        if (_target == address(0)) return;
+        address target = _target;
+        _target = address(0);
+        hasCalled = true;
+        (hasSucceeded, ) = target.call(_data);
+    }
+}
