@@ -1,8 +1,8 @@
 """Contributions, from a contributor's bytes to their signed transaction.
 
 The chain decides where a contribution stands; an `Upload` only remembers how far it has come. Each step may
-be repeated after a crash: blocks are content-addressed, queued transactions have keys, and what changes together
-is written in one transaction. What follows on the chain is in `backend.services.curate`.
+be repeated after a crash: blocks are content-addressed, queued transactions have keys, and what changes
+together is written in one transaction. What follows on the chain is in `backend.services.curate`.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ class Contributions:
     def typed_data(self, upload_id: str, account: Account | None = None) -> dict[str, Any]:
         """The EIP-712 object that the contributor's wallet signs (`eth_signTypedData_v4`).
 
-        The same one as before while it can still be used. Errors: `NotFound`; `Conflict` unless the upload is a
-        draft; `Forbidden` if `account` is given and is not its contributor.
+        The same one as before while it can still be used. Errors: `NotFound`; `Conflict` unless the upload is
+        a draft; `Forbidden` if `account` is given and is not its contributor.
         """
         upload = self.status(upload_id)
         if account not in {None, upload.account}:
@@ -138,7 +138,7 @@ class Contributions:
     def submit(self, upload_id: str, signature: str) -> Upload:
         """Publish the blocks and relay the contributor's signature. Submitting again changes nothing.
 
-        Errors, and it stays a draft: `NotFound`; `Conflict` unless it is a draft whose typed data was asked for;
+        Errors, and it stays as it is: `NotFound`; `Conflict` unless a draft whose typed data was asked for;
         `WrongSignature`; `SignatureExpired`; `CopiedRows`; `Unavailable` if the store cannot be reached.
         """
         upload = self.status(upload_id)
