@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from backend.db.session import insert_if_absent
 from backend.db.tables.serving import (
     HeldKeyRow,
     LineRow,
@@ -41,8 +41,7 @@ class ChannelStore:
         self._session = session
 
     def lock(self, channel: ChannelId) -> int:
-        insert = postgresql.insert if self._session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        self._session.execute(insert(LineRow).values(channel_id=channel, charged=0).on_conflict_do_nothing())
+        insert_if_absent(self._session, LineRow, channel_id=channel, charged=0)
         return self._session.execute(
             select(LineRow.charged).where(LineRow.channel_id == channel).with_for_update()
         ).scalar_one()

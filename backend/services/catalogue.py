@@ -52,8 +52,8 @@ class BaseModel:
 
 
 class Catalogue:
-    def __init__(self, begin: Callable[[], AbstractContextManager[CatalogueTx]], base: BaseModel) -> None:
-        self._begin = begin
+    def __init__(self, read: Callable[[], AbstractContextManager[CatalogueTx]], base: BaseModel) -> None:
+        self._read = read
         self._base = base
 
     @property
@@ -62,7 +62,7 @@ class Catalogue:
 
     def models(self) -> list[Model]:
         """All that can be served now: newest version of each name, the base model first."""
-        with self._begin() as tx:
+        with self._read() as tx:
             versions = [v for v in tx.chain.versions() if self._is_servable(v) and not v.is_deprecated]
             base = self._newest_base(tx.chain)
         newest = {(v.record.creator, v.record.name): v for v in versions if not _is_bare(v)}
@@ -70,7 +70,7 @@ class Catalogue:
 
     def resolve(self, model: str) -> Model:
         """`owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's name."""
-        with self._begin() as tx:
+        with self._read() as tx:
             found = self._find(tx.chain, model)
         if found is None:
             raise ModelNotFound(f"The model {model!r} does not exist here.", param="model")

@@ -41,12 +41,13 @@ class Channels:
     def __init__(
         self,
         begin: Callable[[], AbstractContextManager[ChannelTx]],
+        read: Callable[[], AbstractContextManager[ChannelTx]],
         market: Market,
         vouchers: TypedDomain,
         recover: Recover,
         clock: Callable[[], datetime],
     ) -> None:
-        self._begin = begin
+        self._begin, self._read = begin, read
         self._market = market
         self._vouchers = vouchers
         self._recover = recover
@@ -95,7 +96,7 @@ class Channels:
         return self._view(payer, channel)
 
     def _view(self, payer: Account, channel: ChannelId) -> ChannelView:
-        with self._begin() as tx:
+        with self._read() as tx:
             return ChannelView(
                 id=channel,
                 payer=payer,

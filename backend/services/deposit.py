@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
+from backend.services.attempt import enqueue_again
 from backend.services.standing import standing, usable_grants
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ class Deposits:
     def __init__(
         self,
         begin: Callable[[], AbstractContextManager[DepositTx]],
+        read: Callable[[], AbstractContextManager[DepositTx]],
         chain: Chain,
         market: Market,
         held_keys: HeldKeys,
         clock: Callable[[], datetime],
         token: str = "TestUSD",  # noqa: S107 - a contract's name
     ) -> None:
-        self._begin = begin
+        self._begin, self._read = begin, read
         self._chain = chain
         self._market = market
         self._held_keys = held_keys
@@ -156,13 +158,12 @@ class Deposits:
         return self._chain.prepare(VAULT, function, *line, *args, sender=payer)
 
     def _relay(self, function: str, args: list[Any], key: str) -> int:
+        with self._read() as tx:
+            is_known = tx.transactions.by_key(f"{key}:0") is not None
+        if not is_known:  # refuse what would revert, before the operator pays for it
+            self._chain.prepare(VAULT, function, *args, sender=self._market.operator)
         with self._begin() as tx:
-            known = tx.transactions.by_key(key)
-        if known is not None:
-            return known.id
-        self._chain.prepare(VAULT, function, *args, sender=self._market.operator)  # refuse what would revert
-        with self._begin() as tx:
-            return tx.transactions.enqueue(self._market.operator, VAULT, function, args, key)
+            return enqueue_again(tx.transactions, self._market.operator, (VAULT, function), args, key)
 
     def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
         vault = self._chain.address(VAULT)
@@ -183,7 +184,7 @@ class Deposits:
         now = self._clock()
         if terms.expiry <= now.timestamp():
             raise InvalidInput("The session's expiry has passed.", param="session.expiry")
-        with self._begin() as tx:
+        with self._read() as tx:
             line = standing(tx, channel, now)
             usable = usable_grants(tx.chain.grants(channel), now)
             known = {grant.key for grant in tx.chain.grants(channel)}

@@ -72,7 +72,7 @@ class Transcript:
 class Generate:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[CatalogueTx]],
+        read: Callable[[], AbstractContextManager[CatalogueTx]],
         catalogue: Catalogue,
         adapters: AdapterFolders,
         engine: Engine,
@@ -80,7 +80,7 @@ class Generate:
         attributors: Sequence[Attributor],
         limits: GenerateLimits,
     ) -> None:
-        self._begin = begin
+        self._read = read
         self._catalogue = catalogue
         self._adapters = adapters
         self._engine = engine
@@ -211,7 +211,7 @@ class Generate:
 
     def _positions(self, record: VersionRecord) -> list[int]:
         """Of the accepted contributions of the version's snapshots: a receipt may name no other."""
-        with self._begin() as tx:
+        with self._read() as tx:
             snapshots = [tx.chain.snapshot(snapshot) for snapshot in record.snapshots]
         return [
             number << 24 | index

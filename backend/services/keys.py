@@ -38,9 +38,12 @@ class NewApiKey:
 
 class ApiKeys:
     def __init__(
-        self, begin: Callable[[], AbstractContextManager[AuthTx]], clock: Callable[[], datetime]
+        self,
+        begin: Callable[[], AbstractContextManager[AuthTx]],
+        read: Callable[[], AbstractContextManager[AuthTx]],
+        clock: Callable[[], datetime],
     ) -> None:
-        self._begin = begin
+        self._begin, self._read = begin, read
         self._clock = clock
 
     def create(self, account: Account, name: str, spend_cap: int | None = None) -> NewApiKey:
@@ -66,7 +69,7 @@ class ApiKeys:
         return NewApiKey(secret, key)
 
     def list(self, account: Account) -> list[ApiKey]:
-        with self._begin() as tx:
+        with self._read() as tx:
             return tx.auth.keys(account)
 
     def revoke(self, account: Account, key_id: str) -> ApiKey:
@@ -82,7 +85,7 @@ class ApiKeys:
         return revoked
 
     def authenticate(self, secret: str) -> ApiKey:
-        with self._begin() as tx:
+        with self._read() as tx:
             key = tx.auth.key_of_secret(secret_hash(secret))
         if key is None or key.revoked_at is not None:
             raise Unauthenticated("The API key is unknown or was revoked.")

@@ -48,12 +48,12 @@ class ReceiptView:
 
 
 class Receipts:
-    def __init__(self, begin: Callable[[], AbstractContextManager[ServingTx]]) -> None:
-        self._begin = begin
+    def __init__(self, read: Callable[[], AbstractContextManager[ServingTx]]) -> None:
+        self._read = read
 
     def get(self, receipt: ReceiptId) -> ReceiptView:
         """Anybody who knows the id may see it: settlement publishes all but the salt."""
-        with self._begin() as tx:
+        with self._read() as tx:
             stored = tx.receipts.get(receipt)
             if stored is None:
                 raise NotFound(f"No receipt {receipt} here.", param="id")
@@ -61,7 +61,7 @@ class Receipts:
 
     def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
         """The payer's own, newest first, from the one before sequence `before` on."""
-        with self._begin() as tx:
+        with self._read() as tx:
             return tx.receipts.page(payer, before, limit)
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from backend.domain.errors import InvalidInput, Unauthenticated
+from backend.domain.errors import Unauthenticated
 from backend.ports.auth import Session
 from backend.services.keys import secret_hash
 from backend.services.sign_in_message import SignInMessage, parse_message, personal_digest
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account
     from backend.ports.auth import AuthTx
+    from backend.ports.chain import Recover
 
 TOKEN_PREFIX = "lls_"  # noqa: S105 - the prefix that tells a session token from an API key
 _STATEMENT = "Sign in to loraledger. This costs nothing and moves no funds."
@@ -59,11 +60,12 @@ class SignIn:
     def __init__(
         self,
         begin: Callable[[], AbstractContextManager[AuthTx]],
-        recover: Callable[[bytes, str], Account],
+        read: Callable[[], AbstractContextManager[AuthTx]],
+        recover: Recover,
         clock: Callable[[], datetime],
         policy: SignInPolicy,
     ) -> None:
-        self._begin = begin
+        self._begin, self._read = begin, read
         self._recover = recover
         self._clock = clock
         self._policy = policy
@@ -105,7 +107,7 @@ class SignIn:
         return SignedIn(token, session)
 
     def session(self, token: str) -> Session:
-        with self._begin() as tx:
+        with self._read() as tx:
             session = tx.auth.session(secret_hash(token), self._clock())
         if session is None:
             raise Unauthenticated("The session is unknown or has expired; sign in again.")
@@ -135,9 +137,6 @@ class SignIn:
                 raise Unauthenticated(f"Sign-in refused: {fault}.", param="message")
 
     def _check_signer(self, text: str, signature: str, account: Account) -> None:
-        try:
-            signer = self._recover(personal_digest(text), signature)
-        except ValueError as error:
-            raise InvalidInput(f"The signature is malformed: {error}", param="signature") from error
+        signer = self._recover(personal_digest(text), signature)
         if signer != account:
             raise Unauthenticated(f"The message names {account}, but {signer} signed it.", param="signature")

@@ -1,0 +1,86 @@
+"""The API on a real server, a real database and real signatures; engine and chain are scripted."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import uvicorn
+from openai import OpenAI
+
+from backend.api.app import create_app
+from backend.services.sign_in_message import personal_digest
+from backend.settings import Settings
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.chain.keys import LocalSigner
+
+FUNDS = 100_000
+
+
+@dataclass
+class Api:
+    """One installation on loopback, and its payer's ways to talk to it."""
+
+    installation: Installation
+    url: str
+    session: str
+    key: str
+
+    @property
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def http(self, token: str | None = None) -> httpx.Client:
+        headers = {"authorization": f"Bearer {token or self.key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+
+def sign_in(url: str, signer: LocalSigner) -> str:
+    challenge = httpx.post(f"{url}/v1/auth/challenges", json={"account": signer.account}).json()
+    signature = signer.sign(personal_digest(challenge["message"]))
+    answer = httpx.post(
+        f"{url}/v1/auth/sessions", json={"message": challenge["message"], "signature": signature}
+    )
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["token"])
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    built = Installation(tmp_path)
+    built.fund(FUNDS)
+    return built
+
+
+@pytest.fixture
+def url(installation: Installation) -> Iterator[str]:
+    app = create_app(installation.services, Settings(max_upload_bytes=1000))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()  # connections wait in the backlog until the server takes them
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{port}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def api(installation: Installation, url: str) -> Api:
+    session = sign_in(url, installation.payer)
+    answer = httpx.post(
+        f"{url}/v1/keys", json={"name": "test"}, headers={"authorization": f"Bearer {session}"}
+    )
+    return Api(installation, url, session, answer.json()["secret"])

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backend.chain.keys import recover
+from backend.domain.errors import Conflict, Forbidden, Unauthenticated
+from backend.domain.hashing import receipt_id, slices_hash
+from backend.domain.receipt import Slice
+from backend.domain.split import PPM
+from backend.domain.voucher import SignedVoucher, Voucher
+from backend.services.admission import (
+    Bill,
+    InsufficientAuthorisation,
+    InsufficientBalance,
+    Payer,
+    ReservationLost,
+    SpendCapReached,
+)
+from tests.support.serving import EXPIRY, NOW, Installation, some_hash, some_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.ports.serving import Reservation
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+@pytest.fixture
+def payer(installation: Installation) -> Payer:
+    return Payer(installation.payer.account)
+
+
+def bill(installation: Installation, charge: int) -> Bill:
+    slices = (Slice(installation.base_version, PPM, ()),)
+    return Bill(
+        charge=charge,
+        request_hash=some_hash("request"),
+        response_hash=some_hash("response"),
+        slices=slices,
+        slices_hash=slices_hash(slices),
+        method="none",
+        attribution_hash=some_hash("attribution"),
+        prompt_tokens=1,
+        completion_tokens=1,
+        salt=some_hash("salt"),
+    )
+
+
+def settle(installation: Installation, payer: Payer, reservation: Reservation, charge: int) -> int:
+    """Cumulative of the receipt."""
+    stored = installation.admission.settle(payer, reservation, bill(installation, charge))
+    return stored.signed.receipt.cumulative
+
+
+def available(installation: Installation) -> int:
+    channel = installation.services.channels.get(installation.payer.account, installation.channel)
+    return channel.standing.available
+
+
+def test_nothing_runs_without_a_deposit(installation: Installation, payer: Payer) -> None:
+    with pytest.raises(InsufficientBalance) as caught:
+        installation.admission.reserve(payer, 10)
+    assert caught.value.details["missing"] == {"balance": "10", "authorisation": "10"}
+    assert caught.value.details["required"] == "10"
+
+
+def test_the_last_unit_can_be_reserved_and_no_more(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.admission.reserve(payer, 60)
+    with pytest.raises(InsufficientBalance) as caught:
+        installation.admission.reserve(payer, 41)
+    assert caught.value.details["missing"] == {"balance": "1", "authorisation": "1"}
+    assert caught.value.details["available"] == "40"
+    installation.admission.reserve(payer, 40)
+
+
+def test_a_free_answer_needs_no_channel(installation: Installation, payer: Payer) -> None:
+    reservation = installation.admission.reserve(payer, 0)
+    assert settle(installation, payer, reservation, 0) == 0
+
+
+def test_thawing_money_does_not_count(installation: Installation, payer: Payer) -> None:
+    installation.fund(100, thawing=70)
+    with pytest.raises(InsufficientBalance) as caught:
+        installation.admission.reserve(payer, 31)
+    assert caught.value.details["thawing"] == "70"
+    installation.admission.reserve(payer, 30)
+
+
+def test_the_session_cap_is_a_ceiling_on_the_cumulative(installation: Installation, payer: Payer) -> None:
+    installation.fund(1000, cap=50)
+    settle(installation, payer, installation.admission.reserve(payer, 30), 30)
+    with pytest.raises(InsufficientAuthorisation) as caught:
+        installation.admission.reserve(payer, 21)
+    assert caught.value.details["missing"] == {"authorisation": "1"}
+
+
+def test_a_revoked_or_expired_session_ends_at_once(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.revoke_session()
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+    installation.fund(100)
+    installation.clock.pass_seconds(EXPIRY - NOW.timestamp())
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+
+
+def test_a_key_that_the_gateway_does_not_hold_gives_no_credit(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    grants = installation.view.granted[installation.channel]
+    foreign = some_key("client's own").account
+    installation.view.granted[installation.channel] = [replace(grant, key=foreign) for grant in grants]
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+
+
+def voucher(installation: Installation, signer: str, ceiling: int, waived: int = 0) -> SignedVoucher:
+    unsigned = Voucher(installation.channel, waived, ceiling)
+    signature = some_key(signer).sign(installation.vault_domain.voucher_digest(unsigned))
+    return SignedVoucher(unsigned, signature)
+
+
+def test_a_voucher_of_the_payer_authorises(installation: Installation, payer: Payer) -> None:
+    installation.fund(100, cap=0)
+    channels = installation.services.channels
+    channels.add_voucher(payer.account, voucher(installation, "payer", 40))
+    assert available(installation) == 40
+    with pytest.raises(Conflict):
+        channels.add_voucher(payer.account, voucher(installation, "payer", 40))
+    channels.add_voucher(payer.account, voucher(installation, "payer", 60))
+    assert available(installation) == 60
+    with installation.begin() as tx:
+        latest = tx.channels.latest_voucher(installation.channel)
+    assert latest is not None
+    assert latest.voucher.max_cumulative == 60
+
+
+def test_a_voucher_of_a_stranger_is_refused(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    with pytest.raises(Forbidden):
+        installation.services.channels.add_voucher(payer.account, voucher(installation, "thief", 40))
+
+
+def test_a_voucher_that_waives_unpaid_answers_is_refused(installation: Installation, payer: Payer) -> None:
+    installation.fund(100, collected=10)
+    channels = installation.services.channels
+    with pytest.raises(Conflict):
+        channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=11))
+    channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=10))
+
+
+def test_receipts_tile_the_line_in_the_order_they_end(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    first = installation.admission.reserve(payer, 50)
+    second = installation.admission.reserve(payer, 50)
+    assert settle(installation, payer, second, 20) == 20
+    assert settle(installation, payer, first, 45) == 65
+    assert available(installation) == 35
+
+
+def test_what_the_chain_has_collected_is_never_charged_again(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100, collected=500)  # as after a restore from an old backup
+    reservation = installation.admission.reserve(payer, 100)
+    assert settle(installation, payer, reservation, 7) == 507
+
+
+def test_a_receipt_is_signed_by_the_receipt_key(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    stored = installation.admission.settle(payer, reservation, bill(installation, 10))
+    receipt = stored.signed.receipt
+    digest = installation.domain.receipt_digest(receipt)
+    assert recover(digest, stored.signed.signature) == installation.receipt_key.account
+    assert stored.id == receipt_id(receipt)
+    with installation.begin() as tx:
+        kept = tx.receipts.get(stored.id)
+    assert kept is not None
+    assert kept.signed == stored.signed
+
+
+def test_a_reservation_is_charged_once(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    settle(installation, payer, reservation, 10)
+    with pytest.raises(ReservationLost):
+        settle(installation, payer, reservation, 10)
+
+
+def test_reservations_of_a_killed_process_expire(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    lost = installation.admission.reserve(payer, 100)
+    with pytest.raises(InsufficientBalance):
+        installation.admission.reserve(payer, 1)
+    installation.clock.pass_seconds(900)
+    installation.admission.reserve(payer, 100)
+    with pytest.raises(ReservationLost):
+        settle(installation, payer, lost, 1)
+
+
+def test_a_released_reservation_is_free_again(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.admission.release(installation.admission.reserve(payer, 100))
+    assert available(installation) == 100
+
+
+def test_an_answer_above_its_bound_is_not_charged(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    with pytest.raises(ReservationLost):
+        settle(installation, payer, reservation, 11)
+
+
+def test_the_spend_cap_of_a_key_counts_running_answers(installation: Installation) -> None:
+    installation.fund(1000)
+    key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=50).key
+    payer = Payer(installation.payer.account, key.id)
+    running = installation.admission.reserve(payer, 30)
+    with pytest.raises(SpendCapReached):
+        installation.admission.reserve(payer, 21)
+    settle(installation, payer, running, 10)
+    installation.admission.reserve(payer, 40)
+    with pytest.raises(SpendCapReached):
+        installation.admission.reserve(payer, 1)
+
+
+def test_a_key_revoked_in_between_does_not_reserve(installation: Installation) -> None:
+    installation.fund(1000)
+    keys = installation.services.keys
+    key = keys.create(installation.payer.account, "old").key
+    keys.revoke(installation.payer.account, key.id)
+    with pytest.raises(Unauthenticated):
+        installation.admission.reserve(Payer(installation.payer.account, key.id), 1)
+
+
+def test_parallel_admissions_never_overspend(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    start = threading.Barrier(6)
+    admitted: list[int] = []
+
+    def worker() -> None:
+        start.wait()
+        for _ in range(5):
+            try:
+                reservation = installation.admission.reserve(payer, 7)
+            except InsufficientBalance:
+                continue
+            admitted.append(settle(installation, payer, reservation, 7))
+
+    threads = [threading.Thread(target=worker) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Every place on the line was given once, and none beyond the balance.
+    assert sorted(admitted) == [7 * n for n in range(1, len(admitted) + 1)]
+    assert max(admitted) <= 100
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    balance=st.integers(0, 200),
+    cap=st.integers(0, 200),
+    steps=st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["settle", "release", "hold"])), max_size=8),
+)
+def test_charged_and_reserved_never_exceed_what_was_signed_or_paid_in(
+    installation: Installation, balance: int, cap: int, steps: list[tuple[int, str]]
+) -> None:
+    payer = Payer(some_key(f"payer {balance} {cap} {steps}").account)
+    installation.payer = some_key(f"payer {balance} {cap} {steps}")
+    installation.channel = installation.market.channel(payer.account)
+    installation.fund(balance, cap)
+    for amount, end in steps:
+        try:
+            reservation = installation.admission.reserve(payer, amount)
+        except (InsufficientBalance, InsufficientAuthorisation):
+            continue
+        if end == "settle":
+            settle(installation, payer, reservation, amount // 2)
+        elif end == "release":
+            installation.admission.release(reservation)
+        line = installation.services.channels.get(payer.account, installation.channel).standing
+        assert line.charged + line.reserved <= min(balance, cap)

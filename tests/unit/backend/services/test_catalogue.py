@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.errors import InvalidInput
+from backend.services.catalogue import ModelNotFound
+from tests.support.serving import Installation, some_account, some_hash
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.domain.receipt import VersionRecord
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+@pytest.fixture
+def record(installation: Installation) -> VersionRecord:
+    return installation.catalogue.resolve(installation.version).record
+
+
+def test_a_version_goes_by_name_prefix_id_and_digest(
+    installation: Installation, record: VersionRecord
+) -> None:
+    name = f"{record.creator}/docs"
+    digits = installation.version[2:]
+    for model in (
+        name,
+        f"{name}@{digits[:8]}",
+        f"{name}@0x{digits}",
+        installation.version,
+        digits,
+        record.adapter_digest,
+    ):
+        assert installation.catalogue.resolve(model).id == installation.version
+    assert installation.catalogue.resolve(name).name == f"{name}@{digits[:12]}"
+
+
+def test_a_name_means_its_newest_version_and_a_prefix_the_old_one(
+    installation: Installation, record: VersionRecord
+) -> None:
+    newer = installation.view.register(replace(record, prompt_price=99))
+    name = f"{record.creator}/docs"
+    assert installation.catalogue.resolve(name).id == newer
+    assert installation.catalogue.resolve(f"{name}@{installation.version[2:14]}").id == installation.version
+
+
+def test_a_deprecated_version_is_served_only_by_its_exact_name(
+    installation: Installation, record: VersionRecord
+) -> None:
+    old = installation.view.register(replace(record, name="old"), is_deprecated=True)
+    with pytest.raises(ModelNotFound):
+        installation.catalogue.resolve(f"{record.creator}/old")
+    assert installation.catalogue.resolve(old).is_deprecated
+    assert old not in [model.id for model in installation.catalogue.models()]
+
+
+def test_a_prefix_of_two_versions_is_refused(installation: Installation, record: VersionRecord) -> None:
+    seen: dict[str, str] = {}
+    for price in range(2000):
+        version = installation.view.register(replace(record, name="many", prompt_price=price))
+        prefix = version[2:6]
+        if prefix in seen:
+            with pytest.raises(InvalidInput, match="2 versions"):
+                installation.catalogue.resolve(f"{record.creator}/many@{prefix}")
+            return
+        seen[prefix] = version
+    pytest.fail("no two of 2,000 versions share four digits")
+
+
+@pytest.mark.parametrize("model", ["nothing", "0x12/docs", "", "0x" + "00" * 32, "0x" + "ab" * 32, "../etc"])
+def test_an_unknown_model_is_not_found(installation: Installation, model: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        installation.catalogue.resolve(model)
+    assert caught.value.param == "model"
+    assert caught.value.code == "model_not_found"
+
+
+def test_an_adapter_of_another_base_is_not_served(installation: Installation, record: VersionRecord) -> None:
+    foreign = installation.view.register(replace(record, base_model=some_hash("another base")))
+    with pytest.raises(ModelNotFound, match="base model"):
+        installation.catalogue.resolve(foreign)
+    assert foreign not in [model.id for model in installation.catalogue.models()]
+
+
+def test_the_base_model_is_a_version_of_the_operator(
+    installation: Installation, record: VersionRecord
+) -> None:
+    base = installation.catalogue.resolve("tiny")
+    assert base.is_base
+    assert base.id == installation.base_version
+    stranger = installation.view.register(replace(base.record, creator=some_account("stranger")))
+    assert installation.catalogue.resolve("tiny").id == installation.base_version
+    models = installation.catalogue.models()
+    assert models[0].name == "tiny"
+    assert stranger not in [model.id for model in models]

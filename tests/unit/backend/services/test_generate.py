@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.attribution import shares_from_scores
+from backend.domain.errors import Unavailable
+from backend.domain.hashing import (
+    attribution_hash,
+    list_hash,
+    response_bytes,
+    salted_hash,
+    slices_hash,
+    to_bytes,
+)
+from backend.ports.engine import Sampling, Turn
+from backend.services.admission import InsufficientBalance, Payer
+from backend.services.generate import AnswerRequest, ContextLengthExceeded
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.ports.serving import StoredReceipt
+    from backend.services.answer import Answer
+
+BODY = b'{"model": "...", "messages": []}'
+FUNDS = 10_000
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    built = Installation(tmp_path)
+    built.fund(FUNDS)
+    return built
+
+
+def request(
+    installation: Installation, model: str, max_tokens: int = 0, text: str = "say hello"
+) -> AnswerRequest:
+    return AnswerRequest(
+        payer=Payer(installation.payer.account),
+        model=installation.catalogue.resolve(model),
+        turns=(Turn("user", text),),
+        sampling=Sampling(max_tokens=max_tokens),
+        body=BODY,
+    )
+
+
+def receipts(installation: Installation) -> list[StoredReceipt]:
+    return list(installation.services.receipts.page(installation.payer.account, None, 10))
+
+
+def reserved(installation: Installation) -> int:
+    channel = installation.services.channels.get(installation.payer.account, installation.channel)
+    return channel.standing.reserved
+
+
+async def text_of(answer: Answer) -> str:
+    return "".join([piece async for piece in answer.texts()])
+
+
+async def until_idle(installation: Installation) -> None:
+    await installation.generate.close()
+
+
+async def test_an_answer_is_charged_by_its_tokens(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    assert await text_of(answer) == "Hello there, world."
+    receipt = answer.final.receipt.signed.receipt
+    assert (receipt.prompt_tokens, receipt.completion_tokens) == (2, 4)
+    assert receipt.charge == receipt.cumulative == 2 * 10 + 4 * 20
+    assert answer.final.finish_reason == "stop"
+    assert reserved(installation) == 0
+
+
+async def test_the_hashes_commit_to_request_answer_and_shares(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    text = await text_of(answer)
+    stored = answer.final.receipt
+    receipt, salt = stored.signed.receipt, to_bytes(stored.salt)
+    assert receipt.request_hash == salted_hash(salt, BODY)
+    assert receipt.response_hash == salted_hash(salt, response_bytes([text]))
+    assert receipt.slices_hash == slices_hash(stored.signed.slices)
+    assert receipt.attribution_hash == attribution_hash(stored.signed.method, stored.signed.slices)
+
+
+async def test_only_accepted_contributions_get_shares(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    await text_of(answer)
+    (part,) = answer.final.receipt.signed.slices
+    assert [share.position for share in part.shares] == [0, 1, 3]
+    assert part.shares == shares_from_scores({0: 1.0, 1: 1.0, 3: 1.0})
+    assert answer.final.receipt.signed.method == "uniform-1"
+
+
+async def test_the_base_model_has_an_empty_list(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, "tiny"))
+    await text_of(answer)
+    (part,) = answer.final.receipt.signed.slices
+    assert part.shares == ()
+    assert list_hash(part.shares) == list_hash(())
+    assert installation.engine.chats[0].adapter is None
+    assert not installation.engine.chats[0].probe
+
+
+async def test_money_is_kept_before_the_engine_works(installation: Installation) -> None:
+    installation.engine.waits_after = 1
+    answer = await installation.generate.start(request(installation, installation.version, max_tokens=3))
+    assert reserved(installation) == 2 * 10 + 3 * 20
+    answer.hang_up()
+    await until_idle(installation)
+
+
+async def test_without_money_the_engine_is_not_asked(installation: Installation) -> None:
+    installation.fund(2 * 10 + 3 * 20 - 1)
+    with pytest.raises(InsufficientBalance):
+        await installation.generate.start(request(installation, installation.version, max_tokens=3))
+    assert not installation.engine.chats
+    assert installation.store.num_fetches == 0
+
+
+async def test_the_answer_fits_the_context(installation: Installation) -> None:
+    installation.engine.max_context = 5
+    answer = await installation.generate.start(request(installation, "tiny", max_tokens=100))
+    await text_of(answer)
+    assert installation.engine.chats[0].sampling.max_tokens == 3
+    assert answer.final.finish_reason == "length"
+
+
+async def test_a_prompt_that_fills_the_context_is_refused(installation: Installation) -> None:
+    installation.engine.max_context = 2
+    with pytest.raises(ContextLengthExceeded) as caught:
+        await installation.generate.start(request(installation, "tiny"))
+    assert caught.value.param == "messages"
+
+
+async def test_the_receipt_is_durable_before_the_answer_ends(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    async for _ in answer.texts():
+        pass
+    assert [stored.id for stored in receipts(installation)] == [answer.final.receipt.id]
+
+
+async def test_who_hangs_up_pays_for_what_was_generated(installation: Installation) -> None:
+    installation.engine.waits_after = 2
+    answer = await installation.generate.start(request(installation, installation.version))
+    answer.hang_up()
+    await until_idle(installation)
+    (stored,) = receipts(installation)
+    assert stored.signed.receipt.completion_tokens == 2
+    assert stored.signed.receipt.charge == 2 * 10 + 2 * 20
+    assert reserved(installation) == 0
+
+
+async def test_who_leaves_before_the_first_piece_is_hung_up(installation: Installation) -> None:
+    installation.engine.waits_after = 0
+    starting = asyncio.create_task(installation.generate.start(request(installation, installation.version)))
+    await installation.engine.asked.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await until_idle(installation)
+    assert installation.engine.aborted
+    assert receipts(installation) == []
+    assert reserved(installation) == 0
+
+
+async def test_an_engine_that_breaks_costs_nothing(installation: Installation) -> None:
+    installation.engine.breaks_after = 2
+    answer = await installation.generate.start(request(installation, installation.version))
+    with pytest.raises(Unavailable):
+        await text_of(answer)
+    await until_idle(installation)
+    assert receipts(installation) == []
+    assert reserved(installation) == 0
+
+
+async def test_an_engine_that_is_gone_is_said_before_anything_is_kept(installation: Installation) -> None:
+    installation.engine.is_gone = True
+    with pytest.raises(Unavailable):
+        await installation.generate.start(request(installation, installation.version))
+    assert reserved(installation) == 0
+
+
+async def test_a_free_answer_has_a_receipt_that_is_never_batched(tmp_path: Path) -> None:
+    installation = Installation(tmp_path)
+    record = installation.catalogue.resolve(installation.version).record
+    free = replace(record, name="free", prompt_price=0, completion_price=0)
+    installation.view.register(free)
+    answer = await installation.generate.start(request(installation, f"{free.creator}/free"))
+    await text_of(answer)
+    (stored,) = receipts(installation)
+    assert stored.signed.receipt.charge == 0
+    with installation.begin() as tx:
+        assert tx.receipts.backlogs(installation.operator) == []
+        assert tx.receipts.unsettled(installation.channel, 0, 10) == []
+
+
+async def test_parallel_answers_tile_the_line(installation: Installation) -> None:
+    answers = await asyncio.gather(
+        *(installation.generate.start(request(installation, installation.version)) for _ in range(8))
+    )
+    await asyncio.gather(*(text_of(answer) for answer in answers))
+    ends = sorted(answer.final.receipt.signed.receipt.cumulative for answer in answers)
+    assert ends == [100 * n for n in range(1, 9)]
+    assert installation.store.num_fetches == 1
+
+
+async def test_closing_charges_what_runs(installation: Installation) -> None:
+    installation.engine.waits_after = 3
+    await installation.generate.start(request(installation, installation.version))
+    await installation.generate.close()
+    (stored,) = receipts(installation)
+    assert stored.signed.receipt.completion_tokens == 3

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.errors import InvalidInput, NotFound, Unauthenticated
+from tests.support.serving import Installation, some_account
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+def test_a_secret_is_shown_once_and_stored_as_a_hash(installation: Installation) -> None:
+    keys = installation.services.keys
+    new = keys.create(installation.payer.account, "laptop")
+    assert new.secret.startswith("llk_")
+    assert keys.authenticate(new.secret).id == new.key.id
+    with installation.database.engine.connect() as connection:
+        row = " ".join(map(str, connection.exec_driver_sql("select * from api_keys").one()))
+    assert new.secret not in row
+    assert [key.name for key in keys.list(installation.payer.account)] == ["laptop"]
+
+
+def test_a_revoked_key_opens_nothing(installation: Installation) -> None:
+    keys = installation.services.keys
+    new = keys.create(installation.payer.account, "laptop")
+    first = keys.revoke(installation.payer.account, new.key.id)
+    installation.clock.pass_seconds(60)
+    assert keys.revoke(installation.payer.account, new.key.id) == first
+    with pytest.raises(Unauthenticated):
+        keys.authenticate(new.secret)
+
+
+def test_nobody_revokes_the_key_of_another(installation: Installation) -> None:
+    keys = installation.services.keys
+    new = keys.create(installation.payer.account, "laptop")
+    with pytest.raises(NotFound):
+        keys.revoke(some_account("other"), new.key.id)
+    assert keys.authenticate(new.secret)
+
+
+@pytest.mark.parametrize(
+    ("name", "cap"), [("", None), ("x" * 65, None), ("a\nb", None), ("ok", -1), ("ok", 1 << 128)]
+)
+def test_a_bad_name_or_cap_is_refused(installation: Installation, name: str, cap: int | None) -> None:
+    with pytest.raises(InvalidInput):
+        installation.services.keys.create(installation.payer.account, name, cap)
+
+
+def test_an_unknown_secret_is_refused(installation: Installation) -> None:
+    with pytest.raises(Unauthenticated):
+        installation.services.keys.authenticate("llk_nothing")
