@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface, reverted
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
-from backend.domain.chain import ChainEvent, ChainReplaced, PreparedTransaction, as_json
+from backend.domain.chain import ChainEvent, ChainReplaced, PreparedTransaction, Reverted, as_json
+from backend.domain.errors import Unavailable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -59,15 +60,25 @@ class ChainClient:
 
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         entry = interface(contract).function(function, args)
-        data = entry.encode(args)
-        try:
-            result = self.node.call(self.address(contract), data, block)
-        except RpcError as error:
-            raise reverted(contract, function, error.revert_data, error.message) from error
+        result = self.simulate(contract, function, entry.encode(args), block)
         if not result and entry.outputs:
             self.check()
             raise self._replaced(f"there is no {contract} at {self.address(contract)}")
         return entry.decode_result(result)
+
+    def simulate(
+        self,
+        contract: str,
+        function: str,
+        data: bytes,
+        block: int | None = None,
+        sender: Account | None = None,
+    ) -> bytes:
+        """What the call would return on top of a block (the latest). `Reverted` if it would fail."""
+        try:
+            return self.node.call(self.address(contract), data, block, sender)
+        except RpcError as error:
+            raise self._refused(contract, function, error) from error
 
     def events(self, first: int, last: int) -> list[ChainEvent]:
         """Decoded events of our contracts in blocks `first` to `last`, in order of the chain."""
@@ -100,7 +111,7 @@ class ChainClient:
         try:
             gas = self.node.estimate_gas(self.address(contract), data, sender, value)
         except RpcError as error:
-            raise reverted(contract, function, error.revert_data, error.message) from error
+            raise self._refused(contract, function, error) from error
         return gas * (100 + GAS_MARGIN_PERCENT) // 100
 
     def check(self) -> None:
@@ -115,6 +126,11 @@ class ChainClient:
 
     def close(self) -> None:
         self.node.close()
+
+    def _refused(self, contract: str, function: str, error: RpcError) -> Reverted | Unavailable:
+        if error.is_revert:
+            return reverted(contract, function, error.revert_data, error.message)
+        return Unavailable(f"the node cannot run {contract}.{function}: {error.message}")
 
     def _replaced(self, what: str) -> ChainReplaced:
         return ChainReplaced(

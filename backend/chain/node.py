@@ -104,6 +104,10 @@ class Node:
         """Hand a signed transaction to the pool. `RpcError` when the pool refuses it, known ones included."""
         self.rpc.request("eth_sendRawTransaction", raw)
 
+    def knows(self, tx_hash: Hash32) -> bool:
+        """Whether the node has the transaction, mined or waiting."""
+        return self.rpc.request("eth_getTransactionByHash", tx_hash) is not None
+
     def tx_receipt(self, tx_hash: Hash32) -> TxReceipt | None:
         """None while it is not mined."""
         raw = self.rpc.request("eth_getTransactionReceipt", tx_hash)

@@ -27,6 +27,8 @@ class RpcError(Exception):
         data = error.get("data")
         data = data.get("data") if isinstance(data, dict) else data
         self.revert_data = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
+        self.is_revert = bool(self.revert_data) or "revert" in self.message.lower()
+        """False: the node could not run the call at all."""
 
 
 class Rpc:

@@ -92,14 +92,15 @@ class TransactionStore:
     def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
         """Give a queued transaction the lane's next nonce; None if another sender was faster.
 
-        `chain_nonce` is the account's transaction count: it is ahead when the key was used elsewhere.
+        `chain_nonce` is the account's transaction count: ahead of ours when the key was used elsewhere. While
+        nothing of the lane is under way it alone counts, so that no gap outlives a lost chain or database.
         """
         row = self._row(transaction_id)
         self._session.refresh(row)
         if row.state != State.QUEUED:
             return None
         lane_row = self._lane(lane)
-        nonce = max(lane_row.next_nonce, chain_nonce)
+        nonce = max(lane_row.next_nonce, chain_nonce) if self.open(lane) else chain_nonce
         lane_row.next_nonce = nonce + 1
         row.nonce, row.gas, row.state = nonce, gas, State.SENT
         self._session.flush()

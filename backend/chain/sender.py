@@ -1,0 +1,263 @@
+"""Sends our transactions: one nonce lane per key, each signed transaction stored before it is broadcast.
+
+Whatever is killed where, the database says what to do next: a stored transaction is broadcast again, a queued
+one is signed, and no nonce is ever given twice or left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.contracts import interface
+from backend.chain.keys import sign_transaction
+from backend.chain.node import Fees
+from backend.chain.rpc import RpcError
+from backend.domain.chain import Attempt, Reverted
+from backend.domain.errors import DomainError, Unavailable
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from backend.chain.client import ChainClient
+    from backend.chain.node import TxReceipt
+    from backend.domain.chain import BlockRef, ChainTransaction, OpenTransaction
+    from backend.domain.ids import Account, Hash32
+    from backend.ports.chain import SenderTx, SendQueue, Signer
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+STUCK_BLOCKS = 5
+"""Blocks that pass without our transaction before it is sent again with higher fees."""
+FEE_CEILING = 1_000 * 10**9
+"""Wei per gas that a replacement never exceeds."""
+
+
+class Sender:
+    """Several may run at once. `signers` gives the key of a lane, None for lanes of another process."""
+
+    def __init__(
+        self,
+        client: ChainClient,
+        begin: Callable[[], AbstractContextManager[SenderTx]],
+        signers: Callable[[Account], Signer | None],
+        confirmations: int,
+        stuck_blocks: int = STUCK_BLOCKS,
+    ) -> None:
+        self._client = client
+        self._node = client.node
+        self._begin = begin
+        self._signers = signers
+        self._confirmations = confirmations
+        self._stuck_blocks = stuck_blocks
+
+    def run_once(self) -> None:
+        """Look after what is under way, then send all that is queued. Errors: `Unavailable`."""
+        with self._begin() as tx:
+            lanes = tx.transactions.lanes()
+        for signer in filter(None, map(self._signers, lanes)):
+            self._watch(signer)
+            self._send_queued(signer)
+
+    def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
+        """Until `stop` is set. A node that is away is waited for."""
+        self._client.check()
+        while not stop.is_set():
+            try:
+                self.run_once()
+            except Unavailable as error:
+                log.warning("sender waits: %s", error)
+            stop.wait(poll_seconds)
+
+    # --- what is under way ---
+
+    def _watch(self, signer: Signer) -> None:
+        lane, head = signer.account, self._node.head()
+        # Asked before the receipts: what is used up here and has no receipt below was used up by others.
+        used_up = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
+        with self._begin() as tx:
+            under_way = tx.transactions.open(lane)
+        is_next = True
+        for transaction in under_way:
+            found = next(filter(None, map(self._node.tx_receipt, _hashes(transaction))), None)
+            if found is not None:
+                self._record(signer, transaction, found, head)
+            elif transaction.nonce < used_up:
+                self._requeue(signer, transaction)
+            else:
+                self._push(signer, transaction, head, is_next=is_next)
+                is_next = False
+
+    @contextmanager
+    def _locked(self, signer: Signer, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
+        """The queue with the lane locked; None if another sender changed the transaction meanwhile."""
+        with self._begin() as tx:
+            tx.transactions.lock_lane(signer.account)
+            is_as_seen = transaction in tx.transactions.open(signer.account)
+            yield tx.transactions if is_as_seen else None
+
+    def _record(self, signer: Signer, transaction: OpenTransaction, found: TxReceipt, head: BlockRef) -> None:
+        is_deep = found.block_number + self._confirmations <= head.number
+        if transaction.is_mined and not is_deep:
+            return
+        error = self._failure(signer, transaction, found) if is_deep and not found.is_success else None
+        with self._locked(signer, transaction) as queue:
+            if queue is None:
+                return
+            queue.mined(transaction.id, found.tx_hash, found.block_number, found.block_hash)
+            if error is not None:
+                log.warning("transaction %d failed: %s", transaction.id, error["message"])
+                queue.failed(transaction.id, error)
+            elif is_deep:
+                queue.confirmed(transaction.id)
+
+    def _requeue(self, signer: Signer, transaction: OpenTransaction) -> None:
+        with self._locked(signer, transaction) as queue:
+            if queue is not None:
+                log.warning("nonce %d was used elsewhere, so %d goes anew", transaction.nonce, transaction.id)
+                queue.requeue(transaction.id)
+
+    def _push(self, signer: Signer, transaction: OpenTransaction, head: BlockRef, *, is_next: bool) -> None:
+        """Make sure that the node has it; pay more if it is what the lane waits for."""
+        latest = transaction.attempts[-1]
+        if transaction.is_mined:
+            with self._locked(signer, transaction) as queue:
+                if queue is not None:
+                    queue.unmined(transaction.id)
+        elif is_next and head.number - latest.sent_at_block >= self._stuck_blocks:
+            latest = self._replace(signer, transaction, head) or latest
+        if not self._node.knows(latest.tx_hash):
+            self._broadcast(latest)
+
+    def _replace(self, signer: Signer, transaction: OpenTransaction, head: BlockRef) -> Attempt | None:
+        """The same call with both fees an eighth higher, the least that pools accept."""
+        old, now = transaction.attempts[-1], self._node.fees()
+        fees = Fees(
+            max_fee=max(_raised(old.max_fee), now.max_fee),
+            priority_fee=max(_raised(old.priority_fee), now.priority_fee),
+        )
+        if fees.max_fee > FEE_CEILING:
+            log.warning("transaction %d is stuck at the fee ceiling", transaction.id)
+            return None
+        with self._locked(signer, transaction) as queue:
+            if queue is None:
+                return None
+            attempt = self._signed(signer, transaction, transaction.nonce, transaction.gas, fees, head)
+            queue.add_attempt(transaction.id, attempt)
+        return attempt
+
+    # --- what is queued ---
+
+    def _send_queued(self, signer: Signer) -> None:
+        while (queued := self._first_queued(signer.account)) is not None:
+            transaction, is_blocked = queued
+            try:
+                gas = self._estimate(transaction)
+            except Unavailable:
+                raise
+            except DomainError as error:
+                if is_blocked:
+                    return  # what is under way may be what it needs: judge it again afterwards
+                self._refuse(signer, transaction, error)
+                continue
+            attempt = self._sign_next(signer, transaction, gas)
+            if attempt is not None:
+                self._broadcast(attempt)
+
+    def _first_queued(self, lane: Account) -> tuple[ChainTransaction, bool] | None:
+        """The next one, and whether others of its lane are still to be mined."""
+        with self._begin() as tx:
+            queued = tx.transactions.first_queued(lane)
+            is_blocked = any(not t.is_mined for t in tx.transactions.open(lane))
+        return None if queued is None else (queued, is_blocked)
+
+    def _estimate(self, transaction: ChainTransaction) -> int:
+        data = self._data(transaction)
+        return self._client.estimate_gas(transaction.contract, transaction.function, data, transaction.lane)
+
+    def _sign_next(self, signer: Signer, transaction: ChainTransaction, gas: int) -> Attempt | None:
+        """Give it the lane's next nonce, sign and store it; None if another sender was faster."""
+        lane = signer.account
+        on_chain, fees, head = self._node.num_transactions(lane), self._node.fees(), self._node.head()
+        with self._begin() as tx:
+            tx.transactions.lock_lane(lane)
+            nonce = tx.transactions.take_nonce(lane, transaction.id, on_chain, gas)
+            if nonce is None:
+                return None
+            attempt = self._signed(signer, transaction, nonce, gas, fees, head)
+            tx.transactions.add_attempt(transaction.id, attempt)
+        return attempt
+
+    def _refuse(self, signer: Signer, transaction: ChainTransaction, error: DomainError) -> None:
+        with self._begin() as tx:
+            tx.transactions.lock_lane(signer.account)
+            if tx.transactions.first_queued(signer.account) == transaction:
+                log.warning("transaction %d is refused: %s", transaction.id, error)
+                tx.transactions.failed(transaction.id, _described(error))
+
+    # --- both ---
+
+    def _data(self, transaction: ChainTransaction | OpenTransaction) -> bytes:
+        args = transaction.args
+        return interface(transaction.contract).function(transaction.function, args).encode(args)
+
+    def _signed(
+        self,
+        signer: Signer,
+        transaction: ChainTransaction | OpenTransaction,
+        nonce: int,
+        gas: int,
+        fees: Fees,
+        head: BlockRef,
+    ) -> Attempt:
+        fields = {
+            "chainId": self._client.chain_id,
+            "nonce": nonce,
+            "to": self._client.address(transaction.contract),
+            "value": 0,
+            "data": "0x" + self._data(transaction).hex(),
+            "gas": gas,
+            "maxFeePerGas": fees.max_fee,
+            "maxPriorityFeePerGas": fees.priority_fee,
+        }
+        raw, tx_hash = sign_transaction(signer, fields)
+        return Attempt(tx_hash, raw, fees.max_fee, fees.priority_fee, sent_at_block=head.number)
+
+    def _broadcast(self, attempt: Attempt) -> None:
+        try:
+            self._node.broadcast(attempt.raw)
+        except RpcError as error:
+            log.info("node refuses %s for now: %s", attempt.tx_hash, error)
+
+    def _failure(self, signer: Signer, transaction: OpenTransaction, found: TxReceipt) -> dict[str, Any]:
+        """Why a mined transaction failed, by running it once more."""
+        data = self._data(transaction)
+        # It changed nothing, so after its block stands what it met, and what came later; before it, less.
+        for block in (found.block_number, found.block_number - 1):
+            try:
+                self._client.simulate(
+                    transaction.contract, transaction.function, data, block, sender=signer.account
+                )
+            except Reverted as error:
+                return _described(error)
+        if found.gas_used >= transaction.gas:
+            return {"error": "OutOfGas", "message": f"all of {transaction.gas} gas was used", "args": {}}
+        return {"error": "Reverted", "message": "failed for a reason that is gone now", "args": {}}
+
+
+def _hashes(transaction: OpenTransaction) -> list[Hash32]:
+    return [attempt.tx_hash for attempt in reversed(transaction.attempts)]
+
+
+def _raised(fee: int) -> int:
+    return fee + -(-fee // 8)
+
+
+def _described(error: DomainError) -> dict[str, Any]:
+    if isinstance(error, Reverted):
+        return {"error": error.error or "Reverted", "message": error.message, "args": error.args_by_name}
+    return {"error": type(error).__name__, "message": error.message, "args": error.details}

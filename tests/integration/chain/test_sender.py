@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.chain.keys import local_account, sign_transaction
+from backend.chain.sender import STUCK_BLOCKS, Sender
+from backend.domain.chain import TransactionState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.chain.client import ChainClient
+    from backend.db.unit_of_work import Database
+    from backend.domain.chain import ChainTransaction
+    from backend.domain.ids import Account
+
+OPERATOR, USER = local_account(1), local_account(3)
+CONFIRMATIONS = 2
+SIGNERS = {key.account: key for key in (OPERATOR, USER)}
+
+
+class Killed(BaseException):
+    """Ends the sender as `kill -9` would: nothing is caught, nothing is cleaned up."""
+
+
+def sender(chain: ChainClient, database: Database) -> Sender:
+    return Sender(chain, database.begin, SIGNERS.get, CONFIRMATIONS)
+
+
+def enqueue(database: Database, key: str, *call: Any, lane: Account = OPERATOR.account) -> int:
+    contract, function, *args = call or ("TestUSD", "mint", USER.account, 1)
+    with database.begin() as tx:
+        return tx.transactions.enqueue(lane, contract, function, args, key)
+
+
+def state(database: Database, transaction: int) -> ChainTransaction:
+    with database.read() as tx:
+        return tx.transactions.get(transaction)
+
+
+def mine(chain: ChainClient, blocks: int = 1) -> None:
+    chain.node.rpc.request("hardhat_mine", hex(blocks))
+
+
+def dollars(chain: ChainClient, account: Account = USER.account) -> int:
+    balance: int = chain.call("TestUSD", "balanceOf", account)
+    return balance
+
+
+@contextmanager
+def manual_mining(chain: ChainClient) -> Iterator[None]:
+    chain.node.rpc.request("evm_setAutomine", False)
+    try:
+        yield
+    finally:
+        chain.node.rpc.request("evm_setAutomine", True)
+
+
+def test_a_transaction_is_confirmed_only_with_blocks_on_top(chain: ChainClient, database: Database) -> None:
+    before, transaction = dollars(chain), enqueue(database, "a")
+    sender(chain, database).run_once()
+    sender(chain, database).run_once()
+    assert state(database, transaction).state == TransactionState.MINED
+    mine(chain, CONFIRMATIONS)
+    sender(chain, database).run_once()
+    assert state(database, transaction).state == TransactionState.CONFIRMED
+    assert dollars(chain) == before + 1
+
+
+def test_a_call_that_would_revert_fails_with_its_custom_error(
+    chain: ChainClient, sqlite_database: Database
+) -> None:
+    transaction = enqueue(sqlite_database, "a", "Parameters", "setFee", 1)
+    sender(chain, sqlite_database).run_once()
+    failed = state(sqlite_database, transaction)
+    assert (failed.state, failed.nonce) == (TransactionState.FAILED, None)
+    assert failed.error is not None
+    assert failed.error["error"] == "AccessManagedUnauthorized"
+    assert failed.error["args"] == {"caller": OPERATOR.account}
+
+
+def test_arguments_that_do_not_fit_fail_without_stopping_the_lane(
+    chain: ChainClient, sqlite_database: Database
+) -> None:
+    wrong = enqueue(sqlite_database, "a", "TestUSD", "mint", "not an address", 1)
+    right = enqueue(sqlite_database, "b")
+    sender(chain, sqlite_database).run_once()
+    assert state(sqlite_database, wrong).error is not None
+    assert state(sqlite_database, right).state == TransactionState.SENT
+
+
+@pytest.mark.parametrize("is_broadcast", [True, False])
+def test_a_sender_killed_around_the_broadcast_sends_exactly_once(
+    chain: ChainClient, database: Database, monkeypatch: pytest.MonkeyPatch, is_broadcast: bool
+) -> None:
+    before, transaction = dollars(chain), enqueue(database, "a")
+    broadcast = chain.node.broadcast
+
+    def broadcast_and_die(raw: str) -> None:
+        if is_broadcast:
+            broadcast(raw)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chain.node, "broadcast", broadcast_and_die)
+        with pytest.raises(Killed):
+            sender(chain, database).run_once()
+    for _ in range(3):
+        sender(chain, database).run_once()
+        mine(chain)
+    assert state(database, transaction).state == TransactionState.CONFIRMED
+    assert dollars(chain) == before + 1
+
+
+def test_two_senders_on_one_key_do_not_collide(chain: ChainClient, database: Database) -> None:
+    before = dollars(chain)
+    ids = [enqueue(database, f"mint {i}") for i in range(8)]
+    threads = [threading.Thread(target=sender(chain, database).run_once) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    mine(chain, CONFIRMATIONS)
+    sender(chain, database).run_once()
+    sent = [state(database, transaction) for transaction in ids]
+    assert {t.state for t in sent} == {TransactionState.CONFIRMED}
+    nonces = sorted(t.nonce or 0 for t in sent)
+    assert nonces == list(range(nonces[0], nonces[0] + 8))
+    assert dollars(chain) == before + 8
+
+
+def test_a_stuck_transaction_pays_an_eighth_more_until_it_is_mined(
+    chain: ChainClient, database: Database
+) -> None:
+    before, transaction = dollars(chain), enqueue(database, "a")
+    with manual_mining(chain):
+        sender(chain, database).run_once()
+        with database.read() as tx:
+            (waiting,) = tx.transactions.open(OPERATOR.account)
+        for _ in range(STUCK_BLOCKS):
+            too_dear = waiting.attempts[0].max_fee + 1
+            chain.node.rpc.request("hardhat_setNextBlockBaseFeePerGas", hex(too_dear))
+            mine(chain)
+            sender(chain, database).run_once()
+        with database.read() as tx:
+            (waiting,) = tx.transactions.open(OPERATOR.account)
+        first, second = waiting.attempts
+        assert second.max_fee * 8 >= first.max_fee * 9
+        assert second.priority_fee * 8 >= first.priority_fee * 9
+        mine(chain, 1 + CONFIRMATIONS)
+        sender(chain, database).run_once()
+    sent = state(database, transaction)
+    assert (sent.state, sent.hash) == (TransactionState.CONFIRMED, second.tx_hash)
+    assert dollars(chain) == before + 1
+
+
+def test_a_dropped_transaction_is_broadcast_again(chain: ChainClient, sqlite_database: Database) -> None:
+    transaction = enqueue(sqlite_database, "a")
+    with manual_mining(chain):
+        sender(chain, sqlite_database).run_once()
+        tx_hash = state(sqlite_database, transaction).hash
+        assert tx_hash is not None
+        chain.node.rpc.request("hardhat_dropTransaction", tx_hash)
+        assert not chain.node.knows(tx_hash)
+        sender(chain, sqlite_database).run_once()
+        assert chain.node.knows(tx_hash)
+
+
+def test_a_nonce_used_by_a_foreign_transaction_is_replaced_by_the_next(
+    chain: ChainClient, database: Database
+) -> None:
+    before, transaction = dollars(chain), enqueue(database, "a")
+    with manual_mining(chain):
+        sender(chain, database).run_once()
+        ours = state(database, transaction)
+        assert ours.hash is not None
+        assert ours.nonce is not None
+        chain.node.rpc.request("hardhat_dropTransaction", ours.hash)
+        chain.node.broadcast(foreign_transaction(chain, ours.nonce))
+        mine(chain, 1 + CONFIRMATIONS)
+    for _ in range(3):
+        sender(chain, database).run_once()
+        mine(chain, CONFIRMATIONS)
+    sent = state(database, transaction)
+    assert (sent.state, sent.nonce) == (TransactionState.CONFIRMED, ours.nonce + 1)
+    assert dollars(chain) == before + 1
+
+
+def foreign_transaction(chain: ChainClient, nonce: int) -> str:
+    """Somebody else uses the operator's key."""
+    fees = chain.node.fees()
+    fields = {
+        "chainId": chain.chain_id,
+        "nonce": nonce,
+        "to": USER.account,
+        "value": 1,
+        "data": "0x",
+        "gas": 21_000,
+        "maxFeePerGas": fees.max_fee,
+        "maxPriorityFeePerGas": fees.priority_fee,
+    }
+    return sign_transaction(OPERATOR, fields)[0]
+
+
+def test_a_transaction_that_fails_when_mined_says_why(chain: ChainClient, sqlite_database: Database) -> None:
+    balance = dollars(chain)
+    enqueue(sqlite_database, "a", "TestUSD", "approve", OPERATOR.account, balance, lane=USER.account)
+    sender(chain, sqlite_database).run_once()
+    taking = enqueue(sqlite_database, "b", "TestUSD", "transferFrom", USER.account, OPERATOR.account, balance)
+    with manual_mining(chain):
+        sender(chain, sqlite_database).run_once()
+        assert state(sqlite_database, taking).state == TransactionState.SENT
+        data = chain.encode("TestUSD", "approve", OPERATOR.account, 0)
+        fees = chain.node.fees()
+        fields = {
+            "chainId": chain.chain_id,
+            "nonce": chain.node.num_transactions(USER.account),
+            "to": chain.address("TestUSD"),
+            "value": 0,
+            "data": "0x" + data.hex(),
+            "gas": 100_000,
+            "maxFeePerGas": 10 * fees.max_fee,
+            "maxPriorityFeePerGas": 10 * fees.priority_fee,
+        }
+        chain.node.broadcast(sign_transaction(USER, fields)[0])
+        mine(chain, 1 + CONFIRMATIONS)
+    sender(chain, sqlite_database).run_once()
+    failed = state(sqlite_database, taking)
+    assert failed.state == TransactionState.FAILED
+    assert failed.error is not None
+    assert failed.error["error"] == "ERC20InsufficientAllowance"
+
+
+def test_a_transaction_that_falls_out_of_the_chain_is_mined_again(
+    chain: ChainClient, database: Database
+) -> None:
+    before, transaction = dollars(chain), enqueue(database, "a")
+    earlier = chain.node.rpc.request("evm_snapshot")
+    sender(chain, database).run_once()
+    sender(chain, database).run_once()
+    assert state(database, transaction).state == TransactionState.MINED
+    chain.node.rpc.request("evm_revert", earlier)
+    assert dollars(chain) == before
+    for _ in range(3):
+        sender(chain, database).run_once()
+        mine(chain)
+    assert state(database, transaction).state == TransactionState.CONFIRMED
+    assert dollars(chain) == before + 1
