@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
+import {BatchHeader, Claim, ISettlement} from "../../contracts/interfaces/ISettlement.sol";
+import {Batches} from "./support/Batches.sol";
+import {Tree, Trees} from "./support/Trees.sol";
+
+contract ClaimTest is Batches {
+    using Trees for Tree;
+
+    address private _account;
+    address private _other;
+
+    function setUp() public override {
+        super.setUp();
+        (_account, _other) = (who("contributor"), who("another contributor"));
+    }
+
+    function test_a_claim_pays_whole_units_and_keeps_the_rest(uint128 earned) external {
+        earned = uint128(bound(earned, MICRO, DEPOSIT_UNITS * MICRO));
+        Tree memory balances = oneBalance(_account, earned);
+        settle(earned, balances);
+        uint128 whole = (earned / MICRO) * MICRO;
+        vm.expectEmit(address(settlement));
+        emit ISettlement.Claimed(operator, _account, _account, whole, whole);
+        settlement.claim(claimOf(_account, balances, 0));
+        vm.assertEq(usd.balanceOf(_account), earned / MICRO);
+        vm.assertEq(settlement.claimedOf(operator, _account), whole);
+        vm.assertEq(vault.potOf(address(settlement), operator), earned - whole);
+    }
+
+    function test_a_second_claim_pays_only_the_increase(uint128 first, uint128 second) external {
+        first = uint128(bound(first, MICRO, 1_000 * MICRO));
+        second = uint128(bound(second, MICRO, 1_000 * MICRO));
+        Tree memory balances = oneBalance(_account, first);
+        settle(first, balances);
+        settlement.claim(claimOf(_account, balances, 0));
+        balances = oneBalance(_account, first + second);
+        settle(second, balances);
+        settlement.claim(claimOf(_account, balances, 0));
+        vm.assertEq(usd.balanceOf(_account), (first + second) / MICRO);
+    }
+
+    function test_a_claim_serves_once() external {
+        Tree memory balances = oneBalance(_account, 5 * MICRO + 7);
+        settle(5 * MICRO + 7, balances);
+        settlement.claim(claimOf(_account, balances, 0));
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.NothingToClaim.selector, operator, _account, 7));
+        settlement.claim(claimOf(_account, balances, 0));
+    }
+
+    function test_many_accounts_claim_at_once(uint64 left, uint64 right) external {
+        left = uint64(bound(left, MICRO, DEPOSIT_UNITS * MICRO / 2));
+        right = uint64(bound(right, MICRO, DEPOSIT_UNITS * MICRO / 2));
+        Tree memory balances = _twoBalances(left, right);
+        settle(left + right, balances);
+        Claim[] memory claims = new Claim[](2);
+        (claims[0], claims[1]) = (claimOf(_account, balances, 0), claimOf(_other, balances, 1));
+        settlement.claimMany(claims);
+        vm.assertEq(usd.balanceOf(_account), left / MICRO);
+        vm.assertEq(usd.balanceOf(_other), right / MICRO);
+    }
+
+    function test_nothing_is_paid_before_finality() external {
+        Tree memory balances = oneBalance(_account, 5 * MICRO);
+        commit(5 * MICRO, balances);
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(claimOf(_account, balances, 0));
+    }
+
+    function test_a_claim_needs_the_balances_of_the_latest_final_batch() external {
+        Tree memory old = oneBalance(_account, 5 * MICRO);
+        settle(5 * MICRO, old);
+        settle(5 * MICRO, oneBalance(_account, 10 * MICRO));
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(claimOf(_account, old, 0));
+    }
+
+    function test_nobody_claims_anothers_balance_or_another_value(uint128 value) external {
+        Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
+        settle(11 * MICRO, balances);
+        Claim memory request = claimOf(_other, balances, 0);
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(request);
+        request = claimOf(_account, balances, 0);
+        vm.assume(value != request.opening.value && value < type(uint128).max - 6 * MICRO);
+        request.opening.value = value;
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(request);
+    }
+
+    function test_a_balance_below_what_was_claimed_pays_nothing() external {
+        Tree memory balances = oneBalance(_account, 5 * MICRO);
+        settle(5 * MICRO, balances);
+        settlement.claim(claimOf(_account, balances, 0));
+        balances = _twoBalances(MICRO, 5 * MICRO);
+        settle(MICRO, balances);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.NothingToClaim.selector, operator, _account, 0));
+        settlement.claim(claimOf(_account, balances, 0));
+    }
+
+    /// @dev Over-allocated balances: a dishonest batch pays its accomplice what others earned before and did not claim yet,
+    /// which only a fraud proof prevents; but never what batches not yet final have collected.
+    function test_the_wall_keeps_what_is_not_yet_final() external {
+        Tree memory honest = oneBalance(_account, 5 * MICRO);
+        settle(5 * MICRO, honest);
+        settlement.claim(claimOf(_account, honest, 0));
+        Tree memory forged = oneBalance(_other, 6 * MICRO);
+        settle(MICRO, forged);
+        commit(9 * MICRO, oneBalance(_other, 15 * MICRO));
+        Claim memory request = claimOf(_other, forged, 0);
+        vm.expectRevert(
+            abi.encodeWithSelector(IPaymentVault.PotBelowFloor.selector, 10 * MICRO, 6 * MICRO, 9 * MICRO)
+        );
+        settlement.claim(request);
+    }
+
+    function test_no_claim_reaches_another_operators_pot() external {
+        settle(5 * MICRO, oneBalance(_account, 5 * MICRO));
+        address honest = operator;
+        operator = who("raider");
+        deposit(DEPOSIT_UNITS);
+        addStake(operator, STAKE_UNITS);
+        // Totals are collected, so the raider's balances cannot exceed its own pot.
+        Tree memory balances = oneBalance(_other, 2 * MICRO);
+        settle(2 * MICRO, balances);
+        Claim memory request = claimOf(_other, balances, 0);
+        request.operator = honest;
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(request);
+        settlement.claim(claimOf(_other, balances, 0));
+        vm.assertEq(vault.potOf(address(settlement), honest), 5 * MICRO);
+    }
+
+    function test_balances_beyond_the_total_cannot_be_claimed() external {
+        // The root is whatever the operator says; the sum that an opening yields must be the batch's cumulative total.
+        Tree memory inflated = oneBalance(_account, 50 * MICRO);
+        settle(5 * MICRO, inflated);
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(claimOf(_account, inflated, 0));
+    }
+
+    function _twoBalances(uint128 left, uint128 right) private view returns (Tree memory) {
+        address[] memory accounts = new address[](2);
+        uint128[] memory values = new uint128[](2);
+        (accounts[0], accounts[1]) = (_account, _other);
+        (values[0], values[1]) = (left, right);
+        return balancesOf(accounts, values);
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IParameters} from "../../contracts/interfaces/IParameters.sol";
+import {Collection, IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
+import {BatchHeader, Commitment, ISettlement, OperatorState} from "../../contracts/interfaces/ISettlement.sol";
+import {Batches} from "./support/Batches.sol";
+import {Tree} from "./support/Trees.sol";
+
+contract CommitTest is Batches {
+    address private _account;
+
+    function setUp() public override {
+        super.setUp();
+        _account = who("contributor");
+    }
+
+    function test_a_batch_is_chained_and_collected(uint128 first, uint128 second) external {
+        first = _amount(first);
+        second = _amount(second);
+        BatchHeader memory one = commit(first, oneBalance(_account, first));
+        vm.warp(block.timestamp + 3);
+        BatchHeader memory two = commit(second, oneBalance(_account, first + second));
+        vm.assertEq(two.number, 2);
+        vm.assertEq(two.parent, settlement.hashBatch(one));
+        vm.assertEq(two.total, second);
+        vm.assertEq(two.cumulativeTotal, first + second);
+        vm.assertEq(two.committedAt, block.timestamp);
+        vm.assertEq(two.finalAt, block.timestamp + WINDOW);
+        vm.assertEq(settlement.batchHashAt(operator, 1), settlement.hashBatch(one));
+        vm.assertEq(settlement.batchHashAt(operator, 2), settlement.hashBatch(two));
+        vm.assertEq(vault.potOf(address(settlement), operator), first + second);
+        _checkState(2, two.finalAt, first + second);
+    }
+
+    function test_the_header_says_what_the_commitment_says() external {
+        Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
+        Collection[] memory all = collections(5);
+        BatchHeader memory header = commit(c, all);
+        vm.assertEq(header.operator, operator);
+        vm.assertEq(header.parent, bytes32(0));
+        vm.assertEq(header.parameterSet, 0);
+        vm.assertEq(header.receiptsRoot, c.receiptsRoot);
+        vm.assertEq(header.entriesRoot, c.entriesRoot);
+        vm.assertEq(header.balancesRoot, c.balancesRoot);
+        vm.assertEq(header.receiptsCount + header.entriesCount + header.balancesCount, 3);
+        vm.assertEq(header.dataDigest, c.dataDigest);
+        bytes memory span = abi.encodePacked(channel(), uint128(0), uint128(0), uint128(5));
+        vm.assertEq(header.spansHash, keccak256(span));
+    }
+
+    function test_a_batch_on_another_parent_is_refused() external {
+        commit(5, oneBalance(_account, 5));
+        Commitment memory c = commitmentOf(5, oneBalance(_account, 10));
+        bytes32 parent = c.parent;
+        c.parent = bytes32(0);
+        expectCommitError(
+            c,
+            collections(5),
+            abi.encodeWithSelector(ISettlement.ParentMismatch.selector, parent, bytes32(0))
+        );
+    }
+
+    function test_a_batch_under_another_parameter_set_is_refused() external {
+        Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
+        vm.prank(address(timelock));
+        parameters.setFee(70_000);
+        expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.NotCurrentSet.selector, 0, 1));
+        c.parameterSet = 2;
+        expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.NotCurrentSet.selector, 2, 1));
+    }
+
+    function test_a_total_other_than_the_sum_collected_is_refused(uint128 stated) external {
+        vm.assume(stated != 5);
+        expectCommitError(
+            commitmentOf(stated, oneBalance(_account, 5)),
+            collections(5),
+            abi.encodeWithSelector(ISettlement.TotalMismatch.selector, 5, stated)
+        );
+    }
+
+    function test_a_batch_needs_one_to_256_spans() external {
+        Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
+        bytes4 selector = ISettlement.InvalidSpanCount.selector;
+        expectCommitError(c, new Collection[](0), abi.encodeWithSelector(selector, 0, 256));
+        expectCommitError(c, new Collection[](257), abi.encodeWithSelector(selector, 257, 256));
+    }
+
+    function test_no_tree_may_be_empty() external {
+        bytes memory error = abi.encodeWithSelector(ISettlement.EmptyTree.selector);
+        Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
+        (c.receiptsCount, c.entriesCount, c.balancesCount) = (0, 1, 1);
+        expectCommitError(c, collections(5), error);
+        (c.receiptsCount, c.entriesCount, c.balancesCount) = (1, 0, 1);
+        expectCommitError(c, collections(5), error);
+        (c.receiptsCount, c.entriesCount, c.balancesCount) = (1, 1, 0);
+        expectCommitError(c, collections(5), error);
+    }
+
+    function test_the_stake_must_cover_its_part_of_the_pot(uint128 amount) external {
+        uint128 covered = uint128(STAKE_UNITS) * 4 * MICRO;
+        deposit(5 * STAKE_UNITS);
+        amount = uint128(bound(amount, covered - 10 * MICRO, covered + 10 * MICRO));
+        uint256 needed = uint256(amount) / 4;
+        uint128 cover = operators.coverOf(operator);
+        Commitment memory c = commitmentOf(amount, oneBalance(_account, amount));
+        if (needed > cover) {
+            bytes4 selector = ISettlement.StakeTooLow.selector;
+            expectCommitError(c, collections(amount), abi.encodeWithSelector(selector, cover, needed));
+        } else {
+            commit(c, collections(amount));
+        }
+    }
+
+    function test_a_stake_that_leaves_covers_nothing() external {
+        vm.prank(operator);
+        operators.startUnstake(uint128(STAKE_UNITS) * MICRO);
+        expectCommitError(
+            commitmentOf(40, oneBalance(_account, 40)),
+            collections(40),
+            abi.encodeWithSelector(ISettlement.StakeTooLow.selector, 0, 10)
+        );
+    }
+
+    function test_a_batch_is_never_final_before_its_parent() external {
+        BatchHeader memory one = commit(5, oneBalance(_account, 5));
+        vm.prank(address(timelock));
+        parameters.setDisputeWindow(1);
+        BatchHeader memory two = commit(5, oneBalance(_account, 10));
+        vm.assertEq(two.finalAt, one.finalAt);
+        vm.assertEq(two.parameterSet, 1);
+    }
+
+    function test_a_voucher_that_fails_fails_the_batch() external {
+        Collection[] memory all = collections(5);
+        all[0].until = 6;
+        bytes4 selector = IPaymentVault.VoucherExceeded.selector;
+        expectCommitError(
+            commitmentOf(6, oneBalance(_account, 6)),
+            all,
+            abi.encodeWithSelector(selector, channel(), 5, 6)
+        );
+    }
+
+    function test_nobody_commits_anothers_channel() external {
+        Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
+        Collection[] memory all = collections(5);
+        vm.expectPartialRevert(IPaymentVault.InsufficientBalance.selector);
+        vm.prank(who("other operator"));
+        settlement.commit(c, all);
+    }
+
+    function test_the_ring_filled_by_spam_stops_only_until_a_batch_is_final() external {
+        uint32 ring = settlement.ringSize();
+        BatchHeader memory first = commit(1, oneBalance(_account, 1));
+        for (uint32 i = 2; i <= ring; ++i) {
+            commit(1, oneBalance(_account, i));
+        }
+        expectCommitError(
+            commitmentOf(1, oneBalance(_account, ring + 1)),
+            collections(1),
+            abi.encodeWithSelector(ISettlement.RingFull.selector, ring, 0)
+        );
+        vm.warp(first.finalAt);
+        settlement.finalise(first);
+        commit(1, oneBalance(_account, ring + 1));
+        vm.assertEq(settlement.batchHashAt(operator, 1), bytes32(0));
+    }
+
+    function _amount(uint128 value) private pure returns (uint128) {
+        return uint128(bound(value, 1, (DEPOSIT_UNITS * MICRO) / 2));
+    }
+
+    function _checkState(uint32 last, uint64 finalAt, uint128 total) private view {
+        OperatorState memory state = settlement.stateOf(operator);
+        vm.assertEq(state.last, last);
+        vm.assertEq(state.finalised, 0);
+        vm.assertEq(state.toRefund, 0);
+        vm.assertEq(state.finalAt, finalAt);
+        vm.assertEq(state.cumulativeTotal, total);
+    }
+}
