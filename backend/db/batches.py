@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select
 
-from backend.db.tables.settlement import BatchRow, LedgerRow
+from backend.db.tables.settlement import OwnBatchRow, LedgerRow
 from backend.domain.batch import Ledger
 from backend.domain.ids import Account, ChannelId, Hash32
 from backend.ports.settlement import BatchRecord
@@ -22,15 +22,15 @@ class BatchStore:
         self._session = session
 
     def latest(self, operator: Account) -> BatchRecord | None:
-        newest = select(BatchRow).filter_by(operator=operator).order_by(BatchRow.number.desc()).limit(1)
+        newest = select(OwnBatchRow).filter_by(operator=operator).order_by(OwnBatchRow.number.desc()).limit(1)
         return _record(self._session.scalar(newest))
 
     def get(self, operator: Account, number: int) -> BatchRecord | None:
-        return _record(self._session.get(BatchRow, (operator, number)))
+        return _record(self._session.get(OwnBatchRow, (operator, number)))
 
     def put(self, record: BatchRecord) -> None:
         self._session.merge(
-            BatchRow(
+            OwnBatchRow(
                 operator=record.operator,
                 number=record.number,
                 data_digest=record.data_digest,
@@ -73,7 +73,7 @@ class BatchStore:
         )
 
 
-def _record(row: BatchRow | None) -> BatchRecord | None:
+def _record(row: OwnBatchRow | None) -> BatchRecord | None:
     if row is None:
         return None
     return BatchRecord(

@@ -70,8 +70,10 @@ class Header:
 
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Header:
-        """From the fields by their Solidity names."""
-        return cls(**{name: values[camel_case(name)] for name in HEADER_FIELDS})
+        """From the fields by their Solidity names; integers may be decimal strings."""
+        kinds = {"int": int}
+        named = {name: (kind, values[camel_case(name)]) for name, kind in cls.__annotations__.items()}
+        return cls(**{name: kinds.get(kind, str)(value) for name, (kind, value) in named.items()})
 
 
 HEADER_FIELDS = tuple(Header.__annotations__)

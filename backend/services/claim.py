@@ -62,7 +62,7 @@ class Claims:
         self._chain, self._lane = chain, lane
 
     def claimable(self, account: Account) -> list[Claimable]:
-        """From every operator that ever credited the account by a final batch. Errors: as `Auditor.follow`."""
+        """From every operator that credited the account by a final batch. Errors: as `Auditor.follow`."""
         with self._read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
         found = (self._claimable(operator, account) for operator in operators)

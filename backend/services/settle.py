@@ -2,8 +2,8 @@
 
     receipts -> build -> simulate -> publish the data -> [enqueue the commit, assign the receipts] -> finalise
 
-Only the bracket changes the database, in one unit of work; all before it may be done again. So the process may
-die anywhere, and the next `run_once` goes on from what database and chain say.
+Only the bracket changes the database, in one unit of work; all before it may be done again. So the process
+may die anywhere, and the next `run_once` goes on from what database and chain say.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Settler:
     """Settles one operator's receipts, one batch in flight at a time.
 
     `begin` commits, `read` gives a consistent view without locks; `keys` are the session keys that payers let
-    this gateway hold; `vault` and `settlement` are the contracts' EIP-712 domains; `clock` is the chain's time
-    in unix seconds. The operator's own account sends.
+    this gateway hold; `vault` and `settlement` are the contracts' EIP-712 domains; `clock` is the chain's
+    time in unix seconds. The operator's own account sends.
     """
 
     operator: Account
@@ -102,7 +102,9 @@ class Settler:
         to the audit: nothing is built on it. `Unavailable` if chain or store cannot be reached: run again.
         """
         self.finalise()
-        if (number := self._in_flight()) is not None:
+        with self.begin() as tx:
+            number = self._in_flight(tx)
+        if number is not None:
             return Progress(Step.WAITING, number)
         ledger = self.auditor.follow(self.operator)
         with self.read() as tx:
@@ -122,7 +124,7 @@ class Settler:
             due = [
                 batch
                 for batch in standing(tx.chain.batches(self.operator))
-                if batch.state is BatchState.COMMITTED and batch.header["finalAt"] <= self.clock()
+                if batch.state is BatchState.COMMITTED and int(batch.header["finalAt"]) <= self.clock()
             ]
             if not due:
                 return None
@@ -130,19 +132,18 @@ class Settler:
             enqueue_again(tx.transactions, self.operator, call, [header], f"finalise:{due[-1].hash}")
             return due[-1].number
 
-    def _in_flight(self) -> int | None:
+    def _in_flight(self, tx: SettlementTx) -> int | None:
         """Number of the batch under way. Receipts of lost batches are unsettled again afterwards."""
-        with self.begin() as tx:
-            record = tx.batches.latest(self.operator)
-            while record is not None:
-                fate = Fate.LOST if record.is_released else _fate(tx, record)
-                if fate is not Fate.LOST:
-                    return record.number if fate is Fate.OPEN else None
-                if not record.is_released:
-                    tx.receipts.release(self.operator, record.number)
-                    tx.batches.put(replace(record, is_released=True))
-                record = tx.batches.get(self.operator, record.number - 1)
-            return None
+        record = tx.batches.latest(self.operator)
+        while record is not None:
+            fate = Fate.LOST if record.is_released else _fate(tx, record)
+            if fate is not Fate.LOST:
+                return record.number if fate is Fate.OPEN else None
+            if not record.is_released:
+                tx.receipts.release(self.operator, record.number)
+                tx.batches.put(replace(record, is_released=True))
+            record = tx.batches.get(self.operator, record.number - 1)
+        return None
 
     def _is_due(self, tx: SettlementTx) -> bool:
         backlogs = tx.receipts.backlogs(self.operator)
@@ -189,9 +190,9 @@ class Settler:
         """Publish, then enqueue and assign; False if another settler was faster."""
         digest = cid_digest(self.blobs.add_folder({FILE_NAME: self._data(batch)}))
         args = self._arguments(batch, takes, digest)
-        if self._in_flight() is not None:
-            return False
         with self.begin() as tx:
+            if self._in_flight(tx) is not None:
+                return False
             lost = tx.batches.get(self.operator, batch.number)
             # Another settler at the same point makes the same key: one of the two fails as a `Conflict`.
             key = f"commit:{self.operator}:{batch.number}:{lost.commit_tx if lost else 'first'}"

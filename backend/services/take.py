@@ -1,4 +1,4 @@
-"""What the next batch can take from each channel: receipts that go on from its line and that its payer covers."""
+"""What the next batch can take from each channel: receipts that go on from its line and that are covered."""
 
 from __future__ import annotations
 

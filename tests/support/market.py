@@ -64,12 +64,16 @@ def recover(digest: bytes, signature: str) -> Account:
 class Market:
     """Versions with none to two snapshots, their contributors, and channels whose lines grow by `serve`."""
 
-    def __init__(self, seed: int = 0, num_channels: int = 3, num_contributors: int = 5) -> None:
+    def __init__(
+        self, seed: int = 0, num_channels: int = 3, num_contributors: int = 5, max_price: int = 900
+    ) -> None:
         self.random = Random(seed)
         self.settlement = some_account("settlement")
         self.operator = some_account("operator")
         self.receipt_key = Key("receipt key")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
+        self.max_price = max_price
+        self.served_at = 1_790_000_000
         self.terms = parameter_set(1, fee_ppm=self.random.choice([0, 1, 50_000, 199_999]))
         self.payers = [Key(f"payer {n}") for n in range(num_channels)]
         self.channels = sorted(channel_id(p.account, self.operator, self.settlement) for p in self.payers)
@@ -114,7 +118,7 @@ class Market:
             prompt_tokens=prompt,
             completion_tokens=completion,
             attribution_hash=attribution_hash(METHOD, slices),
-            served_at=1_790_000_000 + len(self.line),
+            served_at=self.served_at,
         )
         return self.sign(receipt, slices)
 
@@ -138,8 +142,8 @@ class Market:
             cid_digest=some_hash(f"folder {number}"),
             base_model=some_hash("base"),
             snapshots=snapshots,
-            prompt_price=self.random.randint(1, 900),
-            completion_price=self.random.randint(1, 900),
+            prompt_price=self.random.randint(1, self.max_price),
+            completion_price=self.random.randint(1, self.max_price),
             operator_ppm=self.random.randint(0, 400_000),
             creator_ppm=self.random.randint(0, 400_000),
         )

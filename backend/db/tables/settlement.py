@@ -10,10 +10,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db.base import ACCOUNT, HASH, Amount, Base
 
 
-class BatchRow(Base):
+class OwnBatchRow(Base):
     """A batch that this installation decided to commit."""
 
-    __tablename__ = "batches"
+    __tablename__ = "own_batches"
 
     operator: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True)

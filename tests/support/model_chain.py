@@ -1,0 +1,346 @@
+"""A model of vault and settlement in Python: it refuses what the contracts refuse, and mines the queue."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from backend.db.base import Base
+from backend.db.session import open_engine
+from backend.db.tables.transactions import TransactionRow
+from backend.db.unit_of_work import Database, Work
+from backend.domain.batch import Header, Span, spans_hash
+from backend.domain.chain import (
+    BatchState,
+    BlockRef,
+    Channel,
+    Claim,
+    CommittedBatch,
+    Grant,
+    Operator,
+    ParameterSet,
+    PreparedTransaction,
+    Reverted,
+)
+from backend.domain.hashing import TypedDomain, receipt_id, to_bytes
+from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
+from backend.domain.merkle import BALANCES_TAG, Opening, resolve
+from backend.domain.voucher import SignedVoucher, Voucher
+from backend.ports.serving import ClientVoucher, NewReceipt
+from backend.services.audit import Auditor
+from backend.services.claim import Claims
+from backend.services.settle import Pace, Settler
+from backend.storage.embedded import EmbeddedStore
+from tests.support.market import CHAIN_ID, Key, Market, recover, some_account, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.domain.receipt import SignedReceipt
+
+UNIT = 1_000_000
+
+
+def refuse(error: str, **args: Any) -> Reverted:
+    return Reverted(f"{error}({args})", error=error, args_by_name=args)
+
+
+@dataclass
+class ModelChain:
+    """`backend.ports.chain.Chain` and `ChainView` at once, on one operator's market."""
+
+    market: Market
+    time: int = 1_790_000_100
+    height: int = 1
+    sets: list[ParameterSet] = field(default_factory=list)
+    channel_by_id: dict[ChannelId, Channel] = field(default_factory=dict)
+    grants_by_channel: dict[ChannelId, list[Grant]] = field(default_factory=dict)
+    committed: list[CommittedBatch] = field(default_factory=list)
+    paid: list[Claim] = field(default_factory=list)
+    final: int = 0
+    is_lagging: bool = False
+    """While true the projections miss the newest batch."""
+
+    def __post_init__(self) -> None:
+        self.vault = TypedDomain(CHAIN_ID, some_account("vault"))
+        self.sets = [self.market.terms]
+        for channel, payer in self.market.payer_of.items():
+            self.channel_by_id[channel] = Channel(
+                id=channel,
+                payer=payer.account,
+                operator=self.market.operator,
+                collector=self.market.settlement,
+                balance=10**12,
+                collected=0,
+                thawing=0,
+                thawed_at=0,
+            )
+
+    # ChainView
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"version", "contributor_of"}:
+            return getattr(self.market, name)
+        raise AttributeError(name)
+
+    def cursor(self) -> BlockRef:
+        return BlockRef(self.height, ZERO_HASH, ZERO_HASH, self.time)
+
+    head = cursor
+
+    def channel(self, channel: ChannelId) -> Channel | None:
+        return self.channel_by_id.get(channel)
+
+    def grants(self, channel: ChannelId) -> list[Grant]:
+        return self.grants_by_channel.get(channel, [])
+
+    def parameter_set(self, number: int) -> ParameterSet | None:
+        return next((s for s in self.sets if s.id == number), None)
+
+    def latest_parameter_set(self) -> ParameterSet:
+        return self.sets[-1]
+
+    def operators(self) -> list[Operator]:
+        return [Operator(self.market.operator, "", (self.market.receipt_key.account,), 10**18)]
+
+    def operator(self, operator: Account) -> Operator | None:
+        return next((o for o in self.operators() if o.account == operator), None)
+
+    def batches(self, operator: Account) -> list[CommittedBatch]:
+        known = self.committed[:-1] if self.is_lagging else self.committed
+        return [self._now(batch) for batch in known if batch.operator == operator]
+
+    def _now(self, batch: CommittedBatch) -> CommittedBatch:
+        is_final = batch.state is BatchState.COMMITTED and batch.number <= self.final
+        return replace(batch, state=BatchState.FINAL) if is_final else batch
+
+    def finalised(self, operator: Account) -> int:
+        return self.final
+
+    def claims(self, account: Account) -> list[Claim]:
+        return [c for c in self.paid if c.account == account]
+
+    # Chain
+
+    def prepare(
+        self, contract: str, function: str, *args: Any, sender: Account | None = None
+    ) -> PreparedTransaction:
+        if sender is not None:
+            self.execute(function, args, is_simulated=True)
+        return PreparedTransaction(CHAIN_ID, some_account(contract), "0x", 0, {"args": args}, None)
+
+    def execute(self, function: str, args: Any, *, is_simulated: bool = False) -> None:
+        """Errors: `Reverted`."""
+        effects = getattr(self, f"_{function}")(*args)
+        if not is_simulated:
+            self.height += 1
+            effects()
+
+    def standing(self) -> list[CommittedBatch]:
+        return [b for b in self.committed if b.state is not BatchState.VOID]
+
+    def void_last(self) -> None:
+        """As a fraud proof and its refund do: the channels are restored to the unit."""
+        last = self.standing()[-1]
+        at = self.committed.index(last)
+        self.committed[at] = replace(last, state=BatchState.VOID)
+        for span in self._spans_of.pop(last.hash):
+            channel = self.channel_by_id[span.channel_id]
+            balance = channel.balance + span.amount
+            self.channel_by_id[span.channel_id] = replace(channel, balance=balance, collected=span.before)
+
+    _spans_of: dict[Hash32, list[Span]] = field(default_factory=dict)
+
+    def _commit(self, commitment: dict[str, Any], collections: list[dict[str, Any]]) -> Any:
+        last = self.standing()[-1] if self.standing() else None
+        parent = last.hash if last else ZERO_HASH
+        if commitment["parent"] != parent:
+            raise refuse("ParentMismatch", expected=parent, named=commitment["parent"])
+        if int(commitment["parameterSet"]) != self.sets[-1].id:
+            raise refuse("NotCurrentSet", named=commitment["parameterSet"], current=self.sets[-1].id)
+        spans = [self._span(collection) for collection in collections]
+        assert [s.channel_id for s in spans] == sorted({s.channel_id for s in spans})
+        if sum(s.amount for s in spans) != int(commitment["total"]):
+            raise refuse("TotalMismatch")
+        before = Header.from_chain(last.header) if last else None
+        values = {name: int(v) if not str(v).startswith("0x") else v for name, v in commitment.items()}
+        header = {
+            **values,
+            "operator": self.market.operator,
+            "number": before.number + 1 if before else 1,
+            "committedAt": self.time,
+            "finalAt": max(before.final_at if before else 0, self.time + self.sets[-1].dispute_window),
+            "cumulativeTotal": (before.cumulative_total if before else 0) + values["total"],
+            "spansHash": spans_hash(spans),
+        }
+        return lambda: self._stand(header, spans)
+
+    def _stand(self, header: dict[str, Any], spans: list[Span]) -> None:
+        batch_hash = Header.from_chain(header).hash
+        self._spans_of[batch_hash] = spans
+        self.committed.append(
+            CommittedBatch(
+                operator=header["operator"],
+                number=header["number"],
+                hash=batch_hash,
+                header=header,
+                state=BatchState.COMMITTED,
+                tx_hash=ZERO_HASH,
+                block_number=self.height,
+            )
+        )
+        for s in spans:
+            channel = self.channel_by_id[s.channel_id]
+            balance = channel.balance - s.amount
+            self.channel_by_id[s.channel_id] = replace(channel, balance=balance, collected=s.until)
+
+    def _span(self, collection: dict[str, Any]) -> Span:
+        c = {name: int(v) if not str(v).startswith("0x") else v for name, v in collection.items()}
+        channel = next(ch for ch in self.channel_by_id.values() if ch.payer == c["payer"])
+        if c["before"] != channel.collected:
+            raise refuse("CollectedMismatch", channelId=channel.id)
+        span = Span(channel.id, c["before"], max(c["before"], c["from"]), c["until"])
+        if not 0 < span.amount <= channel.balance:
+            raise refuse("InsufficientBalance", channelId=channel.id)
+        if c["until"] > c["maxCumulative"]:
+            raise refuse("VoucherExceeded", channelId=channel.id)
+        r, vs = to_bytes(c["r"]), int(c["vs"], 16)
+        s = (vs & ((1 << 255) - 1)).to_bytes(32, "big")
+        voucher = Voucher(channel.id, c["from"], c["maxCumulative"])
+        signature = "0x" + (r + s + bytes([27 + (vs >> 255)])).hex()
+        signer = recover(self.vault.voucher_digest(voucher), signature)
+        caps = {g.key: g.cap for g in self.grants(channel.id)}
+        if signer != channel.payer and c["until"] > caps.get(signer, -1):
+            raise refuse("NotAuthorised", channelId=channel.id)
+        return span
+
+    def _finalise(self, header: dict[str, Any]) -> Any:
+        named = Header.from_chain(header)
+        if named.hash not in {b.hash for b in self.standing()}:
+            raise refuse("BatchUnknown")
+        if named.number <= self.final:
+            raise refuse("AlreadyFinal")
+        if named.final_at > self.time:
+            raise refuse("NotYetFinal")
+        return lambda: setattr(self, "final", named.number)
+
+    def _claim(self, request: dict[str, Any]) -> Any:
+        final = next((b for b in self.standing() if b.number == self.final), None)
+        if final is None:
+            raise refuse("BalancesMismatch")
+        header = Header.from_chain(final.header)
+        o, account = request["opening"], request["account"]
+        opening = Opening(int(o["index"]), int(o["value"]), to_bytes(o["path"]))
+        opened = resolve(BALANCES_TAG, bytes(12) + to_bytes(account), int(request["balancesCount"]), opening)
+        if ("0x" + opened.root.hex(), opened.total) != (header.balances_root, header.cumulative_total):
+            raise refuse("BalancesMismatch")
+        claimed = max((c.cumulative for c in self.claims(account)), default=0)
+        amount = (opening.value - claimed) // UNIT * UNIT
+        if amount == 0:
+            raise refuse("NothingToClaim")
+        paid = Claim(header.operator, account, account, amount, claimed + amount, ZERO_HASH, self.height)
+        return lambda: self.paid.append(paid)
+
+
+class Town:
+    """A market, its model chain and a real database; the sender's and the gateway's work is done by hand."""
+
+    def __init__(self, folder: Path, max_price: int = 900) -> None:
+        self.market = Market(max_price=max_price)
+        self.chain = ModelChain(self.market)
+        self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
+        self.database = Database(open_engine(f"sqlite:///{folder / 'town.db'}"))
+        Base.metadata.create_all(self.database.engine)
+        self.session_key = Key("session key")
+
+    @contextmanager
+    def begin(self) -> Iterator[Work]:
+        with self.database.begin() as tx:
+            tx.chain = self.chain  # type: ignore[assignment]
+            yield tx
+
+    @contextmanager
+    def read(self) -> Iterator[Work]:
+        with self.database.read() as tx:
+            tx.chain = self.chain  # type: ignore[assignment]
+            yield tx
+
+    def held(self, key: Account) -> Key | None:
+        return self.session_key if key == self.session_key.account else None
+
+    def serve(self, channel: ChannelId | None = None, *, is_paid: bool = True) -> SignedReceipt:
+        """An answer: its receipt is stored and, if paid, the payer's new voucher too."""
+        signed = self.market.serve(channel)
+        self.store(signed)
+        if is_paid:
+            self.sign_voucher(signed.receipt.channel_id, signed.receipt.cumulative)
+        return signed
+
+    def store(self, signed: SignedReceipt) -> None:
+        with self.begin() as tx:
+            tx.receipts.add(
+                NewReceipt(
+                    id=receipt_id(signed.receipt),
+                    operator=self.market.operator,
+                    payer=self.market.payer_of[signed.receipt.channel_id].account,
+                    signed=signed,
+                    salt=some_hash("salt"),
+                    key_id=None,
+                )
+            )
+
+    def sign_voucher(self, channel: ChannelId, most: int, waived_until: int = 0) -> None:
+        payer = self.market.payer_of[channel]
+        voucher = Voucher(channel, waived_until, most)
+        signed = SignedVoucher(voucher, payer.sign(self.chain.vault.voucher_digest(voucher)))
+        with self.begin() as tx:
+            tx.channels.put_voucher(ClientVoucher(signed, payer.account))
+
+    def grant(self, channel: ChannelId, cap: int) -> None:
+        grant = Grant(channel, self.session_key.account, cap, 2_000_000_000, revoked_at=None)
+        self.chain.grants_by_channel[channel] = [grant]
+
+    def mine(self) -> int:
+        """Send and confirm all that is queued; how many succeeded."""
+        succeeded = 0
+        with self.database.begin() as tx:
+            rows = tx.session.scalars(select(TransactionRow).filter_by(state="queued")).all()
+            for row in rows:
+                try:
+                    self.chain.execute(row.function, row.args)
+                except Reverted as error:
+                    row.state, row.error = "failed", {"error": error.error}
+                else:
+                    row.state, row.block_number = "confirmed", self.chain.height
+                    succeeded += 1
+        return succeeded
+
+    def unsettled(self) -> int:
+        with self.begin() as tx:
+            return sum(b.num_receipts for b in tx.receipts.backlogs(self.market.operator))
+
+    def auditor(self) -> Auditor:
+        return Auditor(self.begin, self.read, self.blobs, recover, self.market.domain)
+
+    def settler(self, **changes: Any) -> Settler:
+        parts: dict[str, Any] = {
+            "operator": self.market.operator,
+            "begin": self.begin,
+            "read": self.read,
+            "chain": self.chain,
+            "blobs": self.blobs,
+            "auditor": self.auditor(),
+            "keys": self,
+            "vault": self.chain.vault,
+            "settlement": self.market.domain,
+            "pace": Pace(seconds=5, receipts=100),
+            "clock": lambda: self.chain.time,
+        }
+        return Settler(**(parts | changes))
+
+    def claims(self) -> Claims:
+        return Claims(self.begin, self.read, self.auditor(), self.chain, self.market.operator)

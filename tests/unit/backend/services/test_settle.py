@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.batch import Header
+from backend.domain.batch_data import FILE_NAME, decode
+from backend.domain.content import cid_of
+from backend.domain.hashing import receipt_id
+from backend.services.audit import WrongBatch
+from backend.services.settle import Pace, Settler, Step
+from tests.support.market import parameter_set
+from tests.support.model_chain import Town
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from backend.domain.receipt import SignedReceipt
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    town = Town(tmp_path)
+    yield town
+    town.database.close()
+
+
+def settle(town: Town, rounds: int = 6) -> None:
+    """Run settler and miner until nothing is left to do."""
+    for _ in range(rounds):
+        town.settler().run_once(is_forced=True)
+        town.mine()
+
+
+def settled(town: Town) -> list[SignedReceipt]:
+    """What the standing batches publish, batch by batch."""
+    headers = [Header.from_chain(batch.header) for batch in town.chain.standing()]
+    return [r for h in headers for r in decode(town.blobs.read(cid_of(h.data_digest), FILE_NAME))[1]]
+
+
+def assert_all_settled(town: Town, receipts: list[SignedReceipt]) -> None:
+    ids = [receipt_id(signed.receipt) for signed in settled(town)]
+    assert sorted(ids) == sorted(receipt_id(signed.receipt) for signed in receipts)
+    assert town.unsettled() == 0
+    assert all(verdict.is_right for verdict in town.auditor().audit(town.market.operator))
+    collected = {c: town.chain.channel_by_id[c].collected for c in town.market.channels}
+    assert collected == town.market.line
+
+
+def test_receipts_of_all_channels_become_one_batch(town: Town) -> None:
+    receipts = [town.serve() for _ in range(8)]
+    progress = town.settler().run_once()
+    assert (progress.step, progress.number) == (Step.COMMITTING, 1)
+    town.mine()
+    assert_all_settled(town, receipts)
+    assert len(town.chain.committed) == 1
+
+
+def test_nothing_is_committed_without_receipts(town: Town) -> None:
+    assert town.settler().run_once(is_forced=True).step is Step.IDLE
+    assert town.mine() == 0
+
+
+def test_a_batch_waits_until_it_is_due_by_age_or_size(town: Town) -> None:
+    town.serve()
+    town.chain.time = town.market.served_at + 3
+    assert town.settler().run_once().step is Step.IDLE
+    assert town.settler(pace=Pace(5, 1)).run_once().step is Step.COMMITTING
+
+
+def test_a_batch_is_due_once_its_oldest_receipt_is_old_enough(town: Town) -> None:
+    town.serve()
+    town.chain.time = town.market.served_at + 5
+    assert town.settler().run_once().step is Step.COMMITTING
+
+
+def test_the_data_is_public_before_the_commit_is_queued(town: Town) -> None:
+    town.serve()
+    blobs = Dying(town.blobs, {"add_folder"}, 1)
+    with pytest.raises(Died):
+        town.settler(blobs=blobs).run_once()
+    assert town.mine() == 0
+    assert town.unsettled() == 1
+
+
+def test_one_batch_is_in_flight_at_a_time(town: Town) -> None:
+    town.serve()
+    town.settler().run_once(is_forced=True)
+    late = town.serve()
+    assert town.settler().run_once(is_forced=True).step is Step.WAITING
+    town.mine()
+    assert town.settler().run_once(is_forced=True).number == 2
+    town.mine()
+    assert settled(town)[-1] == late
+
+
+def test_a_confirmed_commit_is_waited_for_until_it_is_indexed(town: Town) -> None:
+    town.serve()
+    town.settler().run_once(is_forced=True)
+    town.mine()
+    town.chain.is_lagging = True
+    town.chain.height -= 1
+    town.serve()
+    assert town.settler().run_once(is_forced=True).step is Step.WAITING
+
+
+def test_a_batch_has_at_most_the_receipts_of_its_pace(town: Town) -> None:
+    receipts = [town.serve() for _ in range(7)]
+    town.settler(pace=Pace(5, 3)).run_once()
+    town.mine()
+    assert len(settled(town)) == 3
+    settle(town)
+    assert_all_settled(town, receipts)
+
+
+def test_batches_become_final_in_order_after_their_window(town: Town) -> None:
+    for _ in range(2):
+        town.serve()
+        town.settler().run_once(is_forced=True)
+        town.mine()
+    assert town.settler().finalise() is None
+    town.chain.time += 60
+    assert town.settler().finalise() == 2
+    assert town.settler().finalise() == 2
+    assert town.mine() == 1
+    assert town.chain.final == 2
+    assert town.settler().finalise() is None
+
+
+def test_a_held_session_key_signs_for_exactly_what_is_collected(town: Town) -> None:
+    channel = town.market.channels[0]
+    receipts = [town.serve(channel, is_paid=False) for _ in range(3)]
+    assert town.settler().run_once(is_forced=True).skipped.keys() == {channel}
+    town.grant(channel, cap=10**9)
+    settle(town)
+    assert_all_settled(town, receipts)
+
+
+def test_no_more_is_collected_than_voucher_or_cap_allow(town: Town) -> None:
+    first, second = town.market.channels[:2]
+    for channel in (first, second):
+        one = town.serve(channel, is_paid=False)
+        town.serve(channel, is_paid=False)
+        if channel == first:
+            town.sign_voucher(channel, one.receipt.cumulative)
+        else:
+            town.grant(channel, one.receipt.cumulative + 1)
+    assert town.settler().run_once(is_forced=True).skipped.keys() == {first, second}
+    town.mine()
+    assert len(settled(town)) == 2
+    assert town.unsettled() == 2
+
+
+def test_no_more_is_collected_than_the_channel_holds(town: Town) -> None:
+    channel = town.market.channels[0]
+    one = town.serve(channel)
+    town.serve(channel)
+    held = replace(town.chain.channel_by_id[channel], balance=one.receipt.charge)
+    town.chain.channel_by_id[channel] = held
+    assert "balance" in town.settler().run_once(is_forced=True).skipped[channel]
+    town.mine()
+    assert settled(town) == [one]
+
+
+def test_a_lost_receipt_stops_its_channel_until_the_payer_waives_it(town: Town) -> None:
+    channel, other = town.market.channels[:2]
+    lost = town.market.serve(channel)
+    kept = town.serve(channel)
+    town.serve(other)
+    progress = town.settler().run_once(is_forced=True)
+    assert "the line is at 0" in progress.skipped[channel]
+    town.mine()
+    assert {s.receipt.channel_id for s in settled(town)} == {other}
+    most = kept.receipt.cumulative
+    town.sign_voucher(channel, most, waived_until=lost.receipt.cumulative)
+    settle(town)
+    assert settled(town)[-1] == kept
+    assert town.chain.channel_by_id[channel].balance == 10**12 - kept.receipt.charge
+
+
+def test_a_bad_receipt_holds_up_only_the_rest_of_its_channel(town: Town) -> None:
+    channel, other = town.market.channels[:2]
+    good = [town.serve(channel), town.serve(other)]
+    honest = town.market.serve(channel)
+    wrong = replace(honest.receipt, prompt_tokens=honest.receipt.prompt_tokens + 1)
+    town.store(town.market.sign(wrong, honest.slices))
+    after = town.serve(channel)
+    assert "charge" in town.settler().run_once(is_forced=True).skipped[channel]
+    town.mine()
+    assert settled(town) == sorted(good, key=lambda s: s.receipt.channel_id)
+    town.sign_voucher(channel, after.receipt.cumulative, waived_until=wrong.cumulative)
+    settle(town)
+    assert settled(town)[-1] == after
+
+
+def test_a_channel_that_the_chain_refuses_does_not_hold_up_the_others(town: Town) -> None:
+    channel, other = town.market.channels[:2]
+    receipts = [town.serve(channel, is_paid=False), town.serve(other)]
+    stranger = town.market.payer_of[other]
+    town.market.payer_of[channel], payer = stranger, town.market.payer_of[channel]
+    town.sign_voucher(channel, receipts[0].receipt.cumulative)
+    town.market.payer_of[channel] = payer
+    progress = town.settler().run_once(is_forced=True)
+    assert "NotAuthorised" in progress.skipped[channel]
+    town.mine()
+    assert settled(town) == receipts[1:]
+
+
+def test_a_changed_parameter_set_reverts_and_is_rebuilt(town: Town) -> None:
+    receipts = [town.serve() for _ in range(3)]
+    town.settler().run_once(is_forced=True)
+    town.chain.sets.append(parameter_set(2, fee_ppm=150_000))
+    assert town.mine() == 0
+    settle(town)
+    assert_all_settled(town, receipts)
+    assert town.chain.committed[0].header["parameterSet"] == 2
+
+
+def test_a_commit_from_elsewhere_is_followed_and_built_upon(town: Town, tmp_path: Path) -> None:
+    """The operator's other installation, with its own database, settles the same chain."""
+    ours = town.serve(town.market.channels[0])
+    town.settler().run_once(is_forced=True)
+    (tmp_path / "other").mkdir()
+    other = Town(tmp_path / "other")
+    other.chain, other.market, other.blobs = town.chain, town.market, town.blobs
+    theirs = other.serve(town.market.channels[1])
+    other.settler().run_once(is_forced=True)
+    assert other.mine() == 1
+    assert town.mine() == 0
+    settle(town)
+    assert settled(town) == [theirs, ours]
+    other.database.close()
+
+
+def test_of_two_settlers_at_the_same_point_one_commits(town: Town) -> None:
+    receipts = [town.serve()]
+
+    class Meanwhile:
+        def __getattr__(self, name: str) -> Any:
+            if name == "add_folder":
+                receipts.append(town.serve())
+                town.settler().run_once(is_forced=True)
+            return getattr(town.blobs, name)
+
+    assert town.settler(blobs=Meanwhile()).run_once(is_forced=True).step is Step.WAITING
+    assert town.mine() == 1
+    assert_all_settled(town, receipts)
+
+
+def test_a_refusal_of_the_whole_batch_leaves_everything_as_it_was(town: Town) -> None:
+    town.serve()
+    honest = town.chain.parameter_set(1)
+    town.chain.sets.append(parameter_set(2, fee_ppm=0))
+    stale = Stale(town.chain, latest=honest)
+    progress = settler_with_view(town, stale).run_once(is_forced=True)
+    assert progress.step is Step.REFUSED
+    assert "NotCurrentSet" in progress.reason
+    assert (town.mine(), town.unsettled()) == (0, 1)
+
+
+def test_receipts_of_a_voided_batch_are_settled_again(town: Town) -> None:
+    receipts = []
+    for _ in range(3):
+        receipts.append(town.serve())
+        town.settler().run_once(is_forced=True)
+        town.mine()
+    town.chain.void_last()
+    town.chain.void_last()
+    settle(town)
+    assert_all_settled(town, receipts)
+    assert [b.number for b in town.chain.standing()] == [1, 2]
+
+
+def test_nothing_is_built_on_a_wrong_batch_of_ones_own(town: Town) -> None:
+    town.serve()
+    town.settler().run_once(is_forced=True)
+    town.mine()
+    wrong = dict(town.chain.committed[0].header) | {"entriesCount": 1}
+    batch_hash = Header.from_chain(wrong).hash
+    town.chain.committed[0] = replace(town.chain.committed[0], header=wrong, hash=batch_hash)
+    town.serve()
+    with pytest.raises(WrongBatch, match="entries"):
+        town.settler().run_once(is_forced=True)
+    assert town.mine() == 0
+
+
+class Died(Exception):  # noqa: N818
+    """The process is gone."""
+
+
+class Dying:
+    """Passes calls on, and dies before the n-th of those named."""
+
+    def __init__(self, target: Any, names: set[str], at: int) -> None:
+        self._target, self._names, self._left = target, names, at
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._names:
+            self._left -= 1
+            if self._left == 0:
+                raise Died
+        return getattr(self._target, name)
+
+
+def dying_begin(town: Town, counter: list[int]) -> Callable[[], Any]:
+    """Units of work that die before they begin, before they commit, or right after."""
+
+    def tick() -> None:
+        counter[0] -= 1
+        if counter[0] == 0:
+            raise Died
+
+    @contextmanager
+    def begin() -> Iterator[Any]:
+        tick()
+        with town.begin() as tx:
+            yield tx
+            tick()
+        tick()
+
+    return begin
+
+
+@pytest.mark.parametrize("at", range(1, 31))
+def test_a_death_at_any_step_loses_and_doubles_nothing(town: Town, at: int) -> None:
+    receipts = [town.serve() for _ in range(4)]
+    counter = [at]
+    begin = dying_begin(town, counter)
+    blobs = Dying(town.blobs, {"add_folder", "read"}, 1 + at % 3)
+    for _ in range(4):
+        auditor = town.auditor()
+        auditor._begin = begin
+        with suppress(Died):
+            town.settler(begin=begin, blobs=blobs, auditor=auditor).run_once(is_forced=True)
+        town.mine()
+        if len(receipts) < 8:
+            receipts.append(town.serve())
+    settle(town)
+    assert_all_settled(town, receipts)
+
+
+class Stale:
+    """Projections that have not seen the newest parameter set."""
+
+    def __init__(self, chain: Any, latest: Any) -> None:
+        self._chain, self._latest = chain, latest
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chain, name)
+
+    def latest_parameter_set(self) -> Any:
+        return self._latest
+
+
+def settler_with_view(town: Town, view: Any) -> Settler:
+    @contextmanager
+    def read() -> Iterator[Any]:
+        with town.read() as tx:
+            tx.chain = view
+            yield tx
+
+    return town.settler(read=read)
