@@ -71,9 +71,11 @@ class Header:
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Header:
         """From the fields by their Solidity names; integers may be decimal strings."""
-        kinds = {"int": int}
-        named = {name: (kind, values[camel_case(name)]) for name, kind in cls.__annotations__.items()}
-        return cls(**{name: kinds.get(kind, str)(value) for name, (kind, value) in named.items()})
+        fields: dict[str, Any] = {}
+        for name, kind in cls.__annotations__.items():
+            value = values[camel_case(name)]
+            fields[name] = int(value) if kind == "int" else value
+        return cls(**fields)
 
 
 HEADER_FIELDS = tuple(Header.__annotations__)
