@@ -140,13 +140,14 @@ class Engine:
         )
 
     def abort(self, request_id: str) -> Chunk | None:
-        """End a request now. Its last chunk, or None for an unknown id."""
+        """End a request now. Its last chunk, probe included if wanted, or None for an unknown id."""
         request = self._requests.get(request_id)
         if request is None:
             return None
         self._forget(request)
         request.finish_reason = "abort"
-        return _chunk(request, [], request.text.flush() if request.text is not None else "")
+        text = request.text.flush() if request.text is not None else ""
+        return _chunk(request, [], text, request.probe_states())
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
@@ -267,15 +268,12 @@ class Engine:
         self._forget(request)
         request.finish_reason = reason
         text += request.text.flush() if request.text is not None else ""
-        probe = None if request.probe is None else request.probe.finish(request.num_answer_tokens)
-        return _chunk(request, [token_id], text, probe)
+        return _chunk(request, [token_id], text, request.probe_states())
 
     def _finish_given(self, request: Request) -> Output:
         self._forget(request)
-        if request.probe is None:
-            raise ValueError("a request without sampling is made for its probe")
-        states = request.probe.finish(request.max_tokens)
-        if not all(map(math.isfinite, (*states.prompt, *(states.answer or ())))):
+        states = request.probe_states()
+        if states is None or not _is_finite(states):
             return Failure(request.request_id, NumericalError(request.adapter_digest))
         request.finish_reason = "stop"
         return _chunk(request, [], "", states)
@@ -299,6 +297,10 @@ def _chunk(request: Request, token_ids: list[int], text: str, probe: ProbeStates
         finish_reason=request.finish_reason,
         probe=probe,
     )
+
+
+def _is_finite(states: ProbeStates) -> bool:
+    return all(map(math.isfinite, (*states.prompt, *(states.answer or ()))))
 
 
 def _checked(sampling: Sampling) -> Sampling:

@@ -9,7 +9,7 @@ from inference.lora.segments import BASE_SLOT
 
 if TYPE_CHECKING:
     from inference.probe import ProbeSums
-    from inference.protocol import AdapterRef, FinishReason, Sampling
+    from inference.protocol import AdapterRef, FinishReason, ProbeStates, Sampling
     from inference.text import TextStream
 
 
@@ -51,3 +51,10 @@ class Request:
     @property
     def adapter_digest(self) -> str | None:
         return None if self.adapter is None else self.adapter.digest
+
+    def probe_states(self) -> ProbeStates | None:
+        """What the probe has seen; None without one, or before the prompt was computed."""
+        if self.probe is None or self.probe.num_seen < self.num_prompt_tokens:
+            return None
+        # A given answer lacks its last token here, see `Engine.embed`; `max_tokens` is its whole length.
+        return self.probe.finish(self.max_tokens if self.sampling is None else self.num_answer_tokens)

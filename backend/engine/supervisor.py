@@ -57,7 +57,7 @@ class EngineProcess:
 class EngineSupervisor:
     """`async with EngineSupervisor(EngineProcess(path)) as engine: await engine.wait_ready()`
 
-    A crash is followed by a restart after a pause that doubles while the process keeps dying before it serves.
+    A crash is followed by a restart, after a pause that doubles while the process dies before it serves.
     The process holds our end of a pipe as standard input, so it ends with us even if we are killed.
     """
 

@@ -44,6 +44,10 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 _DIGEST_DOMAIN = b"loraledger/adapter/v1\0"
+_MAX_CONFIG_BYTES = 1024 * 1024
+_MAX_CONFIG_DEPTH = 16
+# An unterminated string matches too, else a crafted one would be scanned from each of its quotes again.
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _TENSOR_NAME = re.compile(
     r"base_model\.model\.(?P<module>model\.layers\.(?P<layer>\d{1,4})\.(?P<parent>self_attn|mlp)\.(?P<linear>\w+))"
     r"\.lora_(?P<side>[AB])\.weight"
@@ -156,13 +160,24 @@ def _canonical_json(config: bytes) -> bytes:
 
 
 def _read_config(config: bytes) -> dict[str, Any]:
+    if len(config) > _MAX_CONFIG_BYTES or _depth(config) > _MAX_CONFIG_DEPTH:
+        raise AdapterCorruptError(CONFIG_FILE, "larger or deeper than any adapter's configuration")
     try:
         value = json.loads(config, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise AdapterCorruptError(CONFIG_FILE, f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise AdapterCorruptError(CONFIG_FILE, "not a JSON object")
     return value
+
+
+def _depth(text: bytes) -> int:
+    """How deep brackets nest outside of strings. Python's parser recurses, and can overflow the stack."""
+    depth = deepest = 0
+    for bracket in re.findall(rb"[\[\]{}]", _JSON_STRING.sub(b"", text)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _refuse_constant(name: str) -> float:

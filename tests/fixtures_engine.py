@@ -1,0 +1,222 @@
+"""Tiny random checkpoints and adapters, made with transformers and PEFT, and those libraries as oracle."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inference.config import EngineConfig
+from inference.lora.adapter import adapter_digest
+from inference.protocol import AdapterRef, Chunk, Generate, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from inference.engine import Engine
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+LOGIT_TOLERANCE = 2e-4
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EOS = "<|end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@contextmanager
+def peft_warnings_ignored() -> Iterator[None]:
+    """PEFT reads an attribute that transformers has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
+
+
+def make_model(folder: Path, family: str = "llama", **overrides: Any) -> Path:
+    """A random checkpoint with a byte-level tokenizer; two layers, hidden size 64."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    vocab_size = make_tokenizer(folder)
+    torch.manual_seed(FAMILIES.index(family))
+    shape = {
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.25,
+        "bos_token_id": None,
+        "pad_token_id": None,
+        "eos_token_id": 1,
+        "tie_word_embeddings": family in {"llama", "qwen3"},
+        "head_dim": 32 if family == "qwen3" else 16,
+        "sliding_window": None,
+        **overrides,
+    }
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_tokenizer(folder: Path) -> int:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|pad|>", EOS, "<|system|>", "<|user|>", "<|assistant|>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token="<|pad|>")
+    fast.add_special_tokens({"additional_special_tokens": special[2:]})
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    return len(vocabulary)
+
+
+def make_adapter(
+    folder: Path,
+    model: Path,
+    *,
+    rank: int = 4,
+    targets: Sequence[str] = ALL_LINEAR,
+    seed: int = 0,
+    **config: Any,
+) -> AdapterRef:
+    """A PEFT adapter with random A and B, strong enough to change greedy answers."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1000 + seed)
+    lora = LoraConfig(
+        r=rank, target_modules=list(targets), task_type="CAUSAL_LM", **{"lora_alpha": 2 * rank, **config}
+    )
+    with peft_warnings_ignored():
+        peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.15)
+    peft_model.save_pretrained(folder)
+    return AdapterRef(adapter_digest(folder), str(folder))
+
+
+def edit_adapter(ref: AdapterRef, *, drop: Sequence[str] = (), **config: Any) -> AdapterRef:
+    """Rewrite keys of an adapter's configuration."""
+    path = Path(ref.path) / "adapter_config.json"
+    values = {**json.loads(path.read_text()), **config}
+    path.write_text(json.dumps({key: value for key, value in values.items() if key not in drop}))
+    return AdapterRef(adapter_digest(Path(ref.path)), ref.path)
+
+
+def rewrite_tensors(ref: AdapterRef, tensors: Mapping[str, torch.Tensor]) -> AdapterRef:
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), Path(ref.path) / "adapter_model.safetensors", metadata={"format": "pt"})
+    return AdapterRef(adapter_digest(Path(ref.path)), ref.path)
+
+
+def read_tensors(ref: AdapterRef) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(Path(ref.path) / "adapter_model.safetensors")
+
+
+class Oracle:
+    """transformers with PEFT, in fp32, one sequence at a time."""
+
+    def __init__(self, model: Path) -> None:
+        self._path = model
+        self._models: dict[str | None, Any] = {}
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[int], adapter: AdapterRef | None) -> torch.Tensor:
+        """[num_tokens, vocab]"""
+        return self._model(adapter)(torch.tensor([token_ids])).logits[0]
+
+    @torch.inference_mode()
+    def hidden(self, token_ids: Sequence[int], adapter: AdapterRef | None) -> torch.Tensor:
+        """Final hidden states after the last norm, [num_tokens, hidden]."""
+        output = self._model(adapter)(torch.tensor([token_ids]), output_hidden_states=True)
+        return output.hidden_states[-1][0]
+
+    def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: AdapterRef | None) -> None:
+        """Every token of `answer` is the best one, or within the tolerance of it."""
+        logits = self.logits([*prompt, *answer], adapter)[len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(answer).unsqueeze(1)).squeeze(1)
+        assert (logits.max(dim=1).values - chosen).max() < LOGIT_TOLERANCE
+
+    def _model(self, adapter: AdapterRef | None) -> Any:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        key = None if adapter is None else adapter.digest
+        if key not in self._models:
+            model = AutoModelForCausalLM.from_pretrained(self._path, dtype=torch.float32)
+            if adapter is not None:
+                with peft_warnings_ignored():
+                    model = PeftModel.from_pretrained(model, adapter.path)
+            self._models[key] = model.eval()
+        return self._models[key]
+
+
+def tiny_config(model: Path, **overrides: Any) -> EngineConfig:
+    defaults = {
+        "dtype": "float32",
+        "num_threads": 1,
+        "kv_budget_bytes": 4 * 1024 * 1024,
+        "num_adapter_rows": 64,
+        "max_rank": 32,
+        "adapter_budget_bytes": 16 * 1024 * 1024,
+    }
+    return EngineConfig(model, **{**defaults, **overrides})
+
+
+@dataclass
+class Answer:
+    """Everything that was said about one request."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    last: Chunk | None = None
+    error: Exception | None = None
+
+
+def run_all(
+    engine: Engine, *commands: Generate, prompts: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Answer]:
+    """Run requests together until idle, checking the engine's integrity after every output."""
+    for command in commands:
+        engine.add(command, (prompts or {}).get(command.request_id))
+    return drain(engine)
+
+
+def drain(engine: Engine) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    for output in engine.run():
+        answer = answers.setdefault(output.request_id, Answer())
+        if isinstance(output, Chunk):
+            answer.text += output.text
+            answer.token_ids += output.token_ids
+            answer.last = output
+        else:
+            answer.error = output.error
+        engine.check_integrity()
+    engine.check_integrity()
+    return answers
+
+
+def greedy(request_id: str, prompt: str = "x", *, max_tokens: int = 12, **rest: Any) -> Generate:
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    return Generate(request_id, prompt=prompt, sampling=sampling, **rest)

@@ -1,0 +1,60 @@
+"""A real engine process on a tiny random checkpoint."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.engine.supervisor import EngineProcess
+from tests.fixtures_engine import make_adapter, make_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from inference.protocol import AdapterRef
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("served"), "llama")
+
+
+@pytest.fixture(scope="session")
+def served_adapter(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AdapterRef:
+    return make_adapter(tmp_path_factory.mktemp("adapter") / "a", served_model)
+
+
+@pytest.fixture(scope="session")
+def tiny_process(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineProcess:
+    folder = tmp_path_factory.mktemp("run")
+    options = {"dtype": "float32", "max_waiting": 3, "max_running": 2, "kv_budget_bytes": 4 * 1024 * 1024}
+    return EngineProcess(
+        folder / "engine.sock", served_model, num_threads=1, log_path=folder / "log", options=options
+    )
+
+
+@pytest.fixture(scope="session")
+def engine_socket(tiny_process: EngineProcess) -> Iterator[Path]:
+    """Socket of an engine that runs for the whole session."""
+    process = subprocess.Popen(
+        tiny_process.arguments(),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=tiny_process.environment(),
+    )
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(tiny_process.socket_path)) == 0:
+                break
+        assert process.poll() is None, "the engine ended before it was ready"
+        time.sleep(0.05)
+    yield tiny_process.socket_path
+    # Closing standard input is how it learns that we are gone.
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert not tiny_process.socket_path.exists()

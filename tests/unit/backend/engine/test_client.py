@@ -1,0 +1,190 @@
+"""The client and the server of the engine process, across a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.ids import Hash32
+from backend.engine.client import EngineClient
+from backend.engine.gateway import EngineGateway
+from backend.ports.engine import AdapterFolder, Chat, Turn
+from backend.ports.engine import Sampling as PortSampling
+from inference import protocol
+from inference.protocol import AdapterRef, Chunk, EmbedItem, Message, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+HELLO = (Message("user", "hello"),)
+LONG = Sampling(max_tokens=400, temperature=0.0, ignore_eos=True)
+
+
+@pytest.fixture
+async def client(engine_socket: Path) -> AsyncIterator[EngineClient]:
+    async with EngineClient(engine_socket) as client:
+        yield client
+        await until_idle(client)
+
+
+async def until_idle(client: EngineClient) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            status = await client.status()
+            if status.num_running + status.num_waiting == 0:
+                assert status.kv_blocks_used == 0
+                return
+            await asyncio.sleep(0.01)
+
+
+def short(num_tokens: int) -> Sampling:
+    return Sampling(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
+
+
+async def test_an_answer_streams_and_ends_with_counts_and_probe(
+    client: EngineClient, served_adapter: AdapterRef
+) -> None:
+    chunks = [
+        chunk
+        async for chunk in client.generate(
+            messages=HELLO, adapter=served_adapter, sampling=short(6), probe=True
+        )
+    ]
+    assert [chunk.completion_tokens for chunk in chunks] == [1, 2, 3, 4, 5, 6]
+    assert [chunk.finish_reason for chunk in chunks] == [None] * 5 + ["length"]
+    assert chunks[-1].prompt_tokens == (await client.count_tokens(HELLO)).num_tokens == 8
+    assert len(chunks[-1].probe.answer) == 64
+    assert (await client.status()).active_adapters == [served_adapter.digest]
+
+
+async def test_several_clients_and_requests_share_the_engine(
+    client: EngineClient, engine_socket: Path, served_adapter: AdapterRef
+) -> None:
+    async def text(of: EngineClient, adapter: AdapterRef | None) -> list[int]:
+        stream = of.generate(messages=HELLO, adapter=adapter, sampling=short(8), request_id="same")
+        return [token async for chunk in stream for token in chunk.token_ids]
+
+    async with EngineClient(engine_socket) as other:
+        mine, theirs = await asyncio.gather(text(client, None), text(other, served_adapter))
+        assert mine == await text(other, None)
+        assert theirs != mine
+
+
+async def test_hanging_up_in_the_middle_aborts_the_request(client: EngineClient) -> None:
+    async with aclosing(client.generate(messages=HELLO, sampling=LONG)) as stream:
+        chunk = await anext(stream)
+    assert chunk.completion_tokens == 1
+    await until_idle(client)
+
+
+async def test_losing_a_connection_aborts_its_requests(client: EngineClient, engine_socket: Path) -> None:
+    other = EngineClient(engine_socket)
+    stream = other.generate(messages=HELLO, sampling=LONG)
+    await anext(stream)
+    await other.close()
+    with pytest.raises(Unavailable):
+        async for _ in stream:
+            pass
+    await until_idle(client)
+
+
+async def test_an_aborted_answer_ends_with_what_was_generated(client: EngineClient) -> None:
+    chunks: list[Chunk] = []
+    async for chunk in client.generate(messages=HELLO, sampling=LONG, request_id="mine", probe=True):
+        chunks.append(chunk)
+        if len(chunks) == 3:
+            await client.abort("mine")
+    last = chunks[-1]
+    assert last.finish_reason == "abort"
+    assert last.completion_tokens == sum(len(chunk.token_ids) for chunk in chunks) < 400
+    assert last.probe.num_answer_tokens == last.completion_tokens
+
+
+async def test_embedding_given_text(client: EngineClient, served_adapter: AdapterRef) -> None:
+    items = [EmbedItem(messages=HELLO, completion="hi"), EmbedItem(prompt="xyz")] * 40
+    states = await client.embed(items[:3], served_adapter)
+    assert [(each.num_prompt_tokens, each.num_answer_tokens) for each in states] == [(8, 3), (3, 0), (8, 3)]
+    assert states[0].answer == pytest.approx(states[2].answer, abs=1e-4)
+    assert states[1].answer is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"prompt": "x" * 600}, "context_length_exceeded"),
+        ({"messages": HELLO, "prompt": "x"}, "invalid_request"),
+        ({"prompt": "x", "adapter": AdapterRef("0" * 64, "/nowhere")}, "adapter_file_missing"),
+        ({"prompt": "x", "adapter": AdapterRef("zero", "/nowhere")}, "invalid_request"),
+        ({"prompt": "x", "sampling": Sampling(top_p=7.0)}, "invalid_request"),
+    ],
+)
+async def test_a_request_at_fault_is_invalid_input_with_the_engines_code(
+    arguments: dict[str, object], code: str, client: EngineClient
+) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        await anext(client.generate(**arguments))
+    assert refusal.value.details["code"] == code
+
+
+async def test_more_than_the_engine_can_queue_is_retryable(client: EngineClient) -> None:
+    streams = [client.generate(messages=HELLO, sampling=LONG) for _ in range(8)]
+    outcomes = await asyncio.gather(*(anext(stream) for stream in streams), return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Unavailable)]
+    assert {outcome.details["code"] for outcome in refused} == {"overloaded"}
+    assert len(refused) < len(streams)
+    for stream in streams:
+        await stream.aclose()
+
+
+async def test_a_malformed_command_is_answered_and_the_connection_lives(engine_socket: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(engine_socket)
+    for body in (b'{"type": "generate", "request_id": "r", "temperatur": 1}', b"{", b'{"type": "x"}'):
+        writer.write(len(body).to_bytes(4, "big") + body)
+        event = protocol.decode_event(await protocol.read_frame(reader))
+        assert isinstance(event, protocol.Error)
+        assert event.code == "invalid_request"
+    writer.write(protocol.encode_frame(protocol.GetStatus("s")))
+    assert isinstance(protocol.decode_event(await protocol.read_frame(reader)), protocol.Status)
+    writer.close()
+
+
+async def test_an_oversized_frame_ends_the_connection(engine_socket: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(engine_socket)
+    writer.write((2**32 - 1).to_bytes(4, "big"))
+    event = protocol.decode_event(await protocol.read_frame(reader))
+    assert event.code == "frame_too_large"
+    assert await protocol.read_frame(reader) is None
+    writer.close()
+
+
+async def test_no_engine_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="nothing answers"):
+        await EngineClient(tmp_path / "none.sock").status()
+
+
+async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter: AdapterRef) -> None:
+    gateway = EngineGateway(client)
+    folder = AdapterFolder(Hash32(f"0x{served_adapter.digest}"), served_adapter.path)
+    chat = Chat(
+        "c", (Turn("user", "hello"),), PortSampling(max_tokens=3, temperature=0.0), folder, probe=True
+    )
+    pieces = [piece async for piece in gateway.answer(chat)]
+    assert pieces[-1].finish_reason is not None
+    assert len(pieces[-1].probe) == 64
+    assert (await gateway.count_tokens(chat.turns)).max_context == 512
+    assert await gateway.active_adapters() == [folder.digest]
+
+
+def test_the_client_does_not_import_torch() -> None:
+    code = (
+        "import sys, backend.engine.client, backend.engine.gateway, backend.engine.supervisor;"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inference.errors import AdapterCorruptError, AdapterError, AdapterFileMissingError, AdapterTooLargeError
+from inference.lora.adapter import Adapter
+from inference.lora.registry import AdapterRegistry
+from inference.protocol import AdapterRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SIZE = 1000
+
+
+class Loading:
+    """A registry over fake loads that end when the test says so."""
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        self._folder = folder
+        self._gate = threading.Event()
+        self.loaded: list[str] = []
+        self.registry = AdapterRegistry(self._load, budget_bytes, num_threads=2)
+
+    def ref(self, name: str, size: int = SIZE) -> AdapterRef:
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_model.safetensors").write_bytes(bytes(size))
+        return AdapterRef(name * 64, str(folder))
+
+    def finish(self) -> None:
+        """Let all loads end and take them in."""
+        self._gate.set()
+        while self.registry.is_loading and any(load.future for load in self.registry._loads.values()):
+            for load in list(self.registry._loads.values()):
+                if load.future is not None:
+                    load.future.exception()
+            self.registry.collect()
+        self._gate.clear()
+
+    def _load(self, ref: AdapterRef) -> Adapter:
+        assert self._gate.wait(10)
+        name = Path(ref.path).name
+        self.loaded.append(name)
+        if name == "b":
+            raise AdapterCorruptError("x", "bad")
+        if name == "c":
+            raise MemoryError
+        return Adapter(ref.digest, 1, SIZE, {})
+
+
+@pytest.fixture
+def loading(tmp_path: Path) -> Iterator[Callable[[int], Loading]]:
+    made: list[Loading] = []
+
+    def make(budget_bytes: int) -> Loading:
+        made.append(Loading(tmp_path, budget_bytes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each._gate.set()
+        each.registry.close()
+
+
+def test_many_requests_for_one_digest_load_it_once(loading: Callable[[int], Loading]) -> None:
+    it = loading(5 * SIZE)
+    ref = it.ref("1")
+    assert [it.registry.want(ref) for _ in range(5)] == [None] * 5
+    it.finish()
+    assert it.registry.want(ref) is not None
+    assert it.loaded == ["1"]
+
+
+def test_the_least_recently_used_makes_room(loading: Callable[[int], Loading]) -> None:
+    it = loading(2 * SIZE)
+    one, two, three = (it.ref(name) for name in "123")
+    for ref in (one, two):
+        it.registry.want(ref)
+    it.finish()
+    it.registry.want(one)
+    for ref in (one, two):
+        it.registry.forget(ref.digest)
+    it.registry.want(three)
+    it.finish()
+    assert it.registry.resident_digests == [one.digest, three.digest]
+    it.registry.check_integrity({three.digest})
+
+
+def test_what_somebody_waits_for_is_not_evicted_and_the_next_load_waits(
+    loading: Callable[[int], Loading],
+) -> None:
+    it = loading(SIZE)
+    one, two = it.ref("1"), it.ref("2")
+    it.registry.want(one)
+    it.finish()
+    it.registry.want(two)
+    it.finish()
+    assert it.loaded == ["1"]
+    it.registry.forget(one.digest)
+    it.registry.collect()
+    it.finish()
+    assert it.registry.resident_digests == [two.digest]
+
+
+def test_a_load_that_nobody_waits_for_any_more_is_not_started(loading: Callable[[int], Loading]) -> None:
+    it = loading(SIZE)
+    one, two = it.ref("1"), it.ref("2")
+    it.registry.want(one)
+    it.registry.want(two)
+    it.registry.forget(two.digest)
+    it.finish()
+    assert it.loaded == ["1"]
+    assert not it.registry.is_loading
+
+
+def test_failures_are_reported_once_and_can_be_tried_again(loading: Callable[[int], Loading]) -> None:
+    it = loading(5 * SIZE)
+    bad = it.ref("b")
+    for _ in range(2):
+        it.registry.want(bad)
+        it.finish()
+        ((ref, error),) = it.registry.take_failures()
+        assert (ref, type(error)) == (bad, AdapterCorruptError)
+    assert it.registry.take_failures() == []
+
+
+def test_an_unforeseen_error_of_a_load_is_the_adapters_own(loading: Callable[[int], Loading]) -> None:
+    it = loading(5 * SIZE)
+    it.registry.want(it.ref("c"))
+    it.finish()
+    ((_, error),) = it.registry.take_failures()
+    assert type(error) is AdapterError
+
+
+def test_an_adapter_larger_than_the_budget_or_not_there_is_refused(
+    loading: Callable[[int], Loading],
+) -> None:
+    it = loading(SIZE)
+    it.registry.want(it.ref("1", size=SIZE + 1))
+    it.registry.want(AdapterRef("f" * 64, "/nowhere"))
+    kinds = [type(error) for _, error in it.registry.take_failures()]
+    assert kinds == [AdapterTooLargeError, AdapterFileMissingError]
+    assert it.loaded == []

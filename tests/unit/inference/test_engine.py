@@ -1,0 +1,257 @@
+"""What the engine promises besides the right tokens."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from inference.errors import (
+    AdapterDigestMismatchError,
+    AdapterFileMissingError,
+    ContextLengthExceededError,
+    InvalidRequestError,
+    NumericalError,
+    OverloadedError,
+)
+from inference.protocol import AdapterRef, Generate, Message, Sampling
+from tests.fixtures_engine import drain, greedy, make_adapter, read_tensors, rewrite_tensors, run_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from inference.engine import Engine
+
+
+def test_an_answer_ends_at_eos_with_reason_stop(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    sampling = Sampling(max_tokens=400, temperature=3.0, seed=1)
+    answer = run_all(engine, Generate("r", prompt="hello", sampling=sampling))["r"]
+    assert answer.last.finish_reason == "stop"
+    assert answer.token_ids[-1] == engine.tokenizer.eos_token_id
+    assert answer.last.completion_tokens == len(answer.token_ids)
+
+
+def test_an_answer_ends_at_max_tokens_with_reason_length(make_engine: Callable[..., Engine]) -> None:
+    answer = run_all(make_engine(), greedy("r", "abc", max_tokens=5))["r"]
+    assert (answer.last.finish_reason, answer.last.prompt_tokens, answer.last.completion_tokens) == (
+        "length",
+        3,
+        5,
+    )
+
+
+def test_an_answer_ends_where_the_context_does(make_engine: Callable[..., Engine]) -> None:
+    answer = run_all(make_engine(max_context=20), greedy("r", "x" * 12, max_tokens=100))["r"]
+    assert answer.last.completion_tokens == 8
+
+
+def test_the_whole_kv_cache_can_hold_one_sequence(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(kv_budget_bytes=9 * 2048, kv_block_size=4)
+    assert engine.max_context == 32
+    answer = run_all(engine, greedy("r", "x" * 31, max_tokens=100))["r"]
+    assert answer.last.completion_tokens == 1
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(max_context=20)
+    with pytest.raises(ContextLengthExceededError, match=r"25 tokens.* 20") as refusal:
+        engine.add(greedy("r", "x" * 25))
+    assert (refusal.value.num_prompt_tokens, refusal.value.max_context) == (25, 20)
+    assert engine.is_idle
+
+
+def test_stop_strings_end_the_answer_and_are_not_shown(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    full = run_all(engine, greedy("r", "abc", max_tokens=30))["r"].text
+    stop = full[10:13]
+    sampling = Sampling(max_tokens=30, temperature=0.0, stop=(stop,), ignore_eos=True)
+    answer = run_all(engine, Generate("r", prompt="abc", sampling=sampling))["r"]
+    assert answer.text == full[: full.index(stop)]
+    assert answer.last.finish_reason == "stop"
+
+
+def test_the_same_seed_gives_the_same_answer_whatever_else_is_in_the_batch(
+    llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
+) -> None:
+    sampling = Sampling(max_tokens=20, temperature=1.0, top_p=0.9, seed=7, ignore_eos=True)
+    command = Generate("r", prompt="seeded", sampling=sampling, adapter=llama_adapters[1])
+    alone = run_all(make_engine(), command)["r"]
+    noise = [
+        Generate(
+            f"n{i}", prompt="y" * (3 * i + 1), sampling=Sampling(max_tokens=25), adapter=llama_adapters[i % 4]
+        )
+        for i in range(8)
+    ]
+    crowded = run_all(
+        make_engine(kv_budget_bytes=60 * 2048, kv_block_size=4), *noise[:5], command, *noise[5:]
+    )["r"]
+    assert crowded.token_ids == alone.token_ids
+
+
+def test_without_a_seed_answers_differ(make_engine: Callable[..., Engine]) -> None:
+    commands = [Generate(str(i), prompt="dice", sampling=Sampling(max_tokens=20)) for i in range(2)]
+    answers = run_all(make_engine(), *commands)
+    assert answers["0"].token_ids != answers["1"].token_ids
+
+
+def test_streamed_text_equals_the_decoded_tokens(make_engine: Callable[..., Engine]) -> None:
+    """Random tokens of a byte-level vocabulary: mostly broken UTF-8, neither lost nor doubled."""
+    engine = make_engine()
+    answer = run_all(engine, Generate("r", prompt="é", sampling=Sampling(max_tokens=60, ignore_eos=True)))[
+        "r"
+    ]
+    assert answer.text.replace("\ufffd", "") == engine.tokenizer.decode(answer.token_ids).replace(
+        "\ufffd", ""
+    )
+
+
+def test_abort_frees_everything_and_reports_what_was_generated(
+    llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(max_running=2)
+    for i in range(4):
+        engine.add(greedy(str(i), "abcdef", adapter=llama_adapters[0], max_tokens=50))
+    seen = 0
+    while seen < 10:
+        seen += len(engine.step())
+    chunks = [engine.abort(str(i)) for i in range(4)]
+    assert [chunk.finish_reason for chunk in chunks] == ["abort"] * 4
+    assert sum(chunk.completion_tokens for chunk in chunks) == seen
+    assert engine.abort("0") is None
+    assert engine.is_idle
+    assert engine.status().kv_blocks_used == 0
+
+
+def test_a_full_waiting_line_is_refused_as_retryable(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(max_running=1, max_waiting=2)
+    for i in range(2):
+        engine.add(greedy(str(i)))
+    with pytest.raises(OverloadedError) as refusal:
+        engine.add(greedy("2"))
+    assert refusal.value.is_retryable
+    assert set(drain(engine)) == {"0", "1"}
+
+
+def test_a_request_id_in_use_is_refused(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    engine.add(greedy("same"))
+    with pytest.raises(InvalidRequestError, match="in use"):
+        engine.add(greedy("same"))
+    drain(engine)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(max_tokens=0), Sampling(temperature=-1.0), Sampling(top_p=0.0), Sampling(stop=("",))],
+)
+def test_sampling_out_of_range_is_refused(sampling: Sampling, make_engine: Callable[..., Engine]) -> None:
+    with pytest.raises(InvalidRequestError, match="sampling"):
+        make_engine().add(Generate("r", prompt="x", sampling=sampling))
+
+
+def test_messages_and_prompt_exclude_each_other(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    for command in (Generate("r"), Generate("r", prompt="x", messages=(Message("user", "y"),))):
+        with pytest.raises(InvalidRequestError, match="either"):
+            engine.add(command)
+
+
+def test_chat_messages_go_through_the_models_template(make_engine: Callable[..., Engine]) -> None:
+    tokenizer = make_engine().tokenizer
+    messages = (Message("system", "S"), Message("user", "U"))
+    by_hand = tokenizer.encode_prompt((), "<|system|>S<|end|><|user|>U<|end|><|assistant|>")
+    assert tokenizer.encode_prompt(messages, None) == by_hand
+
+
+def test_a_changed_folder_is_refused_by_its_digest(
+    tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    ref = make_adapter(tmp_path / "a", tiny_llama)
+    changed = rewrite_tensors(ref, {name: tensor * 2 for name, tensor in read_tensors(ref).items()})
+    answers = run_all(make_engine(), greedy("old", adapter=ref), greedy("new", adapter=changed))
+    assert isinstance(answers["old"].error, AdapterDigestMismatchError)
+    assert answers["new"].last.finish_reason == "length"
+
+
+def test_an_adapter_replaced_under_its_path_never_leaks(
+    tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine()
+    old = make_adapter(tmp_path / "a", tiny_llama, seed=1)
+    before = run_all(engine, greedy("r", adapter=old))["r"].token_ids
+    new = make_adapter(tmp_path / "a", tiny_llama, seed=2)
+    fresh = run_all(make_engine(), greedy("r", adapter=new))["r"].token_ids
+    answers = run_all(engine, greedy("old", adapter=old), greedy("new", adapter=new))
+    assert answers["old"].token_ids == before
+    assert answers["new"].token_ids == fresh != before
+
+
+def test_a_bad_adapter_fails_its_own_requests_only(
+    llama_adapters: list[AdapterRef], tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    gone = AdapterRef("0" * 64, str(tmp_path / "gone"))
+    answers = run_all(
+        make_engine(), greedy("bad", adapter=gone), greedy("base"), greedy("good", adapter=llama_adapters[0])
+    )
+    assert isinstance(answers["bad"].error, AdapterFileMissingError)
+    assert answers["base"].last.finish_reason == answers["good"].last.finish_reason == "length"
+
+
+def test_an_overflowing_adapter_fails_alone_and_leaves_nothing_behind(
+    tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    """Finite weights that drive states to infinity, beside innocents and in reused kv_blocks."""
+    ref = make_adapter(tmp_path / "a", tiny_llama)
+    huge = rewrite_tensors(ref, {name: torch.full_like(t, 1e18) for name, t in read_tensors(ref).items()})
+    engine = make_engine(kv_budget_bytes=30 * 2048, kv_block_size=4)
+    innocent = greedy("i", "x" * 9, max_tokens=30)
+    expected = run_all(engine, innocent)["i"].token_ids
+    answers = run_all(engine, greedy("h", "y" * 40, adapter=huge, probe=True), innocent)
+    assert isinstance(answers["h"].error, NumericalError)
+    assert answers["i"].token_ids == expected
+    for _ in range(3):
+        assert run_all(engine, innocent)["i"].token_ids == expected
+
+
+def test_embedding_under_an_overflowing_adapter_is_an_error(
+    tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    ref = make_adapter(tmp_path / "a", tiny_llama)
+    huge = rewrite_tensors(ref, {name: torch.full_like(t, 1e18) for name, t in read_tensors(ref).items()})
+    engine = make_engine()
+    engine.embed("e", [10, 11], [12], huge)
+    assert isinstance(drain(engine)["e"].error, NumericalError)
+
+
+def test_the_probe_holds_finite_numbers_for_an_answer_of_one_token(
+    make_engine: Callable[..., Engine],
+) -> None:
+    probe = run_all(make_engine(), greedy("r", max_tokens=1, probe=True))["r"].last.probe
+    assert probe.num_answer_tokens == 1
+    assert all(map(math.isfinite, probe.answer))
+
+
+def test_a_hot_adapter_does_not_shut_out_the_others(
+    llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
+) -> None:
+    """One slot, and a hot adapter with steady traffic: the other's requests still get their turn."""
+    engine = make_engine(max_running=2, num_adapter_slots=1)
+    hot, cold = llama_adapters[0], llama_adapters[1]
+    for i in range(4):
+        engine.add(greedy(f"hot{i}", adapter=hot, max_tokens=8))
+    engine.add(greedy("cold", adapter=cold, max_tokens=8))
+    num_hot = 4
+    finished: list[str] = []
+    for output in engine.run():
+        if output.finish_reason and output.request_id.startswith("hot") and "cold" not in finished:
+            engine.add(greedy(f"hot{num_hot}", adapter=hot, max_tokens=8))
+            num_hot += 1
+        if output.finish_reason:
+            finished.append(output.request_id)
+    assert finished.index("cold") <= 6
