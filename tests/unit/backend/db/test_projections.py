@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,12 @@ from hypothesis import strategies as st
 
 from backend.chain.client import INDEXED
 from backend.chain.contracts import interface
-from backend.db.base import Base
 from backend.db.projections import RULES
-from backend.db.tables import load_all
-from backend.db.unit_of_work import Database
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.ids import Hash32
+from tests.support.databases import chain_database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hypothesis.strategies import DrawFn
 
 
@@ -155,7 +150,7 @@ def histories(draw: DrawFn) -> list[Step]:
 
 def replay(blocks: list[tuple[BlockRef, list[ChainEvent]]], in_one: bool) -> Hash32:
     """State hash of a fresh database after these blocks, taken in one by one or all at once."""
-    with fresh_database() as database, database.begin() as tx:
+    with chain_database() as database, database.begin() as tx:
         if in_one and blocks:
             tx.event_log.append([e for _, events in blocks for e in events], blocks[-1][0])
         for ref, events in [] if in_one else blocks:
@@ -163,20 +158,11 @@ def replay(blocks: list[tuple[BlockRef, list[ChainEvent]]], in_one: bool) -> Has
         return tx.event_log.state_hash()
 
 
-@contextmanager
-def fresh_database() -> Iterator[Database]:
-    load_all()
-    database = Database.open("sqlite://")
-    Base.metadata.create_all(database.engine)
-    yield database
-    database.close()
-
-
 @settings(deadline=None, max_examples=60)
 @given(histories())
 def test_any_history_with_rewinds_ends_as_the_surviving_events_alone(steps: list[Step]) -> None:
     survivors: list[tuple[BlockRef, list[ChainEvent]]] = []
-    with fresh_database() as database:
+    with chain_database() as database:
         for step in steps:
             with database.begin() as tx:
                 if isinstance(step, int):

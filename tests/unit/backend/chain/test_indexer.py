@@ -1,0 +1,264 @@
+"""The indexer against a chain in memory that forks, refuses and dies as it is told."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.chain.indexer import MAX_RANGE, Indexer
+from backend.domain.chain import BlockRef, ChainEvent, ChainReplaced
+from backend.domain.deployment import Deployment
+from backend.domain.errors import Unavailable
+from backend.domain.ids import Hash32
+from tests.support.databases import chain_database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from backend.db.unit_of_work import Database, Work
+
+    Begin = Callable[[], AbstractContextManager[Work]]
+
+GENESIS = 1
+"""Number of the block with the first contract."""
+
+
+class Killed(BaseException):
+    """Ends the indexer as `kill -9` would."""
+
+
+class FakeChain:
+    """Blocks with one stake event each; `fork` replaces the newest ones by others."""
+
+    def __init__(self, most_blocks: int = MAX_RANGE) -> None:
+        self._most_blocks = most_blocks
+        self._blocks: list[BlockRef] = []
+        self._count = 0
+        self.asked: list[int] = []
+        self.is_replaced = False
+        self.mine(GENESIS + 1)
+
+    def mine(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._count += 1
+            parent = self._blocks[-1].hash if self._blocks else Hash32(f"0x{0:064x}")
+            number = len(self._blocks)
+            self._blocks.append(BlockRef(number, Hash32(f"0x{self._count:064x}"), parent, self._count))
+
+    def fork(self, depth: int, length: int) -> None:
+        depth = min(depth, len(self._blocks) - GENESIS - 1)
+        del self._blocks[len(self._blocks) - depth :]
+        self.mine(length)
+
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(31337, GENESIS, self._blocks[GENESIS].hash, {})
+
+    def head(self) -> BlockRef:
+        return self._blocks[-1]
+
+    def block(self, number: int) -> BlockRef | None:
+        return self._blocks[number] if 0 <= number < len(self._blocks) else None
+
+    def events(self, first: int, last: int) -> list[ChainEvent]:
+        self.asked.append(last - first + 1)
+        if last - first + 1 > self._most_blocks:
+            raise RuntimeError("query returned more than 10000 results")
+        return [_staked(block) for block in self._blocks[first : last + 1]]
+
+    def check(self) -> None:
+        if self.is_replaced:
+            raise ChainReplaced("another chain")
+
+
+def _staked(block: BlockRef) -> ChainEvent:
+    args = {"operator": f"0x{block.number % 3:040x}", "amount": int(block.hash, 16)}
+    tx_hash = Hash32(block.hash)
+    return ChainEvent(
+        block.number, block.hash, 0, tx_hash, block.timestamp, "OperatorRegistry", "Staked", args
+    )
+
+
+def indexer(chain: FakeChain, database: Database, confirmations: int = 0) -> Indexer:
+    return Indexer(chain, database.begin, chain.deployment, confirmations)
+
+
+def state(database: Database) -> tuple[BlockRef | None, int, Hash32]:
+    with database.read() as tx:
+        return tx.event_log.cursor(), tx.event_log.num_events(), tx.event_log.state_hash()
+
+
+def replayed(chain: FakeChain, confirmations: int = 0) -> tuple[int, Hash32]:
+    with chain_database() as database:
+        indexer(chain, database, confirmations).catch_up()
+        return state(database)[1:]
+
+
+@pytest.fixture
+def memory() -> Iterator[Database]:
+    with chain_database() as database:
+        yield database
+
+
+def test_only_blocks_with_enough_on_top_are_read(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(5)
+    indexer(chain, memory, confirmations=2).catch_up()
+    cursor, num_events, _ = state(memory)
+    assert cursor == chain.block(chain.head().number - 2)
+    assert num_events == chain.head().number - 2 - GENESIS + 1
+
+
+def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
+    chain = FakeChain(most_blocks=10)
+    chain.mine(100)
+    indexer(chain, memory).catch_up()
+    assert state(memory)[1] == chain.head().number
+    refused, accepted = [n for n in chain.asked if n > 10], [n for n in chain.asked if n <= 10]
+    assert refused[:4] == [101, 50, 25, 12]
+    assert accepted[0] == 6
+    assert len(accepted) < 101 / 5
+
+
+def test_a_node_that_refuses_a_single_block_is_an_error(memory: Database) -> None:
+    chain = FakeChain(most_blocks=0)
+    with pytest.raises(RuntimeError, match="more than"):
+        indexer(chain, memory).catch_up()
+
+
+def test_slow_answers_shorten_the_range(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(3 * MAX_RANGE)
+    ticks = iter(range(0, 10**6, 60))
+    slow = Indexer(chain, memory.begin, chain.deployment, 0, clock=lambda: next(ticks))
+    assert slow.run_once()
+    assert slow.run_once()
+    assert chain.asked == [MAX_RANGE, MAX_RANGE // 2]
+
+
+def test_a_shorter_chain_is_waited_for_and_then_followed(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(5)
+    indexer(chain, memory).catch_up()
+    before = state(memory)
+    chain.fork(depth=3, length=1)
+    assert not indexer(chain, memory).run_once()
+    assert state(memory) == before
+    chain.mine(4)
+    indexer(chain, memory).catch_up()
+    assert state(memory)[0] == chain.head()
+    assert state(memory)[1:] == replayed(chain)
+
+
+def test_a_replaced_chain_is_named_and_nothing_is_lost(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(3)
+    indexer(chain, memory).catch_up()
+    before = state(memory)
+    other = FakeChain()
+    other._count = 1_000
+    other._blocks.clear()
+    other.mine(10)
+    other.is_replaced = True
+    with pytest.raises(ChainReplaced):
+        indexer(other, memory).catch_up()
+    assert state(memory) == before
+
+
+def test_a_reorg_while_a_range_is_read_leaves_no_mixture(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(6)
+    read = chain.events
+
+    def read_and_fork(first: int, last: int) -> list[ChainEvent]:
+        events = read(first, last)
+        chain.events = read  # type: ignore[method-assign]
+        chain.fork(depth=4, length=6)
+        return events
+
+    chain.events = read_and_fork  # type: ignore[method-assign]
+    indexer(chain, memory).catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
+def test_two_indexers_take_in_each_event_once(memory: Database) -> None:
+    chain = FakeChain()
+    chain.mine(4)
+    other, read = indexer(chain, memory), chain.events
+
+    def read_while_the_other_is_faster(first: int, last: int) -> list[ChainEvent]:
+        chain.events = read  # type: ignore[method-assign]
+        other.catch_up()
+        return read(first, last)
+
+    chain.events = read_while_the_other_is_faster  # type: ignore[method-assign]
+    indexer(chain, memory).catch_up()
+    assert state(memory)[1:] == replayed(chain)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=8), st.integers(0, 3))
+def test_any_reorgs_end_as_a_fresh_replay(forks: list[tuple[int, int]], confirmations: int) -> None:
+    chain = FakeChain(most_blocks=4)
+    with chain_database() as database:
+        following = indexer(chain, database, confirmations)
+        for depth, length in forks:
+            chain.fork(depth, length)
+            following.catch_up()
+        chain.mine(10)
+        following.catch_up()
+        cursor, *rest = state(database)
+    assert cursor == chain.block(chain.head().number - confirmations)
+    assert tuple(rest) == replayed(chain, confirmations)
+
+
+def test_killed_at_any_step_it_goes_on_without_loss_or_double(memory: Database) -> None:
+    """Dies before its n-th commit, and just after it, for every n, across a reorg."""
+    for is_committed in (False, True):
+        for fatal in range(1, 12):
+            chain = FakeChain(most_blocks=3)
+            chain.mine(8)
+            with chain_database() as database:
+                indexer(chain, database).catch_up()
+                chain.fork(depth=5, length=7)
+                dying = Indexer(
+                    chain, _dies_at(database.begin, fatal, is_committed), chain.deployment, confirmations=0
+                )
+                try:
+                    dying.catch_up()
+                except Killed:
+                    indexer(chain, database).catch_up()
+                assert state(database)[1:] == replayed(chain)
+
+
+def _dies_at(begin: Begin, fatal: int, is_committed: bool) -> Begin:
+    count = 0
+
+    @contextmanager
+    def dying() -> Iterator[Work]:
+        nonlocal count
+        count += 1
+        with begin() as tx:
+            yield tx
+            if count == fatal and not is_committed:
+                raise Killed
+        if count == fatal:
+            raise Killed
+
+    return dying
+
+
+def test_a_node_that_is_away_is_an_error_to_be_waited_for(memory: Database) -> None:
+    chain = FakeChain()
+
+    def away(first: int, last: int) -> list[ChainEvent]:
+        raise Unavailable("no node")
+
+    chain.events = away  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        indexer(chain, memory).run_once()
