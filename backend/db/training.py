@@ -1,0 +1,138 @@
+"""Repository of fine-tuning jobs and their events."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from backend.db.tables.training import TrainingEventRow, TrainingJobRow
+from backend.domain.errors import NotFound
+from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
+from backend.ports.training import (
+    Dataset,
+    JobEvent,
+    JobState,
+    Lease,
+    TrainingConfig,
+    TrainingJob,
+    TrainingResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+_OPEN = [JobState.VALIDATING, JobState.QUEUED, JobState.RUNNING]
+
+
+class TrainingStore:
+    """Implements `backend.ports.training.TrainingJobs`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, job: TrainingJob) -> None:
+        self._session.add(TrainingJobRow(id=job.id, **_columns(job)))
+        self._session.flush()
+
+    def get(self, job_id: str) -> TrainingJob | None:
+        row = self._session.get(TrainingJobRow, job_id)
+        return None if row is None else _job(row)
+
+    def locked(self, job_id: str) -> TrainingJob | None:
+        row = self._session.get(TrainingJobRow, job_id, with_for_update=True, populate_existing=True)
+        return None if row is None else _job(row)
+
+    def save(self, job: TrainingJob) -> None:
+        row = self._session.get(TrainingJobRow, job.id)
+        if row is None:
+            raise NotFound(f"no training job {job.id}", param="job_id")
+        for name, value in _columns(job).items():
+            setattr(row, name, value)
+        self._session.flush()
+
+    def find(self, creator: Account | None, limit: int) -> list[TrainingJob]:
+        query = select(TrainingJobRow).order_by(TrainingJobRow.created_at.desc(), TrainingJobRow.id)
+        if creator is not None:
+            query = query.where(TrainingJobRow.creator == creator)
+        return [_job(row) for row in self._session.scalars(query.limit(limit))]
+
+    def lapsed(self, now: datetime, limit: int) -> list[str]:
+        query = select(TrainingJobRow.id).where(
+            TrainingJobRow.state.in_(_OPEN), TrainingJobRow.lease_until <= now
+        )
+        return list(self._session.scalars(query.order_by(TrainingJobRow.lease_until).limit(limit)))
+
+    def unregistered(self) -> list[TrainingJob]:
+        query = select(TrainingJobRow).where(
+            TrainingJobRow.state == JobState.SUCCEEDED, TrainingJobRow.version_id.is_(None)
+        )
+        return [_job(row) for row in self._session.scalars(query)]
+
+    def add_event(self, job_id: str, kind: str, data: Mapping[str, Any], at: datetime) -> JobEvent:
+        # The writer holds the job's row, so nobody else takes the same number.
+        last = self._session.scalar(select(func.max(TrainingEventRow.seq)).filter_by(job_id=job_id))
+        row = TrainingEventRow(job_id=job_id, seq=(last or 0) + 1, at=at, kind=kind, data=dict(data))
+        self._session.add(row)
+        self._session.flush()
+        return _event(row)
+
+    def events(self, job_id: str, after: int, limit: int) -> list[JobEvent]:
+        query = select(TrainingEventRow).filter_by(job_id=job_id).where(TrainingEventRow.seq > after)
+        rows = self._session.scalars(query.order_by(TrainingEventRow.seq).limit(limit))
+        return [_event(row) for row in rows]
+
+
+def _columns(job: TrainingJob) -> dict[str, Any]:
+    result = job.result
+    return {
+        "creator": job.creator,
+        "snapshot_id": job.snapshot_id,
+        "config": asdict(job.config),
+        "state": job.state.value,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "lease_owner": job.lease.owner,
+        "lease_until": job.lease.until,
+        "heartbeat_at": job.lease.heartbeat_at,
+        "attempt": job.lease.attempt,
+        "dataset": None if job.dataset is None else asdict(job.dataset),
+        "adapter_digest": None if result is None else result.adapter_digest,
+        "base_model": None if result is None else result.base_model,
+        "metrics": None if result is None else dict(result.metrics),
+        "cid": job.cid,
+        "version_id": job.version_id,
+        "error": None if job.error is None else dict(job.error),
+    }
+
+
+def _job(row: TrainingJobRow) -> TrainingJob:
+    return TrainingJob(
+        id=row.id,
+        creator=Account(row.creator),
+        snapshot_id=SnapshotId(Hash32(row.snapshot_id)),
+        config=TrainingConfig(**{**row.config, "targets": tuple(row.config["targets"])}),
+        state=JobState(row.state),
+        created_at=row.created_at,
+        lease=Lease(row.lease_owner, row.lease_until, row.heartbeat_at, row.attempt),
+        finished_at=row.finished_at,
+        dataset=None if row.dataset is None else Dataset(**row.dataset),
+        result=_result(row),
+        cid=None if row.cid is None else Cid(row.cid),
+        version_id=None if row.version_id is None else VersionId(Hash32(row.version_id)),
+        error=row.error,
+    )
+
+
+def _result(row: TrainingJobRow) -> TrainingResult | None:
+    if row.adapter_digest is None or row.base_model is None or row.metrics is None:
+        return None
+    return TrainingResult(Hash32(row.adapter_digest), Hash32(row.base_model), row.metrics)
+
+
+def _event(row: TrainingEventRow) -> JobEvent:
+    return JobEvent(row.job_id, row.seq, row.at, row.kind, row.data)

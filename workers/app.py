@@ -1,0 +1,130 @@
+"""The Celery application. The broker only wakes workers; the database says what is to be done, by whom."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from backend.ports.training import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from celery import Celery
+
+    from backend.bootstrap import Installation
+    from backend.services.publish import Publication
+    from backend.services.train import Leases
+    from backend.settings import Settings
+    from workers.steps import Steps
+
+QUEUE_BY_TASK = {
+    "training.validate": "publish",
+    "training.train": "train",
+    "training.publish": "publish",
+}
+"""A task has the name of the outbox topic that wakes it. Training has a queue of its own: where two workers
+run, data never waits for it on its way in or out.
+"""
+QUEUES = tuple(sorted(set(QUEUE_BY_TASK.values())))
+POLL_SECONDS = 0.5
+
+
+def create_app(home: Path, broker_url: str = "") -> Celery:
+    """Routes and policy, no tasks yet. Without a broker URL, messages are files below `home`."""
+    from celery import Celery
+    from kombu.entity import Queue
+
+    options: dict[str, Any] = {}
+    if not broker_url:
+        broker_url, options = "filesystem://", _folders(home / "broker")
+    app = Celery("loraledger", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        broker_transport_options=options,
+        broker_connection_retry_on_startup=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_create_missing_queues=False,
+        task_routes={task: {"queue": queue} for task, queue in QUEUE_BY_TASK.items()},
+        worker_pool="solo",  # a forked torch hangs; training has a process of its own anyway
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+def add_tasks(app: Celery, steps: Steps) -> None:
+    """One task a step; each takes a job's id and may be delivered any number of times."""
+    for step in Step:
+
+        def task(job_id: str, step: Step = step) -> None:
+            steps.run(step, job_id)
+
+        app.task(task, name=f"training.{step.value}")
+
+
+def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
+    """Work until SIGTERM or Ctrl-C. Running training is given back and resumed from its last checkpoint."""
+    from celery.signals import worker_shutting_down
+
+    from backend.bootstrap import Installation
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    installation = Installation(settings)
+    steps = steps_of(installation)
+    app = create_app(settings.home)
+    add_tasks(app, steps)
+
+    def stop(**_: Any) -> None:
+        steps.stop()
+
+    worker_shutting_down.connect(stop)
+    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    try:
+        app.worker_main(["worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])
+    finally:
+        installation.close()
+
+
+def steps_of(installation: Installation) -> Steps:
+    from backend.services.snapshot import Snapshots
+    from workers.steps import Steps, TrainerOptions
+
+    settings, begin = installation.settings, installation.database.begin
+    snapshots = Snapshots(begin, installation.blobs, installation.chain, installation.operator.account)
+    options = TrainerOptions(
+        home=settings.home / "training",
+        model_cache=settings.model_cache,
+        num_threads=settings.trainer_threads,
+        base_folder=installation.base.folder,
+    )
+    return Steps(leases_of(installation), snapshots, publication_of(installation), options)
+
+
+def leases_of(installation: Installation) -> Leases:
+    from backend.services.train import Leases
+
+    return Leases(installation.database.begin)
+
+
+def publication_of(installation: Installation) -> Publication:
+    from backend.services.publish import Publication
+
+    return Publication(installation.database.begin, installation.blobs, installation.chain)
+
+
+def _folders(root: Path) -> dict[str, Any]:
+    messages, control = root / "messages", root / "control"
+    for folder in (messages, control):
+        folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "data_folder_in": str(messages),
+        "data_folder_out": str(messages),
+        "control_folder": str(control),
+        "polling_interval": POLL_SECONDS,
+    }

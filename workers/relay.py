@@ -1,0 +1,97 @@
+"""Hands the outbox to Celery and sweeps up what was left lying: the one clock that workers need."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from workers.app import QUEUE_BY_TASK
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from backend.bootstrap import Installation
+    from backend.ports.outbox import Message, OutboxQueue
+
+RELAY_SECONDS = 0.5
+SWEEP_SECONDS = 5.0
+BATCH = 100
+log = logging.getLogger(__name__)
+
+
+class RelayTx(Protocol):
+    @property
+    def outbox(self) -> OutboxQueue: ...
+
+
+class Relay:
+    """Delivers at least once: a kill between sending and noting it sends again, which tasks bear.
+
+    `send(task, payload)` puts a message on the broker. `sweeps` are run every few seconds; each is idempotent.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[RelayTx]],
+        send: Callable[[str, Mapping[str, Any]], None],
+        sweeps: Sequence[Callable[[], object]],
+    ) -> None:
+        self._begin = begin
+        self._send = send
+        self._sweeps = sweeps
+
+    def run(self, stop: threading.Event) -> None:
+        beats_per_sweep = round(SWEEP_SECONDS / RELAY_SECONDS)
+        beat = 0
+        while not stop.wait(RELAY_SECONDS):
+            try:
+                if beat % beats_per_sweep == 0:
+                    self.sweep()
+                self.run_once()
+            except Exception:
+                log.exception("the relay stumbled; it goes on")
+            beat += 1
+
+    def run_once(self) -> int:
+        """Deliver what is due; how many messages left."""
+        with self._begin() as tx:
+            messages = tx.outbox.due(BATCH)
+        failures = {message.id: self._failure(message) for message in messages}
+        with self._begin() as tx:
+            for message_id, failure in failures.items():
+                if failure is None:
+                    tx.outbox.delivered(message_id)
+                else:
+                    tx.outbox.delayed(message_id, failure)
+        return list(failures.values()).count(None)
+
+    def _failure(self, message: Message) -> str | None:
+        """Send, and say why that failed; a broker may be slow, so no transaction is open meanwhile."""
+        try:
+            self._send(message.topic, message.payload)
+        except Exception as error:  # noqa: BLE001 - whatever a broker's client raises, the message waits
+            log.warning("cannot deliver %s: %s", message.topic, error)
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def sweep(self) -> None:
+        for sweep in self._sweeps:
+            sweep()
+
+
+def relay_of(installation: Installation) -> Relay:
+    """The relay of an installation; it also offers lapsed jobs again and notices registrations."""
+    from workers.app import create_app, leases_of, publication_of
+
+    app = create_app(installation.settings.home)
+
+    def send(task: str, payload: Mapping[str, Any]) -> None:
+        if task not in QUEUE_BY_TASK:
+            raise LookupError(f"no task for the topic {task!r}")
+        app.send_task(task, kwargs=dict(payload))
+
+    sweeps = (leases_of(installation).offer_lapsed, publication_of(installation).notice)
+    return Relay(installation.database.begin, send, sweeps)

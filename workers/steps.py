@@ -1,0 +1,149 @@
+"""The steps of a fine-tuning job. Each may be killed anywhere and begun again; the lease says who does."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.ports.training import Step, TrainingResult
+from backend.services.train import LeaseLost
+from workers.heartbeat import Heartbeat
+from workers.training.dataset import write_rows
+from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, TrainingSpec
+from workers.training.supervise import supervise, training_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from backend.ports.training import Dataset, SnapshotRows, TrainingJob
+    from backend.services.publish import Publication
+    from backend.services.train import Held, Leases
+
+log = logging.getLogger(__name__)
+
+
+class DatasetChanged(Conflict):
+    """The rows of a snapshot are not those that the job was validated with."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """`home` has one folder a job. `base_folder` empty: the bundled base model, kept in `model_cache`."""
+
+    home: Path
+    model_cache: Path
+    num_threads: int
+    base_folder: str = ""
+    command: Callable[[Path], Sequence[str]] = field(default=training_command)
+
+
+class Steps:
+    """What tasks call, with an id and nothing else. A step that is done, or done elsewhere, is no error."""
+
+    def __init__(
+        self, leases: Leases, snapshots: SnapshotRows, publication: Publication, options: TrainerOptions
+    ) -> None:
+        self._leases = leases
+        self._snapshots = snapshots
+        self._publication = publication
+        self._options = options
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Give running work back, to be continued from its last checkpoint."""
+        self._stopping.set()
+
+    def validate(self, job_id: str) -> None:
+        """Read the snapshot's rows into the job's folder."""
+        with self._taken(job_id, Step.VALIDATE) as taken:
+            if taken is not None:
+                held, _ = taken
+                self._leases.validated(held, self._write_rows(held.job))
+
+    def train(self, job_id: str) -> None:
+        with self._taken(job_id, Step.TRAIN) as taken:
+            if taken is not None:
+                self._train(*taken)
+
+    def publish(self, job_id: str) -> None:
+        """Put the adapter's folder where everybody can fetch it by its CID."""
+        with self._taken(job_id, Step.PUBLISH) as taken:
+            if taken is not None:
+                held, _ = taken
+                folder = self._folder(held.job)
+                self._leases.published(held, self._publication.publish(folder / ADAPTER))
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+    def run(self, step: Step, job_id: str) -> None:
+        {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
+
+    def _train(self, held: Held, heartbeat: Heartbeat) -> None:
+        folder = self._folder(held.job)
+        dataset = self._write_rows(held.job)
+        if dataset != held.job.dataset:
+            raise DatasetChanged(f"the rows of snapshot {held.job.snapshot_id} have changed since validation")
+        self._spec(held.job).save(folder)
+        last = supervise(
+            self._options.command(folder),
+            folder,
+            lambda: not (heartbeat.is_lost or self._stopping.is_set()),
+            lambda event: self._leases.report(held, event.kind, event.data),
+        )
+        if last is None:
+            self._leases.release(held)
+        elif last.kind == "failed":
+            self._leases.failed(held, last.data)
+        else:
+            self._leases.trained(held, TrainingResult(**last.data))
+
+    def _write_rows(self, job: TrainingJob) -> Dataset:
+        return write_rows(self._snapshots, job.snapshot_id, self._folder(job) / ROWS_FILE)
+
+    def _spec(self, job: TrainingJob) -> TrainingSpec:
+        return TrainingSpec(
+            job_id=job.id,
+            config=job.config,
+            snapshots=(job.snapshot_id,),
+            licences=tuple(self._snapshots.licences(job.snapshot_id)),
+            model_cache=str(self._options.model_cache.resolve()),
+            base_folder=self._options.base_folder,
+            num_threads=self._options.num_threads,
+        )
+
+    def _folder(self, job: TrainingJob) -> Path:
+        folder = self._options.home / job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.resolve()
+
+    @contextmanager
+    def _taken(self, job_id: str, step: Step) -> Iterator[tuple[Held, Heartbeat] | None]:
+        """Hold the lease for the block. What is wrong with the job ends it; all else is tried again."""
+        held = self._leases.take(job_id, step)
+        if held is None:
+            yield None
+            return
+        try:
+            with Heartbeat(self._leases, held) as heartbeat:
+                yield held, heartbeat
+        except LeaseLost:
+            log.info("%s is not ours any more", job_id)
+        except (
+            Exception
+        ) as error:  # whatever it is, the job's record must say so, and the worker must live on
+            log.exception("step %s of %s failed", step, job_id)
+            self._give_back(held, error)
+
+    def _give_back(self, held: Held, error: Exception) -> None:
+        try:
+            if isinstance(error, DomainError) and not isinstance(error, Unavailable):
+                self._leases.failed(held, {"code": error.code, "message": error.message, **error.details})
+            else:
+                self._leases.release(held, f"{type(error).__name__}: {error}")
+        except LeaseLost:
+            log.info("%s is not ours any more", held.job.id)

@@ -1,0 +1,96 @@
+"""The model card that travels in the adapter's folder."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workers.training.spec import TrainingSpec
+
+
+def versions() -> dict[str, str]:
+    """What the weights depend on besides data, configuration and seed."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+    return {"python": platform.python_version(), "machine": platform.machine(), **libraries}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    spec: TrainingSpec
+    base_name: str
+    base_digest: str
+    metrics: Mapping[str, float]
+    versions: Mapping[str, str]
+
+    def render(self) -> str:
+        """Markdown with the front matter that model hubs read."""
+        return (
+            "\n".join((*self._front_matter(), *self._measured(), *self._made_from(), *self._reproduce()))
+            + "\n"
+        )
+
+    def _front_matter(self) -> list[str]:
+        licences = self.spec.licences
+        return [
+            "---",
+            f"base_model: {self.base_name}",
+            "library_name: peft",
+            "tags: [lora, loraledger]",
+            f"license: {licences[0] if len(licences) == 1 else 'other'}",
+            "---",
+            "",
+            f"# LoRA adapter for {self.base_name}",
+            "",
+        ]
+
+    def _measured(self) -> list[str]:
+        m = self.metrics
+        rows = (
+            ("base model", m["eval_loss_base"], m["perplexity_base"]),
+            ("with this adapter", m["eval_loss_adapter"], m["perplexity_adapter"]),
+        )
+        return [
+            f"Measured on {m['num_eval_rows']} held-out rows, their source objects unseen in training.",
+            "The loss is in nats per answer token, every token weighing the same.",
+            "",
+            "| model | loss | perplexity |",
+            "| --- | --- | --- |",
+            *(f"| {name} | {loss:.4f} | {perplexity:.2f} |" for name, loss, perplexity in rows),
+            "",
+        ]
+
+    def _made_from(self) -> list[str]:
+        m = self.metrics
+        return [
+            "## Made from",
+            "",
+            f"- base model: sha-256 `{self.base_digest}`",
+            *(f"- snapshot: `{snapshot}`" for snapshot in self.spec.snapshots),
+            f"- licences of the contributions: {', '.join(self.spec.licences) or 'not stated'}",
+            f"- {m['num_train_rows']} rows; {m['num_trained_tokens']} tokens in {m['num_steps']} steps",
+            "",
+        ]
+
+    def _reproduce(self) -> list[str]:
+        config, libraries = asdict(self.spec.config), dict(self.versions)
+        return [
+            "## Reproduce",
+            "",
+            "The same snapshot, options, library versions, processor and thread count give the same weights,",
+            "bit by bit: train again, and compare the adapter digest with the registered one.",
+            "",
+            "| option | value |",
+            "| --- | --- |",
+            *(f"| {name} | {_text(value)} |" for name, value in sorted(config.items())),
+            f"| threads | {self.spec.num_threads} |",
+            *(f"| {name} | {value} |" for name, value in libraries.items()),
+        ]
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

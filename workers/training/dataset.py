@@ -1,0 +1,36 @@
+"""The rows of a snapshot, written to a job's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from backend.domain.ids import Hash32
+from backend.ports.training import Dataset
+from backend.services.train import EmptySnapshot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.domain.ids import SnapshotId
+    from backend.ports.training import SnapshotRows
+
+
+def write_rows(source: SnapshotRows, snapshot_id: SnapshotId, path: Path) -> Dataset:
+    """A line `{"contribution": index, "row": {...}}` each, all or nothing. Errors: `EmptySnapshot`."""
+    digest = hashlib.sha256()
+    contributions: set[int] = set()
+    num_rows = 0
+    scratch = path.with_suffix(".partial")
+    with scratch.open("wb") as file:
+        for contribution, row in source.rows(snapshot_id):
+            line = json.dumps({"contribution": contribution, "row": row}, sort_keys=True).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+            contributions.add(contribution)
+            num_rows += 1
+    if not num_rows:
+        raise EmptySnapshot(f"no row of snapshot {snapshot_id} was accepted", param="snapshot_id")
+    scratch.replace(path)
+    return Dataset(Hash32("0x" + digest.hexdigest()), num_rows, len(contributions))

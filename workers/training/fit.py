@@ -1,0 +1,204 @@
+"""LoRA on the base model with PEFT and the Trainer of transformers; resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from backend.domain.errors import InvalidInput
+from workers.training.rows import IGNORED, plan_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from backend.ports.training import TrainingConfig
+    from workers.training.rows import Example
+
+    Emit = Callable[[str, Mapping[str, Any]], None]
+
+COMPLETE = "complete"
+"""A checkpoint without this file was being written when its process was killed."""
+
+
+class NonFiniteLoss(InvalidInput):
+    """Training diverged: the loss or a weight is NaN or infinite. `details` has the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitSummary:
+    train_loss: float
+    """Mean over the last tenth of the steps."""
+    num_steps: int
+    num_trained_tokens: int
+
+
+def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, each [rows, longest], padded on the right."""
+
+    def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+    return {
+        "input_ids": pad([e.token_ids for e in examples], pad_token_id),
+        "attention_mask": pad([[1] * len(e.token_ids) for e in examples], 0),
+        "labels": pad([e.labels for e in examples], IGNORED),
+    }
+
+
+def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
+    """The base model in bf16, frozen, with fresh adapter weights in fp32 that depend on the seed alone."""
+    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16, local_files_only=True)
+    set_seed(config.seed)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        use_rslora=config.variant == "rslora",
+        target_modules=list(config.targets),
+    )
+    return get_peft_model(model, lora)
+
+
+def fit(
+    model: Any,
+    examples: Sequence[Example],
+    config: TrainingConfig,
+    checkpoints: Path,
+    pad_token_id: int,
+    emit: Emit,
+) -> FitSummary:
+    """Train the adapter in place, from the newest whole checkpoint if there is one.
+
+    Errors: `NonFiniteLoss`.
+    """
+    lengths = [len(example.token_ids) for example in examples]
+    plan = plan_batches(lengths, config.batch_size, config.epochs, config.seed)
+    batches = _Batches(examples, plan, pad_token_id)
+    progress = _Progress([sum(lengths[row] for row in rows) for rows in plan], emit)
+    trainer = Trainer(
+        model=model,
+        args=_arguments(config, len(plan), checkpoints),
+        train_dataset=batches,
+        data_collator=lambda items: items[0],
+        callbacks=[progress],
+    )
+    trainer.remove_callback(_printer())
+    newest = _newest_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    _check_weights(model, len(plan))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tail = losses[-max(1, len(losses) // 10) :]
+    num_trained = sum(examples[row].num_trained for rows in plan for row in rows)
+    return FitSummary(sum(tail) / len(tail), len(plan), num_trained)
+
+
+class _Batches(Dataset[dict[str, torch.Tensor]]):
+    """One item an optimizer step: the Trainer then only has to walk on, and to skip when it resumes."""
+
+    def __init__(self, examples: Sequence[Example], plan: Sequence[Sequence[int]], pad_token_id: int) -> None:
+        self._examples = examples
+        self._plan = plan
+        self._pad_token_id = pad_token_id
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        return collate([self._examples[row] for row in self._plan[step]], self._pad_token_id)
+
+
+class _Progress(TrainerCallback):
+    """Says how it goes after every step, and stops at the first loss that is not a number."""
+
+    def __init__(self, num_tokens: Sequence[int], emit: Emit) -> None:
+        self._num_tokens = num_tokens
+        self._emit = emit
+        self._first_step = 0
+        self._started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self._first_step = state.global_step
+        self._started = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        if "loss" not in logs:
+            return
+        step, loss = state.global_step, float(logs["loss"])
+        if not math.isfinite(loss):
+            raise _diverged(f"the loss is {loss} at step {step}", step)
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        done = step - self._first_step
+        progress = {
+            "step": step,
+            "num_steps": state.max_steps,
+            "loss": loss,
+            "tokens_per_second": round(sum(self._num_tokens[self._first_step : step]) / seconds, 1),
+            "eta_seconds": round(seconds / done * (state.max_steps - step), 1),
+        }
+        self._emit("progress", progress)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        from pathlib import Path
+
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        self._emit("checkpoint", {"step": state.global_step})
+
+
+def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=num_steps,
+        per_device_train_batch_size=1,  # an item is a whole batch already
+        train_sampling_strategy="sequential",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.scheduler,
+        warmup_steps=round(config.warmup_fraction * num_steps),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would replace a NaN by the mean so far
+        save_steps=config.checkpoint_steps,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=not torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _printer() -> Any:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _newest_checkpoint(checkpoints: Path) -> Path | None:
+    """Half-written ones are removed, so that the Trainer's own rotation never counts them."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    whole = [path for path in found if (path / COMPLETE).exists()]
+    for path in set(found) - set(whole):
+        shutil.rmtree(path)
+    return whole[-1] if whole else None
+
+
+def _check_weights(model: Any, step: int) -> None:
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not torch.isfinite(weight).all():
+            raise _diverged(f"{name} is not finite after step {step}", step)
+
+
+def _diverged(what: str, step: int) -> NonFiniteLoss:
+    return NonFiniteLoss(f"training diverged: {what}; lower the learning rate", details={"step": step})

@@ -1,0 +1,135 @@
+"""Rows to tokens: chat template, loss mask, held-out split and the order of batches. No tensors here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+IGNORED = -100
+"""Label of a token that carries no loss; the value that torch's cross entropy skips."""
+
+
+class UnusableRows(InvalidInput):
+    """What is left of a snapshot cannot be trained on; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A tokenised row. `labels[i]` is `token_ids[i]` where the model is to learn it, else `IGNORED`."""
+
+    contribution: int
+    group: str
+    """Rows of one group speak of the same source object: they are held out together or not at all."""
+    token_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def num_trained(self) -> int:
+        return sum(label != IGNORED for label in self.labels)
+
+
+def read_examples(path: Path, tokenizer: Any, max_length: int) -> list[Example]:
+    """Tokenise lines `{"contribution": index, "row": {...}}`, less rows with no label within `max_length`."""
+    with path.open(encoding="utf-8") as file:
+        lines = (json.loads(line) for line in file)
+        examples = [encode(line["contribution"], line["row"], tokenizer, max_length) for line in lines]
+    return [example for example in examples if example.num_trained > 0]
+
+
+def encode(contribution: int, row: Mapping[str, Any], tokenizer: Any, max_length: int) -> Example:
+    """Segment by segment, each tokenised alone, as the engine does with a prompt and its answer."""
+    token_ids: list[int] = []
+    labels: list[int] = []
+    for text, is_trained in _segments(row, tokenizer):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        token_ids += ids
+        labels += ids if is_trained else [IGNORED] * len(ids)
+    return Example(contribution, _group(row), tuple(token_ids[:max_length]), tuple(labels[:max_length]))
+
+
+def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The messages of a chat or instruct row; none for plain text. Templates strip contents, so we do."""
+    if "messages" in row:
+        return [{"role": m["role"], "content": m["content"].strip()} for m in row["messages"]]
+    if "prompt" in row:
+        prompt, completion = row["prompt"].strip(), row["completion"].strip()
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    return []
+
+
+def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(train, held out). Whole groups are held out; which ones depends on the seed and their names alone."""
+
+    def draw(group: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{group}".encode()).digest()
+
+    groups = sorted({example.group for example in examples}, key=draw)
+    if len(groups) < 2:
+        raise UnusableRows(
+            "all rows are about one source object: none can be held out to measure the adapter"
+        )
+    wanted = max(1, round(fraction * len(groups)))
+    held = set(groups[:wanted])
+    return [e for e in examples if e.group not in held], [e for e in examples if e.group in held]
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[tuple[int, ...]]:
+    """Row numbers of every optimizer step of the whole run.
+
+    The plan depends on nothing but its arguments, so a resumed run goes on exactly where the killed one was.
+    """
+    per_epoch = -(-len(lengths) // batch_size)
+    num_steps = max(1, round(epochs * per_epoch))
+    batches: list[tuple[int, ...]] = []
+    epoch = 0
+    while len(batches) < num_steps:
+        batches += _epoch(lengths, batch_size, random.Random(f"{seed}:{epoch}"))  # noqa: S311
+        epoch += 1
+    return batches[:num_steps]
+
+
+def _epoch(lengths: Sequence[int], batch_size: int, order: random.Random) -> list[tuple[int, ...]]:
+    """Rows of like length share a batch, so that little is padded; which ones, and when, stays random."""
+    rows = list(range(len(lengths)))
+    order.shuffle(rows)
+    pool = 16 * batch_size
+    batches: list[tuple[int, ...]] = []
+    for start in range(0, len(rows), pool):
+        near = sorted(rows[start : start + pool], key=lambda row: lengths[row])
+        batches += [tuple(near[i : i + batch_size]) for i in range(0, len(near), batch_size)]
+    order.shuffle(batches)
+    return batches
+
+
+def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is learnt): the assistant's turns with their closing token are, nothing else."""
+    messages = conversation(row)
+    if not messages:
+        yield row["text"] + tokenizer.eos_token, True
+        return
+    done = ""
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prefix = tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True)
+        yield prefix.removeprefix(done), False
+        answer = message["content"] + tokenizer.eos_token
+        yield answer, True
+        done = prefix + answer
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    if "source" in row:
+        return str(row["source"])
+    messages = conversation(row)
+    asked = [m["content"] for m in messages if m["role"] == "user"]
+    return asked[0] if asked else json.dumps(row, sort_keys=True)

@@ -1,0 +1,93 @@
+"""The training process: `python -m workers.training.run --job FOLDER`.
+
+The folder holds `spec.json` and `rows.jsonl`. Progress leaves as JSON lines on standard output, the last one
+being `done` or `failed`; what libraries print goes to standard error. The process ends with its parent, whose
+hold on standard input it watches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import DomainError
+from workers.training.spec import RESULT_FILE, TrainingSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import TextIO
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="workers.training.run", description="Train one adapter.")
+    parser.add_argument(
+        "--job", type=Path, required=True, metavar="FOLDER", help="folder with spec.json and rows.jsonl"
+    )
+    folder: Path = parser.parse_args(argv).job
+    messages = _claim_stdout()
+
+    def emit(kind: str, data: Mapping[str, Any]) -> None:
+        messages.write(json.dumps({"kind": kind, "data": dict(data)}) + "\n")
+        messages.flush()
+
+    _end_with_parent()
+    with _alone(folder):
+        return _train(folder, emit)
+
+
+def _train(folder: Path, emit: Any) -> int:
+    if not (folder / RESULT_FILE).exists():
+        try:
+            _run_job(folder, emit)
+        except DomainError as error:
+            emit("failed", {"code": error.code, "message": error.message, **error.details})
+            return 1
+    emit("done", json.loads((folder / RESULT_FILE).read_bytes()))
+    return 0
+
+
+def _run_job(folder: Path, emit: Any) -> None:
+    spec = TrainingSpec.load(folder)
+    # Read when torch starts its pools; the number of threads also decides the order of sums, so it is fixed.
+    os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from workers.training.job import run_job
+
+    run_job(spec, folder, emit)
+
+
+def _claim_stdout() -> TextIO:
+    """Standard output for messages alone: what others print there goes to standard error."""
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return messages
+
+
+def _end_with_parent() -> None:
+    """The parent never writes to our standard input: its end means that the parent is gone."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two processes never write to one job's folder, even while a killed worker's child is still dying."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
