@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+import {
+    Contribution,
+    ContributionRecord,
+    IDatasetRegistry,
+    SignedContribution
+} from "../../contracts/interfaces/IDatasetRegistry.sol";
+import {Datanets} from "./support/Datanets.sol";
+import {ContractWallet} from "./support/Wallets.sol";
+
+contract ContributeTest is Datanets {
+    function test_datanets_count_from_one() external {
+        vm.assertEq(datanetId, 1);
+        vm.expectEmit(address(datasets));
+        emit IDatasetRegistry.DatanetCreated(2, contributor, "second", keccak256("folder"));
+        vm.prank(contributor);
+        vm.assertEq(datasets.createDatanet("second", keccak256("folder")), 2);
+        vm.assertEq(datasets.numDatanets(), 2);
+        vm.assertEq(datasets.datanetOf(2).creator, contributor);
+    }
+
+    function test_a_datanet_needs_a_name_and_a_folder() external {
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.ZeroHash.selector));
+        datasets.createDatanet("", keccak256("folder"));
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.ZeroHash.selector));
+        datasets.createDatanet("name", 0);
+    }
+
+    function test_a_contribution_is_recorded_under_its_contributor(bytes32 contentHash, uint32 rows) external {
+        vm.assume(contentHash != 0);
+        Contribution memory c = contribution(contentHash);
+        c.rows = rows;
+        vm.expectEmit(address(datasets));
+        emit IDatasetRegistry.ContributionRecorded(
+            datanetId,
+            0,
+            contributor,
+            contentHash,
+            c.cidDigest,
+            c.licence,
+            rows
+        );
+        vm.prank(contributor);
+        vm.assertEq(datasets.contribute(c), 0);
+        ContributionRecord memory kept = datasets.contributionOf(datanetId, contentHash);
+        vm.assertEq(kept.contributor, contributor);
+        vm.assertEq(kept.index, 0);
+        vm.assertEq(kept.recordedAt, block.timestamp);
+        vm.assertEq(datasets.datanetOf(datanetId).count, 1);
+    }
+
+    function test_copied_data_under_another_wallet_is_refused() external {
+        contribute("data");
+        vm.expectRevert(
+            abi.encodeWithSelector(IDatasetRegistry.ContentTaken.selector, datanetId, keccak256("data"), 0)
+        );
+        vm.prank(who("copier"));
+        datasets.contribute(contribution(keccak256("data")));
+    }
+
+    function test_the_same_content_may_enter_another_datanet() external {
+        contribute("data");
+        datanetId = datasets.createDatanet("other", keccak256("folder"));
+        vm.assertEq(contribute("data"), 0);
+    }
+
+    function test_a_contribution_needs_datanet_content_and_folder() external {
+        Contribution memory c = contribution(keccak256("data"));
+        c.datanetId = 9;
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetUnknown.selector, 9));
+        datasets.contribute(c);
+        c = contribution(0);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.ZeroHash.selector));
+        datasets.contribute(c);
+        c = contribution(keccak256("data"));
+        c.cidDigest = 0;
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.ZeroHash.selector));
+        datasets.contribute(c);
+    }
+
+    function test_a_datanet_holds_as_many_as_a_position_can_name() external {
+        uint32 full = 1 << 24;
+        _setCount(full);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetFull.selector, datanetId));
+        datasets.contribute(contribution(keccak256("data")));
+        _setCount(full - 1);
+        vm.assertEq(contribute("data"), full - 1);
+    }
+
+    // --- relayed ---
+
+    function test_a_contribution_is_relayed_by_signature(uint32 left) external {
+        SignedContribution memory signed = _signed("data", 0, block.timestamp + left);
+        vm.prank(who("relayer"));
+        datasets.contributeWithSig(signed);
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, contributor);
+        vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, contributor, 1));
+        datasets.contributeWithSig(signed);
+    }
+
+    function test_many_are_relayed_at_once() external {
+        SignedContribution[] memory many = new SignedContribution[](3);
+        many[0] = _signed("a", 0, block.timestamp);
+        many[1] = _signed("b", 1, block.timestamp);
+        many[2] = _signed("c", 2, block.timestamp);
+        datasets.contributeManyWithSig(many);
+        vm.assertEq(datasets.datanetOf(datanetId).count, 3);
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256("c")).index, 2);
+    }
+
+    function test_a_late_signature_is_refused() external {
+        uint256 deadline = block.timestamp - 1;
+        SignedContribution memory signed = _signed("data", 0, deadline);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.SignatureExpired.selector, deadline));
+        datasets.contributeWithSig(signed);
+    }
+
+    function test_a_changed_contribution_or_anothers_signature_is_refused(uint256 field) external {
+        SignedContribution memory signed = _signed("data", 0, block.timestamp);
+        _change(signed, field % 6);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, signed.contributor));
+        datasets.contributeWithSig(signed);
+    }
+
+    function test_a_signature_for_another_contract_or_chain_is_refused() external {
+        SignedContribution memory signed = _signed("data", 0, block.timestamp);
+        bytes32 hash = structHash(signed.contribution, 0, block.timestamp);
+        bytes memory error = abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, contributor);
+        signed.signature = sign(keyOf("contributor"), typedDigest(address(vault), hash));
+        vm.expectRevert(error);
+        datasets.contributeWithSig(signed);
+        signed.signature = sign(keyOf("contributor"), typedDigest(1, address(datasets), hash));
+        vm.expectRevert(error);
+        datasets.contributeWithSig(signed);
+    }
+
+    function test_a_contract_wallet_contributes_by_eip1271() external {
+        SignedContribution memory signed = _signed("data", 0, block.timestamp);
+        signed.contributor = address(new ContractWallet(contributor));
+        datasets.contributeWithSig(signed);
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, signed.contributor);
+    }
+
+    function _signed(
+        string memory content,
+        uint256 nonce,
+        uint256 deadline
+    ) private view returns (SignedContribution memory signed) {
+        signed.contribution = contribution(keccak256(bytes(content)));
+        (signed.contributor, signed.nonce, signed.deadline) = (contributor, nonce, deadline);
+        bytes32 digest = typedDigest(address(datasets), structHash(signed.contribution, nonce, deadline));
+        signed.signature = sign(keyOf("contributor"), digest);
+    }
+
+    function _change(SignedContribution memory signed, uint256 field) private {
+        if (field == 0) signed.contribution.contentHash = keccak256("other");
+        if (field == 1) signed.contribution.cidDigest = keccak256("other");
+        if (field == 2) signed.contribution.licence = "other";
+        if (field == 3) ++signed.contribution.rows;
+        if (field == 4) ++signed.deadline;
+        if (field == 5) signed.contributor = who("thief");
+    }
+
+    /// @dev Writes the count beside the creator; the mapping follows authority, EIP-712's two, nonces and the number.
+    function _setCount(uint32 count) private {
+        bytes32 slot = keccak256(abi.encode(datanetId, 5));
+        uint256 packed = uint256(uint160(datasets.datanetOf(datanetId).creator)) | (uint256(count) << 160);
+        vm.store(address(datasets), slot, bytes32(packed));
+        vm.assertEq(datasets.datanetOf(datanetId).count, count);
+    }
+}

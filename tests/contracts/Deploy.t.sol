@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Generation} from "../../contracts/Generation.sol";
+import {Settlement} from "../../contracts/Settlement.sol";
+import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
+import {Bounds, IParameters} from "../../contracts/interfaces/IParameters.sol";
+import {ISettlement} from "../../contracts/interfaces/ISettlement.sol";
+import {TestUSD} from "../../contracts/local/TestUSD.sol";
+import {Market} from "./support/Market.sol";
+
+contract DeployTest is Market {
+    function test_a_generation_knows_itself() external view {
+        vm.assertEq(operators.settlement(), address(settlement));
+        vm.assertEq(address(settlement.operators()), address(operators));
+        vm.assertEq(operators.disputes(), generation.disputes());
+        vm.assertEq(settlement.disputes(), generation.disputes());
+        vm.assertEq(address(settlement.vault()), address(vault));
+        vm.assertEq(address(operators.token()), address(usd));
+        vm.assertEq(operators.unstakeSeconds(), UNSTAKE);
+    }
+
+    function test_no_code_voids_or_slashes_yet() external view {
+        vm.assertEq(generation.disputes().code.length, 0);
+    }
+
+    function test_a_stake_outlasts_the_longest_window(uint64 unstake) external {
+        Bounds memory limits = parameters.bounds();
+        uint64 needed = uint64(limits.maxDisputeWindow) + limits.margin;
+        if (unstake < needed) {
+            vm.expectRevert(abi.encodeWithSelector(Generation.UnstakeTooShort.selector, unstake, needed));
+        }
+        new Generation(parameters, unstake);
+    }
+
+    function test_the_ring_reaches_over_the_longest_window() external {
+        ShortInterval short = new ShortInterval();
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.RingTooSmall.selector, 256, 257));
+        new Settlement(IParameters(address(short)), IOperatorRegistry(address(1)), address(2));
+    }
+
+    function test_test_dollars_are_minted_on_the_local_chain_only(uint64 chain) external {
+        if (chain != 31_337) {
+            vm.chainId(chain);
+            vm.expectRevert(abi.encodeWithSelector(TestUSD.NotALocalChain.selector, chain));
+        }
+        TestUSD dollars = new TestUSD();
+        if (chain != 31_337) return;
+        dollars.mint(holder, 5);
+        vm.assertEq(dollars.balanceOf(holder), 5);
+        vm.assertEq(dollars.decimals(), 6);
+    }
+}
+
+contract ShortInterval {
+    function bounds() external pure returns (Bounds memory limits) {
+        (limits.minSettlementInterval, limits.maxDisputeWindow) = (1, 257);
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IGovernor} from "@openzeppelin/contracts/governance/IGovernor.sol";
+import {IParameters} from "../../contracts/interfaces/IParameters.sol";
+import {Market} from "./support/Market.sol";
+
+contract GovernTest is Market {
+    string private constant _DESCRIPTION = "Raise the protocol fee to 7 %";
+
+    address[] private _targets;
+    uint256[] private _values;
+    bytes[] private _calls;
+
+    function setUp() public override {
+        super.setUp();
+        vm.prank(holder);
+        token.delegate(holder);
+        vm.warp(block.timestamp + 1);
+        _targets.push(address(parameters));
+        _values.push(0);
+        _calls.push(abi.encodeCall(IParameters.setFee, (70_000)));
+    }
+
+    function test_a_vote_changes_the_fee() external {
+        uint256 id = _propose();
+        vm.warp(governor.proposalSnapshot(id) + 1);
+        vm.prank(holder);
+        governor.castVote(id, 1);
+        _execute(id);
+        vm.assertEq(parameters.current().feePpm, 70_000);
+        vm.assertEq(parameters.currentId(), 1);
+    }
+
+    function test_a_vote_by_signature_counts() external {
+        uint256 id = _propose();
+        vm.warp(governor.proposalSnapshot(id) + 1);
+        bytes32 hash = keccak256(abi.encode(governor.BALLOT_TYPEHASH(), id, uint8(1), holder, uint256(0)));
+        bytes memory signature = sign(keyOf("holder"), _ballotDigest(hash));
+        governor.castVoteBySig(id, 1, holder, signature);
+        _execute(id);
+        vm.assertEq(parameters.current().feePpm, 70_000);
+    }
+
+    function test_a_vote_within_bounds_only() external {
+        _calls[0] = abi.encodeCall(IParameters.setFee, (200_001));
+        uint256 id = _propose();
+        vm.warp(governor.proposalSnapshot(id) + 1);
+        vm.prank(holder);
+        governor.castVote(id, 1);
+        _queue(id);
+        vm.warp(governor.proposalEta(id));
+        vm.expectRevert(
+            abi.encodeWithSelector(IParameters.OutOfBounds.selector, bytes32("feePpm"), 200_001, 0, 200_000)
+        );
+        governor.execute(_targets, _values, _calls, keccak256(bytes(_DESCRIPTION)));
+    }
+
+    function test_flash_loaned_votes_count_for_nothing() external {
+        uint256 id = _propose();
+        uint256 voteStart = governor.proposalSnapshot(id) + 1;
+        vm.warp(voteStart);
+        address borrower = who("borrower");
+        vm.prank(holder);
+        token.transfer(borrower, SUPPLY);
+        vm.prank(borrower);
+        token.delegate(borrower);
+        vm.prank(borrower);
+        vm.assertEq(governor.castVote(id, 0), 0);
+        (uint256 against, , ) = governor.proposalVotes(id);
+        vm.assertEq(against, 0);
+    }
+
+    function test_a_late_quorum_leaves_time_for_an_answer() external {
+        uint256 id = _propose();
+        uint256 deadline = governor.proposalDeadline(id);
+        vm.warp(deadline - 1);
+        vm.prank(holder);
+        governor.castVote(id, 1);
+        vm.assertEq(governor.proposalDeadline(id), block.timestamp + 5 seconds);
+        vm.warp(deadline + 1);
+        vm.assertTrue(governor.state(id) == IGovernor.ProposalState.Active);
+    }
+
+    function test_the_timelock_obeys_the_governor_alone(address caller) external view {
+        vm.assume(caller != address(governor));
+        vm.assertFalse(timelock.hasRole(timelock.PROPOSER_ROLE(), caller));
+        vm.assertTrue(timelock.hasRole(timelock.PROPOSER_ROLE(), address(governor)));
+        vm.assertTrue(caller == address(timelock) || !timelock.hasRole(timelock.DEFAULT_ADMIN_ROLE(), caller));
+        (bool isAdmin, ) = access.hasRole(access.ADMIN_ROLE(), caller);
+        vm.assertEq(isAdmin, caller == address(timelock));
+    }
+
+    function _propose() private returns (uint256 id) {
+        vm.prank(holder);
+        return governor.propose(_targets, _values, _calls, _DESCRIPTION);
+    }
+
+    function _queue(uint256 id) private {
+        vm.warp(governor.proposalDeadline(id) + 1);
+        governor.queue(_targets, _values, _calls, keccak256(bytes(_DESCRIPTION)));
+    }
+
+    function _execute(uint256 id) private {
+        _queue(id);
+        vm.warp(governor.proposalEta(id));
+        governor.execute(_targets, _values, _calls, keccak256(bytes(_DESCRIPTION)));
+    }
+
+    function _ballotDigest(bytes32 structHash) private view returns (bytes32) {
+        bytes32 domain = keccak256(
+            abi.encode(
+                keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),
+                keccak256("loraledger governor"),
+                keccak256("1"),
+                block.chainid,
+                address(governor)
+            )
+        );
+        return keccak256(abi.encodePacked(hex"1901", domain, structHash));
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
+import {IOperatorRegistry, Stake} from "../../contracts/interfaces/IOperatorRegistry.sol";
+import {BatchHeader} from "../../contracts/interfaces/ISettlement.sol";
+import {Batches} from "./support/Batches.sol";
+import {ChargingToken} from "./support/Tokens.sol";
+
+contract StakeTest is Batches {
+    uint128 private constant _STAKE = uint128(STAKE_UNITS) * MICRO;
+
+    function test_a_stake_is_kept_and_covers(uint64 units) external {
+        vm.assume(units != 0);
+        addStake(operator, units);
+        vm.assertEq(operators.stakeOf(operator).stake, _STAKE + uint128(units) * MICRO);
+        vm.assertEq(operators.coverOf(operator), _STAKE + uint128(units) * MICRO);
+        vm.assertEq(usd.balanceOf(address(operators)), STAKE_UNITS + units);
+    }
+
+    function test_a_stake_of_nothing_is_refused() external {
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.ZeroAmount.selector));
+        vm.prank(operator);
+        operators.stake(0);
+    }
+
+    function test_fee_on_transfer_tokens_are_refused() external {
+        ChargingToken charging = new ChargingToken();
+        OperatorRegistry other = new OperatorRegistry(charging, UNSTAKE, address(settlement), address(1));
+        charging.mint(operator, 10);
+        vm.startPrank(operator);
+        charging.approve(address(other), 10);
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.UnexpectedTransfer.selector, 10, 9));
+        other.stake(10);
+        vm.stopPrank();
+    }
+
+    function test_a_part_asked_back_leaves_after_the_delay(uint128 amount) external {
+        amount = uint128(bound(amount, MICRO, _STAKE));
+        uint64 unstakeAt = uint64(block.timestamp) + UNSTAKE;
+        vm.expectEmit(address(operators));
+        emit IOperatorRegistry.UnstakeStarted(operator, amount, unstakeAt, 0);
+        _startUnstake(amount);
+        vm.assertEq(operators.coverOf(operator), _STAKE - amount);
+        vm.warp(unstakeAt);
+        vm.prank(operator);
+        uint128 left = operators.unstake();
+        vm.assertEq(left, (amount / MICRO) * MICRO);
+        vm.assertEq(usd.balanceOf(operator), left / MICRO);
+        vm.assertEq(operators.coverOf(operator), _STAKE - left);
+    }
+
+    function test_nothing_leaves_early_or_unasked(uint64 early) external {
+        early = uint64(bound(early, 1, UNSTAKE));
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstakes.selector, operator));
+        uint64 unstakeAt = uint64(block.timestamp) + UNSTAKE;
+        _startUnstake(MICRO);
+        vm.warp(unstakeAt - early);
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.StillLocked.selector, operator, unstakeAt));
+    }
+
+    function test_asking_for_zero_cancels() external {
+        _startUnstake(_STAKE);
+        _startUnstake(0);
+        vm.assertEq(operators.coverOf(operator), _STAKE);
+        vm.warp(block.timestamp + UNSTAKE);
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstakes.selector, operator));
+    }
+
+    function test_no_more_is_asked_back_than_there_is() external {
+        vm.expectRevert(
+            abi.encodeWithSelector(IOperatorRegistry.InsufficientStake.selector, operator, _STAKE, _STAKE + 1)
+        );
+        _startUnstake(_STAKE + 1);
+    }
+
+    function test_a_stake_stays_locked_past_its_last_batchs_finality() external {
+        BatchHeader memory header = commit(5, oneBalance(operator, 5));
+        _startUnstake(_STAKE / 2);
+        vm.warp(block.timestamp + UNSTAKE);
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.BatchNotFinal.selector, operator, 1));
+        commit(5, oneBalance(operator, 10));
+        settlement.finalise(header);
+        vm.prank(operator);
+        operators.unstake();
+        vm.assertEq(usd.balanceOf(operator), STAKE_UNITS / 2);
+    }
+
+    // --- slashing: the address of the disputes acts by itself here, which no contract can yet ---
+
+    function test_a_slash_is_shared_out(uint128 amount, uint32 challengerPpm) external {
+        amount = uint128(bound(amount, 0, _STAKE));
+        challengerPpm = uint32(bound(challengerPpm, 0, 1_000_000));
+        uint256 units = amount / MICRO;
+        uint256 reward = (units * challengerPpm) / 1_000_000;
+        address challenger = who("challenger");
+        vm.expectEmit(address(operators));
+        emit IOperatorRegistry.Slashed(
+            operator,
+            challenger,
+            uint128(reward) * MICRO,
+            address(timelock),
+            uint128(units - reward) * MICRO
+        );
+        _slash(amount, challengerPpm);
+        vm.assertEq(usd.balanceOf(challenger), reward);
+        vm.assertEq(usd.balanceOf(address(timelock)), units - reward);
+        vm.assertEq(operators.stakeOf(operator).stake, _STAKE - units * MICRO);
+        vm.assertEq(usd.balanceOf(address(operators)), STAKE_UNITS - units);
+    }
+
+    function test_no_slash_exceeds_the_stake() external {
+        bytes memory error = abi.encodeWithSelector(
+            IOperatorRegistry.InsufficientStake.selector,
+            operator,
+            _STAKE,
+            _STAKE + 1
+        );
+        address disputes = operators.disputes();
+        vm.expectRevert(error);
+        vm.prank(disputes);
+        operators.slash(operator, _STAKE + 1, who("challenger"), 250_000, address(timelock));
+    }
+
+    function test_what_leaves_can_still_be_slashed() external {
+        _startUnstake(_STAKE);
+        _slash(_STAKE / 4, 250_000);
+        vm.assertEq(operators.coverOf(operator), 0);
+        vm.warp(block.timestamp + UNSTAKE);
+        vm.prank(operator);
+        vm.assertEq(operators.unstake(), _STAKE - _STAKE / 4);
+    }
+
+    function test_nobody_else_slashes(address caller) external {
+        vm.assume(caller != operators.disputes());
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NotDisputes.selector, caller));
+        vm.prank(caller);
+        operators.slash(operator, 1, caller, 250_000, caller);
+    }
+
+    function _slash(uint128 amount, uint32 challengerPpm) private {
+        address challenger = who("challenger");
+        address disputes = operators.disputes();
+        vm.prank(disputes);
+        operators.slash(operator, amount, challenger, challengerPpm, address(timelock));
+    }
+
+    function _startUnstake(uint128 amount) private {
+        vm.prank(operator);
+        operators.startUnstake(amount);
+    }
+
+    function _expectUnstakeError(bytes memory error) private {
+        vm.expectRevert(error);
+        vm.prank(operator);
+        operators.unstake();
+    }
+}

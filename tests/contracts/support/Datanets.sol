@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Contribution, Review} from "../../../contracts/interfaces/IDatasetRegistry.sol";
+import {Market} from "./Market.sol";
+
+/// @notice A market with one datanet and a contributor.
+abstract contract Datanets is Market {
+    uint64 internal datanetId;
+    address internal contributor;
+
+    function setUp() public virtual override {
+        super.setUp();
+        contributor = who("contributor");
+        datanetId = datasets.createDatanet("docstrings", keccak256("description"));
+    }
+
+    function contribution(bytes32 contentHash) internal view returns (Contribution memory) {
+        return Contribution(datanetId, contentHash, keccak256("folder"), "MIT", 12);
+    }
+
+    function contribute(string memory content) internal returns (uint32) {
+        Contribution memory c = contribution(keccak256(bytes(content)));
+        vm.prank(contributor);
+        return datasets.contribute(c);
+    }
+
+    function review(string memory content, bool isAccepted) internal {
+        Review[] memory reviews = new Review[](1);
+        reviews[0] = Review(keccak256(bytes(content)), isAccepted, isAccepted ? 0 : 7);
+        vm.prank(curator);
+        datasets.review(datanetId, reviews);
+    }
+
+    function structHash(Contribution memory c, uint256 nonce, uint256 deadline) internal pure returns (bytes32) {
+        bytes32 typehash = keccak256(
+            "Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,uint32 rows,"
+            "uint256 nonce,uint256 deadline)"
+        );
+        return keccak256(abi.encode(typehash, c, nonce, deadline));
+    }
+}
