@@ -39,6 +39,8 @@ export default {
       chainType: "l1",
       chainId: 31337,
       mining: { auto: true, interval: 1000 },
+      // Else every transaction of a burst would push the chain a second further ahead of the clock, for good.
+      allowBlocksWithSameTimestamp: true,
     },
   },
 };
