@@ -9,7 +9,19 @@ from fastapi import FastAPI
 
 from backend.api import errors
 from backend.api.middleware import BodyLimit, RequestId
-from backend.api.routers import auth, channels, chat, health, models, receipts
+from backend.api.routers import (
+    auth,
+    channels,
+    chat,
+    contributions,
+    earnings,
+    fine_tuning,
+    health,
+    ipfs,
+    models,
+    receipts,
+    registry,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,8 +31,13 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 4 << 20
 """Of everything but uploads."""
+FORM_BYTES = 64 << 10
+"""What a form may add to an upload."""
 UPLOAD_PREFIXES = ("/v1/contributions",)
-ROUTERS = (auth, models, chat, channels, receipts, health)
+ROUTERS = (
+    *(auth, models, chat, channels, receipts),
+    *(registry, contributions, fine_tuning, earnings, ipfs, health),
+)
 
 
 def create_app(services: Services, settings: Settings) -> FastAPI:
@@ -35,7 +52,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         app.include_router(module.router)
 
     def limit_of(path: str) -> int:
-        return settings.max_upload_bytes if path.startswith(UPLOAD_PREFIXES) else MAX_BODY_BYTES
+        return settings.max_upload_bytes + FORM_BYTES if path.startswith(UPLOAD_PREFIXES) else MAX_BODY_BYTES
 
     app.add_middleware(BodyLimit, limit_of=limit_of)
     app.add_middleware(RequestId)  # outermost: refusals carry it too

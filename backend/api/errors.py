@@ -22,6 +22,7 @@ from backend.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+from backend.services.check_upload import UploadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ STATUS: Mapping[type[DomainError], HTTPStatus] = {
     ContentCorrupt: HTTPStatus.BAD_GATEWAY,
     ChainReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
 """By the nearest class in an error's ancestry; whatever has none is our own fault."""
 

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backend.ports.storage import BlobStore
     from backend.services.catalogue import Catalogue
     from backend.services.channels import Channels
+    from backend.services.claim import Claims
+    from backend.services.contribute import Contributions
     from backend.services.deposit import Deposits
     from backend.services.generate import Generate
     from backend.services.keys import ApiKeys
     from backend.services.receipts import Receipts
+    from backend.services.registry import Registry
     from backend.services.sign_in import SignIn
+    from backend.services.snapshot import Snapshots
+    from backend.services.train import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +32,11 @@ class Services:
     channels: Channels
     deposits: Deposits
     receipts: Receipts
+    registry: Registry
+    contributions: Contributions
+    snapshots: Snapshots
+    training: Training
+    claims: Claims
+    blobs: BlobStore
     readiness: Callable[[], dict[str, str]]
     """Part -> what is wrong with it; empty when all parts answer."""

@@ -126,6 +126,11 @@ class CatalogueTx(Protocol):
     def chain(self) -> ChainView: ...
 
 
+class RegistryTx(CatalogueTx, Protocol):
+    @property
+    def transactions(self) -> Transactions: ...
+
+
 class ChannelTx(Protocol):
     @property
     def chain(self) -> ChainView: ...

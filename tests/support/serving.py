@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from backend.api.services import Services
 from backend.chain.keys import LocalSigner, recover
-from backend.db.base import Base
-from backend.db.tables import load_all
-from backend.db.unit_of_work import Database, Work
-from backend.domain.chain import Channel, Grant, RegisteredVersion, Snapshot
+from backend.domain.chain import (
+    Channel,
+    Contribution,
+    Datanet,
+    Grant,
+    Operator,
+    PreparedTransaction,
+    RegisteredVersion,
+    Snapshot,
+)
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import TypedDomain, keccak, to_hash, version_id
 from backend.domain.ids import ZERO_HASH, Account, DatanetId, Hash32, SnapshotId, VersionId
@@ -24,16 +30,24 @@ from backend.services.admission import Admission, Market
 from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.catalogue import BaseModel, Catalogue
 from backend.services.channels import Channels
+from backend.services.claim import Claimable
+from backend.services.contribute import Contributions
 from backend.services.deposit import Deposits
 from backend.services.generate import Generate, GenerateLimits
 from backend.services.keys import ApiKeys
 from backend.services.receipts import Receipts
+from backend.services.registry import Registry
 from backend.services.sign_in import SignIn, SignInPolicy
+from backend.services.snapshot import Snapshots
+from backend.services.staging import Staging
+from backend.services.train import Training
+from backend.storage.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database, Work
     from backend.domain.ids import ChannelId, Cid
 
 CHAIN_ID = 31337
@@ -74,6 +88,20 @@ class View:
     granted: dict[ChannelId, list[Grant]] = field(default_factory=dict)
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     committed: list[Any] = field(default_factory=list)
+    datanet_list: list[Datanet] = field(default_factory=list)
+    recorded: list[Contribution] = field(default_factory=list)
+
+    def datanets(self) -> list[Datanet]:
+        return self.datanet_list
+
+    def datanet(self, datanet: DatanetId) -> Datanet | None:
+        return next((known for known in self.datanet_list if known.id == datanet), None)
+
+    def contributions(self, datanet: DatanetId) -> list[Contribution]:
+        return [known for known in self.recorded if known.datanet == datanet]
+
+    def operators(self) -> list[Operator]:
+        return []
 
     def channel(self, channel: ChannelId) -> Channel | None:
         return self.channels.get(channel)
@@ -186,13 +214,44 @@ class HeldKeys:
         return self.keys.get(key)
 
 
+class PlayedChain:
+    """The part of `Chain` that routers reach; every call is prepared, none is refused."""
+
+    chain_id = CHAIN_ID
+
+    def address(self, contract: str) -> Account:
+        return some_account(contract)
+
+    def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
+        answers = {"nonces": 0, "previewSnapshot": (some_hash(f"preview {args}"), some_hash("bits"))}
+        return answers[function]
+
+    def prepare(
+        self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0
+    ) -> PreparedTransaction:
+        decoded = {"contract": contract, "function": function, "args": {}}
+        return PreparedTransaction(CHAIN_ID, self.address(contract), "0x", value, decoded, 21_000)
+
+
+class PlayedClaims:
+    """Earnings of one account from one operator."""
+
+    def claimable(self, account: Account) -> list[Claimable]:
+        return [Claimable(some_account("operator"), account, 5_500_000, 1_000_000)]
+
+    def prepare(self, operator: Account, account: Account, sender: Account) -> PreparedTransaction:
+        return PlayedChain().prepare("Settlement", "claim", sender=sender)
+
+    def relay(self, operator: Account, account: Account) -> int:
+        return 7
+
+
 class Installation:
     """One operator with a base model, one adapter by three contributors, and one payer."""
 
-    def __init__(self, folder: Path, chain: Any = None) -> None:
-        load_all()
-        self.database = Database.open(f"sqlite:///{folder / 'test.db'}")
-        Base.metadata.create_all(self.database.engine)
+    def __init__(self, folder: Path, database: Database, chain: Any = None) -> None:
+        self.database = database
+        self.blobs = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.clock, self.view, self.engine, self.store = Clock(), View(), ScriptedEngine(), FolderStore()
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), HeldKeys()
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
@@ -201,7 +260,7 @@ class Installation:
         self.market = Market(self.operator, self.settlement, self.domain)
         self.channel = self.market.channel(self.payer.account)
         self.base_version, self.version = self._register()
-        self._build(folder, chain)
+        self._build(folder, chain or PlayedChain())
 
     @contextmanager
     def begin(self) -> Iterator[Work]:
@@ -271,6 +330,7 @@ class Installation:
     def _build(self, folder: Path, chain: Any) -> None:
         begin: Any = self.begin
         read: Any = self.read
+        claims: Any = PlayedClaims()
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
         self.admission = Admission(begin, self.market, self.receipt_key, self.clock, 900)
         store: Any = self.store
@@ -291,5 +351,13 @@ class Installation:
             channels=Channels(begin, read, self.market, self.vault_domain, recover, self.clock),
             deposits=Deposits(begin, read, chain, self.market, self.held_keys, self.clock),
             receipts=Receipts(read),
+            registry=Registry(read, chain, self.blobs),
+            contributions=Contributions(
+                begin, self.blobs, chain, recover, Staging(folder / "uploads"), self.operator, 1000
+            ),
+            snapshots=Snapshots(begin, self.blobs, chain, self.operator),
+            training=Training(begin, self.clock),
+            claims=claims,
+            blobs=self.blobs,
             readiness=dict,
         )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.chain.keys import LocalSigner
+    from backend.db.unit_of_work import Database
 
 FUNDS = 100_000
 
@@ -56,8 +57,8 @@ def sign_in(url: str, signer: LocalSigner) -> str:
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    built = Installation(tmp_path)
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    built = Installation(tmp_path, sqlite_database)
     built.fund(FUNDS)
     return built
 

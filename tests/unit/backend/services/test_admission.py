@@ -27,12 +27,13 @@ from tests.support.serving import EXPIRY, NOW, Installation, some_hash, some_key
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database
     from backend.ports.serving import Reservation
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
 
 
 @pytest.fixture

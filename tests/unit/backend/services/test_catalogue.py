@@ -12,12 +12,13 @@ from tests.support.serving import Installation, some_account, some_hash
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database
     from backend.domain.receipt import VersionRecord
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from tests.support.serving import Installation
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database
     from backend.ports.serving import StoredReceipt
     from backend.services.answer import Answer
 
@@ -32,8 +33,8 @@ FUNDS = 10_000
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    built = Installation(tmp_path)
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    built = Installation(tmp_path, sqlite_database)
     built.fund(FUNDS)
     return built
 
@@ -186,8 +187,7 @@ async def test_an_engine_that_is_gone_is_said_before_anything_is_kept(installati
     assert reserved(installation) == 0
 
 
-async def test_a_free_answer_has_a_receipt_that_is_never_batched(tmp_path: Path) -> None:
-    installation = Installation(tmp_path)
+async def test_a_free_answer_has_a_receipt_that_is_never_batched(installation: Installation) -> None:
     record = installation.catalogue.resolve(installation.version).record
     free = replace(record, name="free", prompt_price=0, completion_price=0)
     installation.view.register(free)

@@ -10,10 +10,12 @@ from tests.support.serving import Installation, some_account
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database
+
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
 
 
 def test_a_secret_is_shown_once_and_stored_as_a_hash(installation: Installation) -> None:

@@ -11,12 +11,13 @@ from tests.support.serving import Installation, some_key
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database
     from backend.services.sign_in import SignIn
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
 
 
 @pytest.fixture

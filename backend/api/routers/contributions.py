@@ -1,0 +1,86 @@
+"""Contributions: upload, report, sign, submit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, status
+from starlette.responses import StreamingResponse
+
+from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.schemas.common import Page
+from backend.api.schemas.contributions import SubmitRequest, UploadView
+from backend.api.services import Services
+from backend.api.uploads import uploaded
+from backend.domain.contribution import Upload
+from backend.domain.errors import NotFound
+from backend.domain.ids import Account, DatanetId
+
+router = APIRouter(prefix="/v1/contributions", tags=["contributions"])
+
+
+@router.post("", status_code=status.HTTP_201_CREATED)
+async def upload(
+    request: Request,
+    services: ServicesDep,
+    wallet: WalletDep,
+    datanet: Annotated[int, Query(ge=1)],
+    name: Annotated[str, Query()],
+    licence: Annotated[str, Query(description="SPDX expression")],
+) -> UploadView:
+    """JSONL rows as the body, or as the file `file` of a form. The report says whether they are sound."""
+    async with uploaded(request) as stream:
+        found = await to_thread.run_sync(
+            services.contributions.upload, wallet.account, DatanetId(datanet), name, stream, licence
+        )
+    return UploadView.of(found)
+
+
+@router.get("")
+def list_uploads(
+    services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=100)] = 100
+) -> Page[UploadView]:
+    """The caller's own, newest first."""
+    found = services.contributions.find(account=caller.account, limit=limit)
+    return Page(data=[UploadView.of(one) for one in found])
+
+
+@router.get("/{upload_id}")
+def get_upload(upload_id: str, services: ServicesDep, caller: CallerDep) -> UploadView:
+    return UploadView.of(_own(services, upload_id, caller.account))
+
+
+@router.get("/{upload_id}/defects", response_class=StreamingResponse)
+def list_defects(upload_id: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
+    """Everything that is wrong with an invalid upload, one JSON object a line."""
+    _own(services, upload_id, caller.account)
+    return StreamingResponse(_lines(services, upload_id), media_type="application/x-ndjson")
+
+
+@router.post("/{upload_id}/typed-data")
+def typed_data(upload_id: str, services: ServicesDep, wallet: WalletDep) -> dict[str, Any]:
+    """What the contributor's wallet signs (`eth_signTypedData_v4`)."""
+    return services.contributions.typed_data(upload_id, wallet.account)
+
+
+@router.post("/{upload_id}/submit", status_code=status.HTTP_202_ACCEPTED)
+def submit(upload_id: str, body: SubmitRequest, services: ServicesDep, wallet: WalletDep) -> UploadView:
+    """Publish and relay; following `transaction_id` or this upload's state tells when it is recorded."""
+    _own(services, upload_id, wallet.account)
+    return UploadView.of(services.contributions.submit(upload_id, body.signature))
+
+
+def _own(services: Services, upload_id: str, account: Account) -> Upload:
+    found = services.contributions.status(upload_id)
+    if found.account != account:
+        raise NotFound(f"No upload {upload_id}.", param="upload_id")
+    return found
+
+
+def _lines(services: Services, upload_id: str) -> Iterator[str]:
+    for defect in services.contributions.defects(upload_id):
+        yield json.dumps(asdict(defect), ensure_ascii=False) + "\n"

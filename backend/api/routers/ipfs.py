@@ -1,0 +1,41 @@
+"""An IPFS trustless gateway over this installation's blocks: whoever fetches here verifies what comes.
+
+Source: https://specs.ipfs.tech/http-gateways/trustless-gateway/
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response, StreamingResponse
+
+from backend.api.deps import ServicesDep
+from backend.domain.content import decode_cid
+from backend.domain.errors import InvalidInput
+from backend.domain.ids import Cid
+
+router = APIRouter(tags=["ipfs"])
+
+RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
+
+
+@router.get("/ipfs/{cid}", response_class=Response)
+def get_block(
+    cid: str,
+    services: ServicesDep,
+    format: Annotated[Literal["raw", "car"] | None, Query()] = None,  # noqa: A002 - the gateway's own name
+    accept: Annotated[str, Header()] = "",
+) -> Response:
+    """One block (`format=raw`), or everything below it (`format=car`, CARv1, depth first)."""
+    root = Cid(str(decode_cid(cid)))
+    headers = {"cache-control": "public, max-age=29030400, immutable", "x-content-type-options": "nosniff"}
+    if format == "car" or (format is None and CAR in accept):
+        services.blobs.block(root)  # what is absent is said before the stream begins
+        headers |= {"etag": f'"{root}.car"', "content-disposition": f'attachment; filename="{root}.car"'}
+        media_type = f"{CAR}; version=1; order=dfs; dups=n"
+        return StreamingResponse(services.blobs.car(root), media_type=media_type, headers=headers)
+    if format == "raw" or RAW in accept:
+        headers |= {"etag": f'"{root}.raw"', "content-disposition": f'attachment; filename="{root}.bin"'}
+        return Response(services.blobs.block(root), media_type=RAW, headers=headers)
+    raise InvalidInput("Ask for format=raw or format=car: only what can be verified is served.", "format")

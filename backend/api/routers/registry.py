@@ -1,0 +1,89 @@
+"""Datanets, snapshots, versions and operators as the chain has them, and our own transactions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, status
+
+from backend.api.deps import ServicesDep, WalletDep
+from backend.api.schemas.common import HashField, Page, PreparedTransactionView
+from backend.api.schemas.registry import (
+    CreateDatanetRequest,
+    DatanetView,
+    FreezeRequest,
+    FreezingView,
+    OperatorView,
+    RecordedContribution,
+    SnapshotView,
+    TransactionView,
+    VersionRecordBody,
+)
+from backend.domain.ids import DatanetId, Hash32, SnapshotId
+
+router = APIRouter(prefix="/v1", tags=["registry"])
+
+
+@router.get("/datanets")
+def list_datanets(services: ServicesDep) -> Page[DatanetView]:
+    return Page(data=[DatanetView.of(datanet) for datanet in services.registry.datanets()])
+
+
+@router.post("/datanets/prepare")
+def prepare_datanet(
+    body: CreateDatanetRequest, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    prepared = services.registry.prepare_datanet(wallet.account, body.name, body.description)
+    return PreparedTransactionView.of(prepared)
+
+
+@router.get("/datanets/{datanet}")
+def get_datanet(datanet: int, services: ServicesDep) -> DatanetView:
+    return DatanetView.of(services.registry.datanet(DatanetId(datanet)))
+
+
+@router.get("/datanets/{datanet}/contributions")
+def list_recorded(datanet: int, services: ServicesDep) -> Page[RecordedContribution]:
+    found = services.registry.contributions(DatanetId(datanet))
+    return Page(data=[RecordedContribution.of(contribution) for contribution in found])
+
+
+@router.post("/datanets/{datanet}/snapshots", status_code=status.HTTP_202_ACCEPTED)
+def freeze(datanet: int, body: FreezeRequest, services: ServicesDep, _wallet: WalletDep) -> FreezingView:
+    count = body.count or services.registry.datanet(DatanetId(datanet)).num_contributions
+    return FreezingView.model_validate(services.snapshots.freeze(DatanetId(datanet), count))
+
+
+@router.get("/snapshots/{snapshot}")
+def get_snapshot(snapshot: HashField, services: ServicesDep) -> SnapshotView:
+    return SnapshotView.of(services.snapshots.get(SnapshotId(Hash32(snapshot))))
+
+
+@router.get("/snapshots/{snapshot}/manifest")
+def get_manifest(snapshot: HashField, services: ServicesDep) -> dict[str, Any]:
+    """All that is needed to fetch and check the snapshot's rows."""
+    return services.snapshots.manifest(SnapshotId(Hash32(snapshot)))
+
+
+@router.post("/versions/prepare")
+def prepare_version(
+    body: VersionRecordBody, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    return PreparedTransactionView.of(services.registry.prepare_version(body.record(wallet.account)))
+
+
+@router.post("/versions/deprecate/prepare")
+def prepare_deprecation(
+    body: VersionRecordBody, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    return PreparedTransactionView.of(services.registry.prepare_deprecation(body.record(wallet.account)))
+
+
+@router.get("/operators")
+def list_operators(services: ServicesDep) -> Page[OperatorView]:
+    return Page(data=[OperatorView.model_validate(found) for found in services.registry.operators()])
+
+
+@router.get("/transactions/{transaction_id}")
+def get_transaction(transaction_id: int, services: ServicesDep) -> TransactionView:
+    return TransactionView.of(services.registry.transaction(transaction_id))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from backend.api.schemas.common import Schema, View
+from backend.domain.contribution import Upload
+
+
+class DefectView(View):
+    line: int
+    code: str
+    message: str
+    field: str | None
+
+
+class ReportView(View):
+    """What the check found. `defects`: the first hundred; all of them under `/defects`."""
+
+    licence: str
+    format: str | None
+    num_rows: int
+    num_characters: int
+    num_bytes: int
+    content_hash: str | None
+    cid: str | None
+    num_defects: int
+    defect_counts: dict[str, int]
+    defects: list[DefectView]
+
+
+class UploadView(View):
+    """`state`: checking, invalid, draft, submitted, recorded, accepted or rejected."""
+
+    id: str
+    account: str
+    datanet: int
+    name: str
+    state: str
+    created_at: datetime
+    report: ReportView
+    transaction_id: int | None
+    index: int | None
+    error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, upload: Upload) -> UploadView:
+        return cls.model_validate(upload)
+
+
+class SubmitRequest(Schema):
+    """The contributor's signature of the typed data handed out last."""
+
+    signature: str

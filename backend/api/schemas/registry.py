@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from backend.api.schemas.common import HashField, Schema, View
+from backend.domain.chain import ChainTransaction, Contribution, Datanet, Snapshot
+from backend.domain.content import cid_of
+from backend.domain.ids import Account, Hash32, SnapshotId
+from backend.domain.receipt import VersionRecord
+
+Price = Annotated[int, Field(ge=0, lt=1 << 64)]
+Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class DatanetView(View):
+    id: int
+    creator: str
+    name: str
+    cid: str
+    num_contributions: int
+
+    @classmethod
+    def of(cls, datanet: Datanet) -> DatanetView:
+        return cls(
+            id=datanet.id,
+            creator=datanet.creator,
+            name=datanet.name,
+            cid=cid_of(datanet.cid_digest),
+            num_contributions=datanet.num_contributions,
+        )
+
+
+class CreateDatanetRequest(Schema):
+    """`description`: Markdown, published with the datanet."""
+
+    name: str
+    description: str = ""
+
+
+class RecordedContribution(View):
+    """As the registry has it. `is_accepted`: null while the curators have not decided."""
+
+    datanet: int
+    index: int
+    contributor: str
+    content_hash: str
+    cid: str
+    num_rows: int
+    is_accepted: bool | None
+    reason: int
+    recorded_at: int
+
+    @classmethod
+    def of(cls, contribution: Contribution) -> RecordedContribution:
+        return cls(
+            datanet=contribution.datanet,
+            index=contribution.index,
+            contributor=contribution.contributor,
+            content_hash=contribution.content_hash,
+            cid=cid_of(contribution.cid_digest),
+            num_rows=contribution.num_rows,
+            is_accepted=contribution.is_accepted,
+            reason=contribution.reason,
+            recorded_at=contribution.recorded_at,
+        )
+
+
+class FreezeRequest(Schema):
+    """The first `count` contributions, as accepted now; left out: all of them."""
+
+    count: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
+
+
+class FreezingView(View):
+    """The snapshot exists once the transaction is confirmed."""
+
+    snapshot_id: str
+    transaction_id: int
+
+
+class SnapshotView(View):
+    id: str
+    datanet: int
+    count: int
+    accepted_hash: str
+    accepted: list[int]
+    block_number: int
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SnapshotView:
+        return cls.model_validate(snapshot)
+
+
+class OperatorView(View):
+    account: str
+    endpoint: str
+    keys: list[str]
+
+
+class VersionRecordBody(Schema):
+    """A `VersionRecord` of the caller. Prices: token units per million tokens."""
+
+    name: str
+    adapter_digest: HashField
+    cid_digest: HashField
+    base_model: HashField
+    snapshots: Annotated[list[HashField], Field(max_length=4)]
+    prompt_price: Price
+    completion_price: Price
+    operator_ppm: Ppm
+    creator_ppm: Ppm
+
+    def record(self, creator: Account) -> VersionRecord:
+        return VersionRecord(
+            creator=creator,
+            name=self.name,
+            adapter_digest=Hash32(self.adapter_digest),
+            cid_digest=Hash32(self.cid_digest),
+            base_model=Hash32(self.base_model),
+            snapshots=tuple(SnapshotId(Hash32(snapshot)) for snapshot in self.snapshots),
+            prompt_price=self.prompt_price,
+            completion_price=self.completion_price,
+            operator_ppm=self.operator_ppm,
+            creator_ppm=self.creator_ppm,
+        )
+
+
+class TransactionView(View):
+    """A transaction of this installation: queued, sent, mined, confirmed (N blocks deep) or failed."""
+
+    id: int
+    state: str
+    contract: str
+    function: str
+    hash: str | None
+    block_number: int | None
+    error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, transaction: ChainTransaction) -> TransactionView:
+        return cls.model_validate(transaction)

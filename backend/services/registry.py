@@ -1,0 +1,108 @@
+"""The registries as this installation knows them, and what creators add, prepared for their wallets."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.content import cid_digest
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.hashing import ascii_word, to_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import (
+        ChainTransaction,
+        Contribution,
+        Datanet,
+        Operator,
+        PreparedTransaction,
+    )
+    from backend.domain.ids import Account, DatanetId
+    from backend.domain.receipt import VersionRecord
+    from backend.ports.chain import Chain
+    from backend.ports.serving import RegistryTx
+    from backend.ports.storage import BlobStore
+
+DATASETS = "DatasetRegistry"
+ADAPTERS = "AdapterRegistry"
+DESCRIPTION_FILE = "README.md"
+MAX_DESCRIPTION_BYTES = 64 << 10
+_NAME = re.compile(r"[a-z0-9-]{1,32}")
+
+
+class Registry:
+    def __init__(
+        self, read: Callable[[], AbstractContextManager[RegistryTx]], chain: Chain, store: BlobStore
+    ) -> None:
+        self._read = read
+        self._chain = chain
+        self._store = store
+
+    def datanets(self) -> list[Datanet]:
+        with self._read() as tx:
+            return tx.chain.datanets()
+
+    def datanet(self, datanet: DatanetId) -> Datanet:
+        with self._read() as tx:
+            found = tx.chain.datanet(datanet)
+        if found is None:
+            raise NotFound(f"No datanet {datanet}.", param="datanet")
+        return found
+
+    def contributions(self, datanet: DatanetId) -> list[Contribution]:
+        """By rising index. Raises NotFound."""
+        self.datanet(datanet)
+        with self._read() as tx:
+            return tx.chain.contributions(datanet)
+
+    def operators(self) -> list[Operator]:
+        with self._read() as tx:
+            return tx.chain.operators()
+
+    def transaction(self, transaction_id: int) -> ChainTransaction:
+        """One of this installation's own transactions. Raises NotFound."""
+        with self._read() as tx:
+            return tx.transactions.get(transaction_id)
+
+    def prepare_datanet(self, creator: Account, name: str, description: str) -> PreparedTransaction:
+        """The description is published as a folder with a `README.md`."""
+        raw = description.encode()
+        if len(raw) > MAX_DESCRIPTION_BYTES:
+            raise InvalidInput(
+                f"The description is longer than {MAX_DESCRIPTION_BYTES} bytes.", param="description"
+            )
+        word = _name_word(name)
+        cid = self._store.add_folder({DESCRIPTION_FILE: raw})
+        return self._chain.prepare(DATASETS, "createDatanet", word, cid_digest(cid), sender=creator)
+
+    def prepare_version(self, record: VersionRecord) -> PreparedTransaction:
+        """Registration by its creator. Raises Reverted with the registry's reason."""
+        return self._chain.prepare(ADAPTERS, "register", record_argument(record), sender=record.creator)
+
+    def prepare_deprecation(self, record: VersionRecord) -> PreparedTransaction:
+        return self._chain.prepare(ADAPTERS, "deprecate", record_argument(record), sender=record.creator)
+
+
+def record_argument(record: VersionRecord) -> dict[str, Any]:
+    """A record as the contract's `VersionRecord`."""
+    return {
+        "creator": record.creator,
+        "name": _name_word(record.name),
+        "adapterDigest": record.adapter_digest,
+        "cidDigest": record.cid_digest,
+        "baseModel": record.base_model,
+        "snapshots": list(record.snapshots),
+        "promptPrice": record.prompt_price,
+        "completionPrice": record.completion_price,
+        "operatorPpm": record.operator_ppm,
+        "creatorPpm": record.creator_ppm,
+    }
+
+
+def _name_word(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InvalidInput("A name has 1 to 32 characters out of a-z, 0-9 and '-'.", param="name")
+    return to_hash(ascii_word(name))

@@ -1,0 +1,164 @@
+"""The routers in front of the other rooms: their own services, on a real database and block store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from eth_account.messages import _hash_eip191_message, encode_typed_data
+
+from backend.domain.chain import Datanet
+from backend.domain.ids import DatanetId
+from backend.ports.training import JobState
+from tests.integration.api.conftest import sign_in
+from tests.support.serving import some_account, some_hash, some_key
+
+if TYPE_CHECKING:
+    from tests.integration.api.conftest import Api
+
+ROWS = b'{"prompt": "What is a?", "completion": "A letter."}\n'
+WHERE = {"datanet": 7, "name": "letters", "licence": "MIT"}
+
+
+@pytest.fixture(autouse=True)
+def datanet(api: Api) -> None:
+    known = Datanet(DatanetId(7), some_account("curator"), "docs", some_hash("description"), 4)
+    api.installation.view.datanet_list.append(known)
+
+
+def post(api: Api, path: str, status: int, **request: Any) -> Any:
+    with api.http(api.session) as http:
+        answer = http.post(path, **request)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_a_contribution_goes_from_upload_to_relay(api: Api) -> None:
+    upload = post(api, "/v1/contributions", 201, params=WHERE, content=ROWS)
+    assert (upload["state"], upload["report"]["num_rows"]) == ("draft", 1)
+    path = f"/v1/contributions/{upload['id']}"
+    typed = post(api, f"{path}/typed-data", 200)
+    digest = _hash_eip191_message(encode_typed_data(full_message=typed))
+    signature = api.installation.payer.sign(digest)
+    submitted = post(api, f"{path}/submit", 202, json={"signature": signature})
+    assert submitted["state"] == "submitted"
+    with api.http() as http:
+        sent = http.get(f"/v1/transactions/{submitted['transaction_id']}").json()
+        block = http.get(f"/ipfs/{submitted['report']['cid']}?format=raw")
+        car = http.get(f"/ipfs/{submitted['report']['cid']}", params={"format": "car"})
+    assert (sent["state"], sent["function"]) == ("queued", "contributeWithSig")
+    assert (block.status_code, block.headers["content-type"]) == (200, "application/vnd.ipld.raw")
+    assert b"A letter." in car.content
+
+
+def test_a_form_is_an_upload_too(api: Api) -> None:
+    upload = post(api, "/v1/contributions", 201, params=WHERE, files={"file": ("rows.jsonl", ROWS)})
+    assert upload["state"] == "draft"
+    wrong = post(api, "/v1/contributions", 400, params=WHERE, files={"other": ("rows.jsonl", ROWS)})
+    assert wrong["error"]["param"] == "file"
+
+
+def test_an_unsound_upload_says_what_is_wrong_by_line(api: Api) -> None:
+    upload = post(api, "/v1/contributions", 201, params=WHERE, content=ROWS + b"nope\n")
+    assert upload["state"] == "invalid"
+    assert [(d["line"], d["code"]) for d in upload["report"]["defects"]] == [(2, "malformed_json")]
+    with api.http(api.session) as http:
+        lines = http.get(f"/v1/contributions/{upload['id']}/defects").text.splitlines()
+    assert json.loads(lines[0])["line"] == 2
+
+
+def test_uploads_that_are_empty_or_too_large_are_refused(api: Api) -> None:
+    assert post(api, "/v1/contributions", 400, params=WHERE, content=b"")["error"]["code"] == "empty_upload"
+    large = ROWS * 40
+    assert (
+        post(api, "/v1/contributions", 413, params=WHERE, content=large)["error"]["code"]
+        == "upload_too_large"
+    )
+    body = (large for _ in range(100))  # above what the server reads at all
+    assert post(api, "/v1/contributions", 413, params=WHERE, content=body)["error"]["type"]
+
+
+def test_uploads_are_their_contributors_own(api: Api) -> None:
+    upload = post(api, "/v1/contributions", 201, params=WHERE, content=ROWS)
+    with api.http(api.session) as http:
+        assert [u["id"] for u in http.get("/v1/contributions").json()["data"]] == [upload["id"]]
+    with api.http(sign_in(api.url, some_key("curious"))) as http:
+        assert http.get("/v1/contributions").json()["data"] == []
+        assert http.get(f"/v1/contributions/{upload['id']}").status_code == 404
+        assert http.post(f"/v1/contributions/{upload['id']}/typed-data").status_code == 403
+
+
+def test_datanets_and_snapshots_are_public(api: Api) -> None:
+    snapshot = some_hash("snapshot")
+    (listed,) = httpx.get(f"{api.url}/v1/datanets").json()["data"]
+    assert httpx.get(f"{api.url}/v1/datanets/7").json() == listed
+    assert httpx.get(f"{api.url}/v1/datanets/8").status_code == 404
+    assert httpx.get(f"{api.url}/v1/datanets/7/contributions").json()["data"] == []
+    assert httpx.get(f"{api.url}/v1/snapshots/{snapshot}").json()["accepted"] == [0, 1, 3]
+    assert httpx.get(f"{api.url}/v1/operators").json()["data"] == []
+
+
+def test_a_snapshot_is_frozen_by_the_operator(api: Api) -> None:
+    frozen = post(api, "/v1/datanets/7/snapshots", 202, json={})
+    assert frozen["snapshot_id"] == some_hash(f"preview {(7, 4)}")
+    again = post(api, "/v1/datanets/7/snapshots", 202, json={"count": 4})
+    assert again == frozen
+
+
+def test_datanets_and_versions_are_prepared_for_the_creators_wallet(api: Api) -> None:
+    prepared = post(api, "/v1/datanets/prepare", 200, json={"name": "docs", "description": "# Docs"})
+    assert prepared["decoded"]["function"] == "createDatanet"
+    wrong = post(api, "/v1/datanets/prepare", 400, json={"name": "Not A Name"})
+    assert wrong["error"]["param"] == "name"
+    record = {
+        "name": "docs-helper",
+        "adapter_digest": some_hash("a"),
+        "cid_digest": some_hash("c"),
+        "base_model": some_hash("base model"),
+        "snapshots": [some_hash("snapshot")],
+        "prompt_price": 1,
+        "completion_price": 2,
+        "operator_ppm": 100_000,
+        "creator_ppm": 100_000,
+    }
+    assert post(api, "/v1/versions/prepare", 200, json=record)["decoded"]["function"] == "register"
+
+
+def test_a_job_is_made_watched_and_cancelled(api: Api) -> None:
+    wrong = {"snapshot_id": some_hash("snapshot"), "hyperparameters": {"rank": 0}}
+    assert post(api, "/v1/fine_tuning/jobs", 400, json=wrong)["error"]["param"] == "rank"
+    wanted = {"snapshot_id": some_hash("snapshot"), "hyperparameters": {"rank": 4}}
+    job = post(api, "/v1/fine_tuning/jobs", 201, json=wanted)
+    assert (job["status"], job["hyperparameters"]["rank"]) == (JobState.VALIDATING, 4)
+    path = f"/v1/fine_tuning/jobs/{job['id']}"
+    assert post(api, f"{path}/cancel", 200)["status"] == JobState.CANCELLED
+    with api.http() as http:
+        events = http.get(f"{path}/events").json()["data"]
+        stream = http.get(f"{path}/events/stream")
+        resumed = http.get(f"{path}/events/stream", headers={"last-event-id": str(events[0]["seq"])})
+        assert http.get("/v1/fine_tuning/jobs/none/events/stream").status_code == 404
+        assert http.get(path).json()["id"] == http.get("/v1/fine_tuning/jobs").json()["data"][0]["id"]
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    data = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: ")]
+    assert data == events
+    assert resumed.text.count("data: ") == len(events) - 1
+
+
+def test_earnings_are_shown_and_claimed(api: Api) -> None:
+    with api.http() as http:
+        (earning,) = http.get("/v1/earnings").json()["data"]
+    assert (earning["amount"], earning["units"]) == ("4500000", "4")
+    claim = {"operator": earning["operator"]}
+    assert post(api, "/v1/claims/prepare", 200, json=claim)["decoded"]["function"] == "claim"
+    assert post(api, "/v1/claims/relay", 202, json=claim)["transaction_id"] == 7
+
+
+def test_the_gateway_serves_only_what_can_be_verified(api: Api) -> None:
+    with api.http() as http:
+        absent = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
+        assert http.get(f"/ipfs/{absent}?format=raw").status_code == 404
+        assert http.get(f"/ipfs/{absent}?format=car").status_code == 404
+        assert http.get(f"/ipfs/{absent}").status_code == 400
+        assert http.get("/ipfs/nonsense?format=raw").status_code == 400
