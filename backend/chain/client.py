@@ -11,6 +11,7 @@ from backend.domain.chain import ChainEvent, ChainReplaced, PreparedTransaction,
 from backend.domain.errors import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
     from backend.chain.node import Log
@@ -105,6 +106,17 @@ class ChainClient:
             decoded={"contract": contract, "function": entry.name, "args": as_json(entry.plain_args(args))},
             gas=gas,
         )
+
+    def decode(self, to: Account, data: str) -> Mapping[str, Any]:
+        names = {address: name for name, address in self.deployment.addresses.items()}
+        raw = bytes.fromhex(data[2:])
+        if to in names and (entry := interface(names[to]).by_selector(raw[:4])):
+            return {
+                "contract": names[to],
+                "function": entry.name,
+                "args": as_json(entry.decode_args(raw[4:])),
+            }
+        return {"to": to, "data": data}
 
     def estimate_gas(self, contract: str, function: str, data: bytes, sender: Account, value: int = 0) -> int:
         """Gas limit with a margin, on top of what waits in the pool. `Reverted` if the call would fail."""

@@ -57,7 +57,11 @@ class Entry:
 
     def plain_args(self, args: Sequence[Any]) -> dict[str, Any]:
         """Arguments by name in plain form, as they would come back from the chain."""
-        return _named(self.inputs, decode(self.inputs, encode(self.inputs, args, self.signature)))
+        return self.decode_args(encode(self.inputs, args, self.signature))
+
+    def decode_args(self, data: bytes) -> dict[str, Any]:
+        """Arguments by name."""
+        return _named(self.inputs, decode(self.inputs, data))
 
     def decode_result(self, data: bytes) -> Any:
         """The value; a tuple of values where the function returns several; None where it returns none."""
@@ -102,6 +106,9 @@ class Interface:
             )
         return fitting[0]
 
+    def by_selector(self, selector: bytes) -> Entry | None:
+        return next((f for f in self.functions if f.topic[:4] == selector), None)
+
     def selector(self, name: str) -> bytes:
         """First four bytes of the call data of a function that is not overloaded."""
         (found,) = [f for f in self.functions if f.name == name]
@@ -134,7 +141,7 @@ def reverted(contract: str, function: str, data: bytes, message: str = "") -> Re
     if entry is None:
         details["data"] = "0x" + data.hex()
         return Reverted(f"{where} reverted: {message or 'no reason given'}", details=details)
-    args = _named(entry.inputs, decode(entry.inputs, data[4:]))
+    args = entry.decode_args(data[4:])
     shown = ", ".join(f"{name} {value}" for name, value in args.items())
     text = f"{where} reverted: {entry.name}" + (f" ({shown})" if shown else "")
     details |= {"error": entry.name, "args": args}

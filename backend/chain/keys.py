@@ -65,9 +65,14 @@ def local_account(index: int, chain_id: int = LOCAL_CHAIN_ID) -> LocalSigner:
             f"the well-known test keys are refused on chain {chain_id}: anybody could take what they hold",
             param="chain_id",
         )
+    return LocalSigner(bytes.fromhex(local_private_key(index)[2:]))
+
+
+def local_private_key(index: int) -> str:
+    """0x-hex, to be shown: nobody should put anything on these accounts outside a local chain."""
     EthAccount.enable_unaudited_hdwallet_features()
     account = EthAccount.from_mnemonic(LOCAL_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}")
-    return LocalSigner(bytes(account.key))
+    return "0x" + bytes(account.key).hex()
 
 
 def create_key(keystore: Path, password: str) -> LocalSigner:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class KeyStore:
-    """Implements `backend.ports.serving.HeldKeys`: session keys, and the operator's own on a public network."""
+    """Implements `backend.ports.serving.HeldKeys`: session keys, and the operator's own elsewhere."""
 
     def __init__(self, root: Path, password: str) -> None:
         self._root = root

@@ -71,6 +71,10 @@ class Chain(Protocol):
         """Encode a call for somebody to sign; with `sender`: simulated (`Reverted`), its gas estimated."""
         ...
 
+    def decode(self, to: Account, data: str) -> Mapping[str, Any]:
+        """`{"contract", "function", "args"}` of a call to one of our contracts, else `{"to", "data"}`."""
+        ...
+
 
 class EventSource(Protocol):
     """What the indexer asks of the chain."""
@@ -231,3 +235,8 @@ class ChainView(Protocol):
     def proposal(self, proposal: int) -> Proposal | None: ...
 
     def proposals(self) -> list[Proposal]: ...
+
+
+class ChainTx(Protocol):
+    @property
+    def chain(self) -> ChainView: ...

@@ -1,0 +1,159 @@
+"""Changing the market's rules: each step is a contract call that the voter's own wallet signs.
+
+    delegate -> propose -> (delay) -> vote -> (period) -> queue -> (timelock) -> execute
+
+Nobody here has a key to any of it; every call is simulated for its sender before it is handed out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.hashing import keccak, to_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import PreparedTransaction, Proposal
+    from backend.domain.ids import Account
+    from backend.ports.chain import Chain, ChainTx
+
+GOVERNOR = "MarketGovernor"
+
+
+class Ballot(IntEnum):
+    """Numbers as OpenZeppelin's `GovernorCountingSimple` counts them."""
+
+    AGAINST = 0
+    FOR = 1
+    ABSTAIN = 2
+
+
+class ProposalState(StrEnum):
+    """In the order of OpenZeppelin's `IGovernor.ProposalState`."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    CANCELED = "canceled"
+    DEFEATED = "defeated"
+    SUCCEEDED = "succeeded"
+    QUEUED = "queued"
+    EXPIRED = "expired"
+    EXECUTED = "executed"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One thing that a proposal does, by our names of contracts."""
+
+    contract: str
+    function: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedProposal:
+    proposal_id: int
+    transaction: PreparedTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalStatus:
+    """A proposal from events, its state and what it would do from the chain as it is now."""
+
+    proposal: Proposal
+    state: ProposalState
+    calls: tuple[Mapping[str, Any], ...]
+    """`{"contract", "function", "args"}` each; only `{"to", "data"}` for a call that we cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class VotingPower:
+    """In smallest units of the market token. Tokens count only once their holder has delegated them."""
+
+    balance: int
+    delegate: Account
+    votes: int
+
+
+class Governance:
+    def __init__(self, chain: Chain, begin: Callable[[], AbstractContextManager[ChainTx]]) -> None:
+        self._chain = chain
+        self._begin = begin
+
+    def voting_power(self, account: Account) -> VotingPower:
+        balance, delegate, votes = (
+            self._chain.call("MarketToken", function, account)
+            for function in ("balanceOf", "delegates", "getVotes")
+        )
+        return VotingPower(balance, delegate, votes)
+
+    def delegate(self, holder: Account, to: Account | None = None) -> PreparedTransaction:
+        """Let `to` (the holder, unless named) vote with the holder's tokens, in proposals made afterwards."""
+        return self._chain.prepare("MarketToken", "delegate", to or holder, sender=holder)
+
+    def propose_fee(self, proposer: Account, fee_ppm: int, description: str) -> PreparedProposal:
+        """Set the protocol fee of all batches committed after the execution."""
+        return self.propose(proposer, [Call("Parameters", "setFee", (fee_ppm,))], description)
+
+    def propose(self, proposer: Account, calls: Sequence[Call], description: str) -> PreparedProposal:
+        """Calls that the timelock shall make, in order. Calls proposed before need another description.
+
+        Errors: `InvalidInput`, `Reverted` (too few votes, or proposed already).
+        """
+        if not calls or not description.strip():
+            raise InvalidInput("a proposal needs at least one call and a description", param="description")
+        prepared = [self._chain.prepare(call.contract, call.function, *call.args) for call in calls]
+        targets, datas = [p.to for p in prepared], [p.data for p in prepared]
+        values = [0] * len(prepared)
+        transaction = self._chain.prepare(
+            GOVERNOR, "propose", targets, values, datas, description, sender=proposer
+        )
+        hashed = to_hash(keccak(description.encode()))
+        proposal_id = self._chain.call(GOVERNOR, "hashProposal", targets, values, datas, hashed)
+        return PreparedProposal(proposal_id, transaction)
+
+    def vote(self, voter: Account, proposal_id: int, ballot: Ballot, reason: str = "") -> PreparedTransaction:
+        return self._chain.prepare(
+            GOVERNOR, "castVoteWithReason", proposal_id, int(ballot), reason, sender=voter
+        )
+
+    def queue(self, sender: Account, proposal_id: int) -> PreparedTransaction:
+        """Start the timelock of a proposal that succeeded. Anyone may."""
+        return self._chain.prepare(GOVERNOR, "queue", *self._operation(proposal_id), sender=sender)
+
+    def execute(self, sender: Account, proposal_id: int) -> PreparedTransaction:
+        """Make a queued proposal's calls once its timelock has passed. Anyone may."""
+        return self._chain.prepare(GOVERNOR, "execute", *self._operation(proposal_id), sender=sender)
+
+    def proposal(self, proposal_id: int) -> ProposalStatus:
+        """Errors: `NotFound`, also while its block is not deep enough."""
+        return self._status(self._known(proposal_id))
+
+    def proposals(self) -> list[ProposalStatus]:
+        """Oldest first."""
+        with self._begin() as tx:
+            proposals = tx.chain.proposals()
+        return [self._status(proposal) for proposal in proposals]
+
+    def _known(self, proposal_id: int) -> Proposal:
+        with self._begin() as tx:
+            proposal = tx.chain.proposal(proposal_id)
+        if proposal is None:
+            raise NotFound(f"no proposal {proposal_id}", param="proposal_id")
+        return proposal
+
+    def _status(self, proposal: Proposal) -> ProposalStatus:
+        state = tuple(ProposalState)[self._chain.call(GOVERNOR, "state", proposal.id)]
+        calls = zip(proposal.targets, proposal.calldatas, strict=True)
+        return ProposalStatus(proposal, state, tuple(self._chain.decode(to, data) for to, data in calls))
+
+    def _operation(self, proposal_id: int) -> tuple[Any, ...]:
+        """Targets, values, call data, description's hash: what the governor keeps only the hash of."""
+        proposal = self._known(proposal_id)
+        hashed = to_hash(keccak(proposal.description.encode()))
+        return list(proposal.targets), list(proposal.values), list(proposal.calldatas), hashed

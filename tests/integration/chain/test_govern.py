@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.chain.indexer import Indexer
+from backend.chain.keys import local_account, sign_transaction
+from backend.domain.chain import Reverted
+from backend.domain.errors import InvalidInput, NotFound
+from backend.services.govern import Ballot, Governance, ProposalState
+
+if TYPE_CHECKING:
+    from backend.chain.client import ChainClient
+    from backend.chain.keys import LocalSigner
+    from backend.db.unit_of_work import Database
+    from backend.domain.chain import PreparedTransaction
+
+VOTER, STRANGER = local_account(8), local_account(9)
+
+
+def send(chain: ChainClient, signer: LocalSigner, prepared: PreparedTransaction) -> None:
+    """What a wallet does with a prepared transaction."""
+    assert prepared.gas is not None
+    fees = chain.node.fees()
+    fields = {
+        "chainId": prepared.chain_id,
+        "nonce": chain.node.num_transactions(signer.account),
+        "to": prepared.to,
+        "value": prepared.value,
+        "data": prepared.data,
+        "gas": prepared.gas,
+        "maxFeePerGas": fees.max_fee,
+        "maxPriorityFeePerGas": fees.priority_fee,
+    }
+    raw, tx_hash = sign_transaction(signer, fields)
+    chain.node.broadcast(raw)
+    tx_receipt = chain.node.tx_receipt(tx_hash)
+    assert tx_receipt is not None
+    assert tx_receipt.is_success
+
+
+def wait(chain: ChainClient, seconds: int) -> None:
+    chain.node.rpc.request("evm_increaseTime", seconds)
+    chain.node.rpc.request("hardhat_mine", "0x1")
+
+
+def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
+    governance = Governance(chain, database.read)
+    indexer = Indexer(chain, database.begin, chain.deployment, confirmations=0)
+    power = governance.voting_power(VOTER.account)
+    assert power.balance > power.votes == 0
+    send(chain, VOTER, governance.delegate(VOTER.account))
+    assert governance.voting_power(VOTER.account).votes == power.balance
+
+    proposed = governance.propose_fee(VOTER.account, 20_000, "Lower the fee to two per cent")
+    send(chain, VOTER, proposed.transaction)
+    indexer.catch_up()
+    status = governance.proposal(proposed.proposal_id)
+    assert status.state == ProposalState.PENDING
+    assert status.calls == ({"contract": "Parameters", "function": "setFee", "args": {"feePpm": "20000"}},)
+
+    wait(chain, 3)
+    send(chain, VOTER, governance.vote(VOTER.account, proposed.proposal_id, Ballot.FOR, "cheaper"))
+    wait(chain, 10)
+    send(chain, STRANGER, governance.queue(STRANGER.account, proposed.proposal_id))
+    wait(chain, 2)
+    send(chain, STRANGER, governance.execute(STRANGER.account, proposed.proposal_id))
+    indexer.catch_up()
+    (status,) = governance.proposals()
+    assert status.state == ProposalState.EXECUTED
+    assert (status.proposal.votes_for, status.proposal.votes_against) == (power.balance, 0)
+    with database.read() as tx:
+        first, latest = tx.chain.parameter_set(0), tx.chain.latest_parameter_set()
+    assert first is not None
+    assert latest is not None
+    assert (first.fee_ppm, latest.fee_ppm, latest.id) == (50_000, 20_000, 1)
+    assert chain.call("Parameters", "current")["feePpm"] == latest.fee_ppm
+
+
+def test_without_delegated_votes_a_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
+    governance = Governance(chain, sqlite_database.read)
+    with pytest.raises(Reverted) as refused:
+        governance.propose_fee(VOTER.account, 1, "Free")
+    assert refused.value.error == "GovernorInsufficientProposerVotes"
+
+
+def test_a_proposal_that_nobody_made_is_not_found(chain: ChainClient, sqlite_database: Database) -> None:
+    with pytest.raises(NotFound, match="no proposal 1"):
+        Governance(chain, sqlite_database.read).queue(VOTER.account, 1)
+
+
+def test_an_empty_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
+    with pytest.raises(InvalidInput, match="at least one call"):
+        Governance(chain, sqlite_database.read).propose(VOTER.account, [], "nothing")
