@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backend.domain.errors import InvalidInput
 
 LOCAL_CHAIN_ID = 31337
 
@@ -26,9 +28,17 @@ class Settings(BaseSettings):
     """Blocks on top of an event before it counts."""
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, le=65535)
+    public_url: str = ""
+    """Where wallets and pages reach this API; sign-in messages must name it. Empty: host and port above."""
     ipfs_api: str = ""
     """Multiaddr or URL of a Kubo RPC; empty: the embedded block store in `home`."""
     model_cache: Path = Path(".loraledger/cache/models")
+    operator: str = ""
+    """Account that commits and relays, its key in the key store. Empty: the local network's test key."""
+    receipt_key: str = ""
+    """Account that signs receipts; likewise."""
+    keystore_password_file: Path | None = None
+    """File that holds the key store's password. Unset: on the local network a random one beside the keys."""
     engine_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     engine_threads: int = Field(default=2, ge=1, le=256)
     trainer_threads: int = Field(default=2, ge=1, le=256)
@@ -42,6 +52,13 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home / 'loraledger.db'}"
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Origins that a sign-in message may come from."""
+        if self.public_url:
+            return (self.public_url.rstrip("/"),)
+        return tuple(f"http://{host}:{self.api_port}" for host in dict.fromkeys((self.api_host, "localhost")))
+
+    @property
     def engine_socket(self) -> Path:
         return self.home / "run" / "engine.sock"
 
@@ -49,6 +66,11 @@ class Settings(BaseSettings):
     def deployment_file(self) -> Path:
         """Addresses and deployment block of the contracts this installation works with."""
         return self.home / "deployment.json"
+
+    @property
+    def base_model_file(self) -> Path:
+        """Name, digest and folder of the base model that is served."""
+        return self.home / "base_model.json"
 
     @property
     def keystore(self) -> Path:
@@ -59,7 +81,14 @@ class Settings(BaseSettings):
         return self.home / "ipfs"
 
 
-def unknown_settings(environ: dict[str, str] | None = None) -> list[str]:
-    """Names in the environment that start like ours and that no setting has."""
+def load_settings() -> Settings:
+    """From the environment. Raises `InvalidInput` that names each unknown or malformed setting."""
     names = {f"LORALEDGER_{name.upper()}" for name in Settings.model_fields}
-    return sorted(n for n in (environ or os.environ) if n.startswith("LORALEDGER_") and n not in names)
+    unknown = sorted(name for name in os.environ if name.startswith("LORALEDGER_") and name not in names)
+    if unknown:
+        raise InvalidInput(f"unknown settings in the environment: {', '.join(unknown)}", param=unknown[0])
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"LORALEDGER_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise InvalidInput(f"malformed settings: {wrong}", param="settings") from error

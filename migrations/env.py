@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from alembic import context
 
-from backend.db import tables  # noqa: F401  (declares every table on the metadata)
 from backend.db.base import Base
+from backend.db.tables import load_all
 
+load_all()
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,

@@ -1,4 +1,4 @@
-"""Keeps a set of child processes running: starts them in order, restarts what dies, ends all of them in reverse."""
+"""Keeps child processes running: starts them in order, restarts what dies, ends them in reverse."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from backend.domain.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _HEALTHY_SECONDS = 30.0
@@ -29,11 +34,8 @@ class Service:
     ready_seconds: float = 120.0
 
 
-class NotReady(RuntimeError):
+class NotReady(Unavailable):
     """A service did not become ready; its log says why."""
-
-    def __init__(self, service: Service, log: Path, tail: str) -> None:
-        super().__init__(f"{service.name} did not become ready; its log {log} ends with:\n{tail}")
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Supervisor:
         self._children: dict[str, _Child] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -67,8 +69,12 @@ class Supervisor:
         deadline = time.monotonic() + service.ready_seconds
         while not service.is_ready():
             if child.process.poll() is not None or time.monotonic() > deadline:
-                raise NotReady(service, self.log_of(service.name), self._tail(service.name))
+                log = self.log_of(service.name)
+                raise NotReady(f"{service.name} did not become ready; {log} ends with:\n{_tail(log)}")
             time.sleep(0.05)
+
+    def is_running(self, name: str) -> bool:
+        return name in self._children and self._children[name].process.poll() is None
 
     def watch_once(self) -> None:
         """Restart what has died; a child that keeps dying young waits longer each time (at most 30 s)."""
@@ -79,8 +85,12 @@ class Supervisor:
             if child.restart_at is None:
                 lived = now - child.started_at
                 child.failures = 0 if lived > _HEALTHY_SECONDS else child.failures + 1
-                child.restart_at = now + (min(30.0, 0.5 * 2 ** (child.failures - 1)) if child.failures else 0.0)
-                self._on_event(f"{child.service.name} ended with {child.process.returncode}; starting it again")
+                child.restart_at = now + (
+                    min(30.0, 0.5 * 2 ** (child.failures - 1)) if child.failures else 0.0
+                )
+                self._on_event(
+                    f"{child.service.name} ended with {child.process.returncode}; starting it again"
+                )
             elif now >= child.restart_at:
                 child.process, child.started_at, child.restart_at = self._spawn(child.service), now, None
 
@@ -100,15 +110,16 @@ class Supervisor:
             return subprocess.Popen(
                 service.argv,
                 env=os.environ | service.env,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closes when we end, however we end
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the children in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  (no threads here)
             )
 
-    def _tail(self, name: str) -> str:
-        return "\n".join(self.log_of(name).read_text(errors="replace").splitlines()[-15:])
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
 def _die_with_parent() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine
 
 import migrations
+from backend.db.session import open_engine
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 
 def upgrade(engine: Engine) -> None:
@@ -34,3 +40,16 @@ def _config(connection: Connection) -> Config:
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes["connection"] = connection
     return config
+
+
+def main() -> None:
+    """`python -m backend.db.migrate MESSAGE`: write the revision that leads to the tables as they are now."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_engine(f"sqlite:///{folder}/empty.db")
+        upgrade(engine)
+        revision(engine, " ".join(sys.argv[1:]) or "change")
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

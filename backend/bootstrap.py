@@ -1,0 +1,327 @@
+"""The one place that wires adapters into services.
+
+Parts are made on first use: a command pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.hashing import TypedDomain
+from backend.domain.ids import Account, Hash32
+from backend.settings import LOCAL_CHAIN_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.api.services import Services
+    from backend.chain.client import ChainClient
+    from backend.chain.indexer import Indexer
+    from backend.chain.keystore import KeyStore
+    from backend.chain.sender import Sender
+    from backend.db.unit_of_work import Database
+    from backend.domain.deployment import Deployment
+    from backend.ports.chain import Signer
+    from backend.ports.storage import BlobStore
+    from backend.services.admission import Market
+    from backend.services.audit import Auditor
+    from backend.services.catalogue import Catalogue
+    from backend.services.claim import Claims
+    from backend.services.curate import Curation
+    from backend.services.generate import Generate
+    from backend.services.settle import Settler
+    from backend.services.staging import Staging
+    from backend.settings import Settings
+
+LOCAL_OPERATOR, LOCAL_RECEIPT_KEY = 1, 2
+"""Indices of the development mnemonic, as in `backend.chain.deploy`."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFacts:
+    """The base model that is served, as noted by whoever prepared it. Reading it needs no torch."""
+
+    name: str
+    digest: Hash32
+    folder: str
+
+
+class Installation:
+    """One installation's adapters and services, from its settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    # Adapters
+
+    @cached_property
+    def deployment(self) -> Deployment:
+        from backend.chain.deploy import load
+
+        return load(self.settings.deployment_file)
+
+    @cached_property
+    def chain(self) -> ChainClient:
+        from backend.chain.client import ChainClient
+
+        return ChainClient.connect(self.settings.rpc_url, self.deployment)
+
+    @cached_property
+    def database(self) -> Database:
+        from backend.db.unit_of_work import Database
+
+        return Database.open(self.settings.db_url)
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        if self.settings.ipfs_api:
+            from backend.storage.kubo import KuboStore
+
+            return KuboStore(self.settings.ipfs_api)
+        from backend.storage.embedded import EmbeddedStore
+
+        return EmbeddedStore(self.settings.blocks)
+
+    @cached_property
+    def base(self) -> BaseFacts:
+        path = self.settings.base_model_file
+        if not path.is_file():
+            raise NotFound(f"no {path}: start with `loraledger up`, which prepares the base model")
+        return BaseFacts(**json.loads(path.read_text()))
+
+    def note_base(self, facts: BaseFacts) -> None:
+        path = self.settings.base_model_file
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(facts), indent=2) + "\n")
+        draft.replace(path)
+
+    # Keys
+
+    @cached_property
+    def operator(self) -> Signer:
+        return self._own_key("operator", self.settings.operator, LOCAL_OPERATOR)
+
+    @cached_property
+    def receipt_key(self) -> Signer:
+        return self._own_key("receipt_key", self.settings.receipt_key, LOCAL_RECEIPT_KEY)
+
+    def _own_key(self, name: str, account: str, local_index: int) -> Signer:
+        """The key store's where the setting names one, else the well-known one of the local network."""
+        from backend.chain.keys import local_account
+
+        if account:
+            return self.keystore.open(Account(account))
+        if self.deployment.chain_id != LOCAL_CHAIN_ID:
+            raise InvalidInput(
+                f"set LORALEDGER_{name.upper()} to an account with a key in {self.settings.keystore}",
+                param=name,
+            )
+        return local_account(local_index, self.deployment.chain_id)
+
+    @cached_property
+    def keystore(self) -> KeyStore:
+        from backend.chain.keystore import KeyStore, password_beside
+
+        root = self.settings.keystore
+        if self.settings.keystore_password_file is None:
+            if self.deployment.chain_id != LOCAL_CHAIN_ID:
+                raise InvalidInput(
+                    "set LORALEDGER_KEYSTORE_PASSWORD_FILE: outside the local network the key store's "
+                    "password must not lie beside it",
+                    param="keystore_password_file",
+                )
+            return KeyStore(root, password_beside(root))
+        return KeyStore(root, self.settings.keystore_password_file.read_text().strip())
+
+    def signer_of(self, lane: Account) -> Signer | None:
+        """The key of a lane of ours."""
+        return self.operator if lane == self.operator.account else None
+
+    # Services
+
+    @cached_property
+    def market(self) -> Market:
+        from backend.services.admission import Market
+
+        return Market(
+            self.operator.account, self.deployment.address("Settlement"), self._domain("Settlement")
+        )
+
+    @cached_property
+    def auditor(self) -> Auditor:
+        from backend.chain.keys import recover
+        from backend.services.audit import Auditor
+
+        db = self.database
+        return Auditor(db.begin, db.read, self.blobs, recover, self._domain("Settlement"))
+
+    @cached_property
+    def claims(self) -> Claims:
+        from backend.services.claim import Claims
+
+        db = self.database
+        return Claims(db.begin, db.read, self.auditor, self.chain, self.operator.account)
+
+    @cached_property
+    def settler(self) -> Settler:
+        from backend.services.settle import Pace, Settler
+
+        return Settler(
+            operator=self.operator.account,
+            begin=self.database.begin,
+            read=self.database.read,
+            chain=self.chain,
+            blobs=self.blobs,
+            auditor=self.auditor,
+            keys=self.keystore,
+            vault=self._domain("PaymentVault"),
+            settlement=self._domain("Settlement"),
+            pace=Pace(self.settings.batch_seconds, self.settings.batch_receipts),
+            clock=self.chain_now,
+        )
+
+    @cached_property
+    def staging(self) -> Staging:
+        from backend.services.staging import Staging
+
+        return Staging(self.settings.home / "uploads")
+
+    @cached_property
+    def curation(self) -> Curation:
+        from backend.services.curate import Curation
+
+        return Curation(self.database.begin, self.staging, self.operator.account)
+
+    @cached_property
+    def indexer(self) -> Indexer:
+        from backend.chain.indexer import Indexer
+
+        return Indexer(self.chain, self.database.begin, self.deployment, self.settings.confirmations)
+
+    @cached_property
+    def sender(self) -> Sender:
+        from backend.chain.sender import Sender
+
+        return Sender(self.chain, self.database.begin, self.signer_of, self.settings.confirmations)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        from backend.services.catalogue import BaseModel, Catalogue
+
+        base = BaseModel(self.base.digest, self.base.name, self.operator.account)
+        return Catalogue(self.database.read, base)
+
+    @cached_property
+    def generate(self) -> Generate:
+        from backend.engine.client import EngineClient
+        from backend.engine.gateway import EngineGateway
+        from backend.services.adapters import AdapterFolders
+        from backend.services.admission import Admission
+        from backend.services.attribute import HiddenCosine, Uniform
+        from backend.services.generate import Generate, GenerateLimits
+
+        limits = GenerateLimits()
+        admission = Admission(
+            self.database.begin,
+            self.market,
+            self.receipt_key,
+            utc_now,
+            reservation_seconds=int(limits.answer_seconds + limits.close_seconds),
+        )
+        return Generate(
+            self.database.read,
+            self.catalogue,
+            AdapterFolders(self.blobs, self.settings.home / "adapters"),
+            EngineGateway(EngineClient(self.settings.engine_socket)),
+            admission,
+            (HiddenCosine(), Uniform()),
+            limits,
+        )
+
+    def api(self) -> Services:
+        """Everything that the REST API calls."""
+        from backend.api.services import Services
+        from backend.chain.keys import recover
+        from backend.services.channels import Channels
+        from backend.services.contribute import Contributions
+        from backend.services.deposit import Deposits
+        from backend.services.keys import ApiKeys
+        from backend.services.receipts import Receipts
+        from backend.services.registry import Registry
+        from backend.services.sign_in import SignIn, SignInPolicy
+        from backend.services.snapshot import Snapshots
+        from backend.services.train import Training
+
+        settings, chain, blobs = self.settings, self.chain, self.blobs
+        begin, read, lane = self.database.begin, self.database.read, self.operator.account
+        vouchers = self._domain("PaymentVault")
+        policy = SignInPolicy(settings.origins, self.deployment.chain_id)
+        return Services(
+            sign_in=SignIn(begin, read, recover, utc_now, policy),
+            keys=ApiKeys(begin, read, utc_now),
+            catalogue=self.catalogue,
+            generate=self.generate,
+            channels=Channels(begin, read, self.market, vouchers, recover, utc_now),
+            deposits=Deposits(begin, read, chain, self.market, self.keystore, utc_now),
+            receipts=Receipts(read),
+            registry=Registry(read, chain, blobs),
+            contributions=Contributions(
+                begin, blobs, chain, recover, self.staging, lane, settings.max_upload_bytes
+            ),
+            snapshots=Snapshots(begin, blobs, chain, lane),
+            training=Training(begin),
+            claims=self.claims,
+            blobs=blobs,
+            readiness=self.faults,
+        )
+
+    def faults(self) -> dict[str, str]:
+        """Part -> what is wrong with it; empty when all parts answer."""
+        probes: dict[str, Callable[[], object]] = {
+            "database": self._read_something,
+            "chain": self._chain_is_ours,
+            "engine": self._engine_accepts,
+        }
+        found: dict[str, str] = {}
+        for name, probe in probes.items():
+            try:
+                probe()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong is what is to be said
+                found[name] = str(error)
+        return found
+
+    def _read_something(self) -> None:
+        with self.database.read() as tx:
+            tx.chain.cursor()
+
+    def _chain_is_ours(self) -> None:
+        self.chain.check()
+
+    def _engine_accepts(self) -> None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            probe.connect(str(self.settings.engine_socket))
+
+    def chain_now(self) -> int:
+        """The chain's clock: a local node's runs ahead of ours when blocks come faster than seconds."""
+        return self.chain.head().timestamp
+
+    def _domain(self, contract: str) -> TypedDomain:
+        return TypedDomain(self.deployment.chain_id, self.deployment.address(contract))
+
+    def close(self) -> None:
+        """Close what was opened; parts that were never used were never opened."""
+        for name in ("chain", "database"):
+            part = self.__dict__.pop(name, None)
+            if part is not None:
+                part.close()

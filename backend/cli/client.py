@@ -1,0 +1,98 @@
+"""The REST API as the command line uses it, for one wallet."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from backend.domain.errors import Conflict, DomainError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.cli.wallet import Wallet
+
+T = TypeVar("T")
+POLL_SECONDS = 0.25
+
+
+class ApiRefused(DomainError):
+    """The API answered with an error; `details["status"]` is its HTTP status."""
+
+
+class Market:
+    """One wallet at one installation."""
+
+    def __init__(self, api_url: str, wallet: Wallet) -> None:
+        import httpx
+
+        self.wallet = wallet
+        self.api_url = api_url
+        self._http = httpx.Client(base_url=api_url, timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._http.close()
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON body. Errors: `ApiRefused`, `Unavailable` when nobody answers."""
+        import httpx
+
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"the API at {self.api_url} is not reachable ({error}); is `loraledger up` running?"
+            ) from error
+        if response.is_success:
+            return response.json() if response.content else None
+        body = _error_of(response)
+        raise ApiRefused(
+            f"{method} {path}: {body.get('message', response.text[:500])}",
+            param=body.get("param"),
+            details={"status": response.status_code, **(body.get("details") or {})},
+        )
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self.request("GET", path, params=params or None)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.request("POST", path, json=body)
+
+    def sign_in(self) -> Self:
+        challenge = self.post("/v1/auth/challenges", {"account": self.wallet.account})
+        signature = self.wallet.sign_message(challenge["message"])
+        session = self.post("/v1/auth/sessions", {"message": challenge["message"], "signature": signature})
+        self._http.headers["Authorization"] = f"Bearer {session['token']}"
+        return self
+
+    def wait_for(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+        """The relayed transaction once it is confirmed. Raises `Conflict` with the reason if it failed."""
+
+        def confirmed() -> dict[str, Any] | None:
+            transaction: dict[str, Any] = self.get(f"/v1/transactions/{queued['transaction_id']}")
+            if transaction["state"] == "failed":
+                raise Conflict(f"the transaction failed: {transaction['error']}")
+            return transaction if transaction["state"] == "confirmed" else None
+
+        return until(confirmed, f"transaction {queued['transaction_id']} to be confirmed", seconds)
+
+
+def until(probe: Callable[[], T | None], what: str, seconds: float) -> T:
+    """The first result that is not None. Errors: `Unavailable` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (found := probe()) is None:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"waited {seconds:.0f} s for {what}")
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def _error_of(response: Any) -> dict[str, Any]:
+    try:
+        body = response.json().get("error", {})
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,0 +1,104 @@
+"""The long-running parts, one command each. `loraledger up` starts them all; operators may run them apart."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import DomainError
+from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import typer
+
+    from backend.bootstrap import Installation
+
+SETTLE_SECONDS = 0.5
+log = logging.getLogger("loraledger")
+
+
+def register(app: typer.Typer) -> None:
+    for command in (serve, worker, relay, index, send, settle):
+        app.command(rich_help_panel="Parts of an installation")(command)
+
+
+def serve() -> None:
+    """Serve the REST API."""
+    import uvicorn
+
+    settings = load_settings()
+    uvicorn.run(
+        "backend.app:create",
+        factory=True,
+        host=settings.api_host,
+        port=settings.api_port,
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def worker() -> None:
+    """Run training and publishing tasks."""
+    from workers.app import run_worker
+
+    run_worker(load_settings())
+
+
+def relay() -> None:
+    """Hand the outbox to the workers, and offer work whose lease has run out again."""
+    from workers.relay import relay_of
+
+    _run("relay", lambda installation, stop: relay_of(installation).run(stop))
+
+
+def index() -> None:
+    """Follow the chain into the database."""
+    _run("indexer", lambda installation, stop: installation.indexer.run(stop))
+
+
+def send() -> None:
+    """Sign, send and watch this installation's transactions."""
+    _run("sender", lambda installation, stop: installation.sender.run(stop))
+
+
+def settle() -> None:
+    """Batch receipts, commit and finalise; see to uploads on their way to the chain."""
+    _run("settler", _settle)
+
+
+def _settle(installation: Installation, stop: threading.Event) -> None:
+    settler, curation = installation.settler, installation.curation
+    said = ""
+    while not stop.is_set():
+        try:
+            curation.advance()
+            progress = settler.run_once()
+            news = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
+        except DomainError as error:
+            news = f"waits: {error}"
+        if news != said:  # the same line twice a second would bury the one that matters
+            log.info("settler %s", news)
+            said = news
+        stop.wait(SETTLE_SECONDS)
+
+
+def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> None:
+    """Run `body` until SIGTERM or Ctrl-C; what it was doing is finished or taken up by the next start."""
+    from backend.bootstrap import Installation
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    installation = Installation(load_settings())
+    log.info("%s started", name)
+    try:
+        body(installation, stop)
+    finally:
+        installation.close()
+        log.info("%s ended", name)

@@ -1,0 +1,36 @@
+"""The `loraledger` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from backend.cli import daemons, up
+from backend.domain.errors import DomainError
+
+app = typer.Typer(
+    name="loraledger",
+    help="A marketplace for specialised models that pays the people whose data made them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+up.register(app)
+daemons.register(app)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 a stated error, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except DomainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        for name, value in error.details.items():
+            print(f"  {name}: {value}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""`loraledger up`: the whole local stack under one supervisor."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+
+from backend.cli.supervisor import Service, Supervisor
+from backend.domain.errors import Conflict
+from backend.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+CHAIN, ENGINE, API = "chain", "engine", "api"
+DAEMONS = ("index", "send", "relay", "worker", "settle")
+WATCH_SECONDS = 0.25
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(up)
+
+
+def up(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object once all is ready.")] = False,
+) -> None:
+    """Run the local stack: chain, engine, API, worker, indexer, sender, settler. Ctrl-C ends all of it."""
+    settings = load_settings()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+
+    def say(text: str) -> None:
+        typer.echo(text, err=as_json)
+
+    with _only_one(settings.home):
+        while not stop.is_set():
+            with Stack(settings, say) as stack:
+                stack.start(stop)
+                if stop.is_set():
+                    break
+                _announce(stack, as_json=as_json)
+                if not stack.run(stop):
+                    say("the chain is gone, and what it held with it; starting afresh")
+    say("ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Kept over restarts, so that clients find the stack again."""
+
+    chain: int
+    api: int
+
+
+class Stack:
+    """The local services in the order in which they need each other."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.ports = _ports(settings)
+        self.rpc_url = f"http://127.0.0.1:{self.ports.chain}"
+        self.api_url = f"http://127.0.0.1:{self.ports.api}"
+        self.settings = settings.model_copy(
+            update={"rpc_url": self.rpc_url, "api_port": self.ports.api, "home": settings.home.resolve()}
+        )
+        self.supervisor = Supervisor(self.settings.home / "logs", say)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.supervisor.stop()
+
+    def start(self, stop: threading.Event) -> None:
+        """Start what is not running yet; returns early when told to stop."""
+        from backend import local
+
+        self.say("chain: starting a Hardhat node")
+        self.supervisor.start(self._chain())
+        aside = local.prepare_chain(self.settings)
+        if aside is not None:
+            self.say(f"chain: it is another one than before; the old one's data was set aside in {aside}")
+        self.say("base model: preparing (12 s the first time)")
+        facts = local.prepare_base(self.settings)
+        self.say(f"base model: {facts.name}, sha-256 {facts.digest[2:14]}...")
+        for service in (self._engine(), *map(self._part, DAEMONS), self._api()):
+            if stop.is_set():
+                return
+            self.say(f"{service.name}: starting")
+            self.supervisor.start(service)
+
+    def run(self, stop: threading.Event) -> bool:
+        """Keep all parts running. True when told to stop, False when the chain died: it keeps nothing."""
+        while not stop.wait(WATCH_SECONDS):
+            if not self.supervisor.is_running(CHAIN):
+                return False
+            self.supervisor.watch_once()
+        return True
+
+    def _environment(self) -> dict[str, str]:
+        from backend import local
+
+        return local.child_environment(self.settings, self.rpc_url, self.ports.api)
+
+    def _chain(self) -> Service:
+        from backend import local
+
+        return Service(
+            CHAIN,
+            local.chain_command(self.ports.chain),
+            is_ready=lambda: local.answers(self.rpc_url),
+            stop_signal=signal.SIGINT,  # SIGTERM leaves a Hardhat node running
+        )
+
+    def _engine(self) -> Service:
+        from backend import local
+
+        argv, environment = local.engine_command(self.settings)
+        socket = self.settings.engine_socket
+        socket.parent.mkdir(parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+        return Service(ENGINE, argv, self._environment() | environment, is_ready=socket.exists)
+
+    def _part(self, name: str) -> Service:
+        from backend import local
+
+        return Service(name, local.main_command(name), self._environment())
+
+    def _api(self) -> Service:
+        from backend import local
+
+        return Service(
+            API, local.main_command("serve"), self._environment(), is_ready=lambda: _is_up(self.api_url)
+        )
+
+
+def describe(stack: Stack) -> dict[str, Any]:
+    """What a client needs: where everything is, and the test accounts."""
+    from backend import local
+    from backend.bootstrap import Installation
+
+    deployment = Installation(stack.settings).deployment
+    return {
+        "api": stack.api_url,
+        "rpc": stack.rpc_url,
+        "chain_id": deployment.chain_id,
+        "home": str(stack.settings.home),
+        "contracts": deployment.addresses,
+        "deployment_block": deployment.block_number,
+        "accounts": [
+            {"index": a.index, "role": a.role, "account": a.account, "private_key": a.private_key}
+            for a in local.well_known_accounts()
+        ],
+        "processes": stack.supervisor.pids(),
+    }
+
+
+def _announce(stack: Stack, *, as_json: bool) -> None:
+    facts = describe(stack)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    stack.say(f"\nAPI    {facts['api']}   (documentation: {facts['api']}/docs)")
+    stack.say(f"chain  {facts['rpc']}   chain id {facts['chain_id']}")
+    stack.say(f"logs   {stack.settings.home / 'logs'}\n")
+    for name, address in sorted(facts["contracts"].items()):
+        stack.say(f"  {name:20} {address}")
+    stack.say("\nTest accounts, known to everybody (mnemonic: eleven times `test`, then `junk`):\n")
+    for entry in facts["accounts"]:
+        stack.say(f"  {entry['index']}  {entry['account']}  {entry['role']}")
+        stack.say(f"     {entry['private_key']}")
+    stack.say("\nCtrl-C ends everything.")
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Held by the kernel for as long as we live, however we end."""
+    path = home / "run" / "up.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"another `loraledger up` runs in {home}; set LORALEDGER_HOME for a second one"
+            ) from None
+        yield
+
+
+def _ports(settings: Settings) -> Ports:
+    from backend.local import free_port
+
+    path = settings.home / "run" / "ports.json"
+    wanted = Ports(8545, settings.api_port)
+    if path.is_file():
+        wanted = Ports(**json.loads(path.read_text()))
+    chosen = Ports(free_port(wanted.chain), free_port(wanted.api))
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps({"chain": chosen.chain, "api": chosen.api}))
+    draft.replace(path)
+    return chosen
+
+
+def _is_up(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url}/health", timeout=2).is_success
+    except httpx.HTTPError:
+        return False

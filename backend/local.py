@@ -1,0 +1,210 @@
+"""The local market: what must be true of chain, contracts and database before the services start.
+
+Like `bootstrap`, a composition root: it may reach every adapter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from backend.bootstrap import BaseFacts, Installation
+from backend.domain.chain import ChainReplaced
+from backend.domain.errors import NotFound, Unavailable
+from backend.domain.hashing import to_hash
+from backend.domain.ids import ZERO_HASH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.domain.ids import Account
+    from backend.settings import Settings
+
+BASE_PROMPT_PRICE, BASE_COMPLETION_PRICE = 200_000, 400_000
+"""Token units per million tokens: 0.20 and 0.40 test dollars."""
+BASE_OPERATOR_PPM, BASE_CREATOR_PPM = 500_000, 500_000
+"""Of what the fee leaves. A bare base model has no contributors to pay."""
+CHAIN_DATA = (
+    "deployment.json",
+    "loraledger.db",
+    "loraledger.db-wal",
+    "loraledger.db-shm",
+    "broker",
+    "keys",
+    "jobs",
+)
+"""What belongs to one chain and is set aside with it. Blocks stay: content is true on any chain."""
+ROLES = (
+    "deployer, guardian, treasury",
+    "operator, curator",
+    "receipt key",
+    *(f"user {n}" for n in range(1, 7)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WellKnownAccount:
+    """An account of the development mnemonic. Everybody knows its key; only ever on chain 31337."""
+
+    index: int
+    role: str
+    account: Account
+    private_key: str
+
+
+def well_known_accounts() -> list[WellKnownAccount]:
+    from backend.chain.keys import local_account, local_private_key
+
+    return [
+        WellKnownAccount(index, role, local_account(index).account, local_private_key(index))
+        for index, role in enumerate(ROLES)
+    ]
+
+
+def chain_command(port: int) -> list[str]:
+    from backend.chain.local_node import command
+
+    return command(port)
+
+
+def engine_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of the engine process."""
+    from backend.engine.supervisor import EngineProcess
+
+    process = EngineProcess(
+        socket_path=settings.engine_socket,
+        model_cache=settings.model_cache,
+        num_threads=settings.engine_threads,
+        options={"dtype": settings.engine_dtype},
+    )
+    return process.arguments(), process.environment()
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nobody listens there, else any free port of loopback."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
+    from backend.chain.rpc import Rpc
+
+    rpc = Rpc(url, retries=1)
+    try:
+        rpc.request("eth_chainId")
+    except Unavailable:
+        return False
+    else:
+        return True
+    finally:
+        rpc.close()
+
+
+def prepare_chain(settings: Settings) -> Path | None:
+    """Contracts on the chain behind the RPC, and a migrated database. Safe to kill and call again.
+
+    Returns the folder in which a replaced chain's data was set aside, None where nothing was.
+    """
+    from backend.db.migrate import upgrade
+
+    aside = None if _is_deployed(settings) else _start_afresh(settings)
+    installation = Installation(settings)
+    try:
+        upgrade(installation.database.engine)
+    finally:
+        installation.close()
+    return aside
+
+
+def prepare_base(settings: Settings) -> BaseFacts:
+    """Note the base model's digest and, if this market does not know it yet, queue its registration."""
+    from inference.model.base_model import BUNDLED_NAME, base_model_digest, prepare_base_model
+
+    folder = prepare_base_model(settings.model_cache)
+    facts = BaseFacts(BUNDLED_NAME, to_hash(bytes.fromhex(base_model_digest(folder))), str(folder.resolve()))
+    installation = Installation(settings)
+    try:
+        installation.note_base(facts)
+        _register_base(installation, facts)
+    finally:
+        installation.close()
+    return facts
+
+
+def _register_base(installation: Installation, facts: BaseFacts) -> None:
+    operator = installation.operator.account
+    record = {
+        "creator": operator,
+        "name": "0x" + facts.name.lower().encode().ljust(32, b"\0").hex(),
+        "adapterDigest": ZERO_HASH,
+        "cidDigest": ZERO_HASH,
+        "baseModel": facts.digest,
+        "snapshots": [],
+        "promptPrice": str(BASE_PROMPT_PRICE),
+        "completionPrice": str(BASE_COMPLETION_PRICE),
+        "operatorPpm": str(BASE_OPERATOR_PPM),
+        "creatorPpm": str(BASE_CREATOR_PPM),
+    }
+    with installation.database.begin() as tx:
+        tx.transactions.enqueue(operator, "AdapterRegistry", "register", [record], f"base:{facts.digest}")
+
+
+def _is_deployed(settings: Settings) -> bool:
+    installation = Installation(settings)
+    try:
+        installation.chain.check()
+    except (NotFound, ChainReplaced):
+        return False
+    else:
+        return True
+    finally:
+        installation.close()
+
+
+def _start_afresh(settings: Settings) -> Path | None:
+    from backend.chain.deploy import deploy_local, save
+
+    aside = _set_aside(settings)
+    save(deploy_local(settings.rpc_url), settings.deployment_file)
+    return aside
+
+
+def _set_aside(settings: Settings) -> Path | None:
+    present = [settings.home / name for name in CHAIN_DATA if (settings.home / name).exists()]
+    if not present:
+        return None
+    aside = settings.home / "set-aside" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    aside.mkdir(parents=True)
+    # The deployment file goes first: without it, what a kill leaves behind is set aside by the next start.
+    for path in present:
+        shutil.move(path, aside / path.name)
+    return aside
+
+
+def main_command(*arguments: str) -> list[str]:
+    """Arguments that run the `loraledger` command in another process of the same environment."""
+    return [sys.executable, "-m", "backend.cli.main", *arguments]
+
+
+def child_environment(settings: Settings, rpc_url: str, api_port: int) -> dict[str, str]:
+    """What the services must be told beside our own environment."""
+    return {
+        "LORALEDGER_HOME": str(settings.home.resolve()),
+        "LORALEDGER_MODEL_CACHE": str(settings.model_cache.resolve()),
+        "LORALEDGER_RPC_URL": rpc_url,
+        "LORALEDGER_API_PORT": str(api_port),
+        "PYTHONUNBUFFERED": "1",
+        **({} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(settings.engine_threads)}),
+    }
