@@ -9,7 +9,7 @@ from backend.domain.batch import HEADER_FIELDS, Batch, Header, Ledger, build
 from backend.domain.batch_data import FILE_NAME, BatchName, MalformedBatch, decode
 from backend.domain.chain import BatchState
 from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
-from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.rules import BadReceipt, Rules
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class WrongBatch(Conflict):
     verdict: Verdict | None = None
 
 
-class _Wrong(Exception):  # noqa: N818 - carries a finding, never leaves this module
+class _Wrong(Exception):
     def __init__(self, finding: Finding) -> None:
         self.finding = finding
 
@@ -85,12 +85,13 @@ class Auditor:
         Errors: `Unavailable` if the store of batch data cannot be reached.
         """
         with self._read() as tx:
-            ledger: Ledger | None = Ledger()
+            ledger = Ledger()
             for committed in standing(tx.chain.batches(operator)):
-                if ledger is None:
-                    return
-                verdict, ledger = self._judge(tx.chain, ledger, committed)
+                verdict, batch = self._judge(tx.chain, ledger, committed)
                 yield verdict
+                if batch is None:
+                    return
+                ledger = batch.after(verdict.header)
 
     def follow(self, operator: Account) -> Ledger:
         """The ledger after the operator's newest batch; audits and mirrors what is new since the last call.
@@ -98,13 +99,10 @@ class Auditor:
         Errors: `WrongBatch`; `Unavailable` as `audit`.
         """
         with self._read() as tx:
-            ledger, fresh = _resume(tx, operator)
+            ledger, fresh = _resume(tx, operator, standing(tx.chain.batches(operator)))
             finalised = tx.chain.finalised(operator)
             for committed in fresh:
-                verdict, after = self._judge(tx.chain, ledger, committed)
-                if after is None:
-                    raise _wrong_batch(verdict)
-                ledger = after
+                ledger = self._right(tx.chain, ledger, committed)[1]
                 with self._begin() as mirror:
                     mirror.batches.save_ledger(operator, ledger)
         if fresh:
@@ -112,23 +110,40 @@ class Auditor:
                 mirror.batches.prune_ledgers(operator, below=finalised)
         return ledger
 
+    def batch(self, operator: Account, number: int) -> Batch:
+        """A right batch with its trees, for openings. Errors: `NotFound`; `WrongBatch`; as `audit`."""
+        with self._read() as tx:
+            known = [b for b in standing(tx.chain.batches(operator)) if b.number <= number]
+            if not known or known[-1].number != number:
+                raise NotFound(f"{operator} has no batch {number}", "number")
+            ledger, fresh = _resume(tx, operator, known[:-1])
+            for committed in fresh:
+                ledger = self._right(tx.chain, ledger, committed)[1]
+            return self._right(tx.chain, ledger, known[-1])[0]
+
+    def _right(self, chain: ChainView, parent: Ledger, committed: CommittedBatch) -> tuple[Batch, Ledger]:
+        """The batch and the ledger after it. Errors: `WrongBatch`."""
+        verdict, batch = self._judge(chain, parent, committed)
+        if batch is None:
+            raise _wrong_batch(verdict)
+        return batch, batch.after(verdict.header)
+
     def _judge(
         self, chain: ChainView, parent: Ledger, committed: CommittedBatch
-    ) -> tuple[Verdict, Ledger | None]:
-        """The verdict, and the ledger after the batch if it is right."""
+    ) -> tuple[Verdict, Batch | None]:
+        """The verdict, and the batch if it is right."""
         header = Header.from_chain(committed.header)
         try:
             _check("hash", committed.hash, header.hash)
             terms = _terms(chain, header)
-            receipts = self._receipts(header)
-            batch = self._rebuild(chain, parent, header, terms, receipts)
+            batch = self._rebuild(chain, parent, header, terms, self._receipts(header))
             final_at = max(parent.final_at, header.committed_at + terms.dispute_window)
             expected = batch.header(header.committed_at, final_at, header.data_digest)
             for name in HEADER_FIELDS:
                 _check(name, getattr(expected, name), getattr(header, name))
         except _Wrong as wrong:
             return Verdict(header, wrong.finding), None
-        return Verdict(header, None), batch.after(header)
+        return Verdict(header, None), batch
 
     def _receipts(self, header: Header) -> tuple[SignedReceipt, ...]:
         cid = cid_of(header.data_digest)
@@ -182,9 +197,10 @@ def standing(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
     return [batch for batch in batches if batch.state is not BatchState.VOID]
 
 
-def _resume(tx: MirrorTx, operator: Account) -> tuple[Ledger, list[CommittedBatch]]:
-    """The newest mirrored ledger that the chain still knows, and the batches after it."""
-    batches = standing(tx.chain.batches(operator))
+def _resume(
+    tx: MirrorTx, operator: Account, batches: list[CommittedBatch]
+) -> tuple[Ledger, list[CommittedBatch]]:
+    """The newest mirrored ledger of these batches, and those after it."""
     for known in range(len(batches), 0, -1):
         ledger = tx.batches.ledger(operator, batches[known - 1].hash)
         if ledger is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backend.domain.batch import MAX_SPANS
 from backend.domain.hashing import to_bytes
-from backend.domain.voucher import Voucher
+from backend.domain.voucher import SignedVoucher, Voucher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,21 +17,62 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId
     from backend.domain.receipt import SignedReceipt
-    from backend.domain.voucher import SignedVoucher
     from backend.ports.chain import Signer
     from backend.ports.settlement import SessionKeys, SettlementTx
 
 _NO_VOUCHER = "no voucher and no held session key covers its next receipt"
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """By what the payer lets us collect: a voucher that they signed, or a session key that we hold."""
+class Authority(Protocol):
+    """By what the payer lets us collect."""
 
-    ceiling: int
-    waived_until: int
-    voucher: SignedVoucher | None
-    key: Signer | None
+    @property
+    def ceiling(self) -> int:
+        """How far the channel's line may be collected."""
+        ...
+
+    @property
+    def waived_until(self) -> int: ...
+
+    def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ByVoucher:
+    """A voucher that the payer or a session key of theirs signed."""
+
+    signed: SignedVoucher
+
+    @property
+    def ceiling(self) -> int:
+        return self.signed.voucher.max_cumulative
+
+    @property
+    def waived_until(self) -> int:
+        return self.signed.voucher.waived_until
+
+    def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher:  # noqa: ARG002 - it is signed already
+        return self.signed
+
+
+@dataclass(frozen=True, slots=True)
+class ByHeldKey:
+    """A session key that we hold: it signs for exactly what is collected."""
+
+    cap: int
+    key: Signer
+
+    @property
+    def ceiling(self) -> int:
+        return self.cap
+
+    @property
+    def waived_until(self) -> int:
+        return 0
+
+    def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher:
+        voucher = Voucher(span.channel_id, 0, span.until)
+        return SignedVoucher(voucher, self.key.sign(vault.voucher_digest(voucher)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +90,14 @@ class Take:
         return self.receipts[-1].receipt.cumulative if self.receipts else -1
 
     def collection(self, span: Span, vault: TypedDomain) -> dict[str, Any]:
-        """The vault's `Collection`; a voucher by a held key is signed here, for exactly this much."""
-        signed = self.authority.voucher
-        if signed is not None:
-            voucher, signature = signed.voucher, signed.signature
-        else:
-            assert self.authority.key is not None  # noqa: S101 - an authority has one of both
-            voucher = Voucher(span.channel_id, 0, span.until)
-            signature = self.authority.key.sign(vault.voucher_digest(voucher))
-        r, vs = compact(signature)
+        """The vault's `Collection`."""
+        signed = self.authority.voucher(span, vault)
+        r, vs = compact(signed.signature)
         return {
             "payer": self.channel.payer,
             "before": span.before,
-            "from": voucher.waived_until,
-            "maxCumulative": voucher.max_cumulative,
+            "from": signed.voucher.waived_until,
+            "maxCumulative": signed.voucher.max_cumulative,
             "until": span.until,
             "r": r,
             "vs": vs,
@@ -86,7 +121,10 @@ def select(
         if limit <= 0 or len(takes) == MAX_SPANS:
             break
         channel = tx.chain.channel(backlog.channel_id)
-        take = None if channel is None else _best(tx, channel, ledger, keys, limit)
+        if channel is None:
+            skipped[backlog.channel_id] = "the channel is not indexed"
+            continue
+        take = _best(tx, channel, ledger, keys, limit)
         if take is None:
             skipped[backlog.channel_id] = _NO_VOUCHER
             continue
@@ -108,12 +146,12 @@ def _best(tx: SettlementTx, channel: Channel, ledger: Ledger, keys: SessionKeys,
 def _authorities(tx: SettlementTx, channel: Channel, before: int, keys: SessionKeys) -> Iterator[Authority]:
     signed = tx.channels.latest_voucher(channel.id)
     if signed is not None and signed.voucher.max_cumulative > before:
-        yield Authority(signed.voucher.max_cumulative, signed.voucher.waived_until, signed, None)
+        yield ByVoucher(signed)
     for grant in tx.chain.grants(channel.id):
         # Expired and revoked grants serve too: what was served against them stays collectable for the thaw.
         key = keys.held(grant.key)
         if key is not None and grant.cap > before:
-            yield Authority(grant.cap, 0, None, key)
+            yield ByHeldKey(grant.cap, key)
 
 
 def _take(tx: SettlementTx, channel: Channel, before: int, authority: Authority, limit: int) -> Take:

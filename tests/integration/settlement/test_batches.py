@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backend.domain.batch import Ledger
+from backend.domain.ids import ChannelId
+from backend.ports.settlement import BatchRecord
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+
+OPERATOR, OTHER = some_account("operator"), some_account("other")
+LEDGER = Ledger(
+    number=3,
+    hash=some_hash("batch 3"),
+    final_at=1_790_000_000,
+    cumulative_total=(1 << 128) - 1,
+    balances={some_account("a"): (1 << 128) - 2, some_account("b"): 1},
+    collected={ChannelId(some_hash("channel")): (1 << 127) + 1},
+)
+
+
+def test_a_ledger_is_read_as_it_was_saved_to_the_last_unit(database: Database) -> None:
+    for _ in range(2):
+        with database.begin() as tx:
+            tx.batches.save_ledger(OPERATOR, LEDGER)
+    with database.read() as tx:
+        assert tx.batches.ledger(OPERATOR, LEDGER.hash) == LEDGER
+        assert tx.batches.ledger(OTHER, LEDGER.hash) is None
+        assert tx.batches.ledger(OPERATOR, some_hash("unknown")) is None
+
+
+def test_pruning_forgets_only_older_ledgers_of_that_operator(database: Database) -> None:
+    older = replace(LEDGER, number=2, hash=some_hash("batch 2"))
+    foreign = replace(LEDGER, number=1, hash=some_hash("foreign"))
+    with database.begin() as tx:
+        tx.batches.save_ledger(OPERATOR, LEDGER)
+        tx.batches.save_ledger(OPERATOR, older)
+        tx.batches.save_ledger(OTHER, foreign)
+        tx.batches.prune_ledgers(OPERATOR, below=3)
+    with database.read() as tx:
+        assert tx.batches.ledger(OPERATOR, LEDGER.hash) == LEDGER
+        assert tx.batches.ledger(OPERATOR, older.hash) is None
+        assert tx.batches.ledger(OTHER, foreign.hash) == foreign
+
+
+def test_a_batch_put_again_replaces_the_one_of_its_number(database: Database) -> None:
+    first, second = (BatchRecord(OPERATOR, n, some_hash(f"data {n}"), n, is_released=False) for n in (1, 2))
+    with database.begin() as tx:
+        assert tx.batches.latest(OPERATOR) is None
+        for record in (first, second, replace(first, is_released=True)):
+            tx.batches.put(record)
+    with database.read() as tx:
+        assert tx.batches.latest(OPERATOR) == second
+        assert tx.batches.get(OPERATOR, 1) == replace(first, is_released=True)
+        assert tx.batches.get(OTHER, 1) is None

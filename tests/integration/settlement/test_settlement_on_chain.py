@@ -1,0 +1,167 @@
+"""Settler, sender, indexer, auditor and claims on the real contracts, on both databases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.chain.indexer import Indexer
+from backend.chain.keys import local_account
+from backend.db.base import Base
+from backend.db.unit_of_work import Database
+from backend.domain.batch import Header
+from backend.domain.batch_data import FILE_NAME, decode
+from backend.domain.chain import BatchState
+from backend.domain.content import cid_of
+from backend.domain.receipt import Receipt
+from backend.services.claim import UNIT, NothingToClaim
+from backend.services.settle import Step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.domain.ids import Account
+    from tests.integration.settlement.conftest import LiveMarket
+
+OPERATOR = local_account(1).account
+
+
+def users() -> dict[str, Any]:
+    names = "council operator receipt_key first second third creator payer other_payer"
+    return {name: local_account(n) for n, name in enumerate(names.split())}
+
+
+def dollars(market: LiveMarket, account: Account) -> int:
+    balance: int = market.chain.call("TestUSD", "balanceOf", account)
+    return balance
+
+
+def settle(market: LiveMarket) -> None:
+    assert market.settler().run_once(is_forced=True).step is Step.COMMITTING
+    market.pump()
+
+
+def serve_all(market: LiveMarket) -> None:
+    who = users()
+    for n in range(6):
+        market.serve(who["payer"], [market.adapter, market.base][n % 2 :], tokens=40 + n)
+        market.serve(who["other_payer"], [market.adapter])
+
+
+def test_money_travels_from_payers_to_everybody_who_earned_it(market: LiveMarket) -> None:
+    who = users()
+    serve_all(market)
+    settle(market)
+    with market.database.read() as tx:
+        (batch,) = tx.chain.batches(OPERATOR)
+        assert all(tx.chain.channel(c).collected == line for c, line in market.line.items())
+    (verdict,) = market.auditor().audit(OPERATOR)
+    assert verdict.is_right
+    assert verdict.header.total == sum(market.line.values())
+
+    market.sleep(5)
+    assert market.settler().finalise() == 1
+    market.pump()
+    ledger = market.auditor().follow(OPERATOR)
+    assert set(ledger.balances) == {
+        who[name].account for name in ("council", "operator", "first", "third", "creator")
+    }
+    before = {account: dollars(market, account) for account in ledger.balances}
+    for account in ledger.balances:
+        market.claims().relay(OPERATOR, account)
+    market.pump()
+    for account, earned in ledger.balances.items():
+        assert dollars(market, account) - before[account] == earned // UNIT
+        (found,) = market.claims().claimable(account)
+        assert found.amount == earned % UNIT
+        with pytest.raises(NothingToClaim):
+            market.claims().relay(OPERATOR, account)
+    pot = market.chain.call("PaymentVault", "potOf", market.settlement.contract, OPERATOR)
+    assert pot == sum(earned % UNIT for earned in ledger.balances.values())
+    assert batch.number == 1
+
+
+def test_receipts_and_entries_of_a_batch_are_verified_on_chain(market: LiveMarket) -> None:
+    serve_all(market)
+    settle(market)
+    with market.database.read() as tx:
+        (committed,) = tx.chain.batches(OPERATOR)
+    header = Header.from_chain(committed.header)
+    batch = market.auditor().batch(OPERATOR, 1)
+    assert batch.header(header.committed_at, header.final_at, header.data_digest) == header
+    for index, signed in enumerate(batch.receipts):
+        receipt = {camel(name): getattr(signed.receipt, name) for name in Receipt.__slots__}
+        opening = abi(batch.open_receipt(index))
+        args = (dict(committed.header), receipt, opening, signed.signature)
+        assert market.chain.call("Settlement", "verifyReceipt", *args)
+    key = {"account": OPERATOR, "receiptIndex": 3, "slice": 0, "part": 1}
+    opening = abi(batch.open_entry(OPERATOR, 3, 0, 1))
+    assert market.chain.call("Settlement", "verifyEntry", dict(committed.header), key, opening)
+    opening["value"] += 1
+    assert not market.chain.call("Settlement", "verifyEntry", dict(committed.header), key, opening)
+
+
+def test_batches_follow_each_other_and_pay_only_the_increase(market: LiveMarket) -> None:
+    who = users()
+    first = who["first"].account
+    start = dollars(market, first)
+    for _ in range(2):
+        serve_all(market)
+        settle(market)
+        market.sleep(5)
+        market.settler().finalise()
+        market.pump()
+        market.claims().relay(OPERATOR, first)
+        market.pump()
+    ledger = market.auditor().follow(OPERATOR)
+    assert ledger.number == 2
+    assert dollars(market, first) - start == ledger.balances[first] // UNIT
+
+
+def test_a_vote_between_build_and_commit_makes_the_batch_anew_under_the_new_fee(market: LiveMarket) -> None:
+    serve_all(market)
+    assert market.settler().run_once(is_forced=True).step is Step.COMMITTING
+    market.act_as_governance("setFee", 100_000)
+    market.pump()
+    settle(market)
+    with market.database.read() as tx:
+        (batch,) = tx.chain.batches(OPERATOR)
+        terms = tx.chain.parameter_set(batch.header["parameterSet"])
+    assert terms.fee_ppm == 100_000
+    (verdict,) = market.auditor().audit(OPERATOR)
+    assert verdict.is_right
+
+
+def test_another_installation_audits_from_chain_and_public_data_alone(
+    market: LiveMarket, tmp_path: Path
+) -> None:
+    serve_all(market)
+    settle(market)
+    other = Database.open(f"sqlite:///{tmp_path / 'other.db'}")
+    Base.metadata.create_all(other.engine)
+    Indexer(market.chain, other.begin, market.chain.deployment, confirmations=0).catch_up()
+    (verdict,) = market.auditor(other).audit(OPERATOR)
+    assert verdict.is_right
+    assert market.auditor(other).follow(OPERATOR) == market.auditor().follow(OPERATOR)
+    other.close()
+
+
+def test_the_published_data_holds_every_receipt_that_was_served(market: LiveMarket) -> None:
+    serve_all(market)
+    settle(market)
+    with market.database.read() as tx:
+        (batch,) = tx.chain.batches(OPERATOR)
+        assert batch.state is BatchState.COMMITTED
+    _, receipts = decode(market.blobs.read(cid_of(batch.header["dataDigest"]), FILE_NAME))
+    assert len(receipts) == 12
+    assert sum(signed.receipt.charge for signed in receipts) == sum(market.line.values())
+
+
+def camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.title() for part in rest)
+
+
+def abi(opening: Any) -> dict[str, Any]:
+    return {"index": opening.index, "value": opening.value, "path": "0x" + opening.path.hex()}
