@@ -28,9 +28,9 @@ class RelayTx(Protocol):
 
 
 class Relay:
-    """Delivers at least once: a kill between sending and noting it sends again, which tasks bear.
+    """Delivers at least once: a kill between sending and noting it sends again, and tasks bear it.
 
-    `send(task, payload)` puts a message on the broker. `sweeps` are run every few seconds; each is idempotent.
+    `send(task, payload)` puts a message on the broker. `sweeps` are run every few seconds, each idempotent.
     """
 
     def __init__(

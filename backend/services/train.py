@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: what a creator may ask for, and how workers share the work.
+"""Fine-tuning jobs: what a creator may ask for, and how workers share it.
 
 The database decides who works on what; the broker only wakes workers. A job is worked on under a lease that
 is renewed while the work goes on. Every write of a worker names its lease, so a worker that lost it can change

@@ -1,20 +1,22 @@
 """The attribution index: one direction per contribution, read by `backend.services.attribute`.
 
 Method hidden-cosine-1: a row's state is the mean of the final hidden states that its answer's tokens were
-predicted from, under the adapter, as the engine's probe reports them for an answer.
+predicted from, under the adapter. The engine computes it here as it does when it serves, so that rows and
+answers are compared like with like; and what the engine would refuse fails here, not at its first buyer.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from workers.training.evaluate import batches_by_length
-from workers.training.fit import collate
+from inference.config import EngineConfig
+from inference.engine import Engine, Failure
+from inference.protocol import AdapterRef
 from workers.training.rows import IGNORED
 
 if TYPE_CHECKING:
@@ -27,9 +29,48 @@ INDEX_FILE = "attribution.safetensors"
 METADATA = {"method": "hidden-cosine-1", "version": "1"}
 
 
-def write_index(model: Any, examples: Sequence[Example], pad_token_id: int, folder: Path) -> None:
-    """`positions` int64 [n], `vectors` float32 [n, hidden] of unit norm, `centre` float32 [hidden]."""
-    save_file(build_index(answer_states(model, examples, pad_token_id)), folder / INDEX_FILE, METADATA)
+def write_index(
+    base_folder: Path, adapter_folder: Path, digest: str, examples: Sequence[Example], num_threads: int
+) -> None:
+    """Into the adapter's folder: `positions` int64 [n], `vectors` float32 [n, hidden] of unit norm, `centre`
+    float32 [hidden].
+
+    Errors: `inference.errors.InferenceError` for an adapter that the engine does not serve.
+    """
+    config = EngineConfig(base_folder, num_threads=num_threads, max_waiting=len(examples))
+    engine = Engine(config)
+    try:
+        states = answer_states(engine, AdapterRef(digest, str(adapter_folder)), examples)
+    finally:
+        engine.close()
+    by_position: dict[int, list[torch.Tensor]] = defaultdict(list)
+    for example, state in zip(examples, states, strict=True):
+        by_position[example.contribution].append(state)  # of the first snapshot: its number is 0
+    index = build_index({position: torch.stack(rows) for position, rows in by_position.items()})
+    save_file(index, adapter_folder / INDEX_FILE, METADATA)
+
+
+def answer_states(engine: Engine, adapter: AdapterRef, examples: Sequence[Example]) -> list[torch.Tensor]:
+    """A vector [hidden] in fp32 for each example."""
+    for number, example in enumerate(examples):
+        engine.embed(str(number), *last_answer(example), adapter)
+    states: dict[int, torch.Tensor] = {}
+    for output in engine.run():
+        if isinstance(output, Failure):
+            raise output.error
+        if output.probe is not None and output.probe.answer is not None:
+            states[int(output.request_id)] = torch.tensor(output.probe.answer)
+    return [states[number] for number in range(len(examples))]
+
+
+def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(prompt, answer): the last run of trained tokens and all before it, which is at least one token."""
+    labels = example.labels
+    end = max(i for i, label in enumerate(labels) if label != IGNORED) + 1
+    start = end - 1
+    while start > 1 and labels[start - 1] != IGNORED:
+        start -= 1
+    return example.token_ids[:start], example.token_ids[start:end]
 
 
 def build_index(states: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -41,22 +82,3 @@ def build_index(states: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         directions = functional.normalize(states[position] - centre, dim=-1)
         vectors.append(functional.normalize(directions.mean(0), dim=-1))
     return {"positions": torch.tensor(positions), "vectors": torch.stack(vectors), "centre": centre}
-
-
-@torch.inference_mode()
-def answer_states(model: Any, examples: Sequence[Example], pad_token_id: int) -> dict[int, torch.Tensor]:
-    """Row states [rows, hidden] in fp32 by contribution, in the order of the examples."""
-    model.eval()
-    decoder = model.get_base_model().model
-    state_of: dict[int, torch.Tensor] = {}
-    for rows in batches_by_length(examples):
-        batch = collate(rows, pad_token_id)
-        predicts = batch.pop("labels")[:, 1:] != IGNORED  # the state at i predicts token i + 1
-        hidden = decoder(**batch).last_hidden_state[:, :-1].float()
-        weights = predicts / predicts.sum(1, keepdim=True)
-        means = torch.einsum("rt,rth->rh", weights, hidden)
-        state_of |= {id(row): mean for row, mean in zip(rows, means, strict=True)}
-    by_contribution: dict[int, list[torch.Tensor]] = defaultdict(list)
-    for example in examples:
-        by_contribution[example.contribution].append(state_of[id(example)])
-    return {contribution: torch.stack(states) for contribution, states in by_contribution.items()}

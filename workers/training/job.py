@@ -6,12 +6,15 @@ import json
 import math
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoTokenizer
 
+from backend.domain.errors import Conflict
+from inference.errors import InferenceError
 from inference.lora.adapter import adapter_digest
 from inference.model.loader import base_model_digest, prepare_base_model
 from workers.training.card import Card, versions
@@ -22,60 +25,102 @@ from workers.training.rows import UnusableRows, hold_out, read_examples
 from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
+    from backend.ports.training import TrainingConfig
     from workers.training.fit import Emit
+    from workers.training.rows import Example
     from workers.training.spec import TrainingSpec
+
+
+class AdapterRefused(Conflict):
+    """The engine would not serve what was trained; its reason is in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The base model of a job."""
+
+    folder: Path
+    digest: str
+    tokenizer: Any
+
+    @property
+    def pad_token_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
 
 
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Leaves `adapter/` and `result.json` in `folder`; killed anywhere, it may be run again.
 
-    Errors: `UnusableRows`, `NonFiniteLoss`.
+    Errors: `UnusableRows`, `NonFiniteLoss`, `AdapterRefused`.
     """
     started = time.monotonic()
     torch.set_num_threads(spec.num_threads)
+    base = _open_base(spec)
+    train, held_out = _split(spec, folder / ROWS_FILE, base)
+    scratch = folder / f"{ADAPTER}.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    metrics = _learn(spec.config, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
+    digest = adapter_digest(scratch)
+    try:
+        write_index(base.folder, scratch, digest, train, spec.num_threads)
+    except InferenceError as error:
+        raise AdapterRefused(f"the engine refuses the trained adapter: {error}") from error
+    card = Card(spec, base.folder.name, base.digest, metrics, versions())
+    (scratch / "README.md").write_text(card.render(), encoding="utf-8")
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    scratch.rename(folder / ADAPTER)
+    result = {
+        "adapter_digest": "0x" + digest,
+        "base_model": "0x" + base.digest,
+        "metrics": {**metrics, "train_seconds": round(time.monotonic() - started, 1)},
+    }
+    write_json(folder / RESULT_FILE, result)
+
+
+def _open_base(spec: TrainingSpec) -> _Base:
+    folder = Path(spec.base_folder) if spec.base_folder else prepare_base_model(Path(spec.model_cache))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return _Base(folder, base_model_digest(folder), tokenizer)
+
+
+def _split(spec: TrainingSpec, rows: Path, base: _Base) -> tuple[list[Example], list[Example]]:
+    """(train, held out)."""
     config = spec.config
-    base_folder = Path(spec.base_folder) if spec.base_folder else prepare_base_model(Path(spec.model_cache))
-    tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
-    examples = read_examples(folder / ROWS_FILE, tokenizer, config.max_length)
+    examples = read_examples(rows, base.tokenizer, config.max_length)
     if not examples:
         raise UnusableRows(f"no row has an answer within {config.max_length} tokens", param="max_length")
-    train, held_out = hold_out(examples, config.eval_fraction, config.seed)
-    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return hold_out(examples, config.eval_fraction, config.seed)
 
-    model = lora_model(base_folder, config)
+
+def _learn(
+    config: TrainingConfig,
+    base: _Base,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    checkpoints: Path,
+    adapter: Path,
+    emit: Emit,
+) -> dict[str, float]:
+    """Train, save to `adapter`, and measure what was saved. The model is gone afterwards."""
+    model = lora_model(base.folder, config)
     with model.disable_adapter():
-        base_loss = _evaluated("base", mean_loss(model, held_out, pad_token_id), emit)
-    summary = fit(model, train, config, folder / CHECKPOINTS, pad_token_id, emit)
+        base_loss = _evaluated("base", mean_loss(model, held_out, base.pad_token_id), emit)
+    summary = fit(model, train, config, checkpoints, base.pad_token_id, emit)
     _round_to_bf16(model)
-    adapter_loss = _evaluated("adapter", mean_loss(model, held_out, pad_token_id), emit)
-    metrics = {
+    adapter_loss = _evaluated("adapter", mean_loss(model, held_out, base.pad_token_id), emit)
+    _save_adapter(model, adapter, base)
+    return {
         "eval_loss_base": base_loss,
         "eval_loss_adapter": adapter_loss,
         "perplexity_base": math.exp(base_loss),
         "perplexity_adapter": math.exp(adapter_loss),
-        "train_loss": summary.train_loss,
-        "num_steps": summary.num_steps,
-        "num_trained_tokens": summary.num_trained_tokens,
         "num_train_rows": len(train),
         "num_eval_rows": len(held_out),
+        **asdict(summary),
     }
-    base_digest = base_model_digest(base_folder)
-    scratch = folder / f"{ADAPTER}.partial"
-    shutil.rmtree(scratch, ignore_errors=True)
-    _save_adapter(model, scratch, base_folder.name, base_digest)
-    write_index(model, train, pad_token_id, scratch)
-    (scratch / "README.md").write_text(
-        Card(spec, base_folder.name, base_digest, metrics, versions()).render()
-    )
-    _publish_folder(scratch, folder / ADAPTER)
-    result = {
-        "adapter_digest": "0x" + adapter_digest(folder / ADAPTER),
-        "base_model": "0x" + base_digest,
-        "metrics": {**metrics, "train_seconds": round(time.monotonic() - started, 1)},
-    }
-    write_json(folder / RESULT_FILE, result)
 
 
 def _evaluated(name: str, loss: float, emit: Emit) -> float:
@@ -90,28 +135,17 @@ def _round_to_bf16(model: Any) -> None:
             weight.data = weight.data.bfloat16().to(weight.dtype)
 
 
-def _save_adapter(model: Any, folder: Path, base_name: str, base_digest: str) -> None:
+def _save_adapter(model: Any, folder: Path, base: _Base) -> None:
     """A PEFT folder that names no path of this machine and comes out the same for the same training."""
-    master = {name: weight.dtype for name, weight in model.named_parameters() if weight.requires_grad}
-    _cast(model, dict.fromkeys(master, torch.bfloat16))
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.bfloat16()
     model.save_pretrained(folder)
-    _cast(model, master)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_bytes())
     config |= {
-        "base_model_name_or_path": base_name,
-        "base_model_digest": base_digest,
+        "base_model_name_or_path": base.folder.name,
+        "base_model_digest": base.digest,
         "target_modules": sorted(config["target_modules"]),  # PEFT writes a set, in the order of its hashes
     }
     path.write_text(json.dumps(config, sort_keys=True, indent=2) + "\n")
-
-
-def _cast(model: Any, dtypes: Mapping[str, torch.dtype]) -> None:
-    for name, weight in model.named_parameters():
-        if name in dtypes:
-            weight.data = weight.data.to(dtypes[name])
-
-
-def _publish_folder(scratch: Path, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)
-    scratch.rename(final)

@@ -1,0 +1,89 @@
+"""A desk with jobs on it: a real database, a clock that the test turns, and rows without a chain."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from backend.db.tables.chain import SnapshotRow
+from backend.db.tables.outbox import OutboxRow
+from backend.domain.hashing import accepted_hash, snapshot_id
+from backend.domain.ids import Account, DatanetId, Hash32
+from backend.ports.training import Dataset, TrainingResult
+from backend.services.train import Leases, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.ids import SnapshotId
+    from backend.ports.training import JobEvent, TrainingJob
+
+CREATOR = Account("0x" + "c1" * 20)
+STRANGER = Account("0x" + "5a" * 20)
+DATASET = Dataset(Hash32("0x" + "da" * 32), 12, 2)
+METRICS = {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0}
+RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METRICS)
+
+
+class Rows:
+    """Implements `backend.ports.training.SnapshotRows` from memory."""
+
+    def __init__(self, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        self.content = list(rows)
+
+    def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        yield from self.content
+
+    def licences(self, snapshot_id: SnapshotId) -> list[str]:
+        return ["MIT"]
+
+
+def letter_rows(count: int = 24) -> list[tuple[int, dict[str, str]]]:
+    """Short rows of two contributions, each about an object of its own."""
+    return [
+        (
+            i % 2,
+            {
+                "prompt": f"What is {i}?",
+                "completion": f"The number {i}, of {count}.",
+                "source": f"object-{i}",
+            },
+        )
+        for i in range(count)
+    ]
+
+
+class Desk:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.training = Training(database.begin, lambda: self.now)
+        self.leases = Leases(database.begin, lambda: self.now, seconds=30)
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def snapshot(self, *accepted: bool) -> SnapshotId:
+        digest = accepted_hash(accepted)
+        frozen = snapshot_id(DatanetId(1), len(accepted), digest)
+        words = sum(1 << i for i, bit in enumerate(accepted) if bit).to_bytes(32, "big")
+        row = SnapshotRow(
+            id=frozen, datanet=1, count=len(accepted), accepted_hash=digest, accepted="0x" + words.hex()
+        )
+        row.block_number, row.log_index = 1, 0
+        with self.database.begin() as tx:
+            tx.session.merge(row)
+        return frozen
+
+    def job(self, **config: Any) -> TrainingJob:
+        return self.training.create(CREATOR, self.snapshot(True, True), config)
+
+    def events(self, job: TrainingJob) -> list[JobEvent]:
+        return list(self.training.events(job.id))
+
+    def offers(self) -> list[tuple[str, str]]:
+        """(topic, job id) of all that ever went to the outbox, in order."""
+        with self.database.begin() as tx:
+            rows = tx.session.query(OutboxRow).order_by(OutboxRow.id)
+            return [(row.topic, row.payload["job_id"]) for row in rows]
