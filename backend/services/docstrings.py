@@ -86,17 +86,18 @@ def build_dataset(package: str, max_rows: int | None = None) -> DocstringDataset
     Of more than `max_rows`, a fixed choice spread over it. Errors: `UnknownPackage`, `UnknownLicence`.
     """
     answers: dict[str, str] = {}
+    sources: set[str] = set()
     for name, file in _modules(package):
         for source, docstring in _documented(name, file):
             answer = clean(docstring)
-            if answer is not None:
-                answers.setdefault(
-                    answer, source
-                )  # the first: an inherited text would teach two names for one
-    sources = sorted(answers.items(), key=lambda pair: sha256(pair[1].encode()).digest())[:max_rows]
-    if not sources:
+            # One name a text and one text a name: inherited texts and overloads would teach contradictions.
+            if answer is not None and answer not in answers and source not in sources:
+                answers[answer] = source
+                sources.add(source)
+    chosen = sorted(answers.items(), key=lambda pair: sha256(pair[1].encode()).digest())[:max_rows]
+    if not chosen:
         raise UnknownPackage(f"{package} has no documented sources here", "package")
-    rows = ({"prompt": f"What does `{s}` do?", "completion": a, "source": s} for a, s in sources)
+    rows = ({"prompt": f"What does `{s}` do?", "completion": a, "source": s} for a, s in chosen)
     return DocstringDataset(package, licence_of(package), tuple(sorted(rows, key=lambda row: row["source"])))
 
 
@@ -125,11 +126,13 @@ def clean(docstring: str) -> str | None:
         if _MARKUP.match(paragraph):
             break
         text = " ".join(_LITERAL.sub(r"`\1`", _ROLE.sub(r"`\1`", paragraph)).split())
-        text = text.removesuffix("::").rstrip()
         if len(kept) + 1 + len(text) > MAX_CHARACTERS:
             kept = kept or _sentences(text)
             break
         kept = f"{kept} {text}".strip()
+        if text.endswith("::"):  # what follows is code
+            kept = kept.removesuffix("::").rstrip()
+            break
     return kept if len(kept) >= MIN_CHARACTERS and " " in kept else None
 
 

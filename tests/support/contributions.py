@@ -1,0 +1,142 @@
+"""A data market without a chain: real database, block store and signatures; the test plays the chain."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.keys import local_account, recover
+from backend.db.tables.chain import ContributionRow, DatanetRow, SnapshotRow
+from backend.db.tables.transactions import TransactionRow
+from backend.domain.chain import TransactionState
+from backend.domain.content import cid_digest
+from backend.domain.hashing import TypedDomain, accepted_hash, licence_word, snapshot_id
+from backend.domain.ids import Account, DatanetId
+from backend.services.contribute import Contributions
+from backend.services.contribution_message import signing_digest
+from backend.services.curate import Curation
+from backend.services.snapshot import Snapshots
+from backend.services.staging import Staging
+from backend.storage.embedded import EmbeddedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.contribution import Upload
+    from backend.domain.ids import SnapshotId
+
+OPERATOR = local_account(1)
+ALICE, BOB = local_account(3), local_account(4)
+REGISTRY = Account("0x" + "d5" * 20)
+NET = DatanetId(1)
+MAX_BYTES = 100_000
+ROWS = b'{"prompt": "What is a?", "completion": "A letter."}\n{"prompt": "b?", "completion": "Another."}\n'
+
+
+def jsonl(*rows: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@dataclass
+class PlayedChain:
+    """Implements the part of `backend.ports.chain.Chain` that contributions use."""
+
+    nonces: dict[str, int] = field(default_factory=dict)
+    chain_id: int = 31337
+    preview: tuple[Any, Any] = ("", "")
+
+    def address(self, contract: str) -> Account:
+        assert contract == "DatasetRegistry"
+        return REGISTRY
+
+    def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
+        if function == "previewSnapshot":
+            return self.preview
+        assert (contract, function) == ("DatasetRegistry", "nonces")
+        return self.nonces.get(args[0], 0)
+
+
+class World:
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self.folder = folder
+        self.now = 1_800_000_000.0
+        self.chain = PlayedChain()
+        self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
+        self.staging = Staging(folder / "uploads")
+        parts = (self.store, self.chain, recover, self.staging, OPERATOR.account, MAX_BYTES, lambda: self.now)
+        self.contributions = Contributions(database.begin, *parts)  # type: ignore[arg-type]
+        self.curation = Curation(database.begin, self.staging, OPERATOR.account, lambda: self.now)
+        self.snapshots = Snapshots(database.begin, self.store, self.chain, OPERATOR.account)  # type: ignore[arg-type]
+        self._add(DatanetRow(id=NET, creator=OPERATOR.account, name="docs", cid_digest="0x" + "11" * 32))
+
+    def upload(
+        self, content: bytes | Iterable[bytes] = ROWS, signer: Any = ALICE, licence: str = "MIT"
+    ) -> Upload:
+        stream = [content] if isinstance(content, bytes) else content
+        return self.contributions.upload(signer.account, NET, "letters", stream, licence)
+
+    def sign(self, upload: Upload, signer: Any = ALICE) -> str:
+        self.contributions.typed_data(upload.id)
+        digest = signing_digest(TypedDomain(31337, REGISTRY), self.contributions.status(upload.id))
+        signature: str = signer.sign(digest)
+        return signature
+
+    def submit(self, content: bytes = ROWS, signer: Any = ALICE) -> Upload:
+        upload = self.upload(content, signer)
+        return self.contributions.submit(upload.id, self.sign(upload, signer))
+
+    def record(self, upload: Upload, index: int = 0, *, is_accepted: bool | None = None) -> None:
+        """The chain records the contribution, or decides on it."""
+        report = upload.report
+        assert report.cid is not None
+        row = ContributionRow(
+            datanet=NET,
+            index=index,
+            contributor=upload.account,
+            content_hash=report.content_hash,
+            cid_digest=cid_digest(report.cid),
+            licence=licence_word(report.licence),
+            num_rows=report.num_rows,
+            is_accepted=is_accepted,
+            reason=0,
+            recorded_at=1,
+        )
+        self._add(row)
+        self.chain.nonces[upload.account] = self.chain.nonces.get(upload.account, 0) + 1
+
+    def forget(self, index: int) -> None:
+        """A reorg takes the record away."""
+        with self.database.begin() as tx:
+            row = tx.session.get(ContributionRow, (NET, index))
+            tx.session.delete(row)
+
+    def freeze(self, *accepted: bool) -> SnapshotId:
+        digest = accepted_hash(accepted)
+        frozen = snapshot_id(NET, len(accepted), digest)
+        words = sum(1 << i for i, bit in enumerate(accepted) if bit).to_bytes(32, "big")
+        self._add(
+            SnapshotRow(
+                id=frozen, datanet=NET, count=len(accepted), accepted_hash=digest, accepted="0x" + words.hex()
+            )
+        )
+        return frozen
+
+    def fail(self, transaction_id: int | None, error: str = "ContentTaken") -> None:
+        """The chain refuses the transaction."""
+        with self.database.begin() as tx:
+            row = tx.session.get_one(TransactionRow, transaction_id)
+            row.state, row.error = TransactionState.FAILED, {"error": error, "message": error, "args": {}}
+
+    def queued(self) -> list[tuple[str, tuple[Any, ...]]]:
+        with self.database.begin() as tx:
+            rows = tx.session.query(TransactionRow).order_by(TransactionRow.id)
+            return [(row.function, tuple(row.args)) for row in rows]
+
+    def _add(self, row: Any) -> None:
+        with self.database.begin() as tx:
+            row.block_number, row.log_index = 1, 0
+            tx.session.merge(row)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.domain.dataset import (
+    MAX_LINE_BYTES,
+    MAX_SOURCE_CHARACTERS,
+    Defect,
+    LineChecker,
+    Row,
+    RowFormat,
+    canonical_row,
+    row_hash,
+    split_lines,
+)
+
+TURN = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+
+def check(raw: bytes | None, line: int = 2) -> Row | list[Defect]:
+    return LineChecker().check(line, raw)
+
+
+def found(raw: bytes | None, line: int = 2) -> list[tuple[str, str | None]]:
+    checked = check(raw, line)
+    assert isinstance(checked, list)
+    assert all(defect.line == line and defect.message for defect in checked)
+    return [(defect.code, defect.field) for defect in checked]
+
+
+def dumped(row: Any) -> bytes:
+    return json.dumps(row).encode()
+
+
+@pytest.mark.parametrize(
+    ("row", "row_format", "num_characters"),
+    [
+        ({"messages": TURN}, RowFormat.CHAT, 7),
+        ({"messages": [{"role": "system", "content": "be nice"}, *TURN, *TURN]}, RowFormat.CHAT, 21),
+        ({"prompt": "a", "completion": "bc"}, RowFormat.INSTRUCT, 3),
+        ({"text": "éé", "source": "json.dumps"}, RowFormat.TEXT, 2),
+    ],
+)
+def test_rows_of_the_three_formats_are_taken(row: Any, row_format: RowFormat, num_characters: int) -> None:
+    checked = check(dumped(row))
+    assert isinstance(checked, Row)
+    assert (checked.format, checked.num_characters) == (row_format, num_characters)
+    assert json.loads(checked.canonical) == row
+
+
+@pytest.mark.parametrize(
+    ("raw", "defects"),
+    [
+        (None, [("line_too_long", None)]),
+        (b"", [("empty_line", None)]),
+        (b" \t\r", [("empty_line", None)]),
+        (b'{"text": "\xff"}', [("broken_utf8", None)]),
+        (b"{", [("malformed_json", None)]),
+        (b'{"text": "a"} {}', [("malformed_json", None)]),
+        (b"{'text': 'a'}", [("malformed_json", None)]),
+        (b'{"text": ' + b"1" * 5000 + b"}", [("malformed_json", None)]),
+        (b'{"text": "a", "text": "b"}', [("duplicate_key", "text")]),
+        (b'{"a": {"b": 1, "b": 2}, "a": 3}', [("duplicate_key", "b"), ("duplicate_key", "a")]),
+        (b'{"text": NaN}', [("not_finite", None)]),
+        (b'{"text": [Infinity, 1e999]}', [("not_finite", None), ("not_finite", None)]),
+        (b"[" * 100_000, [("too_deep", None)]),
+        (b"[" * 9 + b"]" * 9, [("too_deep", None)]),
+        (b'{"text": "' + b"[" * 9 + b'", "x": 1}', [("unknown_field", "x")]),
+        (b'"' + b'\\"' * 500_000, [("malformed_json", None)]),
+        (b"[" * 9 + b'"' + b'\\"' * 400_000 + b"\\", [("too_deep", None)]),
+        (b'"text"', [("not_an_object", None)]),
+        (b"null", [("not_an_object", None)]),
+        (b"{}", [("unknown_format", None)]),
+        (b'{"text": "a", "prompt": "b"}', [("unknown_format", None)]),
+        (b'{"prompt": "b"}', [("missing_field", "completion")]),
+        (b'{"prompt": 3, "completion": "  "}', [("wrong_type", "prompt"), ("empty", "completion")]),
+        (b'{"text": null, "x\\u0000\\u00e9": 1}', [("unknown_field", "x\\x00\\xe9"), ("wrong_type", "text")]),
+        (b'{"text": "\\ud800"}', [("broken_unicode", "text")]),
+        (dumped({"text": "a", "source": 1}), [("wrong_type", "source")]),
+        (dumped({"text": "a", "source": "x" * (MAX_SOURCE_CHARACTERS + 1)}), [("too_long", "source")]),
+        (dumped({"messages": "hi"}), [("wrong_type", "messages")]),
+        (dumped({"messages": []}), [("wrong_turns", "messages")]),
+        (dumped({"messages": TURN[:1]}), [("wrong_turns", "messages")]),
+        (dumped({"messages": TURN[::-1]}), [("wrong_turns", "messages")]),
+        (dumped({"messages": [*TURN, {"role": "system", "content": "x"}]}), [("wrong_turns", "messages")]),
+        (
+            dumped({"messages": [1, {"role": "bot", "content": ""}, {"name": "x", "content": "y"}]}),
+            [
+                ("wrong_type", "messages[0]"),
+                ("unknown_role", "messages[1].role"),
+                ("empty", "messages[1].content"),
+                ("unknown_field", "messages[2].name"),
+                ("missing_field", "messages[2].role"),
+            ],
+        ),
+    ],
+)
+def test_everything_wrong_with_a_line_is_found(
+    raw: bytes | None, defects: list[tuple[str, str | None]]
+) -> None:
+    assert found(raw) == defects
+
+
+def test_a_byte_order_mark_is_named_and_the_rest_of_the_line_checked_too() -> None:
+    assert found(b'\xef\xbb\xbf{"prompt": "a"}', line=1) == [("byte_order_mark", None)]
+
+
+def test_all_rows_have_the_format_of_the_first() -> None:
+    checker = LineChecker()
+    assert isinstance(checker.check(1, b'{"text": 1}'), list)
+    assert isinstance(checker.check(2, b'{"text": "a"}'), Row)
+    [defect] = checker.check(3, b'{"prompt": "a", "completion": "b"}')  # type: ignore[misc]
+    assert isinstance(defect, Defect)
+    assert defect.code == "mixed_formats"
+
+
+def test_the_canonical_form_is_one_whatever_the_spelling() -> None:
+    one = check(b'{"source":"s","text":"\\u00e9\\n"}')
+    two = check('{ "text" : "é\\u000a", "source": "s" }\r'.encode())
+    assert isinstance(one, Row)
+    assert isinstance(two, Row)
+    assert one.canonical == two.canonical == '{"source":"s","text":"é\\n"}'.encode()
+    assert one.hash == "0x" + sha256(one.canonical).hexdigest()
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_the_canonical_form_of_the_canonical_form_is_itself(row: dict[str, str]) -> None:
+    try:
+        canonical = canonical_row(row)
+    except UnicodeEncodeError:
+        return
+    assert canonical_row(json.loads(canonical)) == canonical
+    assert b"\n" not in canonical
+    assert len(row_hash(canonical)) == 66
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_row_or_have_defects(raw: bytes) -> None:
+    checked = check(raw.replace(b"\n", b""))
+    assert isinstance(checked, Row) or checked
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 60)))
+def test_lines_do_not_depend_on_the_chunks(content: bytes, cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(content)]
+    chunks = [content[start:end] for start, end in pairwise(places)]
+    expected = content.split(b"\n")
+    assert list(split_lines(chunks)) == (expected[:-1] if not expected[-1] else expected)
+
+
+def test_a_line_too_long_is_skipped_and_the_next_ones_read() -> None:
+    chunks = [b"ok\n", b"x" * 40, b"x" * 40 + b"\nfine\n", b"y" * 51]
+    assert list(split_lines(chunks, max_bytes=50)) == [b"ok", None, b"fine", None]
+    assert list(split_lines([b"x" * 50 + b"\n"], max_bytes=50)) == [b"x" * 50]
+
+
+def test_the_limit_of_a_line_holds_in_practice() -> None:
+    assert list(split_lines([b"x"] * 3 + [b"y" * MAX_LINE_BYTES])) == [None]

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from eth_account import Account as EthAccount
+from eth_account.messages import encode_typed_data
+
+from backend.domain.contribution import UploadState
+from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from backend.domain.ids import DatanetId
+from backend.services.check_upload import MAX_DEFECTS_SHOWN, EmptyUpload, UploadTooLarge
+from backend.services.contribute import CopiedRows, SignatureExpired, WrongSignature
+from backend.services.licences import UnknownLicence
+from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, World, jsonl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+@pytest.fixture
+def world(sqlite_database: Database, tmp_path: Path) -> World:
+    return World(sqlite_database, tmp_path)
+
+
+@pytest.fixture
+def any_world(database: Database, tmp_path: Path) -> World:
+    """On SQLite and on PostgreSQL."""
+    return World(database, tmp_path)
+
+
+def staged(world: World) -> list[str]:
+    return [path.name for path in (world.folder / "uploads").glob("*")]
+
+
+def test_a_sound_upload_is_a_draft_with_counts_and_ids(any_world: World) -> None:
+    upload = any_world.upload()
+    assert upload.state is UploadState.DRAFT
+    report = upload.report
+    assert (report.format, report.num_rows, report.num_defects, report.licence) == ("instruct", 2, 0, "MIT")
+    assert report.num_characters == sum(map(len, ("What is a?", "A letter.", "b?", "Another.")))
+    assert any_world.contributions.status(upload.id) == upload
+    assert any_world.store.pins() == []
+
+
+def test_what_is_published_is_the_canonical_form_and_its_manifest(world: World) -> None:
+    submitted = world.submit(b'{"completion":"A.",  "prompt":"\\u00e9?"}\r\n{"prompt":"b","completion":"B"}')
+    cid = submitted.report.cid
+    assert cid is not None
+    rows = '{"completion":"A.","prompt":"é?"}\n{"completion":"B","prompt":"b"}\n'.encode()
+    assert world.store.read(cid, "data.jsonl") == rows
+    assert submitted.report.num_bytes == len(rows)
+    manifest = json.loads(world.store.read(cid, "contribution.json"))
+    assert manifest["contentHash"] == submitted.report.content_hash
+    assert manifest["contributor"] == ALICE.account
+    assert (manifest["licence"], manifest["rows"], manifest["rowFormat"]) == ("MIT", 2, "instruct")
+
+
+def test_every_defect_is_reported_and_nothing_recorded(any_world: World) -> None:
+    upload = any_world.upload(b'{"prompt": 1}\n\nnope\n{"prompt": "a", "completion": "b", "x": 1}\n')
+    assert upload.state is UploadState.INVALID
+    found = [(defect.line, defect.code, defect.field) for defect in upload.report.defects]
+    assert found == [
+        (1, "wrong_type", "prompt"),
+        (1, "missing_field", "completion"),
+        (2, "empty_line", None),
+        (3, "malformed_json", None),
+        (4, "unknown_field", "x"),
+    ]
+    assert list(any_world.contributions.defects(upload.id)) == list(upload.report.defects)
+    assert upload.report.content_hash is None
+    with pytest.raises(Conflict):
+        any_world.contributions.typed_data(upload.id)
+    with pytest.raises(Conflict):
+        any_world.contributions.submit(upload.id, "0x" + "11" * 65)
+    assert any_world.queued() == []
+
+
+def test_more_defects_than_are_shown_are_all_kept(world: World) -> None:
+    upload = world.upload(b"x\n" * 300)
+    assert len(upload.report.defects) == MAX_DEFECTS_SHOWN
+    assert upload.report.defect_counts == {"malformed_json": 300}
+    assert [defect.line for defect in world.contributions.defects(upload.id)] == list(range(1, 301))
+
+
+def test_an_empty_upload_is_refused_and_leaves_nothing(world: World) -> None:
+    for nothing in (b"", []):
+        with pytest.raises(EmptyUpload):
+            world.upload(nothing)
+    assert world.contributions.find() == []
+    assert staged(world) == []
+
+
+def test_an_oversized_upload_is_refused_while_it_comes_in(world: World) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield ROWS
+
+    with pytest.raises(UploadTooLarge) as caught:
+        world.upload(endless())
+    assert caught.value.details == {"max_bytes": MAX_BYTES}
+    assert taken == MAX_BYTES // len(ROWS) + 1
+    assert world.contributions.find() == []
+    assert staged(world) == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
+    def broken() -> Iterator[bytes]:
+        yield ROWS
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        world.upload(broken())
+    assert world.contributions.find() == []
+    assert staged(world) == []
+
+
+@pytest.mark.parametrize("licence", ["", "  ", "my own", "MIT; drop", "MIT AND"])
+def test_a_licence_that_spdx_does_not_know_is_refused(world: World, licence: str) -> None:
+    with pytest.raises(UnknownLicence):
+        world.upload(licence=licence)
+
+
+def test_names_and_datanets_are_checked(world: World) -> None:
+    for name in ("", " ", "a\nb", "x" * 101):
+        with pytest.raises(InvalidInput):
+            world.contributions.upload(ALICE.account, NET, name, [ROWS], "MIT")
+    with pytest.raises(NotFound):
+        world.contributions.upload(ALICE.account, DatanetId(9), "x", [ROWS], "MIT")
+
+
+def test_a_row_that_stands_twice_in_the_file_is_named(any_world: World) -> None:
+    upload = any_world.upload(ROWS + b'{"completion":"A letter.","prompt":"What is a?"}\n' + ROWS)
+    assert upload.state is UploadState.INVALID
+    found = [(d.line, d.code, d.message) for d in upload.report.defects]
+    assert found == [(n, "repeated_row", f"the same as line {of}") for n, of in ((3, 1), (4, 1), (5, 2))]
+
+
+def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(any_world: World) -> None:
+    first = any_world.submit()
+    copy = any_world.upload(jsonl({"prompt": "new?", "completion": "yes"}) + ROWS, BOB)
+    assert copy.state is UploadState.INVALID
+    assert [(d.line, d.code) for d in copy.report.defects] == [(2, "copied_row"), (3, "copied_row")]
+    assert ALICE.account in copy.report.defects[0].message
+    any_world.record(first, 0)
+    any_world.curation.advance()
+    again = any_world.upload(ROWS, BOB)
+    assert f"line 1 of contribution 0 by {ALICE.account}" in again.report.defects[0].message
+
+
+def test_drafts_claim_nothing(world: World) -> None:
+    world.upload()
+    assert world.upload(signer=BOB).state is UploadState.DRAFT
+
+
+def test_a_file_that_the_chain_has_from_elsewhere_is_refused(world: World) -> None:
+    theirs = world.upload(signer=BOB)
+    world.record(theirs, 0)
+    assert [d.code for d in world.upload().report.defects] == ["copied_file"]
+
+
+def test_of_two_drafts_with_the_same_rows_the_first_submitted_wins(any_world: World) -> None:
+    mine, theirs = any_world.upload(), any_world.upload(ROWS + b'{"prompt":"c","completion":"C"}', BOB)
+    any_world.contributions.submit(theirs.id, any_world.sign(theirs, BOB))
+    with pytest.raises(CopiedRows) as caught:
+        any_world.contributions.submit(mine.id, any_world.sign(mine))
+    assert [copy["of_account"] for copy in caught.value.details["copies"]] == [BOB.account] * 2
+    assert any_world.contributions.status(mine.id).state is UploadState.DRAFT
+    assert len(any_world.queued()) == 1
+
+
+def test_wallets_sign_the_typed_data_as_it_is(world: World) -> None:
+    upload = world.upload()
+    message = world.contributions.typed_data(upload.id)
+    key = EthAccount.from_mnemonic(
+        "test test test test test test test test test test test junk", account_path="m/44'/60'/0'/0/3"
+    )
+    signed = EthAccount.sign_message(encode_typed_data(full_message=message), key.key)
+    submitted = world.contributions.submit(upload.id, "0x" + signed.signature.hex())
+    assert submitted.state is UploadState.SUBMITTED
+
+
+def test_submitting_publishes_and_queues_one_transaction(any_world: World) -> None:
+    upload = any_world.upload()
+    signature = any_world.sign(upload)
+    submitted = any_world.contributions.submit(upload.id, signature)
+    assert any_world.contributions.submit(upload.id, signature) == submitted
+    assert any_world.store.pins() == [submitted.report.cid]
+    [(function, (argument,))] = any_world.queued()
+    assert function == "contributeWithSig"
+    assert argument["contributor"] == ALICE.account
+    assert argument["contribution"]["contentHash"] == submitted.report.content_hash
+    assert argument["signature"] == signature
+    assert argument["nonce"] == "0"
+
+
+@pytest.mark.parametrize(
+    "signature", ["", "0x", "nonsense", "0x" + "11" * 64, "0x" + "11" * 65, "0x" + "00" * 65]
+)
+def test_malformed_signatures_are_refused(world: World, signature: str) -> None:
+    upload = world.upload()
+    world.sign(upload)
+    with pytest.raises(InvalidInput):
+        world.contributions.submit(upload.id, signature)
+    assert (world.store.pins(), world.queued()) == ([], [])
+
+
+def test_another_accounts_signature_is_refused(world: World) -> None:
+    upload = world.upload()
+    with pytest.raises(WrongSignature):
+        world.contributions.submit(upload.id, world.sign(upload, BOB))
+    assert world.contributions.status(upload.id).state is UploadState.DRAFT
+
+
+def test_a_signature_of_another_upload_is_refused(world: World) -> None:
+    first, second = world.upload(), world.upload(b'{"text": "something else"}')
+    world.contributions.typed_data(second.id)
+    with pytest.raises(WrongSignature):
+        world.contributions.submit(second.id, world.sign(first))
+
+
+def test_a_late_signature_is_refused_and_a_new_one_taken(world: World) -> None:
+    upload = world.upload()
+    signature = world.sign(upload)
+    world.now += 3601
+    with pytest.raises(SignatureExpired):
+        world.contributions.submit(upload.id, signature)
+    assert world.contributions.submit(upload.id, world.sign(upload)).state is UploadState.SUBMITTED
+
+
+def test_typed_data_is_asked_for_before_submitting(world: World) -> None:
+    with pytest.raises(Conflict, match="typed data"):
+        world.contributions.submit(world.upload().id, "0x" + "11" * 65)
+
+
+def test_only_the_contributor_gets_the_typed_data(world: World) -> None:
+    upload = world.upload()
+    with pytest.raises(Forbidden):
+        world.contributions.typed_data(upload.id, BOB.account)
+    assert world.contributions.typed_data(upload.id, ALICE.account)
+
+
+def test_typed_data_stays_the_same_while_it_can_be_used(world: World) -> None:
+    upload = world.upload()
+    first = world.contributions.typed_data(upload.id)
+    world.now += 60
+    assert world.contributions.typed_data(upload.id) == first
+    world.now += 3000
+    assert world.contributions.typed_data(upload.id) != first
+
+
+def test_nonces_follow_each_other_while_the_chain_lags(world: World) -> None:
+    world.chain.nonces[ALICE.account] = 5
+    contents = [b'{"text": "%d"}' % i for i in range(3)]
+    uploads = [world.submit(content) for content in contents]
+    assert [upload.ticket.nonce for upload in uploads if upload.ticket] == [5, 6, 7]
+
+
+def test_a_store_that_fails_leaves_a_draft_to_submit_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = world.upload()
+    signature = world.sign(upload)
+
+    def down(*_: Any) -> None:
+        raise Unavailable("down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, "add_folder", down)
+        with pytest.raises(Unavailable):
+            world.contributions.submit(upload.id, signature)
+    assert world.contributions.status(upload.id).state is UploadState.DRAFT
+    assert world.queued() == []
+    assert world.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
+
+
+def test_a_crash_before_the_commit_leaves_a_draft_to_submit_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = world.upload()
+    signature = world.sign(upload)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.db.transactions.TransactionStore.enqueue", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.contributions.submit(upload.id, signature)
+    assert world.contributions.status(upload.id).state is UploadState.DRAFT
+    assert world.upload(ROWS, BOB).state is UploadState.DRAFT, "the claim of the rows must not survive"
+    assert world.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
+
+
+def test_rows_that_changed_on_disk_are_not_published(world: World) -> None:
+    upload = world.upload()
+    signature = world.sign(upload)
+    world.staging.data(upload.id).write_bytes(b"{}")
+    with pytest.raises(Exception, match="changed on disk"):
+        world.contributions.submit(upload.id, signature)
+    assert world.queued() == []
+
+
+def test_uploads_are_found_by_account_and_datanet(world: World) -> None:
+    mine, theirs = world.upload(), world.upload(b'{"text": "t"}', BOB)
+    assert [upload.id for upload in world.contributions.find(account=ALICE.account)] == [mine.id]
+    assert {upload.id for upload in world.contributions.find(datanet=NET)} == {mine.id, theirs.id}
+    with pytest.raises(NotFound):
+        world.contributions.status("upload-none")

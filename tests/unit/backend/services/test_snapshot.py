@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.content import ContentCorrupt
+from backend.domain.errors import NotFound
+from backend.domain.ids import Hash32, SnapshotId
+from tests.support.contributions import ALICE, BOB, NET, World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.contribution import Upload
+
+LONG_LICENCE = "Apache-2.0 AND BSD-2-Clause AND BSD-3-Clause AND MIT"
+
+
+@pytest.fixture
+def world(sqlite_database: Database, tmp_path: Path) -> World:
+    return World(sqlite_database, tmp_path)
+
+
+def submit(world: World, text: str, licence: str = "MIT", signer: object = ALICE) -> Upload:
+    upload = world.upload(json.dumps({"text": text}).encode(), signer, licence)
+    return world.contributions.submit(upload.id, world.sign(upload, signer))
+
+
+def three_recorded(world: World) -> SnapshotId:
+    """Of three contributions the second is rejected; a fourth came after the snapshot."""
+    uploads = [submit(world, "one"), submit(world, "two"), submit(world, "three", LONG_LICENCE, BOB)]
+    for index, upload in enumerate([*uploads, submit(world, "four")]):
+        world.record(upload, index, is_accepted=index != 1)
+    return world.freeze(True, False, True)
+
+
+def test_rows_are_those_of_accepted_contributions_in_order(world: World) -> None:
+    snapshot = three_recorded(world)
+    assert list(world.snapshots.rows(snapshot)) == [(0, {"text": "one"}), (2, {"text": "three"})]
+
+
+def test_licences_come_from_the_chain_and_long_ones_from_the_manifest(world: World) -> None:
+    assert world.snapshots.licences(three_recorded(world)) == [LONG_LICENCE, "MIT"]
+
+
+def test_the_manifest_says_how_to_fetch_and_check_all_of_it(world: World) -> None:
+    snapshot = three_recorded(world)
+    manifest = world.snapshots.manifest(snapshot)
+    assert (manifest["snapshotId"], manifest["datanetId"], manifest["count"]) == (snapshot, NET, 3)
+    assert [entry["index"] for entry in manifest["contributions"]] == [0, 2]
+    assert [entry["contributor"] for entry in manifest["contributions"]] == [ALICE.account, BOB.account]
+    for entry in manifest["contributions"]:
+        assert world.store.has(entry["cid"])
+    cid = world.snapshots.publish(snapshot)
+    assert json.loads(world.store.read(cid, "snapshot.json")) == manifest
+
+
+def record_forged(world: World, upload: Upload, files: dict[str, bytes | Path]) -> None:
+    """The contributor signed one content hash and the CID of something else."""
+    forged = replace(upload.report, cid=world.store.add_folder(files))
+    world.record(replace(upload, report=forged), 0, is_accepted=True)
+
+
+def test_rows_with_another_hash_than_the_chains_are_not_handed_out(world: World) -> None:
+    files: dict[str, bytes | Path] = {"data.jsonl": b'{"text":"other"}\n', "contribution.json": b"{}\n"}
+    record_forged(world, submit(world, "one"), files)
+    with pytest.raises(ContentCorrupt):
+        list(world.snapshots.rows(world.freeze(True)))
+
+
+def test_rows_that_no_check_would_have_passed_are_not_handed_out(world: World) -> None:
+    rows = b"[" * 99_999
+    files: dict[str, bytes | Path] = {"data.jsonl": rows, "contribution.json": b"{}\n"}
+    upload = submit(world, "one")
+    content_hash = Hash32("0x" + sha256(rows).hexdigest())
+    record_forged(world, replace(upload, report=replace(upload.report, content_hash=content_hash)), files)
+    with pytest.raises(ContentCorrupt, match="line 1"):
+        list(world.snapshots.rows(world.freeze(True)))
+
+
+BAD_MANIFESTS = [
+    b'{"licence":"MIT"}\n',
+    b'{"licence":"\xc3\xa9"}',
+    b"{}",
+    b"[]",
+    b"no",
+    b"[" * 99_999,
+    b"\xff",
+    b"",
+]
+
+
+@pytest.mark.parametrize("manifest", BAD_MANIFESTS)
+def test_a_manifest_with_another_licence_than_the_chains_is_not_believed(
+    world: World, manifest: bytes
+) -> None:
+    files: dict[str, bytes | Path] = {"data.jsonl": b'{"text":"one"}\n', "contribution.json": manifest}
+    record_forged(world, submit(world, "one", LONG_LICENCE), files)
+    with pytest.raises(ContentCorrupt):
+        world.snapshots.licences(world.freeze(True))
+
+
+def test_freezing_asks_for_the_snapshot_that_the_chain_previews(world: World) -> None:
+    snapshot = SnapshotId("0x" + "ab" * 32)
+    world.chain.preview = (snapshot, "0x" + "cd" * 32)
+    first = world.snapshots.freeze(NET, 2)
+    assert first.snapshot_id == snapshot
+    assert world.snapshots.freeze(NET, 2) == first
+    assert world.queued() == [("freeze", ("1", "2"))]
+
+
+def test_an_unknown_snapshot_is_not_found(world: World) -> None:
+    with pytest.raises(NotFound):
+        list(world.snapshots.rows(SnapshotId("0x" + "00" * 32)))
+    with pytest.raises(NotFound):
+        world.snapshots.get(SnapshotId("0x" + "00" * 32))
