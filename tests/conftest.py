@@ -51,7 +51,7 @@ def database(database_url: str) -> Iterator[Database]:
 def sqlite_database(tmp_path: Path) -> Iterator[Database]:
     """Where the engine is not what is tested."""
     load_all()
-    opened = Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+    opened = Database.open(f"sqlite:///{tmp_path / 'embedded.db'}")
     Base.metadata.create_all(opened.engine)
     yield opened
     opened.close()

@@ -5,39 +5,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.chain.indexer import Indexer
-from backend.chain.keys import local_account, sign_transaction
+from backend.chain.keys import local_account
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, NotFound
 from backend.services.govern import Ballot, Governance, ProposalState
+from tests.support.wallet import send
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient
-    from backend.chain.keys import LocalSigner
     from backend.db.unit_of_work import Database
-    from backend.domain.chain import PreparedTransaction
 
 VOTER, STRANGER = local_account(8), local_account(9)
-
-
-def send(chain: ChainClient, signer: LocalSigner, prepared: PreparedTransaction) -> None:
-    """What a wallet does with a prepared transaction."""
-    assert prepared.gas is not None
-    fees = chain.node.fees()
-    fields = {
-        "chainId": prepared.chain_id,
-        "nonce": chain.node.num_transactions(signer.account),
-        "to": prepared.to,
-        "value": prepared.value,
-        "data": prepared.data,
-        "gas": prepared.gas,
-        "maxFeePerGas": fees.max_fee,
-        "maxPriorityFeePerGas": fees.priority_fee,
-    }
-    raw, tx_hash = sign_transaction(signer, fields)
-    chain.node.broadcast(raw)
-    tx_receipt = chain.node.tx_receipt(tx_hash)
-    assert tx_receipt is not None
-    assert tx_receipt.is_success
 
 
 def wait(chain: ChainClient, seconds: int) -> None:
@@ -52,6 +30,7 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     assert power.balance > power.votes == 0
     send(chain, VOTER, governance.delegate(VOTER.account))
     assert governance.voting_power(VOTER.account).votes == power.balance
+    wait(chain, 1)  # votes count from the second after
 
     proposed = governance.propose_fee(VOTER.account, 20_000, "Lower the fee to two per cent")
     send(chain, VOTER, proposed.transaction)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.chain.contracts import all_errors, interface, reverted
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.hashing import keccak, version_id
+from backend.domain.ids import Account, Hash32, SnapshotId
+from backend.domain.receipt import VersionRecord
+
+ACCOUNT = "0x" + "ab" * 20
+RECORD = {
+    "creator": ACCOUNT,
+    "name": "0x" + b"legal".ljust(32, b"\0").hex(),
+    "adapterDigest": "0x" + "02" * 32,
+    "cidDigest": "0x" + "03" * 32,
+    "baseModel": "0x" + "04" * 32,
+    "snapshots": ["0x" + "05" * 32],
+    "promptPrice": 1,
+    "completionPrice": 2,
+    "operatorPpm": 300_000,
+    "creatorPpm": 100_000,
+}
+
+
+def test_structs_pass_as_dicts_and_as_tuples_and_integers_as_text() -> None:
+    register = interface("AdapterRegistry").function("register", [RECORD])
+    as_dict = register.encode([RECORD])
+    assert as_dict == register.encode([tuple(RECORD.values())])
+    assert as_dict == register.encode([RECORD | {"promptPrice": "1"}])
+    assert register.decode_args(as_dict[4:]) == {"record": RECORD}
+
+
+def test_the_encoding_is_the_one_that_versions_are_hashed_by() -> None:
+    register = interface("AdapterRegistry").function("register", [RECORD])
+    record = VersionRecord(
+        creator=Account(ACCOUNT),
+        name="legal",
+        adapter_digest=Hash32("0x" + "02" * 32),
+        cid_digest=Hash32("0x" + "03" * 32),
+        base_model=Hash32("0x" + "04" * 32),
+        snapshots=(SnapshotId(Hash32("0x" + "05" * 32)),),
+        prompt_price=1,
+        completion_price=2,
+        operator_ppm=300_000,
+        creator_ppm=100_000,
+    )
+    assert version_id(record) == "0x" + keccak(register.encode([RECORD])[4:]).hex()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["no address", 1], [ACCOUNT, -1], [ACCOUNT, 1 << 256], [ACCOUNT, "x"], [ACCOUNT, None], [None, 1]],
+)
+def test_arguments_that_do_not_fit_are_refused_by_name(args: list[object]) -> None:
+    with pytest.raises(InvalidInput, match=r"mint\(address,uint256\)"):
+        interface("TestUSD").function("mint", args).encode(args)
+
+
+def test_unknown_contracts_functions_and_counts_are_named() -> None:
+    with pytest.raises(NotFound, match="no ABI of a contract Nope"):
+        interface("Nope")
+    with pytest.raises(NotFound, match="TestUSD has no function nope"):
+        interface("TestUSD").function("nope", [])
+    with pytest.raises(InvalidInput, match="does not take 3 arguments"):
+        interface("TestUSD").function("mint", [1, 2, 3])
+
+
+def test_overloads_are_told_apart_by_their_arguments() -> None:
+    governor = interface("MarketGovernor")
+    assert governor.function("quorumNumerator", []).signature == "quorumNumerator()"
+    assert governor.function("quorumNumerator", [5]).signature == "quorumNumerator(uint256)"
+
+
+def test_an_error_of_any_contract_is_read_by_name() -> None:
+    known = next(e for e in all_errors().values() if e.name == "CapExceeded")
+    data = known.encode(["0x" + "11" * 32, ACCOUNT, 5, 7])
+    error = reverted("Settlement", "commit", data)
+    assert error.error == "CapExceeded"
+    assert error.args_by_name == {"channelId": "0x" + "11" * 32, "key": ACCOUNT, "cap": 5, "until": 7}
+    assert "Settlement.commit reverted: CapExceeded" in error.message
+
+
+@given(st.binary(max_size=80))
+def test_revert_data_that_nobody_knows_is_still_an_error_with_its_bytes(data: bytes) -> None:
+    if data[:4] not in all_errors():
+        error = reverted("A", "f", data, "the node's words")
+        assert (error.error, error.details["data"]) == ("", "0x" + data.hex())
+        assert "the node's words" in error.message
+
+
+def test_text_that_is_no_utf8_is_read_without_failing() -> None:
+    event = next(e for e in interface("OperatorRegistry").events.values() if e.name == "EndpointChanged")
+    data = (32).to_bytes(32, "big") + (3).to_bytes(32, "big") + b"\xff\x00a".ljust(32, b"\0")
+    topics = [event.topic, bytes(12) + bytes.fromhex(ACCOUNT[2:])]
+    assert event.decode_log(topics, data) == {"operator": ACCOUNT, "endpoint": "\ufffd\ufffda"}

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text, update
+from sqlalchemy.exc import IntegrityError
+
+from backend.db.session import open_engine
+from backend.db.tables.transactions import AttemptRow
+from backend.db.unit_of_work import Database
+from backend.domain.chain import Attempt
+from backend.domain.ids import Account, Hash32
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_plain_postgresql_urls_mean_the_driver_we_ship() -> None:
+    engine = open_engine("postgresql://localhost/x")
+    assert engine.dialect.driver == "psycopg"
+    engine.dispose()
+
+
+def test_sqlite_is_strict_and_survives_readers(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'new' / 'folder' / 'a.db'}")
+    with database.begin() as tx:
+        pragmas = {
+            name: tx.session.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")
+        }
+    database.close()
+    assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000, "synchronous": 2}
+
+
+def test_foreign_keys_hold_on_every_engine(database: Database) -> None:
+    orphan = Attempt(Hash32("0x" + "11" * 32), "0x", max_fee=1, priority_fee=1, sent_at_block=1)
+    with database.begin() as tx:
+        lane = Account("0x" + "22" * 20)
+        known = tx.transactions.enqueue(lane, "TestUSD", "mint", (), "a")
+        tx.transactions.add_attempt(known, orphan)
+    with pytest.raises(IntegrityError), database.begin() as tx:
+        tx.session.execute(update(AttemptRow).values(transaction_id=known + 1))
+
+
+def test_writers_wait_for_each_other_and_lose_nothing(database: Database) -> None:
+    def add(worker: int) -> None:
+        for n in range(10):
+            with database.begin() as tx:
+                tx.outbox.add("topic", {}, key=f"{worker} {n}")
+
+    threads = [threading.Thread(target=add, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.begin() as tx:
+        assert len(tx.outbox.due(100)) == 40
+
+
+def test_a_reader_keeps_its_view_while_others_write(database: Database) -> None:
+    with database.read() as reader:
+        assert reader.chain.cursor() is None
+        assert reader.transactions.by_key("a") is None
+        with database.begin() as tx:
+            tx.outbox.add("topic", {}, key="a")
+        assert reader.session.scalar(text("SELECT count(*) FROM outbox")) == 0
+    with database.read() as reader:
+        assert reader.session.scalar(text("SELECT count(*) FROM outbox")) == 1
+
+
+def test_what_a_reader_changes_is_not_kept(sqlite_database: Database) -> None:
+    with sqlite_database.read() as tx:
+        tx.outbox.add("topic", {}, key="a")
+    with sqlite_database.begin() as tx:
+        assert tx.outbox.due(1) == []
