@@ -8,6 +8,7 @@ may die anywhere, and the next `run_once` goes on from what database and chain s
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from backend.ports.settlement import SessionKeys, SettlementTx
     from backend.ports.storage import BlobStore
     from backend.services.audit import Auditor
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,26 @@ class Fate(StrEnum):
     """Its commit failed, another batch took its number, or it was voided."""
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A batch that the chain would take, ready to be published and committed."""
+
+    batch: Batch
+    files: Mapping[str, bytes]
+    """The folder with its data."""
+    digest: Hash32
+    """Of the folder's CID."""
+    arguments: tuple[Any, ...]
+    """Of `Settlement.commit`."""
+
+
 @dataclass(frozen=True)
 class Settler:
     """Settles one operator's receipts, one batch in flight at a time.
 
     `begin` commits, `read` gives a consistent view without locks; `keys` are the session keys that payers let
-    this gateway hold; `vault` and `settlement` are the contracts' EIP-712 domains; `clock` is the chain's
-    time in unix seconds. The operator's own account sends.
+    this gateway hold; `vault` and `settlement` are the EIP-712 domains of the contracts; `clock` gives unix
+    seconds, the later of wall clock and newest block. The operator's own account sends.
     """
 
     operator: Account
@@ -111,26 +128,29 @@ class Settler:
             if not (is_forced or self._is_due(tx)):
                 return Progress(Step.IDLE)
             takes, skipped = select(tx, self.operator, ledger, self.keys, self.pace.receipts)
-            found = self._build(tx, ledger, takes, skipped)
-        if isinstance(found, Progress):
-            return found
-        if not self._commit(found, takes):
-            return Progress(Step.WAITING, found.number)
-        return Progress(Step.COMMITTING, found.number, skipped=skipped)
+            offer = self._offer(tx, ledger, takes, skipped)
+        if isinstance(offer, Progress):
+            return offer
+        step = Step.COMMITTING if self._commit(offer) else Step.WAITING
+        return Progress(step, offer.batch.number, skipped=skipped)
 
     def finalise(self) -> int | None:
         """Enqueue the newest batch whose dispute window is over, and with it all before it; its number."""
+        with self.read() as tx:
+            committed = [b for b in tx.chain.batches(self.operator) if b.state is BatchState.COMMITTED]
+        due = [batch for batch in committed if int(batch.header["finalAt"]) <= self.clock()]
+        if not due:
+            return None
+        call, header = ("Settlement", "finalise"), dict(due[-1].header)
+        try:
+            self.chain.prepare(*call, header, sender=self.operator)
+        except Reverted as early:
+            # The node's clock is behind ours, or somebody was faster: the next run asks again.
+            log.info("batch %d is not finalised now: %s", due[-1].number, early)
+            return None
         with self.begin() as tx:
-            due = [
-                batch
-                for batch in standing(tx.chain.batches(self.operator))
-                if batch.state is BatchState.COMMITTED and int(batch.header["finalAt"]) <= self.clock()
-            ]
-            if not due:
-                return None
-            call, header = ("Settlement", "finalise"), dict(due[-1].header)
             enqueue_again(tx.transactions, self.operator, call, [header], f"finalise:{due[-1].hash}")
-            return due[-1].number
+        return due[-1].number
 
     def _in_flight(self, tx: SettlementTx) -> int | None:
         """Number of the batch under way. Receipts of lost batches are unsettled again afterwards."""
@@ -151,14 +171,14 @@ class Settler:
             return True
         return any(self.clock() - b.oldest_served_at >= self.pace.seconds for b in backlogs)
 
-    def _build(
+    def _offer(
         self,
         tx: SettlementTx,
         ledger: Ledger,
         takes: dict[ChannelId, Take],
         skipped: dict[ChannelId, str],
-    ) -> Batch | Progress:
-        """The batch of all takes that rules and chain accept; the others move from `takes` to `skipped`."""
+    ) -> Offer | Progress:
+        """A batch of all takes that rules and chain accept; the others move from `takes` to `skipped`."""
         terms = tx.chain.latest_parameter_set()
         if terms is None:
             return Progress(Step.REFUSED, reason="the parameters are not indexed yet")
@@ -166,8 +186,7 @@ class Settler:
         while takes:
             receipts = [signed for channel in sorted(takes) for signed in takes[channel].receipts]
             try:
-                batch = build(self.operator, ledger, terms, receipts, rules)
-                self._simulate(batch, takes)
+                offer = self._prepare(build(self.operator, ledger, terms, receipts, rules), takes)
             except BadReceipt as bad:
                 _cut(takes, skipped, bad, receipts[bad.details["index"]].receipt.channel_id)
             except Reverted as refused:
@@ -177,51 +196,50 @@ class Settler:
                 skipped[channel] = str(refused)
                 del takes[channel]
             else:
-                return batch
+                return offer
         return Progress(Step.IDLE, skipped=skipped)
 
-    def _simulate(self, batch: Batch, takes: Mapping[ChannelId, Take]) -> None:
-        """Errors: `Reverted`."""
-        digest = cid_digest(self.blobs.folder_cid({FILE_NAME: self._data(batch)}))
-        args = self._arguments(batch, takes, digest)
-        self.chain.prepare("Settlement", "commit", *args, sender=self.operator)
+    def _prepare(self, batch: Batch, takes: Mapping[ChannelId, Take]) -> Offer:
+        """Errors: `Reverted` if the chain would refuse it now."""
+        name = BatchName(self.settlement.chain_id, self.settlement.contract, self.operator, batch.number)
+        files = {FILE_NAME: encode(name, batch.receipts)}
+        digest = cid_digest(self.blobs.folder_cid(files))
+        collections = [takes[span.channel_id].collection(span, self.vault) for span in batch.spans]
+        offer = Offer(batch, files, digest, (_commitment(batch, digest), collections))
+        self.chain.prepare("Settlement", "commit", *offer.arguments, sender=self.operator)
+        return offer
 
-    def _commit(self, batch: Batch, takes: Mapping[ChannelId, Take]) -> bool:
+    def _commit(self, offer: Offer) -> bool:
         """Publish, then enqueue and assign; False if another settler was faster."""
-        digest = cid_digest(self.blobs.add_folder({FILE_NAME: self._data(batch)}))
-        args = self._arguments(batch, takes, digest)
+        self.blobs.add_folder(offer.files)
+        ids = [receipt_id(signed.receipt) for signed in offer.batch.receipts]
+        number = offer.batch.number
         with self.begin() as tx:
             if self._in_flight(tx) is not None:
                 return False
-            lost = tx.batches.get(self.operator, batch.number)
+            lost = tx.batches.get(self.operator, number)
             # Another settler at the same point makes the same key: one of the two fails as a `Conflict`.
-            key = f"commit:{self.operator}:{batch.number}:{lost.commit_tx if lost else 'first'}"
-            row = tx.transactions.enqueue(self.operator, "Settlement", "commit", args, key)
-            tx.batches.put(BatchRecord(self.operator, batch.number, digest, row, is_released=False))
-            ids = [receipt_id(signed.receipt) for signed in batch.receipts]
-            tx.receipts.assign(self.operator, batch.number, ids)
+            key = f"commit:{self.operator}:{number}:{lost.commit_tx if lost else 'first'}"
+            row = tx.transactions.enqueue(self.operator, "Settlement", "commit", offer.arguments, key)
+            tx.batches.put(BatchRecord(self.operator, number, offer.digest, row, is_released=False))
+            tx.receipts.assign(self.operator, number, ids)
         return True
 
-    def _data(self, batch: Batch) -> bytes:
-        domain = self.settlement
-        name = BatchName(domain.chain_id, domain.contract, self.operator, batch.number)
-        return encode(name, batch.receipts)
 
-    def _arguments(self, batch: Batch, takes: Mapping[ChannelId, Take], digest: Hash32) -> list[Any]:
-        """What `Settlement.commit` takes: the commitment, and a collection per channel."""
-        commitment = {
-            "parent": batch.parent.hash,
-            "parameterSet": batch.parameter_set,
-            "total": batch.total,
-            "receiptsRoot": to_hash(batch.receipts_tree.root),
-            "receiptsCount": batch.receipts_tree.count,
-            "entriesRoot": to_hash(batch.entries_tree.root),
-            "entriesCount": batch.entries_tree.count,
-            "balancesRoot": to_hash(batch.balances_tree.root),
-            "balancesCount": batch.balances_tree.count,
-            "dataDigest": digest,
-        }
-        return [commitment, [takes[span.channel_id].collection(span, self.vault) for span in batch.spans]]
+def _commitment(batch: Batch, digest: Hash32) -> dict[str, Any]:
+    """Settlement's `Commitment`."""
+    return {
+        "parent": batch.parent.hash,
+        "parameterSet": batch.parameter_set,
+        "total": batch.total,
+        "receiptsRoot": to_hash(batch.receipts_tree.root),
+        "receiptsCount": batch.receipts_tree.count,
+        "entriesRoot": to_hash(batch.entries_tree.root),
+        "entriesCount": batch.entries_tree.count,
+        "balancesRoot": to_hash(batch.balances_tree.root),
+        "balancesCount": batch.balances_tree.count,
+        "dataDigest": digest,
+    }
 
 
 def _fate(tx: SettlementTx, record: BatchRecord) -> Fate:
