@@ -6,15 +6,16 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from eth_account.messages import encode_typed_data
+
 from backend.chain.keys import local_account, recover
 from backend.db.tables.chain import ContributionRow, DatanetRow, SnapshotRow
 from backend.db.tables.transactions import TransactionRow
 from backend.domain.chain import TransactionState
 from backend.domain.content import cid_digest
-from backend.domain.hashing import TypedDomain, accepted_hash, licence_word, snapshot_id
+from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId
 from backend.services.contribute import Contributions
-from backend.services.contribution_message import signing_digest
 from backend.services.curate import Curation
 from backend.services.snapshot import Snapshots
 from backend.services.staging import Staging
@@ -38,6 +39,13 @@ ROWS = b'{"prompt": "What is a?", "completion": "A letter."}\n{"prompt": "b?", "
 
 def jsonl(*rows: dict[str, Any]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def sign(contributions: Contributions, upload: Upload, signer: Any) -> str:
+    """As the contributor's wallet would: from the typed data alone."""
+    message = encode_typed_data(full_message=contributions.typed_data(upload.id))
+    signature: str = signer.sign(keccak(b"\x19" + message.version + message.header + message.body))
+    return signature
 
 
 @dataclass
@@ -80,10 +88,7 @@ class World:
         return self.contributions.upload(signer.account, NET, "letters", stream, licence)
 
     def sign(self, upload: Upload, signer: Any = ALICE) -> str:
-        self.contributions.typed_data(upload.id)
-        digest = signing_digest(TypedDomain(31337, REGISTRY), self.contributions.status(upload.id))
-        signature: str = signer.sign(digest)
-        return signature
+        return sign(self.contributions, upload, signer)
 
     def submit(self, content: bytes = ROWS, signer: Any = ALICE) -> Upload:
         upload = self.upload(content, signer)

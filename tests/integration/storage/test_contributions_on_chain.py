@@ -1,0 +1,139 @@
+"""Contributions against the real registry: real signatures, sender, indexer and curator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.chain.indexer import Indexer
+from backend.chain.keys import local_account, recover
+from backend.chain.sender import Sender
+from backend.domain.content import cid_digest
+from backend.domain.contribution import ReviewReason, UploadState
+from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
+from backend.domain.ids import DatanetId
+from backend.services.contribute import Contributions
+from backend.services.curate import Curation
+from backend.services.docstrings import build_dataset
+from backend.services.snapshot import Snapshots
+from backend.services.staging import Staging
+from backend.storage.embedded import EmbeddedStore
+from tests.support.contributions import sign
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.chain.client import ChainClient
+    from backend.db.unit_of_work import Database
+    from backend.domain.contribution import Upload
+    from backend.domain.deployment import Deployment
+
+OPERATOR, ALICE, BOB = local_account(1), local_account(3), local_account(4)
+CONFIRMATIONS = 1
+NET = DatanetId(1)
+
+
+class Installation:
+    """What an operator runs, without its loops: `settle` does their work until nothing is due."""
+
+    def __init__(self, chain: ChainClient, deployment: Deployment, database: Database, home: Path) -> None:
+        self.chain = chain
+        self.database = database
+        self.store = EmbeddedStore(home / "ipfs", is_durable=False)
+        staging, lane = Staging(home / "uploads"), OPERATOR.account
+        begin = database.begin
+        self.contributions = Contributions(begin, self.store, chain, recover, staging, lane, 1 << 20)
+        self.curation = Curation(begin, staging, lane)
+        self.snapshots = Snapshots(begin, self.store, chain, lane)
+        signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
+        self._sender = Sender(chain, begin, signers.get, CONFIRMATIONS)
+        self._indexer = Indexer(chain, begin, deployment, CONFIRMATIONS)
+
+    def send(self, function: str, *args: Any, lane: Any = OPERATOR) -> None:
+        with self.database.begin() as tx:
+            tx.transactions.enqueue(lane.account, "DatasetRegistry", function, args, function)
+
+    def settle(self) -> None:
+        for _ in range(3):
+            self._sender.run_once()
+            self.chain.node.rpc.request("hardhat_mine", hex(CONFIRMATIONS + 1))
+            self._sender.run_once()
+            self._indexer.catch_up()
+            self.curation.advance()
+
+    def upload(self, signer: Any, lines: list[bytes], licence: str) -> Upload:
+        return self.contributions.upload(signer.account, NET, "docs", lines, licence)
+
+    def submit(self, signer: Any, upload: Upload) -> Upload:
+        return self.contributions.submit(upload.id, sign(self.contributions, upload, signer))
+
+    def state(self, upload: Upload) -> UploadState:
+        return self.contributions.status(upload.id).state
+
+
+@pytest.fixture
+def market(
+    chain: ChainClient, deployment: Deployment, sqlite_database: Database, tmp_path: Path
+) -> Installation:
+    installation = Installation(chain, deployment, sqlite_database, tmp_path)
+    installation.send("createDatanet", to_hash(ascii_word("docs")), "0x" + "11" * 32)
+    installation.settle()
+    return installation
+
+
+def test_docstrings_become_accepted_contributions_and_a_snapshots_rows(market: Installation) -> None:
+    data = {ALICE: build_dataset("json"), BOB: build_dataset("web3", 30)}
+    uploads = []
+    for signer, dataset in data.items():
+        upload = market.upload(signer, list(dataset.lines()), dataset.licence)
+        assert upload.state is UploadState.DRAFT
+        uploads.append(market.submit(signer, upload))
+    market.settle()
+    assert [market.state(upload) for upload in uploads] == [UploadState.ACCEPTED] * 2
+    with market.database.read() as tx:
+        recorded = tx.chain.contributions(NET)
+    assert [c.contributor for c in recorded] == [ALICE.account, BOB.account]
+    assert [c.content_hash for c in recorded] == [upload.report.content_hash for upload in uploads]
+
+    freezing = market.snapshots.freeze(NET, 2)
+    market.settle()
+    assert freezing.snapshot_id == snapshot_id(NET, 2, accepted_hash([True, True]))
+    assert market.snapshots.get(freezing.snapshot_id).accepted == (0, 1)
+    rows = list(market.snapshots.rows(freezing.snapshot_id))
+    assert rows == [(index, row) for index, d in enumerate(data.values()) for row in d.rows]
+    assert market.snapshots.licences(freezing.snapshot_id) == ["MIT", "PSF-2.0"]
+
+
+def test_content_that_somebody_recorded_first_comes_back_as_a_draft(market: Installation) -> None:
+    upload = market.upload(ALICE, [b'{"text": "mine"}'], "MIT")
+    report = upload.report
+    assert report.cid is not None
+    first = {
+        "datanetId": str(NET),
+        "contentHash": report.content_hash,
+        "cidDigest": cid_digest(report.cid),
+        "licence": licence_word("MIT"),
+        "rows": "1",
+    }
+    market.send("contribute", first, lane=BOB)
+    market._sender.run_once()
+    market.submit(ALICE, upload)
+    market.settle()
+    draft = market.contributions.status(upload.id)
+    assert draft.state is UploadState.DRAFT
+    assert draft.error is not None
+    assert draft.error["error"] == "ContentTaken"
+
+
+def test_a_curators_rejection_reaches_the_contributor_and_later_snapshots(market: Installation) -> None:
+    kept = market.submit(ALICE, market.upload(ALICE, [b'{"text": "kept"}'], "MIT"))
+    spam = market.submit(ALICE, market.upload(ALICE, [b'{"text": "spam"}'], "MIT"))
+    market.settle()
+    market.curation.review(NET, 1, ReviewReason.QUALITY)
+    market.settle()
+    assert market.state(kept) is UploadState.ACCEPTED
+    assert market.state(spam) is UploadState.REJECTED
+    freezing = market.snapshots.freeze(NET, 2)
+    market.settle()
+    assert list(market.snapshots.rows(freezing.snapshot_id)) == [(0, {"text": "kept"})]
