@@ -11,10 +11,10 @@ from eth_account.messages import encode_typed_data
 from backend.chain.keys import local_account, recover
 from backend.db.tables.chain import ContributionRow, DatanetRow, SnapshotRow
 from backend.db.tables.transactions import TransactionRow
-from backend.domain.chain import TransactionState
+from backend.domain.chain import BlockRef, TransactionState
 from backend.domain.content import cid_digest
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
-from backend.domain.ids import Account, DatanetId
+from backend.domain.ids import Account, DatanetId, Hash32
 from backend.services.contribute import Contributions
 from backend.services.curate import Curation
 from backend.services.snapshot import Snapshots
@@ -54,7 +54,12 @@ class PlayedChain:
 
     nonces: dict[str, int] = field(default_factory=dict)
     chain_id: int = 31337
+    timestamp: int = 0
     preview: tuple[Any, Any] = ("", "")
+
+    def head(self) -> BlockRef:
+        block = Hash32("0x" + "00" * 32)
+        return BlockRef(1, block, block, self.timestamp)
 
     def address(self, contract: str) -> Account:
         assert contract == "DatasetRegistry"

@@ -236,6 +236,18 @@ def test_a_late_signature_is_refused_and_a_new_one_taken(world: World) -> None:
     assert world.contributions.submit(upload.id, world.sign(upload)).state is UploadState.SUBMITTED
 
 
+def test_deadlines_go_by_the_chains_clock_where_it_is_ahead(world: World) -> None:
+    world.chain.timestamp = int(world.now) + 86_400
+    upload = world.upload()
+    signature = world.sign(upload)
+    ticket = world.contributions.status(upload.id).ticket
+    assert ticket is not None
+    assert ticket.deadline == world.chain.timestamp + 3600
+    world.chain.timestamp += 3600
+    with pytest.raises(SignatureExpired):
+        world.contributions.submit(upload.id, signature)
+
+
 def test_typed_data_is_asked_for_before_submitting(world: World) -> None:
     with pytest.raises(Conflict, match="typed data"):
         world.contributions.submit(world.upload().id, "0x" + "11" * 65)
