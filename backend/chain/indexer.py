@@ -108,10 +108,11 @@ class Indexer:
         try:
             events = self._source.events(first, last)
         except Exception as error:
-            if first == last or isinstance(error, DomainError):
+            num_blocks = last - first + 1
+            self._range = max(num_blocks // 2, 1)
+            if num_blocks == 1 or isinstance(error, DomainError):
                 raise
-            log.info("node refuses %d blocks: %s", last - first + 1, error)
-            self._range = (last - first + 1) // 2
+            log.info("node refuses %d blocks: %s", num_blocks, error)
             return None
         is_slow = self._clock() - started > SLOW_SECONDS
         self._range = max(self._range // 2, 1) if is_slow else min(self._range * 2, MAX_RANGE)

@@ -38,6 +38,16 @@ def free_port() -> int:
         return port
 
 
+def _require_free(port: int) -> None:
+    """Else whoever listens there would be taken for the node that we start."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Unavailable(f"port {port} of 127.0.0.1 is taken: stop what listens there") from error
+
+
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return once the node answers. `Unavailable` when it ended or does not answer in time."""
     rpc = Rpc(url, retries=1)
@@ -64,8 +74,12 @@ class LocalNode:
 
     @classmethod
     def start(cls, log: Path, port: int = 0, root: Path = ROOT) -> Self:
-        """Start and wait until it answers. It logs every call, so its output goes to the file `log`."""
+        """Start and wait until it answers. It logs every call, so its output goes to the file `log`.
+
+        Errors: `Unavailable` when it does not come up or the port is taken.
+        """
         port = port or free_port()
+        _require_free(port)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(

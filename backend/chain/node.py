@@ -89,6 +89,10 @@ class Node:
         call = _call(to, data, sender) | {"value": hex(value)}
         return int(self.rpc.request("eth_estimateGas", call, "pending"), 16)
 
+    def num_block_transactions(self, block: int) -> int:
+        """How many transactions a block has."""
+        return int(self.rpc.request("eth_getBlockTransactionCountByNumber", hex(block)), 16)
+
     def num_transactions(self, account: Account, block: int | None = None) -> int:
         """The account's next nonce; with those that wait in the pool, unless a block is named."""
         tag = "pending" if block is None else hex(block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 import requests
 from web3 import HTTPProvider
@@ -37,6 +38,8 @@ class Rpc:
     def __init__(self, url: str, retries: int = 4) -> None:
         self.url = url
         self._session = requests.Session()
+        # A proxy from the environment cannot reach our own loopback.
+        self._session.trust_env = urlsplit(url).hostname not in {"127.0.0.1", "::1", "localhost"}
         self._provider = HTTPProvider(
             url,
             request_kwargs={"timeout": TIMEOUT_SECONDS},

@@ -46,7 +46,7 @@ class ChainStore:
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
         row = self._session.get(t.SnapshotRow, snapshot)
-        if row is None or not 0 <= index < row.count:
+        if row is None or not 0 <= index < row.count or not _is_accepted(row, index):
             return None
         contribution = self._session.get(t.ContributionRow, (row.datanet, index))
         return None if contribution is None else Account(contribution.contributor)
@@ -146,16 +146,20 @@ def _contribution(row: t.ContributionRow) -> d.Contribution:
 
 
 def _snapshot(row: t.SnapshotRow) -> d.Snapshot:
-    words = bytes.fromhex(row.accepted[2:])
-    bits = [int.from_bytes(words[i : i + 32], "big") for i in range(0, len(words), 32)]
     return d.Snapshot(
         id=SnapshotId(Hash32(row.id)),
         datanet=DatanetId(row.datanet),
         count=row.count,
         accepted_hash=Hash32(row.accepted_hash),
-        accepted=tuple(i for i in range(row.count) if bits[i // 256] >> i % 256 & 1),
+        accepted=tuple(i for i in range(row.count) if _is_accepted(row, i)),
         block_number=row.block_number,
     )
+
+
+def _is_accepted(row: t.SnapshotRow, index: int) -> bool:
+    """Bit `index mod 256`, from the least significant, of word `index div 256`."""
+    start = 2 + index // 256 * 64
+    return bool(int(row.accepted[start : start + 64], 16) >> index % 256 & 1)
 
 
 def _record(row: t.VersionRow) -> VersionRecord:

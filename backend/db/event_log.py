@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, inspect, select
+from sqlalchemy import delete, func, insert, inspect, select
 
 from backend.db.projections import Rule, rule_of
 from backend.db.tables.chain import CheckpointRow, EventRow, Projection
@@ -44,9 +45,8 @@ class EventLog:
         before = self.cursor()
         if before is not None and cursor.number <= before.number:
             raise Conflict(f"block {cursor.number} is indexed already", param="cursor")
-        for event in events:
-            rule = rule_of(event)
-            self._session.add(_event_row(event, None if rule is None else rule.entity(event)))
+        if events:
+            self._session.execute(insert(EventRow), [_values(event) for event in events])
         self._apply(events)
         self._session.add(
             CheckpointRow(
@@ -135,18 +135,10 @@ def _block(row: CheckpointRow) -> BlockRef:
     return BlockRef(row.number, Hash32(row.hash), Hash32(row.parent_hash), row.timestamp)
 
 
-def _event_row(event: ChainEvent, entity: str | None) -> EventRow:
-    return EventRow(
-        block_hash=event.block_hash,
-        log_index=event.log_index,
-        block_number=event.block_number,
-        tx_hash=event.tx_hash,
-        timestamp=event.timestamp,
-        contract=event.contract,
-        name=event.name,
-        args=dict(event.args),
-        entity=entity,
-    )
+def _values(event: ChainEvent) -> dict[str, Any]:
+    rule = rule_of(event)
+    values = {f.name: getattr(event, f.name) for f in fields(event)}
+    return values | {"args": dict(event.args), "entity": None if rule is None else rule.entity(event)}
 
 
 def _event(row: EventRow) -> ChainEvent:

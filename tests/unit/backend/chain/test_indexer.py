@@ -201,7 +201,7 @@ def test_two_indexers_take_in_each_event_once(memory: Database) -> None:
     assert state(memory)[1:] == replayed(chain)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=8), st.integers(0, 3))
 def test_any_reorgs_end_as_a_fresh_replay(forks: list[tuple[int, int]], confirmations: int) -> None:
     chain = FakeChain(most_blocks=4)
@@ -260,5 +260,10 @@ def test_a_node_that_is_away_is_an_error_to_be_waited_for(memory: Database) -> N
         raise Unavailable("no node")
 
     chain.events = away  # type: ignore[method-assign]
+    chain.mine(7)
+    waiting = indexer(chain, memory)
     with pytest.raises(Unavailable):
-        indexer(chain, memory).run_once()
+        waiting.run_once()
+    del chain.events
+    waiting.catch_up()
+    assert state(memory)[1:] == replayed(chain)

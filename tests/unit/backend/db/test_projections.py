@@ -158,7 +158,7 @@ def replay(blocks: list[tuple[BlockRef, list[ChainEvent]]], in_one: bool) -> Has
         return tx.event_log.state_hash()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(histories())
 def test_any_history_with_rewinds_ends_as_the_surviving_events_alone(steps: list[Step]) -> None:
     survivors: list[tuple[BlockRef, list[ChainEvent]]] = []

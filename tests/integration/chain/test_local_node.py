@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.chain.client import ChainClient
+from backend.chain.deploy import deploy_local
+from backend.chain.local_node import LocalNode, command, wait_until_ready
+from backend.domain.chain import ChainReplaced
+from backend.domain.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_restarted_node_is_noticed_to_be_another_chain(tmp_path: Path) -> None:
+    with LocalNode.start(tmp_path / "first.log") as node:
+        deployment = deploy_local(node.url)
+        port = int(node.url.rsplit(":", 1)[1])
+    assert node.process.returncode is not None
+    with LocalNode.start(tmp_path / "second.log", port) as node:
+        client = ChainClient.connect(node.url, deployment)
+        with pytest.raises(ChainReplaced):
+            client.check()
+        client.close()
+
+
+def test_a_taken_port_is_not_mistaken_for_ours(hardhat_node: LocalNode, tmp_path: Path) -> None:
+    port = int(hardhat_node.url.rsplit(":", 1)[1])
+    with pytest.raises(Unavailable, match=f"port {port} of 127.0.0.1 is taken"):
+        LocalNode.start(tmp_path / "taken.log", port)
+
+
+def test_a_node_that_does_not_come_up_is_told_with_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "node.log"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with pytest.raises(Unavailable, match=re.escape(str(log))):
+        wait_until_ready("http://127.0.0.1:9", ended, log)
+
+
+def test_missing_tools_say_how_to_install_them(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="make setup"):
+        command(1, root=tmp_path)

@@ -1,0 +1,95 @@
+"""Receipts as settlement reads them. What serving does with them: `services/test_admission.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.errors import Conflict
+from backend.domain.hashing import receipt_id
+from backend.ports.serving import NewReceipt
+from tests.support.market import Market, some_account, some_hash
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+    from backend.domain.ids import ChannelId, ReceiptId
+    from backend.domain.receipt import SignedReceipt
+
+PAYER = some_account("payer")
+
+
+@pytest.fixture
+def market() -> Market:
+    return Market()
+
+
+def store(database: Database, market: Market, *receipts: SignedReceipt) -> list[ReceiptId]:
+    ids = [receipt_id(signed.receipt) for signed in receipts]
+    with database.begin() as tx:
+        for number, signed in zip(ids, receipts, strict=True):
+            tx.receipts.add(NewReceipt(number, market.operator, PAYER, signed, some_hash("salt"), None))
+    return ids
+
+
+def unsettled(database: Database, channel: ChannelId, after: int = 0, limit: int = 10) -> list[SignedReceipt]:
+    with database.read() as tx:
+        return list(tx.receipts.unsettled(channel, after, limit))
+
+
+def test_a_receipt_reads_back_as_it_was_stored(database: Database, market: Market) -> None:
+    served = market.receipts(20)
+    for number, signed in zip(store(database, market, *served), served, strict=True):
+        with database.read() as tx:
+            stored = tx.receipts.get(number)
+        assert stored is not None
+        assert (stored.signed, stored.batch, stored.payer) == (signed, None, PAYER)
+
+
+def test_unsettled_receipts_come_in_the_order_of_the_line(database: Database, market: Market) -> None:
+    channel, other = market.channels[:2]
+    served = [market.serve(channel) for _ in range(5)]
+    store(database, market, *served[::-1], market.serve(other))
+    assert unsettled(database, channel) == served
+    assert unsettled(database, channel, limit=2) == served[:2]
+    assert unsettled(database, channel, after=served[1].receipt.cumulative) == served[2:]
+
+
+def test_a_backlog_counts_what_is_unsettled_the_oldest_channel_first(
+    database: Database, market: Market
+) -> None:
+    first, second = market.channels[:2]
+    old = market.serve(second)
+    new = [market.serve(first), market.serve(first)]
+    aged = replace(old, receipt=replace(old.receipt, served_at=5))
+    ids = store(database, market, *new, aged)
+    with database.begin() as tx:
+        assert [(b.channel_id, b.num_receipts) for b in tx.receipts.backlogs(market.operator)] == [
+            (second, 1),
+            (first, 2),
+        ]
+        assert tx.receipts.backlogs(market.operator)[0].oldest_served_at == 5
+        assert tx.receipts.backlogs(some_account("other")) == []
+        tx.receipts.assign(market.operator, 1, ids[2:])
+        assert [b.channel_id for b in tx.receipts.backlogs(market.operator)] == [first]
+
+
+def test_a_receipt_is_in_one_batch_until_that_is_released(database: Database, market: Market) -> None:
+    channel = market.channels[0]
+    ids = store(database, market, *(market.serve(channel) for _ in range(3)))
+    with database.begin() as tx:
+        tx.receipts.assign(market.operator, 1, ids[:2])
+        tx.receipts.assign(market.operator, 1, ids[:2])
+    with pytest.raises(Conflict), database.begin() as tx:
+        tx.receipts.assign(market.operator, 2, ids)
+    assert len(unsettled(database, channel)) == 1
+    with database.begin() as tx:
+        assert tx.receipts.release(market.operator, 1) == 2
+        assert tx.receipts.release(market.operator, 1) == 0
+    assert len(unsettled(database, channel)) == 3
+
+
+def test_unknown_receipts_cannot_be_assigned(sqlite_database: Database, market: Market) -> None:
+    with pytest.raises(Conflict), sqlite_database.begin() as tx:
+        tx.receipts.assign(market.operator, 1, [receipt_id(market.serve().receipt)])
