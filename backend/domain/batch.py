@@ -44,6 +44,17 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """What an account earns from one part of one slice of one receipt. Parts: see docs/protocol.md."""
+
+    account: Account
+    receipt: int
+    slice: int
+    part: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """The `BatchHeader` of a committed batch. Instants in unix seconds."""
 
@@ -169,16 +180,32 @@ class Batch:
             header.number, header.hash, header.final_at, header.cumulative_total, self.balances, collected
         )
 
+    def entries_of(self, account: Account) -> list[Entry]:
+        """Why the account earned what it earned here, in the order of the receipts."""
+        raw = to_bytes(account)
+        first = self._find(entry_key(raw, 0, 0, 0))
+        last = self._find(entry_key(raw, (1 << 32) - 1, (1 << 16) - 1, (1 << 16) - 1))
+        entries = []
+        for index in range(first, last):
+            place = int.from_bytes(self._entry_key(index)[-8:], "big")
+            value = self.entries_tree.value(index)
+            entries.append(Entry(account, place >> 32, place >> 16 & 0xFFFF, place & 0xFFFF, value))
+        return entries
+
     def open_receipt(self, index: int) -> Opening:
         return self.receipts_tree.open(index)
 
     def open_entry(self, account: Account, receipt: int, slice_: int, part: int) -> Opening:
         """Errors: `NotFound` if this part earned the account nothing."""
         key = entry_key(to_bytes(account), receipt, slice_, part)
-        index = bisect_left(range(self.entries_tree.count), key, key=self._entry_key)
+        index = self._find(key)
         if index == self.entries_tree.count or self._entry_key(index) != key:
             raise NotFound(f"{account} has no entry for part {part} of slice {slice_} of receipt {receipt}")
         return self.entries_tree.open(index)
+
+    def _find(self, key: bytes) -> int:
+        """Index of the first entry whose key is not below this one."""
+        return bisect_left(range(self.entries_tree.count), key, key=self._entry_key)
 
     def _entry_key(self, index: int) -> bytes:
         return self.entry_keys[index * _KEY : (index + 1) * _KEY]

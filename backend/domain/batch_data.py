@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "batch.jsonl"
 FORMAT = "loraledger-batch-1"
+MAX_LINE = 20_000
+"""No line that `encode` writes is longer, in bytes: four lists of 256 entries and the rest."""
 METHOD = re.compile(r"[\x21-\x7e]{1,32}")
 HEX = re.compile(r"0x[0-9a-f]*")
 

@@ -37,6 +37,11 @@ class Opening:
     value: int
     path: bytes
 
+    @property
+    def abi(self) -> dict[str, int | str]:
+        """Solidity's `Opening`."""
+        return {"index": self.index, "value": self.value, "path": "0x" + self.path.hex()}
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -81,8 +86,11 @@ class SumTree:
             at = (node ^ 1) * NODE
             path += level[at : at + NODE]  # empty where the node is the odd last one
             node >>= 1
-        value = int.from_bytes(self._levels[0][index * NODE : index * NODE + 16], "big")
-        return Opening(index, value, bytes(path))
+        return Opening(index, self.value(index), bytes(path))
+
+    def value(self, index: int) -> int:
+        """Of leaf `index`."""
+        return int.from_bytes(self._levels[0][index * NODE : index * NODE + 16], "big")
 
 
 def resolve(tag: bytes, key: bytes, count: int, opening: Opening) -> Opened:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import HEADER_FIELDS, Batch, Header, Ledger, build
-from backend.domain.batch_data import FILE_NAME, BatchName, MalformedBatch, decode
+from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedBatch, decode
 from backend.domain.chain import BatchState
 from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
 from backend.domain.errors import Conflict, InvalidInput, NotFound
@@ -148,6 +148,9 @@ class Auditor:
     def _receipts(self, header: Header) -> tuple[SignedReceipt, ...]:
         cid = cid_of(header.data_digest)
         try:
+            # What somebody else published must not fill our memory.
+            if self._blobs.names(cid).get(FILE_NAME, 0) > MAX_LINE * (header.receipts_count + 1):
+                raise _Wrong(Finding("data_malformed", "the batch data is longer than its receipts can be"))
             name, receipts = decode(self._blobs.read(cid, FILE_NAME))
         except (ContentMissing, ContentCorrupt) as error:
             raise _Wrong(Finding("data_missing", f"the batch data {cid}: {error}")) from None

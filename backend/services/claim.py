@@ -105,16 +105,11 @@ class Claims:
                 f"{account} has {amount} micro-units to claim from {operator}, less than {max(minimum, UNIT)}"
             )
             raise NothingToClaim(text, "account", {"amount": str(amount)})
-        opening = ledger.open_balance(account)
         request = {
             "operator": operator,
             "account": account,
             "balancesCount": len(ledger.balances),
-            "opening": {
-                "index": opening.index,
-                "value": opening.value,
-                "path": "0x" + opening.path.hex(),
-            },
+            "opening": ledger.open_balance(account).abi,
         }
         return request, ledger.hash
 

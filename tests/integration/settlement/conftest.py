@@ -29,6 +29,7 @@ from backend.domain.voucher import SignedVoucher, Voucher
 from backend.ports.serving import ClientVoucher, NewReceipt
 from backend.services.audit import Auditor
 from backend.services.claim import Claims
+from backend.services.prove import Proofs
 from backend.services.settle import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import METHOD, some_hash
@@ -139,6 +140,9 @@ class LiveMarket:
     def claims(self) -> Claims:
         db = self.database
         return Claims(db.begin, db.read, self.auditor(), self.chain, OPERATOR.account)
+
+    def proofs(self) -> Proofs:
+        return Proofs(self.database.read, self.auditor(), self.chain)
 
     def held(self, key: Account) -> Signer | None:
         return SESSION_KEY if key == SESSION_KEY.account else None

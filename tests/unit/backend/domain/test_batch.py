@@ -88,6 +88,20 @@ def test_every_entry_and_balance_can_be_opened(seed: int) -> None:
         assert (opening.value, opened.root) == (value, batch.balances_tree.root)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_the_entries_of_all_accounts_are_all_entries(seed: int) -> None:
+    market = Market(seed)
+    batch = market.batch(market.receipts(5))
+    found = [entry for account in batch.balances for entry in batch.entries_of(account)]
+    assert len(found) == batch.entries_tree.count
+    assert sum(entry.value for entry in found) == batch.total
+    for entry in found:
+        opening = batch.open_entry(entry.account, entry.receipt, entry.slice, entry.part)
+        assert opening.value == entry.value
+    assert batch.entries_of(some_account("stranger")) == []
+
+
 def test_an_account_without_balance_has_no_opening() -> None:
     market = Market()
     batch = market.batch(market.receipts(1))
@@ -152,7 +166,8 @@ WRONG_SLICES = {
     "position twice": ("list", (Slice(ADAPTER, PPM, HALVES[:1] * 2),)),
     "sum of list": ("list", (Slice(ADAPTER, PPM, HALVES[:1]),)),
     "part of zero": ("list", (Slice(ADAPTER, PPM, (Share(0, 0), Share(1, PPM))),)),
-    "index outside": ("list", (Slice(ADAPTER, PPM, (Share(5, PPM),)),)),
+    "rejected contribution": ("list", (Slice(ADAPTER, PPM, (Share(5, PPM),)),)),
+    "index outside": ("list", (Slice(ADAPTER, PPM, (Share(6, PPM),)),)),
     "snapshot outside": ("list", (Slice(ADAPTER, PPM, (Share(1 << 24, PPM),)),)),
     "empty list": ("list", (Slice(ADAPTER, PPM, ()),)),
     "list without snapshot": ("list", (Slice(BASE, PPM, HALVES),)),
