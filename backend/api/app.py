@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from backend.api import errors
-from backend.api.middleware import BodyLimit, RequestId
+from backend.api.middleware import BodyLimit, Defects, RequestId
 from backend.api.routers import (
     auth,
     channels,
@@ -16,6 +16,7 @@ from backend.api.routers import (
     contributions,
     earnings,
     fine_tuning,
+    governance,
     health,
     ipfs,
     models,
@@ -36,7 +37,7 @@ FORM_BYTES = 64 << 10
 UPLOAD_PREFIXES = ("/v1/contributions",)
 ROUTERS = (
     *(auth, models, chat, channels, receipts),
-    *(registry, contributions, fine_tuning, earnings, ipfs, health),
+    *(registry, contributions, fine_tuning, earnings, governance, ipfs, health),
 )
 
 
@@ -55,7 +56,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         return settings.max_upload_bytes + FORM_BYTES if path.startswith(UPLOAD_PREFIXES) else MAX_BODY_BYTES
 
     app.add_middleware(BodyLimit, limit_of=limit_of)
-    app.add_middleware(RequestId)  # outermost: refusals carry it too
+    app.add_middleware(Defects)
+    app.add_middleware(RequestId)  # outermost: refusals and defects carry it too
     return app
 
 

@@ -96,7 +96,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_defect)
 
 
 def _response(status: int, body: dict[str, Any]) -> JSONResponse:
@@ -125,11 +124,6 @@ async def _on_http_exception(_request: Request, error: Exception) -> JSONRespons
     return response
 
 
-async def _on_defect(_request: Request, error: Exception) -> JSONResponse:
-    log.error("unhandled error", exc_info=error)
-    return _response(500, internal_error_body())
-
-
 def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str | None]:
     """Message, code and parameter of the first thing wrong with a request."""
     fault = faults[0]
@@ -146,6 +140,8 @@ def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str |
             f"{'unsupported' if is_known else 'unknown'}_parameter",
             param,
         )
+    if param is None and kind == "value_error":
+        return f"{text.removeprefix('Value error, ').capitalize()}.", "invalid_request", None
     if kind == "missing":
         return f"The parameter '{param}' is missing.", "missing_parameter", param
     return f"The parameter '{param}' is invalid: {text}.", "invalid_parameter", param

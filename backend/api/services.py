@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from backend.services.contribute import Contributions
     from backend.services.deposit import Deposits
     from backend.services.generate import Generate
+    from backend.services.govern import Governance
     from backend.services.keys import ApiKeys
+    from backend.services.publish import Publication
     from backend.services.receipts import Receipts
     from backend.services.registry import Registry
     from backend.services.sign_in import SignIn
@@ -36,7 +38,9 @@ class Services:
     contributions: Contributions
     snapshots: Snapshots
     training: Training
+    publication: Publication
     claims: Claims
+    governance: Governance
     blobs: BlobStore
     readiness: Callable[[], dict[str, str]]
     """Part -> what is wrong with it; empty when all parts answer."""

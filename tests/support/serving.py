@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from backend.api.services import Services
 from backend.chain.keys import LocalSigner, recover
 from backend.domain.chain import (
+    BlockRef,
     Channel,
     Contribution,
     Datanet,
     Grant,
     Operator,
     PreparedTransaction,
+    Proposal,
     RegisteredVersion,
     Snapshot,
 )
@@ -34,7 +36,9 @@ from backend.services.claim import Claimable
 from backend.services.contribute import Contributions
 from backend.services.deposit import Deposits
 from backend.services.generate import Generate, GenerateLimits
+from backend.services.govern import Governance
 from backend.services.keys import ApiKeys
+from backend.services.publish import Publication
 from backend.services.receipts import Receipts
 from backend.services.registry import Registry
 from backend.services.sign_in import SignIn, SignInPolicy
@@ -90,6 +94,7 @@ class View:
     committed: list[Any] = field(default_factory=list)
     datanet_list: list[Datanet] = field(default_factory=list)
     recorded: list[Contribution] = field(default_factory=list)
+    proposal_list: list[Proposal] = field(default_factory=list)
 
     def datanets(self) -> list[Datanet]:
         return self.datanet_list
@@ -102,6 +107,12 @@ class View:
 
     def operators(self) -> list[Operator]:
         return []
+
+    def proposals(self) -> list[Proposal]:
+        return self.proposal_list
+
+    def proposal(self, proposal: int) -> Proposal | None:
+        return next((known for known in self.proposal_list if known.id == proposal), None)
 
     def channel(self, channel: ChannelId) -> Channel | None:
         return self.channels.get(channel)
@@ -222,9 +233,24 @@ class PlayedChain:
     def address(self, contract: str) -> Account:
         return some_account(contract)
 
+    def head(self) -> BlockRef:
+        return BlockRef(1, some_hash("block"), some_hash("parent"), int(NOW.timestamp()))
+
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
-        answers = {"nonces": 0, "previewSnapshot": (some_hash(f"preview {args}"), some_hash("bits"))}
+        holder = args[0]
+        answers: dict[str, Any] = {
+            "nonces": 0,
+            "balanceOf": 5,
+            "delegates": holder,
+            "getVotes": 0,
+            "hashProposal": 1 << 255,
+            "previewSnapshot": (some_hash(f"preview {args}"), some_hash("bits")),
+            "state": 1,
+        }
         return answers[function]
+
+    def decode(self, to: Account, data: str) -> dict[str, Any]:
+        return {"to": to, "data": data}
 
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0
@@ -357,7 +383,9 @@ class Installation:
             ),
             snapshots=Snapshots(begin, self.blobs, chain, self.operator),
             training=Training(begin, self.clock),
+            publication=Publication(begin, self.blobs, chain, self.clock),
             claims=claims,
+            governance=Governance(chain, read),
             blobs=self.blobs,
             readiness=dict,
         )

@@ -11,7 +11,13 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.schemas.common import Page
-from backend.api.schemas.fine_tuning import CreateJobRequest, JobEventView, JobView
+from backend.api.schemas.fine_tuning import (
+    CreateJobRequest,
+    JobEventView,
+    JobView,
+    RegistrationRequest,
+    RegistrationView,
+)
 from backend.domain.ids import Hash32, SnapshotId
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
@@ -46,6 +52,17 @@ def get_job(job_id: str, services: ServicesDep) -> JobView:
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, services: ServicesDep, wallet: WalletDep) -> JobView:
     return JobView.of(services.training.cancel(job_id, wallet.account))
+
+
+@router.post("/{job_id}/registration/prepare")
+def prepare_registration(
+    job_id: str, body: RegistrationRequest, services: ServicesDep, wallet: WalletDep
+) -> RegistrationView:
+    """The creator's own transaction; the job's `version_id` tells when the chain has confirmed it."""
+    registration = services.publication.prepare(
+        job_id, wallet.account, body.listing(), accepts_worse=body.accepts_worse
+    )
+    return RegistrationView.of(registration)
 
 
 @router.get("/{job_id}/events")

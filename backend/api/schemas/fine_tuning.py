@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import Field
 
-from backend.api.schemas.common import HashField, Schema, View
+from backend.api.schemas.common import HashField, PreparedTransactionView, Schema, View
 from backend.ports.training import JobEvent, TrainingJob
+from backend.services.publish import Listing, Registration
 
 
 class CreateJobRequest(Schema):
@@ -52,6 +53,40 @@ class JobView(View):
             version_id=job.version_id,
             error=dict(job.error) if job.error else None,
         )
+
+
+class RegistrationRequest(Schema):
+    """What the creator sells the adapter as. Prices: token units per million tokens. An adapter that does no
+    better than its base on held-out rows is listed only if `accepts_worse`.
+    """
+
+    name: str
+    prompt_price: int
+    completion_price: int
+    operator_ppm: int
+    creator_ppm: int
+    accepts_worse: bool = False
+
+    def listing(self) -> Listing:
+        return Listing(
+            name=self.name,
+            prompt_price=self.prompt_price,
+            completion_price=self.completion_price,
+            operator_ppm=self.operator_ppm,
+            creator_ppm=self.creator_ppm,
+        )
+
+
+class RegistrationView(View):
+    """The version exists once its creator's transaction is confirmed."""
+
+    version_id: str
+    transaction: PreparedTransactionView
+
+    @classmethod
+    def of(cls, registration: Registration) -> RegistrationView:
+        transaction = PreparedTransactionView.of(registration.transaction)
+        return cls(version_id=registration.version_id, transaction=transaction)
 
 
 class JobEventView(View):

@@ -6,7 +6,7 @@ import socket
 import threading
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -21,6 +21,8 @@ from tests.support.serving import Installation
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from fastapi import FastAPI
 
     from backend.chain.keys import LocalSigner
     from backend.db.unit_of_work import Database
@@ -63,19 +65,27 @@ def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
     return built
 
 
-@pytest.fixture
-def url(installation: Installation) -> Iterator[str]:
-    app = create_app(installation.services, Settings(max_upload_bytes=1000))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+@pytest.fixture(scope="session")
+def server() -> Iterator[tuple[FastAPI, str]]:
+    """One server for all tests; each test brings its own services."""
+    services: Any = None
+    app = create_app(services, Settings(max_upload_bytes=1000))
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()  # connections wait in the backlog until the server takes them
-        port = listener.getsockname()[1]
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{port}"
-        server.should_exit = True
+        yield app, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        uvicorn_server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def url(server: tuple[FastAPI, str], installation: Installation) -> str:
+    app, address = server
+    app.state.services = installation.services
+    return address
 
 
 @pytest.fixture

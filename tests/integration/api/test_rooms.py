@@ -9,7 +9,7 @@ import httpx
 import pytest
 from eth_account.messages import _hash_eip191_message, encode_typed_data
 
-from backend.domain.chain import Datanet
+from backend.domain.chain import Datanet, Proposal
 from backend.domain.ids import DatanetId
 from backend.ports.training import JobState
 from tests.integration.api.conftest import sign_in
@@ -153,6 +153,51 @@ def test_earnings_are_shown_and_claimed(api: Api) -> None:
     claim = {"operator": earning["operator"]}
     assert post(api, "/v1/claims/prepare", 200, json=claim)["decoded"]["function"] == "claim"
     assert post(api, "/v1/claims/relay", 202, json=claim)["transaction_id"] == 7
+
+
+def test_an_unfinished_job_cannot_be_registered(api: Api) -> None:
+    job = post(api, "/v1/fine_tuning/jobs", 201, json={"snapshot_id": some_hash("snapshot")})
+    path = f"/v1/fine_tuning/jobs/{job['id']}/registration/prepare"
+    listing = {"name": "docs", "prompt_price": 1, "completion_price": 2, "operator_ppm": 0, "creator_ppm": 0}
+    assert post(api, path, 409, json=listing)["error"]["code"] == "not_published"
+    assert post(api, path, 400, json=listing | {"name": "Not A Name"})["error"]["param"] == "name"
+
+
+def test_every_step_of_a_vote_is_prepared(api: Api) -> None:
+    with api.http() as http:
+        power = http.get("/v1/governance/power").json()
+    assert (power["balance"], power["votes"]) == ("5", "0")
+    assert post(api, "/v1/governance/delegate/prepare", 200, json={})["decoded"]["function"] == "delegate"
+    call = {"contract": "Parameters", "function": "setFee", "args": [1000]}
+    wanted = {"calls": [call], "description": "Lower the fee"}
+    proposed = post(api, "/v1/governance/proposals/prepare", 200, json=wanted)
+    assert proposed["proposal_id"] == str(1 << 255)
+    proposal = Proposal(
+        id=1 << 255,
+        proposer=some_account("voter"),
+        description="Lower the fee",
+        targets=(some_account("Parameters"),),
+        values=(0,),
+        calldatas=("0x",),
+        vote_starts_at=1,
+        vote_ends_at=2,
+        votes_against=0,
+        votes_for=10**24,
+        votes_abstain=0,
+        executable_at=0,
+        block_number=1,
+    )
+    api.installation.view.proposal_list.append(proposal)
+    path = f"/v1/governance/proposals/{1 << 255}"
+    (shown,) = httpx.get(f"{api.url}/v1/governance/proposals").json()["data"]
+    assert (shown["state"], shown["votes_for"]) == ("active", str(10**24))
+    assert httpx.get(f"{api.url}{path}").json() == shown
+    ballot = {"ballot": "for", "reason": "cheap"}
+    assert post(api, f"{path}/vote/prepare", 200, json=ballot)["decoded"]["function"] == "castVoteWithReason"
+    assert post(api, f"{path}/queue/prepare", 200)["decoded"]["function"] == "queue"
+    assert post(api, f"{path}/execute/prepare", 200)["decoded"]["function"] == "execute"
+    assert httpx.get(f"{api.url}/v1/governance/proposals/12").status_code == 404
+    assert httpx.get(f"{api.url}/v1/governance/proposals/x").status_code == 400
 
 
 def test_the_gateway_serves_only_what_can_be_verified(api: Api) -> None:

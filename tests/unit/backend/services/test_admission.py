@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,21 +32,31 @@ if TYPE_CHECKING:
     from backend.ports.serving import Reservation
 
 
+NUMBERS = itertools.count()
+"""Salts make each request's hash its own."""
+
+
 @pytest.fixture
 def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
     return Installation(tmp_path, sqlite_database)
 
 
 @pytest.fixture
-def payer(installation: Installation) -> Payer:
-    return Payer(installation.payer.account)
+def any_installation(tmp_path: Path, database: Database) -> Installation:
+    """On SQLite and on PostgreSQL."""
+    return Installation(tmp_path, database)
+
+
+@pytest.fixture
+def payer() -> Payer:
+    return Payer(some_key("payer").account)
 
 
 def bill(installation: Installation, charge: int) -> Bill:
     slices = (Slice(installation.base_version, PPM, ()),)
     return Bill(
         charge=charge,
-        request_hash=some_hash("request"),
+        request_hash=some_hash(f"request {next(NUMBERS)}"),
         response_hash=some_hash("response"),
         slices=slices,
         slices_hash=slices_hash(slices),
@@ -134,7 +145,8 @@ def voucher(installation: Installation, signer: str, ceiling: int, waived: int =
     return SignedVoucher(unsigned, signature)
 
 
-def test_a_voucher_of_the_payer_authorises(installation: Installation, payer: Payer) -> None:
+def test_a_voucher_of_the_payer_authorises(any_installation: Installation, payer: Payer) -> None:
+    installation = any_installation
     installation.fund(100, cap=0)
     channels = installation.services.channels
     channels.add_voucher(payer.account, voucher(installation, "payer", 40))
@@ -163,7 +175,8 @@ def test_a_voucher_that_waives_unpaid_answers_is_refused(installation: Installat
     channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=10))
 
 
-def test_receipts_tile_the_line_in_the_order_they_end(installation: Installation, payer: Payer) -> None:
+def test_receipts_tile_the_line_in_the_order_they_end(any_installation: Installation, payer: Payer) -> None:
+    installation = any_installation
     installation.fund(100)
     first = installation.admission.reserve(payer, 50)
     second = installation.admission.reserve(payer, 50)
@@ -202,7 +215,8 @@ def test_a_reservation_is_charged_once(installation: Installation, payer: Payer)
         settle(installation, payer, reservation, 10)
 
 
-def test_reservations_of_a_killed_process_expire(installation: Installation, payer: Payer) -> None:
+def test_reservations_of_a_killed_process_expire(any_installation: Installation, payer: Payer) -> None:
+    installation = any_installation
     installation.fund(100)
     lost = installation.admission.reserve(payer, 100)
     with pytest.raises(InsufficientBalance):
@@ -226,7 +240,8 @@ def test_an_answer_above_its_bound_is_not_charged(installation: Installation, pa
         settle(installation, payer, reservation, 11)
 
 
-def test_the_spend_cap_of_a_key_counts_running_answers(installation: Installation) -> None:
+def test_the_spend_cap_of_a_key_counts_running_answers(any_installation: Installation) -> None:
+    installation = any_installation
     installation.fund(1000)
     key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=50).key
     payer = Payer(installation.payer.account, key.id)
@@ -248,7 +263,8 @@ def test_a_key_revoked_in_between_does_not_reserve(installation: Installation) -
         installation.admission.reserve(Payer(installation.payer.account, key.id), 1)
 
 
-def test_parallel_admissions_never_overspend(installation: Installation, payer: Payer) -> None:
+def test_parallel_admissions_never_overspend(any_installation: Installation, payer: Payer) -> None:
+    installation = any_installation
     installation.fund(100)
     start = threading.Barrier(6)
     admitted: list[int] = []

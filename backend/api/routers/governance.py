@@ -1,0 +1,80 @@
+"""Governance: proposals as they stand, and every step prepared for the voter's own wallet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi import Path as PathParameter
+
+from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.schemas.common import AccountField, Page, PreparedTransactionView
+from backend.api.schemas.governance import (
+    DelegateRequest,
+    PreparedProposalView,
+    ProposalView,
+    ProposeRequest,
+    VoteRequest,
+    VotingPowerView,
+)
+from backend.domain.ids import Account
+
+router = APIRouter(prefix="/v1/governance", tags=["governance"])
+
+ProposalId = Annotated[str, PathParameter(pattern="^[0-9]{1,78}$")]
+"""Decimal: uint256 does not survive JavaScript's numbers."""
+
+
+@router.get("/power")
+def get_voting_power(
+    services: ServicesDep, caller: CallerDep, account: Annotated[AccountField | None, Query()] = None
+) -> VotingPowerView:
+    holder = Account(account or caller.account)
+    return VotingPowerView.of(holder, services.governance.voting_power(holder))
+
+
+@router.post("/delegate/prepare")
+def prepare_delegation(
+    body: DelegateRequest, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    to = Account(body.to) if body.to else None
+    return PreparedTransactionView.of(services.governance.delegate(wallet.account, to))
+
+
+@router.get("/proposals")
+def list_proposals(services: ServicesDep) -> Page[ProposalView]:
+    """Oldest first."""
+    return Page(data=[ProposalView.of(status) for status in services.governance.proposals()])
+
+
+@router.post("/proposals/prepare")
+def prepare_proposal(body: ProposeRequest, services: ServicesDep, wallet: WalletDep) -> PreparedProposalView:
+    calls = [call.call() for call in body.calls]
+    return PreparedProposalView.of(services.governance.propose(wallet.account, calls, body.description))
+
+
+@router.get("/proposals/{proposal_id}")
+def get_proposal(proposal_id: ProposalId, services: ServicesDep) -> ProposalView:
+    return ProposalView.of(services.governance.proposal(int(proposal_id)))
+
+
+@router.post("/proposals/{proposal_id}/vote/prepare")
+def prepare_vote(
+    proposal_id: ProposalId, body: VoteRequest, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    prepared = services.governance.vote(wallet.account, int(proposal_id), body.choice, body.reason)
+    return PreparedTransactionView.of(prepared)
+
+
+@router.post("/proposals/{proposal_id}/queue/prepare")
+def prepare_queue(
+    proposal_id: ProposalId, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    return PreparedTransactionView.of(services.governance.queue(wallet.account, int(proposal_id)))
+
+
+@router.post("/proposals/{proposal_id}/execute/prepare")
+def prepare_execution(
+    proposal_id: ProposalId, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    return PreparedTransactionView.of(services.governance.execute(wallet.account, int(proposal_id)))

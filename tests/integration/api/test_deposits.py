@@ -1,0 +1,204 @@
+"""Money into a channel on a real chain: by the payer's own transactions, and relayed with a signature."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from eth_account.messages import _hash_eip191_message, encode_typed_data
+
+from backend.chain.indexer import Indexer
+from backend.chain.keys import local_account, recover, sign_transaction
+from backend.chain.sender import Sender
+from backend.domain.chain import Reverted, TransactionState
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import TypedDomain
+from backend.services.admission import Admission, InsufficientAuthorisation, Market, Payer
+from backend.services.channels import Channels
+from backend.services.deposit import MICRO, Deposits, SessionTerms
+from tests.support.serving import HeldKeys, some_hash, some_key
+
+if TYPE_CHECKING:
+    from backend.chain.client import ChainClient
+    from backend.db.unit_of_work import Database
+    from backend.domain.chain import ChainTransaction, PreparedTransaction
+    from backend.domain.deployment import Deployment
+    from backend.services.deposit import PreparedDeposit
+    from backend.services.standing import Standing
+
+OPERATOR, PAYER = local_account(1), local_account(7)
+CONFIRMATIONS = 2
+UNITS = 3_000_000
+EXPIRY = 4_000_000_000
+
+
+class Till:
+    """The services of deposits on a deployed market; the test sends, mines and indexes."""
+
+    def __init__(self, chain: ChainClient, deployment: Deployment, database: Database) -> None:
+        self.chain, self.database = chain, database
+        self.held_keys = HeldKeys()
+        settlement = chain.address("Settlement")
+        market = Market(OPERATOR.account, settlement, TypedDomain(chain.chain_id, settlement))
+        vouchers = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
+        begin: Any = database.begin
+        read: Any = database.read
+
+        def clock() -> datetime:
+            return datetime.fromtimestamp(chain.head().timestamp, UTC)
+
+        self.deposits = Deposits(begin, read, chain, market, self.held_keys, clock)
+        self.channels = Channels(begin, read, market, vouchers, recover, clock)
+        self.admission = Admission(begin, market, some_key("receipts"), clock, 900)
+        self.sender = Sender(chain, database.begin, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
+        self.indexer = Indexer(chain, database.begin, deployment, CONFIRMATIONS)
+
+    def send(self, prepared: PreparedTransaction) -> None:
+        """As the payer's wallet would."""
+        node = self.chain.node
+        fields = {
+            "chainId": prepared.chain_id,
+            "nonce": node.num_transactions(PAYER.account),
+            "to": prepared.to,
+            "data": prepared.data,
+            "value": prepared.value,
+            "gas": prepared.gas or 500_000,
+            "maxFeePerGas": 10**11,
+            "maxPriorityFeePerGas": 10**9,
+        }
+        raw, tx_hash = sign_transaction(PAYER, fields)
+        node.broadcast(raw)
+        found = node.tx_receipt(tx_hash)
+        assert found is not None
+        assert found.is_success
+
+    def settle_down(self) -> None:
+        """Everything queued is sent, confirmed and indexed."""
+        for _ in range(3):
+            self.sender.run_once()
+            self.chain.node.rpc.request("hardhat_mine", hex(CONFIRMATIONS))
+        self.indexer.catch_up()
+
+    def transaction(self, number: int) -> ChainTransaction:
+        with self.database.read() as tx:
+            return tx.transactions.get(number)
+
+    def standing(self) -> Standing:
+        return self.channels.list(PAYER.account)[0].standing
+
+
+@pytest.fixture
+def till(chain: ChainClient, deployment: Deployment, sqlite_database: Database) -> Till:
+    return Till(chain, deployment, sqlite_database)
+
+
+def signed(prepared: PreparedDeposit) -> str:
+    digest = _hash_eip191_message(encode_typed_data(full_message=prepared.typed_data))
+    return PAYER.sign(digest)
+
+
+def test_a_wallet_deposits_in_two_transactions(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    approve, deposit = prepared.transactions
+    assert (approve.decoded["function"], deposit.decoded["function"]) == ("approve", "deposit")
+    for transaction in prepared.transactions:
+        till.send(transaction)
+    till.settle_down()
+    assert till.standing().balance == till.standing().available == UNITS * MICRO
+    (session,) = till.channels.list(PAYER.account)[0].grants
+    assert session.key in till.held_keys.keys
+
+
+def test_a_wallet_that_has_approved_deposits_in_one(till: Till) -> None:
+    vault = till.chain.address("PaymentVault")
+    till.send(till.chain.prepare("TestUSD", "approve", vault, UNITS, sender=PAYER.account))
+    (deposit,) = till.deposits.prepare(PAYER.account, UNITS, None).transactions
+    assert deposit.gas is not None
+    till.send(deposit)
+
+
+def test_a_relayed_deposit_costs_the_payer_one_signature(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+    number = till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
+    till.settle_down()
+    assert till.transaction(number).state is TransactionState.CONFIRMED
+    assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
+    assert (till.standing().balance, till.standing().authorised) == (UNITS * MICRO, MICRO)
+    till.admission.reserve(Payer(PAYER.account), MICRO)
+    with pytest.raises(InsufficientAuthorisation):
+        till.admission.reserve(Payer(PAYER.account), 1)
+
+
+def test_a_deposit_does_not_count_before_it_is_deep_enough(till: Till) -> None:
+    for transaction in till.deposits.prepare(PAYER.account, UNITS, None).transactions:
+        till.send(transaction)
+    till.chain.node.rpc.request("hardhat_mine", hex(CONFIRMATIONS - 1))
+    till.indexer.catch_up()
+    assert till.standing().balance == 0
+    till.settle_down()
+    assert till.standing().balance == UNITS * MICRO
+
+
+@pytest.mark.parametrize("field", ["units", "cap", "salt"])
+def test_whoever_relays_can_change_nothing(till: Till, field: str) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+    relay = prepared.relay
+    changed = {
+        "units": replace(relay, units=UNITS + 1),
+        "cap": replace(relay, grant=replace(relay.grant, cap=2 * MICRO)),
+        "salt": replace(relay, salt=some_hash("another salt")),
+    }[field]
+    with pytest.raises(Reverted):
+        till.deposits.relay(PAYER.account, changed, signed(prepared))
+
+
+def test_the_same_session_key_is_raised_by_a_signature(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.settle_down()
+    grant, nonce, message = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
+    assert grant.key == prepared.relay.grant.key
+    digest = _hash_eip191_message(encode_typed_data(full_message=message))
+    till.deposits.relay_grant(PAYER.account, grant, nonce, PAYER.sign(digest))
+    till.settle_down()
+    assert till.standing().authorised == UNITS * MICRO
+    assert len(till.held_keys.keys) == 1
+
+
+def test_a_revoked_session_ends_and_the_next_has_another_key(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.settle_down()
+    till.send(till.deposits.prepare_revocation(PAYER.account, prepared.relay.grant.key))
+    till.settle_down()
+    assert till.standing().authorised == 0
+    grant, _, _ = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
+    assert grant.key != prepared.relay.grant.key
+
+
+def test_what_thaws_cannot_be_spent(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.settle_down()
+    till.send(till.deposits.prepare_thaw(PAYER.account, 2 * MICRO))
+    till.settle_down()
+    assert till.standing().available == (UNITS - 2) * MICRO
+    with pytest.raises(Reverted, match="StillThawing"):
+        till.deposits.prepare_withdrawal(PAYER.account)
+
+
+def test_deposits_and_sessions_that_make_no_sense_are_refused(till: Till) -> None:
+    for units in (0, 1 << 128):
+        with pytest.raises(InvalidInput) as caught:
+            till.deposits.prepare(PAYER.account, units, None)
+        assert caught.value.param == "units"
+    for terms, param in ((SessionTerms(1), "session.expiry"), (SessionTerms(EXPIRY, cap=0), "session.cap")):
+        with pytest.raises(InvalidInput) as caught:
+            till.deposits.prepare(PAYER.account, 1, terms)
+        assert caught.value.param == param
+    prepared = till.deposits.prepare(PAYER.account, 1, None)
+    with pytest.raises(InvalidInput):
+        till.deposits.relay(PAYER.account, prepared.relay, "0x12")

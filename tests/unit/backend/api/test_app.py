@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from backend.api.app import create_app
+from backend.settings import Settings
+
+
+class Closing:
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+def test_the_server_ends_only_after_running_answers_have_their_receipts() -> None:
+    generate = Closing()
+    services: Any = SimpleNamespace(generate=generate)
+    with TestClient(create_app(services, Settings())) as client:
+        assert client.get("/health").json() == {"status": "ok"}
+        assert not generate.is_closed
+    assert generate.is_closed
+
+
+def test_readiness_is_a_503_that_names_the_parts() -> None:
+    services: Any = SimpleNamespace(generate=Closing(), readiness=lambda: {"engine": "no socket"})
+    answer = TestClient(create_app(services, Settings())).get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "unavailable", "faults": {"engine": "no socket"}}
+
+
+def test_a_defect_is_a_500_that_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> dict[str, str]:
+        raise RuntimeError("secret path /etc/keys")
+
+    services: Any = SimpleNamespace(generate=Closing(), readiness=broken)
+    client = TestClient(create_app(services, Settings()))
+    answer = client.get("/ready")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] in caplog.text
+
+
+def test_every_route_is_in_the_openapi_document_once() -> None:
+    services: Any = SimpleNamespace(generate=Closing())
+    document = create_app(services, Settings()).openapi()
+    operations = [
+        operation["operationId"] for path in document["paths"].values() for operation in path.values()
+    ]
+    assert len(operations) == len(set(operations)) > 50
