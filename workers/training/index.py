@@ -7,11 +7,12 @@ answers are compared like with like; and what the engine would refuse fails here
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.nn import functional
 
 from inference.config import EngineConfig
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from workers.training.rows import Example
 
 INDEX_FILE = "attribution.safetensors"
+_LENGTH_BYTES = 8
 METADATA = {"method": "hidden-cosine-1", "version": "1"}
 
 
@@ -47,7 +49,7 @@ def write_index(
     for example, state in zip(examples, states, strict=True):
         by_position[example.contribution].append(state)  # of the first snapshot: its number is 0
     index = build_index({position: torch.stack(rows) for position, rows in by_position.items()})
-    save_file(index, adapter_folder / INDEX_FILE, METADATA)
+    (adapter_folder / INDEX_FILE).write_bytes(canonical_safetensors(index))
 
 
 def answer_states(engine: Engine, adapter: AdapterRef, examples: Sequence[Example]) -> list[torch.Tensor]:
@@ -82,3 +84,12 @@ def build_index(states: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         directions = functional.normalize(states[position] - centre, dim=-1)
         vectors.append(functional.normalize(directions.mean(0), dim=-1))
     return {"positions": torch.tensor(positions), "vectors": torch.stack(vectors), "centre": centre}
+
+
+def canonical_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
+    """The same bytes for the same tensors: the library writes its metadata in the order of a random hash."""
+    content = save(tensors, METADATA)
+    end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
+    header = json.loads(content[_LENGTH_BYTES:end])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    return content[:_LENGTH_BYTES] + text.ljust(end - _LENGTH_BYTES) + content[end:]

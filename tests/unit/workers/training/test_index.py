@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from workers.training.index import METADATA, build_index, canonical_safetensors, last_answer
+from workers.training.rows import IGNORED, Example
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def labelled(*is_trained: bool) -> Example:
+    ids = tuple(range(10, 10 + len(is_trained)))
+    labels = tuple(token if trained else IGNORED for token, trained in zip(ids, is_trained, strict=True))
+    return Example(0, "g", ids, labels)
+
+
+def test_prompt_and_answer_meet_where_the_last_answer_begins() -> None:
+    assert last_answer(labelled(False, False, True, True)) == ((10, 11), (12, 13))
+    assert last_answer(labelled(False, True, False, True, True, False)) == ((10, 11, 12), (13, 14))
+
+
+def test_plain_text_keeps_one_token_as_its_prompt() -> None:
+    assert last_answer(labelled(True, True, True)) == ((10,), (11, 12))
+
+
+def test_vectors_point_from_the_centre_to_their_contribution() -> None:
+    states = {3: torch.tensor([[2.0, 0.0], [4.0, 0.0]]), 1: torch.tensor([[0.0, 1.0], [0.0, -1.0]])}
+    index = build_index(states)
+    assert index["positions"].tolist() == [1, 3]
+    assert index["positions"].dtype == torch.int64
+    assert index["centre"].tolist() == [1.5, 0.0]
+    assert index["vectors"][1].tolist() == pytest.approx([1.0, 0.0])
+    assert index["vectors"][0].tolist() == pytest.approx([-1.0, 0.0])
+
+
+@given(counts=st.lists(st.integers(1, 5), min_size=2, max_size=6), seed=st.integers(0, 1000))
+def test_each_row_weighs_the_same_whatever_the_size_of_its_state(counts: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    states = {position: torch.randn(count, 8) for position, count in enumerate(counts)}
+    index = build_index(states)
+    assert index["vectors"].norm(dim=-1).tolist() == pytest.approx([1.0] * len(counts), abs=1e-5)
+    scaled = {position: rows * 5 for position, rows in states.items()}
+    assert torch.allclose(build_index(scaled)["vectors"], index["vectors"], atol=1e-4)
+
+
+def test_the_file_has_one_spelling(tmp_path: Path) -> None:
+    index = build_index({0: torch.eye(3), 1: -torch.eye(3)})
+    content = canonical_safetensors(index)
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip().decode()
+    assert header == json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"))
+    path = tmp_path / "index.safetensors"
+    path.write_bytes(content)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == METADATA
+        assert torch.equal(file.get_tensor("vectors"), index["vectors"])

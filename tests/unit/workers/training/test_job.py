@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from backend.services.attribute import load_index
+from backend.services.train import parse_config
+from inference.config import EngineConfig
+from tests.fixtures_engine import peft_warnings_ignored
+from tests.unit.workers.support import letter_rows
+from workers.training.evaluate import mean_loss
+from workers.training.fit import COMPLETE, NonFiniteLoss, fit, lora_model
+from workers.training.job import AdapterRefused, run_job
+from workers.training.rows import UnusableRows, encode
+from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, TrainingSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from workers.training.rows import Example
+
+CONFIG = {
+    "rank": 4,
+    "dropout": 0.1,  # draws random numbers, which a resumed run must continue
+    "learning_rate": 0.01,
+    "batch_size": 4,
+    "epochs": 2,
+    "checkpoint_steps": 3,
+    "seed": 11,
+}
+NUM_STEPS = 12
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with peft_warnings_ignored():
+        yield
+
+
+@pytest.fixture
+def make_job(tiny_base: Path, tmp_path: Path) -> Callable[..., tuple[TrainingSpec, Path]]:
+    def make(name: str = "job", rows: Any = None, **config: Any) -> tuple[TrainingSpec, Path]:
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = letter_rows() if rows is None else rows
+        content = "".join(json.dumps({"contribution": c, "row": row}) + "\n" for c, row in lines)
+        (folder / ROWS_FILE).write_text(content)
+        parsed = parse_config({**CONFIG, **config})
+        return TrainingSpec("ftjob-1", parsed, ("0xfeed",), ("MIT",), "", str(tiny_base), 1), folder
+
+    return make
+
+
+def ignore(kind: str, data: Mapping[str, Any]) -> None:
+    pass
+
+
+def killed_at(step: int) -> Callable[[str, Mapping[str, Any]], None]:
+    def emit(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "progress" and data["step"] == step:
+            raise Killed
+
+    return emit
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def examples(tiny_base: Path) -> list[Example]:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    return [encode(contribution, row, tokenizer, 192) for contribution, row in letter_rows()]
+
+
+def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, tiny_base: Path) -> None:
+    events: list[tuple[str, Mapping[str, Any]]] = []
+    spec, folder = make_job()
+    run_job(spec, folder, lambda kind, data: events.append((kind, data)))
+
+    result = json.loads((folder / RESULT_FILE).read_bytes())
+    metrics = result["metrics"]
+    assert metrics["eval_loss_adapter"] < metrics["eval_loss_base"]
+    assert (metrics["num_train_rows"], metrics["num_eval_rows"], metrics["num_steps"]) == (22, 2, NUM_STEPS)
+    assert [data["step"] for kind, data in events if kind == "progress"] == list(range(1, NUM_STEPS + 1))
+    assert [data["step"] for kind, data in events if kind == "checkpoint"] == [3, 6, 9, 12]
+    assert [data["model"] for kind, data in events if kind == "eval"] == ["base", "adapter"]
+
+    adapter = folder / ADAPTER
+    names = {"README.md", "adapter_config.json", "adapter_model.safetensors", "attribution.safetensors"}
+    assert set(contents(adapter)) == names
+    config = json.loads((adapter / "adapter_config.json").read_bytes())
+    assert config["base_model_name_or_path"] == tiny_base.name
+    assert "0x" + config["base_model_digest"] == result["base_model"]
+    index = load_index(adapter / "attribution.safetensors")
+    assert index.positions.tolist() == [0, 1]
+    assert index.vectors.shape == (2, 64)
+    card = (adapter / "README.md").read_text()
+    for fact in ("0xfeed", "MIT", f"{metrics['eval_loss_adapter']:.4f}", "torch", "| seed | 11 |"):
+        assert fact in card
+    assert str(folder) not in card
+
+
+@pytest.fixture
+def undisturbed(make_job: Any) -> dict[str, bytes]:
+    spec, folder = make_job("undisturbed")
+    run_job(spec, folder, ignore)
+    return contents(folder / ADAPTER)
+
+
+def test_a_run_killed_anywhere_and_resumed_gives_the_same_bytes(
+    make_job: Any, undisturbed: dict[str, bytes]
+) -> None:
+    spec, folder = make_job("killed")
+    for step in (2, 5, 7, NUM_STEPS):  # before the first checkpoint, between, right behind one, at the end
+        with pytest.raises(Killed):
+            run_job(spec, folder, killed_at(step))
+    assert not (folder / RESULT_FILE).exists()
+    run_job(spec, folder, ignore)
+    assert contents(folder / ADAPTER) == undisturbed
+
+
+def test_a_checkpoint_that_was_being_written_is_not_used(
+    make_job: Any, undisturbed: dict[str, bytes]
+) -> None:
+    spec, folder = make_job("torn")
+    with pytest.raises(Killed):
+        run_job(spec, folder, killed_at(8))
+    newest = folder / CHECKPOINTS / "checkpoint-6"
+    (newest / COMPLETE).unlink()
+    (newest / "trainer_state.json").write_text("{")
+    run_job(spec, folder, ignore)
+    assert contents(folder / ADAPTER) == undisturbed
+
+
+def test_another_seed_gives_another_adapter(make_job: Any, undisturbed: dict[str, bytes]) -> None:
+    spec, folder = make_job("other", seed=12)
+    run_job(spec, folder, ignore)
+    name = "adapter_model.safetensors"
+    assert contents(folder / ADAPTER)[name] != undisturbed[name]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    config = parse_config(CONFIG)
+    model = lora_model(tiny_base, config)
+
+    def poison(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "progress" and data["step"] == 4:
+            next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteLoss) as diverged:
+        fit(model, examples(tiny_base), config, tmp_path / "checkpoints", 0, poison)
+    assert diverged.value.details == {"step": 5}
+    assert "step 5" in diverged.value.message
+    # The last checkpoint is from before the poison, so nothing infectious is left to resume from.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-3"]
+
+
+def test_each_token_weighs_the_same_in_the_mean_loss(tiny_base: Path) -> None:
+    model = lora_model(tiny_base, parse_config(CONFIG))
+    rows = examples(tiny_base)[:5]
+    losses = [mean_loss(model, [row], 0) for row in rows]
+    weights = [row.num_trained for row in rows]
+    expected = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
+    assert mean_loss(model, rows, 0) == pytest.approx(expected, rel=2e-2)  # bf16, padded differently
+
+
+def test_a_fresh_adapter_changes_nothing(tiny_base: Path) -> None:
+    model = lora_model(tiny_base, parse_config(CONFIG))
+    rows = examples(tiny_base)
+    with model.disable_adapter():
+        base = mean_loss(model, rows, 0)
+    assert mean_loss(model, rows, 0) == base
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    assert trained == {torch.float32}
+
+
+def test_rows_without_an_answer_in_reach_are_refused(make_job: Any) -> None:
+    rows = [(0, {"prompt": "x" * 100, "completion": "y", "source": str(i)}) for i in range(3)]
+    spec, folder = make_job(rows=rows, max_length=32)
+    with pytest.raises(UnusableRows) as refusal:
+        run_job(spec, folder, ignore)
+    assert refusal.value.param == "max_length"
+
+
+def test_what_the_engine_would_not_serve_is_not_published(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, folder = make_job(epochs=0.01)
+    monkeypatch.setattr("workers.training.index.EngineConfig", partial(EngineConfig, max_rank=2))
+    with pytest.raises(AdapterRefused, match="rank 4"):
+        run_job(spec, folder, ignore)
+    assert not (folder / ADAPTER).exists()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from tests.fixtures_engine import EOS
+from workers.training.rows import (
+    IGNORED,
+    Example,
+    UnusableRows,
+    encode,
+    hold_out,
+    plan_batches,
+    read_examples,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_base)
+
+
+def learnt(example: Example, tokenizer: Any) -> str:
+    text: str = tokenizer.decode([label for label in example.labels if label != IGNORED])
+    return text
+
+
+def example(group: str, contribution: int = 0) -> Example:
+    return Example(contribution, group, (1, 2), (IGNORED, 2))
+
+
+def test_only_the_answer_and_its_closing_token_are_learnt(tokenizer: Any) -> None:
+    row = encode(7, {"prompt": "Why?", "completion": " Because. "}, tokenizer, 100)
+    assert tokenizer.decode(row.token_ids) == f"<|user|>Why?{EOS}<|assistant|>Because.{EOS}"
+    assert learnt(row, tokenizer) == f"Because.{EOS}"
+    assert all(label in (IGNORED, token) for label, token in zip(row.labels, row.token_ids, strict=True))
+    assert (row.contribution, row.group) == (7, "Why?")
+
+
+def test_the_prompt_is_tokenised_as_the_engine_does(tokenizer: Any) -> None:
+    row = encode(0, {"prompt": "Why?", "completion": "Because."}, tokenizer, 100)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Why?"}], tokenize=False, add_generation_prompt=True
+    )
+    ids = tuple(tokenizer.encode(prompt, add_special_tokens=False))
+    assert row.token_ids[: len(ids)] == ids
+    assert set(row.labels[: len(ids)]) == {IGNORED}
+
+
+def test_every_answer_of_a_conversation_is_learnt_and_nothing_else(tokenizer: Any) -> None:
+    turns = [
+        ("system", "Be brief."),
+        ("user", "a?"),
+        ("assistant", "A."),
+        ("user", "b?"),
+        ("assistant", "B."),
+    ]
+    row = encode(0, {"messages": [{"role": r, "content": c} for r, c in turns]}, tokenizer, 200)
+    assert learnt(row, tokenizer) == f"A.{EOS}B.{EOS}"
+    whole = "".join(f"<|{role}|>{content}{EOS}" for role, content in turns)
+    assert tokenizer.decode(row.token_ids) == whole
+
+
+def test_plain_text_is_learnt_whole(tokenizer: Any) -> None:
+    row = encode(0, {"text": "Once."}, tokenizer, 100)
+    assert learnt(row, tokenizer) == f"Once.{EOS}"
+
+
+def test_a_row_whose_answer_lies_beyond_the_limit_is_left_out(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "x" * 50, "completion": "y"}, {"prompt": "x", "completion": "y" * 50}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"contribution": i, "row": row}) + "\n" for i, row in enumerate(rows)))
+    (kept,) = read_examples(path, tokenizer, 30)
+    assert (kept.contribution, len(kept.token_ids)) == (1, 30)
+
+
+def test_rows_about_one_object_stay_on_one_side() -> None:
+    rows = [example(f"object {i // 3}", i) for i in range(60)]
+    train, held_out = hold_out(rows, 0.1, seed=1)
+    assert len(held_out) == 6
+    assert not {row.group for row in train} & {row.group for row in held_out}
+    assert sorted([*train, *held_out], key=lambda row: row.contribution) == rows
+
+
+def test_what_is_held_out_depends_on_names_and_seed_not_on_order() -> None:
+    rows = [example(f"object {i}") for i in range(40)]
+    first = {row.group for row in hold_out(rows, 0.2, 1)[1]}
+    assert {row.group for row in hold_out(rows[::-1], 0.2, 1)[1]} == first
+    assert {row.group for row in hold_out(rows, 0.2, 2)[1]} != first
+
+
+def test_a_single_object_cannot_be_measured() -> None:
+    with pytest.raises(UnusableRows):
+        hold_out([example("a"), example("a")], 0.5, 0)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=80),
+    batch_size=st.integers(1, 9),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_epoch_has_every_row_once(lengths: list[int], batch_size: int, epochs: int, seed: int) -> None:
+    plan = plan_batches(lengths, batch_size, epochs, seed)
+    per_epoch = len(plan) // epochs
+    for epoch in range(epochs):
+        batches = plan[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+        assert max(map(len, batches)) <= batch_size
+    assert plan == plan_batches(lengths, batch_size, epochs, seed)
+
+
+def test_rows_of_like_length_share_a_batch() -> None:
+    lengths = [10, 100] * 32
+    for batch in plan_batches(lengths, 8, 1, 0):
+        assert len({lengths[row] for row in batch}) == 1
+
+
+def test_a_part_of_an_epoch_is_at_least_one_step() -> None:
+    assert len(plan_batches([5] * 40, 8, 0.5, 0)) == 2
+    assert len(plan_batches([5] * 40, 8, 0.01, 0)) == 1
