@@ -23,6 +23,8 @@ FILE_NAME = "batch.jsonl"
 FORMAT = "loraledger-batch-1"
 MAX_LINE = 20_000
 """No line that `encode` writes is longer, in bytes: four lists of 256 entries and the rest."""
+MAX_BRACKETS = 64
+"""More than a line of ours has; the parser recurses for each."""
 METHOD = re.compile(r"[\x21-\x7e]{1,32}")
 HEX = re.compile(r"0x[0-9a-f]*")
 
@@ -104,15 +106,21 @@ def _line(fields: dict[str, Any]) -> bytes:
 def _parse(number: int, line: bytes, read: Callable[[Any], T], write: Callable[[T], bytes]) -> T:
     """What the line says, provided that it says it in the canonical form."""
     try:
-        value = read(json.loads(line))
+        value = read(_json(line))
         if write(value) == line:
             return value
         reason = "not in canonical form"
     except KeyError as error:
         reason = f"{error} is missing"
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         reason = str(error)
     raise MalformedBatch(f"line {number} of the batch data: {reason}", "data", {"line": number})
+
+
+def _json(line: bytes) -> Any:
+    if line.count(b"[") + line.count(b"{") > MAX_BRACKETS:
+        raise ValueError("nested too deep")
+    return json.loads(line)
 
 
 def _read_name(fields: dict[str, Any]) -> BatchName:

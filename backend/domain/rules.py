@@ -11,7 +11,7 @@ from backend.domain.split import MAX_SHARES, MAX_SLICES, PPM, Parts, slice_charg
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.domain.chain import ParameterSet, Snapshot
+    from backend.domain.chain import ParameterSet
     from backend.domain.ids import Account, SnapshotId, VersionId
     from backend.domain.receipt import SignedReceipt, Slice, VersionRecord
 
@@ -28,10 +28,8 @@ class Registry(Protocol):
 
     def version(self, version: VersionId) -> VersionRecord | None: ...
 
-    def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...
-
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
-        """None outside the snapshot."""
+        """None outside the snapshot; a rejected contribution is outside, so it earns nothing."""
         ...
 
 
@@ -42,7 +40,6 @@ class Rules:
         self._registry = registry
         self._records: dict[VersionId, VersionRecord] = {}
         self._contributors: dict[VersionId, dict[int, bytes]] = {}
-        self._accepted: dict[SnapshotId, frozenset[int]] = {}
 
     def charges(self, signed: SignedReceipt) -> tuple[int, ...]:
         """The charge of each slice. Errors: `BadReceipt` if anything about the receipt itself is wrong."""
@@ -80,18 +77,10 @@ class Rules:
     def _contributor(self, version_id: VersionId, position: int) -> bytes:
         snapshots = self.record(version_id).snapshots
         number, index = position >> POSITION_BITS, position & _INDEX_MASK
-        if number < len(snapshots) and index in self._indices(snapshots[number]):
-            found = self._registry.contributor_of(snapshots[number], index)
-            if found is not None:
-                return to_bytes(found)
-        raise BadReceipt(f"position {position} is outside the snapshots of {version_id}", "list")
-
-    def _indices(self, snapshot_id: SnapshotId) -> frozenset[int]:
-        """Of the accepted contributions: a rejected one is not in the snapshot and earns nothing."""
-        if snapshot_id not in self._accepted:
-            snapshot = self._registry.snapshot(snapshot_id)
-            self._accepted[snapshot_id] = frozenset(() if snapshot is None else snapshot.accepted)
-        return self._accepted[snapshot_id]
+        found = self._registry.contributor_of(snapshots[number], index) if number < len(snapshots) else None
+        if found is None:
+            raise BadReceipt(f"position {position} is outside the snapshots of {version_id}", "list")
+        return to_bytes(found)
 
     def earnings(
         self, signed: SignedReceipt, charges: Sequence[int], operator: Account, terms: ParameterSet

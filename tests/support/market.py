@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eth_keys.datatypes import PrivateKey, Signature
 
 from backend.domain.batch import Batch, Ledger, build
-from backend.domain.chain import ParameterSet, Snapshot
+from backend.domain.chain import ParameterSet
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
@@ -20,7 +20,7 @@ from backend.domain.hashing import (
     to_hash,
     version_id,
 )
-from backend.domain.ids import ZERO_HASH, Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
 from backend.domain.split import PPM, charge
@@ -89,18 +89,11 @@ class Market:
     def version(self, version: VersionId) -> VersionRecord | None:
         return self.records.get(version)
 
-    def snapshot(self, snapshot: SnapshotId) -> Snapshot | None:
-        """All contributions but the last are accepted."""
-        if snapshot not in self.snapshots:
-            return None
-        count = self.snapshots[snapshot] + 1
-        return Snapshot(snapshot, DatanetId(1), count, ZERO_HASH, tuple(range(count - 1)), 0)
-
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
         known = self.snapshots.get(snapshot, 0)
         # The creator and the operator contribute too: one account in several roles.
         special = {0: some_account("creator 1"), 1: self.operator}
-        return special.get(index, some_account(f"contributor {index}")) if index <= known else None
+        return special.get(index, some_account(f"contributor {index}")) if index < known else None
 
     def operator_of_key(self, key: Account) -> Account | None:
         return self.operator if key == self.receipt_key.account else None

@@ -83,7 +83,7 @@ class ModelChain:
     # ChainView
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"version", "snapshot", "contributor_of"}:
+        if name in {"version", "contributor_of"}:
             return getattr(self.market, name)
         raise AttributeError(name)
 

@@ -89,12 +89,17 @@ class LiveMarket:
     def channel_of(self, payer: Signer) -> ChannelId:
         return channel_id(payer.account, OPERATOR.account, self.settlement.contract)
 
-    def serve(self, payer: Signer, versions: list[VersionRecord], tokens: int = 40) -> SignedReceipt:
+    def serve(
+        self,
+        payer: Signer,
+        versions: list[VersionRecord],
+        tokens: int = 40,
+        shares: tuple[Share, ...] = (Share(0, 500_001), Share(2, 499_999)),
+    ) -> SignedReceipt:
         """An answer, evenly by these versions. A payer without session key signs a voucher as clients do."""
         channel = self.channel_of(payer)
         weights = [PPM // len(versions)] * len(versions)
         weights[0] += PPM - sum(weights)
-        shares = (Share(0, 500_001), Share(2, 499_999))
         slices = tuple(
             Slice(version_id(v), weight, shares if v.snapshots else ())
             for v, weight in zip(versions, weights, strict=True)

@@ -16,6 +16,8 @@ from backend.domain.chain import BatchState
 from backend.domain.content import cid_of
 from backend.domain.errors import NotFound
 from backend.domain.hashing import receipt_id
+from backend.domain.receipt import Share
+from backend.domain.split import PPM
 from backend.services.claim import UNIT, NothingToClaim
 from backend.services.settle import Step
 from tests.support.market import some_hash
@@ -97,6 +99,16 @@ def test_every_receipt_and_entry_of_a_batch_is_verified_on_chain(market: LiveMar
         proofs.receipt_stands(OPERATOR, 1, some_hash("never served"))
     with pytest.raises(NotFound):
         proofs.receipt_stands(OPERATOR, 2, receipt_id(batch.receipts[0].receipt))
+
+
+def test_a_receipt_that_pays_a_rejected_contribution_is_not_settled(market: LiveMarket) -> None:
+    payer = users()["other_payer"]
+    good = market.serve(payer, [market.adapter])
+    market.serve(payer, [market.adapter], shares=(Share(1, PPM),))
+    progress = market.settler().run_once(is_forced=True)
+    assert "position 1 is outside" in progress.skipped[good.receipt.channel_id]
+    market.pump()
+    assert market.auditor().batch(OPERATOR, 1).receipts == (good,)
 
 
 def test_batches_follow_each_other_and_pay_only_the_increase(market: LiveMarket) -> None:
