@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,11 @@ class Completion:
         self._created = created
 
     async def whole(self) -> dict[str, Any]:
-        text = "".join([piece async for piece in self.answer.texts()])
+        try:
+            text = "".join([piece async for piece in self.answer.texts()])
+        except asyncio.CancelledError:
+            self.answer.hang_up()
+            raise
         final = self.answer.final
         message = {"role": "assistant", "content": text, "refusal": None}
         reason = FINISH_REASONS.get(final.finish_reason, final.finish_reason)

@@ -46,7 +46,7 @@ class RequestId:
 
 
 class Defects:
-    """Answers what nobody handled in the shape of all errors, and tells nothing of the inside but to the log."""
+    """Answers what nobody handled in the shape of all errors; the inside goes to the log only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from backend.domain.content import cid_of
+from backend.domain.content import ContentMissing, cid_of
+from backend.domain.errors import Unavailable
 from backend.ports.engine import AdapterFolder
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 MAX_ADAPTER_BYTES = 1 << 31
 
 
+class AdapterMissing(Unavailable):
+    """The version is registered, but nobody in reach holds its folder."""
+
+
 class AdapterFolders:
     def __init__(self, store: BlobStore, root: Path) -> None:
         self._store = store
@@ -26,7 +31,7 @@ class AdapterFolders:
         self._fetching: dict[Cid, threading.Lock] = {}
 
     def folder(self, record: VersionRecord) -> AdapterFolder:
-        """The version's folder. Blocks while it is fetched; errors are those of `BlobStore.fetch_folder`."""
+        """Blocks while the folder is fetched. Raises AdapterMissing, ContentCorrupt or ContentUnsafe."""
         cid = cid_of(record.cid_digest)
         path = self._root / cid
         if not path.is_dir():
@@ -39,6 +44,15 @@ class AdapterFolders:
         with turn:  # one fetch for each content; whoever waited finds the folder
             if not path.is_dir():
                 self._root.mkdir(parents=True, exist_ok=True)
-                self._store.fetch_folder(cid, path, max_bytes=MAX_ADAPTER_BYTES)
+                self._download(cid, path)
         with self._lock:
             self._fetching.pop(cid, None)
+
+    def _download(self, cid: Cid, path: Path) -> None:
+        try:
+            self._store.fetch_folder(cid, path, max_bytes=MAX_ADAPTER_BYTES)
+        except ContentMissing as error:
+            raise AdapterMissing(
+                f"The adapter's folder {cid} is not within reach now; nothing was charged, try again.",
+                details={"cid": cid},
+            ) from error

@@ -11,7 +11,7 @@ from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.hashing import channel_id, receipt_id
 from backend.domain.receipt import Receipt, SignedReceipt
 from backend.ports.serving import NewReceipt, Reservation
-from backend.services.standing import standing
+from backend.services.standing import line_end, standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,10 +124,10 @@ class Admission:
         if bill.charge > reservation.amount:
             raise ReservationLost(f"The answer cost {bill.charge}, above its bound of {reservation.amount}.")
         with self._begin() as tx:
-            tx.channels.lock(channel)
+            charged = tx.channels.lock(channel)
             if tx.channels.take_reservation(reservation.id, now) is None:
                 raise ReservationLost("The answer took too long and was not charged; try again.")
-            cumulative = standing(tx, channel, now).charged + bill.charge
+            cumulative = line_end(tx.chain.channel(channel), charged) + bill.charge
             receipt = self._signed(channel, cumulative, bill, int(now.timestamp()))
             stored = NewReceipt(
                 id=receipt_id(receipt.receipt),

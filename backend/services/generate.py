@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
     from backend.ports.attribution import Attributor
     from backend.ports.engine import AdapterFolder, Engine, PromptSize, Turn
@@ -93,6 +94,13 @@ class Generate:
         """Raises ModelNotFound."""
         return await asyncio.to_thread(self._catalogue.resolve, name)
 
+    async def active_adapters(self) -> frozenset[Hash32]:
+        """Digests of the adapters that answer without being loaded first; none while the engine is away."""
+        try:
+            return frozenset(await self._engine.active_adapters())
+        except Unavailable:
+            return frozenset()
+
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first piece. Raises PaymentRequired, InvalidInput or Unavailable before it."""
         answer = Answer(f"chatcmpl-{secrets.token_hex(16)}")
@@ -129,7 +137,9 @@ class Generate:
         reservation = await asyncio.to_thread(self._admission.reserve, request.payer, bound)
         try:
             folder = await self._folder(request.model)
-            chat = Chat(answer.id, request.turns, sampling, folder, probe=folder is not None)
+            chat = Chat(
+                answer.id, request.turns, sampling, folder, probe=bool(request.model.record.snapshots)
+            )
             transcript = await self._transcribe(chat, answer)
             receipt = await asyncio.to_thread(self._settle, request, reservation, folder, transcript)
         except BaseException:

@@ -48,16 +48,19 @@ class Standing:
 def standing(tx: ChannelTx, channel: ChannelId, now: datetime) -> Standing:
     """Exact for a caller that holds the channel's lock; a glance otherwise."""
     on_chain = tx.chain.channel(channel)
-    collected = on_chain.collected if on_chain else 0
     return Standing(
         balance=on_chain.balance if on_chain else 0,
         thawing=on_chain.thawing if on_chain else 0,
-        collected=collected,
+        collected=on_chain.collected if on_chain else 0,
         authorised=_authorised(tx, on_chain, now) if on_chain else 0,
-        # A database restored from a backup may know less than the chain has collected already.
-        charged=max(tx.channels.charged(channel), collected),
+        charged=line_end(on_chain, tx.channels.charged(channel)),
         reserved=tx.channels.reserved(channel, now),
     )
+
+
+def line_end(channel: Channel | None, charged: int) -> int:
+    """Where the next receipt begins. A database from an old backup knows less than the chain collected."""
+    return max(charged, channel.collected) if channel else charged
 
 
 def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:

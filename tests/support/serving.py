@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -158,6 +159,8 @@ class ScriptedEngine:
         self.probe: Sequence[float] = (1.0, 0.0, 0.0)
         self.chats: list[Chat] = []
         self.asked = asyncio.Event()
+        self.is_waiting = threading.Event()
+        """Set where it waits, for tests on other threads."""
         self._waking: dict[str, asyncio.Event] = {}
         self._aborted: set[str] = set()
 
@@ -176,6 +179,7 @@ class ScriptedEngine:
             if number - 1 == self.breaks_after:
                 raise Unavailable("The engine stopped; nothing was charged, try again.")
             if number - 1 == self.waits_after:
+                self.is_waiting.set()
                 await waking.wait()
             if chat.id in self._aborted:
                 yield Piece("", prompt, number - 1, "abort", self.probe if chat.probe else None)
@@ -191,7 +195,9 @@ class ScriptedEngine:
         self._waking.setdefault(chat_id, asyncio.Event()).set()
 
     async def active_adapters(self) -> Sequence[Hash32]:
-        return []
+        if self.is_gone:
+            raise Unavailable("The engine is not running; try again.")
+        return [chat.adapter.digest for chat in self.chats if chat.adapter]
 
     @property
     def aborted(self) -> set[str]:

@@ -9,11 +9,15 @@ from starlette.responses import JSONResponse, Response
 
 from backend.api.completions import Completion, CompletionStream
 from backend.api.deps import CallerDep, ServicesDep
+from backend.api.disconnect import ClientLeft, while_connected
 from backend.api.schemas.chat import ChatCompletionRequest
 from backend.services.admission import Payer
 from backend.services.generate import AnswerRequest
 
 router = APIRouter(prefix="/v1/chat", tags=["chat"])
+
+CLIENT_CLOSED_REQUEST = 499
+"""Nobody reads it but the access log."""
 
 
 @router.post("/completions", response_model=None)
@@ -21,17 +25,19 @@ async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
 ) -> Response:
     model = await services.generate.model(body.model)
-    answer = await services.generate.start(
-        AnswerRequest(
-            payer=Payer(caller.account, caller.key_id),
-            model=model,
-            turns=body.turns(),
-            sampling=body.sampling(),
-            body=await request.body(),
-        )
+    wanted = AnswerRequest(
+        payer=Payer(caller.account, caller.key_id),
+        model=model,
+        turns=body.turns(),
+        sampling=body.sampling(),
+        body=await request.body(),
     )
-    completion = Completion(answer, model.name, int(time.time()))
-    if not body.stream:
-        return JSONResponse(await completion.whole())
+    try:
+        answer = await while_connected(request, services.generate.start(wanted))
+        completion = Completion(answer, model.name, int(time.time()))
+        if not body.stream:
+            return JSONResponse(await while_connected(request, completion.whole()))
+    except ClientLeft:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     return CompletionStream(completion, include_usage=include_usage)

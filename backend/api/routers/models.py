@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
 
 from backend.api.deps import ServicesDep
 from backend.api.schemas.common import Page
@@ -12,11 +13,16 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def list_models(services: ServicesDep) -> Page[ModelView]:
-    catalogue = services.catalogue
-    return Page(data=[ModelView.of(model, catalogue.base_name) for model in catalogue.models()])
+async def list_models(services: ServicesDep) -> Page[ModelView]:
+    """Newest version of each name, the base model first."""
+    active = await services.generate.active_adapters()
+    models = await run_in_threadpool(services.catalogue.models)
+    return Page(data=[ModelView.of(model, services.catalogue.base_name, active) for model in models])
 
 
 @router.get("/{model:path}")
-def get_model(model: str, services: ServicesDep) -> ModelView:
-    return ModelView.of(services.catalogue.resolve(model), services.catalogue.base_name)
+async def get_model(model: str, services: ServicesDep) -> ModelView:
+    """`owner/name`, `owner/name@version`, a version id, an adapter digest, or the base model's name."""
+    active = await services.generate.active_adapters()
+    found = await services.generate.model(model)
+    return ModelView.of(found, services.catalogue.base_name, active)

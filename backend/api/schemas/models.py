@@ -4,7 +4,7 @@ from pydantic import Field
 
 from backend.api.schemas.common import View
 from backend.domain.content import cid_of
-from backend.domain.ids import ZERO_HASH
+from backend.domain.ids import ZERO_HASH, Hash32
 from backend.services.catalogue import Model
 
 
@@ -27,10 +27,11 @@ class ModelView(View):
     operator_ppm: int
     creator_ppm: int
     is_deprecated: bool
+    is_active: bool = Field(description="In the engine now: the first token does not wait for it to load.")
     block_number: int
 
     @classmethod
-    def of(cls, model: Model, base_name: str) -> ModelView:
+    def of(cls, model: Model, base_name: str, active: frozenset[Hash32]) -> ModelView:
         record = model.record
         return cls(
             id=model.name,
@@ -47,5 +48,6 @@ class ModelView(View):
             operator_ppm=record.operator_ppm,
             creator_ppm=record.creator_ppm,
             is_deprecated=model.is_deprecated,
+            is_active=model.is_base or record.adapter_digest in active,
             block_number=model.block_number,
         )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import openai
 import pytest
 
@@ -140,6 +142,41 @@ def test_hanging_up_mid_stream_is_charged_and_has_a_receipt(api: Api) -> None:
     assert (channel["charged"], channel["reserved"]) == ("60", "0")
 
 
+def leave_while_the_engine_waits(api: Api, body: dict[str, Any]) -> None:
+    url = httpx.URL(api.url)
+    content = json.dumps(body)
+    head = [
+        "POST /v1/chat/completions HTTP/1.1",
+        f"host: {url.netloc.decode()}",
+        f"authorization: Bearer {api.key}",
+        "content-type: application/json",
+        f"content-length: {len(content)}",
+    ]
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall("\r\n".join([*head, "", content]).encode())
+        assert api.installation.engine.is_waiting.wait(60)
+
+
+def test_hanging_up_without_a_stream_is_noticed_too(api: Api) -> None:
+    api.installation.engine.waits_after = 2
+    leave_while_the_engine_waits(api, chat(api))
+    (receipt,) = receipts(api, at_least=1)
+    assert receipt["receipt"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_hanging_up_before_the_first_word_costs_nothing(api: Api, stream: bool) -> None:
+    api.installation.engine.waits_after = 0
+    leave_while_the_engine_waits(api, chat(api, stream=stream))
+    with api.http() as http:
+        for _ in range(600):
+            channel = http.get("/v1/channels").json()["data"][0]
+            if channel["reserved"] == "0":
+                break
+            time.sleep(0.05)
+    assert (channel["reserved"], channel["charged"]) == ("0", "0")
+
+
 def test_an_engine_that_breaks_mid_stream_says_so_and_charges_nothing(api: Api) -> None:
     api.installation.engine.breaks_after = 2
     with pytest.raises(openai.APIError) as caught:
@@ -256,7 +293,12 @@ def test_models_are_listed_in_openais_shape(api: Api) -> None:
     listed = api.openai.models.list().data
     base, adapter = listed
     assert base.id == "tiny"
+    assert [(model.model_extra or {})["is_active"] for model in listed] == [True, False]
     assert adapter.id.startswith(f"{adapter.owned_by}/docs@")
     found = api.openai.models.retrieve(adapter.id)
     assert (found.model_extra or {})["version_id"] == api.installation.version
     assert (found.model_extra or {})["cid"].startswith("bafy")
+    api.openai.chat.completions.create(**chat(api))
+    assert (api.openai.models.retrieve(adapter.id).model_extra or {})["is_active"]
+    api.installation.engine.is_gone = True
+    assert not (api.openai.models.retrieve(adapter.id).model_extra or {})["is_active"]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from starlette.testclient import TestClient
 
 from backend.api.app import create_app
 from backend.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Closing:
