@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select
 
-from backend.db.tables.settlement import OwnBatchRow, LedgerRow
+from backend.db.tables.settlement import LedgerRow, OwnBatchRow
 from backend.domain.batch import Ledger
 from backend.domain.ids import Account, ChannelId, Hash32
 from backend.ports.settlement import BatchRecord

@@ -288,7 +288,7 @@ def test_nothing_is_built_on_a_wrong_batch_of_ones_own(town: Town) -> None:
     assert town.mine() == 0
 
 
-class Died(Exception):  # noqa: N818
+class Died(Exception):
     """The process is gone."""
 
 
