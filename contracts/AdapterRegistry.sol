@@ -12,6 +12,9 @@ import {Units} from "./libraries/Units.sol";
 contract AdapterRegistry is IAdapterRegistry {
     uint256 private constant _MAX_SNAPSHOTS = 4;
 
+    /// @dev Bit c is set if the character c may stand in a name: `-`, `0-9`, `a-z`.
+    uint256 private constant _NAME_CHARACTERS = (1 << 0x2d) | (0x3ff << 0x30) | (0x3ffffff << 0x61);
+
     /// @inheritdoc IAdapterRegistry
     IDatasetRegistry public immutable override datasets;
     /// @inheritdoc IAdapterRegistry
@@ -100,9 +103,7 @@ contract AdapterRegistry is IAdapterRegistry {
     function _checkName(bytes32 name) private pure {
         require(name != 0, InvalidName(name));
         for (uint256 rest = uint256(name); rest != 0; rest <<= 8) {
-            uint256 c = rest >> 248;
-            bool isAllowed = (c >= 0x61 && c <= 0x7a) || (c >= 0x30 && c <= 0x39) || c == 0x2d;
-            require(isAllowed, InvalidName(name));
+            require((_NAME_CHARACTERS >> (rest >> 248)) & 1 == 1, InvalidName(name));
         }
     }
 }

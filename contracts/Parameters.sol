@@ -15,12 +15,18 @@ contract Parameters is IParameters, AccessManaged {
     /// @inheritdoc IParameters
     IPaymentVault public immutable override vault;
 
-    // One slot: a commit reads both.
-    /// @inheritdoc IParameters
-    uint32 public override currentId;
-    /// @inheritdoc IParameters
-    uint64 public override pausedUntil;
+    /// @dev What commits and registrations read, in one slot: the pause, and a copy of the current set's rules.
+    struct Rules {
+        uint64 pausedUntil;
+        uint32 id;
+        uint32 disputeWindow;
+        uint32 stakeCoverPpm;
+        uint32 minContributorsPpm;
+        uint32 minOperatorPpm;
+        uint32 maxOperatorPpm;
+    }
 
+    Rules private _rules;
     mapping(uint32 id => ParameterSet) private _sets;
 
     /// @notice Starts with one set, checked against the profile's bounds.
@@ -41,9 +47,7 @@ contract Parameters is IParameters, AccessManaged {
         require(thaw > delays, ThawTooShort(thaw, delays + 1));
         profile = profile_;
         vault = vault_;
-        _check(first, limits);
-        _sets[0] = first;
-        emit ParameterSetAppended(0, first);
+        _put(0, first, limits);
     }
 
     // --- governance ---
@@ -100,21 +104,23 @@ contract Parameters is IParameters, AccessManaged {
     /// @inheritdoc IParameters
     function pauseCommits(uint32 duration) external restricted {
         Bounds memory limits = bounds();
-        uint64 coolUntil = pausedUntil == 0 ? 0 : pausedUntil + limits.pauseCoolDown;
+        uint64 last = _rules.pausedUntil;
+        uint64 coolUntil = last == 0 ? 0 : last + limits.pauseCoolDown;
         require(duration <= limits.maxPause, PauseTooLong(duration, limits.maxPause));
         require(block.timestamp >= coolUntil, PauseCoolingDown(coolUntil));
-        pausedUntil = uint64(block.timestamp) + duration;
-        emit CommitsPaused(msg.sender, pausedUntil);
+        uint64 until = uint64(block.timestamp) + duration;
+        _rules.pausedUntil = until;
+        emit CommitsPaused(msg.sender, until);
     }
 
     // --- views ---
 
     /// @inheritdoc IParameters
     function commitTerms(uint32 id) external view returns (uint32 disputeWindow, uint32 stakeCoverPpm) {
-        require(id == currentId, NotCurrentSet(id, currentId));
-        require(block.timestamp >= pausedUntil, CommitsArePaused(pausedUntil));
-        ParameterSet storage set = _sets[id];
-        return (set.disputeWindow, set.stakeCoverPpm);
+        Rules memory rules = _rules;
+        require(id == rules.id, NotCurrentSet(id, rules.id));
+        require(block.timestamp >= rules.pausedUntil, CommitsArePaused(rules.pausedUntil));
+        return (rules.disputeWindow, rules.stakeCoverPpm);
     }
 
     /// @inheritdoc IParameters
@@ -123,20 +129,29 @@ contract Parameters is IParameters, AccessManaged {
         view
         returns (uint32 id, uint32 minContributorsPpm, uint32 minOperatorPpm, uint32 maxOperatorPpm)
     {
-        id = currentId;
-        ParameterSet storage set = _sets[id];
-        return (id, set.minContributorsPpm, set.minOperatorPpm, set.maxOperatorPpm);
+        Rules memory rules = _rules;
+        return (rules.id, rules.minContributorsPpm, rules.minOperatorPpm, rules.maxOperatorPpm);
     }
 
     /// @inheritdoc IParameters
     function setAt(uint32 id) external view returns (ParameterSet memory) {
-        require(id <= currentId, ParameterSetUnknown(id));
+        require(id <= _rules.id, ParameterSetUnknown(id));
         return _sets[id];
     }
 
     /// @inheritdoc IParameters
+    function currentId() external view returns (uint32) {
+        return _rules.id;
+    }
+
+    /// @inheritdoc IParameters
+    function pausedUntil() external view returns (uint64) {
+        return _rules.pausedUntil;
+    }
+
+    /// @inheritdoc IParameters
     function current() public view returns (ParameterSet memory) {
-        return _sets[currentId];
+        return _sets[_rules.id];
     }
 
     /// @inheritdoc IParameters
@@ -147,11 +162,22 @@ contract Parameters is IParameters, AccessManaged {
     // --- inside ---
 
     function _append(ParameterSet memory next) private {
-        _check(next, bounds());
-        uint32 id = currentId + 1;
-        currentId = id;
-        _sets[id] = next;
-        emit ParameterSetAppended(id, next);
+        _put(_rules.id + 1, next, bounds());
+    }
+
+    function _put(uint32 id, ParameterSet memory set, Bounds memory limits) private {
+        _check(set, limits);
+        _sets[id] = set;
+        _rules = Rules({
+            pausedUntil: _rules.pausedUntil,
+            id: id,
+            disputeWindow: set.disputeWindow,
+            stakeCoverPpm: set.stakeCoverPpm,
+            minContributorsPpm: set.minContributorsPpm,
+            minOperatorPpm: set.minOperatorPpm,
+            maxOperatorPpm: set.maxOperatorPpm
+        });
+        emit ParameterSetAppended(id, set);
     }
 
     function _check(ParameterSet memory set, Bounds memory limits) private pure {

@@ -156,11 +156,15 @@ library Hashing {
         uint128 from,
         uint128 until
     ) internal pure {
-        bytes memory span = abi.encodePacked(channel, before, from, until);
-        uint256 offset = i * _SPAN;
+        // The last word holds `from` and `until`; the word of `before` ends where it begins.
+        uint256 offset = 32 + i * _SPAN;
+        uint256 last = (uint256(from) << 128) | until;
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
-            mcopy(add(add(spans, 32), offset), add(span, 32), _SPAN)
+            let span := add(spans, offset)
+            mstore(add(span, 16), before)
+            mstore(span, channel)
+            mstore(add(span, 48), last)
         }
     }
 }

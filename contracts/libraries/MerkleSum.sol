@@ -15,8 +15,6 @@ library MerkleSum {
     bytes32 internal constant ENTRIES = keccak256("loraledger.entries");
     bytes32 internal constant BALANCES = keccak256("loraledger.balances");
 
-    uint256 private constant _STEP = 48;
-
     error IndexOutOfRange(uint32 index, uint32 count);
     error WrongPathLength(uint256 length, uint256 expected);
     error SumOverflow();
@@ -35,59 +33,55 @@ library MerkleSum {
         uint32 count,
         Opening calldata opening
     ) internal pure returns (bytes32 root, uint128 sum, uint128 prefix) {
-        require(opening.index < count, IndexOutOfRange(opening.index, count));
-        root = leaf;
-        uint256 wideSum = opening.value;
-        uint256 widePrefix = 0;
-        uint256 index = opening.index;
-        uint256 used = 0;
-        for (uint256 width = count; width > 1; width = (width + 1) >> 1) {
-            bool isPromoted = index == width - 1 && index & 1 == 0;
-            if (!isPromoted) {
-                uint256 siblingSum;
-                (root, siblingSum) = _join(root, wideSum, index, opening.path, used);
-                wideSum += siblingSum;
-                if (index & 1 == 1) widePrefix += siblingSum;
-                used += _STEP;
-            }
-            index >>= 1;
-        }
-        require(opening.path.length == used, WrongPathLength(opening.path.length, used));
+        (uint256 index, bytes calldata path) = (opening.index, opening.path);
+        require(index < count, IndexOutOfRange(opening.index, count));
+        uint256 used;
+        uint256 wideSum;
+        uint256 widePrefix;
+        (root, wideSum, widePrefix, used) = _climb(leaf, opening.value, index, count, path);
+        require(path.length == used, WrongPathLength(path.length, used));
         // Sums only grow towards the root: if the last one fits, no node was hashed with a truncated one.
         require(wideSum <= type(uint128).max, SumOverflow());
         return (root, uint128(wideSum), uint128(widePrefix));
     }
 
-    /// @dev Reads the sibling at `offset` of the path (whose length the caller checks) and hashes the node above.
-    function _join(
-        bytes32 hash,
-        uint256 sum,
+    /// @dev Climbs to the root. Reads beyond a path that is too short, which the caller refuses by `used`.
+    function _climb(
+        bytes32 leaf,
+        uint256 value,
         uint256 index,
-        bytes calldata path,
-        uint256 offset
-    ) private pure returns (bytes32 node, uint256 siblingSum) {
-        // Memory beyond the free pointer serves as scratch: four fields of 16, 32, 16 and 32 bytes, written in order,
-        // each overwriting the zeros behind the one before.
+        uint256 width,
+        bytes calldata path
+    ) private pure returns (bytes32 hash, uint256 sum, uint256 prefix, uint256 used) {
+        (hash, sum) = (leaf, value);
+        // Memory beyond the free pointer serves as scratch for a node: 16, 32, 16 and 32 bytes, written in order, each
+        // field overwriting the zeros behind the one before. A promoted node, the last of an odd level, has no
+        // sibling.
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
-            let at := add(path.offset, offset)
-            siblingSum := shr(128, calldataload(at))
-            let siblingHash := calldataload(add(at, 16))
-            let buffer := mload(0x40)
-            switch and(index, 1)
-            case 0 {
-                mstore(buffer, shl(128, sum))
-                mstore(add(buffer, 16), hash)
-                mstore(add(buffer, 48), shl(128, siblingSum))
-                mstore(add(buffer, 64), siblingHash)
+            let node := mload(0x40)
+            for {} gt(width, 1) { width := shr(1, add(width, 1)) index := shr(1, index) } {
+                let isRight := and(index, 1)
+                if or(isRight, lt(add(index, 1), width)) {
+                    let sibling := add(path.offset, used)
+                    let siblingSum := shr(128, calldataload(sibling))
+                    switch isRight
+                    case 0 {
+                        mstore(node, shl(128, sum))
+                        mstore(add(node, 16), hash)
+                        calldatacopy(add(node, 48), sibling, 48)
+                    }
+                    default {
+                        calldatacopy(node, sibling, 48)
+                        mstore(add(node, 48), shl(128, sum))
+                        mstore(add(node, 64), hash)
+                        prefix := add(prefix, siblingSum)
+                    }
+                    hash := keccak256(node, 96)
+                    sum := add(sum, siblingSum)
+                    used := add(used, 48)
+                }
             }
-            default {
-                mstore(buffer, shl(128, siblingSum))
-                mstore(add(buffer, 16), siblingHash)
-                mstore(add(buffer, 48), shl(128, sum))
-                mstore(add(buffer, 64), hash)
-            }
-            node := keccak256(buffer, 96)
         }
     }
 }

@@ -100,8 +100,8 @@ contract ClaimTest is Batches {
         settlement.claim(claimOf(_account, balances, 0));
     }
 
-    /// @dev Over-allocated balances: a dishonest batch pays its accomplice what others earned before and did not claim yet,
-    /// which only a fraud proof prevents; but never what batches not yet final have collected.
+    /// @dev Over-allocated balances: a dishonest batch pays its accomplice what others earned before and did not claim
+    /// yet, which only a fraud proof prevents; but never what batches not yet final have collected.
     function test_the_wall_keeps_what_is_not_yet_final() external {
         Tree memory honest = oneBalance(_account, 5 * MICRO);
         settle(5 * MICRO, honest);

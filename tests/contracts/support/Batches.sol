@@ -16,8 +16,8 @@ import {Log} from "./Vm.sol";
 import {Payments} from "./Payments.sol";
 import {Tree, Trees} from "./Trees.sol";
 
-/// @notice A payer's channel at the settlement, an operator with stake and receipt key, and small batches: one receipt, one
-/// entry and as many balances as there are accounts.
+/// @notice A payer's channel at the settlement, an operator with stake and receipt key, and small batches: one
+/// receipt, one entry and as many balances as there are accounts.
 abstract contract Batches is Payments {
     using Trees for Tree;
 

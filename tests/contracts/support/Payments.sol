@@ -49,7 +49,8 @@ abstract contract Payments is Market {
         return vault.deposit(operator, collector, units, grant);
     }
 
-    /// @notice A collection of the payer's channel up to `until`, by a voucher over exactly that, signed with `privateKey`.
+    /// @notice A collection of the payer's channel up to `until`, by a voucher over exactly that, signed with
+    /// `privateKey`.
     function collection(uint256 privateKey, uint128 before, uint128 until) internal view returns (Collection memory) {
         return collection(privateKey, before, 0, until, until);
     }

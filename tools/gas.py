@@ -1,0 +1,298 @@
+"""Measure what the protocol costs: `tests/snapshots/gas.json` and `code_size.json`; `--check` only compares.
+
+Gas comes from receipts of transactions on a local chain of its own, accounts and slots cold. A voucher's part
+is the difference between batches of 50 and of one, divided by 49; the rest of a batch is what the one leaves
+then. The ring is warm: it has gone round once. Merkle-sum proofs are 20 deep, their siblings made up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from backend.chain.contracts import interface  # noqa: E402
+from backend.chain.deploy import ARTIFACTS, Deployer, deploy_local  # noqa: E402
+from backend.chain.keys import LOCAL_CHAIN_ID, LocalSigner, local_account  # noqa: E402
+from backend.chain.local_node import LocalNode  # noqa: E402
+from backend.chain.node import Node  # noqa: E402
+from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word  # noqa: E402
+from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId  # noqa: E402
+from backend.domain.merkle import BALANCES_TAG, Opening, resolve  # noqa: E402
+from backend.domain.voucher import Voucher  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SNAPSHOTS = ROOT / "tests" / "snapshots"
+CONTRACTS = (
+    "AdapterRegistry",
+    "DatasetRegistry",
+    "MarketGovernor",
+    "MarketToken",
+    "OperatorRegistry",
+    "Parameters",
+    "PaymentVault",
+    "Settlement",
+)
+MICRO = 10**6
+NO_GRANT = (ZERO_ACCOUNT, 0, 0)
+IN_BATCH = 50
+RING = 256
+DEPTH = 20
+UNLIMITED = 2**256 - 1
+FAR = 2**40
+"""An expiry or deadline that does not come."""
+OPERATOR_KEY = 1
+"""Index of the local operator that `deploy_local` furnishes with a stake."""
+
+
+class Chain:
+    """A deployed market, and accounts that act on it."""
+
+    def __init__(self, url: str) -> None:
+        self.node = Node.connect(url)
+        self.at = dict(deploy_local(url).addresses)
+        self.operator = local_account(OPERATOR_KEY)
+
+    def fresh(self, name: str) -> LocalSigner:
+        signer = LocalSigner(keccak(name.encode()))
+        self.node.rpc.request("hardhat_setBalance", signer.account, hex(10**20))
+        return signer
+
+    def send(self, signer: LocalSigner, contract: str, function: str, *args: Any) -> int:
+        """Gas used."""
+        return self._as(signer).send(contract, function, *args).gas_used
+
+    def ask(self, contract: str, function: str, *args: Any) -> Any:
+        return self._as(self.operator).ask(contract, function, *args)
+
+    def wait(self, seconds: int) -> None:
+        self.node.rpc.request("evm_increaseTime", seconds)
+        self.node.rpc.request("evm_mine")
+
+    def domain(self, contract: str) -> TypedDomain:
+        return TypedDomain(LOCAL_CHAIN_ID, self.at[contract])
+
+    def _as(self, signer: LocalSigner) -> Deployer:
+        deployer = Deployer(self.node, signer)
+        deployer.addresses = self.at
+        return deployer
+
+
+class Payer:
+    """A funded channel, and the key that signs its vouchers."""
+
+    def __init__(self, chain: Chain, name: str, units: int, *, by_session: bool = False) -> None:
+        self._chain = chain
+        self._owner = chain.fresh(name)
+        self._signer = chain.fresh(f"{name}'s session") if by_session else self._owner
+        self._grant = (self._signer.account, FAR, FAR) if by_session else NO_GRANT
+        self.collected = 0
+        self.account = self._owner.account
+        chain.send(self._owner, "TestUSD", "mint", self.account, 2 * units)
+        chain.send(self._owner, "TestUSD", "approve", chain.at["PaymentVault"], UNLIMITED)
+        self.first_deposit = self.deposit(units)
+
+    @property
+    def channel(self) -> ChannelId:
+        return channel_id(self.account, self._chain.operator.account, self._chain.at["Settlement"])
+
+    def deposit(self, units: int) -> int:
+        to = (self._chain.operator.account, self._chain.at["Settlement"])
+        return self._chain.send(self._owner, "PaymentVault", "deposit", *to, units, self._grant)
+
+    def collection(self, amount: int) -> tuple[Any, ...]:
+        before, until = self.collected, self.collected + amount
+        digest = self._chain.domain("PaymentVault").voucher_digest(Voucher(self.channel, 0, until))
+        signature = bytes.fromhex(self._signer.sign(digest)[2:])
+        r, s, v = signature[:32], int.from_bytes(signature[32:64], "big"), signature[64]
+        self.collected = until
+        return self.account, before, 0, until, until, r, word(s | (v - 27) << 255)
+
+
+class Operator:
+    """Commits batches that are as good as any to the chain: what their trees hold only matters to a claim."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._parent = ZERO_HASH
+        self.total = 0
+        self.header: dict[str, Any] = {}
+
+    def commit(self, payers: Sequence[Payer], amount: int, balances: tuple[bytes, int] | None = None) -> int:
+        """Gas used; `amount` from each of the payers."""
+        root, count = balances or (keccak(b"balances"), 1)
+        total = amount * len(payers)
+        some = keccak(str(self.total).encode())
+        commitment = (self._parent, 0, total, some, 1, some, 1, root, count, some)
+        collections = [p.collection(amount) for p in sorted(payers, key=lambda payer: payer.channel)]
+        gas = self._chain.send(self._chain.operator, "Settlement", "commit", commitment, collections)
+        self.total += total
+        self._read_header()
+        return gas
+
+    def finalise(self) -> int:
+        self._chain.wait(10)
+        return self._chain.send(self._chain.operator, "Settlement", "finalise", self.header)
+
+    def _read_header(self) -> None:
+        node = self._chain.node
+        head = node.head().number
+        event = next(e for e in interface("Settlement").events.values() if e.name == "BatchCommitted")
+        logs = node.logs([self._chain.at["Settlement"]], head - 5, head)
+        newest = [log for log in logs if log.topics[0] == event.topic][-1]
+        decoded = event.decode_log(newest.topics, newest.data)
+        self._parent, self.header = decoded["batchHash"], decoded["header"]
+
+
+def settlement_gas(chain: Chain) -> dict[str, int]:
+    operator = Operator(chain)
+    Payer(chain, "the first of all", 1)
+    one = Payer(chain, "payer", 10**6)
+    top_up = one.deposit(10**5)
+    for _ in range(RING):
+        operator.commit([one], MICRO)
+        if operator.header["number"] % 128 == 0:
+            operator.finalise()
+    single = operator.commit([one], MICRO)
+    by_payer, by_session = (_voucher_gas(chain, operator, single, kind) for kind in (False, True))
+    operator.finalise()
+    operator.commit([one], MICRO)
+    return {
+        "voucher_payer_key_in_batch_50": by_payer,
+        "voucher_session_key_in_batch_50": by_session,
+        "commit_batch": single - by_payer,
+        "finalise": operator.finalise(),
+        "deposit_first": one.first_deposit,
+        "deposit_top_up": top_up,
+        **_claim_gas(chain, operator, one),
+    }
+
+
+def _voucher_gas(chain: Chain, operator: Operator, single: int, by_session: bool) -> int:  # noqa: FBT001
+    payers = [Payer(chain, f"{by_session} {i}", 1_000, by_session=by_session) for i in range(IN_BATCH)]
+    operator.commit(payers, MICRO)
+    return -(-(operator.commit(payers, MICRO) - single) // (IN_BATCH - 1))
+
+
+def _claim_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, int]:
+    account = chain.fresh("contributor").account
+    return {
+        f"claim_{name}_depth_{DEPTH}": _claim(chain, operator, payer, account, units * MICRO)
+        for name, units in (("first", 1_000), ("repeat", 3_000))
+    }
+
+
+def _claim(chain: Chain, operator: Operator, payer: Payer, account: Account, value: int) -> int:
+    amount = 3_000 * MICRO
+    opening, root = _deep_opening(account, value, operator.total + amount)
+    operator.commit([payer], amount, (root, 2**DEPTH))
+    operator.finalise()
+    parts = (opening.index, opening.value, opening.path)
+    request = (chain.operator.account, account, 2**DEPTH, parts)
+    return chain.send(chain.operator, "Settlement", "claim", request)
+
+
+def _deep_opening(account: Account, value: int, total: int) -> tuple[Opening, bytes]:
+    """An opening of one of 2^20 leaves that sum to `total`, and the root that it leads to."""
+    part = (total - value) // DEPTH
+    sums = [part + (total - value) % DEPTH, *[part] * (DEPTH - 1)]
+    path = b"".join(s.to_bytes(16, "big") + keccak(bytes([i])) for i, s in enumerate(sums))
+    opening = Opening(0xA5A5A, value, path)
+    return opening, resolve(BALANCES_TAG, word(account), 2**DEPTH, opening).root
+
+
+def registry_gas(chain: Chain) -> dict[str, int]:
+    curator = chain.operator
+    chain.send(curator, "DatasetRegistry", "createDatanet", ascii_word("docstrings"), keccak(b"folder"))
+    contributor = chain.fresh("contributor")
+    signed = [_contribution(chain, contributor, nonce) for nonce in range(IN_BATCH)]
+    contributions = chain.send(curator, "DatasetRegistry", "contributeManyWithSig", signed)
+    chain.send(curator, "DatasetRegistry", "review", 1, [(signed[0][1][1], True, 0)])
+    chain.send(curator, "DatasetRegistry", "freeze", 1, IN_BATCH)
+    snapshot, _ = chain.ask("DatasetRegistry", "previewSnapshot", 1, IN_BATCH)
+    creator = chain.fresh("creator")
+    words = [keccak(name) for name in (b"adapter", b"folder", b"base model")]
+    record = (
+        creator.account,
+        ascii_word("docstrings-of-numpy"),
+        *words,
+        [snapshot],
+        *(1_500_000, 2_000_000, 200_000, 300_000),
+    )
+    return {
+        "contribution_in_batch": -(-contributions // IN_BATCH),
+        "register_version": chain.send(creator, "AdapterRegistry", "register", record),
+    }
+
+
+def _contribution(chain: Chain, contributor: LocalSigner, nonce: int) -> tuple[Any, ...]:
+    content = (1, keccak(f"content {nonce}".encode()), keccak(b"folder"), ascii_word("MIT"), 100)
+    type_hash = keccak(
+        b"Contribution(uint64 datanetId,bytes32 contentHash,bytes32 cidDigest,bytes32 licence,uint32 rows,"
+        b"uint256 nonce,uint256 deadline)"
+    )
+    fields = b"".join(part if isinstance(part, bytes) else word(part) for part in (*content, nonce, FAR))
+    signature = contributor.sign(chain.domain("DatasetRegistry").digest(keccak(type_hash + fields)))
+    return contributor.account, content, nonce, FAR, signature
+
+
+def vote_gas(chain: Chain) -> dict[str, int]:
+    voter, later_voter = local_account(3), local_account(4)
+    for account in (voter, later_voter):
+        chain.send(account, "MarketToken", "delegate", account.account)
+    chain.wait(2)
+    call = interface("Parameters").function("setFee", [60_000]).encode([60_000])
+    proposal = ([chain.at["Parameters"]], [0], [call], "Raise the fee")
+    chain.send(voter, "MarketGovernor", "propose", *proposal)
+    proposal_id = chain.ask("MarketGovernor", "getProposalId", *proposal[:3], keccak(b"Raise the fee"))
+    chain.wait(4)
+    chain.send(voter, "MarketGovernor", "castVote", proposal_id, 1)
+    return {"vote": chain.send(later_voter, "MarketGovernor", "castVote", proposal_id, 1)}
+
+
+def gas() -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        node = LocalNode.start(Path(folder) / "node.log")
+        try:
+            chain = Chain(node.url)
+            return settlement_gas(chain) | registry_gas(chain) | vote_gas(chain)
+        finally:
+            node.stop()
+
+
+def code_sizes() -> dict[str, int]:
+    """Bytes of deployed code."""
+    sizes = {}
+    for name in CONTRACTS:
+        artifact = json.loads((ARTIFACTS / "contracts" / f"{name}.sol" / f"{name}.json").read_text())
+        sizes[name] = len(to_bytes(artifact["deployedBytecode"]))
+    return sizes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a snapshot differs; write nothing")
+    check = parser.parse_args().check
+    measured: dict[str, Callable[[], dict[str, int]]] = {"code_size": code_sizes, "gas": gas}
+    stale = []
+    for name, measure in measured.items():
+        path = SNAPSHOTS / f"{name}.json"
+        text = json.dumps(measure(), indent=2, sort_keys=True) + "\n"
+        if check and (not path.exists() or path.read_text() != text):
+            stale.append(f"{path.relative_to(ROOT)} differs; measured now:\n{text}")
+        elif not check:
+            path.write_text(text)
+    if stale:
+        sys.exit("\n".join(stale) + "Run tools/gas.py and commit the result.")
+
+
+if __name__ == "__main__":
+    main()
