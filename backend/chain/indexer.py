@@ -110,8 +110,10 @@ class Indexer:
         except Exception as error:
             num_blocks = last - first + 1
             self._range = max(num_blocks // 2, 1)
-            if num_blocks == 1 or isinstance(error, DomainError):
+            if isinstance(error, DomainError):
                 raise
+            if num_blocks == 1:
+                raise Unavailable(f"the node refuses the logs of block {first}: {error}") from error
             log.info("node refuses %d blocks: %s", num_blocks, error)
             return None
         is_slow = self._clock() - started > SLOW_SECONDS

@@ -64,12 +64,12 @@ class Sender:
             self._send_queued(signer)
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
-        """Until `stop` is set. A node that is away is waited for."""
+        """Until `stop` is set. A node that is away or unwell is waited for."""
         self._client.check()
         while not stop.is_set():
             try:
                 self.run_once()
-            except Unavailable as error:
+            except (Unavailable, RpcError) as error:
                 log.warning("sender waits: %s", error)
             stop.wait(poll_seconds)
 

@@ -115,8 +115,8 @@ class ChainStore:
 
     def _num_contributions(self) -> dict[int, int]:
         row = t.ContributionRow
-        counts = self._session.execute(select(row.datanet, func.count()).group_by(row.datanet))
-        return dict(row.tuple() for row in counts)
+        counts = self._session.execute(select(row.datanet, func.count().label("num")).group_by(row.datanet))
+        return {row.datanet: row.num for row in counts}
 
 
 def _datanet(row: t.DatanetRow, num_contributions: int) -> d.Datanet:

@@ -112,7 +112,7 @@ class EventLog:
             return known
         names = [str(column.key) for column in inspect(rule.table).primary_key]
         place = {"block_number": event.block_number, "log_index": event.log_index}
-        row = rule.table(**place, **dict(zip(names, key, strict=True)))
+        row = rule.table(**(place | dict(zip(names, key, strict=True))))
         self._session.add(row)
         return row
 

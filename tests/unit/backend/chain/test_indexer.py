@@ -127,7 +127,7 @@ def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
 
 def test_a_node_that_refuses_a_single_block_is_an_error(memory: Database) -> None:
     chain = FakeChain(most_blocks=0)
-    with pytest.raises(RuntimeError, match="more than"):
+    with pytest.raises(Unavailable, match="refuses the logs of block 1: query returned more than"):
         indexer(chain, memory).catch_up()
 
 
