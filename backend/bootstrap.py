@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from backend.services.claim import Claims
     from backend.services.curate import Curation
     from backend.services.generate import Generate
+    from backend.services.prove import Proofs
     from backend.services.settle import Settler
     from backend.services.staging import Staging
     from backend.settings import Settings
@@ -173,6 +175,12 @@ class Installation:
         return Claims(db.begin, db.read, self.auditor, self.chain, self.operator.account)
 
     @cached_property
+    def proofs(self) -> Proofs:
+        from backend.services.prove import Proofs
+
+        return Proofs(self.database.read, self.auditor, self.chain)
+
+    @cached_property
     def settler(self) -> Settler:
         from backend.services.settle import Pace, Settler
 
@@ -255,7 +263,9 @@ class Installation:
         from backend.services.channels import Channels
         from backend.services.contribute import Contributions
         from backend.services.deposit import Deposits
+        from backend.services.govern import Governance
         from backend.services.keys import ApiKeys
+        from backend.services.publish import Publication
         from backend.services.receipts import Receipts
         from backend.services.registry import Registry
         from backend.services.sign_in import SignIn, SignInPolicy
@@ -280,7 +290,9 @@ class Installation:
             ),
             snapshots=Snapshots(begin, blobs, chain, lane),
             training=Training(begin),
+            publication=Publication(begin, blobs, chain),
             claims=self.claims,
+            governance=Governance(chain, read),
             blobs=blobs,
             readiness=self.faults,
         )
@@ -313,8 +325,8 @@ class Installation:
             probe.connect(str(self.settings.engine_socket))
 
     def chain_now(self) -> int:
-        """The chain's clock: a local node's runs ahead of ours when blocks come faster than seconds."""
-        return self.chain.head().timestamp
+        """Unix seconds by whichever clock is ahead: bursts of blocks push a local chain's, idling ours."""
+        return max(int(time.time()), self.chain.head().timestamp)
 
     def _domain(self, contract: str) -> TypedDomain:
         return TypedDomain(self.deployment.chain_id, self.deployment.address(contract))

@@ -24,15 +24,19 @@ class Settings(BaseSettings):
     database_url: str = ""
     """SQLAlchemy URL; empty: SQLite in `home`."""
     rpc_url: str = "http://127.0.0.1:8545"
+    """JSON-RPC endpoint of the chain."""
     confirmations: int = Field(default=2, ge=0, le=1000)
     """Blocks on top of an event before it counts."""
     api_host: str = "127.0.0.1"
-    api_port: int = Field(default=8000, ge=0, le=65535)
+    """Address that the API listens on."""
+    api_port: int = Field(default=8000, ge=1, le=65535)
+    """Its port."""
     public_url: str = ""
     """Where wallets and pages reach this API; sign-in messages must name it. Empty: host and port above."""
     ipfs_api: str = ""
     """Multiaddr or URL of a Kubo RPC; empty: the embedded block store in `home`."""
     model_cache: Path = Path(".loraledger/cache/models")
+    """Where the base model is kept once it is converted; several installations may share it."""
     operator: str = ""
     """Account that commits and relays, its key in the key store. Empty: the local network's test key."""
     receipt_key: str = ""
@@ -40,12 +44,17 @@ class Settings(BaseSettings):
     keystore_password_file: Path | None = None
     """File that holds the key store's password. Unset: on the local network a random one beside the keys."""
     engine_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Weights and keys and values of the engine: `float32`, `bfloat16` or `float16`."""
     engine_threads: int = Field(default=2, ge=1, le=256)
+    """Of the engine process."""
     trainer_threads: int = Field(default=2, ge=1, le=256)
+    """Of a training process."""
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
+    """Larger uploads are refused."""
     batch_seconds: float = Field(default=5.0, gt=0)
     """A batch is committed at the latest this long after its first receipt."""
     batch_receipts: int = Field(default=10_000, ge=1)
+    """A batch has at most this many receipts, and is committed at once when that many wait."""
 
     @property
     def db_url(self) -> str:

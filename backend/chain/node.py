@@ -66,7 +66,7 @@ class Node:
     def head(self) -> BlockRef:
         block = self._block("latest")
         if block is None:
-            raise Unavailable(f"the node at {self.rpc.url} has no blocks")
+            raise Unavailable(f"the node at {self.rpc.name} has no blocks")
         return block
 
     def block(self, number: int) -> BlockRef | None:

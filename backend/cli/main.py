@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from backend.cli import daemons, up
+from backend.cli import audit, daemons, data, up, vote
+from backend.cli.demo import command as demo
 from backend.domain.errors import DomainError
 
 app = typer.Typer(
@@ -15,8 +16,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-up.register(app)
-daemons.register(app)
+for part in (up, demo, audit, vote, data, daemons):
+    part.register(app)
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the children in order
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  (no threads here)
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads here
             )
 
 
@@ -122,9 +122,10 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
-def _die_with_parent() -> None:
-    """In the child, before exec: a `kill -9` of the supervisor must not leave orphans on our ports."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent() -> None:
+    """In the child, before exec, on Linux: a `kill -9` of the parent must leave no orphan on our ports."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals, patience: float = 10.0) -> None:

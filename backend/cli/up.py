@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import os
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
 
 import typer
 
 from backend.cli.supervisor import Service, Supervisor
-from backend.domain.errors import Conflict
+from backend.domain.errors import Conflict, Unavailable
 from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 CHAIN, ENGINE, API = "chain", "engine", "api"
 DAEMONS = ("index", "send", "relay", "worker", "settle")
 WATCH_SECONDS = 0.25
+END_SECONDS = 60
 
 
 def register(app: typer.Typer) -> None:
@@ -184,17 +188,45 @@ def _announce(stack: Stack, *, as_json: bool) -> None:
 
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
-    """Held by the kernel for as long as we live, however we end."""
-    path = home / "run" / "up.lock"
+    """A lock that the kernel holds for as long as we live, however we end; the file names our process."""
+    path = _lock_file(home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(
-                f"another `loraledger up` runs in {home}; set LORALEDGER_HOME for a second one"
-            ) from None
+    with path.open("a+") as file:
+        if not _try_lock(file):
+            raise Conflict(f"another `loraledger up` runs in {home}; set LORALEDGER_HOME for a second one")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
+
+
+def end_running(home: Path) -> None:
+    """End the `up` that runs in `home`, if one does. Errors: `Unavailable` if it does not end."""
+    path = _lock_file(home)
+    if not path.is_file():
+        return
+    with path.open("r+") as file:
+        until = time.monotonic() + END_SECONDS
+        while not _try_lock(file):
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"the `loraledger up` in {home} does not end; see {path} for its process id"
+                )
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(path.read_text()), signal.SIGTERM)
+            time.sleep(1)
+
+
+def _lock_file(home: Path) -> Path:
+    return home / "run" / "up.lock"
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _ports(settings: Settings) -> Ports:

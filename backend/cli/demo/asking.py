@@ -1,0 +1,63 @@
+"""The consumer: the stock OpenAI client, streaming, all questions at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from openai import OpenAI
+
+MAX_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    model: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`charge` in micro-units, as the bill in the stream's last chunk says."""
+
+    question: Question
+    text: str
+    receipt_id: str
+    charge: int
+    tokens: int
+
+
+def ask_all(api_url: str, key: str, questions: Sequence[Question]) -> list[Answer]:
+    """All in flight together, so that the engine answers a mixed batch."""
+    from openai import OpenAI
+
+    with (
+        OpenAI(base_url=f"{api_url}/v1", api_key=key, timeout=300, max_retries=0) as client,
+        ThreadPoolExecutor(len(questions)) as pool,
+    ):
+        return list(pool.map(lambda question: _ask(client, question), questions))
+
+
+def _ask(client: OpenAI, question: Question) -> Answer:
+    stream = client.chat.completions.create(
+        model=question.model,
+        messages=[{"role": "user", "content": question.text}],
+        max_completion_tokens=MAX_TOKENS,
+        temperature=0,
+        stream=True,
+    )
+    text, bill = "", None
+    for chunk in stream:
+        text += "".join(choice.delta.content or "" for choice in chunk.choices)
+        bill = (chunk.model_extra or {}).get("loraledger", bill)
+        usage: Any = chunk.usage
+        tokens = usage.total_tokens if usage else 0
+    if bill is None:
+        raise Conflict(f"the answer to {question.text!r} came without a bill")
+    return Answer(question, text, bill["receipt_id"], int(bill["charge"]), tokens)

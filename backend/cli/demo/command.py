@@ -1,0 +1,157 @@
+"""The command: runs the story on a stack of its own and writes the report."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backend.cli.demo.screen import Screen
+from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from backend.bootstrap import Installation
+    from backend.cli.demo.books import Books
+    from backend.cli.demo.story import Story
+
+REPORT = Path("build/demo/report.json")
+HOME = Path("build/demo/home")
+NUM_STEPS = 8
+HYPERPARAMETERS: dict[str, Any] = {}
+"""The defaults: they suit a few hundred short rows on two cores."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    *,
+    max_rows: Annotated[int, typer.Option(help="Rows of each contribution.", min=16)] = 80,
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = REPORT,
+) -> None:
+    """Run the value loop on this machine, on real parts, and check it against the chain.
+
+    With DEMO_KEEP=1 the stack stays up afterwards.
+    """
+    from backend.bootstrap import Installation
+    from backend.cli.demo.stack import DemoStack
+    from backend.cli.demo.story import Story
+
+    settings = load_settings()
+    home = HOME.resolve()
+    environment = {
+        "LORALEDGER_MODEL_CACHE": str(settings.model_cache.resolve()),
+        "LORALEDGER_BATCH_SECONDS": "3",
+    }
+    keep = os.environ.get("DEMO_KEEP", "") not in {"", "0"}
+    report.unlink(missing_ok=True)
+    screen = Screen(NUM_STEPS)
+    with ExitStack() as stack:
+        with screen.step(
+            "stack", "The stack: chain, contracts, engine, API, worker, indexer, sender, settler"
+        ):
+            facts = stack.enter_context(DemoStack(home, environment, keep=keep))
+            screen.say(f"API {facts['api']}, chain {facts['rpc']}, {len(facts['contracts'])} contracts")
+        installation = Installation(settings.model_copy(update={"home": home, "rpc_url": facts["rpc"]}))
+        stack.callback(installation.close)
+        story = Story(facts, installation, screen, max_rows)
+        stack.callback(story.close)
+        books = _play(story, screen)
+        found = _report(story, books, screen)
+        found |= (
+            {"stack": {name: facts[name] for name in ("api", "rpc", "contracts", "home")}} if keep else {}
+        )
+        found |= _chain_facts(installation)
+    _write(report, found)
+    _show(screen, story, books, found)
+    screen.console.print(f"\nThe report is in {report}.")
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+def _play(story: Story, screen: Screen) -> Books:
+    with screen.step("contribute", "Three contributors bring data; two datanets are frozen"):
+        snapshots = story.contribute()
+    with screen.step("train", "A creator trains an adapter on each, publishes and registers both"):
+        story.train(snapshots, HYPERPARAMETERS)
+    with screen.step("ask", "A consumer asks both adapters and the base, all at once"):
+        story.ask()
+    with screen.step("settle", "The operator settles; the dispute window passes"):
+        story.settle()
+    with screen.step("claim", "Every contributor claims"):
+        story.claim()
+    with screen.step("vote", "A vote changes the protocol fee; the next batch is made under it"):
+        story.vote()
+        story.ask_again()
+        number = story.settle()
+        story.claim()
+    with screen.step(
+        "audit", "Every unit is recomputed, and the contract asked about a receipt and an entry"
+    ):
+        return story.close_books(number)
+
+
+def _report(story: Story, books: Books, screen: Screen) -> dict[str, Any]:
+    """Amounts in micro-units, as integers."""
+    outcome = story.outcome
+    charged = sum(answer.charge for answer in outcome.answers)
+    receipts = len({answer.receipt_id for answer in outcome.answers})
+    balanced = books.is_balanced and charged == books.collected
+    return {
+        "ok": balanced and receipts == len(outcome.answers) and all(outcome.verified.values()),
+        "balanced": balanced,
+        "contributors": outcome.contributors,
+        "adapters": [
+            {
+                "version_id": adapter.version_id,
+                "digest": adapter.digest,
+                "cid": adapter.cid,
+                "eval_loss_base": adapter.eval_loss_base,
+                "eval_loss_adapter": adapter.eval_loss_adapter,
+            }
+            for adapter in outcome.adapters
+        ],
+        "answers": len(outcome.answers),
+        "receipts": receipts,
+        "charged": charged,
+        "collected": books.collected,
+        "credited": books.credited,
+        "claimed": books.claimed,
+        "verified_on_chain": outcome.verified,
+        "vote": {
+            "proposal_id": outcome.proposal_id,
+            "before": outcome.fee_before,
+            "after": outcome.fee_after,
+        },
+        "seconds": screen.seconds,
+    }
+
+
+def _chain_facts(installation: Installation) -> dict[str, int]:
+    """Counted block by block: also what wallets sent themselves."""
+    head = installation.chain.head().number
+    first = installation.deployment.block_number
+    node = installation.chain.node
+    transactions = sum(node.num_block_transactions(number) for number in range(first, head + 1))
+    return {"transactions": transactions, "deployment_block": first, "head_block": head}
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(found, indent=2) + "\n")
+    draft.replace(path)
+
+
+def _show(screen: Screen, story: Story, books: Books, found: dict[str, Any]) -> None:
+    from backend.cli.demo.tables import answers_table, money_table
+
+    screen.console.print(answers_table(story.outcome))
+    screen.console.print(money_table(story.names(), books, found["charged"]))
+    verdict = "[green]balanced to the last unit[/green]" if found["ok"] else "[red]does not balance[/red]"
+    screen.console.print(f"\nThe books: {verdict}. {found['transactions']} transactions on chain.")

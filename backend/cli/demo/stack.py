@@ -1,0 +1,65 @@
+"""The demo's own `loraledger up`, in a process and a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from backend.cli.supervisor import die_with_parent
+from backend.cli.up import end_running
+from backend.domain.errors import Unavailable
+from backend.local import main_command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+STOP_SECONDS = 60
+
+
+class DemoStack:
+    """Starts afresh each time; entering gives what `loraledger up --json` says. `keep`: it outlives us."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str], *, keep: bool) -> None:
+        self._home = home
+        self._environment = dict(environment)
+        self._keep = keep
+
+    def __enter__(self) -> dict[str, Any]:
+        end_running(self._home)
+        shutil.rmtree(self._home, ignore_errors=True)
+        self._home.mkdir(parents=True)
+        self._log = self._home / "up.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                main_command("up", "--json"),
+                env=os.environ | self._environment | {"LORALEDGER_HOME": str(self._home)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=None if self._keep else die_with_parent,  # noqa: PLW1509 - no threads yet
+            )
+        line = self._process.stdout.readline() if self._process.stdout else b""
+        if not line:
+            self._process.wait()
+            raise Unavailable(f"the stack did not start; {self._log} ends with:\n{self._tail()}")
+        facts: dict[str, Any] = json.loads(line)
+        return facts
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        if self._keep and kind is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _tail(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])

@@ -1,0 +1,272 @@
+"""The six steps of the value loop, played by seven wallets."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backend.cli.client import Market, until
+from backend.cli.demo import actors, books, voting
+from backend.cli.demo.asking import Answer, Question, ask_all
+from backend.cli.wallet import Wallet
+from backend.domain.chain import BatchState
+from backend.domain.errors import Conflict
+from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
+
+if TYPE_CHECKING:
+    from backend.bootstrap import Installation
+    from backend.cli.demo.actors import Adapter
+    from backend.cli.demo.books import Books
+    from backend.cli.demo.screen import Screen
+
+CONTRIBUTORS, CREATOR, CONSUMER, VOTER = ("ada", "bela", "carla"), "creator", "consumer", "voter"
+WALLETS = (*CONTRIBUTORS, CREATOR, CONSUMER, VOTER)
+"""In the order of the local network's test users."""
+FIRST_USER = 3
+NEW_FEE_PPM = 80_000
+DEPOSIT_UNITS = 20_000_000
+SETTLE_SECONDS = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Datanet:
+    """A community's data: which contributor brings the docstrings of which package."""
+
+    name: str
+    description: str
+    packages: dict[str, str]
+    questions: tuple[str, ...]
+
+
+DATANETS = (
+    Datanet(
+        "data-libraries",
+        "What the functions of data libraries do, from their docstrings.",
+        {"ada": "sqlalchemy", "bela": "alembic"},
+        (
+            "What does `sqlalchemy.create_engine` do?",
+            "What does `sqlalchemy.orm.Session.commit` do?",
+            "What does `alembic.command.upgrade` do?",
+            "What does `alembic.op.add_column` do?",
+        ),
+    ),
+    Datanet(
+        "web-libraries",
+        "What the functions of web libraries do, from their docstrings.",
+        {"carla": "fastapi", "bela": "requests"},
+        (
+            "What does `fastapi.FastAPI.get` do?",
+            "What does `fastapi.Depends` do?",
+            "What does `requests.Session.send` do?",
+            "What does `requests.Response.json` do?",
+        ),
+    ),
+)
+LAST_QUESTIONS = 2
+"""Asked of each adapter again under the new fee."""
+
+
+@dataclass
+class Outcome:
+    """What the story leaves for the report."""
+
+    contributors: list[Account]
+    adapters: list[Adapter] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    channel: ChannelId | None = None
+    funds_before: dict[Account, int] = field(default_factory=dict)
+    fee_before: int = 0
+    fee_after: int = 0
+    proposal_id: str = ""
+    verified: dict[str, bool] = field(default_factory=dict)
+
+
+class Story:
+    """One run. `facts` is what `loraledger up --json` printed; `installation` only reads."""
+
+    def __init__(
+        self, facts: dict[str, Any], installation: Installation, screen: Screen, max_rows: int
+    ) -> None:
+        self._api_url = facts["api"]
+        self._installation = installation
+        self._screen = screen
+        self._max_rows = max_rows
+        users = facts["accounts"][FIRST_USER:]
+        self._markets = {
+            name: Market(self._api_url, Wallet(user["private_key"], facts["rpc"]))
+            for name, user in zip(WALLETS, users, strict=True)
+        }
+        self.outcome = Outcome([self.account(name) for name in CONTRIBUTORS])
+
+    def account(self, name: str) -> Account:
+        return self._markets[name].wallet.account
+
+    def close(self) -> None:
+        for market in self._markets.values():
+            market.__exit__()
+
+    # 1
+
+    def contribute(self) -> list[str]:
+        """Every contributor's data recorded and accepted; a snapshot of each datanet."""
+        for market in self._markets.values():
+            market.sign_in()
+        creator = self._markets[CREATOR]
+        uploads: list[tuple[Market, str]] = []
+        ids = [actors.create_datanet(creator, net.name, net.description) for net in DATANETS]
+        for datanet, net in zip(ids, DATANETS, strict=True):
+            for name, package in net.packages.items():
+                uploads.append(self._contribute(name, datanet, package))
+        for market, upload_id in uploads:
+            actors.await_acceptance(market, upload_id)
+        self._screen.say("recorded on chain and accepted by the curator")
+        return [actors.freeze(creator, datanet) for datanet in ids]
+
+    def _contribute(self, name: str, datanet: int, package: str) -> tuple[Market, str]:
+        from backend.services.docstrings import build_dataset
+
+        dataset = build_dataset(package, self._max_rows)
+        market = self._markets[name]
+        upload_id = actors.contribute(market, datanet, package, dataset.licence, dataset.lines())
+        self._screen.say(f"{name:6} brings {len(dataset.rows):3} rows of {package} ({dataset.licence})")
+        return market, upload_id
+
+    # 2
+
+    def train(self, snapshots: list[str], hyperparameters: dict[str, Any]) -> None:
+        """One adapter a snapshot, published and registered at the creator's price."""
+        creator = self._markets[CREATOR]
+        jobs = [actors.start_training(creator, snapshot, hyperparameters) for snapshot in snapshots]
+        for net, job_id in zip(DATANETS, jobs, strict=True):
+            job = self._follow(creator, net.name, job_id)
+            adapter = actors.register(creator, net.name, job)
+            self.outcome.adapters.append(adapter)
+            self._screen.say(
+                f"{net.name}: held-out loss {adapter.eval_loss_base:.2f} -> {adapter.eval_loss_adapter:.2f}, "
+                f"{adapter.cid[:16]}..., version {adapter.version_id[:10]}..."
+            )
+
+    def _follow(self, creator: Market, name: str, job_id: str) -> dict[str, Any]:
+        with self._screen.bars() as bars:
+            bar = bars.add_task(name, total=None, state="waiting")
+
+            def show(event: dict[str, Any]) -> None:
+                data = event["data"]
+                if event["kind"] == "progress":
+                    state = f"loss {data['loss']:.2f}  {data['tokens_per_second']:.0f} tok/s"
+                    bars.update(bar, completed=data["step"], total=data["num_steps"], state=state)
+                elif event["kind"] in {"dataset", "eval", "published"}:
+                    bars.update(bar, state=event["kind"])
+
+            return actors.await_training(creator, job_id, show)
+
+    # 3
+
+    def ask(self) -> list[Answer]:
+        """Both adapters and the base, all questions in flight at once."""
+        consumer = self._markets[CONSUMER]
+        if self.outcome.channel is None:
+            self.outcome.channel = ChannelId(Hash32(actors.deposit(consumer, DEPOSIT_UNITS)))
+            self._screen.say(
+                f"deposited {DEPOSIT_UNITS / 10**6:.2f} dollars; the gateway holds a session key"
+            )
+        base = self._base_model()
+        questions = [
+            Question(adapter.model, text)
+            for adapter, net in zip(self.outcome.adapters, DATANETS, strict=True)
+            for text in net.questions
+        ]
+        questions += [Question(base, text) for net in DATANETS for text in net.questions[::2]]
+        return self._ask(questions)
+
+    def ask_again(self) -> list[Answer]:
+        """A few more, for the batch under the new fee."""
+        return self._ask(
+            [
+                Question(adapter.model, text)
+                for adapter, net in zip(self.outcome.adapters, DATANETS, strict=True)
+                for text in net.questions[:LAST_QUESTIONS]
+            ]
+        )
+
+    def _ask(self, questions: list[Question]) -> list[Answer]:
+        key = actors.create_key(self._markets[CONSUMER])
+        answers = ask_all(self._api_url, key, questions)
+        self.outcome.answers += answers
+        spent = sum(answer.charge for answer in answers)
+        self._screen.say(f"{len(answers)} answers streamed, {spent:,} micro-units charged")
+        return answers
+
+    def _base_model(self) -> str:
+        models = self._markets[CONSUMER].get("/v1/models")["data"]
+        return str(next(m["id"] for m in models if m["parent"] is None))
+
+    # 4 and 5
+
+    def settle(self) -> int:
+        """Number of the batch by which every answer so far is final."""
+        ids = {answer.receipt_id for answer in self.outcome.answers}
+        consumer = self._markets[CONSUMER]
+
+        def settled() -> int | None:
+            found = [consumer.get(f"/v1/receipts/{receipt_id}") for receipt_id in ids]
+            if any(receipt["batch_state"] != BatchState.FINAL for receipt in found):
+                return None
+            return max(int(receipt["batch"]) for receipt in found)
+
+        number = until(settled, "the batch to be final", SETTLE_SECONDS)
+        self._screen.say(f"batch {number} is final")
+        return number
+
+    def claim(self) -> None:
+        if not self.outcome.funds_before:
+            self.outcome.funds_before = books.funds(self._installation.chain, self._everybody())
+        with ThreadPoolExecutor(len(CONTRIBUTORS)) as pool:
+            moved = list(pool.map(lambda name: actors.claim(self._markets[name]), CONTRIBUTORS))
+        for name, units in zip(CONTRIBUTORS, moved, strict=True):
+            self._screen.say(f"{name:6} claimed {units:,} units ({units / 10**6:.6f} dollars)")
+
+    def _everybody(self) -> list[Account]:
+        operator = self._installation.operator.account
+        treasury = self._terms().treasury
+        return [*self.outcome.contributors, self.account(CREATOR), operator, treasury]
+
+    # 6
+
+    def vote(self) -> None:
+        self.outcome.fee_before = self._terms().fee_ppm
+        self.outcome.proposal_id = voting.change_fee(self._markets[VOTER], NEW_FEE_PPM, self._screen.say)
+
+        def changed() -> int | None:
+            fee = self._terms().fee_ppm
+            return fee if fee == NEW_FEE_PPM else None
+
+        self.outcome.fee_after = until(changed, "the new fee to be indexed", SETTLE_SECONDS)
+
+    def _terms(self) -> Any:
+        with self._installation.database.read() as tx:
+            terms = tx.chain.latest_parameter_set()
+        if terms is None:
+            raise Conflict("the chain has no parameters")
+        return terms
+
+    # The books
+
+    def _last_receipt_of(self, number: int) -> ReceiptId:
+        consumer = self._markets[CONSUMER]
+        receipts = (consumer.get(f"/v1/receipts/{a.receipt_id}") for a in reversed(self.outcome.answers))
+        return next(ReceiptId(Hash32(r["id"])) for r in receipts if r["batch"] == number)
+
+    def names(self) -> dict[Account, str]:
+        """Who is behind an account."""
+        operator = self._installation.operator.account
+        roles = {self._terms().treasury: "treasury", operator: "operator"}
+        return roles | {self.account(name): name for name in WALLETS}
+
+    def close_books(self, number: int) -> Books:
+        receipt, somebody = self._last_receipt_of(number), self.outcome.contributors[0]
+        self.outcome.verified = books.verify_on_chain(self._installation, number, receipt, somebody)
+        if self.outcome.channel is None:
+            raise Conflict("nobody deposited")
+        return books.draw_up(self._installation, [self.outcome.channel], self.outcome.funds_before)

@@ -1,0 +1,37 @@
+"""A command's way to a running installation: its API, its chain, and one of the local test wallets."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.domain.errors import NotFound
+from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from backend.cli.client import Market
+
+User = Annotated[
+    int, typer.Option("--user", help="Index of the local test account that signs.", min=0, max=8)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def open_market(user: int) -> Market:
+    """Signed in at the stack that `loraledger up` runs in this home. Errors: `NotFound` if none ever did."""
+    from backend.cli.client import Market
+    from backend.cli.wallet import Wallet
+    from backend.local import well_known_accounts
+
+    path = load_settings().home / "run" / "ports.json"
+    if not path.is_file():
+        raise NotFound(f"nothing runs in this home (no {path}); start `loraledger up`")
+    ports = json.loads(path.read_text())
+    wallet = Wallet(well_known_accounts()[user].private_key, f"http://127.0.0.1:{ports['chain']}")
+    return Market(f"http://127.0.0.1:{ports['api']}", wallet).sign_in()
+
+
+def show(found: object) -> None:
+    typer.echo(json.dumps(found, indent=2))

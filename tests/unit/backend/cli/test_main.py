@@ -1,0 +1,58 @@
+"""The command as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "fastapi", "celery", "openai", "httpx")
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "backend.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "100", **environment},
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from backend.cli.main import app\n"
+        "from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["index", "send", "settle", "relay"])
+def test_a_part_without_an_installation_says_what_to_do(command: str, tmp_path: Path) -> None:
+    result = run(command, LORALEDGER_HOME=str(tmp_path))
+    assert result.returncode == 1
+    assert "loraledger up" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_setting_is_named_without_a_stack_trace(tmp_path: Path) -> None:
+    result = run("index", LORALEDGER_HOEM=str(tmp_path))
+    assert result.returncode == 1
+    assert "LORALEDGER_HOEM" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_every_command_is_documented() -> None:
+    from typer.main import get_command
+
+    from backend.cli.main import app
+
+    documented = Path("docs/cli.md").read_text()
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"## `loraledger {name}`" in documented

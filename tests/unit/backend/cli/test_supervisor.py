@@ -1,0 +1,110 @@
+"""The supervisor on real child processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.cli.supervisor import NotReady, Service, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    with Supervisor(tmp_path / "logs") as running:
+        yield running
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_what_dies_is_started_again(supervisor: Supervisor) -> None:
+    supervisor.start(Service("sleeper", SLEEPER))
+    first = supervisor.pids()["sleeper"]
+    os.kill(first, signal.SIGKILL)
+
+    def has_successor() -> bool:
+        supervisor.watch_once()
+        return supervisor.pids()["sleeper"] != first and supervisor.is_running("sleeper")
+
+    eventually(has_successor)
+
+
+def test_a_service_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_log(
+    supervisor: Supervisor,
+) -> None:
+    failing = [sys.executable, "-c", "raise SystemExit('no such port')"]
+    with pytest.raises(NotReady, match="no such port"):
+        supervisor.start(Service("failing", failing, is_ready=lambda: False))
+
+
+def test_leaving_ends_all_children_the_newest_first(tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    body = (
+        "import signal, sys, time\n"
+        "def end(*_):\n"
+        "    open(sys.argv[1], 'a').write(sys.argv[2])\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "open(sys.argv[1] + sys.argv[2], 'w')\n"
+        "time.sleep(600)"
+    )
+    with Supervisor(tmp_path / "logs") as supervisor:
+        for name in ("a", "b"):
+            ready = tmp_path / f"order{name}"
+            argv = [sys.executable, "-c", body, str(order), name]
+            supervisor.start(Service(name, argv, is_ready=ready.exists))
+        pids = supervisor.pids()
+    assert order.read_text() == "ba"
+    assert not any(is_alive(pid) for pid in pids.values())
+
+
+def test_a_killed_supervisor_leaves_no_orphans(tmp_path: Path) -> None:
+    parent = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from backend.cli.supervisor import Service, Supervisor\n"
+        "s = Supervisor(Path(sys.argv[1]))\n"
+        "s.start(Service('child', [sys.executable, '-c', 'import time; time.sleep(600)']))\n"
+        "print(s.pids()['child'], flush=True)\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, str(tmp_path / "logs")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert is_alive(child)
+        process.kill()
+    eventually(lambda: not is_alive(child) or _is_zombie(child))
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

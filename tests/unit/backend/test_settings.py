@@ -1,0 +1,42 @@
+"""Settings are parsed once, and what is wrong with them is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.domain.errors import InvalidInput
+from backend.settings import Settings, load_settings
+
+
+def test_an_unknown_setting_is_fatal_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORALEDGER_API_PROT", "8000")
+    with pytest.raises(InvalidInput, match="LORALEDGER_API_PROT"):
+        load_settings()
+
+
+def test_a_malformed_setting_is_fatal_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORALEDGER_API_PORT", "eight thousand")
+    with pytest.raises(InvalidInput, match="LORALEDGER_API_PORT"):
+        load_settings()
+
+
+def test_everything_local_lies_below_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORALEDGER_HOME", "/somewhere/else")
+    settings = load_settings()
+    home = Path("/somewhere/else")
+    assert settings.db_url == f"sqlite:///{home / 'loraledger.db'}"
+    for path in (settings.blocks, settings.keystore, settings.deployment_file, settings.engine_socket):
+        assert path.is_relative_to(home)
+
+
+def test_a_sign_in_may_name_the_public_address_only_where_there_is_one() -> None:
+    assert Settings(public_url="https://market.example/").origins == ("https://market.example",)
+    assert Settings(api_port=8123).origins == ("http://127.0.0.1:8123", "http://localhost:8123")
+
+
+def test_every_setting_is_documented() -> None:
+    documented = Path("docs/settings.md").read_text()
+    for name in Settings.model_fields:
+        assert f"`LORALEDGER_{name.upper()}`" in documented
