@@ -30,6 +30,11 @@ export default {
       // Vectors are shared with the Python tests.
       fsPermissions: { readDirectory: ["tests/vectors"] },
       fuzz: { runs: Number(process.env.FUZZ_RUNS ?? 256) },
+      invariant: {
+        runs: Number(process.env.INVARIANT_RUNS ?? 16),
+        depth: Number(process.env.INVARIANT_DEPTH ?? 32),
+        failOnRevert: true,
+      },
     },
   },
   networks: {

@@ -90,7 +90,7 @@ abstract contract Batches is Payments {
     function collections(uint128 total) internal view returns (Collection[] memory all) {
         uint128 before = vault.channelOf(channel()).collected;
         all = new Collection[](1);
-        all[0] = collection(keyOf("payer"), before, before + total);
+        all[0] = collection(keyOf(payerName), before, before + total);
     }
 
     /// @notice Commits `total` with these balances and remembers the header, as read from the event.

@@ -10,6 +10,7 @@ abstract contract Payments is Market {
     uint128 internal constant MICRO = 1_000_000;
 
     address internal payer;
+    string internal payerName = "payer";
     address internal operator;
     address internal collector;
     address internal sessionKey;
