@@ -92,6 +92,7 @@ class Supervisor:
                     f"{child.service.name} ended with {child.process.returncode}; starting it again"
                 )
             elif now >= child.restart_at:
+                _close_stdin(child.process)
                 child.process, child.started_at, child.restart_at = self._spawn(child.service), now, None
 
     def pids(self) -> dict[str, int]:
@@ -136,3 +137,9 @@ def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals, patience
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    _close_stdin(process)
+
+
+def _close_stdin(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
