@@ -32,12 +32,13 @@ _MAX_UINT128 = (1 << 128) - 1
 
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
-    """What a payer lets the gateway's session key sign. `cap` in micro-units is a ceiling on the channel's
-    cumulative (None: all that the deposit makes available); `expiry` in unix seconds.
+    """What a payer lets a session key sign. `cap` (micro-units) is a ceiling on the channel's cumulative (None:
+    all that the deposit makes available); `expiry` in unix seconds; without a `key` the gateway holds one.
     """
 
     expiry: int
     cap: int | None = None
+    key: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +187,19 @@ class Deposits:
             raise InvalidInput("The session's expiry has passed.", param="session.expiry")
         with self._read() as tx:
             line = standing(tx, channel, now)
-            usable = usable_grants(tx.chain.grants(channel), now)
-            known = {grant.key for grant in tx.chain.grants(channel)}
-            held = [key for key in tx.channels.held_keys(channel) if key in usable or key not in known]
         cap = line.funded + units * MICRO if terms.cap is None else terms.cap
         if not 0 < cap <= _MAX_UINT128:
             raise InvalidInput("The session's cap must be positive and fit uint128.", param="session.cap")
-        return Grant(held[0] if held else self._new_key(channel), cap, terms.expiry)
+        return Grant(terms.key or self._held_key(channel, now), cap, terms.expiry)
 
-    def _new_key(self, channel: ChannelId) -> Account:
+    def _held_key(self, channel: ChannelId, now: datetime) -> Account:
+        """The newest that is granted or free to be; a new one where all are spent."""
+        with self._read() as tx:
+            grants = tx.chain.grants(channel)
+            spent = {grant.key for grant in grants} - usable_grants(grants, now).keys()
+            held = [key for key in tx.channels.held_keys(channel) if key not in spent]
+        if held:
+            return held[0]
         key = self._held_keys.create()
         with self._begin() as tx:
             tx.channels.add_held_key(channel, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 UNATTRIBUTED = Attribution("none", ())
 """Of a version without snapshots."""
+
+
+FETCHERS = 4
+"""Adapters that are fetched at once."""
 
 
 class ContextLengthExceeded(InvalidInput):
@@ -88,6 +93,8 @@ class Generate:
         self._admission = admission
         self._attributors = attributors
         self._limits = limits
+        # Threads of their own: slow fetches must not hold up receipts, which share the loop's.
+        self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
         self._running: dict[asyncio.Task[None], Answer] = {}
 
     async def model(self, name: str) -> Model:
@@ -121,6 +128,7 @@ class Generate:
             answer.hang_up()
         if self._running:
             await asyncio.wait(set(self._running), timeout=self._limits.close_seconds)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self, request: AnswerRequest, answer: Answer) -> None:
         try:
@@ -158,7 +166,10 @@ class Generate:
         return replace(sampling, max_tokens=min(wanted, room))
 
     async def _folder(self, model: Model) -> AdapterFolder | None:
-        return None if model.is_base else await asyncio.to_thread(self._adapters.folder, model.record)
+        if model.is_base:
+            return None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._fetchers, self._adapters.folder, model.record)
 
     async def _transcribe(self, chat: Chat, answer: Answer) -> Transcript:
         texts: list[str] = []

@@ -68,17 +68,20 @@ class ChannelView(View):
 
 
 class SessionTermsBody(Schema):
-    """`cap` in micro-units on the channel's cumulative; left out: all that the deposit makes available."""
+    """`cap` in micro-units on the channel's cumulative; left out: all that the deposit makes available.
+    `key`: a session key that the client keeps, and signs vouchers with; left out: the gateway holds one.
+    """
 
     expiry: UnixSeconds
     cap: Micro | None = None
+    key: AccountField | None = None
 
     def terms(self) -> SessionTerms:
-        return SessionTerms(self.expiry, self.cap)
+        return SessionTerms(self.expiry, self.cap, Account(self.key) if self.key else None)
 
 
 class DepositRequest(Schema):
-    """`units`: token units (not micro-units). `session`: let the gateway hold a session key."""
+    """`units`: token units (not micro-units). `session`: grant a session key with it."""
 
     units: Micro
     session: SessionTermsBody | None = None

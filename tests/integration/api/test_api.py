@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from backend.services.sign_in_message import personal_digest
 from tests.integration.api.conftest import FUNDS, sign_in
 from tests.support.serving import some_key
 
@@ -90,8 +91,16 @@ def test_a_revoked_key_is_refused_and_its_session_stays(api: Api) -> None:
 
 def test_a_replayed_sign_in_is_refused(api: Api) -> None:
     signer = some_key("another wallet")
-    token = sign_in(api.url, signer)
-    with api.http(token) as http:
+    challenge = httpx.post(f"{api.url}/v1/auth/challenges", json={"account": signer.account}).json()
+    signature = signer.sign(personal_digest(challenge["message"]))
+    body = {"message": challenge["message"], "signature": signature}
+    first, second = (httpx.post(f"{api.url}/v1/auth/sessions", json=body) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 401)
+    assert second.json()["error"]["param"] == "message"
+
+
+def test_signing_out_ends_the_session(api: Api) -> None:
+    with api.http(sign_in(api.url, some_key("another wallet"))) as http:
         assert http.delete("/v1/auth/session").status_code == 204
         assert http.get("/v1/auth/me").status_code == 401
 

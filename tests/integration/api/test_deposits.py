@@ -15,6 +15,7 @@ from backend.chain.sender import Sender
 from backend.domain.chain import Reverted, TransactionState
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import TypedDomain
+from backend.domain.voucher import SignedVoucher, Voucher
 from backend.services.admission import Admission, InsufficientAuthorisation, Market, Payer
 from backend.services.channels import Channels
 from backend.services.deposit import MICRO, Deposits, SessionTerms
@@ -42,7 +43,7 @@ class Till:
         self.held_keys = HeldKeys()
         settlement = chain.address("Settlement")
         market = Market(OPERATOR.account, settlement, TypedDomain(chain.chain_id, settlement))
-        vouchers = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
+        self.vouchers = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
         begin: Any = database.begin
         read: Any = database.read
 
@@ -50,7 +51,7 @@ class Till:
             return datetime.fromtimestamp(chain.head().timestamp, UTC)
 
         self.deposits = Deposits(begin, read, chain, market, self.held_keys, clock)
-        self.channels = Channels(begin, read, market, vouchers, recover, clock)
+        self.channels = Channels(begin, read, market, self.vouchers, recover, clock)
         self.admission = Admission(begin, market, some_key("receipts"), clock, 900)
         self.sender = Sender(chain, database.begin, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
         self.indexer = Indexer(chain, database.begin, deployment, CONFIRMATIONS)
@@ -177,6 +178,19 @@ def test_a_revoked_session_ends_and_the_next_has_another_key(till: Till) -> None
     assert till.standing().authorised == 0
     grant, _, _ = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     assert grant.key != prepared.relay.grant.key
+
+
+def test_a_client_that_keeps_its_session_key_sends_vouchers(till: Till) -> None:
+    own = some_key("client's own")
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, key=own.account))
+    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.settle_down()
+    assert till.held_keys.keys == {}
+    assert till.standing().authorised == 0
+    voucher = Voucher(prepared.channel_id, 0, 5 * MICRO)
+    signature = own.sign(till.vouchers.voucher_digest(voucher))
+    till.channels.add_voucher(PAYER.account, SignedVoucher(voucher, signature))
+    assert till.standing().authorised == min(UNITS, 5) * MICRO
 
 
 def test_what_thaws_cannot_be_spent(till: Till) -> None:
