@@ -146,8 +146,8 @@ class ChainClient:
 
     def _replaced(self, what: str) -> ChainReplaced:
         return ChainReplaced(
-            f"the chain at {self.node.rpc.url} is not the one that the contracts were deployed to: {what}",
-            details={"rpc_url": self.node.rpc.url, "expected_block_hash": self.deployment.block_hash},
+            f"the chain at {self.node.rpc.name} is not the one that the contracts were deployed to: {what}",
+            details={"rpc": self.node.rpc.name, "expected_block_hash": self.deployment.block_hash},
         )
 
 

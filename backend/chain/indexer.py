@@ -55,7 +55,7 @@ class Indexer:
         if cursor is not None and target < cursor.number:
             return False  # a lagging node or a shorter fork: wait until it says something about our cursor
         if cursor is not None and not self._is_canonical(cursor):
-            self._rewind()
+            self._rewind(cursor)
             return True
         after = self._before_first if cursor is None else cursor.number
         if target <= after:
@@ -97,9 +97,8 @@ class Indexer:
         if not is_stable or not (cursor is None or self._is_canonical(cursor)):
             return True
         with self._begin() as tx:
-            if tx.event_log.cursor() != cursor:
-                return True  # another indexer was faster
-            tx.event_log.append(events or [], last)
+            if tx.event_log.locked_cursor() == cursor:  # else another indexer was faster
+                tx.event_log.append(events or [], last)
         return True
 
     def _read(self, first: int, last: int) -> list[ChainEvent] | None:
@@ -120,7 +119,7 @@ class Indexer:
         self._range = max(self._range // 2, 1) if is_slow else min(self._range * 2, MAX_RANGE)
         return events
 
-    def _rewind(self) -> None:
+    def _rewind(self, cursor: BlockRef) -> None:
         with self._begin() as tx:
             checkpoints = tx.event_log.checkpoints()
         fork = next((block for block in checkpoints if self._is_canonical(block)), None)
@@ -130,5 +129,6 @@ class Indexer:
         if fork is None:
             return
         with self._begin() as tx:
-            dropped = tx.event_log.rewind(fork)
-        log.warning("reorg: back to block %d, %d events fell out", fork.number, dropped)
+            if tx.event_log.locked_cursor() == cursor:
+                dropped = tx.event_log.rewind(fork)
+                log.warning("reorg: back to block %d, %d events fell out", fork.number, dropped)

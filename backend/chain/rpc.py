@@ -36,10 +36,12 @@ class Rpc:
     """One endpoint. Transport errors are tried again by web3's provider; a node's answer never is."""
 
     def __init__(self, url: str, retries: int = 4) -> None:
-        self.url = url
+        parts = urlsplit(url)
+        self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        """For messages: paths, queries and user parts of RPC addresses are often keys."""
         self._session = requests.Session()
         # A proxy from the environment cannot reach our own loopback.
-        self._session.trust_env = urlsplit(url).hostname not in {"127.0.0.1", "::1", "localhost"}
+        self._session.trust_env = parts.hostname not in {"127.0.0.1", "::1", "localhost"}
         self._provider = HTTPProvider(
             url,
             request_kwargs={"timeout": TIMEOUT_SECONDS},
@@ -57,8 +59,8 @@ class Rpc:
             )
         except TRANSPORT_ERRORS as error:
             raise Unavailable(
-                f"the chain's RPC at {self.url} is not reachable; is the node running?",
-                details={"method": method, "reason": str(error)},
+                f"the chain's RPC at {self.name} is not reachable; is the node running?",
+                details={"method": method, "reason": type(error).__name__},
             ) from error
         if response.get("error"):
             raise RpcError(method, response["error"])

@@ -7,7 +7,7 @@ import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, inspect, select
+from sqlalchemy import delete, func, insert, inspect, select, text
 
 from backend.db.projections import Rule, rule_of
 from backend.db.tables.chain import CheckpointRow, EventRow, Projection
@@ -34,6 +34,12 @@ class EventLog:
         newest = select(CheckpointRow).order_by(CheckpointRow.number.desc()).limit(1)
         row = self._session.scalar(newest)
         return None if row is None else _block(row)
+
+    def locked_cursor(self) -> BlockRef | None:
+        """The cursor; until this transaction ends nobody else moves it."""
+        if self._session.get_bind().dialect.name == "postgresql":  # on SQLite a writer is alone anyway
+            self._session.execute(text(f"LOCK TABLE {CheckpointRow.__tablename__} IN EXCLUSIVE MODE"))
+        return self.cursor()
 
     def checkpoints(self) -> list[BlockRef]:
         """Blocks to which a rewind can go, newest first."""

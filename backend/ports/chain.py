@@ -97,6 +97,10 @@ class EventLog(Protocol):
 
     def cursor(self) -> BlockRef | None: ...
 
+    def locked_cursor(self) -> BlockRef | None:
+        """The cursor; until this transaction ends nobody else moves it."""
+        ...
+
     def checkpoints(self) -> list[BlockRef]:
         """Blocks to which a rewind can go, newest first."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -199,6 +200,37 @@ def test_two_indexers_take_in_each_event_once(memory: Database) -> None:
     chain.events = read_while_the_other_is_faster  # type: ignore[method-assign]
     indexer(chain, memory).catch_up()
     assert state(memory)[1:] == replayed(chain)
+
+
+def test_indexers_that_race_take_in_each_event_once(database: Database) -> None:
+    chain = FakeChain(most_blocks=3)
+    chain.mine(40)
+    rivals = [Thread(target=indexer(chain, database).catch_up) for _ in range(3)]
+    for rival in rivals:
+        rival.start()
+    for rival in rivals:
+        rival.join()
+    assert state(database)[0] == chain.head()
+    assert state(database)[1:] == replayed(chain)
+
+
+def test_following_waits_for_a_node_that_is_away(memory: Database) -> None:
+    chain, stop, head = FakeChain(), Event(), FakeChain.head
+    calls = 0
+
+    def away_at_first() -> BlockRef:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise Unavailable("no node")
+        if calls == 3:
+            stop.set()
+        return head(chain)
+
+    chain.head = away_at_first  # type: ignore[method-assign]
+    following = indexer(chain, memory)
+    following.run(stop, poll_seconds=0)
+    assert state(memory)[0] == head(chain)
 
 
 @settings(deadline=None, max_examples=40)

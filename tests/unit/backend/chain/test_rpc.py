@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from backend.chain.rpc import Rpc, RpcError
+from backend.domain.errors import Unavailable
+
+
+def test_an_unreachable_node_is_named_without_the_keys_in_its_address() -> None:
+    rpc = Rpc("http://user:secret@127.0.0.1:9/v3/secret?token=secret", retries=1)
+    with pytest.raises(Unavailable) as away:
+        rpc.request("eth_chainId")
+    assert away.value.message.startswith("the chain's RPC at http://127.0.0.1:9 is not reachable")
+    assert "secret" not in f"{away.value.message} {away.value.details}"
+    rpc.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "data", "is_revert"),
+    [
+        ({"message": "execution reverted", "data": "0x1234"}, b"\x12\x34", True),
+        ({"message": "reverted", "data": {"data": "0x1234", "txHash": "0x"}}, b"\x12\x34", True),
+        ({"message": "execution reverted"}, b"", True),
+        ({"message": "header not found", "code": -32000}, b"", False),
+        ({"message": "limit exceeded", "data": {"limit": 5}}, b"", False),
+    ],
+)
+def test_reverts_are_told_from_other_refusals(error: dict[str, object], data: bytes, is_revert: bool) -> None:
+    found = RpcError("eth_call", error)
+    assert (found.revert_data, found.is_revert) == (data, is_revert)
