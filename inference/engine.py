@@ -226,10 +226,12 @@ class Engine:
         """Note what was computed, and sample for the requests whose tokens are all computed now."""
         due: list[tuple[Request, int]] = []  # with the row of their last token
         row = 0
+        has_probes = any(entry.request.probe is not None for entry in step.scheduled)
+        states = hidden.float() if has_probes else hidden
         for entry in step.scheduled:
             request = entry.request
             if request.probe is not None:
-                request.probe.add(hidden[row : row + entry.num_tokens], request.num_computed)
+                request.probe.add(states[row : row + entry.num_tokens], request.num_computed)
             request.num_computed += entry.num_tokens
             row += entry.num_tokens
             if request.num_pending == 0:

@@ -27,21 +27,17 @@ class ProbeSums:
     num_seen: int = 0
 
     def add(self, states: Tensor, start: int) -> None:
-        """Take in `states` [n, hidden] of positions start .. start+n-1.
+        """Take in `states` [n, hidden] fp32 of positions start .. start+n-1.
 
         Positions seen before are skipped: a preempted request computes them again.
         """
-        end = start + len(states)
-        first_answer = self.num_prompt_tokens - 1
-        fresh = max(start, self.num_seen)
+        fresh, end = max(start, self.num_seen), start + len(states)
         if fresh >= end:
             return
         self.num_seen = end
-        states = states.float()
         if fresh < self.num_prompt_tokens:
-            part = states[fresh - start : self.num_prompt_tokens - start]
-            self.prompt = _accumulate(self.prompt, part)
-        fresh = max(fresh, first_answer)
+            self.prompt = _accumulate(self.prompt, states[fresh - start : self.num_prompt_tokens - start])
+        fresh = max(fresh, self.num_prompt_tokens - 1)
         if fresh < end:
             self.answer = _accumulate(self.answer, states[fresh - start :])
 
@@ -61,5 +57,7 @@ class ProbeSums:
 
 
 def _accumulate(total: Tensor | None, states: Tensor) -> Tensor:
-    added = states.sum(dim=0)
-    return added if total is None else total + added
+    if total is None:
+        return states.sum(dim=0)
+    # Decoding adds one state a step: every operation saved here counts for each request of each step.
+    return total.add_(states[0] if len(states) == 1 else states.sum(dim=0))

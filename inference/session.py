@@ -101,7 +101,7 @@ class Session:
             case Generate():
                 await self._generate(command)
             case Abort():
-                self._worker.post(worker.abort(self._engine_id(command.request_id)))
+                self._abort(self._engine_id(command.request_id))
             case CountTokens():
                 await self._count_tokens(command)
             case Embed():
@@ -123,6 +123,13 @@ class Session:
 
         inner = msgspec.structs.replace(command, request_id=engine_id)
         self._accept(engine_id, route, lambda engine: engine.add(inner, prompt))
+
+    def _abort(self, engine_id: str) -> None:
+        """A generation, or all items of an embedding; of the latter nothing more is said."""
+        self._worker.post(worker.abort(engine_id))
+        for key in [key for key in self._routes if key.startswith(f"{engine_id}#")]:
+            del self._routes[key]
+            self._worker.post(worker.abort(key))
 
     async def _count_tokens(self, command: CountTokens) -> None:
         engine = self._worker.engine

@@ -118,7 +118,11 @@ class EngineClient:
     async def _ask(self, command: Command, answer: type[E]) -> E:
         connection = await self._connected()
         async with connection.events(command) as events:
-            return await _next(events, answer)
+            try:
+                return await _next(events, answer)
+            except asyncio.CancelledError:
+                connection.send(Abort(command.request_id))
+                raise
 
     async def _connected(self) -> _Connection:
         async with self._connecting:

@@ -124,6 +124,7 @@ class EngineSupervisor:
         with contextlib.ExitStack() as files:
             output = None
             if self._spec.log_path is not None:
+                self._spec.log_path.parent.mkdir(parents=True, exist_ok=True)
                 output = files.enter_context(self._spec.log_path.open("ab"))
             self._process = await asyncio.create_subprocess_exec(
                 *self._spec.arguments(),

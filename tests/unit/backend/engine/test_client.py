@@ -115,6 +115,18 @@ async def test_embedding_given_text(client: EngineClient, served_adapter: Adapte
     assert states[1].answer is None
 
 
+async def test_an_aborted_embedding_stops_its_work_without_a_word(engine_socket: Path) -> None:
+    """The items need several steps, and what follows is read before the first is over."""
+    reader, writer = await asyncio.open_unix_connection(engine_socket)
+    items = tuple(EmbedItem(prompt="x" * 500) for _ in range(3))
+    for command in (protocol.Embed("e", items), protocol.Abort("e"), protocol.GetStatus("s")):
+        writer.write(protocol.encode_frame(command))
+    event = protocol.decode_event(await protocol.read_frame(reader))
+    assert isinstance(event, protocol.Status)
+    assert (event.num_running, event.num_waiting, event.kv_blocks_used) == (0, 0, 0)
+    writer.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
