@@ -15,12 +15,16 @@ class Attributor(Protocol):
     @property
     def method(self) -> str: ...
 
+    def prepare(self, adapter_folder: Path) -> None:
+        """Load what scoring needs, before an answer begins. Errors: `InvalidInput` for a malformed index."""
+        ...
+
     def scores(
         self, adapter_folder: Path, positions: Sequence[int], probe: Sequence[float] | None
     ) -> Mapping[int, float] | None:
         """Score of each of these positions: snapshot number in the record << 24 | contribution index.
 
         None where the method cannot say: no index in the folder, or no probe. Deterministic: the same folder
-        and probe give the same scores. Errors: `InvalidInput` for an index that is malformed.
+        and probe give the same scores. Errors: as `prepare`.
         """
         ...

@@ -45,6 +45,11 @@ class HiddenCosine:
         self._indices: OrderedDict[Path, AttributionIndex] = OrderedDict()
         self._lock = threading.Lock()
 
+    def prepare(self, adapter_folder: Path) -> None:
+        path = adapter_folder / INDEX_FILE
+        if path.is_file():
+            self._index(path)
+
     def scores(
         self, adapter_folder: Path, positions: Sequence[int], probe: Sequence[float] | None
     ) -> Mapping[int, float] | None:
@@ -79,6 +84,9 @@ class Uniform:
     """Every contribution alike: for versions without an index, and answers that ended without a probe."""
 
     method = "uniform-1"
+
+    def prepare(self, adapter_folder: Path) -> None:
+        """Needs nothing."""
 
     def scores(
         self,

@@ -32,8 +32,9 @@ _MAX_UINT128 = (1 << 128) - 1
 
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
-    """What a payer lets a session key sign. `cap` (micro-units) is a ceiling on the channel's cumulative (None:
-    all that the deposit makes available); `expiry` in unix seconds; without a `key` the gateway holds one.
+    """What a payer lets a session key sign. `cap`, in micro-units, is a ceiling on the channel's cumulative
+    (None: all that the deposit makes available); `expiry` in unix seconds; without a `key` the gateway
+    holds one.
     """
 
     expiry: int

@@ -35,6 +35,7 @@ UNATTRIBUTED = Attribution("none", ())
 """Of a version without snapshots."""
 
 
+ABORT_AGAIN_SECONDS = 0.5
 FETCHERS = 4
 """Adapters that are fetched at once."""
 
@@ -169,9 +170,17 @@ class Generate:
         if model.is_base:
             return None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._fetchers, self._adapters.folder, model.record)
+        return await loop.run_in_executor(self._fetchers, self._prepared_folder, model.record)
+
+    def _prepared_folder(self, record: VersionRecord) -> AdapterFolder:
+        folder = self._adapters.folder(record)
+        for attributor in self._attributors if record.snapshots else ():
+            attributor.prepare(folder.path)
+        return folder
 
     async def _transcribe(self, chat: Chat, answer: Answer) -> Transcript:
+        if answer.is_abandoned.is_set():
+            raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
         texts: list[str] = []
         last: Piece | None = None
         watcher = asyncio.create_task(self._abort_when_abandoned(chat.id, answer))
@@ -192,7 +201,9 @@ class Generate:
 
     async def _abort_when_abandoned(self, chat_id: str, answer: Answer) -> None:
         await answer.is_abandoned.wait()
-        await self._abort(chat_id)
+        while True:  # the engine ignores the abort of a chat that has not reached it yet
+            await self._abort(chat_id)
+            await asyncio.sleep(ABORT_AGAIN_SECONDS)
 
     async def _abort(self, chat_id: str) -> None:
         with contextlib.suppress(DomainError):  # an engine that is gone has nothing left to abort

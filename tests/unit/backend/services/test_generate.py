@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from backend.domain.attribution import shares_from_scores
-from backend.domain.errors import Unavailable
+from backend.domain.content import cid_of
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import (
     attribution_hash,
     list_hash,
@@ -18,8 +22,9 @@ from backend.domain.hashing import (
 )
 from backend.ports.engine import Sampling, Turn
 from backend.services.admission import InsufficientBalance, Payer
+from backend.services.attribute import INDEX_FILE, INDEX_VERSION, HiddenCosine
 from backend.services.generate import AnswerRequest, ContextLengthExceeded
-from tests.support.serving import Installation
+from tests.support.serving import Installation, some_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,6 +173,58 @@ async def test_who_leaves_before_the_first_piece_is_hung_up(installation: Instal
     assert installation.engine.aborted
     assert receipts(installation) == []
     assert reserved(installation) == 0
+
+
+async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
+    installation: Installation,
+) -> None:
+    fetching, go_on = threading.Event(), threading.Event()
+
+    def slow(_folder: Path) -> None:
+        fetching.set()
+        go_on.wait()
+
+    installation.store.folders[cid_of(some_hash("folder"))] = slow
+    starting = asyncio.create_task(installation.generate.start(request(installation, installation.version)))
+    await asyncio.to_thread(fetching.wait)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    go_on.set()
+    await until_idle(installation)
+    assert installation.engine.chats == []
+    assert reserved(installation) == 0
+
+
+async def test_a_malformed_attribution_index_is_found_before_the_engine_works(
+    installation: Installation,
+) -> None:
+    def malformed(folder: Path) -> None:
+        (folder / INDEX_FILE).write_bytes(b"no tensors")
+
+    installation.store.folders[cid_of(some_hash("folder"))] = malformed
+    with pytest.raises(InvalidInput):
+        await installation.generate.start(request(installation, installation.version))
+    assert installation.engine.chats == []
+    assert reserved(installation) == 0
+
+
+async def test_shares_follow_the_index_and_the_probe(installation: Installation) -> None:
+    def index(folder: Path) -> None:
+        tensors: dict[str, np.ndarray[Any, Any]] = {
+            "positions": np.array([0, 1, 2, 3], dtype=np.int64),
+            "vectors": np.eye(4, 3, dtype=np.float32),
+            "centre": np.zeros(3, dtype=np.float32),
+        }
+        save_file(tensors, folder / INDEX_FILE, {"method": HiddenCosine.method, "version": INDEX_VERSION})
+
+    installation.store.folders[cid_of(some_hash("folder"))] = index
+    installation.engine.probe = (0.6, 0.8, 0.0)
+    answer = await installation.generate.start(request(installation, installation.version))
+    await text_of(answer)
+    signed = answer.final.receipt.signed
+    assert signed.method == "hidden-cosine-1"
+    assert signed.slices[0].shares == shares_from_scores({0: 0.6, 1: 0.8})
 
 
 async def test_an_engine_that_breaks_costs_nothing(installation: Installation) -> None:
