@@ -1,0 +1,186 @@
+"""Answers by a real engine process: its counts are charged, its probes attributed, and it may die."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from backend.domain.content import cid_of
+from backend.domain.errors import Unavailable
+from backend.domain.ids import Hash32
+from backend.engine.client import EngineClient
+from backend.engine.gateway import EngineGateway
+from backend.engine.supervisor import EngineProcess
+from backend.ports.engine import Sampling, Turn
+from backend.services.adapters import AdapterFolders
+from backend.services.admission import Payer
+from backend.services.attribute import INDEX_FILE, INDEX_VERSION, HiddenCosine, Uniform
+from backend.services.generate import AnswerRequest, Generate, GenerateLimits
+from tests.fixtures_engine import make_adapter, make_model
+from tests.support.serving import Installation, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.ports.serving import StoredReceipt
+    from inference.protocol import AdapterRef
+
+HIDDEN = 64
+MAX_TOKENS = 400
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> AdapterRef:
+    return make_adapter(tmp_path_factory.mktemp("adapter") / "a", model)
+
+
+class RunningEngine:
+    def __init__(self, folder: Path, model: Path) -> None:
+        spec = EngineProcess(
+            folder / "engine.sock",
+            model,
+            num_threads=1,
+            log_path=folder / "log",
+            options={"dtype": "float32"},
+        )
+        self.socket_path = spec.socket_path
+        self.process = subprocess.Popen(
+            spec.arguments(), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=spec.environment()
+        )
+
+    def wait_until_ready(self) -> None:
+        while True:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(self.socket_path)) == 0:
+                    return
+            assert self.process.poll() is None, "the engine ended before it was ready"
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        self.process.communicate(timeout=30)  # closing standard input is how it learns that we are gone
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+    running = RunningEngine(tmp_path_factory.mktemp("run"), model)
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database, adapter: AdapterRef) -> Installation:
+    built = Installation(tmp_path, sqlite_database)
+    built.fund(10**9)
+    record = built.catalogue.resolve(built.version).record
+    real = replace(
+        record, name="real", adapter_digest=Hash32(f"0x{adapter.digest}"), cid_digest=some_hash("real folder")
+    )
+    built.version = built.view.register(real)
+    built.store.folders[cid_of(real.cid_digest)] = lambda folder: fill(folder, adapter)
+    return built
+
+
+def fill(folder: Path, adapter: AdapterRef) -> None:
+    """The adapter, and an index that tells two contributions apart."""
+    shutil.copytree(adapter.path, folder, dirs_exist_ok=True)
+    tensors: dict[str, np.ndarray[Any, Any]] = {
+        "positions": np.array([0, 1], dtype=np.int64),
+        "vectors": np.eye(2, HIDDEN, dtype=np.float32),
+        "centre": np.zeros(HIDDEN, dtype=np.float32),
+    }
+    save_file(tensors, folder / INDEX_FILE, {"method": HiddenCosine.method, "version": INDEX_VERSION})
+
+
+@pytest.fixture
+async def generate(
+    installation: Installation, engine: RunningEngine, tmp_path: Path
+) -> AsyncIterator[Generate]:
+    async with EngineClient(engine.socket_path) as client:
+        read: Any = installation.read
+        store: Any = installation.store
+        made = Generate(
+            read,
+            installation.catalogue,
+            AdapterFolders(store, tmp_path / "adapters"),
+            EngineGateway(client),
+            installation.admission,
+            (HiddenCosine(), Uniform()),
+            GenerateLimits(),
+        )
+        yield made
+        await made.close()
+
+
+def request(installation: Installation, max_tokens: int) -> AnswerRequest:
+    return AnswerRequest(
+        payer=Payer(installation.payer.account),
+        model=installation.catalogue.resolve(installation.version),
+        turns=(Turn("user", "hello"),),
+        sampling=Sampling(max_tokens=max_tokens, temperature=0),
+        body=b"{}",
+    )
+
+
+def receipts(installation: Installation) -> list[StoredReceipt]:
+    return list(installation.services.receipts.page(installation.payer.account, None, 10))
+
+
+async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attributed(
+    installation: Installation, generate: Generate
+) -> None:
+    answer = await generate.start(request(installation, 12))
+    text = "".join([piece async for piece in answer.texts()])
+    signed = answer.final.receipt.signed
+    assert text
+    assert (signed.receipt.prompt_tokens, signed.receipt.completion_tokens) == (8, 12)
+    assert signed.receipt.charge == 8 * 10 + 12 * 20
+    assert signed.method == "hidden-cosine-1"
+    assert sum(share.ppm for share in signed.slices[0].shares) == 1_000_000
+    again = await generate.start(request(installation, 12))
+    assert "".join([piece async for piece in again.texts()]) == text
+    assert again.final.receipt.signed.slices == signed.slices
+
+
+async def test_hanging_up_charges_exactly_what_the_engine_did(
+    installation: Installation, generate: Generate
+) -> None:
+    answer = await generate.start(request(installation, MAX_TOKENS))
+    answer.hang_up()
+    await generate.close()
+    (stored,) = receipts(installation)
+    receipt = stored.signed.receipt
+    assert 0 < receipt.completion_tokens <= MAX_TOKENS  # how many depends on who is faster
+    assert receipt.charge == 8 * 10 + receipt.completion_tokens * 20
+    assert stored.signed.method == "hidden-cosine-1"
+
+
+async def test_an_engine_that_is_killed_mid_answer_costs_nothing(  # the last test: it stays dead
+    installation: Installation, generate: Generate, engine: RunningEngine
+) -> None:
+    answer = await generate.start(request(installation, MAX_TOKENS))
+    engine.process.kill()
+    with pytest.raises(Unavailable):
+        async for _ in answer.texts():
+            pass
+    await generate.close()
+    assert receipts(installation) == []
+    channel = installation.services.channels.get(installation.payer.account, installation.channel)
+    assert (channel.standing.charged, channel.standing.reserved) == (0, 0)
