@@ -79,21 +79,8 @@ class UploadStore:
             self._session.execute(insert(RowHashRow), values)
 
     def copies(self, upload_id: str) -> Iterator[Copy]:
-        ours, theirs, earlier = aliased(RowHashRow), aliased(RowHashRow), aliased(UploadRow)
-        upload = self._session.get_one(UploadRow, upload_id)
-        is_within = (theirs.upload_id == ours.upload_id) & (theirs.line < ours.line)
-        is_elsewhere = (theirs.upload_id != ours.upload_id) & (theirs.claimed_by_datanet == upload.datanet)
-        for is_copy in (is_within, is_elsewhere):
-            query = (
-                select(ours.line, theirs.upload_id, func.min(theirs.line), earlier.account, earlier.index)
-                .join(theirs, (theirs.row_hash == ours.row_hash) & is_copy)
-                .join(earlier, earlier.id == theirs.upload_id)
-                .where(ours.upload_id == upload_id)
-                .group_by(ours.line, theirs.upload_id, earlier.account, earlier.index)
-                .order_by(ours.line)
-            )
-            for line, of_upload, of_line, account, index in self._session.execute(query):
-                yield Copy(line, of_upload, of_line, Account(account), index)
+        yield from self._repeated(upload_id)
+        yield from self._claimed_by_others(upload_id)
 
     def claim_rows(self, upload_id: str) -> bool:
         upload = self._session.get_one(UploadRow, upload_id)
@@ -108,6 +95,35 @@ class UploadStore:
     def release_rows(self, upload_id: str) -> None:
         rows = update(RowHashRow).filter_by(upload_id=upload_id)
         self._session.execute(rows.values(claimed_by_datanet=None))
+
+    def _repeated(self, upload_id: str) -> Iterator[Copy]:
+        # Grouping first: joined with itself, a file of n rows may be compared n times n.
+        row = RowHashRow
+        rows = select(row.row_hash, func.min(row.line).label("line")).where(row.upload_id == upload_id)
+        first = rows.group_by(row.row_hash).having(func.count() > 1).subquery()
+        query = (
+            select(row.line, first.c.line)
+            .join(first, first.c.row_hash == row.row_hash)
+            .where(row.upload_id == upload_id, row.line > first.c.line)
+            .order_by(row.line)
+        )
+        account = Account(self._session.get_one(UploadRow, upload_id).account)
+        for line, of_line in self._session.execute(query):
+            yield Copy(line, upload_id, of_line, account, None)
+
+    def _claimed_by_others(self, upload_id: str) -> Iterator[Copy]:
+        ours, theirs, other = RowHashRow, aliased(RowHashRow), UploadRow
+        datanet = self._session.get_one(UploadRow, upload_id).datanet
+        query = (
+            select(ours.line, theirs.upload_id, theirs.line, other.account, other.index)
+            .join(theirs, theirs.row_hash == ours.row_hash)
+            .join(other, other.id == theirs.upload_id)
+            .where(ours.upload_id == upload_id, theirs.upload_id != upload_id)
+            .where(theirs.claimed_by_datanet == datanet)
+            .order_by(ours.line)
+        )
+        for line, of_upload, of_line, account, index in self._session.execute(query):
+            yield Copy(line, of_upload, of_line, Account(account), index)
 
 
 def _columns(upload: Upload) -> dict[str, Any]:

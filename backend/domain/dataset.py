@@ -266,12 +266,20 @@ def _check_text(
         found.add("wrong_type", f"must be a string, not {_kind(value)}", path)
     elif not value.strip():
         found.add("empty", "must not be empty or blank", path)
-    elif any("\ud800" <= character <= "\udfff" for character in value):
+    elif not _is_unicode(value):
         found.add("broken_unicode", "holds half of a surrogate pair, which UTF-8 cannot express", path)
     else:
         found.num_characters += len(value) if is_counted else 0
         return True
     return False
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(value: Any) -> str:

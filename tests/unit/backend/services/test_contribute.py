@@ -156,6 +156,17 @@ def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(any_wo
     assert f"line 1 of contribution 0 by {ALICE.account}" in again.report.defects[0].message
 
 
+@pytest.mark.deep
+def test_large_uploads_are_not_compared_row_by_row(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(any_world.contributions, "_max_bytes", 1 << 30)
+    rows = [b'{"text": "row %d"}\n' % i for i in range(60_000)]
+    first = any_world.upload(rows)
+    assert first.state is UploadState.DRAFT
+    any_world.contributions.submit(first.id, any_world.sign(first))
+    again = any_world.upload([*rows, rows[0]], BOB)
+    assert again.report.defect_counts == {"repeated_row": 1, "copied_row": 60_001}
+
+
 def test_drafts_claim_nothing(world: World) -> None:
     world.upload()
     assert world.upload(signer=BOB).state is UploadState.DRAFT
