@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import Account, Hash32
-from backend.settings import LOCAL_CHAIN_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable

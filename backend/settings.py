@@ -11,8 +11,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.domain.errors import InvalidInput
 
-LOCAL_CHAIN_ID = 31337
-
 
 class Settings(BaseSettings):
     """`LORALEDGER_<NAME>` in the environment, else the default. Documented in docs/settings.md."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface, reverted
-from backend.chain.keys import LOCAL_CHAIN_ID, local_account, sign_transaction
+from backend.chain.keys import local_account, sign_transaction
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
-from backend.domain.deployment import Deployment
+from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32

@@ -10,6 +10,7 @@ import coincurve
 from eth_account import Account as EthAccount
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 
+from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account, Hash32
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from backend.ports.chain import Signer
 
-LOCAL_CHAIN_ID = 31337
 LOCAL_MNEMONIC = "test test test test test test test test test test test junk"
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 

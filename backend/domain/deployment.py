@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
 
 
+LOCAL_CHAIN_ID = 31337
+"""Hardhat's and anvil's: the only chain on which well-known keys and windows of seconds are accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """One generation of contracts. `block_hash` tells this chain from another one with the same id."""
