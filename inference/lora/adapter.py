@@ -112,6 +112,8 @@ def read_adapter_files(folder: Path) -> AdapterFiles:
             raise AdapterPickleError(name, "pickle can run code when read; save the adapter as safetensors")
     contents = []
     for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():  # reading a pipe would never return
+            raise AdapterFileMissingError(name, f"not a file in {folder}")
         try:
             contents.append((folder / name).read_bytes())
         except OSError as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inference.kernels.cpu import add_segmented, add_stacked
 from inference.model.architecture import PROJECTIONS
+from inference.model.memory import lazy_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +43,8 @@ class AdapterArena:
                 self._columns[linear] = slice(column, column + out_features)
                 column += out_features
                 for layer in range(architecture.num_layers):
-                    self._shrink[layer, linear] = torch.zeros(
-                        num_rows, in_features, dtype=dtype, device=device
-                    )
-                    self._expand[layer, linear] = torch.zeros(
-                        num_rows, out_features, dtype=dtype, device=device
-                    )
+                    self._shrink[layer, linear] = lazy_zeros((num_rows, in_features), dtype, device)
+                    self._expand[layer, linear] = lazy_zeros((num_rows, out_features), dtype, device)
 
     def write(self, adapter: Adapter, rows: slice) -> None:
         """Copy an adapter into its rows; what was there before is overwritten in every layer."""

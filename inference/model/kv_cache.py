@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from inference.model.memory import lazy_zeros
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,8 +31,8 @@ class KVCache:
         heads = (architecture.num_kv_heads, architecture.head_dim)
         shape = (architecture.num_layers, num_blocks, block_size, *heads)
         self.block_size = block_size
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        self._keys = lazy_zeros(shape, dtype, device)
+        self._values = lazy_zeros(shape, dtype, device)
 
     @property
     def dtype(self) -> torch.dtype:
