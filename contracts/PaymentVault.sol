@@ -9,6 +9,7 @@ import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {
     Authorization,
     Channel,
@@ -171,13 +172,14 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         address operator,
         Collection[] calldata collections
     ) external returns (uint128 total, bytes32 spansHash, uint128 pot) {
+        bytes32 domain = _domainSeparatorV4();
         bytes memory spans = Hashing.newSpans(collections.length);
         ChannelId previous = ChannelId.wrap(0);
         for (uint256 i = 0; i < collections.length; ++i) {
             Collection calldata collection = collections[i];
             ChannelId channelId = Hashing.channelId(collection.payer, operator, msg.sender);
             require(ChannelId.unwrap(channelId) > ChannelId.unwrap(previous), NotRising(channelId));
-            uint128 from = _collect(channelId, collection);
+            uint128 from = _collect(domain, channelId, collection);
             Hashing.writeSpan(spans, i, channelId, collection.before, from, collection.until);
             total += collection.until - from;
             previous = channelId;
@@ -315,7 +317,11 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
 
     /// @notice Collects against one voucher.
     /// @return from Where the paid interval begins.
-    function _collect(ChannelId channelId, Collection calldata collection) private returns (uint128 from) {
+    function _collect(
+        bytes32 domain,
+        ChannelId channelId,
+        Collection calldata collection
+    ) private returns (uint128 from) {
         (uint128 before, uint128 until) = (collection.before, collection.until);
         Channel storage channel = _channels[channelId];
         (uint128 balance, uint128 collected) = (channel.balance, channel.collected);
@@ -324,15 +330,16 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         require(until > from, NothingToCollect(channelId, from, until));
         require(until <= collection.maxCumulative, VoucherExceeded(channelId, collection.maxCumulative, until));
         require(until - from <= balance, InsufficientBalance(channelId, balance, until - from));
-        _checkVoucher(channelId, collection);
+        _checkVoucher(domain, channelId, collection);
         channel.balance = balance - (until - from);
         channel.collected = until;
         emit Collected(channelId, before, from, until);
     }
 
-    function _checkVoucher(ChannelId channelId, Collection calldata collection) private view {
+    function _checkVoucher(bytes32 domain, ChannelId channelId, Collection calldata collection) private view {
         bytes32 structHash = Hashing.voucher(channelId, collection.from, collection.maxCumulative);
-        address signer = ECDSA.recover(_hashTypedDataV4(structHash), collection.r, collection.vs);
+        bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
+        address signer = ECDSA.recover(digest, collection.r, collection.vs);
         if (signer == collection.payer) return;
         Session storage session = _sessions[channelId][signer];
         (uint128 cap, uint64 expiry) = (session.cap, session.expiry);

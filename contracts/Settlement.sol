@@ -71,7 +71,8 @@ contract Settlement is ISettlement, EIP712, Nonces {
         Commitment calldata commitment,
         Collection[] calldata collections
     ) external returns (uint64 number, bytes32 batchHash) {
-        OperatorState memory state = _states[msg.sender];
+        OperatorState storage kept = _states[msg.sender];
+        OperatorState memory state = kept;
         _checkCommitment(commitment, collections.length, state);
         (uint32 window, uint32 coverPpm) = parameters.commitTerms(commitment.parameterSet);
         // The vault calls nobody, so collecting before the effects below lets nothing in between.
@@ -83,10 +84,9 @@ contract Settlement is ISettlement, EIP712, Nonces {
         batchHash = Hashing.batch(header);
         number = header.number;
         _rings[msg.sender][number % _RING_SIZE] = batchHash;
-        state.last = uint32(number);
-        state.finalAt = uint40(header.finalAt);
-        state.cumulativeTotal = header.cumulativeTotal;
-        _states[msg.sender] = state;
+        kept.last = uint32(number);
+        kept.finalAt = uint40(header.finalAt);
+        kept.cumulativeTotal = header.cumulativeTotal;
         emit BatchCommitted(msg.sender, number, batchHash, header);
     }
 

@@ -11,8 +11,8 @@ struct FuzzSelector {
     bytes4[] selectors;
 }
 
-/// @notice Two payers, two operators and two earners who do whatever is possible at the moment, in any order. Nothing that
-/// it does may revert.
+/// @notice Two payers, two operators and two earners who do whatever is possible at the moment, in any order. Nothing
+/// that it does may revert.
 contract Handler is Batches {
     struct Books {
         uint128 deposited;
@@ -160,7 +160,8 @@ contract Handler is Batches {
     }
 }
 
-/// @notice The money's invariants under any order of moves, none of which may revert; numbers as in the design of the protocol.
+/// @notice The money's invariants under any order of moves, none of which may revert; numbers as in the design of the
+/// protocol.
 contract InvariantsTest {
     Handler private _handler;
 
