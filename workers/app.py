@@ -68,25 +68,27 @@ def add_tasks(app: Celery, steps: Steps) -> None:
         app.task(task, name=f"training.{step.value}")
 
 
-def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
-    """Work until SIGTERM or Ctrl-C. Running training is given back and resumed from its last checkpoint."""
+def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
+    """Work until SIGTERM or Ctrl-C. Running training is given back, and resumed elsewhere."""
     from celery.signals import worker_shutting_down
-
-    from backend.bootstrap import Installation
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    installation = Installation(settings)
-    steps = steps_of(installation)
-    app = create_app(settings.home)
-    add_tasks(app, steps)
 
     def stop(**_: Any) -> None:
         steps.stop()
 
+    add_tasks(app, steps)
     worker_shutting_down.connect(stop)
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    app.worker_main(["worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])
+
+
+def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
+    """A worker of this installation, in this process."""
+    from backend.bootstrap import Installation
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    installation = Installation(settings)
     try:
-        app.worker_main(["worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])
+        work(create_app(settings.home), steps_of(installation), queues)
     finally:
         installation.close()
 

@@ -1,0 +1,126 @@
+"""Real workers, a real broker on the file system, real training of a tiny model; SIGKILL at bad moments."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.ports.training import JobState
+from backend.services.train import Training
+from backend.storage.embedded import EmbeddedStore
+from tests.fixtures_engine import make_model, peft_warnings_ignored
+from tests.unit.workers.support import CREATOR, Desk
+from workers.training.job import run_job
+from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, TrainingSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from backend.db.unit_of_work import Database
+    from backend.ports.training import JobEvent, TrainingJob
+
+CONFIG = {"rank": 4, "learning_rate": 0.01, "batch_size": 2, "epochs": 4, "checkpoint_steps": 4, "seed": 3}
+PROGRAM = Path(__file__).with_name("worker_process.py")
+
+
+class Farm:
+    """Workers as processes, and the one job they share."""
+
+    def __init__(self, database: Database, home: Path) -> None:
+        self.home = home
+        self.base_folder = make_model(home / "tiny-llama")
+        url = database.engine.url.render_as_string(hide_password=False)
+        setup = {"database_url": url, "base_folder": str(self.base_folder)}
+        (home / "setup.json").write_text(json.dumps(setup))
+        self.training = Training(database.begin)
+        self.job = self.training.create(CREATOR, Desk(database).snapshot(True, True), CONFIG)
+
+    @contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        with (self.home / "worker.log").open("ab") as log:
+            command = [sys.executable, str(PROGRAM), str(self.home)]
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait()
+
+    def until(self, is_reached: Callable[[TrainingJob, list[JobEvent]], bool]) -> TrainingJob:
+        """The test's own time limit ends this if it never comes."""
+        while True:
+            job = self.training.get(self.job.id)
+            if is_reached(job, list(self.training.events(job.id))):
+                return job
+            assert job.state is not JobState.FAILED, (job.error, (self.home / "worker.log").read_text())
+            time.sleep(0.05)
+
+    def undisturbed(self) -> dict[str, bytes]:
+        """What the same job gives where nobody is killed."""
+        done, folder = self.home / "training" / self.job.id, self.home / "undisturbed"
+        folder.mkdir()
+        (folder / ROWS_FILE).write_bytes((done / ROWS_FILE).read_bytes())
+        with peft_warnings_ignored():
+            run_job(replace(TrainingSpec.load(done), num_threads=1), folder, lambda *_: None)
+        return contents(folder / ADAPTER)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def steps_of(events: list[JobEvent]) -> list[int]:
+    return [event.data["step"] for event in events if event.kind == "progress"]
+
+
+@pytest.fixture
+def farm(sqlite_database: Database, tmp_path: Path) -> Farm:
+    return Farm(sqlite_database, tmp_path)
+
+
+def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
+    farm: Farm, tmp_path: Path
+) -> None:
+    with farm.worker() as worker:
+        farm.until(lambda _, events: max(steps_of(events), default=0) >= 6)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    with farm.worker():
+        job = farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
+    steps = steps_of(list(farm.training.events(job.id)))
+    resumed_at = next(step for before, step in pairwise(steps) if step <= before)
+    assert resumed_at > 4  # from a checkpoint, not from the beginning
+    assert job.cid is not None
+    EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
+    assert contents(tmp_path / "fetched") == farm.undisturbed()
+    assert not (tmp_path / "training" / job.id / CHECKPOINTS).exists()
+
+
+def test_cancelling_reaches_a_worker_that_trains(farm: Farm) -> None:
+    with farm.worker():
+        farm.until(lambda _, events: bool(steps_of(events)))
+        farm.training.cancel(farm.job.id, CREATOR)
+        seen = len(farm.training.events(farm.job.id))
+        second = farm.training.create(CREATOR, farm.job.snapshot_id, {**CONFIG, "epochs": 0.1})
+        # The worker is alone: that it ends the second job shows that it has let the first one go.
+        farm.until(lambda *_: farm.training.get(second.id).state is JobState.SUCCEEDED)
+    assert farm.training.get(farm.job.id).state is JobState.CANCELLED
+    assert len(farm.training.events(farm.job.id)) == seen
+
+
+def test_a_worker_that_is_asked_to_stop_gives_its_job_back(farm: Farm) -> None:
+    with farm.worker() as worker:
+        farm.until(lambda _, events: bool(steps_of(events)))
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    assert farm.training.get(farm.job.id).lease.owner is None

@@ -1,0 +1,48 @@
+"""One worker with its relay, as `loraledger worker` and `loraledger relay` run them, over rows from a file.
+
+`python worker_process.py FOLDER`: everything lies in the folder, and `setup.json` says the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from backend.db.unit_of_work import Database
+from backend.services.publish import Publication
+from backend.services.train import Leases
+from backend.storage.embedded import EmbeddedStore
+from tests.unit.workers.support import Rows, letter_rows
+from workers.app import create_app, work
+from workers.relay import Relay
+from workers.steps import Steps, TrainerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def main(home: Path) -> None:
+    logging.basicConfig(level=logging.INFO)
+    setup = json.loads((home / "setup.json").read_text())
+    database = Database.open(setup["database_url"])
+    leases = Leases(database.begin, seconds=10)
+    publication = Publication(database.begin, EmbeddedStore(home / "ipfs"), chain=None)  # type: ignore[arg-type]
+    options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"])
+    app = create_app(home)
+
+    def send(task: str, payload: Mapping[str, Any]) -> None:
+        app.send_task(task, kwargs=dict(payload))
+
+    relay = Relay(database.begin, send, (leases.offer_lapsed,))
+    threading.Thread(target=relay.run, args=(threading.Event(),), daemon=True).start()
+    work(app, Steps(leases, Rows(letter_rows()), publication, options))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

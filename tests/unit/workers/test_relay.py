@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from workers.app import QUEUE_BY_TASK, QUEUES, create_app
+from workers.relay import Relay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+class Broker:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+        self.is_away = False
+
+    def send(self, task: str, payload: Any) -> None:
+        if self.is_away:
+            raise ConnectionError("broker away")
+        self.sent.append((task, dict(payload)))
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+def add(database: Database, key: str) -> None:
+    with database.begin() as tx:
+        tx.outbox.add("training.train", {"job_id": key}, key)
+
+
+def test_messages_leave_once_and_in_order(sqlite_database: Database, broker: Broker) -> None:
+    relay = Relay(sqlite_database.begin, broker.send, ())
+    add(sqlite_database, "a")
+    add(sqlite_database, "b")
+    assert relay.run_once() == 2
+    assert relay.run_once() == 0
+    assert broker.sent == [("training.train", {"job_id": "a"}), ("training.train", {"job_id": "b"})]
+
+
+def test_a_message_waits_while_the_broker_is_away(sqlite_database: Database, broker: Broker) -> None:
+    relay = Relay(sqlite_database.begin, broker.send, ())
+    add(sqlite_database, "a")
+    broker.is_away = True
+    assert relay.run_once() == 0
+    with sqlite_database.begin() as tx:
+        assert not tx.outbox.due(10)  # it waits before it is tried again
+
+
+def test_the_relay_outlives_a_sweep_that_fails(sqlite_database: Database, broker: Broker) -> None:
+    stop = threading.Event()
+    seen = []
+
+    def sweep() -> None:
+        seen.append(1)
+        raise RuntimeError("the database went away")
+
+    def send(task: str, payload: Any) -> None:
+        broker.send(task, payload)
+        stop.set()
+
+    add(sqlite_database, "a")
+    relay = Relay(sqlite_database.begin, send, (sweep,))
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert seen
+    assert broker.sent
+
+
+def test_every_task_has_a_queue_and_messages_are_json_files_below_home(tmp_path: Path) -> None:
+    app = create_app(tmp_path)
+    for task, queue in QUEUE_BY_TASK.items():
+        app.send_task(task, kwargs={"job_id": "ftjob-1"})
+        (message,) = (tmp_path / "broker" / "messages").glob(f"*.{queue}.msg")
+        assert b"ftjob-1" in message.read_bytes() or b"application/json" in message.read_bytes()
+        message.unlink()
+    assert set(QUEUE_BY_TASK.values()) == set(QUEUES)
+    assert app.conf.accept_content == ["json"]
+
+
+def test_another_broker_is_a_url_away(tmp_path: Path) -> None:
+    app = create_app(tmp_path, "redis://127.0.0.1:1/0")
+    assert app.conf.broker_url == "redis://127.0.0.1:1/0"
+    assert not (tmp_path / "broker").exists()

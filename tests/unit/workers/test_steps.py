@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.errors import Unavailable
+from backend.domain.ids import Cid
+from backend.ports.training import JobState, Step
+from backend.services.train import Leases
+from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows
+from workers.steps import Steps, TrainerOptions
+from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.services.train import Held
+
+CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+RESULT_JSON = {
+    "adapter_digest": RESULT.adapter_digest,
+    "base_model": RESULT.base_model,
+    "metrics": dict(RESULT.metrics),
+}
+SAY = """
+import json, os, sys, time
+
+def say(kind, **data):
+    print(json.dumps({"kind": kind, "data": data}), flush=True)
+
+"""
+DONE = f"say('progress', step=1, loss=2.0)\nsay('done', **{RESULT_JSON!r})"
+
+
+class Store:
+    """Stands for `Publication`: where folders go."""
+
+    def __init__(self) -> None:
+        self.folders: list[Path] = []
+        self.error: Exception | None = None
+
+    def publish(self, folder: Path) -> Cid:
+        if self.error is not None:
+            raise self.error
+        self.folders.append(folder)
+        return CID
+
+
+class Workshop:
+    """Workers over one desk; `program` is what their training processes run."""
+
+    def __init__(self, desk: Desk, folder: Path) -> None:
+        self.desk = desk
+        self.folder = folder
+        self.rows = Rows(letter_rows())
+        self.store = Store()
+        self.program = DONE
+        self.leases = desk.leases
+        self.leases.heartbeat_seconds = 0.02
+
+    def worker(self) -> Steps:
+        def command(_: Path) -> list[str]:
+            return [sys.executable, "-c", SAY + self.program]
+
+        options = TrainerOptions(self.folder, self.folder / "cache", 1, "", command)
+        return Steps(self.leases, self.rows, self.store, options)  # type: ignore[arg-type]
+
+    def run(self, job_id: str, *steps: Step) -> None:
+        for step in steps:
+            self.worker().run(step, job_id)
+
+
+@pytest.fixture
+def shop(sqlite_database: Database, tmp_path: Path) -> Workshop:
+    return Workshop(Desk(sqlite_database), tmp_path / "training")
+
+
+def state(shop: Workshop, job_id: str) -> JobState:
+    return shop.desk.training.get(job_id).state
+
+
+def test_three_steps_make_a_job_succeed(shop: Workshop) -> None:
+    job = shop.desk.job(rank=4)
+    shop.run(job.id, *Step)
+    done = shop.desk.training.get(job.id)
+    assert (done.state, done.result, done.cid) == (JobState.SUCCEEDED, RESULT, CID)
+    assert shop.store.folders == [shop.folder.resolve() / job.id / ADAPTER]
+    spec = TrainingSpec.load(shop.folder / job.id)
+    assert (spec.config, spec.snapshots, spec.licences) == (job.config, (job.snapshot_id,), ("MIT",))
+    lines = [json.loads(line) for line in (shop.folder / job.id / ROWS_FILE).read_text().splitlines()]
+    assert [(line["contribution"], line["row"]) for line in lines] == letter_rows()
+    assert {"step": 1, "loss": 2.0} in [event.data for event in shop.desk.events(job)]
+
+
+def test_a_task_delivered_again_changes_nothing(shop: Workshop) -> None:
+    job = shop.desk.job()
+    for step in Step:
+        shop.run(job.id, *Step)
+        shop.run(job.id, step, step)
+    assert len(shop.store.folders) == 1
+    assert [event.data.get("attempt") for event in shop.desk.events(job) if "step" in event.data].count(
+        1
+    ) == 3
+
+
+def test_a_snapshot_whose_rows_are_gone_fails_the_job(shop: Workshop) -> None:
+    shop.rows.content = []
+    job = shop.desk.job()
+    shop.run(job.id, Step.VALIDATE)
+    failed = shop.desk.training.get(job.id)
+    assert failed.state is JobState.FAILED
+    assert failed.error is not None
+    assert failed.error["code"] == "empty_snapshot"
+
+
+def test_rows_that_changed_since_validation_fail_the_job(shop: Workshop) -> None:
+    job = shop.desk.job()
+    shop.run(job.id, Step.VALIDATE)
+    shop.rows.content.pop()
+    shop.run(job.id, Step.TRAIN)
+    failed = shop.desk.training.get(job.id)
+    assert failed.error is not None
+    assert failed.error["code"] == "dataset_changed"
+
+
+def test_a_diverged_training_fails_the_job_with_its_step(shop: Workshop) -> None:
+    shop.program = "say('failed', code='non_finite_loss', message='the loss is nan at step 7', step=7)"
+    job = shop.desk.job()
+    shop.run(job.id, Step.VALIDATE, Step.TRAIN)
+    assert shop.desk.training.get(job.id).error == {
+        "code": "non_finite_loss",
+        "message": "the loss is nan at step 7",
+        "step": 7,
+    }
+
+
+def test_a_training_process_that_dies_is_tried_again(shop: Workshop) -> None:
+    job = shop.desk.job()
+    shop.program = "os.kill(os.getpid(), 9)"
+    shop.run(job.id, Step.VALIDATE, Step.TRAIN)
+    assert state(shop, job.id) is JobState.RUNNING
+    assert shop.desk.events(job)[-1].kind == "retry"
+    shop.desk.wait(5)
+    assert shop.desk.leases.offer_lapsed() == 1
+    shop.program = DONE
+    shop.run(job.id, Step.TRAIN, Step.PUBLISH)
+    assert state(shop, job.id) is JobState.SUCCEEDED
+
+
+def test_a_block_store_that_is_away_is_tried_again(shop: Workshop) -> None:
+    job = shop.desk.job()
+    shop.store.error = Unavailable("no route to the store")
+    shop.run(job.id, *Step)
+    assert state(shop, job.id) is JobState.RUNNING
+    shop.store.error = None
+    shop.run(job.id, Step.PUBLISH)
+    assert state(shop, job.id) is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("moment", list(Step))
+def test_a_worker_that_vanished_in_any_step_is_succeeded_when_its_lease_is_past(
+    shop: Workshop, moment: Step
+) -> None:
+    job = shop.desk.job()
+    for step in Step:
+        if step is moment:
+            assert shop.leases.take(job.id, step) is not None  # and then nothing more is heard of it
+            shop.run(job.id, step)
+            assert shop.desk.training.get(job.id).step is step
+            shop.desk.wait(31)
+        shop.run(job.id, step)
+    assert state(shop, job.id) is JobState.SUCCEEDED
+
+
+class Waiting:
+    """A worker in a thread, whose training process runs until it is ended."""
+
+    def __init__(self, shop: Workshop, job_id: str) -> None:
+        shop.program = "say('progress', step=1)\ntime.sleep(600)"
+        self._begun = threading.Event()
+        self.steps = shop.worker()
+        report = shop.leases.report
+
+        def watched(held: Held, kind: str, data: Any) -> None:
+            report(held, kind, data)
+            self._begun.set()
+
+        shop.leases.report = watched  # type: ignore[method-assign]
+        self._thread = threading.Thread(target=self.steps.train, args=(job_id,))
+        self._thread.start()
+        assert self._begun.wait(60)
+
+    def join(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def waiting(shop: Workshop) -> Callable[[], tuple[Waiting, str]]:
+    def start() -> tuple[Waiting, str]:
+        job = shop.desk.job()
+        shop.run(job.id, Step.VALIDATE)
+        return Waiting(shop, job.id), job.id
+
+    return start
+
+
+def test_cancelling_a_running_job_ends_its_training(shop: Workshop, waiting: Any) -> None:
+    worker, job_id = waiting()
+    shop.desk.training.cancel(job_id, CREATOR)
+    worker.join()
+    assert state(shop, job_id) is JobState.CANCELLED
+
+
+def test_a_stopping_worker_gives_its_job_to_the_next(shop: Workshop, waiting: Any) -> None:
+    worker, job_id = waiting()
+    worker.steps.stop()
+    worker.join()
+    assert shop.desk.training.get(job_id).lease.owner is None
+    assert shop.leases.offer_lapsed() == 1
+    shop.program = DONE
+    shop.run(job_id, Step.TRAIN, Step.PUBLISH)
+    assert state(shop, job_id) is JobState.SUCCEEDED
+
+
+def test_a_worker_that_lost_its_lease_stops_and_leaves_the_job_to_its_successor(
+    shop: Workshop, waiting: Any
+) -> None:
+    worker, job_id = waiting()
+    with shop.desk.database.begin() as tx:  # as a successor does after the expiry
+        job = tx.training.locked(job_id)
+        assert job is not None
+        tx.training.save(replace(job, lease=replace(job.lease, owner="somebody else")))
+    worker.join()
+    assert shop.desk.training.get(job_id).lease.owner == "somebody else"
+    assert state(shop, job_id) is JobState.RUNNING
+
+
+def test_a_heartbeat_survives_a_database_that_is_away_for_a_moment(shop: Workshop, waiting: Any) -> None:
+    failures = iter([OSError("away")] * 3)
+    renew = Leases.renew
+
+    def flaky(held: Held) -> bool:
+        for error in failures:
+            raise error
+        return renew(shop.leases, held)
+
+    shop.leases.renew = flaky  # type: ignore[method-assign]
+    worker, job_id = waiting()
+    shop.desk.training.cancel(job_id, CREATOR)
+    worker.join()
+    assert state(shop, job_id) is JobState.CANCELLED
