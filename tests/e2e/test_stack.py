@@ -1,0 +1,192 @@
+"""`loraledger up` as its user has it: a paid answer, parts killed under it, itself killed, its chain lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from openai import APIError, OpenAI
+
+from backend.cli.client import Market, until
+from backend.cli.demo import actors
+from backend.cli.demo.asking import Question, ask_all
+from backend.cli.up import end_running
+from backend.cli.wallet import Wallet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+CONSUMER, DEPOSIT_UNITS = 7, 5_000_000
+BASE = "SmolLM2-135M-Instruct"
+pytestmark = pytest.mark.timeout(900)
+
+
+class Stack:
+    """One run of `loraledger up --json`."""
+
+    def __init__(self, home: Path, log: Path) -> None:
+        self.environment = os.environ | {
+            "LORALEDGER_HOME": str(home),
+            "LORALEDGER_MODEL_CACHE": os.environ.get(
+                "LORALEDGER_MODEL_CACHE",
+                os.path.abspath(".loraledger/cache/models"),  # noqa: PTH100
+            ),
+            "LORALEDGER_BATCH_SECONDS": "1",
+        }
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "backend.cli.main", "up", "--json"],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.end()
+            pytest.fail(log.read_text())
+        self.facts: dict[str, Any] = json.loads(line)
+
+    def market(self, index: int) -> Market:
+        wallet = Wallet(self.facts["accounts"][index]["private_key"], self.facts["rpc"])
+        return Market(self.facts["api"], wallet).sign_in()
+
+    def kill(self, part: str) -> None:
+        os.kill(self.facts["processes"][part], signal.SIGKILL)
+
+    def run(self, *arguments: str) -> str:
+        """Another `loraledger` command in the same home."""
+        found = subprocess.run(
+            [sys.executable, "-m", "backend.cli.main", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(120)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+@contextmanager
+def running(home: Path, log: Path) -> Iterator[Stack]:
+    stack = Stack(home, log)
+    try:
+        yield stack
+    finally:
+        stack.end()
+        end_running(home)
+
+
+def ask(stack: Stack, key: str, text: str = "What is the capital of France?") -> str:
+    (answer,) = ask_all(stack.facts["api"], key, [Question(BASE, text)])
+    return answer.receipt_id
+
+
+def await_final(market: Market, receipt_id: str) -> dict[str, Any]:
+    def final() -> dict[str, Any] | None:
+        receipt: dict[str, Any] = market.get(f"/v1/receipts/{receipt_id}")
+        return receipt if receipt["batch_state"] == "final" else None
+
+    return until(final, "the receipt's batch to be final", 180)
+
+
+def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None:
+    home, log = tmp_path / "home", tmp_path / "up.log"
+    with running(home, log) as stack, stack.market(CONSUMER) as market:
+        channel = actors.deposit(market, DEPOSIT_UNITS)
+        key = actors.create_key(market)
+        first = ask(stack, key)
+        await_final(market, first)
+
+        for part in ("send", "index", "settle", "relay"):
+            stack.kill(part)
+        second = ask(stack, key)
+        await_final(market, second)
+
+        charged = _charged(market, channel)
+        _lose_the_engine_mid_answer(stack, key)
+        assert _charged(market, channel) == charged, "an answer that the engine did not finish costs nothing"
+        third = until(lambda: _try_to_ask(stack, key), "the engine to be back", 180)
+
+        stack.kill("api")
+        until(lambda: _is_back(stack), "the API to be back", 120)
+        batches = json.loads(stack.run("audit", "--json"))
+        assert all(batch["is_right"] for batch in batches)
+        await_final(market, third)
+        assert _charged(market, channel) == sum(
+            int(market.get(f"/v1/receipts/{receipt}")["receipt"]["charge"])
+            for receipt in (first, second, third)
+        )
+        assert "every unit is right" in stack.run("audit")
+        assert stack.run("vote", "list", "--json").strip() == "[]"
+
+
+def test_a_lost_chain_is_set_aside_and_the_stack_starts_afresh(tmp_path: Path) -> None:
+    home, log = tmp_path / "home", tmp_path / "up.log"
+    with running(home, log) as stack:
+        before = json.loads((home / "deployment.json").read_text())["block_hash"]
+        stack.end(signal.SIGKILL)
+        with running(home, log) as again, again.market(CONSUMER) as market:
+            assert again.facts["api"] == stack.facts["api"], "clients find the stack where it was"
+            assert json.loads((home / "deployment.json").read_text())["block_hash"] != before
+            (aside,) = (home / "set-aside").iterdir()
+            assert json.loads((aside / "deployment.json").read_text())["block_hash"] == before
+            assert "set aside" in log.read_text()
+            models = until(lambda: market.get("/v1/models")["data"] or None, "the base model", 60)
+            assert [model["id"] for model in models] == [BASE]
+
+
+def _charged(market: Market, channel: str) -> int:
+    return int(market.get(f"/v1/channels/{channel}")["charged"])
+
+
+def _lose_the_engine_mid_answer(stack: Stack, key: str) -> None:
+    with OpenAI(base_url=f"{stack.facts['api']}/v1", api_key=key, max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model=BASE,
+            messages=[{"role": "user", "content": "Count from one to five hundred, in words."}],
+            max_completion_tokens=400,
+            temperature=0,
+            stream=True,
+        )
+        with pytest.raises(APIError, match="engine"):
+            _read_and_kill(stack, stream)
+
+
+def _read_and_kill(stack: Stack, stream: Iterable[object]) -> None:
+    for number, _ in enumerate(stream):
+        if number == 3:
+            stack.kill("engine")
+
+
+def _try_to_ask(stack: Stack, key: str) -> str | None:
+    try:
+        return ask(stack, key)
+    except APIError:
+        return None
+
+
+def _is_back(stack: Stack) -> bool | None:
+    import httpx
+
+    try:
+        return httpx.get(f"{stack.facts['api']}/ready").is_success or None
+    except httpx.HTTPError:
+        time.sleep(0.2)
+        return None
