@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backend.api.services import Services
     from backend.settings import Settings
 
+RECURSION_LIMIT = 1000
 MAX_BODY_BYTES = 4 << 20
 """Of everything but uploads."""
 FORM_BYTES = 64 << 10
@@ -42,10 +44,15 @@ ROUTERS = (
 
 
 def create_app(services: Services, settings: Settings) -> FastAPI:
+    # py_ecc, which eth-account brings along, raises the limit a hundredfold: nested JSON would then overflow
+    # the C stack and end the process instead of being refused.
+    sys.setrecursionlimit(RECURSION_LIMIT)
     app = FastAPI(
         title="loraledger",
         summary="Specialised models, paid per token, and the people whose data made them.",
         lifespan=_lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere; the document itself is at /openapi.json
+        redoc_url=None,
     )
     app.state.services = services
     errors.install(app)

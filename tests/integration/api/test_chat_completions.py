@@ -263,6 +263,29 @@ def test_a_wrong_or_unknown_field_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '"temperature": NaN',
+        '"top_p": Infinity',
+        '"max_tokens": 1e400',
+        '"max_tokens": 99999999999999999999999',
+        '"user": "\\ud800"',
+        '"stop": [["a"]]',
+        '"model": {"a": 1}',
+        '"n": true',
+        '"stream": "yes"',
+        '"metadata": ' + "[" * 100_000,
+    ],
+)
+def test_values_that_json_can_hold_and_we_cannot_are_refused(api: Api, text: str) -> None:
+    body = json.dumps(chat(api))[:-1] + f", {text}" + "}"
+    with api.http() as http:
+        answer = http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"stream_options": {"include_usage": True}},
