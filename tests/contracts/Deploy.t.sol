@@ -40,15 +40,18 @@ contract DeployTest is Market {
     }
 
     function test_test_dollars_are_minted_on_the_local_chain_only(uint64 chain) external {
-        if (chain != 31_337) {
-            vm.chainId(chain);
-            vm.expectRevert(abi.encodeWithSelector(TestUSD.NotALocalChain.selector, chain));
-        }
-        TestUSD dollars = new TestUSD();
-        if (chain != 31_337) return;
-        dollars.mint(holder, 5);
-        vm.assertEq(dollars.balanceOf(holder), 5);
-        vm.assertEq(dollars.decimals(), 6);
+        vm.assume(chain != 31_337);
+        usd.mint(holder, 5);
+        vm.assertEq(usd.balanceOf(holder), 5);
+        vm.assertEq(usd.decimals(), 6);
+        vm.chainId(chain);
+        vm.expectRevert(abi.encodeWithSelector(TestUSD.NotALocalChain.selector, chain));
+        new TestUSD();
+    }
+
+    function test_the_whole_supply_starts_with_its_holder() external view {
+        vm.assertEq(token.balanceOf(holder), SUPPLY);
+        vm.assertEq(token.totalSupply(), SUPPLY);
     }
 }
 

@@ -82,6 +82,26 @@ contract GovernTest is Market {
         vm.assertTrue(governor.state(id) == IGovernor.ProposalState.Active);
     }
 
+    function test_a_proposer_withdraws_before_the_vote() external {
+        uint256 id = _propose();
+        vm.prank(holder);
+        governor.cancel(_targets, _values, _calls, keccak256(bytes(_DESCRIPTION)));
+        vm.assertTrue(governor.state(id) == IGovernor.ProposalState.Canceled);
+    }
+
+    function test_votes_run_by_the_clock_and_delegate_by_signature() external {
+        vm.assertEq(token.CLOCK_MODE(), "mode=timestamp");
+        vm.assertEq(governor.CLOCK_MODE(), "mode=timestamp");
+        bytes32 typehash = keccak256("Delegation(address delegatee,uint256 nonce,uint256 expiry)");
+        address delegate = who("delegate");
+        bytes32 hash = keccak256(abi.encode(typehash, delegate, token.nonces(holder), block.timestamp));
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", token.DOMAIN_SEPARATOR(), hash));
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(keyOf("holder"), digest);
+        token.delegateBySig(delegate, 0, block.timestamp, v, r, s);
+        vm.assertEq(token.getVotes(delegate), SUPPLY);
+        vm.assertEq(token.nonces(holder), 1);
+    }
+
     function test_the_timelock_obeys_the_governor_alone(address caller) external view {
         vm.assume(caller != address(governor));
         vm.assertFalse(timelock.hasRole(timelock.PROPOSER_ROLE(), caller));
