@@ -19,9 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 from backend.chain.contracts import interface  # noqa: E402
 from backend.chain.deploy import ARTIFACTS, Deployer, deploy_local  # noqa: E402
-from backend.chain.keys import LOCAL_CHAIN_ID, LocalSigner, local_account  # noqa: E402
+from backend.chain.keys import LocalSigner, local_account  # noqa: E402
 from backend.chain.local_node import LocalNode  # noqa: E402
 from backend.chain.node import Node  # noqa: E402
+from backend.domain.deployment import LOCAL_CHAIN_ID  # noqa: E402
 from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word  # noqa: E402
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId  # noqa: E402
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve  # noqa: E402
