@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from backend.bootstrap import BaseFacts, Installation
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import NotFound, Unavailable
-from backend.domain.hashing import to_hash
+from backend.domain.hashing import record_argument, to_hash
 from backend.domain.ids import ZERO_HASH
+from backend.domain.receipt import VersionRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,20 +146,21 @@ def prepare_base(settings: Settings) -> BaseFacts:
 
 def _register_base(installation: Installation, facts: BaseFacts) -> None:
     operator = installation.operator.account
-    record = {
-        "creator": operator,
-        "name": "0x" + facts.name.lower().encode().ljust(32, b"\0").hex(),
-        "adapterDigest": ZERO_HASH,
-        "cidDigest": ZERO_HASH,
-        "baseModel": facts.digest,
-        "snapshots": [],
-        "promptPrice": str(BASE_PROMPT_PRICE),
-        "completionPrice": str(BASE_COMPLETION_PRICE),
-        "operatorPpm": str(BASE_OPERATOR_PPM),
-        "creatorPpm": str(BASE_CREATOR_PPM),
-    }
+    record = VersionRecord(
+        creator=operator,
+        name=facts.name.lower(),
+        adapter_digest=ZERO_HASH,
+        cid_digest=ZERO_HASH,
+        base_model=facts.digest,
+        snapshots=(),
+        prompt_price=BASE_PROMPT_PRICE,
+        completion_price=BASE_COMPLETION_PRICE,
+        operator_ppm=BASE_OPERATOR_PPM,
+        creator_ppm=BASE_CREATOR_PPM,
+    )
+    call = ("AdapterRegistry", "register", [record_argument(record)])
     with installation.database.begin() as tx:
-        tx.transactions.enqueue(operator, "AdapterRegistry", "register", [record], f"base:{facts.digest}")
+        tx.transactions.enqueue(operator, *call, f"base:{facts.digest}")
 
 
 def _is_deployed(settings: Settings) -> bool:

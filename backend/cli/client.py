@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
@@ -67,6 +68,19 @@ class Market:
         session = self.post("/v1/auth/sessions", {"message": challenge["message"], "signature": signature})
         self._http.headers["Authorization"] = f"Bearer {session['token']}"
         return self
+
+    def find(self, path: str, seconds: float) -> Any:
+        """What is at `path`, once the indexer has it: it reads the chain a moment after the sender does."""
+
+        def found() -> Any | None:
+            try:
+                return self.get(path)
+            except ApiRefused as refused:
+                if refused.details["status"] == HTTPStatus.NOT_FOUND:
+                    return None
+                raise
+
+        return until(found, path, seconds)
 
     def wait_for(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
         """The relayed transaction once it is confirmed. Raises `Conflict` with the reason if it failed."""

@@ -174,7 +174,7 @@ def _announce(stack: Stack, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    stack.say(f"\nAPI    {facts['api']}   (documentation: {facts['api']}/docs)")
+    stack.say(f"\nAPI    {facts['api']}   (description: {facts['api']}/openapi.json)")
     stack.say(f"chain  {facts['rpc']}   chain id {facts['chain_id']}")
     stack.say(f"logs   {stack.settings.home / 'logs'}\n")
     for name, address in sorted(facts["contracts"].items()):

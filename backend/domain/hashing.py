@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sha3 import keccak_256
 
@@ -83,6 +83,22 @@ def version_id(record: VersionRecord) -> VersionId:
     head += words(record.adapter_digest, record.cid_digest, record.base_model, 10 * 32)
     head += words(record.prompt_price, record.completion_price, record.operator_ppm, record.creator_ppm)
     return VersionId(to_hash(keccak(head + words(len(record.snapshots), *record.snapshots))))
+
+
+def record_argument(record: VersionRecord) -> dict[str, Any]:
+    """The record as the contract's struct. Integers are decimal text, as the transaction queue keeps them."""
+    return {
+        "creator": record.creator,
+        "name": to_hash(ascii_word(record.name)),
+        "adapterDigest": record.adapter_digest,
+        "cidDigest": record.cid_digest,
+        "baseModel": record.base_model,
+        "snapshots": list(record.snapshots),
+        "promptPrice": str(record.prompt_price),
+        "completionPrice": str(record.completion_price),
+        "operatorPpm": str(record.operator_ppm),
+        "creatorPpm": str(record.creator_ppm),
+    }
 
 
 def accepted_words(bits: Sequence[bool]) -> bytes:

@@ -12,11 +12,11 @@ import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
-from backend.domain.hashing import ascii_word, version_id
+from backend.domain.hashing import record_argument, version_id
 from backend.domain.receipt import VersionRecord
 from backend.ports.training import JobState
 from backend.services.train import utc_now
@@ -132,7 +132,7 @@ class Publication:
         Errors: those of `record`, `NotFound`, `Forbidden`, `Reverted` with the registry's reason.
         """
         record = self.record(self._job_of(job_id, account), listing, accepts_worse=accepts_worse)
-        transaction = self._chain.prepare(_REGISTRY, "register", _abi(record), sender=account)
+        transaction = self._chain.prepare(_REGISTRY, "register", record_argument(record), sender=account)
         return Registration(version_id(record), record, transaction)
 
     def register(
@@ -146,7 +146,7 @@ class Publication:
         version = version_id(record)
         with self._begin() as tx:
             row = tx.transactions.enqueue(
-                account, _REGISTRY, "register", [_abi(record)], f"register:{version}"
+                account, _REGISTRY, "register", [record_argument(record)], f"register:{version}"
             )
         return version, row
 
@@ -184,22 +184,6 @@ def _registered_as(tx: TrainingTx, job: TrainingJob) -> VersionId | None:
         if (version.record.adapter_digest, version.record.cid_digest) == wanted:
             return version.id
     return None
-
-
-def _abi(record: VersionRecord) -> dict[str, Any]:
-    """The struct by the contract's names; amounts as decimal text, which is what queued calls keep."""
-    return {
-        "creator": record.creator,
-        "name": "0x" + ascii_word(record.name).hex(),
-        "adapterDigest": record.adapter_digest,
-        "cidDigest": record.cid_digest,
-        "baseModel": record.base_model,
-        "snapshots": list(record.snapshots),
-        "promptPrice": str(record.prompt_price),
-        "completionPrice": str(record.completion_price),
-        "operatorPpm": str(record.operator_ppm),
-        "creatorPpm": str(record.creator_ppm),
-    }
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.domain.content import cid_digest
 from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.hashing import ascii_word, to_hash
+from backend.domain.hashing import ascii_word, record_argument, to_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,35 +74,22 @@ class Registry:
             raise InvalidInput(
                 f"The description is longer than {MAX_DESCRIPTION_BYTES} bytes.", param="description"
             )
-        word = _name_word(name)
+        _check_name(name)
         cid = self._store.add_folder({DESCRIPTION_FILE: raw})
-        return self._chain.prepare(DATASETS, "createDatanet", word, cid_digest(cid), sender=creator)
+        return self._chain.prepare(
+            DATASETS, "createDatanet", to_hash(ascii_word(name)), cid_digest(cid), sender=creator
+        )
 
     def prepare_version(self, record: VersionRecord) -> PreparedTransaction:
         """Registration by its creator. Raises Reverted with the registry's reason."""
+        _check_name(record.name)
         return self._chain.prepare(ADAPTERS, "register", record_argument(record), sender=record.creator)
 
     def prepare_deprecation(self, record: VersionRecord) -> PreparedTransaction:
+        _check_name(record.name)
         return self._chain.prepare(ADAPTERS, "deprecate", record_argument(record), sender=record.creator)
 
 
-def record_argument(record: VersionRecord) -> dict[str, Any]:
-    """A record as the contract's `VersionRecord`."""
-    return {
-        "creator": record.creator,
-        "name": _name_word(record.name),
-        "adapterDigest": record.adapter_digest,
-        "cidDigest": record.cid_digest,
-        "baseModel": record.base_model,
-        "snapshots": list(record.snapshots),
-        "promptPrice": record.prompt_price,
-        "completionPrice": record.completion_price,
-        "operatorPpm": record.operator_ppm,
-        "creatorPpm": record.creator_ppm,
-    }
-
-
-def _name_word(name: str) -> str:
+def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput("A name has 1 to 32 characters out of a-z, 0-9 and '-'.", param="name")
-    return to_hash(ascii_word(name))

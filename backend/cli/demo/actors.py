@@ -79,6 +79,7 @@ def freeze(market: Market, datanet: int) -> str:
     """The id of a snapshot of all that is in the datanet now."""
     freezing = market.post(f"/v1/datanets/{datanet}/snapshots", {})
     market.wait_for(freezing)
+    market.find(f"/v1/snapshots/{freezing['snapshot_id']}", CHAIN_SECONDS)
     return str(freezing["snapshot_id"])
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Screen:
@@ -32,12 +32,28 @@ class Screen:
     def say(self, text: str) -> None:
         self.console.print(f"     {text}")
 
-    def bars(self) -> Progress:
-        """A live bar a task; where there is no terminal, only the last state is printed."""
-        return Progress(
-            TextColumn("     {task.description:<24}"),
-            BarColumn(bar_width=32),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            console=self.console,
-        )
+    @contextmanager
+    def progress(self, name: str) -> Iterator[Callable[[int, int, str], None]]:
+        """`show(done, total, state)` moves a live bar; where there is no terminal, it prints each quarter."""
+        if not self.console.is_terminal:
+            yield _quarters(lambda text: self.say(f"{name}: {text}"))
+            return
+        columns = (TextColumn("     {task.description:<16}"), BarColumn(bar_width=32))
+        with Progress(
+            *columns, TextColumn("{task.fields[state]}"), TimeElapsedColumn(), console=self.console
+        ) as bars:
+            bar = bars.add_task(name, total=None, state="")
+            yield lambda done, total, state: bars.update(bar, completed=done, total=total, state=state)
+
+
+def _quarters(say: Callable[[str], None]) -> Callable[[int, int, str], None]:
+    said = -1
+
+    def show(done: int, total: int, state: str) -> None:
+        nonlocal said
+        quarter = 4 * done // max(total, 1)
+        if quarter != said:
+            said = quarter
+            say(f"{done}/{total}  {state}")
+
+    return show

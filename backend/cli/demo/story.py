@@ -148,16 +148,13 @@ class Story:
             )
 
     def _follow(self, creator: Market, name: str, job_id: str) -> dict[str, Any]:
-        with self._screen.bars() as bars:
-            bar = bars.add_task(name, total=None, state="waiting")
+        with self._screen.progress(name) as move:
 
             def show(event: dict[str, Any]) -> None:
                 data = event["data"]
                 if event["kind"] == "progress":
-                    state = f"loss {data['loss']:.2f}  {data['tokens_per_second']:.0f} tok/s"
-                    bars.update(bar, completed=data["step"], total=data["num_steps"], state=state)
-                elif event["kind"] in {"dataset", "eval", "published"}:
-                    bars.update(bar, state=event["kind"])
+                    state = f"loss {data['loss']:.2f}, {data['tokens_per_second']:.0f} tokens/s"
+                    move(data["step"], data["num_steps"], state)
 
             return actors.await_training(creator, job_id, show)
 

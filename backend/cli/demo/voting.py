@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from backend.cli.client import ApiRefused, until
@@ -60,12 +59,5 @@ def _execute(market: Market, path: str) -> None:
 
 
 def _await_state(market: Market, path: str, state: str) -> None:
-    def reached() -> bool | None:
-        try:
-            return (market.get(path)["state"] == state) or None
-        except ApiRefused as refused:
-            if refused.details["status"] == HTTPStatus.NOT_FOUND:  # not deep enough yet
-                return None
-            raise
-
-    until(reached, f"the proposal to be {state}", VOTE_SECONDS)
+    market.find(path, VOTE_SECONDS)
+    until(lambda: (market.get(path)["state"] == state) or None, f"the proposal to be {state}", VOTE_SECONDS)
