@@ -36,12 +36,14 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
     from celery import Celery
     from kombu.entity import Queue
 
-    options: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     if not broker_url:
-        broker_url, options = "filesystem://", _folders(home / "broker")
+        broker_url = "filesystem://"
+        folders = _folders(home / "broker")
+        own = {"broker_transport": "workers.broker:Transport", "broker_transport_options": folders}
     app = Celery("loraledger", broker=broker_url, set_as_current=False)
     app.conf.update(
-        broker_transport_options=options,
+        **own,
         broker_connection_retry_on_startup=True,
         task_serializer="json",
         accept_content=["json"],

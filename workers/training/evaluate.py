@@ -24,7 +24,7 @@ def mean_loss(model: Any, examples: Sequence[Example], pad_token_id: int) -> flo
     model.eval()
     total, num_tokens = 0.0, 0
     for rows in batches_by_length(examples):
-        batch = collate(rows, pad_token_id)
+        batch = {name: part.to(model.device) for name, part in collate(rows, pad_token_id).items()}
         labels = batch.pop("labels")[:, 1:]
         logits = model(**batch).logits[:, :-1]
         is_trained = labels != IGNORED

@@ -86,6 +86,29 @@ def test_every_task_has_a_queue_and_messages_are_json_files_below_home(tmp_path:
     assert app.conf.accept_content == ["json"]
 
 
+def test_messages_are_never_seen_half_written_and_come_in_order(tmp_path: Path) -> None:
+    app = create_app(tmp_path)
+    folder = tmp_path / "broker" / "messages"
+    is_done = threading.Event()
+    sizes: set[int] = set()
+
+    def look() -> None:
+        while not is_done.is_set():
+            sizes.update(path.stat().st_size for path in folder.glob("*.msg"))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for number in range(50):
+        app.send_task("training.train", kwargs={"job_id": f"{number:02}"})
+    is_done.set()
+    watcher.join()
+    assert len(sizes) <= 3  # a message's length depends on the digits of its time alone
+    with app.connection_for_read() as connection:
+        channel = connection.channel()
+        taken = [channel._get("train")["headers"]["kwargsrepr"] for _ in range(50)]
+    assert taken == [repr({"job_id": f"{number:02}"}) for number in range(50)]
+
+
 def test_another_broker_is_a_url_away(tmp_path: Path) -> None:
     app = create_app(tmp_path, "redis://127.0.0.1:1/0")
     assert app.conf.broker_url == "redis://127.0.0.1:1/0"

@@ -98,13 +98,14 @@ def test_the_training_process_ends_with_its_parent_while_it_waits(tmp_path: Path
 
     parent = (
         "import subprocess, sys, time\n"
-        f"child = subprocess.Popen([sys.executable, '-m', 'workers.training.run', '--job', {str(tmp_path)!r}],"
+        "child = subprocess.Popen([sys.executable, '-m', 'workers.training.run', '--job', sys.argv[1]],"
         " stdin=subprocess.PIPE)\n"
         "print(child.pid, flush=True); time.sleep(600)"
     )
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        command = [sys.executable, "-c", parent, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             pid = int(process.stdout.readline())
             process.send_signal(signal.SIGKILL)
