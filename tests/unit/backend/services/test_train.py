@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,9 +41,7 @@ def taken(desk: Desk, step: Step = Step.VALIDATE, **config: Any) -> Any:
 
 def test_options_default_and_are_kept_as_given() -> None:
     assert parse_config({}) == TrainingConfig()
-    config = parse_config(
-        {"rank": 4, "epochs": 3, "targets": ["v_proj", "q_proj"], "variant": "rslora"}
-    )
+    config = parse_config({"rank": 4, "epochs": 3, "targets": ["v_proj", "q_proj"], "variant": "rslora"})
     assert (config.rank, config.epochs, config.variant) == (4, 3.0, "rslora")
     assert config.targets == ("q_proj", "v_proj")
     assert parse_config({"targets": "all-linear"}).targets == LINEAR_LAYERS
@@ -149,6 +149,20 @@ def test_a_job_passes_through_all_its_states(desk: Desk) -> None:
 def test_only_one_worker_takes_a_step(desk: Desk) -> None:
     held = taken(desk)
     assert desk.leases.take(held.job.id, Step.VALIDATE) is None
+
+
+def test_of_workers_that_reach_for_a_step_at_once_one_gets_it(desk: Desk) -> None:
+    job = desk.job()
+    start = threading.Barrier(6)
+
+    def reach(_: int) -> object:
+        start.wait()
+        return desk.leases.take(job.id, Step.VALIDATE)
+
+    with ThreadPoolExecutor(6) as pool:
+        taken_by = [held for held in pool.map(reach, range(6)) if held is not None]
+    assert len(taken_by) == 1
+    assert desk.training.get(job.id).lease.attempt == 1
 
 
 def test_a_step_out_of_turn_is_not_taken(desk: Desk) -> None:
