@@ -74,7 +74,7 @@ def chain_command(port: int) -> list[str]:
 
 def engine_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment of the engine process."""
-    from backend.engine.supervisor import EngineProcess
+    from backend.engine.process import EngineProcess
 
     process = EngineProcess(
         socket_path=settings.engine_socket,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +15,14 @@ from backend.domain.errors import Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.client import EngineClient
 from backend.engine.gateway import EngineGateway
-from backend.engine.supervisor import EngineProcess
+from backend.engine.process import EngineProcess
 from backend.ports.engine import Sampling, Turn
 from backend.services.adapters import AdapterFolders
 from backend.services.admission import Payer
 from backend.services.attribute import INDEX_FILE, INDEX_VERSION, HiddenCosine, Uniform
 from backend.services.generate import AnswerRequest, Generate, GenerateLimits
 from tests.fixtures_engine import make_adapter, make_model
+from tests.support.engine import RunningEngine
 from tests.support.serving import Installation, some_hash
 
 if TYPE_CHECKING:
@@ -49,35 +47,10 @@ def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> AdapterRef
     return make_adapter(tmp_path_factory.mktemp("adapter") / "a", model)
 
 
-class RunningEngine:
-    def __init__(self, folder: Path, model: Path) -> None:
-        spec = EngineProcess(
-            folder / "engine.sock",
-            model,
-            num_threads=1,
-            log_path=folder / "log",
-            options={"dtype": "float32"},
-        )
-        self.socket_path = spec.socket_path
-        self.process = subprocess.Popen(
-            spec.arguments(), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=spec.environment()
-        )
-
-    def wait_until_ready(self) -> None:
-        while True:
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(self.socket_path)) == 0:
-                    return
-            assert self.process.poll() is None, "the engine ended before it was ready"
-            time.sleep(0.05)
-
-    def end(self) -> None:
-        self.process.communicate(timeout=30)  # closing standard input is how it learns that we are gone
-
-
 @pytest.fixture(scope="module")
 def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
-    running = RunningEngine(tmp_path_factory.mktemp("run"), model)
+    socket_path = tmp_path_factory.mktemp("run") / "engine.sock"
+    running = RunningEngine(EngineProcess(socket_path, model, num_threads=1, options={"dtype": "float32"}))
     try:
         running.wait_until_ready()
         yield running

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.engine.supervisor import EngineProcess
+from backend.engine.process import EngineProcess
 from tests.fixtures_engine import make_adapter, make_model
+from tests.support.engine import RunningEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,28 +31,15 @@ def served_adapter(served_model: Path, tmp_path_factory: pytest.TempPathFactory)
 def tiny_process(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineProcess:
     folder = tmp_path_factory.mktemp("run")
     options = {"dtype": "float32", "max_waiting": 3, "max_running": 2, "kv_budget_bytes": 4 * 1024 * 1024}
-    return EngineProcess(
-        folder / "engine.sock", served_model, num_threads=1, log_path=folder / "log", options=options
-    )
+    return EngineProcess(folder / "engine.sock", served_model, num_threads=1, options=options)
 
 
 @pytest.fixture(scope="session")
 def engine_socket(tiny_process: EngineProcess) -> Iterator[Path]:
     """Socket of an engine that runs for the whole session."""
-    process = subprocess.Popen(
-        tiny_process.arguments(),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=tiny_process.environment(),
-    )
-    while True:
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(tiny_process.socket_path)) == 0:
-                break
-        assert process.poll() is None, "the engine ended before it was ready"
-        time.sleep(0.05)
-    yield tiny_process.socket_path
-    # Closing standard input is how it learns that we are gone.
-    process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert not tiny_process.socket_path.exists()
+    engine = RunningEngine(tiny_process)
+    engine.wait_until_ready()
+    yield engine.socket_path
+    engine.end()
+    assert engine.process.returncode == 0
+    assert not engine.socket_path.exists()

@@ -196,7 +196,7 @@ async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter:
 
 def test_the_client_does_not_import_torch() -> None:
     code = (
-        "import sys, backend.engine.client, backend.engine.gateway, backend.engine.supervisor;"
+        "import sys, backend.engine.client, backend.engine.gateway, backend.engine.process;"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
