@@ -28,7 +28,7 @@ contract AdapterRegistry is IAdapterRegistry {
     }
 
     /// @inheritdoc IAdapterRegistry
-    function register(VersionRecord calldata record) external returns (VersionId versionId) {
+    function register(VersionRecord memory record) external returns (VersionId versionId) {
         require(msg.sender == record.creator, NotCreator(msg.sender, record.creator));
         versionId = Hashing.versionId(record);
         require(_versions[versionId].registeredAt == 0, VersionTaken(versionId));
@@ -41,7 +41,7 @@ contract AdapterRegistry is IAdapterRegistry {
     }
 
     /// @inheritdoc IAdapterRegistry
-    function deprecate(VersionRecord calldata record) external {
+    function deprecate(VersionRecord memory record) external {
         require(msg.sender == record.creator, NotCreator(msg.sender, record.creator));
         VersionId versionId = Hashing.versionId(record);
         Version storage version = _versions[versionId];
@@ -52,7 +52,7 @@ contract AdapterRegistry is IAdapterRegistry {
     }
 
     /// @inheritdoc IAdapterRegistry
-    function versionIdOf(VersionRecord calldata record) external pure returns (VersionId) {
+    function versionIdOf(VersionRecord memory record) external pure returns (VersionId) {
         return Hashing.versionId(record);
     }
 
@@ -61,7 +61,7 @@ contract AdapterRegistry is IAdapterRegistry {
         return _versions[versionId];
     }
 
-    function _checkSnapshots(SnapshotId[] calldata snapshots) private view {
+    function _checkSnapshots(SnapshotId[] memory snapshots) private view {
         require(snapshots.length <= _MAX_SNAPSHOTS, TooManySnapshots(snapshots.length, _MAX_SNAPSHOTS));
         for (uint256 i = 0; i < snapshots.length; ++i) {
             require(datasets.snapshotOf(snapshots[i]).frozenAt != 0, SnapshotUnknown(snapshots[i]));
@@ -74,7 +74,7 @@ contract AdapterRegistry is IAdapterRegistry {
         }
     }
 
-    function _checkSplit(VersionRecord calldata record) private view returns (uint32 parameterSet) {
+    function _checkSplit(VersionRecord memory record) private view returns (uint32 parameterSet) {
         (uint32 id, uint32 minContributors, uint32 minOperator, uint32 maxOperator) = parameters.splitRules();
         (uint32 operatorPpm, uint32 creatorPpm) = (record.operatorPpm, record.creatorPpm);
         uint256 given = uint256(operatorPpm) + creatorPpm;
@@ -90,7 +90,7 @@ contract AdapterRegistry is IAdapterRegistry {
         return id;
     }
 
-    function _checkContent(VersionRecord calldata record) private pure {
+    function _checkContent(VersionRecord memory record) private pure {
         require(record.baseModel != 0, ZeroHash());
         if (record.adapterDigest == 0) {
             require(record.cidDigest == 0 && record.snapshots.length == 0, NotAnAdapter());

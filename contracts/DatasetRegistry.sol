@@ -46,7 +46,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
     }
 
     /// @inheritdoc IDatasetRegistry
-    function contribute(Contribution calldata contribution) external returns (uint32 index) {
+    function contribute(Contribution memory contribution) external returns (uint32 index) {
         return _record(msg.sender, contribution);
     }
 
@@ -122,15 +122,16 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
     function _recordSigned(SignedContribution calldata signed) private returns (uint32 index) {
         require(block.timestamp <= signed.deadline, SignatureExpired(signed.deadline));
         _useCheckedNonce(signed.contributor, signed.nonce);
-        bytes32 structHash = Hashing.contribution(signed.contribution, signed.nonce, signed.deadline);
+        Contribution memory contribution = signed.contribution;
+        bytes32 structHash = Hashing.contribution(contribution, signed.nonce, signed.deadline);
         require(
             Signatures.isValid(signed.contributor, _hashTypedDataV4(structHash), signed.signature),
             InvalidSignature(signed.contributor)
         );
-        return _record(signed.contributor, signed.contribution);
+        return _record(signed.contributor, contribution);
     }
 
-    function _record(address contributor, Contribution calldata contribution) private returns (uint32 index) {
+    function _record(address contributor, Contribution memory contribution) private returns (uint32 index) {
         (uint64 datanetId, bytes32 contentHash) = (contribution.datanetId, contribution.contentHash);
         Datanet storage datanet = _datanets[datanetId];
         ContributionRecord storage kept = _contributions[datanetId][contentHash];

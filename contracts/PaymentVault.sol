@@ -176,7 +176,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         bytes memory spans = Hashing.newSpans(collections.length);
         ChannelId previous = ChannelId.wrap(0);
         for (uint256 i = 0; i < collections.length; ++i) {
-            Collection calldata collection = collections[i];
+            Collection memory collection = collections[i];
             ChannelId channelId = Hashing.channelId(collection.payer, operator, msg.sender);
             require(ChannelId.unwrap(channelId) > ChannelId.unwrap(previous), NotRising(channelId));
             uint128 from = _collect(domain, channelId, collection);
@@ -320,7 +320,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
     function _collect(
         bytes32 domain,
         ChannelId channelId,
-        Collection calldata collection
+        Collection memory collection
     ) private returns (uint128 from) {
         (uint128 before, uint128 until) = (collection.before, collection.until);
         Channel storage channel = _channels[channelId];
@@ -336,7 +336,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         emit Collected(channelId, before, from, until);
     }
 
-    function _checkVoucher(bytes32 domain, ChannelId channelId, Collection calldata collection) private view {
+    function _checkVoucher(bytes32 domain, ChannelId channelId, Collection memory collection) private view {
         bytes32 structHash = Hashing.voucher(channelId, collection.from, collection.maxCumulative);
         bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
         address signer = ECDSA.recover(digest, collection.r, collection.vs);

@@ -68,7 +68,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     /// @inheritdoc ISettlement
     function commit(
-        Commitment calldata commitment,
+        Commitment memory commitment,
         Collection[] calldata collections
     ) external returns (uint64 number, bytes32 batchHash) {
         OperatorState storage kept = _states[msg.sender];
@@ -227,7 +227,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     function _checkCommitment(
-        Commitment calldata commitment,
+        Commitment memory commitment,
         uint256 numSpans,
         OperatorState memory state
     ) private view {
@@ -249,7 +249,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     function _headerOf(
-        Commitment calldata commitment,
+        Commitment memory commitment,
         bytes32 spansHash,
         OperatorState memory state,
         uint32 window

@@ -53,7 +53,7 @@ library Hashing {
         return SnapshotId.wrap(keccak256(abi.encode(datanetId, count, acceptedHash)));
     }
 
-    function versionId(VersionRecord calldata record) internal pure returns (VersionId) {
+    function versionId(VersionRecord memory record) internal pure returns (VersionId) {
         return VersionId.wrap(keccak256(abi.encode(record)));
     }
 
@@ -82,7 +82,7 @@ library Hashing {
     }
 
     function contribution(
-        Contribution calldata content,
+        Contribution memory content,
         uint256 nonce,
         uint256 deadline
     ) internal pure returns (bytes32) {
@@ -103,7 +103,7 @@ library Hashing {
     }
 
     /// @notice EIP-712 struct hash of a receipt, which is its key in the tree of receipts.
-    function receipt(Receipt calldata r) internal pure returns (bytes32) {
+    function receipt(Receipt memory r) internal pure returns (bytes32) {
         return keccak256(abi.encode(_RECEIPT_TYPEHASH, r));
     }
 
