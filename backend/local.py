@@ -208,5 +208,6 @@ def child_environment(settings: Settings, rpc_url: str, api_port: int) -> dict[s
         "LORALEDGER_RPC_URL": rpc_url,
         "LORALEDGER_API_PORT": str(api_port),
         "PYTHONUNBUFFERED": "1",
-        **({} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(settings.engine_threads)}),
+        # Everything shares the cores: threads that wait must sleep instead of spinning.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }

@@ -1,0 +1,126 @@
+"""How long a batch takes to build: `python -m benchmarks.batch [--json] [--receipts N] [--contributors N]`.
+
+Real trees, splits and encodings over random honest receipts; signing them is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from statistics import median
+
+from backend.domain.batch import Ledger, build
+from backend.domain.batch_data import BatchName, encode
+from backend.domain.chain import ParameterSet
+from backend.domain.hashing import attribution_hash, channel_id, keccak, slices_hash, to_hash, version_id
+from backend.domain.ids import Account, Hash32, SnapshotId, VersionId
+from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.rules import Rules
+from backend.domain.split import PPM, charge
+
+METHOD = "benchmark"
+NUM_CHANNELS = 100
+
+
+class Registry:
+    """One version over one snapshot of `num_contributors` contributions."""
+
+    def __init__(self, num_contributors: int) -> None:
+        self.snapshot = SnapshotId(_hash("snapshot"))
+        self.record = VersionRecord(
+            creator=_account("creator"),
+            name="benchmark",
+            adapter_digest=_hash("adapter"),
+            cid_digest=_hash("folder"),
+            base_model=_hash("base"),
+            snapshots=(self.snapshot,),
+            prompt_price=1_000_000,
+            completion_price=3_000_000,
+            operator_ppm=300_000,
+            creator_ppm=200_000,
+        )
+        self.version_id = version_id(self.record)
+        self._contributors = [_account(f"contributor {n}") for n in range(num_contributors)]
+
+    def version(self, version: VersionId) -> VersionRecord | None:
+        return self.record if version == self.version_id else None
+
+    def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
+        known = snapshot == self.snapshot and index < len(self._contributors)
+        return self._contributors[index] if known else None
+
+
+def receipts(registry: Registry, count: int, num_contributors: int) -> list[SignedReceipt]:
+    """Honest receipts on `NUM_CHANNELS` channels, in the order of a batch, with random shares."""
+    source = random.Random(0)  # noqa: S311 - a fixed choice, so that runs compare
+    operator, settlement = _account("operator"), _account("settlement")
+    channels = sorted(channel_id(_account(f"payer {n}"), operator, settlement) for n in range(NUM_CHANNELS))
+    made = []
+    for number in range(count):
+        channel = channels[number * NUM_CHANNELS // count]
+        is_first = not made or made[-1].receipt.channel_id != channel
+        begins = 0 if is_first else made[-1].receipt.cumulative
+        parts = [source.randint(1, PPM // num_contributors) for _ in range(num_contributors)]
+        parts[0] += PPM - sum(parts)
+        slices = (Slice(registry.version_id, PPM, tuple(map(Share, range(num_contributors), parts))),)
+        prompt, completion = source.randint(10, 500), source.randint(10, 500)
+        amount = charge(slices, [registry.record], prompt, completion)
+        receipt = Receipt(
+            channel_id=channel,
+            cumulative=begins + amount,
+            charge=amount,
+            request_hash=_hash(f"request {number}"),
+            response_hash=_hash(f"response {number}"),
+            slices_hash=slices_hash(slices),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            attribution_hash=attribution_hash(METHOD, slices),
+            served_at=1_790_000_000,
+        )
+        made.append(SignedReceipt(receipt, METHOD, slices, "0x" + "11" * 65))
+    return made
+
+
+def measure(count: int, num_contributors: int, repeats: int) -> dict[str, float]:
+    """Medians in seconds over `repeats` runs in this process."""
+    registry = Registry(num_contributors)
+    signed = receipts(registry, count, num_contributors)
+    terms = ParameterSet(0, _account("treasury"), 50_000, 0, 0, 0, 0, 0, 0, 0)
+    built, encoded = [], []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        batch = build(_account("operator"), Ledger(), terms, signed, Rules(registry))
+        built.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        encode(BatchName(1, _account("settlement"), batch.operator, batch.number), batch.receipts)
+        encoded.append(time.perf_counter() - began)
+    return {"build_s": median(built), "encode_s": median(encoded)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--receipts", type=int, default=10_000)
+    parser.add_argument("--contributors", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    figures = measure(options.receipts, options.contributors, options.repeats)
+    if options.json:
+        print(json.dumps({"figures": {name: round(value, 3) for name, value in figures.items()}}))
+        return
+    for name, value in figures.items():
+        print(f"{name:10} {value:8.3f}")
+
+
+def _hash(label: str) -> Hash32:
+    return to_hash(keccak(label.encode()))
+
+
+def _account(label: str) -> Account:
+    return Account(_hash(label)[:42])
+
+
+if __name__ == "__main__":
+    main()
