@@ -54,8 +54,10 @@ lint: setup ## formatting, types, imports, contracts, committed artefacts
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 	@$(NODE) node_modules/solhint/solhint.js --max-warnings 0 'contracts/**/*.sol'
-	@$(PY) tools/export_abi.py --check
+	@$(NODE) tools/export_abi.mjs --check
 	@$(PY) tools/make_vectors.py --check
+	@$(PY) tools/make_docs.py --check
+	@$(PY) -m backend.db.migrate --check
 
 format: setup
 	@$(PY) -m ruff check --fix-only -q .

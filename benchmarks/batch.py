@@ -57,7 +57,7 @@ def receipts(registry: Registry, count: int, num_contributors: int) -> list[Sign
     source = random.Random(0)  # noqa: S311 - a fixed choice, so that runs compare
     operator, settlement = _account("operator"), _account("settlement")
     channels = sorted(channel_id(_account(f"payer {n}"), operator, settlement) for n in range(NUM_CHANNELS))
-    made = []
+    made: list[SignedReceipt] = []
     for number in range(count):
         channel = channels[number * NUM_CHANNELS // count]
         is_first = not made or made[-1].receipt.channel_id != channel

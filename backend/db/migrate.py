@@ -43,11 +43,16 @@ def _config(connection: Connection) -> Config:
 
 
 def main() -> None:
-    """`python -m backend.db.migrate MESSAGE`: write the revision that leads to the tables as they are now."""
+    """`python -m backend.db.migrate MESSAGE` writes the revision that leads to the tables as they are now;
+    with `--check` instead of a message it fails if one is missing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         engine = open_engine(f"sqlite:///{folder}/empty.db")
         upgrade(engine)
-        revision(engine, " ".join(sys.argv[1:]) or "change")
+        if sys.argv[1:] == ["--check"]:
+            check(engine)
+        else:
+            revision(engine, " ".join(sys.argv[1:]) or "change")
         engine.dispose()
 
 
