@@ -45,7 +45,8 @@ test: setup ## every test that fits 15 minutes: Solidity, then Python
 	@$(HARDHAT) test solidity
 	@$(PY) -m pytest -q
 
-test-deep: setup ## the long ones
+test-deep: setup ## the long ones: kill loops, sizes, ten times the fuzz
+	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 
 lint: setup ## formatting, types, imports, contracts, committed artefacts

@@ -137,7 +137,7 @@ def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None
         assert stack.run("vote", "list", "--json").strip() == "[]"
 
 
-def test_a_lost_chain_is_set_aside_and_the_stack_starts_afresh(tmp_path: Path) -> None:
+def test_a_lost_chain_is_set_aside_and_the_fresh_one_is_governed(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "up.log"
     with running(home, log) as stack:
         before = json.loads((home / "deployment.json").read_text())["block_hash"]
@@ -150,6 +150,29 @@ def test_a_lost_chain_is_set_aside_and_the_stack_starts_afresh(tmp_path: Path) -
             assert "set aside" in log.read_text()
             models = until(lambda: market.get("/v1/models")["data"] or None, "the base model", 60)
             assert [model["id"] for model in models] == [BASE]
+            _change_the_fee_from_the_command_line(again)
+
+
+def _change_the_fee_from_the_command_line(stack: Stack) -> None:
+    stack.run("vote", "delegate")
+    time.sleep(2)  # votes count from the second after the delegation
+    proposal = stack.run("vote", "propose", "70000").strip()
+
+    def reach(state: str) -> None:
+        def reached() -> bool | None:
+            found = json.loads(stack.run("vote", "list", "--json"))
+            return any(p["id"] == proposal and p["state"] == state for p in found) or None
+
+        until(reached, f"the proposal to be {state}", 120)
+
+    reach("active")
+    stack.run("vote", "cast", proposal, "for")
+    reach("succeeded")
+    stack.run("vote", "queue", proposal)
+    reach("queued")
+    time.sleep(4)  # the timelock
+    stack.run("vote", "execute", proposal)
+    reach("executed")
 
 
 def _charged(market: Market, channel: str) -> int:
