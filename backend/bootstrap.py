@@ -196,6 +196,7 @@ class Installation:
             settlement=self._domain("Settlement"),
             pace=Pace(self.settings.batch_seconds, self.settings.batch_receipts),
             clock=self.chain_now,
+            thaw_seconds=int(self.chain.call("PaymentVault", "thawSeconds")),
         )
 
     @cached_property

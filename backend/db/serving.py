@@ -19,8 +19,8 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
-from backend.domain.voucher import SignedVoucher, Voucher
-from backend.ports.serving import ClientVoucher, NewReceipt, Reservation, StoredReceipt
+from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
+from backend.ports.serving import NewReceipt, Reservation, StoredReceipt
 from backend.ports.settlement import Backlog
 
 if TYPE_CHECKING:
@@ -101,10 +101,6 @@ class ChannelStore:
             .order_by(VoucherRow.max_cumulative.desc(), VoucherRow.signer)
         )
         return [ClientVoucher(_voucher(row), Account(row.signer)) for row in rows]
-
-    def latest_voucher(self, channel: ChannelId) -> SignedVoucher | None:
-        best = next(iter(self.vouchers(channel)), None)
-        return None if best is None else best.signed
 
     def add_held_key(self, channel: ChannelId, key: Account) -> None:
         self._session.add(HeldKeyRow(channel_id=channel, key=key))

@@ -25,6 +25,14 @@ class SignedVoucher:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientVoucher:
+    """A verified voucher and who signed it: the payer or a session key."""
+
+    signed: SignedVoucher
+    signer: Account
+
+
+@dataclass(frozen=True, slots=True)
 class SessionGrant:
     """Lets `key` sign vouchers up to `cap` (a ceiling on the channel's cumulative) until `expiry`."""
 

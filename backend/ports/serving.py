@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
     from backend.domain.receipt import SignedReceipt
-    from backend.domain.voucher import SignedVoucher
+    from backend.domain.voucher import ClientVoucher
     from backend.ports.auth import AuthRepository
     from backend.ports.chain import ChainView, Transactions
 
@@ -53,14 +53,6 @@ class StoredReceipt:
     salt: Hash32
     key_id: str | None
     batch: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClientVoucher:
-    """A verified voucher and who signed it: the payer or a session key."""
-
-    signed: SignedVoucher
-    signer: Account
 
 
 class ChannelRepository(Protocol):

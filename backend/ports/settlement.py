@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from backend.domain.batch import Ledger
     from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
     from backend.domain.receipt import SignedReceipt
-    from backend.domain.voucher import SignedVoucher
+    from backend.domain.voucher import ClientVoucher
     from backend.ports.chain import ChainView, Signer, Transactions
 
 
@@ -47,8 +47,8 @@ class SettlementReceipts(Protocol):
 class SettlementVouchers(Protocol):
     """`tx.channels`, as settlement uses it."""
 
-    def latest_voucher(self, channel: ChannelId) -> SignedVoucher | None:
-        """The verified voucher with the highest `max_cumulative` that a client sent for this channel."""
+    def vouchers(self, channel: ChannelId) -> Sequence[ClientVoucher]:
+        """The latest that each signer sent for this channel, verified."""
         ...
 
 

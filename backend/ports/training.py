@@ -31,7 +31,7 @@ class TrainingConfig:
     dropout: float = 0.0
     variant: Literal["lora", "rslora"] = "lora"
     targets: tuple[str, ...] = LINEAR_LAYERS
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: float = 0.1
     epochs: float = 2.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
-from backend.ports.serving import ClientVoucher
+from backend.domain.voucher import ClientVoucher
 from backend.services.standing import Standing, standing, usable_grants
 
 if TYPE_CHECKING:

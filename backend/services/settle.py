@@ -111,6 +111,8 @@ class Settler:
     settlement: TypedDomain
     pace: Pace
     clock: Callable[[], int]
+    thaw_seconds: int
+    """The vault's: how long what a session key signed stays collectable after its end."""
 
     def run_once(self, *, is_forced: bool = False) -> Progress:
         """Finalise what is due, settle the fate of the batch in flight, or commit the next one.
@@ -127,7 +129,8 @@ class Settler:
         with self.read() as tx:
             if not (is_forced or self._is_due(tx)):
                 return Progress(Step.IDLE)
-            takes, skipped = select(tx, self.operator, ledger, self.keys, self.pace.receipts)
+            over_before = self.clock() - self.thaw_seconds
+            takes, skipped = select(tx, self.operator, ledger, self.keys, self.pace.receipts, over_before)
             offer = self._offer(tx, ledger, takes, skipped)
         if isinstance(offer, Progress):
             return offer

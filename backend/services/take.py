@@ -10,10 +10,10 @@ from backend.domain.hashing import to_bytes
 from backend.domain.voucher import SignedVoucher, Voucher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from backend.domain.batch import Ledger, Span
-    from backend.domain.chain import Channel
+    from backend.domain.chain import Channel, Grant
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId
     from backend.domain.receipt import SignedReceipt
@@ -39,13 +39,15 @@ class Authority(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ByVoucher:
-    """A voucher that the payer or a session key of theirs signed."""
+    """A voucher that the payer or a session key of theirs signed; the key's cap bounds it too."""
 
     signed: SignedVoucher
+    cap: int | None = None
 
     @property
     def ceiling(self) -> int:
-        return self.signed.voucher.max_cumulative
+        stated = self.signed.voucher.max_cumulative
+        return stated if self.cap is None else min(stated, self.cap)
 
     @property
     def waived_until(self) -> int:
@@ -112,9 +114,12 @@ def compact(signature: str) -> tuple[str, str]:
 
 
 def select(
-    tx: SettlementTx, operator: Account, ledger: Ledger, keys: SessionKeys, limit: int
+    tx: SettlementTx, operator: Account, ledger: Ledger, keys: SessionKeys, limit: int, over_before: int
 ) -> tuple[dict[ChannelId, Take], dict[ChannelId, str]]:
-    """At most `limit` receipts from at most 256 channels, longest waiting first; and who is left out, why."""
+    """At most `limit` receipts from at most 256 channels, longest waiting first; and who is left out, why.
+
+    Session keys that ended before `over_before` (now less the vault's thaw, unix seconds) collect nothing.
+    """
     takes: dict[ChannelId, Take] = {}
     skipped: dict[ChannelId, str] = {}
     for backlog in tx.receipts.backlogs(operator):
@@ -124,7 +129,9 @@ def select(
         if channel is None:
             skipped[backlog.channel_id] = "the channel is not indexed"
             continue
-        take = _best(tx, channel, ledger, keys, limit)
+        before = ledger.collected.get(channel.id, 0)
+        found = _authorities(tx, channel, keys, over_before)
+        take = _best(tx, channel, before, (a for a in found if a.ceiling > before), limit)
         if take is None:
             skipped[backlog.channel_id] = _NO_VOUCHER
             continue
@@ -136,22 +143,35 @@ def select(
     return takes, skipped
 
 
-def _best(tx: SettlementTx, channel: Channel, ledger: Ledger, keys: SessionKeys, limit: int) -> Take | None:
+def _best(
+    tx: SettlementTx, channel: Channel, before: int, authorities: Iterable[Authority], limit: int
+) -> Take | None:
     """The take that reaches farthest; a client's own voucher on a tie."""
-    before = ledger.collected.get(channel.id, 0)
-    takes = [_take(tx, channel, before, a, limit) for a in _authorities(tx, channel, before, keys)]
+    takes = [_take(tx, channel, before, authority, limit) for authority in authorities]
     return max(takes, key=lambda take: take.until, default=None)
 
 
-def _authorities(tx: SettlementTx, channel: Channel, before: int, keys: SessionKeys) -> Iterator[Authority]:
-    signed = tx.channels.latest_voucher(channel.id)
-    if signed is not None and signed.voucher.max_cumulative > before:
-        yield ByVoucher(signed)
-    for grant in tx.chain.grants(channel.id):
-        # Expired and revoked grants serve too: what was served against them stays collectable for the thaw.
+def _authorities(
+    tx: SettlementTx, channel: Channel, keys: SessionKeys, over_before: int
+) -> Iterator[Authority]:
+    """All that the vault would take; also by expired and revoked keys, since what was served against one
+    stays collectable for the thaw.
+    """
+    grants = {grant.key: grant for grant in tx.chain.grants(channel.id) if _end(grant) >= over_before}
+    for voucher in tx.channels.vouchers(channel.id):
+        if voucher.signer == channel.payer:
+            yield ByVoucher(voucher.signed)
+        elif voucher.signer in grants:
+            yield ByVoucher(voucher.signed, grants[voucher.signer].cap)
+    for grant in grants.values():
         key = keys.held(grant.key)
-        if key is not None and grant.cap > before:
+        if key is not None:
             yield ByHeldKey(grant.cap, key)
+
+
+def _end(grant: Grant) -> int:
+    """When the key stops signing for anything new, unix seconds."""
+    return grant.expiry if grant.revoked_at is None else min(grant.expiry, grant.revoked_at)
 
 
 def _take(tx: SettlementTx, channel: Channel, before: int, authority: Authority, limit: int) -> Take:

@@ -28,8 +28,8 @@ from backend.domain.chain import (
 from backend.domain.hashing import TypedDomain, receipt_id, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve
-from backend.domain.voucher import SignedVoucher, Voucher
-from backend.ports.serving import ClientVoucher, NewReceipt
+from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
+from backend.ports.serving import NewReceipt
 from backend.services.audit import Auditor
 from backend.services.claim import Claims
 from backend.services.settle import Pace, Settler
@@ -47,6 +47,9 @@ UNIT = 1_000_000
 
 def refuse(error: str, **args: Any) -> Reverted:
     return Reverted(f"{error}({args})", error=error, args_by_name=args)
+
+
+THAW_SECONDS = 300
 
 
 @dataclass
@@ -213,7 +216,7 @@ class ModelChain:
         voucher = Voucher(channel.id, c["from"], c["maxCumulative"])
         signature = "0x" + (r + s + bytes([27 + (vs >> 255)])).hex()
         signer = recover(self.vault.voucher_digest(voucher), signature)
-        caps = {g.key: g.cap for g in self.grants(channel.id)}
+        caps = {g.key: g.cap for g in self.grants(channel.id) if g.expiry + THAW_SECONDS >= self.time}
         if signer != channel.payer and c["until"] > caps.get(signer, -1):
             raise refuse("NotAuthorised", channelId=channel.id)
         return span
@@ -256,6 +259,7 @@ class Town:
         self.database = Database(open_engine(f"sqlite:///{folder / 'town.db'}"))
         Base.metadata.create_all(self.database.engine)
         self.session_key = Key("session key")
+        self.old_session_key = Key("old session key")
 
     @contextmanager
     def begin(self) -> Iterator[Work]:
@@ -270,7 +274,8 @@ class Town:
             yield tx
 
     def held(self, key: Account) -> Key | None:
-        return self.session_key if key == self.session_key.account else None
+        ours = (self.session_key, self.old_session_key)
+        return next((signer for signer in ours if signer.account == key), None)
 
     def serve(self, channel: ChannelId | None = None, *, is_paid: bool = True) -> SignedReceipt:
         """An answer: its receipt is stored and, if paid, the payer's new voucher too."""
@@ -293,16 +298,22 @@ class Town:
                 )
             )
 
-    def sign_voucher(self, channel: ChannelId, most: int, waived_until: int = 0) -> None:
-        payer = self.market.payer_of[channel]
+    def sign_voucher(
+        self, channel: ChannelId, most: int, waived_until: int = 0, signer: Key | None = None
+    ) -> None:
+        """By the payer, or by a session key that the payer keeps."""
+        signer = signer or self.market.payer_of[channel]
         voucher = Voucher(channel, waived_until, most)
-        signed = SignedVoucher(voucher, payer.sign(self.chain.vault.voucher_digest(voucher)))
+        signed = SignedVoucher(voucher, signer.sign(self.chain.vault.voucher_digest(voucher)))
         with self.begin() as tx:
-            tx.channels.put_voucher(ClientVoucher(signed, payer.account))
+            tx.channels.put_voucher(ClientVoucher(signed, signer.account))
 
-    def grant(self, channel: ChannelId, cap: int) -> None:
-        grant = Grant(channel, self.session_key.account, cap, 2_000_000_000, revoked_at=None)
-        self.chain.grants_by_channel[channel] = [grant]
+    def grant(
+        self, channel: ChannelId, cap: int, key: Key | None = None, expiry: int = 2_000_000_000
+    ) -> None:
+        """To the session key that the gateway holds, or to `key`; beside what was granted before."""
+        grant = Grant(channel, (key or self.session_key).account, cap, expiry, revoked_at=None)
+        self.chain.grants_by_channel.setdefault(channel, []).append(grant)
 
     def mine(self) -> int:
         """Send and confirm all that is queued; how many succeeded."""
@@ -339,6 +350,7 @@ class Town:
             "settlement": self.market.domain,
             "pace": Pace(seconds=5, receipts=100),
             "clock": lambda: self.chain.time,
+            "thaw_seconds": THAW_SECONDS,
         }
         return Settler(**(parts | changes))
 

@@ -25,8 +25,8 @@ from backend.domain.hashing import (
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, DatanetId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.split import PPM, charge
-from backend.domain.voucher import SignedVoucher, Voucher
-from backend.ports.serving import ClientVoucher, NewReceipt
+from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
+from backend.ports.serving import NewReceipt
 from backend.services.audit import Auditor
 from backend.services.claim import Claims
 from backend.services.prove import Proofs
@@ -140,6 +140,7 @@ class LiveMarket:
             settlement=self.settlement,
             pace=Pace(seconds=0, receipts=10_000),
             clock=lambda: self.chain.head().timestamp,
+            thaw_seconds=int(self.chain.call("PaymentVault", "thawSeconds")),
         )
 
     def claims(self) -> Claims:

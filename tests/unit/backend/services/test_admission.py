@@ -156,9 +156,8 @@ def test_a_voucher_of_the_payer_authorises(any_installation: Installation, payer
     channels.add_voucher(payer.account, voucher(installation, "payer", 60))
     assert available(installation) == 60
     with installation.begin() as tx:
-        latest = tx.channels.latest_voucher(installation.channel)
-    assert latest is not None
-    assert latest.voucher.max_cumulative == 60
+        (latest,) = tx.channels.vouchers(installation.channel)
+    assert latest.signed.voucher.max_cumulative == 60
 
 
 def test_a_voucher_of_a_stranger_is_refused(installation: Installation, payer: Payer) -> None:

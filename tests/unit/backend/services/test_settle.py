@@ -12,8 +12,8 @@ from backend.domain.content import cid_of
 from backend.domain.hashing import receipt_id
 from backend.services.audit import WrongBatch
 from backend.services.settle import Pace, Settler, Step
-from tests.support.market import parameter_set
-from tests.support.model_chain import Town
+from tests.support.market import Key, parameter_set
+from tests.support.model_chain import THAW_SECONDS, Town
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +155,33 @@ def test_no_more_is_collected_than_voucher_or_cap_allow(town: Town) -> None:
     assert town.unsettled() == 2
 
 
+def test_a_voucher_that_promises_more_than_its_key_may_does_not_hide_the_payers_own(town: Town) -> None:
+    channel, session = town.market.channels[0], Key("kept by the payer")
+    town.grant(channel, cap=1, key=session)
+    receipts = [town.serve(channel, is_paid=False)]
+    town.sign_voucher(channel, 1 << 127, signer=session)
+    town.sign_voucher(channel, receipts[0].receipt.cumulative)
+    settle(town)
+    assert_all_settled(town, receipts)
+
+
+def test_a_session_key_whose_thaw_is_over_does_not_stand_before_a_live_one(town: Town) -> None:
+    channel = town.market.channels[0]
+    town.grant(channel, cap=10**9, key=town.old_session_key, expiry=town.chain.time - THAW_SECONDS - 1)
+    town.grant(channel, cap=10**9)
+    receipts = [town.serve(channel, is_paid=False)]
+    settle(town)
+    assert_all_settled(town, receipts)
+
+
+def test_a_session_key_serves_for_collection_until_its_thaw_is_over(town: Town) -> None:
+    channel = town.market.channels[0]
+    town.grant(channel, cap=10**9, expiry=town.chain.time - THAW_SECONDS)
+    receipts = [town.serve(channel, is_paid=False)]
+    settle(town, rounds=1)
+    assert_all_settled(town, receipts)
+
+
 def test_no_more_is_collected_than_the_channel_holds(town: Town) -> None:
     channel = town.market.channels[0]
     one = town.serve(channel)
@@ -200,10 +227,9 @@ def test_a_bad_receipt_holds_up_only_the_rest_of_its_channel(town: Town) -> None
 def test_a_channel_that_the_chain_refuses_does_not_hold_up_the_others(town: Town) -> None:
     channel, other = town.market.channels[:2]
     receipts = [town.serve(channel, is_paid=False), town.serve(other)]
-    stranger = town.market.payer_of[other]
-    town.market.payer_of[channel], payer = stranger, town.market.payer_of[channel]
-    town.sign_voucher(channel, receipts[0].receipt.cumulative)
-    town.market.payer_of[channel] = payer
+    forger = Key("somebody else")
+    forger.account = town.market.payer_of[channel].account
+    town.sign_voucher(channel, receipts[0].receipt.cumulative, signer=forger)
     progress = town.settler().run_once(is_forced=True)
     assert "NotAuthorised" in progress.skipped[channel]
     town.mine()
