@@ -57,6 +57,8 @@ def _run_job(folder: Path, emit: Any) -> None:
     spec = TrainingSpec.load(folder)
     # Read when torch starts its pools; the number of threads also decides the order of sums, so it is fixed.
     os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
+    # Threads that spin while they wait for each other take the processor from whatever else runs here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from workers.training.job import run_job
 
