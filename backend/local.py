@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from backend.bootstrap import BaseFacts, Installation
 from backend.domain.chain import ChainReplaced
-from backend.domain.errors import NotFound, Unavailable
+from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import record_argument, to_hash
 from backend.domain.ids import ZERO_HASH
 from backend.domain.receipt import VersionRecord
@@ -39,6 +39,7 @@ CHAIN_DATA = (
     "jobs",
 )
 """What belongs to one chain and is set aside with it. Blocks stay: content is true on any chain."""
+READY_LINE = b"Started HTTP"
 ROLES = (
     "deployer, guardian, treasury",
     "operator, curator",
@@ -99,18 +100,9 @@ def free_port(preferred: int) -> int:
         return port
 
 
-def answers(url: str) -> bool:
-    from backend.chain.rpc import Rpc
-
-    rpc = Rpc(url, retries=1)
-    try:
-        rpc.request("eth_chainId")
-    except Unavailable:
-        return False
-    else:
-        return True
-    finally:
-        rpc.close()
+def chain_says_ready(log: Path) -> bool:
+    """By the node's own word: somebody else's node on our port would answer calls just as well."""
+    return log.is_file() and READY_LINE in log.read_bytes()[:4096]
 
 
 def prepare_chain(settings: Settings) -> Path | None:
@@ -176,8 +168,15 @@ def _is_deployed(settings: Settings) -> bool:
 
 
 def _start_afresh(settings: Settings) -> Path | None:
+    """Errors: `Conflict` where the database is not a file of ours that could be set aside."""
     from backend.chain.deploy import deploy_local, save
 
+    if settings.database_url and settings.deployment_file.is_file():
+        raise Conflict(
+            f"the chain at {settings.rpc_url} is another one than before, and the database of "
+            "LORALEDGER_DATABASE_URL holds the old one's data: name an empty database, and remove "
+            f"{settings.deployment_file}"
+        )
     aside = _set_aside(settings)
     save(deploy_local(settings.rpc_url), settings.deployment_file)
     return aside

@@ -31,6 +31,8 @@ class Service:
     env: Mapping[str, str] = field(default_factory=dict)
     is_ready: Callable[[], bool] = lambda: True
     stop_signal: signal.Signals = signal.SIGTERM
+    stop_seconds: float = 10.0
+    """Patience with a child that was told to end; then it is killed."""
     ready_seconds: float = 120.0
 
 
@@ -67,7 +69,7 @@ class Supervisor:
         child = _Child(service, self._spawn(service), time.monotonic())
         self._children[service.name] = child
         deadline = time.monotonic() + service.ready_seconds
-        while not service.is_ready():
+        while not service.is_ready() or child.process.poll() is not None:
             if child.process.poll() is not None or time.monotonic() > deadline:
                 log = self.log_of(service.name)
                 raise NotReady(f"{service.name} did not become ready; {log} ends with:\n{_tail(log)}")
@@ -103,7 +105,7 @@ class Supervisor:
 
     def stop(self) -> None:
         for child in reversed(self._children.values()):
-            _end(child.process, child.service.stop_signal)
+            _end(child.process, child.service)
         self._children.clear()
 
     def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
@@ -129,11 +131,11 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals, patience: float = 10.0) -> None:
+def _end(process: subprocess.Popen[bytes], service: Service) -> None:
     if process.poll() is None:
-        process.send_signal(stop_signal)
+        process.send_signal(service.stop_signal)
         try:
-            process.wait(patience)
+            process.wait(service.stop_seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

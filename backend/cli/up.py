@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 CHAIN, ENGINE, API = "chain", "engine", "api"
 DAEMONS = ("index", "send", "relay", "worker", "settle")
 WATCH_SECONDS = 0.25
-END_SECONDS = 60
+API_STOP_SECONDS = 45
+"""It first lets answers end, then signs the receipts of those that did not."""
+END_SECONDS = 90
 
 
 def register(app: typer.Typer) -> None:
@@ -119,10 +121,12 @@ class Stack:
     def _chain(self) -> Service:
         from backend import local
 
+        log = self.supervisor.log_of(CHAIN)
+        log.unlink(missing_ok=True)
         return Service(
             CHAIN,
             local.chain_command(self.ports.chain),
-            is_ready=lambda: local.answers(self.rpc_url),
+            is_ready=lambda: local.chain_says_ready(log),
             stop_signal=signal.SIGINT,  # SIGTERM leaves a Hardhat node running
         )
 
@@ -144,7 +148,11 @@ class Stack:
         from backend import local
 
         return Service(
-            API, local.main_command("serve"), self._environment(), is_ready=lambda: _is_up(self.api_url)
+            API,
+            local.main_command("serve"),
+            self._environment(),
+            is_ready=lambda: _is_up(self.api_url),
+            stop_seconds=API_STOP_SECONDS,
         )
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 CHAIN_SECONDS = 120
 TRAINING_SECONDS = 900
 SESSION_SECONDS = 24 * 3600
-PROMPT_PRICE, COMPLETION_PRICE = 1_000_000, 3_000_000
-"""Token units per million tokens: 1 and 3 test dollars."""
+PROMPT_PRICE, COMPLETION_PRICE = 5_000_000, 15_000_000
+"""Token units per million tokens: 5 and 15 test dollars."""
 OPERATOR_PPM, CREATOR_PPM = 300_000, 200_000
 """Of what the fee leaves; the contributors get the other half."""
 

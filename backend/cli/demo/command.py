@@ -52,9 +52,7 @@ def demo(
     report.unlink(missing_ok=True)
     screen = Screen(NUM_STEPS)
     with ExitStack() as stack:
-        with screen.step(
-            "stack", "The stack: chain, contracts, engine, API, worker, indexer, sender, settler"
-        ):
+        with screen.step("stack", "The local stack starts"):
             facts = stack.enter_context(DemoStack(home, environment, keep=keep))
             screen.say(f"API {facts['api']}, chain {facts['rpc']}, {len(facts['contracts'])} contracts")
         installation = Installation(settings.model_copy(update={"home": home, "rpc_url": facts["rpc"]}))
@@ -90,9 +88,7 @@ def _play(story: Story, screen: Screen) -> Books:
         story.ask_again()
         number = story.settle()
         story.claim()
-    with screen.step(
-        "audit", "Every unit is recomputed, and the contract asked about a receipt and an entry"
-    ):
+    with screen.step("audit", "Every unit is recomputed; the contract verifies a receipt and an entry"):
         return story.close_books(number)
 
 

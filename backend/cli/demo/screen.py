@@ -18,6 +18,8 @@ class Screen:
 
     def __init__(self, num_steps: int) -> None:
         self.console = Console(highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = 110  # a pipe has no width of its own; the tables need this much
         self.seconds: dict[str, float] = {}
         self._num_steps = num_steps
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-STOP_SECONDS = 60
+STOP_SECONDS = 90
 
 
 class DemoStack:

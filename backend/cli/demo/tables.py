@@ -37,8 +37,8 @@ def money_table(names: Mapping[Account, str], books: Books, charged: int) -> Tab
     table = Table(title="\nWho paid and who earned, in micro-units", title_justify="left")
     table.add_column("who")
     table.add_column("account")
-    for column in ("paid", "earned", "claimed", "still credited"):
-        table.add_column(column, justify="right")
+    for column in ("paid", "earned", "claimed", "credited"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_row("consumer", "", f"{charged:,}", "", "", "")
     for account, earned in sorted(books.credited.items(), key=lambda item: -item[1]):
         claimed = books.claimed[account]

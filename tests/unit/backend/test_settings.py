@@ -28,7 +28,16 @@ def test_everything_local_lies_below_home(monkeypatch: pytest.MonkeyPatch) -> No
     home = Path("/somewhere/else")
     assert settings.db_url == f"sqlite:///{home / 'loraledger.db'}"
     for path in (settings.blocks, settings.keystore, settings.deployment_file, settings.engine_socket):
-        assert path.is_relative_to(home)
+        assert path.absolute().resolve().is_relative_to(home)
+
+
+def test_the_engines_socket_has_a_short_name_however_deep_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path.joinpath(*["a-rather-long-name"] * 8)
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    assert len(str(Settings(home=home / "state").engine_socket)) < 40
 
 
 def test_a_sign_in_may_name_the_public_address_only_where_there_is_one() -> None:
