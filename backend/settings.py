@@ -67,7 +67,7 @@ class Settings(BaseSettings):
 
     @property
     def engine_socket(self) -> Path:
-        """As seen from here if that is shorter: the kernel takes about a hundred bytes, however deep we live."""
+        """As seen from here if that is shorter: the kernel takes about a hundred bytes."""
         path = self.home / "run" / "engine.sock"
         return Path(min(str(path), os.path.relpath(path), key=len))
 
