@@ -75,9 +75,10 @@ class EventLog:
         touched = {(rule.table, rule.key(e), rule.entity(e)) for e in dropped if (rule := rule_of(e))}
         self._session.execute(delete(EventRow).where(EventRow.block_number > to.number))
         for table, key, entity in touched:
-            row = self._session.get_one(table, key)
-            self._session.delete(row)
-            self._session.flush()
+            row = self._session.get(table, key)
+            if row is not None:
+                self._session.delete(row)
+                self._session.flush()
             self._apply(self._events(EventRow.entity == entity))
         self._session.flush()
         return len(dropped)
@@ -105,16 +106,18 @@ class EventLog:
             if rule is None:
                 continue
             entity = rule.entity(event)
-            if entity not in rows:
-                rows[entity] = self._row(rule, event)
-            rule.apply(rows[entity], event)
+            row = rows.get(entity) or self._row(rule, event)
+            if row is not None:
+                rows[entity] = row
+                rule.apply(row, event)
         self._session.flush()
 
-    def _row(self, rule: Rule, event: ChainEvent) -> Projection:
+    def _row(self, rule: Rule, event: ChainEvent) -> Projection | None:
+        """The row that the event is about, a new one if its rule creates it; else None."""
         key = rule.key(event)
         with self._session.no_autoflush:
             known = self._session.get(rule.table, key)
-        if known is not None:
+        if known is not None or not rule.creates:
             return known
         names = [str(column.key) for column in inspect(rule.table).primary_key]
         place = {"block_number": event.block_number, "log_index": event.log_index}

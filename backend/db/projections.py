@@ -1,6 +1,8 @@
 """How each event changes the one row that it is about. Pure: an event and a row in, the row changed.
 
-A rule never reads another row, so that a row can be rebuilt from its own events alone.
+A rule never reads another row, so that a row can be rebuilt from its own events alone. Anybody may make a
+contract emit a later event of something that was never made (a thaw of no channel): such an event is kept in
+the log and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ Apply = "Callable[[Any, ChainEvent], None]"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`key` gives the primary key of the row that `apply` changes (or fills, if it is new)."""
+    """`key` gives the primary key of the row that `apply` changes, or fills where the rule `creates`."""
 
     table: type[t.Projection]
     key: Callable[[ChainEvent], Key]
     apply: Callable[[Any, ChainEvent], None]
+    creates: bool
 
     def entity(self, event: ChainEvent) -> str:
         return f"{self.table.__tablename__}:{json.dumps(self.key(event), separators=(',', ':'))}"
@@ -40,12 +43,14 @@ def rule_of(event: ChainEvent) -> Rule | None:
     return RULES.get((event.contract, event.name))
 
 
-def _on(contract: str, names: str, table: type[t.Projection], *key: str) -> Callable[[Any], Any]:
+def _on(
+    contract: str, names: str, table: type[t.Projection], *key: str, creates: bool = False
+) -> Callable[[Any], Any]:
     """Register a rule for events of a contract (`names` separated by blanks); `key` names their arguments."""
 
     def register(apply: Callable[[Any, ChainEvent], None]) -> Callable[[Any, ChainEvent], None]:
         for name in names.split():
-            RULES[contract, name] = Rule(table, lambda e: tuple(e.args[k] for k in key), apply)
+            RULES[contract, name] = Rule(table, lambda e: tuple(e.args[k] for k in key), apply, creates)
         return apply
 
     return register
@@ -57,12 +62,12 @@ def _text(word: str) -> str:
     return "".join(chr(b) if 32 <= b < 127 else "?" for b in raw)
 
 
-@_on("DatasetRegistry", "DatanetCreated", t.DatanetRow, "datanetId")
+@_on("DatasetRegistry", "DatanetCreated", t.DatanetRow, "datanetId", creates=True)
 def _datanet_created(row: t.DatanetRow, e: ChainEvent) -> None:
     row.creator, row.name, row.cid_digest = e.args["creator"], _text(e.args["name"]), e.args["cidDigest"]
 
 
-@_on("DatasetRegistry", "ContributionRecorded", t.ContributionRow, "datanetId", "index")
+@_on("DatasetRegistry", "ContributionRecorded", t.ContributionRow, "datanetId", "index", creates=True)
 def _contribution_recorded(row: t.ContributionRow, e: ChainEvent) -> None:
     row.contributor = e.args["contributor"]
     row.content_hash, row.cid_digest = e.args["contentHash"], e.args["cidDigest"]
@@ -75,13 +80,13 @@ def _contribution_reviewed(row: t.ContributionRow, e: ChainEvent) -> None:
     row.is_accepted, row.reason = e.args["isAccepted"], e.args["reason"]
 
 
-@_on("DatasetRegistry", "SnapshotFrozen", t.SnapshotRow, "snapshotId")
+@_on("DatasetRegistry", "SnapshotFrozen", t.SnapshotRow, "snapshotId", creates=True)
 def _snapshot_frozen(row: t.SnapshotRow, e: ChainEvent) -> None:
     row.datanet, row.count = e.args["datanetId"], e.args["count"]
     row.accepted_hash, row.accepted = e.args["acceptedHash"], e.args["accepted"]
 
 
-@_on("AdapterRegistry", "VersionRegistered", t.VersionRow, "versionId")
+@_on("AdapterRegistry", "VersionRegistered", t.VersionRow, "versionId", creates=True)
 def _version_registered(row: t.VersionRow, e: ChainEvent) -> None:
     row.creator, row.name, row.record = e.args["creator"], _text(e.args["name"]), e.args["record"]
     row.is_deprecated = False
@@ -92,7 +97,7 @@ def _version_deprecated(row: t.VersionRow, _e: ChainEvent) -> None:
     row.is_deprecated = True
 
 
-@_on("PaymentVault", "Deposited", t.ChannelRow, "channelId")
+@_on("PaymentVault", "Deposited", t.ChannelRow, "channelId", creates=True)
 def _deposited(row: t.ChannelRow, e: ChainEvent) -> None:
     row.payer, row.operator, row.collector = (e.args[k] for k in ("payer", "operator", "collector"))
     row.balance = (row.balance or 0) + e.args["amount"]
@@ -116,7 +121,7 @@ def _collected(row: t.ChannelRow, e: ChainEvent) -> None:
     row.collected = e.args["until"]
 
 
-@_on("PaymentVault", "SessionGranted", t.GrantRow, "channelId", "key")
+@_on("PaymentVault", "SessionGranted", t.GrantRow, "channelId", "key", creates=True)
 def _session_granted(row: t.GrantRow, e: ChainEvent) -> None:
     row.cap, row.expiry = e.args["cap"], e.args["expiry"]
 
@@ -126,29 +131,34 @@ def _session_revoked(row: t.GrantRow, e: ChainEvent) -> None:
     row.revoked_at = e.timestamp
 
 
-@_on("Parameters", "ParameterSetAppended", t.ParameterSetRow, "id")
+@_on("Parameters", "ParameterSetAppended", t.ParameterSetRow, "id", creates=True)
 def _parameter_set_appended(row: t.ParameterSetRow, e: ChainEvent) -> None:
     row.values = e.args["set"]
 
 
-@_on("OperatorRegistry", "EndpointChanged ReceiptKeyAdded Staked Unstaked Slashed", t.OperatorRow, "operator")
-def _operator_changed(row: t.OperatorRow, e: ChainEvent) -> None:
+@_on("OperatorRegistry", "EndpointChanged ReceiptKeyAdded Staked", t.OperatorRow, "operator", creates=True)
+def _operator_grew(row: t.OperatorRow, e: ChainEvent) -> None:
     row.endpoint = e.args.get("endpoint", row.endpoint or "")
     row.keys = [*(row.keys or []), *([e.args["key"]] if e.name == "ReceiptKeyAdded" else [])]
-    amounts = {
-        "Staked": lambda: e.args["amount"],
-        "Unstaked": lambda: -e.args["amount"],
-        "Slashed": lambda: -e.args["reward"] - e.args["rest"],
-    }
-    row.stake = (row.stake or 0) + amounts.get(e.name, lambda: 0)()
+    row.stake = (row.stake or 0) + (e.args["amount"] if e.name == "Staked" else 0)
 
 
-@_on("Settlement", "BatchCommitted", t.BatchRow, "operator", "batchHash")
+@_on("OperatorRegistry", "Unstaked", t.OperatorRow, "operator")
+def _unstaked(row: t.OperatorRow, e: ChainEvent) -> None:
+    row.stake -= e.args["amount"]
+
+
+@_on("OperatorRegistry", "Slashed", t.OperatorRow, "operator")
+def _slashed(row: t.OperatorRow, e: ChainEvent) -> None:
+    row.stake -= e.args["reward"] + e.args["rest"]
+
+
+@_on("Settlement", "BatchCommitted", t.BatchRow, "operator", "batchHash", creates=True)
 def _batch_committed(row: t.BatchRow, e: ChainEvent) -> None:
     row.number, row.header, row.tx_hash = e.args["number"], e.args["header"], e.tx_hash
 
 
-@_on("Settlement", "BatchFinalised", t.FinalityRow, "operator")
+@_on("Settlement", "BatchFinalised", t.FinalityRow, "operator", creates=True)
 def _batch_finalised(row: t.FinalityRow, e: ChainEvent) -> None:
     row.number = e.args["number"]
 
@@ -158,19 +168,25 @@ def _claimed(row: t.ClaimRow, e: ChainEvent) -> None:
     row.amount, row.cumulative, row.tx_hash = e.args["amount"], e.args["cumulative"], e.tx_hash
 
 
-RULES["Settlement", "Claimed"] = Rule(t.ClaimRow, lambda e: (e.block_hash, e.log_index), _claimed)
+RULES["Settlement", "Claimed"] = Rule(
+    t.ClaimRow, lambda e: (e.block_hash, e.log_index), _claimed, creates=True
+)
 
 
-def _proposal(names: str) -> Callable[[Any], Any]:
+def _proposal_key(e: ChainEvent) -> Key:
+    return (str(e.args["proposalId"]),)
+
+
+def _proposal(names: str, *, creates: bool = False) -> Callable[[Any], Any]:
     def register(apply: Callable[[Any, ChainEvent], None]) -> Callable[[Any, ChainEvent], None]:
         for name in names.split():
-            RULES["MarketGovernor", name] = Rule(t.ProposalRow, lambda e: (str(e.args["proposalId"]),), apply)
+            RULES["MarketGovernor", name] = Rule(t.ProposalRow, _proposal_key, apply, creates)
         return apply
 
     return register
 
 
-@_proposal("ProposalCreated")
+@_proposal("ProposalCreated", creates=True)
 def _proposal_created(row: t.ProposalRow, e: ChainEvent) -> None:
     row.content, row.votes, row.vote_ends_at, row.executable_at = (
         dict(e.args),

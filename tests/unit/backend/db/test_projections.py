@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from backend.chain.client import INDEXED
 from backend.chain.contracts import interface
 from backend.db.projections import RULES
 from backend.domain.chain import BlockRef, ChainEvent
-from backend.domain.ids import Hash32
+from backend.domain.ids import ChannelId, Hash32
 from tests.support.databases import chain_database
 
 if TYPE_CHECKING:
@@ -176,6 +177,61 @@ def test_any_history_with_rewinds_ends_as_the_surviving_events_alone(steps: list
             assert tx.event_log.num_events() == sum(len(events) for _, events in survivors)
             assert tx.event_log.cursor() == (survivors[-1][0] if survivors else None)
     assert state == replay(survivors, in_one=False) == replay(survivors, in_one=True)
+
+
+def plain(parameter: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values of an ABI type as they come off the chain; integers up to what SQL holds."""
+    kind = parameter["type"]
+    if kind.endswith("[]"):
+        return st.lists(plain(parameter | {"type": kind[:-2]}), max_size=2)
+    if kind == "tuple":
+        return st.fixed_dictionaries({part["name"]: plain(part) for part in parameter["components"]})
+    if kind.startswith("uint"):
+        return st.integers(0, min(2 ** int(kind[4:]) - 1, 2**63 - 1))
+    simple: dict[str, st.SearchStrategy[Any]] = {
+        "bool": st.booleans(),
+        "string": st.text(max_size=9),
+        "bytes": st.just("0x" + "11" * 64),
+    }
+    if kind in simple:
+        return simple[kind]
+    size = 20 if kind == "address" else 32
+    return st.binary(min_size=size, max_size=size).map(lambda raw: "0x" + raw.hex())
+
+
+@pytest.mark.parametrize(("contract", "name"), sorted(RULES))
+@settings(deadline=None, max_examples=5)
+@given(data=st.data())
+def test_any_event_may_be_the_first_of_its_entity_and_be_taken_back(
+    contract: str, name: str, data: st.DataObject
+) -> None:
+    (kind,) = [event for event in interface(contract).events.values() if event.name == name]
+    args = data.draw(st.fixed_dictionaries({p["name"]: plain(p) for p in kind.inputs}))
+    ref = block(1, 0)
+    event = ChainEvent(1, ref.hash, 0, Hash32(word(1)), ref.timestamp, contract, name, args)
+    with chain_database() as database, database.begin() as tx:
+        untouched = tx.event_log.state_hash()
+        tx.event_log.append([event], ref)
+        assert (tx.event_log.state_hash() != untouched) is RULES[contract, name].creates
+        assert tx.event_log.num_events() == 1
+        assert tx.event_log.rewind(block(0, 0)) == 1
+        assert tx.event_log.state_hash() == untouched
+
+
+def test_an_entity_that_is_made_late_knows_nothing_of_what_came_before() -> None:
+    channel = {"channelId": word(1)}
+    parties = {"payer": account(1), "operator": account(2), "collector": account(3)}
+    thaw = ("PaymentVault", "ThawStarted", {**channel, "amount": 0, "thawedAt": 9})
+    deposit = ("PaymentVault", "Deposited", {**channel, **parties, "amount": 7})
+    with chain_database() as database, database.begin() as tx:
+        ref = block(1, 0)
+        tx.event_log.append(
+            [ChainEvent(1, ref.hash, i, ref.hash, 10, *written) for i, written in enumerate((thaw, deposit))],
+            ref,
+        )
+        known = tx.chain.channel(ChannelId(Hash32(word(1))))
+        assert known is not None
+        assert (known.balance, known.thawed_at) == (7, 0)
 
 
 def test_every_rule_is_for_an_event_that_is_read() -> None:
