@@ -225,10 +225,11 @@ class Installation:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        from backend.services.catalogue import BaseModel, Catalogue
+        from backend.services.catalogue import BaseModel, Catalogue, FloorPrice
 
         base = BaseModel(self.base.digest, self.base.name, self.operator.account)
-        return Catalogue(self.database.read, base)
+        floor = FloorPrice(self.settings.min_prompt_price, self.settings.min_completion_price)
+        return Catalogue(self.database.read, base, floor)
 
     @cached_property
     def generate(self) -> Generate:

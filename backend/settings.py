@@ -49,6 +49,14 @@ class Settings(BaseSettings):
     """Of a training process."""
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     """Larger uploads are refused."""
+    min_prompt_price: int = Field(default=1, ge=0, lt=1 << 63)
+    """Versions that ask less for prompt tokens are not served; token units per million tokens."""
+    min_completion_price: int = Field(default=1, ge=0, lt=1 << 63)
+    """Likewise for completion tokens."""
+    answer_seconds: float = Field(default=240.0, gt=0)
+    """An answer, its adapter's fetch included, may take this long; keep it well below the vault's thaw."""
+    max_lag_seconds: int = Field(default=60, ge=1)
+    """Nothing is charged while the indexed chain is further behind; keep it well below the vault's thaw."""
     batch_seconds: float = Field(default=5.0, gt=0)
     """A batch is committed at the latest this long after its first receipt."""
     batch_receipts: int = Field(default=10_000, ge=1)

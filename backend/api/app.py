@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 RECURSION_LIMIT = 1000
 MAX_BODY_BYTES = 4 << 20
-"""Of everything but uploads."""
+"""Of everything but uploads: JSON is read whole, and before anybody is asked who they are."""
 FORM_BYTES = 64 << 10
 """What a form may add to an upload."""
-UPLOAD_PREFIXES = ("/v1/contributions",)
+UPLOAD = ("POST", "/v1/contributions")
 ROUTERS = (
     *(auth, models, chat, channels, receipts),
     *(registry, contributions, fine_tuning, earnings, governance, ipfs, health),
@@ -59,8 +59,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     for module in ROUTERS:
         app.include_router(module.router)
 
-    def limit_of(path: str) -> int:
-        return settings.max_upload_bytes + FORM_BYTES if path.startswith(UPLOAD_PREFIXES) else MAX_BODY_BYTES
+    def limit_of(method: str, path: str) -> int:
+        return settings.max_upload_bytes + FORM_BYTES if (method, path) == UPLOAD else MAX_BODY_BYTES
 
     app.add_middleware(BodyLimit, limit_of=limit_of)
     app.add_middleware(Defects)

@@ -69,9 +69,9 @@ class Defects:
 
 
 class BodyLimit:
-    """Refuses bodies above `limit_of(path)` bytes, by their announced length or as they arrive."""
+    """Refuses bodies above `limit_of(method, path)` bytes, by their announced length or as they arrive."""
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int]) -> None:
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], int]) -> None:
         self._app = app
         self._limit_of = limit_of
 
@@ -79,7 +79,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit_of(scope["path"])
+        limit = self._limit_of(scope["method"], scope["path"])
         text = f"The body is larger than {limit} bytes."
         announced = Headers(scope=scope).get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:

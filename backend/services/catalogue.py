@@ -26,6 +26,21 @@ class ModelNotFound(NotFound):
     """No version that this installation serves goes by this name."""
 
 
+class PriceBelowFloor(ModelNotFound):
+    """The version's creator asks less for a token than this operator serves one for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloorPrice:
+    """The least that this operator answers for: token units per million tokens, as in version records."""
+
+    prompt: int = 1
+    completion: int = 1
+
+    def allows(self, record: VersionRecord) -> bool:
+        return record.prompt_price >= self.prompt and record.completion_price >= self.completion
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A version under the name that clients use: `owner/name@version`, or the base model's name."""
@@ -52,9 +67,15 @@ class BaseModel:
 
 
 class Catalogue:
-    def __init__(self, read: Callable[[], AbstractContextManager[CatalogueTx]], base: BaseModel) -> None:
+    def __init__(
+        self,
+        read: Callable[[], AbstractContextManager[CatalogueTx]],
+        base: BaseModel,
+        floor: FloorPrice = FloorPrice(),
+    ) -> None:
         self._read = read
         self._base = base
+        self._floor = floor
 
     @property
     def base_name(self) -> str:
@@ -74,12 +95,7 @@ class Catalogue:
             found = self._find(tx.chain, model)
         if found is None:
             raise ModelNotFound(f"The model {model!r} does not exist here.", param="model")
-        if not self._is_servable(found):
-            raise ModelNotFound(
-                f"The model {model!r} is for the base model {found.record.base_model}; "
-                f"this operator serves {self._base.digest}.",
-                param="model",
-            )
+        self._check_servable(found, model)
         return self._model(found)
 
     def _find(self, chain: ChainView, model: str) -> RegisteredVersion | None:
@@ -97,12 +113,45 @@ class Catalogue:
         return _newest([v for v in versions if _is_bare(v) and self._is_servable(v)])
 
     def _is_servable(self, version: RegisteredVersion) -> bool:
-        return version.record.base_model == self._base.digest
+        return self._is_known(version.record) and self._floor.allows(version.record)
+
+    def _is_known(self, record: VersionRecord) -> bool:
+        """Anybody can register our base model at any price: its price is the configured creator's to set."""
+        is_foreign_bare = record.adapter_digest == ZERO_HASH and record.creator != self._base.creator
+        return record.base_model == self._base.digest and not is_foreign_bare
+
+    def _check_servable(self, version: RegisteredVersion, model: str) -> None:
+        record = version.record
+        if record.base_model != self._base.digest:
+            raise ModelNotFound(
+                f"The model {model!r} is for the base model {record.base_model}; "
+                f"this operator serves {self._base.digest}.",
+                param="model",
+            )
+        if not self._is_known(record):
+            raise ModelNotFound(
+                f"The model {model!r} is the base model without an adapter; here it is {self._base.name!r}.",
+                param="model",
+            )
+        if not self._floor.allows(record):
+            floor = self._floor
+            raise PriceBelowFloor(
+                f"The model {model!r} costs {record.prompt_price} a prompt token and "
+                f"{record.completion_price} a completion token; this operator serves from "
+                f"{floor.prompt} and {floor.completion} up.",
+                param="model",
+                details={
+                    "prompt_price": record.prompt_price,
+                    "completion_price": record.completion_price,
+                    "floor_prompt_price": floor.prompt,
+                    "floor_completion_price": floor.completion,
+                },
+            )
 
     def _model(self, version: RegisteredVersion) -> Model:
         record = version.record
-        is_our_base = _is_bare(version) and record.creator == self._base.creator
-        name = self._base.name if is_our_base else f"{record.creator}/{record.name}@{version.id[2:14]}"
+        is_base = _is_bare(version)
+        name = self._base.name if is_base else f"{record.creator}/{record.name}@{version.id[2:14]}"
         return Model(version.id, record, name, version.is_deprecated, version.block_number)
 
 
@@ -122,7 +171,9 @@ def _by_hash(chain: ChainView, value: Hash32) -> RegisteredVersion | None:
     if known is not None:
         versions = chain.versions(creator=known.creator, name=known.name)
         return next((v for v in versions if v.id == value), None)
-    return _newest([v for v in chain.versions() if v.record.adapter_digest == value])
+    known_as = [v for v in chain.versions() if v.record.adapter_digest == value]
+    # Whoever copies an adapter registers it later; the name of its bytes stays with who came first.
+    return _newest([v for v in known_as if v.record.creator == known_as[0].record.creator])
 
 
 def _by_prefix(versions: Sequence[RegisteredVersion], prefix: str, model: str) -> RegisteredVersion | None:

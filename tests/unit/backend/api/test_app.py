@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
-from backend.api.app import create_app
+from backend.api.app import MAX_BODY_BYTES, create_app
 from backend.settings import Settings
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Closing:
@@ -56,3 +54,19 @@ def test_every_route_is_in_the_openapi_document_once() -> None:
         operation["operationId"] for path in document["paths"].values() for operation in path.values()
     ]
     assert len(operations) == len(set(operations)) > 50
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/contributions/x/submit"),
+        ("POST", "/v1/contributionsx"),
+        ("PUT", "/v1/contributions"),
+        ("POST", "/v1/auth/sessions"),
+    ],
+)
+def test_only_an_upload_may_be_large(method: str, path: str) -> None:
+    services: Any = SimpleNamespace(generate=Closing())
+    client = TestClient(create_app(services, Settings(max_upload_bytes=1 << 30)))
+    answer = client.request(method, path, content=b" " * (MAX_BODY_BYTES + 1))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")

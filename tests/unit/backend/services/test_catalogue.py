@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.domain.errors import InvalidInput
-from backend.services.catalogue import ModelNotFound
+from backend.domain.ids import ZERO_HASH
+from backend.services.catalogue import BaseModel, Catalogue, FloorPrice, ModelNotFound, PriceBelowFloor
 from tests.support.serving import Installation, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -101,3 +102,37 @@ def test_the_base_model_is_a_version_of_the_operator(
     models = installation.catalogue.models()
     assert models[0].name == "tiny"
     assert stranger not in [model.id for model in models]
+
+
+def test_a_strangers_record_of_our_base_model_is_not_served(
+    installation: Installation, record: VersionRecord
+) -> None:
+    bare = replace(record, adapter_digest=ZERO_HASH, cid_digest=ZERO_HASH, snapshots=())
+    stranger = installation.view.register(bare)
+    for model in (stranger, f"{bare.creator}/docs@{stranger[2:14]}"):
+        with pytest.raises(ModelNotFound, match="'tiny'"):
+            installation.catalogue.resolve(model)
+
+
+@pytest.mark.parametrize("price", ["prompt_price", "completion_price"])
+def test_a_version_below_the_floor_price_is_not_served(
+    installation: Installation, record: VersionRecord, price: str
+) -> None:
+    prices: dict[str, Any] = {price: 0}
+    free = installation.view.register(replace(record, creator=some_account("copyist"), **prices))
+    with pytest.raises(PriceBelowFloor) as caught:
+        installation.catalogue.resolve(free)
+    assert caught.value.details[price] == 0
+    assert caught.value.details[f"floor_{price}"] == 1
+    assert free not in [model.id for model in installation.catalogue.models()]
+    read: Any = installation.read
+    base = BaseModel(some_hash("base model"), "tiny", installation.operator)
+    assert Catalogue(read, base, FloorPrice(0, 0)).resolve(free).id == free
+
+
+def test_an_adapters_digest_means_the_newest_version_of_who_registered_it_first(
+    installation: Installation, record: VersionRecord
+) -> None:
+    newer = installation.view.register(replace(record, prompt_price=11))
+    installation.view.register(replace(record, creator=some_account("copyist"), prompt_price=12))
+    assert installation.catalogue.resolve(record.adapter_digest).id == newer

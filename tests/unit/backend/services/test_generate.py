@@ -23,6 +23,7 @@ from backend.domain.hashing import (
 from backend.ports.engine import Sampling, Turn
 from backend.services.admission import InsufficientBalance, Payer
 from backend.services.attribute import INDEX_FILE, INDEX_VERSION, HiddenCosine
+from backend.services.catalogue import Model
 from backend.services.generate import AnswerRequest, ContextLengthExceeded
 from tests.support.serving import Installation, some_hash
 
@@ -247,8 +248,10 @@ async def test_an_engine_that_is_gone_is_said_before_anything_is_kept(installati
 async def test_a_free_answer_has_a_receipt_that_is_never_batched(installation: Installation) -> None:
     record = installation.catalogue.resolve(installation.version).record
     free = replace(record, name="free", prompt_price=0, completion_price=0)
-    installation.view.register(free)
-    answer = await installation.generate.start(request(installation, f"{free.creator}/free"))
+    version = installation.view.register(free)
+    model = Model(version, free, "free", is_deprecated=False, block_number=1)
+    wanted = replace(request(installation, installation.version), model=model)
+    answer = await installation.generate.start(wanted)
     await text_of(answer)
     (stored,) = receipts(installation)
     assert stored.signed.receipt.charge == 0
