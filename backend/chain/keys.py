@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import coincurve
@@ -87,22 +88,38 @@ def import_key(keystore: Path, private_key: bytes, password: str) -> LocalSigner
     keystore.mkdir(parents=True, exist_ok=True, mode=0o700)
     encrypted = json.dumps(EthAccount.encrypt(private_key, password))
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - by fd
-            file.write(encrypted)
+        write_once(path, encrypted)
     except FileExistsError:
         raise Conflict(f"{path} exists already", param="keystore") from None
     return signer
 
 
+def write_once(path: Path, text: str) -> None:
+    """A file for its owner only that appears whole and outlasts a power cut. `FileExistsError` if it exists."""
+    # A link never overwrites, a rename would.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".part") as draft:
+        draft.write(text)
+        draft.flush()
+        os.fsync(draft.fileno())
+        path.hardlink_to(draft.name)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:
-    """`NotFound` without such a key, `Forbidden` for a wrong password."""
+    """`NotFound` without such a key, `Forbidden` for a wrong password or a broken file."""
     path = _key_file(keystore, account)
     if not path.is_file():
         raise NotFound(f"no key of {account} in {keystore}", param="account")
     try:
         return LocalSigner(bytes(EthAccount.decrypt(path.read_text(), password)))
-    except ValueError:
-        raise Forbidden(f"wrong password for {path}", param="password") from None
+    except OSError:
+        raise
+    except Exception as error:  # a broken file makes the library raise whatever it stumbles over
+        raise Forbidden(f"wrong password for {path}, or a broken file", param="password") from error
 
 
 def stored_keys(keystore: Path) -> list[Account]:

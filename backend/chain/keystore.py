@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import secrets
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from backend.chain.keys import create_key, open_key
-from backend.domain.errors import NotFound
+from backend.chain.keys import create_key, open_key, write_once
+from backend.domain.errors import Forbidden, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from backend.chain.keys import LocalSigner
     from backend.domain.ids import Account
     from backend.ports.chain import Signer
+
+log = logging.getLogger(__name__)
 
 
 class KeyStore:
@@ -38,9 +41,13 @@ class KeyStore:
         return self._opened[account]
 
     def held(self, key: Account) -> Signer | None:
+        """None also for a key that cannot be opened: one broken file must not stop what others pay for."""
         try:
             return self.open(key)
         except NotFound:
+            return None
+        except (Forbidden, OSError) as error:
+            log.warning("the session key %s is left out: %s", key, error)
             return None
 
 
@@ -53,9 +60,7 @@ def password_beside(root: Path) -> str:
     )
     path = root / "password"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - by fd
-            file.write(secrets.token_urlsafe(32))
-    except FileExistsError:
-        pass
+    if not path.exists():
+        with suppress(FileExistsError):  # another process was faster
+            write_once(path, secrets.token_urlsafe(32))
     return path.read_text()

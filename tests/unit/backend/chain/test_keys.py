@@ -100,3 +100,13 @@ def test_a_key_file_is_its_owners_only_and_never_overwritten(tmp_path: Path) -> 
     assert (tmp_path / f"{SIGNER.account}.json").stat().st_mode & 0o777 == 0o600
     with pytest.raises(Conflict):
         import_key(tmp_path, b"\x01" * 32, "another")
+
+
+def test_a_key_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def power_cut(_: int) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr("os.fsync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        import_key(tmp_path, b"\x01" * 32, "a password")
+    assert list(tmp_path.iterdir()) == []
