@@ -10,6 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from backend.chain.rpc import RpcError
 from backend.domain.errors import DomainError, Unavailable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Indexer:
     def run_once(self) -> bool:
         """One step: take back what fell out of the chain, else take in a range. False: nothing was due.
 
-        Errors: `ChainReplaced`, `Unavailable`.
+        Errors: `ChainReplaced`, `Unavailable`, `RpcError`.
         """
         cursor = self._cursor()
         target = self._source.head().number - self._confirmations
@@ -68,14 +69,17 @@ class Indexer:
             pass
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
-        """Follow until `stop` is set. A node that is away is waited for; a replaced chain ends it."""
-        self._source.check()
+        """Follow until `stop` is set. A node that is away or unwell is waited for; another chain ends it."""
+        is_checked = False
         while not stop.is_set():
+            is_busy = False
             try:
+                if not is_checked:
+                    self._source.check()
+                    is_checked = True
                 is_busy = self.run_once()
-            except Unavailable as error:
+            except (Unavailable, RpcError) as error:
                 log.warning("indexer waits: %s", error)
-                is_busy = False
             if not is_busy:
                 stop.wait(poll_seconds)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.chain.indexer import MAX_RANGE, Indexer
+from backend.chain.rpc import RpcError
 from backend.domain.chain import BlockRef, ChainEvent, ChainReplaced
 from backend.domain.deployment import Deployment
 from backend.domain.errors import Unavailable
@@ -214,23 +215,37 @@ def test_indexers_that_race_take_in_each_event_once(database: Database) -> None:
     assert state(database)[1:] == replayed(chain)
 
 
-def test_following_waits_for_a_node_that_is_away(memory: Database) -> None:
-    chain, stop, head = FakeChain(), Event(), FakeChain.head
-    calls = 0
+UNWELL = [Unavailable("no node"), RpcError("eth_getBlockByNumber", {"message": "header not found"})]
 
-    def away_at_first() -> BlockRef:
+
+@pytest.mark.parametrize("error", UNWELL)
+@pytest.mark.parametrize("call", ["check", "head", "block"])
+def test_following_waits_for_a_node_that_is_away_or_unwell(
+    memory: Database, call: str, error: Exception
+) -> None:
+    chain = FakeChain()
+    chain.mine(3)
+    answer, calls = getattr(chain, call), 0
+
+    def unwell_at_first(*args: int) -> object:
         nonlocal calls
         calls += 1
-        if calls == 1:
-            raise Unavailable("no node")
-        if calls == 3:
-            stop.set()
-        return head(chain)
+        if calls <= 2:
+            raise error
+        return answer(*args)
 
-    chain.head = away_at_first  # type: ignore[method-assign]
-    following = indexer(chain, memory)
-    following.run(stop, poll_seconds=0)
-    assert state(memory)[0] == head(chain)
+    class Stopping:
+        """Ends the following once it is up to date."""
+
+        def is_set(self) -> bool:
+            return state(memory)[0] == chain._blocks[-1]
+
+        def wait(self, seconds: float) -> None:
+            assert calls < 100
+
+    setattr(chain, call, unwell_at_first)
+    indexer(chain, memory).run(Stopping(), poll_seconds=0)  # type: ignore[arg-type]
+    assert calls > 2
 
 
 @settings(deadline=None, max_examples=40)
