@@ -18,6 +18,7 @@ from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import record_argument, to_hash
 from backend.domain.ids import ZERO_HASH
 from backend.domain.receipt import VersionRecord
+from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,9 +151,9 @@ def _register_base(installation: Installation, facts: BaseFacts) -> None:
         operator_ppm=BASE_OPERATOR_PPM,
         creator_ppm=BASE_CREATOR_PPM,
     )
-    call = ("AdapterRegistry", "register", [record_argument(record)])
+    call, args, key = ("AdapterRegistry", "register"), [record_argument(record)], f"base:{facts.digest}"
     with installation.database.begin() as tx:
-        tx.transactions.enqueue(operator, *call, f"base:{facts.digest}")
+        enqueue_again(tx.transactions, operator, call, args, key, MOST_ATTEMPTS)
 
 
 def _is_deployed(settings: Settings) -> bool:

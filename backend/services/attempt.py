@@ -14,15 +14,28 @@ if TYPE_CHECKING:
     from backend.ports.chain import Transactions
 
 
+MOST_ATTEMPTS = 5
+"""Where we try again unasked: a call that fails this often fails for good."""
+
+
 def enqueue_again(
-    transactions: Transactions, lane: Account, call: tuple[str, str], args: Sequence[Any], key: str
+    transactions: Transactions,
+    lane: Account,
+    call: tuple[str, str],
+    args: Sequence[Any],
+    key: str,
+    most: int | None = None,
 ) -> int:
-    """Row id of the newest attempt at `call` (contract, function), a new one if all before it failed."""
-    for attempt in count():
-        attempt_key = f"{key}:{attempt}"
+    """Row id of the newest attempt at `call` (contract, function), a new one if all before it failed.
+
+    After `most` failures it is the last one's. Errors: `Conflict` while an attempt at another call, or at the
+    same one with other arguments, stands under the key.
+    """
+    for attempt in count(1):
+        attempt_key = f"{key}:{attempt - 1}"
         known = transactions.by_key(attempt_key)
-        if known is None:
-            return transactions.enqueue(lane, *call, args, attempt_key)
-        if known.state is not TransactionState.FAILED:
+        if known is None or known.state is not TransactionState.FAILED:
+            return transactions.enqueue(lane, *call, args, attempt_key)  # it compares with what stands there
+        if attempt == most:
             return known.id
     raise AssertionError

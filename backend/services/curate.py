@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.contribution import ReviewReason, Upload, UploadState, advanced
 from backend.domain.errors import Forbidden, NotFound
+from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,8 @@ class Curation:
     ) -> int:
         """Accept a recorded contribution, or reject it if there is a `reason`. Id of the queued transaction.
 
-        The same decision again is the same transaction, unless it has a `key` of its own. Errors: `NotFound`;
+        The same decision again is the same transaction, unless that one failed, or it has a `key` of its own.
+        Errors: `NotFound`;
         `Forbidden` where this installation is no curator.
         """
         with self._begin() as tx:
@@ -98,7 +100,8 @@ class Curation:
             "reason": str(int(reason)),
         }
         key = key or f"review:{datanet}:{content_hash}:{reason}"
-        return tx.transactions.enqueue(self._curator, REGISTRY, "review", [str(datanet), [decision]], key)
+        call, args = (REGISTRY, "review"), [str(datanet), [decision]]
+        return enqueue_again(tx.transactions, self._curator, call, args, key, MOST_ATTEMPTS)
 
 
 def _advanced(tx: ContributionTx, upload: Upload, recorded: Contribution | None) -> Upload:

@@ -19,6 +19,7 @@ from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.receipt import VersionRecord
 from backend.ports.training import JobState
+from backend.services.attempt import enqueue_again
 from backend.services.train import utc_now
 
 if TYPE_CHECKING:
@@ -140,14 +141,14 @@ class Publication:
     ) -> tuple[VersionId, int]:
         """Queue the creator's transaction, where this installation sends for them: (version, row id).
 
-        The same listing again queues nothing new. Errors: those of `record`, `NotFound`, `Forbidden`.
+        The same listing again queues nothing new, unless its transaction failed. Errors: those of `record`,
+        `NotFound`, `Forbidden`.
         """
         record = self.record(self._job_of(job_id, account), listing, accepts_worse=accepts_worse)
         version = version_id(record)
+        call, args = (_REGISTRY, "register"), [record_argument(record)]
         with self._begin() as tx:
-            row = tx.transactions.enqueue(
-                account, _REGISTRY, "register", [record_argument(record)], f"register:{version}"
-            )
+            row = enqueue_again(tx.transactions, account, call, args, f"register:{version}")
         return version, row
 
     def notice(self) -> int:

@@ -12,6 +12,7 @@ from backend.domain.content import ContentCorrupt, cid_of
 from backend.domain.dataset import LineChecker, Row, canonical_row, is_too_deep, split_lines
 from backend.domain.errors import NotFound
 from backend.domain.hashing import licence_word
+from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 from backend.services.staging import DATA_FILE, MANIFEST_FILE
 
 if TYPE_CHECKING:
@@ -53,13 +54,13 @@ class Snapshots:
     def freeze(self, datanet: DatanetId, count: int) -> Freezing:
         """Freeze the first `count` contributions with the accept bits that the chain has now.
 
-        Freezing the same again is the same transaction. Errors: `Reverted` with the registry's reason
-        (`InvalidCount`, `NothingAccepted`).
+        Freezing the same again is the same transaction, unless that one failed. Errors: `Reverted` with the
+        registry's reason (`InvalidCount`, `NothingAccepted`).
         """
         snapshot_id, _accepted_hash = self._chain.call(REGISTRY, "previewSnapshot", datanet, count)
+        call, args, key = (REGISTRY, "freeze"), [str(datanet), str(count)], f"freeze:{snapshot_id}"
         with self._begin() as tx:
-            arguments = [str(datanet), str(count)]
-            sent = tx.transactions.enqueue(self._lane, REGISTRY, "freeze", arguments, f"freeze:{snapshot_id}")
+            sent = enqueue_again(tx.transactions, self._lane, call, args, key, MOST_ATTEMPTS)
         return Freezing(snapshot_id, sent)
 
     def get(self, snapshot_id: SnapshotId) -> Snapshot:

@@ -7,6 +7,7 @@ import pytest
 
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import Forbidden, NotFound
+from backend.services.attempt import MOST_ATTEMPTS
 from backend.services.curate import Curation
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World
 
@@ -107,6 +108,17 @@ def test_a_record_by_somebody_else_is_not_mine(world: World) -> None:
     world.record(stolen, 0)
     world.curation.advance()
     assert state(world, mine.id) is UploadState.SUBMITTED
+
+
+def test_an_acceptance_that_fails_is_sent_again_but_not_for_ever(world: World) -> None:
+    world.record(world.submit(), 0)
+    sent = []
+    for _ in range(MOST_ATTEMPTS + 3):
+        world.curation.advance()
+        sent.append(world.curation.review(NET, 0))
+        world.fail(sent[-1])
+    assert [function for function, _ in world.queued()] == ["contributeWithSig"] + ["review"] * MOST_ATTEMPTS
+    assert len(set(sent)) == MOST_ATTEMPTS
 
 
 def test_without_a_curators_key_nothing_is_accepted(world: World) -> None:

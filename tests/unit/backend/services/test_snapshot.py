@@ -114,6 +114,15 @@ def test_freezing_asks_for_the_snapshot_that_the_chain_previews(world: World) ->
     assert world.queued() == [("freeze", ("1", "2"))]
 
 
+def test_a_snapshot_whose_freezing_failed_can_be_frozen_again(world: World) -> None:
+    world.chain.preview = (SnapshotId("0x" + "ab" * 32), "0x" + "cd" * 32)
+    first = world.snapshots.freeze(NET, 2)
+    world.fail(first.transaction_id, "OutOfGas")
+    again = world.snapshots.freeze(NET, 2)
+    assert again.transaction_id != first.transaction_id
+    assert world.snapshots.freeze(NET, 2) == again
+
+
 def test_an_unknown_snapshot_is_not_found(world: World) -> None:
     with pytest.raises(NotFound):
         list(world.snapshots.rows(SnapshotId("0x" + "00" * 32)))
