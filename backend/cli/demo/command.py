@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     *,
-    max_rows: Annotated[int, typer.Option(help="Rows of each contribution.", min=16)] = 80,
+    max_rows: Annotated[int, typer.Option(help="Rows of each contribution.", min=16)] = 60,
     report: Annotated[Path, typer.Option(help="Where the report goes.")] = REPORT,
 ) -> None:
     """Run the value loop on this machine, on real parts, and check it against the chain.
