@@ -240,13 +240,15 @@ class Installation:
         from backend.services.attribute import HiddenCosine, Uniform
         from backend.services.generate import Generate, GenerateLimits
 
-        limits = GenerateLimits()
+        limits = GenerateLimits(answer_seconds=self.settings.answer_seconds)
         admission = Admission(
             self.database.begin,
+            self.database.read,
             self.market,
             self.receipt_key,
             utc_now,
             reservation_seconds=int(limits.answer_seconds + limits.close_seconds),
+            max_lag_seconds=self.settings.max_lag_seconds,
         )
         return Generate(
             self.database.read,
@@ -304,6 +306,7 @@ class Installation:
         probes: dict[str, Callable[[], object]] = {
             "database": self._read_something,
             "chain": self._chain_is_ours,
+            "indexer": self._view_is_fresh,
             "engine": self._engine_accepts,
         }
         found: dict[str, str] = {}
@@ -317,6 +320,12 @@ class Installation:
     def _read_something(self) -> None:
         with self.database.read() as tx:
             tx.chain.cursor()
+
+    def _view_is_fresh(self) -> None:
+        from backend.services.standing import check_fresh
+
+        with self.database.read() as tx:
+            check_fresh(tx.chain, utc_now(), self.settings.max_lag_seconds)
 
     def _chain_is_ours(self) -> None:
         self.chain.check()

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     answer_seconds: float = Field(default=240.0, gt=0)
     """An answer, its adapter's fetch included, may take this long; keep it well below the vault's thaw."""
     max_lag_seconds: int = Field(default=60, ge=1)
-    """Nothing is charged while the indexed chain is further behind; keep it well below the vault's thaw."""
+    """No answer begins while the last indexed block is older; keep it well below the vault's thaw."""
     batch_seconds: float = Field(default=5.0, gt=0)
     """A batch is committed at the latest this long after its first receipt."""
     batch_receipts: int = Field(default=10_000, ge=1)

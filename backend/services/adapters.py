@@ -30,23 +30,32 @@ class AdapterFolders:
         self._lock = threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
 
+    def is_here(self, record: VersionRecord) -> bool:
+        """Whether `folder` answers at once."""
+        return self._path(record).is_dir()
+
     def folder(self, record: VersionRecord) -> AdapterFolder:
         """Blocks while the folder is fetched. Raises AdapterMissing, ContentCorrupt or ContentUnsafe."""
         cid = cid_of(record.cid_digest)
-        path = self._root / cid
+        path = self._path(record)
         if not path.is_dir():
             self._fetch(cid, path)
         return AdapterFolder(record.adapter_digest, path)
 
+    def _path(self, record: VersionRecord) -> Path:
+        return self._root / cid_of(record.cid_digest)
+
     def _fetch(self, cid: Cid, path: Path) -> None:
         with self._lock:
             turn = self._fetching.setdefault(cid, threading.Lock())
-        with turn:  # one fetch for each content; whoever waited finds the folder
-            if not path.is_dir():
-                self._root.mkdir(parents=True, exist_ok=True)
-                self._download(cid, path)
-        with self._lock:
-            self._fetching.pop(cid, None)
+        try:
+            with turn:  # one fetch for each content; whoever waited finds the folder
+                if not path.is_dir():
+                    self._root.mkdir(parents=True, exist_ok=True)
+                    self._download(cid, path)
+        finally:
+            with self._lock:
+                self._fetching.pop(cid, None)
 
     def _download(self, cid: Cid, path: Path) -> None:
         try:

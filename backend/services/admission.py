@@ -11,7 +11,7 @@ from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.hashing import channel_id, receipt_id
 from backend.domain.receipt import Receipt, SignedReceipt
 from backend.ports.serving import NewReceipt, Reservation
-from backend.services.standing import line_end, standing
+from backend.services.standing import check_fresh, line_end, standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,29 +83,40 @@ class Admission:
     def __init__(
         self,
         begin: Callable[[], AbstractContextManager[ServingTx]],
+        read: Callable[[], AbstractContextManager[ServingTx]],
         market: Market,
         receipt_key: Signer,
         clock: Callable[[], datetime],
         reservation_seconds: int,
+        max_lag_seconds: int = 60,
     ) -> None:
-        self._begin = begin
+        """`max_lag_seconds`: how old the last indexed block may be where money is kept."""
+        self._begin, self._read = begin, read
         self._market = market
         self._receipt_key = receipt_key
         self._clock = clock
         self._reservation_seconds = reservation_seconds
+        self._max_lag_seconds = max_lag_seconds
+
+    def check(self, payer: Payer, amount: int) -> None:
+        """A glance that keeps nothing: whether `reserve` would refuse now. Raises as `reserve`."""
+        now = self._clock()
+        with self._read() as tx:
+            self._check(tx, payer, amount, now)
 
     def reserve(self, payer: Payer, amount: int) -> Reservation:
-        """Keep `amount` micro-units for one answer. Raises PaymentRequired, saying what is missing."""
+        """Keep `amount` micro-units for one answer. Raises PaymentRequired, saying what is missing, and
+        ViewStale.
+        """
         now = self._clock()
         channel = self._market.channel(payer.account)
         expires_at = now + timedelta(seconds=self._reservation_seconds)
         reservation = Reservation(secrets.token_hex(16), channel, payer.key_id, amount, expires_at)
         with self._begin() as tx:
             tx.channels.lock(channel)
+            self._check(tx, payer, amount, now)
             if payer.key_id is not None:
-                self._check_key(tx, payer.key_id, amount, now)
-            if amount:
-                self._check_channel(tx, channel, amount, now)
+                tx.auth.touch_key(payer.key_id, now)
             tx.channels.add_reservation(reservation)
         return reservation
 
@@ -159,17 +170,23 @@ class Admission:
         signature = self._receipt_key.sign(self._market.receipts.receipt_digest(receipt))
         return SignedReceipt(receipt, bill.method, bill.slices, signature)
 
+    def _check(self, tx: ServingTx, payer: Payer, amount: int, now: datetime) -> None:
+        check_fresh(tx.chain, now, self._max_lag_seconds)
+        if payer.key_id is not None:
+            self._check_key(tx, payer.key_id, amount, now)
+        if amount:
+            self._check_channel(tx, self._market.channel(payer.account), amount, now)
+
     def _check_key(self, tx: ServingTx, key_id: str, amount: int, now: datetime) -> None:
         key = tx.auth.key(key_id)
         if key is None or key.revoked_at is not None:
             raise Unauthenticated("The API key was revoked.")
-        tx.auth.touch_key(key_id, now)
         if key.spend_cap is None:
             return
         committed = key.spent + tx.channels.reserved_by_key(key_id, now)
         if committed + amount > key.spend_cap:
             raise SpendCapReached(
-                f"This request can cost up to {amount} micro-units; "
+                f"This request needs at least {amount} micro-units; "
                 f"the key's spend cap leaves {max(key.spend_cap - committed, 0)}.",
                 details=_amounts(required=amount, spend_cap=key.spend_cap, spent=key.spent),
             )
@@ -183,7 +200,7 @@ class Admission:
         cure = "deposit more" if "balance" in missing else "grant a session key or send a voucher"
         lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())
         raise error(
-            f"This request can cost up to {amount} micro-units; the channel lacks {lacks}: {cure}.",
+            f"This request needs at least {amount} micro-units; the channel lacks {lacks}: {cure}.",
             details={
                 "channel_id": channel,
                 "missing": _amounts(**missing),

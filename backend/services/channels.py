@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.voucher import ClientVoucher
-from backend.services.standing import Standing, standing, usable_grants
+from backend.services.standing import Standing, later_now, standing, usable_grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,8 @@ class Channels:
         with self._begin() as tx:
             tx.channels.lock(channel)
             line = standing(tx, channel, now)
-            if signer != payer and signer not in usable_grants(tx.chain.grants(channel), now):
+            grants = usable_grants(tx.chain.grants(channel), later_now(tx.chain, now))
+            if signer != payer and signer not in grants:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
             if voucher.waived_until > line.collected:
                 raise Conflict(

@@ -13,7 +13,7 @@ from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
 from backend.domain.split import PPM, charge
-from backend.ports.engine import Chat, Piece, Sampling
+from backend.ports.engine import Chat, Piece, Sampling, Turn
 from backend.services.admission import Bill, Payer
 from backend.services.answer import Answer, Final
 from backend.services.attribute import Attribution, attribute
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
     from backend.ports.attribution import Attributor
-    from backend.ports.engine import AdapterFolder, Engine, PromptSize, Turn
+    from backend.ports.engine import AdapterFolder, Engine, PromptSize
     from backend.ports.serving import CatalogueTx, NewReceipt, Reservation
     from backend.services.adapters import AdapterFolders
     from backend.services.admission import Admission
@@ -38,6 +38,8 @@ UNATTRIBUTED = Attribution("none", ())
 ABORT_AGAIN_SECONDS = 0.5
 FETCHERS = 4
 """Adapters that are fetched at once."""
+MAX_BYTES_PER_TOKEN = 32
+"""Far above what prompts have on average: a prompt with more cannot fit, and is not worth tokenising."""
 
 
 class ContextLengthExceeded(InvalidInput):
@@ -50,10 +52,10 @@ class AnswerInterrupted(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class GenerateLimits:
-    """`answer_seconds` must stay below the life of a reservation."""
+    """`answer_seconds`: of an answer and of the fetch of its adapter; below the life of a reservation."""
 
     default_max_tokens: int = 512
-    answer_seconds: float = 600.0
+    answer_seconds: float = 240.0
     close_seconds: float = 20.0
 
 
@@ -96,6 +98,8 @@ class Generate:
         self._limits = limits
         # Threads of their own: slow fetches must not hold up receipts, which share the loop's.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
+        self._fetches: dict[Hash32, asyncio.Future[AdapterFolder]] = {}
+        self._max_context: int | None = None
         self._running: dict[asyncio.Task[None], Answer] = {}
 
     async def model(self, name: str) -> Model:
@@ -140,21 +144,33 @@ class Generate:
                 raise
 
     async def _run(self, request: AnswerRequest, answer: Answer) -> Final:
-        size = await self._engine.count_tokens(request.turns)
+        record = request.model.record
+        # Before any work: strangers with empty channels must not occupy the tokeniser.
+        await asyncio.to_thread(self._admission.check, request.payer, _price(record, 1, 1))
+        size = await self._size(request.turns)
         sampling = self._fit(request.sampling, size)
-        bound = _price(request.model.record, size.num_tokens, sampling.max_tokens)
+        bound = _price(record, size.num_tokens, sampling.max_tokens)
         reservation = await asyncio.to_thread(self._admission.reserve, request.payer, bound)
         try:
-            folder = await self._folder(request.model)
-            chat = Chat(
-                answer.id, request.turns, sampling, folder, probe=bool(request.model.record.snapshots)
-            )
-            transcript = await self._transcribe(chat, answer)
+            folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
             receipt = await asyncio.to_thread(self._settle, request, reservation, folder, transcript)
         except BaseException:
             await asyncio.to_thread(self._admission.release, reservation)
             raise
         return Final(transcript.last.finish_reason or "abort", receipt)
+
+    async def _size(self, turns: tuple[Turn, ...]) -> PromptSize:
+        if self._max_context is None:
+            self._max_context = (await self._engine.count_tokens((Turn("user", ""),))).max_context
+        num_bytes = sum(len(turn.content.encode()) for turn in turns)
+        if num_bytes > self._max_context * MAX_BYTES_PER_TOKEN:
+            raise ContextLengthExceeded(
+                f"The prompt has {num_bytes} bytes; prompt and answer share {self._max_context} tokens.",
+                param="messages",
+            )
+        size = await self._engine.count_tokens(turns)
+        self._max_context = size.max_context
+        return size
 
     def _fit(self, sampling: Sampling, size: PromptSize) -> Sampling:
         room = size.max_context - size.num_tokens
@@ -166,11 +182,34 @@ class Generate:
         wanted = sampling.max_tokens or self._limits.default_max_tokens
         return replace(sampling, max_tokens=min(wanted, room))
 
+    async def _produce(
+        self, request: AnswerRequest, answer: Answer
+    ) -> tuple[AdapterFolder | None, Transcript]:
+        try:
+            async with asyncio.timeout(self._limits.answer_seconds):
+                folder = await self._folder(request.model)
+                is_probed = bool(request.model.record.snapshots)
+                chat = Chat(answer.id, request.turns, request.sampling, folder, probe=is_probed)
+                return folder, await self._transcribe(chat, answer)
+        except TimeoutError as error:
+            raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
+
     async def _folder(self, model: Model) -> AdapterFolder | None:
         if model.is_base:
             return None
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._fetchers, self._prepared_folder, model.record)
+        if not self._adapters.is_here(model.record):
+            await self._fetched(model.record)
+        return await asyncio.to_thread(self._prepared_folder, model.record)
+
+    async def _fetched(self, record: VersionRecord) -> None:
+        """One thread for each content, however many answers wait for it, and give up waiting."""
+        fetch = self._fetches.get(record.cid_digest)
+        if fetch is None:
+            loop = asyncio.get_running_loop()
+            fetch = loop.run_in_executor(self._fetchers, self._adapters.folder, record)
+            self._fetches[record.cid_digest] = fetch
+            fetch.add_done_callback(lambda _: self._fetches.pop(record.cid_digest))
+        await asyncio.shield(fetch)
 
     def _prepared_folder(self, record: VersionRecord) -> AdapterFolder:
         folder = self._adapters.folder(record)
@@ -185,14 +224,13 @@ class Generate:
         last: Piece | None = None
         watcher = asyncio.create_task(self._abort_when_abandoned(chat.id, answer))
         try:
-            async with asyncio.timeout(self._limits.answer_seconds):
-                async for piece in self._engine.answer(chat):
-                    last = piece
-                    texts.append(piece.text)
-                    answer.put(piece.text)
-        except TimeoutError as error:
+            async for piece in self._engine.answer(chat):
+                last = piece
+                texts.append(piece.text)
+                answer.put(piece.text)
+        except asyncio.CancelledError:
             await self._abort(chat.id)
-            raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
+            raise
         finally:
             watcher.cancel()
         if last is None or last.finish_reason is None or not last.completion_tokens:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from backend.domain.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from backend.domain.chain import Channel, Grant
     from backend.domain.ids import Account, ChannelId
+    from backend.ports.chain import ChainView
     from backend.ports.serving import ChannelTx
+
+
+class ViewStale(Unavailable):
+    """What is known of the chain is too old to lend on: balances may have left since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +59,30 @@ def standing(tx: ChannelTx, channel: ChannelId, now: datetime) -> Standing:
         balance=on_chain.balance if on_chain else 0,
         thawing=on_chain.thawing if on_chain else 0,
         collected=on_chain.collected if on_chain else 0,
-        authorised=_authorised(tx, on_chain, now) if on_chain else 0,
+        authorised=_authorised(tx, on_chain, later_now(tx.chain, now)) if on_chain else 0,
         charged=line_end(on_chain, tx.channels.charged(channel)),
         reserved=tx.channels.reserved(channel, now),
     )
+
+
+def check_fresh(chain: ChainView, now: datetime, max_lag_seconds: int) -> None:
+    """Raises ViewStale if the last indexed block is older than that, or none is indexed."""
+    cursor = chain.cursor()
+    if cursor is None:
+        raise ViewStale("No block of the chain is indexed yet; nothing was charged, try again.")
+    lag = int(now.timestamp()) - cursor.timestamp
+    if lag > max_lag_seconds:
+        raise ViewStale(
+            f"What is known of the chain is {lag} seconds old, more than {max_lag_seconds}; "
+            "nothing was charged, try again.",
+            details={"lag_seconds": lag, "block_number": cursor.number},
+        )
+
+
+def later_now(chain: ChainView, now: datetime) -> datetime:
+    """Ours or the indexed chain's, whichever is ahead: what has expired by either is not relied on."""
+    cursor = chain.cursor()
+    return max(now, datetime.fromtimestamp(cursor.timestamp, UTC)) if cursor else now
 
 
 def line_end(channel: Channel | None, charged: int) -> int:

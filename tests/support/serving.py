@@ -86,8 +86,10 @@ class Clock:
 
 @dataclass
 class View:
-    """The part of `ChainView` that serving reads."""
+    """The part of `ChainView` that serving reads; its last block is `lag_seconds` old."""
 
+    clock: Clock = field(default_factory=Clock)
+    lag_seconds: int = 0
     versions_list: list[RegisteredVersion] = field(default_factory=list)
     channels: dict[ChannelId, Channel] = field(default_factory=dict)
     granted: dict[ChannelId, list[Grant]] = field(default_factory=dict)
@@ -96,6 +98,10 @@ class View:
     datanet_list: list[Datanet] = field(default_factory=list)
     recorded: list[Contribution] = field(default_factory=list)
     proposal_list: list[Proposal] = field(default_factory=list)
+
+    def cursor(self) -> BlockRef:
+        instant = int(self.clock().timestamp()) - self.lag_seconds
+        return BlockRef(9, some_hash("block 9"), some_hash("block 8"), instant)
 
     def datanets(self) -> list[Datanet]:
         return self.datanet_list
@@ -153,6 +159,7 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.words: Sequence[str] = ("Hello", " there", ", world", ".")
         self.max_context = 128
+        self.counted: list[Sequence[Turn]] = []
         self.breaks_after: int | None = None
         self.is_gone = False
         self.waits_after: int | None = None
@@ -167,6 +174,7 @@ class ScriptedEngine:
     async def count_tokens(self, turns: Sequence[Turn]) -> PromptSize:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
+        self.counted.append(turns)
         return PromptSize(sum(len(turn.content.split()) for turn in turns), self.max_context)
 
     async def answer(self, chat: Chat) -> AsyncIterator[Piece]:
@@ -284,7 +292,9 @@ class Installation:
     def __init__(self, folder: Path, database: Database, chain: Any = None) -> None:
         self.database = database
         self.blobs = EmbeddedStore(folder / "ipfs", is_durable=False)
-        self.clock, self.view, self.engine, self.store = Clock(), View(), ScriptedEngine(), FolderStore()
+        self.clock, self.engine, self.store = Clock(), ScriptedEngine(), FolderStore()
+        self.view = View(self.clock)
+        self.folder = folder
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), HeldKeys()
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
@@ -332,6 +342,19 @@ class Installation:
             replace(grant, revoked_at=now) for grant in self.view.grants(self.channel)
         ]
 
+    def generating(self, answer_seconds: float) -> Generate:
+        read: Any = self.read
+        store: Any = self.store
+        return Generate(
+            read,
+            self.catalogue,
+            AdapterFolders(store, self.folder / "adapters"),
+            self.engine,
+            self.admission,
+            (HiddenCosine(), Uniform()),
+            GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds),
+        )
+
     def _register(self) -> tuple[VersionId, VersionId]:
         base = VersionRecord(
             creator=self.operator,
@@ -364,17 +387,8 @@ class Installation:
         read: Any = self.read
         claims: Any = PlayedClaims()
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
-        self.admission = Admission(begin, self.market, self.receipt_key, self.clock, 900)
-        store: Any = self.store
-        self.generate = Generate(
-            read,
-            self.catalogue,
-            AdapterFolders(store, folder / "adapters"),
-            self.engine,
-            self.admission,
-            (HiddenCosine(), Uniform()),
-            GenerateLimits(default_max_tokens=16, answer_seconds=60),
-        )
+        self.admission = Admission(begin, read, self.market, self.receipt_key, self.clock, 900)
+        self.generate = self.generating(answer_seconds=60)
         self.services = Services(
             sign_in=SignIn(begin, read, recover, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             keys=ApiKeys(begin, read, self.clock),

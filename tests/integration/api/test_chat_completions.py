@@ -208,13 +208,13 @@ def test_an_unknown_model_is_named(api: Api) -> None:
 
 
 def test_an_empty_channel_is_a_402_that_says_what_is_missing(api: Api) -> None:
-    api.installation.fund(10)
+    api.installation.fund(40)
     with api.http() as http:
         answer = http.post("/v1/chat/completions", json=chat(api, max_tokens=4))
     assert answer.status_code == 402
     error = answer.json()["error"]
     assert error["code"] == "insufficient_balance"
-    assert error["details"]["missing"] == {"balance": "90", "authorisation": "90"}
+    assert error["details"]["missing"] == {"balance": "60", "authorisation": "60"}
 
 
 def test_a_thawing_channel_and_a_used_up_session_are_a_402(api: Api) -> None:

@@ -52,7 +52,7 @@ class Till:
 
         self.deposits = Deposits(begin, read, chain, market, self.held_keys, clock)
         self.channels = Channels(begin, read, market, self.vouchers, recover, clock)
-        self.admission = Admission(begin, market, some_key("receipts"), clock, 900)
+        self.admission = Admission(begin, read, market, some_key("receipts"), clock, 900)
         self.sender = Sender(chain, database.begin, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
         self.indexer = Indexer(chain, database.begin, deployment, CONFIRMATIONS)
 

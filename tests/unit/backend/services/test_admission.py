@@ -23,6 +23,7 @@ from backend.services.admission import (
     ReservationLost,
     SpendCapReached,
 )
+from backend.services.standing import ViewStale
 from tests.support.serving import EXPIRY, NOW, Installation, some_hash, some_key
 
 if TYPE_CHECKING:
@@ -311,3 +312,42 @@ def test_charged_and_reserved_never_exceed_what_was_signed_or_paid_in(
             installation.admission.release(reservation)
         line = installation.services.channels.get(payer.account, installation.channel).standing
         assert line.charged + line.reserved <= min(balance, cap)
+
+
+def test_nothing_is_kept_while_the_view_of_the_chain_is_stale(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    installation.view.lag_seconds = 61
+    for refused in (installation.admission.reserve, installation.admission.check):
+        with pytest.raises(ViewStale) as caught:
+            refused(payer, 1)
+        assert caught.value.details["lag_seconds"] == 61
+    installation.view.lag_seconds = 60
+    assert installation.admission.reserve(payer, 1)
+
+
+def test_what_was_kept_is_settled_though_the_view_went_stale(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    installation.view.lag_seconds = 3600
+    assert settle(installation, payer, reservation, 10) == 10
+
+
+def test_a_session_that_has_expired_by_the_chains_clock_is_over(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    installation.view.lag_seconds = int(NOW.timestamp()) - EXPIRY
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+
+
+def test_a_glance_keeps_nothing(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.admission.check(payer, 100)
+    assert available(installation) == 100
+    with pytest.raises(InsufficientBalance):
+        installation.admission.check(payer, 101)

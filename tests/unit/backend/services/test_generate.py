@@ -24,7 +24,13 @@ from backend.ports.engine import Sampling, Turn
 from backend.services.admission import InsufficientBalance, Payer
 from backend.services.attribute import INDEX_FILE, INDEX_VERSION, HiddenCosine
 from backend.services.catalogue import Model
-from backend.services.generate import AnswerRequest, ContextLengthExceeded
+from backend.services.generate import (
+    FETCHERS,
+    MAX_BYTES_PER_TOKEN,
+    AnswerInterrupted,
+    AnswerRequest,
+    ContextLengthExceeded,
+)
 from tests.support.serving import Installation, some_hash
 
 if TYPE_CHECKING:
@@ -276,3 +282,61 @@ async def test_closing_charges_what_runs(installation: Installation) -> None:
     await installation.generate.close()
     (stored,) = receipts(installation)
     assert stored.signed.receipt.completion_tokens == 3
+
+
+async def test_a_fetch_that_takes_too_long_ends_the_answer_and_frees_its_money(
+    installation: Installation,
+) -> None:
+    go_on = threading.Event()
+
+    def slow(_folder: Path) -> None:
+        go_on.wait()
+
+    installation.store.folders[cid_of(some_hash("folder"))] = slow
+    generate = installation.generating(answer_seconds=0.05)
+    with pytest.raises(AnswerInterrupted, match="too long"):
+        await generate.start(request(installation, installation.version))
+    assert reserved(installation) == 0
+    assert installation.engine.chats == []
+    go_on.set()
+    await generate.close()
+
+
+async def test_slow_fetches_hold_up_only_who_waits_for_them(installation: Installation) -> None:
+    await text_of(await installation.generate.start(request(installation, installation.version)))
+    record = installation.catalogue.resolve(installation.version).record
+    fetching, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(_folder: Path) -> None:
+        fetching.release()
+        go_on.wait()
+
+    waiting = []
+    for number in range(FETCHERS):
+        far = replace(record, adapter_digest=some_hash(f"far {number}"), cid_digest=some_hash(f"at {number}"))
+        installation.store.folders[cid_of(far.cid_digest)] = slow
+        wanted = request(installation, installation.view.register(far))
+        waiting += [asyncio.create_task(installation.generate.start(wanted)) for _ in range(2)]
+    for _ in range(FETCHERS):
+        await asyncio.to_thread(fetching.acquire)
+    await text_of(await installation.generate.start(request(installation, installation.version)))
+    go_on.set()
+    for answer in await asyncio.gather(*waiting):
+        await text_of(answer)
+    assert installation.store.num_fetches == 1 + FETCHERS
+
+
+async def test_an_empty_channel_is_refused_before_the_prompt_is_tokenised(installation: Installation) -> None:
+    installation.fund(10 + 20 - 1)
+    with pytest.raises(InsufficientBalance):
+        await installation.generate.start(request(installation, installation.version))
+    assert installation.engine.counted == []
+
+
+async def test_a_prompt_of_too_many_bytes_is_refused_before_it_is_tokenised(
+    installation: Installation,
+) -> None:
+    text = "x" * (installation.engine.max_context * MAX_BYTES_PER_TOKEN + 1)
+    with pytest.raises(ContextLengthExceeded, match="bytes"):
+        await installation.generate.start(request(installation, "tiny", text=text))
+    assert installation.engine.counted == [(Turn("user", ""),)]
