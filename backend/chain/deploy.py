@@ -175,15 +175,21 @@ def deploy_local(rpc_url: str, artifacts: Path = ARTIFACTS) -> Deployment:
             )
         deployer = Deployer(node, local_account(0), artifacts)
         first = deployer.create("TestUSD")
-        deploy_market(deployer, LOCAL_TERMS, deployer.account)
+        council, curator = deployer.account, local_account(1).account
+        deploy_market(deployer, LOCAL_TERMS, treasury=council, guardian=council, curator=curator)
         _furnish(deployer)
         return Deployment(node.chain_id, first.block_number, first.block_hash, dict(deployer.addresses))
     finally:
         node.close()
 
 
-def deploy_market(deployer: Deployer, terms: Terms, treasury: Account) -> None:
-    """All but the payment token, which must be known as `TestUSD`. Ends without any administrator."""
+def deploy_market(
+    deployer: Deployer, terms: Terms, *, treasury: Account, guardian: Account, curator: Account
+) -> None:
+    """All but the payment token, which must be known as `TestUSD`. Only the timelock stays administrator.
+
+    `guardian` may pause commits for a bounded time, `curator` may accept and reject contributions.
+    """
     at = deployer.addresses
     deployer.create("AccessManager", deployer.account)
     deployer.create("MarketToken", deployer.account, LOCAL_SUPPLY)
@@ -197,11 +203,11 @@ def deploy_market(deployer: Deployer, terms: Terms, treasury: Account) -> None:
     deployer.create("Generation", at["Parameters"], terms.unstake_seconds)
     at["OperatorRegistry"] = deployer.ask("Generation", "operators")
     at["Settlement"] = deployer.ask("Generation", "settlement")
-    _assign_roles(deployer)
+    _assign_roles(deployer, guardian, curator)
 
 
-def _assign_roles(deployer: Deployer) -> None:
-    """Governance runs the market, a guardian may pause; the deployer's own powers end here."""
+def _assign_roles(deployer: Deployer, guardian: Account, curator: Account) -> None:
+    """Governance runs the market; the deployer's own powers end here."""
     at, me = deployer.addresses, deployer.account
     for role in ("PROPOSER_ROLE", "CANCELLER_ROLE"):
         deployer.send(
@@ -211,8 +217,8 @@ def _assign_roles(deployer: Deployer) -> None:
     deployer.send("TimelockController", "renounceRole", admin, me)
     _restrict(deployer, "Parameters", "pauseCommits", GUARDIAN)
     _restrict(deployer, "DatasetRegistry", "review", CURATOR)
-    deployer.send("AccessManager", "grantRole", GUARDIAN, me, 0)
-    deployer.send("AccessManager", "grantRole", CURATOR, local_account(1).account, 0)
+    deployer.send("AccessManager", "grantRole", GUARDIAN, guardian, 0)
+    deployer.send("AccessManager", "grantRole", CURATOR, curator, 0)
     deployer.send("AccessManager", "grantRole", ADMIN, at["TimelockController"], 0)
     deployer.send("AccessManager", "renounceRole", ADMIN, me)
 

@@ -2,16 +2,32 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.chain.client import ChainClient
-from backend.chain.deploy import DOLLAR, TOKEN, bytecode, deploy_local, load, save
+from backend.chain.contracts import interface
+from backend.chain.deploy import (
+    ADMIN,
+    CURATOR,
+    DOLLAR,
+    GUARDIAN,
+    LOCAL_TERMS,
+    TOKEN,
+    Deployer,
+    bytecode,
+    deploy_local,
+    deploy_market,
+    load,
+    save,
+)
 from backend.chain.keys import local_account
+from backend.chain.node import Node
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from backend.domain.ids import Account, Hash32
+from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
+from tests.support.servers import snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +84,54 @@ def test_only_the_guardian_pauses(chain: ChainClient) -> None:
     assert chain.prepare("Parameters", "pauseCommits", 30, sender=COUNCIL).gas
     with pytest.raises(Reverted):
         chain.prepare("Parameters", "pauseCommits", 30, sender=OPERATOR)
+
+
+def members(deployer: Deployer, node: Node, contract: str) -> dict[Any, set[Account]]:
+    """Who holds each role of a contract by all grants and revocations that it ever logged."""
+    events = interface(contract).events
+    holders: dict[Any, set[Account]] = {}
+    for log in node.logs([deployer.addresses[contract]], 0, node.head().number):
+        event = events[log.topics[0]]
+        args = event.decode_log(log.topics, log.data)
+        if event.name == "RoleGranted":
+            holders.setdefault(args.get("role", args.get("roleId")), set()).add(args["account"])
+        elif event.name == "RoleRevoked":
+            holders[args.get("role", args.get("roleId"))].remove(args["account"])
+    return {role: accounts for role, accounts in holders.items() if accounts}
+
+
+def test_a_deployment_leaves_the_timelock_as_only_administrator(hardhat_node: LocalNode) -> None:
+    node = Node.connect(hardhat_node.url)
+    with snapshot(hardhat_node.url):
+        deployer = Deployer(node, local_account(0))
+        deployer.create("TestUSD")
+        treasury, guardian, curator = USERS[:3]
+        deploy_market(deployer, LOCAL_TERMS, treasury=treasury, guardian=guardian, curator=curator)
+        timelock, governor = (deployer.addresses[c] for c in ("TimelockController", "MarketGovernor"))
+        assert members(deployer, node, "AccessManager") == {
+            ADMIN: {timelock},
+            GUARDIAN: {guardian},
+            CURATOR: {curator},
+        }
+        role = {
+            name: deployer.ask("TimelockController", name)
+            for name in ("DEFAULT_ADMIN_ROLE", "PROPOSER_ROLE", "CANCELLER_ROLE", "EXECUTOR_ROLE")
+        }
+        assert members(deployer, node, "TimelockController") == {
+            role["DEFAULT_ADMIN_ROLE"]: {timelock},
+            role["PROPOSER_ROLE"]: {governor},
+            role["CANCELLER_ROLE"]: {governor},
+            role["EXECUTOR_ROLE"]: {ZERO_ACCOUNT},
+        }
+        assert deployer.ask("Parameters", "current")["treasury"] == treasury
+        for contract, function, expected in (
+            ("Parameters", "pauseCommits", GUARDIAN),
+            ("Parameters", "setFee", ADMIN),
+            ("DatasetRegistry", "review", CURATOR),
+        ):
+            target, selector = deployer.addresses[contract], interface(contract).selector(function)
+            assert deployer.ask("AccessManager", "getTargetFunctionRole", target, selector) == expected
+    node.close()
 
 
 def test_profile_local_is_refused_on_another_chain(
