@@ -29,6 +29,8 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
 
     /// @inheritdoc IOperatorRegistry
     mapping(address key => address operator) public override operatorOfKey;
+    /// @inheritdoc IOperatorRegistry
+    mapping(address payee => uint128 amount) public override owed;
 
     mapping(address operator => Stake) private _stakes;
 
@@ -124,8 +126,17 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
         uint256 rest = units - reward;
         _stakes[operator].stake = held - Units.toAmount(units);
         emit Slashed(operator, challenger, Units.toAmount(reward), treasury, Units.toAmount(rest));
-        token.safeTransfer(challenger, reward);
-        token.safeTransfer(treasury, rest);
+        _payOrOwe(challenger, reward);
+        _payOrOwe(treasury, rest);
+    }
+
+    /// @inheritdoc IOperatorRegistry
+    function withdrawOwed() external nonReentrant returns (uint128 amount) {
+        amount = owed[msg.sender];
+        require(amount != 0, NothingOwed(msg.sender));
+        owed[msg.sender] = 0;
+        emit OwedWithdrawn(msg.sender, amount);
+        token.safeTransfer(msg.sender, Units.toUnitsDown(amount));
     }
 
     // --- views ---
@@ -139,6 +150,14 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     function coverOf(address operator) external view returns (uint128) {
         (uint128 held, uint128 unstaking) = (_stakes[operator].stake, _stakes[operator].unstaking);
         return held > unstaking ? held - unstaking : 0;
+    }
+
+    /// @dev A payee that the token refuses, as tokens with block lists do, must not stand in the way of a slash.
+    function _payOrOwe(address payee, uint256 units) private {
+        if (token.trySafeTransfer(payee, units)) return;
+        uint128 amount = Units.toAmount(units);
+        owed[payee] += amount;
+        emit Owed(payee, amount);
     }
 
     function _checkFinal(address operator, uint64 number) private view {

@@ -192,7 +192,7 @@ contract Parameters is IParameters, AccessManaged {
         _checkRange("minOperatorPpm", set.minOperatorPpm, 0, room);
         _checkRange("maxOperatorPpm", set.maxOperatorPpm, set.minOperatorPpm, Units.PPM);
         _checkRange("challengerPpm", set.challengerPpm, limits.minChallengerPpm, limits.maxChallengerPpm);
-        _checkRange("demandBond", set.demandBond, 0, limits.maxDemandBond);
+        _checkRange("demandBond", set.demandBond, limits.minDemandBond, limits.maxDemandBond);
     }
 
     function _checkRange(bytes32 parameter, uint256 value, uint256 min, uint256 max) private pure {

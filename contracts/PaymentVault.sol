@@ -29,6 +29,8 @@ import {Units} from "./libraries/Units.sol";
 contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
 
+    uint64 private constant _MAX_THAW = 365 days;
+
     /// @inheritdoc IPaymentVault
     IERC20 public immutable override token;
     /// @inheritdoc IPaymentVault
@@ -40,6 +42,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
 
     constructor(IERC20 token_, uint64 thawSeconds_) EIP712("loraledger", "1") {
         require(address(token_) != address(0), ZeroAddress());
+        require(thawSeconds_ <= _MAX_THAW, ThawTooLong(thawSeconds_, _MAX_THAW));
         token = token_;
         thawSeconds = thawSeconds_;
     }
@@ -141,6 +144,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         ChannelId channelId = Hashing.channelId(msg.sender, operator, collector);
         Channel storage channel = _channels[channelId];
         require(amount <= channel.balance, InsufficientBalance(channelId, channel.balance, amount));
+        require(amount != 0 || channel.thawedAt != 0, NothingThaws(channelId));
         uint64 thawedAt = amount == 0 ? 0 : uint64(block.timestamp) + thawSeconds;
         channel.thawing = amount;
         channel.thawedAt = thawedAt;
@@ -336,15 +340,19 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         emit Collected(channelId, before, from, until);
     }
 
+    /// @dev Every refusal names the channel, so that a collector can drop it and collect the others.
     function _checkVoucher(bytes32 domain, ChannelId channelId, Collection memory collection) private view {
         bytes32 structHash = Hashing.voucher(channelId, collection.from, collection.maxCumulative);
         bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
-        address signer = ECDSA.recover(digest, collection.r, collection.vs);
+        (address signer, , ) = ECDSA.tryRecover(digest, collection.r, collection.vs);
+        require(signer != address(0), NotAuthorised(channelId, signer));
         if (signer == collection.payer) return;
         Session storage session = _sessions[channelId][signer];
         (uint128 cap, uint64 expiry) = (session.cap, session.expiry);
         require(expiry != 0, NotAuthorised(channelId, signer));
-        require(block.timestamp <= uint256(expiry) + thawSeconds, ExpiryPassed(signer, expiry));
+        uint256 until = uint256(expiry) + thawSeconds;
+        // An instant that has passed fits.
+        require(block.timestamp <= until, SessionOver(channelId, signer, uint64(until)));
         require(collection.until <= cap, CapExceeded(channelId, signer, cap, collection.until));
     }
 }

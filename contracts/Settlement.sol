@@ -26,6 +26,8 @@ import {Units} from "./libraries/Units.sol";
 /// @notice See `ISettlement`.
 contract Settlement is ISettlement, EIP712, Nonces {
     uint32 private constant _RING_SIZE = 256;
+    /// @dev One slot is the latest final batch's, which stays verifiable until a later one is final.
+    uint32 private constant _MAX_PENDING = _RING_SIZE - 1;
     uint256 private constant _MAX_SPANS = 256;
 
     /// @inheritdoc ISettlement
@@ -56,7 +58,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
         address disputes_
     ) EIP712("loraledger", "1") {
         Bounds memory bounds = parameters_.bounds();
-        uint256 reach = uint256(_RING_SIZE) * bounds.minSettlementInterval;
+        uint256 reach = uint256(_MAX_PENDING) * bounds.minSettlementInterval;
         require(reach >= bounds.maxDisputeWindow, RingTooSmall(reach, bounds.maxDisputeWindow));
         vault = parameters_.vault();
         parameters = parameters_;
@@ -222,6 +224,8 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     function _setPayoutWallet(address account, address wallet) private {
+        // The vault pays nobody out to itself: every claim of the account would revert.
+        require(wallet != address(vault), InvalidWallet(wallet));
         _payoutWallets[account] = wallet;
         emit PayoutWalletChanged(account, wallet == address(0) ? account : wallet);
     }
@@ -236,7 +240,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
             commitment.receiptsCount != 0 && commitment.entriesCount != 0 && commitment.balancesCount != 0,
             EmptyTree()
         );
-        require(state.last - state.finalised < _RING_SIZE, RingFull(state.last, state.finalised));
+        require(state.last - state.finalised < _MAX_PENDING, RingFull(state.last, state.finalised));
         // Before the first batch the ring holds zero at that place, which is what a first batch names as its parent.
         bytes32 parent = _rings[msg.sender][state.last % _RING_SIZE];
         require(parent == commitment.parent, ParentMismatch(parent, commitment.parent));
@@ -294,6 +298,9 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     function _checkKnown(BatchHeader calldata header) private view returns (bytes32 batchHash) {
         batchHash = Hashing.batch(header);
-        require(_rings[header.operator][header.number % _RING_SIZE] == batchHash, BatchUnknown(batchHash));
+        (address operator, uint64 number) = (header.operator, header.number);
+        // A slot past the latest batch is what a void leaves behind.
+        bool isKept = number <= _states[operator].last && _rings[operator][number % _RING_SIZE] == batchHash;
+        require(isKept, BatchUnknown(batchHash));
     }
 }

@@ -73,6 +73,11 @@ struct Snapshot {
 ///
 /// Trust: anyone may create a datanet and contribute. Curators (a role of the access manager, governed) decide what
 /// later snapshots contain; they change neither contributors nor snapshots that exist.
+///
+/// The first to record a content hash is its contributor: whoever sees it in the mempool can record it first, by a
+/// transaction of its own. A contributor who minds sends through a private relay; curators reject whom they find to
+/// have copied. A rejected contribution keeps its hash, as earlier snapshots may contain it and its contributor must
+/// stay provable: the same bytes do not enter the same datanet again.
 interface IDatasetRegistry {
     /// @notice Datanet `datanetId` exists. `cidDigest` is the folder with its description.
     event DatanetCreated(uint64 indexed datanetId, address indexed creator, bytes32 name, bytes32 cidDigest);

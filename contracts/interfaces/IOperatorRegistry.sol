@@ -43,6 +43,11 @@ interface IOperatorRegistry {
         uint128 rest
     );
 
+    /// @notice `amount` of a slash could not be transferred to `payee`, who can withdraw it.
+    event Owed(address indexed payee, uint128 amount);
+    /// @notice `payee` withdrew the `amount` that was owed.
+    event OwedWithdrawn(address indexed payee, uint128 amount);
+
     error ZeroAmount();
     error ZeroAddress();
     error UnexpectedTransfer(uint256 expected, uint256 received);
@@ -56,6 +61,7 @@ interface IOperatorRegistry {
     error StillLocked(address operator, uint64 unstakeAt);
     error BatchNotFinal(address operator, uint64 number);
     error NotDisputes(address caller);
+    error NothingOwed(address payee);
 
     /// @notice States where the caller serves (an HTTPS base URL, at most 256 bytes). Empty means that it does not.
     function setEndpoint(string calldata endpoint) external;
@@ -75,7 +81,7 @@ interface IOperatorRegistry {
     function unstake() external returns (uint128 amount);
 
     /// @notice Takes `amount` of a stake, in whole units rounded down; `challenger` gets `challengerPpm` of it,
-    /// `treasury` the rest. Only `disputes`.
+    /// `treasury` the rest. What cannot be transferred to one of them is owed to it. Only `disputes`.
     function slash(
         address operator,
         uint128 amount,
@@ -83,6 +89,10 @@ interface IOperatorRegistry {
         uint32 challengerPpm,
         address treasury
     ) external;
+
+    /// @notice Pays the caller what slashes owe it.
+    /// @return amount What left, in micro-units.
+    function withdrawOwed() external returns (uint128 amount);
 
     /// @notice The token of the stakes: the payment token.
     function token() external view returns (IERC20);
@@ -101,6 +111,9 @@ interface IOperatorRegistry {
 
     /// @notice The state of an operator's stake.
     function stakeOf(address operator) external view returns (Stake memory);
+
+    /// @notice What `payee` can withdraw of slashes whose transfer failed, in micro-units.
+    function owed(address payee) external view returns (uint128);
 
     /// @notice The part of the stake that covers new batches, in micro-units.
     function coverOf(address operator) external view returns (uint128);

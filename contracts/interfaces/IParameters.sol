@@ -34,13 +34,14 @@ enum Profile {
 /// @notice The hard bounds of a profile: no vote can cross them. Ratios in ppm, times in seconds.
 /// @param maxFeePpm Upper bound of the protocol fee.
 /// @param minStakeCoverPpm Lower bound of the stake cover.
-/// @param maxStakeCoverPpm Upper bound of the stake cover.
+/// @param maxStakeCoverPpm Upper bound of the stake cover: the whole pot.
 /// @param minDisputeWindow Lower bound of the dispute window.
 /// @param maxDisputeWindow Upper bound of the dispute window.
 /// @param maxContributorsFloorPpm Upper bound of the minimum contributors' part.
 /// @param maxOperatorFloorPpm Upper bound of the minimum operator's part.
 /// @param minChallengerPpm Lower bound of the challenger's part of a slash.
 /// @param maxChallengerPpm Upper bound of the challenger's part of a slash: below one, as self-accusation must not pay.
+/// @param minDemandBond Lower bound of the bond per leaf, in micro-units: demands must not be free.
 /// @param maxDemandBond Upper bound of the bond per leaf, in micro-units.
 /// @param maxPause Longest pause of commits.
 /// @param pauseCoolDown Least time between the end of a pause and the next.
@@ -57,6 +58,7 @@ struct Bounds {
     uint32 maxOperatorFloorPpm;
     uint32 minChallengerPpm;
     uint32 maxChallengerPpm;
+    uint128 minDemandBond;
     uint128 maxDemandBond;
     uint32 maxPause;
     uint32 pauseCoolDown;

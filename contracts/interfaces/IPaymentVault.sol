@@ -28,9 +28,10 @@ struct SessionGrant {
     uint64 expiry;
 }
 
-/// @notice A granted session key. Its vouchers stay collectable until `expiry` plus the thaw.
+/// @notice A granted session key. Its vouchers stay collectable until `expiry` plus the thaw, whenever it signed them:
+/// a voucher carries no instant.
 /// @param cap Ceiling in micro-units on the channel's `collected`.
-/// @param expiry Instant in seconds; revoking moves it to the present.
+/// @param expiry Instant in seconds; revoking moves it to the present if it lies ahead.
 /// @param isRevoked Whether the payer revoked the key. A revoked key stays revoked.
 struct Session {
     uint128 cap;
@@ -97,7 +98,7 @@ interface IPaymentVault {
     );
     /// @notice `key` may sign vouchers of the channel up to `cap`, until `expiry`.
     event SessionGranted(ChannelId indexed channelId, address indexed key, uint128 cap, uint64 expiry);
-    /// @notice `key` is not to be used any more; what it signed stays collectable until `collectableUntil`.
+    /// @notice `key` is not to be used any more; its vouchers stay collectable until `collectableUntil`.
     event SessionRevoked(ChannelId indexed channelId, address indexed key, uint64 collectableUntil);
     /// @notice `amount` of the channel may leave from `thawedAt` on. An amount of zero ends a thaw.
     event ThawStarted(ChannelId indexed channelId, uint128 amount, uint64 thawedAt);
@@ -121,13 +122,17 @@ interface IPaymentVault {
     error SessionUnknown(address key);
     error InsufficientBalance(ChannelId channelId, uint128 balance, uint128 amount);
     error NothingThaws(ChannelId channelId);
+    error ThawTooLong(uint64 thawSeconds, uint64 maxThawSeconds);
     error StillThawing(ChannelId channelId, uint64 thawedAt);
     error NotRising(ChannelId channelId);
     error CollectedMismatch(ChannelId channelId, uint128 collected, uint128 before);
     error NothingToCollect(ChannelId channelId, uint128 from, uint128 until);
     error VoucherExceeded(ChannelId channelId, uint128 maxCumulative, uint128 until);
     error CapExceeded(ChannelId channelId, address key, uint128 cap, uint128 until);
+    /// @notice The payer allowed `signer` nothing; zero where the signature is nobody's.
     error NotAuthorised(ChannelId channelId, address signer);
+    /// @notice The vouchers of `key` were collectable until `collectableUntil`.
+    error SessionOver(ChannelId channelId, address key, uint64 collectableUntil);
     error PotBelowFloor(uint128 pot, uint128 amount, uint128 floor);
 
     // --- payers ---
@@ -175,8 +180,9 @@ interface IPaymentVault {
         bytes calldata signature
     ) external;
 
-    /// @notice Ends the use of a session key of the caller's channel. What it signed before stays collectable for the
-    /// thaw, so that an answer served against it is paid.
+    /// @notice Ends the use of a session key of the caller's channel, for ever. Its vouchers stay collectable for the
+    /// thaw, so that an answer served against them is paid. A voucher carries no instant: one that the key signs after
+    /// its revocation is collectable as long, so the grant's cap is what bounds the loss of a stolen key.
     function revokeSession(address operator, address collector, address key) external;
 
     /// @notice As `revokeSession`, by the payer's `SessionRevocation` signature (EOA or EIP-1271); anyone may relay it.
@@ -189,7 +195,8 @@ interface IPaymentVault {
         bytes calldata signature
     ) external;
 
-    /// @notice Starts (or starts anew) the thaw of `amount` of the caller's channel. Zero ends a thaw.
+    /// @notice Starts (or starts anew) the thaw of `amount` of the caller's channel. Zero ends a thaw;
+    /// it reverts if nothing thaws.
     function thaw(address operator, address collector, uint128 amount) external;
 
     /// @notice Pays the caller what has thawed, in whole units, as far as the channel still holds it.
@@ -201,7 +208,8 @@ interface IPaymentVault {
     /// @notice Moves from channels of (`payer`, `operator`, caller) into the pot of (caller, `operator`) what vouchers
     /// allow.
     /// @param operator Whose channels and whose pot.
-    /// @param collections Strictly rising by channel id. Each must take something; one that fails reverts all.
+    /// @param collections Strictly rising by channel id. Each must take something; one that fails reverts all, with an
+    /// error that names its `channelId`.
     /// @return total The sum moved, in micro-units.
     /// @return spansHash `keccak256` over channelId 32, before 16, from 16, until 16, collection by collection, where
     /// `from` is the larger of `before` and the voucher's `from`.
@@ -223,7 +231,7 @@ interface IPaymentVault {
     /// @notice The payment token.
     function token() external view returns (IERC20);
 
-    /// @notice How long a withdrawal thaws, in seconds.
+    /// @notice How long a withdrawal thaws, in seconds; at most 365 days.
     function thawSeconds() external view returns (uint64);
 
     /// @notice The id of a channel.

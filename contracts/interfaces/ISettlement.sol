@@ -181,10 +181,12 @@ interface ISettlement {
     error BalancesMismatch(address operator, bytes32 expected, bytes32 opened);
     error NothingToClaim(address operator, address account, uint128 claimable);
     error InvalidSignature(address signer);
+    error InvalidWallet(address wallet);
     error SignatureExpired(uint256 deadline);
 
     /// @notice Commits the caller's next batch and collects its vouchers. Reverts if the parent or the parameter set
-    /// is another than the caller named, so that nothing is committed on top of something unseen.
+    /// is another than the caller named, so that nothing is committed on top of something unseen, and while 255 batches
+    /// are not final.
     /// @param commitment What the batch commits to. No tree may be empty.
     /// @param collections One per channel, strictly rising by channel id, 1 to 256; together exactly
     /// `commitment.total`.
@@ -202,7 +204,8 @@ interface ISettlement {
     /// @notice As `claim`, many; one that fails reverts all.
     function claimMany(Claim[] calldata requests) external;
 
-    /// @notice Pays the caller's earnings at `wallet` from now on; zero means at the caller.
+    /// @notice Pays the caller's earnings at `wallet` from now on; zero means at the caller. The
+    /// vault, which cannot be paid, is refused.
     function setPayoutWallet(address wallet) external;
 
     /// @notice As `setPayoutWallet`, by the account's `PayoutChange` signature (EOA or EIP-1271); anyone may relay it.

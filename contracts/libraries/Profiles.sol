@@ -9,13 +9,15 @@ library Profiles {
     function boundsOf(Profile profile) internal pure returns (Bounds memory bounds) {
         bounds.maxFeePpm = 200_000;
         bounds.minStakeCoverPpm = 50_000;
-        bounds.maxStakeCoverPpm = 2_000_000;
+        bounds.maxStakeCoverPpm = 1_000_000;
         bounds.maxContributorsFloorPpm = 900_000;
         bounds.maxOperatorFloorPpm = 500_000;
         bounds.minChallengerPpm = 50_000;
         // Below one half, so that an operator who accuses itself loses most of the slash.
         bounds.maxChallengerPpm = 490_000;
-        bounds.maxDemandBond = 1e18;
+        // A tenth of a cent and 1,000 dollars of a token with six decimals.
+        bounds.minDemandBond = 1e9;
+        bounds.maxDemandBond = 1e15;
         if (profile == Profile.Local) {
             _setLocalTimes(bounds);
         } else {

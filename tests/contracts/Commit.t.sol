@@ -153,18 +153,38 @@ contract CommitTest is Batches {
     function test_the_ring_filled_by_spam_stops_only_until_a_batch_is_final() external {
         uint32 ring = settlement.ringSize();
         BatchHeader memory first = commit(1, oneBalance(_account, 1));
-        for (uint32 i = 2; i <= ring; ++i) {
-            commit(1, oneBalance(_account, i));
-        }
+        _commitUpTo(2, ring - 1);
         expectCommitError(
-            commitmentOf(1, oneBalance(_account, ring + 1)),
+            commitmentOf(1, oneBalance(_account, ring)),
             collections(1),
-            abi.encodeWithSelector(ISettlement.RingFull.selector, ring, 0)
+            abi.encodeWithSelector(ISettlement.RingFull.selector, ring - 1, 0)
         );
         vm.warp(first.finalAt);
         settlement.finalise(first);
+        commit(1, oneBalance(_account, ring));
+    }
+
+    function test_a_ring_gone_round_never_overwrites_the_last_final_batch() external {
+        uint32 ring = settlement.ringSize();
+        BatchHeader memory last = settle(1, oneBalance(_account, 1));
+        _commitUpTo(2, ring);
+        vm.assertEq(settlement.batchHashAt(operator, 1), settlement.hashBatch(last));
+        expectCommitError(
+            commitmentOf(1, oneBalance(_account, ring + 1)),
+            collections(1),
+            abi.encodeWithSelector(ISettlement.RingFull.selector, ring, 1)
+        );
+        vm.warp(lastHeader.finalAt);
+        settlement.finalise(lastHeader);
         commit(1, oneBalance(_account, ring + 1));
         vm.assertEq(settlement.batchHashAt(operator, 1), bytes32(0));
+    }
+
+    /// @dev Batches `first` to `last` of one micro-unit each.
+    function _commitUpTo(uint32 first, uint32 last) private {
+        for (uint32 i = first; i <= last; ++i) {
+            commit(1, oneBalance(_account, i));
+        }
     }
 
     function _amount(uint128 value) private pure returns (uint128) {

@@ -6,7 +6,8 @@ import {
     Contribution,
     ContributionRecord,
     IDatasetRegistry,
-    SignedContribution
+    SignedContribution,
+    SnapshotId
 } from "../../contracts/interfaces/IDatasetRegistry.sol";
 import {Datanets} from "./support/Datanets.sol";
 import {ContractWallet} from "./support/Wallets.sol";
@@ -59,6 +60,20 @@ contract ContributeTest is Datanets {
         );
         vm.prank(who("copier"));
         datasets.contribute(contribution(keccak256("data")));
+    }
+
+    function test_a_hash_recorded_first_from_the_mempool_stays_taken_even_when_rejected() external {
+        contribute("data");
+        review("data", true);
+        SnapshotId frozen = datasets.freeze(datanetId, 1);
+        review("data", false);
+        vm.expectRevert(
+            abi.encodeWithSelector(IDatasetRegistry.ContentTaken.selector, datanetId, keccak256("data"), 0)
+        );
+        vm.prank(who("victim"));
+        datasets.contribute(contribution(keccak256("data")));
+        vm.assertEq(datasets.snapshotOf(frozen).count, 1);
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, contributor);
     }
 
     function test_the_same_content_may_enter_another_datanet() external {

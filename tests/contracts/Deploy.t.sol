@@ -35,7 +35,7 @@ contract DeployTest is Market {
 
     function test_the_ring_reaches_over_the_longest_window() external {
         ShortInterval short = new ShortInterval();
-        vm.expectRevert(abi.encodeWithSelector(ISettlement.RingTooSmall.selector, 256, 257));
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.RingTooSmall.selector, 255, 256));
         new Settlement(IParameters(address(short)), IOperatorRegistry(address(1)), address(2));
     }
 
@@ -57,6 +57,6 @@ contract DeployTest is Market {
 
 contract ShortInterval {
     function bounds() external pure returns (Bounds memory limits) {
-        (limits.minSettlementInterval, limits.maxDisputeWindow) = (1, 257);
+        (limits.minSettlementInterval, limits.maxDisputeWindow) = (1, 256);
     }
 }

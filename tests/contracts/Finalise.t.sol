@@ -52,6 +52,15 @@ contract FinaliseTest is Batches {
         settlement.finalise(header);
     }
 
+    function test_a_slot_left_stale_by_a_void_is_not_finalised() external {
+        commit(5, oneBalance(_account, 5));
+        BatchHeader memory voided = commit(5, oneBalance(_account, 10));
+        voidAfter(1);
+        vm.warp(voided.finalAt);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, settlement.hashBatch(voided)));
+        settlement.finalise(voided);
+    }
+
     function _change(BatchHeader memory header, uint256 field, uint64 change) private pure {
         if (field == 0) header.finalAt ^= change;
         if (field == 1) header.number ^= change;

@@ -47,7 +47,9 @@ contract Handler is Batches {
 
     function startThaw(uint256 payerIndex, uint256 operatorIndex, uint128 amount) external {
         _choose(payerIndex, operatorIndex);
-        amount = uint128(bound(amount, 0, vault.channelOf(channel()).balance));
+        Channel memory state = vault.channelOf(channel());
+        amount = uint128(bound(amount, 0, state.balance));
+        if (amount == 0 && state.thawedAt == 0) return;
         vm.prank(payer);
         vault.thaw(operator, collector, amount);
     }
@@ -65,7 +67,7 @@ contract Handler is Batches {
         _choose(payerIndex, operatorIndex);
         OperatorState memory state = settlement.stateOf(operator);
         uint128 balance = vault.channelOf(channel()).balance;
-        if (balance == 0 || state.last - state.finalised == settlement.ringSize()) return;
+        if (balance == 0 || state.last - state.finalised == settlement.ringSize() - 1) return;
         total = uint128(bound(total, 1, balance));
         part = uint128(bound(part, 0, total));
         _earned[operator][0] += part;

@@ -33,12 +33,12 @@ contract ParametersTest is Market {
         parameters.setDisputeWindow(11);
         parameters.setStakeCover(300_000);
         parameters.setSplitRules(100_000, 50_000, 700_000);
-        parameters.setDisputeTerms(200_000, 5);
+        parameters.setDisputeTerms(200_000, 5e9);
         vm.stopPrank();
         (expected.treasury, expected.disputeWindow, expected.stakeCoverPpm) = (address(7), 11, 300_000);
         expected.minContributorsPpm = 100_000;
         (expected.minOperatorPpm, expected.maxOperatorPpm) = (50_000, 700_000);
-        (expected.challengerPpm, expected.demandBond) = (200_000, 5);
+        (expected.challengerPpm, expected.demandBond) = (200_000, 5e9);
         vm.assertEq(keccak256(abi.encode(parameters.current())), keccak256(abi.encode(expected)));
         vm.assertEq(parameters.currentId(), 5);
     }
@@ -56,8 +56,38 @@ contract ParametersTest is Market {
         parameters.setStakeCover(value);
         isOut = value < limits.minChallengerPpm || value > limits.maxChallengerPpm;
         _expectIf(isOut, "challengerPpm", value, limits.minChallengerPpm, limits.maxChallengerPpm);
-        parameters.setDisputeTerms(value, 0);
+        parameters.setDisputeTerms(value, 1e9);
         vm.stopPrank();
+    }
+
+    function test_demands_are_neither_free_nor_priced_out_of_reach(uint128 demandBond, bool isLow) external {
+        demandBond = uint128(bound(demandBond, 0, isLow ? 2e9 : 2e15));
+        Bounds memory limits = parameters.bounds();
+        vm.assertEq(limits.minDemandBond, 1e9);
+        vm.assertEq(limits.maxDemandBond, 1_000 * 1e6 * 1e6);
+        bool isOut = demandBond < limits.minDemandBond || demandBond > limits.maxDemandBond;
+        vm.prank(address(timelock));
+        _expectIf(isOut, "demandBond", demandBond, limits.minDemandBond, limits.maxDemandBond);
+        parameters.setDisputeTerms(200_000, demandBond);
+    }
+
+    function test_a_cover_above_the_whole_pot_that_no_operator_could_hold_is_refused() external {
+        vm.prank(address(timelock));
+        _expectIf(true, "stakeCoverPpm", 1_000_001, 50_000, 1_000_000);
+        parameters.setStakeCover(1_000_001);
+    }
+
+    function test_the_profiles_differ_in_times_only() external {
+        ParameterSet memory first = firstSet();
+        first.disputeWindow = 2 days;
+        PaymentVault other = new PaymentVault(usd, 30 days);
+        Bounds memory production = new Parameters(address(access), Profile.Production, other, first).bounds();
+        Bounds memory local = parameters.bounds();
+        (local.minDisputeWindow, local.maxDisputeWindow) = (production.minDisputeWindow, production.maxDisputeWindow);
+        (local.maxPause, local.pauseCoolDown) = (production.maxPause, production.pauseCoolDown);
+        local.minSettlementInterval = production.minSettlementInterval;
+        (local.maxSettlementInterval, local.margin) = (production.maxSettlementInterval, production.margin);
+        vm.assertEq(keccak256(abi.encode(local)), keccak256(abi.encode(production)));
     }
 
     function test_split_rules_leave_room_for_each_other() external {

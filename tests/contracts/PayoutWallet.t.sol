@@ -30,12 +30,24 @@ contract PayoutWalletTest is Batches {
     }
 
     function test_no_wallet_means_the_account(address wallet) external {
+        vm.assume(wallet != address(vault));
         vm.assertEq(settlement.payoutWalletOf(_account), _account);
         vm.startPrank(_account);
         settlement.setPayoutWallet(wallet);
         settlement.setPayoutWallet(address(0));
         vm.stopPrank();
         vm.assertEq(settlement.payoutWalletOf(_account), _account);
+    }
+
+    function test_the_vault_as_wallet_is_refused_as_it_would_fail_every_claim() external {
+        bytes memory error = abi.encodeWithSelector(ISettlement.InvalidWallet.selector, address(vault));
+        vm.expectRevert(error);
+        vm.prank(_account);
+        settlement.setPayoutWallet(address(vault));
+        _wallet = address(vault);
+        bytes memory signature = sign(keyOf("contributor"), _digest(_account, 0, block.timestamp));
+        vm.expectRevert(error);
+        settlement.setPayoutWalletWithSig(_account, _wallet, 0, block.timestamp, signature);
     }
 
     function test_a_change_is_relayed_by_signature_once(uint32 left) external {

@@ -5,7 +5,7 @@ import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
 import {IOperatorRegistry, Stake} from "../../contracts/interfaces/IOperatorRegistry.sol";
 import {BatchHeader} from "../../contracts/interfaces/ISettlement.sol";
 import {Batches} from "./support/Batches.sol";
-import {ChargingToken} from "./support/Tokens.sol";
+import {BlockingToken, ChargingToken} from "./support/Tokens.sol";
 
 contract StakeTest is Batches {
     uint128 private constant _STAKE = uint128(STAKE_UNITS) * MICRO;
@@ -109,6 +109,30 @@ contract StakeTest is Batches {
         vm.assertEq(usd.balanceOf(address(operators)), STAKE_UNITS - units);
     }
 
+    function test_a_payee_whom_the_token_refuses_does_not_stop_a_slash(bool isTreasury) external {
+        BlockingToken blocking = new BlockingToken();
+        OperatorRegistry other = _stakedRegistry(blocking, 100);
+        (address challenger, address treasury) = (who("challenger"), who("treasury"));
+        address refused = isTreasury ? treasury : challenger;
+        uint128 amount = (isTreasury ? 30 : 10) * MICRO;
+        blocking.setBlocked(refused, true);
+        vm.expectEmit(address(other));
+        emit IOperatorRegistry.Slashed(operator, challenger, 10 * MICRO, treasury, 30 * MICRO);
+        vm.expectEmit(address(other));
+        emit IOperatorRegistry.Owed(refused, amount);
+        other.slash(operator, 40 * MICRO, challenger, 250_000, treasury);
+        vm.assertEq(other.owed(refused), amount);
+        vm.assertEq(other.stakeOf(operator).stake, 60 * MICRO);
+        vm.assertEq(blocking.balanceOf(address(other)), 60 + amount / MICRO);
+        _withdrawOwed(other, blocking, refused, amount);
+    }
+
+    function test_nobody_withdraws_what_is_not_owed(address caller) external {
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NothingOwed.selector, caller));
+        vm.prank(caller);
+        operators.withdrawOwed();
+    }
+
     function test_no_slash_exceeds_the_stake() external {
         bytes memory error = abi.encodeWithSelector(
             IOperatorRegistry.InsufficientStake.selector,
@@ -143,6 +167,31 @@ contract StakeTest is Batches {
         address disputes = operators.disputes();
         vm.prank(disputes);
         operators.slash(operator, amount, challenger, challengerPpm, address(timelock));
+    }
+
+    /// @dev A registry of another token, with a stake of the operator; the test itself is its disputes.
+    function _stakedRegistry(BlockingToken other, uint256 units) private returns (OperatorRegistry registry) {
+        registry = new OperatorRegistry(other, UNSTAKE, address(settlement), address(this));
+        other.mint(operator, units);
+        vm.startPrank(operator);
+        other.approve(address(registry), units);
+        registry.stake(units);
+        vm.stopPrank();
+    }
+
+    /// @dev Nothing is lost while the token refuses the payee, and it is paid once afterwards.
+    function _withdrawOwed(OperatorRegistry from, BlockingToken paid, address payee, uint128 amount) private {
+        vm.startPrank(payee);
+        vm.expectRevert(abi.encodeWithSelector(BlockingToken.Blocked.selector, payee));
+        from.withdrawOwed();
+        paid.setBlocked(payee, false);
+        vm.expectEmit(address(from));
+        emit IOperatorRegistry.OwedWithdrawn(payee, amount);
+        vm.assertEq(from.withdrawOwed(), amount);
+        vm.assertEq(paid.balanceOf(payee), amount / MICRO);
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NothingOwed.selector, payee));
+        from.withdrawOwed();
+        vm.stopPrank();
     }
 
     function _startUnstake(uint128 amount) private {

@@ -105,6 +105,16 @@ contract VerifyTest is Batches {
         settlement.verifyReceipt(header, _receipt, opening, _signature);
     }
 
+    function test_a_slot_left_stale_by_a_void_verifies_nothing() external {
+        bytes memory error = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, settlement.hashBatch(_header));
+        (Opening memory entry, Opening memory receipt) = (_entries.open(0), _receipts.open(0));
+        voidAfter(0);
+        vm.expectRevert(error);
+        settlement.verifyEntry(_header, _entry, entry);
+        vm.expectRevert(error);
+        settlement.verifyReceipt(_header, _receipt, receipt, _signature);
+    }
+
     function _commit() private {
         Commitment memory c = commitmentOf(_CHARGE, oneBalance(_entry.account, _CHARGE));
         c.receiptsRoot = _receipts.rootOf();

@@ -59,6 +59,20 @@ contract WithdrawTest is Payments {
         _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThaws.selector, channel()));
     }
 
+    function test_a_thaw_of_zero_on_a_channel_never_opened_is_refused() external {
+        operator = who("operator without channel");
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.NothingThaws.selector, channel()));
+        _thaw(0);
+    }
+
+    function test_a_thaw_so_long_that_nothing_ever_leaves_is_refused(uint64 thaw) external {
+        uint64 longest = 365 days;
+        if (thaw > longest) {
+            vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ThawTooLong.selector, thaw, longest));
+        }
+        new PaymentVault(usd, thaw);
+    }
+
     function test_a_new_thaw_starts_anew() external {
         _thaw(MICRO);
         vm.warp(block.timestamp + THAW - 1);

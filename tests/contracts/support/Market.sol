@@ -62,7 +62,7 @@ abstract contract Market is Base {
                 minOperatorPpm: 100_000,
                 maxOperatorPpm: 600_000,
                 challengerPpm: 250_000,
-                demandBond: 1_000_000
+                demandBond: 10_000_000_000
             });
     }
 

@@ -15,6 +15,26 @@ contract ChargingToken is ERC20("Charging", "CHG") {
     }
 }
 
+/// @notice Refuses transfers to accounts on its block list.
+contract BlockingToken is ERC20("Blocking", "BLK") {
+    mapping(address account => bool) private _isBlocked;
+
+    error Blocked(address account);
+
+    function mint(address account, uint256 units) external {
+        _mint(account, units);
+    }
+
+    function setBlocked(address account, bool isBlocked) external {
+        _isBlocked[account] = isBlocked;
+    }
+
+    function _update(address from, address to, uint256 units) internal override {
+        require(!_isBlocked[to], Blocked(to));
+        super._update(from, to, units);
+    }
+}
+
 /// @notice Calls whoever it is told to, once, in the middle of a transfer.
 contract CallingToken is ERC20("Calling", "CLL") {
     address private _target;
