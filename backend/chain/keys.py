@@ -95,7 +95,7 @@ def import_key(keystore: Path, private_key: bytes, password: str) -> LocalSigner
 
 
 def write_once(path: Path, text: str) -> None:
-    """A file for its owner only that appears whole and outlasts a power cut. `FileExistsError` if it exists."""
+    """A file for its owner that appears whole and survives a power cut. `FileExistsError` if it exists."""
     # A link never overwrites, a rename would.
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".part") as draft:
         draft.write(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.errors import Conflict, Unavailable
+from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.services.attempt import enqueue_again
 from backend.services.audit import WrongBatch, standing
 
@@ -36,6 +36,8 @@ class Claimable:
     account: Account
     cumulative: int
     claimed: int
+    unverifiable: str | None = None
+    """Why the operator's balances cannot be vouched for now; then only what was claimed before is known."""
 
     @property
     def amount(self) -> int:
@@ -62,10 +64,10 @@ class Claims:
         self._chain, self._lane = chain, lane
 
     def claimable(self, account: Account) -> list[Claimable]:
-        """From every operator that credited the account by a final batch. Errors: as `Auditor.follow`."""
+        """From every operator that credited the account by a final batch, or whose batches nobody can check."""
         with self._read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
-        found = (self._claimable(operator, account) for operator in operators)
+        found = (self._claimable_or_why_not(operator, account) for operator in operators)
         return [one for one in found if one is not None]
 
     def prepare(
@@ -92,9 +94,19 @@ class Claims:
         ledger = self._final_ledger(operator)
         if ledger is None or account not in ledger.balances:
             return None
+        return Claimable(operator, account, ledger.balances[account], self._claimed(operator, account))
+
+    def _claimable_or_why_not(self, operator: Account, account: Account) -> Claimable | None:
+        try:
+            return self._claimable(operator, account)
+        except DomainError as error:
+            claimed = self._claimed(operator, account)
+            return Claimable(operator, account, claimed, claimed, unverifiable=error.message)
+
+    def _claimed(self, operator: Account, account: Account) -> int:
         with self._read() as tx:
-            claimed = (c.cumulative for c in tx.chain.claims(account) if c.operator == operator)
-            return Claimable(operator, account, ledger.balances[account], max(claimed, default=0))
+            claims = (c.cumulative for c in tx.chain.claims(account) if c.operator == operator)
+            return max(claims, default=0)
 
     def _request(self, operator: Account, account: Account, minimum: int) -> tuple[dict[str, Any], Hash32]:
         """Settlement's `Claim`, and the hash of the batch whose balances it opens."""

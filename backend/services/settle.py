@@ -39,6 +39,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_OF_THE_WHOLE_BATCH = {
+    "ParentMismatch",
+    "NotCurrentSet",
+    "ParameterSetUnknown",
+    "CommitsArePaused",
+    "StakeTooLow",
+    "RingFull",
+}
+"""Reverts of a commit that leaving channels out would not cure."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -181,24 +191,29 @@ class Settler:
         takes: dict[ChannelId, Take],
         skipped: dict[ChannelId, str],
     ) -> Offer | Progress:
-        """A batch of all takes that rules and chain accept; the others move from `takes` to `skipped`."""
+        """A batch of all takes that rules and chain accept; the others move from `takes` to `skipped`.
+
+        A revert that names no channel is narrowed down by halves, so that one channel never stops the others.
+        """
         terms = tx.chain.latest_parameter_set()
         if terms is None:
             return Progress(Step.REFUSED, reason="the parameters are not indexed yet")
         rules = Rules(tx.chain)
-        while takes:
+        aside: dict[ChannelId, Take] = {}
+        while takes or aside:
+            if not takes:
+                takes, aside = aside, {}
             receipts = [signed for channel in sorted(takes) for signed in takes[channel].receipts]
             try:
                 offer = self._prepare(build(self.operator, ledger, terms, receipts, rules), takes)
             except BadReceipt as bad:
                 _cut(takes, skipped, bad, receipts[bad.details["index"]].receipt.channel_id)
             except Reverted as refused:
-                channel = refused.args_by_name.get("channelId")
-                if channel not in takes:
+                if refused.error in _OF_THE_WHOLE_BATCH:
                     return Progress(Step.REFUSED, ledger.number + 1, str(refused), skipped)
-                skipped[channel] = str(refused)
-                del takes[channel]
+                _narrow(takes, aside, skipped, refused)
             else:
+                skipped.update(dict.fromkeys(aside, "the chain refused the batch with it: left for the next"))
                 return offer
         return Progress(Step.IDLE, skipped=skipped)
 
@@ -270,3 +285,20 @@ def _cut(
         takes[channel] = replace(takes[channel], receipts=kept)
     else:
         del takes[channel]
+
+
+def _narrow(
+    takes: dict[ChannelId, Take],
+    aside: dict[ChannelId, Take],
+    skipped: dict[ChannelId, str],
+    refused: Reverted,
+) -> None:
+    """Skip the channel that the chain refused, if it is known; else put half of them aside to find it."""
+    named = refused.args_by_name.get("channelId")
+    if named not in takes and len(takes) > 1:
+        for channel in sorted(takes)[len(takes) // 2 :]:
+            aside[channel] = takes.pop(channel)
+        return
+    channel = named if named in takes else next(iter(takes))
+    skipped[channel] = str(refused)
+    del takes[channel]

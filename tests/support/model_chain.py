@@ -65,6 +65,7 @@ class ModelChain:
     committed: list[CommittedBatch] = field(default_factory=list)
     paid: list[Claim] = field(default_factory=list)
     final: int = 0
+    others: list[Operator] = field(default_factory=list)
     is_lagging: bool = False
     """While true the projections miss the newest batch."""
 
@@ -108,7 +109,8 @@ class ModelChain:
         return self.sets[-1]
 
     def operators(self) -> list[Operator]:
-        return [Operator(self.market.operator, "", (self.market.receipt_key.account,), 10**18)]
+        ours = Operator(self.market.operator, "", (self.market.receipt_key.account,), 10**18)
+        return [*self.others, ours]
 
     def operator(self, operator: Account) -> Operator | None:
         return next((o for o in self.operators() if o.account == operator), None)
@@ -252,8 +254,8 @@ class ModelChain:
 class Town:
     """A market, its model chain and a real database; the sender's and the gateway's work is done by hand."""
 
-    def __init__(self, folder: Path, max_price: int = 900) -> None:
-        self.market = Market(max_price=max_price)
+    def __init__(self, folder: Path, max_price: int = 900, num_channels: int = 3) -> None:
+        self.market = Market(max_price=max_price, num_channels=num_channels)
         self.chain = ModelChain(self.market)
         self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
         self.database = Database(open_engine(f"sqlite:///{folder / 'town.db'}"))

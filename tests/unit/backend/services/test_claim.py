@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.domain.batch import Header
+from backend.domain.chain import Operator
+from backend.services.audit import WrongBatch
 from backend.services.claim import UNIT, NothingToClaim
-from tests.support.market import some_account
+from tests.support.market import some_account, some_hash
 from tests.support.model_chain import Town
 
 if TYPE_CHECKING:
@@ -108,6 +112,30 @@ def test_a_prepared_claim_is_simulated_for_its_sender(town: Town) -> None:
     account = next(iter(earners(town)))
     prepared = town.claims().prepare(town.market.operator, account, sender=account)
     assert prepared.decoded["args"][0]["account"] == account
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
+    town: Town, is_wrong: bool
+) -> None:
+    finalise(town, 12)
+    account = next(iter(earners(town)))
+    (honest,) = town.claims().claimable(account)
+    other = some_account("another operator")
+    town.chain.others.append(Operator(other, "", (), 0))
+    (batch,) = town.chain.committed
+    lost = batch.header["dataDigest"] if is_wrong else some_hash("data that nobody has")
+    header = {**batch.header, "operator": other, "dataDigest": lost}
+    town.chain.committed.append(
+        replace(batch, operator=other, header=header, hash=Header.from_chain(header).hash)
+    )
+    found, same = town.claims().claimable(account)
+    assert same == honest
+    assert (found.operator, found.amount) == (other, 0)
+    assert found.unverifiable is not None
+    assert ("is wrong: data_name" if is_wrong else "the batch data") in found.unverifiable
+    with pytest.raises(WrongBatch):
+        town.claims().relay(other, account)
 
 
 def test_an_account_that_never_earned_has_nothing_to_claim(town: Town) -> None:
