@@ -16,7 +16,9 @@ class Attributor(Protocol):
     def method(self) -> str: ...
 
     def prepare(self, adapter_folder: Path) -> None:
-        """Load what scoring needs, before an answer begins. Errors: `InvalidInput` for a malformed index."""
+        """Load what scoring needs, before an answer begins. What cannot be used is found here, and said in
+        the log: it is the creator's fault, and costs neither the payer nor the contributors the answer.
+        """
         ...
 
     def scores(
@@ -24,7 +26,7 @@ class Attributor(Protocol):
     ) -> Mapping[int, float] | None:
         """Score of each of these positions: snapshot number in the record << 24 | contribution index.
 
-        None where the method cannot say: no index in the folder, or no probe. Deterministic: the same folder
-        and probe give the same scores. Errors: as `prepare`.
+        None where the method cannot say: no index in the folder that can be used, no probe, or one of another
+        size. Deterministic: the same folder and probe give the same scores.
         """
         ...

@@ -7,6 +7,7 @@ gradient methods reach 0.74). It stands in until one of those fits its price int
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "attribution.safetensors"
 INDEX_VERSION = "1"
+_ROUNDING = 1e-3
+_ENTRY_BYTES = 1024
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,11 @@ class HiddenCosine:
 
     method = "hidden-cosine-1"
 
-    def __init__(self, max_indices: int = 256) -> None:
-        self._max_indices = max_indices
-        self._indices: OrderedDict[Path, AttributionIndex] = OrderedDict()
+    def __init__(self, max_bytes: int = 512 << 20) -> None:
+        """`max_bytes`: of the indices kept in memory; a larger one is not used at all."""
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._indices: OrderedDict[Path, AttributionIndex | None] = OrderedDict()
         self._lock = threading.Lock()
 
     def prepare(self, adapter_folder: Path) -> None:
@@ -60,10 +67,8 @@ class HiddenCosine:
             return None
         index = self._index(path)
         state = np.asarray(probe, dtype=np.float32)
-        if state.shape != index.centre.shape:
-            raise InvalidInput(
-                f"The attribution index has hidden size {index.centre.size}, the model {state.size}."
-            )
+        if index is None or state.shape != index.centre.shape:
+            return None
         direction = state - index.centre
         norm = float(np.linalg.norm(direction))
         cosines = index.vectors @ (direction / norm if norm else direction)
@@ -71,13 +76,29 @@ class HiddenCosine:
         scores = zip(index.positions.tolist(), cosines.tolist(), strict=True)
         return {position: score for position, score in scores if position in wanted}
 
-    def _index(self, path: Path) -> AttributionIndex:
+    def _index(self, path: Path) -> AttributionIndex | None:
+        """None, once it was said in the log why, where the file is not an index that can be used."""
         with self._lock:
-            index = self._indices.pop(path, None) or load_index(path)
-            self._indices[path] = index
-            while len(self._indices) > self._max_indices:
-                self._indices.popitem(last=False)
-            return index
+            if path in self._indices:
+                self._indices.move_to_end(path)
+                return self._indices[path]
+        try:
+            index = load_index(path, self._max_bytes)  # without the lock: others score meanwhile
+        except InvalidInput as error:
+            log.warning("all contributions to %s will count alike: %s", path.parent.name, error)
+            index = None
+        with self._lock:
+            self._keep(path, index)
+        return index
+
+    def _keep(self, path: Path, index: AttributionIndex | None) -> None:
+        if path in self._indices:  # somebody else was faster
+            return
+        self._indices[path] = index
+        self._num_bytes += _size(index)
+        while self._num_bytes > self._max_bytes:
+            _, oldest = self._indices.popitem(last=False)
+            self._num_bytes -= _size(oldest)
 
 
 class Uniform:
@@ -119,29 +140,46 @@ def attribute(
     raise InvalidInput("No attribution method applies to this version.")
 
 
-def load_index(path: Path) -> AttributionIndex:
-    """Raises InvalidInput where the file is not an index of this method."""
-    import numpy as np
+def load_index(path: Path, max_bytes: int | None = None) -> AttributionIndex:
+    """Raises InvalidInput where the file is larger, or not an index of this method."""
     from safetensors import SafetensorError, safe_open
 
+    num_bytes = path.stat().st_size
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             names = ("positions", "vectors", "centre")
             tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InvalidInput(f"The attribution index is not a safetensors file: {error}") from error
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
+        raise InvalidInput(f"The attribution index cannot be read: {error}") from error
     if metadata.get("method") != HiddenCosine.method or metadata.get("version") != INDEX_VERSION:
         raise InvalidInput(f"The attribution index is of an unknown kind: {metadata}.")
     if len(tensors) != len(names):
         raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")
-    positions, vectors, centre = (tensors[name] for name in names)
-    is_well_formed = (
+    index = AttributionIndex(*(tensors[name] for name in names))
+    if not _is_well_formed(index):
+        raise InvalidInput("The attribution index has tensors of the wrong shape, type or size.")
+    return index
+
+
+def _is_well_formed(index: AttributionIndex) -> bool:
+    import numpy as np
+
+    positions, vectors, centre = index.positions, index.vectors, index.centre
+    return (
         positions.dtype == np.int64
         and vectors.dtype == centre.dtype == np.float32
+        and positions.ndim == centre.ndim == 1
         and vectors.shape == (positions.size, centre.size)
-        and bool(np.isfinite(vectors).all() and np.isfinite(centre).all())
+        and bool(np.isfinite(centre).all())
+        # NaN fails it too. Vectors of unit norm: no score is larger than one, whatever the answer.
+        and bool((np.abs(vectors) <= 1 + _ROUNDING).all())
     )
-    if not is_well_formed:
-        raise InvalidInput("The attribution index has tensors of the wrong shape, type or with NaN or Inf.")
-    return AttributionIndex(positions, vectors, centre)
+
+
+def _size(index: AttributionIndex | None) -> int:
+    """Bytes that it occupies; what is known to be unusable takes its place in the books too."""
+    tensors = () if index is None else (index.positions, index.vectors, index.centre)
+    return _ENTRY_BYTES + sum(int(tensor.nbytes) for tensor in tensors)

@@ -7,7 +7,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from backend.domain.errors import InvalidInput
-from backend.services.attribute import INDEX_FILE, HiddenCosine, Uniform, attribute
+from backend.services.attribute import (
+    INDEX_FILE,
+    AttributionIndex,
+    HiddenCosine,
+    Uniform,
+    attribute,
+    load_index,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,25 +75,63 @@ def test_without_index_or_probe_all_count_alike(tmp_path: Path, probe: list[floa
         {"vectors": None},
         {"vectors": np.zeros((2, 2), dtype=np.float32)},
         {"vectors": np.full((3, 2), np.nan, dtype=np.float32)},
+        {"vectors": np.full((3, 2), 1e30, dtype=np.float32)},
         {"positions": np.zeros(3, dtype=np.int32)},
+        {"positions": np.zeros((3, 1), dtype=np.int64)},
         {"centre": np.zeros(2, dtype=np.float64)},
+        {"centre": np.full(2, np.inf, dtype=np.float32)},
         {"metadata": {"method": "other", "version": "1"}},
         {"metadata": {}},
     ],
 )
-def test_a_malformed_index_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_malformed_index_is_found_in_preparation_and_all_count_alike(
+    tmp_path: Path, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     write_index(tmp_path, **changes)
     with pytest.raises(InvalidInput):
-        HiddenCosine().scores(tmp_path, POSITIONS, [13.0, 14.0])
+        load_index(tmp_path / INDEX_FILE)
+    cosine = HiddenCosine()
+    cosine.prepare(tmp_path)
+    assert "count alike" in caplog.text
+    found = attribute([cosine, Uniform()], tmp_path, POSITIONS, [13.0, 14.0])
+    assert found.method == "uniform-1"
 
 
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
-    (tmp_path / INDEX_FILE).write_bytes(b"not tensors")
-    with pytest.raises(InvalidInput):
-        HiddenCosine().scores(tmp_path, POSITIONS, [13.0, 14.0])
+def test_a_file_that_numpy_cannot_read_is_no_index(tmp_path: Path) -> None:
+    header = b'{"centre":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    bfloat16 = len(header).to_bytes(8, "little") + header + b"\0\0"
+    for data in (b"not tensors", b"", bfloat16):
+        (tmp_path / INDEX_FILE).write_bytes(data)
+        with pytest.raises(InvalidInput):
+            load_index(tmp_path / INDEX_FILE)
 
 
-def test_a_probe_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_probe_of_another_model_counts_all_alike(tmp_path: Path) -> None:
     write_index(tmp_path)
-    with pytest.raises(InvalidInput):
-        HiddenCosine().scores(tmp_path, POSITIONS, [1.0, 2.0, 3.0])
+    found = attribute([HiddenCosine(), Uniform()], tmp_path, POSITIONS, [1.0, 2.0, 3.0])
+    assert found.method == "uniform-1"
+
+
+def test_indices_in_memory_stay_within_their_bytes(tmp_path: Path) -> None:
+    loaded: list[str] = []
+
+    def load(path: Path, max_bytes: int) -> AttributionIndex:
+        loaded.append(path.parent.name)
+        return load_index(path, max_bytes)
+
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        write_index(folder)
+    a, b, c = folders
+    cosine = HiddenCosine(max_bytes=2500)  # two of them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backend.services.attribute.load_index", load)
+        for folder in (a, b, a, c, a, b):
+            cosine.prepare(folder)
+    assert loaded == ["a", "b", "c", "b"]
+
+
+def test_an_index_above_the_budget_is_not_read(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    assert HiddenCosine(max_bytes=100).scores(tmp_path, POSITIONS, [13.0, 14.0]) is None

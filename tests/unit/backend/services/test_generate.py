@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from backend.domain.attribution import shares_from_scores
 from backend.domain.content import cid_of
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import Unavailable
 from backend.domain.hashing import (
     attribution_hash,
     list_hash,
@@ -203,17 +203,16 @@ async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
     assert reserved(installation) == 0
 
 
-async def test_a_malformed_attribution_index_is_found_before_the_engine_works(
-    installation: Installation,
-) -> None:
+async def test_a_malformed_attribution_index_costs_nobody_the_answer(installation: Installation) -> None:
     def malformed(folder: Path) -> None:
         (folder / INDEX_FILE).write_bytes(b"no tensors")
 
     installation.store.folders[cid_of(some_hash("folder"))] = malformed
-    with pytest.raises(InvalidInput):
-        await installation.generate.start(request(installation, installation.version))
-    assert installation.engine.chats == []
-    assert reserved(installation) == 0
+    answer = await installation.generate.start(request(installation, installation.version))
+    assert await text_of(answer)
+    signed = answer.final.receipt.signed
+    assert signed.method == "uniform-1"
+    assert [share.position for share in signed.slices[0].shares] == [0, 1, 3]
 
 
 async def test_shares_follow_the_index_and_the_probe(installation: Installation) -> None:
