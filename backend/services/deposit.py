@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
 from backend.domain.hashing import keccak, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.services.attempt import enqueue_again
-from backend.services.standing import standing, usable_grants
+from backend.services.standing import later_now, standing, usable_grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,15 +27,26 @@ if TYPE_CHECKING:
 MICRO = 1_000_000
 """Micro-units in one token unit."""
 AUTHORIZATION_SECONDS = 3600
+MIN_RELAYED_UNITS = 1_000
+"""The operator pays for the transaction: smaller deposits are for the payer's own wallet to send."""
+KEY_WAIT_SECONDS = 10
 VAULT = "PaymentVault"
 _MAX_UINT128 = (1 << 128) - 1
+
+
+class ChannelEmpty(Conflict):
+    """Nothing was deposited yet, or not deep enough in the chain: there is nothing to grant."""
+
+
+class InsufficientTokens(PaymentRequired):
+    """The payer's wallet holds less than is to be deposited."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
     """What a payer lets a session key sign. `cap`, in micro-units, is a ceiling on the channel's cumulative
-    (None: all that the deposit makes available); `expiry` in unix seconds; without a `key` the gateway
-    holds one.
+    (None: all that the deposit makes available); `expiry` in unix seconds, later where the key's present
+    grant ends later; without a `key` the gateway holds one.
     """
 
     expiry: int
@@ -97,12 +109,15 @@ class Deposits:
         self._held_keys = held_keys
         self._clock = clock
         self._token = token
+        self._creating = threading.Lock()
 
     def prepare(self, payer: Account, units: int, session: SessionTerms | None) -> PreparedDeposit:
         """A deposit of `units` token units into the payer's channel; with a session key, given terms."""
         if not 0 < units <= _MAX_UINT128 // MICRO:
             raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="units")
         channel = self._market.channel(payer)
+        if session is not None and session.key is None:
+            self._check_holds(payer, units)
         grant = NO_GRANT if session is None else self._grant(channel, session, units)
         expires = self._clock() + timedelta(seconds=AUTHORIZATION_SECONDS)
         salt = to_hash(secrets.token_bytes(32))
@@ -116,6 +131,11 @@ class Deposits:
 
     def relay(self, payer: Account, deposit: RelayedDeposit, signature: str) -> int:
         """Id of the queued transaction. Raises Reverted, and sends nothing, where the vault would refuse."""
+        if deposit.units < MIN_RELAYED_UNITS:
+            raise InvalidInput(
+                f"A relayed deposit has at least {MIN_RELAYED_UNITS} units; send smaller ones yourself.",
+                param="relay.units",
+            )
         channel = self._market.channel(payer)
         nonce = deposit_nonce(channel, deposit.grant, deposit.salt)
         v, r, s = _parts(signature)
@@ -132,13 +152,17 @@ class Deposits:
         return self._relay("depositWithAuthorization", args, f"deposit:{nonce}")
 
     def prepare_grant(self, payer: Account, session: SessionTerms) -> tuple[Grant, int, dict[str, Any]]:
-        """A grant without a deposit: the grant, its nonce and the `SessionGrant` to sign."""
-        channel = self._market.channel(payer)
+        """A grant without a deposit: the grant, its nonce and the `SessionGrant` to sign.
+
+        Raises ChannelEmpty before a first deposit.
+        """
+        channel = self._funded_channel(payer)
         grant = self._grant(channel, session, units=0)
         nonce = int(self._chain.call(VAULT, "nonces", payer))
         return grant, nonce, self._grant_message(channel, grant, nonce)
 
     def relay_grant(self, payer: Account, grant: Grant, nonce: int, signature: str) -> int:
+        self._funded_channel(payer)
         line = (payer, self._market.operator, self._market.collector)
         args = [*line, grant.as_argument(), str(nonce), signature]
         return self._relay("grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
@@ -182,25 +206,67 @@ class Deposits:
         approve = self._chain.prepare(self._token, "approve", vault, units, sender=payer)
         return (approve, self._chain.prepare(*deposit))  # cannot be simulated before the approval is mined
 
+    def _check_holds(self, payer: Account, units: int) -> None:
+        """Before a key is made for a deposit that cannot come."""
+        held = int(self._chain.call(self._token, "balanceOf", payer))
+        if held < units:
+            raise InsufficientTokens(
+                f"{payer} holds {held} token units, less than the deposit of {units}.",
+                param="units",
+                details={"held": str(held), "required": str(units)},
+            )
+
+    def _funded_channel(self, payer: Account) -> ChannelId:
+        channel = self._market.channel(payer)
+        with self._read() as tx:
+            known = tx.chain.channel(channel)
+        if known is None or not known.balance:
+            raise ChannelEmpty(
+                "The channel has no balance yet: grant the session key with a deposit.",
+                details={"channel_id": channel},
+            )
+        return channel
+
     def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> Grant:
-        now = self._clock()
+        with self._read() as tx:
+            now = later_now(tx.chain, self._clock())
+            line = standing(tx, channel, now)
+            grants = {grant.key: grant for grant in tx.chain.grants(channel)}
+        if terms.cap == 0:
+            raise InvalidInput("The session's cap must be positive.", param="session.cap")
         if terms.expiry <= now.timestamp():
             raise InvalidInput("The session's expiry has passed.", param="session.expiry")
-        with self._read() as tx:
-            line = standing(tx, channel, now)
-        cap = line.funded + units * MICRO if terms.cap is None else terms.cap
-        if not 0 < cap <= _MAX_UINT128:
-            raise InvalidInput("The session's cap must be positive and fit uint128.", param="session.cap")
-        return Grant(terms.key or self._held_key(channel, now), cap, terms.expiry)
+        key = terms.key or self._held_key(channel, now)
+        present = grants.get(key)
+        floor = present.cap if present else 0  # the vault lowers neither cap nor expiry of a key
+        cap = max(line.funded + units * MICRO, floor) if terms.cap is None else terms.cap
+        if not floor <= cap <= _MAX_UINT128:
+            raise InvalidInput(
+                f"The session's cap must be at least {floor}, which its key has, and fit uint128.",
+                param="session.cap",
+            )
+        return Grant(key, cap, max(terms.expiry, present.expiry if present else 0))
 
     def _held_key(self, channel: ChannelId, now: datetime) -> Account:
         """The newest that is granted or free to be; a new one where all are spent."""
+        held = self._free_key(channel, now)
+        if held is not None:
+            return held
+        # One at a time: making a key takes a second and 256 MiB by design.
+        if not self._creating.acquire(timeout=KEY_WAIT_SECONDS):
+            raise Unavailable("Too many session keys are being made now; try again.")
+        try:
+            return self._free_key(channel, now) or self._new_key(channel)
+        finally:
+            self._creating.release()
+
+    def _free_key(self, channel: ChannelId, now: datetime) -> Account | None:
         with self._read() as tx:
             grants = tx.chain.grants(channel)
             spent = {grant.key for grant in grants} - usable_grants(grants, now).keys()
-            held = [key for key in tx.channels.held_keys(channel) if key not in spent]
-        if held:
-            return held[0]
+            return next((key for key in tx.channels.held_keys(channel) if key not in spent), None)
+
+    def _new_key(self, channel: ChannelId) -> Account:
         key = self._held_keys.create()
         with self._begin() as tx:
             tx.channels.add_held_key(channel, key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,20 @@ from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover, sign_transaction
 from backend.chain.sender import Sender
 from backend.domain.chain import Reverted, TransactionState
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import TypedDomain
 from backend.domain.voucher import SignedVoucher, Voucher
 from backend.services.admission import Admission, InsufficientAuthorisation, Market, Payer
 from backend.services.channels import Channels
-from backend.services.deposit import MICRO, Deposits, SessionTerms
+from backend.services.deposit import (
+    MICRO,
+    MIN_RELAYED_UNITS,
+    ChannelEmpty,
+    Deposits,
+    Grant,
+    InsufficientTokens,
+    SessionTerms,
+)
 from tests.support.serving import HeldKeys, some_hash, some_key
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.chain import ChainTransaction, PreparedTransaction
     from backend.domain.deployment import Deployment
+    from backend.domain.ids import Account
     from backend.services.deposit import PreparedDeposit
     from backend.services.standing import Standing
 
@@ -213,6 +224,60 @@ def test_deposits_and_sessions_that_make_no_sense_are_refused(till: Till) -> Non
         with pytest.raises(InvalidInput) as caught:
             till.deposits.prepare(PAYER.account, 1, terms)
         assert caught.value.param == param
-    prepared = till.deposits.prepare(PAYER.account, 1, None)
+    prepared = till.deposits.prepare(PAYER.account, MIN_RELAYED_UNITS, None)
     with pytest.raises(InvalidInput):
         till.deposits.relay(PAYER.account, prepared.relay, "0x12")
+
+
+def test_a_default_session_never_lowers_what_its_key_has(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=9 * UNITS * MICRO))
+    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.settle_down()
+    again = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY - 1))
+    assert again.relay.grant == prepared.relay.grant
+    till.deposits.relay(PAYER.account, again.relay, signed(again))
+    with pytest.raises(InvalidInput, match=str(9 * UNITS * MICRO)):
+        till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+
+
+def test_a_session_is_not_granted_on_an_empty_channel(till: Till) -> None:
+    with pytest.raises(ChannelEmpty):
+        till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
+    with pytest.raises(ChannelEmpty):
+        till.deposits.relay_grant(PAYER.account, Grant(PAYER.account, MICRO, EXPIRY), 0, "0x")
+    assert till.held_keys.keys == {}
+
+
+def test_a_deposit_too_small_to_relay_is_the_wallets_own_to_send(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, MIN_RELAYED_UNITS - 1, None)
+    with pytest.raises(InvalidInput, match="1000"):
+        till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.send(prepared.transactions[0])
+
+
+def test_no_key_is_made_for_a_deposit_that_cannot_come(till: Till) -> None:
+    with pytest.raises(InsufficientTokens):
+        till.deposits.prepare(some_key("poor").account, UNITS, SessionTerms(EXPIRY))
+    assert till.held_keys.keys == {}
+
+
+def test_however_often_a_deposit_is_prepared_one_key_waits_for_it(till: Till) -> None:
+    create = till.held_keys.create
+
+    def slowly() -> Account:
+        time.sleep(0.05)  # so that the others come meanwhile
+        return create()
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(till.held_keys, "create", slowly)
+        terms = SessionTerms(EXPIRY)
+        waiting = [pool.submit(till.deposits.prepare, PAYER.account, UNITS, terms) for _ in range(4)]
+        grants = {one.result().relay.grant for one in waiting}
+    assert len(grants) == len(till.held_keys.keys) == 1
+
+
+def test_a_key_that_takes_too_long_is_asked_for_again(till: Till) -> None:
+    with pytest.MonkeyPatch.context() as patch, till.deposits._creating:
+        patch.setattr("backend.services.deposit.KEY_WAIT_SECONDS", 0.01)
+        with pytest.raises(Unavailable):
+            till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
