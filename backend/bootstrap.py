@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backend.chain.sender import Sender
     from backend.db.unit_of_work import Database
     from backend.domain.deployment import Deployment
+    from backend.domain.ids import Cid
     from backend.ports.chain import Signer
     from backend.ports.storage import BlobStore
     from backend.services.admission import Market
@@ -203,13 +204,14 @@ class Installation:
     def staging(self) -> Staging:
         from backend.services.staging import Staging
 
-        return Staging(self.settings.home / "uploads")
+        return Staging(self.settings.home / "uploads", self.settings.max_upload_bytes)
 
     @cached_property
     def curation(self) -> Curation:
         from backend.services.curate import Curation
 
-        return Curation(self.database.begin, self.staging, self.operator.account)
+        db = self.database
+        return Curation(db.begin, db.read, self.staging, self.operator.account)
 
     @cached_property
     def indexer(self) -> Indexer:
@@ -289,17 +291,20 @@ class Installation:
             deposits=Deposits(begin, read, chain, self.market, self.keystore, utc_now),
             receipts=Receipts(read),
             registry=Registry(read, chain, blobs),
-            contributions=Contributions(
-                begin, blobs, chain, recover, self.staging, lane, settings.max_upload_bytes
-            ),
-            snapshots=Snapshots(begin, blobs, chain, lane),
-            training=Training(begin),
+            contributions=Contributions(begin, read, blobs, chain, recover, self.staging, lane),
+            snapshots=Snapshots(begin, read, blobs, chain, lane),
+            training=Training(begin, read),
             publication=Publication(begin, blobs, chain),
             claims=self.claims,
             governance=Governance(chain, read),
             blobs=blobs,
+            is_here=self._is_here,
             readiness=self.faults,
         )
+
+    def _is_here(self, cid: Cid) -> bool:
+        """A daemon would ask its peers for what it does not have; our own store has nobody to ask."""
+        return not self.settings.ipfs_api or self.blobs.has(cid)
 
     def faults(self) -> dict[str, str]:
         """Part -> what is wrong with it; empty when all parts answer."""

@@ -24,6 +24,7 @@ from backend.api.routers import (
     receipts,
     registry,
 )
+from backend.api.uploads import UploadSlots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +37,8 @@ MAX_BODY_BYTES = 4 << 20
 """Of everything but uploads: JSON is read whole, and before anybody is asked who they are."""
 FORM_BYTES = 64 << 10
 """What a form may add to an upload."""
+MAX_UPLOADS = 8
+"""Taken at once."""
 UPLOAD = ("POST", "/v1/contributions")
 ROUTERS = (
     *(auth, models, chat, channels, receipts),
@@ -55,6 +58,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
+    app.state.upload_slots = UploadSlots(MAX_UPLOADS)
     errors.install(app)
     for module in ROUTERS:
         app.include_router(module.router)

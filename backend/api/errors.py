@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -89,17 +90,26 @@ def domain_error_body(error: DomainError) -> dict[str, Any]:
 
 
 def internal_error_body() -> dict[str, Any]:
-    return error_body(500, "Something went wrong on our side; nothing was charged.", "internal_error")
+    text = "Something went wrong on our side. Receipts say what was charged: without one, nothing was."
+    return error_body(500, text, "internal_error")
+
+
+class ErrorResponse(JSONResponse):
+    """A message may quote what came in, text that is not Unicode included: it leaves as it came, escaped."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(UnicodeEncodeError, _on_lone_surrogate)
 
 
 def _response(status: int, body: dict[str, Any]) -> JSONResponse:
-    return JSONResponse(body, status_code=status, headers=dict(HEADERS.get(status, {})))
+    return ErrorResponse(body, status_code=status, headers=dict(HEADERS.get(status, {})))
 
 
 async def _on_domain_error(_request: Request, error: Exception) -> JSONResponse:
@@ -122,6 +132,12 @@ async def _on_http_exception(_request: Request, error: Exception) -> JSONRespons
     response = _response(error.status_code, error_body(error.status_code, str(error.detail), code))
     response.headers.update(error.headers or {})
     return response
+
+
+async def _on_lone_surrogate(_request: Request, _error: Exception) -> JSONResponse:
+    """JSON can spell half a character; nothing can store or hash it, and only requests bring it in."""
+    text = "The request holds half of a surrogate pair, which is not Unicode text."
+    return _response(400, error_body(400, text, "invalid_text"))
 
 
 def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str | None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backend.domain.ids import Cid
     from backend.ports.storage import BlobStore
     from backend.services.catalogue import Catalogue
     from backend.services.channels import Channels
@@ -42,5 +43,7 @@ class Services:
     claims: Claims
     governance: Governance
     blobs: BlobStore
+    is_here: Callable[[Cid], bool]
+    """Whether asking `blobs` for it stays on this machine: strangers' requests start no search elsewhere."""
     readiness: Callable[[], dict[str, str]]
     """Part -> what is wrong with it; empty when all parts answer."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+import anyio
 import anyio.from_thread
+from anyio import CapacityLimiter
 from starlette.datastructures import UploadFile
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -16,6 +18,35 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 CHUNK_BYTES = 1 << 16
+STALL_SECONDS = 60
+
+
+class UploadsBusy(Unavailable):
+    """As many uploads as are taken at once are under way."""
+
+
+class UploadStalled(InvalidInput):
+    """The client stopped sending in the middle."""
+
+
+class UploadSlots:
+    """A thread of its own for each of `count` uploads: slow ones hold up nobody but each other. Used from one
+    event loop.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+
+    @contextmanager
+    def take(self) -> Iterator[CapacityLimiter]:
+        """The limiter to run the upload's thread under. Raises UploadsBusy."""
+        if not self._free:
+            raise UploadsBusy("Other uploads are under way; nothing was kept, try again.")
+        self._free -= 1
+        try:
+            yield CapacityLimiter(1)
+        finally:
+            self._free += 1
 
 
 @asynccontextmanager
@@ -33,7 +64,11 @@ async def uploaded(request: Request) -> AsyncIterator[Iterator[bytes]]:
 
 def _from_thread(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
     async def next_chunk() -> bytes | None:
-        return await anext(stream, None)
+        try:
+            with anyio.fail_after(STALL_SECONDS):
+                return await anext(stream, None)
+        except TimeoutError as error:
+            raise UploadStalled(f"Nothing came for {STALL_SECONDS} seconds; upload it again.") from error
 
     while (chunk := anyio.from_thread.run(next_chunk)) is not None:
         yield chunk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
@@ -69,7 +70,7 @@ def parse_message(text: str) -> SignInMessage:
         domain=field["domain"],
         # Lower-cased without a look at the checksum: the signature is compared with the account itself.
         account=Account(field["account"].lower()),
-        uri=field["uri"],
+        uri=_uri(field["uri"]),
         chain_id=int(field["chain_id"]),
         nonce=field["nonce"],
         issued_at=_instant(field["issued_at"], "Issued At"),
@@ -103,7 +104,18 @@ def _instant(text: str, name: str) -> datetime:
         instant = datetime.min  # noqa: DTZ901 - naive on purpose: refused below
     if instant.tzinfo is None:
         raise InvalidInput(f"'{name}' is not an RFC 3339 instant with a zone: {text}", param="message")
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInput(f"'{name}' is before or after all years: {text}", param="message") from error
+
+
+def _uri(text: str) -> str:
+    try:
+        urlsplit(text)
+    except ValueError as error:
+        raise InvalidInput(f"'URI' is not one: {text}", param="message") from error
+    return text
 
 
 def _instant_text(instant: datetime) -> str:

@@ -295,6 +295,7 @@ class Installation:
         self.clock, self.engine, self.store = Clock(), ScriptedEngine(), FolderStore()
         self.view = View(self.clock)
         self.folder = folder
+        self.elsewhere: set[Cid] = set()
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), HeldKeys()
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
@@ -399,13 +400,14 @@ class Installation:
             receipts=Receipts(read),
             registry=Registry(read, chain, self.blobs),
             contributions=Contributions(
-                begin, self.blobs, chain, recover, Staging(folder / "uploads"), self.operator, 1000
+                begin, read, self.blobs, chain, recover, Staging(folder / "uploads", 1000), self.operator
             ),
-            snapshots=Snapshots(begin, self.blobs, chain, self.operator),
-            training=Training(begin, self.clock),
+            snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
+            training=Training(begin, read, self.clock),
             publication=Publication(begin, self.blobs, chain, self.clock),
             claims=claims,
             governance=Governance(chain, read),
             blobs=self.blobs,
+            is_here=lambda cid: cid not in self.elsewhere,
             readiness=dict,
         )

@@ -12,10 +12,10 @@ from fastapi import APIRouter, Query, Request, status
 from starlette.responses import StreamingResponse
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
-from backend.api.schemas.common import Page
+from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.contributions import SubmitRequest, UploadView
 from backend.api.services import Services
-from backend.api.uploads import uploaded
+from backend.api.uploads import UploadSlots, uploaded
 from backend.domain.contribution import Upload
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, DatanetId
@@ -28,15 +28,23 @@ async def upload(
     request: Request,
     services: ServicesDep,
     wallet: WalletDep,
-    datanet: Annotated[int, Query(ge=1)],
+    datanet: Annotated[int, Query(ge=1, lt=INTEGERS_END)],
     name: Annotated[str, Query()],
     licence: Annotated[str, Query(description="SPDX expression")],
 ) -> UploadView:
     """JSONL rows as the body, or as the file `file` of a form. The report says whether they are sound."""
-    async with uploaded(request) as stream:
-        found = await to_thread.run_sync(
-            services.contributions.upload, wallet.account, DatanetId(datanet), name, stream, licence
-        )
+    slots: UploadSlots = request.app.state.upload_slots
+    with slots.take() as thread:
+        async with uploaded(request) as stream:
+            found = await to_thread.run_sync(
+                services.contributions.upload,
+                wallet.account,
+                DatanetId(datanet),
+                name,
+                stream,
+                licence,
+                limiter=thread,
+            )
     return UploadView.of(found)
 
 

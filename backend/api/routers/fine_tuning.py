@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
-from backend.api.schemas.common import Page
+from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.fine_tuning import (
     CreateJobRequest,
     JobEventView,
@@ -69,7 +69,7 @@ def prepare_registration(
 def list_events(
     job_id: str,
     services: ServicesDep,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=INTEGERS_END)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Page[JobEventView]:
     """Oldest first; `after` is the last page's `next_cursor`."""
@@ -83,7 +83,7 @@ def list_events(
 async def stream_events(
     job_id: str,
     services: ServicesDep,
-    last_event_id: Annotated[int, Header(ge=0)] = 0,
+    last_event_id: Annotated[int, Header(ge=0, lt=INTEGERS_END)] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
     """Events as they happen, from after `Last-Event-ID` on, until the job is over."""
     after = last_event_id

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi import Path as PathParameter
+from pydantic import AfterValidator
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView
@@ -21,7 +22,14 @@ from backend.domain.ids import Account
 
 router = APIRouter(prefix="/v1/governance", tags=["governance"])
 
-ProposalId = Annotated[str, PathParameter(pattern="^[0-9]{1,78}$")]
+
+def _uint256(value: str) -> str:
+    if int(value) >= 1 << 256:
+        raise ValueError("does not fit uint256")
+    return value
+
+
+ProposalId = Annotated[str, PathParameter(pattern="^[0-9]{1,78}$"), AfterValidator(_uint256)]
 """Decimal: uint256 does not survive JavaScript's numbers."""
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from backend.api.deps import ServicesDep
-from backend.domain.content import decode_cid
+from backend.domain.content import ContentMissing, decode_cid
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Cid
 
@@ -29,6 +29,8 @@ def get_block(
 ) -> Response:
     """One block (`format=raw`), or everything below it (`format=car`, CARv1, depth first)."""
     root = Cid(str(decode_cid(cid)))
+    if not services.is_here(root):
+        raise ContentMissing(f"{root} is not kept here.", "cid", {"cid": root})
     headers = {"cache-control": "public, max-age=29030400, immutable", "x-content-type-options": "nosniff"}
     if format == "car" or (format is None and CAR in accept):
         services.blobs.block(root)  # what is absent is said before the stream begins

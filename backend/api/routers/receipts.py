@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from backend.api.deps import CallerDep, ServicesDep
-from backend.api.schemas.common import HashField, Page
+from backend.api.schemas.common import INTEGERS_END, HashField, Page
 from backend.api.schemas.receipts import ReceiptDetail, ReceiptSummary
 from backend.domain.ids import Hash32, ReceiptId
 
@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 def list_receipts(
     services: ServicesDep,
     caller: CallerDep,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, lt=INTEGERS_END)] = None,
     limit: Limit = 20,
 ) -> Page[ReceiptSummary]:
     """Newest first; `after` is the last page's `next_cursor`."""

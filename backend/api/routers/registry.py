@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, status
+from fastapi import APIRouter, Path, status
 
 from backend.api.deps import ServicesDep, WalletDep
-from backend.api.schemas.common import HashField, Page, PreparedTransactionView
+from backend.api.schemas.common import INTEGERS_END, HashField, Page, PreparedTransactionView
 from backend.api.schemas.registry import (
     CreateDatanetRequest,
     DatanetView,
@@ -22,6 +22,8 @@ from backend.api.schemas.registry import (
 from backend.domain.ids import DatanetId, Hash32, SnapshotId
 
 router = APIRouter(prefix="/v1", tags=["registry"])
+
+Number = Annotated[int, Path(ge=0, lt=INTEGERS_END)]
 
 
 @router.get("/datanets")
@@ -38,18 +40,18 @@ def prepare_datanet(
 
 
 @router.get("/datanets/{datanet}")
-def get_datanet(datanet: int, services: ServicesDep) -> DatanetView:
+def get_datanet(datanet: Number, services: ServicesDep) -> DatanetView:
     return DatanetView.of(services.registry.datanet(DatanetId(datanet)))
 
 
 @router.get("/datanets/{datanet}/contributions")
-def list_recorded(datanet: int, services: ServicesDep) -> Page[RecordedContribution]:
+def list_recorded(datanet: Number, services: ServicesDep) -> Page[RecordedContribution]:
     found = services.registry.contributions(DatanetId(datanet))
     return Page(data=[RecordedContribution.of(contribution) for contribution in found])
 
 
 @router.post("/datanets/{datanet}/snapshots", status_code=status.HTTP_202_ACCEPTED)
-def freeze(datanet: int, body: FreezeRequest, services: ServicesDep, _wallet: WalletDep) -> FreezingView:
+def freeze(datanet: Number, body: FreezeRequest, services: ServicesDep, _wallet: WalletDep) -> FreezingView:
     count = body.count or services.registry.datanet(DatanetId(datanet)).num_contributions
     return FreezingView.model_validate(services.snapshots.freeze(DatanetId(datanet), count))
 
@@ -85,5 +87,5 @@ def list_operators(services: ServicesDep) -> Page[OperatorView]:
 
 
 @router.get("/transactions/{transaction_id}")
-def get_transaction(transaction_id: int, services: ServicesDep) -> TransactionView:
+def get_transaction(transaction_id: Number, services: ServicesDep) -> TransactionView:
     return TransactionView.of(services.registry.transaction(transaction_id))

@@ -35,6 +35,8 @@ def _amount(value: object) -> object:
     return value
 
 
+INTEGERS_END = 1 << 63
+"""What databases count with; ids and cursors beyond are refused, not looked up."""
 AccountField = Annotated[str, AfterValidator(_account)]
 HashField = Annotated[str, AfterValidator(_hash)]
 Micro = Annotated[

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from backend.api.schemas.common import HashField, PreparedTransactionView, Schema, View
+from backend.api.schemas.registry import Ppm, Price
 from backend.ports.training import JobEvent, TrainingJob
 from backend.services.publish import Listing, Registration
 
@@ -61,10 +62,10 @@ class RegistrationRequest(Schema):
     """
 
     name: str
-    prompt_price: int
-    completion_price: int
-    operator_ppm: int
-    creator_ppm: int
+    prompt_price: Price
+    completion_price: Price
+    operator_ppm: Ppm
+    creator_ppm: Ppm
     accepts_worse: bool = False
 
     def listing(self) -> Listing:

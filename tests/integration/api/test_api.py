@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from backend.services.sign_in_message import personal_digest
 from tests.integration.api.conftest import FUNDS, sign_in
-from tests.support.serving import some_key
+from tests.support.serving import some_hash, some_key
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
@@ -140,3 +141,44 @@ def test_receipts_come_in_pages_and_only_to_their_payer(api: Api) -> None:
 def test_readiness_names_what_is_missing(api: Api) -> None:
     with api.http() as http:
         assert http.get("/ready").json() == {"status": "ok", "faults": {}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/v1/datanets/{1 << 63}",
+        f"/v1/datanets/{1 << 63}/contributions",
+        f"/v1/datanets/{'9' * 5000}",
+        f"/v1/transactions/{1 << 63}",
+        f"/v1/receipts?after={1 << 63}",
+        f"/v1/fine_tuning/jobs/x/events?after={1 << 63}",
+        f"/v1/governance/proposals/{1 << 256}",
+    ],
+)
+def test_numbers_that_nothing_counts_with_are_a_400(api: Api, path: str) -> None:
+    with api.http() as http:
+        answer = http.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"model": "\ud800", "messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "\ud800"}]}),
+        ("/v1/chat/completions", {"\ud800": 1}),
+        ("/v1/keys", {"name": "\udfff"}),
+        ("/v1/auth/sessions", {"message": "\ud800", "signature": "0x"}),
+        (
+            "/v1/fine_tuning/jobs",
+            {"snapshot_id": some_hash("snapshot"), "hyperparameters": {"\ud800": "\ud800"}},
+        ),
+    ],
+)
+def test_half_characters_are_a_400(api: Api, path: str, body: dict[str, Any]) -> None:
+    content = json.dumps(body).encode()  # spells them as escapes, as JSON may
+    assert b"\\ud" in content
+    with api.http(api.session) as http:
+        answer = http.post(path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]

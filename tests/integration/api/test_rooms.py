@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from eth_account.messages import _hash_eip191_message, encode_typed_data
 
+from backend.api.app import MAX_UPLOADS
 from backend.domain.chain import Datanet, Proposal
 from backend.domain.ids import DatanetId
 from backend.ports.training import JobState
@@ -16,6 +18,9 @@ from tests.integration.api.conftest import sign_in
 from tests.support.serving import some_account, some_hash, some_key
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from backend.api.uploads import UploadSlots
     from tests.integration.api.conftest import Api
 
 ROWS = b'{"prompt": "What is a?", "completion": "A letter."}\n'
@@ -207,3 +212,23 @@ def test_the_gateway_serves_only_what_can_be_verified(api: Api) -> None:
         assert http.get(f"/ipfs/{absent}?format=car").status_code == 404
         assert http.get(f"/ipfs/{absent}").status_code == 400
         assert http.get("/ipfs/nonsense?format=raw").status_code == 400
+
+
+def test_the_gateway_asks_nobody_else_for_blocks(api: Api) -> None:
+    with api.http() as http:
+        cid = api.installation.blobs.add_folder({"a.txt": b"kept"})
+        assert http.get(f"/ipfs/{cid}?format=raw").status_code == 200
+        api.installation.elsewhere.add(cid)
+        for format_ in ("raw", "car"):
+            answer = http.get(f"/ipfs/{cid}", params={"format": format_})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "content_missing")
+
+
+def test_uploads_have_slots_of_their_own(api: Api, server: tuple[FastAPI, str]) -> None:
+    slots: UploadSlots = server[0].state.upload_slots
+    with ExitStack() as others:
+        for _ in range(MAX_UPLOADS):
+            others.enter_context(slots.take())
+        busy = post(api, "/v1/contributions", 503, params=WHERE, content=ROWS)
+        assert busy["error"]["code"] == "uploads_busy"
+    assert post(api, "/v1/contributions", 201, params=WHERE, content=ROWS)["state"] == "draft"

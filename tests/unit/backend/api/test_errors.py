@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -9,7 +10,14 @@ import pytest
 
 import backend.domain
 import backend.services
-from backend.api.errors import STATUS, describe_fault, domain_error_body, status_of
+from backend.api.errors import (
+    STATUS,
+    ErrorResponse,
+    describe_fault,
+    domain_error_body,
+    internal_error_body,
+    status_of,
+)
 from backend.domain.errors import DomainError, InvalidInput, PaymentRequired, Unavailable
 from backend.services.admission import InsufficientBalance
 
@@ -70,3 +78,12 @@ def test_faults_are_described_by_their_parameter(
 ) -> None:
     _, found_code, found_param = describe_fault([fault])
     assert (found_code, found_param) == (code, param)
+
+
+def test_a_defect_does_not_claim_that_nothing_was_charged() -> None:
+    assert "eceipts say" in internal_error_body()["error"]["message"]
+
+
+def test_half_a_character_in_a_message_leaves_escaped() -> None:
+    body = ErrorResponse({"error": "no \ud800, no \u00e9"}).body
+    assert json.loads(bytes(body)) == {"error": "no \ud800, no \u00e9"}
