@@ -52,7 +52,9 @@ class AnswerInterrupted(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class GenerateLimits:
-    """`answer_seconds`: of an answer and of the fetch of its adapter; below the life of a reservation."""
+    """`answer_seconds`: of the fetch of an adapter and its answer, which is cut off then and charged so far;
+    `close_seconds`: what it takes to end it. Both together are the life of a reservation.
+    """
 
     default_max_tokens: int = 512
     answer_seconds: float = 240.0
@@ -185,12 +187,15 @@ class Generate:
     async def _produce(
         self, request: AnswerRequest, answer: Answer
     ) -> tuple[AdapterFolder | None, Transcript]:
+        deadline = asyncio.get_running_loop().time() + self._limits.answer_seconds
         try:
-            async with asyncio.timeout(self._limits.answer_seconds):
+            async with asyncio.timeout_at(deadline):
                 folder = await self._folder(request.model)
-                is_probed = bool(request.model.record.snapshots)
-                chat = Chat(answer.id, request.turns, request.sampling, folder, probe=is_probed)
-                return folder, await self._transcribe(chat, answer)
+            is_probed = bool(request.model.record.snapshots)
+            chat = Chat(answer.id, request.turns, request.sampling, folder, probe=is_probed)
+            # The engine is asked to end at the deadline: what it wrote until then is read, and charged.
+            async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
+                return folder, await self._transcribe(chat, answer, deadline)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
 
@@ -217,12 +222,12 @@ class Generate:
             attributor.prepare(folder.path)
         return folder
 
-    async def _transcribe(self, chat: Chat, answer: Answer) -> Transcript:
+    async def _transcribe(self, chat: Chat, answer: Answer, deadline: float) -> Transcript:
         if answer.is_abandoned.is_set():
             raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
         texts: list[str] = []
         last: Piece | None = None
-        watcher = asyncio.create_task(self._abort_when_abandoned(chat.id, answer))
+        watcher = asyncio.create_task(self._abort_in_time(chat.id, answer, deadline))
         try:
             async for piece in self._engine.answer(chat):
                 last = piece
@@ -237,8 +242,11 @@ class Generate:
             raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
         return Transcript("".join(texts), last)
 
-    async def _abort_when_abandoned(self, chat_id: str, answer: Answer) -> None:
-        await answer.is_abandoned.wait()
+    async def _abort_in_time(self, chat_id: str, answer: Answer, deadline: float) -> None:
+        """When the reader has left, or the deadline has come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await answer.is_abandoned.wait()
         while True:  # the engine ignores the abort of a chat that has not reached it yet
             await self._abort(chat_id)
             await asyncio.sleep(ABORT_AGAIN_SECONDS)

@@ -339,3 +339,15 @@ async def test_a_prompt_of_too_many_bytes_is_refused_before_it_is_tokenised(
     with pytest.raises(ContextLengthExceeded, match="bytes"):
         await installation.generate.start(request(installation, "tiny", text=text))
     assert installation.engine.counted == [(Turn("user", ""),)]
+
+
+async def test_an_answer_that_takes_too_long_is_cut_off_and_charged_so_far(
+    installation: Installation,
+) -> None:
+    installation.engine.waits_after = 2
+    generate = installation.generating(answer_seconds=0.05)
+    answer = await generate.start(request(installation, "tiny"))
+    assert await text_of(answer) == "Hello there"
+    assert answer.final.finish_reason == "abort"
+    assert answer.final.receipt.signed.receipt.completion_tokens == 2
+    await generate.close()
