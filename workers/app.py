@@ -99,8 +99,9 @@ def steps_of(installation: Installation) -> Steps:
     from backend.services.snapshot import Snapshots
     from workers.steps import Steps, TrainerOptions
 
-    settings, begin = installation.settings, installation.database.begin
-    snapshots = Snapshots(begin, installation.blobs, installation.chain, installation.operator.account)
+    settings, database = installation.settings, installation.database
+    parts = (installation.blobs, installation.chain, installation.operator.account)
+    snapshots = Snapshots(database.begin, database.read, *parts)
     options = TrainerOptions(
         home=settings.home / "training",
         model_cache=settings.model_cache,

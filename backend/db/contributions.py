@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 from backend.db.tables.contributions import RowHashRow, UploadRow
 from backend.domain.contribution import Copy, Report, Ticket, Upload, UploadState
 from backend.domain.dataset import Defect, RowFormat
-from backend.domain.errors import NotFound
+from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, DatanetId
 
 if TYPE_CHECKING:
@@ -82,19 +82,40 @@ class UploadStore:
         yield from self._repeated(upload_id)
         yield from self._claimed_by_others(upload_id)
 
-    def claim_rows(self, upload_id: str) -> bool:
-        upload = self._session.get_one(UploadRow, upload_id)
-        claim = update(RowHashRow).filter_by(upload_id=upload_id).values(claimed_by_datanet=upload.datanet)
+    def claim_rows(self, upload_id: str, after: str, limit: int) -> str | None:
+        datanet = self._session.get_one(UploadRow, upload_id).datanet
         try:
-            with self._session.begin_nested():
-                self._session.execute(claim)
+            return self._set_claim(upload_id, datanet, after, limit)
         except IntegrityError:
-            return False
-        return True
+            raise Conflict(f"another upload has claimed a row of {upload_id}", "upload_id") from None
 
-    def release_rows(self, upload_id: str) -> None:
-        rows = update(RowHashRow).filter_by(upload_id=upload_id)
-        self._session.execute(rows.values(claimed_by_datanet=None))
+    def has_claimed_all(self, upload_id: str) -> bool:
+        unclaimed = select(RowHashRow.line).filter_by(upload_id=upload_id, claimed_by_datanet=None).limit(1)
+        return self._session.scalar(unclaimed) is None
+
+    def release_rows(self, upload_id: str, after: str, limit: int) -> str | None:
+        return self._set_claim(upload_id, None, after, limit)
+
+    def drop_rows(self, upload_id: str, limit: int) -> bool:
+        first = select(RowHashRow.line).filter_by(upload_id=upload_id).order_by(RowHashRow.line).limit(limit)
+        lines = list(self._session.scalars(first))
+        if lines:
+            dropped = delete(RowHashRow).where(
+                RowHashRow.upload_id == upload_id, RowHashRow.line <= lines[-1]
+            )
+            self._session.execute(dropped)
+        return bool(lines)
+
+    def _set_claim(self, upload_id: str, datanet: int | None, after: str, limit: int) -> str | None:
+        """Of the next rows by hash; the last one's hash."""
+        row = RowHashRow
+        above = select(row.row_hash).where(row.upload_id == upload_id, row.row_hash > after)
+        chunk = above.order_by(row.row_hash).limit(limit).subquery()
+        last: str | None = self._session.scalar(select(func.max(chunk.c.row_hash)))
+        if last is not None:
+            these = (row.upload_id == upload_id, row.row_hash > after, row.row_hash <= last)
+            self._session.execute(update(row).where(*these).values(claimed_by_datanet=datanet))
+        return last
 
     def _repeated(self, upload_id: str) -> Iterator[Copy]:
         # Grouping first: joined with itself, a file of n rows may be compared n times n.

@@ -50,12 +50,21 @@ class Uploads(Protocol):
         """By line: rows that stand earlier in the upload, or that another one in its datanet claims."""
         ...
 
-    def claim_rows(self, upload_id: str) -> bool:
-        """Make the upload's rows its own in its datanet, all or none: False if another has one of them."""
+    def claim_rows(self, upload_id: str, after: str, limit: int) -> str | None:
+        """Make the next `limit` rows, by hashes above `after`, the upload's own in its datanet.
+
+        The last one's hash; None when there was none left. `Conflict` if another upload has one of them.
+        """
         ...
 
-    def release_rows(self, upload_id: str) -> None:
-        """Give up the claim; the hashes stay."""
+    def has_claimed_all(self, upload_id: str) -> bool: ...
+
+    def release_rows(self, upload_id: str, after: str, limit: int) -> str | None:
+        """Give up the claims of the next `limit` rows, as above; the hashes stay."""
+        ...
+
+    def drop_rows(self, upload_id: str, limit: int) -> bool:
+        """Forget so many rows; False when none was left."""
         ...
 
 

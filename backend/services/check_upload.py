@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backend.domain.dataset import Defect, LineChecker, Row, RowFormat, split_lines
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32
+from backend.services.uploads import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from typing import Self, TextIO
 
 MAX_DEFECTS_SHOWN = 100
-ROWS_AT_ONCE = 2000
+MAX_DEFECTS_KEPT = 10_000
+MAX_ROWS = 1_000_000
 
 KeepRows = Callable[[Sequence[tuple[int, Hash32]]], None]
 """Takes (line, row hash) of some rows, in order."""
@@ -27,6 +29,10 @@ KeepRows = Callable[[Sequence[tuple[int, Hash32]]], None]
 
 class UploadTooLarge(InvalidInput):
     """More bytes than this installation takes; `details["max_bytes"]` says how many."""
+
+
+class TooManyRows(UploadTooLarge):
+    """More lines than an upload may have; `details["max_rows"]` says how many. Upload them in parts."""
 
 
 class EmptyUpload(InvalidInput):
@@ -45,7 +51,7 @@ class Received:
 
 
 class DefectLog:
-    """All defects go to a file, one JSON object a line; the first ones and the counts stay at hand."""
+    """The first 10,000 go to a file, one JSON object a line; the very first and all counts stay at hand."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,10 +60,12 @@ class DefectLog:
         self.counts: Counter[str] = Counter()
 
     def add(self, defect: Defect) -> None:
+        self.counts[defect.code] += 1
+        if self.counts.total() > MAX_DEFECTS_KEPT:
+            return
         if self._file is None:
             self._file = self._path.open("w", encoding="utf-8")
         self._file.write(json.dumps(asdict(defect)) + "\n")
-        self.counts[defect.code] += 1
         if len(self.first) < MAX_DEFECTS_SHOWN:
             self.first.append(defect)
 
@@ -80,7 +88,7 @@ def read_defects(path: Path) -> Iterator[Defect]:
 def receive(
     stream: Iterable[bytes], target: Path, max_bytes: int, log: DefectLog, keep_rows: KeepRows
 ) -> Received:
-    """Sound rows go to `target` in canonical form. Errors: `UploadTooLarge`, `EmptyUpload`."""
+    """Sound rows go to `target` in canonical form. Errors: `UploadTooLarge`, `TooManyRows`, `EmptyUpload`."""
     checker = LineChecker()
     digest = sha256()
     num_rows = num_characters = num_bytes = 0
@@ -88,6 +96,8 @@ def receive(
     line = 0
     with target.open("wb") as file:
         for line, raw in enumerate(split_lines(_limited(stream, max_bytes)), start=1):
+            if line > MAX_ROWS:
+                raise TooManyRows(f"the upload has more than {MAX_ROWS} rows", details={"max_rows": MAX_ROWS})
             checked = checker.check(line, raw)
             if not isinstance(checked, Row):
                 for defect in checked:

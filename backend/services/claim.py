@@ -64,7 +64,7 @@ class Claims:
         self._chain, self._lane = chain, lane
 
     def claimable(self, account: Account) -> list[Claimable]:
-        """From every operator that credited the account by a final batch, or whose batches nobody can check."""
+        """Of operators that credited the account by a final batch, or whose batches cannot be judged."""
         with self._read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
         found = (self._claimable_or_why_not(operator, account) for operator in operators)

@@ -20,8 +20,8 @@ from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.services.check_upload import DefectLog, read_defects, receive
 from backend.services.contribution_message import signed_contribution, signing_digest, typed_data
-from backend.services.curate import current
 from backend.services.licences import parse_licence
+from backend.services.uploads import claim_rows, current, drop_rows, release_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,26 +55,26 @@ class CopiedRows(Conflict):
 
 
 class Contributions:
-    """`lane`: the operator's account that relays. Uploads of more than `max_bytes` are refused."""
+    """`lane`: the operator's account that relays."""
 
     def __init__(
         self,
         begin: Begin,
+        read: Begin,
         store: BlobStore,
         chain: Chain,
         recover: Recover,
         staging: Staging,
         lane: Account,
-        max_bytes: int,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._begin = begin
+        self._read = read
         self._store = store
         self._chain = chain
         self._recover = recover
         self._staging = staging
         self._lane = lane
-        self._max_bytes = max_bytes
         self._now = now
 
     def upload(
@@ -96,6 +96,7 @@ class Contributions:
         try:
             return self._check(upload, stream)
         except BaseException:
+            drop_rows(self._begin, upload.id)
             with self._begin() as tx:
                 tx.contributions.remove(upload.id)
             self._staging.drop(upload.id)
@@ -103,18 +104,18 @@ class Contributions:
 
     def status(self, upload_id: str) -> Upload:
         """The upload as the chain has it now. Errors: `NotFound`."""
-        with self._begin() as tx:
+        with self._read() as tx:
             return current(tx, _existing(tx, upload_id))
 
     def find(
         self, account: Account | None = None, datanet: DatanetId | None = None, limit: int = 100
     ) -> list[Upload]:
         """Newest first, as last seen on the chain."""
-        with self._begin() as tx:
+        with self._read() as tx:
             return tx.contributions.find(account, datanet, limit)
 
     def defects(self, upload_id: str) -> Iterator[Defect]:
-        """Everything that is wrong with an invalid upload: format first, then copies, each by line."""
+        """What is wrong with an invalid upload: format first, then copies, each by line; the first 10,000."""
         self.status(upload_id)
         return read_defects(self._staging.defects(upload_id))
 
@@ -149,14 +150,28 @@ class Contributions:
         cid = self._store.add_folder(self._staging.published_folder(upload))
         if cid != upload.report.cid:
             raise ContentCorrupt(f"the rows of upload {upload.id} changed on disk: upload them again")
+        try:
+            self._claim(upload_id)
+            return self._relay(upload, signature)
+        except BaseException:
+            release_rows(self._begin, upload_id)
+            raise
+
+    def _claim(self, upload_id: str) -> None:
+        if not claim_rows(self._begin, upload_id):
+            with self._read() as tx:
+                raise _copied(list(tx.contributions.copies(upload_id)))
+
+    def _relay(self, upload: Upload, signature: str) -> Upload:
+        """Once all its rows are claimed."""
         with self._begin() as tx:
-            draft = _draft(tx, upload_id)
+            draft = _draft(tx, upload.id)
             if draft.ticket != upload.ticket:
                 raise SignatureExpired("the typed data was handed out anew meanwhile: sign that", "signature")
-            if not tx.contributions.claim_rows(upload_id):
-                raise _copied(list(tx.contributions.copies(upload_id)))
+            if not tx.contributions.has_claimed_all(upload.id):
+                raise Conflict(f"upload {upload.id} was submitted twice at once: submit it again")
             signed = signed_contribution(draft, signature)
-            key = f"contribute:{upload_id}:{signed['nonce']}:{signed['deadline']}"
+            key = f"contribute:{upload.id}:{signed['nonce']}:{signed['deadline']}"
             transaction = tx.transactions.enqueue(self._lane, REGISTRY, "contributeWithSig", [signed], key)
             submitted = replace(draft, state=UploadState.SUBMITTED, transaction_id=transaction, error=None)
             tx.contributions.save(submitted)
@@ -169,8 +184,8 @@ class Contributions:
 
         self._staging.open(upload.id)
         with DefectLog(self._staging.defects(upload.id)) as log:
-            received = receive(stream, self._staging.data(upload.id), self._max_bytes, log, keep)
-            with self._begin() as tx:
+            received = receive(stream, self._staging.data(upload.id), self._staging.max_bytes, log, keep)
+            with self._read() as tx:
                 for copy in tx.contributions.copies(upload.id):
                     log.add(_copy_defect(copy, upload.id))
                 for taken in tx.chain.contributions(upload.datanet):
@@ -197,10 +212,8 @@ class Contributions:
     def _refuse(self, invalid: Upload) -> Upload:
         """Only its report and the list of defects stay."""
         self._staging.drop_data(invalid.id)
-        with self._begin() as tx:
-            tx.contributions.remove(invalid.id)
-            tx.contributions.add(invalid)
-        return invalid
+        drop_rows(self._begin, invalid.id)
+        return self._save(invalid)
 
     def _save(self, upload: Upload) -> Upload:
         with self._begin() as tx:
@@ -264,6 +277,8 @@ def _copy_defect(copy: Copy, upload_id: str) -> Defect:
 
 
 def _copied(copies: list[Copy]) -> CopiedRows:
+    if not copies:
+        return CopiedRows("another upload had claimed rows of this one, and gave them up: submit it again")
     owners = sorted({copy.of_account for copy in copies})
     message = f"{len(copies)} rows were submitted meanwhile by {', '.join(owners)}: upload without them"
     shown = [{"line": c.line, "of_line": c.of_line, "of_account": c.of_account} for c in copies[:100]]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backend.domain.contribution import ReviewReason, Upload, UploadState, advanced
+from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import Forbidden, NotFound
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
+from backend.services.uploads import current, drop_rows, is_free, judged, recorded_as, release_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,38 +25,38 @@ if TYPE_CHECKING:
 
 REGISTRY = "DatasetRegistry"
 ABANDONED_AFTER = timedelta(days=1)
-
-
-def current(tx: ContributionTx, upload: Upload) -> Upload:
-    """The upload with what the chain says of it now."""
-    return upload if upload.transaction_id is None else _advanced(tx, upload, _recorded(tx, upload))
+PASSING = (UploadState.CHECKING, UploadState.INVALID, UploadState.DRAFT)
+"""States of uploads that nobody submitted."""
 
 
 class Curation:
     """`curator`: the account that accepts what passed our check; None where there is no such role here."""
 
     def __init__(
-        self, begin: Begin, staging: Staging, curator: Account | None, now: Callable[[], float] = time.time
+        self,
+        begin: Begin,
+        read: Begin,
+        staging: Staging,
+        curator: Account | None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._begin = begin
+        self._read = read
         self._staging = staging
         self._curator = curator
         self._now = now
 
     def advance(self) -> int:
-        """Move uploads on with the chain; accept those recorded; drop what was cut off. Number of changes.
+        """Move uploads on with the chain; accept those recorded; drop those that nobody submitted in a day.
+        Number of changes.
 
         To be called again and again. It may be killed anywhere and run beside another one.
         """
         abandoned = datetime.fromtimestamp(self._now(), UTC) - ABANDONED_AFTER
-        with self._begin() as tx:
+        with self._read() as tx:
             moving = tx.contributions.in_states((UploadState.SUBMITTED, UploadState.RECORDED))
-            cut_off = tx.contributions.in_states((UploadState.CHECKING,), before=abandoned)
-        for upload_id in cut_off:
-            with self._begin() as tx:
-                tx.contributions.remove(upload_id)
-            self._staging.drop(upload_id)
-        return len(cut_off) + sum(map(self._advance, moving))
+            left = tx.contributions.in_states(PASSING, before=abandoned)
+        return sum(map(self._drop, left)) + sum(map(self._advance, moving))
 
     def review(
         self, datanet: DatanetId, index: int, reason: ReviewReason = ReviewReason.NONE, key: str | None = None
@@ -71,15 +73,30 @@ class Curation:
                 raise NotFound(f"datanet {datanet} has no contribution {index}", "index")
             return self._decide(tx, contribution, reason, key)
 
+    def _drop(self, upload_id: str) -> bool:
+        with self._begin() as tx:
+            upload = tx.contributions.locked(upload_id)
+            if upload is None or upload.state not in PASSING:
+                return False
+            tx.contributions.save(replace(upload, state=UploadState.INVALID))  # nobody submits it any more
+        drop_rows(self._begin, upload_id)
+        with self._begin() as tx:
+            tx.contributions.remove(upload_id)
+        self._staging.drop(upload_id)
+        return True
+
     def _advance(self, upload_id: str) -> bool:
+        with self._read() as tx:
+            seen = tx.contributions.get(upload_id)
+            frees_rows = seen is not None and is_free(current(tx, seen))
+        if frees_rows:
+            release_rows(self._begin, upload_id)  # before its state says so: else a crash leaves them claimed
         with self._begin() as tx:
             before = tx.contributions.locked(upload_id)
             if before is None:
                 return False
-            recorded = _recorded(tx, before)
-            upload = _advanced(tx, before, recorded)
-            if upload.state in {UploadState.DRAFT, UploadState.REJECTED}:
-                tx.contributions.release_rows(upload_id)
+            recorded = recorded_as(tx, before)
+            upload = judged(tx, before, recorded)
             if recorded is not None and recorded.is_accepted is None and self._curator is not None:
                 self._decide(tx, recorded, ReviewReason.NONE)
             if upload != before:
@@ -102,18 +119,3 @@ class Curation:
         key = key or f"review:{datanet}:{content_hash}:{reason}"
         call, args = (REGISTRY, "review"), [str(datanet), [decision]]
         return enqueue_again(tx.transactions, self._curator, call, args, key, MOST_ATTEMPTS)
-
-
-def _advanced(tx: ContributionTx, upload: Upload, recorded: Contribution | None) -> Upload:
-    sent = None if upload.transaction_id is None else tx.transactions.get(upload.transaction_id)
-    return advanced(upload, recorded, sent)
-
-
-def _recorded(tx: ContributionTx, upload: Upload) -> Contribution | None:
-    """What the registry holds under the upload's content hash."""
-    if upload.index is not None:
-        known = tx.chain.contribution(upload.datanet, upload.index)
-        if known is not None and known.content_hash == upload.report.content_hash:
-            return known
-    recorded = tx.chain.contributions(upload.datanet)
-    return next((c for c in recorded if c.content_hash == upload.report.content_hash), None)

@@ -45,8 +45,9 @@ class Freezing:
 class Snapshots:
     """Implements `backend.ports.training.SnapshotRows`. `lane`: the operator's account that sends."""
 
-    def __init__(self, begin: Begin, store: BlobStore, chain: Chain, lane: Account) -> None:
+    def __init__(self, begin: Begin, read: Begin, store: BlobStore, chain: Chain, lane: Account) -> None:
         self._begin = begin
+        self._read = read
         self._store = store
         self._chain = chain
         self._lane = lane
@@ -65,7 +66,7 @@ class Snapshots:
 
     def get(self, snapshot_id: SnapshotId) -> Snapshot:
         """Errors: `NotFound` for one that is not (yet) on the chain."""
-        with self._begin() as tx:
+        with self._read() as tx:
             return _snapshot(tx, snapshot_id)
 
     def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -112,7 +113,7 @@ class Snapshots:
         return self._store.add_folder({SNAPSHOT_FILE: manifest})
 
     def _accepted(self, snapshot_id: SnapshotId) -> list[Contribution]:
-        with self._begin() as tx:
+        with self._read() as tx:
             snapshot = _snapshot(tx, snapshot_id)
             recorded = {c.index: c for c in tx.chain.contributions(snapshot.datanet)}
         return [recorded[index] for index in snapshot.accepted]

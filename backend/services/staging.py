@@ -19,10 +19,14 @@ DEFECTS_FILE = "defects.jsonl"
 
 
 class Staging:
-    """A folder an upload below `root`: its canonical rows and what is wrong with it."""
+    """A folder an upload below `root`: its canonical rows and what is wrong with it.
 
-    def __init__(self, root: Path) -> None:
+    Uploads of more than `max_bytes` are not taken in.
+    """
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
+        self.max_bytes = max_bytes
 
     def open(self, upload_id: str) -> None:
         """An empty folder; what an earlier attempt left is dropped."""

@@ -1,8 +1,8 @@
 """Fine-tuning jobs: what a creator may ask for, and how workers share it.
 
 The database decides who works on what; the broker only wakes workers. A job is worked on under a lease that
-is renewed while the work goes on. Every write of a worker names its lease, so a worker that lost it can change
-nothing any more.
+is renewed while the work goes on. Every write of a worker names its lease, so a worker that lost it can
+change nothing any more.
 """
 
 from __future__ import annotations
@@ -114,8 +114,9 @@ _OPTION_TYPES = get_type_hints(TrainingConfig)
 class Training:
     """The creator's side."""
 
-    def __init__(self, begin: Begin, clock: Clock = utc_now) -> None:
+    def __init__(self, begin: Begin, read: Begin, clock: Clock = utc_now) -> None:
         self._begin = begin
+        self._read = read
         self._clock = clock
 
     def create(self, creator: Account, snapshot_id: SnapshotId, config: Mapping[str, Any]) -> TrainingJob:
@@ -140,17 +141,17 @@ class Training:
 
     def get(self, job_id: str) -> TrainingJob:
         """Errors: `NotFound`."""
-        with self._begin() as tx:
+        with self._read() as tx:
             return _known(tx.training.get(job_id), job_id)
 
     def list(self, creator: Account | None = None, limit: int = 50) -> Sequence[TrainingJob]:
         """Newest first."""
-        with self._begin() as tx:
+        with self._read() as tx:
             return tx.training.find(creator, limit)
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[JobEvent]:
         """What happened since the event `after`, oldest first. Errors: `NotFound`."""
-        with self._begin() as tx:
+        with self._read() as tx:
             _known(tx.training.get(job_id), job_id)
             return tx.training.events(job_id, after, limit)
 

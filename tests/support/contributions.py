@@ -79,11 +79,14 @@ class World:
         self.now = 1_800_000_000.0
         self.chain = PlayedChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
-        self.staging = Staging(folder / "uploads")
-        parts = (self.store, self.chain, recover, self.staging, OPERATOR.account, MAX_BYTES, lambda: self.now)
-        self.contributions = Contributions(database.begin, *parts)  # type: ignore[arg-type]
-        self.curation = Curation(database.begin, self.staging, OPERATOR.account, lambda: self.now)
-        self.snapshots = Snapshots(database.begin, self.store, self.chain, OPERATOR.account)  # type: ignore[arg-type]
+        self.staging = Staging(folder / "uploads", MAX_BYTES)
+        parts = (self.store, self.chain, recover, self.staging, OPERATOR.account, lambda: self.now)
+        self.contributions = Contributions(database.begin, database.read, *parts)  # type: ignore[arg-type]
+        self.curation = Curation(
+            database.begin, database.read, self.staging, OPERATOR.account, lambda: self.now
+        )
+        data = (self.store, self.chain, OPERATOR.account)
+        self.snapshots = Snapshots(database.begin, database.read, *data)  # type: ignore[arg-type]
         self._add(DatanetRow(id=NET, creator=OPERATOR.account, name="docs", cid_digest="0x" + "11" * 32))
 
     def upload(

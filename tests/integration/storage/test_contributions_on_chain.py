@@ -41,11 +41,11 @@ class Installation:
         self.chain = chain
         self.database = database
         self.store = EmbeddedStore(home / "ipfs", is_durable=False)
-        staging, lane = Staging(home / "uploads"), OPERATOR.account
-        begin = database.begin
-        self.contributions = Contributions(begin, self.store, chain, recover, staging, lane, 1 << 20)
-        self.curation = Curation(begin, staging, lane)
-        self.snapshots = Snapshots(begin, self.store, chain, lane)
+        staging, lane = Staging(home / "uploads", 1 << 20), OPERATOR.account
+        begin, read = database.begin, database.read
+        self.contributions = Contributions(begin, read, self.store, chain, recover, staging, lane)
+        self.curation = Curation(begin, read, staging, lane)
+        self.snapshots = Snapshots(begin, read, self.store, chain, lane)
         signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
         self._sender = Sender(chain, begin, signers.get, CONFIRMATIONS)
         self._indexer = Indexer(chain, begin, deployment, CONFIRMATIONS)

@@ -42,7 +42,7 @@ class Farm:
         url = database.engine.url.render_as_string(hide_password=False)
         setup = {"database_url": url, "base_folder": str(self.base_folder)}
         (home / "setup.json").write_text(json.dumps(setup))
-        self.training = Training(database.begin)
+        self.training = Training(database.begin, database.read)
         self.job = self.training.create(CREATOR, Desk(database).snapshot(True, True), CONFIG)
 
     @contextmanager

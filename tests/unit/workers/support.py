@@ -58,7 +58,7 @@ class Desk:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.training = Training(database.begin, lambda: self.now)
+        self.training = Training(database.begin, database.read, lambda: self.now)
         self.leases = Leases(database.begin, lambda: self.now, seconds=30)
 
     def wait(self, seconds: float) -> None:

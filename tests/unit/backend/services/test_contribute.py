@@ -7,12 +7,14 @@ import pytest
 from eth_account import Account as EthAccount
 from eth_account.messages import encode_typed_data
 
+from backend.db.contributions import UploadStore
 from backend.domain.contribution import UploadState
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from backend.domain.ids import DatanetId
-from backend.services.check_upload import MAX_DEFECTS_SHOWN, EmptyUpload, UploadTooLarge
+from backend.services.check_upload import MAX_DEFECTS_SHOWN, EmptyUpload, TooManyRows, UploadTooLarge
 from backend.services.contribute import CopiedRows, SignatureExpired, WrongSignature
 from backend.services.licences import UnknownLicence
+from backend.services.uploads import release_rows
 from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, World, jsonl
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
+    from backend.domain.contribution import Copy
 
 
 @pytest.fixture
@@ -85,6 +88,26 @@ def test_more_defects_than_are_shown_are_all_kept(world: World) -> None:
     assert len(upload.report.defects) == MAX_DEFECTS_SHOWN
     assert upload.report.defect_counts == {"malformed_json": 300}
     assert [defect.line for defect in world.contributions.defects(upload.id)] == list(range(1, 301))
+
+
+def test_after_many_defects_the_others_are_only_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.services.check_upload.MAX_DEFECTS_KEPT", 5)
+    upload = world.upload(b"x\n" * 8)
+    assert upload.report.defect_counts == {"malformed_json": 8}
+    assert [defect.line for defect in world.contributions.defects(upload.id)] == [1, 2, 3, 4, 5]
+
+
+def test_an_upload_of_too_many_rows_is_refused_and_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.services.check_upload.MAX_ROWS", 2)
+    assert world.upload(ROWS).state is UploadState.DRAFT
+    with pytest.raises(TooManyRows) as caught:
+        world.upload(ROWS + ROWS)
+    assert caught.value.details == {"max_rows": 2}
+    assert len(world.contributions.find()) == len(staged(world)) == 1
 
 
 def test_an_empty_upload_is_refused_and_leaves_nothing(world: World) -> None:
@@ -158,7 +181,7 @@ def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(any_wo
 
 @pytest.mark.deep
 def test_large_uploads_are_not_compared_row_by_row(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(any_world.contributions, "_max_bytes", 1 << 30)
+    monkeypatch.setattr(any_world.staging, "max_bytes", 1 << 30)
     rows = [b'{"text": "row %d"}\n' % i for i in range(60_000)]
     first = any_world.upload(rows)
     assert first.state is UploadState.DRAFT
@@ -186,6 +209,73 @@ def test_of_two_drafts_with_the_same_rows_the_first_submitted_wins(any_world: Wo
     assert [copy["of_account"] for copy in caught.value.details["copies"]] == [BOB.account] * 2
     assert any_world.contributions.status(mine.id).state is UploadState.DRAFT
     assert len(any_world.queued()) == 1
+
+
+LETTERS = {letter: b'{"text": "%s"}\n' % letter.encode() for letter in "abcdef"}
+
+
+@pytest.mark.parametrize("taken", LETTERS)
+def test_rows_are_claimed_all_or_none_however_few_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    monkeypatch.setattr("backend.services.uploads.ROWS_AT_ONCE", 2)
+    mine = world.upload(b"".join(LETTERS.values()))
+    world.submit(LETTERS[taken], BOB)
+    with pytest.raises(CopiedRows):
+        world.contributions.submit(mine.id, world.sign(mine))
+    assert world.contributions.status(mine.id).state is UploadState.DRAFT
+    others = b"".join(row for letter, row in LETTERS.items() if letter != taken)
+    assert world.upload(others, BOB).state is UploadState.DRAFT, "what was claimed before is free again"
+
+
+def test_many_rows_are_claimed_a_few_at_a_time(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.services.uploads.ROWS_AT_ONCE", 2)
+    any_world.submit(b"".join(LETTERS.values()))
+    again = any_world.upload(b"".join(LETTERS.values()), BOB)
+    assert again.report.defect_counts == {"copied_row": len(LETTERS)}
+
+
+def test_a_claim_that_was_given_up_meanwhile_is_noticed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = world.upload()
+    signature = world.sign(upload)
+
+    def claimed_and_given_up(begin: Any, upload_id: str) -> bool:
+        release_rows(begin, upload_id)
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.services.contribute.claim_rows", claimed_and_given_up)
+        with pytest.raises(Conflict, match="submit it again"):
+            world.contributions.submit(upload.id, signature)
+    assert world.queued() == []
+    assert world.contributions.submit(upload.id, signature).state is UploadState.SUBMITTED
+
+
+def test_others_write_while_copies_are_looked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.submit()
+    copies, found = UploadStore.copies, []
+
+    def slow_copies(store: UploadStore, upload_id: str) -> Iterator[Copy]:
+        for copy in copies(store, upload_id):
+            with world.database.begin() as tx:  # would wait for half a minute, and fail
+                tx.contributions.drop_rows("upload-none", 1)
+            found.append(copy)
+            yield copy
+
+    monkeypatch.setattr(UploadStore, "copies", slow_copies)
+    world.upload(ROWS, BOB)
+    assert len(found) == 2
+
+
+def test_questions_are_answered_while_somebody_writes(world: World) -> None:
+    upload = world.upload()
+    snapshot = world.freeze(True)
+    with world.database.begin():
+        assert world.contributions.status(upload.id) == upload
+        assert world.contributions.find() == [upload]
+        assert world.snapshots.get(snapshot).id == snapshot
 
 
 def test_wallets_sign_the_typed_data_as_it_is(world: World) -> None:

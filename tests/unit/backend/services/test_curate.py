@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.db.contributions import UploadStore
+from backend.db.tables.contributions import RowHashRow
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import Forbidden, NotFound
 from backend.services.attempt import MOST_ATTEMPTS
@@ -122,7 +124,7 @@ def test_an_acceptance_that_fails_is_sent_again_but_not_for_ever(world: World) -
 
 
 def test_without_a_curators_key_nothing_is_accepted(world: World) -> None:
-    curation = Curation(world.database.begin, world.staging, None, lambda: world.now)
+    curation = Curation(world.database.begin, world.database.read, world.staging, None, lambda: world.now)
     upload = world.submit()
     world.record(upload, 0)
     curation.advance()
@@ -158,6 +160,40 @@ def test_uploads_that_were_cut_off_by_a_crash_go_after_a_day(
     world.now += 86_401
     assert world.curation.advance() == 1
     assert world.contributions.find() == []
+
+
+def test_uploads_that_nobody_submits_go_after_a_day(world: World) -> None:
+    submitted = world.submit()
+    world.upload(b'{"text": "a draft"}')
+    invalid = world.upload(b"no")
+    assert invalid.state is UploadState.INVALID
+    world.curation.advance()
+    assert len(world.contributions.find()) == 3
+    world.now += 86_401
+    assert world.curation.advance() == 2
+    assert [upload.id for upload in world.contributions.find()] == [submitted.id]
+    assert [path.name for path in (world.folder / "uploads").iterdir()] == [submitted.id]
+    with world.database.read() as tx:
+        assert {row.upload_id for row in tx.session.query(RowHashRow)} == {submitted.id}
+
+
+def test_an_upload_that_is_submitted_at_the_last_moment_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = world.upload()
+    world.now += 86_401
+    in_states = UploadStore.in_states
+
+    def and_then_it_is_submitted(store: UploadStore, *args: Any, **named: Any) -> list[str]:
+        found = in_states(store, *args, **named)
+        if found == [draft.id]:
+            world.contributions.submit(draft.id, world.sign(draft))
+        return found
+
+    monkeypatch.setattr(UploadStore, "in_states", and_then_it_is_submitted)
+    world.curation.advance()
+    assert state(world, draft.id) is UploadState.SUBMITTED
+    assert world.staging.data(draft.id).exists()
 
 
 def test_the_others_go_on_where_one_is_gone(world: World) -> None:

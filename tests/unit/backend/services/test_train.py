@@ -146,6 +146,14 @@ def test_a_job_passes_through_all_its_states(desk: Desk) -> None:
     assert [event.seq for event in desk.training.events(job.id, after=7)] == [8, 9]
 
 
+def test_jobs_are_shown_while_somebody_writes(desk: Desk) -> None:
+    job = desk.job()
+    with desk.database.begin():
+        assert desk.training.get(job.id) == job
+        assert desk.training.list() == [job]
+        assert len(desk.training.events(job.id)) == 1
+
+
 def test_only_one_worker_takes_a_step(desk: Desk) -> None:
     held = taken(desk)
     assert desk.leases.take(held.job.id, Step.VALIDATE) is None

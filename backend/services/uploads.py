@@ -1,0 +1,81 @@
+"""Uploads by what the chain says of them, and the claims of their rows.
+
+Rows are claimed, given up and dropped a few at a time, each time in a transaction of its own: a database with
+one writer must not stand still for a large upload.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.domain.contribution import Upload, UploadState, advanced
+from backend.domain.errors import Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import Contribution
+    from backend.ports.contributions import ContributionTx
+
+    Begin = Callable[[], AbstractContextManager[ContributionTx]]
+
+ROWS_AT_ONCE = 2000
+
+
+def current(tx: ContributionTx, upload: Upload) -> Upload:
+    """The upload with what the chain says of it now."""
+    return upload if upload.transaction_id is None else judged(tx, upload, recorded_as(tx, upload))
+
+
+def judged(tx: ContributionTx, upload: Upload, recorded: Contribution | None) -> Upload:
+    sent = None if upload.transaction_id is None else tx.transactions.get(upload.transaction_id)
+    return advanced(upload, recorded, sent)
+
+
+def recorded_as(tx: ContributionTx, upload: Upload) -> Contribution | None:
+    """What the registry holds under the upload's content hash."""
+    if upload.index is not None:
+        known = tx.chain.contribution(upload.datanet, upload.index)
+        if known is not None and known.content_hash == upload.report.content_hash:
+            return known
+    recorded = tx.chain.contributions(upload.datanet)
+    return next((c for c in recorded if c.content_hash == upload.report.content_hash), None)
+
+
+def claim_rows(begin: Begin, upload_id: str) -> bool:
+    """Claim all rows; False if another upload has one. Whoever does not submit then gives up what it claimed.
+
+    By rising hash: of two uploads that claim the same rows at once, one gets through.
+    """
+    after: str | None = ""
+    while after is not None:
+        try:
+            with begin() as tx:
+                after = tx.contributions.claim_rows(upload_id, after, ROWS_AT_ONCE)
+        except Conflict:
+            return False
+    return True
+
+
+def release_rows(begin: Begin, upload_id: str) -> None:
+    """Give up the claims of a draft or of a rejected upload; those of any other stay."""
+    after: str | None = ""
+    while after is not None:
+        with begin() as tx:
+            upload = tx.contributions.locked(upload_id)
+            if upload is None or not is_free(current(tx, upload)):
+                return
+            after = tx.contributions.release_rows(upload_id, after, ROWS_AT_ONCE)
+
+
+def is_free(upload: Upload) -> bool:
+    """Whether others may have its rows."""
+    return upload.state in {UploadState.DRAFT, UploadState.REJECTED}
+
+
+def drop_rows(begin: Begin, upload_id: str) -> None:
+    is_left = True
+    while is_left:
+        with begin() as tx:
+            is_left = tx.contributions.drop_rows(upload_id, ROWS_AT_ONCE)
