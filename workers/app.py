@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from backend.ports.training import Step
+from backend.domain.training import Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

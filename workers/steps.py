@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
-from backend.ports.training import Step, TrainingResult
+from backend.domain.training import Step, TrainingResult
 from backend.services.train import LeaseLost
 from workers.heartbeat import Heartbeat
 from workers.training.dataset import write_rows
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from backend.ports.training import Dataset, SnapshotRows, TrainingJob
+    from backend.domain.training import Dataset, TrainingJob
+    from backend.ports.training import SnapshotRows
     from backend.services.publish import Publication
     from backend.services.train import Held, Leases
 

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
-from backend.ports.training import (
+from backend.domain.training import (
     Dataset,
     JobEvent,
     JobState,

@@ -18,7 +18,7 @@ from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.receipt import VersionRecord
-from backend.ports.training import JobState
+from backend.domain.training import JobState
 from backend.services.attempt import enqueue_again
 from backend.services.train import utc_now
 
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from backend.domain.chain import PreparedTransaction
     from backend.domain.ids import Account, Cid, VersionId
+    from backend.domain.training import TrainingJob
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
-    from backend.ports.training import TrainingJob, TrainingTx
+    from backend.ports.training import TrainingTx
 
     Begin = Callable[[], AbstractContextManager[TrainingTx]]
 

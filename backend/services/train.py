@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
-from backend.ports.training import (
+from backend.domain.training import (
     LINEAR_LAYERS,
     Dataset,
     JobState,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.ids import Account, Cid, SnapshotId
-    from backend.ports.training import JobEvent, TrainingTx
+    from backend.domain.training import JobEvent
+    from backend.ports.training import TrainingTx
 
     Begin = Callable[[], AbstractContextManager[TrainingTx]]
     Clock = Callable[[], datetime]

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from backend.domain.ids import Hash32
-from backend.ports.training import Dataset
+from backend.domain.training import Dataset
 from backend.services.train import EmptySnapshot
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from backend.ports.training import TrainingConfig
+    from backend.domain.training import TrainingConfig
     from workers.training.rows import Example
 
     Emit = Callable[[str, Mapping[str, Any]], None]

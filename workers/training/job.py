@@ -27,7 +27,7 @@ from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.ports.training import TrainingConfig
+    from backend.domain.training import TrainingConfig
     from workers.training.fit import Emit
     from workers.training.rows import Example
     from workers.training.spec import TrainingSpec

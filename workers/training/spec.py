@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from backend.ports.training import TrainingConfig
+from backend.domain.training import TrainingConfig
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from backend.api.schemas.common import HashField, PreparedTransactionView, Schema, View
 from backend.api.schemas.registry import Ppm, Price
-from backend.ports.training import JobEvent, TrainingJob
+from backend.domain.training import JobEvent, TrainingJob
 from backend.services.publish import Listing, Registration
 
 
@@ -91,7 +91,7 @@ class RegistrationView(View):
 
 
 class JobEventView(View):
-    """`data` by `kind`: see `backend.ports.training.JobEvent`."""
+    """`data` by `kind`: see `backend.domain.training.JobEvent`."""
 
     seq: int
     at: datetime

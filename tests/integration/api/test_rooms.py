@@ -13,7 +13,7 @@ from eth_account.messages import _hash_eip191_message, encode_typed_data
 from backend.api.app import MAX_UPLOADS
 from backend.domain.chain import Datanet, Proposal
 from backend.domain.ids import DatanetId
-from backend.ports.training import JobState
+from backend.domain.training import JobState
 from tests.integration.api.conftest import sign_in
 from tests.support.serving import some_account, some_hash, some_key
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.ports.training import JobState
+from backend.domain.training import JobState
 from backend.services.train import Training
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import make_model, peft_warnings_ignored
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backend.db.unit_of_work import Database
-    from backend.ports.training import JobEvent, TrainingJob
+    from backend.domain.training import JobEvent, TrainingJob
 
 CONFIG = {"rank": 4, "learning_rate": 0.01, "batch_size": 2, "epochs": 4, "checkpoint_steps": 4, "seed": 3}
 PROGRAM = Path(__file__).with_name("worker_process.py")

@@ -9,7 +9,7 @@ from backend.db.tables.chain import SnapshotRow
 from backend.db.tables.outbox import OutboxRow
 from backend.domain.hashing import accepted_hash, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
-from backend.ports.training import Dataset, TrainingResult
+from backend.domain.training import Dataset, TrainingResult
 from backend.services.train import Leases, Training
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.ids import SnapshotId
-    from backend.ports.training import JobEvent, TrainingJob
+    from backend.domain.training import JobEvent, TrainingJob
 
 CREATOR = Account("0x" + "c1" * 20)
 STRANGER = Account("0x" + "5a" * 20)

@@ -10,7 +10,7 @@ import pytest
 
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Cid
-from backend.ports.training import JobState, Step
+from backend.domain.training import JobState, Step
 from backend.services.train import Leases
 from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows
 from workers.steps import Steps, TrainerOptions

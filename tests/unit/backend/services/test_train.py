@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.domain.errors import Conflict, Forbidden, NotFound
 from backend.domain.ids import Cid, Hash32, SnapshotId
-from backend.ports.training import LINEAR_LAYERS, JobState, Step, TrainingConfig
+from backend.domain.training import LINEAR_LAYERS, JobState, Step, TrainingConfig
 from backend.services.train import (
     MAX_ATTEMPTS,
     OFFER_SECONDS,

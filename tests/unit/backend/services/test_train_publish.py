@@ -12,7 +12,7 @@ from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import version_id
 from backend.domain.ids import Account, Hash32
-from backend.ports.training import Step, TrainingResult
+from backend.domain.training import Step, TrainingResult
 from backend.services.publish import Listing, NoBetterThanBase, NotPublished, Publication
 from backend.storage.embedded import EmbeddedStore
 from tests.unit.workers.support import CREATOR, DATASET, RESULT, STRANGER, Desk
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.ports.training import TrainingJob
+    from backend.domain.training import TrainingJob
 
 LISTING = Listing("python-docs", 2_000_000, 4_000_000, 200_000, 300_000)
 WORSE = TrainingResult(

@@ -1,0 +1,144 @@
+"""Fine-tuning jobs: what is asked for, who works on it, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
+
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What an adapter may target: the linear layers of the decoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """Hyper-parameters of one job. The defaults suit a few hundred short rows on two CPU cores.
+
+    Lengths are in tokens, `warmup_fraction` and `eval_fraction` are parts of steps and of rows,
+    `checkpoint_steps` is how many optimizer steps a killed worker may lose.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    variant: Literal["lora", "rslora"] = "lora"
+    targets: tuple[str, ...] = LINEAR_LAYERS
+    learning_rate: float = 2e-3
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_fraction: float = 0.1
+    epochs: float = 2.0
+    batch_size: int = 8
+    max_length: int = 192
+    eval_fraction: float = 0.1
+    seed: int = 0
+    checkpoint_steps: int = 20
+
+
+class JobState(StrEnum):
+    VALIDATING = "validating"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Step(StrEnum):
+    """What a worker does next for a job."""
+
+    VALIDATE = "validate"
+    TRAIN = "train"
+    PUBLISH = "publish"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who works on a job. Without an owner, `until` is when the job is offered to the workers again."""
+
+    owner: str | None
+    until: datetime
+    heartbeat_at: datetime | None = None
+    attempt: int = 0
+    """How often the present step was begun since it last got further."""
+
+    def is_free(self, now: datetime) -> bool:
+        return self.owner is None or self.until <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The rows a job trains on, as written to its folder."""
+
+    digest: Hash32
+    """sha-256 of the file: the same snapshot gives the same rows in the same order on every machine."""
+    num_rows: int
+    num_contributions: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What training gave: the adapter by content, and how it fares on rows it has not seen."""
+
+    adapter_digest: Hash32
+    base_model: Hash32
+    metrics: Mapping[str, float]
+    """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`,
+    `num_train_rows`, `num_eval_rows`, `num_trained_tokens`, `train_seconds`."""
+
+    @property
+    def is_better_than_base(self) -> bool:
+        return self.metrics["eval_loss_adapter"] < self.metrics["eval_loss_base"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    id: str
+    creator: Account
+    snapshot_id: SnapshotId
+    config: TrainingConfig
+    state: JobState
+    created_at: datetime
+    lease: Lease
+    finished_at: datetime | None = None
+    dataset: Dataset | None = None
+    result: TrainingResult | None = None
+    cid: Cid | None = None
+    version_id: VersionId | None = None
+    """The version that this job's adapter was registered as; None until the chain says so."""
+    error: Mapping[str, Any] | None = None
+    """`{"code", "message"}` and details, of a failed job."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+
+    @property
+    def step(self) -> Step | None:
+        """What is to be done next; None when the job is over."""
+        if self.is_over:
+            return None
+        if self.state is JobState.VALIDATING:
+            return Step.VALIDATE
+        return Step.TRAIN if self.result is None else Step.PUBLISH
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job. `seq` rises by one, from 1.
+
+    Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
+    tokens_per_second, eta_seconds), `checkpoint` (step), `eval` (model, loss, perplexity), `retry` (message,
+    attempt), `failed` (code, message), `published` (cid), `registered` (version_id).
+    """
+
+    job_id: str
+    seq: int
+    at: datetime
+    kind: str
+    data: Mapping[str, Any]
