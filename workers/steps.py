@@ -76,13 +76,18 @@ class Steps:
         """Put the adapter's folder where everybody can fetch it by its CID."""
         with self._taken(job_id, Step.PUBLISH) as taken:
             if taken is not None:
-                held, _ = taken
-                folder = self._folder(held.job)
-                self._leases.published(held, self._publication.publish(folder / ADAPTER))
-                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                self._publish(taken[0])
 
     def run(self, step: Step, job_id: str) -> None:
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
+
+    def _publish(self, held: Held) -> None:
+        folder = self._folder(held.job)
+        if not (folder / ADAPTER).is_dir():
+            self._leases.without_adapter(held)
+            return
+        self._leases.published(held, self._publication.publish(folder / ADAPTER))
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     def _train(self, held: Held, heartbeat: Heartbeat) -> None:
         folder = self._folder(held.job)

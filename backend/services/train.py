@@ -251,6 +251,18 @@ class Leases:
         with self._holding(held) as (tx, job):
             _offer(tx, replace(job, result=result), self._clock())
 
+    def without_adapter(self, held: Held) -> None:
+        """Leave it to the worker that has the adapter's folder; once nobody had it for long, train again."""
+        if held.job.lease.attempt < MAX_ATTEMPTS:
+            self.release(held, "the adapter's folder is not here")
+            return
+        now = self._clock()
+        with self._holding(held) as (tx, job):
+            lost = {"message": "the adapter's folder is lost: training again", "attempt": job.lease.attempt}
+            tx.training.add_event(job.id, "retry", lost, now)
+            _offer(tx, replace(job, state=JobState.QUEUED, result=None), now)
+            tx.training.add_event(job.id, "state", {"state": JobState.QUEUED.value}, now)
+
     def published(self, held: Held, cid: Cid) -> None:
         now = self._clock()
         with self._holding(held) as (tx, job):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Cid
 from backend.domain.training import JobState, Step
-from backend.services.train import Leases
+from backend.services.train import MAX_ATTEMPTS, Leases
 from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows
 from workers.steps import Steps, TrainerOptions
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec
@@ -30,13 +31,17 @@ RESULT_JSON = {
     "metrics": dict(RESULT.metrics),
 }
 SAY = """
-import json, os, sys, time
+import json, os, pathlib, sys, time
 
 def say(kind, **data):
     print(json.dumps({"kind": kind, "data": data}), flush=True)
 
 """
-DONE = f"say('progress', step=1, loss=2.0)\nsay('done', **{RESULT_JSON!r})"
+DONE = f"""
+say('progress', step=1, loss=2.0)
+(pathlib.Path(sys.argv[1]) / {ADAPTER!r}).mkdir(exist_ok=True)
+say('done', **{RESULT_JSON!r})
+"""
 
 
 class Store:
@@ -66,8 +71,8 @@ class Workshop:
         self.leases.heartbeat_seconds = 0.02
 
     def worker(self) -> Steps:
-        def command(_: Path) -> list[str]:
-            return [sys.executable, "-c", SAY + self.program]
+        def command(folder: Path) -> list[str]:
+            return [sys.executable, "-c", SAY + self.program, str(folder)]
 
         options = TrainerOptions(self.folder, self.folder / "cache", 1, "", command)
         return Steps(self.leases, self.rows, self.store, options)  # type: ignore[arg-type]
@@ -161,6 +166,21 @@ def test_a_block_store_that_is_away_is_tried_again(shop: Workshop) -> None:
     assert state(shop, job.id) is JobState.RUNNING
     shop.store.error = None
     shop.run(job.id, Step.PUBLISH)
+    assert state(shop, job.id) is JobState.SUCCEEDED
+
+
+def test_an_adapter_that_lies_elsewhere_is_waited_for_and_then_trained_again(shop: Workshop) -> None:
+    job = shop.desk.job()
+    shop.run(job.id, Step.VALIDATE, Step.TRAIN)
+    shutil.rmtree(shop.folder / job.id)  # another worker, without the folder of the one that trained
+    for _ in range(MAX_ATTEMPTS):
+        assert shop.desk.training.get(job.id).step is Step.PUBLISH
+        shop.desk.wait(60)
+        shop.run(job.id, Step.PUBLISH)
+    again = shop.desk.training.get(job.id)
+    assert (again.state, again.step, again.result) == (JobState.QUEUED, Step.TRAIN, None)
+    assert shop.desk.offers()[-1] == ("training.train", job.id)
+    shop.run(job.id, Step.TRAIN, Step.PUBLISH)
     assert state(shop, job.id) is JobState.SUCCEEDED
 
 
