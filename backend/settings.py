@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     """Versions that ask less for prompt tokens are not served; token units per million tokens."""
     min_completion_price: int = Field(default=1, ge=0, lt=1 << 63)
     """Likewise for completion tokens."""
-    answer_seconds: float = Field(default=240.0, gt=0)
+    answer_seconds: float = Field(default=180.0, gt=0)
     """An answer, its adapter's fetch included, may take this long; keep it well below the vault's thaw."""
     max_lag_seconds: int = Field(default=60, ge=1)
     """No answer begins while the last indexed block is older; keep it well below the vault's thaw."""
