@@ -6,7 +6,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.errors import Conflict, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 
 
-class ApiRefused(DomainError):
+class ApiRefused(Conflict):
     """The API answered with an error; `details["status"]` is its HTTP status."""
 
 

@@ -15,8 +15,8 @@ import pytest
 from openai import APIError, OpenAI
 
 from backend.cli.client import Market, until
-from backend.cli.demo import actors
 from backend.cli.demo.asking import Question, ask_all
+from backend.cli.pay import make_deposit, make_key
 from backend.cli.up import end_running
 from backend.cli.wallet import Wallet
 
@@ -109,8 +109,8 @@ def await_final(market: Market, receipt_id: str) -> dict[str, Any]:
 def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "up.log"
     with running(home, log) as stack, stack.market(CONSUMER) as market:
-        channel = actors.deposit(market, DEPOSIT_UNITS)
-        key = actors.create_key(market)
+        channel = make_deposit(market, DEPOSIT_UNITS)
+        key = make_key(market, "test")
         first = ask(stack, key)
         await_final(market, first)
 
@@ -150,7 +150,19 @@ def test_a_lost_chain_is_set_aside_and_the_fresh_one_is_governed(tmp_path: Path)
             assert "set aside" in log.read_text()
             models = until(lambda: market.get("/v1/models")["data"] or None, "the base model", 60)
             assert [model["id"] for model in models] == [BASE]
+            _pay_from_the_command_line(again)
             _change_the_fee_from_the_command_line(again)
+
+
+def _pay_from_the_command_line(stack: Stack) -> None:
+    assert "micro-units can be spent" in stack.run("deposit", "5")
+    key = stack.run("key").strip()
+    with OpenAI(base_url=f"{stack.facts['api']}/v1", api_key=key, max_retries=0) as client:
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        answer = client.chat.completions.create(model=BASE, messages=question, max_tokens=16, temperature=0)  # type: ignore[arg-type]
+    assert "Paris" in (answer.choices[0].message.content or "")
+    assert answer.model_extra is not None
+    assert int(answer.model_extra["loraledger"]["charge"]) > 0
 
 
 def _change_the_fee_from_the_command_line(stack: Stack) -> None:

@@ -15,6 +15,7 @@ class EarningView(View):
     claimed: Micro
     amount: Micro = Field(description="Not claimed yet.")
     units: Micro = Field(description="Token units that a claim moves now.")
+    unverifiable: str | None = Field(description="Why this operator's books cannot be checked here, if so.")
 
     @classmethod
     def of(cls, claimable: Claimable) -> EarningView:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 CHAIN_SECONDS = 120
 TRAINING_SECONDS = 900
-SESSION_SECONDS = 24 * 3600
 PROMPT_PRICE, COMPLETION_PRICE = 5_000_000, 15_000_000
 """Token units per million tokens: 5 and 15 test dollars."""
 OPERATOR_PPM, CREATOR_PPM = 300_000, 200_000
@@ -130,26 +128,6 @@ def register(market: Market, name: str, job: dict[str, Any]) -> Adapter:
         eval_loss_base=job["metrics"]["eval_loss_base"],
         eval_loss_adapter=job["metrics"]["eval_loss_adapter"],
     )
-
-
-def deposit(market: Market, units: int) -> str:
-    """Sign a relayed deposit with a session key for the gateway; the channel's id once it can be spent."""
-    session = {"expiry": int(time.time()) + SESSION_SECONDS}
-    prepared = market.post("/v1/deposits/prepare", {"units": str(units), "session": session})
-    signature = market.wallet.sign_typed_data(prepared["typed_data"])
-    market.wait_for(market.post("/v1/deposits/relay", {"relay": prepared["relay"], "signature": signature}))
-    channel_id = str(prepared["channel_id"])
-
-    def spendable() -> bool | None:
-        channels = market.get("/v1/channels")["data"]
-        return any(c["id"] == channel_id and int(c["available"]) > 0 for c in channels) or None
-
-    until(spendable, "the deposit to count", CHAIN_SECONDS)
-    return channel_id
-
-
-def create_key(market: Market) -> str:
-    return str(market.post("/v1/keys", {"name": "demo"})["secret"])
 
 
 def claim(market: Market) -> int:

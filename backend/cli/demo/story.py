@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from backend.cli import pay
 from backend.cli.client import Market, until
 from backend.cli.demo import actors, books, voting
 from backend.cli.demo.asking import Answer, Question, ask_all
@@ -164,7 +165,7 @@ class Story:
         """Both adapters and the base, all questions in flight at once."""
         consumer = self._markets[CONSUMER]
         if self.outcome.channel is None:
-            self.outcome.channel = ChannelId(Hash32(actors.deposit(consumer, DEPOSIT_UNITS)))
+            self.outcome.channel = ChannelId(Hash32(pay.make_deposit(consumer, DEPOSIT_UNITS)))
             self._screen.say(
                 f"deposited {DEPOSIT_UNITS / 10**6:.2f} dollars; the gateway holds a session key"
             )
@@ -188,7 +189,7 @@ class Story:
         )
 
     def _ask(self, questions: list[Question]) -> list[Answer]:
-        key = actors.create_key(self._markets[CONSUMER])
+        key = pay.make_key(self._markets[CONSUMER], "demo")
         answers = ask_all(self._api_url, key, questions)
         self.outcome.answers += answers
         spent = sum(answer.charge for answer in answers)
