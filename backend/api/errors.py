@@ -53,6 +53,15 @@ TYPES: Mapping[int, str] = {
     403: "permission_error",
     429: "rate_limit_error",
 }
+CODES: Mapping[int, str] = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+"""Of the framework's own refusals. Names of ours: Python's phrases change with its version."""
+
 HEADERS: Mapping[int, Mapping[str, str]] = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}
 
 # Parameters of OpenAI's API that we know and do not support: refused by name, as unknown ones are.
@@ -128,7 +137,7 @@ async def _on_validation_error(_request: Request, error: Exception) -> JSONRespo
 
 async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_").replace("-", "_")
+    code = CODES.get(error.status_code, "http_error")
     response = _response(error.status_code, error_body(error.status_code, str(error.detail), code))
     response.headers.update(error.headers or {})
     return response
@@ -143,7 +152,7 @@ async def _on_lone_surrogate(_request: Request, _error: Exception) -> JSONRespon
 def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str | None]:
     """Message, code and parameter of the first thing wrong with a request."""
     fault = faults[0]
-    where = [str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header")]
+    where = [str(part) for part in fault["loc"][1:]]  # the first part is where it came in: body, query, path
     param = ".".join(where) or None
     kind, text = str(fault["type"]), str(fault["msg"])
     if kind == "json_invalid":

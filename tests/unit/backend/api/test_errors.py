@@ -68,6 +68,10 @@ def test_bodies_have_openais_shape() -> None:
         ({"type": "missing", "loc": ("body",), "msg": ""}, "missing_parameter", None),
         ({"type": "extra_forbidden", "loc": ("body", "tools"), "msg": ""}, "unsupported_parameter", "tools"),
         ({"type": "extra_forbidden", "loc": ("body", "zzz"), "msg": ""}, "unknown_parameter", "zzz"),
+        *(
+            ({"type": "extra_forbidden", "loc": ("body", name), "msg": ""}, "unknown_parameter", name)
+            for name in ("body", "header", "path", "query")
+        ),
         ({"type": "int_parsing", "loc": ("query", "limit"), "msg": ""}, "invalid_parameter", "limit"),
         ({"type": "json_invalid", "loc": ("body", 17), "msg": "eof"}, "invalid_json", None),
         ({"type": "value_error", "loc": ("body",), "msg": "a and b differ"}, "invalid_request", None),

@@ -76,6 +76,7 @@ def test_without_index_or_probe_all_count_alike(tmp_path: Path, probe: list[floa
         {"vectors": np.zeros((2, 2), dtype=np.float32)},
         {"vectors": np.full((3, 2), np.nan, dtype=np.float32)},
         {"vectors": np.full((3, 2), 1e30, dtype=np.float32)},
+        {"vectors": np.full((3, 2), 0.9, dtype=np.float32)},
         {"positions": np.zeros(3, dtype=np.int32)},
         {"positions": np.zeros((3, 1), dtype=np.int64)},
         {"centre": np.zeros(2, dtype=np.float64)},
