@@ -1,4 +1,4 @@
-"""The one place that wires adapters into services.
+"""Wires adapters into services.
 
 Parts are made on first use: a command pays only for what it uses.
 """
@@ -11,10 +11,10 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import Account, Hash32
 
@@ -94,6 +94,20 @@ class Installation:
         from backend.storage.embedded import EmbeddedStore
 
         return EmbeddedStore(self.settings.blocks)
+
+    def kubo_rpc(self, port: int) -> tuple[Any, socket.socket]:
+        """ASGI application and loopback listener of a Kubo RPC over the embedded store.
+
+        Errors: `Conflict` where the blocks are with a Kubo daemon, which has its own.
+        """
+        from backend.storage.embedded import EmbeddedStore
+        from backend.storage.kubo_rpc import kubo_rpc, listen
+
+        if not isinstance(self.blobs, EmbeddedStore):
+            raise Conflict(
+                f"the blocks are with the daemon at {self.settings.ipfs_api}: ask it", param="ipfs_api"
+            )
+        return kubo_rpc(self.blobs), listen(port)
 
     @cached_property
     def base(self) -> BaseFacts:

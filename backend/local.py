@@ -37,7 +37,8 @@ CHAIN_DATA = (
     "loraledger.db-shm",
     "broker",
     "keys",
-    "jobs",
+    "training",
+    "uploads",
 )
 """What belongs to one chain and is set aside with it. Blocks stay: content is true on any chain."""
 READY_LINE = b"Started HTTP"

@@ -22,15 +22,17 @@ class Settings(BaseSettings):
     database_url: str = ""
     """SQLAlchemy URL; empty: SQLite in `home`."""
     rpc_url: str = "http://127.0.0.1:8545"
-    """JSON-RPC endpoint of the chain."""
+    """JSON-RPC endpoint of the chain; `loraledger up` starts a chain of its own instead."""
     confirmations: int = Field(default=2, ge=0, le=1000)
     """Blocks on top of an event before it counts."""
     api_host: str = "127.0.0.1"
     """Address that the API listens on."""
     api_port: int = Field(default=8000, ge=1, le=65535)
-    """Its port."""
+    """Its port; `loraledger up` takes another one if it is taken, and keeps it."""
     public_url: str = ""
     """Where wallets and pages reach this API; sign-in messages must name it. Empty: host and port above."""
+    broker_url: str = ""
+    """Celery's broker, such as `redis://host`; empty: files in `home`."""
     ipfs_api: str = ""
     """Multiaddr or URL of a Kubo RPC; empty: the embedded block store in `home`."""
     model_cache: Path = Path(".loraledger/cache/models")

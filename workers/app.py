@@ -90,7 +90,7 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     installation = Installation(settings)
     try:
-        work(create_app(settings.home), steps_of(installation), queues)
+        work(create_app(settings.home, settings.broker_url), steps_of(installation), queues)
     finally:
         installation.close()
 

@@ -86,7 +86,7 @@ def relay_of(installation: Installation) -> Relay:
     """The relay of an installation; it also offers lapsed jobs again and notices registrations."""
     from workers.app import create_app, leases_of, publication_of
 
-    app = create_app(installation.settings.home)
+    app = create_app(installation.settings.home, installation.settings.broker_url)
 
     def send(task: str, payload: Mapping[str, Any]) -> None:
         if task not in QUEUE_BY_TASK:

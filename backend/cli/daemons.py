@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from backend.domain.errors import DomainError
+import typer
+
+from backend.domain.errors import DomainError, InvalidInput
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import typer
 
     from backend.bootstrap import Installation
 
@@ -22,7 +22,7 @@ log = logging.getLogger("loraledger")
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, worker, relay, index, send, settle):
+    for command in (serve, worker, relay, index, send, settle, ipfs):
         app.command(rich_help_panel="Parts of an installation")(command)
 
 
@@ -42,11 +42,31 @@ def serve() -> None:
     )
 
 
-def worker() -> None:
+def worker(
+    queue: Annotated[
+        list[str] | None, typer.Option(help="Only this queue (train or publish); may be repeated.")
+    ] = None,
+) -> None:
     """Run training and publishing tasks."""
-    from workers.app import run_worker
+    from workers.app import QUEUES, run_worker
 
-    run_worker(load_settings())
+    unknown = sorted(set(queue or ()) - set(QUEUES))
+    if unknown:
+        raise InvalidInput(f"no queue {', '.join(unknown)}; there are {', '.join(QUEUES)}", param="queue")
+    run_worker(load_settings(), tuple(queue or QUEUES))
+
+
+def ipfs(
+    port: Annotated[int, typer.Option(help="Port of loopback; 0 for a free one.", min=0, max=65535)] = 5001,
+) -> None:
+    """Serve the block store as a Kubo RPC on loopback, for tools that speak it."""
+    import uvicorn
+
+    from backend.bootstrap import Installation
+
+    app, listener = Installation(load_settings()).kubo_rpc(port)
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}/api/v0", flush=True)
+    uvicorn.Server(uvicorn.Config(app, access_log=False)).run(sockets=[listener])
 
 
 def relay() -> None:

@@ -48,6 +48,7 @@ def key(
 
 def make_deposit(market: Market, units: int) -> str:
     """Sign a relayed deposit with a session key for the gateway; the channel's id once it can be spent."""
+    before = sum(int(c["balance"]) for c in market.get("/v1/channels")["data"])
     session = {"expiry": int(time.time()) + SESSION_SECONDS}
     prepared = market.post("/v1/deposits/prepare", {"units": str(units), "session": session})
     signature = market.wallet.sign_typed_data(prepared["typed_data"])
@@ -55,8 +56,9 @@ def make_deposit(market: Market, units: int) -> str:
     channel_id = str(prepared["channel_id"])
 
     def spendable() -> bool | None:
-        channels = market.get("/v1/channels")["data"]
-        return any(c["id"] == channel_id and int(c["available"]) > 0 for c in channels) or None
+        channels = [c for c in market.get("/v1/channels")["data"] if c["id"] == channel_id]
+        is_indexed = sum(int(c["balance"]) for c in channels) > before
+        return (is_indexed and any(int(c["available"]) > 0 for c in channels)) or None
 
     until(spendable, "the deposit to count", INDEXED_SECONDS)
     return channel_id

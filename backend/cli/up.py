@@ -37,9 +37,11 @@ def register(app: typer.Typer) -> None:
 
 def up(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object once all is ready.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object each time all is ready.")
+    ] = False,
 ) -> None:
-    """Run the local stack: chain, engine, API, worker, indexer, sender, settler. Ctrl-C ends all of it."""
+    """Run the local stack: chain, engine, indexer, sender, relay, worker, settler, API. Ctrl-C ends it."""
     settings = load_settings()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -75,7 +77,7 @@ class Stack:
         self.say = say
         self.ports = _ports(settings)
         self.rpc_url = f"http://127.0.0.1:{self.ports.chain}"
-        self.api_url = f"http://127.0.0.1:{self.ports.api}"
+        self.api_url = f"http://{_reachable(settings.api_host)}:{self.ports.api}"
         self.settings = settings.model_copy(
             update={"rpc_url": self.rpc_url, "api_port": self.ports.api, "home": settings.home.resolve()}
         )
@@ -243,12 +245,19 @@ def _ports(settings: Settings) -> Ports:
     path = settings.home / "run" / "ports.json"
     wanted = Ports(8545, settings.api_port)
     if path.is_file():
-        wanted = Ports(**json.loads(path.read_text()))
+        before = Ports(**json.loads(path.read_text()))
+        is_named = "api_port" in settings.model_fields_set
+        wanted = Ports(before.chain, settings.api_port if is_named else before.api)
     chosen = Ports(free_port(wanted.chain), free_port(wanted.api))
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps({"chain": chosen.chain, "api": chosen.api}))
     draft.replace(path)
     return chosen
+
+
+def _reachable(host: str) -> str:
+    """Where to ask a server that listens on `host`."""
+    return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - asked for, not bound
 
 
 def _is_up(url: str) -> bool:

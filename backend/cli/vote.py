@@ -67,7 +67,7 @@ def cast(
     proposal: Id,
     ballot: Annotated[str, typer.Argument(help="for, against or abstain.")],
     *,
-    reason: str = "",
+    reason: Annotated[str, typer.Option(help="Recorded with the vote.")] = "",
     user: User = VOTER,
 ) -> None:
     """Vote on a proposal that is active."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict
 
@@ -30,7 +30,6 @@ class Answer:
     text: str
     receipt_id: str
     charge: int
-    tokens: int
 
 
 def ask_all(api_url: str, key: str, questions: Sequence[Question]) -> list[Answer]:
@@ -56,8 +55,6 @@ def _ask(client: OpenAI, question: Question) -> Answer:
     for chunk in stream:
         text += "".join(choice.delta.content or "" for choice in chunk.choices)
         bill = (chunk.model_extra or {}).get("loraledger", bill)
-        usage: Any = chunk.usage
-        tokens = usage.total_tokens if usage else 0
     if bill is None:
         raise Conflict(f"the answer to {question.text!r} came without a bill")
-    return Answer(question, text, bill["receipt_id"], int(bill["charge"]), tokens)
+    return Answer(question, text, bill["receipt_id"], int(bill["charge"]))

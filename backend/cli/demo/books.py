@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backend.domain.hashing import balances_hash, to_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from backend.bootstrap import Installation
     from backend.domain.batch import Ledger
@@ -73,15 +73,30 @@ def funds(chain: Chain, accounts: Iterable[Account]) -> dict[Account, int]:
 
 
 def verify_on_chain(
-    installation: Installation, number: int, receipt: ReceiptId, who: Account
+    installation: Installation, number: int, receipt: ReceiptId, accounts: Sequence[Account]
 ) -> dict[str, bool]:
-    """Ask the contract whether it finds the receipt, and an entry of `who`, in the batch."""
-    proofs, operator = installation.proofs, installation.operator.account
-    entry = next(iter(installation.auditor.batch(operator, number).entries_of(who)))
+    """Ask the contract about the receipt in the batch, and about the latest entry of one of `accounts`."""
+    proofs, auditor, operator = installation.proofs, installation.auditor, installation.operator.account
+    entries = (
+        (earlier, entry)
+        for earlier in range(number, 0, -1)
+        for account in accounts
+        for entry in auditor.batch(operator, earlier).entries_of(account)
+    )
+    holder, entry = next(entries, (0, None))
     return {
         "receipt": proofs.receipt_stands(operator, number, receipt),
-        "entry": proofs.entry_stands(operator, number, entry),
+        "entry": entry is not None and proofs.entry_stands(operator, holder, entry),
     }
+
+
+def fee_of(installation: Installation, number: int) -> int:
+    """The protocol fee, ppm, of the parameter set that a batch names on chain."""
+    with installation.database.read() as tx:
+        batches = tx.chain.batches(installation.operator.account)
+        header = next(batch.header for batch in batches if batch.number == number)
+        terms = tx.chain.parameter_set(int(header["parameterSet"]))
+    return 0 if terms is None else terms.fee_ppm
 
 
 def _is_paid_by(chain: Chain, operator: Account, ledger: Ledger) -> bool:

@@ -1,4 +1,4 @@
-"""The six steps of the value loop, played by seven wallets."""
+"""The six steps of the value loop, played by six wallets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from backend.cli.demo.books import Books
     from backend.cli.demo.screen import Screen
 
-CONTRIBUTORS, CREATOR, CONSUMER, VOTER = ("ada", "bela", "carla"), "creator", "consumer", "voter"
+CONTRIBUTORS, CREATOR, CONSUMER, VOTER = (
+    ("contributor 1", "contributor 2", "contributor 3"),
+    "creator",
+    "consumer",
+    "voter",
+)
 WALLETS = (*CONTRIBUTORS, CREATOR, CONSUMER, VOTER)
 """In the order of the local network's test users."""
 FIRST_USER = 3
@@ -44,7 +49,7 @@ DATANETS = (
     Datanet(
         "data-libraries",
         "What the functions of data libraries do, from their docstrings.",
-        {"ada": "sqlalchemy", "bela": "alembic"},
+        {"contributor 1": "sqlalchemy", "contributor 2": "alembic"},
         (
             "What does `sqlalchemy.create_engine` do?",
             "What does `sqlalchemy.orm.Session.commit` do?",
@@ -55,7 +60,7 @@ DATANETS = (
     Datanet(
         "web-libraries",
         "What the functions of web libraries do, from their docstrings.",
-        {"carla": "fastapi", "bela": "requests"},
+        {"contributor 3": "fastapi", "contributor 2": "requests"},
         (
             "What does `fastapi.FastAPI.get` do?",
             "What does `fastapi.Depends` do?",
@@ -79,6 +84,7 @@ class Outcome:
     funds_before: dict[Account, int] = field(default_factory=dict)
     fee_before: int = 0
     fee_after: int = 0
+    """Of the parameter set that the last batch names."""
     proposal_id: str = ""
     verified: dict[str, bool] = field(default_factory=dict)
 
@@ -130,7 +136,7 @@ class Story:
         dataset = build_dataset(package, self._max_rows)
         market = self._markets[name]
         upload_id = actors.contribute(market, datanet, package, dataset.licence, dataset.lines())
-        self._screen.say(f"{name:6} brings {len(dataset.rows):3} rows of {package} ({dataset.licence})")
+        self._screen.say(f"{name} brings {len(dataset.rows):3} rows of {package} ({dataset.licence})")
         return market, upload_id
 
     # 2
@@ -223,7 +229,7 @@ class Story:
         with ThreadPoolExecutor(len(CONTRIBUTORS)) as pool:
             moved = list(pool.map(lambda name: actors.claim(self._markets[name]), CONTRIBUTORS))
         for name, units in zip(CONTRIBUTORS, moved, strict=True):
-            self._screen.say(f"{name:6} claimed {units:,} units ({units / 10**6:.6f} dollars)")
+            self._screen.say(f"{name} claimed {units:,} units ({units / 10**6:.6f} dollars)")
 
     def _everybody(self) -> list[Account]:
         operator = self._installation.operator.account
@@ -240,7 +246,7 @@ class Story:
             fee = self._terms().fee_ppm
             return fee if fee == NEW_FEE_PPM else None
 
-        self.outcome.fee_after = until(changed, "the new fee to be indexed", SETTLE_SECONDS)
+        until(changed, "the new fee to be indexed", SETTLE_SECONDS)
 
     def _terms(self) -> Any:
         with self._installation.database.read() as tx:
@@ -263,8 +269,11 @@ class Story:
         return roles | {self.account(name): name for name in WALLETS}
 
     def close_books(self, number: int) -> Books:
-        receipt, somebody = self._last_receipt_of(number), self.outcome.contributors[0]
-        self.outcome.verified = books.verify_on_chain(self._installation, number, receipt, somebody)
+        receipt = self._last_receipt_of(number)
+        self.outcome.verified = books.verify_on_chain(
+            self._installation, number, receipt, self.outcome.contributors
+        )
+        self.outcome.fee_after = books.fee_of(self._installation, number)
         if self.outcome.channel is None:
             raise Conflict("nobody deposited")
         return books.draw_up(self._installation, [self.outcome.channel], self.outcome.funds_before)

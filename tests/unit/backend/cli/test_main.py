@@ -41,6 +41,28 @@ def test_a_part_without_an_installation_says_what_to_do(command: str, tmp_path: 
     assert "Traceback" not in result.stderr
 
 
+def test_the_block_store_is_served_as_a_kubo_rpc(tmp_path: Path) -> None:
+    import httpx
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "backend.cli.main", "ipfs", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "LORALEDGER_HOME": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert "Version" in httpx.post(f"{url}/version", timeout=60).json()
+        process.terminate()
+
+
+def test_an_unknown_queue_is_named(tmp_path: Path) -> None:
+    result = run("worker", "--queue", "tain", LORALEDGER_HOME=str(tmp_path))
+    assert result.returncode == 1
+    assert "tain" in result.stderr
+
+
 def test_an_unknown_setting_is_named_without_a_stack_trace(tmp_path: Path) -> None:
     result = run("index", LORALEDGER_HOEM=str(tmp_path))
     assert result.returncode == 1
