@@ -88,10 +88,6 @@ class ChainClient:
         events = (_event(names[log.address], log) for log in logs)
         return [event for event in events if event is not None]
 
-    def encode(self, contract: str, function: str, *args: Any) -> bytes:
-        """Call data."""
-        return interface(contract).function(function, args).encode(args)
-
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0
     ) -> PreparedTransaction:

@@ -1,6 +1,6 @@
 """Deploys the contracts and wires their roles; keeps where they are in a JSON file.
 
-Local roles by index of the development mnemonic: 0 deployer, council and treasury; 1 operator and curator;
+Local roles by index of the development mnemonic: 0 deployer, guardian and treasury; 1 operator and curator;
 2 the operator's receipt key; 3 and up users.
 """
 
@@ -175,8 +175,8 @@ def deploy_local(rpc_url: str, artifacts: Path = ARTIFACTS) -> Deployment:
             )
         deployer = Deployer(node, local_account(0), artifacts)
         first = deployer.create("TestUSD")
-        council, curator = deployer.account, local_account(1).account
-        deploy_market(deployer, LOCAL_TERMS, treasury=council, guardian=council, curator=curator)
+        guardian, curator = deployer.account, local_account(1).account
+        deploy_market(deployer, LOCAL_TERMS, treasury=guardian, guardian=guardian, curator=curator)
         _furnish(deployer)
         return Deployment(node.chain_id, first.block_number, first.block_hash, dict(deployer.addresses))
     finally:

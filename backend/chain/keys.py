@@ -122,10 +122,6 @@ def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:
         raise Forbidden(f"wrong password for {path}, or a broken file", param="password") from error
 
 
-def stored_keys(keystore: Path) -> list[Account]:
-    return sorted(Account(path.stem) for path in keystore.glob("0x*.json"))
-
-
 def sign_transaction(signer: Signer, fields: dict[str, Any]) -> tuple[str, Hash32]:
     """Raw signed EIP-1559 transaction (0x-hex) and its hash, by a key that may be out of reach."""
     to = bytes.fromhex(fields["to"].removeprefix("0x"))  # the library takes text only with a checksum

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from backend.domain.chain import ChainEvent
 
 Key = tuple[Any, ...]
-Apply = "Callable[[Any, ChainEvent], None]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,10 +80,6 @@ def decode_binary_cid(raw: bytes) -> DecodedCid:
     return DecodedCid(Codec(raw[1]), raw[4:])
 
 
-def cid_of_block(codec: Codec, block: bytes) -> Cid:
-    return Cid(str(DecodedCid(codec, hashlib.sha256(block).digest())))
-
-
 def cid_of(digest: Hash32) -> Cid:
     """The folder whose digest the chain keeps."""
     return Cid(str(DecodedCid(Codec.DAG_PB, bytes.fromhex(digest[2:]))))

@@ -145,7 +145,7 @@ def slices_hash(slices: Iterable[Slice]) -> Hash32:
 
 
 def attribution_hash(method: str, slices: Iterable[Slice]) -> Hash32:
-    return to_hash(keccak(ascii_word(method) + b"".join(keccak(pack_list(s.shares)) for s in slices)))
+    return to_hash(keccak(ascii_word(method) + b"".join(to_bytes(list_hash(s.shares)) for s in slices)))
 
 
 def balances_hash(root: Hash32, count: int, cumulative_total: int) -> Hash32:

@@ -96,10 +96,6 @@ class Governance:
         """Let `to` (the holder, unless named) vote with the holder's tokens, in proposals made afterwards."""
         return self._chain.prepare("MarketToken", "delegate", to or holder, sender=holder)
 
-    def propose_fee(self, proposer: Account, fee_ppm: int, description: str) -> PreparedProposal:
-        """Set the protocol fee of all batches committed after the execution."""
-        return self.propose(proposer, [Call("Parameters", "setFee", (fee_ppm,))], description)
-
     def propose(self, proposer: Account, calls: Sequence[Call], description: str) -> PreparedProposal:
         """Calls that the timelock shall make, in order. Calls proposed before need another description.
 

@@ -18,8 +18,8 @@ from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.receipt import VersionRecord
+from backend.domain.split import PPM
 from backend.domain.training import JobState
-from backend.services.attempt import enqueue_again
 from backend.services.train import utc_now
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     Begin = Callable[[], AbstractContextManager[TrainingTx]]
 
 _REGISTRY = "AdapterRegistry"
-_PPM = 1_000_000
 
 
 class NotPublished(Conflict):
@@ -67,9 +66,9 @@ class Listing:
             if not 0 <= getattr(self, param) < 1 << 64:
                 raise InvalidInput(f"{param} must lie between 0 and 2^64 - 1", param=param)
         for param in ("operator_ppm", "creator_ppm"):
-            if not 0 <= getattr(self, param) <= _PPM:
-                raise InvalidInput(f"{param} must lie between 0 and {_PPM}", param=param)
-        if self.operator_ppm + self.creator_ppm > _PPM:
+            if not 0 <= getattr(self, param) <= PPM:
+                raise InvalidInput(f"{param} must lie between 0 and {PPM}", param=param)
+        if self.operator_ppm + self.creator_ppm > PPM:
             raise InvalidInput("operator and creator together exceed the whole", param="creator_ppm")
 
 
@@ -136,21 +135,6 @@ class Publication:
         record = self.record(self._job_of(job_id, account), listing, accepts_worse=accepts_worse)
         transaction = self._chain.prepare(_REGISTRY, "register", record_argument(record), sender=account)
         return Registration(version_id(record), record, transaction)
-
-    def register(
-        self, job_id: str, account: Account, listing: Listing, *, accepts_worse: bool = False
-    ) -> tuple[VersionId, int]:
-        """Queue the creator's transaction, where this installation sends for them: (version, row id).
-
-        The same listing again queues nothing new, unless its transaction failed. Errors: those of `record`,
-        `NotFound`, `Forbidden`.
-        """
-        record = self.record(self._job_of(job_id, account), listing, accepts_worse=accepts_worse)
-        version = version_id(record)
-        call, args = (_REGISTRY, "register"), [record_argument(record)]
-        with self._begin() as tx:
-            row = enqueue_again(tx.transactions, account, call, args, f"register:{version}")
-        return version, row
 
     def notice(self) -> int:
         """Note the versions that the chain now knows for published jobs; how many are new."""

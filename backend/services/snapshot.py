@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 from backend.domain.content import ContentCorrupt, cid_of
-from backend.domain.dataset import LineChecker, Row, canonical_row, is_too_deep, split_lines
+from backend.domain.dataset import LineChecker, Row, is_too_deep, split_lines
 from backend.domain.errors import NotFound
 from backend.domain.hashing import licence_word
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from backend.domain.chain import Contribution, Snapshot
-    from backend.domain.ids import Account, Cid, DatanetId, SnapshotId
+    from backend.domain.ids import Account, DatanetId, SnapshotId
     from backend.ports.chain import Chain
     from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 REGISTRY = "DatasetRegistry"
-SNAPSHOT_FILE = "snapshot.json"
 SPOOL_BYTES = 8 << 20
 READ_BYTES = 1 << 16
 
@@ -106,11 +105,6 @@ class Snapshots:
                 for contribution in self._accepted(snapshot_id)
             ],
         }
-
-    def publish(self, snapshot_id: SnapshotId) -> Cid:
-        """Put the manifest into the block store, for those who have the chain but not our database."""
-        manifest = canonical_row(self.manifest(snapshot_id)) + b"\n"
-        return self._store.add_folder({SNAPSHOT_FILE: manifest})
 
     def _accepted(self, snapshot_id: SnapshotId) -> list[Contribution]:
         with self._read() as tx:

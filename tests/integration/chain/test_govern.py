@@ -8,7 +8,7 @@ from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, NotFound
-from backend.services.govern import Ballot, Governance, ProposalState
+from backend.services.govern import Ballot, Call, Governance, ProposalState
 from tests.support.wallet import send
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
 
 VOTER, STRANGER = local_account(8), local_account(9)
+
+
+def set_fee(ppm: int) -> Call:
+    return Call("Parameters", "setFee", (ppm,))
 
 
 def wait(chain: ChainClient, seconds: int) -> None:
@@ -32,7 +36,7 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     assert governance.voting_power(VOTER.account).votes == power.balance
     wait(chain, 1)  # votes count from the second after
 
-    proposed = governance.propose_fee(VOTER.account, 20_000, "Lower the fee to two per cent")
+    proposed = governance.propose(VOTER.account, [set_fee(20_000)], "Lower the fee to two per cent")
     send(chain, VOTER, proposed.transaction)
     indexer.catch_up()
     status = governance.proposal(proposed.proposal_id)
@@ -60,7 +64,7 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
 def test_without_delegated_votes_a_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
     governance = Governance(chain, sqlite_database.read)
     with pytest.raises(Reverted) as refused:
-        governance.propose_fee(VOTER.account, 1, "Free")
+        governance.propose(VOTER.account, [set_fee(1)], "Free")
     assert refused.value.error == "GovernorInsufficientProposerVotes"
 
 

@@ -214,14 +214,14 @@ def test_a_transaction_that_fails_when_mined_says_why(chain: ChainClient, sqlite
     with manual_mining(chain):
         sender(chain, sqlite_database).run_once()
         assert state(sqlite_database, taking).state == TransactionState.SENT
-        data = chain.encode("TestUSD", "approve", OPERATOR.account, 0)
+        revoked = chain.prepare("TestUSD", "approve", OPERATOR.account, 0)
         fees = chain.node.fees()
         fields = {
             "chainId": chain.chain_id,
             "nonce": chain.node.num_transactions(USER.account),
             "to": chain.address("TestUSD"),
             "value": 0,
-            "data": "0x" + data.hex(),
+            "data": revoked.data,
             "gas": 100_000,
             "maxFeePerGas": 10 * fees.max_fee,
             "maxPriorityFeePerGas": 10 * fees.priority_fee,

@@ -16,7 +16,6 @@ from backend.chain.keys import (
     open_key,
     recover,
     sign_transaction,
-    stored_keys,
 )
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 
@@ -87,7 +86,6 @@ def stored(tmp_path: Path) -> Account:
 
 
 def test_a_stored_key_opens_with_its_password_only(tmp_path: Path, stored: Account) -> None:
-    assert stored_keys(tmp_path) == [stored]
     assert open_key(tmp_path, stored, "a password").account == stored
     with pytest.raises(Forbidden, match="wrong password"):
         open_key(tmp_path, stored, "another")

@@ -138,16 +138,6 @@ def test_a_registration_names_what_was_trained_and_published(press: Press) -> No
     assert struct["promptPrice"] == "2000000"
 
 
-def test_a_registration_is_queued_once_on_the_creators_lane(press: Press) -> None:
-    job = press.published()
-    first = press.publication.register(job.id, CREATOR, LISTING)
-    assert press.publication.register(job.id, CREATOR, LISTING) == first
-    with press.desk.database.begin() as tx:
-        queued = tx.transactions.get(first[1])
-    assert (queued.lane, queued.contract, queued.function) == (CREATOR, "AdapterRegistry", "register")
-    assert press.desk.training.get(job.id).version_id is None
-
-
 def test_nothing_is_registered_before_it_is_published(press: Press) -> None:
     job = press.trained()
     with pytest.raises(NotPublished):
@@ -158,9 +148,9 @@ def test_nothing_is_registered_before_it_is_published(press: Press) -> None:
 def test_only_the_creator_registers(press: Press) -> None:
     job = press.published()
     with pytest.raises(Forbidden):
-        press.publication.register(job.id, STRANGER, LISTING)
+        press.publication.prepare(job.id, STRANGER, LISTING)
     with pytest.raises(NotFound):
-        press.publication.register("ftjob-none", CREATOR, LISTING)
+        press.publication.prepare("ftjob-none", CREATOR, LISTING)
 
 
 def test_an_adapter_no_better_than_its_base_needs_the_creators_word(press: Press) -> None:
