@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from backend.chain.client import ChainClient
 from backend.chain.deploy import deploy_local
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
     from backend.chain.local_node import LocalNode
     from backend.domain.deployment import Deployment
+
+
+# The same examples each time, and no verdict on how fast they run.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
