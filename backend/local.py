@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -88,18 +90,26 @@ def engine_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
     return process.arguments(), process.environment()
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` if nobody listens there, else any free port of loopback."""
-    import socket
+def free_port(preferred: int, patience_seconds: float = 0) -> int:
+    """`preferred` if nobody listens there, or stops to in time; else any free port of loopback."""
+    until = time.monotonic() + patience_seconds
+    while not _is_free(preferred) and time.monotonic() < until:
+        time.sleep(0.1)
+    if _is_free(preferred):
+        return preferred
+    from backend.chain.local_node import free_port as any_free_port
 
+    return any_free_port()
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", preferred))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+            return False
+        return True
 
 
 def chain_says_ready(log: Path) -> bool:

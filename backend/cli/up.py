@@ -29,6 +29,8 @@ WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
 """It first lets answers end, then signs the receipts of those that did not."""
 END_SECONDS = 90
+ORPHAN_SECONDS = 10.0
+"""How long children of a killed `up` may take to follow it, and to free our ports."""
 
 
 def register(app: typer.Typer) -> None:
@@ -243,12 +245,13 @@ def _ports(settings: Settings) -> Ports:
     from backend.local import free_port
 
     path = settings.home / "run" / "ports.json"
-    wanted = Ports(8545, settings.api_port)
+    wanted, patience = Ports(8545, settings.api_port), 0.0
     if path.is_file():
         before = Ports(**json.loads(path.read_text()))
         is_named = "api_port" in settings.model_fields_set
         wanted = Ports(before.chain, settings.api_port if is_named else before.api)
-    chosen = Ports(free_port(wanted.chain), free_port(wanted.api))
+        patience = ORPHAN_SECONDS
+    chosen = Ports(free_port(wanted.chain, patience), free_port(wanted.api, patience))
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps({"chain": chosen.chain, "api": chosen.api}))
     draft.replace(path)
