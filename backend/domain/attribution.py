@@ -12,6 +12,11 @@ from backend.domain.split import MAX_SHARES, PPM
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+INDEX_FILE = "attribution.safetensors"
+"""What training leaves in an adapter's folder for `hidden-cosine-1`."""
+INDEX_METHOD = "hidden-cosine-1"
+INDEX_METADATA = {"method": INDEX_METHOD, "version": "1"}
+
 _RESOLUTION = 1 << 32
 
 

@@ -32,6 +32,7 @@ CONTRIBUTION_TYPE = (
 REVOCATION_TYPE = "SessionRevocation(bytes32 channelId,address key,uint256 nonce)"
 RECEIPT_KEY_TYPE = "ReceiptKey(address operator)"
 PAYOUT_TYPE = "PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)"
+DOMAIN_NAME, DOMAIN_VERSION = "loraledger", "1"
 DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 
 
@@ -174,6 +175,16 @@ class TypedDomain:
     contract: Account
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """As a wallet is told them."""
+        return {
+            "name": DOMAIN_NAME,
+            "version": DOMAIN_VERSION,
+            "chainId": self.chain_id,
+            "verifyingContract": self.contract,
+        }
+
+    @property
     def separator(self) -> bytes:
         return _separator(self.chain_id, self.contract)
 
@@ -225,5 +236,5 @@ class TypedDomain:
 
 @cache
 def _separator(chain_id: int, contract: Account) -> bytes:
-    named = _type_hash(DOMAIN_TYPE) + keccak(b"loraledger") + keccak(b"1")
+    named = _type_hash(DOMAIN_TYPE) + keccak(DOMAIN_NAME.encode()) + keccak(DOMAIN_VERSION.encode())
     return keccak(named + words(chain_id, contract))

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.errors import InvalidInput
+
 if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
+
+
+NAME_PATTERN = "[a-z0-9-]{1,32}"
+"""Of datanets and adapter versions."""
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InvalidInput("A name has 1 to 32 characters out of a-z, 0-9 and '-'.", param="name")
 
 
 @dataclass(frozen=True, slots=True)

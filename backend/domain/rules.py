@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt, Slice, VersionRecord
 
 POSITION_BITS = 24
-_INDEX_MASK = (1 << POSITION_BITS) - 1
+
+
+def to_position(snapshot: int, index: int) -> int:
+    """Of a contribution: the number of its snapshot in the version's record, and its index."""
+    return snapshot << POSITION_BITS | index
+
+
+def from_position(position: int) -> tuple[int, int]:
+    """Snapshot number and contribution index."""
+    return divmod(position, 1 << POSITION_BITS)
 
 
 class BadReceipt(InvalidInput):
@@ -76,7 +85,7 @@ class Rules:
 
     def _contributor(self, version_id: VersionId, position: int) -> bytes:
         snapshots = self.record(version_id).snapshots
-        number, index = position >> POSITION_BITS, position & _INDEX_MASK
+        number, index = from_position(position)
         found = self._registry.contributor_of(snapshots[number], index) if number < len(snapshots) else None
         if found is None:
             raise BadReceipt(f"position {position} is outside the snapshots of {version_id}", "list")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from backend.domain.receipt import Share, Slice
 
 PPM = 1_000_000
+UNIT = 1_000_000
+"""Micro-units in a token unit: tokens move in whole units only."""
 MAX_SLICES = 4
 MAX_SHARES = 256
 

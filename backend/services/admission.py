@@ -88,7 +88,7 @@ class Admission:
         receipt_key: Signer,
         clock: Callable[[], datetime],
         reservation_seconds: int,
-        max_lag_seconds: int = 60,
+        max_lag_seconds: int,
     ) -> None:
         """`max_lag_seconds`: how old the last indexed block may be where money is kept."""
         self._begin, self._read = begin, read

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.attribution import shares_from_scores
+from backend.domain.attribution import INDEX_FILE, INDEX_METADATA, INDEX_METHOD, shares_from_scores
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from backend.domain.receipt import Share
     from backend.ports.attribution import Attributor
 
-INDEX_FILE = "attribution.safetensors"
-INDEX_VERSION = "1"
 _ROUNDING = 1e-3
 _ENTRY_BYTES = 1024
 
@@ -43,7 +41,7 @@ class AttributionIndex:
 class HiddenCosine:
     """Cosine between the answer's mean hidden state, centred, and each contribution's vector."""
 
-    method = "hidden-cosine-1"
+    method = INDEX_METHOD
 
     def __init__(self, max_bytes: int = 512 << 20) -> None:
         """`max_bytes`: of the indices kept in memory; a larger one is not used at all."""
@@ -154,7 +152,7 @@ def load_index(path: Path, max_bytes: int | None = None) -> AttributionIndex:
             tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
         raise InvalidInput(f"The attribution index cannot be read: {error}") from error
-    if metadata.get("method") != HiddenCosine.method or metadata.get("version") != INDEX_VERSION:
+    if any(metadata.get(name) != value for name, value in INDEX_METADATA.items()):
         raise InvalidInput(f"The attribution index is of an unknown kind: {metadata}.")
     if len(tensors) != len(names):
         raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import ZERO_HASH, Account, Hash32, VersionId
+from backend.domain.receipt import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from backend.ports.serving import CatalogueTx
 
 _HASH = re.compile(r"(?:0x)?([0-9a-f]{64})")
-_NAMED = re.compile(r"(0x[0-9a-f]{40})/([a-z0-9-]{1,32})(?:@(?:0x)?([0-9a-f]{4,64}))?")
+_NAMED = re.compile(rf"(0x[0-9a-f]{{40}})/({NAME_PATTERN})(?:@(?:0x)?([0-9a-f]{{4,64}}))?")
 
 
 class ModelNotFound(NotFound):
@@ -136,8 +137,8 @@ class Catalogue:
         if not self._floor.allows(record):
             floor = self._floor
             raise PriceBelowFloor(
-                f"The model {model!r} costs {record.prompt_price} a prompt token and "
-                f"{record.completion_price} a completion token; this operator serves from "
+                f"The model {model!r} costs {record.prompt_price} token units per million prompt tokens and "
+                f"{record.completion_price} per million completion tokens; this operator serves from "
                 f"{floor.prompt} and {floor.completion} up.",
                 param="model",
                 details={

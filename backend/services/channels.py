@@ -30,6 +30,8 @@ class ChannelView:
     operator: Account
     collector: Account
     standing: Standing
+    thawed_at: int
+    """Unix seconds from when on the thawing part may leave; zero while nothing thaws."""
     grants: tuple[Grant, ...]
     held_keys: frozenset[Account]
     """Those of the session keys that this gateway holds: at most their cap is at risk here."""
@@ -98,12 +100,14 @@ class Channels:
 
     def _view(self, payer: Account, channel: ChannelId) -> ChannelView:
         with self._read() as tx:
+            on_chain = tx.chain.channel(channel)
             return ChannelView(
                 id=channel,
                 payer=payer,
                 operator=self._market.operator,
                 collector=self._market.collector,
                 standing=standing(tx, channel, self._clock()),
+                thawed_at=on_chain.thawed_at if on_chain else 0,
                 grants=tuple(tx.chain.grants(channel)),
                 held_keys=frozenset(tx.channels.held_keys(channel)),
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.split import UNIT
 from backend.services.attempt import enqueue_again
 from backend.services.audit import WrongBatch, standing
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from backend.ports.settlement import MirrorTx
     from backend.services.audit import Auditor
 
-UNIT = 1_000_000
-"""Micro-units in a token unit: tokens move in whole units only."""
+MIN_RELAYED_UNITS = 10
+"""The operator pays for the transaction: smaller claims are for the earner's own wallet to send."""
 
 
 class NothingToClaim(Conflict):
@@ -77,15 +78,15 @@ class Claims:
 
         Errors: `NothingToClaim` below one token unit; `Reverted`.
         """
-        request, _ = self._request(operator, account, UNIT)
+        request, _ = self._request(operator, account, min_units=1)
         return self._chain.prepare("Settlement", "claim", request, sender=sender)
 
-    def relay(self, operator: Account, account: Account, minimum: int = UNIT) -> int:
+    def relay(self, operator: Account, account: Account, min_units: int = 1) -> int:
         """Enqueue the claim as our own transaction; its row. The account's payout wallet is paid.
 
-        Errors: `NothingToClaim` if it is less than `minimum` micro-units.
+        Errors: `NothingToClaim` if it is less than `min_units` token units.
         """
-        request, batch_hash = self._request(operator, account, minimum)
+        request, batch_hash = self._request(operator, account, min_units)
         call, key = ("Settlement", "claim"), f"claim:{batch_hash}:{account}"
         with self._begin() as tx:
             return enqueue_again(tx.transactions, self._lane, call, [request], key)
@@ -108,14 +109,15 @@ class Claims:
             claims = (c.cumulative for c in tx.chain.claims(account) if c.operator == operator)
             return max(claims, default=0)
 
-    def _request(self, operator: Account, account: Account, minimum: int) -> tuple[dict[str, Any], Hash32]:
+    def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
         """Settlement's `Claim`, and the hash of the batch whose balances it opens."""
         found, ledger = self._claimable(operator, account), self._final_ledger(operator)
         amount = 0 if found is None else found.amount
-        if ledger is None or amount < max(minimum, UNIT):
-            text = (
-                f"{account} has {amount} micro-units to claim from {operator}, less than {max(minimum, UNIT)}"
-            )
+        minimum = min_units * UNIT
+        if ledger is None or amount < minimum:
+            text = f"{account} has {amount} micro-units to claim from {operator}, less than {minimum}"
+            if amount >= UNIT:
+                text += "; it can still be claimed with one's own wallet"
             raise NothingToClaim(text, "account", {"amount": str(amount)})
         request = {
             "operator": operator,

@@ -5,45 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import cid_digest
+from backend.domain.eip712 import payload
 from backend.domain.errors import Conflict
-from backend.domain.hashing import TypedDomain, licence_word
+from backend.domain.hashing import CONTRIBUTION_TYPE, TypedDomain, licence_word
 
 if TYPE_CHECKING:
     from backend.domain.contribution import Upload
 
-_TYPES = {
-    "EIP712Domain": {
-        "name": "string",
-        "version": "string",
-        "chainId": "uint256",
-        "verifyingContract": "address",
-    },
-    "Contribution": {
-        "datanetId": "uint64",
-        "contentHash": "bytes32",
-        "cidDigest": "bytes32",
-        "licence": "bytes32",
-        "rows": "uint32",
-        "nonce": "uint256",
-        "deadline": "uint256",
-    },
-}
-
 
 def typed_data(domain: TypedDomain, upload: Upload) -> dict[str, Any]:
-    """For `eth_signTypedData_v4`; integers of the message as decimal strings, which every wallet takes."""
-    types = {name: [{"name": n, "type": t} for n, t in fields.items()] for name, fields in _TYPES.items()}
-    return {
-        "types": types,
-        "primaryType": "Contribution",
-        "domain": {
-            "name": "loraledger",
-            "version": "1",
-            "chainId": domain.chain_id,
-            "verifyingContract": domain.contract,
-        },
-        "message": _contribution(upload) | _ticket(upload),
-    }
+    """For `eth_signTypedData_v4`."""
+    return payload(domain.fields, CONTRIBUTION_TYPE, _contribution(upload) | _ticket(upload))
 
 
 def signing_digest(domain: TypedDomain, upload: Upload) -> bytes:

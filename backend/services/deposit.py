@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.eip712 import payload
 from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
-from backend.domain.hashing import keccak, to_hash, words
+from backend.domain.hashing import GRANT_TYPE, TypedDomain, keccak, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
+from backend.domain.split import UNIT
 from backend.services.attempt import enqueue_again
 from backend.services.standing import later_now, standing, usable_grants
 
@@ -24,13 +26,16 @@ if TYPE_CHECKING:
     from backend.ports.serving import DepositTx, HeldKeys
     from backend.services.admission import Market
 
-MICRO = 1_000_000
-"""Micro-units in one token unit."""
 AUTHORIZATION_SECONDS = 3600
 MIN_RELAYED_UNITS = 1_000
 """The operator pays for the transaction: smaller deposits are for the payer's own wallet to send."""
 KEY_WAIT_SECONDS = 10
 VAULT = "PaymentVault"
+AUTHORIZATION_TYPE = (
+    "ReceiveWithAuthorization(address from,address to,uint256 value,"
+    "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+"""EIP-3009."""
 _MAX_UINT128 = (1 << 128) - 1
 
 
@@ -113,7 +118,7 @@ class Deposits:
 
     def prepare(self, payer: Account, units: int, session: SessionTerms | None) -> PreparedDeposit:
         """A deposit of `units` token units into the payer's channel; with a session key, given terms."""
-        if not 0 < units <= _MAX_UINT128 // MICRO:
+        if not 0 < units <= _MAX_UINT128 // UNIT:
             raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="units")
         channel = self._market.channel(payer)
         if session is not None and session.key is None:
@@ -239,7 +244,7 @@ class Deposits:
         key = terms.key or self._held_key(channel, now)
         present = grants.get(key)
         floor = present.cap if present else 0  # the vault lowers neither cap nor expiry of a key
-        cap = max(line.funded + units * MICRO, floor) if terms.cap is None else terms.cap
+        cap = max(line.funded + units * UNIT, floor) if terms.cap is None else terms.cap
         if not floor <= cap <= _MAX_UINT128:
             raise InvalidInput(
                 f"The session's cap must be at least {floor}, which its key has, and fit uint128.",
@@ -283,42 +288,17 @@ class Deposits:
             "validBefore": str(relay.valid_before),
             "nonce": deposit_nonce(channel, relay.grant, relay.salt),
         }
-        fields = "address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce"
-        return typed_data(domain, "ReceiveWithAuthorization", fields, message)
+        return payload(domain, AUTHORIZATION_TYPE, message)
 
     def _grant_message(self, channel: ChannelId, grant: Grant, nonce: int) -> dict[str, Any]:
-        domain = {
-            "name": "loraledger",
-            "version": "1",
-            "chainId": self._chain.chain_id,
-            "verifyingContract": self._chain.address(VAULT),
-        }
+        domain = TypedDomain(self._chain.chain_id, self._chain.address(VAULT))
         message = {"channelId": channel, **grant.as_argument(), "nonce": str(nonce)}
-        fields = "bytes32 channelId,address key,uint128 cap,uint64 expiry,uint256 nonce"
-        return typed_data(domain, "SessionGrant", fields, message)
+        return payload(domain.fields, GRANT_TYPE, message)
 
 
 def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:
     """The EIP-3009 nonce of a relayed deposit: whoever relays it can change neither channel nor grant."""
     return to_hash(keccak(words(channel, grant.key, grant.cap, grant.expiry, salt)))
-
-
-def typed_data(
-    domain: dict[str, Any], primary_type: str, fields: str, message: dict[str, Any]
-) -> dict[str, Any]:
-    """A payload for `eth_signTypedData_v4`; `fields` as in the type's encoding."""
-
-    def types(declaration: str) -> list[dict[str, str]]:
-        pairs = (field.split(" ") for field in declaration.split(","))
-        return [{"name": name, "type": kind} for kind, name in pairs]
-
-    domain_fields = "string name,string version,uint256 chainId,address verifyingContract"
-    return {
-        "types": {"EIP712Domain": types(domain_fields), primary_type: types(fields)},
-        "primaryType": primary_type,
-        "domain": domain,
-        "message": message,
-    }
 
 
 def _parts(signature: str) -> tuple[int, str, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import DomainError, InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
+from backend.domain.rules import to_position
 from backend.domain.split import PPM, charge
 from backend.ports.engine import Chat, Piece, Sampling, Turn
 from backend.services.admission import Bill, Payer
@@ -56,8 +57,8 @@ class GenerateLimits:
     `close_seconds`: what it takes to end it. Both together are the life of a reservation.
     """
 
+    answer_seconds: float
     default_max_tokens: int = 512
-    answer_seconds: float = 240.0
     close_seconds: float = 20.0
 
 
@@ -292,7 +293,7 @@ class Generate:
         with self._read() as tx:
             snapshots = [tx.chain.snapshot(snapshot) for snapshot in record.snapshots]
         return [
-            number << 24 | index
+            to_position(number, index)
             for number, snapshot in enumerate(snapshots)
             if snapshot is not None
             for index in snapshot.accepted

@@ -8,7 +8,6 @@ every moment a version is either registered with all its content in place, or no
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import record_argument, version_id
-from backend.domain.receipt import VersionRecord
+from backend.domain.receipt import VersionRecord, check_name
 from backend.domain.split import PPM
 from backend.domain.training import JobState
 from backend.services.train import utc_now
@@ -60,8 +59,7 @@ class Listing:
     creator_ppm: int
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9-]{1,32}", self.name):
-            raise InvalidInput("a name has 1 to 32 letters a-z, digits or hyphens", param="name")
+        check_name(self.name)
         for param in ("prompt_price", "completion_price"):
             if not 0 <= getattr(self, param) < 1 << 64:
                 raise InvalidInput(f"{param} must lie between 0 and 2^64 - 1", param=param)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import NotFound
+from backend.domain.rules import from_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ class NamedShare:
     @property
     def contribution(self) -> int:
         """Index within its datanet."""
-        return self.share.position & 0xFFFFFF
+        return from_position(self.share.position)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def _named_slices(chain: ChainView, stored: StoredReceipt) -> tuple[NamedSlice, 
 
 def _named_share(chain: ChainView, version: VersionId, share: Share) -> NamedShare:
     record = chain.version(version)
-    number, index = share.position >> 24, share.position & 0xFFFFFF
+    number, index = from_position(share.position)
     if record is None or number >= len(record.snapshots):
         return NamedShare(share, None, None)
     snapshot = chain.snapshot(record.snapshots[number])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from backend.domain.content import cid_digest
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import ascii_word, record_argument, to_hash
+from backend.domain.receipt import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,6 @@ DATASETS = "DatasetRegistry"
 ADAPTERS = "AdapterRegistry"
 DESCRIPTION_FILE = "README.md"
 MAX_DESCRIPTION_BYTES = 64 << 10
-_NAME = re.compile(r"[a-z0-9-]{1,32}")
 
 
 class Registry:
@@ -50,6 +49,17 @@ class Registry:
             found = tx.chain.datanet(datanet)
         if found is None:
             raise NotFound(f"No datanet {datanet}.", param="datanet")
+        return found
+
+    def own_datanet(self, creator: Account, datanet: DatanetId) -> Datanet:
+        """For what this installation pays for. Raises NotFound, and Forbidden for anybody else's."""
+        found = self.datanet(datanet)
+        if found.creator != creator:
+            raise Forbidden(
+                f"Only {found.creator}, who created datanet {datanet}, has it frozen from here; "
+                f"anybody may send {DATASETS}.freeze with their own wallet.",
+                param="datanet",
+            )
         return found
 
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
@@ -74,7 +84,7 @@ class Registry:
             raise InvalidInput(
                 f"The description is longer than {MAX_DESCRIPTION_BYTES} bytes.", param="description"
             )
-        _check_name(name)
+        check_name(name)
         cid = self._store.add_folder({DESCRIPTION_FILE: raw})
         return self._chain.prepare(
             DATASETS, "createDatanet", to_hash(ascii_word(name)), cid_digest(cid), sender=creator
@@ -82,14 +92,9 @@ class Registry:
 
     def prepare_version(self, record: VersionRecord) -> PreparedTransaction:
         """Registration by its creator. Raises Reverted with the registry's reason."""
-        _check_name(record.name)
+        check_name(record.name)
         return self._chain.prepare(ADAPTERS, "register", record_argument(record), sender=record.creator)
 
     def prepare_deprecation(self, record: VersionRecord) -> PreparedTransaction:
-        _check_name(record.name)
+        check_name(record.name)
         return self._chain.prepare(ADAPTERS, "deprecate", record_argument(record), sender=record.creator)
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidInput("A name has 1 to 32 characters out of a-z, 0-9 and '-'.", param="name")

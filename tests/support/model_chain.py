@@ -28,6 +28,7 @@ from backend.domain.chain import (
 from backend.domain.hashing import TypedDomain, receipt_id, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve
+from backend.domain.split import UNIT
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
 from backend.services.audit import Auditor
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.receipt import SignedReceipt
-
-UNIT = 1_000_000
 
 
 def refuse(error: str, **args: Any) -> Reverted:

@@ -33,7 +33,7 @@ from backend.services.admission import Admission, Market
 from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.catalogue import BaseModel, Catalogue
 from backend.services.channels import Channels
-from backend.services.claim import Claimable
+from backend.services.claim import Claimable, NothingToClaim
 from backend.services.contribute import Contributions
 from backend.services.deposit import Deposits
 from backend.services.generate import Generate, GenerateLimits
@@ -98,6 +98,7 @@ class View:
     datanet_list: list[Datanet] = field(default_factory=list)
     recorded: list[Contribution] = field(default_factory=list)
     proposal_list: list[Proposal] = field(default_factory=list)
+    operator_list: list[Operator] = field(default_factory=list)
 
     def cursor(self) -> BlockRef:
         instant = int(self.clock().timestamp()) - self.lag_seconds
@@ -113,7 +114,7 @@ class View:
         return [known for known in self.recorded if known.datanet == datanet]
 
     def operators(self) -> list[Operator]:
-        return []
+        return self.operator_list
 
     def proposals(self) -> list[Proposal]:
         return self.proposal_list
@@ -274,15 +275,19 @@ class PlayedChain:
 
 
 class PlayedClaims:
-    """Earnings of one account from one operator."""
+    """Earnings from one operator: 4.5 units of the one who earned little, 45 of everybody else."""
 
     def claimable(self, account: Account) -> list[Claimable]:
-        return [Claimable(some_account("operator"), account, 5_500_000, 1_000_000)]
+        scale = 1 if account == some_account("earned little") else 10
+        return [Claimable(some_account("operator"), account, scale * 5_500_000, scale * 1_000_000)]
 
     def prepare(self, operator: Account, account: Account, sender: Account) -> PreparedTransaction:
         return PlayedChain().prepare("Settlement", "claim", sender=sender)
 
-    def relay(self, operator: Account, account: Account) -> int:
+    def relay(self, operator: Account, account: Account, min_units: int) -> int:
+        (found,) = self.claimable(account)
+        if found.units < min_units:
+            raise NothingToClaim(f"{account} has less than {min_units} units from {operator}")
         return 7
 
 
@@ -388,7 +393,7 @@ class Installation:
         read: Any = self.read
         claims: Any = PlayedClaims()
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
-        self.admission = Admission(begin, read, self.market, self.receipt_key, self.clock, 900)
+        self.admission = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
         self.generate = self.generating(answer_seconds=60)
         self.services = Services(
             sign_in=SignIn(begin, read, recover, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),

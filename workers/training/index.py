@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 from torch.nn import functional
 
+from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from inference.config import EngineConfig
 from inference.engine import Engine, Failure
 from inference.protocol import AdapterRef
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 
     from workers.training.rows import Example
 
-INDEX_FILE = "attribution.safetensors"
 _LENGTH_BYTES = 8
-METADATA = {"method": "hidden-cosine-1", "version": "1"}
 
 
 def write_index(
@@ -88,7 +87,7 @@ def build_index(states: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def canonical_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
     """The same bytes for the same tensors: the library writes its metadata in the order of a random hash."""
-    content = save(tensors, METADATA)
+    content = save(tensors, INDEX_METADATA)
     end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
     header = json.loads(content[_LENGTH_BYTES:end])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

@@ -11,8 +11,8 @@ from backend.api.schemas.auth import (
     CreateKeyRequest,
     KeyView,
     NewKeyView,
-    SessionView,
     SignInRequest,
+    SignInView,
 )
 from backend.api.schemas.common import Page
 from backend.domain.ids import Account
@@ -26,10 +26,10 @@ def create_challenge(body: ChallengeRequest, services: ServicesDep) -> Challenge
 
 
 @router.post("/auth/sessions", status_code=status.HTTP_201_CREATED)
-def sign_in(body: SignInRequest, services: ServicesDep) -> SessionView:
+def sign_in(body: SignInRequest, services: ServicesDep) -> SignInView:
     signed_in = services.sign_in.sign_in(body.message, body.signature)
     session = signed_in.session
-    return SessionView(token=signed_in.token, account=session.account, expires_at=session.expires_at)
+    return SignInView(token=signed_in.token, account=session.account, expires_at=session.expires_at)
 
 
 @router.delete("/auth/session", status_code=status.HTTP_204_NO_CONTENT)

@@ -10,6 +10,7 @@ from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView, TransactionQueued
 from backend.api.schemas.earnings import ClaimRequest, EarningView
 from backend.domain.ids import Account
+from backend.services.claim import MIN_RELAYED_UNITS
 
 router = APIRouter(prefix="/v1", tags=["earnings"])
 
@@ -33,4 +34,5 @@ def prepare_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) 
 @router.post("/claims/relay", status_code=status.HTTP_202_ACCEPTED)
 def relay_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
     account = Account(body.account or wallet.account)
-    return TransactionQueued(transaction_id=services.claims.relay(Account(body.operator), account))
+    queued = services.claims.relay(Account(body.operator), account, MIN_RELAYED_UNITS)
+    return TransactionQueued(transaction_id=queued)

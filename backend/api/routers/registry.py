@@ -51,9 +51,11 @@ def list_recorded(datanet: Number, services: ServicesDep) -> Page[RecordedContri
 
 
 @router.post("/datanets/{datanet}/snapshots", status_code=status.HTTP_202_ACCEPTED)
-def freeze(datanet: Number, body: FreezeRequest, services: ServicesDep, _wallet: WalletDep) -> FreezingView:
-    count = body.count or services.registry.datanet(DatanetId(datanet)).num_contributions
-    return FreezingView.model_validate(services.snapshots.freeze(DatanetId(datanet), count))
+def freeze(datanet: Number, body: FreezeRequest, services: ServicesDep, wallet: WalletDep) -> FreezingView:
+    """Sent and paid for by the operator, for the datanet's creator only."""
+    known = services.registry.own_datanet(wallet.account, DatanetId(datanet))
+    count = body.count or known.num_contributions
+    return FreezingView.model_validate(services.snapshots.freeze(known.id, count))
 
 
 @router.get("/snapshots/{snapshot}")

@@ -22,7 +22,7 @@ class SignInRequest(Schema):
     signature: str
 
 
-class SessionView(View):
+class SignInView(View):
     """`token` goes into `Authorization: Bearer`; it is not shown again."""
 
     token: str

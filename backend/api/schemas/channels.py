@@ -12,7 +12,7 @@ from backend.services.deposit import Grant, PreparedDeposit, RelayedDeposit, Ses
 UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-class SessionView(View):
+class SessionKeyView(View):
     """A session key. `is_held`: the gateway holds it, so at most `cap` is at risk here."""
 
     key: str
@@ -23,7 +23,9 @@ class SessionView(View):
 
 
 class ChannelView(View):
-    """Amounts in micro-units. `cap`: where the best voucher or session key lets collection end."""
+    """Amounts in micro-units. `cap`: where the best voucher or session key lets collection end; `thawed_at`:
+    unix seconds from when on `thawing` can be withdrawn, zero while nothing thaws.
+    """
 
     id: str
     payer: str
@@ -31,18 +33,19 @@ class ChannelView(View):
     collector: str
     balance: Micro
     thawing: Micro
+    thawed_at: int
     collected: Micro
     charged: Micro
     reserved: Micro
     cap: Micro
     available: Micro
-    sessions: list[SessionView]
+    sessions: list[SessionKeyView]
 
     @classmethod
     def of(cls, channel: Channel) -> ChannelView:
         line = channel.standing
         sessions = [
-            SessionView(
+            SessionKeyView(
                 key=grant.key,
                 cap=grant.cap,
                 expiry=grant.expiry,
@@ -58,6 +61,7 @@ class ChannelView(View):
             collector=channel.collector,
             balance=line.balance,
             thawing=line.thawing,
+            thawed_at=channel.thawed_at,
             collected=line.collected,
             charged=line.charged,
             reserved=line.reserved,

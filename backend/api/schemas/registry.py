@@ -4,14 +4,15 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from backend.api.schemas.common import HashField, Schema, View
+from backend.api.schemas.common import HashField, Micro, Schema, View
 from backend.domain.chain import ChainTransaction, Contribution, Datanet, Snapshot
 from backend.domain.content import cid_of
 from backend.domain.ids import Account, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
+from backend.domain.split import PPM
 
 Price = Annotated[int, Field(ge=0, lt=1 << 64)]
-Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
+Ppm = Annotated[int, Field(ge=0, le=PPM)]
 
 
 class DatanetView(View):
@@ -94,9 +95,12 @@ class SnapshotView(View):
 
 
 class OperatorView(View):
+    """`keys`: those that sign its receipts; `stake` in micro-units."""
+
     account: str
     endpoint: str
     keys: list[str]
+    stake: Micro
 
 
 class VersionRecordBody(Schema):

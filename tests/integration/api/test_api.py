@@ -113,6 +113,7 @@ def test_a_channel_tells_what_is_at_risk(api: Api) -> None:
         assert http.get("/v1/channels").json()["data"] == [channel]
         assert http.get(f"/v1/channels/{'0x' + 'ab' * 32}").status_code == 404
     assert channel["balance"] == channel["available"] == channel["cap"] == str(FUNDS)
+    assert (channel["thawing"], channel["thawed_at"]) == ("0", 0)
     (session,) = channel["sessions"]
     assert (session["is_held"], session["is_revoked"], session["cap"]) == (True, False, str(FUNDS))
 

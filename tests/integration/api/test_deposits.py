@@ -17,11 +17,11 @@ from backend.chain.sender import Sender
 from backend.domain.chain import Reverted, TransactionState
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import TypedDomain
+from backend.domain.split import UNIT
 from backend.domain.voucher import SignedVoucher, Voucher
 from backend.services.admission import Admission, InsufficientAuthorisation, Market, Payer
 from backend.services.channels import Channels
 from backend.services.deposit import (
-    MICRO,
     MIN_RELAYED_UNITS,
     ChannelEmpty,
     Deposits,
@@ -63,7 +63,7 @@ class Till:
 
         self.deposits = Deposits(begin, read, chain, market, self.held_keys, clock)
         self.channels = Channels(begin, read, market, self.vouchers, recover, clock)
-        self.admission = Admission(begin, read, market, some_key("receipts"), clock, 900)
+        self.admission = Admission(begin, read, market, some_key("receipts"), clock, 900, 60)
         self.sender = Sender(chain, database.begin, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
         self.indexer = Indexer(chain, database.begin, deployment, CONFIRMATIONS)
 
@@ -118,7 +118,7 @@ def test_a_wallet_deposits_in_two_transactions(till: Till) -> None:
     for transaction in prepared.transactions:
         till.send(transaction)
     till.settle_down()
-    assert till.standing().balance == till.standing().available == UNITS * MICRO
+    assert till.standing().balance == till.standing().available == UNITS * UNIT
     (session,) = till.channels.list(PAYER.account)[0].grants
     assert session.key in till.held_keys.keys
 
@@ -132,14 +132,14 @@ def test_a_wallet_that_has_approved_deposits_in_one(till: Till) -> None:
 
 
 def test_a_relayed_deposit_costs_the_payer_one_signature(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
     number = till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
     assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
     till.settle_down()
     assert till.transaction(number).state is TransactionState.CONFIRMED
     assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
-    assert (till.standing().balance, till.standing().authorised) == (UNITS * MICRO, MICRO)
-    till.admission.reserve(Payer(PAYER.account), MICRO)
+    assert (till.standing().balance, till.standing().authorised) == (UNITS * UNIT, UNIT)
+    till.admission.reserve(Payer(PAYER.account), UNIT)
     with pytest.raises(InsufficientAuthorisation):
         till.admission.reserve(Payer(PAYER.account), 1)
 
@@ -151,16 +151,16 @@ def test_a_deposit_does_not_count_before_it_is_deep_enough(till: Till) -> None:
     till.indexer.catch_up()
     assert till.standing().balance == 0
     till.settle_down()
-    assert till.standing().balance == UNITS * MICRO
+    assert till.standing().balance == UNITS * UNIT
 
 
 @pytest.mark.parametrize("field", ["units", "cap", "salt"])
 def test_whoever_relays_can_change_nothing(till: Till, field: str) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
     relay = prepared.relay
     changed = {
         "units": replace(relay, units=UNITS + 1),
-        "cap": replace(relay, grant=replace(relay.grant, cap=2 * MICRO)),
+        "cap": replace(relay, grant=replace(relay.grant, cap=2 * UNIT)),
         "salt": replace(relay, salt=some_hash("another salt")),
     }[field]
     with pytest.raises(Reverted):
@@ -168,7 +168,7 @@ def test_whoever_relays_can_change_nothing(till: Till, field: str) -> None:
 
 
 def test_the_same_session_key_is_raised_by_a_signature(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
     till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
     till.settle_down()
     grant, nonce, message = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
@@ -176,7 +176,7 @@ def test_the_same_session_key_is_raised_by_a_signature(till: Till) -> None:
     digest = _hash_eip191_message(encode_typed_data(full_message=message))
     till.deposits.relay_grant(PAYER.account, grant, nonce, PAYER.sign(digest))
     till.settle_down()
-    assert till.standing().authorised == UNITS * MICRO
+    assert till.standing().authorised == UNITS * UNIT
     assert len(till.held_keys.keys) == 1
 
 
@@ -198,19 +198,22 @@ def test_a_client_that_keeps_its_session_key_sends_vouchers(till: Till) -> None:
     till.settle_down()
     assert till.held_keys.keys == {}
     assert till.standing().authorised == 0
-    voucher = Voucher(prepared.channel_id, 0, 5 * MICRO)
+    voucher = Voucher(prepared.channel_id, 0, 5 * UNIT)
     signature = own.sign(till.vouchers.voucher_digest(voucher))
     till.channels.add_voucher(PAYER.account, SignedVoucher(voucher, signature))
-    assert till.standing().authorised == min(UNITS, 5) * MICRO
+    assert till.standing().authorised == min(UNITS, 5) * UNIT
 
 
 def test_what_thaws_cannot_be_spent(till: Till) -> None:
     prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
     till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
     till.settle_down()
-    till.send(till.deposits.prepare_thaw(PAYER.account, 2 * MICRO))
+    till.send(till.deposits.prepare_thaw(PAYER.account, 2 * UNIT))
     till.settle_down()
-    assert till.standing().available == (UNITS - 2) * MICRO
+    assert till.standing().available == (UNITS - 2) * UNIT
+    (shown,) = till.channels.list(PAYER.account)
+    on_chain = till.chain.call("PaymentVault", "channelOf", shown.id)
+    assert shown.thawed_at == on_chain["thawedAt"] > 0
     with pytest.raises(Reverted, match="StillThawing"):
         till.deposits.prepare_withdrawal(PAYER.account)
 
@@ -230,21 +233,21 @@ def test_deposits_and_sessions_that_make_no_sense_are_refused(till: Till) -> Non
 
 
 def test_a_default_session_never_lowers_what_its_key_has(till: Till) -> None:
-    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=9 * UNITS * MICRO))
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=9 * UNITS * UNIT))
     till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
     till.settle_down()
     again = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY - 1))
     assert again.relay.grant == prepared.relay.grant
     till.deposits.relay(PAYER.account, again.relay, signed(again))
-    with pytest.raises(InvalidInput, match=str(9 * UNITS * MICRO)):
-        till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=MICRO))
+    with pytest.raises(InvalidInput, match=str(9 * UNITS * UNIT)):
+        till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY, cap=UNIT))
 
 
 def test_a_session_is_not_granted_on_an_empty_channel(till: Till) -> None:
     with pytest.raises(ChannelEmpty):
         till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     with pytest.raises(ChannelEmpty):
-        till.deposits.relay_grant(PAYER.account, Grant(PAYER.account, MICRO, EXPIRY), 0, "0x")
+        till.deposits.relay_grant(PAYER.account, Grant(PAYER.account, UNIT, EXPIRY), 0, "0x")
     assert till.held_keys.keys == {}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Hash32
@@ -19,7 +20,7 @@ from backend.engine.process import EngineProcess
 from backend.ports.engine import Sampling, Turn
 from backend.services.adapters import AdapterFolders
 from backend.services.admission import Payer
-from backend.services.attribute import INDEX_FILE, INDEX_VERSION, HiddenCosine, Uniform
+from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.generate import AnswerRequest, Generate, GenerateLimits
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
@@ -79,7 +80,7 @@ def fill(folder: Path, adapter: AdapterRef) -> None:
         "vectors": np.eye(2, HIDDEN, dtype=np.float32),
         "centre": np.zeros(HIDDEN, dtype=np.float32),
     }
-    save_file(tensors, folder / INDEX_FILE, {"method": HiddenCosine.method, "version": INDEX_VERSION})
+    save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ async def generate(
             EngineGateway(client),
             installation.admission,
             (HiddenCosine(), Uniform()),
-            GenerateLimits(),
+            GenerateLimits(answer_seconds=240),
         )
         yield made
         await made.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from eth_account.messages import _hash_eip191_message, encode_typed_data
 
 from backend.api.app import MAX_UPLOADS
-from backend.domain.chain import Datanet, Proposal
+from backend.domain.chain import Datanet, Operator, Proposal
 from backend.domain.ids import DatanetId
 from backend.domain.training import JobState
 from tests.integration.api.conftest import sign_in
@@ -102,10 +103,20 @@ def test_datanets_and_snapshots_are_public(api: Api) -> None:
     assert httpx.get(f"{api.url}/v1/datanets/8").status_code == 404
     assert httpx.get(f"{api.url}/v1/datanets/7/contributions").json()["data"] == []
     assert httpx.get(f"{api.url}/v1/snapshots/{snapshot}").json()["accepted"] == [0, 1, 3]
-    assert httpx.get(f"{api.url}/v1/operators").json()["data"] == []
 
 
-def test_a_snapshot_is_frozen_by_the_operator(api: Api) -> None:
+def test_operators_are_public_with_their_stake(api: Api) -> None:
+    account, key = some_account("operator"), some_account("key")
+    api.installation.view.operator_list.append(Operator(account, "https://one", (key,), 7_000_000))
+    (listed,) = httpx.get(f"{api.url}/v1/operators").json()["data"]
+    assert listed == {"account": account, "endpoint": "https://one", "keys": [key], "stake": "7000000"}
+
+
+def test_a_snapshot_is_frozen_by_the_operator_for_the_datanets_creator(api: Api) -> None:
+    refused = post(api, "/v1/datanets/7/snapshots", 403, json={})
+    assert "DatasetRegistry.freeze" in refused["error"]["message"]
+    own = replace(api.installation.view.datanet_list.pop(), creator=api.installation.payer.account)
+    api.installation.view.datanet_list.append(own)
     frozen = post(api, "/v1/datanets/7/snapshots", 202, json={})
     assert frozen["snapshot_id"] == some_hash(f"preview {(7, 4)}")
     again = post(api, "/v1/datanets/7/snapshots", 202, json={"count": 4})
@@ -154,10 +165,16 @@ def test_a_job_is_made_watched_and_cancelled(api: Api) -> None:
 def test_earnings_are_shown_and_claimed(api: Api) -> None:
     with api.http() as http:
         (earning,) = http.get("/v1/earnings").json()["data"]
-    assert (earning["amount"], earning["units"]) == ("4500000", "4")
+    assert (earning["amount"], earning["units"]) == ("45000000", "45")
     claim = {"operator": earning["operator"]}
     assert post(api, "/v1/claims/prepare", 200, json=claim)["decoded"]["function"] == "claim"
     assert post(api, "/v1/claims/relay", 202, json=claim)["transaction_id"] == 7
+
+
+def test_the_operator_does_not_pay_for_claims_of_next_to_nothing(api: Api) -> None:
+    claim = {"operator": some_account("operator"), "account": some_account("earned little")}
+    assert post(api, "/v1/claims/prepare", 200, json=claim)["decoded"]["function"] == "claim"
+    assert post(api, "/v1/claims/relay", 409, json=claim)["error"]["code"] == "nothing_to_claim"
 
 
 def test_an_unfinished_job_cannot_be_registered(api: Api) -> None:

@@ -17,8 +17,8 @@ from backend.domain.content import cid_of
 from backend.domain.errors import NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Share
-from backend.domain.split import PPM
-from backend.services.claim import UNIT, NothingToClaim
+from backend.domain.split import PPM, UNIT
+from backend.services.claim import NothingToClaim
 from backend.services.settle import Step
 from tests.support.market import some_hash
 

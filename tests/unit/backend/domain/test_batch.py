@@ -14,7 +14,7 @@ from backend.domain.hashing import attribution_hash, receipt_id, slices_hash, to
 from backend.domain.ids import ZERO_HASH, VersionId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, resolve
 from backend.domain.receipt import Share, SignedReceipt, Slice
-from backend.domain.rules import BadReceipt, Rules
+from backend.domain.rules import BadReceipt, Rules, from_position, to_position
 from backend.domain.split import PPM
 from tests.support.market import Market, in_order, parameter_set, some_account
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 seeds = st.integers(0, 1 << 32)
+
+
+@given(st.integers(0, 3), st.integers(0, (1 << 24) - 1))
+def test_a_position_is_a_snapshots_number_and_an_index(snapshot: int, index: int) -> None:
+    position = to_position(snapshot, index)
+    assert position == snapshot * 2**24 + index
+    assert from_position(position) == (snapshot, index)
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.errors import InvalidInput
 from backend.services.attribute import (
-    INDEX_FILE,
     AttributionIndex,
     HiddenCosine,
     Uniform,
@@ -19,11 +19,10 @@ from backend.services.attribute import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-METADATA = {"method": "hidden-cosine-1", "version": "1"}
 POSITIONS = [0, 1, 1 << 24]
 
 
-def write_index(folder: Path, metadata: dict[str, str] = METADATA, **changes: Any) -> None:
+def write_index(folder: Path, metadata: dict[str, str] = INDEX_METADATA, **changes: Any) -> None:
     tensors: dict[str, Any] = {
         "positions": np.array(POSITIONS, dtype=np.int64),
         "vectors": np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32),

@@ -123,6 +123,7 @@ def test_a_version_below_the_floor_price_is_not_served(
     with pytest.raises(PriceBelowFloor) as caught:
         installation.catalogue.resolve(free)
     assert caught.value.details[price] == 0
+    assert "per million" in caught.value.message
     assert caught.value.details[f"floor_{price}"] == 1
     assert free not in [model.id for model in installation.catalogue.models()]
     read: Any = installation.read

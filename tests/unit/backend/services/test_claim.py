@@ -7,8 +7,9 @@ import pytest
 
 from backend.domain.batch import Header
 from backend.domain.chain import Operator
+from backend.domain.split import UNIT
 from backend.services.audit import WrongBatch
-from backend.services.claim import UNIT, NothingToClaim
+from backend.services.claim import NothingToClaim
 from tests.support.market import some_account, some_hash
 from tests.support.model_chain import Town
 
@@ -103,7 +104,7 @@ def test_less_than_the_threshold_stays_credited(town: Town) -> None:
     operator = town.market.operator
     (found,) = town.claims().claimable(operator)
     with pytest.raises(NothingToClaim) as caught:
-        town.claims().relay(operator, operator, minimum=found.amount + UNIT)
+        town.claims().relay(operator, operator, found.units + 1)
     assert caught.value.details == {"amount": str(found.amount)}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from backend.domain.attribution import shares_from_scores
+from backend.domain.attribution import INDEX_FILE, INDEX_METADATA, shares_from_scores
 from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import (
@@ -22,7 +22,6 @@ from backend.domain.hashing import (
 )
 from backend.ports.engine import Sampling, Turn
 from backend.services.admission import InsufficientBalance, Payer
-from backend.services.attribute import INDEX_FILE, INDEX_VERSION, HiddenCosine
 from backend.services.catalogue import Model
 from backend.services.generate import (
     FETCHERS,
@@ -222,7 +221,7 @@ async def test_shares_follow_the_index_and_the_probe(installation: Installation)
             "vectors": np.eye(4, 3, dtype=np.float32),
             "centre": np.zeros(3, dtype=np.float32),
         }
-        save_file(tensors, folder / INDEX_FILE, {"method": HiddenCosine.method, "version": INDEX_VERSION})
+        save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
 
     installation.store.folders[cid_of(some_hash("folder"))] = index
     installation.engine.probe = (0.6, 0.8, 0.0)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from workers.training.index import METADATA, build_index, canonical_safetensors, last_answer
+from backend.domain.attribution import INDEX_METADATA
+from workers.training.index import build_index, canonical_safetensors, last_answer
 from workers.training.rows import IGNORED, Example
 
 if TYPE_CHECKING:
@@ -59,5 +60,5 @@ def test_the_file_has_one_spelling(tmp_path: Path) -> None:
     path = tmp_path / "index.safetensors"
     path.write_bytes(content)
     with safe_open(path, framework="pt") as file:
-        assert file.metadata() == METADATA
+        assert file.metadata() == INDEX_METADATA
         assert torch.equal(file.get_tensor("vectors"), index["vectors"])
