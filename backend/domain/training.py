@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
+from backend.domain.errors import InvalidInput
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What an adapter may target: the linear layers of the decoder."""
+MAX_BATCH_TOKENS = 65_536
+"""`batch_size` times `max_length` at most: it bounds the memory of an optimizer step, and its silence."""
+
+
+class EmptySnapshot(InvalidInput):
+    """A snapshot with nothing accepted in it: there is nothing to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +65,22 @@ class Step(StrEnum):
     PUBLISH = "publish"
 
 
+RESTING = "resting"
+"""Owns the lease of a step between a failed attempt and the next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who works on a job. Without an owner, `until` is when the job is offered to the workers again."""
+    """Who works on a job, and until when nobody else may.
+
+    Without an owner anybody takes it at once, and `until` is when it is offered to the workers again. With
+    the owner `RESTING` nobody works on it: it waits after a failed attempt.
+    """
 
     owner: str | None
     until: datetime
     heartbeat_at: datetime | None = None
+    """The owner's last sign of life; without one, since when the step is on offer."""
     attempt: int = 0
     """How often the present step was begun since it last got further."""
 
@@ -133,8 +150,9 @@ class JobEvent:
     """Something that happened to a job. `seq` rises by one, from 1.
 
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
-    tokens_per_second, eta_seconds), `checkpoint` (step), `eval` (model, loss, perplexity), `retry` (message,
-    attempt), `failed` (code, message), `published` (cid), `registered` (version_id).
+    tokens_per_second, eta_seconds), `checkpoint` (step), `working` (stage, done, total; in long stages without
+    steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code, message),
+    `published` (cid), `registered` (version_id).
     """
 
     job_id: str

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.training import (
     LINEAR_LAYERS,
+    MAX_BATCH_TOKENS,
+    RESTING,
     Dataset,
+    EmptySnapshot,
     JobState,
     Lease,
     Step,
@@ -39,7 +42,10 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 5
 """A step that was begun this often without an end is given up: it kills its workers."""
 OFFER_SECONDS = 30
-"""A waiting job is offered to the workers again this often, in case the broker lost a message."""
+LONGEST_OFFER_SECONDS = 600
+"""A waiting job is offered to the workers again, in case the broker lost a message: after `OFFER_SECONDS`,
+then after twice as long each time, up to this.
+"""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "rank": (1, 128),
@@ -60,10 +66,6 @@ class InvalidConfig(InvalidInput):
     """A hyper-parameter that is unknown, of the wrong type or out of range; `param` names it."""
 
 
-class EmptySnapshot(InvalidInput):
-    """A snapshot with nothing accepted in it: there is nothing to learn from."""
-
-
 class LeaseLost(Conflict):
     """The job was cancelled, or taken over after the lease ran out. Stop, and touch nothing."""
 
@@ -78,7 +80,12 @@ def parse_config(raw: Mapping[str, Any]) -> TrainingConfig:
     for name in raw:
         if name not in known:
             raise InvalidConfig(f"unknown option {name!r}; known are {', '.join(sorted(known))}", param=name)
-    return TrainingConfig(**{name: _parse_option(name, value) for name, value in raw.items()})
+    config = TrainingConfig(**{name: _parse_option(name, value) for name, value in raw.items()})
+    if config.batch_size * config.max_length > MAX_BATCH_TOKENS:
+        given = f"{config.batch_size} x {config.max_length}"
+        allowed = f"batch_size x max_length may be {MAX_BATCH_TOKENS} tokens at most, not {given}"
+        raise InvalidConfig(f"{allowed}: lower either", param="batch_size")
+    return config
 
 
 def _parse_option(name: str, value: Any) -> Any:
@@ -230,14 +237,18 @@ class Leases:
                 tx.training.save(replace(job, lease=replace(job.lease, attempt=1)))
 
     def release(self, held: Held, error: str | None = None) -> None:
-        """Give the step back unfinished. Without an error it is offered again at once and does not count."""
+        """Give the step back unfinished. Without an error it is offered again at once and does not count;
+        with one nobody takes it for 2 seconds, twice as long after each further attempt.
+        """
         now = self._clock()
         with self._holding(held) as (tx, job):
-            attempt = job.lease.attempt - (error is None)
-            until = now if error is None else now + timedelta(seconds=2**attempt)
-            tx.training.save(replace(job, lease=Lease(None, until, None, attempt)))
-            if error is not None:
-                tx.training.add_event(job.id, "retry", {"message": error, "attempt": attempt}, now)
+            attempt = job.lease.attempt
+            if error is None:
+                tx.training.save(replace(job, lease=Lease(None, now, None, attempt - 1)))
+                return
+            rest = Lease(RESTING, now + timedelta(seconds=2**attempt), None, attempt)
+            tx.training.save(replace(job, lease=rest))
+            tx.training.add_event(job.id, "retry", {"message": error, "attempt": attempt}, now)
 
     def validated(self, held: Held, dataset: Dataset) -> None:
         now = self._clock()
@@ -281,7 +292,8 @@ class Leases:
             jobs = [tx.training.locked(job_id) for job_id in tx.training.lapsed(now, limit)]
             lapsed = [job for job in jobs if job and not job.is_over and job.lease.until <= now]
             for job in lapsed:
-                _offer(tx, job, now, attempt=job.lease.attempt)
+                since = job.lease.heartbeat_at if job.lease.owner is None else None
+                _offer(tx, job, now, attempt=job.lease.attempt, since=since)
         return len(lapsed)
 
     @contextmanager
@@ -307,9 +319,14 @@ def _known(job: TrainingJob | None, job_id: str) -> TrainingJob:
     return job
 
 
-def _offer(tx: TrainingTx, job: TrainingJob, now: datetime, attempt: int = 0) -> TrainingJob:
-    """Leave the job's next step to whoever takes it, and wake somebody."""
-    job = replace(job, lease=Lease(None, now + timedelta(seconds=OFFER_SECONDS), None, attempt))
+def _offer(
+    tx: TrainingTx, job: TrainingJob, now: datetime, attempt: int = 0, since: datetime | None = None
+) -> TrainingJob:
+    """Leave the job's next step to whoever takes it, and wake somebody; `since`: when that was done first."""
+    since = since or now
+    waited = (now - since).total_seconds()
+    wait = timedelta(seconds=min(max(waited, OFFER_SECONDS), LONGEST_OFFER_SECONDS))
+    job = replace(job, lease=Lease(None, now + wait, since, attempt))
     tx.training.save(job)
     if job.step is not None:
         key = f"{job.id}:{job.step.value}:{int(now.timestamp() * 1000)}"

@@ -7,8 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from backend.domain.ids import Hash32
-from backend.domain.training import Dataset
-from backend.services.train import EmptySnapshot
+from backend.domain.training import Dataset, EmptySnapshot
 
 if TYPE_CHECKING:
     from pathlib import Path

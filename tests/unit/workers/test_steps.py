@@ -165,6 +165,7 @@ def test_a_block_store_that_is_away_is_tried_again(shop: Workshop) -> None:
     shop.run(job.id, *Step)
     assert state(shop, job.id) is JobState.RUNNING
     shop.store.error = None
+    shop.desk.wait(5)
     shop.run(job.id, Step.PUBLISH)
     assert state(shop, job.id) is JobState.SUCCEEDED
 

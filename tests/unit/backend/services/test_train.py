@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +11,18 @@ from hypothesis import strategies as st
 
 from backend.domain.errors import Conflict, Forbidden, NotFound
 from backend.domain.ids import Cid, Hash32, SnapshotId
-from backend.domain.training import LINEAR_LAYERS, JobState, Step, TrainingConfig
+from backend.domain.training import (
+    LINEAR_LAYERS,
+    MAX_BATCH_TOKENS,
+    EmptySnapshot,
+    JobState,
+    Step,
+    TrainingConfig,
+)
 from backend.services.train import (
+    LONGEST_OFFER_SECONDS,
     MAX_ATTEMPTS,
     OFFER_SECONDS,
-    EmptySnapshot,
     InvalidConfig,
     LeaseLost,
     parse_config,
@@ -78,6 +86,13 @@ def test_an_option_out_of_range_is_refused_by_name(option: str, value: Any) -> N
         parse_config({option: value})
     assert refusal.value.param == option
     assert option in refusal.value.message
+
+
+def test_a_batch_that_no_machine_holds_is_refused() -> None:
+    assert parse_config({"batch_size": 64, "max_length": MAX_BATCH_TOKENS // 64})
+    with pytest.raises(InvalidConfig, match=str(MAX_BATCH_TOKENS)) as refusal:
+        parse_config({"batch_size": 65, "max_length": MAX_BATCH_TOKENS // 64})
+    assert refusal.value.param == "batch_size"
 
 
 @given(
@@ -218,6 +233,17 @@ def test_a_lapsed_job_is_offered_again_until_somebody_takes_it(desk: Desk) -> No
     assert desk.offers() == [("training.validate", held.job.id)] * 3
 
 
+def test_offers_that_nobody_takes_become_rarer(desk: Desk) -> None:
+    desk.job()
+    offered_at = []
+    for second in range(0, 3600, 10):
+        offered_at += [second] * desk.leases.offer_lapsed()
+        desk.wait(10)
+    waits = [after - before for before, after in pairwise([0, *offered_at])]
+    assert waits[:5] == [30, 30, 60, 120, 240]
+    assert set(waits[6:]) == {LONGEST_OFFER_SECONDS}
+
+
 def test_a_finished_job_is_never_offered(desk: Desk) -> None:
     held = taken(desk)
     desk.leases.failed(held, {"code": "empty_snapshot", "message": "nothing"})
@@ -284,3 +310,26 @@ def test_a_failed_attempt_waits_before_it_is_offered_again(desk: Desk) -> None:
     desk.wait(3)
     assert desk.leases.offer_lapsed() == 1
     assert desk.events(held.job)[-1].data == {"message": "the block store is away", "attempt": 1}
+
+
+def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(desk: Desk) -> None:
+    held = taken(desk)
+    waits = []
+    for _ in range(MAX_ATTEMPTS - 1):
+        desk.leases.release(held, "the block store is away")
+        with pytest.raises(LeaseLost):
+            desk.leases.report(held, "progress", {})
+        waits.append(0)
+        while (again := desk.leases.take(held.job.id, Step.VALIDATE)) is None:
+            desk.wait(1)
+            waits[-1] += 1
+        held = again
+    assert waits == [2, 4, 8, 16]
+
+
+def test_a_missing_adapter_is_asked_for_with_growing_pauses(desk: Desk) -> None:
+    held = taken(desk)
+    desk.leases.without_adapter(held)
+    assert desk.leases.take(held.job.id, Step.VALIDATE) is None
+    desk.wait(2)
+    assert desk.leases.take(held.job.id, Step.VALIDATE) is not None
