@@ -47,6 +47,12 @@ class ReviewReason(IntEnum):
     """By its contributor."""
 
 
+def decision(content_hash: Hash32, reason: ReviewReason) -> dict[str, Any]:
+    """The registry's `Review`: no reason accepts, any other one rejects."""
+    is_accepted = reason is ReviewReason.NONE
+    return {"contentHash": content_hash, "isAccepted": is_accepted, "reason": str(int(reason))}
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What the check of an upload found. Of an invalid one, the hash and CID are None."""

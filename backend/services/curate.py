@@ -1,4 +1,4 @@
-"""What happens to contributions once they are on their way to the chain, and the curator's decisions."""
+"""What happens to contributions once they are on their way to the chain: recorded, then accepted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backend.domain.contribution import ReviewReason, UploadState
-from backend.domain.errors import Forbidden, NotFound
+from backend.domain.contribution import ReviewReason, UploadState, decision
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 from backend.services.uploads import current, drop_rows, is_free, judged, recorded_as, release_rows
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.chain import Contribution
-    from backend.domain.ids import Account, DatanetId
+    from backend.domain.ids import Account
     from backend.ports.contributions import ContributionTx
     from backend.services.staging import Staging
 
@@ -58,21 +57,6 @@ class Curation:
             left = tx.contributions.in_states(PASSING, before=abandoned)
         return sum(map(self._drop, left)) + sum(map(self._advance, moving))
 
-    def review(
-        self, datanet: DatanetId, index: int, reason: ReviewReason = ReviewReason.NONE, key: str | None = None
-    ) -> int:
-        """Accept a recorded contribution, or reject it if there is a `reason`. Id of the queued transaction.
-
-        The same decision again is the same transaction, unless that one failed, or it has a `key` of its own.
-        Errors: `NotFound`;
-        `Forbidden` where this installation is no curator.
-        """
-        with self._begin() as tx:
-            contribution = tx.chain.contribution(datanet, index)
-            if contribution is None:
-                raise NotFound(f"datanet {datanet} has no contribution {index}", "index")
-            return self._decide(tx, contribution, reason, key)
-
     def _drop(self, upload_id: str) -> bool:
         with self._begin() as tx:
             upload = tx.contributions.locked(upload_id)
@@ -98,24 +82,16 @@ class Curation:
             recorded = recorded_as(tx, before)
             upload = judged(tx, before, recorded)
             if recorded is not None and recorded.is_accepted is None and self._curator is not None:
-                self._decide(tx, recorded, ReviewReason.NONE)
+                self._accept(tx, recorded, self._curator)
             if upload != before:
                 tx.contributions.save(upload)
         if upload.index is not None:
             self._staging.drop(upload_id)  # the block store has it
         return upload != before
 
-    def _decide(
-        self, tx: ContributionTx, contribution: Contribution, reason: ReviewReason, key: str | None = None
-    ) -> int:
-        if self._curator is None:
-            raise Forbidden("this installation has no curator's key")
+    def _accept(self, tx: ContributionTx, contribution: Contribution, curator: Account) -> None:
+        """The same acceptance again is the same transaction, unless that one failed."""
         datanet, content_hash = contribution.datanet, contribution.content_hash
-        decision = {
-            "contentHash": content_hash,
-            "isAccepted": reason is ReviewReason.NONE,
-            "reason": str(int(reason)),
-        }
-        key = key or f"review:{datanet}:{content_hash}:{reason}"
-        call, args = (REGISTRY, "review"), [str(datanet), [decision]]
-        return enqueue_again(tx.transactions, self._curator, call, args, key, MOST_ATTEMPTS)
+        call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, ReviewReason.NONE)]]
+        key = f"review:{datanet}:{content_hash}:{ReviewReason.NONE}"
+        enqueue_again(tx.transactions, curator, call, args, key, MOST_ATTEMPTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backend.domain.content import cid_digest
+from backend.domain.contribution import decision
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import ascii_word, record_argument, to_hash
 from backend.domain.receipt import check_name
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         Operator,
         PreparedTransaction,
     )
+    from backend.domain.contribution import ReviewReason
     from backend.domain.ids import Account, DatanetId
     from backend.domain.receipt import VersionRecord
     from backend.ports.chain import Chain
@@ -67,6 +69,19 @@ class Registry:
         self.datanet(datanet)
         with self._read() as tx:
             return tx.chain.contributions(datanet)
+
+    def prepare_review(
+        self, curator: Account, datanet: DatanetId, index: int, reason: ReviewReason
+    ) -> PreparedTransaction:
+        """Accept a recorded contribution, or reject it if there is a `reason`; a later decision replaces it.
+
+        Raises NotFound, and Reverted for whoever is no curator.
+        """
+        found = next((c for c in self.contributions(datanet) if c.index == index), None)
+        if found is None:
+            raise NotFound(f"Datanet {datanet} has no contribution {index}.", param="index")
+        reviews = [decision(found.content_hash, reason)]
+        return self._chain.prepare(DATASETS, "review", str(datanet), reviews, sender=curator)
 
     def operators(self) -> list[Operator]:
         with self._read() as tx:

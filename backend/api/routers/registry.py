@@ -15,6 +15,7 @@ from backend.api.schemas.registry import (
     FreezingView,
     OperatorView,
     RecordedContribution,
+    ReviewRequest,
     SnapshotView,
     TransactionView,
     VersionRecordBody,
@@ -48,6 +49,15 @@ def get_datanet(datanet: Number, services: ServicesDep) -> DatanetView:
 def list_recorded(datanet: Number, services: ServicesDep) -> Page[RecordedContribution]:
     found = services.registry.contributions(DatanetId(datanet))
     return Page(data=[RecordedContribution.of(contribution) for contribution in found])
+
+
+@router.post("/datanets/{datanet}/contributions/{index}/review/prepare")
+def prepare_review(
+    datanet: Number, index: Number, body: ReviewRequest, services: ServicesDep, wallet: WalletDep
+) -> PreparedTransactionView:
+    """A curator's decision; a later one replaces it."""
+    prepared = services.registry.prepare_review(wallet.account, DatanetId(datanet), index, body.reason)
+    return PreparedTransactionView.of(prepared)
 
 
 @router.post("/datanets/{datanet}/snapshots", status_code=status.HTTP_202_ACCEPTED)

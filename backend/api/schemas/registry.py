@@ -7,6 +7,7 @@ from pydantic import Field
 from backend.api.schemas.common import HashField, Micro, Schema, View
 from backend.domain.chain import ChainTransaction, Contribution, Datanet, Snapshot
 from backend.domain.content import cid_of
+from backend.domain.contribution import ReviewReason
 from backend.domain.ids import Account, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
 from backend.domain.split import PPM
@@ -66,6 +67,12 @@ class RecordedContribution(View):
             reason=contribution.reason,
             recorded_at=contribution.recorded_at,
         )
+
+
+class ReviewRequest(Schema):
+    """`reason`: the code of a rejection; 0 accepts."""
+
+    reason: ReviewReason
 
 
 class FreezeRequest(Schema):

@@ -249,3 +249,9 @@ def test_uploads_have_slots_of_their_own(api: Api, server: tuple[FastAPI, str]) 
         busy = post(api, "/v1/contributions", 503, params=WHERE, content=ROWS)
         assert busy["error"]["code"] == "uploads_busy"
     assert post(api, "/v1/contributions", 201, params=WHERE, content=ROWS)["state"] == "draft"
+
+
+def test_a_curators_decision_is_prepared_for_the_curators_wallet(api: Api) -> None:
+    path = "/v1/datanets/7/contributions/0/review/prepare"
+    assert post(api, path, 404, json={"reason": 4})["error"]["param"] == "index"
+    assert post(api, path, 400, json={"reason": 99})["error"]["param"] == "reason"

@@ -9,17 +9,21 @@ import pytest
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover
 from backend.chain.sender import Sender
+from backend.domain.chain import Reverted
 from backend.domain.content import cid_digest
 from backend.domain.contribution import ReviewReason, UploadState
+from backend.domain.errors import NotFound
 from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
 from backend.services.contribute import Contributions
 from backend.services.curate import Curation
 from backend.services.docstrings import build_dataset
+from backend.services.registry import Registry
 from backend.services.snapshot import Snapshots
 from backend.services.staging import Staging
 from backend.storage.embedded import EmbeddedStore
 from tests.support.contributions import sign
+from tests.support.wallet import send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +50,7 @@ class Installation:
         self.contributions = Contributions(begin, read, self.store, chain, recover, staging, lane)
         self.curation = Curation(begin, read, staging, lane)
         self.snapshots = Snapshots(begin, read, self.store, chain, lane)
+        self.registry = Registry(read, chain, self.store)  # type: ignore[arg-type]
         signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
         self._sender = Sender(chain, begin, signers.get, CONFIRMATIONS)
         self._indexer = Indexer(chain, begin, deployment, CONFIRMATIONS)
@@ -130,7 +135,12 @@ def test_a_curators_rejection_reaches_the_contributor_and_later_snapshots(market
     kept = market.submit(ALICE, market.upload(ALICE, [b'{"text": "kept"}'], "MIT"))
     spam = market.submit(ALICE, market.upload(ALICE, [b'{"text": "spam"}'], "MIT"))
     market.settle()
-    market.curation.review(NET, 1, ReviewReason.QUALITY)
+    with pytest.raises(Reverted):
+        market.registry.prepare_review(ALICE.account, NET, 1, ReviewReason.QUALITY)
+    with pytest.raises(NotFound):
+        market.registry.prepare_review(OPERATOR.account, NET, 2, ReviewReason.QUALITY)
+    rejection = market.registry.prepare_review(OPERATOR.account, NET, 1, ReviewReason.QUALITY)
+    send(market.chain, OPERATOR, rejection)
     market.settle()
     assert market.state(kept) is UploadState.ACCEPTED
     assert market.state(spam) is UploadState.REJECTED

@@ -7,8 +7,7 @@ import pytest
 
 from backend.db.contributions import UploadStore
 from backend.db.tables.contributions import RowHashRow
-from backend.domain.contribution import ReviewReason, UploadState
-from backend.domain.errors import Forbidden, NotFound
+from backend.domain.contribution import UploadState
 from backend.services.attempt import MOST_ATTEMPTS
 from backend.services.curate import Curation
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World
@@ -114,13 +113,10 @@ def test_a_record_by_somebody_else_is_not_mine(world: World) -> None:
 
 def test_an_acceptance_that_fails_is_sent_again_but_not_for_ever(world: World) -> None:
     world.record(world.submit(), 0)
-    sent = []
     for _ in range(MOST_ATTEMPTS + 3):
         world.curation.advance()
-        sent.append(world.curation.review(NET, 0))
-        world.fail(sent[-1])
+        world.fail(len(world.queued()))
     assert [function for function, _ in world.queued()] == ["contributeWithSig"] + ["review"] * MOST_ATTEMPTS
-    assert len(set(sent)) == MOST_ATTEMPTS
 
 
 def test_without_a_curators_key_nothing_is_accepted(world: World) -> None:
@@ -130,19 +126,6 @@ def test_without_a_curators_key_nothing_is_accepted(world: World) -> None:
     curation.advance()
     assert state(world, upload.id) is UploadState.RECORDED
     assert len(world.queued()) == 1
-    with pytest.raises(Forbidden):
-        curation.review(NET, 0)
-
-
-def test_a_curator_rejects_with_a_reason_code(world: World) -> None:
-    world.record(world.submit(), 0)
-    first = world.curation.review(NET, 0, ReviewReason.COPIED)
-    assert world.curation.review(NET, 0, ReviewReason.COPIED) == first
-    assert world.curation.review(NET, 0, ReviewReason.COPIED, key="again") != first
-    assert world.queued()[1][1][1][0]["reason"] == "1"
-    assert world.queued()[1][1][1][0]["isAccepted"] is False
-    with pytest.raises(NotFound):
-        world.curation.review(NET, 7)
 
 
 def test_uploads_that_were_cut_off_by_a_crash_go_after_a_day(
