@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.ids import Cid
 from backend.storage.car import read_car
-from backend.storage.flatfs import FlatFs, key_of
+from backend.storage.flatfs import FlatFs, key_of, leaf_of
 from backend.storage.reader import Entry, TreeReader
 from backend.storage.unixfs import Tree, import_tree, tree_of_directory, tree_of_files
 
@@ -89,15 +89,17 @@ class EmbeddedStore:
                 raise ContentCorrupt(f"the CAR of {root} lacks a block: {error}") from error
         return Cid(str(root))
 
-    def collect_garbage(self) -> int:
-        """Delete the blocks that no pin needs; waits for additions under way. Number of blocks deleted."""
+    def collect_garbage(self) -> list[Cid]:
+        """Delete the blocks that no pin needs; waits for additions under way. The deleted ones, named as leaves:
+        a block's key does not tell its codec.
+        """
         with self._lock(fcntl.LOCK_EX):
             roots = map(decode_cid, self.pins())
             needed = {key_of(cid) for root in roots for cid, _ in self._reader.blocks(root)}
             unneeded = [key for key in self._blocks.keys() if key not in needed]  # noqa: SIM118 - not a mapping
             for key in unneeded:
                 self._blocks.remove(key)
-        return len(unneeded)
+        return [Cid(str(leaf_of(key))) for key in unneeded]
 
     def _add(self, tree: Tree) -> Cid:
         with self._lock(fcntl.LOCK_SH):

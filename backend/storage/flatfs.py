@@ -11,7 +11,14 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, verify_block
+from backend.domain.content import (
+    SHA2_256,
+    Codec,
+    ContentCorrupt,
+    ContentMissing,
+    DecodedCid,
+    verify_block,
+)
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
@@ -79,6 +86,12 @@ class FlatFs:
 
 def key_of(cid: DecodedCid) -> str:
     return base64.b32encode(cid.multihash).decode().rstrip("=")
+
+
+def leaf_of(key: str) -> DecodedCid:
+    """The block's CID as that of a bare leaf."""
+    multihash = base64.b32decode(key + "=" * (-len(key) % 8))
+    return DecodedCid(Codec.RAW, multihash[len(SHA2_256) :])
 
 
 def sync_folder(path: Path) -> None:

@@ -27,7 +27,7 @@ from backend.domain.ids import Cid
 from backend.storage.unixfs import check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,6 +52,7 @@ def kubo_rpc(store: EmbeddedStore) -> ASGIApp:
         "pin/ls": rpc.pin_ls,
         "dag/export": rpc.dag_export,
         "dag/import": rpc.dag_import,
+        "repo/gc": rpc.repo_gc,
     }
     routes = [Route(f"/api/v0/{name}", command, methods=["POST"]) for name, command in commands.items()]
     return _LocalCallersOnly(
@@ -100,6 +101,11 @@ def _failed(_request: Request, error: Exception) -> Response:
     return JSONResponse({"Message": str(error), "Code": 0, "Type": "error"}, 500)
 
 
+def _lines(values: Iterable[dict[str, Any]]) -> Response:
+    text = "".join(json.dumps(value) + "\n" for value in values)
+    return PlainTextResponse(text, media_type="application/json")
+
+
 class _Rpc:
     """One method a command. Those that only wait for the disk are plain functions, run in a thread each."""
 
@@ -121,9 +127,7 @@ class _Rpc:
             parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
             wraps = options.get("wrap-with-directory") == "true"
             added = await run_in_threadpool(self._add_parts, parts, wraps=wraps)
-        return PlainTextResponse(
-            "".join(json.dumps(line) + "\n" for line in added), media_type="application/json"
-        )
+        return _lines(added)
 
     def cat(self, request: Request) -> Response:
         cid, _, name = _arg(request).partition("/")
@@ -164,6 +168,9 @@ class _Rpc:
                 raise InvalidInput("dag/import: no CAR in the request", "file")
             root = await run_in_threadpool(self._store.import_car, car.file)
         return JSONResponse({"Root": {"Cid": {"/": root}, "PinErrorMsg": ""}})
+
+    def repo_gc(self, _request: Request) -> Response:
+        return _lines({"Key": {"/": cid}} for cid in self._store.collect_garbage())
 
     def _require_pin(self, cid: Cid) -> None:
         if not self._store.has(cid):

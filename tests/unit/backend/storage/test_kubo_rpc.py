@@ -63,6 +63,16 @@ def test_the_stock_client_pins_lists_and_exports(client: Any, embedded: Embedded
     assert embedded.has(cid)
 
 
+def test_the_stock_client_frees_what_is_no_longer_pinned(client: Any, embedded: EmbeddedStore) -> None:
+    kept, gone = embedded.add_folder({"a": b"x"}), embedded.add_folder({"b": b"y"})
+    client.pin.rm(gone)
+    freed = {line["Key"]["/"] for line in client.repo.gc()}
+    leaf = DecodedCid(Codec.RAW, sha256(b"y").digest())
+    assert str(leaf) in freed
+    assert len(freed) == 2
+    assert embedded.read(kept, "a") == b"x"
+
+
 def test_other_cids_than_ours_are_refused_by_name(client: Any, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(ipfshttpclient.exceptions.ErrorResponse, match="cid-version=1"):
