@@ -140,28 +140,34 @@ class Engine:
         )
 
     def abort(self, request_id: str) -> Chunk | None:
-        """End a request now. Its last chunk, probe included if wanted, or None for an unknown id."""
+        """End a request now. Its last chunk, or None for an unknown id.
+
+        The chunk holds a probe if one was wanted, the prompt has been computed, and all of it is finite.
+        """
         request = self._requests.get(request_id)
         if request is None:
             return None
         self._forget(request)
         request.finish_reason = "abort"
         text = request.text.flush() if request.text is not None else ""
-        return _chunk(request, [], text, request.probe_states())
+        states = request.probe_states()
+        return _chunk(request, [], text, states if states is not None and _is_finite(states) else None)
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
         """Advance every request that can run by one step and return what is new.
 
-        `is_stalled` is True afterwards when nothing could run: then all requests wait for adapters to load.
+        `is_stalled` is True afterwards when nothing happened: then all requests wait for adapters to load.
         """
         self._loaded.clear()
         self._adapters.registry.collect()
-        step = self._scheduler.schedule()
-        self.is_stalled = not step.scheduled
+        # Before scheduling, which would load a refused adapter again; after it, for loads refused at once.
         outputs: list[Output] = [*self._fail_unloadable()]
+        step = self._scheduler.schedule()
+        outputs += self._fail_unloadable()
         if step.scheduled:
             outputs += self._advance(step, self._runner.forward(step))
+        self.is_stalled = not step.scheduled and not outputs
         return outputs
 
     def run(self) -> Iterator[Output]:
@@ -169,7 +175,7 @@ class Engine:
         while not self.is_idle:
             outputs = self.step()
             yield from outputs
-            if self.is_stalled and not outputs:
+            if self.is_stalled:
                 self._loaded.wait()
 
     def check_integrity(self) -> None:
@@ -266,11 +272,14 @@ class Engine:
             return self._finish(request, "length", token_id, text)
         return _chunk(request, [token_id], text)
 
-    def _finish(self, request: Request, reason: FinishReason, token_id: int, text: str) -> Chunk:
+    def _finish(self, request: Request, reason: FinishReason, token_id: int, text: str) -> Output:
+        states = request.probe_states()
+        if states is not None and not _is_finite(states):
+            return self._fail(request, NumericalError(request.adapter_digest))
         self._forget(request)
         request.finish_reason = reason
         text += request.text.flush() if request.text is not None else ""
-        return _chunk(request, [token_id], text, request.probe_states())
+        return _chunk(request, [token_id], text, states)
 
     def _finish_given(self, request: Request) -> Output:
         self._forget(request)

@@ -165,12 +165,19 @@ class Error(Struct, frozen=True, tag="error"):
     retryable: bool = False
 
 
+class _Address(Struct):
+    """The least of a message that an error can be addressed to."""
+
+    request_id: str = ""
+
+
 Command = Generate | Abort | CountTokens | Embed | GetStatus
 Event = Chunk | TokenCount | Embedding | Status | Error
 
 _encoder = msgspec.json.Encoder()
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_addresses = msgspec.json.Decoder(_Address)
 
 
 class FrameTooLargeError(Exception):
@@ -194,7 +201,16 @@ def decode_command(body: bytes) -> Command:
 
 
 def decode_event(body: bytes) -> Event:
+    """Raises `msgspec.MsgspecError`."""
     return _events.decode(body)
+
+
+def find_request_id(body: bytes) -> str:
+    """The request that a malformed message speaks of, or "" when not even that can be read."""
+    try:
+        return _addresses.decode(body).request_id
+    except msgspec.MsgspecError:
+        return ""
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:

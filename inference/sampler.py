@@ -1,5 +1,5 @@
-"""From logits to tokens. Every request draws from its own stream, so its answer does not depend on its
-neighbours.
+"""From logits to tokens. Every request draws from its own stream of random numbers, whoever else is in the
+batch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
     from inference.protocol import Sampling
 
-NOT_FINITE = -1  # stands for a token where the logits held NaN or infinity
+NOT_FINITE = -1  # stands for a token where the best logit is NaN or infinite
+MIN_TEMPERATURE = 1e-6  # below it draws are greedy: a smaller one would be zero as a float32
 _NUCLEUS_WIDTH = 256
 
 
 def sample(
     logits: Tensor, samplings: Sequence[Sampling], seeds: Sequence[int], positions: Sequence[int]
 ) -> list[int]:
-    """One token id per row of `logits` [n, vocab] fp32; `NOT_FINITE` where the row holds NaN or infinity.
+    """One token id per row of `logits` [n, vocab] fp32; `NOT_FINITE` where the row holds
+    NaN or plus infinity, or nothing but minus infinity.
 
     Row i is drawn with the number that (`seeds[i]`, `positions[i]`) determines: stateless, so a preempted
     request goes on exactly where it was.
@@ -34,7 +36,7 @@ def sample(
     for row, sampling in enumerate(samplings):
         if not is_finite[row]:
             tokens[row] = NOT_FINITE
-        elif sampling.temperature > 0.0 and sampling.top_k != 1:
+        elif sampling.temperature >= MIN_TEMPERATURE and sampling.top_k != 1:
             tokens[row] = _draw(logits[row], sampling, uniform(seeds[row], positions[row]))
     return tokens
 

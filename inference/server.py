@@ -64,7 +64,7 @@ class EngineServer:
                 session.close()
         await asyncio.to_thread(socket_path.unlink, missing_ok=True)
         if self._crash is not None:
-            raise self._crash
+            raise RuntimeError("the engine failed") from self._crash
         self._worker.stop()
 
     def stop(self) -> None:

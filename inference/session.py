@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -33,11 +34,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
 
-class _AnyCommand(msgspec.Struct):
-    """The least of a malformed command that an error can be addressed to."""
-
-    request_id: str = ""
+_MAX_UNSENT_BYTES = 4 * protocol.MAX_FRAME_BYTES  # more is kept for no client that does not read
 
 
 class Session:
@@ -63,6 +62,9 @@ class Session:
         try:
             while (body := await protocol.read_frame(self._reader)) is not None:
                 await self._handle_frame(body)
+                await self._writer.drain()
+        except ConnectionError:
+            logger.debug("client %d hung up while it was answered", self._number)
         except FrameTooLargeError as error:
             self._send(Error("", "frame_too_large", str(error)))
         finally:
@@ -75,26 +77,31 @@ class Session:
         """Hang up; `run` then ends as if the client had."""
         self._writer.close()
 
-    def deliver(self, output: Output) -> bool:
-        """Hand `output` to the request it belongs to; False if it is not one of this session's."""
+    def deliver(self, output: Output) -> None:
+        """Hand `output` to the request it belongs to, if that is still one of this session's."""
         route = self._routes.get(output.request_id)
         if route is None:
-            return False
+            return
         if isinstance(output, Failure) or output.finish_reason is not None:
             del self._routes[output.request_id]
         route(output)
-        return True
 
     async def _handle_frame(self, body: bytes) -> None:
         try:
             command = protocol.decode_command(body)
         except msgspec.MsgspecError as error:
-            self._send(Error(_request_id(body), "invalid_request", str(error)))
+            self._send(Error(protocol.find_request_id(body), "invalid_request", str(error)))
             return
         try:
             await self._handle(command)
         except InferenceError as error:
             self._send(_error(command.request_id, error))
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic in the tokenizer's Rust is no `Exception`
+            logger.exception("a command failed unexpectedly")
+            reason = "the engine failed at this request; see its log"
+            self._send(Error(command.request_id, InferenceError.code, reason, retryable=True))
 
     async def _handle(self, command: Command) -> None:
         match command:
@@ -180,8 +187,17 @@ class Session:
         return f"{self._number}:{request_id}"
 
     def _send(self, event: Event) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(protocol.encode_frame(event))
+        if self._writer.is_closing():
+            return
+        try:
+            frame = protocol.encode_frame(event)
+        except FrameTooLargeError as error:
+            frame = protocol.encode_frame(
+                Error(event.request_id, "frame_too_large", f"the answer is a {error}")
+            )
+        self._writer.write(frame)
+        if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            self._writer.transport.abort()
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._tokenizers, function)
@@ -195,10 +211,3 @@ def _embed_job(
 
 def _error(request_id: str, error: InferenceError) -> Error:
     return Error(request_id, error.code, str(error), error.is_retryable)
-
-
-def _request_id(body: bytes) -> str:
-    try:
-        return msgspec.json.decode(body, type=_AnyCommand).request_id
-    except msgspec.MsgspecError:
-        return ""

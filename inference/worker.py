@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MAX_JOBS_PER_STEP = 64  # so that a flood of questions cannot stop the answers
+
 
 class EngineWorker:
     """Loads an engine and runs it. Jobs run between steps, in the order in which they were posted."""
@@ -56,15 +58,16 @@ class EngineWorker:
                     outputs = self.engine.step()
                     if outputs:
                         deliver(outputs)
-        except Exception as error:
-            # State that a step left half done cannot be trusted; the process ends and is started anew.
+        except BaseException as error:
+            # State that a step left half done cannot be trusted; the process ends and is started anew. Of a
+            # panic in Rust, which is no `Exception`, nobody else would ever hear.
             logger.exception("the engine failed")
             on_crash(error)
 
     def _take_jobs(self, deliver: Callable[[Sequence[Output]], None]) -> bool:
-        """Run what is in the inbox, waiting for something if there is nothing else to do; False to end."""
+        """Run some of what is in the inbox, waiting if there is nothing else to do; False to end."""
         must_wait = self.engine.is_idle or self.engine.is_stalled
-        while True:
+        for _ in range(_MAX_JOBS_PER_STEP):
             try:
                 job = self._inbox.get(block=must_wait)
             except queue.Empty:
@@ -75,6 +78,7 @@ class EngineWorker:
             if outputs:
                 deliver(outputs)
             must_wait = False
+        return True
 
 
 def accept(request_id: str, add: Callable[[Engine], None]) -> Callable[[Engine], Sequence[Output]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
+
+import msgspec
 
 from backend.domain.errors import InvalidInput, Unavailable
 from inference.protocol import (
@@ -26,6 +29,7 @@ from inference.protocol import (
     TokenCount,
     decode_event,
     encode_frame,
+    find_request_id,
     read_frame,
 )
 
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Event)
 
+logger = logging.getLogger(__name__)
+
 
 class EngineClient:
     """Connects on first use, and again after the engine was restarted.
@@ -47,8 +53,10 @@ class EngineClient:
     engine's own name for it.
     """
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, deadline_s: float = 30.0) -> None:
+        """`deadline_s` bounds, in seconds, what is answered between two steps: `count_tokens`, `status`."""
         self._socket_path = socket_path
+        self._deadline_s = deadline_s
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
         self._numbers = itertools.count()
@@ -102,7 +110,8 @@ class EngineClient:
 
     async def count_tokens(self, messages: Sequence[Message] = (), prompt: str | None = None) -> TokenCount:
         """Prompt tokens that `generate` would report, and the context they have to fit in."""
-        return await self._ask(CountTokens(self._new_id(), tuple(messages), prompt), TokenCount)
+        command = CountTokens(self._new_id(), tuple(messages), prompt)
+        return await self._ask(command, TokenCount, self._deadline_s)
 
     async def embed(self, items: Sequence[EmbedItem], adapter: AdapterRef | None = None) -> list[ProbeStates]:
         """States of given prompts and answers, as `generate(probe=True)` would return them, in order."""
@@ -113,9 +122,16 @@ class EngineClient:
         return states
 
     async def status(self) -> Status:
-        return await self._ask(GetStatus(self._new_id()), Status)
+        return await self._ask(GetStatus(self._new_id()), Status, self._deadline_s)
 
-    async def _ask(self, command: Command, answer: type[E]) -> E:
+    async def _ask(self, command: Command, answer: type[E], deadline_s: float | None = None) -> E:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._answer(command, answer)
+        except TimeoutError as error:
+            raise _unavailable(f"it did not answer within {deadline_s:g} s") from error
+
+    async def _answer(self, command: Command, answer: type[E]) -> E:
         connection = await self._connected()
         async with connection.events(command) as events:
             try:
@@ -181,7 +197,7 @@ class _Connection:
     async def _listen(self) -> None:
         try:
             while (body := await read_frame(self._reader)) is not None:
-                event = decode_event(body)
+                event = _decode(body)
                 queue = self._queues.get(event.request_id)
                 if queue is not None:
                     queue.put_nowait(event)
@@ -190,6 +206,16 @@ class _Connection:
             for queue in self._queues.values():
                 queue.put_nowait(None)
             self._writer.close()
+
+
+def _decode(body: bytes) -> Event:
+    """An event that cannot be decoded is an error of its own request, and of no other."""
+    try:
+        return decode_event(body)
+    except msgspec.MsgspecError as error:
+        logger.exception("the engine sent an event that cannot be decoded")
+        reason = f"the engine's event cannot be decoded: {error}"
+        return Error(find_request_id(body), "engine_unavailable", reason, retryable=True)
 
 
 async def _next(events: asyncio.Queue[Event | None], expected: type[E]) -> E:

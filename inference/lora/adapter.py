@@ -56,6 +56,8 @@ _TENSOR_NAME = re.compile(
 # they cannot be made to backtrack, and module names need neither.
 _SAFE_PATTERN = re.compile(r"\^?[\w.\\]+\$?")
 
+_Patterns = list[tuple[re.Pattern[str], object]]
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
@@ -139,10 +141,11 @@ def load_adapter(
     config = _read_config(files.config)
     _check_config(config, base_digest)
     sides = _sort_tensors(_read_tensors(files.weights), architecture)
+    ranks, alphas = (_compile(config, key, architecture) for key in ("rank_pattern", "alpha_pattern"))
     pairs = {}
     for (layer, linear), (down, up) in sides.items():
         name = architecture.linear_name(layer, linear)
-        rank, scaling = _rank_and_scaling(config, name)
+        rank, scaling = _rank_and_scaling(config, ranks, alphas, name)
         _check_shapes(name, down, up, rank, architecture.linear_shape(linear))
         if rank > max_rank:
             raise AdapterRankError(name, f"rank {rank} is over the engine's limit of {max_rank}")
@@ -240,6 +243,8 @@ def _sort_tensors(
             raise AdapterWrongBaseError(name, f"the base model has {architecture.num_layers} layers")
         if not tensor.is_floating_point():
             raise AdapterShapeError(name, f"{tensor.dtype} is not a floating-point type")
+        if tensor.element_size() < 2:
+            raise AdapterUnsupportedError(name, f"{tensor.dtype} is not served; save it in 16 or 32 bits")
         sides.setdefault((layer, match["linear"]), {})[match["side"]] = tensor
     for (layer, linear), pair in sides.items():
         if len(pair) != len("AB"):
@@ -260,10 +265,12 @@ def _unknown_tensor(name: str) -> Exception:
     )
 
 
-def _rank_and_scaling(config: Mapping[str, Any], module: str) -> tuple[int, float]:
+def _rank_and_scaling(
+    config: Mapping[str, Any], ranks: _Patterns, alphas: _Patterns, module: str
+) -> tuple[int, float]:
     """PEFT's rule: the first pattern that ends the module's name wins over the global value."""
-    rank = _patterned(config, "rank_pattern", module, config.get("r"))
-    alpha = _patterned(config, "alpha_pattern", module, config.get("lora_alpha"))
+    rank = _first_match(ranks, module, config.get("r"))
+    alpha = _first_match(alphas, module, config.get("lora_alpha"))
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise AdapterRankError(f"{CONFIG_FILE}: r", f"rank {rank!r} of {module} is not a positive integer")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
@@ -273,20 +280,29 @@ def _rank_and_scaling(config: Mapping[str, Any], module: str) -> tuple[int, floa
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _patterned(config: Mapping[str, Any], key: str, module: str, default: object) -> object:
+def _compile(config: Mapping[str, Any], key: str, architecture: Architecture) -> _Patterns:
+    """Each pattern with its value. Every layer tries every pattern, so their number is bounded."""
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
         raise AdapterCorruptError(f"{CONFIG_FILE}: {key}", "not an object")
+    limit = architecture.num_layers * len(PARENT_BY_LINEAR)
+    if len(patterns) > limit:
+        raise AdapterUnsupportedError(
+            f"{CONFIG_FILE}: {key}", f"{len(patterns)} patterns for the decoder's {limit} linear layers"
+        )
+    compiled: _Patterns = []
     for pattern, value in patterns.items():
         if not _SAFE_PATTERN.fullmatch(pattern):
             raise AdapterUnsupportedError(f"{CONFIG_FILE}: {key}", f"{pattern!r} is more than a module name")
         try:
-            is_match = re.match(rf"(.*\.)?({pattern})$", module) is not None
+            compiled.append((re.compile(rf"(.*\.)?({pattern})$"), value))
         except re.error as error:
             raise AdapterCorruptError(f"{CONFIG_FILE}: {key}", f"{pattern!r}: {error}") from error
-        if is_match:
-            return value
-    return default
+    return compiled
+
+
+def _first_match(patterns: _Patterns, module: str, default: object) -> object:
+    return next((value for pattern, value in patterns if pattern.match(module)), default)
 
 
 def _check_shapes(name: str, down: Tensor, up: Tensor, rank: int, linear_shape: tuple[int, int]) -> None:

@@ -38,7 +38,7 @@ class AdapterHost:
 
         self.arena = AdapterArena(architecture, config.num_adapter_rows, dtype, config.device)
         self.slots = AdapterSlots(self.arena, config.num_adapter_slots)
-        # Files hold at least 16 bits a weight, so an adapter grows by this factor at most.
+        # `load_adapter` refuses files of less than 16 bits a weight, so an adapter grows by this at most.
         growth = max(1.0, dtype.itemsize / 2)
         self.registry = AdapterRegistry(
             load, config.adapter_budget_bytes, config.num_loader_threads, growth, on_loaded
@@ -49,7 +49,11 @@ class AdapterHost:
         if slot is not None:
             return slot
         adapter = self.registry.want(ref)
-        return None if adapter is None else self.slots.activate(adapter)
+        slot = None if adapter is None else self.slots.activate(adapter)
+        if slot is not None:
+            # The device has its own copy; a pin kept for hot adapters would leave a cold one no room.
+            self.registry.forget(ref.digest)
+        return slot
 
     def is_resident(self, ref: AdapterRef) -> bool:
         return self.registry.is_resident(ref.digest)

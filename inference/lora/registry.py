@@ -32,7 +32,9 @@ class _Load:
 
 
 class AdapterRegistry:
-    """`want` an adapter until it `get`s there or `take_failures` says why not, then `forget` it."""
+    """`want` an adapter again and again until it is returned or `take_failures` says why not; `forget` it as
+    soon as it may leave the cache.
+    """
 
     def __init__(
         self,
@@ -63,10 +65,6 @@ class AdapterRegistry:
     def resident_bytes(self) -> int:
         return sum(adapter.num_bytes for adapter in self._resident.values())
 
-    @property
-    def is_loading(self) -> bool:
-        return bool(self._loads)
-
     def is_resident(self, digest: str) -> bool:
         return digest in self._resident
 
@@ -82,7 +80,7 @@ class AdapterRegistry:
         return None
 
     def forget(self, digest: str) -> None:
-        """Nobody waits for this adapter any more; it may be evicted."""
+        """Nobody needs this adapter in the cache any more; it may be evicted."""
         self._wanted.discard(digest)
 
     def collect(self) -> None:
@@ -93,9 +91,7 @@ class AdapterRegistry:
                 self._finish(load, load.future)
             elif load.future is None and digest not in self._wanted:
                 del self._loads[digest]
-        for load in self._loads.values():
-            if load.future is None and not self._start(load):
-                break
+        self._start_loads()
 
     def take_failures(self) -> list[tuple[AdapterRef, AdapterError]]:
         failures, self._failures = self._failures, []
@@ -125,16 +121,18 @@ class AdapterRegistry:
             reason = f"needs {num_bytes} bytes, the cache holds {self._budget_bytes}"
             self._failures.append((ref, AdapterTooLargeError(ref.path, reason)))
             return
-        load = self._loads[ref.digest] = _Load(ref, num_bytes)
-        self._start(load)
+        self._loads[ref.digest] = _Load(ref, num_bytes)
+        self._start_loads()
 
-    def _start(self, load: _Load) -> bool:
-        """Reserve the load's bytes, evicting what nobody wants; False when pins leave no room."""
-        if not self._make_room(load.num_bytes):
-            return False
-        load.future = self._pool.submit(self._load, load.ref)
-        load.future.add_done_callback(lambda _: self._on_loaded())
-        return True
+    def _start_loads(self) -> None:
+        """In order: were a small load to overtake one that waits for room, small ones could for ever."""
+        for load in self._loads.values():
+            if load.future is not None:
+                continue
+            if not self._make_room(load.num_bytes):
+                return
+            load.future = self._pool.submit(self._load, load.ref)
+            load.future.add_done_callback(lambda _: self._on_loaded())
 
     def _finish(self, load: _Load, future: Future[Adapter]) -> None:
         try:
@@ -142,7 +140,7 @@ class AdapterRegistry:
         except AdapterError as error:
             self._failures.append((load.ref, error))
             return
-        except Exception as error:  # noqa: BLE001  # a stranger's folder must not be able to end the engine
+        except BaseException as error:  # noqa: BLE001  # a stranger's folder must not end the engine, nor may a Rust panic
             self._failures.append((load.ref, AdapterError(load.ref.path, f"cannot be loaded: {error!r}")))
             return
         if self._make_room(adapter.num_bytes):
@@ -155,11 +153,14 @@ class AdapterRegistry:
         return sum(load.num_bytes for load in self._loads.values() if load.future is not None)
 
     def _make_room(self, num_bytes: int) -> bool:
+        """Evict what nobody wants, oldest first, as far as needed; nothing, and False, if too little."""
         excess = self.resident_bytes + self._reserved_bytes() + num_bytes - self._budget_bytes
-        for digest, adapter in list(self._resident.items()):
+        evictable = [adapter for digest, adapter in self._resident.items() if digest not in self._wanted]
+        if excess > sum(adapter.num_bytes for adapter in evictable):
+            return False
+        for adapter in evictable:
             if excess <= 0:
                 break
-            if digest not in self._wanted:
-                del self._resident[digest]
-                excess -= adapter.num_bytes
-        return excess <= 0
+            del self._resident[adapter.digest]
+            excess -= adapter.num_bytes
+        return True

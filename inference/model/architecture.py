@@ -31,7 +31,6 @@ PARENT_BY_LINEAR = {
 class Architecture:
     """Dimensions and constants of one decoder."""
 
-    family: str
     hidden_size: int
     num_layers: int
     num_heads: int
@@ -75,7 +74,6 @@ def read_architecture(folder: Path) -> Architecture:
         raise UnsupportedModelError("the checkpoint is quantised; give one in 16 or 32 bits")
     num_heads = int(config["num_attention_heads"])
     return Architecture(
-        family=family,
         hidden_size=int(config["hidden_size"]),
         num_layers=int(config["num_hidden_layers"]),
         num_heads=num_heads,

@@ -62,7 +62,8 @@ def plan_groups(
     for span in ordered:
         area = span.num_queries * span.context_len
         if groups:
-            padded = (len(groups[-1]) + 1) * groups[-1][0].num_queries * _longest(groups[-1])
+            longest = max(_longest(groups[-1]), span.context_len)
+            padded = (len(groups[-1]) + 1) * groups[-1][0].num_queries * longest
             if padded <= max(_MAX_PADDING * (real_area + area), _FREE_AREA):
                 groups[-1].append(span)
                 real_area += area

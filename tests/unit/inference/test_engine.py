@@ -16,6 +16,7 @@ from inference.errors import (
     NumericalError,
     OverloadedError,
 )
+from inference.lora.adapter import load_adapter
 from inference.protocol import AdapterRef, Generate, Message, Sampling
 from tests.fixtures_engine import drain, greedy, make_adapter, read_tensors, rewrite_tensors, run_all
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.engine import Engine
+    from inference.lora.adapter import Adapter
+    from inference.scheduler import Step
 
 
 def test_an_answer_ends_at_eos_with_reason_stop(make_engine: Callable[..., Engine]) -> None:
@@ -235,6 +238,78 @@ def test_the_probe_holds_finite_numbers_for_an_answer_of_one_token(
     probe = run_all(make_engine(), greedy("r", max_tokens=1, probe=True))["r"].last.probe
     assert probe.num_answer_tokens == 1
     assert all(map(math.isfinite, probe.answer))
+
+
+def test_a_probe_that_is_not_finite_on_the_prompt_alone_is_never_delivered(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits are finite, so nothing but the probe could tell."""
+    engine = make_engine()
+    forward = engine._runner.forward
+
+    def overflow_at_first(step: Step) -> torch.Tensor:
+        hidden = forward(step)
+        if len(hidden) > 1:
+            hidden[0] = math.inf
+        return hidden
+
+    monkeypatch.setattr(engine._runner, "forward", overflow_at_first)
+    assert isinstance(run_all(engine, greedy("r", "abc", probe=True))["r"].error, NumericalError)
+    engine.add(greedy("a", "abc", probe=True))
+    engine.step()
+    assert engine.abort("a").probe is None
+
+
+def test_a_load_refused_at_once_does_not_stall_those_behind_it(
+    llama_adapters: list[AdapterRef], tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    """The same digest from two folders, the first of them empty: no load ends that could wake the engine."""
+    engine, good = make_engine(), llama_adapters[0]
+    engine.add(greedy("bad", adapter=AdapterRef(good.digest, str(tmp_path))))
+    engine.add(greedy("good", adapter=good))
+    (failure,) = engine.step()
+    assert isinstance(failure.error, AdapterFileMissingError)
+    assert not engine.is_stalled
+    assert drain(engine)["good"].last.finish_reason == "length"
+
+
+def test_a_refused_adapter_is_read_once(
+    tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = make_adapter(tmp_path / "a", tiny_llama)
+    rewrite_tensors(ref, {name: tensor * 2 for name, tensor in read_tensors(ref).items()})
+    read: list[Path] = []
+
+    def note(folder: Path, *rest: object) -> Adapter:
+        read.append(folder)
+        return load_adapter(folder, *rest)
+
+    monkeypatch.setattr("inference.lora.host.load_adapter", note)
+    engine = make_engine()
+    answers = run_all(engine, greedy("1", adapter=ref), greedy("2", adapter=ref))
+    assert {type(answer.error) for answer in answers.values()} == {AdapterDigestMismatchError}
+    engine.close()
+    assert len(read) == 1
+
+
+def test_adapters_in_slots_do_not_keep_a_cold_one_out_of_the_host_cache(
+    tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    """The cache has room for one adapter and half a load, and the hot one always has a request waiting."""
+    hot, cold = (make_adapter(tmp_path / name, tiny_llama, seed=seed) for seed, name in enumerate("hc"))
+    size = (tmp_path / "h" / "adapter_model.safetensors").stat().st_size
+    engine = make_engine(max_running=2, adapter_budget_bytes=int(2.5 * size))
+    for i in range(4):
+        engine.add(greedy(f"hot{i}", adapter=hot, max_tokens=8))
+    engine.add(greedy("cold", adapter=cold, max_tokens=8))
+    num_hot, num_after = 4, 0
+    for output in engine.run():
+        assert num_hot < 200
+        num_after += output.request_id == "cold"
+        if output.finish_reason and output.request_id != "cold" and not num_after:
+            engine.add(greedy(f"hot{num_hot}", adapter=hot, max_tokens=8))
+            num_hot += 1
+    assert num_after == 8
 
 
 def test_a_hot_adapter_does_not_shut_out_the_others(

@@ -152,11 +152,12 @@ def test_probe_equals_the_means_of_the_references_states(
     llama_oracle: Oracle,
     make_engine: Callable[..., Engine],
 ) -> None:
-    engine = make_engine(max_step_tokens=max_step_tokens, kv_budget_bytes=30 * 2048, kv_block_size=4)
+    engine = make_engine(max_step_tokens=max_step_tokens, kv_budget_bytes=20 * 2048, kv_block_size=4)
     prompts = prompts_of([21, 34, 13, 30])
     adapters = [None, *llama_adapters[:3]]
     commands = [greedy(k, adapter=adapters[int(k)], max_tokens=20, probe=True) for k in prompts]
     answers = run_all(engine, *commands, prompts=prompts)
+    assert engine.status().num_preemptions > 0
     for key, prompt in prompts.items():
         tokens = [*prompt, *answers[key].token_ids]
         states = llama_oracle.hidden(tokens[:-1], adapters[int(key)])

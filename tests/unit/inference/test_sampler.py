@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +52,12 @@ def test_top_p_looks_past_the_first_few_hundred_of_a_flat_distribution() -> None
 
 def test_a_tiny_temperature_is_greedy_and_does_not_overflow() -> None:
     assert draw(LOGITS * 1e4, Sampling(temperature=1e-6), 5) == [1] * 5
+
+
+@pytest.mark.parametrize("temperature", [9e-7, 1e-50, 5e-324])
+def test_a_temperature_that_is_zero_in_fp32_is_greedy(temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, top_p=0.9)
+    assert draw(LOGITS, sampling, 3) == draw(torch.zeros(4).index_fill(0, torch.tensor([1]), 1), sampling, 3)
 
 
 def test_rows_that_are_not_finite_are_marked_and_hurt_nobody() -> None:

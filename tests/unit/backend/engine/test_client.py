@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ from inference import protocol
 from inference.protocol import AdapterRef, Chunk, EmbedItem, Message, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 HELLO = (Message("user", "hello"),)
@@ -179,6 +180,50 @@ async def test_an_oversized_frame_ends_the_connection(engine_socket: Path) -> No
 async def test_no_engine_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="nothing answers"):
         await EngineClient(tmp_path / "none.sock").status()
+
+
+@asynccontextmanager
+async def served_by(
+    path: Path, answer: Callable[[protocol.Command], dict[str, object] | None]
+) -> AsyncIterator[EngineClient]:
+    """A client of an engine that says whatever `answer` returns, or nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (body := await protocol.read_frame(reader)) is not None:
+            event = answer(protocol.decode_command(body))
+            if event is not None:
+                text = json.dumps(event).encode()
+                writer.write(len(text).to_bytes(4, "big") + text)
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, path), EngineClient(path, deadline_s=0.2) as client:
+        yield client
+
+
+async def test_an_event_that_cannot_be_decoded_costs_its_own_request_only(tmp_path: Path) -> None:
+    def answer(command: protocol.Command) -> dict[str, object]:
+        num_tokens = None if command.prompt == "bad" else 7
+        return {
+            "type": "token_count",
+            "request_id": command.request_id,
+            "num_tokens": num_tokens,
+            "max_context": 9,
+        }
+
+    async with served_by(tmp_path / "e.sock", answer) as client:
+        bad, good = await asyncio.gather(
+            client.count_tokens(prompt="bad"), client.count_tokens(prompt="good"), return_exceptions=True
+        )
+        assert isinstance(bad, Unavailable)
+        assert good.num_tokens == 7
+        assert (await client.count_tokens(prompt="again")).num_tokens == 7
+
+
+async def test_questions_that_stay_unanswered_are_unavailable(tmp_path: Path) -> None:
+    async with served_by(tmp_path / "e.sock", lambda _: None) as client:
+        for question in (client.status(), client.count_tokens(prompt="x")):
+            with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s"):
+                await question
 
 
 async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter: AdapterRef) -> None:

@@ -67,6 +67,8 @@ def test_a_good_adapter_is_read_with_its_scaling_folded_in(
         ({"peft_type": "IA3"}, errors.AdapterUnsupportedError),
         ({"fan_in_fan_out": True}, errors.AdapterUnsupportedError),
         ({"rank_pattern": {"(a+)+": 4}}, errors.AdapterUnsupportedError),
+        ({"rank_pattern": {f"x{i}": 4 for i in range(15)}}, errors.AdapterUnsupportedError),
+        ({"alpha_pattern": {f"x{i}": 4 for i in range(15)}}, errors.AdapterUnsupportedError),
         ({"bias": "all"}, errors.AdapterBiasError),
         ({"lora_bias": True}, errors.AdapterBiasError),
         ({"modules_to_save": ["lm_head"]}, errors.AdapterModulesToSaveError),
@@ -139,6 +141,13 @@ def test_values_that_overflow_in_the_engines_dtype_are_refused(
     load(large)
     with pytest.raises(errors.AdapterNotFiniteError):
         load(large, dtype=torch.float16)
+
+
+def test_weights_of_eight_bits_are_refused(ref: AdapterRef, load: Callable[..., Adapter]) -> None:
+    """They would grow more than the cache reserves for them."""
+    tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in read_tensors(ref).items()}
+    with pytest.raises(errors.AdapterUnsupportedError, match="16 or 32 bits"):
+        load(rewrite_tensors(ref, tensors))
 
 
 @pytest.mark.parametrize(

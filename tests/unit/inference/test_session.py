@@ -1,0 +1,117 @@
+"""One connection, without a socket: what it does to a client that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from inference import protocol, session
+from inference.engine import Failure
+from inference.errors import InferenceError
+from inference.protocol import CountTokens, Embed, EmbedItem, GetStatus, ProbeStates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Panic(BaseException):
+    """As a panic in Rust arrives: not an `Exception`."""
+
+
+class Writer:
+    """A transport whose peer never reads."""
+
+    def __init__(self) -> None:
+        self.events: list[protocol.Event] = []
+        self.num_unsent = 0
+        self.num_drained = 0
+        self.is_aborted = False
+        self.transport = self
+
+    def write(self, frame: bytes) -> None:
+        self.num_unsent += len(frame)
+        self.events.append(protocol.decode_event(frame[4:]))
+
+    async def drain(self) -> None:
+        self.num_drained += 1
+
+    def get_write_buffer_size(self) -> int:
+        return self.num_unsent
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def close(self) -> None:
+        pass
+
+
+async def run_session(
+    *commands: protocol.Command, encode_prompt: Callable[..., list[int]] = lambda *_: [1, 2]
+) -> tuple[session.Session, Writer]:
+    """Let a session handle `commands`, then hang up."""
+    reader, writer = asyncio.StreamReader(), Writer()
+    for command in commands:
+        reader.feed_data(protocol.encode_frame(command))
+    reader.feed_eof()
+    tokenizer = SimpleNamespace(encode_prompt=encode_prompt, encode_item=lambda _: ([1], [2]))
+    worker: Any = SimpleNamespace(
+        engine=SimpleNamespace(tokenizer=tokenizer, max_context=9), post=lambda _: None
+    )
+    with ThreadPoolExecutor(1) as tokenizers:
+        it = session.Session(0, worker, tokenizers, reader, writer)  # type: ignore[arg-type]
+        await it.run()
+    return it, writer
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), Panic("panic")])
+async def test_an_unexpected_error_is_its_requests_own(error: BaseException) -> None:
+    def encode(_: object, prompt: str) -> list[int]:
+        if prompt == "bad":
+            raise error
+        return [1, 2]
+
+    _, writer = await run_session(
+        CountTokens("a", prompt="bad"), CountTokens("b", prompt="good"), encode_prompt=encode
+    )
+    first, second = writer.events
+    assert isinstance(first, protocol.Error)
+    assert (first.request_id, first.code, first.retryable) == ("a", "engine_error", True)
+    assert isinstance(second, protocol.TokenCount)
+
+
+async def test_the_next_command_is_read_when_the_last_answer_has_gone_out() -> None:
+    _, writer = await run_session(*(GetStatus(str(i)) for i in range(5)))
+    assert writer.num_drained == 5
+
+
+async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_MAX_UNSENT_BYTES", 200)
+    _, writer = await run_session(*(CountTokens(str(i), prompt="x") for i in range(50)))
+    assert writer.is_aborted
+    assert len(writer.events) < 10
+
+
+async def test_an_answer_too_large_for_a_frame_is_an_error_of_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_FRAME_BYTES", 300)
+    reader, writer = asyncio.StreamReader(), Writer()
+    worker: Any = SimpleNamespace(post=lambda _: None)
+    it = session.Session(0, worker, None, reader, writer)  # type: ignore[arg-type]
+    it._send(protocol.Embedding("e", [ProbeStates([0.125] * 100, None, 1, 0)]))
+    (event,) = writer.events
+    assert isinstance(event, protocol.Error)
+    assert (event.request_id, event.code) == ("e", "frame_too_large")
+
+
+async def test_an_output_nobody_waits_for_is_dropped() -> None:
+    it, writer = await run_session(Embed("e", (EmbedItem(prompt="x"),)))
+    it.deliver(Failure("0:e#0", InferenceError("late")))
+    assert writer.events == []
