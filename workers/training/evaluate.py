@@ -8,21 +8,25 @@ import torch
 from torch.nn import functional
 
 from workers.training.fit import collate
+from workers.training.pulse import Pulse
 from workers.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from workers.training.pulse import Emit
     from workers.training.rows import Example
 
-_BATCH_ROWS = 16
+BATCH_TOKENS = 4096
+"""Padding included: what bounds memory is the logits, a vocabulary wide for each token."""
 
 
 @torch.inference_mode()
-def mean_loss(model: Any, examples: Sequence[Example], pad_token_id: int) -> float:
+def mean_loss(model: Any, examples: Sequence[Example], pad_token_id: int, emit: Emit) -> float:
     """Cross entropy in nats per trained token: each token weighs the same, whatever row it is in."""
     model.eval()
     total, num_tokens = 0.0, 0
+    pulse = Pulse(emit, "evaluation", len(examples))
     for rows in batches_by_length(examples):
         batch = {name: part.to(model.device) for name, part in collate(rows, pad_token_id).items()}
         labels = batch.pop("labels")[:, 1:]
@@ -31,11 +35,15 @@ def mean_loss(model: Any, examples: Sequence[Example], pad_token_id: int) -> flo
         loss = functional.cross_entropy(logits[is_trained].float(), labels[is_trained], reduction="sum")
         total += loss.item()
         num_tokens += int(is_trained.sum())
+        pulse.advance(len(rows))
     return total / num_tokens
 
 
 def batches_by_length(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """All examples, the longest first, so that little is padded."""
+    """All examples, the longest first, so that little is padded; `BATCH_TOKENS` or one row at a time."""
     ordered = sorted(examples, key=lambda example: len(example.token_ids), reverse=True)
-    for start in range(0, len(ordered), _BATCH_ROWS):
-        yield ordered[start : start + _BATCH_ROWS]
+    start = 0
+    while start < len(ordered):
+        end = start + max(1, BATCH_TOKENS // len(ordered[start].token_ids))
+        yield ordered[start:end]
+        start = end

@@ -18,20 +18,22 @@ from backend.domain.errors import InvalidInput
 from workers.training.rows import IGNORED, plan_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from backend.domain.training import TrainingConfig
+    from workers.training.pulse import Emit
     from workers.training.rows import Example
-
-    Emit = Callable[[str, Mapping[str, Any]], None]
 
 COMPLETE = "complete"
 """A checkpoint without this file was being written when its process was killed."""
 
 
 class NonFiniteLoss(InvalidInput):
-    """Training diverged: the loss or a weight is NaN or infinite. `details` has the step."""
+    """Training diverged: a loss or a weight is NaN, infinite, or has no finite perplexity.
+
+    `details` has the step, or the model that was evaluated.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,19 +19,26 @@ from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from inference.config import EngineConfig
 from inference.engine import Engine, Failure
 from inference.protocol import AdapterRef
+from workers.training.pulse import Pulse
 from workers.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from workers.training.pulse import Emit
     from workers.training.rows import Example
 
 _LENGTH_BYTES = 8
 
 
 def write_index(
-    base_folder: Path, adapter_folder: Path, digest: str, examples: Sequence[Example], num_threads: int
+    base_folder: Path,
+    adapter_folder: Path,
+    digest: str,
+    examples: Sequence[Example],
+    num_threads: int,
+    emit: Emit,
 ) -> None:
     """Into the adapter's folder: `positions` int64 [n], `vectors` float32 [n, hidden] of unit norm, `centre`
     float32 [hidden].
@@ -41,7 +48,7 @@ def write_index(
     config = EngineConfig(base_folder, num_threads=num_threads, max_waiting=len(examples))
     engine = Engine(config)
     try:
-        states = answer_states(engine, AdapterRef(digest, str(adapter_folder)), examples)
+        states = answer_states(engine, AdapterRef(digest, str(adapter_folder)), examples, emit)
     finally:
         engine.close()
     by_position: dict[int, list[torch.Tensor]] = defaultdict(list)
@@ -51,8 +58,11 @@ def write_index(
     (adapter_folder / INDEX_FILE).write_bytes(canonical_safetensors(index))
 
 
-def answer_states(engine: Engine, adapter: AdapterRef, examples: Sequence[Example]) -> list[torch.Tensor]:
+def answer_states(
+    engine: Engine, adapter: AdapterRef, examples: Sequence[Example], emit: Emit
+) -> list[torch.Tensor]:
     """A vector [hidden] in fp32 for each example."""
+    pulse = Pulse(emit, "index", len(examples))
     for number, example in enumerate(examples):
         engine.embed(str(number), *last_answer(example), adapter)
     states: dict[int, torch.Tensor] = {}
@@ -61,6 +71,7 @@ def answer_states(engine: Engine, adapter: AdapterRef, examples: Sequence[Exampl
             raise output.error
         if output.probe is not None and output.probe.answer is not None:
             states[int(output.request_id)] = torch.tensor(output.probe.answer)
+            pulse.advance()
     return [states[number] for number in range(len(examples))]
 
 

@@ -19,7 +19,7 @@ from inference.lora.adapter import adapter_digest
 from inference.model.loader import base_model_digest, prepare_base_model
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
-from workers.training.fit import fit, lora_model
+from workers.training.fit import NonFiniteLoss, fit, lora_model
 from workers.training.index import write_index
 from workers.training.rows import UnusableRows, hold_out, read_examples
 from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, write_json
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.domain.training import TrainingConfig
-    from workers.training.fit import Emit
+    from workers.training.pulse import Emit
     from workers.training.rows import Example
     from workers.training.spec import TrainingSpec
+
+
+MAX_LOSS = 700.0
+"""In nats: above it a perplexity is more than a float holds. Guessing at random costs about 11."""
 
 
 class AdapterRefused(Conflict):
@@ -65,7 +69,7 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     metrics = _learn(spec.config, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
     digest = adapter_digest(scratch)
     try:
-        write_index(base.folder, scratch, digest, train, spec.num_threads)
+        write_index(base.folder, scratch, digest, train, spec.num_threads, emit)
     except InferenceError as error:
         raise AdapterRefused(f"the engine refuses the trained adapter: {error}") from error
     card = Card(spec, base.folder.name, base.digest, metrics, versions())
@@ -107,10 +111,10 @@ def _learn(
     """Train, save to `adapter`, and measure what was saved. The model is gone afterwards."""
     model = lora_model(base.folder, config)
     with model.disable_adapter():
-        base_loss = _evaluated("base", mean_loss(model, held_out, base.pad_token_id), emit)
+        base_loss = _evaluated("base", mean_loss(model, held_out, base.pad_token_id, emit), emit)
     summary = fit(model, train, config, checkpoints, base.pad_token_id, emit)
     _round_to_bf16(model)
-    adapter_loss = _evaluated("adapter", mean_loss(model, held_out, base.pad_token_id), emit)
+    adapter_loss = _evaluated("adapter", mean_loss(model, held_out, base.pad_token_id, emit), emit)
     _save_adapter(model, adapter, base)
     return {
         "eval_loss_base": base_loss,
@@ -124,6 +128,9 @@ def _learn(
 
 
 def _evaluated(name: str, loss: float, emit: Emit) -> float:
+    if not loss < MAX_LOSS:  # NaN fails too
+        what = f"the loss of the {name} model on held-out rows is {loss}"
+        raise NonFiniteLoss(f"{what}; lower the learning rate", details={"model": name})
     emit("eval", {"model": name, "loss": loss, "perplexity": math.exp(loss)})
     return loss
 

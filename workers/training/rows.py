@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ class Example:
 
     contribution: int
     group: str
-    """Rows of one group speak of the same source object: they are held out together or not at all."""
+    """The source object that the row speaks of; without one, its first question."""
     token_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    question: str = ""
+    """The first question, or the text, less its case and spacing. Empty: like no other."""
 
     @property
     def num_trained(self) -> int:
@@ -53,7 +56,10 @@ def encode(contribution: int, row: Mapping[str, Any], tokenizer: Any, max_length
         ids = tokenizer.encode(text, add_special_tokens=False)
         token_ids += ids
         labels += ids if is_trained else [IGNORED] * len(ids)
-    return Example(contribution, _group(row), tuple(token_ids[:max_length]), tuple(labels[:max_length]))
+    question = " ".join(unicodedata.normalize("NFKC", _question(row)).casefold().split())
+    return Example(
+        contribution, _group(row), tuple(token_ids[:max_length]), tuple(labels[:max_length]), question
+    )
 
 
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -67,19 +73,46 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, held out). Whole groups are held out; which ones depends on the seed and their names alone."""
+    """(train, held out). Rows that share a group or a question are held out together or not at all; which
+    ones depends on the seed and the groups' names alone.
+
+    Errors: `UnusableRows` when nothing can be held out.
+    """
+    group_of = joined_groups(examples)
 
     def draw(group: str) -> bytes:
         return hashlib.sha256(f"{seed}:{group}".encode()).digest()
 
-    groups = sorted({example.group for example in examples}, key=draw)
+    groups = sorted(set(group_of.values()), key=draw)
     if len(groups) < 2:
         raise UnusableRows(
-            "all rows are about one source object: none can be held out to measure the adapter"
+            "all rows share a source object or a question: none can be held out to measure the adapter"
         )
     wanted = max(1, round(fraction * len(groups)))
     held = set(groups[:wanted])
-    return [e for e in examples if e.group not in held], [e for e in examples if e.group in held]
+    return (
+        [example for example in examples if group_of[example.group] not in held],
+        [example for example in examples if group_of[example.group] in held],
+    )
+
+
+def joined_groups(examples: Sequence[Example]) -> dict[str, str]:
+    """To each group the least name of those that it is linked with by equal questions, itself included."""
+    parents: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        parents.setdefault(node, node)
+        while parents[node] != node:
+            parents[node] = parents[parents[node]]
+            node = parents[node]
+        return node
+
+    for example in examples:
+        # Groups sort before questions, so that a root is always a group.
+        group = root(("group", example.group))
+        question = root(("question", example.question)) if example.question else group
+        parents[max(group, question)] = min(group, question)
+    return {example.group: root(("group", example.group))[1] for example in examples}
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[tuple[int, ...]]:
@@ -128,8 +161,11 @@ def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, boo
 
 
 def _group(row: Mapping[str, Any]) -> str:
-    if "source" in row:
-        return str(row["source"])
-    messages = conversation(row)
-    asked = [m["content"] for m in messages if m["role"] == "user"]
-    return asked[0] if asked else json.dumps(row, sort_keys=True)
+    return str(row["source"]) if "source" in row else _question(row)
+
+
+def _question(row: Mapping[str, Any]) -> str:
+    """What the user asks first; of other rows, all that is in them."""
+    asked = [m["content"] for m in conversation(row) if m["role"] == "user"]
+    content = {name: value for name, value in row.items() if name != "source"}
+    return asked[0] if asked else json.dumps(content, sort_keys=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError
-from workers.training.spec import RESULT_FILE, TrainingSpec
+from workers.training.spec import ADAPTER, RESULT_FILE, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(folder: Path, emit: Any) -> int:
-    if not (folder / RESULT_FILE).exists():
+    if not ((folder / RESULT_FILE).exists() and (folder / ADAPTER).is_dir()):
         try:
             _run_job(folder, emit)
         except DomainError as error:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from backend.services.attribute import load_index
@@ -13,17 +16,16 @@ from backend.services.train import parse_config
 from inference.config import EngineConfig
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
-from workers.training.evaluate import mean_loss
+from workers.training.evaluate import BATCH_TOKENS, batches_by_length, mean_loss
 from workers.training.fit import COMPLETE, NonFiniteLoss, fit, lora_model
 from workers.training.job import AdapterRefused, run_job
-from workers.training.rows import UnusableRows, encode
+from workers.training.rows import Example, UnusableRows, encode
+from workers.training.run import _train
 from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-    from workers.training.rows import Example
 
 CONFIG = {
     "rank": 4,
@@ -170,18 +172,67 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
 def test_each_token_weighs_the_same_in_the_mean_loss(tiny_base: Path) -> None:
     model = lora_model(tiny_base, parse_config(CONFIG))
     rows = examples(tiny_base)[:5]
-    losses = [mean_loss(model, [row], 0) for row in rows]
+    losses = [mean_loss(model, [row], 0, ignore) for row in rows]
     weights = [row.num_trained for row in rows]
     expected = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
-    assert mean_loss(model, rows, 0) == pytest.approx(expected, rel=2e-2)  # bf16, padded differently
+    assert mean_loss(model, rows, 0, ignore) == pytest.approx(expected, rel=2e-2)  # bf16, padded differently
+
+
+@given(lengths=st.lists(st.integers(1, 2 * BATCH_TOKENS), min_size=1, max_size=50))
+def test_a_batch_of_evaluation_is_bounded_by_its_tokens(lengths: list[int]) -> None:
+    rows = [Example(i, "g", (1,) * length, (1,) * length) for i, length in enumerate(lengths)]
+    batches = list(batches_by_length(rows))
+    assert sorted(row.contribution for batch in batches for row in batch) == list(range(len(rows)))
+    for batch in batches:
+        padded = len(batch) * max(len(row.token_ids) for row in batch)
+        assert padded <= BATCH_TOKENS or len(batch) == 1
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e6])
+def test_an_adapter_that_diverged_is_refused_by_its_held_out_loss(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    losses = iter([4.0, loss])
+    monkeypatch.setattr("workers.training.job.mean_loss", lambda *_: next(losses))
+    spec, folder = make_job(epochs=0.01)
+    spec.save(folder)
+    messages: list[tuple[str, Mapping[str, Any]]] = []
+    assert _train(folder, lambda kind, data: messages.append((kind, data))) == 1
+    kind, error = messages[-1]
+    assert (kind, error["code"], error["model"]) == ("failed", "non_finite_loss", "adapter")
+    assert "learning rate" in error["message"]
+    assert not (folder / ADAPTER).exists()
+
+
+def test_evaluation_and_index_give_signs_of_life(make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.training.pulse.PULSE_SECONDS", 0.0)
+    signs: list[tuple[str, int, int]] = []
+
+    def emit(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "working":
+            signs.append((data["stage"], data["done"], data["total"]))
+
+    spec, folder = make_job(epochs=0.01)
+    run_job(spec, folder, emit)
+    assert signs == [("evaluation", 2, 2)] * 2 + [("index", done, 22) for done in range(1, 23)]
+
+
+def test_a_result_whose_adapter_is_gone_is_trained_again(make_job: Any) -> None:
+    spec, folder = make_job(epochs=0.01)
+    spec.save(folder)
+    assert _train(folder, ignore) == 0
+    kept = contents(folder / ADAPTER)
+    shutil.rmtree(folder / ADAPTER)
+    assert _train(folder, ignore) == 0
+    assert contents(folder / ADAPTER) == kept
 
 
 def test_a_fresh_adapter_changes_nothing(tiny_base: Path) -> None:
     model = lora_model(tiny_base, parse_config(CONFIG))
     rows = examples(tiny_base)
     with model.disable_adapter():
-        base = mean_loss(model, rows, 0)
-    assert mean_loss(model, rows, 0) == base
+        base = mean_loss(model, rows, 0, ignore)
+    assert mean_loss(model, rows, 0, ignore) == base
     trained = {p.dtype for p in model.parameters() if p.requires_grad}
     assert trained == {torch.float32}
 
