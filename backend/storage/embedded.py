@@ -90,8 +90,9 @@ class EmbeddedStore:
         return Cid(str(root))
 
     def collect_garbage(self) -> list[Cid]:
-        """Delete the blocks that no pin needs; waits for additions under way. The deleted ones, named as leaves:
-        a block's key does not tell its codec.
+        """Delete the blocks that no pin needs, once no addition is under way.
+
+        Returns them, named as leaves: a block's key does not tell its codec.
         """
         with self._lock(fcntl.LOCK_EX):
             roots = map(decode_cid, self.pins())

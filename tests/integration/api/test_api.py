@@ -50,6 +50,14 @@ def test_errors_of_the_framework_have_the_same_shape(api: Api) -> None:
     assert (no_json.status_code, no_json.json()["error"]["code"]) == (400, "invalid_json")
 
 
+@pytest.mark.parametrize("name", ["body", "header", "path", "query"])
+def test_a_field_named_like_a_part_of_the_request_is_refused_by_name(api: Api, name: str) -> None:
+    with api.http(api.session) as http:
+        answer = http.post("/v1/keys", json={"name": "a", name: 1})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_parameter")
+    assert answer.json()["error"]["param"] == name
+
+
 def test_a_body_that_is_too_large_is_refused_announced_or_not(api: Api) -> None:
     large = b" " * (5 << 20)
     with api.http() as http:
