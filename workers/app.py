@@ -103,12 +103,17 @@ def steps_of(installation: Installation) -> Steps:
     parts = (installation.blobs, installation.chain, installation.operator.account)
     snapshots = Snapshots(database.begin, database.read, *parts)
     options = TrainerOptions(
-        home=settings.home / "training",
+        home=training_home(settings),
         model_cache=settings.model_cache,
         num_threads=settings.trainer_threads,
         base_folder=installation.base.folder,
     )
     return Steps(leases_of(installation), snapshots, publication_of(installation), options)
+
+
+def training_home(settings: Settings) -> Path:
+    """It has one folder a job."""
+    return settings.home / "training"
 
 
 def leases_of(installation: Installation) -> Leases:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from backend.ports.outbox import OutboxQueue
 from workers.app import QUEUE_BY_TASK
 
 if TYPE_CHECKING:
@@ -14,17 +17,23 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backend.bootstrap import Installation
-    from backend.ports.outbox import Message, OutboxQueue
+    from backend.ports.outbox import Message
 
 RELAY_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
 BATCH = 100
+REMEMBERED = timedelta(days=1)
+"""How long a delivered message stays, for who looks what became of it."""
 log = logging.getLogger(__name__)
+
+
+class RelayQueue(OutboxQueue, Protocol):
+    def forget_delivered(self, before: datetime) -> int: ...
 
 
 class RelayTx(Protocol):
     @property
-    def outbox(self) -> OutboxQueue: ...
+    def outbox(self) -> RelayQueue: ...
 
 
 class Relay:
@@ -78,13 +87,19 @@ class Relay:
         return None
 
     def sweep(self) -> None:
+        with self._begin() as tx:
+            tx.outbox.forget_delivered(datetime.now(UTC) - REMEMBERED)
         for sweep in self._sweeps:
             sweep()
 
 
 def relay_of(installation: Installation) -> Relay:
-    """The relay of an installation; it also offers lapsed jobs again and notices registrations."""
-    from workers.app import create_app, leases_of, publication_of
+    """The relay of an installation; it also offers lapsed jobs again, notices registrations and removes the
+    folders of jobs that are over.
+    """
+    from backend.services.train import Training
+    from workers.app import create_app, leases_of, publication_of, training_home
+    from workers.training.folders import sweep_folders
 
     app = create_app(installation.settings.home, installation.settings.broker_url)
 
@@ -93,5 +108,11 @@ def relay_of(installation: Installation) -> Relay:
             raise LookupError(f"no task for the topic {task!r}")
         app.send_task(task, kwargs=dict(payload))
 
-    sweeps = (leases_of(installation).offer_lapsed, publication_of(installation).notice)
-    return Relay(installation.database.begin, send, sweeps)
+    database = installation.database
+    training = Training(database.begin, database.read)
+    sweeps = (
+        leases_of(installation).offer_lapsed,
+        publication_of(installation).notice,
+        partial(sweep_folders, training_home(installation.settings), training),
+    )
+    return Relay(database.begin, send, sweeps)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from backend.db.session import insert_if_absent
 from backend.db.tables.outbox import OutboxRow
@@ -15,6 +15,7 @@ from backend.ports.outbox import Message
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import CursorResult
     from sqlalchemy.orm import Session
 
 LONGEST_WAIT_SECONDS = 300
@@ -47,6 +48,11 @@ class OutboxStore:
         row.delivered_at = datetime.now(UTC)
         row.num_attempts += 1
         self._session.flush()
+
+    def forget_delivered(self, before: datetime) -> int:
+        """Delete what was delivered before an instant; how many. Their keys are free again."""
+        old = delete(OutboxRow).where(OutboxRow.delivered_at < before)
+        return cast("CursorResult[Any]", self._session.execute(old)).rowcount
 
     def delayed(self, message_id: int, error: str) -> None:
         row = self._row(message_id)

@@ -8,20 +8,19 @@ hold on standard input it watches.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError
+from workers.training.folders import alone
 from workers.training.spec import ADAPTER, RESULT_FILE, TrainingSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import TextIO
 
 
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         messages.flush()
 
     _end_with_parent()
-    with _alone(folder):
+    with alone(folder):
         return _train(folder, emit)
 
 
@@ -81,14 +80,6 @@ def _end_with_parent() -> None:
         os._exit(3)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two processes never write to one job's folder, even while a killed worker's child is still dying."""
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":

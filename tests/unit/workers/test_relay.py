@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import select, update
 
+from backend.db.tables.outbox import OutboxRow
 from workers.app import QUEUE_BY_TASK, QUEUES, create_app
-from workers.relay import Relay
+from workers.relay import REMEMBERED, Relay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +54,23 @@ def test_a_message_waits_while_the_broker_is_away(sqlite_database: Database, bro
     assert relay.run_once() == 0
     with sqlite_database.begin() as tx:
         assert not tx.outbox.due(10)  # it waits before it is tried again
+
+
+def test_a_delivered_message_is_forgotten_after_a_day_and_a_waiting_one_never(
+    sqlite_database: Database, broker: Broker
+) -> None:
+    relay = Relay(sqlite_database.begin, broker.send, ())
+    for key in ("old", "new"):
+        add(sqlite_database, key)
+    relay.run_once()
+    add(sqlite_database, "waiting")
+    long_ago = datetime.now(UTC) - REMEMBERED - timedelta(minutes=1)
+    with sqlite_database.begin() as tx:
+        tx.session.execute(update(OutboxRow).values(created_at=long_ago))
+        tx.session.execute(update(OutboxRow).filter_by(key="old").values(delivered_at=long_ago))
+    relay.sweep()
+    with sqlite_database.begin() as tx:
+        assert list(tx.session.scalars(select(OutboxRow.key).order_by(OutboxRow.id))) == ["new", "waiting"]
 
 
 def test_the_relay_outlives_a_sweep_that_fails(sqlite_database: Database, broker: Broker) -> None:
