@@ -288,8 +288,8 @@ def test_a_refused_adapter_is_read_once(
     engine = make_engine()
     answers = run_all(engine, greedy("1", adapter=ref), greedy("2", adapter=ref))
     assert {type(answer.error) for answer in answers.values()} == {AdapterDigestMismatchError}
-    engine.close()
     assert len(read) == 1
+    assert not engine._adapters.registry._loads  # nor is another load under way, for nobody
 
 
 def test_adapters_in_slots_do_not_keep_a_cold_one_out_of_the_host_cache(

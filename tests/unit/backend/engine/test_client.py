@@ -184,7 +184,7 @@ async def test_no_engine_is_unavailable(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def served_by(
-    path: Path, answer: Callable[[protocol.Command], dict[str, object] | None]
+    path: Path, answer: Callable[[protocol.Command], dict[str, object] | None], **options: float
 ) -> AsyncIterator[EngineClient]:
     """A client of an engine that says whatever `answer` returns, or nothing."""
 
@@ -196,7 +196,7 @@ async def served_by(
                 writer.write(len(text).to_bytes(4, "big") + text)
         writer.close()
 
-    async with await asyncio.start_unix_server(serve, path), EngineClient(path, deadline_s=0.2) as client:
+    async with await asyncio.start_unix_server(serve, path), EngineClient(path, **options) as client:
         yield client
 
 
@@ -220,9 +220,9 @@ async def test_an_event_that_cannot_be_decoded_costs_its_own_request_only(tmp_pa
 
 
 async def test_questions_that_stay_unanswered_are_unavailable(tmp_path: Path) -> None:
-    async with served_by(tmp_path / "e.sock", lambda _: None) as client:
+    async with served_by(tmp_path / "e.sock", lambda _: None, deadline_s=0.05) as client:
         for question in (client.status(), client.count_tokens(prompt="x")):
-            with pytest.raises(Unavailable, match=r"did not answer within 0\.2 s"):
+            with pytest.raises(Unavailable, match=r"did not answer within 0\.05 s"):
                 await question
 
 
