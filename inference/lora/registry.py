@@ -140,7 +140,7 @@ class AdapterRegistry:
         except AdapterError as error:
             self._failures.append((load.ref, error))
             return
-        except BaseException as error:  # noqa: BLE001  # a stranger's folder must not end the engine, nor may a Rust panic
+        except BaseException as error:  # noqa: BLE001  # a stranger's folder must end nothing
             self._failures.append((load.ref, AdapterError(load.ref.path, f"cannot be loaded: {error!r}")))
             return
         if self._make_room(adapter.num_bytes):
