@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.cli.client import until
 from backend.domain.errors import Conflict
+from backend.services.claim import MIN_RELAYED_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -131,10 +132,10 @@ def register(market: Market, name: str, job: dict[str, Any]) -> Adapter:
 
 
 def claim(market: Market) -> int:
-    """Claim everything; token units that this moved."""
+    """Claim all that is worth a relayed transaction; token units that this moved."""
     moved = 0
     for earning in market.get("/v1/earnings")["data"]:
-        if int(earning["units"]):
+        if int(earning["units"]) >= MIN_RELAYED_UNITS:
             market.wait_for(market.post("/v1/claims/relay", {"operator": earning["operator"]}))
             moved += int(earning["units"])
     return moved

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.hashing import balances_hash, to_hash
+from backend.domain.split import UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from backend.domain.batch import Ledger
     from backend.domain.ids import Account, ChannelId, ReceiptId
     from backend.ports.chain import Chain
-
-UNIT = 1_000_000
-"""Micro-units in a token unit."""
 
 
 @dataclass(frozen=True, slots=True)
