@@ -37,7 +37,8 @@ class Example:
 
     @property
     def num_trained(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
+        """Tokens that carry loss; nothing predicts the first one."""
+        return sum(label != IGNORED for label in self.labels[1:])
 
 
 def read_examples(path: Path, tokenizer: Any, max_length: int) -> list[Example]:

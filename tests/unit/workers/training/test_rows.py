@@ -83,6 +83,14 @@ def test_a_row_whose_answer_lies_beyond_the_limit_is_left_out(tokenizer: Any, tm
     assert (kept.contribution, len(kept.token_ids)) == (1, 30)
 
 
+def test_a_row_of_nothing_but_its_first_token_is_left_out(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": ""}, {"text": "a"}]
+    path.write_text("".join(json.dumps({"contribution": i, "row": row}) + "\n" for i, row in enumerate(rows)))
+    (kept,) = read_examples(path, tokenizer, 30)
+    assert (kept.contribution, kept.num_trained) == (1, 1)
+
+
 def test_rows_about_one_object_stay_on_one_side() -> None:
     rows = [example(f"object {i // 3}", i) for i in range(60)]
     train, held_out = hold_out(rows, 0.1, seed=1)
