@@ -58,6 +58,9 @@ class HiddenCosine:
     def scores(
         self, adapter_folder: Path, positions: Sequence[int], probe: Sequence[float] | None
     ) -> Mapping[int, float] | None:
+        """(1 + cosine) / 2. The bare cosine would give all to one of two: around their centre they are
+        opposites, so whatever leans to one leans away from the other.
+        """
         import numpy as np
 
         path = adapter_folder / INDEX_FILE
@@ -71,7 +74,7 @@ class HiddenCosine:
         norm = float(np.linalg.norm(direction))
         cosines = index.vectors @ (direction / norm if norm else direction)
         wanted = set(positions)
-        scores = zip(index.positions.tolist(), cosines.tolist(), strict=True)
+        scores = zip(index.positions.tolist(), ((1 + cosines) / 2).tolist(), strict=True)
         return {position: score for position, score in scores if position in wanted}
 
     def _index(self, path: Path) -> AttributionIndex | None:

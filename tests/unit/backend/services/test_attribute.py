@@ -32,25 +32,33 @@ def write_index(folder: Path, metadata: dict[str, str] = INDEX_METADATA, **chang
     save_file({name: t for name, t in tensors.items() if t is not None}, folder / INDEX_FILE, metadata)
 
 
-def test_scores_are_cosines_of_centred_states(tmp_path: Path) -> None:
+def test_scores_are_cosines_of_centred_states_moved_to_between_0_and_1(tmp_path: Path) -> None:
     write_index(tmp_path)
     scores = HiddenCosine().scores(tmp_path, POSITIONS, [13.0, 14.0])
-    assert scores == pytest.approx({0: 0.6, 1: 0.8, 1 << 24: -0.6})
+    assert scores == pytest.approx({0: 0.8, 1: 0.9, 1 << 24: 0.2})
 
 
 def test_positions_outside_the_snapshots_get_nothing(tmp_path: Path) -> None:
     write_index(tmp_path)
     scores = HiddenCosine().scores(tmp_path, [1], [13.0, 14.0])
-    assert scores == pytest.approx({1: 0.8})
+    assert scores == pytest.approx({1: 0.9})
 
 
 def test_shares_follow_the_scores(tmp_path: Path) -> None:
     write_index(tmp_path)
     found = attribute([HiddenCosine(), Uniform()], tmp_path, POSITIONS, [13.0, 14.0])
     assert found.method == "hidden-cosine-1"
-    assert [share.position for share in found.shares] == [0, 1]
-    assert found.shares[0].ppm == pytest.approx(360_000, abs=2)
+    assert [share.position for share in found.shares] == POSITIONS
+    squares = 0.8**2 + 0.9**2 + 0.2**2
+    assert found.shares[0].ppm == pytest.approx(0.8**2 / squares * 1_000_000, abs=2)
     assert sum(share.ppm for share in found.shares) == 1_000_000
+
+
+def test_of_two_opposite_contributions_the_farther_one_still_earns(tmp_path: Path) -> None:
+    vectors = np.array([[1, 0], [-1, 0]], dtype=np.float32)
+    write_index(tmp_path, positions=np.array([0, 1], dtype=np.int64), vectors=vectors)
+    found = attribute([HiddenCosine()], tmp_path, [0, 1], [13.0, 14.0])
+    assert [share.ppm for share in found.shares] == pytest.approx([941_176, 58_824], abs=2)
 
 
 def test_a_state_at_the_centre_counts_all_alike(tmp_path: Path) -> None:
