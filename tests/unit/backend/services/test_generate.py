@@ -229,7 +229,10 @@ async def test_shares_follow_the_index_and_the_probe(installation: Installation)
     await text_of(answer)
     signed = answer.final.receipt.signed
     assert signed.method == "hidden-cosine-1"
-    assert signed.slices[0].shares == shares_from_scores({0: 0.6, 1: 0.8})
+    expected = shares_from_scores({0: 0.8, 1: 0.9, 3: 0.5})  # (1 + cosine) / 2; 2 is not accepted
+    assert [share.position for share in signed.slices[0].shares] == [0, 1, 3]
+    for share, wanted in zip(signed.slices[0].shares, expected, strict=True):
+        assert share.ppm == pytest.approx(wanted.ppm, abs=2)
 
 
 async def test_an_engine_that_breaks_costs_nothing(installation: Installation) -> None:
