@@ -52,12 +52,8 @@ def propose(
     user: User = VOTER,
 ) -> None:
     """Propose another protocol fee; prints the proposal's id."""
-    body = {
-        "calls": [{"contract": "Parameters", "function": "setFee", "args": [str(fee_ppm)]}],
-        "description": description or f"Set the protocol fee to {fee_ppm} ppm",
-    }
     with open_market(user) as market:
-        prepared = market.post(f"{PROPOSALS}/prepare", body)
+        prepared = market.post(f"{PROPOSALS}/prepare", fee_proposal(fee_ppm, description))
         market.wallet.send(prepared["transaction"])
     typer.echo(prepared["proposal_id"])
 
@@ -84,6 +80,14 @@ def queue(proposal: Id, *, user: User = VOTER) -> None:
 def execute(proposal: Id, *, user: User = VOTER) -> None:
     """Make the calls of a queued proposal once its timelock has passed."""
     _send(user, f"{PROPOSALS}/{proposal}/execute/prepare")
+
+
+def fee_proposal(fee_ppm: int, description: str = "") -> dict[str, Any]:
+    """The body that prepares a proposal of another protocol fee."""
+    return {
+        "calls": [{"contract": "Parameters", "function": "setFee", "args": [str(fee_ppm)]}],
+        "description": description or f"Set the protocol fee to {fee_ppm} ppm",
+    }
 
 
 def _send(user: int, path: str, body: dict[str, Any] | None = None) -> None:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from backend.cli.client import ApiRefused, until
+from backend.cli.vote import PROPOSALS, fee_proposal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,16 +22,10 @@ def change_fee(market: Market, fee_ppm: int, say: Callable[[str], None]) -> str:
     wallet.send(market.post("/v1/governance/delegate/prepare", {}))
     say("delegated the votes to itself")
     time.sleep(2)  # votes count from the second after the delegation
-    prepared = market.post(
-        "/v1/governance/proposals/prepare",
-        {
-            "calls": [{"contract": "Parameters", "function": "setFee", "args": [str(fee_ppm)]}],
-            "description": f"Set the protocol fee to {fee_ppm} ppm",
-        },
-    )
+    prepared = market.post(f"{PROPOSALS}/prepare", fee_proposal(fee_ppm))
     wallet.send(prepared["transaction"])
     proposal_id = str(prepared["proposal_id"])
-    path = f"/v1/governance/proposals/{proposal_id}"
+    path = f"{PROPOSALS}/{proposal_id}"
     _await_state(market, path, "active")
     wallet.send(market.post(f"{path}/vote/prepare", {"ballot": "for"}))
     say("proposed and voted")
