@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-deep lint format bench gas docs lock clean
+.PHONY: slither coverage
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -63,6 +64,12 @@ lint: setup ## formatting, types, imports, contracts, committed artefacts
 format: setup
 	@$(PY) -m ruff check --fix-only -q .
 	@$(PY) -m ruff format .
+
+slither: node_modules/.installed ## static analysis of the contracts; installs Slither beside .venv
+	@$(PYTHON) -m tools.contract_checks.slither
+
+coverage: node_modules/.installed ## what the Solidity tests execute: at least 98 % of lines and statements
+	@$(PYTHON) -m tools.contract_checks.coverage
 
 gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
 	@$(PY) tools/gas.py

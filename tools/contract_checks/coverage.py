@@ -1,0 +1,76 @@
+"""Measures what the Solidity tests execute of contracts/ and fails below 98 % of lines or of statements.
+
+Hardhat instruments the sources and leaves the instrumented artefacts where a deployment would look for
+its own, so all of it happens in a copy under build/.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from tools.contract_checks.common import BUILD, NODE, ROOT, Clock, fail
+
+LEAST = 98.0
+COPIED = ("contracts", "tests/contracts", "tests/vectors", "hardhat.config.js", "package.json")
+ROW = re.compile(r"^║ (?P<name>\S+) +│ (?P<lines>[\d.]+) +│ (?P<statements>[\d.]+) +│ (?P<missing>.*?) *║$")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    lines: float
+    statements: float
+    missing: str
+
+
+def prepare() -> None:
+    """Bring the copy up to date; its build folder stays, so that a second run compiles only what changed."""
+    copy = BUILD / "coverage"
+    for name in COPIED:
+        (source, target) = (ROOT / name, copy / name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+        else:
+            shutil.copy2(source, target)
+    if not (copy / "node_modules").exists():
+        (copy / "node_modules").symlink_to(ROOT / "node_modules")
+
+
+def measure() -> list[Row]:
+    """One row a file and the row `Total`, in percent."""
+    command = [str(NODE), "node_modules/hardhat/dist/src/cli.js", "test", "solidity", "--coverage"]
+    # Without colours the table can be read.
+    env = os.environ | {"NO_COLOR": "1", "HARDHAT_DISABLE_TELEMETRY_PROMPT": "true"}
+    env.pop("FORCE_COLOR", None)
+    done = subprocess.run(
+        command, cwd=BUILD / "coverage", env=env, check=False, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        fail(f"the tests failed under coverage:\n{(done.stdout + done.stderr)[-6000:]}")
+    matches = filter(None, map(ROW.match, done.stdout.splitlines()))
+    rows = [Row(m["name"], float(m["lines"]), float(m["statements"]), m["missing"]) for m in matches]
+    if not any(row.name == "Total" for row in rows):
+        fail(f"no coverage table in Hardhat's report:\n{done.stdout[-2000:]}")
+    return rows
+
+
+def main() -> None:
+    clock = Clock()
+    prepare()
+    rows = measure()
+    for row in rows:
+        missing = f"  not executed: lines {row.missing}" if row.missing.strip("- ") else ""
+        print(f"{row.name:40} lines {row.lines:6.2f} %  statements {row.statements:6.2f} %{missing}")
+    total = next(row for row in rows if row.name == "Total")
+    print(f"coverage: {total.lines:.2f} % of lines, {total.statements:.2f} % of statements, {clock}")
+    print(f"coverage: page by page in {(BUILD / 'coverage/coverage/html/index.html').relative_to(ROOT)}")
+    if min(total.lines, total.statements) < LEAST:
+        fail(f"coverage: below {LEAST:g} %")
+
+
+if __name__ == "__main__":
+    main()
