@@ -2,16 +2,19 @@ import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
 
+// The compiler is the WebAssembly build from npm: nothing is downloaded when contracts are built.
+const compiler = (runs) => ({
+  version: "0.8.34",
+  path: require.resolve("solc/soljson.js"),
+  settings: { evmVersion: "cancun", optimizer: { enabled: true, runs } },
+});
+
 /** @type {import("hardhat/config").HardhatUserConfig} */
 export default {
   solidity: {
-    // The compiler is the WebAssembly build from npm: nothing is downloaded when contracts are built.
-    version: "0.8.34",
-    path: require.resolve("solc/soljson.js"),
-    settings: {
-      evmVersion: "cancun",
-      optimizer: { enabled: true, runs: 10_000 },
-    },
+    compilers: [compiler(10_000)],
+    // Proofs are rare and many: they must fit a contract (EIP-170) before they must be cheap.
+    overrides: { "contracts/Disputes.sol": compiler(200) },
     splitTestsCompilation: true,
     // Deployed as they are.
     npmFilesToBuild: [

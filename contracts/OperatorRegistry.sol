@@ -154,7 +154,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
 
     /// @dev A payee that the token refuses, as tokens with block lists do, must not stand in the way of a slash.
     function _payOrOwe(address payee, uint256 units) private {
-        if (token.trySafeTransfer(payee, units)) return;
+        if (units == 0 || token.trySafeTransfer(payee, units)) return;
         uint128 amount = Units.toAmount(units);
         owed[payee] += amount;
         emit Owed(payee, amount);

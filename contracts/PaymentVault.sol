@@ -17,6 +17,7 @@ import {
     Collection,
     IPaymentVault,
     Permit,
+    Refund,
     Session,
     SessionGrant
 } from "./interfaces/IPaymentVault.sol";
@@ -194,6 +195,24 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
     }
 
     /// @inheritdoc IPaymentVault
+    function refund(
+        address operator,
+        Refund[] calldata refunds
+    ) external returns (uint128 total, bytes32 spansHash) {
+        bytes memory spans = Hashing.newSpans(refunds.length);
+        for (uint256 i = 0; i < refunds.length; ++i) {
+            Refund calldata undone = refunds[i];
+            ChannelId channelId = Hashing.channelId(undone.payer, operator, msg.sender);
+            total += _refund(channelId, undone.before, undone.from, undone.until);
+            Hashing.writeSpan(spans, i, channelId, undone.before, undone.from, undone.until);
+        }
+        spansHash = keccak256(spans);
+        uint128 pot = _pots[msg.sender][operator];
+        require(pot >= total, PotBelowFloor(pot, total, 0));
+        _pots[msg.sender][operator] = pot - total;
+    }
+
+    /// @inheritdoc IPaymentVault
     function payOut(address operator, address to, uint256 units, uint128 floor) external nonReentrant {
         require(to != address(0) && to != address(this), InvalidRecipient(to));
         uint128 amount = Units.toAmount(units);
@@ -338,6 +357,24 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         channel.balance = balance - (until - from);
         channel.collected = until;
         emit Collected(channelId, before, from, until);
+    }
+
+    /// @notice Undoes the latest collection of a channel; the pot is the caller's to mind.
+    /// @return amount What went back, in micro-units.
+    function _refund(
+        ChannelId channelId,
+        uint128 before,
+        uint128 from,
+        uint128 until
+    ) private returns (uint128 amount) {
+        Channel storage channel = _channels[channelId];
+        (uint128 balance, uint128 collected) = (channel.balance, channel.collected);
+        require(before <= from && from < until, NothingToRefund(channelId, before, from, until));
+        require(until == collected, CollectedMismatch(channelId, collected, until));
+        amount = until - from;
+        channel.balance = balance + amount;
+        channel.collected = before;
+        emit Refunded(channelId, amount, before);
     }
 
     /// @dev Every refusal names the channel, so that a collector can drop it and collect the others.

@@ -6,7 +6,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
 import {Bounds, IParameters} from "./interfaces/IParameters.sol";
-import {Collection, IPaymentVault} from "./interfaces/IPaymentVault.sol";
+import {Collection, IPaymentVault, Refund} from "./interfaces/IPaymentVault.sol";
 import {
     BatchHeader,
     Claim,
@@ -46,6 +46,8 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     mapping(address operator => OperatorState) private _states;
     mapping(address operator => bytes32[_RING_SIZE]) private _rings;
+    /// @dev Bit `number % 256` is set while an open demand holds the batch.
+    mapping(address operator => uint256 bits) private _held;
     mapping(address account => address wallet) private _payoutWallets;
 
     /// @notice Part of a generation: see `Generation`.
@@ -93,11 +95,27 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     /// @inheritdoc ISettlement
+    function refund(BatchHeader calldata header, Refund[] calldata refunds) external {
+        address operator = header.operator;
+        OperatorState storage state = _states[operator];
+        (uint32 last, uint24 toRefund) = (state.last, state.toRefund);
+        bytes32 batchHash = Hashing.batch(header);
+        bytes32 next = toRefund == 0 ? bytes32(0) : _rings[operator][(uint256(last) + toRefund) % _RING_SIZE];
+        require(batchHash == next, NotNextToRefund(next, batchHash));
+        state.toRefund = toRefund - 1;
+        state.cumulativeTotal -= header.total;
+        emit BatchRefunded(operator, header.number, batchHash, header.total);
+        (, bytes32 spansHash) = vault.refund(operator, refunds);
+        require(spansHash == header.spansHash, SpansMismatch(header.spansHash, spansHash));
+    }
+
+    /// @inheritdoc ISettlement
     function finalise(BatchHeader calldata header) external {
         bytes32 batchHash = _checkKnown(header);
         (address operator, uint64 number) = (header.operator, header.number);
         require(number > _states[operator].finalised, AlreadyFinal(number));
         require(block.timestamp >= header.finalAt, NotYetFinal(header.finalAt));
+        require(_held[operator] & _bitsOf(_states[operator].finalised + 1, number) == 0, BatchHeld(operator, number));
         _states[operator].finalised = uint32(number);
         balancesHashOf[operator] = Hashing.balances(
             header.balancesRoot,
@@ -105,6 +123,34 @@ contract Settlement is ISettlement, EIP712, Nonces {
             header.cumulativeTotal
         );
         emit BatchFinalised(operator, number, batchHash, header.cumulativeTotal);
+    }
+
+    // --- disputes ---
+
+    /// @inheritdoc ISettlement
+    function voidFrom(BatchHeader calldata header) external {
+        bytes32 batchHash = _checkHoldable(header);
+        (address operator, uint32 first) = (header.operator, uint32(header.number));
+        OperatorState storage state = _states[operator];
+        uint32 last = state.last;
+        // The total and the latest `finalAt` stay: the former falls with each refund, the latter must not fall, else a
+        // next batch could make a parent final before its time.
+        state.last = first - 1;
+        state.toRefund += uint24(last - first + 1);
+        _held[operator] &= ~_bitsOf(first, last);
+        emit BatchesVoided(operator, first, last, batchHash);
+    }
+
+    /// @inheritdoc ISettlement
+    function hold(BatchHeader calldata header) external returns (bytes32 batchHash) {
+        batchHash = _checkHoldable(header);
+        _held[header.operator] |= _bitsOf(header.number, header.number);
+    }
+
+    /// @inheritdoc ISettlement
+    function release(BatchHeader calldata header) external {
+        require(msg.sender == disputes, NotDisputes(msg.sender));
+        if (isPending(header)) _held[header.operator] &= ~_bitsOf(header.number, header.number);
     }
 
     // --- claims ---
@@ -175,6 +221,23 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     /// @inheritdoc ISettlement
+    function isPending(BatchHeader calldata header) public view returns (bool) {
+        return header.number > _states[header.operator].finalised && _isKept(header, Hashing.batch(header));
+    }
+
+    /// @inheritdoc ISettlement
+    function isHeld(address operator, uint64 number) external view returns (bool) {
+        OperatorState memory state = _states[operator];
+        bool isOpen = number > state.finalised && number <= state.last;
+        return isOpen && _held[operator] & _bitsOf(number, number) != 0;
+    }
+
+    /// @inheritdoc ISettlement
+    function receiptDigest(Receipt calldata receipt) external view returns (bytes32) {
+        return _hashTypedDataV4(Hashing.receipt(receipt));
+    }
+
+    /// @inheritdoc ISettlement
     function stateOf(address operator) external view returns (OperatorState memory) {
         return _states[operator];
     }
@@ -219,7 +282,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
         claimedOf[operator][account] = cumulative;
         address wallet = payoutWalletOf(account);
         emit Claimed(operator, account, wallet, cumulative - claimed, cumulative);
-        // The wall: what batches not yet final have collected stays in the pot.
+        // The wall: what batches not yet final, or voided and not yet refunded, have collected stays in the pot.
         vault.payOut(operator, wallet, units, _states[operator].cumulativeTotal - finalTotal);
     }
 
@@ -240,6 +303,7 @@ contract Settlement is ISettlement, EIP712, Nonces {
             commitment.receiptsCount != 0 && commitment.entriesCount != 0 && commitment.balancesCount != 0,
             EmptyTree()
         );
+        require(state.toRefund == 0, RefundsOutstanding(msg.sender, state.toRefund));
         require(state.last - state.finalised < _MAX_PENDING, RingFull(state.last, state.finalised));
         // Before the first batch the ring holds zero at that place, which is what a first batch names as its parent.
         bytes32 parent = _rings[msg.sender][state.last % _RING_SIZE];
@@ -298,9 +362,25 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     function _checkKnown(BatchHeader calldata header) private view returns (bytes32 batchHash) {
         batchHash = Hashing.batch(header);
+        require(_isKept(header, batchHash), BatchUnknown(batchHash));
+    }
+
+    function _checkHoldable(BatchHeader calldata header) private view returns (bytes32 batchHash) {
+        require(msg.sender == disputes, NotDisputes(msg.sender));
+        batchHash = _checkKnown(header);
+        require(header.number > _states[header.operator].finalised, AlreadyFinal(header.number));
+    }
+
+    /// @dev A slot past the latest batch is what a void leaves behind.
+    function _isKept(BatchHeader calldata header, bytes32 batchHash) private view returns (bool) {
         (address operator, uint64 number) = (header.operator, header.number);
-        // A slot past the latest batch is what a void leaves behind.
-        bool isKept = number <= _states[operator].last && _rings[operator][number % _RING_SIZE] == batchHash;
-        require(isKept, BatchUnknown(batchHash));
+        return number <= _states[operator].last && _rings[operator][number % _RING_SIZE] == batchHash;
+    }
+
+    /// @dev The bits of the batches `first` to `last`, at most 255 of them, in a word that goes round with the ring.
+    function _bitsOf(uint256 first, uint256 last) private pure returns (uint256) {
+        uint256 ones = (1 << (last - first + 1)) - 1;
+        uint256 shift = first % _RING_SIZE;
+        return (ones << shift) | (ones >> (_RING_SIZE - shift));
     }
 }

@@ -11,6 +11,7 @@ const contracts = {
   AccessManager: `${openzeppelin}/access/manager/AccessManager.sol`,
   AdapterRegistry: "contracts/AdapterRegistry.sol",
   DatasetRegistry: "contracts/DatasetRegistry.sol",
+  Disputes: "contracts/Disputes.sol",
   Generation: "contracts/Generation.sol",
   MarketGovernor: "contracts/MarketGovernor.sol",
   MarketToken: "contracts/MarketToken.sol",

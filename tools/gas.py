@@ -35,6 +35,7 @@ SNAPSHOTS = ROOT / "tests" / "snapshots"
 CONTRACTS = (
     "AdapterRegistry",
     "DatasetRegistry",
+    "Disputes",
     "MarketGovernor",
     "MarketToken",
     "OperatorRegistry",

@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rlp  # type: ignore[import-untyped]
+
 from backend.chain.contracts import interface, reverted
 from backend.chain.keys import local_account, sign_transaction
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from backend.domain.hashing import TypedDomain
+from backend.domain.hashing import TypedDomain, keccak, to_bytes
 from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
 
 if TYPE_CHECKING:
@@ -102,6 +104,11 @@ class Deployer:
         self.addresses[contract] = tx_receipt.contract_address
         return tx_receipt
 
+    def next_address(self, later: int) -> Account:
+        """Where the contract will stand that this key creates `later` transactions after the next one."""
+        nonce = self._node.num_transactions(self.account) + later
+        return created_address(self.account, nonce)
+
     def send(self, contract: str, function: str, *args: Any) -> TxReceipt:
         data = interface(contract).function(function, args).encode(args)
         return self._send(contract, function, self.addresses[contract], data)
@@ -148,6 +155,12 @@ class Deployer:
                 return tx_receipt
             time.sleep(0.05)
         raise Unavailable(f"transaction {tx_hash} is not mined after {MINED_TIMEOUT_SECONDS} s")
+
+
+def created_address(creator: Account, nonce: int) -> Account:
+    """The address of a contract that an account creates with its transaction number `nonce`."""
+    encoded = rlp.encode([to_bytes(creator), nonce])
+    return Account("0x" + keccak(encoded)[12:].hex())
 
 
 def bytecode(contract: str, artifacts: Path = ARTIFACTS) -> bytes:
@@ -200,10 +213,18 @@ def deploy_market(
     deployer.create("Parameters", at["AccessManager"], terms.profile, at["PaymentVault"], first_set)
     deployer.create("DatasetRegistry", at["AccessManager"])
     deployer.create("AdapterRegistry", at["DatasetRegistry"], at["Parameters"])
-    deployer.create("Generation", at["Parameters"], terms.unstake_seconds)
-    at["OperatorRegistry"] = deployer.ask("Generation", "operators")
-    at["Settlement"] = deployer.ask("Generation", "settlement")
+    _create_generation(deployer, terms.unstake_seconds)
     _assign_roles(deployer, guardian, curator)
+
+
+def _create_generation(deployer: Deployer, unstake_seconds: int) -> None:
+    """Three contracts that know each other from birth: each is told the addresses of those to come."""
+    at = deployer.addresses
+    settlement, disputes = deployer.next_address(1), deployer.next_address(2)
+    deployer.create("OperatorRegistry", at["TestUSD"], unstake_seconds, settlement, disputes)
+    deployer.create("Settlement", at["Parameters"], at["OperatorRegistry"], disputes)
+    deployer.create("Disputes", at["Settlement"], at["OperatorRegistry"], at["AdapterRegistry"])
+    deployer.create("Generation", at["Disputes"], at["AdapterRegistry"])
 
 
 def _assign_roles(deployer: Deployer, guardian: Account, curator: Account) -> None:

@@ -76,6 +76,14 @@ struct Collection {
     bytes32 vs;
 }
 
+/// @notice A collection to be undone. Fields as in `Collection`, `from` being where the paid interval began.
+struct Refund {
+    address payer;
+    uint128 before;
+    uint128 from;
+    uint128 until;
+}
+
 /// @title Payment vault
 /// @notice Holds every payment token of the market: channels, filled by payers, and pots, filled from channels by
 /// collectors and emptied by them.
@@ -106,6 +114,8 @@ interface IPaymentVault {
     event Withdrawn(ChannelId indexed channelId, address indexed payer, uint128 amount);
     /// @notice `until - from` went from the channel into the pot; `from - before` was waived.
     event Collected(ChannelId indexed channelId, uint128 before, uint128 from, uint128 until);
+    /// @notice `amount` went from the pot back into the channel, whose `collected` is `collected` again.
+    event Refunded(ChannelId indexed channelId, uint128 amount, uint128 collected);
     /// @notice `amount` left the pot of (`collector`, `operator`) to `to`.
     event PaidOut(address indexed collector, address indexed operator, address indexed to, uint128 amount);
 
@@ -128,6 +138,7 @@ interface IPaymentVault {
     error CollectedMismatch(ChannelId channelId, uint128 collected, uint128 before);
     error NothingToCollect(ChannelId channelId, uint128 from, uint128 until);
     error VoucherExceeded(ChannelId channelId, uint128 maxCumulative, uint128 until);
+    error NothingToRefund(ChannelId channelId, uint128 before, uint128 from, uint128 until);
     error CapExceeded(ChannelId channelId, address key, uint128 cap, uint128 until);
     /// @notice The payer allowed `signer` nothing; zero where the signature is nobody's.
     error NotAuthorised(ChannelId channelId, address signer);
@@ -218,6 +229,18 @@ interface IPaymentVault {
         address operator,
         Collection[] calldata collections
     ) external returns (uint128 total, bytes32 spansHash, uint128 pot);
+
+    /// @notice Undoes collections: pays each interval back from the pot of (caller, `operator`) into its channel, and
+    /// sets `collected` to `before`, so that the vouchers can be collected against again.
+    /// @param operator Whose channels and whose pot.
+    /// @param refunds Each must be the latest collection of its channel, else all revert. That it is one that took
+    /// place is the caller's to check, by the hash.
+    /// @return total The sum moved, in micro-units.
+    /// @return spansHash As `collect` returned it for these.
+    function refund(
+        address operator,
+        Refund[] calldata refunds
+    ) external returns (uint128 total, bytes32 spansHash);
 
     /// @notice Pays `units` out of the pot of (caller, `operator`).
     /// @param operator Whose pot.

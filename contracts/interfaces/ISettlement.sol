@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {ChannelId, Collection, IPaymentVault} from "./IPaymentVault.sol";
+import {ChannelId, Collection, IPaymentVault, Refund} from "./IPaymentVault.sol";
 import {IOperatorRegistry} from "./IOperatorRegistry.sol";
 import {IParameters} from "./IParameters.sol";
 
@@ -117,10 +117,10 @@ struct EntryKey {
 /// @notice Where an operator's chain of batches stands.
 /// @param last Number of the latest batch; zero if there is none.
 /// @param finalised Number of the latest final batch; all before it are final too.
-/// @param toRefund Number of voided batches whose channels are yet to be refunded. Always zero for now: see
-/// `ISettlement`.
-/// @param finalAt `finalAt` of the latest batch.
-/// @param cumulativeTotal `cumulativeTotal` of the latest batch, in micro-units.
+/// @param toRefund Number of voided batches whose channels are yet to be refunded: those numbered from `last + 1` on.
+/// @param finalAt The latest `finalAt` of all batches so far, voided ones included.
+/// @param cumulativeTotal All that was collected and not refunded, in micro-units: once nothing is to be refunded, the
+/// `cumulativeTotal` of the latest batch.
 struct OperatorState {
     uint32 last;
     uint32 finalised;
@@ -137,10 +137,11 @@ struct OperatorState {
 /// Units: amounts in micro-units; tokens move in whole units, what is left below one stays claimable.
 ///
 /// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only money of
-/// its own channels: a claim leaves in the pot what the batches not yet final have collected. Everything that a proof
-/// of a wrong batch needs is committed from the first batch on. `disputes` is fixed at construction as one set with
-/// this contract and its operator registry; until a contract lives at that address *no code path voids a batch* or
-/// touches what it collected, and a wrong batch is visible to everybody but not stopped.
+/// its own channels: a claim leaves in the pot what the batches not yet final, and those yet to be refunded, have
+/// collected. Only `disputes`, fixed at construction as one set with this contract and its operator registry, can void
+/// a batch, with all after it, or hold its finality; it does so on the proofs of `IDisputes` alone. Anyone can then
+/// refund a voided batch, newest first, which restores its channels to the unit. Before that the operator commits
+/// nothing new.
 interface ISettlement {
     /// @notice A batch was committed.
     event BatchCommitted(
@@ -156,6 +157,10 @@ interface ISettlement {
         bytes32 indexed batchHash,
         uint128 finalTotal
     );
+    /// @notice The batches from `first` to `last` were voided; `batchHash` is the first one's.
+    event BatchesVoided(address indexed operator, uint64 indexed first, uint64 last, bytes32 indexed batchHash);
+    /// @notice The channels of a voided batch are as they were before it; `amount` went back into them.
+    event BatchRefunded(address indexed operator, uint64 indexed number, bytes32 indexed batchHash, uint128 amount);
     /// @notice `wallet` received `amount` for `account`; `cumulative` is all that `account` claimed from `operator` so
     /// far.
     event Claimed(
@@ -176,6 +181,11 @@ interface ISettlement {
     error RingFull(uint32 last, uint32 finalised);
     error RingTooSmall(uint256 reach, uint32 maxDisputeWindow);
     error BatchUnknown(bytes32 batchHash);
+    error BatchHeld(address operator, uint64 number);
+    error RefundsOutstanding(address operator, uint24 toRefund);
+    error NotNextToRefund(bytes32 expected, bytes32 batchHash);
+    error SpansMismatch(bytes32 expected, bytes32 found);
+    error NotDisputes(address caller);
     error AlreadyFinal(uint64 number);
     error NotYetFinal(uint64 finalAt);
     error BalancesMismatch(address operator, bytes32 expected, bytes32 opened);
@@ -185,8 +195,8 @@ interface ISettlement {
     error SignatureExpired(uint256 deadline);
 
     /// @notice Commits the caller's next batch and collects its vouchers. Reverts if the parent or the parameter set
-    /// is another than the caller named, so that nothing is committed on top of something unseen, and while 255 batches
-    /// are not final.
+    /// is another than the caller named, so that nothing is committed on top of something unseen, while voided batches
+    /// are to be refunded, and while 255 batches are not final.
     /// @param commitment What the batch commits to. No tree may be empty.
     /// @param collections One per channel, strictly rising by channel id, 1 to 256; together exactly
     /// `commitment.total`.
@@ -195,8 +205,24 @@ interface ISettlement {
         Collection[] calldata collections
     ) external returns (uint64 number, bytes32 batchHash);
 
-    /// @notice Makes a batch, and with it all before it, final. Anyone may, from its `finalAt` on.
+    /// @notice Makes a batch, and with it all before it, final. Anyone may, from its `finalAt` on, while none of them
+    /// is held by an open demand.
     function finalise(BatchHeader calldata header) external;
+
+    /// @notice Restores the channels of the newest voided batch that is not refunded yet. Anyone may.
+    /// @param header The voided batch.
+    /// @param refunds Its spans, in their order, with the payers of their channels.
+    function refund(BatchHeader calldata header, Refund[] calldata refunds) external;
+
+    /// @notice Voids a batch that is not final, and all after it. Only `disputes`.
+    function voidFrom(BatchHeader calldata header) external;
+
+    /// @notice Keeps a batch that is not final from becoming final until `release`. Only `disputes`.
+    /// @return batchHash The batch's hash.
+    function hold(BatchHeader calldata header) external returns (bytes32 batchHash);
+
+    /// @notice Ends a `hold`; nothing happens if the batch was voided meanwhile. Only `disputes`.
+    function release(BatchHeader calldata header) external;
 
     /// @notice Pays an account's payout wallet what it earned since its last claim, in whole units. Anyone may.
     function claim(Claim calldata request) external;
@@ -233,13 +259,22 @@ interface ISettlement {
         Opening calldata opening
     ) external view returns (bool);
 
+    /// @notice Whether the batch stands and is not final: whether it can be voided.
+    function isPending(BatchHeader calldata header) external view returns (bool);
+
+    /// @notice Whether an open demand keeps batch `number` from becoming final.
+    function isHeld(address operator, uint64 number) external view returns (bool);
+
+    /// @notice The EIP-712 digest of a receipt: what a receipt key signs.
+    function receiptDigest(Receipt calldata receipt) external view returns (bytes32);
+
     /// @notice Number of batches whose hashes are kept per operator.
     function ringSize() external pure returns (uint32);
 
     /// @notice Where an operator's chain of batches stands.
     function stateOf(address operator) external view returns (OperatorState memory);
 
-    /// @notice The hash kept in the ring for batch `number`; zero if there is none or it is overwritten.
+    /// @notice The hash kept in the ring for batch `number`; zero if there is none, it is voided or overwritten.
     function batchHashAt(address operator, uint64 number) external view returns (bytes32);
 
     /// @notice `keccak256(abi.encode(balancesRoot, balancesCount, cumulativeTotal))` of the latest final batch.
@@ -266,6 +301,6 @@ interface ISettlement {
     /// @notice The operators' stakes and receipt keys.
     function operators() external view returns (IOperatorRegistry);
 
-    /// @notice Who alone can void a batch, once it exists.
+    /// @notice Who alone can void a batch: the fraud proofs.
     function disputes() external view returns (address);
 }

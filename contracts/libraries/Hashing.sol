@@ -109,13 +109,18 @@ library Hashing {
 
     /// @notice The key of an entry in the tree of entries, in one word.
     function entry(EntryKey calldata key) internal pure returns (bytes32) {
-        return
-            bytes32(
-                (uint256(uint160(key.account)) << 64) |
-                    (uint256(key.receiptIndex) << 32) |
-                    (uint256(key.slice) << 16) |
-                    key.part
-            );
+        return entryKey(key.account, key.receiptIndex, key.slice, key.part);
+    }
+
+    /// @notice As `entry`, of its parts.
+    function entryKey(
+        address earner,
+        uint32 receiptIndex,
+        uint16 slice,
+        uint16 part
+    ) internal pure returns (bytes32) {
+        uint256 place = (uint256(receiptIndex) << 32) | (uint256(slice) << 16) | part;
+        return bytes32((uint256(uint160(earner)) << 64) | place);
     }
 
     /// @notice The key of an account in the tree of balances.

@@ -13,15 +13,31 @@ contract DeployTest is Market {
     function test_a_generation_knows_itself() external view {
         vm.assertEq(operators.settlement(), address(settlement));
         vm.assertEq(address(settlement.operators()), address(operators));
-        vm.assertEq(operators.disputes(), generation.disputes());
-        vm.assertEq(settlement.disputes(), generation.disputes());
+        vm.assertEq(operators.disputes(), address(disputes));
+        vm.assertEq(settlement.disputes(), address(disputes));
+        vm.assertEq(address(disputes.settlement()), address(settlement));
+        vm.assertEq(address(disputes.operators()), address(operators));
+        vm.assertEq(address(disputes.adapters()), address(adapters));
+        vm.assertEq(address(disputes.datasets()), address(datasets));
+        vm.assertEq(address(disputes.parameters()), address(parameters));
+        vm.assertEq(address(disputes.token()), address(usd));
         vm.assertEq(address(settlement.vault()), address(vault));
         vm.assertEq(address(operators.token()), address(usd));
         vm.assertEq(operators.unstakeSeconds(), UNSTAKE);
     }
 
-    function test_no_code_voids_or_slashes_yet() external view {
-        vm.assertEq(generation.disputes().code.length, 0);
+    function test_a_generation_of_strangers_is_refused() external {
+        vm.mockCall(address(operators), abi.encodeCall(IOperatorRegistry.disputes, ()), abi.encode(address(1)));
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                Generation.Miswired.selector,
+                operators,
+                bytes32("disputes"),
+                disputes,
+                address(1)
+            )
+        );
+        new Generation(disputes, adapters);
     }
 
     function test_a_stake_outlasts_the_longest_window(uint64 unstake) external {
@@ -30,7 +46,11 @@ contract DeployTest is Market {
         if (unstake < needed) {
             vm.expectRevert(abi.encodeWithSelector(Generation.UnstakeTooShort.selector, unstake, needed));
         }
-        new Generation(parameters, unstake);
+        this.deployGeneration(unstake);
+    }
+
+    function deployGeneration(uint64 unstake) external {
+        _deployGeneration(unstake);
     }
 
     function test_the_ring_reaches_over_the_longest_window() external {

@@ -55,7 +55,7 @@ contract FinaliseTest is Batches {
     function test_a_slot_left_stale_by_a_void_is_not_finalised() external {
         commit(5, oneBalance(_account, 5));
         BatchHeader memory voided = commit(5, oneBalance(_account, 10));
-        voidAfter(1);
+        voidFrom(voided);
         vm.warp(voided.finalAt);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, settlement.hashBatch(voided)));
         settlement.finalise(voided);

@@ -86,7 +86,7 @@ contract StakeTest is Batches {
         vm.assertEq(usd.balanceOf(operator), STAKE_UNITS / 2);
     }
 
-    // --- slashing: the address of the disputes acts by itself here, which no contract can yet ---
+    // --- slashing: the address of the disputes acts by itself here ---
 
     function test_a_slash_is_shared_out(uint128 amount, uint32 challengerPpm) external {
         amount = uint128(bound(amount, 0, _STAKE));
@@ -140,9 +140,8 @@ contract StakeTest is Batches {
             _STAKE,
             _STAKE + 1
         );
-        address disputes = operators.disputes();
         vm.expectRevert(error);
-        vm.prank(disputes);
+        vm.prank(address(disputes));
         operators.slash(operator, _STAKE + 1, who("challenger"), 250_000, address(timelock));
     }
 
@@ -156,7 +155,7 @@ contract StakeTest is Batches {
     }
 
     function test_nobody_else_slashes(address caller) external {
-        vm.assume(caller != operators.disputes());
+        vm.assume(caller != address(disputes));
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.NotDisputes.selector, caller));
         vm.prank(caller);
         operators.slash(operator, 1, caller, 250_000, caller);
@@ -164,8 +163,7 @@ contract StakeTest is Batches {
 
     function _slash(uint128 amount, uint32 challengerPpm) private {
         address challenger = who("challenger");
-        address disputes = operators.disputes();
-        vm.prank(disputes);
+        vm.prank(address(disputes));
         operators.slash(operator, amount, challenger, challengerPpm, address(timelock));
     }
 

@@ -24,9 +24,6 @@ abstract contract Batches is Payments {
     uint256 internal constant STAKE_UNITS = 1_000_000;
     uint256 internal constant DEPOSIT_UNITS = 1_000_000;
 
-    /// @dev Where `Settlement` keeps the operators' states.
-    uint256 private constant _STATES_SLOT = 5;
-
     address internal receiptKey;
     BatchHeader internal lastHeader;
 
@@ -126,13 +123,10 @@ abstract contract Batches is Payments {
         settlement.finalise(header);
     }
 
-    /// @notice What a void will do to the state, which no contract can yet: batch `number` is the latest again, the
-    /// ring's slots stay.
-    function voidAfter(uint32 number) internal {
-        bytes32 slot = keccak256(abi.encode(operator, _STATES_SLOT));
-        uint256 rest = uint256(vm.load(address(settlement), slot)) & ~uint256(type(uint32).max);
-        vm.store(address(settlement), slot, bytes32(rest | number));
-        vm.assertEq(settlement.stateOf(operator).last, number);
+    /// @notice Voids a batch, and all after it, as a proof would.
+    function voidFrom(BatchHeader memory header) internal {
+        vm.prank(address(disputes));
+        settlement.voidFrom(header);
     }
 
     // --- claims ---

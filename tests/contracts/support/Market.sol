@@ -5,11 +5,15 @@ import {AccessManager} from "@openzeppelin/contracts/access/manager/AccessManage
 import {TimelockController} from "@openzeppelin/contracts/governance/TimelockController.sol";
 import {AdapterRegistry} from "../../../contracts/AdapterRegistry.sol";
 import {DatasetRegistry} from "../../../contracts/DatasetRegistry.sol";
+import {Disputes} from "../../../contracts/Disputes.sol";
 import {Generation} from "../../../contracts/Generation.sol";
 import {MarketGovernor, VotingRules} from "../../../contracts/MarketGovernor.sol";
 import {MarketToken} from "../../../contracts/MarketToken.sol";
+import {OperatorRegistry} from "../../../contracts/OperatorRegistry.sol";
 import {Parameters} from "../../../contracts/Parameters.sol";
 import {PaymentVault} from "../../../contracts/PaymentVault.sol";
+import {Settlement} from "../../../contracts/Settlement.sol";
+import {IDisputes} from "../../../contracts/interfaces/IDisputes.sol";
 import {IOperatorRegistry} from "../../../contracts/interfaces/IOperatorRegistry.sol";
 import {ParameterSet, Profile} from "../../../contracts/interfaces/IParameters.sol";
 import {ISettlement} from "../../../contracts/interfaces/ISettlement.sol";
@@ -36,6 +40,7 @@ abstract contract Market is Base {
     Generation internal generation;
     IOperatorRegistry internal operators;
     ISettlement internal settlement;
+    IDisputes internal disputes;
 
     address internal guardian;
     address internal curator;
@@ -90,9 +95,18 @@ abstract contract Market is Base {
         parameters = new Parameters(address(access), Profile.Local, vault, firstSet());
         datasets = new DatasetRegistry(address(access));
         adapters = new AdapterRegistry(datasets, parameters);
-        generation = new Generation(parameters, UNSTAKE);
-        operators = generation.operators();
-        settlement = generation.settlement();
+        generation = _deployGeneration(UNSTAKE);
+        (operators, settlement, disputes) = (generation.operators(), generation.settlement(), generation.disputes());
+    }
+
+    /// @dev Each contract is told the addresses of those that this contract creates next.
+    function _deployGeneration(uint64 unstakeSeconds) internal returns (Generation) {
+        uint64 nonce = vm.getNonce(address(this));
+        address settlementAt = vm.computeCreateAddress(address(this), nonce + 1);
+        address disputesAt = vm.computeCreateAddress(address(this), nonce + 2);
+        OperatorRegistry registry = new OperatorRegistry(usd, unstakeSeconds, settlementAt, disputesAt);
+        Settlement collectorOf = new Settlement(parameters, registry, disputesAt);
+        return new Generation(new Disputes(collectorOf, registry, adapters), adapters);
     }
 
     function _assignRoles() private {
