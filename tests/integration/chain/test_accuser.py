@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.chain.accuser import ChainAccuser, GasLimits
+from backend.chain.keys import local_account
+from backend.ports.disputes import Call
+from tests.support.market import some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.chain.client import ChainClient
+
+WATCHER = local_account(9)
+GENEROUS = GasLimits(gas=10_000_000, price=100 * 10**9)
+
+
+def mint(units: int) -> Call:
+    return Call("TestUSD", "mint", (WATCHER.account, units))
+
+
+def dollars(chain: ChainClient) -> int:
+    balance: int = chain.call("TestUSD", "balanceOf", WATCHER.account)
+    return balance
+
+
+@contextmanager
+def manual_mining(chain: ChainClient) -> Iterator[None]:
+    chain.node.rpc.request("evm_setAutomine", False)
+    try:
+        yield
+    finally:
+        chain.node.rpc.request("evm_setAutomine", True)
+
+
+def test_calls_are_sent_in_order_and_waited_for(chain: ChainClient) -> None:
+    before = dollars(chain)
+    sent = ChainAccuser(chain, WATCHER, GENEROUS).send([mint(1), mint(2), mint(3)])
+    assert all(s.is_done and s.tx_hash for s in sent)
+    assert dollars(chain) == before + 6
+
+
+def test_a_call_that_would_revert_is_never_sent(chain: ChainClient) -> None:
+    reserve = Call("Disputes", "reserve", (some_hash("a call"),))
+    accuser = ChainAccuser(chain, WATCHER, GENEROUS)
+    first, second = accuser.send([reserve, reserve])
+    assert first.is_done
+    assert (second.tx_hash, second.reverted) == (None, "AlreadyReserved")
+
+
+@pytest.mark.parametrize("limits", [GasLimits(gas=40_000, price=10**12), GasLimits(gas=10**7, price=1)])
+def test_a_call_above_the_limits_is_never_sent(chain: ChainClient, limits: GasLimits) -> None:
+    nonce = chain.node.num_transactions(WATCHER.account)
+    (sent,) = ChainAccuser(chain, WATCHER, limits).send([mint(1)])
+    assert (sent.tx_hash, sent.reverted) == (None, "")
+    assert "above the limit" in sent.error
+    assert chain.node.num_transactions(WATCHER.account) == nonce
+
+
+def test_fees_stay_below_the_limit(chain: ChainClient) -> None:
+    fees = chain.node.fees()
+    price = (fees.max_fee - fees.priority_fee) // 2 + fees.priority_fee
+    (sent,) = ChainAccuser(chain, WATCHER, GasLimits(10**7, price)).send([mint(1)])
+    found = chain.node.rpc.request("eth_getTransactionByHash", sent.tx_hash)
+    assert int(found["maxFeePerGas"], 16) == price
+
+
+def test_what_blocks_pass_by_is_sent_again_with_higher_fees(chain: ChainClient) -> None:
+    before = dollars(chain)
+    fees = chain.node.fees()
+    rpc = chain.node.rpc
+    stop = threading.Event()
+    accuser = ChainAccuser(chain, WATCHER, GENEROUS, stop)
+    with manual_mining(chain):
+        rpc.request("hardhat_setNextBlockBaseFeePerGas", hex(3 * fees.max_fee))
+        rpc.request("hardhat_mine", "0x1")
+        stop.set()
+        (waiting,) = accuser.send([mint(5)])
+        assert waiting.error == "it is not mined yet"
+        assert dollars(chain) == before
+    rpc.request("hardhat_mine", "0x1")
+    assert dollars(chain) == before + 5
+
+
+def test_a_reservation_is_the_hash_that_the_contract_looks_for(chain: ChainClient) -> None:
+    accuser = ChainAccuser(chain, WATCHER, GENEROUS)
+    reservation = accuser.reservation(mint(1))
+    assert accuser.send([Call("Disputes", "reserve", (reservation,))])[0].is_done
+    assert chain.call("Disputes", "reservedAt", reservation) == chain.head().number
