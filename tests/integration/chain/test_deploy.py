@@ -8,22 +8,12 @@ import pytest
 
 from backend.chain.client import ChainClient
 from backend.chain.contracts import interface
-from backend.chain.deploy import (
-    ADMIN,
-    CURATOR,
-    DOLLAR,
-    GUARDIAN,
-    LOCAL_TERMS,
-    TOKEN,
-    Deployer,
-    bytecode,
-    deploy_local,
-    deploy_market,
-    load,
-    save,
-)
+from backend.chain.deploy import DOLLAR, deploy_local, load, local_terms, save
+from backend.chain.deployer import Deployer, bytecode
 from backend.chain.keys import local_account
+from backend.chain.market import ADMIN, CURATOR, GUARDIAN, create_market
 from backend.chain.node import Node
+from backend.chain.quorum import TOKEN
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
@@ -106,7 +96,8 @@ def test_a_deployment_leaves_the_timelock_as_only_administrator(hardhat_node: Lo
         deployer = Deployer(node, local_account(0))
         deployer.create("TestUSD")
         treasury, guardian, curator = USERS[:3]
-        deploy_market(deployer, LOCAL_TERMS, treasury=treasury, guardian=guardian, curator=curator)
+        token = deployer.addresses["TestUSD"]
+        create_market(deployer, local_terms(token, treasury=treasury, guardian=guardian, curators=(curator,)))
         timelock, governor = (deployer.addresses[c] for c in ("TimelockController", "MarketGovernor"))
         assert members(deployer, node, "AccessManager") == {
             ADMIN: {timelock},

@@ -1,0 +1,34 @@
+"""Accounts whose keys everybody has: whatever they hold or may do on a public chain is anybody's."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import coincurve
+from eth_account import Account as EthAccount
+
+from backend.chain.keys import LOCAL_MNEMONIC, LocalSigner
+from backend.domain.ids import Account
+
+MNEMONICS = (
+    LOCAL_MNEMONIC,
+    "myth like bonus scare over problem client lizard pioneer submit female collect",
+)
+"""Of Hardhat, Anvil and Foundry, and of Ganache."""
+NUM_ACCOUNTS = 20
+NUM_SMALL_KEYS = 16
+"""The private keys 1, 2, 3, ...: the first that anybody tries."""
+
+
+@cache
+def well_known_accounts() -> frozenset[Account]:
+    EthAccount.enable_unaudited_hdwallet_features()
+    derived = (
+        EthAccount.from_mnemonic(mnemonic, account_path=f"m/44'/60'/0'/0/{index}").address
+        for mnemonic in MNEMONICS
+        for index in range(NUM_ACCOUNTS)
+    )
+    small = (
+        LocalSigner(coincurve.PrivateKey.from_int(n).secret).account for n in range(1, NUM_SMALL_KEYS + 1)
+    )
+    return frozenset(Account(address.lower()) for address in derived) | frozenset(small)

@@ -1,0 +1,117 @@
+"""A market deployed on production terms, on a chain of its own."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.deployer import Deployer, artifact
+from backend.chain.keys import LocalSigner
+from backend.chain.launch import launch
+from backend.chain.local_node import ROOT, LocalNode, command, free_port, wait_until_ready
+from backend.chain.profiles import DAY, PRODUCTION
+from backend.chain.quorum import TOKEN
+from backend.chain.terms import TIMELOCK, Terms
+from backend.domain.hashing import keccak
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.chain.node import Node
+    from backend.chain.record import Record
+    from backend.domain.ids import Account
+    from backend.ports.chain import Signer
+
+EXAMPLE = ROOT / "deployments" / "terms.example.toml"
+COIN = 10**20
+
+
+@cache
+def key(label: str) -> LocalSigner:
+    """A key that nobody knows but the tests."""
+    return LocalSigner(keccak(label.encode()))
+
+
+HOLDERS = tuple(key(f"holder {n}") for n in range(3))
+DEPLOYER, GUARDIAN, CURATOR, STRANGER = map(key, ("deployer", "guardian", "curator", "stranger"))
+
+
+def production_terms(payment_token: Account, chain_id: int = 31337, **changes: Any) -> Terms:
+    terms = Terms(
+        chain_id=chain_id,
+        profile=PRODUCTION,
+        payment_token=payment_token,
+        treasury=TIMELOCK,
+        guardian=GUARDIAN.account,
+        curators=(CURATOR.account,),
+        thaw_seconds=13 * DAY,
+        unstake_seconds=9 * DAY,
+        timelock_seconds=2 * DAY,
+        voting_rules={
+            "votingDelay": DAY,
+            "votingPeriod": 5 * DAY,
+            "proposalThreshold": 100 * TOKEN,
+            "quorumPercent": 20,
+            "lateQuorumExtension": DAY,
+        },
+        first_set={
+            "feePpm": 50_000,
+            "stakeCoverPpm": 100_000,
+            "disputeWindow": 3 * DAY,
+            "minContributorsPpm": 300_000,
+            "minOperatorPpm": 50_000,
+            "maxOperatorPpm": 500_000,
+            "challengerPpm": 250_000,
+            "demandBond": 10**10,
+        },
+        supply=1_000 * TOKEN,
+        distribution={TIMELOCK: 550 * TOKEN} | {holder.account: 150 * TOKEN for holder in HOLDERS},
+    )
+    return replace(terms, **changes)
+
+
+@contextmanager
+def public_node(folder: Path, chain_id: int) -> Iterator[LocalNode]:
+    """A node of another chain than the developers', mining every second."""
+    port = free_port()
+    with (folder / "hardhat.log").open("ab") as output:
+        process = subprocess.Popen(
+            [*command(port), "--chain-id", str(chain_id)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    with LocalNode(process, f"http://127.0.0.1:{port}") as node:
+        wait_until_ready(node.url, process, folder / "hardhat.log")
+        yield node
+
+
+def fund(node: Node, *accounts: Account) -> None:
+    """The chain's own coin."""
+    for account in accounts:
+        node.rpc.request("hardhat_setBalance", account, hex(COIN))
+
+
+def put_token(node: Node, at: Account) -> None:
+    """An ERC-20 at this address."""
+    node.rpc.request("hardhat_setCode", at, artifact("TestUSD")["deployedBytecode"])
+
+
+def deploy(node: Node, folder: Path, terms: Terms, signer: Signer = DEPLOYER) -> Record:
+    fund(node, signer.account)
+    put_token(node, terms.payment_token)
+    return launch(node, signer, terms, folder, confirmations=0)
+
+
+def acting(node: Node, record: Record, signer: Signer) -> Deployer:
+    """The market's contracts, called with this key."""
+    fund(node, signer.account)
+    sender = Deployer(node, signer)
+    sender.addresses = dict(record.addresses)
+    return sender
