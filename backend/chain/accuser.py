@@ -7,29 +7,32 @@ when that is tried on top of it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from backend.chain.client import ChainClient
 from backend.chain.contracts import interface
-from backend.chain.dispute_log import node_errors
 from backend.chain.keys import sign_transaction
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
 from backend.domain.chain import Reverted
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, to_hash, words
-from backend.ports.disputes import Sent
+from backend.ports.disputes import Call, Sent
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from backend.chain.client import ChainClient
     from backend.chain.node import TxReceipt
     from backend.domain.ids import Account, Hash32
     from backend.ports.chain import Signer
-    from backend.ports.disputes import Call
 
+TOKEN = "TestUSD"  # noqa: S105 - a contract's name
+"""Whose ABI stands for the payment token's, whichever ERC-20 that is."""
+PUBLIC_TOKEN = "PaymentToken"  # noqa: S105 - a contract's name
+"""How a deployment calls a payment token that is not ours."""
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 120.0
 """A call that is not mined by then is left to the pool; its twin, tried later, reverts while it waits."""
@@ -67,12 +70,23 @@ class ChainAccuser:
     def __init__(
         self, client: ChainClient, signer: Signer, limits: GasLimits, stop: threading.Event | None = None
     ) -> None:
-        self._client, self._node, self._signer = client, client.node, signer
+        self._client, self._node, self._signer = _with_token(client), client.node, signer
         self._limits, self._stop = limits, stop
 
     @property
     def account(self) -> Account:
         return self._signer.account
+
+    def units(self) -> int:
+        with node_errors():
+            units: int = self._client.call(TOKEN, "balanceOf", self.account)
+        return units
+
+    def approval(self, units: int) -> Call | None:
+        disputes = self._client.address("Disputes")
+        with node_errors():
+            allowed = self._client.call(TOKEN, "allowance", self.account, disputes)
+        return None if allowed >= units else Call(TOKEN, "approve", (disputes, units))
 
     def reservation(self, call: Call) -> Hash32:
         called = to_hash(keccak(_data(call)))
@@ -176,6 +190,23 @@ class ChainAccuser:
             time.sleep(POLL_SECONDS)
         else:
             self._stop.wait(POLL_SECONDS)
+
+
+@contextmanager
+def node_errors() -> Iterator[None]:
+    """A node's refusals as `Unavailable`: whoever asked may ask again."""
+    try:
+        yield
+    except RpcError as error:
+        raise Unavailable(f"the chain's node refuses: {error}") from error
+
+
+def _with_token(client: ChainClient) -> ChainClient:
+    """A client that knows the payment token as `TOKEN`."""
+    known = dict(client.deployment.addresses)
+    if TOKEN not in known and PUBLIC_TOKEN in known:
+        known[TOKEN] = known[PUBLIC_TOKEN]
+    return ChainClient(client.node, replace(client.deployment, addresses=known))
 
 
 def _data(call: Call) -> bytes:

@@ -1,4 +1,4 @@
-"""What the watcher asks of the chain beside the view of events: who demanded, who answered, and to send."""
+"""How the watcher acts on the chain."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from backend.domain.chain import ChainEvent
     from backend.domain.ids import Account, Hash32
 
 
@@ -38,38 +37,19 @@ class Sent:
         return not self.error
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer to a demand, as it was sent."""
-
-    index: int
-    """Which of the demand's keys."""
-    function: str
-    """`answer` or `answerReceipt`."""
-    args: Mapping[str, Any]
-
-
-class DisputeEvents(Protocol):
-    """The events of `Disputes` on the chain as it is now, the newest block included."""
-
-    def catch_up(self) -> None:
-        """Read what is new. Errors: `Unavailable`; `ChainReplaced`."""
-        ...
-
-    def demands(self) -> Sequence[ChainEvent]:
-        """All `Demanded`, oldest first."""
-        ...
-
-    def answers(self, demand: Hash32) -> Sequence[Answer]:
-        """To this demand, oldest first."""
-        ...
-
-
 class Accuser(Protocol):
     """Sends calls with one key, within limits of gas."""
 
     @property
     def account(self) -> Account: ...
+
+    def units(self) -> int:
+        """What the account holds of the payment token. Errors: `Unavailable`."""
+        ...
+
+    def approval(self, units: int) -> Call | None:
+        """What lets `Disputes` take this many units of the payment token; None if it may already."""
+        ...
 
     def reservation(self, call: Call) -> Hash32:
         """What `Disputes.reserve` is told before this call."""

@@ -92,3 +92,12 @@ def test_a_reservation_is_the_hash_that_the_contract_looks_for(chain: ChainClien
     reservation = accuser.reservation(mint(1))
     assert accuser.send([Call("Disputes", "reserve", (reservation,))])[0].is_done
     assert chain.call("Disputes", "reservedAt", reservation) == chain.head().number
+
+
+def test_bonds_are_approved_once(chain: ChainClient) -> None:
+    accuser = ChainAccuser(chain, WATCHER, GENEROUS)
+    approval = accuser.approval(100)
+    assert approval is not None
+    assert accuser.send([approval, mint(7)])[0].is_done
+    assert accuser.approval(100) is None
+    assert accuser.units() >= 7
