@@ -79,6 +79,11 @@ class Header:
     def hash(self) -> Hash32:
         return to_hash(keccak(words(*(getattr(self, name) for name in HEADER_FIELDS))))
 
+    @property
+    def abi(self) -> dict[str, int | str]:
+        """Solidity's `BatchHeader`."""
+        return {camel_case(name): getattr(self, name) for name in HEADER_FIELDS}
+
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Header:
         """From the fields by their Solidity names; integers may be decimal strings."""
@@ -216,13 +221,18 @@ def entry_key(account: bytes, receipt: int, slice_: int, part: int) -> bytes:
     return bytes(4) + account + (receipt << 32 | slice_ << 16 | part).to_bytes(8, "big")
 
 
-def spans_hash(spans: Iterable[Span]) -> Hash32:
+def pack_spans(spans: Iterable[Span]) -> bytes:
+    """`channelId 32 ‖ before 16 ‖ from 16 ‖ until 16`, span by span."""
     packed = bytearray()
     for span in spans:
         packed += to_bytes(span.channel_id)
         for amount in (span.before, span.start, span.until):
             packed += amount.to_bytes(16, "big")
-    return to_hash(keccak(bytes(packed)))
+    return bytes(packed)
+
+
+def spans_hash(spans: Iterable[Span]) -> Hash32:
+    return to_hash(keccak(pack_spans(spans)))
 
 
 def build(

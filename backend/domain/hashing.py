@@ -140,13 +140,36 @@ def list_hash(shares: Iterable[Share]) -> Hash32:
     return to_hash(keccak(pack_list(shares)))
 
 
+def pack_slices(slices: Iterable[Slice]) -> bytes:
+    """`versionId 32 ‖ weightPpm 4`, slice by slice."""
+    return b"".join(to_bytes(s.version_id) + s.weight_ppm.to_bytes(4, "big") for s in slices)
+
+
 def slices_hash(slices: Iterable[Slice]) -> Hash32:
     """Of the versions that answered and their weights."""
-    return to_hash(keccak(b"".join(to_bytes(s.version_id) + s.weight_ppm.to_bytes(4, "big") for s in slices)))
+    return to_hash(keccak(pack_slices(slices)))
+
+
+def method_word(method: str) -> bytes:
+    """A method's name as `bytes32`; a batch may bear any bytes. ValueError if they are more than 32."""
+    raw = method.encode("latin-1")
+    if len(raw) > 32:
+        raise ValueError(f"{method!r} is longer than 32 characters")
+    return raw.ljust(32, b"\0")
+
+
+def method_name(raw: bytes) -> str:
+    """The inverse of `method_word`."""
+    return raw.rstrip(b"\0").decode("latin-1")
+
+
+def attribution_words(method: str, slices: Iterable[Slice]) -> bytes:
+    """`method 32 ‖ list hash 32`, list by list."""
+    return method_word(method) + b"".join(to_bytes(list_hash(s.shares)) for s in slices)
 
 
 def attribution_hash(method: str, slices: Iterable[Slice]) -> Hash32:
-    return to_hash(keccak(ascii_word(method) + b"".join(to_bytes(list_hash(s.shares)) for s in slices)))
+    return to_hash(keccak(attribution_words(method, slices)))
 
 
 def balances_hash(root: Hash32, count: int, cumulative_total: int) -> Hash32:
