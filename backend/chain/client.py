@@ -30,9 +30,12 @@ INDEXED = (
     "Parameters",
     "OperatorRegistry",
     "Settlement",
+    "Disputes",
     "MarketGovernor",
 )
 """Contracts whose events are read. Token transfers are not among them: balances are asked from the chain."""
+UNREAD = {("Disputes", "Reserved")}
+"""Events that nothing follows from, and that anybody can emit for the price of gas."""
 
 
 class ChainClient:
@@ -149,7 +152,7 @@ class ChainClient:
 
 def _event(contract: str, log: Log) -> ChainEvent | None:
     entry = interface(contract).events.get(log.topics[0]) if log.topics else None
-    if entry is None:
+    if entry is None or (contract, entry.name) in UNREAD:
         return None
     return ChainEvent(
         block_number=log.block_number,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
 from backend.db.tables import chain as t
 from backend.domain import chain as d
@@ -91,8 +92,26 @@ class ChainStore:
         return [_operator(row) for row in self._all(t.OperatorRow)]
 
     def batches(self, operator: Account) -> list[d.CommittedBatch]:
-        final = self.finalised(operator)
-        return [_batch(row, final) for row in self._all(t.BatchRow, operator=operator)]
+        return DisputeStore(self._session).batches(operator, self.finalised(operator))
+
+    def batch(self, batch_hash: Hash32) -> d.CommittedBatch | None:
+        row = self._session.get(t.BatchRow, batch_hash)
+        known = [] if row is None else self.batches(Account(row.operator))
+        return next((batch for batch in known if batch.hash == batch_hash), None)
+
+    def spans(self, batch_hash: Hash32) -> tuple[d.PaidSpan, ...]:
+        return DisputeStore(self._session).spans(batch_hash)
+
+    def demands(self, batch_hash: Hash32) -> list[d.Demanded]:
+        return DisputeStore(self._session).demands([batch_hash])
+
+    def open_demands(self, operator: Account) -> list[d.Demanded]:
+        pending = [b.hash for b in self.batches(operator) if b.state is d.BatchState.COMMITTED]
+        found = (one for one in DisputeStore(self._session).demands(pending) if one.unanswered)
+        return sorted(found, key=lambda demand: demand.deadline)
+
+    def answers(self, demand: Hash32) -> list[d.Answered]:
+        return DisputeStore(self._session).answers(demand)
 
     def finalised(self, operator: Account) -> int:
         row = self._session.get(t.FinalityRow, operator)
@@ -209,18 +228,6 @@ def _parameter_set(row: t.ParameterSetRow) -> d.ParameterSet:
 
 def _operator(row: t.OperatorRow) -> d.Operator:
     return d.Operator(Account(row.account), row.endpoint, tuple(map(Account, row.keys)), row.stake)
-
-
-def _batch(row: t.BatchRow, final: int) -> d.CommittedBatch:
-    return d.CommittedBatch(
-        operator=Account(row.operator),
-        number=row.number,
-        hash=Hash32(row.hash),
-        header=row.header,
-        state=d.BatchState.FINAL if row.number <= final else d.BatchState.COMMITTED,
-        tx_hash=Hash32(row.tx_hash),
-        block_number=row.block_number,
-    )
 
 
 def _claim(row: t.ClaimRow) -> d.Claim:

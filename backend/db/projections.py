@@ -120,6 +120,12 @@ def _collected(row: t.ChannelRow, e: ChainEvent) -> None:
     row.collected = e.args["until"]
 
 
+@_on("PaymentVault", "Refunded", t.ChannelRow, "channelId")
+def _refunded(row: t.ChannelRow, e: ChainEvent) -> None:
+    row.balance += e.args["amount"]
+    row.collected = e.args["collected"]
+
+
 @_on("PaymentVault", "SessionGranted", t.GrantRow, "channelId", "key", creates=True)
 def _session_granted(row: t.GrantRow, e: ChainEvent) -> None:
     row.cap, row.expiry = e.args["cap"], e.args["expiry"]
@@ -152,9 +158,63 @@ def _slashed(row: t.OperatorRow, e: ChainEvent) -> None:
     row.stake -= e.args["reward"] + e.args["rest"]
 
 
-@_on("Settlement", "BatchCommitted", t.BatchRow, "operator", "batchHash", creates=True)
+@_on("Settlement", "BatchCommitted", t.BatchRow, "batchHash", creates=True)
 def _batch_committed(row: t.BatchRow, e: ChainEvent) -> None:
-    row.number, row.header, row.tx_hash = e.args["number"], e.args["header"], e.tx_hash
+    # Within one block a batch can be committed, voided, refunded and committed again under the same hash.
+    _stands_anew(row, e)
+    row.operator, row.number, row.header = e.args["operator"], e.args["number"], e.args["header"]
+    row.tx_hash, row.is_refunded = e.tx_hash, False
+    row.verb = row.challenger = row.fault = row.faulty_receipt = None
+
+
+@_on("Settlement", "BatchRefunded", t.BatchRow, "batchHash")
+def _batch_refunded(row: t.BatchRow, _e: ChainEvent) -> None:
+    row.is_refunded = True
+
+
+@_on("Disputes", "BatchConvicted", t.BatchRow, "batchHash")
+def _batch_convicted(row: t.BatchRow, e: ChainEvent) -> None:
+    row.verb, row.challenger = e.args["verb"], e.args["challenger"]
+
+
+@_on("Disputes", "ReceiptFaulty", t.BatchRow, "batchHash")
+def _receipt_faulty(row: t.BatchRow, e: ChainEvent) -> None:
+    row.faulty_receipt, row.fault = e.args["receiptIndex"], e.args["fault"]
+
+
+def _batches_voided(row: t.VoidRow, e: ChainEvent) -> None:
+    row.operator, row.batch_hash = e.args["operator"], e.args["batchHash"]
+    row.first, row.last = e.args["first"], e.args["last"]
+
+
+RULES["Settlement", "BatchesVoided"] = Rule(
+    t.VoidRow, lambda e: (e.block_hash, e.log_index), _batches_voided, creates=True
+)
+
+
+@_on("Disputes", "Demanded", t.DemandRow, "id", creates=True)
+def _demanded(row: t.DemandRow, e: ChainEvent) -> None:
+    # Within one block a demand can be made, answered and made again under the same id.
+    _stands_anew(row, e)
+    demand = e.args["demand"]
+    row.operator, row.batch_hash = e.args["operator"], e.args["batchHash"]
+    row.tree, row.keys, row.challenger = demand["tree"], demand["keys"], demand["challenger"]
+    row.deadline, row.bond_units, row.returned_units = demand["deadline"], str(demand["bondUnits"]), "0"
+
+
+@_on("Disputes", "BondReturned", t.DemandRow, "id")
+def _bond_returned(row: t.DemandRow, e: ChainEvent) -> None:
+    row.returned_units = str(e.args["units"])
+
+
+@_on("Disputes", "Answered", t.AnswerRow, "id", "i", creates=True)
+def _answered(row: t.AnswerRow, e: ChainEvent) -> None:
+    _stands_anew(row, e)
+    row.answerer, row.block_hash = e.args["answerer"], e.block_hash
+
+
+def _stands_anew(row: t.Projection, e: ChainEvent) -> None:
+    row.block_number, row.log_index = e.block_number, e.log_index
 
 
 @_on("Settlement", "BatchFinalised", t.FinalityRow, "operator", creates=True)

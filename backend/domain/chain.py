@@ -234,6 +234,37 @@ class BatchState(StrEnum):
     VOID = "void"
 
 
+VERBS = {
+    "0x85d32166": "badReceipt",
+    "0x30e11da2": "badPosition",
+    "0xe2a78ad0": "wrongEntry",
+    "0xd96f2bd2": "wrongBalance",
+    "0xc50f7058": "wrongOrder",
+    "0xff3b48db": "zeroLeaf",
+    "0x44037c16": "equivocation",
+    "0xc685f3b9": "unanswered",
+}
+"""Proofs of `IDisputes` by the selectors that its events name them by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voiding:
+    """Why batches fell, all those of an operator from number `first` on."""
+
+    first: int
+    convicted: Hash32
+    """The batch that was proved wrong: the first of those that fell."""
+    verb: str
+    """By which proof, a name of `VERBS`."""
+    challenger: Account | None
+    """Who earned by it; None if nobody did."""
+    fault: int | None
+    """Solidity's `Fault`, where the proof was about one receipt."""
+    receipt: int | None
+    """That receipt's place in the batch."""
+    block_number: int
+
+
 @dataclass(frozen=True, slots=True)
 class CommittedBatch:
     """A batch as its operator committed it; `header` has the words of Solidity's `BatchHeader`."""
@@ -244,6 +275,71 @@ class CommittedBatch:
     header: Mapping[str, Any]
     state: BatchState
     tx_hash: Hash32
+    block_number: int
+    voiding: Voiding | None = None
+    """Set where `state` is VOID."""
+    is_refunded: bool = False
+    """Whether a voided batch's channels are as they were before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaidSpan:
+    """What a batch collected from one channel: `[start, until)` of its line; `[before, start)` is waived."""
+
+    channel_id: ChannelId
+    payer: Account
+    before: int
+    start: int
+    until: int
+
+    @property
+    def refund(self) -> dict[str, Any]:
+        """Solidity's `Refund`."""
+        return {"payer": self.payer, "before": self.before, "from": self.start, "until": self.until}
+
+
+@dataclass(frozen=True, slots=True)
+class Demanded:
+    """A bonded demand for leaves of a batch's trees, and how far it is answered. Bonds in token units."""
+
+    id: Hash32
+    operator: Account
+    batch_hash: Hash32
+    tree: int
+    """Solidity's `Tree`."""
+    keys: tuple[Hash32, ...]
+    challenger: Account
+    deadline: int
+    """The last second in which an answer counts."""
+    bond_units: int
+    """Per key."""
+    unanswered: tuple[int, ...]
+    """Places in `keys` of those that wait for an answer, rising; none once their bond went back."""
+    returned_units: int
+    block_number: int
+
+    @property
+    def abi(self) -> dict[str, Any]:
+        """Solidity's `Demand`."""
+        return {
+            "batchHash": self.batch_hash,
+            "tree": self.tree,
+            "keys": list(self.keys),
+            "challenger": self.challenger,
+            "deadline": self.deadline,
+            "bondUnits": self.bond_units,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What was shown for one key of a demand."""
+
+    demand: Hash32
+    key_index: int
+    answerer: Account
+    call: str
+    """The whole calldata of `answer` or `answerReceipt`, 0x-hex."""
     block_number: int
 
 

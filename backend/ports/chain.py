@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.domain.chain import (
+        Answered,
         Attempt,
         BlockRef,
         ChainEvent,
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
         CommittedBatch,
         Contribution,
         Datanet,
+        Demanded,
         Grant,
         OpenTransaction,
         Operator,
+        PaidSpan,
         ParameterSet,
         PreparedTransaction,
         Proposal,
@@ -224,6 +227,24 @@ class ChainView(Protocol):
 
     def batches(self, operator: Account) -> list[CommittedBatch]:
         """All that were ever committed, voided ones included, in order of commitment."""
+        ...
+
+    def batch(self, batch_hash: Hash32) -> CommittedBatch | None: ...
+
+    def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
+        """What a batch collected, in its order: the preimage of its `spansHash`. Empty if it is unknown."""
+        ...
+
+    def demands(self, batch_hash: Hash32) -> list[Demanded]:
+        """All that were ever made of this batch, in their order."""
+        ...
+
+    def open_demands(self, operator: Account) -> list[Demanded]:
+        """Those of this operator's pending batches that have unanswered keys; by rising deadline."""
+        ...
+
+    def answers(self, demand: Hash32) -> list[Answered]:
+        """By rising place of the key."""
         ...
 
     def finalised(self, operator: Account) -> int:

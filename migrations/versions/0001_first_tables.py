@@ -33,16 +33,34 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_api_keys_account"), ["account"], unique=False)
 
     op.create_table(
+        "chain_answers",
+        sa.Column("demand_id", sa.String(length=66), nullable=False),
+        sa.Column("key_index", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("answerer", sa.String(length=42), nullable=False),
+        sa.Column("block_hash", sa.String(length=66), nullable=False),
+        sa.Column("block_number", sa.BigInteger(), nullable=False),
+        sa.Column("log_index", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("demand_id", "key_index", name=op.f("pk_chain_answers")),
+    )
+    op.create_table(
         "chain_batches",
-        sa.Column("operator", sa.String(length=42), nullable=False),
         sa.Column("hash", sa.String(length=66), nullable=False),
+        sa.Column("operator", sa.String(length=42), nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("header", sa.JSON(), nullable=False),
         sa.Column("tx_hash", sa.String(length=66), nullable=False),
+        sa.Column("is_refunded", sa.Boolean(), nullable=False),
+        sa.Column("verb", sa.String(length=10), nullable=True),
+        sa.Column("challenger", sa.String(length=42), nullable=True),
+        sa.Column("fault", sa.Integer(), nullable=True),
+        sa.Column("faulty_receipt", sa.BigInteger(), nullable=True),
         sa.Column("block_number", sa.BigInteger(), nullable=False),
         sa.Column("log_index", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("operator", "hash", name=op.f("pk_chain_batches")),
+        sa.PrimaryKeyConstraint("hash", name=op.f("pk_chain_batches")),
     )
+    with op.batch_alter_table("chain_batches", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_chain_batches_operator"), ["operator"], unique=False)
+
     op.create_table(
         "chain_channels",
         sa.Column("id", sa.String(length=66), nullable=False),
@@ -114,6 +132,24 @@ def upgrade() -> None:
         sa.Column("log_index", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_chain_datanets")),
     )
+    op.create_table(
+        "chain_demands",
+        sa.Column("id", sa.String(length=66), nullable=False),
+        sa.Column("operator", sa.String(length=42), nullable=False),
+        sa.Column("batch_hash", sa.String(length=66), nullable=False),
+        sa.Column("tree", sa.Integer(), nullable=False),
+        sa.Column("keys", sa.JSON(), nullable=False),
+        sa.Column("challenger", sa.String(length=42), nullable=False),
+        sa.Column("deadline", sa.BigInteger(), nullable=False),
+        sa.Column("bond_units", sa.String(length=78), nullable=False),
+        sa.Column("returned_units", sa.String(length=78), nullable=False),
+        sa.Column("block_number", sa.BigInteger(), nullable=False),
+        sa.Column("log_index", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_chain_demands")),
+    )
+    with op.batch_alter_table("chain_demands", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_chain_demands_batch_hash"), ["batch_hash"], unique=False)
+
     op.create_table(
         "chain_events",
         sa.Column("block_hash", sa.String(length=66), nullable=False),
@@ -203,6 +239,20 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("chain_versions", schema=None) as batch_op:
         batch_op.create_index("ix_chain_versions_creator_name", ["creator", "name"], unique=False)
+
+    op.create_table(
+        "chain_voids",
+        sa.Column("block_hash", sa.String(length=66), nullable=False),
+        sa.Column("log_index", sa.Integer(), nullable=False),
+        sa.Column("operator", sa.String(length=42), nullable=False),
+        sa.Column("first", sa.BigInteger(), nullable=False),
+        sa.Column("last", sa.BigInteger(), nullable=False),
+        sa.Column("batch_hash", sa.String(length=66), nullable=False),
+        sa.Column("block_number", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("block_hash", "log_index", name=op.f("pk_chain_voids")),
+    )
+    with op.batch_alter_table("chain_voids", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_chain_voids_operator"), ["operator"], unique=False)
 
     op.create_table(
         "channel_lines",
@@ -543,6 +593,10 @@ def downgrade() -> None:
 
     op.drop_table("held_session_keys")
     op.drop_table("channel_lines")
+    with op.batch_alter_table("chain_voids", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_chain_voids_operator"))
+
+    op.drop_table("chain_voids")
     with op.batch_alter_table("chain_versions", schema=None) as batch_op:
         batch_op.drop_index("ix_chain_versions_creator_name")
 
@@ -558,6 +612,10 @@ def downgrade() -> None:
         batch_op.drop_index("ix_chain_events_entity")
 
     op.drop_table("chain_events")
+    with op.batch_alter_table("chain_demands", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_chain_demands_batch_hash"))
+
+    op.drop_table("chain_demands")
     op.drop_table("chain_datanets")
     with op.batch_alter_table("chain_contributions", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_chain_contributions_contributor"))
@@ -573,7 +631,11 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_chain_channels_operator"))
 
     op.drop_table("chain_channels")
+    with op.batch_alter_table("chain_batches", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_chain_batches_operator"))
+
     op.drop_table("chain_batches")
+    op.drop_table("chain_answers")
     with op.batch_alter_table("api_keys", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_api_keys_account"))
 

@@ -50,7 +50,10 @@ class EventRow(Base):
 
 
 class Projection(Base):
-    """Where a row's first event stands; ties the order of things to the chain's."""
+    """Where a row's first event stands; ties the order of things to the chain's.
+
+    A thing that can be made anew under its old name (a batch, a demand) stands where that happened last.
+    """
 
     __abstract__ = True
 
@@ -146,11 +149,58 @@ class OperatorRow(Projection):
 class BatchRow(Projection):
     __tablename__ = "chain_batches"
 
-    operator: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
     hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    operator: Mapped[str] = mapped_column(ACCOUNT, index=True)
     number: Mapped[int] = mapped_column(NUMBER)
     header: Mapped[dict[str, Any]] = mapped_column(JSON)
     tx_hash: Mapped[str] = mapped_column(HASH)
+    is_refunded: Mapped[bool]
+    verb: Mapped[str | None] = mapped_column(String(10))
+    """Selector of the proof that convicted this very batch; None while none did."""
+    challenger: Mapped[str | None] = mapped_column(ACCOUNT)
+    """Who earned by the conviction; the zero account if nobody did."""
+    fault: Mapped[int | None]
+    """Solidity's `Fault`, where the proof was about a receipt."""
+    faulty_receipt: Mapped[int | None] = mapped_column(NUMBER)
+
+
+class VoidRow(Projection):
+    """The batches of an operator that fell together: those that stood there under these numbers."""
+
+    __tablename__ = "chain_voids"
+
+    block_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    log_index: Mapped[int] = mapped_column(primary_key=True)
+    operator: Mapped[str] = mapped_column(ACCOUNT, index=True)
+    first: Mapped[int] = mapped_column(NUMBER)
+    last: Mapped[int] = mapped_column(NUMBER)
+    batch_hash: Mapped[str] = mapped_column(HASH)
+    """Of the first: the one that was convicted."""
+
+
+class DemandRow(Projection):
+    __tablename__ = "chain_demands"
+
+    id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    operator: Mapped[str] = mapped_column(ACCOUNT)
+    batch_hash: Mapped[str] = mapped_column(HASH, index=True)
+    tree: Mapped[int]
+    keys: Mapped[list[str]] = mapped_column(JSON)
+    challenger: Mapped[str] = mapped_column(ACCOUNT)
+    deadline: Mapped[int] = mapped_column(NUMBER)
+    bond_units: Mapped[str] = mapped_column(UINT256)
+    returned_units: Mapped[str] = mapped_column(UINT256)
+
+
+class AnswerRow(Projection):
+    """The newest answer to a key of a demand. Its calldata is kept with its event only."""
+
+    __tablename__ = "chain_answers"
+
+    demand_id: Mapped[str] = mapped_column(HASH, primary_key=True)
+    key_index: Mapped[int] = mapped_column(NUMBER, primary_key=True, autoincrement=False)
+    answerer: Mapped[str] = mapped_column(ACCOUNT)
+    block_hash: Mapped[str] = mapped_column(HASH)
 
 
 class FinalityRow(Projection):

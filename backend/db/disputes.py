@@ -1,0 +1,169 @@
+"""Batches and what became of them, the demands for their leaves, and the answers: read from projections.
+
+A voided number is given again, so that whether a batch stands follows from its place in the chain's order and
+from its operator's voids. Likewise an answer counts for a demand only if it came after it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from backend.db.tables import chain as t
+from backend.domain import chain as d
+from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy.orm import Session
+
+_ID_CHUNK = 500
+"""Hashes named in one statement; SQLite limits the number of its variables."""
+
+
+class DisputeStore:
+    """The part of `backend.ports.chain.ChainView` that batches and disputes are about."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def batches(self, operator: Account, final: int) -> list[d.CommittedBatch]:
+        """`final`: number of the operator's newest final batch."""
+        rows = self._ordered(t.BatchRow, t.BatchRow.operator == operator)
+        voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
+        by_hash = {row.hash: row for row in rows}
+        return [_batch(row, final, _voiding(_void_of(row, voids), by_hash)) for row in rows]
+
+    def spans(self, batch_hash: Hash32) -> tuple[d.PaidSpan, ...]:
+        """The settlement's collections right before the batch's own event, as the vault reported them."""
+        batch = self._session.get(t.BatchRow, batch_hash)
+        if batch is None:
+            return ()
+        before = select(t.EventRow).where(
+            t.EventRow.block_number == batch.block_number, t.EventRow.log_index < batch.log_index
+        )
+        spans: list[d.PaidSpan] = []
+        for event in self._session.scalars(before.order_by(t.EventRow.log_index.desc())):
+            is_next = event.log_index == batch.log_index - 1 - len(spans)
+            span = self._span(event, batch) if is_next else None
+            if span is None:
+                break
+            spans.insert(0, span)
+        return tuple(spans)
+
+    def _span(self, event: t.EventRow, batch: t.BatchRow) -> d.PaidSpan | None:
+        """None for an event that is not a collection of this batch's operator."""
+        if (event.contract, event.name, event.tx_hash) != ("PaymentVault", "Collected", batch.tx_hash):
+            return None
+        args = event.args
+        channel = self._session.get(t.ChannelRow, args["channelId"])
+        if channel is None or channel.operator != batch.operator:
+            return None
+        ids = ChannelId(Hash32(channel.id)), Account(channel.payer)
+        return d.PaidSpan(*ids, args["before"], args["from"], args["until"])
+
+    def demands(self, batches: Sequence[Hash32]) -> list[d.Demanded]:
+        rows: list[t.DemandRow] = []
+        for start in range(0, len(batches), _ID_CHUNK):
+            chunk = batches[start : start + _ID_CHUNK]
+            rows += self._ordered(t.DemandRow, t.DemandRow.batch_hash.in_(chunk))
+        rows.sort(key=_place)
+        answered = self._answered(rows)
+        return [_demand(row, answered[row.id]) for row in rows]
+
+    def answers(self, demand: Hash32) -> list[d.Answered]:
+        """By rising place of the key."""
+        row = self._session.get(t.DemandRow, demand)
+        answer, event = t.AnswerRow, t.EventRow
+        query = (
+            select(answer, event)
+            .join(event, (event.block_hash == answer.block_hash) & (event.log_index == answer.log_index))
+            .where(answer.demand_id == demand)
+            .order_by(answer.key_index)
+        )
+        found = self._session.execute(query).tuples()
+        return [_answer(a, e) for a, e in found if row is not None and _place(a) > _place(row)]
+
+    def _answered(self, demands: Sequence[t.DemandRow]) -> dict[str, set[int]]:
+        """Places of answered keys by demand."""
+        since = {row.id: _place(row) for row in demands}
+        ids, answered = list(since), defaultdict[str, set[int]](set)
+        for start in range(0, len(ids), _ID_CHUNK):
+            chunk = ids[start : start + _ID_CHUNK]
+            for answer in self._session.scalars(select(t.AnswerRow).where(t.AnswerRow.demand_id.in_(chunk))):
+                if _place(answer) > since[answer.demand_id]:
+                    answered[answer.demand_id].add(answer.key_index)
+        return answered
+
+    def _ordered(self, table: type[Any], *where: Any) -> list[Any]:
+        query = select(table).where(*where).order_by(table.block_number, table.log_index)
+        return list(self._session.scalars(query))
+
+
+def _place(row: t.Projection) -> tuple[int, int]:
+    return row.block_number, row.log_index
+
+
+def _void_of(batch: t.BatchRow, voids: Iterable[t.VoidRow]) -> t.VoidRow | None:
+    """The first that names the batch's number after the batch was committed."""
+    later = (void for void in voids if _place(void) > _place(batch))
+    return next((void for void in later if void.first <= batch.number <= void.last), None)
+
+
+def _voiding(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> d.Voiding | None:
+    if void is None:
+        return None
+    convicted = batches.get(void.batch_hash)
+    verb = (convicted and convicted.verb) or ""
+    challenger = (convicted and convicted.challenger) or ZERO_ACCOUNT
+    return d.Voiding(
+        first=void.first,
+        convicted=Hash32(void.batch_hash),
+        verb=d.VERBS.get(verb, verb),
+        challenger=None if challenger == ZERO_ACCOUNT else Account(challenger),
+        fault=convicted and convicted.fault,
+        receipt=convicted and convicted.faulty_receipt,
+        block_number=void.block_number,
+    )
+
+
+def _batch(row: t.BatchRow, final: int, voiding: d.Voiding | None) -> d.CommittedBatch:
+    state = d.BatchState.FINAL if row.number <= final else d.BatchState.COMMITTED
+    return d.CommittedBatch(
+        operator=Account(row.operator),
+        number=row.number,
+        hash=Hash32(row.hash),
+        header=row.header,
+        state=state if voiding is None else d.BatchState.VOID,
+        tx_hash=Hash32(row.tx_hash),
+        block_number=row.block_number,
+        voiding=voiding,
+        is_refunded=row.is_refunded,
+    )
+
+
+def _demand(row: t.DemandRow, answered: set[int]) -> d.Demanded:
+    returned = int(row.returned_units)
+    waiting = () if returned else tuple(i for i in range(len(row.keys)) if i not in answered)
+    return d.Demanded(
+        id=Hash32(row.id),
+        operator=Account(row.operator),
+        batch_hash=Hash32(row.batch_hash),
+        tree=row.tree,
+        keys=tuple(map(Hash32, row.keys)),
+        challenger=Account(row.challenger),
+        deadline=row.deadline,
+        bond_units=int(row.bond_units),
+        unanswered=waiting,
+        returned_units=returned,
+        block_number=row.block_number,
+    )
+
+
+def _answer(row: t.AnswerRow, event: t.EventRow) -> d.Answered:
+    return d.Answered(
+        Hash32(row.demand_id), row.key_index, Account(row.answerer), event.args["call"], row.block_number
+    )
