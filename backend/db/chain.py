@@ -108,7 +108,7 @@ class ChainStore:
     def open_demands(self, operator: Account) -> list[d.Demanded]:
         pending = [b.hash for b in self.batches(operator) if b.state is d.BatchState.COMMITTED]
         found = (one for one in DisputeStore(self._session).demands(pending) if one.unanswered)
-        return sorted(found, key=lambda demand: demand.deadline)
+        return sorted(found, key=lambda one: one.demand.deadline)
 
     def answers(self, demand: Hash32) -> list[d.Answered]:
         return DisputeStore(self._session).answers(demand)

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from backend.db.tables import chain as t
 from backend.domain import chain as d
+from backend.domain.disputes import Demand, Fault, Tree
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 
 if TYPE_CHECKING:
@@ -116,16 +117,15 @@ def _void_of(batch: t.BatchRow, voids: Iterable[t.VoidRow]) -> t.VoidRow | None:
 def _voiding(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> d.Voiding | None:
     if void is None:
         return None
-    convicted = batches.get(void.batch_hash)
-    verb = (convicted and convicted.verb) or ""
-    challenger = (convicted and convicted.challenger) or ZERO_ACCOUNT
+    convicted = batches[void.batch_hash]
+    verb, challenger = convicted.verb or "", convicted.challenger or ZERO_ACCOUNT
     return d.Voiding(
         first=void.first,
         convicted=Hash32(void.batch_hash),
         verb=d.VERBS.get(verb, verb),
         challenger=None if challenger == ZERO_ACCOUNT else Account(challenger),
-        fault=convicted and convicted.fault,
-        receipt=convicted and convicted.faulty_receipt,
+        fault=None if convicted.fault is None else Fault(convicted.fault),
+        receipt=convicted.faulty_receipt,
         block_number=void.block_number,
     )
 
@@ -147,17 +147,18 @@ def _batch(row: t.BatchRow, final: int, voiding: d.Voiding | None) -> d.Committe
 
 def _demand(row: t.DemandRow, answered: set[int]) -> d.Demanded:
     returned = int(row.returned_units)
-    waiting = () if returned else tuple(i for i in range(len(row.keys)) if i not in answered)
     return d.Demanded(
         id=Hash32(row.id),
         operator=Account(row.operator),
-        batch_hash=Hash32(row.batch_hash),
-        tree=row.tree,
-        keys=tuple(map(Hash32, row.keys)),
-        challenger=Account(row.challenger),
-        deadline=row.deadline,
-        bond_units=int(row.bond_units),
-        unanswered=waiting,
+        demand=Demand(
+            batch_hash=Hash32(row.batch_hash),
+            tree=Tree(row.tree),
+            keys=tuple(int(key, 16) for key in row.keys),
+            challenger=Account(row.challenger),
+            deadline=row.deadline,
+            bond_units=int(row.bond_units),
+        ),
+        unanswered=() if returned else tuple(i for i in range(len(row.keys)) if i not in answered),
         returned_units=returned,
         block_number=row.block_number,
     )

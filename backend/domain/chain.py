@@ -14,6 +14,7 @@ from backend.domain.errors import DomainError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from backend.domain.disputes import Demand, Fault
     from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
 
@@ -258,8 +259,8 @@ class Voiding:
     """By which proof, a name of `VERBS`."""
     challenger: Account | None
     """Who earned by it; None if nobody did."""
-    fault: int | None
-    """Solidity's `Fault`, where the proof was about one receipt."""
+    fault: Fault | None
+    """Where the proof was about one receipt."""
     receipt: int | None
     """That receipt's place in the batch."""
     block_number: int
@@ -300,35 +301,16 @@ class PaidSpan:
 
 @dataclass(frozen=True, slots=True)
 class Demanded:
-    """A bonded demand for leaves of a batch's trees, and how far it is answered. Bonds in token units."""
+    """A demand on the chain, and how far it is answered."""
 
     id: Hash32
     operator: Account
-    batch_hash: Hash32
-    tree: int
-    """Solidity's `Tree`."""
-    keys: tuple[Hash32, ...]
-    challenger: Account
-    deadline: int
-    """The last second in which an answer counts."""
-    bond_units: int
-    """Per key."""
+    demand: Demand
     unanswered: tuple[int, ...]
-    """Places in `keys` of those that wait for an answer, rising; none once their bond went back."""
+    """Places of the keys that wait for an answer, rising; none once their bonds went back."""
     returned_units: int
+    """What went back to the challenger, in token units."""
     block_number: int
-
-    @property
-    def abi(self) -> dict[str, Any]:
-        """Solidity's `Demand`."""
-        return {
-            "batchHash": self.batch_hash,
-            "tree": self.tree,
-            "keys": list(self.keys),
-            "challenger": self.challenger,
-            "deadline": self.deadline,
-            "bondUnits": self.bond_units,
-        }
 
 
 @dataclass(frozen=True, slots=True)
