@@ -8,96 +8,58 @@ parent, instants, totals, spans) is never in question; see docs/protocol.md, "Di
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from backend.domain import rules
+from backend.domain.batch import spans_hash
+from backend.domain.case import (
+    Answers,
+    Case,
+    Finding,
+    IsSigned,
+    Judgement,
+    Needs,
+    Registry,
+    Right,
+    Wrong,
+    in_demands,
+)
+from backend.domain.checked_receipts import CheckedReceipts
+from backend.domain.checked_sums import judge_sums
+from backend.domain.disputes import Tree
+from backend.domain.errors import InvalidInput
+from backend.domain.shown_receipts import ShownReceipts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from backend.domain.chain import ParameterSet
 
-    from backend.domain.batch import Batch, Header, Ledger, Span
-    from backend.domain.chain import Contribution, Snapshot
-    from backend.domain.disputes import AnsweredReceipt, Lookup, Tree
-    from backend.domain.ids import DatanetId, SnapshotId, VersionId
-    from backend.domain.proofs import Proof
-    from backend.domain.receipt import SignedReceipt
-
-    Answers = Mapping[tuple[Tree, int], Lookup | AnsweredReceipt]
-    """By tree and key: a receipt's index, an entry's key, an account."""
-
-    IsSigned = Callable[[SignedReceipt], bool]
-    """Whether a receipt key of the batch's operator signed it."""
-
-
-class Registry(rules.Registry, Protocol):
-    """What the chain knows of versions and contributions; `ChainView` is one."""
-
-    def registered_at(self, version: VersionId) -> int | None:
-        """Unix seconds; None if it is not registered."""
-        ...
-
-    def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...
-
-    def contribution(self, datanet: DatanetId, index: int) -> Contribution | None: ...
+__all__ = [
+    "Answers",
+    "Case",
+    "Finding",
+    "IsSigned",
+    "Judgement",
+    "Needs",
+    "Registry",
+    "Right",
+    "Wrong",
+    "judge",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The first thing that is wrong with a batch, or why it cannot be judged yet."""
+def judge(case: Case, registry: Registry, terms: ParameterSet, is_signed: IsSigned) -> Judgement:
+    """`terms`: the parameter set that the header names.
 
-    what: str
-    """Machine-readable: `data_missing`, `data_malformed`, `signature`, or the field that is wrong."""
-    message: str
-    receipt: int | None = None
-    """Index of the wrong receipt, in the order of the batch."""
-    unit: int | None = None
-    """The first wrong micro-unit on the batch's line [0, total), where one receipt is to blame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """All that is known of one committed batch."""
-
-    header: Header
-    parent: Header | None
-    """None for the operator's first batch."""
-    spans: tuple[Span, ...]
-    """What the commit collected; they hash to the header's `spans_hash`."""
-    receipts: tuple[SignedReceipt, ...] | None
-    """The published ones; None if there are none that could be this batch's, then `withheld` says why."""
-    ledger: Ledger | None
-    """After the parent, `Ledger()` before the first batch; None if the parent's data was withheld."""
-    answers: Answers = field(default_factory=dict)
-    withheld: Finding | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Right:
-    """Every unit is right."""
-
-    batch: Batch
-
-
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """The batch falls by this proof."""
-
-    finding: Finding
-    proof: Proof
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Whether or by what the batch falls depends on leaves that only its operator knows.
-
-    `demands`: each of up to 64 keys, all meant to be sent at once, the most telling first. Any part of them
-    may be sent: what is answered makes the next judgement's demands fewer.
+    Errors: `InvalidInput` if the case contradicts itself: spans that are not the header's.
     """
-
-    finding: Finding
-    demands: tuple[tuple[Tree, tuple[int, ...]], ...]
-
-
-Judgement = Right | Wrong | Needs
-"""judge(case: Case, registry: Registry, terms: ParameterSet, is_signed: IsSigned) -> Judgement"""
+    if spans_hash(case.spans) != case.header.spans_hash:
+        raise InvalidInput("the spans are not the batch's", "spans")
+    checked = CheckedReceipts(case, ShownReceipts(case), registry, is_signed)
+    if checked.wrong is not None:
+        return checked.wrong
+    if checked.reason is not None and checked.unknown:
+        return Needs(checked.reason, in_demands(Tree.RECEIPTS, checked.unknown))
+    judged = judge_sums(case, checked.receipts, registry, terms)
+    if isinstance(judged, Wrong) or checked.reason is None:
+        return judged
+    more = judged.demands if isinstance(judged, Needs) else ()
+    return Needs(checked.reason, (*in_demands(Tree.RECEIPTS, checked.unsigned), *more))

@@ -15,7 +15,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 NODE = 48
 MAX_SUM = (1 << 128) - 1
@@ -88,6 +88,12 @@ class SumTree:
             node >>= 1
         return Opening(index, self.value(index), bytes(path))
 
+    def node(self, level: int, index: int) -> bytes:
+        """`sum 16 ‖ hash 32` over the leaves `[index << level, (index + 1) << level)` that there are."""
+        if level >= len(self._levels):
+            return b""
+        return self._levels[level][index * NODE : (index + 1) * NODE]
+
     def value(self, index: int) -> int:
         """Of leaf `index`."""
         return int.from_bytes(self._levels[0][index * NODE : index * NODE + 16], "big")
@@ -95,9 +101,14 @@ class SumTree:
 
 def resolve(tag: bytes, key: bytes, count: int, opening: Opening) -> Opened:
     """The root, total and prefix that this opening of `key` implies. InvalidOpening if it fits no tree."""
+    return resolve_leaf(keccak(tag + key), count, opening)
+
+
+def resolve_leaf(leaf: bytes, count: int, opening: Opening) -> Opened:
+    """As `resolve`, of a leaf's hash."""
     if not 0 <= opening.index < count:
         raise InvalidOpening(f"leaf {opening.index} of a tree of {count}", "index")
-    node, total, prefix = keccak(tag + key), opening.value, 0
+    node, total, prefix = leaf, opening.value, 0
     index, width, at = opening.index, count, 0
     while width > 1:
         if index ^ 1 < width:
@@ -115,6 +126,16 @@ def resolve(tag: bytes, key: bytes, count: int, opening: Opening) -> Opened:
         raise InvalidOpening("the path is too long", "path")
     _packed(total, node)
     return Opened(node, total, prefix)
+
+
+def siblings(count: int, opening: Opening) -> Iterator[tuple[int, int, bytes]]:
+    """Level, place in the level and `sum ‖ hash` of each node of an opening's path."""
+    level, index, width, at = 0, opening.index, count, 0
+    while width > 1:
+        if index ^ 1 < width:
+            yield level, index ^ 1, opening.path[at : at + NODE]
+            at += NODE
+        level, index, width = level + 1, index >> 1, (width + 1) >> 1
 
 
 def _packed(total: int, node: bytes) -> bytes:
