@@ -249,30 +249,57 @@ def build(
         # An earlier receipt that is wrong in itself is the one to name.
         _earnings(operator, terms, receipts[: misplaced.details["index"]], rules)
         raise
-    earned = _earnings(operator, terms, receipts, rules)
-    balances = dict(parent.balances)
-    keys, values = bytearray(), []
-    for account in sorted(earned):
-        name = Account("0x" + account.hex())
-        balances[name] = balances.get(name, 0) + sum(value for _, value in earned[account])
-        for place, value in earned[account]:
-            keys += bytes(4) + account + place.to_bytes(8, "big")
-            values.append(value)
-    entry_keys = bytes(keys)
-    entries = ((entry_keys[i * _KEY : (i + 1) * _KEY], value) for i, value in enumerate(values))
-    leaves = ((to_bytes(receipt_id(s.receipt)), s.receipt.charge) for s in receipts)
+    entries = entries_of(operator, terms, receipts, rules)
+    balances = credited(parent.balances, entries.earned)
     return Batch(
         operator=operator,
         parent=parent,
         parameter_set=terms.id,
         spans=spans,
         receipts=tuple(receipts),
-        entry_keys=entry_keys,
+        entry_keys=entries.keys,
         balances=balances,
-        receipts_tree=SumTree(RECEIPTS_TAG, leaves),
-        entries_tree=SumTree(ENTRIES_TAG, entries),
+        receipts_tree=tree_of_receipts(receipts),
+        entries_tree=entries.tree,
         balances_tree=Ledger(balances=balances).balances_tree(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What everybody earns from some receipts."""
+
+    keys: bytes
+    """32 bytes each, in the order of the tree."""
+    tree: SumTree
+    earned: Mapping[Account, int]
+
+
+def entries_of(
+    operator: Account, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
+) -> Entries:
+    """Errors: `BadReceipt` for the first receipt that is wrong in itself, as `build`."""
+    earned = _earnings(operator, terms, receipts, rules)
+    sums: dict[Account, int] = {}
+    keys, values = bytearray(), []
+    for account in sorted(earned):
+        sums[Account("0x" + account.hex())] = sum(value for _, value in earned[account])
+        for place, value in earned[account]:
+            keys += bytes(4) + account + place.to_bytes(8, "big")
+            values.append(value)
+    packed = bytes(keys)
+    leaves = ((packed[i * _KEY : (i + 1) * _KEY], value) for i, value in enumerate(values))
+    return Entries(packed, SumTree(ENTRIES_TAG, leaves), sums)
+
+
+def credited(balances: Mapping[Account, int], earned: Mapping[Account, int]) -> dict[Account, int]:
+    """All balances once the earnings are added."""
+    return {**balances, **{account: balances.get(account, 0) + amount for account, amount in earned.items()}}
+
+
+def tree_of_receipts(receipts: Iterable[SignedReceipt]) -> SumTree:
+    """In their order. ValueError without receipts, or if their sum leaves uint128."""
+    return SumTree(RECEIPTS_TAG, ((to_bytes(receipt_id(s.receipt)), s.receipt.charge) for s in receipts))
 
 
 def tile(collected: Mapping[ChannelId, int], receipts: Sequence[SignedReceipt]) -> tuple[Span, ...]:
