@@ -56,6 +56,15 @@ class ChainStore:
         row = self._session.get(t.VersionRow, version)
         return None if row is None else _record(row)
 
+    def registered_at(self, version: VersionId) -> int | None:
+        row = self._session.get(t.VersionRow, version)
+        if row is None:
+            return None
+        event = select(t.EventRow.timestamp).where(
+            t.EventRow.block_number == row.block_number, t.EventRow.log_index == row.log_index
+        )
+        return self._session.scalar(event)
+
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[d.RegisteredVersion]:
         return [
             d.RegisteredVersion(VersionId(Hash32(row.id)), _record(row), row.is_deprecated, row.block_number)

@@ -211,6 +211,10 @@ class ChainView(Protocol):
 
     def version(self, version: VersionId) -> VersionRecord | None: ...
 
+    def registered_at(self, version: VersionId) -> int | None:
+        """Unix seconds; None if it is not registered."""
+        ...
+
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
         """In order of registration."""
         ...
