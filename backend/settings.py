@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     batch_receipts: int = Field(default=10_000, ge=1)
     """A batch has at most this many receipts, and is committed at once when that many wait."""
 
+    watcher: str = ""
+    """Account whose key in the key store pays for what `loraledger watch` sends. Empty: a local test key."""
+    watch_max_bond: int = Field(default=100_000_000, ge=0)
+    """Bonds of the watcher's open demands together, at most, in units of the payment token."""
+    watch_max_gas: int = Field(default=15_000_000, ge=21_000)
+    """Gas of one of its transactions, at most."""
+    watch_max_gas_price: int = Field(default=200, ge=1)
+    """What it pays for gas, at most, tip included, in gwei."""
+
     @property
     def db_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'loraledger.db'}"
