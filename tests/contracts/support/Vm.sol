@@ -25,6 +25,8 @@ interface Vm {
     function load(address target, bytes32 slot) external view returns (bytes32);
     function store(address target, bytes32 slot, bytes32 value) external;
 
+    function snapshotState() external returns (uint256);
+    function revertToState(uint256 id) external returns (bool);
     function mockCall(address target, bytes calldata data, bytes calldata result) external;
 
     function assume(bool condition) external pure;

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IDisputes, Lookup, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {Lookups} from "../../contracts/libraries/Lookups.sol";
+import {Book, Books, Leaves} from "./support/Books.sol";
+import {Disputed} from "./support/Disputed.sol";
+
+contract WrongOrderTest is Disputed {
+    using Books for *;
+
+    function test_two_leaves_that_changed_places_convict(bool isBalances, uint256 i, uint256 j) external {
+        Tree tree = _treeOf(isBalances);
+        Book memory book = honest();
+        Leaves memory leaves = book.leavesOf(tree);
+        j = bound(j, 1, leaves.keys.length - 1);
+        i = bound(i, 0, j - 1);
+        leaves.swap(i, j);
+        commitBook(book);
+        Lookup memory shown = book.pair(tree, i, j);
+        expectConviction(book, IDisputes.wrongOrder.selector);
+        disputes.wrongOrder(book.header, tree, shown);
+        assertVoid(book);
+    }
+
+    function test_a_key_that_stands_twice_convicts(bool isBalances, uint256 i) external {
+        Tree tree = _treeOf(isBalances);
+        Book memory book = honest();
+        Leaves memory leaves = book.leavesOf(tree);
+        i = bound(i, 0, leaves.keys.length - 1);
+        vm.assume(leaves.values[i] > 1);
+        leaves.values[i] -= 1;
+        leaves = leaves.insert(i + 1, leaves.keys[i], 1);
+        if (isBalances) book.balances = leaves;
+        else book.entries = leaves;
+        commitBook(book);
+        disputes.wrongOrder(book.header, tree, book.pair(tree, i, i + 1));
+        assertVoid(book);
+    }
+
+    function test_leaves_in_order_convict_in_neither_order(bool isBalances, uint256 i, uint256 j) external {
+        Tree tree = _treeOf(isBalances);
+        Book memory book = committed();
+        Leaves memory leaves = book.leavesOf(tree);
+        (i, j) = (bound(i, 0, leaves.keys.length - 1), bound(j, 0, leaves.keys.length - 1));
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.LeavesInOrder.selector, leaves.keys[i], leaves.keys[j]));
+        disputes.wrongOrder(book.header, tree, book.pair(tree, i, j));
+    }
+
+    function test_only_leaves_of_the_tree_count(bool isBalances, uint256 i) external {
+        Tree tree = _treeOf(isBalances);
+        Book memory book = committed();
+        i = bound(i, 1, book.leavesOf(tree).keys.length - 1);
+        Lookup memory shown = book.pair(tree, i - 1, i);
+        (shown.openings[0].index, shown.openings[1].index) = (shown.openings[1].index, shown.openings[0].index);
+        vm.expectPartialRevert(_notInTree());
+        disputes.wrongOrder(book.header, tree, shown);
+        shown = book.pair(tree, i - 1, i);
+        (shown.keys[0], shown.keys[1]) = (shown.keys[1], shown.keys[0]);
+        vm.expectPartialRevert(_notInTree());
+        disputes.wrongOrder(book.header, tree, shown);
+    }
+
+    function test_a_right_batch_survives_any_change_of_a_proof(bool isBalances, uint256 i, uint256 seed) external {
+        Tree tree = _treeOf(isBalances);
+        Book memory book = committed();
+        i = bound(i, 1, book.leavesOf(tree).keys.length - 1);
+        bytes memory call = abi.encodeCall(IDisputes.wrongOrder, (book.header, tree, book.pair(tree, i, i - 1)));
+        expectAcquittal(book, call, seed);
+    }
+
+    function test_receipts_and_the_parents_balances_have_no_order_to_prove() external {
+        Book memory book = committed();
+        Lookup memory shown = book.pair(Tree.Receipts, 1, 0);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.Receipts));
+        disputes.wrongOrder(book.header, Tree.Receipts, shown);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.ParentBalances));
+        disputes.wrongOrder(book.header, Tree.ParentBalances, shown);
+    }
+
+    function _treeOf(bool isBalances) private pure returns (Tree) {
+        return isBalances ? Tree.Balances : Tree.Entries;
+    }
+
+    function _notInTree() private pure returns (bytes4) {
+        return Lookups.LeafNotInTree.selector;
+    }
+}
