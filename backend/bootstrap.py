@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from backend.services.staging import Staging
     from backend.settings import Settings
 
-LOCAL_OPERATOR, LOCAL_RECEIPT_KEY = 1, 2
+LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9
 """Indices of the development mnemonic, as in `backend.chain.deploy`."""
 
 
@@ -132,6 +132,10 @@ class Installation:
     def receipt_key(self) -> Signer:
         return self._own_key("receipt_key", self.settings.receipt_key, LOCAL_RECEIPT_KEY)
 
+    @cached_property
+    def watcher_key(self) -> Signer:
+        return self._own_key("watcher", self.settings.watcher, LOCAL_WATCHER)
+
     def _own_key(self, name: str, account: str, local_index: int) -> Signer:
         """The key store's where the setting names one, else the well-known one of the local network."""
         from backend.chain.keys import local_account
@@ -176,10 +180,13 @@ class Installation:
 
     @cached_property
     def auditor(self) -> Auditor:
+        return self.auditor_of(self.database)
+
+    def auditor_of(self, db: Database) -> Auditor:
+        """Judging by the view of the chain in this database."""
         from backend.chain.keys import recover
         from backend.services.audit import Auditor
 
-        db = self.database
         return Auditor(db.begin, db.read, self.blobs, recover, self._domain("Settlement"))
 
     @cached_property

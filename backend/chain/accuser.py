@@ -92,6 +92,14 @@ class ChainAccuser:
         called = to_hash(keccak(_data(call)))
         return to_hash(keccak(words(self.account, called)))
 
+    def refusal(self, call: Call) -> str:
+        try:
+            with node_errors():
+                self._affordable_gas(call)
+        except (Reverted, TooExpensive) as refused:
+            return str(refused)
+        return ""
+
     def send(self, calls: Sequence[Call]) -> list[Sent]:
         with node_errors():
             pooled = [self._put(call) for call in calls]

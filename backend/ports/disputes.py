@@ -55,6 +55,10 @@ class Accuser(Protocol):
         """What `Disputes.reserve` is told before this call."""
         ...
 
+    def refusal(self, call: Call) -> str:
+        """Why the call would fail if it were sent now; empty if it would not. Errors: `Unavailable`."""
+        ...
+
     def send(self, calls: Sequence[Call]) -> list[Sent]:
         """Each is tried on top of those before it and sent if it would go through; then all are waited for.
 

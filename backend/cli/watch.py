@@ -1,0 +1,108 @@
+"""`loraledger watch`: judges every batch as it comes, and has the wrong ones voided."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.domain.ids import Account
+from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.services.news import News
+    from backend.services.watch import Watcher
+    from backend.settings import Settings
+
+HELP = "Default: LORALEDGER_WATCH_{}."
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(watch)
+
+
+def watch(
+    *,
+    challenge: Annotated[
+        bool, typer.Option("--challenge", help="Demand what is withheld, send proofs, refund the payers.")
+    ] = False,
+    answer: Annotated[
+        bool | None,
+        typer.Option(
+            help="Answer demands on every operator whose batch data is here, or on none; "
+            "left out: on this installation's own, where it has the operator's key."
+        ),
+    ] = None,
+    operator: Annotated[str, typer.Option(help="Watch this one only.")] = "",
+    once: Annotated[
+        bool, typer.Option("--once", help="One pass; exit code 1 if something is wrong or withheld.")
+    ] = False,
+    max_bond: Annotated[
+        int | None,
+        typer.Option(help=f"Open bonds together, in token units. {HELP.format('MAX_BOND')}", min=0),
+    ] = None,
+    max_gas: Annotated[
+        int | None, typer.Option(help=f"Gas of a transaction. {HELP.format('MAX_GAS')}", min=21_000)
+    ] = None,
+    max_gas_price: Annotated[
+        int | None, typer.Option(help=f"Gwei per gas. {HELP.format('MAX_GAS_PRICE')}", min=1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+) -> None:
+    """Follow the chain and judge every batch before it is final, from chain and batch data alone.
+
+    LORALEDGER_WATCHER names the account that pays for what is sent. Ends on SIGTERM or Ctrl-C.
+    """
+    from backend.bootstrap import Installation
+    from backend.watching import Task, watching
+
+    limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas, "watch_max_gas_price": max_gas_price}
+    task = Task(
+        can_challenge=challenge,
+        can_answer=answer,
+        only=Account(operator.lower()) if operator else None,
+    )
+    stop = _stop_on_signals()
+    installation = Installation(_limited(load_settings(), limits))
+    is_wrong = False
+    try:
+        with watching(installation, task, stop) as watcher:
+            for news in _news(watcher, stop, once=once):
+                is_wrong |= news.is_bad
+                typer.echo(_as_json(news) if as_json else _as_line(news))
+    finally:
+        installation.close()
+    if once and is_wrong:
+        raise typer.Exit(1)
+
+
+def _news(watcher: Watcher, stop: threading.Event, *, once: bool) -> Iterator[News]:
+    return watcher.run_once() if once else watcher.run(stop)
+
+
+def _stop_on_signals() -> threading.Event:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _limited(settings: Settings, limits: dict[str, int | None]) -> Settings:
+    return settings.model_copy(update={name: value for name, value in limits.items() if value is not None})
+
+
+def _as_json(news: News) -> str:
+    return json.dumps(asdict(news))
+
+
+def _as_line(news: News) -> str:
+    sent = f" ({news.tx_hash})" if news.tx_hash else ""
+    return f"{news.what:13} batch {news.number} of {news.operator}: {news.message}{sent}"

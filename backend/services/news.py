@@ -1,0 +1,48 @@
+"""What a watcher found or did, one line each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.domain.chain import CommittedBatch
+    from backend.domain.ids import Account, Hash32
+    from backend.ports.disputes import Sent
+
+
+BAD = frozenset({"wrong", "withheld"})
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that a watcher found or did."""
+
+    what: str
+    """Machine-readable: `right`, `wrong`, `proved`, `demanded`, `answered`, `refunded`, `refused`, ..."""
+    operator: Account
+    number: int
+    """Of the batch."""
+    batch_hash: Hash32
+    message: str
+    tx_hash: Hash32 | None = None
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it says that something is wrong with the batch."""
+        return self.what in BAD
+
+
+def news(batch: CommittedBatch, what: str, message: str, tx_hash: Hash32 | None = None) -> News:
+    return News(what, batch.operator, batch.number, batch.hash, message, tx_hash)
+
+
+def outcome(batch: CommittedBatch, what: str, message: str, sent: Sequence[Sent]) -> Iterator[News]:
+    """What became of calls that were to do something to this batch."""
+    for one in sent:
+        if one.is_done:
+            yield news(batch, what, message, one.tx_hash)
+        else:
+            yield news(batch, "refused", f"{one.call.function}: {one.error}", one.tx_hash)

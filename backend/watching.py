@@ -1,0 +1,120 @@
+"""Wires the watcher onto a view of the chain of its own: nothing that it says or does rests on our database.
+
+Like `bootstrap`, a composition root.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.hashing import TypedDomain
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+    from backend.bootstrap import Installation
+    from backend.db.unit_of_work import Database
+    from backend.domain.ids import Account
+    from backend.ports.disputes import Accuser
+    from backend.services.answer_demands import Answers
+    from backend.services.challenge import Challenge
+    from backend.services.watch import Watcher
+    from backend.settings import Settings
+
+GWEI = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a watcher is to do beside reporting."""
+
+    can_challenge: bool = False
+    can_answer: bool | None = None
+    """For every operator whose batch data is here; None: for this installation's own, if its key is."""
+    only: Account | None = None
+    """The one operator to watch; None: all."""
+
+
+@contextmanager
+def watching(installation: Installation, task: Task, stop: threading.Event) -> Iterator[Watcher]:
+    """A watcher whose waits end once `stop` is set.
+
+    Errors: `InvalidInput` or `NotFound` where it has something to send and there is no key for it.
+    """
+    from backend.chain.accuser import node_errors
+    from backend.chain.indexer import Indexer
+    from backend.chain.keys import recover
+    from backend.domain.judge import judge
+    from backend.services.cases import Cases
+    from backend.services.watch import Watcher
+
+    chain = installation.chain
+    settlement = TypedDomain(chain.chain_id, chain.address("Settlement"))
+    own = _own_operator(installation, task)
+    accuser = _accuser(installation, stop) if task.can_challenge or task.can_answer or own else None
+    db = _own_view(installation.settings, installation.deployment.block_hash)
+    try:
+        yield Watcher(
+            follow=Indexer(chain, db.begin, installation.deployment, confirmations=0).catch_up,
+            guard=node_errors,
+            read=db.read,
+            begin=db.begin,
+            chain=chain,
+            cases=Cases(chain, installation.blobs, recover, settlement),
+            judge=judge,
+            challenge=_challenge(installation, accuser) if accuser and task.can_challenge else None,
+            answers=_answers(installation, db, accuser) if accuser and (task.can_answer or own) else None,
+            stands_for=lambda operator: bool(task.can_answer) or operator == own,
+            only=task.only,
+        )
+    finally:
+        db.close()
+
+
+def _own_operator(installation: Installation, task: Task) -> Account | None:
+    """Whom this installation answers for unasked."""
+    if task.can_answer is False:
+        return None
+    try:
+        return installation.operator.account
+    except (InvalidInput, NotFound):
+        return None
+
+
+def _accuser(installation: Installation, stop: threading.Event) -> Accuser:
+    from backend.chain.accuser import ChainAccuser, GasLimits
+
+    settings = installation.settings
+    limits = GasLimits(settings.watch_max_gas, settings.watch_max_gas_price * GWEI)
+    return ChainAccuser(installation.chain, installation.watcher_key, limits, stop)
+
+
+def _challenge(installation: Installation, accuser: Accuser) -> Challenge:
+    from backend.services.challenge import Challenge
+
+    return Challenge(installation.chain, accuser, installation.settings.watch_max_bond)
+
+
+def _answers(installation: Installation, db: Database, accuser: Accuser) -> Answers:
+    from backend.services.answer_demands import Answers
+
+    return Answers(db.read, installation.auditor_of(db), installation.chain, accuser)
+
+
+def _own_view(settings: Settings, deployment: str) -> Database:
+    """A file for this deployment; others' are dropped, as they can be read from their chains again."""
+    from backend.db.migrate import upgrade
+    from backend.db.unit_of_work import Database
+
+    folder, name = settings.home / "watch", deployment[2:18]
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.db*"):
+        if not stale.name.startswith(name):
+            stale.unlink(missing_ok=True)
+    db = Database.open(f"sqlite:///{folder / name}.db")
+    upgrade(db.engine)
+    return db

@@ -1,0 +1,136 @@
+"""A dishonest operator against the watcher: `python -m tools.attack [--json] [--only NAME]`.
+
+Every way to commit a wrong batch is played on a local chain against `loraledger watch --challenge`, a process
+that knows the chain and published batch data alone. Each time it must have the batch voided by itself, the
+payers' channels must be restored to the unit, and an honest batch of the same receipts must become final
+and pay out. Exit code 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from backend.chain.client import ChainClient
+from backend.chain.deploy import deploy_local, save
+from backend.chain.local_node import LocalNode
+from backend.storage.embedded import EmbeddedStore
+from tools.attack.play import Round, play
+from tools.attack.stage import Stage, StageError
+from tools.attack.ways import WAYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.domain.batch import Header
+
+WINDOW_SECONDS = 48
+STOP_SECONDS = 20
+
+
+class WatcherProcess:
+    """`loraledger watch --challenge` in a home with nothing but addresses and a block store."""
+
+    def __init__(self, home: Path, rpc_url: str) -> None:
+        self._log = home / "watch.log"
+        self.events: list[dict[str, str]] = []
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "backend.cli.main", "watch", "--challenge", "--no-answer", "--json"],
+                env=os.environ | {"LORALEDGER_HOME": str(home), "LORALEDGER_RPC_URL": rpc_url},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        if self._process.stdout is not None:
+            self.events += map(json.loads, self._process.stdout)
+
+    def is_right(self, header: Header) -> bool:
+        """Whether it said so. Errors: `StageError` if it ended."""
+        if self._process.poll() is not None:
+            raise StageError(f"the watcher ended:\n{self._log.read_text()[-2000:]}")
+        return any((e["what"], e["batch_hash"]) == ("right", header.hash) for e in self.events)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def theatre(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
+    """A chain whose blocks come by the clock, a furnished market, a watcher."""
+    home = folder / "home"
+    home.mkdir()
+    with LocalNode.start(folder / "chain.log") as node:
+        deployment = deploy_local(node.url)
+        save(deployment, home / "deployment.json")
+        chain = ChainClient.connect(node.url, deployment)
+        stage = Stage(chain, EmbeddedStore(home / "ipfs"), folder, WINDOW_SECONDS)
+        try:
+            with WatcherProcess(home, node.url) as watcher:
+                yield stage, watcher
+        finally:
+            stage.close()
+            chain.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object a round")
+    parser.add_argument("--only", default="", help="rounds whose name contains this")
+    chosen = parser.parse_args()
+    ways = [way for way in WAYS if chosen.only in way.name]
+    num_failed = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="loraledger-attack-") as folder,
+        theatre(Path(folder)) as (
+            stage,
+            watcher,
+        ),
+    ):
+        for way in ways:
+            try:
+                show(play(stage, way, watcher.is_right, lambda: time.sleep(0.2)), as_json=chosen.json)
+            except StageError as failed:
+                num_failed += 1
+                print(f"FAILED  {way.name}: {failed}", file=sys.stderr)
+                break  # the stage is not as the next round needs it
+    print(f"{len(ways)} rounds, {num_failed} failed", file=sys.stderr)
+    return 1 if num_failed or not ways else 0
+
+
+def show(round_: Round, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(round_)), flush=True)
+        return
+    fate = f"void by {round_.verb}" if round_.verb else "stands"
+    print(
+        f"{round_.way:34} {fate:20} {round_.seconds:5.1f} s  {round_.num_leaves:3} leaves shown  "
+        f"{round_.paid_units:6} units paid",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
