@@ -204,6 +204,7 @@ class Installation:
 
     @cached_property
     def settler(self) -> Settler:
+        from backend.chain.keys import recover
         from backend.services.settle import Pace, Settler
 
         return Settler(
@@ -214,6 +215,7 @@ class Installation:
             blobs=self.blobs,
             auditor=self.auditor,
             keys=self.keystore,
+            recover=recover,
             vault=self._domain("PaymentVault"),
             settlement=self._domain("Settlement"),
             pace=Pace(self.settings.batch_seconds, self.settings.batch_receipts),

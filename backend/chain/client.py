@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.chain.node import Log
     from backend.domain.chain import BlockRef
     from backend.domain.deployment import Deployment
-    from backend.domain.ids import Account
+    from backend.domain.ids import Account, Hash32
 
 GAS_MARGIN_PERCENT = 25
 """On top of an estimate: state may move until it is mined, and every inner call holds 1/64 back."""
@@ -116,6 +116,10 @@ class ChainClient:
                 "args": as_json(entry.decode_args(raw[4:])),
             }
         return {"to": to, "data": data}
+
+    def called(self, tx_hash: Hash32) -> Mapping[str, Any] | None:
+        call = self.node.transaction(tx_hash)
+        return None if call is None else self.decode(*call)
 
     def estimate_gas(self, contract: str, function: str, data: bytes, sender: Account, value: int = 0) -> int:
         """Gas limit with a margin, on top of what waits in the pool. `Reverted` if the call would fail."""

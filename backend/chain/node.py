@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.rpc import Rpc
 from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
-from backend.domain.ids import Account, Hash32
+from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,6 +111,11 @@ class Node:
     def knows(self, tx_hash: Hash32) -> bool:
         """Whether the node has the transaction, mined or waiting."""
         return self.rpc.request("eth_getTransactionByHash", tx_hash) is not None
+
+    def transaction(self, tx_hash: Hash32) -> tuple[Account, str] | None:
+        """Whom it calls, the zero account for a creation, and its data; None if the node has no such one."""
+        raw = self.rpc.request("eth_getTransactionByHash", tx_hash)
+        return None if raw is None else (Account((raw["to"] or ZERO_ACCOUNT).lower()), raw["input"])
 
     def tx_receipt(self, tx_hash: Hash32) -> TxReceipt | None:
         """None while it is not mined."""

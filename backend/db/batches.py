@@ -28,6 +28,11 @@ class BatchStore:
     def get(self, operator: Account, number: int) -> BatchRecord | None:
         return _record(self._session.get(OwnBatchRow, (operator, number)))
 
+    def kept(self, operator: Account) -> set[int]:
+        return set(
+            self._session.scalars(select(OwnBatchRow.number).filter_by(operator=operator, is_released=False))
+        )
+
     def put(self, record: BatchRecord) -> None:
         self._session.merge(
             OwnBatchRow(

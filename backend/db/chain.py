@@ -111,6 +111,12 @@ class ChainStore:
     def spans(self, batch_hash: Hash32) -> tuple[d.PaidSpan, ...]:
         return DisputeStore(self._session).spans(batch_hash)
 
+    def settled(self, channel: ChannelId) -> int:
+        known = self.channel(channel)
+        batches = [] if known is None else self.batches(known.operator)
+        final = [batch for batch in batches if batch.state is d.BatchState.FINAL]
+        return DisputeStore(self._session).settled(channel, final[-1]) if final else 0
+
     def demands(self, batch_hash: Hash32) -> list[d.Demanded]:
         return DisputeStore(self._session).demands([batch_hash])
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from backend.db.projections import entity_of
 from backend.db.tables import chain as t
 from backend.domain import chain as d
 from backend.domain.disputes import Demand, Fault, Tree
@@ -65,6 +66,23 @@ class DisputeStore:
             return None
         ids = ChannelId(Hash32(channel.id)), Account(channel.payer)
         return d.PaidSpan(*ids, args["before"], args["from"], args["until"])
+
+    def settled(self, channel: ChannelId, final: d.CommittedBatch) -> int:
+        """How far the channel's line was collected when this batch had been committed."""
+        batch, event = self._session.get_one(t.BatchRow, final.hash), t.EventRow
+        is_before = (event.block_number < batch.block_number) | (
+            (event.block_number == batch.block_number) & (event.log_index < batch.log_index)
+        )
+        newest = (
+            select(event)
+            .where(event.entity == entity_of(t.ChannelRow, (channel,)), is_before)
+            .where(event.name.in_(("Collected", "Refunded")))
+            .order_by(event.block_number.desc(), event.log_index.desc())
+            .limit(1)
+        )
+        found = self._session.scalar(newest)
+        end = {"Collected": "until", "Refunded": "collected"}
+        return 0 if found is None else int(found.args[end[found.name]])
 
     def demands(self, batches: Sequence[Hash32]) -> list[d.Demanded]:
         rows: list[t.DemandRow] = []
@@ -126,6 +144,7 @@ def _voiding(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> d.Voidin
         challenger=None if challenger == ZERO_ACCOUNT else Account(challenger),
         fault=None if convicted.fault is None else Fault(convicted.fault),
         receipt=convicted.faulty_receipt,
+        tx_hash=Hash32(void.tx_hash),
         block_number=void.block_number,
     )
 

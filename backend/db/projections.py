@@ -31,7 +31,12 @@ class Rule:
     creates: bool
 
     def entity(self, event: ChainEvent) -> str:
-        return f"{self.table.__tablename__}:{json.dumps(self.key(event), separators=(',', ':'))}"
+        return entity_of(self.table, self.key(event))
+
+
+def entity_of(table: type[t.Projection], key: Key) -> str:
+    """How the log names the row that an event is about."""
+    return f"{table.__tablename__}:{json.dumps(key, separators=(',', ':'))}"
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -184,7 +189,7 @@ def _receipt_faulty(row: t.BatchRow, e: ChainEvent) -> None:
 
 def _batches_voided(row: t.VoidRow, e: ChainEvent) -> None:
     row.operator, row.batch_hash = e.args["operator"], e.args["batchHash"]
-    row.first, row.last = e.args["first"], e.args["last"]
+    row.first, row.last, row.tx_hash = e.args["first"], e.args["last"], e.tx_hash
 
 
 RULES["Settlement", "BatchesVoided"] = Rule(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, select, update
 
 from backend.db.session import insert_if_absent
+from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
     HeldKeyRow,
     LineRow,
@@ -166,7 +167,9 @@ class ReceiptStore:
         oldest = func.min(ReceiptRow.served_at)
         rows = self._session.execute(
             select(ReceiptRow.channel_id, func.count(), oldest)
+            .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
             .where(ReceiptRow.operator == operator, ReceiptRow.batch.is_(None), ReceiptRow.charge > 0)
+            .where(ChannelRow.id.is_(None) | (ReceiptRow.cumulative > ChannelRow.collected))
             .group_by(ReceiptRow.channel_id)
             .order_by(oldest, ReceiptRow.channel_id)
         )
@@ -199,6 +202,21 @@ class ReceiptStore:
                     f"{len(set(chunk)) - len(assigned)} receipts are unknown or in another batch.",
                     param="receipts",
                 )
+
+    def adopt(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> int:
+        adopted = 0
+        for start in range(0, len(receipts), _ID_CHUNK):
+            is_ours = ReceiptRow.id.in_(receipts[start : start + _ID_CHUNK]) & (
+                ReceiptRow.operator == operator
+            )
+            found = self._session.execute(
+                update(ReceiptRow)
+                .where(is_ours, ReceiptRow.batch.is_(None))
+                .values(batch=batch)
+                .returning(ReceiptRow.id)
+            )
+            adopted += len(found.all())
+        return adopted
 
     def release(self, operator: Account, batch: int) -> int:
         released = self._session.execute(

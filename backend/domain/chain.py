@@ -263,6 +263,7 @@ class Voiding:
     """Where the proof was about one receipt."""
     receipt: int | None
     """That receipt's place in the batch."""
+    tx_hash: Hash32
     block_number: int
 
 

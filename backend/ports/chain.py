@@ -78,6 +78,10 @@ class Chain(Protocol):
         """`{"contract", "function", "args"}` of a call to one of our contracts, else `{"to", "data"}`."""
         ...
 
+    def called(self, tx_hash: Hash32) -> Mapping[str, Any] | None:
+        """What a transaction calls, as `decode`; None for one that the node does not know."""
+        ...
+
 
 class EventSource(Protocol):
     """What the indexer asks of the chain."""
@@ -237,6 +241,10 @@ class ChainView(Protocol):
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
         """What a batch collected, in its order: the preimage of its `spansHash`. Empty if it is unknown."""
+        ...
+
+    def settled(self, channel: ChannelId) -> int:
+        """How far its line is collected by final batches: no refund takes that back."""
         ...
 
     def demands(self, batch_hash: Hash32) -> list[Demanded]:

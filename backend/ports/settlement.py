@@ -28,7 +28,10 @@ class SettlementReceipts(Protocol):
     """`tx.receipts`, as settlement uses it. A receipt is *unsettled* while it is assigned to no batch."""
 
     def backlogs(self, operator: Account) -> Sequence[Backlog]:
-        """Channels of this operator with unsettled receipts, the one with the oldest such receipt first."""
+        """Channels of this operator with unsettled receipts, the one with the oldest such receipt first.
+
+        Below a channel's collected line nothing counts: it was waived.
+        """
         ...
 
     def unsettled(self, channel: ChannelId, after: int, limit: int) -> Sequence[SignedReceipt]:
@@ -37,6 +40,10 @@ class SettlementReceipts(Protocol):
 
     def assign(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> None:
         """Mark receipts as being in this batch. `Conflict` if one of them already is in another."""
+        ...
+
+    def adopt(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> int:
+        """As `assign`, of those receipts only that are known here and unsettled; how many."""
         ...
 
     def release(self, operator: Account, batch: int) -> int:
@@ -67,8 +74,8 @@ class BatchRecord:
     operator: Account
     number: int
     data_digest: Hash32
-    commit_tx: int
-    """Row of the commit among our transactions."""
+    commit_tx: int | None
+    """Row of our newest commit of this number among our transactions; None if only others committed it."""
     is_released: bool
     """True once the commit failed or the batch was voided, and its receipts are unsettled again."""
 
@@ -81,6 +88,10 @@ class Batches(Protocol):
         ...
 
     def get(self, operator: Account, number: int) -> BatchRecord | None: ...
+
+    def kept(self, operator: Account) -> set[int]:
+        """Numbers of those that are not released."""
+        ...
 
     def put(self, record: BatchRecord) -> None:
         """Insert, or replace the one of the same number."""

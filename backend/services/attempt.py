@@ -10,6 +10,7 @@ from backend.domain.chain import TransactionState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backend.domain.chain import ChainTransaction
     from backend.domain.ids import Account
     from backend.ports.chain import Transactions
 
@@ -25,17 +26,26 @@ def enqueue_again(
     args: Sequence[Any],
     key: str,
     most: int | None = None,
+    seen: int | None = None,
 ) -> int:
     """Row id of the newest attempt at `call` (contract, function), a new one if all before it failed.
 
-    After `most` failures it is the last one's. Errors: `Conflict` while an attempt at another call, or at the
-    same one with other arguments, stands under the key.
+    After `most` failures it is the last one's. `seen`: a block up to which the chain shows no effect of the
+    call; an attempt that was confirmed up to there fell out of the chain since, and counts as failed.
+    Errors: `Conflict` while an attempt at another call, or at the same one with other arguments, stands under
+    the key.
     """
     for attempt in count(1):
         attempt_key = f"{key}:{attempt - 1}"
         known = transactions.by_key(attempt_key)
-        if known is None or known.state is not TransactionState.FAILED:
+        if known is None or not (known.state is TransactionState.FAILED or _fell_out(known, seen)):
             return transactions.enqueue(lane, *call, args, attempt_key)  # it compares with what stands there
         if attempt == most:
             return known.id
     raise AssertionError
+
+
+def _fell_out(known: ChainTransaction, seen: int | None) -> bool:
+    if known.state is not TransactionState.CONFIRMED or known.block_number is None or seen is None:
+        return False
+    return known.block_number <= seen

@@ -4,34 +4,47 @@
 
 Only the bracket changes the database, in one unit of work; all before it may be done again. So the process
 may die anywhere, and the next `run_once` goes on from what database and chain say.
+
+After a void:
+
+    [receipts of fallen batches are unsettled again] -> [enqueue the refunds, newest first] -> refunded
+
+Nothing is committed before every voided batch is refunded: then the channels are as they were, and vouchers
+and receipts are gone through anew. What was convicted is not committed again, see `convicted`. If a void
+falls out of the chain, its batches stand again and take back their receipts; refunds under way then fail.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import Batch, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
-from backend.domain.chain import BatchState, Reverted, TransactionState
+from backend.domain.chain import BatchState, Reverted
 from backend.domain.content import cid_digest
+from backend.domain.errors import DomainError, Unavailable
 from backend.domain.hashing import receipt_id, to_hash
-from backend.domain.rules import BadReceipt, Rules
+from backend.domain.rules import Rules
 from backend.ports.settlement import BatchRecord
 from backend.services.attempt import enqueue_again
-from backend.services.audit import standing
+from backend.services.convicted import Convictions, published
+from backend.services.fate import adopt, outstanding, settle_fates, strays
 from backend.services.take import Take, select
+from backend.services.vet import Vetting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from backend.domain.batch import Ledger
+    from backend.domain.chain import CommittedBatch
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
-    from backend.ports.chain import Chain
+    from backend.ports.chain import Chain, Recover
     from backend.ports.settlement import SessionKeys, SettlementTx
     from backend.ports.storage import BlobStore
     from backend.services.audit import Auditor
@@ -46,6 +59,7 @@ _OF_THE_WHOLE_BATCH = {
     "CommitsArePaused",
     "StakeTooLow",
     "RingFull",
+    "RefundsOutstanding",
 }
 """Reverts of a commit that leaving channels out would not cure."""
 
@@ -63,6 +77,8 @@ class Step(StrEnum):
     """Nothing is due, or nothing that is due can be settled: see `skipped`."""
     WAITING = "waiting"
     """A commit is under way."""
+    REFUNDING = "refunding"
+    """Voided batches are refunded first."""
     REFUSED = "refused"
     """The chain would not take the batch now: see `reason`."""
     COMMITTING = "committing"
@@ -79,13 +95,6 @@ class Progress:
     reason: str = ""
     skipped: Mapping[ChannelId, str] = field(default_factory=dict)
     """Channels whose due receipts could not be settled now, and why."""
-
-
-class Fate(StrEnum):
-    OPEN = "open"
-    STANDS = "stands"
-    LOST = "lost"
-    """Its commit failed, another batch took its number, or it was voided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +115,9 @@ class Settler:
     """Settles one operator's receipts, one batch in flight at a time.
 
     `begin` commits, `read` gives a consistent view without locks; `keys` are the session keys that payers let
-    this gateway hold; `vault` and `settlement` are the EIP-712 domains of the contracts; `clock` gives unix
-    seconds, the later of wall clock and newest block. The operator's own account sends.
+    this gateway hold; `recover` is the signers' inverse; `vault` and `settlement` are the EIP-712 domains of
+    the contracts; `clock` gives unix seconds, the later of wall clock and newest block. The operator's own
+    account sends.
     """
 
     operator: Account
@@ -117,6 +127,7 @@ class Settler:
     blobs: BlobStore
     auditor: Auditor
     keys: SessionKeys
+    recover: Recover
     vault: TypedDomain
     settlement: TypedDomain
     pace: Pace
@@ -125,64 +136,122 @@ class Settler:
     """The vault's: how long what a session key signed stays collectable after its end."""
 
     def run_once(self, *, is_forced: bool = False) -> Progress:
-        """Finalise what is due, settle the fate of the batch in flight, or commit the next one.
+        """Finalise what is due, settle the fate of the batch in flight, refund, or commit the next one.
 
         `is_forced` commits what there is, due or not. Errors: `WrongBatch` if an own batch does not stand up
         to the audit: nothing is built on it. `Unavailable` if chain or store cannot be reached: run again.
         """
         self.finalise()
         with self.begin() as tx:
-            number = self._in_flight(tx)
+            number = settle_fates(tx, self.operator)
         if number is not None:
             return Progress(Step.WAITING, number)
+        number = self.refund()
+        if number is not None:
+            return Progress(Step.REFUNDING, number)
         ledger = self.auditor.follow(self.operator)
+        self._adopt()
         with self.read() as tx:
             if not (is_forced or self._is_due(tx)):
                 return Progress(Step.IDLE)
-            over_before = self.clock() - self.thaw_seconds
-            takes, skipped = select(tx, self.operator, ledger, self.keys, self.pace.receipts, over_before)
-            offer = self._offer(tx, ledger, takes, skipped)
+            offer, skipped = self._next(tx, ledger)
         if isinstance(offer, Progress):
             return offer
         step = Step.COMMITTING if self._commit(offer) else Step.WAITING
         return Progress(step, offer.batch.number, skipped=skipped)
 
     def finalise(self) -> int | None:
-        """Enqueue the newest batch whose dispute window is over, and with it all before it; its number."""
+        """Enqueue the newest batch whose dispute window is over, and with it all before it; its number.
+
+        A batch under an open demand holds itself and those after it.
+        """
+        due = None
         with self.read() as tx:
-            committed = [b for b in tx.chain.batches(self.operator) if b.state is BatchState.COMMITTED]
-        due = [batch for batch in committed if int(batch.header["finalAt"]) <= self.clock()]
-        if not due:
+            held = {found.demand.batch_hash for found in tx.chain.open_demands(self.operator)}
+            for batch in tx.chain.batches(self.operator):
+                if batch.state is not BatchState.COMMITTED:
+                    continue
+                if batch.hash in held or int(batch.header["finalAt"]) > self.clock():
+                    break
+                due = batch
+        if due is None:
             return None
-        call, header = ("Settlement", "finalise"), dict(due[-1].header)
-        try:
-            self.chain.prepare(*call, header, sender=self.operator)
-        except Reverted as early:
-            # The node's clock is behind ours, or somebody was faster: the next run asks again.
-            log.info("batch %d is not finalised now: %s", due[-1].number, early)
+        call, header = ("Settlement", "finalise"), dict(due.header)
+        if not self._would_pass(call, header):
             return None
         with self.begin() as tx:
-            enqueue_again(tx.transactions, self.operator, call, [header], f"finalise:{due[-1].hash}")
-        return due[-1].number
+            if tx.chain.finalised(self.operator) < due.number:
+                self._enqueue(tx, call, [header], f"finalise:{due.hash}")
+        return due.number
 
-    def _in_flight(self, tx: SettlementTx) -> int | None:
-        """Number of the batch under way. Receipts of lost batches are unsettled again afterwards."""
-        record = tx.batches.latest(self.operator)
-        while record is not None:
-            fate = Fate.LOST if record.is_released else _fate(tx, record)
-            if fate is not Fate.LOST:
-                return record.number if fate is Fate.OPEN else None
-            if not record.is_released:
-                tx.receipts.release(self.operator, record.number)
-                tx.batches.put(replace(record, is_released=True))
-            record = tx.batches.get(self.operator, record.number - 1)
-        return None
+    def refund(self) -> int | None:
+        """Enqueue refunds of all voided batches; number of the first, None if nothing is to be refunded.
+
+        Anybody may refund them too: what is refused because somebody was faster is asked anew next time.
+        """
+        with self.read() as tx:
+            fallen = outstanding(tx.chain, self.operator)
+            args = _refund(tx, fallen[0]) if fallen else []
+        if not fallen:
+            return None
+        if self._would_pass(("Settlement", "refund"), *args):
+            with self.begin() as tx:
+                for batch in outstanding(tx.chain, self.operator):
+                    void = batch.voiding.tx_hash if batch.voiding else ""
+                    self._enqueue(
+                        tx, ("Settlement", "refund"), _refund(tx, batch), f"refund:{batch.hash}:{void}"
+                    )
+        return fallen[0].number
+
+    def _would_pass(self, call: tuple[str, str], *args: Any) -> bool:
+        try:
+            self.chain.prepare(*call, *args, sender=self.operator)
+        except Reverted as refused:
+            # The node is behind us, or somebody was faster, or our own call waits: the next run asks again.
+            log.info("not sent now: %s", refused)
+            return False
+        return True
+
+    def _enqueue(self, tx: SettlementTx, call: tuple[str, str], args: Sequence[Any], key: str) -> None:
+        """For a call whose effect the view does not show: confirmed before where the view is, it fell out."""
+        cursor = tx.chain.cursor()
+        seen = None if cursor is None else cursor.number
+        enqueue_again(tx.transactions, self.operator, call, args, key, seen=seen)
+
+    def _adopt(self) -> None:
+        """Take in the receipts of batches that stand and that we held for lost, or that others committed."""
+        with self.read() as tx:
+            found = strays(tx, self.operator)
+        for batch in found:
+            try:
+                ids = [receipt_id(signed.receipt) for signed in published(self.blobs, batch)]
+            except Unavailable:
+                raise
+            except DomainError as error:
+                log.warning("the receipts of batch %d stay unmarked: %s", batch.number, error)
+                ids = []
+            with self.begin() as tx:
+                log.info("batch %d stands, with %d of our receipts", batch.number, adopt(tx, batch, ids))
 
     def _is_due(self, tx: SettlementTx) -> bool:
         backlogs = tx.receipts.backlogs(self.operator)
         if sum(backlog.num_receipts for backlog in backlogs) >= self.pace.receipts:
             return True
         return any(self.clock() - b.oldest_served_at >= self.pace.seconds for b in backlogs)
+
+    def _next(self, tx: SettlementTx, ledger: Ledger) -> tuple[Offer | Progress, dict[ChannelId, str]]:
+        """What is to be committed next, and what is left out, why."""
+        lessons = self._convictions.lessons(tx)
+        if lessons.objection:
+            return Progress(Step.REFUSED, ledger.number + 1, lessons.objection), {}
+        vetting = Vetting(self.operator, tx.chain, self.recover, self.settlement, lessons.aside)
+        over_before = self.clock() - self.thaw_seconds
+        takes, skipped = select(tx, ledger, vetting, self.keys, self.pace.receipts, over_before)
+        return self._offer(tx, ledger, takes, skipped), skipped
+
+    @cached_property
+    def _convictions(self) -> Convictions:
+        return Convictions(self.operator, self.chain, self.blobs)
 
     def _offer(
         self,
@@ -191,7 +260,7 @@ class Settler:
         takes: dict[ChannelId, Take],
         skipped: dict[ChannelId, str],
     ) -> Offer | Progress:
-        """A batch of all takes that rules and chain accept; the others move from `takes` to `skipped`.
+        """A batch of all takes that the chain accepts; the others move from `takes` to `skipped`.
 
         A revert that names no channel is narrowed down by halves, so that one channel never stops the others.
         """
@@ -206,8 +275,6 @@ class Settler:
             receipts = [signed for channel in sorted(takes) for signed in takes[channel].receipts]
             try:
                 offer = self._prepare(build(self.operator, ledger, terms, receipts, rules), takes)
-            except BadReceipt as bad:
-                _cut(takes, skipped, bad, receipts[bad.details["index"]].receipt.channel_id)
             except Reverted as refused:
                 if refused.error in _OF_THE_WHOLE_BATCH:
                     return Progress(Step.REFUSED, ledger.number + 1, str(refused), skipped)
@@ -233,11 +300,11 @@ class Settler:
         ids = [receipt_id(signed.receipt) for signed in offer.batch.receipts]
         number = offer.batch.number
         with self.begin() as tx:
-            if self._in_flight(tx) is not None:
+            if settle_fates(tx, self.operator) is not None or outstanding(tx.chain, self.operator):
                 return False
             lost = tx.batches.get(self.operator, number)
             # Another settler at the same point makes the same key: one of the two fails as a `Conflict`.
-            key = f"commit:{self.operator}:{number}:{lost.commit_tx if lost else 'first'}"
+            key = f"commit:{self.operator}:{number}:{(lost and lost.commit_tx) or 'first'}"
             row = tx.transactions.enqueue(self.operator, "Settlement", "commit", offer.arguments, key)
             tx.batches.put(BatchRecord(self.operator, number, offer.digest, row, is_released=False))
             tx.receipts.assign(self.operator, number, ids)
@@ -260,31 +327,9 @@ def _commitment(batch: Batch, digest: Hash32) -> dict[str, Any]:
     }
 
 
-def _fate(tx: SettlementTx, record: BatchRecord) -> Fate:
-    batches = standing(tx.chain.batches(record.operator))
-    if any((b.number, b.header["dataDigest"]) == (record.number, record.data_digest) for b in batches):
-        return Fate.STANDS
-    commit = tx.transactions.get(record.commit_tx)
-    if commit.state is TransactionState.FAILED:
-        return Fate.LOST
-    cursor = tx.chain.cursor()
-    is_indexed = (
-        cursor is not None and commit.block_number is not None and cursor.number >= commit.block_number
-    )
-    return Fate.LOST if commit.state is TransactionState.CONFIRMED and is_indexed else Fate.OPEN
-
-
-def _cut(
-    takes: dict[ChannelId, Take], skipped: dict[ChannelId, str], bad: BadReceipt, channel: ChannelId
-) -> None:
-    """Settle the channel only up to its bad receipt."""
-    skipped[channel] = str(bad)
-    before = sum(len(takes[c].receipts) for c in takes if c < channel)
-    kept = takes[channel].receipts[: bad.details["index"] - before]
-    if kept:
-        takes[channel] = replace(takes[channel], receipts=kept)
-    else:
-        del takes[channel]
+def _refund(tx: SettlementTx, batch: CommittedBatch) -> list[Any]:
+    """Arguments of `Settlement.refund`."""
+    return [dict(batch.header), [span.refund for span in tx.chain.spans(batch.hash)]]
 
 
 def _narrow(

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from backend.domain.batch import MAX_SPANS
 from backend.domain.hashing import to_bytes
 from backend.domain.voucher import SignedVoucher, Voucher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from backend.domain.batch import Ledger, Span
     from backend.domain.chain import Channel, Grant
     from backend.domain.hashing import TypedDomain
-    from backend.domain.ids import Account, ChannelId
+    from backend.domain.ids import ChannelId
     from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import Signer
     from backend.ports.settlement import SessionKeys, SettlementTx
+    from backend.services.vet import Vetting
 
 _NO_VOUCHER = "no voucher and no held session key covers its next receipt"
 
@@ -34,6 +35,11 @@ class Authority(Protocol):
     @property
     def waived_until(self) -> int: ...
 
+    @property
+    def can_waive(self) -> bool:
+        """Whether we may waive, in the payer's favour, what is never settled."""
+        ...
+
     def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher: ...
 
 
@@ -43,6 +49,7 @@ class ByVoucher:
 
     signed: SignedVoucher
     cap: int | None = None
+    can_waive: ClassVar[bool] = False
 
     @property
     def ceiling(self) -> int:
@@ -63,6 +70,7 @@ class ByHeldKey:
 
     cap: int
     key: Signer
+    can_waive: ClassVar[bool] = True
 
     @property
     def ceiling(self) -> int:
@@ -73,7 +81,8 @@ class ByHeldKey:
         return 0
 
     def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher:
-        voucher = Voucher(span.channel_id, 0, span.until)
+        waived_until = span.start if span.start > span.before else 0
+        voucher = Voucher(span.channel_id, waived_until, span.until)
         return SignedVoucher(voucher, self.key.sign(vault.voucher_digest(voucher)))
 
 
@@ -114,7 +123,12 @@ def compact(signature: str) -> tuple[str, str]:
 
 
 def select(
-    tx: SettlementTx, operator: Account, ledger: Ledger, keys: SessionKeys, limit: int, over_before: int
+    tx: SettlementTx,
+    ledger: Ledger,
+    vetting: Vetting,
+    keys: SessionKeys,
+    limit: int,
+    over_before: int,
 ) -> tuple[dict[ChannelId, Take], dict[ChannelId, str]]:
     """At most `limit` receipts from at most 256 channels, longest waiting first; and who is left out, why.
 
@@ -122,7 +136,7 @@ def select(
     """
     takes: dict[ChannelId, Take] = {}
     skipped: dict[ChannelId, str] = {}
-    for backlog in tx.receipts.backlogs(operator):
+    for backlog in tx.receipts.backlogs(vetting.operator):
         if limit <= 0 or len(takes) == MAX_SPANS:
             break
         channel = tx.chain.channel(backlog.channel_id)
@@ -131,7 +145,8 @@ def select(
             continue
         before = ledger.collected.get(channel.id, 0)
         found = _authorities(tx, channel, keys, over_before)
-        take = _best(tx, channel, before, (a for a in found if a.ceiling > before), limit)
+        usable = (authority for authority in found if authority.ceiling > before)
+        take = _best(_Line(tx, channel, before, vetting, limit), usable)
         if take is None:
             skipped[backlog.channel_id] = _NO_VOUCHER
             continue
@@ -143,12 +158,9 @@ def select(
     return takes, skipped
 
 
-def _best(
-    tx: SettlementTx, channel: Channel, before: int, authorities: Iterable[Authority], limit: int
-) -> Take | None:
+def _best(line: _Line, authorities: Iterable[Authority]) -> Take | None:
     """The take that reaches farthest; a client's own voucher on a tie."""
-    takes = [_take(tx, channel, before, authority, limit) for authority in authorities]
-    return max(takes, key=lambda take: take.until, default=None)
+    return max(map(line.take, authorities), key=lambda take: take.until, default=None)
 
 
 def _authorities(
@@ -174,21 +186,45 @@ def _end(grant: Grant) -> int:
     return grant.expiry if grant.revoked_at is None else min(grant.expiry, grant.revoked_at)
 
 
-def _take(tx: SettlementTx, channel: Channel, before: int, authority: Authority, limit: int) -> Take:
-    start = line = max(before, authority.waived_until)
-    taken: list[SignedReceipt] = []
-    reason = ""
-    for signed in tx.receipts.unsettled(channel.id, start, limit):
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A channel's unsettled receipts from `before` on."""
+
+    tx: SettlementTx
+    channel: Channel
+    before: int
+    vetting: Vetting
+    limit: int
+
+    def take(self, authority: Authority) -> Take:
+        start = line = max(self.before, authority.waived_until)
+        taken: list[SignedReceipt] = []
+        reason = ""
+        for signed in self.tx.receipts.unsettled(self.channel.id, start, self.limit):
+            if self._is_waived(signed, line, taken, authority):
+                start = line = signed.receipt.cumulative
+                continue
+            reason = self._refusal(signed, line, start, authority.ceiling)
+            if reason:
+                break
+            taken.append(signed)
+            line = signed.receipt.cumulative
+        return Take(self.channel, authority, tuple(taken), reason)
+
+    def _is_waived(
+        self, signed: SignedReceipt, line: int, taken: Sequence[SignedReceipt], authority: Authority
+    ) -> bool:
+        """What is set aside would end its channel's line for ever; a span can leave it out at its start."""
+        begins = signed.receipt.cumulative - signed.receipt.charge
+        return authority.can_waive and not taken and begins == line and self.vetting.is_aside(signed)
+
+    def _refusal(self, signed: SignedReceipt, line: int, start: int, ceiling: int) -> str:
         receipt = signed.receipt
         begins = receipt.cumulative - receipt.charge
         if begins != line:
-            reason = f"its next receipt begins at {begins}, the line is at {line}"
-        elif receipt.cumulative > authority.ceiling:
-            reason = _NO_VOUCHER
-        elif receipt.cumulative - start > channel.balance:
-            reason = f"its balance of {channel.balance} does not cover its next receipt"
-        if reason:
-            break
-        taken.append(signed)
-        line = receipt.cumulative
-    return Take(channel, authority, tuple(taken), reason)
+            return f"its next receipt begins at {begins}, the line is at {line}"
+        if receipt.cumulative > ceiling:
+            return _NO_VOUCHER
+        if receipt.cumulative - start > self.channel.balance:
+            return f"its balance of {self.channel.balance} does not cover its next receipt"
+        return self.vetting.refusal(signed)

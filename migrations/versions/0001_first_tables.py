@@ -248,6 +248,7 @@ def upgrade() -> None:
         sa.Column("first", sa.BigInteger(), nullable=False),
         sa.Column("last", sa.BigInteger(), nullable=False),
         sa.Column("batch_hash", sa.String(length=66), nullable=False),
+        sa.Column("tx_hash", sa.String(length=66), nullable=False),
         sa.Column("block_number", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("block_hash", "log_index", name=op.f("pk_chain_voids")),
     )
@@ -313,7 +314,7 @@ def upgrade() -> None:
         sa.Column("operator", sa.String(length=42), nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("data_digest", sa.String(length=66), nullable=False),
-        sa.Column("commit_tx", sa.BigInteger(), nullable=False),
+        sa.Column("commit_tx", sa.BigInteger(), nullable=True),
         sa.Column("is_released", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("operator", "number", name=op.f("pk_own_batches")),
     )

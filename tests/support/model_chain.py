@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,14 @@ from backend.domain.chain import (
     Channel,
     Claim,
     CommittedBatch,
+    Demanded,
     Grant,
     Operator,
+    PaidSpan,
     ParameterSet,
     PreparedTransaction,
     Reverted,
+    Voiding,
 )
 from backend.domain.hashing import TypedDomain, receipt_id, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from backend.domain.disputes import Fault
     from backend.domain.receipt import SignedReceipt
 
 
@@ -49,6 +54,7 @@ def refuse(error: str, **args: Any) -> Reverted:
 
 
 THAW_SECONDS = 300
+FORKED = ("channel_by_id", "committed", "paid", "final", "_spans_of")
 
 
 @dataclass
@@ -65,6 +71,9 @@ class ModelChain:
     paid: list[Claim] = field(default_factory=list)
     final: int = 0
     others: list[Operator] = field(default_factory=list)
+    demanded: list[Demanded] = field(default_factory=list)
+    calls: dict[Hash32, Any] = field(default_factory=dict)
+    """What transactions called, as the node decodes it."""
     is_lagging: bool = False
     """While true the projections miss the newest batch."""
 
@@ -122,6 +131,18 @@ class ModelChain:
         is_final = batch.state is BatchState.COMMITTED and batch.number <= self.final
         return replace(batch, state=BatchState.FINAL) if is_final else batch
 
+    def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
+        return tuple(
+            PaidSpan(s.channel_id, self.channel_by_id[s.channel_id].payer, s.before, s.start, s.until)
+            for s in self._spans_of[batch_hash]
+        )
+
+    def open_demands(self, operator: Account) -> list[Demanded]:
+        return [d for d in self.demanded if d.operator == operator]
+
+    def called(self, tx_hash: Hash32) -> Any:
+        return self.calls.get(tx_hash)
+
     def finalised(self, operator: Account) -> int:
         return self.final
 
@@ -147,19 +168,63 @@ class ModelChain:
     def standing(self) -> list[CommittedBatch]:
         return [b for b in self.committed if b.state is not BatchState.VOID]
 
-    def void_last(self) -> None:
-        """As a fraud proof and its refund do: the channels are restored to the unit."""
-        last = self.standing()[-1]
-        at = self.committed.index(last)
-        self.committed[at] = replace(last, state=BatchState.VOID)
-        for span in self._spans_of.pop(last.hash):
+    def void_from(
+        self, number: int, verb: str = "unanswered", fault: Fault | None = None, receipt: int | None = None
+    ) -> None:
+        """As a proof does. `fault`, `receipt`: what is wrong with which receipt of that batch."""
+        fallen = [b for b in self.standing() if b.number >= number]
+        self.height += 1
+        voiding = Voiding(
+            first=number,
+            convicted=fallen[0].hash,
+            verb=verb,
+            challenger=None,
+            fault=fault,
+            receipt=receipt,
+            tx_hash=some_hash(f"void {self.height}"),
+            block_number=self.height,
+        )
+        for batch in fallen:
+            at = self.committed.index(batch)
+            self.committed[at] = replace(batch, state=BatchState.VOID, voiding=voiding)
+
+    def unrefunded(self) -> list[CommittedBatch]:
+        """Voided ones, in the order of their refunds."""
+        fallen = [b for b in self.committed if b.state is BatchState.VOID and not b.is_refunded]
+        return sorted(fallen, key=lambda batch: batch.number, reverse=True)
+
+    def _refund(self, header: dict[str, Any], refunds: list[dict[str, Any]]) -> Any:
+        batch_hash = Header.from_chain(header).hash
+        fallen = self.unrefunded()
+        if not fallen or fallen[0].hash != batch_hash:
+            raise refuse("NotNextToRefund")
+        named = [{k: int(v) if k != "payer" else v for k, v in refund.items()} for refund in refunds]
+        if named != [span.refund for span in self.spans(batch_hash)]:
+            raise refuse("SpansMismatch")
+        return lambda: self._undo(fallen[0])
+
+    def _undo(self, batch: CommittedBatch) -> None:
+        """The channels are restored to the unit."""
+        self.committed[self.committed.index(batch)] = replace(batch, is_refunded=True)
+        for span in self._spans_of[batch.hash]:
             channel = self.channel_by_id[span.channel_id]
             balance = channel.balance + span.amount
             self.channel_by_id[span.channel_id] = replace(channel, balance=balance, collected=span.before)
 
     _spans_of: dict[Hash32, list[Span]] = field(default_factory=dict)
 
+    def fork(self) -> dict[str, Any]:
+        """Where a reorganisation can `return_to`."""
+        return {name: copy(getattr(self, name)) for name in FORKED}
+
+    def return_to(self, fork: dict[str, Any]) -> None:
+        """All that came after falls out of the chain; its height is what it was reached to."""
+        for name in FORKED:
+            setattr(self, name, copy(fork[name]))
+
     def _commit(self, commitment: dict[str, Any], collections: list[dict[str, Any]]) -> Any:
+        if self.unrefunded():
+            raise refuse("RefundsOutstanding")
         last = self.standing()[-1] if self.standing() else None
         parent = last.hash if last else ZERO_HASH
         if commitment["parent"] != parent:
@@ -177,7 +242,10 @@ class ModelChain:
             "operator": self.market.operator,
             "number": before.number + 1 if before else 1,
             "committedAt": self.time,
-            "finalAt": max(before.final_at if before else 0, self.time + self.sets[-1].dispute_window),
+            # Voided ones count too, as on the chain: a later batch must not make a parent final early.
+            "finalAt": max(
+                [self.time + self.sets[-1].dispute_window, *(b.header["finalAt"] for b in self.committed)]
+            ),
             "cumulativeTotal": (before.cumulative_total if before else 0) + values["total"],
             "spansHash": spans_hash(spans),
         }
@@ -230,6 +298,8 @@ class ModelChain:
             raise refuse("AlreadyFinal")
         if named.final_at > self.time:
             raise refuse("NotYetFinal")
+        if any(d.demand.batch_hash == named.hash for d in self.demanded):
+            raise refuse("BatchHeld")
         return lambda: setattr(self, "final", named.number)
 
     def _claim(self, request: dict[str, Any]) -> Any:
@@ -347,6 +417,7 @@ class Town:
             "blobs": self.blobs,
             "auditor": self.auditor(),
             "keys": self,
+            "recover": recover,
             "vault": self.chain.vault,
             "settlement": self.market.domain,
             "pace": Pace(seconds=5, receipts=100),

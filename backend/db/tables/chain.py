@@ -176,6 +176,7 @@ class VoidRow(Projection):
     last: Mapped[int] = mapped_column(NUMBER)
     batch_hash: Mapped[str] = mapped_column(HASH)
     """Of the first: the one that was convicted."""
+    tx_hash: Mapped[str] = mapped_column(HASH)
 
 
 class DemandRow(Projection):

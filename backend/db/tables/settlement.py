@@ -18,7 +18,7 @@ class OwnBatchRow(Base):
     operator: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     data_digest: Mapped[str] = mapped_column(HASH)
-    commit_tx: Mapped[int] = mapped_column(BigInteger)
+    commit_tx: Mapped[int | None] = mapped_column(BigInteger)
     is_released: Mapped[bool]
 
 

@@ -136,6 +136,7 @@ class LiveMarket:
             blobs=self.blobs,
             auditor=self.auditor(),
             keys=self,
+            recover=recover,
             vault=self.vault,
             settlement=self.settlement,
             pace=Pace(seconds=0, receipts=10_000),
