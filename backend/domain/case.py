@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from backend.domain import rules
-from backend.domain.disputes import MAX_KEYS, Tree
+from backend.domain.disputes import MAX_KEYS, AnsweredReceipt, Lookup, Tree
+from backend.domain.receipt import SignedReceipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from backend.domain.batch import Batch, Header, Ledger, Span
     from backend.domain.chain import Contribution, Snapshot
-    from backend.domain.disputes import AnsweredReceipt, Lookup
     from backend.domain.ids import DatanetId, SnapshotId, VersionId
     from backend.domain.proofs import Proof
-    from backend.domain.receipt import SignedReceipt
 
-    Answers = Mapping[tuple[Tree, int], Lookup | AnsweredReceipt]
-    """By tree and key: a receipt's index, an entry's key, an account."""
+Answers = Mapping[tuple[Tree, int], Lookup | AnsweredReceipt]
+"""By tree and key: a receipt's index, an entry's key, an account."""
 
-    IsSigned = Callable[[SignedReceipt], bool]
-    """Whether a receipt key of the batch's operator signed it."""
+IsSigned = Callable[[SignedReceipt], bool]
+"""Whether a receipt key of the batch's operator signed it."""
 
 
 class Registry(rules.Registry, Protocol):

@@ -1,0 +1,192 @@
+"""An operator who committed whatever it liked, and answers demands from it, or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.case import Case, Needs, Right, Wrong
+from backend.domain.disputes import AnsweredReceipt, Fault, Lookup, ReceiptWitness, Tree, balance_key
+from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, word
+from backend.domain.ids import ZERO_HASH
+from backend.domain.judge import judge
+from backend.domain.lookups import tree_of
+from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, InvalidOpening, SumTree
+from backend.domain.receipt_rules import fault_of
+
+if TYPE_CHECKING:
+    from backend.domain.batch import Batch, Header, Ledger, Span
+    from backend.domain.case import Judgement
+    from backend.domain.proofs import Proof
+    from backend.domain.receipt import SignedReceipt
+    from tests.support.shop import Shop
+
+MAX_ROUNDS = 6
+"""Of demands that a window of eight answer periods takes."""
+
+Leaves = list[tuple[int, int]]
+"""Key and value."""
+
+
+@dataclass
+class Draft:
+    """A batch before it is committed, honest at first; the tests spoil it."""
+
+    batch: Batch
+    receipts: list[SignedReceipt]
+    values: list[int]
+    """Of the leaves of the receipts."""
+    entries: Leaves
+    balances: Leaves
+    spans: tuple[Span, ...]
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Header fields that say something else than the trees do."""
+    published: list[SignedReceipt] | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Draft:
+        tree, keys = batch.entries_tree, batch.entry_keys
+        entries = [
+            (int.from_bytes(keys[32 * i : 32 * i + 32], "big"), tree.value(i)) for i in range(tree.count)
+        ]
+        balances = sorted((balance_key(account), value) for account, value in batch.balances.items())
+        receipts = list(batch.receipts)
+        values = [s.receipt.charge for s in receipts]
+        return cls(batch, receipts, values, entries, balances, batch.spans, published=receipts)
+
+    def commit(self, committed_at: int, final_at: int, parent: Accused | None = None) -> Accused:
+        """As the contract makes the header of it."""
+        trees = self.trees()
+        header = self.batch.header(committed_at, final_at, ZERO_HASH)
+        fields = {
+            f"{name}_{part}": value
+            for name, tree in trees.items()
+            for part, value in (("root", to_hash(tree.root)), ("count", tree.count))
+        }
+        return Accused(self, replace(header, **(fields | self.fields)), trees, parent)
+
+    def trees(self) -> dict[str, SumTree]:
+        receipts = [
+            (to_bytes(receipt_id(s.receipt)), value)
+            for s, value in zip(self.receipts, self.values, strict=True)
+        ]
+        return {
+            "receipts": SumTree(RECEIPTS_TAG, receipts),
+            "entries": SumTree(ENTRIES_TAG, ((word(k), v) for k, v in self.entries)),
+            "balances": SumTree(BALANCES_TAG, ((word(k), v) for k, v in self.balances)),
+        }
+
+
+@dataclass
+class Accused:
+    """What the operator knows of one of its batches."""
+
+    draft: Draft
+    header: Header
+    trees: dict[str, SumTree]
+    parent: Accused | None = None
+    is_silent: bool = False
+
+    def answer(self, tree: Tree, key: int, shop: Shop) -> Lookup | AnsweredReceipt | None:
+        """None if there is none that the contract takes."""
+        if self.is_silent:
+            return None
+        if tree is Tree.RECEIPTS:
+            return self._receipt(key, shop)
+        if tree is Tree.PARENT_BALANCES:
+            return self.parent.answer(Tree.BALANCES, key, shop) if self.parent else None
+        leaves = self.draft.entries if tree is Tree.ENTRIES else self.draft.balances
+        lookup = _look_up(leaves, self.trees[tree.name.lower()], key)
+        try:
+            tree_of(self.header, tree).find(key, lookup)
+        except InvalidOpening:
+            return None
+        return lookup
+
+    def _receipt(self, index: int, shop: Shop) -> AnsweredReceipt | None:
+        signed = self.draft.receipts[index] if index < len(self.draft.receipts) else None
+        if signed is None or not shop.is_signed(signed):
+            return None
+        records = [shop.version(s.version_id) for s in signed.slices]
+        witness = ReceiptWitness.of(signed, self.trees["receipts"].open(index), [r for r in records if r])
+        try:
+            tree_of(self.header, Tree.RECEIPTS).open_key(int(receipt_id(signed.receipt), 16), witness.opening)
+            fault = fault_of(witness, self.header.committed_at, shop)
+        except InvalidOpening:
+            return None
+        return AnsweredReceipt(witness, signed.signature) if fault is Fault.NONE else None
+
+
+def _look_up(leaves: Leaves, tree: SumTree, key: int) -> Lookup:
+    """The key's leaf, or any two neighbours or edge around it; an empty one if there is nothing to show."""
+    keys = [k for k, _ in leaves]
+    shown = [keys.index(key)] if key in keys else []
+    if not shown and keys[0] > key:
+        shown = [0]
+    if not shown:
+        around = (i for i in range(len(keys) - 1) if keys[i] < key < keys[i + 1])
+        shown = [i for first in around for i in (first, first + 1)][:2]
+    if not shown and keys[-1] < key:
+        shown = [len(keys) - 1]
+    return Lookup(tuple(keys[i] for i in shown), tuple(map(tree.open, shown)))
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """The batch falls by silence: one of these keys was not shown."""
+
+    tree: Tree
+    keys: tuple[int, ...]
+    missing: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    end: Right | Wrong | Unanswered
+    num_rounds: int
+    num_keys: int
+    needs: list[Needs]
+
+
+def try_to_convict(case: Case, accused: Accused, shop: Shop) -> Outcome:
+    """Judges, demands what is needed, and judges again, until there is an end."""
+    needs: list[Needs] = []
+    num_keys = 0
+    for num_rounds in range(MAX_ROUNDS + 1):
+        found: Judgement = judge(case, shop, shop.terms, shop.is_signed)
+        if not isinstance(found, Needs):
+            return Outcome(found, num_rounds, num_keys, needs)
+        needs.append(found)
+        assert found.demands, found
+        answers = dict(case.answers)
+        for tree, keys in found.demands:
+            assert 1 <= len(keys) <= 64
+            num_keys += len(keys)
+            for key in keys:
+                assert (tree, key) not in answers, (tree, key)
+                answer = accused.answer(tree, key, shop)
+                if answer is None:
+                    return Outcome(Unanswered(tree, keys, key), num_rounds + 1, num_keys, needs)
+                answers[tree, key] = answer
+        case = replace(case, answers=answers)
+    raise AssertionError(f"no end after {MAX_ROUNDS} rounds: {found}")
+
+
+def case_of(accused: Accused, ledger: Ledger | None) -> Case:
+    """What everybody knows."""
+    published = accused.draft.published
+    return Case(
+        header=accused.header,
+        parent=accused.parent.header if accused.parent else None,
+        spans=accused.draft.spans,
+        receipts=None if published is None else tuple(published),
+        ledger=ledger,
+    )
+
+
+def random_root(label: str) -> str:
+    return to_hash(keccak(label.encode()))
+
+
+def proof_of(outcome: Outcome) -> Proof | None:
+    return outcome.end.proof if isinstance(outcome.end, Wrong) else None

@@ -1,0 +1,234 @@
+"""An operator's shop: registries, payers and honest receipts of every kind, on a chain or without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backend.domain.batch import Ledger, build
+from backend.domain.chain import Contribution, ParameterSet, Snapshot
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import (
+    TypedDomain,
+    accepted_hash,
+    attribution_hash,
+    channel_id,
+    slices_hash,
+    snapshot_id,
+    version_id,
+)
+from backend.domain.ids import ZERO_HASH, Account, ChannelId, DatanetId, SnapshotId, VersionId
+from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.rules import Rules, to_position
+from backend.domain.split import PPM, charge
+from tests.support.market import CHAIN_ID, METHOD, Key, parameter_set, recover, some_account, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from backend.domain.batch import Batch
+    from backend.domain.hashing import TypedDomain as Domain
+    from backend.ports.chain import Recover, Signer
+
+LONG = 256
+"""Contributions behind one version, all of them accepted: as many as a list can name."""
+
+
+@dataclass
+class Shop:
+    """Implements what judge and proofs ask of the chain (`Registry`, `Facts`)."""
+
+    operator: Account
+    receipt_key: Signer
+    domain: Domain
+    payers: Sequence[Signer]
+    terms: ParameterSet
+    recover: Recover
+    records: list[VersionRecord] = field(default_factory=list)
+    registered: dict[VersionId, int] = field(default_factory=dict)
+    snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
+    contributions: dict[tuple[int, int], Contribution] = field(default_factory=dict)
+    served_at: int = 1_790_000_000
+
+    # What the chain knows
+
+    def version(self, version: VersionId) -> VersionRecord | None:
+        return next((r for r in self.records if version_id(r) == version), None)
+
+    def registered_at(self, version: VersionId) -> int | None:
+        return self.registered.get(version)
+
+    def snapshot(self, snapshot: SnapshotId) -> Snapshot | None:
+        return self.snapshots.get(snapshot)
+
+    def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
+        return self.contributions.get((datanet, index))
+
+    def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
+        known = self.snapshots[snapshot]
+        return self.contributions[known.datanet, index].contributor if index in known.accepted else None
+
+    def parameter_set(self, number: int) -> ParameterSet | None:
+        return self.terms if number == self.terms.id else None
+
+    def signed_for(self, receipt: Receipt, signature: str) -> Account | None:
+        try:
+            signer = self.recover(self.domain.receipt_digest(receipt), signature)
+        except InvalidInput:
+            return None
+        return self.operator if signer == self.receipt_key.account else None
+
+    def is_signed(self, signed: SignedReceipt) -> bool:
+        return self.signed_for(signed.receipt, signed.signature) == self.operator
+
+    # Furnishing
+
+    def add_snapshot(
+        self, datanet: int, contributors: Sequence[Account], accepted: Sequence[bool]
+    ) -> SnapshotId:
+        """Of all contributions of a datanet; their content hashes follow from datanet and index."""
+        count, digest = len(accepted), accepted_hash(accepted)
+        snapshot = snapshot_id(DatanetId(datanet), count, digest)
+        kept = tuple(i for i, bit in enumerate(accepted) if bit)
+        self.snapshots[snapshot] = Snapshot(snapshot, DatanetId(datanet), count, digest, kept, 1)
+        for index, contributor in enumerate(contributors):
+            self.contributions[datanet, index] = Contribution(
+                datanet=DatanetId(datanet),
+                index=index,
+                contributor=contributor,
+                content_hash=some_hash(f"content {datanet} {index}"),
+                cid_digest=some_hash(f"folder {datanet} {index}"),
+                licence=some_hash("licence"),
+                num_rows=10,
+                is_accepted=accepted[index],
+                reason=0,
+                recorded_at=1,
+                block_number=1,
+            )
+        return snapshot
+
+    def add_version(
+        self, name: str, creator: Account, snapshots: tuple[SnapshotId, ...], prices: tuple[int, int]
+    ) -> VersionRecord:
+        is_adapter = bool(snapshots)
+        record = VersionRecord(
+            creator=creator,
+            name=name,
+            adapter_digest=some_hash(name) if is_adapter else ZERO_HASH,
+            cid_digest=some_hash("folder") if is_adapter else ZERO_HASH,
+            base_model=some_hash("base"),
+            snapshots=snapshots,
+            prompt_price=prices[0],
+            completion_price=prices[1],
+            operator_ppm=100_000,
+            creator_ppm=200_001,
+        )
+        self.records.append(record)
+        self.registered[version_id(record)] = 1
+        return record
+
+    # Serving
+
+    def channel(self, payer: Signer) -> ChannelId:
+        return channel_id(payer.account, self.operator, self.domain.contract)
+
+    def serve(self, random: Random, channel: ChannelId, begins: int) -> SignedReceipt:
+        """An answer that begins there on the channel's line: blends, ties, one or many contributors."""
+        count = random.choice([1, 1, 2, len(self.records)])
+        records = random.sample(self.records, min(count, 4))
+        weights = parts(random, len(records))
+        slices = tuple(
+            Slice(version_id(r), weight, self.shares(random, r))
+            for r, weight in zip(records, weights, strict=True)
+        )
+        amount = 0
+        while amount == 0:
+            tokens = random.choice([(1, 1), (random.randint(1, 50), random.randint(0, 50))])
+            amount = charge(slices, records, *tokens)
+        return self.sign(channel, begins, slices, tokens, amount)
+
+    def sign(
+        self,
+        channel: ChannelId,
+        begins: int,
+        slices: tuple[Slice, ...],
+        tokens: tuple[int, int],
+        amount: int,
+    ) -> SignedReceipt:
+        receipt = Receipt(
+            channel_id=channel,
+            cumulative=begins + amount,
+            charge=amount,
+            request_hash=some_hash(f"request {begins}"),
+            response_hash=some_hash(f"response {begins}"),
+            slices_hash=slices_hash(slices),
+            prompt_tokens=tokens[0],
+            completion_tokens=tokens[1],
+            attribution_hash=attribution_hash(METHOD, slices),
+            served_at=self.served_at,
+        )
+        return self.signed(receipt, slices)
+
+    def signed(self, receipt: Receipt, slices: tuple[Slice, ...]) -> SignedReceipt:
+        return SignedReceipt(
+            receipt, METHOD, slices, self.receipt_key.sign(self.domain.receipt_digest(receipt))
+        )
+
+    def shares(self, random: Random, record: VersionRecord) -> tuple[Share, ...]:
+        positions = [
+            to_position(n, index)
+            for n, snapshot in enumerate(record.snapshots)
+            for index in self.snapshots[snapshot].accepted
+        ]
+        if not positions:
+            return ()
+        count = min(len(positions), random.choice([1, 2, 3, LONG]))
+        chosen = sorted(random.sample(positions, count))
+        return tuple(map(Share, chosen, parts(random, count)))
+
+    def batch(self, random: Random, ledger: Ledger, count: int) -> Batch:
+        """An honest one of that many receipts; now and then an interval before it is waived."""
+        lines = {self.channel(payer): 0 for payer in self.payers} | dict(ledger.collected)
+        waived = {channel: random.choice([0, 0, 7]) for channel in lines}
+        receipts: list[SignedReceipt] = []
+        for _ in range(count):
+            channel = random.choice(sorted(lines))
+            begins = lines[channel] + waived.pop(channel, 0)
+            receipts.append(self.serve(random, channel, begins))
+            lines[channel] = receipts[-1].receipt.cumulative
+        receipts.sort(key=lambda s: (s.receipt.channel_id, s.receipt.cumulative))
+        return build(self.operator, ledger, self.terms, receipts, Rules(self))
+
+
+def parts(random: Random, count: int) -> list[int]:
+    """That many parts of one whole; often equal ones, so that the largest is a tie."""
+    made = [PPM // count] * count
+    if random.random() < 0.5:
+        made = [random.randint(1, PPM // count) for _ in range(count)]
+    made[random.randrange(count)] += PPM - sum(made)
+    return made
+
+
+def model_shop(num_contributors: int = 5) -> Shop:
+    """Without a chain."""
+    operator, receipt_key = some_account("operator"), Key("receipt key")
+    domain = TypedDomain(CHAIN_ID, some_account("settlement"))
+    payers = [Key(f"payer {n}") for n in range(3)]
+    shop = Shop(operator, receipt_key, domain, payers, parameter_set(1, fee_ppm=50_000), recover)
+    names = [some_account(f"contributor {n}") for n in range(num_contributors - 2)]
+    creator = some_account("creator")
+    # The creator and the operator contribute too: one account in several roles.
+    everybody = [creator, operator, *names]
+    first = shop.add_snapshot(1, everybody, [n != 3 for n in range(num_contributors)])
+    second = shop.add_snapshot(2, everybody[::-1], [True] * num_contributors)
+    furnish(shop, creator, first, second)
+    return shop
+
+
+def furnish(shop: Shop, creator: Account, first: SnapshotId, second: SnapshotId) -> None:
+    """The versions that every shop sells."""
+    shop.add_version("base", creator, (), (1, 2))
+    shop.add_version("small", creator, (first,), (1, 0))
+    shop.add_version("large", creator, (second,), (700_001, 1_300_003))
+    shop.add_version("both", creator, (first, second), (3, 500))
