@@ -36,6 +36,12 @@ def check_terms(reading: Reading, terms: Terms) -> Iterator[Finding]:
         found = reading.ask(contract, getter)
         if found != expected:
             yield off(contract, f"{getter} is {found}, the terms say {expected}")
+    for role, holders, promised in (
+        ("guardians", reading.record.guardians, (terms.guardian,)),
+        ("curators", reading.record.curators, terms.curators),
+    ):
+        if sorted(holders) != sorted(promised):
+            yield off("record", f"its {role} are {', '.join(holders)}, the terms say {', '.join(promised)}")
     current = reading.ask("Parameters", "current")
     for name, expected in {**terms.first_set, "treasury": resolve(terms.treasury, at)}.items():
         if current[name] != expected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.checks.reading import Finding, off, warning
+from backend.chain.checks.reading import Finding, off
 from backend.chain.contracts import interface
 from backend.chain.deployer import artifact
 from backend.chain.market import CONTRACTS, PAYMENT_TOKEN
@@ -61,13 +61,15 @@ def check_creation(reading: Reading) -> Iterator[Finding]:
         tx_receipt = reading.node.tx_receipt(tx_hash)
         creation = artifact(contract, reading.artifacts)["bytecode"]
         if tx is None or tx_receipt is None:
-            yield warning(contract, f"the node does not have {tx_hash}, which created it")
+            yield off(contract, f"the node does not have {tx_hash}, which should have created it")
         elif tx_receipt.contract_address != reading.at(contract):
             yield off(contract, f"{tx_hash} did not create {reading.at(contract)}")
         elif tx["from"].lower() != reading.record.deployer:
             yield off(contract, f"was created by {tx['from'].lower()}, not by the record's deployer")
         elif not tx["input"].startswith(creation):
             yield off(contract, f"{tx_hash} did not run the build's constructor")
+        elif tx_receipt.block_number != reading.record.blocks.get(contract):
+            yield off(contract, f"was created in block {tx_receipt.block_number}, the record says otherwise")
 
 
 def check_domains(reading: Reading) -> Iterator[Finding]:

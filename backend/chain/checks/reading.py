@@ -94,10 +94,16 @@ class Reading:
     def events(self, contract: str, *names: str) -> list[Event]:
         """All that the contract ever logged under these names, oldest first."""
         if contract not in self._events:
-            first = min(self.record.blocks.get(contract, self.record.block_number), self.record.block_number)
-            logs = all_logs(self.node, self.at(contract), first, self.head.number)
+            logs = all_logs(self.node, self.at(contract), self._born(contract), self.head.number)
             self._events[contract] = [event for log in logs if (event := _event(contract, log))]
         return [event for event in self._events[contract] if event.name in names]
+
+    def _born(self, contract: str) -> int:
+        """By the chain's word: a record that named a later block would hide what was granted before."""
+        tx_hash = self.record.transactions.get(contract)
+        tx_receipt = None if tx_hash is None else self.node.tx_receipt(tx_hash)
+        created_it = tx_receipt is not None and tx_receipt.contract_address == self.at(contract)
+        return tx_receipt.block_number if tx_receipt and created_it else 0
 
 
 def all_logs(node: Node, account: Account, first: int, last: int) -> list[Log]:

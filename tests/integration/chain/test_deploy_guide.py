@@ -1,0 +1,219 @@
+"""docs/deploy.md, typed: every command on the page, in its order, on a chain with Sepolia's id."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.chain.deployer import ARTIFACTS
+from backend.chain.keys import import_key
+from backend.chain.local_node import ROOT
+from backend.chain.market import CONTRACTS
+from backend.chain.node import Node
+from backend.domain.ids import Account
+from tests.support.deployment import fund, key, public_node, put_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GUIDE = ROOT / "docs" / "deploy.md"
+ENDPOINT = "https://sepolia.example.org"
+SEPOLIA = 11155111
+TOKEN_AT = Account("0x1c7d4b196cb0c7b01d743fbc6116a902379c7238")
+PLACEHOLDER = re.compile(r"0x([0-9a-f]{2})\1{19}")
+DELEGATE = "loraledger market delegate --key"
+HOLDERS = [key("0x" + digit * 40) for digit in "123456"]
+
+
+def commands() -> list[str]:
+    """The page's blocks of commands."""
+    return re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+class Shell:
+    """One shell session over several calls: variables stay."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self._url = folder, url
+        self._state = folder / ".shell"
+        self._state.write_text("")
+        programs = folder / ".bin"
+        programs.mkdir()
+        command = programs / "loraledger"
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m backend.cli.main "$@"\n')
+        command.chmod(0o755)
+        self._environment = {
+            "PATH": f"{programs}{os.pathsep}{os.defpath}",
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "100",
+        }
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        script = script.replace(ENDPOINT, self._url)
+        return subprocess.run(
+            ["bash", "-euc", f"set -a; . {self._state}; {script}\nexport -p > {self._state}"],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def value(self, name: str) -> str:
+        return self.run(f'printf %s "${name}"').stdout
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with public_node(tmp_path_factory.mktemp("sepolia"), SEPOLIA) as server:
+        connected = Node.connect(server.url)
+        put_token(connected, TOKEN_AT)
+        yield connected
+        connected.close()
+
+
+@pytest.fixture
+def shell(node: Node, tmp_path: Path) -> Shell:
+    shutil.copytree(ROOT / "deployments", tmp_path / "deployments")
+    return Shell(tmp_path, str(node.rpc._provider.endpoint_uri))
+
+
+def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: Node) -> None:
+    with_key, copy, plan, deploy, delegate, check, sources, install = commands()
+    done = shell.run(with_key)
+    assert done.returncode == 0, done.stderr
+    deployer = Account(shell.value("DEPLOYER"))
+    assert done.stdout.split() == [deployer]
+    fund(node, deployer)
+
+    assert shell.run(copy).returncode == 0
+    refused = shell.run(plan)
+    assert refused.returncode == 1
+    assert "placeholder" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    _edit(shell.folder / "terms.toml")
+    planned = shell.run(plan)
+    assert planned.returncode == 0, planned.stderr
+    assert "quorum 10 %: 1,000,000 of the 5,400,000 that can vote" in planned.stdout
+    assert "at least 2 holders" in planned.stdout
+
+    deployed = shell.run(deploy)
+    assert deployed.stdout.strip() == "deployments/11155111.json", deployed.stderr
+    sent = node.num_transactions(deployer)
+    assert shell.run(deploy).stdout == deployed.stdout  # typed again: nothing is sent
+    assert node.num_transactions(deployer) == sent
+
+    too_early = shell.run(check)
+    assert too_early.returncode == 1
+    assert too_early.stdout.startswith("off: MarketGovernor: 0 votes are delegated")
+    _delegate(shell, node, delegate)
+    fine = shell.run(check)
+    assert (fine.returncode, fine.stderr) == (0, "")
+    assert fine.stdout.startswith(f"all fine: {len(CONTRACTS)} contracts at block")
+    assert json.loads(shell.run(check.strip() + " --json").stdout) == []
+
+    written = shell.run(sources)
+    assert len(written.stdout.split()) == len(CONTRACTS) + 1, written.stderr
+    _explorer_could_verify(shell.folder, node)
+    assert shell.run(install).returncode == 0
+    _an_installation_reads(shell.folder / "operator" / "deployment.json")
+
+
+def _edit(terms: Path) -> None:
+    """What the reader does: real accounts in the place of the placeholders."""
+    terms.write_text(PLACEHOLDER.sub(lambda found: key(found[0]).account, terms.read_text()))
+
+
+def _delegate(shell: Shell, node: Node, command: str) -> None:
+    password = (shell.folder / "loraledger-password").read_text().strip()
+    for holder in HOLDERS[:2]:  # as many as the quorum takes
+        fund(node, holder.account)
+        import_key(shell.folder / "deployer" / "keys", holder._key.secret, password)
+        done = shell.run(f"HOLDER={holder.account}; {command}")
+        assert done.stdout.startswith("mined in block"), done.stderr
+
+
+def _explorer_could_verify(folder: Path, node: Node) -> None:
+    """Names, compiler and arguments: what the input alone does not say."""
+    listed = json.loads((folder / "sources" / "contracts.json").read_text())
+    record = json.loads((folder / "deployments" / "11155111.json").read_text())
+    assert list(listed) == list(CONTRACTS)
+    for contract, entry in listed.items():
+        source, name = entry["name"].split(":")
+        given = json.loads((folder / "sources" / entry["input"]).read_text())
+        assert (name, given["language"]) == (contract, "Solidity")
+        assert source in given["sources"]
+        assert entry["compiler"] == "v0.8.34+commit.80d5c536"
+        sent = node.rpc.request("eth_getTransactionByHash", record["transactions"][contract])["input"]
+        assert sent.endswith(entry["constructor_arguments"])
+        assert entry["address"] == record["addresses"][contract]
+
+
+def _an_installation_reads(path: Path) -> None:
+    from backend.chain.deploy import load
+
+    deployment = load(path)
+    assert deployment.chain_id == SEPOLIA
+    assert set(CONTRACTS) < set(deployment.addresses)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("loraledger market check none.json", "no deployment record none.json"),
+        ("loraledger market check", "no deployment record deployments/11155111.json"),
+        ("loraledger market deploy none.toml --key 0x12", "no terms file none.toml"),
+        ("loraledger market key", "LORALEDGER_KEYSTORE_PASSWORD_FILE"),
+        ("LORALEDGER_KEYSTORE_PASSWORD_FILE=none; loraledger market key", "no password file none"),
+        (
+            "touch empty; LORALEDGER_KEYSTORE_PASSWORD_FILE=empty; loraledger market key",
+            "password file empty is empty",
+        ),
+        (
+            f"echo x > word; LORALEDGER_KEYSTORE_PASSWORD_FILE=word; {DELEGATE} 0x12",
+            "'0x12' is not an address",
+        ),
+        (
+            f"echo x > word; LORALEDGER_KEYSTORE_PASSWORD_FILE=word; {DELEGATE} {HOLDERS[0].account}",
+            "no key of",
+        ),
+        ("LORALEDGER_RPC_URL=http://127.0.0.1:9; loraledger market check", "not reachable"),
+    ],
+)
+def test_a_command_that_cannot_work_says_why(shell: Shell, command: str, message: str) -> None:
+    done = shell.run(f"LORALEDGER_RPC_URL={ENDPOINT}; {command}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("contract", ["PaymentVault", "Disputes", "TimelockController"])
+def test_the_sources_compile_to_the_deployed_code(contract: str, tmp_path: Path) -> None:
+    """As an explorer does it, for one contract of each of the build's inputs."""
+    from backend.chain.deployer import artifact
+    from backend.chain.sources import _build_info, _needed
+
+    built = artifact(contract)
+    given = tmp_path / "input.json"
+    given.write_text(json.dumps(_needed(_build_info(built["buildInfoId"], ARTIFACTS)["input"])))
+    script = (
+        "const solc = require('solc'); const fs = require('fs');"
+        "process.stdout.write(solc.compile(fs.readFileSync(process.argv[1], 'utf8')))"
+    )
+    node = ROOT / "node_modules" / ".bin" / "node"
+    compiled = subprocess.run(
+        [node, "-e", script, given], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    output = json.loads(compiled.stdout)["contracts"][built["inputSourceName"]][contract]
+    assert "0x" + output["evm"]["bytecode"]["object"] == built["bytecode"]
