@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.batch_data import decode
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
+    from pathlib import Path
 
     from backend.bootstrap import Installation
     from backend.db.unit_of_work import Database
     from backend.domain.ids import Account
+    from backend.domain.receipt import SignedReceipt
     from backend.ports.disputes import Accuser
     from backend.services.answer_demands import Answers
     from backend.services.challenge import Challenge
@@ -37,6 +40,8 @@ class Task:
     """For every operator whose batch data is here; None: for this installation's own, if its key is."""
     only: Account | None = None
     """The one operator to watch; None: all."""
+    evidence: Path | None = None
+    """File with receipts from elsewhere, in the form of batch data; read again whenever it changes."""
 
 
 @contextmanager
@@ -70,6 +75,7 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
             answers=_answers(installation, db, accuser) if accuser and (task.can_answer or own) else None,
             stands_for=lambda operator: bool(task.can_answer) or operator == own,
             only=task.only,
+            evidence=tuple if task.evidence is None else _Evidence(task.evidence),
         )
     finally:
         db.close()
@@ -103,6 +109,25 @@ def _answers(installation: Installation, db: Database, accuser: Accuser) -> Answ
     from backend.services.answer_demands import Answers
 
     return Answers(db.read, installation.auditor_of(db), installation.chain, accuser)
+
+
+class _Evidence:
+    """Errors: `NotFound` without the file, `MalformedBatch` if it is something else."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._changed_at = 0
+        self._receipts: tuple[SignedReceipt, ...] = ()
+        self()
+
+    def __call__(self) -> tuple[SignedReceipt, ...]:
+        if not self._path.is_file():
+            raise NotFound(f"no file {self._path}", param="evidence")
+        changed_at = self._path.stat().st_mtime_ns
+        if changed_at != self._changed_at:
+            _, self._receipts = decode(self._path.read_bytes())
+            self._changed_at = changed_at
+        return self._receipts
 
 
 def _own_view(settings: Settings, deployment: str) -> Database:

@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,23 +52,29 @@ def watch(
     max_gas: Annotated[
         int | None, typer.Option(help=f"Gas of a transaction. {HELP.format('MAX_GAS')}", min=21_000)
     ] = None,
-    max_gas_price: Annotated[
-        int | None, typer.Option(help=f"Gwei per gas. {HELP.format('MAX_GAS_PRICE')}", min=1)
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            help="Receipts from elsewhere, in the form of batch data: a batch that covers their money "
+            "by others falls by them. Read again when it changes."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
 ) -> None:
     """Follow the chain and judge every batch before it is final, from chain and batch data alone.
 
-    LORALEDGER_WATCHER names the account that pays for what is sent. Ends on SIGTERM or Ctrl-C.
+    LORALEDGER_WATCHER pays for what is sent, never more for gas than LORALEDGER_WATCH_MAX_GAS_PRICE.
+    Ends on SIGTERM or Ctrl-C.
     """
     from backend.bootstrap import Installation
     from backend.watching import Task, watching
 
-    limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas, "watch_max_gas_price": max_gas_price}
+    limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     task = Task(
         can_challenge=challenge,
         can_answer=answer,
         only=Account(operator.lower()) if operator else None,
+        evidence=evidence,
     )
     stop = _stop_on_signals()
     installation = Installation(_limited(load_settings(), limits))

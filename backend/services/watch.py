@@ -16,6 +16,7 @@ from backend.domain.chain import BatchState
 from backend.domain.errors import Unavailable
 from backend.domain.judge import Needs, Right, Wrong
 from backend.services.audit import standing
+from backend.services.evidence import contradiction
 from backend.services.news import News, news
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import CommittedBatch, ParameterSet
     from backend.domain.ids import Account, Hash32
     from backend.domain.judge import Case, IsSigned, Judgement, Registry
+    from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import Chain
     from backend.ports.settlement import MirrorTx
     from backend.services.answer_demands import Answers
@@ -61,9 +63,13 @@ class Watcher:
     answers: Answers | None = None
     stands_for: Callable[[Account], bool] = lambda _operator: False
     only: Account | None = None
+    evidence: Callable[[], Sequence[SignedReceipt]] = tuple
+    """Receipts that operators signed, known from elsewhere."""
     _said: set[tuple[object, ...]] = field(default_factory=set)
     _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
     """What was known of a batch that is not right, and how it was judged by that."""
+    _cleared: dict[Hash32, int] = field(default_factory=dict)
+    """Batches that are right, with how much evidence was known then."""
     _beyond: set[Hash32] = field(default_factory=set)
     """Final batches that are not right: nothing can be done about them, and what follows has no ledger."""
 
@@ -148,6 +154,7 @@ class Watcher:
             case = self.cases.case(tx.chain, batch, parent, ledger)
             judgement, ledger = self._judgement(tx, case), None
             if isinstance(judgement, Right):
+                self._cleared[batch.hash] = len(self.evidence())
                 ledger = self._mirror(tx, judgement, case.header)
             elif batch.state is BatchState.FINAL:
                 self._beyond.add(batch.hash)
@@ -160,9 +167,14 @@ class Watcher:
             if newest.hash in self._beyond:
                 return None, place
             ledger = tx.batches.ledger(newest.operator, newest.hash)
-            if ledger is not None:
+            if ledger is not None and self._is_cleared(newest):
                 return ledger, place
         return Ledger(), 0
+
+    def _is_cleared(self, batch: CommittedBatch) -> bool:
+        """Whether a batch that was called right once, maybe by an earlier process, needs no second look."""
+        num_known = len(self.evidence())
+        return not num_known or batch.state is BatchState.FINAL or self._cleared.get(batch.hash) == num_known
 
     def _judgement(self, tx: MirrorTx, case: Case) -> Judgement:
         header, ledger = case.header, case.ledger
@@ -173,7 +185,10 @@ class Watcher:
         terms = tx.chain.parameter_set(header.parameter_set)
         if terms is None:  # the chain took the batch, so it knows the set
             raise ValueError(f"no parameter set {header.parameter_set}")
-        judgement = self.judge(case, tx.chain, terms, self.cases.is_signed(tx.chain, header.operator))
+        is_signed = self.cases.is_signed(tx.chain, header.operator)
+        judgement = self.judge(case, tx.chain, terms, is_signed)
+        if isinstance(judgement, Right):
+            judgement = contradiction(judgement.batch, header, self.evidence(), is_signed) or judgement
         if not isinstance(judgement, Right):
             self._open[header.hash] = known, judgement
         return judgement

@@ -37,17 +37,18 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 48
 STOP_SECONDS = 20
+COMMAND = (sys.executable, "-m", "backend.cli.main", "watch", "--challenge", "--no-answer", "--json")
 
 
 class WatcherProcess:
     """`loraledger watch --challenge` in a home with nothing but addresses and a block store."""
 
-    def __init__(self, home: Path, rpc_url: str) -> None:
+    def __init__(self, home: Path, rpc_url: str, evidence: Path) -> None:
         self._log = home / "watch.log"
         self.events: list[dict[str, str]] = []
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "backend.cli.main", "watch", "--challenge", "--no-answer", "--json"],
+                [*COMMAND, "--evidence", str(evidence)],
                 env=os.environ | {"LORALEDGER_HOME": str(home), "LORALEDGER_RPC_URL": rpc_url},
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -88,7 +89,7 @@ def theatre(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
         chain = ChainClient.connect(node.url, deployment)
         stage = Stage(chain, EmbeddedStore(home / "ipfs"), folder, WINDOW_SECONDS)
         try:
-            with WatcherProcess(home, node.url) as watcher:
+            with WatcherProcess(home, node.url, stage.evidence) as watcher:
                 yield stage, watcher
         finally:
             stage.close()

@@ -77,6 +77,8 @@ class Forgery:
     """Whether the batch data can be fetched."""
     does_answer: bool = True
     """Whether demands are answered, as far as the trees allow it."""
+    shown_elsewhere: tuple[SignedReceipt, ...] = ()
+    """Receipts that the operator signed and gave to payers, who pass them on to the watcher."""
 
     @classmethod
     def of(cls, batch: Batch) -> Forgery:
@@ -121,6 +123,8 @@ class Stage:
         self.indexer = Indexer(self.chain, self.database.begin, self.chain.deployment, confirmations=0)
         self.settlement = TypedDomain(self.chain.chain_id, self.chain.address("Settlement"))
         self.vault = TypedDomain(self.chain.chain_id, self.chain.address("PaymentVault"))
+        self.evidence = self.folder / "evidence.jsonl"
+        self.evidence.write_bytes(encode(self._name(), ()))
         self._furnish()
 
     def close(self) -> None:
@@ -215,10 +219,9 @@ class Stage:
 
     def commit(self, forgery: Forgery) -> Header:
         receipts, entries, balances = forgery.trees
-        name = BatchName(
-            self.chain.chain_id, self.settlement.contract, OPERATOR.account, self.ledger.number + 1
-        )
-        files = {FILE_NAME: encode(name, forgery.receipts)}
+        if forgery.shown_elsewhere:
+            self.evidence.write_bytes(encode(self._name(), forgery.shown_elsewhere))
+        files = {FILE_NAME: encode(self._name(), forgery.receipts)}
         digest = cid_digest(
             self.blobs.add_folder(files) if forgery.is_published else self.blobs.folder_cid(files)
         )
@@ -294,6 +297,10 @@ class Stage:
             leaves = forgery.entries if demand.tree is Tree.ENTRIES else forgery.balances
             lookup = _show(trees[1 if demand.tree is Tree.ENTRIES else 2], [k for k, _ in leaves], key)
         return "answer", (demand.abi, i, *headers, lookup.abi)
+
+    def _name(self) -> BatchName:
+        number = self.ledger.number + 1
+        return BatchName(self.chain.chain_id, self.settlement.contract, OPERATOR.account, number)
 
     def _collection(self, span: Span) -> dict[str, Any]:
         payer = next(p for p in PAYERS if self.channel_of(p) == span.channel_id)

@@ -126,6 +126,12 @@ def spare_balance(_stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
+def double_signed(stage: Stage, batch: Batch) -> Forgery:
+    """Right in itself, but the payers hold other receipts: there, not one contributor had it all."""
+    receipts = _relisted(stage, batch, (Share(SHARES[0].position, 1_000_000),)).receipts
+    return replace(Forgery.of(stage.build(receipts)), shown_elsewhere=batch.receipts)
+
+
 def withheld(_stage: Stage, batch: Batch) -> Forgery:
     """An honest batch whose data nobody can fetch, and no demand is answered."""
     return replace(Forgery.of(batch), is_published=False, does_answer=False)
@@ -155,6 +161,7 @@ WAYS = (
     Way("entries out of order", swapped_order, ("wrongOrder", "wrongEntry", "unanswered")),
     Way("balance short", balance_short, ("wrongBalance",)),
     Way("spare balance", spare_balance, ("wrongBalance",)),
+    Way("receipt signed twice", double_signed, ("equivocation",)),
     Way("withheld", withheld, ("unanswered",)),
     Way("withheld, and a spare entry", withheld_and_wrong, ("wrongEntry",)),
     Way("withheld, but shown on demand", withheld_and_shown, ()),
