@@ -140,12 +140,15 @@ def write_durably(path: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold a lock file. `Conflict` while another process does: two runs would deploy everything twice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+def alone(folder: Path) -> Iterator[None]:
+    """Lock a folder. `Conflict` while another process does: two runs would deploy everything twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"another deployment is running (it holds {path})", param="journal") from None
+            raise Conflict(f"another deployment into {folder} is running", param="journal") from None
         yield
+    finally:
+        os.close(held)

@@ -47,7 +47,7 @@ def launch(
     record_path = folder / f"{terms.chain_id}.json"
     journal_path = folder / f"{terms.chain_id}.journal.json"
     _check_chain(node, terms)
-    with alone(folder / f"{terms.chain_id}.lock"):
+    with alone(folder):
         if record_path.exists():
             record = _same(read_record(record_path), record_path, terms)
         else:

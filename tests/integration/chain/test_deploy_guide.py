@@ -88,6 +88,7 @@ def shell(node: Node, tmp_path: Path) -> Shell:
     return Shell(tmp_path, str(node.rpc._provider.endpoint_uri))
 
 
+@pytest.mark.timeout(900)
 def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: Node) -> None:
     with_key, copy, plan, deploy, delegate, check, sources, install = commands()
     done = shell.run(with_key)

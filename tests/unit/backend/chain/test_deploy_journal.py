@@ -65,8 +65,9 @@ def test_a_broken_journal_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "1.lock"
-    with alone(path), pytest.raises(Conflict, match="another deployment is running"), alone(path):
+    folder = tmp_path / "deployments"
+    with alone(folder), pytest.raises(Conflict, match="is running"), alone(folder):
         pass
-    with alone(path):
+    with alone(folder):
         pass
+    assert list(folder.iterdir()) == []
