@@ -103,7 +103,7 @@ class DisputeStore:
             .where(answer.demand_id == demand)
             .order_by(answer.key_index)
         )
-        found = self._session.execute(query).tuples()
+        found = self._session.execute(query)
         return [_answer(a, e) for a, e in found if row is not None and _place(a) > _place(row)]
 
     def _answered(self, demands: Sequence[t.DemandRow]) -> dict[str, set[int]]:

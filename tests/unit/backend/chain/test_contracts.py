@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.chain.contracts import all_errors, interface, reverted
+from backend.domain.chain import VERBS
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Account, Hash32, SnapshotId
@@ -96,3 +97,12 @@ def test_text_that_is_no_utf8_is_read_without_failing() -> None:
     data = (32).to_bytes(32, "big") + (3).to_bytes(32, "big") + b"\xff\x00a".ljust(32, b"\0")
     topics = [event.topic, bytes(12) + bytes.fromhex(ACCOUNT[2:])]
     assert event.decode_log(topics, data) == {"operator": ACCOUNT, "endpoint": "\ufffd\ufffda"}
+
+
+def test_verbs_are_named_by_their_selectors_and_none_is_missing() -> None:
+    disputes = interface("Disputes")
+    selectors = {"0x" + disputes.selector(name).hex(): name for name in VERBS.values()}
+    assert selectors == VERBS
+    functions = (entry for entry in disputes.abi if entry["type"] == "function")
+    calls = {entry["name"] for entry in functions if entry["stateMutability"] == "nonpayable"}
+    assert calls - set(VERBS.values()) == {"reserve", "demand", "answer", "answerReceipt", "returnBond"}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.chain import BatchState, BlockRef, ChainEvent
+from sqlalchemy import select
+
+from backend.db.tables.chain import EventRow
+from backend.domain.chain import BatchState, BlockRef, ChainEvent, PaidSpan
+from backend.domain.disputes import Demand, Fault, Tree
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
 
 if TYPE_CHECKING:
@@ -171,3 +175,190 @@ def test_batches_claims_and_operators(database: Database) -> None:
         (known,) = tx.chain.claims(ALICE)
         assert (known.wallet, known.amount, known.tx_hash) == (BOB, 2**127, word(1001))
         assert tx.chain.claims(BOB) == []
+
+
+def committed(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
+    args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "header": {"number": number}}
+    return "Settlement", "BatchCommitted", args
+
+
+def voided(first: int, last: int, name: int) -> tuple[str, str, dict[str, Any]]:
+    return (
+        "Settlement",
+        "BatchesVoided",
+        {"operator": OPERATOR, "first": first, "last": last, "batchHash": word(name)},
+    )
+
+
+def refunded(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
+    args = {"operator": OPERATOR, "number": number, "batchHash": word(name), "amount": 1}
+    return "Settlement", "BatchRefunded", args
+
+
+def convicted(name: int, challenger: Account) -> list[tuple[str, str, dict[str, Any]]]:
+    """Receipt 7 charged a wrong price."""
+    fault = {"batchHash": word(name), "receiptIndex": 7, "fault": Fault.PRICE.value}
+    args = {"operator": OPERATOR, "number": 2, "batchHash": word(name), "verb": "0x85d32166"}
+    return [
+        ("Disputes", "ReceiptFaulty", fault),
+        ("Disputes", "BatchConvicted", {**args, "challenger": challenger}),
+    ]
+
+
+def test_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_given_again(
+    database: Database,
+) -> None:
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1), committed(2, 2), committed(3, 3))
+        take_in(tx, *convicted(2, ALICE), voided(2, 3, 2))
+        take_in(tx, refunded(3, 3))
+    with database.read() as tx:
+        first, second, third = tx.chain.batches(OPERATOR)
+        assert [b.state for b in (first, second, third)] == [
+            BatchState.COMMITTED,
+            BatchState.VOID,
+            BatchState.VOID,
+        ]
+        assert first.voiding is None
+        assert second.voiding == third.voiding
+        why = third.voiding
+        assert why is not None
+        assert (why.first, why.convicted, why.verb) == (2, word(2), "badReceipt")
+        assert (why.challenger, why.fault, why.receipt, why.block_number) == (ALICE, Fault.PRICE, 7, 2)
+        assert [b.is_refunded for b in (second, third)] == [False, True]
+    with database.begin() as tx:
+        take_in(tx, refunded(2, 2), committed(2, 4), committed(3, 5))
+        take_in(tx, voided(3, 3, 5))
+    with database.read() as tx:
+        states = [(b.hash, b.state, b.is_refunded) for b in tx.chain.batches(OPERATOR)]
+        assert states[1:] == [
+            (word(2), BatchState.VOID, True),
+            (word(3), BatchState.VOID, True),
+            (word(4), BatchState.COMMITTED, False),
+            (word(5), BatchState.VOID, False),
+        ]
+        assert tx.chain.batch(word(4)) == tx.chain.batches(OPERATOR)[3]
+        assert tx.chain.batch(word(6)) is None
+
+
+def test_a_batch_committed_anew_under_its_old_hash_within_a_block_stands(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1), *convicted(1, ALICE), voided(1, 1, 1), refunded(1, 1), committed(1, 1))
+    with database.read() as tx:
+        (batch,) = tx.chain.batches(OPERATOR)
+        assert (batch.state, batch.voiding, batch.is_refunded) == (BatchState.COMMITTED, None, False)
+
+
+def test_a_conviction_that_paid_nobody_has_no_challenger(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1), *convicted(1, Account("0x" + "00" * 20)), voided(1, 1, 1))
+    with database.read() as tx:
+        (batch,) = tx.chain.batches(OPERATOR)
+        assert batch.voiding is not None
+        assert batch.voiding.challenger is None
+
+
+def collected(channel: int, before: int, start: int, until: int) -> tuple[str, str, dict[str, Any]]:
+    span = {"before": before, "from": start, "until": until}
+    return "PaymentVault", "Collected", {"channelId": word(channel), **span}
+
+
+def deposited(channel: int, operator: Account) -> tuple[str, str, dict[str, Any]]:
+    parties = {"payer": ALICE, "operator": operator, "collector": BOB}
+    return "PaymentVault", "Deposited", {"channelId": word(channel), **parties, "amount": 100}
+
+
+def test_the_spans_of_a_batch_are_its_own_collections_with_their_payers(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, deposited(1, OPERATOR), deposited(2, OPERATOR), deposited(3, BOB))
+        take_in(
+            tx,
+            collected(3, 0, 0, 9),
+            collected(1, 0, 2, 8),
+            collected(2, 0, 0, 5),
+            committed(1, 1),
+            collected(2, 5, 5, 6),
+            committed(2, 2),
+        )
+    spans = [PaidSpan(ChannelId(word(1)), ALICE, 0, 2, 8), PaidSpan(ChannelId(word(2)), ALICE, 0, 0, 5)]
+    with database.begin() as tx:
+        # In the tests' blocks each event has its own transaction.
+        for row in tx.session.scalars(select(EventRow)):
+            row.tx_hash = word(1003) if row.log_index < 4 else word(1005)
+    with database.read() as tx:
+        assert tx.chain.spans(word(1)) == tuple(spans)
+        assert [span.until for span in tx.chain.spans(word(2))] == [6]
+        assert tx.chain.spans(word(9)) == ()
+        assert spans[0].refund == {"payer": ALICE, "before": 0, "from": 2, "until": 8}
+
+
+def test_a_channel_after_a_refund_is_as_it_was_before_the_collection(database: Database) -> None:
+    channel = ChannelId(word(1))
+    final = {"operator": OPERATOR, "number": 1, "batchHash": word(1), "finalTotal": 5}
+    undone = {"channelId": channel, "amount": 20, "collected": 10}
+    with database.begin() as tx:
+        take_in(tx, deposited(1, OPERATOR), collected(1, 0, 0, 10), committed(1, 1))
+        take_in(tx, ("Settlement", "BatchFinalised", final))
+        before = tx.chain.channel(channel)
+        take_in(tx, collected(1, 10, 15, 35), committed(2, 2))
+    with database.read() as tx:
+        assert tx.chain.settled(channel) == 10
+        assert tx.chain.settled(ChannelId(word(7))) == 0
+    with database.begin() as tx:
+        take_in(tx, voided(2, 2, 2), ("PaymentVault", "Refunded", undone))
+    with database.read() as tx:
+        assert tx.chain.channel(channel) == before
+        assert tx.chain.settled(channel) == 10
+
+
+def demanded(name: int, batch: int, deadline: int) -> tuple[str, str, dict[str, Any]]:
+    content = {"batchHash": word(batch), "tree": Tree.ENTRIES.value, "keys": [word(5), word(6)]}
+    terms = {"challenger": ALICE, "deadline": deadline, "bondUnits": 2**200}
+    ids = {"id": word(name), "operator": OPERATOR, "batchHash": word(batch)}
+    return "Disputes", "Demanded", {**ids, "demand": {**content, **terms}}
+
+
+def answered(name: int, place: int, call: str) -> tuple[str, str, dict[str, Any]]:
+    return "Disputes", "Answered", {"id": word(name), "i": place, "answerer": BOB, "call": call}
+
+
+def test_demands_are_open_until_each_key_is_answered_or_their_batch_falls(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1), committed(2, 2))
+        take_in(tx, demanded(50, 2, 90), demanded(51, 1, 80), demanded(52, 1, 85))
+        take_in(tx, answered(51, 1, "0xaa"), answered(52, 0, "0xbb"), answered(52, 1, "0xcc"))
+    asked = Demand(word(1), Tree.ENTRIES, (5, 6), ALICE, 80, 2**200)
+    with database.read() as tx:
+        half, none = tx.chain.open_demands(OPERATOR)
+        assert (half.id, half.demand, half.unanswered) == (word(51), asked, (0,))
+        assert (none.id, none.unanswered, none.block_number) == (word(50), (0, 1), 2)
+        assert [one.unanswered for one in tx.chain.demands(word(1))] == [(0,), ()]
+        (answer,) = tx.chain.answers(word(51))
+        assert (answer.key_index, answer.answerer, answer.call) == (1, BOB, "0xaa")
+        assert [a.call for a in tx.chain.answers(word(52))] == ["0xbb", "0xcc"]
+        assert tx.chain.open_demands(ALICE) == tx.chain.answers(word(99)) == []
+    with database.begin() as tx:
+        take_in(tx, voided(2, 2, 2))
+        returned = {"id": word(50), "challenger": ALICE, "units": 2**201}
+        take_in(tx, ("Disputes", "BondReturned", returned))
+    with database.read() as tx:
+        assert [one.id for one in tx.chain.open_demands(OPERATOR)] == [word(51)]
+        (over,) = tx.chain.demands(word(2))
+        assert (over.unanswered, over.returned_units) == ((), 2**201)
+
+
+def test_a_demand_made_again_within_its_block_is_open_again(database: Database) -> None:
+    """Anybody can answer a demand of their own and make it anew: its id is the same."""
+    with database.begin() as tx:
+        take_in(tx, committed(1, 1))
+        own = [answered(50, 0, "0x01"), answered(50, 1, "0x02")]
+        take_in(tx, demanded(50, 1, 90), *own, demanded(50, 1, 90))
+    with database.read() as tx:
+        (found,) = tx.chain.open_demands(OPERATOR)
+        assert found.unanswered == (0, 1)
+        assert tx.chain.answers(word(50)) == []
+    with database.begin() as tx:
+        take_in(tx, answered(50, 1, "0x03"))
+    with database.read() as tx:
+        assert tx.chain.open_demands(OPERATOR)[0].unanswered == (0,)
+        assert [a.call for a in tx.chain.answers(word(50))] == ["0x03"]

@@ -39,8 +39,15 @@ class World:
 
     balances: dict[int, int] = field(default_factory=dict)
     lines: dict[int, int] = field(default_factory=dict)
+    spans: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """Where each channel's collections began and ended, the newest last."""
     num_contributions: int = 0
     has_proposal: bool = False
+    batches: list[int] = field(default_factory=list)
+    """Names of those that stand; the number is one more than the place."""
+    fallen: list[tuple[int, int]] = field(default_factory=list)
+    """Numbers and names of those that are to be refunded."""
+    demands: list[int] = field(default_factory=list)
 
 
 class Story:
@@ -52,7 +59,9 @@ class Story:
 
     def event(self) -> Written:
         money = (self._deposit, self._collect, self._thaw, self._stake)
-        return self._draw(st.sampled_from((*money, self._contribute, self._review, self._vote)))()
+        batches = (self._commit, self._convict, self._void, self._refund, self._uncollect)
+        others = (self._demand, self._answer, self._contribute, self._review, self._vote)
+        return self._draw(st.sampled_from((*money, *batches, *others)))()
 
     def _amount(self, most: int = 10**30) -> int:
         return self._draw(st.integers(1, most))
@@ -73,8 +82,69 @@ class Story:
         before = self.world.lines.get(channel, 0)
         self.world.balances[channel] -= amount
         self.world.lines[channel] = before + amount
+        self.world.spans.setdefault(channel, []).append((before, before + amount))
         span = {"before": before, "from": before, "until": before + amount}
         return "PaymentVault", "Collected", {"channelId": word(channel), **span}
+
+    def _uncollect(self) -> Written:
+        collected = [channel for channel, spans in self.world.spans.items() if spans]
+        if not collected:
+            return self._collect()
+        channel = self._draw(st.sampled_from(collected))
+        start, until = self.world.spans[channel].pop()
+        self.world.balances[channel] += until - start
+        self.world.lines[channel] = start
+        undone = {"amount": until - start, "collected": start}
+        return "PaymentVault", "Refunded", {"channelId": word(channel), **undone}
+
+    def _commit(self) -> Written:
+        if self.world.fallen:
+            return self._refund()
+        # Few names, so that a batch is also committed anew under its old one.
+        name = self._draw(st.sampled_from([n for n in range(1, 9) if n not in self.world.batches] or [9]))
+        self.world.batches.append(name)
+        args = {"operator": account(99), "batchHash": word(name), "header": {"dataDigest": word(name)}}
+        return "Settlement", "BatchCommitted", {**args, "number": len(self.world.batches)}
+
+    def _convict(self) -> Written:
+        if not self.world.batches:
+            return self._commit()
+        number = self._draw(st.integers(1, len(self.world.batches)))
+        args = {"operator": account(99), "batchHash": word(self.world.batches[number - 1]), "number": number}
+        return "Disputes", "BatchConvicted", {**args, "verb": "0x85d32166", "challenger": account(7)}
+
+    def _void(self) -> Written:
+        if not self.world.batches:
+            return self._commit()
+        last = len(self.world.batches)
+        first = self._draw(st.integers(1, last))
+        args = {"operator": account(99), "batchHash": word(self.world.batches[first - 1])}
+        self.world.fallen += [(n, self.world.batches[n - 1]) for n in range(first, last + 1)]
+        del self.world.batches[first - 1 :]
+        return "Settlement", "BatchesVoided", {**args, "first": first, "last": last}
+
+    def _refund(self) -> Written:
+        if not self.world.fallen:
+            return self._void()
+        number, name = self.world.fallen.pop()
+        args = {"operator": account(99), "batchHash": word(name), "number": number, "amount": 5}
+        return "Settlement", "BatchRefunded", args
+
+    def _demand(self) -> Written:
+        demand = self._draw(st.integers(1, 3))
+        self.world.demands.append(demand)
+        content = {"tree": 1, "keys": [word(1), word(2)], "challenger": account(7)}
+        asked = {**content, "batchHash": word(demand), "deadline": 50, "bondUnits": 10}
+        ids = {"id": word(demand), "operator": account(99), "batchHash": word(demand)}
+        return "Disputes", "Demanded", {**ids, "demand": asked}
+
+    def _answer(self) -> Written:
+        if not self.world.demands:
+            return self._demand()
+        demand = {"id": word(self._draw(st.sampled_from(self.world.demands)))}
+        if self._draw(st.booleans()):
+            return "Disputes", "BondReturned", {**demand, "challenger": account(7), "units": 10}
+        return "Disputes", "Answered", {**demand, "i": 1, "answerer": account(99), "call": "0x11"}
 
     def _thaw(self) -> Written:
         if not self.world.balances:
