@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-deep lint format bench gas docs lock clean
-.PHONY: slither coverage
+.PHONY: slither coverage attack
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -70,6 +70,9 @@ slither: node_modules/.installed ## static analysis of the contracts; installs S
 
 coverage: node_modules/.installed ## what the Solidity tests execute: at least 98 % of lines and statements
 	@$(PYTHON) -m tools.contract_checks.coverage
+
+attack: setup ## a dishonest operator against `loraledger watch`, sixteen ways, by the clock
+	@$(PY) -m tools.attack
 
 gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
 	@$(PY) tools/gas.py

@@ -1,0 +1,63 @@
+"""The watcher against every way to commit a wrong batch; `make attack` plays the same by the clock."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from backend.bootstrap import Installation
+from backend.chain.deploy import save
+from backend.settings import Settings
+from backend.storage.embedded import EmbeddedStore
+from backend.watching import Task, watching
+from tools.attack.play import play
+from tools.attack.stage import Stage
+from tools.attack.ways import WAYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.chain.client import ChainClient
+    from backend.chain.local_node import LocalNode
+    from backend.domain.batch import Header
+    from backend.services.watch import Watcher
+
+WINDOW = 48
+
+
+@contextmanager
+def at_watch(chain: ChainClient, node: LocalNode, folder: Path, stage: Stage) -> Iterator[Watcher]:
+    """In a home that holds nothing but the addresses and a block store."""
+    save(chain.deployment, folder / "home" / "deployment.json")
+    installation = Installation(Settings(home=folder / "home", rpc_url=node.url))
+    task = Task(can_challenge=True, can_answer=False, evidence=stage.evidence)
+    try:
+        with watching(installation, task, threading.Event()) as watcher:
+            yield watcher
+    finally:
+        installation.close()
+
+
+def test_every_way_to_commit_a_wrong_batch_is_caught_and_undone_to_the_unit(
+    chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    stage = Stage(chain, EmbeddedStore(tmp_path / "home" / "ipfs", is_durable=False), tmp_path, WINDOW)
+    right: set[str] = set()
+    try:
+        with at_watch(chain, hardhat_node, tmp_path, stage) as watcher:
+
+            def step() -> None:
+                stage.pass_time(1)
+                right.update(news.batch_hash for news in watcher.run_once() if news.what == "right")
+
+            def is_right(header: Header) -> bool:
+                return header.hash in right
+
+            rounds = [play(stage, way, is_right, step) for way in WAYS]
+    finally:
+        stage.close()
+    assert sum(bool(round_.verb) for round_ in rounds) >= 11  # ten corrupted, one withheld
+    assert all(round_.paid_units > 0 for round_ in rounds)
