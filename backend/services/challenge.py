@@ -7,10 +7,11 @@ nothing that would revert does, and a pass that was cut short is simply made aga
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from backend.domain.chain import BatchState
-from backend.domain.disputes import MAX_KEYS
+from backend.domain.disputes import MAX_KEYS, Tree
 from backend.domain.split import UNIT
 from backend.ports.disputes import Call
 from backend.services.news import News, news, outcome
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.domain.chain import CommittedBatch, ParameterSet
-    from backend.domain.disputes import Tree
     from backend.domain.ids import Account, Hash32
     from backend.domain.proofs import Proof
     from backend.ports.chain import Chain, ChainView
@@ -58,8 +58,11 @@ class Challenge:
         fresh = self._fresh(view, batch, wanted)
         affordable = self._affordable(view, bond, len(fresh))
         if affordable < len(fresh):
-            text = f"{len(fresh) - affordable} of {len(fresh)} leaves are not demanded: bonds of {bond} units"
-            yield news(batch, "bond_limit", f"{text} a key reach the limit of {self.max_bond_units}")
+            text = f"{len(fresh) - affordable} leaves are not demanded now: bonds of {bond} units a key"
+            yield news(
+                batch, "bond_limit", f"{text} reach the limit of {self.max_bond_units}, or what we hold"
+            )
+            fresh = _shuffled(fresh)
         groups = list(_grouped(fresh[:affordable]))
         if not groups:
             return
@@ -155,6 +158,13 @@ def _terms(view: ChainView, batch: CommittedBatch) -> ParameterSet:
     if terms is None:  # the chain took the batch, so it knows the set
         raise ValueError(f"no parameter set {batch.header['parameterSet']}")
     return terms
+
+
+def _shuffled(leaves: Sequence[tuple[Tree, int]]) -> list[tuple[Tree, int]]:
+    """Receipts among themselves: who hides one must not know which of them are asked for."""
+    receipts = [leaf for leaf in leaves if leaf[0] is Tree.RECEIPTS]
+    SystemRandom().shuffle(receipts)
+    return [receipts.pop() if leaf[0] is Tree.RECEIPTS else leaf for leaf in leaves]
 
 
 def _grouped(leaves: Sequence[tuple[Tree, int]]) -> Iterator[tuple[Tree, tuple[int, ...]]]:

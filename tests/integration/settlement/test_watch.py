@@ -1,0 +1,242 @@
+"""How the watcher behaves: what it leaves alone, what it answers, within which limits, and after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.bootstrap import Installation
+from backend.chain.accuser import ChainAccuser
+from backend.chain.deploy import save
+from backend.chain.keys import local_account
+from backend.domain.chain import BatchState
+from backend.domain.disputes import Tree, balance_key
+from backend.domain.errors import Unavailable
+from backend.domain.judge import Finding, Wrong
+from backend.domain.proofs import ZeroLeafProof
+from backend.settings import Settings
+from backend.storage.embedded import EmbeddedStore
+from backend.watching import Task, watching
+from tools.attack import ways
+from tools.attack.stage import LIMITS, OPERATOR, WATCHER, Forgery, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from backend.chain.client import ChainClient
+    from backend.chain.local_node import LocalNode
+    from backend.domain.batch import Batch, Header
+    from backend.domain.chain import Demanded
+    from backend.ports.disputes import Call
+    from backend.services.news import News
+    from backend.services.watch import Watcher
+
+WINDOW = 48
+CURIOUS = local_account(11)
+CHALLENGE = Task(can_challenge=True, can_answer=False)
+
+
+class Room:
+    """A stage, and watchers that come and go in one home."""
+
+    def __init__(self, chain: ChainClient, node: LocalNode, folder: Path) -> None:
+        self.home = folder / "home"
+        self.home.mkdir()
+        save(chain.deployment, self.home / "deployment.json")
+        self.url = node.url
+        self.stage = Stage(chain, EmbeddedStore(self.home / "ipfs", is_durable=False), folder, WINDOW)
+        self._open = ExitStack()
+
+    def watcher(self, task: Task = CHALLENGE, **limits: int) -> Watcher:
+        installation = Installation(Settings(home=self.home, rpc_url=self.url, **limits))  # type: ignore[arg-type]
+        self._open.callback(installation.close)
+        return self._open.enter_context(watching(installation, task, threading.Event()))
+
+    def commit(self, forge: Callable[[Stage, Batch], Forgery]) -> Header:
+        return self.stage.commit(forge(self.stage, self.stage.build(self.stage.serve_round())))
+
+    def state(self, header: Header) -> BatchState:
+        return self.stage.batch(header.hash).state
+
+    def num_sent(self) -> int:
+        return self.stage.chain.node.num_transactions(WATCHER.account)
+
+    def close(self) -> None:
+        self._open.close()
+        self.stage.close()
+
+
+@pytest.fixture
+def room(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[Room]:
+    opened = Room(chain, hardhat_node, tmp_path)
+    yield opened
+    opened.close()
+
+
+def honest(_stage: Stage, batch: Batch) -> Forgery:
+    return Forgery.of(batch)
+
+
+def what(news: Iterator[News]) -> list[str]:
+    return [one.what for one in news]
+
+
+def demand(room: Room, header: Header, tree: Tree, *keys: int) -> None:
+    """By somebody who has nothing to do with the watcher."""
+    chain = room.stage.chain
+    room.stage.send(CURIOUS, "TestUSD", "mint", CURIOUS.account, 10**9)
+    room.stage.send(CURIOUS, "TestUSD", "approve", chain.address("Disputes"), 10**9)
+    words = [f"0x{key:064x}" for key in keys]
+    room.stage.send(CURIOUS, "Disputes", "demand", header.abi, int(tree), words)
+
+
+def test_without_challenge_it_reports_and_sends_nothing(room: Room) -> None:
+    header, before = room.commit(ways.spare_leaf), room.num_sent()
+    watcher = room.watcher(Task(can_answer=False))
+    (news,) = watcher.run_once()
+    assert (news.what, news.batch_hash) == ("withheld", header.hash)
+    assert news.is_bad
+    assert list(watcher.run_once()) == []  # said once
+    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+
+
+def test_nothing_is_sent_twice_by_a_watcher_or_by_its_successor(room: Room) -> None:
+    room.commit(ways.spare_leaf)
+    watcher = room.watcher()
+    assert what(watcher.run_once()) == ["withheld", "demanded"]
+    before = room.num_sent()
+    assert what(watcher.run_once()) == []
+    assert what(room.watcher().run_once()) == ["withheld"]
+    assert room.num_sent() == before
+
+
+def test_bonds_stay_within_the_limit_and_come_back_after_a_void(room: Room) -> None:
+    header = room.commit(ways.withheld)
+    room.stage.pass_time(WINDOW // 16)
+    bond = 10_000
+    watcher = room.watcher(watch_max_bond=3 * bond)
+    before = room.stage.dollars(WATCHER.account)
+    assert what(watcher.run_once()) == ["withheld", "bond_limit", "demanded"]
+    assert room.stage.dollars(WATCHER.account) == before - 3 * bond
+    assert what(watcher.run_once()) == []
+    room.stage.pass_time(WINDOW // 8 + 1)
+    assert what(watcher.run_once()) == ["proved"]
+    assert what(watcher.run_once()) == ["bond_returned", "refunded"]
+    assert room.state(header) is BatchState.VOID
+    assert room.stage.dollars(WATCHER.account) > before  # the bonds, and the challenger's part of the slash
+
+
+def test_batch_data_may_come_a_little_late(room: Room) -> None:
+    room.commit(ways.withheld)
+    assert what(room.watcher().run_once()) == []
+
+
+def test_a_proof_above_the_gas_limit_is_reported_and_not_sent(room: Room) -> None:
+    header = room.commit(ways.outside_snapshot)
+    before = room.num_sent()
+    assert what(room.watcher(watch_max_gas=100_000).run_once()) == ["wrong", "refused"]
+    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+
+
+def test_a_proof_that_would_revert_is_reported_and_not_sent(room: Room) -> None:
+    header = room.commit(honest)
+    watcher, before = room.watcher(), room.num_sent()
+    opening = room.stage.build(room.stage.serve_round()).open_receipt(0)
+    bogus = Wrong(Finding("x", "said by mistake"), ZeroLeafProof(header, Tree.RECEIPTS, bytes(32), opening))
+    watcher.judge = lambda *_: bogus
+    assert what(watcher.run_once()) == ["wrong", "refused"]
+    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+
+
+def test_a_watcher_killed_after_its_reservation_leaves_it_to_its_successor(room: Room) -> None:
+    header = room.commit(ways.outside_snapshot)
+    news = room.watcher().run_once()
+    assert [next(news).what, next(news).what] == ["wrong", "reserved"]
+    news.close()  # type: ignore[attr-defined]
+    before = room.num_sent()
+    assert what(room.watcher().run_once()) == ["wrong", "proved"]
+    assert room.num_sent() == before + 1
+    voiding = room.stage.batch(header.hash).voiding
+    assert voiding is not None
+    assert voiding.challenger == WATCHER.account
+
+
+def test_demands_on_the_own_operator_are_answered_from_batch_data(room: Room) -> None:
+    first_batch = room.stage.build(room.stage.serve_round())
+    first = room.stage.commit(Forgery.of(first_batch))
+    room.stage.finalise(first_batch, first)
+    second = room.commit(honest)
+    known, unknown = balance_key(OPERATOR.account), balance_key(CURIOUS.account)
+    demand(room, second, Tree.RECEIPTS, 0, 3)
+    demand(room, second, Tree.ENTRIES, known << 64, unknown << 64, 0, (1 << 256) - 1)
+    demand(room, second, Tree.BALANCES, known, unknown)
+    demand(room, second, Tree.PARENT_BALANCES, known, unknown, 0)
+    earned = room.stage.dollars(WATCHER.account)
+    news = what(room.watcher(Task()).run_once())
+    assert news == ["answered"] * 11 + ["right"]
+    assert room.stage.dollars(WATCHER.account) == earned + 11 * 10_000
+    assert not room.stage.chain.call("Settlement", "isHeld", OPERATOR.account, second.number)
+
+
+def test_demands_are_left_alone_with_no_answer_and_answered_by_anybody_with_answer(room: Room) -> None:
+    header = room.commit(honest)
+    demand(room, header, Tree.RECEIPTS, 0)
+    assert what(room.watcher(Task(can_answer=False)).run_once()) == ["right"]
+    assert what(room.watcher(Task(can_answer=True)).run_once()) == ["answered", "right"]
+
+
+def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:
+    demand(room, room.commit(honest), Tree.BALANCES, 0)
+    watcher = room.watcher(Task())
+    assert watcher.answers is not None
+    calls = watcher.answers.calls
+
+    def calls_and_lose(demanded: Demanded) -> Iterator[tuple[int, Call]]:
+        found = list(calls(demanded))
+        others = ChainAccuser(room.stage.chain, CURIOUS, LIMITS).send([call for _, call in found])
+        assert all(sent.is_done for sent in others)
+        return iter(found)
+
+    watcher.answers.calls = calls_and_lose  # type: ignore[method-assign]
+    assert what(watcher.run_once()) == ["right"]
+
+
+def test_a_node_that_is_away_is_waited_for(room: Room) -> None:
+    room.commit(honest)
+    watcher, stop = room.watcher(Task(can_answer=False)), threading.Event()
+    follow, failures = watcher.follow, iter([Unavailable("away"), Unavailable("away"), None])
+
+    def follow_at_last() -> None:
+        if (failure := next(failures)) is not None:
+            raise failure
+        follow()
+        stop.set()
+
+    watcher.follow = follow_at_last
+    assert what(watcher.run(stop)) == ["right"]
+
+
+def test_the_command_says_by_its_exit_code_whether_something_is_wrong(room: Room) -> None:
+    def once() -> tuple[int, list[Any]]:
+        found = subprocess.run(
+            [sys.executable, "-m", "backend.cli.main", "watch", "--once", "--json", "--no-answer"],
+            env=os.environ | {"LORALEDGER_HOME": str(room.home), "LORALEDGER_RPC_URL": room.url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return found.returncode, [json.loads(line)["what"] for line in found.stdout.splitlines()]
+
+    batch = room.stage.build(room.stage.serve_round())
+    room.stage.ledger = batch.after(room.stage.commit(Forgery.of(batch)))
+    assert once() == (0, ["right"])
+    room.commit(ways.outside_snapshot)
+    assert once() == (1, ["right", "wrong"])
