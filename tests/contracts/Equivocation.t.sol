@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IDisputes, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {ChannelId} from "../../contracts/interfaces/IPaymentVault.sol";
+import {Opening, Receipt} from "../../contracts/interfaces/ISettlement.sol";
+import {Hashing} from "../../contracts/libraries/Hashing.sol";
+import {Lookups} from "../../contracts/libraries/Lookups.sol";
+import {Book, Books} from "./support/Books.sol";
+import {Disputed} from "./support/Disputed.sol";
+
+contract EquivocationTest is Disputed {
+    using Books for *;
+
+    function test_another_receipt_over_the_same_money_convicts(uint256 i, uint128 begin, uint128 charge) external {
+        Book memory book = committed();
+        i = bound(i, 0, 6);
+        Receipt memory receipt = book.served[i].receipt;
+        // From anywhere below its end to anywhere above its beginning.
+        uint128 from = receipt.cumulative - receipt.charge;
+        begin = uint128(bound(begin, 0, receipt.cumulative - 1));
+        uint128 least = begin < from ? from - begin + 1 : 1;
+        charge = uint128(bound(charge, least, type(uint128).max - begin));
+        _convict(book, i, _other(receipt, begin + charge, charge));
+    }
+
+    function test_the_same_interval_with_another_content_convicts(bytes32 responseHash) external {
+        Book memory book = committed();
+        Receipt memory other = _copy(book.served[2].receipt);
+        vm.assume(other.responseHash != responseHash);
+        other.responseHash = responseHash;
+        _convict(book, 2, other);
+    }
+
+    function test_any_receipt_key_of_the_operator_counts() external {
+        addReceiptKey(operator, "second receipt key");
+        Book memory book = committed();
+        Receipt memory other = _other(book.served[0].receipt, book.served[0].receipt.cumulative, 1);
+        bytes memory signature = sign(keyOf("second receipt key"), settlement.receiptDigest(other));
+        Opening memory opening = book.open(Tree.Receipts, 0);
+        disputes.equivocation(book.header, book.served[0].receipt, opening, other, signature);
+        assertVoid(book);
+    }
+
+    function test_intervals_that_only_touch_are_apart(uint256 i, uint128 charge) external {
+        Book memory book = committed();
+        i = bound(i, 0, 6);
+        Receipt memory receipt = book.served[i].receipt;
+        uint128 from = receipt.cumulative - receipt.charge;
+        charge = uint128(bound(charge, 1, type(uint128).max - receipt.cumulative));
+        _expectApart(book, i, _other(receipt, receipt.cumulative + charge, charge));
+        if (from != 0) _expectApart(book, i, _other(receipt, from, uint128(bound(charge, 1, from))));
+    }
+
+    function test_an_interval_without_money_conflicts_with_none(uint128 at) external {
+        Book memory book = committed();
+        Receipt memory receipt = book.served[4].receipt;
+        _expectApart(book, 4, _other(receipt, at, 0));
+        _expectApart(book, 4, _other(receipt, receipt.cumulative - 1, 0));
+    }
+
+    /// @dev A batch's receipt without money: it is faulty, but not for that.
+    function test_a_receipt_of_the_batch_without_money_conflicts_with_none() external {
+        Book memory book = honest();
+        Receipt memory receipt = book.served[0].receipt;
+        uint128 charge = receipt.charge;
+        (receipt.charge, receipt.cumulative) = (0, receipt.cumulative - 1);
+        book.fillReceipts();
+        book.receipts.values[1] += charge;
+        commitBook(book);
+        _expectApart(book, 0, _other(receipt, receipt.cumulative + 1, charge));
+    }
+
+    function test_the_other_receipts_of_a_right_batch_are_apart(uint256 i, uint256 j) external {
+        Book memory book = committed();
+        (i, j) = (bound(i, 0, 6), bound(j, 0, 6));
+        (Receipt memory one, Receipt memory two) = (book.served[i].receipt, book.served[j].receipt);
+        bytes memory error = abi.encodeWithSelector(
+            IDisputes.IntervalsApart.selector,
+            one.cumulative - one.charge,
+            one.cumulative,
+            two.cumulative - two.charge,
+            two.cumulative
+        );
+        bool isSame = ChannelId.unwrap(one.channelId) == ChannelId.unwrap(two.channelId);
+        if (!isSame) error = abi.encodeWithSelector(IDisputes.ChannelMismatch.selector);
+        if (i == j) error = abi.encodeWithSelector(IDisputes.SameReceipt.selector, Hashing.receipt(one));
+        _expectError(book, i, two, signed(two), error);
+    }
+
+    function test_a_signature_of_anybody_else_is_refused(uint256 key) external {
+        Book memory book = committed();
+        Receipt memory other = _other(book.served[0].receipt, book.served[0].receipt.cumulative, 1);
+        key = bound(key, 1, CURVE_ORDER - 1);
+        vm.assume(key != keyOf("receipt key"));
+        bytes memory error = abi.encodeWithSelector(IDisputes.NotSignedBy.selector, operator, vm.addr(key));
+        _expectError(book, 0, other, sign(key, settlement.receiptDigest(other)), error);
+    }
+
+    function test_another_operators_key_is_refused() external {
+        addReceiptKey(who("other operator"), "other receipt key");
+        Book memory book = committed();
+        Receipt memory other = _other(book.served[0].receipt, book.served[0].receipt.cumulative, 1);
+        bytes memory signature = sign(keyOf("other receipt key"), settlement.receiptDigest(other));
+        bytes4 selector = IDisputes.NotSignedBy.selector;
+        bytes memory error = abi.encodeWithSelector(selector, operator, who("other receipt key"));
+        _expectError(book, 0, other, signature, error);
+    }
+
+    function test_malleable_and_malformed_signatures_are_refused() external {
+        Book memory book = committed();
+        Receipt memory other = _other(book.served[0].receipt, book.served[0].receipt.cumulative, 1);
+        bytes memory signature = signed(other);
+        bytes memory error = abi.encodeWithSelector(IDisputes.NotSignedBy.selector, operator, address(0));
+        _expectError(book, 0, other, malleate(signature), error);
+        _expectError(book, 0, other, bytes.concat(signature, bytes1(0)), error);
+        _expectError(book, 0, other, "", error);
+    }
+
+    function test_a_signature_for_another_contract_or_chain_is_refused() external {
+        Book memory book = committed();
+        Receipt memory other = _other(book.served[0].receipt, book.served[0].receipt.cumulative, 1);
+        bytes32 hash = Hashing.receipt(other);
+        Opening memory opening = book.open(Tree.Receipts, 0);
+        bytes memory elsewhere = sign(keyOf("receipt key"), typedDigest(address(disputes), hash));
+        vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
+        disputes.equivocation(book.header, book.served[0].receipt, opening, other, elsewhere);
+        elsewhere = sign(keyOf("receipt key"), typedDigest(block.chainid + 1, address(settlement), hash));
+        vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
+        disputes.equivocation(book.header, book.served[0].receipt, opening, other, elsewhere);
+    }
+
+    function test_a_receipt_outside_the_batch_is_no_ground(uint256 i) external {
+        Book memory book = committed();
+        i = bound(i, 0, 6);
+        Receipt memory receipt = _copy(book.served[i].receipt);
+        receipt.servedAt += 1;
+        Opening memory opening = book.open(Tree.Receipts, i);
+        Receipt memory other = book.served[i].receipt;
+        bytes memory signature = signed(other);
+        vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
+        disputes.equivocation(book.header, receipt, opening, other, signature);
+    }
+
+    function test_an_interval_below_zero_is_no_ground(uint128 cumulative) external {
+        Book memory book = committed();
+        Receipt memory receipt = book.served[0].receipt;
+        cumulative = uint128(bound(cumulative, 0, type(uint128).max - 1));
+        Receipt memory other = _other(receipt, cumulative, cumulative + 1);
+        bytes memory panic = abi.encodeWithSignature("Panic(uint256)", 0x11);
+        _expectError(book, 0, other, signed(other), panic);
+    }
+
+    function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 seed) external {
+        Book memory book = committed();
+        i = bound(i, 0, 6);
+        Opening memory opening = book.open(Tree.Receipts, i);
+        Receipt memory receipt = book.served[i].receipt;
+        bytes memory signature = signed(receipt);
+        expectAcquittal(
+            book,
+            abi.encodeCall(IDisputes.equivocation, (book.header, receipt, opening, receipt, signature)),
+            seed
+        );
+    }
+
+    // --- inside ---
+
+    function _copy(Receipt memory receipt) private pure returns (Receipt memory) {
+        return abi.decode(abi.encode(receipt), (Receipt));
+    }
+
+    function _other(
+        Receipt memory receipt,
+        uint128 cumulative,
+        uint128 charge
+    ) private pure returns (Receipt memory other) {
+        other = _copy(receipt);
+        (other.cumulative, other.charge, other.requestHash) = (cumulative, charge, keccak256("another request"));
+    }
+
+    function _convict(Book memory book, uint256 i, Receipt memory other) private {
+        bytes memory signature = signed(other);
+        Opening memory opening = book.open(Tree.Receipts, i);
+        expectConviction(book, IDisputes.equivocation.selector);
+        disputes.equivocation(book.header, book.served[i].receipt, opening, other, signature);
+        assertVoid(book);
+    }
+
+    function _expectApart(Book memory book, uint256 i, Receipt memory other) private {
+        // Of an empty interval below zero there is none.
+        Receipt memory receipt = book.served[i].receipt;
+        bytes memory error = abi.encodeWithSelector(
+            IDisputes.IntervalsApart.selector,
+            receipt.cumulative - receipt.charge,
+            receipt.cumulative,
+            other.cumulative - other.charge,
+            other.cumulative
+        );
+        _expectError(book, i, other, signed(other), error);
+    }
+
+    function _expectError(
+        Book memory book,
+        uint256 i,
+        Receipt memory other,
+        bytes memory signature,
+        bytes memory error
+    ) private {
+        Opening memory opening = book.open(Tree.Receipts, i);
+        vm.expectRevert(error);
+        disputes.equivocation(book.header, book.served[i].receipt, opening, other, signature);
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IDisputes} from "../../contracts/interfaces/IDisputes.sol";
+import {Book} from "./support/Books.sol";
+import {Disputed} from "./support/Disputed.sol";
+
+contract ReserveTest is Disputed {
+    function test_a_hash_is_reserved_once_with_its_block(bytes32 hash, uint32 later) external {
+        vm.assertEq(disputes.reservedAt(hash), 0);
+        vm.roll(block.number + later);
+        vm.expectEmit(address(disputes));
+        emit IDisputes.Reserved(hash);
+        disputes.reserve(hash);
+        vm.assertEq(disputes.reservedAt(hash), block.number);
+        vm.roll(block.number + 1);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.AlreadyReserved.selector, hash));
+        disputes.reserve(hash);
+        vm.assertEq(disputes.reservedAt(hash), block.number - 1);
+    }
+
+    function test_who_reserved_the_call_earlier_has_the_challengers_part(uint32 blocks) external {
+        Book memory book = wrong();
+        _reserve(book, challenger);
+        vm.roll(block.number + 1 + blocks);
+        expectConviction(book, IDisputes.zeroLeaf.selector, challenger);
+        convict(book, challenger);
+        vm.assertTrue(usd.balanceOf(challenger) != 0);
+        assertVoid(book);
+    }
+
+    /// @dev Whoever sends for somebody else takes nothing: a hash is bound to its sender, not to who announced it.
+    function test_anyone_may_announce_for_the_sender() external {
+        Book memory book = wrong();
+        bytes32 hash = keccak256(abi.encode(challenger, keccak256(proofOf(book))));
+        vm.prank(who("front-runner"));
+        disputes.reserve(hash);
+        vm.roll(block.number + 1);
+        convict(book, challenger);
+        vm.assertTrue(usd.balanceOf(challenger) != 0);
+    }
+
+    function test_in_the_same_block_it_is_too_late() external {
+        Book memory book = wrong();
+        _reserve(book, challenger);
+        _convictFor(book, challenger);
+    }
+
+    function test_without_reservation_the_batch_falls_for_nothing() external {
+        Book memory book = wrong();
+        _convictFor(book, challenger);
+    }
+
+    function test_a_challenger_front_run_leaves_the_front_runner_nothing() external {
+        Book memory book = wrong();
+        _reserve(book, challenger);
+        vm.roll(block.number + 1);
+        _convictFor(book, who("front-runner"));
+    }
+
+    function test_another_calldata_was_not_reserved(uint8 tail) external {
+        Book memory book = wrong();
+        _reserve(book, challenger);
+        vm.roll(block.number + 1);
+        bytes memory proof = bytes.concat(proofOf(book), bytes1(tail));
+        expectConviction(book, IDisputes.zeroLeaf.selector);
+        vm.prank(challenger);
+        (bool isHeld, ) = address(disputes).call(proof);
+        vm.assertTrue(isHeld);
+        vm.assertEq(usd.balanceOf(challenger), 0);
+    }
+
+    function _reserve(Book memory book, address sender) private {
+        bytes32 hash = keccak256(abi.encode(sender, keccak256(proofOf(book))));
+        vm.prank(sender);
+        disputes.reserve(hash);
+    }
+
+    /// @dev All of the slash is the treasury's.
+    function _convictFor(Book memory book, address sender) private {
+        uint256 before = usd.balanceOf(address(timelock));
+        expectConviction(book, IDisputes.zeroLeaf.selector);
+        convict(book, sender);
+        assertVoid(book);
+        vm.assertEq(usd.balanceOf(sender), 0);
+        uint256 pot = vault.potOf(address(settlement), operator);
+        vm.assertEq(usd.balanceOf(address(timelock)) - before, pot / 4 / MICRO);
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
+import {Book} from "./support/Books.sol";
+import {Disputed} from "./support/Disputed.sol";
+
+contract SlashTest is Disputed {
+    function test_the_part_of_the_pot_that_the_stake_covers_is_slashed(uint32 coverPpm, uint32 challengerPpm) external {
+        coverPpm = uint32(bound(coverPpm, 50_000, 1_000_000));
+        challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
+        vm.startPrank(address(timelock));
+        parameters.setStakeCover(coverPpm);
+        parameters.setDisputeTerms(challengerPpm, 1e10);
+        vm.stopPrank();
+        Book memory book = wrong();
+        uint256 units = (uint256(vault.potOf(address(settlement), operator)) * coverPpm) / 1e6 / MICRO;
+        uint256 reward = (units * challengerPpm) / 1e6;
+        _expectSlash(book, challenger, reward, units - reward);
+    }
+
+    function test_the_batchs_own_terms_hold() external {
+        Book memory book = wrong();
+        vm.startPrank(address(timelock));
+        parameters.setStakeCover(1_000_000);
+        parameters.setDisputeTerms(490_000, 1e10);
+        parameters.setTreasury(who("later treasury"));
+        vm.stopPrank();
+        uint256 units = vault.potOf(address(settlement), operator) / 4 / MICRO;
+        _expectSlash(book, challenger, units / 4, units - units / 4);
+        vm.assertEq(usd.balanceOf(who("later treasury")), 0);
+    }
+
+    function test_no_more_than_the_stake_is_slashed() external {
+        Book memory book = wrong();
+        uint128 pot = vault.potOf(address(settlement), operator);
+        // An earlier slash left less than the cover.
+        uint128 left = pot / 4 / 3;
+        uint128 taken = uint128(STAKE_UNITS) * MICRO - left;
+        vm.prank(address(disputes));
+        operators.slash(operator, taken, address(0), 0, who("earlier treasury"));
+        uint256 units = operators.stakeOf(operator).stake / MICRO;
+        _expectSlash(book, challenger, units / 4, units - units / 4);
+        vm.assertEq(operators.stakeOf(operator).stake / MICRO, 0);
+    }
+
+    function test_nothing_left_to_slash_does_not_save_the_batch() external {
+        Book memory book = wrong();
+        vm.prank(address(disputes));
+        operators.slash(operator, uint128(STAKE_UNITS) * MICRO, address(0), 0, who("earlier treasury"));
+        _expectSlash(book, challenger, 0, 0);
+        assertVoid(book);
+    }
+
+    /// @dev Self-accusation must not pay: what comes back is less than half of what was lost.
+    function test_an_operator_that_accuses_itself_loses_most(uint32 challengerPpm) external {
+        challengerPpm = uint32(bound(challengerPpm, 50_000, 490_000));
+        vm.prank(address(timelock));
+        parameters.setDisputeTerms(challengerPpm, 1e10);
+        Book memory book = wrong();
+        uint128 before = operators.stakeOf(operator).stake;
+        _reserve(book, operator);
+        convict(book, operator);
+        uint256 lost = (before - operators.stakeOf(operator).stake) / MICRO;
+        vm.assertTrue(2 * usd.balanceOf(operator) < lost);
+    }
+
+    function test_a_slash_leaves_payers_money_alone() external {
+        Book memory book = wrong();
+        uint256 held = usd.balanceOf(address(vault));
+        convict(book, challenger);
+        vm.assertEq(usd.balanceOf(address(vault)), held);
+        vm.assertEq(usd.balanceOf(address(disputes)), 0);
+    }
+
+    function test_money_that_leaves_the_stake_is_slashed_all_the_same() external {
+        Book memory book = wrong();
+        vm.prank(operator);
+        operators.startUnstake(uint128(STAKE_UNITS) * MICRO);
+        uint256 units = vault.potOf(address(settlement), operator) / 4 / MICRO;
+        _expectSlash(book, challenger, units / 4, units - units / 4);
+    }
+
+    function _expectSlash(Book memory book, address sender, uint256 reward, uint256 rest) private {
+        _reserve(book, sender);
+        (uint128 stake, uint256 kept) = (operators.stakeOf(operator).stake, usd.balanceOf(address(timelock)));
+        vm.expectEmit(address(operators));
+        emit IOperatorRegistry.Slashed(
+            operator,
+            sender,
+            uint128(reward) * MICRO,
+            address(timelock),
+            uint128(rest) * MICRO
+        );
+        convict(book, sender);
+        vm.assertEq(usd.balanceOf(sender), reward);
+        vm.assertEq(usd.balanceOf(address(timelock)) - kept, rest);
+        vm.assertEq(operators.stakeOf(operator).stake, stake - uint128(reward + rest) * MICRO);
+    }
+
+    function _reserve(Book memory book, address sender) private {
+        disputes.reserve(keccak256(abi.encode(sender, keccak256(proofOf(book)))));
+        vm.roll(block.number + 1);
+    }
+}
