@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHAIN, ENGINE, API = "chain", "engine", "api"
-DAEMONS = ("index", "send", "relay", "worker", "settle")
+DAEMONS = ("index", "send", "relay", "worker", "settle", "watch")
 WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
 """It first lets answers end, then signs the receipts of those that did not."""
@@ -43,7 +43,10 @@ def up(
         bool, typer.Option("--json", help="Print a JSON object each time all is ready.")
     ] = False,
 ) -> None:
-    """Run the local stack: chain, engine, indexer, sender, relay, worker, settler, API. Ctrl-C ends it."""
+    """Run the local stack: chain, engine, indexer, sender, relay, worker, settler, watcher, API.
+
+    Ctrl-C ends it.
+    """
     settings = load_settings()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

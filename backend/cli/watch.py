@@ -95,7 +95,7 @@ def _news(watcher: Watcher, stop: threading.Event, *, once: bool) -> Iterator[Ne
 
 
 def _stop_on_signals() -> threading.Event:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
