@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.batch import Header
-from backend.domain.batch_data import FILE_NAME, decode
-from backend.domain.content import cid_of
 from backend.domain.hashing import receipt_id
 from backend.services.audit import WrongBatch
 from backend.services.settle import Pace, Settler, Step
 from tests.support.market import Key, parameter_set
 from tests.support.model_chain import THAW_SECONDS, Town, refuse
+from tests.support.settling import Died, Dying, assert_all_settled, dying_begin, settle, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from backend.domain.ids import ChannelId
-    from backend.domain.receipt import SignedReceipt
 
 
 @pytest.fixture
@@ -28,28 +26,6 @@ def town(tmp_path: Path) -> Iterator[Town]:
     town = Town(tmp_path)
     yield town
     town.database.close()
-
-
-def settle(town: Town, rounds: int = 6) -> None:
-    """Run settler and miner until nothing is left to do."""
-    for _ in range(rounds):
-        town.settler().run_once(is_forced=True)
-        town.mine()
-
-
-def settled(town: Town) -> list[SignedReceipt]:
-    """What the standing batches publish, batch by batch."""
-    headers = [Header.from_chain(batch.header) for batch in town.chain.standing()]
-    return [r for h in headers for r in decode(town.blobs.read(cid_of(h.data_digest), FILE_NAME))[1]]
-
-
-def assert_all_settled(town: Town, receipts: list[SignedReceipt]) -> None:
-    ids = [receipt_id(signed.receipt) for signed in settled(town)]
-    assert sorted(ids) == sorted(receipt_id(signed.receipt) for signed in receipts)
-    assert town.unsettled() == 0
-    assert all(verdict.is_right for verdict in town.auditor().audit(town.market.operator))
-    collected = {c: town.chain.channel_by_id[c].collected for c in town.market.channels}
-    assert collected == town.market.line
 
 
 def test_receipts_of_all_channels_become_one_batch(town: Town) -> None:
@@ -340,43 +316,6 @@ def test_nothing_is_built_on_a_wrong_batch_of_ones_own(town: Town) -> None:
     with pytest.raises(WrongBatch, match="entries"):
         town.settler().run_once(is_forced=True)
     assert town.mine() == 0
-
-
-class Died(Exception):
-    """The process is gone."""
-
-
-class Dying:
-    """Passes calls on, and dies before the n-th of those named."""
-
-    def __init__(self, target: Any, names: set[str], at: int) -> None:
-        self._target, self._names, self._left = target, names, at
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._names:
-            self._left -= 1
-            if self._left == 0:
-                raise Died
-        return getattr(self._target, name)
-
-
-def dying_begin(town: Town, counter: list[int]) -> Callable[[], Any]:
-    """Units of work that die before they begin, before they commit, or right after."""
-
-    def tick() -> None:
-        counter[0] -= 1
-        if counter[0] == 0:
-            raise Died
-
-    @contextmanager
-    def begin() -> Iterator[Any]:
-        tick()
-        with town.begin() as tx:
-            yield tx
-            tick()
-        tick()
-
-    return begin
 
 
 @pytest.mark.parametrize("at", range(1, 31))

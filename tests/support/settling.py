@@ -1,0 +1,76 @@
+"""Settling a `Town` to the end, and a process that dies on the way."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.batch import Header
+from backend.domain.batch_data import FILE_NAME, decode
+from backend.domain.content import cid_of
+from backend.domain.hashing import receipt_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from backend.domain.receipt import SignedReceipt
+    from tests.support.model_chain import Town
+
+
+def settle(town: Town, rounds: int = 6) -> None:
+    """Run settler and miner until nothing is left to do."""
+    for _ in range(rounds):
+        town.settler().run_once(is_forced=True)
+        town.mine()
+
+
+def settled(town: Town) -> list[SignedReceipt]:
+    """What the standing batches publish, batch by batch."""
+    headers = [Header.from_chain(batch.header) for batch in town.chain.standing()]
+    return [r for h in headers for r in decode(town.blobs.read(cid_of(h.data_digest), FILE_NAME))[1]]
+
+
+def assert_all_settled(town: Town, receipts: list[SignedReceipt]) -> None:
+    ids = [receipt_id(signed.receipt) for signed in settled(town)]
+    assert sorted(ids) == sorted(receipt_id(signed.receipt) for signed in receipts)
+    assert town.unsettled() == 0
+    assert all(verdict.is_right for verdict in town.auditor().audit(town.market.operator))
+    collected = {c: town.chain.channel_by_id[c].collected for c in town.market.channels}
+    assert collected == town.market.line
+
+
+class Died(Exception):
+    """The process is gone."""
+
+
+class Dying:
+    """Passes calls on, and dies before the n-th of those named."""
+
+    def __init__(self, target: Any, names: set[str], at: int) -> None:
+        self._target, self._names, self._left = target, names, at
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._names:
+            self._left -= 1
+            if self._left == 0:
+                raise Died
+        return getattr(self._target, name)
+
+
+def dying_begin(town: Town, counter: list[int]) -> Callable[[], Any]:
+    """Units of work that die before they begin, before they commit, or right after."""
+
+    def tick() -> None:
+        counter[0] -= 1
+        if counter[0] == 0:
+            raise Died
+
+    @contextmanager
+    def begin() -> Iterator[Any]:
+        tick()
+        with town.begin() as tx:
+            yield tx
+            tick()
+        tick()
+
+    return begin
