@@ -85,7 +85,8 @@ class Needs:
     """Whether or by what the batch falls depends on leaves that only its operator knows.
 
     `demands`: each of up to 64 keys, all meant to be sent at once, the most telling first. Any part of them
-    may be sent: what is answered makes the next judgement's demands fewer.
+    may be sent: what is answered makes the next judgement's demands fewer. None where our own view of the
+    chain does not suffice, or nothing can be forced out.
     """
 
     finding: Finding

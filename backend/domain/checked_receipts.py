@@ -128,6 +128,10 @@ class CheckedReceipts:
                 return _finding(found[0], known)
             if what := found or self._unsigned(known.signed):
                 return _withheld(what, known)
+        root, num_published = self._shown.root, len(self._shown.published)
+        if num_published != root.count:
+            text = f"{num_published} receipts are published, the batch has {root.count}"
+            return Finding("receipts_count", text)
         return Finding("receipts_root", "the published receipts are not those of the batch")
 
 

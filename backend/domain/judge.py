@@ -26,7 +26,6 @@ from backend.domain.case import (
 from backend.domain.checked_receipts import CheckedReceipts
 from backend.domain.checked_sums import judge_sums
 from backend.domain.disputes import Tree
-from backend.domain.errors import InvalidInput
 from backend.domain.shown_receipts import ShownReceipts
 
 if TYPE_CHECKING:
@@ -47,12 +46,9 @@ __all__ = [
 
 
 def judge(case: Case, registry: Registry, terms: ParameterSet, is_signed: IsSigned) -> Judgement:
-    """`terms`: the parameter set that the header names.
-
-    Errors: `InvalidInput` if the case contradicts itself: spans that are not the header's.
-    """
+    """`terms`: the parameter set that the header names."""
     if spans_hash(case.spans) != case.header.spans_hash:
-        raise InvalidInput("the spans are not the batch's", "spans")
+        return Needs(Finding("spans_hash", "what the batch collected is not known"), ())
     checked = CheckedReceipts(case, ShownReceipts(case), registry, is_signed)
     if checked.wrong is not None:
         return checked.wrong

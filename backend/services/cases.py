@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Header, Span
-from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedBatch, decode
-from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
+from backend.domain.batch import Header
 from backend.domain.disputes import AnsweredReceipt, Lookup
-from backend.domain.errors import InvalidInput
-from backend.domain.judge import Case, Finding
+from backend.domain.judge import Case
+from backend.services.published import published, signed_by_keys_of, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +19,10 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, Hash32
     from backend.domain.judge import IsSigned
-    from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import Chain, ChainView, Recover
     from backend.ports.storage import BlobStore
+    from backend.services.published import Published
 
-Published = tuple["tuple[SignedReceipt, ...] | None", "Finding | None"]
-"""The receipts, or why there are none."""
 KEPT_BATCHES = 8
 RETRY_SECONDS = 2.0
 
@@ -56,7 +52,7 @@ class Cases:
         return Case(
             header=header,
             parent=None if parent is None else Header.from_chain(parent.header),
-            spans=tuple(Span(s.channel_id, s.before, s.start, s.until) for s in view.spans(batch.hash)),
+            spans=spans_of(view, batch.hash),
             receipts=receipts,
             ledger=ledger,
             answers=self._answers(view, batch.hash),
@@ -64,45 +60,17 @@ class Cases:
         )
 
     def is_signed(self, view: ChainView, operator: Account) -> IsSigned:
-        known = view.operator(operator)
-        keys = () if known is None else known.keys
-
-        def is_signed(signed: SignedReceipt) -> bool:
-            try:
-                return (
-                    self._recover(self._settlement.receipt_digest(signed.receipt), signed.signature) in keys
-                )
-            except InvalidInput:
-                return False
-
-        return is_signed
+        return signed_by_keys_of(operator, view, self._recover, self._settlement)
 
     def _find(self, header: Header) -> Published:
-        """As `_read`, which is not asked again at once: a store may look long for what nobody has."""
+        """As `published`, which is not asked again at once: a store may look long for what nobody has."""
         until, found = self._published.get(header.hash, (0.0, None))
         if found is None or (found[0] is None and until < self._clock()):
-            found = self._read(header)
+            found = published(header, self._blobs, self._settlement)
             while len(self._published) >= KEPT_BATCHES:
                 del self._published[next(iter(self._published))]
             self._published[header.hash] = (self._clock() + RETRY_SECONDS, found)
         return found
-
-    def _read(self, header: Header) -> Published:
-        """The receipts of the batch's data, or why there are none."""
-        cid = cid_of(header.data_digest)
-        try:
-            # What somebody else published must not fill our memory.
-            if self._blobs.names(cid).get(FILE_NAME, 0) > MAX_LINE * (header.receipts_count + 1):
-                return None, Finding("data_malformed", "the batch data is longer than its receipts can be")
-            name, receipts = decode(self._blobs.read(cid, FILE_NAME))
-        except (ContentMissing, ContentCorrupt) as error:
-            return None, Finding("data_missing", f"the batch data {cid}: {error}")
-        except MalformedBatch as error:
-            return None, Finding("data_malformed", str(error))
-        here = BatchName(self._settlement.chain_id, self._settlement.contract, header.operator, header.number)
-        if name != here:
-            return None, Finding("data_name", f"the batch data is of {name}, it must be of {here}")
-        return receipts, None
 
     def _answers(
         self, view: ChainView, batch_hash: Hash32

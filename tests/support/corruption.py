@@ -30,7 +30,7 @@ def move_value(random: Random, leaves: Leaves, step: int) -> None:
     if len(leaves) < 2:
         return
     poor, rich = random.sample(range(len(leaves)), 2)
-    amount = random.randint(1, max(leaves[poor][1], 1))
+    amount = random.randint(min(1, leaves[poor][1]), leaves[poor][1])
     give(leaves, poor, -amount)
     give(leaves, rich, amount)
 
@@ -38,7 +38,7 @@ def move_value(random: Random, leaves: Leaves, step: int) -> None:
 def add_spare(random: Random, leaves: Leaves, step: int) -> None:
     """A leaf that nobody earned, paid by the shortfall of another one."""
     payer = max(range(len(leaves)), key=lambda i: leaves[i][1])
-    amount = random.randint(1, max(leaves[payer][1], 1))
+    amount = random.randint(min(1, leaves[payer][1]), leaves[payer][1])
     give(leaves, payer, -amount)
     leaves.append((random.randrange(step << 160), amount))
     leaves.sort()
@@ -134,6 +134,8 @@ def overcharge(random: Random, draft: Draft, shop: Shop) -> None:
         return
     index = random.randrange(len(draft.receipts) - 1)
     first, second = (draft.receipts[i] for i in (index, index + 1))
+    if second.receipt.charge == 0:
+        return
     amount = random.randint(1, second.receipt.charge)
     more = replace(
         first.receipt,
@@ -175,6 +177,7 @@ def straddle(random: Random, draft: Draft, shop: Shop) -> None:
         i
         for i in range(len(draft.receipts) - 1)
         if draft.receipts[i].receipt.channel_id != draft.receipts[i + 1].receipt.channel_id
+        and draft.receipts[i + 1].receipt.charge
     ]
     if not borders:
         return
@@ -244,6 +247,8 @@ def with_slices(draft: Draft, index: int, shop: Shop, slices: tuple[Slice, ...])
 def spoil_slices(random: Random, draft: Draft, shop: Shop) -> None:
     index = random.randrange(len(draft.receipts))
     slices = draft.receipts[index].slices
+    if not slices:
+        return
     first = slices[0]
     variants = (
         (replace(first, weight_ppm=first.weight_ppm - 1), *slices[1:]),
@@ -258,6 +263,8 @@ def spoil_slices(random: Random, draft: Draft, shop: Shop) -> None:
 def spoil_list(random: Random, draft: Draft, shop: Shop) -> None:
     index = random.randrange(len(draft.receipts))
     slices = list(draft.receipts[index].slices)
+    if not slices:
+        return
     place = random.randrange(len(slices))
     shares = slices[place].shares
     variants: list[tuple[Share, ...]] = [(Share(0, PPM - 1),), (Share(0, 0), Share(1, PPM))]

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 from eth_keys.datatypes import PrivateKey, Signature
 
 from backend.domain.batch import Batch, Ledger, build
-from backend.domain.chain import ParameterSet
+from backend.domain.chain import Contribution, ParameterSet, Snapshot
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
+    accepted_hash,
     attribution_hash,
     channel_id,
     keccak,
     slices_hash,
+    snapshot_id,
     to_bytes,
     to_hash,
     version_id,
 )
-from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
+from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
 from backend.domain.split import PPM, charge
@@ -79,7 +81,10 @@ class Market:
         self.channels = sorted(channel_id(p.account, self.operator, self.settlement) for p in self.payers)
         self.payer_of = {channel_id(p.account, self.operator, self.settlement): p for p in self.payers}
         self.line = dict.fromkeys(self.channels, 0)
-        self.snapshots = {SnapshotId(some_hash(f"snapshot {n}")): num_contributors for n in range(3)}
+        accepted = accepted_hash([True] * num_contributors)
+        self.snapshots = {
+            snapshot_id(DatanetId(n + 1), num_contributors, accepted): num_contributors for n in range(3)
+        }
         self.records: dict[VersionId, VersionRecord] = {}
         for n, count in enumerate((0, 1, 1, 2)):
             self._register(n, tuple(list(self.snapshots)[:count]))
@@ -88,6 +93,25 @@ class Market:
 
     def version(self, version: VersionId) -> VersionRecord | None:
         return self.records.get(version)
+
+    def registered_at(self, version: VersionId) -> int | None:
+        return 1 if version in self.records else None
+
+    def snapshot(self, snapshot: SnapshotId) -> Snapshot | None:
+        if snapshot not in self.snapshots:
+            return None
+        datanet, count = DatanetId(list(self.snapshots).index(snapshot) + 1), self.snapshots[snapshot]
+        accepted = tuple(range(count))
+        return Snapshot(snapshot, datanet, count, accepted_hash([True] * count), accepted, 1)
+
+    def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
+        contributor = self.contributor_of(list(self.snapshots)[datanet - 1], index)
+        if contributor is None:
+            return None
+        content = some_hash(f"content {datanet} {index}")
+        return Contribution(
+            datanet, index, contributor, content, some_hash("folder"), some_hash("MIT"), 10, True, 0, 1, 1
+        )
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
         known = self.snapshots.get(snapshot, 0)

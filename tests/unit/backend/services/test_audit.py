@@ -8,17 +8,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch import HEADER_FIELDS, Header, camel_case
+from backend.domain.batch import Header, camel_case, tree_of_receipts
 from backend.domain.batch_data import FILE_NAME, BatchName, decode, encode
 from backend.domain.content import cid_digest, cid_of
+from backend.domain.disputes import Tree
+from backend.domain.hashing import to_hash
 from backend.domain.ids import ZERO_HASH
-from backend.services.audit import Finding, Verdict, WrongBatch
+from backend.domain.proofs import BadReceiptProof, holds
+from backend.services.audit import Verdict, WrongBatch
 from tests.support.market import CHAIN_ID, Key, in_order
 from tests.support.model_chain import Town
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backend.domain.judge import Finding
     from backend.domain.receipt import SignedReceipt
 
 
@@ -75,15 +79,38 @@ def test_right_batches_are_found_right_with_their_sums(town: Town) -> None:
     assert found[1].header.cumulative_total == sum(town.market.line.values())
 
 
-@pytest.mark.parametrize("name", [n for n in HEADER_FIELDS if n not in {"committed_at", "data_digest"}])
-def test_every_wrong_field_of_a_header_is_found(town: Town, name: str) -> None:
+def put_field(town: Town, name: str) -> None:
     header = dict(town.chain.committed[1].header)
     field = camel_case(name)
     header[field] = header[field] + 1 if isinstance(header[field], int) else header[field][:-2] + "00"
     put_header(town, header)
-    # Whose and which batch it is also stands in the data, which is read first.
-    expected = "data_name" if name in {"operator", "number"} else name
-    assert finding(town).what == expected
+
+
+@pytest.mark.parametrize("part", ["root", "count"])
+@pytest.mark.parametrize("tree", [Tree.RECEIPTS, Tree.ENTRIES, Tree.BALANCES])
+def test_a_tree_that_is_not_what_the_data_make_is_found_with_what_to_demand(
+    town: Town, tree: Tree, part: str
+) -> None:
+    put_field(town, f"{tree.name.lower()}_{part}")
+    verdict = verdicts(town)[1]
+    assert verdict.finding is not None
+    assert verdict.finding.what == f"{tree.name.lower()}_{part}"
+    assert verdict.proof is None
+    assert {of for of, _ in verdict.demands} == {tree}
+
+
+@pytest.mark.parametrize("name", ["committed_at", "final_at"])
+def test_what_the_contract_computes_of_a_header_is_not_in_question(town: Town, name: str) -> None:
+    put_field(town, name)
+    assert verdicts(town)[1].is_right
+
+
+def test_data_of_another_operator_or_number_are_withheld_data(town: Town) -> None:
+    put_field(town, "number")
+    found = verdicts(town)[1]
+    assert found.finding is not None
+    assert found.finding.what == "data_name"
+    assert found.demands == ((Tree.RECEIPTS, tuple(range(found.header.receipts_count))),)
 
 
 def test_a_header_that_does_not_hash_to_its_batch_is_found(town: Town) -> None:
@@ -177,28 +204,45 @@ def test_dropped_doubled_and_swapped_receipts_are_found(town: Town, change: str)
 
 def recommit(town: Town, receipts: list[SignedReceipt]) -> None:
     """The second batch as an operator would commit it whose software accepts these receipts."""
-    ledger = town.auditor().follow(town.market.operator)
-    assert ledger.number == 2
-    name = BatchName(CHAIN_ID, town.market.settlement, town.market.operator, 2)
-    put_data(town, encode(name, receipts))
+    header = dict(town.chain.committed[1].header)
+    header["receiptsRoot"] = to_hash(tree_of_receipts(receipts).root)
+    put_header(town, header)
+    put_data(town, encode(BatchName(CHAIN_ID, town.market.settlement, town.market.operator, 2), receipts))
 
 
-def test_a_receipt_that_no_key_of_the_operator_signed_is_found_with_its_first_unit(town: Town) -> None:
+def test_a_receipt_that_no_key_of_the_operator_signed_is_demanded(town: Town) -> None:
     _, receipts = decode(data_of(town))
     stranger = Key("stranger").sign(town.market.domain.receipt_digest(receipts[2].receipt))
-    forged = [*receipts[:2], replace(receipts[2], signature=stranger), *receipts[3:]]
-    recommit(town, forged)
-    found = finding(town)
-    unit = sum(signed.receipt.charge for signed in receipts[:2])
+    recommit(town, [*receipts[:2], replace(receipts[2], signature=stranger), *receipts[3:]])
+    found, unit = finding(town), sum(signed.receipt.charge for signed in receipts[:2])
     assert (found.what, found.receipt, found.unit) == ("signature", 2, unit)
+    assert verdicts(town)[1].demands == ((Tree.RECEIPTS, (2,)),)
 
 
-def test_the_first_of_several_wrong_receipts_is_named(town: Town) -> None:
+def test_the_first_wrong_receipt_is_named_with_its_first_unit_and_its_proof(town: Town) -> None:
     _, receipts = decode(data_of(town))
-    unsigned = replace(receipts[1], signature="0x" + "00" * 65)
-    overcharged = replace(receipts[2], receipt=replace(receipts[2].receipt, prompt_tokens=99))
-    recommit(town, [receipts[0], unsigned, overcharged, *receipts[3:]])
-    assert finding(town).receipt == 1
+    spoilt = [replace(s, receipt=replace(s.receipt, prompt_tokens=99)) for s in receipts]
+    recommit(town, [receipts[0], *spoilt[1:]])
+    verdict, unit = verdicts(town)[1], receipts[0].receipt.charge
+    assert verdict.finding is not None
+    assert (verdict.finding.what, verdict.finding.receipt, verdict.finding.unit) == ("charge", 1, unit)
+    assert isinstance(verdict.proof, BadReceiptProof)
+    assert verdict.proof.witness.receipt == spoilt[1].receipt
+    assert holds(verdict.proof, town.market)  # type: ignore[arg-type]
+
+
+def test_a_receipt_of_a_version_registered_after_the_commit_is_wrong(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = verdicts(town)[1].header.committed_at + 1
+    used = decode(data_of(town))[1][-1].slices[0].version_id
+    known = town.market.registered_at
+    monkeypatch.setattr(town.market, "registered_at", lambda v: late if v == used else known(v))
+    # The first batch was committed by then too; its verdict does not matter here.
+    found = next(v for v in verdicts(town) if not v.is_right)
+    assert found.finding is not None
+    assert found.finding.what == "version_id"
+    assert isinstance(found.proof, BadReceiptProof)
 
 
 def test_batches_after_a_wrong_one_are_not_judged(town: Town) -> None:
