@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from backend.cli.audit import _as_json, _as_line, audit
+from backend.domain.batch import Ledger
+from backend.domain.case import Needs, Wrong
+from backend.domain.errors import InvalidInput
+from backend.domain.judge import judge
+from backend.services.audit import Verdict
+from tests.support.accused import Draft, case_of
+from tests.support.corruption import move_value, reprice
+from tests.support.shop import model_shop
+
+SHOP = model_shop()
+
+
+def verdict_on(draft: Draft) -> Verdict:
+    accused = draft.commit(1_790_000_100, 1_790_000_160)
+    judged = judge(case_of(accused, Ledger()), SHOP, SHOP.terms, SHOP.is_signed)
+    if isinstance(judged, Wrong):
+        return Verdict(accused.header, judged.finding, judged.proof)
+    if isinstance(judged, Needs):
+        return Verdict(accused.header, judged.finding, demands=judged.demands)
+    return Verdict(accused.header, None)
+
+
+def draft() -> Draft:
+    return Draft.of(SHOP.batch(Random(3), Ledger(), 4))
+
+
+def test_a_right_batch_is_told_with_its_sums() -> None:
+    verdict = verdict_on(draft())
+    assert _as_line(verdict).startswith("batch 1: every unit is right (4 receipts, ")
+    assert _as_json(verdict)["is_right"]
+    assert _as_json(verdict)["proof"] is None
+
+
+def test_a_wrong_receipt_is_told_with_its_unit_and_the_proof_to_send() -> None:
+    spoilt = draft()
+    reprice(Random(1), spoilt, SHOP)
+    verdict = verdict_on(spoilt)
+    assert verdict.finding is not None
+    line = _as_line(verdict)
+    assert f"WRONG, receipt {verdict.finding.receipt}: " in line
+    assert f"from micro-unit {verdict.finding.unit:,} on; it falls by badReceipt (" in line
+    call = json.loads(json.dumps(_as_json(verdict)))["proof"]
+    assert call["function"] == "badReceipt"
+    assert call["args"][0]["receiptsRoot"] == verdict.header.receipts_root
+
+
+def test_a_hidden_tree_is_told_with_what_must_be_demanded_first() -> None:
+    spoilt = draft()
+    move_value(Random(1), spoilt.entries, 1 << 64)
+    verdict = verdict_on(spoilt)
+    count = sum(len(keys) for _, keys in verdict.demands)
+    assert f"; to be demanded first: {count} of its entries (" in _as_line(verdict)
+    (demand, *_) = json.loads(json.dumps(_as_json(verdict)))["demands"]
+    assert demand["tree"] == "entries"
+    assert all(len(key) == 66 for key in demand["keys"])
+
+
+@pytest.mark.parametrize("also", [{"operator": "0x" + "11" * 20}, {"batch": 1}])
+def test_all_goes_with_no_other_choice(also: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match="--all"):
+        audit(is_all=True, **also)
