@@ -222,6 +222,7 @@ def _channel(row: t.ChannelRow) -> d.Channel:
         collected=row.collected,
         thawing=row.thawing,
         thawed_at=row.thawed_at,
+        reached=row.reached,
     )
 
 

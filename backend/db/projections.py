@@ -105,7 +105,8 @@ def _version_deprecated(row: t.VersionRow, _e: ChainEvent) -> None:
 def _deposited(row: t.ChannelRow, e: ChainEvent) -> None:
     row.payer, row.operator, row.collector = (e.args[k] for k in ("payer", "operator", "collector"))
     row.balance = (row.balance or 0) + e.args["amount"]
-    row.collected, row.thawing, row.thawed_at = row.collected or 0, row.thawing or 0, row.thawed_at or 0
+    row.collected, row.reached = row.collected or 0, row.reached or 0
+    row.thawing, row.thawed_at = row.thawing or 0, row.thawed_at or 0
 
 
 @_on("PaymentVault", "ThawStarted", t.ChannelRow, "channelId")
@@ -123,6 +124,7 @@ def _withdrawn(row: t.ChannelRow, e: ChainEvent) -> None:
 def _collected(row: t.ChannelRow, e: ChainEvent) -> None:
     row.balance -= e.args["until"] - e.args["from"]
     row.collected = e.args["until"]
+    row.reached = max(row.reached, row.collected)
 
 
 @_on("PaymentVault", "Refunded", t.ChannelRow, "channelId")

@@ -185,6 +185,8 @@ class Channel:
     thawing: int
     thawed_at: int
     """From when on the thawing part may leave; zero while nothing thaws."""
+    reached: int = 0
+    """The farthest that the line was ever collected, refunded or not: receipts up to there were signed."""
 
     @property
     def available(self) -> int:

@@ -85,9 +85,13 @@ class Channels:
             grants = usable_grants(tx.chain.grants(channel), later_now(tx.chain, now))
             if signer != payer and signer not in grants:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
-            if voucher.waived_until > line.collected:
+            # What a batch collected that is not final yet may come back, to be collected anew.
+            settled = min(tx.chain.settled(channel), line.collected)
+            if voucher.waived_until > settled:
                 raise Conflict(
-                    f"The voucher would leave answers up to {voucher.waived_until} unpaid.", param="from"
+                    f"The voucher would leave answers up to {voucher.waived_until} unpaid: the channel is "
+                    f"finally settled up to {settled}.",
+                    param="from",
                 )
             known = [v for v in tx.channels.vouchers(channel) if v.signer == signer]
             if known and known[0].signed.voucher.max_cumulative >= voucher.max_cumulative:

@@ -86,8 +86,11 @@ def later_now(chain: ChainView, now: datetime) -> datetime:
 
 
 def line_end(channel: Channel | None, charged: int) -> int:
-    """Where the next receipt begins. A database from an old backup knows less than the chain collected."""
-    return max(charged, channel.collected) if channel else charged
+    """Where the next receipt begins. A database from an old backup knows less than the chain collected.
+
+    A refund does not move it back: a second receipt over the same money would convict its batch.
+    """
+    return max(charged, channel.collected, channel.reached) if channel else charged
 
 
 def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:

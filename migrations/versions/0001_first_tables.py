@@ -69,6 +69,7 @@ def upgrade() -> None:
         sa.Column("collector", sa.String(length=42), nullable=False),
         sa.Column("balance", backend.db.base.Amount(length=39), nullable=False),
         sa.Column("collected", backend.db.base.Amount(length=39), nullable=False),
+        sa.Column("reached", backend.db.base.Amount(length=39), nullable=False),
         sa.Column("thawing", backend.db.base.Amount(length=39), nullable=False),
         sa.Column("thawed_at", backend.db.base.Amount(length=39), nullable=False),
         sa.Column("block_number", sa.BigInteger(), nullable=False),

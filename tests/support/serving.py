@@ -93,6 +93,8 @@ class View:
     versions_list: list[RegisteredVersion] = field(default_factory=list)
     channels: dict[ChannelId, Channel] = field(default_factory=dict)
     granted: dict[ChannelId, list[Grant]] = field(default_factory=dict)
+    settled_lines: dict[ChannelId, int] = field(default_factory=dict)
+    """How far channels are finally collected; as far as they are collected where none is named."""
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     committed: list[Any] = field(default_factory=list)
     datanet_list: list[Datanet] = field(default_factory=list)
@@ -124,6 +126,10 @@ class View:
 
     def channel(self, channel: ChannelId) -> Channel | None:
         return self.channels.get(channel)
+
+    def settled(self, channel: ChannelId) -> int:
+        found = self.channels.get(channel)
+        return self.settled_lines.get(channel, found.collected if found else 0)
 
     def grants(self, channel: ChannelId) -> list[Grant]:
         return self.granted.get(channel, [])

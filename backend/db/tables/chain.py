@@ -116,6 +116,8 @@ class ChannelRow(Projection):
     collector: Mapped[str] = mapped_column(ACCOUNT)
     balance: Mapped[int] = mapped_column(Amount)
     collected: Mapped[int] = mapped_column(Amount)
+    reached: Mapped[int] = mapped_column(Amount)
+    """The farthest that it was ever collected."""
     thawing: Mapped[int] = mapped_column(Amount)
     thawed_at: Mapped[int] = mapped_column(Amount)
 

@@ -175,6 +175,46 @@ def test_a_voucher_that_waives_unpaid_answers_is_refused(installation: Installat
     channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=10))
 
 
+def test_a_voucher_may_waive_only_what_no_refund_can_bring_back(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100, collected=10)
+    installation.view.settled_lines[installation.channel] = 4
+    channels = installation.services.channels
+    with pytest.raises(Conflict, match="settled up to 4"):
+        channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=5))
+    channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=4))
+
+
+def put(installation: Installation, **changes: int) -> None:
+    known = installation.view.channels[installation.channel]
+    installation.view.channels[installation.channel] = replace(known, **changes)
+
+
+def test_neither_a_collection_nor_its_refund_changes_what_a_payer_may_spend(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    settle(installation, payer, installation.admission.reserve(payer, 60), 60)
+    assert available(installation) == 40
+    put(installation, balance=40, collected=60, reached=60)
+    assert available(installation) == 40
+    put(installation, balance=100, collected=0)
+    assert available(installation) == 40
+    with pytest.raises(InsufficientBalance):
+        installation.admission.reserve(payer, 41)
+    assert settle(installation, payer, installation.admission.reserve(payer, 40), 40) == 100
+
+
+def test_after_a_refund_no_receipt_is_signed_over_money_that_one_was_signed_over(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(1000)
+    put(installation, reached=500)  # collected, voided and refunded; our database is older than all of it
+    reservation = installation.admission.reserve(payer, 100)
+    assert settle(installation, payer, reservation, 7) == 507
+
+
 def test_receipts_tile_the_line_in_the_order_they_end(any_installation: Installation, payer: Payer) -> None:
     installation = any_installation
     installation.fund(100)

@@ -330,7 +330,7 @@ def test_claims_open_the_final_batch_while_later_ones_fall(town: Town) -> None:
     town.chain.time += 60
     town.settler().finalise()
     town.mine()
-    before = {a: b for a, b in town.auditor().follow(operator).balances.items()}
+    before = dict(town.auditor().follow(operator).balances)
     settle_batches(town, 2)
     town.chain.void_from(2)
     for account, earned in before.items():
