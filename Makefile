@@ -68,6 +68,9 @@ format: setup
 slither: node_modules/.installed ## static analysis of the contracts; installs Slither beside .venv
 	@$(PYTHON) -m tools.contract_checks.slither
 
+halmos: node_modules/.installed ## symbolic proofs of invariants 2 and 5; installs Halmos beside .venv
+	@$(PYTHON) -m tools.contract_checks.halmos
+
 coverage: node_modules/.installed ## what the Solidity tests execute: at least 98 % of lines and statements
 	@$(PYTHON) -m tools.contract_checks.coverage
 
