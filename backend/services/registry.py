@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.content import cid_digest
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from backend.domain.chain import (
         ChainTransaction,
+        CommittedBatch,
         Contribution,
         Datanet,
         Operator,
@@ -32,6 +34,13 @@ DATASETS = "DatasetRegistry"
 ADAPTERS = "AdapterRegistry"
 DESCRIPTION_FILE = "README.md"
 MAX_DESCRIPTION_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ListedBatch:
+    batch: CommittedBatch
+    is_held: bool
+    """Whether an open demand keeps it from becoming final."""
 
 
 class Registry:
@@ -86,6 +95,13 @@ class Registry:
     def operators(self) -> list[Operator]:
         with self._read() as tx:
             return tx.chain.operators()
+
+    def batches(self, operator: Account) -> list[ListedBatch]:
+        """All that the operator ever committed, voided ones included, newest first; none for a stranger."""
+        with self._read() as tx:
+            held = {found.demand.batch_hash for found in tx.chain.open_demands(operator)}
+            batches = tx.chain.batches(operator)
+        return [ListedBatch(batch, batch.hash in held) for batch in reversed(batches)]
 
     def transaction(self, transaction_id: int) -> ChainTransaction:
         """One of this installation's own transactions. Raises NotFound."""

@@ -16,6 +16,7 @@ from backend.domain.chain import (
     Channel,
     Contribution,
     Datanet,
+    Demanded,
     Grant,
     Operator,
     PreparedTransaction,
@@ -97,6 +98,7 @@ class View:
     """How far channels are finally collected; as far as they are collected where none is named."""
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     committed: list[Any] = field(default_factory=list)
+    demanded: list[Demanded] = field(default_factory=list)
     datanet_list: list[Datanet] = field(default_factory=list)
     recorded: list[Contribution] = field(default_factory=list)
     proposal_list: list[Proposal] = field(default_factory=list)
@@ -130,6 +132,9 @@ class View:
     def settled(self, channel: ChannelId) -> int:
         found = self.channels.get(channel)
         return self.settled_lines.get(channel, found.collected if found else 0)
+
+    def open_demands(self, operator: Account) -> list[Demanded]:
+        return [found for found in self.demanded if found.operator == operator]
 
     def grants(self, channel: ChannelId) -> list[Grant]:
         return self.granted.get(channel, [])

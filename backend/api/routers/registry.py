@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, status
+from fastapi import APIRouter, Path, Query, status
 
 from backend.api.deps import ServicesDep, WalletDep
-from backend.api.schemas.common import INTEGERS_END, HashField, Page, PreparedTransactionView
+from backend.api.schemas.common import (
+    INTEGERS_END,
+    AccountField,
+    HashField,
+    Page,
+    PreparedTransactionView,
+)
 from backend.api.schemas.registry import (
+    BatchView,
     CreateDatanetRequest,
     DatanetView,
     FreezeRequest,
@@ -20,7 +27,7 @@ from backend.api.schemas.registry import (
     TransactionView,
     VersionRecordBody,
 )
-from backend.domain.ids import DatanetId, Hash32, SnapshotId
+from backend.domain.ids import Account, DatanetId, Hash32, SnapshotId
 
 router = APIRouter(prefix="/v1", tags=["registry"])
 
@@ -96,6 +103,20 @@ def prepare_deprecation(
 @router.get("/operators")
 def list_operators(services: ServicesDep) -> Page[OperatorView]:
     return Page(data=[OperatorView.model_validate(found) for found in services.registry.operators()])
+
+
+@router.get("/operators/{operator}/batches")
+def list_batches(
+    operator: AccountField,
+    services: ServicesDep,
+    after: Annotated[int, Query(ge=0, lt=INTEGERS_END)] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Page[BatchView]:
+    """Newest first, voided ones with why they fell; `after` is the last page's `next_cursor`."""
+    found = services.registry.batches(Account(operator))
+    end = after + limit
+    page = [BatchView.of(listed) for listed in found[after:end]]
+    return Page(data=page, next_cursor=str(end) if end < len(found) else None)
 
 
 @router.get("/transactions/{transaction_id}")

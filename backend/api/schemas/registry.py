@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from backend.api.schemas.common import HashField, Micro, Schema, View
-from backend.domain.chain import ChainTransaction, Contribution, Datanet, Snapshot
+from backend.domain.batch import Header
+from backend.domain.chain import ChainTransaction, Contribution, Datanet, Snapshot, Voiding
 from backend.domain.content import cid_of
 from backend.domain.contribution import ReviewReason
 from backend.domain.ids import Account, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
 from backend.domain.split import PPM
+from backend.services.registry import ListedBatch
 
 Price = Annotated[int, Field(ge=0, lt=1 << 64)]
 Ppm = Annotated[int, Field(ge=0, le=PPM)]
@@ -108,6 +111,63 @@ class OperatorView(View):
     endpoint: str
     keys: list[str]
     stake: Micro
+
+
+class VoidingView(View):
+    """Why batches fell: `convicted` is the one that was proved wrong, the others fell with it."""
+
+    first: int
+    convicted: str
+    verb: str = Field(description="The proof: a function of the contract `Disputes`.")
+    fault: str | None = Field(description="What was wrong with the receipt, where the proof was about one.")
+    receipt: int | None = Field(description="That receipt's place in the convicted batch.")
+    challenger: str | None = Field(description="Who earned by it, if anybody did.")
+    tx_hash: str
+    block_number: int
+
+    @classmethod
+    def of(cls, voiding: Voiding) -> VoidingView:
+        fault = None if voiding.fault is None else voiding.fault.name.lower()
+        fields = {f.name: getattr(voiding, f.name) for f in dataclass_fields(voiding)}
+        return cls(**fields | {"fault": fault})
+
+
+class BatchView(View):
+    """A batch as its operator committed it. Amounts in micro-units, instants in unix seconds."""
+
+    number: int
+    hash: str
+    state: str
+    is_held: bool = Field(description="Whether an open demand keeps it from becoming final.")
+    total: Micro
+    cumulative_total: Micro
+    num_receipts: int
+    committed_at: int
+    final_at: int
+    data: str = Field(description="CID of the folder with its receipts.")
+    tx_hash: str
+    voiding: VoidingView | None = Field(description="Why it is void; null while it is not.")
+    is_refunded: bool = Field(description="Whether what a void batch collected is back in its channels.")
+
+    @classmethod
+    def of(cls, listed: ListedBatch) -> BatchView:
+        batch = listed.batch
+        header = Header.from_chain(batch.header)
+        return cls(
+            number=batch.number,
+            hash=batch.hash,
+            state=batch.state,
+            is_held=listed.is_held,
+            total=header.total,
+            cumulative_total=header.cumulative_total,
+            num_receipts=header.receipts_count,
+            committed_at=header.committed_at,
+            final_at=header.final_at,
+            data=cid_of(header.data_digest),
+            tx_hash=batch.tx_hash,
+            voiding=None if batch.voiding is None else VoidingView.of(batch.voiding),
+            is_refunded=batch.is_refunded,
+        )
 
 
 class VersionRecordBody(Schema):

@@ -12,7 +12,17 @@ import pytest
 from eth_account.messages import _hash_eip191_message, encode_typed_data
 
 from backend.api.app import MAX_UPLOADS
-from backend.domain.chain import Datanet, Operator, Proposal
+from backend.domain.batch import Header, camel_case
+from backend.domain.chain import (
+    BatchState,
+    CommittedBatch,
+    Datanet,
+    Demanded,
+    Operator,
+    Proposal,
+    Voiding,
+)
+from backend.domain.disputes import Demand, Fault, Tree
 from backend.domain.ids import DatanetId
 from backend.domain.training import JobState
 from tests.integration.api.conftest import sign_in
@@ -110,6 +120,49 @@ def test_operators_are_public_with_their_stake(api: Api) -> None:
     api.installation.view.operator_list.append(Operator(account, "https://one", (key,), 7_000_000))
     (listed,) = httpx.get(f"{api.url}/v1/operators").json()["data"]
     assert listed == {"account": account, "endpoint": "https://one", "keys": [key], "stake": "7000000"}
+
+
+def a_batch(number: int, **changes: Any) -> CommittedBatch:
+    words = dict.fromkeys(Header.__annotations__, 0) | {"operator": some_account("operator")}
+    hashes = {name: some_hash(name) for name, kind in Header.__annotations__.items() if kind == "Hash32"}
+    header = Header(**(words | hashes | {"number": number, "total": 7, "final_at": 90}))
+    fields = {camel_case(name): getattr(header, name) for name in Header.__annotations__}
+    base = CommittedBatch(
+        header.operator, number, header.hash, fields, BatchState.COMMITTED, some_hash("tx"), 4
+    )
+    return replace(base, **changes)
+
+
+def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
+    view, operator = api.installation.view, some_account("operator")
+    voiding = Voiding(2, some_hash("x"), "badReceipt", None, Fault.PRICE, 3, some_hash("proof"), 9)
+    void = a_batch(2, state=BatchState.VOID, voiding=voiding, is_refunded=True)
+    held = a_batch(2, hash=some_hash("anew"))
+    view.committed += [a_batch(1, state=BatchState.FINAL), void, held]
+    demand = Demand(held.hash, Tree.ENTRIES, (1,), some_account("challenger"), 50, 1)
+    view.demanded.append(Demanded(demand.id, operator, demand, (0,), 0, 1))
+
+    url = f"{api.url}/v1/operators/{operator}/batches"
+    page = httpx.get(url, params={"limit": 2}).json()
+    newest, fallen = page["data"]
+    assert (newest["state"], newest["is_held"], newest["voiding"]) == ("committed", True, None)
+    assert (newest["total"], newest["final_at"]) == ("7", 90)
+    assert (fallen["state"], fallen["is_held"], fallen["is_refunded"]) == ("void", False, True)
+    assert fallen["voiding"] == {
+        "first": 2,
+        "convicted": some_hash("x"),
+        "verb": "badReceipt",
+        "fault": "price",
+        "receipt": 3,
+        "challenger": None,
+        "tx_hash": some_hash("proof"),
+        "block_number": 9,
+    }
+    rest = httpx.get(url, params={"limit": 2, "after": page["next_cursor"]}).json()
+    assert [batch["state"] for batch in rest["data"]] == ["final"]
+    assert rest["next_cursor"] is None
+    assert httpx.get(f"{api.url}/v1/operators/{some_account('nobody')}/batches").json()["data"] == []
+    assert httpx.get(f"{api.url}/v1/operators/somebody/batches").status_code == 400
 
 
 def test_a_snapshot_is_frozen_by_the_operator_for_the_datanets_creator(api: Api) -> None:
