@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
+import {Collection, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
+import {BatchHeader, Commitment, ISettlement, OperatorState} from "../../contracts/interfaces/ISettlement.sol";
+import {Batches} from "./support/Batches.sol";
+
+contract VoidTest is Batches {
+    address private _account;
+
+    function setUp() public override {
+        super.setUp();
+        _account = who("contributor");
+    }
+
+    function test_a_batch_falls_with_all_after_it(uint256 count, uint256 first) external {
+        count = bound(count, 1, 9);
+        first = bound(first, 1, count);
+        BatchHeader[] memory headers = _commitMany(count);
+        bytes32 hash = settlement.hashBatch(headers[first - 1]);
+        OperatorState memory before = settlement.stateOf(operator);
+        vm.expectEmit(address(settlement));
+        emit ISettlement.BatchesVoided(operator, uint64(first), uint64(count), hash);
+        voidFrom(headers[first - 1]);
+        OperatorState memory state = settlement.stateOf(operator);
+        vm.assertEq(state.last, first - 1);
+        vm.assertEq(state.toRefund, count - first + 1);
+        // The money is still in the pot, and a next batch is final no earlier.
+        vm.assertEq(state.cumulativeTotal, before.cumulativeTotal);
+        vm.assertEq(state.finalAt, before.finalAt);
+        for (uint256 i = 0; i < count; ++i) {
+            vm.assertEq(settlement.isPending(headers[i]), i + 1 < first);
+            vm.assertEq(settlement.batchHashAt(operator, uint64(i + 1)) == 0, i + 1 >= first);
+        }
+    }
+
+    function test_an_earlier_batch_falls_later() external {
+        BatchHeader[] memory headers = _commitMany(5);
+        voidFrom(headers[3]);
+        voidFrom(headers[1]);
+        OperatorState memory state = settlement.stateOf(operator);
+        vm.assertEq(state.last, 1);
+        vm.assertEq(state.toRefund, 4);
+        for (uint256 i = 4; i >= 1; --i) {
+            _refund(headers[i], uint128(i));
+        }
+        vm.assertEq(settlement.stateOf(operator).toRefund, 0);
+        vm.assertEq(settlement.stateOf(operator).cumulativeTotal, 1);
+    }
+
+    function test_nobody_but_the_disputes_voids(address caller) external {
+        vm.assume(caller != address(disputes));
+        BatchHeader memory header = commit(5, oneBalance(_account, 5));
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.NotDisputes.selector, caller));
+        vm.prank(caller);
+        settlement.voidFrom(header);
+    }
+
+    function test_nothing_final_falls() external {
+        BatchHeader[] memory headers = _commitMany(2);
+        vm.warp(headers[1].finalAt);
+        settlement.finalise(headers[1]);
+        for (uint256 i = 0; i < 2; ++i) {
+            vm.expectRevert(abi.encodeWithSelector(ISettlement.AlreadyFinal.selector, i + 1));
+            voidFrom(headers[i]);
+        }
+    }
+
+    /// @dev Past its `finalAt`, but nobody finalised it.
+    function test_what_is_not_final_yet_falls_at_any_time(uint32 late) external {
+        BatchHeader memory header = commit(5, oneBalance(_account, 5));
+        vm.warp(uint256(header.finalAt) + late);
+        voidFrom(header);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, settlement.hashBatch(header)));
+        settlement.finalise(header);
+    }
+
+    function test_a_batch_falls_once() external {
+        BatchHeader[] memory headers = _commitMany(2);
+        voidFrom(headers[0]);
+        for (uint256 i = 0; i < 2; ++i) {
+            bytes32 hash = settlement.hashBatch(headers[i]);
+            vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, hash));
+            voidFrom(headers[i]);
+        }
+    }
+
+    function test_nothing_is_committed_while_refunds_are_outstanding() external {
+        BatchHeader[] memory headers = _commitMany(3);
+        voidFrom(headers[1]);
+        Commitment memory c = commitmentOf(1, oneBalance(_account, 2));
+        Collection[] memory all = collections(1);
+        bytes4 selector = ISettlement.RefundsOutstanding.selector;
+        expectCommitError(c, all, abi.encodeWithSelector(selector, operator, 2));
+        _refund(headers[2], 2);
+        expectCommitError(c, all, abi.encodeWithSelector(selector, operator, 1));
+        _refund(headers[1], 1);
+        BatchHeader memory again = commit(1, oneBalance(_account, 2));
+        vm.assertEq(again.number, 2);
+        vm.assertEq(again.parent, settlement.hashBatch(headers[0]));
+        vm.assertEq(again.cumulativeTotal, 2);
+    }
+
+    function test_a_batch_after_a_void_is_not_final_before_the_void_one_was() external {
+        BatchHeader memory header = commit(1, oneBalance(_account, 1));
+        voidFrom(header);
+        _refund(header, 0);
+        vm.prank(address(timelock));
+        parameters.setDisputeWindow(1);
+        BatchHeader memory again = commit(1, oneBalance(_account, 1));
+        vm.assertEq(again.finalAt, header.finalAt);
+        vm.assertEq(again.number, 1);
+        vm.assertEq(again.parent, bytes32(0));
+    }
+
+    function test_what_stands_before_a_void_batch_becomes_final() external {
+        BatchHeader[] memory headers = _commitMany(2);
+        voidFrom(headers[1]);
+        vm.warp(headers[0].finalAt);
+        settlement.finalise(headers[0]);
+        vm.assertEq(settlement.stateOf(operator).finalised, 1);
+        _refund(headers[1], 1);
+    }
+
+    function test_a_void_batch_does_not_pass_for_the_one_in_its_place() external {
+        BatchHeader memory header = commit(5, oneBalance(_account, 5));
+        voidFrom(header);
+        _refund(header, 0);
+        vm.warp(block.timestamp + 1);
+        BatchHeader memory again = commit(5, oneBalance(_account, 5));
+        bytes32 hash = settlement.hashBatch(header);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchUnknown.selector, hash));
+        voidFrom(header);
+        vm.assertTrue(settlement.isPending(again));
+    }
+
+    function test_a_void_clears_the_holds_of_what_falls_alone() external {
+        BatchHeader[] memory headers = _commitMany(3);
+        for (uint256 i = 0; i < 3; ++i) {
+            vm.prank(address(disputes));
+            settlement.hold(headers[i]);
+        }
+        voidFrom(headers[1]);
+        _refund(headers[2], 2);
+        _refund(headers[1], 1);
+        BatchHeader memory again = commit(1, oneBalance(_account, 2));
+        vm.assertTrue(settlement.isHeld(operator, 1));
+        vm.assertFalse(settlement.isHeld(operator, 2));
+        vm.prank(address(disputes));
+        settlement.release(headers[0]);
+        vm.warp(again.finalAt);
+        settlement.finalise(again);
+    }
+
+    function test_a_void_around_the_ring_falls_whole() external {
+        uint32 ring = settlement.ringSize();
+        BatchHeader[] memory headers = _commitMany(200);
+        vm.warp(headers[199].finalAt);
+        settlement.finalise(headers[199]);
+        for (uint128 i = 201; i <= ring + 60; ++i) {
+            commit(1, oneBalance(_account, i));
+            if (i == 250) headers[0] = lastHeader;
+        }
+        voidFrom(headers[0]);
+        OperatorState memory state = settlement.stateOf(operator);
+        vm.assertEq(state.last, 249);
+        vm.assertEq(state.toRefund, ring + 60 - 249);
+        _refund(lastHeader, ring + 59);
+        vm.assertEq(settlement.stateOf(operator).cumulativeTotal, ring + 59);
+    }
+
+    // --- the stake ---
+
+    function test_a_stake_leaves_after_a_void_once_all_is_refunded() external {
+        BatchHeader memory header = commit(5, oneBalance(_account, 5));
+        vm.prank(operator);
+        operators.startUnstake(MICRO);
+        vm.warp(block.timestamp + UNSTAKE);
+        voidFrom(header);
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.BatchNotFinal.selector, operator, 1));
+        vm.prank(operator);
+        operators.unstake();
+        _refund(header, 0);
+        vm.prank(operator);
+        vm.assertEq(operators.unstake(), MICRO);
+    }
+
+    function test_a_stake_waits_for_the_batch_in_the_void_ones_place() external {
+        BatchHeader memory header = commit(5, oneBalance(_account, 5));
+        vm.prank(operator);
+        operators.startUnstake(MICRO);
+        voidFrom(header);
+        _refund(header, 0);
+        vm.warp(block.timestamp + UNSTAKE);
+        header = commit(5, oneBalance(_account, 5));
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.BatchNotFinal.selector, operator, 1));
+        vm.prank(operator);
+        operators.unstake();
+        vm.warp(header.finalAt);
+        settlement.finalise(header);
+        vm.prank(operator);
+        operators.unstake();
+    }
+
+    // --- inside ---
+
+    /// @dev Batches of one micro-unit each.
+    function _commitMany(uint256 count) private returns (BatchHeader[] memory headers) {
+        headers = new BatchHeader[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            headers[i] = commit(1, oneBalance(_account, uint128(i + 1)));
+        }
+    }
+
+    function _refund(BatchHeader memory header, uint128 before) private {
+        Refund[] memory refunds = new Refund[](1);
+        refunds[0] = Refund(payer, before, before, before + header.total);
+        settlement.refund(header, refunds);
+    }
+}
