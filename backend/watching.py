@@ -73,7 +73,8 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
             judge=judge,
             challenge=_challenge(installation, accuser) if accuser and task.can_challenge else None,
             answers=_answers(installation, db, accuser) if accuser and (task.can_answer or own) else None,
-            stands_for=lambda operator: bool(task.can_answer) or operator == own,
+            own=own,
+            answers_for_all=bool(task.can_answer),
             only=task.only,
             evidence=tuple if task.evidence is None else _Evidence(task.evidence),
         )

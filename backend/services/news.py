@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from backend.ports.disputes import Sent
 
 
-BAD = frozenset({"wrong", "withheld"})
+BAD = frozenset({"wrong", "withheld", "unjudged"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Ledger
-from backend.domain.chain import BatchState
+from backend.domain.chain import BatchState, ChainReplaced
 from backend.domain.errors import Unavailable
-from backend.domain.judge import Needs, Right, Wrong
+from backend.domain.ids import ZERO_HASH
+from backend.domain.judge import Right, Wrong
 from backend.services.audit import standing
 from backend.services.evidence import contradiction
 from backend.services.news import News, news
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.batch import Header
-    from backend.domain.chain import CommittedBatch, ParameterSet
+    from backend.domain.chain import BlockRef, CommittedBatch, ParameterSet
     from backend.domain.ids import Account, Hash32
     from backend.domain.judge import Case, IsSigned, Judgement, Registry
     from backend.domain.receipt import SignedReceipt
@@ -48,8 +49,9 @@ PATIENCE_PART = 16
 class Watcher:
     """`follow` brings the view up to date; `guard` turns a node's refusals into `Unavailable`.
 
-    `challenge` is None for a watcher that only reports; `answers` for one that answers for nobody, and
-    `stands_for` tells for which operators it does: it never demands anything of these. `only` one operator.
+    `challenge` is None for a watcher that only reports, `answers` for one that answers for nobody; it answers
+    for `own` alone, unless `answers_for_all`. What is wrong with `own` it says, but never accuses it. With
+    `only` it watches one operator.
     """
 
     follow: Callable[[], None]
@@ -61,7 +63,8 @@ class Watcher:
     judge: Callable[[Case, Registry, ParameterSet, IsSigned], Judgement]
     challenge: Challenge | None = None
     answers: Answers | None = None
-    stands_for: Callable[[Account], bool] = lambda _operator: False
+    own: Account | None = None
+    answers_for_all: bool = False
     only: Account | None = None
     evidence: Callable[[], Sequence[SignedReceipt]] = tuple
     """Receipts that operators signed, known from elsewhere."""
@@ -74,12 +77,17 @@ class Watcher:
     """Final batches that are not right: nothing can be done about them, and what follows has no ledger."""
 
     def run(self, stop: threading.Event) -> Iterator[News]:
-        """Pass after pass until `stop` is set. A node or a store that is away is waited for."""
-        pause, said = POLL_SECONDS, ""
+        """A pass a block until `stop` is set. A node or a store that is away is waited for."""
+        pause, said, seen = POLL_SECONDS, "", None
         while not stop.is_set():
             try:
-                yield from self.run_once()
-                pause, said = POLL_SECONDS, ""
+                head = self._head()
+                if head != seen:
+                    for one in self.run_once():
+                        yield one
+                        if stop.is_set():
+                            return
+                pause, said, seen = POLL_SECONDS, "", head
             except Unavailable as error:
                 if str(error) != said:  # the same line every minute would bury the ones that matter
                     log.warning("watcher waits: %s", error)
@@ -92,13 +100,29 @@ class Watcher:
             self.follow()
             with self.read() as tx:
                 known = [operator.account for operator in tx.chain.operators()]
-            operators = [one for one in known if self.only in (None, one)]
-            if self.answers is not None:
-                for operator in filter(self.stands_for, operators):
-                    yield from self._new(self.answers.give(operator))
-            for operator in operators:
-                with self.read() as tx:
-                    yield from self._new(self._watch(tx, operator))
+        operators = [one for one in known if self.only in (None, one)]
+        answered_for = operators if self.answers_for_all else [one for one in operators if one == self.own]
+        for step, concerned in ((self._answer, answered_for), (self._watch, operators)):
+            for operator in concerned:
+                yield from self._new(self._apart(step, operator))
+
+    def _head(self) -> BlockRef:
+        with self.guard():
+            return self.chain.head()
+
+    def _apart(self, step: Callable[[Account], Iterator[News]], operator: Account) -> Iterator[News]:
+        """Whatever an operator makes of its batches, it must not blind us to the others'."""
+        try:
+            with self.guard():
+                yield from step(operator)
+        except (Unavailable, ChainReplaced):
+            raise
+        except Exception as error:
+            log.exception("%s cannot be watched", operator)
+            yield News("unjudged", operator, 0, ZERO_HASH, f"cannot be watched: {error}")
+
+    def _answer(self, operator: Account) -> Iterator[News]:
+        return iter(()) if self.answers is None else self.answers.give(operator)
 
     def _new(self, found: Iterator[News]) -> Iterator[News]:
         for one in found:
@@ -107,36 +131,39 @@ class Watcher:
                 self._said.add(key)
                 yield one
 
-    def _watch(self, tx: MirrorTx, operator: Account) -> Iterator[News]:
-        if self.challenge is not None:
-            yield from self.challenge.expire(tx.chain, operator)
-        batches = standing(tx.chain.batches(operator))
-        ledger, start = self._resume(tx, batches)
-        pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
-        yield from (news(batch, "right", _sums(batch)) for batch in pending)
-        for batch, judgement in self._judgements(tx, batches, ledger, start):
-            if batch.state is BatchState.FINAL:
-                if not isinstance(judgement, Right):
-                    yield news(batch, "wrong", f"final, and {judgement.finding.message}")
-                continue
-            if isinstance(judgement, Right):
-                yield news(batch, "right", _sums(batch))
-            elif isinstance(judgement, Wrong):
-                yield news(batch, "wrong", judgement.finding.message)
-                if self.challenge is not None:
-                    yield from self.challenge.prove(tx.chain, batch, judgement.proof)
-                break  # all after it fall with it
-            else:
-                yield from self._ask(tx, batch, judgement)
-        if self.challenge is not None:
-            yield from self.challenge.restore(tx.chain, operator)
+    def _watch(self, operator: Account) -> Iterator[News]:
+        accuse = None if operator == self.own else self.challenge
+        with self.read() as tx:
+            if accuse is not None:
+                yield from accuse.expire(tx.chain, operator)
+            batches = standing(tx.chain.batches(operator))
+            ledger, start = self._resume(tx, batches)
+            pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
+            yield from (news(batch, "right", _sums(batch)) for batch in pending)
+            for batch, judgement in self._judgements(tx, batches, ledger, start):
+                yield from self._act(tx, batch, judgement, accuse)
+                if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:
+                    break  # all after it fall with it
+            if self.challenge is not None:
+                yield from self.challenge.restore(tx.chain, operator)
 
-    def _ask(self, tx: MirrorTx, batch: CommittedBatch, needs: Needs) -> Iterator[News]:
-        if needs.finding.what == "data_missing" and self._may_still_come(tx, batch):
-            return
-        yield news(batch, "withheld", needs.finding.message)
-        if self.challenge is not None and not self.stands_for(batch.operator):
-            yield from self.challenge.demand(tx.chain, batch, needs.demands)
+    def _act(
+        self, tx: MirrorTx, batch: CommittedBatch, judgement: Judgement, accuse: Challenge | None
+    ) -> Iterator[News]:
+        is_final = batch.state is BatchState.FINAL
+        if isinstance(judgement, Right):
+            if not is_final:
+                yield news(batch, "right", _sums(batch))
+        elif is_final:
+            yield news(batch, "wrong", f"final, and {judgement.finding.message}")
+        elif isinstance(judgement, Wrong):
+            yield news(batch, "wrong", judgement.finding.message)
+            if accuse is not None:
+                yield from accuse.prove(tx.chain, batch, judgement.proof)
+        elif judgement.finding.what != "data_missing" or not self._may_still_come(tx, batch):
+            yield news(batch, "withheld", judgement.finding.message)
+            if accuse is not None:
+                yield from accuse.demand(tx.chain, batch, judgement.demands)
 
     def _may_still_come(self, tx: MirrorTx, batch: CommittedBatch) -> bool:
         terms = tx.chain.parameter_set(int(batch.header["parameterSet"]))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -154,6 +154,34 @@ def test_a_proof_that_would_revert_is_reported_and_not_sent(room: Room) -> None:
     watcher.judge = lambda *_: bogus
     assert what(watcher.run_once()) == ["wrong", "refused"]
     assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+
+
+def test_the_own_operator_is_never_accused(room: Room) -> None:
+    header, before = room.commit(ways.outside_snapshot), room.num_sent()
+    assert what(room.watcher(Task(can_challenge=True)).run_once()) == ["wrong"]
+    assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
+
+
+def test_a_wrong_batch_that_became_final_is_reported_and_the_next_one_judged_nevertheless(room: Room) -> None:
+    batch = room.stage.build(room.stage.serve_round())
+    forgery = ways.balance_short(room.stage, batch)
+    room.stage.finalise(batch, room.stage.commit(forgery))
+    header = room.commit(ways.outside_snapshot)
+    first, second, *_ = room.watcher().run_once()
+    assert (first.what, first.number) == ("wrong", 1)
+    assert (second.what, second.number) == ("wrong", 2)
+    assert room.state(header) is BatchState.VOID
+
+
+def test_an_operator_that_cannot_be_judged_is_named_and_blinds_nobody(room: Room) -> None:
+    room.commit(honest)
+    watcher = room.watcher()
+
+    def fail(*_: object) -> NoReturn:
+        raise ValueError("a number out of this world")
+
+    watcher.judge = fail
+    assert what(watcher.run_once()) == ["unjudged"]
 
 
 def test_a_watcher_killed_after_its_reservation_leaves_it_to_its_successor(room: Room) -> None:
