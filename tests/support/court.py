@@ -1,0 +1,247 @@
+"""A shop on the real contracts, its batches, and every proof tried there without being mined."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.contracts import interface
+from backend.chain.keys import local_account, recover
+from backend.domain.batch import Header, camel_case
+from backend.domain.chain import ParameterSet, Reverted
+from backend.domain.disputes import AnsweredReceipt, Demand, key_word
+from backend.domain.hashing import TypedDomain, ascii_word, record_argument
+from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
+from backend.domain.proofs import holds
+from backend.domain.split import PPM
+from backend.domain.voucher import Voucher
+from backend.services.take import compact
+from tests.support.market import some_hash
+from tests.support.shop import LONG, Shop, furnish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.chain.client import ChainClient
+    from backend.domain.disputes import Lookup, Tree
+    from backend.domain.ids import SnapshotId
+    from backend.domain.proofs import Batchwise, EquivocationProof
+    from backend.domain.receipt import VersionRecord
+    from tests.support.accused import Accused, Draft
+
+OPERATOR, RECEIPT_KEY = local_account(1), local_account(2)
+USERS = [local_account(n) for n in range(3, 9)]
+CREATOR, PAYERS, CHALLENGER = USERS[0], USERS[3:], USERS[5]
+DEPOSIT = 1_000_000_000
+WINDOW = 120
+"""Seconds in which a batch can be disputed; an answer takes an eighth of it."""
+
+
+class Court:
+    """All transactions are sent by accounts that the node holds."""
+
+    def __init__(self, chain: ChainClient) -> None:
+        self.chain = chain
+        self._govern("setDisputeWindow", WINDOW)
+        self.shop = self._open_shop()
+
+    # Transactions
+
+    def send(self, sender: Account, contract: str, function: str, *args: Any) -> Any:
+        """The block's events. Errors: `Reverted`."""
+        data = interface(contract).function(function, args).encode(args)
+        self.chain.simulate(contract, function, data, sender=sender)
+        call = {"from": sender, "to": self.chain.address(contract), "data": "0x" + data.hex()}
+        self._rpc("eth_sendTransaction", call | {"gas": hex(15_000_000)})
+        number = self.chain.head().number
+        return self.chain.events(number, number)
+
+    def sleep(self, seconds: int) -> None:
+        self._rpc("evm_increaseTime", seconds)
+        self._rpc("hardhat_mine", "0x1")
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """What the block does on chain is undone."""
+        state = self._rpc("evm_snapshot")
+        try:
+            yield
+        finally:
+            self._rpc("evm_revert", state)
+
+    # Batches
+
+    def commit(self, draft: Draft, parent: Accused | None = None) -> Accused:
+        """The batch as the chain now has it."""
+        named = draft.commit(0, 0).header
+        commitment = {
+            camel_case(name): getattr(named, name)
+            for name in ("parent", "parameter_set", "total", "data_digest")
+        } | {
+            camel_case(f"{tree}_{part}"): getattr(named, f"{tree}_{part}")
+            for tree in ("receipts", "entries", "balances")
+            for part in ("root", "count")
+        }
+        collections = [self._collection(span) for span in draft.spans]
+        events = self.send(OPERATOR.account, "Settlement", "commit", commitment, collections)
+        (committed,) = (e for e in events if e.name == "BatchCommitted")
+        header = Header.from_chain(committed.args["header"])
+        assert header.hash == committed.args["batchHash"]
+        accused = draft.commit(header.committed_at, header.final_at, parent)
+        assert accused.header == header
+        return accused
+
+    def refund(self, accused: Accused) -> None:
+        payer_of = {self.shop.channel(payer): payer.account for payer in PAYERS}
+        refunds = [
+            {
+                "payer": payer_of[span.channel_id],
+                "before": span.before,
+                "from": span.start,
+                "until": span.until,
+            }
+            for span in accused.draft.spans
+        ]
+        self.send(CHALLENGER.account, "Settlement", "refund", accused.header.abi, refunds)
+
+    # Disputes
+
+    def convicts(self, proof: Batchwise | EquivocationProof) -> bool:
+        """Whether the contract would, which the twin has to know."""
+        data = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+        try:
+            self.chain.simulate("Disputes", proof.verb, data, sender=CHALLENGER.account)
+        except Reverted:
+            is_convicted = False
+        else:
+            is_convicted = True
+        assert holds(proof, self.shop) == is_convicted, proof
+        return is_convicted
+
+    def demand(self, accused: Accused, tree: Tree, keys: Sequence[int]) -> Demand:
+        words = list(map(key_word, keys))
+        self.send(CHALLENGER.account, "TestUSD", "approve", self.chain.address("Disputes"), 10**12)
+        at = (CHALLENGER.account, "Disputes")
+        self.send(*at, "demand", accused.header.abi, int(tree), words)
+        return self._demand(accused, tree, tuple(keys))
+
+    def answer(self, demand: Demand, place: int, accused: Accused, shown: Lookup | AnsweredReceipt) -> None:
+        """Errors: `Reverted`."""
+        header, args = accused.header, (demand.abi, place, accused.header.abi)
+        if isinstance(shown, AnsweredReceipt):
+            answer: tuple[Any, ...] = ("answerReceipt", *args, shown.witness.abi, shown.signature)
+        else:
+            parent = accused.parent.header if accused.parent else header
+            answer = ("answer", *args, parent.abi, shown.abi)
+        self.send(OPERATOR.account, "Disputes", *answer)
+
+    def falls_by_silence(self, demand: Demand, accused: Accused) -> bool:
+        args = (demand.abi, accused.header.abi)
+        data = interface("Disputes").function("unanswered", args).encode(args)
+        with self.undone():
+            self.sleep(WINDOW // 8 + 1)
+            try:
+                self.chain.simulate("Disputes", "unanswered", data)
+            except Reverted:
+                return False
+        return True
+
+    def _demand(self, accused: Accused, tree: Tree, keys: tuple[int, ...]) -> Demand:
+        bond = -(-self.shop.terms.demand_bond // PPM)
+        deadline = self.chain.head().timestamp + WINDOW // 8
+        demand = Demand(accused.header.hash, tree, keys, CHALLENGER.account, deadline, bond)
+        assert self.chain.call("Disputes", "unansweredOf", demand.id) == (1 << len(keys)) - 1
+        return demand
+
+    # Furnishing
+
+    def _open_shop(self) -> Shop:
+        chain = self.chain
+        domain = TypedDomain(chain.chain_id, chain.address("Settlement"))
+        shop = Shop(OPERATOR.account, RECEIPT_KEY, domain, PAYERS, self._terms(), recover)
+        few = [CREATOR.account, OPERATOR.account, *(user.account for user in USERS[1:4])]
+        many = [USERS[n % 5].account for n in range(LONG)]
+        first = self._datanet(shop, 1, few, [n != 3 for n in range(len(few))])
+        second = self._datanet(shop, 2, many, [True] * LONG)
+        furnish(shop, CREATOR.account, first, second)
+        shop.registered.clear()
+        for record in shop.records:
+            self.register(shop, record)
+        shop.served_at = chain.head().timestamp
+        for payer in PAYERS:
+            self._deposit(payer.account)
+        return shop
+
+    def register(self, shop: Shop, record: VersionRecord) -> None:
+        events = self.send(record.creator, "AdapterRegistry", "register", record_argument(record))
+        (registered,) = (e for e in events if e.name == "VersionRegistered")
+        shop.registered[VersionId(registered.args["versionId"])] = registered.timestamp
+
+    def _datanet(self, shop: Shop, number: int, who: list[Account], accepted: list[bool]) -> SnapshotId:
+        self.send(
+            CREATOR.account, "DatasetRegistry", "createDatanet", ascii_word(f"net-{number}"), some_hash("d")
+        )
+        snapshot = shop.add_snapshot(number, who, accepted)
+        for index, account in enumerate(who):
+            kept = shop.contributions[number, index]
+            contribution = {
+                "datanetId": number,
+                "contentHash": kept.content_hash,
+                "cidDigest": kept.cid_digest,
+                "licence": kept.licence,
+                "rows": kept.num_rows,
+            }
+            self.send(account, "DatasetRegistry", "contribute", contribution)
+        for start in range(0, len(who), 64):
+            reviews = [
+                {
+                    "contentHash": shop.contributions[number, index].content_hash,
+                    "isAccepted": accepted[index],
+                    "reason": 0,
+                }
+                for index in range(start, min(start + 64, len(who)))
+            ]
+            self.send(OPERATOR.account, "DatasetRegistry", "review", number, reviews)
+        self.send(OPERATOR.account, "DatasetRegistry", "freeze", number, len(who))
+        return snapshot
+
+    def _deposit(self, payer: Account) -> None:
+        settlement, vault = self.chain.address("Settlement"), self.chain.address("PaymentVault")
+        grant = {"key": ZERO_ACCOUNT, "cap": 0, "expiry": 0}
+        self.send(payer, "TestUSD", "approve", vault, DEPOSIT)
+        self.send(payer, "PaymentVault", "deposit", OPERATOR.account, settlement, DEPOSIT, grant)
+
+    def _collection(self, span: Any) -> dict[str, Any]:
+        (payer,) = (p for p in PAYERS if self.shop.channel(p) == span.channel_id)
+        voucher = Voucher(span.channel_id, span.start, span.until)
+        vault = TypedDomain(self.chain.chain_id, self.chain.address("PaymentVault"))
+        r, vs = compact(payer.sign(vault.voucher_digest(voucher)))
+        return {
+            "payer": payer.account,
+            "before": span.before,
+            "from": span.start,
+            "maxCumulative": span.until,
+            "until": span.until,
+            "r": r,
+            "vs": vs,
+        }
+
+    def _terms(self) -> ParameterSet:
+        found = self.chain.call("Parameters", "current")
+        terms = ParameterSet(
+            id=self.chain.call("Parameters", "currentId"),
+            **{name: found[camel_case(name)] for name in ParameterSet.__slots__ if name != "id"},
+        )
+        return replace(terms, treasury=Account(terms.treasury.lower()))
+
+    def _govern(self, function: str, *args: Any) -> None:
+        """What an executed vote does."""
+        timelock = self.chain.address("TimelockController")
+        self._rpc("hardhat_impersonateAccount", timelock)
+        self._rpc("hardhat_setBalance", timelock, hex(10**18))
+        self.send(timelock, "Parameters", function, *args)
+        self._rpc("hardhat_stopImpersonatingAccount", timelock)
+
+    def _rpc(self, method: str, *args: Any) -> Any:
+        return self.chain.node.rpc.request(method, *args)
