@@ -12,7 +12,7 @@ const compiler = (runs) => ({
 /** @type {import("hardhat/config").HardhatUserConfig} */
 export default {
   solidity: {
-    compilers: [compiler(10_000)],
+    compilers: [compiler(1_000_000)],
     // Proofs are rare and many: they must fit a contract (EIP-170) before they must be cheap.
     overrides: { "contracts/Disputes.sol": compiler(200) },
     splitTestsCompilation: true,

@@ -2,29 +2,34 @@
 pragma solidity 0.8.34;
 
 import {AccessManaged} from "@openzeppelin/contracts/access/manager/AccessManaged.sol";
-import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {
     Contribution,
     ContributionRecord,
     Datanet,
     IDatasetRegistry,
     Review,
+    SharedTerms,
+    SignedContent,
     SignedContribution,
     Snapshot,
     SnapshotId
 } from "./interfaces/IDatasetRegistry.sol";
-import {Hashing} from "./libraries/Hashing.sol";
+import {ContributionMessage, Hashing} from "./libraries/Hashing.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 
 /// @title Dataset registry
 /// @notice See `IDatasetRegistry`.
-contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
+contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
     /// @dev An attribution list keeps 24 bits for a contribution's index.
     uint32 private constant _MAX_COUNT = 1 << 24;
 
     /// @inheritdoc IDatasetRegistry
     uint64 public override numDatanets;
+    /// @inheritdoc IDatasetRegistry
+    mapping(address contributor => uint256 nonce) public override nonces;
 
     mapping(uint64 datanetId => Datanet) private _datanets;
     mapping(uint64 datanetId => mapping(bytes32 contentHash => ContributionRecord)) private _contributions;
@@ -47,18 +52,47 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
 
     /// @inheritdoc IDatasetRegistry
     function contribute(Contribution memory contribution) external returns (uint32 index) {
-        return _record(msg.sender, contribution);
+        index = _takePlaces(contribution.datanetId, 1);
+        _record(_contributions[contribution.datanetId], msg.sender, index, contribution);
     }
 
     /// @inheritdoc IDatasetRegistry
     function contributeWithSig(SignedContribution calldata signed) external returns (uint32 index) {
-        return _recordSigned(signed);
+        require(block.timestamp <= signed.deadline, SignatureExpired(signed.deadline));
+        _useNonces(signed.contributor, signed.nonce, 1);
+        Contribution memory contribution = signed.contribution;
+        bytes32 digest = _hashTypedDataV4(Hashing.contribution(contribution, signed.nonce, signed.deadline));
+        bool isSigned = Signatures.isValid(signed.contributor, digest, signed.signature);
+        require(isSigned, InvalidSignature(signed.contributor));
+        index = _takePlaces(contribution.datanetId, 1);
+        _record(_contributions[contribution.datanetId], signed.contributor, index, contribution);
     }
 
     /// @inheritdoc IDatasetRegistry
-    function contributeManyWithSig(SignedContribution[] calldata signed) external {
-        for (uint256 i = 0; i < signed.length; ++i) {
-            _recordSigned(signed[i]);
+    function contributeManyWithSig(SharedTerms calldata shared, SignedContent[] calldata contents) external {
+        address contributor = shared.contributor;
+        // Zero is what a broken signature recovers.
+        require(contributor != address(0), InvalidSignature(contributor));
+        require(block.timestamp <= shared.deadline, SignatureExpired(shared.deadline));
+        _useNonces(contributor, shared.nonce, contents.length);
+        uint32 first = _takePlaces(shared.datanetId, contents.length);
+        mapping(bytes32 contentHash => ContributionRecord) storage records = _contributions[shared.datanetId];
+        bytes32 domain = _domainSeparatorV4();
+        ContributionMessage memory message = Hashing.newContribution(shared.nonce, shared.deadline);
+        Contribution memory contribution = Hashing.contributionIn(message);
+        (contribution.datanetId, contribution.licence) = (shared.datanetId, shared.licence);
+        for (uint256 i = 0; i < contents.length; ++i) {
+            SignedContent calldata content = contents[i];
+            (contribution.contentHash, contribution.cidDigest) = (content.contentHash, content.cidDigest);
+            contribution.rows = content.rows;
+            bytes32 digest = MessageHashUtils.toTypedDataHash(domain, Hashing.contribution(message));
+            (address signer, , ) = ECDSA.tryRecover(digest, content.r, content.vs);
+            require(signer == contributor, InvalidSignature(contributor));
+            // Neither can pass what the batch has taken above.
+            unchecked {
+                _record(records, contributor, first + uint32(i), contribution);
+                ++message.nonce;
+            }
         }
     }
 
@@ -119,36 +153,45 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712, Nonces {
 
     // --- inside ---
 
-    function _recordSigned(SignedContribution calldata signed) private returns (uint32 index) {
-        require(block.timestamp <= signed.deadline, SignatureExpired(signed.deadline));
-        _useCheckedNonce(signed.contributor, signed.nonce);
-        Contribution memory contribution = signed.contribution;
-        bytes32 structHash = Hashing.contribution(contribution, signed.nonce, signed.deadline);
-        require(
-            Signatures.isValid(signed.contributor, _hashTypedDataV4(structHash), signed.signature),
-            InvalidSignature(signed.contributor)
-        );
-        return _record(signed.contributor, contribution);
+    function _useNonces(address contributor, uint256 nonce, uint256 count) private {
+        uint256 next = nonces[contributor];
+        require(nonce == next, InvalidAccountNonce(contributor, next));
+        nonces[contributor] = next + count;
     }
 
-    function _record(address contributor, Contribution memory contribution) private returns (uint32 index) {
-        (uint64 datanetId, bytes32 contentHash) = (contribution.datanetId, contribution.contentHash);
+    /// @notice Takes the datanet's next `count` places.
+    /// @return first The first of them.
+    function _takePlaces(uint64 datanetId, uint256 count) private returns (uint32 first) {
         Datanet storage datanet = _datanets[datanetId];
-        ContributionRecord storage kept = _contributions[datanetId][contentHash];
-        (address creator, uint32 count) = (datanet.creator, datanet.count);
+        address creator = datanet.creator;
+        first = datanet.count;
         require(creator != address(0), DatanetUnknown(datanetId));
-        require(count < _MAX_COUNT, DatanetFull(datanetId));
-        require(contentHash != 0 && contribution.cidDigest != 0, ZeroHash());
-        require(kept.contributor == address(0), ContentTaken(datanetId, contentHash, kept.index));
-        index = count;
-        datanet.count = count + 1;
-        _contributions[datanetId][contentHash] = ContributionRecord(contributor, index, uint64(block.timestamp));
+        require(count <= _MAX_COUNT - first, DatanetFull(datanetId));
+        datanet.count = first + uint32(count);
+    }
+
+    /// @notice Puts a contribution in its place.
+    /// @param records Those of its datanet.
+    function _record(
+        mapping(bytes32 contentHash => ContributionRecord) storage records,
+        address contributor,
+        uint32 index,
+        Contribution memory contribution
+    ) private {
+        (uint64 datanetId, bytes32 contentHash) = (contribution.datanetId, contribution.contentHash);
+        (bytes32 cidDigest, uint64 recordedAt) = (contribution.cidDigest, uint64(block.timestamp));
+        require(contentHash != 0 && cidDigest != 0, ZeroHash());
+        ContributionRecord storage kept = records[contentHash];
+        // Read and written in one go, judged after: the slot is looked up once.
+        (address earlier, uint32 place) = (kept.contributor, kept.index);
+        (kept.contributor, kept.index, kept.recordedAt) = (contributor, index, recordedAt);
+        require(earlier == address(0), ContentTaken(datanetId, contentHash, place));
         emit ContributionRecorded(
             datanetId,
             index,
             contributor,
             contentHash,
-            contribution.cidDigest,
+            cidDigest,
             contribution.licence,
             contribution.rows
         );

@@ -117,10 +117,10 @@ contract Parameters is IParameters, AccessManaged {
 
     /// @inheritdoc IParameters
     function commitTerms(uint32 id) external view returns (uint32 disputeWindow, uint32 stakeCoverPpm) {
-        Rules memory rules = _rules;
-        require(id == rules.id, NotCurrentSet(id, rules.id));
-        require(block.timestamp >= rules.pausedUntil, CommitsArePaused(rules.pausedUntil));
-        return (rules.disputeWindow, rules.stakeCoverPpm);
+        (uint32 currentSet, uint64 until) = (_rules.id, _rules.pausedUntil);
+        (disputeWindow, stakeCoverPpm) = (_rules.disputeWindow, _rules.stakeCoverPpm);
+        require(id == currentSet, NotCurrentSet(id, currentSet));
+        require(block.timestamp >= until, CommitsArePaused(until));
     }
 
     /// @inheritdoc IParameters
@@ -129,8 +129,7 @@ contract Parameters is IParameters, AccessManaged {
         view
         returns (uint32 id, uint32 minContributorsPpm, uint32 minOperatorPpm, uint32 maxOperatorPpm)
     {
-        Rules memory rules = _rules;
-        return (rules.id, rules.minContributorsPpm, rules.minOperatorPpm, rules.maxOperatorPpm);
+        return (_rules.id, _rules.minContributorsPpm, _rules.minOperatorPpm, _rules.maxOperatorPpm);
     }
 
     /// @inheritdoc IParameters

@@ -39,7 +39,13 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
 
     mapping(ChannelId channelId => Channel) private _channels;
     mapping(ChannelId channelId => mapping(address key => Session)) private _sessions;
-    mapping(address collector => mapping(address operator => uint128 amount)) private _pots;
+    /// @dev A pot, and all that was ever paid out of it.
+    struct Pot {
+        uint128 amount;
+        uint128 paid;
+    }
+
+    mapping(address collector => mapping(address operator => Pot)) private _pots;
 
     constructor(IERC20 token_, uint64 thawSeconds_) EIP712("loraledger", "1") {
         require(address(token_) != address(0), ZeroAddress());
@@ -51,13 +57,19 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
     // --- payers: deposits ---
 
     /// @inheritdoc IPaymentVault
+    function deposit(address operator, address collector, uint256 units) external nonReentrant returns (ChannelId) {
+        return _depositFromSender(operator, collector, units);
+    }
+
+    /// @inheritdoc IPaymentVault
     function deposit(
         address operator,
         address collector,
         uint256 units,
         SessionGrant calldata grant
-    ) external nonReentrant returns (ChannelId) {
-        return _depositFromSender(operator, collector, units, grant);
+    ) external nonReentrant returns (ChannelId channelId) {
+        channelId = _depositFromSender(operator, collector, units);
+        _grantIfNamed(channelId, grant);
     }
 
     /// @inheritdoc IPaymentVault
@@ -67,7 +79,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         uint256 units,
         SessionGrant calldata grant,
         Permit calldata permit
-    ) external nonReentrant returns (ChannelId) {
+    ) external nonReentrant returns (ChannelId channelId) {
         // Anybody can send the permit first; the allowance, not this call, decides.
         try
             IERC20Permit(address(token)).permit(
@@ -80,7 +92,8 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
                 permit.s
             )
         {} catch {} // solhint-disable-line no-empty-blocks
-        return _depositFromSender(operator, collector, units, grant);
+        channelId = _depositFromSender(operator, collector, units);
+        _grantIfNamed(channelId, grant);
     }
 
     /// @inheritdoc IPaymentVault
@@ -92,10 +105,11 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         SessionGrant calldata grant,
         Authorization calldata authorization
     ) external nonReentrant returns (ChannelId channelId) {
-        channelId = _credit(payer, operator, collector, units, grant);
-        uint256 held = token.balanceOf(address(this));
+        channelId = _credit(payer, operator, collector, units);
+        _grantIfNamed(channelId, grant);
+        uint256 expected = _held() + units;
         _receive(payer, units, Hashing.depositNonce(channelId, grant, authorization.salt), authorization);
-        _checkReceived(held, units);
+        _checkHeld(expected);
     }
 
     // --- payers: session keys ---
@@ -190,8 +204,9 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
             previous = channelId;
         }
         spansHash = keccak256(spans);
-        pot = _pots[msg.sender][operator] + total;
-        _pots[msg.sender][operator] = pot;
+        Pot storage kept = _pots[msg.sender][operator];
+        pot = kept.amount + total;
+        kept.amount = pot;
     }
 
     /// @inheritdoc IPaymentVault
@@ -207,20 +222,23 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
             Hashing.writeSpan(spans, i, channelId, undone.before, undone.from, undone.until);
         }
         spansHash = keccak256(spans);
-        uint128 pot = _pots[msg.sender][operator];
-        require(pot >= total, PotBelowFloor(pot, total, 0));
-        _pots[msg.sender][operator] = pot - total;
+        Pot storage kept = _pots[msg.sender][operator];
+        uint128 pot = kept.amount;
+        require(total <= pot, InsufficientPot(pot, total));
+        kept.amount = pot - total;
     }
 
     /// @inheritdoc IPaymentVault
-    function payOut(address operator, address to, uint256 units, uint128 floor) external nonReentrant {
+    function payOut(address operator, address to, uint256 units, uint128 limit) external nonReentrant {
         require(to != address(0) && to != address(this), InvalidRecipient(to));
         uint128 amount = Units.toAmount(units);
         require(amount != 0, ZeroAmount());
-        uint128 pot = _pots[msg.sender][operator];
-        require(pot >= floor && pot - floor >= amount, PotBelowFloor(pot, amount, floor));
-        _pots[msg.sender][operator] = pot - amount;
-        emit PaidOut(msg.sender, operator, to, amount);
+        Pot storage kept = _pots[msg.sender][operator];
+        (uint128 pot, uint128 paid) = (kept.amount, kept.paid);
+        require(amount <= pot, InsufficientPot(pot, amount));
+        require(paid <= limit && amount <= limit - paid, PaidOutLimit(paid, amount, limit));
+        (kept.amount, kept.paid) = (pot - amount, paid + amount);
+        // The token's own event says what moved; what for is the collector's to say.
         token.safeTransfer(to, units);
     }
 
@@ -243,7 +261,7 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
 
     /// @inheritdoc IPaymentVault
     function potOf(address collector, address operator) external view returns (uint128) {
-        return _pots[collector][operator];
+        return _pots[collector][operator].amount;
     }
 
     /// @inheritdoc IPaymentVault
@@ -260,29 +278,33 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
     function _depositFromSender(
         address operator,
         address collector,
-        uint256 units,
-        SessionGrant calldata grant
+        uint256 units
     ) private returns (ChannelId channelId) {
-        channelId = _credit(msg.sender, operator, collector, units, grant);
-        uint256 held = token.balanceOf(address(this));
+        channelId = _credit(msg.sender, operator, collector, units);
+        uint256 expected = _held() + units;
         token.safeTransferFrom(msg.sender, address(this), units);
-        _checkReceived(held, units);
+        _checkHeld(expected);
     }
 
-    /// @dev Credits before the tokens arrive: nothing that pays out can run in between, and `_checkReceived` follows.
+    /// @dev Credits before the tokens arrive: nothing that pays out can run in between, and `_checkHeld` follows.
     function _credit(
         address payer,
         address operator,
         address collector,
-        uint256 units,
-        SessionGrant calldata grant
+        uint256 units
     ) private returns (ChannelId channelId) {
         require(operator != address(0) && collector != address(0), ZeroAddress());
         require(units != 0, ZeroAmount());
         uint128 amount = Units.toAmount(units);
         channelId = Hashing.channelId(payer, operator, collector);
-        _channels[channelId].balance += amount;
-        emit Deposited(channelId, payer, operator, collector, amount);
+        Channel storage channel = _channels[channelId];
+        (uint128 balance, uint128 collected) = (channel.balance, channel.collected);
+        (channel.balance, channel.collected) = (balance + amount, collected);
+        if (balance == 0 && collected == 0) emit ChannelOpened(channelId, payer, operator, collector);
+        emit Deposited(channelId, amount);
+    }
+
+    function _grantIfNamed(ChannelId channelId, SessionGrant calldata grant) private {
         if (grant.key != address(0)) _grant(channelId, grant);
     }
 
@@ -300,9 +322,23 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         );
     }
 
-    function _checkReceived(uint256 heldBefore, uint256 units) private view {
-        uint256 held = token.balanceOf(address(this));
-        require(held == heldBefore + units, UnexpectedTransfer(heldBefore + units, held));
+    /// @notice `token.balanceOf(address(this))`.
+    function _held() private view returns (uint256 units) {
+        (address asset, bytes4 selector) = (address(token), IERC20.balanceOf.selector);
+        // Each deposit asks twice: call and answer share the scratch space, and no memory is taken.
+        // solhint-disable-next-line no-inline-assembly
+        assembly ("memory-safe") {
+            mstore(0, selector)
+            mstore(4, address())
+            let isDone := staticcall(gas(), asset, 0, 36, 0, 32)
+            if iszero(and(isDone, gt(returndatasize(), 31))) { revert(0, 0) }
+            units := mload(0)
+        }
+    }
+
+    function _checkHeld(uint256 expected) private view {
+        uint256 held = _held();
+        require(held == expected, UnexpectedTransfer(expected, held));
     }
 
     // --- session keys, inside ---

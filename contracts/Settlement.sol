@@ -274,16 +274,22 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     function _claim(Claim calldata request) private {
         (address operator, address account) = (request.operator, request.account);
-        uint128 finalTotal = _checkBalance(request);
-        uint128 claimed = claimedOf[operator][account];
-        uint256 units = _claimableUnits(request, claimed);
+        Opening calldata opening = request.opening;
+        uint128 finalTotal = _checkBalance(operator, account, request.balancesCount, opening);
+        mapping(address => uint128) storage claimedBy = claimedOf[operator];
+        uint128 claimed = claimedBy[account];
+        // A dishonest batch may state less than was claimed already.
+        uint128 earned = opening.value;
+        uint128 claimable = earned > claimed ? earned - claimed : 0;
+        uint256 units = Units.toUnitsDown(claimable);
+        require(units != 0, NothingToClaim(operator, account, claimable));
 
-        uint128 cumulative = claimed + Units.toAmount(units);
-        claimedOf[operator][account] = cumulative;
+        uint128 amount = Units.toAmount(units);
+        claimedBy[account] = claimed + amount;
         address wallet = payoutWalletOf(account);
-        emit Claimed(operator, account, wallet, cumulative - claimed, cumulative);
-        // The wall: what batches not yet final, or voided and not yet refunded, have collected stays in the pot.
-        vault.payOut(operator, wallet, units, _states[operator].cumulativeTotal - finalTotal);
+        emit Claimed(operator, account, wallet, amount, claimed + amount);
+        // The wall: never more than the final batches collected is paid out, so what the others collected stays.
+        vault.payOut(operator, wallet, units, finalTotal);
     }
 
     function _setPayoutWallet(address account, address wallet) private {
@@ -343,21 +349,18 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     /// @notice Opens the balance against the latest final batch.
     /// @return finalTotal The sum of the balances of the operator's latest final batch.
-    function _checkBalance(Claim calldata request) private view returns (uint128 finalTotal) {
+    function _checkBalance(
+        address operator,
+        address account,
+        uint32 count,
+        Opening calldata opening
+    ) private view returns (uint128 finalTotal) {
         bytes32 root;
-        bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, Hashing.account(request.account));
-        (root, finalTotal, ) = MerkleSum.open(leaf, request.balancesCount, request.opening);
-        bytes32 opened = Hashing.balances(root, request.balancesCount, finalTotal);
-        bytes32 expected = balancesHashOf[request.operator];
-        require(opened == expected, BalancesMismatch(request.operator, expected, opened));
-    }
-
-    function _claimableUnits(Claim calldata request, uint128 claimed) private pure returns (uint256 units) {
-        // A dishonest batch may state less than was claimed already.
-        uint128 earned = request.opening.value;
-        uint128 claimable = earned > claimed ? earned - claimed : 0;
-        units = Units.toUnitsDown(claimable);
-        require(units != 0, NothingToClaim(request.operator, request.account, claimable));
+        bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, Hashing.account(account));
+        (root, finalTotal, ) = MerkleSum.open(leaf, count, opening);
+        bytes32 opened = Hashing.balances(root, count, finalTotal);
+        bytes32 expected = balancesHashOf[operator];
+        require(opened == expected, BalancesMismatch(operator, expected, opened));
     }
 
     function _checkKnown(BatchHeader calldata header) private view returns (bytes32 batchHash) {

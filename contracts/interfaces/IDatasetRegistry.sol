@@ -35,6 +35,26 @@ struct SignedContribution {
     bytes signature;
 }
 
+/// @notice What the contributions of one relayed batch have in common. Fields as in `Contribution` and
+/// `SignedContribution`; `nonce` is the first one's, each further one signed the next.
+struct SharedTerms {
+    address contributor;
+    uint64 datanetId;
+    bytes32 licence;
+    uint256 nonce;
+    uint256 deadline;
+}
+
+/// @notice One contribution of a relayed batch. Fields as in `Contribution`, and the contributor's signature as
+/// `r` and `vs` (EIP-2098).
+struct SignedContent {
+    bytes32 contentHash;
+    bytes32 cidDigest;
+    uint32 rows;
+    bytes32 r;
+    bytes32 vs;
+}
+
 /// @notice What the registry keeps of a contribution.
 /// @param contributor Who earns for it; zero if there is none with that hash.
 /// @param index Its place in the datanet, from 0.
@@ -84,7 +104,7 @@ interface IDatasetRegistry {
     /// @notice A contribution was recorded.
     event ContributionRecorded(
         uint64 indexed datanetId,
-        uint32 indexed index,
+        uint32 index,
         address indexed contributor,
         bytes32 contentHash,
         bytes32 cidDigest,
@@ -114,6 +134,7 @@ interface IDatasetRegistry {
     error ContentTaken(uint64 datanetId, bytes32 contentHash, uint32 index);
     error ContributionUnknown(uint64 datanetId, bytes32 contentHash);
     error InvalidSignature(address signer);
+    error InvalidAccountNonce(address account, uint256 currentNonce);
     error SignatureExpired(uint256 deadline);
     error InvalidCount(uint64 datanetId, uint32 count, uint32 available);
     error NothingAccepted(uint64 datanetId, uint32 count);
@@ -129,8 +150,9 @@ interface IDatasetRegistry {
     /// @notice Records a contribution by its contributor's signature (EOA or EIP-1271); anyone may relay it.
     function contributeWithSig(SignedContribution calldata signed) external returns (uint32 index);
 
-    /// @notice As `contributeWithSig`, many; one that fails reverts all.
-    function contributeManyWithSig(SignedContribution[] calldata signed) external;
+    /// @notice As `contributeWithSig`, many of one contributor, which must be an externally owned account; one that
+    /// fails reverts all.
+    function contributeManyWithSig(SharedTerms calldata shared, SignedContent[] calldata contents) external;
 
     /// @notice Decides on contributions of a datanet. Only curators. A later decision replaces an earlier one.
     function review(uint64 datanetId, Review[] calldata reviews) external;
@@ -141,6 +163,9 @@ interface IDatasetRegistry {
 
     /// @notice The state of a datanet; all zero if there is none.
     function datanetOf(uint64 datanetId) external view returns (Datanet memory);
+
+    /// @notice The nonce of the next contribution that `contributor` signs.
+    function nonces(address contributor) external view returns (uint256);
 
     /// @notice Number of datanets.
     function numDatanets() external view returns (uint64);

@@ -96,14 +96,16 @@ struct Refund {
 /// a collector as they would choose a contract to approve. Withdrawals thaw first, longer than any collector needs to
 /// redeem a voucher, so that a served answer cannot be undone. The token must not charge on transfer; that is checked.
 interface IPaymentVault {
-    /// @notice `payer` put `amount` into the channel.
-    event Deposited(
+    /// @notice Money comes into a channel that holds nothing and of which nothing was collected: what its id stands
+    /// for, ahead of its first deposit, and of further ones if all was withdrawn before anything was collected.
+    event ChannelOpened(
         ChannelId indexed channelId,
         address indexed payer,
         address indexed operator,
-        address collector,
-        uint128 amount
+        address collector
     );
+    /// @notice The channel's payer put `amount` into it.
+    event Deposited(ChannelId indexed channelId, uint128 amount);
     /// @notice `key` may sign vouchers of the channel up to `cap`, until `expiry`.
     event SessionGranted(ChannelId indexed channelId, address indexed key, uint128 cap, uint64 expiry);
     /// @notice `key` is not to be used any more; its vouchers stay collectable until `collectableUntil`.
@@ -116,8 +118,6 @@ interface IPaymentVault {
     event Collected(ChannelId indexed channelId, uint128 before, uint128 from, uint128 until);
     /// @notice `amount` went from the pot back into the channel, whose `collected` is `collected` again.
     event Refunded(ChannelId indexed channelId, uint128 amount, uint128 collected);
-    /// @notice `amount` left the pot of (`collector`, `operator`) to `to`.
-    event PaidOut(address indexed collector, address indexed operator, address indexed to, uint128 amount);
 
     error ZeroAmount();
     error ZeroAddress();
@@ -144,12 +144,16 @@ interface IPaymentVault {
     error NotAuthorised(ChannelId channelId, address signer);
     /// @notice The vouchers of `key` were collectable until `collectableUntil`.
     error SessionOver(ChannelId channelId, address key, uint64 collectableUntil);
-    error PotBelowFloor(uint128 pot, uint128 amount, uint128 floor);
+    error InsufficientPot(uint128 pot, uint128 amount);
+    /// @notice With `amount` more than `limit` would ever have been paid out of the pot, of which `paid` was so far.
+    error PaidOutLimit(uint128 paid, uint128 amount, uint128 limit);
 
     // --- payers ---
 
-    /// @notice Puts `units` of the caller's tokens into the caller's channel, and grants a session key if `grant`
-    /// names one. The vault needs an allowance.
+    /// @notice Puts `units` of the caller's tokens into the caller's channel. The vault needs an allowance.
+    function deposit(address operator, address collector, uint256 units) external returns (ChannelId);
+
+    /// @notice As `deposit`, and grants a session key if `grant` names one.
     function deposit(
         address operator,
         address collector,
@@ -242,12 +246,13 @@ interface IPaymentVault {
         Refund[] calldata refunds
     ) external returns (uint128 total, bytes32 spansHash);
 
-    /// @notice Pays `units` out of the pot of (caller, `operator`).
+    /// @notice Pays `units` out of the pot of (caller, `operator`). It emits nothing: the token's own event says what
+    /// moved, and the collector's what for.
     /// @param operator Whose pot.
     /// @param to Who receives the tokens.
     /// @param units Token units.
-    /// @param floor What must stay in the pot, in micro-units.
-    function payOut(address operator, address to, uint256 units, uint128 floor) external;
+    /// @param limit What may ever have been paid out of this pot, this payment included, in micro-units.
+    function payOut(address operator, address to, uint256 units, uint128 limit) external;
 
     // --- views ---
 

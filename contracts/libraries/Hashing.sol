@@ -12,6 +12,19 @@ struct Slice {
     uint32 weightPpm;
 }
 
+/// @notice A `Contribution` as EIP-712 encodes it. A struct of values only lies in memory word for word, so the fields
+/// from `datanetId` to `rows` are one, and all are the preimage of its struct hash.
+struct ContributionMessage {
+    bytes32 typeHash;
+    uint64 datanetId;
+    bytes32 contentHash;
+    bytes32 cidDigest;
+    bytes32 licence;
+    uint32 rows;
+    uint256 nonce;
+    uint256 deadline;
+}
+
 /// @title Hashing
 /// @notice The ids, keys and struct hashes of the protocol, as `docs/protocol.md` fixes them.
 library Hashing {
@@ -36,9 +49,11 @@ library Hashing {
     bytes32 private constant _RECEIPT_KEY_TYPEHASH = keccak256("ReceiptKey(address operator)");
 
     uint256 private constant _SPAN = 80;
+    uint256 private constant _HEADER = 16 * 32;
+    uint256 private constant _CONTRIBUTION = 8 * 32;
 
     function channelId(address payer, address operator, address collector) internal pure returns (ChannelId) {
-        return ChannelId.wrap(keccak256(abi.encode(payer, operator, collector)));
+        return ChannelId.wrap(_hash(account(payer), account(operator), account(collector)));
     }
 
     function depositNonce(
@@ -57,12 +72,17 @@ library Hashing {
         return VersionId.wrap(keccak256(abi.encode(record)));
     }
 
-    function batch(BatchHeader memory header) internal pure returns (bytes32) {
-        return keccak256(abi.encode(header));
+    /// @notice `keccak256(abi.encode(header))`.
+    function batch(BatchHeader memory header) internal pure returns (bytes32 hash) {
+        // A struct of values only lies in memory as `abi.encode` writes it: a word for each field, cleaned.
+        // solhint-disable-next-line no-inline-assembly
+        assembly ("memory-safe") {
+            hash := keccak256(header, _HEADER)
+        }
     }
 
     function balances(bytes32 root, uint32 count, uint128 cumulativeTotal) internal pure returns (bytes32) {
-        return keccak256(abi.encode(root, count, cumulativeTotal));
+        return _hash(root, bytes32(uint256(count)), bytes32(uint256(cumulativeTotal)));
     }
 
     function voucher(ChannelId channel, uint128 from, uint128 maxCumulative) internal pure returns (bytes32) {
@@ -87,6 +107,30 @@ library Hashing {
         uint256 deadline
     ) internal pure returns (bytes32) {
         return keccak256(abi.encode(_CONTRIBUTION_TYPEHASH, content, nonce, deadline));
+    }
+
+    /// @notice A message to fill in: its own contribution is `contributionIn` it.
+    function newContribution(
+        uint256 nonce,
+        uint256 deadline
+    ) internal pure returns (ContributionMessage memory message) {
+        (message.typeHash, message.nonce, message.deadline) = (_CONTRIBUTION_TYPEHASH, nonce, deadline);
+    }
+
+    /// @notice The contribution within a message.
+    function contributionIn(ContributionMessage memory message) internal pure returns (Contribution memory content) {
+        // solhint-disable-next-line no-inline-assembly
+        assembly ("memory-safe") {
+            content := add(message, 32)
+        }
+    }
+
+    /// @notice EIP-712 struct hash of a contribution.
+    function contribution(ContributionMessage memory message) internal pure returns (bytes32 hash) {
+        // solhint-disable-next-line no-inline-assembly
+        assembly ("memory-safe") {
+            hash := keccak256(message, _CONTRIBUTION)
+        }
     }
 
     function payoutChange(
@@ -170,6 +214,19 @@ library Hashing {
             mstore(add(span, 16), before)
             mstore(span, channel)
             mstore(add(span, 48), last)
+        }
+    }
+
+    /// @notice `keccak256(abi.encode(a, b, c))`.
+    function _hash(bytes32 a, bytes32 b, bytes32 c) private pure returns (bytes32 hash) {
+        // Written beyond the free pointer and forgotten: three words need no memory of their own.
+        // solhint-disable-next-line no-inline-assembly
+        assembly ("memory-safe") {
+            let words := mload(0x40)
+            mstore(words, a)
+            mstore(add(words, 32), b)
+            mstore(add(words, 64), c)
+            hash := keccak256(words, 96)
         }
     }
 }

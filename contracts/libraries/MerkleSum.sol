@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
 import {Opening} from "../interfaces/ISettlement.sol";
 
 /// @title Merkle-sum trees
@@ -21,7 +22,7 @@ library MerkleSum {
 
     /// @notice The hash of the leaf `key` of a tree.
     function leafHash(bytes32 tag, bytes32 key) internal pure returns (bytes32) {
-        return keccak256(abi.encode(tag, key));
+        return Hashes.efficientKeccak256(tag, key);
     }
 
     /// @notice Opens a leaf of a tree of `count` leaves.
@@ -38,50 +39,48 @@ library MerkleSum {
         uint256 used;
         uint256 wideSum;
         uint256 widePrefix;
-        (root, wideSum, widePrefix, used) = _climb(leaf, opening.value, index, count, path);
+        (root, wideSum, widePrefix, used) = _climb(leaf, opening.value, index, count - 1, path);
         require(path.length == used, WrongPathLength(path.length, used));
         // Sums only grow towards the root: if the last one fits, no node was hashed with a truncated one.
         require(wideSum <= type(uint128).max, SumOverflow());
         return (root, uint128(wideSum), uint128(widePrefix));
     }
 
-    /// @dev Climbs to the root. Reads beyond a path that is too short, which the caller refuses by `used`.
+    /// @dev Climbs to the root; `last` is the level's last index. Reads beyond a path that is too short, which the
+    /// caller refuses by `used`.
     function _climb(
         bytes32 leaf,
         uint256 value,
         uint256 index,
-        uint256 width,
+        uint256 last,
         bytes calldata path
     ) private pure returns (bytes32 hash, uint256 sum, uint256 prefix, uint256 used) {
         (hash, sum) = (leaf, value);
-        // Memory beyond the free pointer serves as scratch for a node: 16, 32, 16 and 32 bytes, written in order, each
-        // field overwriting the zeros behind the one before. A promoted node, the last of an odd level, has no
-        // sibling.
+        // Memory beyond the free pointer serves as scratch for a node, two halves of sum 16 and hash 32: our own first
+        // or, if we are the right one, second; the sibling's, as it stands in the path, in the other place. A sum is
+        // written as a word, whose upper 16 bytes lie before its half: before the node or where the sibling's follows.
+        // A promoted node, the last of an odd level, has no sibling.
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
-            let node := mload(0x40)
-            for {} gt(width, 1) { width := shr(1, add(width, 1)) index := shr(1, index) } {
-                let isRight := and(index, 1)
-                if or(isRight, lt(add(index, 1), width)) {
-                    let sibling := add(path.offset, used)
+            let scratch := mload(0x40)
+            let node := add(scratch, 16)
+            let right := add(node, 48)
+            let sibling := path.offset
+            for {} last { last := shr(1, last) index := shr(1, index) } {
+                if iszero(gt(xor(index, 1), last)) {
+                    let offset := mul(48, and(index, 1))
                     let siblingSum := shr(128, calldataload(sibling))
-                    switch isRight
-                    case 0 {
-                        mstore(node, shl(128, sum))
-                        mstore(add(node, 16), hash)
-                        calldatacopy(add(node, 48), sibling, 48)
-                    }
-                    default {
-                        calldatacopy(node, sibling, 48)
-                        mstore(add(node, 48), shl(128, sum))
-                        mstore(add(node, 64), hash)
-                        prefix := add(prefix, siblingSum)
-                    }
+                    mstore(add(scratch, offset), sum)
+                    mstore(add(add(node, offset), 16), hash)
+                    calldatacopy(sub(right, offset), sibling, 48)
                     hash := keccak256(node, 96)
+                    prefix := add(prefix, mul(offset, siblingSum))
                     sum := add(sum, siblingSum)
-                    used := add(used, 48)
+                    sibling := add(sibling, 48)
                 }
             }
+            prefix := div(prefix, 48)
+            used := sub(sibling, path.offset)
         }
     }
 }

@@ -16,7 +16,9 @@ library Units {
     /// @notice The amount of `units`, exact.
     function toAmount(uint256 units) internal pure returns (uint128) {
         require(units <= type(uint128).max / MICRO, UnitsTooMany(units));
-        return uint128(units) * MICRO;
+        unchecked {
+            return uint128(units) * MICRO;
+        }
     }
 
     /// @notice The whole units in `amount`.
