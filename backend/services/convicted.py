@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header, Ledger, build
-from backend.domain.batch_data import FILE_NAME, decode
-from backend.domain.content import cid_of
 from backend.domain.disputes import Fault
-from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_bytes, to_hash
 from backend.domain.ids import ZERO_HASH, Hash32
 from backend.domain.merkle import RECEIPTS_TAG, SumTree
 from backend.domain.rules import BadReceipt, Rules
+from backend.services.published import published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from backend.domain.batch import Batch
     from backend.domain.chain import CommittedBatch, Voiding
+    from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import Chain
@@ -60,6 +60,7 @@ class Convictions:
     operator: Account
     chain: Chain
     blobs: BlobStore
+    settlement: TypedDomain
     _aside: dict[Case, dict[ReceiptId, str]] = field(default_factory=dict)
     _objections: dict[Case, str] = field(default_factory=dict)
     """What was found before: to find it reads and hashes much, and it never changes."""
@@ -73,9 +74,7 @@ class Convictions:
                 # Once its number is final again, an honest batch has taken its place.
                 if not objection and batch.number > finalised:
                     objection = self._object(tx, batch, voiding)
-            except Unavailable:
-                raise
-            except DomainError as error:
+            except Conflict as error:
                 objection = f"batch {batch.number} was convicted and its data cannot be read: {error}"
         return Lessons(aside, objection)
 
@@ -106,7 +105,7 @@ class Convictions:
             index = voiding.receipt
         else:
             return {}
-        receipts = published(self.blobs, batch)
+        receipts = receipts_of(batch, self.blobs, self.settlement)
         leaves = [(to_bytes(receipt_id(signed.receipt)), signed.receipt.charge) for signed in receipts]
         if not leaves or to_hash(SumTree(RECEIPTS_TAG, leaves).root) != batch.header["receiptsRoot"]:
             raise Conflict("it is not what the batch committed to")
@@ -129,7 +128,7 @@ class Convictions:
         if voiding.verb not in _OF_THE_TREES and voiding.fault not in _OF_THE_PLACE:
             return ""
         header = Header.from_chain(batch.header)
-        rebuilt = self._rebuilt(tx, header, published(self.blobs, batch))
+        rebuilt = self._rebuilt(tx, header, receipts_of(batch, self.blobs, self.settlement))
         if rebuilt is None or not _is_same(rebuilt, header):
             return ""
         return (
@@ -150,9 +149,14 @@ class Convictions:
             return None
 
 
-def published(blobs: BlobStore, batch: CommittedBatch) -> tuple[SignedReceipt, ...]:
-    """The receipts in a batch's data. Errors: of the store; `MalformedBatch`."""
-    return decode(blobs.read(cid_of(batch.header["dataDigest"]), FILE_NAME))[1]
+def receipts_of(
+    batch: CommittedBatch, blobs: BlobStore, settlement: TypedDomain
+) -> tuple[SignedReceipt, ...]:
+    """What its data holds. Errors: `Conflict` if that cannot be read; `Unavailable`."""
+    receipts, why_not = published(Header.from_chain(batch.header), blobs, settlement)
+    if receipts is None:
+        raise Conflict(why_not.message if why_not else "there is none")
+    return receipts
 
 
 def _is_same(rebuilt: Batch, header: Header) -> bool:

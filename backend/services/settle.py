@@ -26,12 +26,12 @@ from backend.domain.batch import Batch, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.chain import BatchState, Reverted
 from backend.domain.content import cid_digest
-from backend.domain.errors import DomainError, Unavailable
+from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.ports.settlement import BatchRecord
 from backend.services.attempt import enqueue_again
-from backend.services.convicted import Convictions, published
+from backend.services.convicted import Convictions, receipts_of
 from backend.services.fate import adopt, outstanding, settle_fates, strays
 from backend.services.take import Take, select
 from backend.services.vet import Vetting
@@ -224,12 +224,11 @@ class Settler:
             found = strays(tx, self.operator)
         for batch in found:
             try:
-                ids = [receipt_id(signed.receipt) for signed in published(self.blobs, batch)]
-            except Unavailable:
-                raise
-            except DomainError as error:
+                receipts = receipts_of(batch, self.blobs, self.settlement)
+            except Conflict as error:
                 log.warning("the receipts of batch %d stay unmarked: %s", batch.number, error)
-                ids = []
+                receipts = ()
+            ids = [receipt_id(signed.receipt) for signed in receipts]
             with self.begin() as tx:
                 log.info("batch %d stands, with %d of our receipts", batch.number, adopt(tx, batch, ids))
 
@@ -251,7 +250,7 @@ class Settler:
 
     @cached_property
     def _convictions(self) -> Convictions:
-        return Convictions(self.operator, self.chain, self.blobs)
+        return Convictions(self.operator, self.chain, self.blobs, self.settlement)
 
     def _offer(
         self,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import InvalidInput
 from backend.domain.hashing import receipt_id
 from backend.domain.rules import BadReceipt, Rules
+from backend.services.published import signed_by_keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,11 +29,10 @@ class Vetting:
         aside: Mapping[ReceiptId, str],
     ) -> None:
         """`settlement`: the domain that receipts are signed under; `aside`: what convictions set aside."""
-        known = chain.operator(operator)
         self.operator = operator
-        self._keys = () if known is None else known.keys
+        self._is_signed = signed_by_keys_of(operator, chain, recover, settlement)
         self._rules = Rules(chain)
-        self._recover, self._settlement, self._aside = recover, settlement, aside
+        self._aside = aside
         self._refusals: dict[ReceiptId, str] = {}
 
     def is_aside(self, signed: SignedReceipt) -> bool:
@@ -50,7 +49,6 @@ class Vetting:
     def _fault(self, signed: SignedReceipt) -> str:
         try:
             self._rules.charges(signed)
-            signer = self._recover(self._settlement.receipt_digest(signed.receipt), signed.signature)
-        except (BadReceipt, InvalidInput) as error:
+        except BadReceipt as error:
             return str(error)
-        return "" if signer in self._keys else f"{signer} is no receipt key of {self.operator}"
+        return "" if self._is_signed(signed) else f"no receipt key of {self.operator} signed it"
