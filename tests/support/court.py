@@ -11,6 +11,7 @@ from backend.chain.keys import local_account, recover
 from backend.domain.batch import Header, camel_case
 from backend.domain.chain import ParameterSet, Reverted
 from backend.domain.disputes import AnsweredReceipt, Demand, key_word
+from backend.domain.errors import InvalidInput
 from backend.domain.hashing import TypedDomain, ascii_word, record_argument
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
 from backend.domain.proofs import holds
@@ -109,7 +110,10 @@ class Court:
 
     def convicts(self, proof: Batchwise | EquivocationProof) -> bool:
         """Whether the contract would, which the twin has to know."""
-        data = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+        try:
+            data = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+        except InvalidInput:  # not even a call
+            return False
         try:
             self.chain.simulate("Disputes", proof.verb, data, sender=CHALLENGER.account)
         except Reverted:
