@@ -235,8 +235,8 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces, ReentrancyGuardTransient
         require(amount != 0, ZeroAmount());
         Pot storage kept = _pots[msg.sender][operator];
         (uint128 pot, uint128 paid) = (kept.amount, kept.paid);
-        require(amount <= pot, InsufficientPot(pot, amount));
         require(paid <= limit && amount <= limit - paid, PaidOutLimit(paid, amount, limit));
+        require(amount <= pot, InsufficientPot(pot, amount));
         (kept.amount, kept.paid) = (pot - amount, paid + amount);
         // The token's own event says what moved; what for is the collector's to say.
         token.safeTransfer(to, units);

@@ -101,12 +101,16 @@ def _version_deprecated(row: t.VersionRow, _e: ChainEvent) -> None:
     row.is_deprecated = True
 
 
-@_on("PaymentVault", "Deposited", t.ChannelRow, "channelId", creates=True)
-def _deposited(row: t.ChannelRow, e: ChainEvent) -> None:
+@_on("PaymentVault", "ChannelOpened", t.ChannelRow, "channelId", creates=True)
+def _channel_opened(row: t.ChannelRow, e: ChainEvent) -> None:
     row.payer, row.operator, row.collector = (e.args[k] for k in ("payer", "operator", "collector"))
-    row.balance = (row.balance or 0) + e.args["amount"]
-    row.collected, row.reached = row.collected or 0, row.reached or 0
+    row.balance, row.collected, row.reached = row.balance or 0, row.collected or 0, row.reached or 0
     row.thawing, row.thawed_at = row.thawing or 0, row.thawed_at or 0
+
+
+@_on("PaymentVault", "Deposited", t.ChannelRow, "channelId")
+def _deposited(row: t.ChannelRow, e: ChainEvent) -> None:
+    row.balance += e.args["amount"]
 
 
 @_on("PaymentVault", "ThawStarted", t.ChannelRow, "channelId")

@@ -198,14 +198,8 @@ class Deposits:
 
     def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
         vault = self._chain.address(VAULT)
-        deposit = (
-            VAULT,
-            "deposit",
-            self._market.operator,
-            self._market.collector,
-            units,
-            grant.as_argument(),
-        )
+        granted = () if grant == NO_GRANT else (grant.as_argument(),)
+        deposit = (VAULT, "deposit", self._market.operator, self._market.collector, units, *granted)
         if int(self._chain.call(self._token, "allowance", payer, vault)) >= units:
             return (self._chain.prepare(*deposit, sender=payer),)
         approve = self._chain.prepare(self._token, "approve", vault, units, sender=payer)

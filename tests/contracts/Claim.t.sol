@@ -111,7 +111,7 @@ contract ClaimTest is Batches {
         commit(9 * MICRO, oneBalance(_other, 15 * MICRO));
         Claim memory request = claimOf(_other, forged, 0);
         vm.expectRevert(
-            abi.encodeWithSelector(IPaymentVault.PotBelowFloor.selector, 10 * MICRO, 6 * MICRO, 9 * MICRO)
+            abi.encodeWithSelector(IPaymentVault.PaidOutLimit.selector, 5 * MICRO, 6 * MICRO, 6 * MICRO)
         );
         settlement.claim(request);
     }

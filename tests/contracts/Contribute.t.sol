@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 import {
     Contribution,
     ContributionRecord,
     IDatasetRegistry,
+    SharedTerms,
+    SignedContent,
     SignedContribution,
     SnapshotId
 } from "../../contracts/interfaces/IDatasetRegistry.sol";
@@ -112,18 +113,82 @@ contract ContributeTest is Datanets {
         vm.prank(who("relayer"));
         datasets.contributeWithSig(signed);
         vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, contributor);
-        vm.expectRevert(abi.encodeWithSelector(Nonces.InvalidAccountNonce.selector, contributor, 1));
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidAccountNonce.selector, contributor, 1));
         datasets.contributeWithSig(signed);
     }
 
     function test_many_are_relayed_at_once() external {
-        SignedContribution[] memory many = new SignedContribution[](3);
-        many[0] = _signed("a", 0, block.timestamp);
-        many[1] = _signed("b", 1, block.timestamp);
-        many[2] = _signed("c", 2, block.timestamp);
-        datasets.contributeManyWithSig(many);
+        vm.prank(who("relayer"));
+        datasets.contributeManyWithSig(_shared(0), _contents(0, 3));
         vm.assertEq(datasets.datanetOf(datanetId).count, 3);
-        vm.assertEq(datasets.contributionOf(datanetId, keccak256("c")).index, 2);
+        vm.assertEq(datasets.nonces(contributor), 3);
+        ContributionRecord memory last = datasets.contributionOf(datanetId, keccak256(abi.encode(2)));
+        vm.assertEq(last.contributor, contributor);
+        vm.assertEq(last.index, 2);
+        datasets.contributeManyWithSig(_shared(3), _contents(3, 1));
+        vm.assertEq(datasets.contributionOf(datanetId, keccak256(abi.encode(3))).index, 3);
+        datasets.contributeWithSig(_signed("single", 4, block.timestamp));
+    }
+
+    function test_many_are_said_one_by_one() external {
+        SignedContent[] memory contents = _contents(0, 2);
+        for (uint32 i = 0; i < 2; ++i) {
+            Contribution memory c = contribution(contents[i].contentHash);
+            vm.expectEmit(address(datasets));
+            emit IDatasetRegistry.ContributionRecorded(
+                datanetId,
+                i,
+                contributor,
+                c.contentHash,
+                c.cidDigest,
+                c.licence,
+                c.rows
+            );
+        }
+        datasets.contributeManyWithSig(_shared(0), contents);
+    }
+
+    function test_many_need_each_their_own_signature_in_order(uint256 field) external {
+        (SharedTerms memory shared, SignedContent[] memory contents) = (_shared(0), _contents(0, 3));
+        field = field % 7;
+        if (field == 0) contents[2].contentHash = keccak256("other");
+        if (field == 1) contents[2].cidDigest = keccak256("other");
+        if (field == 2) ++contents[2].rows;
+        if (field == 3) shared.licence = "other";
+        if (field == 4) ++shared.deadline;
+        if (field == 5) shared.contributor = who("thief");
+        if (field == 6) (contents[0], contents[1]) = (contents[1], contents[0]);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, shared.contributor));
+        datasets.contributeManyWithSig(shared, contents);
+        vm.assertEq(datasets.datanetOf(datanetId).count, 0);
+    }
+
+    function test_a_broken_signature_is_not_the_zero_accounts() external {
+        (SharedTerms memory shared, SignedContent[] memory contents) = (_shared(0), _contents(0, 1));
+        (shared.contributor, contents[0].r) = (address(0), 0);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidSignature.selector, address(0)));
+        datasets.contributeManyWithSig(shared, contents);
+    }
+
+    function test_many_are_relayed_once_in_time_and_into_a_datanet_with_room() external {
+        (SharedTerms memory shared, SignedContent[] memory contents) = (_shared(0), _contents(0, 2));
+        datasets.contributeManyWithSig(shared, contents);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.InvalidAccountNonce.selector, contributor, 2));
+        datasets.contributeManyWithSig(shared, contents);
+        (shared.nonce, shared.deadline) = (2, block.timestamp - 1);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.SignatureExpired.selector, shared.deadline));
+        datasets.contributeManyWithSig(shared, contents);
+        shared.deadline = block.timestamp;
+        vm.expectRevert(
+            abi.encodeWithSelector(IDatasetRegistry.ContentTaken.selector, datanetId, keccak256(abi.encode(0)), 0)
+        );
+        datasets.contributeManyWithSig(shared, _resigned(contents, 2));
+        _setCount((1 << 24) - 1);
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetFull.selector, datanetId));
+        datasets.contributeManyWithSig(shared, _contents(2, 2));
+        shared.datanetId = 9;
+        vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetUnknown.selector, 9));
+        datasets.contributeManyWithSig(shared, _contents(2, 2));
     }
 
     function test_a_late_signature_is_refused() external {
@@ -159,6 +224,34 @@ contract ContributeTest is Datanets {
         vm.assertEq(datasets.contributionOf(datanetId, keccak256("data")).contributor, signed.contributor);
     }
 
+    function _shared(uint256 nonce) private view returns (SharedTerms memory) {
+        bytes32 licence = contribution(0).licence;
+        return SharedTerms(contributor, datanetId, licence, nonce, block.timestamp);
+    }
+
+    /// @dev Contents named by their nonces, from `first` on.
+    function _contents(uint256 first, uint256 count) private view returns (SignedContent[] memory contents) {
+        contents = new SignedContent[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            contents[i].contentHash = keccak256(abi.encode(first + i));
+        }
+        return _resigned(contents, first);
+    }
+
+    function _resigned(
+        SignedContent[] memory contents,
+        uint256 nonce
+    ) private view returns (SignedContent[] memory) {
+        for (uint256 i = 0; i < contents.length; ++i) {
+            Contribution memory c = contribution(contents[i].contentHash);
+            (contents[i].cidDigest, contents[i].rows) = (c.cidDigest, c.rows);
+            bytes32 digest = typedDigest(address(datasets), structHash(c, nonce + i, block.timestamp));
+            (uint8 v, bytes32 r, bytes32 s) = vm.sign(keyOf("contributor"), digest);
+            (contents[i].r, contents[i].vs) = (r, bytes32(uint256(s) | (uint256(v - 27) << 255)));
+        }
+        return contents;
+    }
+
     function _signed(
         string memory content,
         uint256 nonce,
@@ -179,7 +272,7 @@ contract ContributeTest is Datanets {
         if (field == 5) signed.contributor = who("thief");
     }
 
-    /// @dev Writes the count beside the creator; the mapping follows authority, EIP-712's two, nonces and the number.
+    /// @dev Writes the count beside the creator; the mapping follows authority, EIP-712's two, the number and nonces.
     function _setCount(uint32 count) private {
         bytes32 slot = keccak256(abi.encode(datanetId, 5));
         uint256 packed = uint256(uint160(datasets.datanetOf(datanetId).creator)) | (uint256(count) << 160);

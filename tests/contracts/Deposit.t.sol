@@ -15,6 +15,7 @@ import {
 } from "../../contracts/interfaces/IPaymentVault.sol";
 import {Units} from "../../contracts/libraries/Units.sol";
 import {Payments} from "./support/Payments.sol";
+import {Log} from "./support/Vm.sol";
 import {CallingToken, ChargingToken} from "./support/Tokens.sol";
 
 contract DepositTest is Payments {
@@ -24,9 +25,11 @@ contract DepositTest is Payments {
         units = bound(units, 1, type(uint128).max / MICRO);
         fund(payer, units);
         vm.expectEmit(address(vault));
-        emit IPaymentVault.Deposited(channel(), payer, operator, collector, uint128(units) * MICRO);
+        emit IPaymentVault.ChannelOpened(channel(), payer, operator, collector);
+        vm.expectEmit(address(vault));
+        emit IPaymentVault.Deposited(channel(), uint128(units) * MICRO);
         vm.prank(payer);
-        ChannelId id = vault.deposit(operator, collector, units, noGrant());
+        ChannelId id = vault.deposit(operator, collector, units);
         vm.assertEq(ChannelId.unwrap(id), ChannelId.unwrap(channel()));
         vm.assertEq(vault.channelOf(id).balance, units * MICRO);
         vm.assertEq(usd.balanceOf(address(vault)), units);
@@ -35,8 +38,32 @@ contract DepositTest is Payments {
     function test_deposits_add_up(uint96 first, uint96 second) external {
         vm.assume(first != 0 && second != 0);
         deposit(first);
+        vm.recordLogs();
         deposit(second);
         vm.assertEq(vault.channelOf(channel()).balance, (uint256(first) + second) * MICRO);
+        vm.assertEq(_numOpened(), 0);
+    }
+
+    /// @dev A reader who starts at the channel's first money knows whose it is.
+    function test_a_channel_that_was_emptied_before_any_collection_opens_again() external {
+        deposit(_UNITS);
+        vm.startPrank(payer);
+        vault.thaw(operator, collector, uint128(_UNITS) * MICRO);
+        vm.warp(block.timestamp + THAW);
+        vault.withdraw(operator, collector);
+        vm.stopPrank();
+        vm.recordLogs();
+        deposit(_UNITS);
+        vm.assertEq(_numOpened(), 1);
+    }
+
+    function test_a_channel_that_was_spent_does_not_open_again() external {
+        deposit(_UNITS);
+        collect(collection(keyOf("payer"), 0, uint128(_UNITS) * MICRO));
+        vm.recordLogs();
+        deposit(_UNITS);
+        vm.assertEq(_numOpened(), 0);
+        vm.assertEq(vault.channelOf(channel()).collected, _UNITS * MICRO);
     }
 
     function test_a_deposit_may_grant_a_session_key(uint128 cap) external {
@@ -207,5 +234,12 @@ contract DepositTest is Payments {
 
     function _tokenDigest(bytes32 structHash) private view returns (bytes32) {
         return keccak256(abi.encodePacked(hex"1901", usd.DOMAIN_SEPARATOR(), structHash));
+    }
+
+    function _numOpened() private returns (uint256 count) {
+        Log[] memory logs = vm.getRecordedLogs();
+        for (uint256 i = 0; i < logs.length; ++i) {
+            if (logs[i].topics[0] == IPaymentVault.ChannelOpened.selector) ++count;
+        }
     }
 }

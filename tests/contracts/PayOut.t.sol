@@ -16,31 +16,48 @@ contract PayOutTest is Payments {
         collect(collection(keyOf("payer"), 0, _POT));
     }
 
-    function test_a_pot_pays_what_leaves_its_floor(uint256 units, uint128 floor) external {
+    function test_a_pot_pays_what_it_holds_up_to_its_limit(uint256 units, uint128 limit) external {
         units = bound(units, 1, 2 * (_POT / MICRO));
-        floor = uint128(bound(floor, 0, 2 * _POT));
+        limit = uint128(bound(limit, 0, 2 * _POT));
         uint128 amount = uint128(units) * MICRO;
-        if (uint256(amount) + floor > _POT) {
-            vm.expectRevert(abi.encodeWithSelector(IPaymentVault.PotBelowFloor.selector, _POT, amount, floor));
-            vm.prank(collector);
-            vault.payOut(operator, _to, units, floor);
-            return;
+        bool isPaid = amount <= _POT && amount <= limit;
+        if (amount > limit) {
+            vm.expectRevert(abi.encodeWithSelector(IPaymentVault.PaidOutLimit.selector, 0, amount, limit));
+        } else if (amount > _POT) {
+            vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, _POT, amount));
         }
-        vm.expectEmit(address(vault));
-        emit IPaymentVault.PaidOut(collector, operator, _to, amount);
         vm.prank(collector);
-        vault.payOut(operator, _to, units, floor);
-        vm.assertEq(usd.balanceOf(_to), units);
-        vm.assertEq(vault.potOf(collector, operator), _POT - amount);
+        vault.payOut(operator, _to, units, limit);
+        vm.assertEq(usd.balanceOf(_to), isPaid ? units : 0);
+        vm.assertEq(vault.potOf(collector, operator), isPaid ? _POT - amount : _POT);
+    }
+
+    function test_a_limit_is_on_all_that_was_ever_paid_out() external {
+        vm.startPrank(collector);
+        vault.payOut(operator, _to, 300, 400 * MICRO);
+        bytes memory error = abi.encodeWithSelector(
+            IPaymentVault.PaidOutLimit.selector,
+            300 * MICRO,
+            101 * MICRO,
+            400 * MICRO
+        );
+        vm.expectRevert(error);
+        vault.payOut(operator, _to, 101, 400 * MICRO);
+        vault.payOut(operator, _to, 100, 400 * MICRO);
+        vm.expectRevert(
+            abi.encodeWithSelector(IPaymentVault.PaidOutLimit.selector, 400 * MICRO, MICRO, 399 * MICRO)
+        );
+        vault.payOut(operator, _to, 1, 399 * MICRO);
+        vm.stopPrank();
     }
 
     function test_a_pot_is_its_collectors_and_operators_own() external {
-        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.PotBelowFloor.selector, 0, MICRO, 0));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, 0, MICRO));
         vm.prank(who("other collector"));
-        vault.payOut(operator, _to, 1, 0);
-        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.PotBelowFloor.selector, 0, MICRO, 0));
+        vault.payOut(operator, _to, 1, MICRO);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, 0, MICRO));
         vm.prank(collector);
-        vault.payOut(who("other operator"), _to, 1, 0);
+        vault.payOut(who("other operator"), _to, 1, MICRO);
     }
 
     function test_nobody_is_paid_nothing_and_the_vault_does_not_pay_itself() external {

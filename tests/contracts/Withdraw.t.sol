@@ -118,7 +118,7 @@ contract WithdrawTest is Payments {
         other.deposit(operator, collector, _UNITS, noGrant());
         other.thaw(operator, collector, MICRO);
         vm.warp(block.timestamp + THAW);
-        calling.callOnTransfer(address(other), abi.encodeCall(other.deposit, (operator, collector, 1, noGrant())));
+        calling.callOnTransfer(address(other), abi.encodeWithSignature("deposit(address,address,uint256)", operator, collector, 1));
         other.withdraw(operator, collector);
         vm.stopPrank();
         vm.assertTrue(calling.hasCalled());

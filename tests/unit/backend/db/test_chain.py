@@ -128,7 +128,8 @@ def test_a_channels_money_and_keys(database: Database) -> None:
     with database.begin() as tx:
         take_in(
             tx,
-            ("PaymentVault", "Deposited", {**on, **parties, "amount": 100}),
+            ("PaymentVault", "ChannelOpened", {**on, **parties}),
+            ("PaymentVault", "Deposited", {**on, "amount": 100}),
             ("PaymentVault", "SessionGranted", {**on, "key": BOB, "cap": 50, "expiry": 2**64 - 1}),
         )
         take_in(tx, ("PaymentVault", "Collected", {**on, "before": 0, "from": 10, "until": 30}))
@@ -264,14 +265,17 @@ def collected(channel: int, before: int, start: int, until: int) -> tuple[str, s
     return "PaymentVault", "Collected", {"channelId": word(channel), **span}
 
 
-def deposited(channel: int, operator: Account) -> tuple[str, str, dict[str, Any]]:
-    parties = {"payer": ALICE, "operator": operator, "collector": BOB}
-    return "PaymentVault", "Deposited", {"channelId": word(channel), **parties, "amount": 100}
+def deposited(channel: int, operator: Account) -> list[tuple[str, str, dict[str, Any]]]:
+    on, parties = {"channelId": word(channel)}, {"payer": ALICE, "operator": operator, "collector": BOB}
+    return [
+        ("PaymentVault", "ChannelOpened", {**on, **parties}),
+        ("PaymentVault", "Deposited", {**on, "amount": 100}),
+    ]
 
 
 def test_the_spans_of_a_batch_are_its_own_collections_with_their_payers(database: Database) -> None:
     with database.begin() as tx:
-        take_in(tx, deposited(1, OPERATOR), deposited(2, OPERATOR), deposited(3, BOB))
+        take_in(tx, *deposited(1, OPERATOR), *deposited(2, OPERATOR), *deposited(3, BOB))
         take_in(
             tx,
             collected(3, 0, 0, 9),
@@ -298,7 +302,7 @@ def test_a_channel_after_a_refund_is_as_it_was_before_the_collection(database: D
     final = {"operator": OPERATOR, "number": 1, "batchHash": word(1), "finalTotal": 5}
     undone = {"channelId": channel, "amount": 20, "collected": 10}
     with database.begin() as tx:
-        take_in(tx, deposited(1, OPERATOR), collected(1, 0, 0, 10), committed(1, 1))
+        take_in(tx, *deposited(1, OPERATOR), collected(1, 0, 0, 10), committed(1, 1))
         take_in(tx, ("Settlement", "BatchFinalised", final))
         before = tx.chain.channel(channel)
         take_in(tx, collected(1, 10, 15, 35), committed(2, 2))

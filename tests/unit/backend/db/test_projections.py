@@ -68,10 +68,13 @@ class Story:
 
     def _deposit(self) -> Written:
         channel = self._draw(st.integers(1, 3))
+        if channel not in self.world.balances:
+            self.world.balances[channel] = 0
+            parties = {"payer": account(channel), "operator": account(99), "collector": account(98)}
+            return "PaymentVault", "ChannelOpened", {"channelId": word(channel), **parties}
         amount = self._amount()
-        self.world.balances[channel] = self.world.balances.get(channel, 0) + amount
-        parties = {"payer": account(channel), "operator": account(99), "collector": account(98)}
-        return "PaymentVault", "Deposited", {"channelId": word(channel), "amount": amount, **parties}
+        self.world.balances[channel] += amount
+        return "PaymentVault", "Deposited", {"channelId": word(channel), "amount": amount}
 
     def _collect(self) -> Written:
         funded = [channel for channel, balance in self.world.balances.items() if balance]
@@ -292,11 +295,15 @@ def test_an_entity_that_is_made_late_knows_nothing_of_what_came_before() -> None
     channel = {"channelId": word(1)}
     parties = {"payer": account(1), "operator": account(2), "collector": account(3)}
     thaw = ("PaymentVault", "ThawStarted", {**channel, "amount": 0, "thawedAt": 9})
-    deposit = ("PaymentVault", "Deposited", {**channel, **parties, "amount": 7})
+    opened = ("PaymentVault", "ChannelOpened", {**channel, **parties})
+    deposit = ("PaymentVault", "Deposited", {**channel, "amount": 7})
     with chain_database() as database, database.begin() as tx:
         ref = block(1, 0)
         tx.event_log.append(
-            [ChainEvent(1, ref.hash, i, ref.hash, 10, *written) for i, written in enumerate((thaw, deposit))],
+            [
+                ChainEvent(1, ref.hash, i, ref.hash, 10, *written)
+                for i, written in enumerate((thaw, opened, deposit))
+            ],
             ref,
         )
         known = tx.chain.channel(ChannelId(Hash32(word(1))))
