@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {Demand, IDisputes, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {IParameters} from "../../contracts/interfaces/IParameters.sol";
+import {ISettlement} from "../../contracts/interfaces/ISettlement.sol";
+import {Hashing} from "../../contracts/libraries/Hashing.sol";
+import {Book} from "./support/Books.sol";
+import {Disputed} from "./support/Disputed.sol";
+
+contract DemandTest is Disputed {
+    function test_leaves_are_demanded_for_a_bond_each(uint256 tree, uint256 count) external {
+        Book memory book = committed();
+        bytes32[] memory keys = _keys(bound(count, 1, 64));
+        Demand memory asked = demandOf(book, Tree(tree % 4), keys);
+        bytes32 id = idOf(asked);
+        fundChallenger(keys.length * BOND);
+        vm.expectEmit(address(disputes));
+        emit IDisputes.Demanded(id, operator, asked.batchHash, asked);
+        vm.prank(challenger);
+        vm.assertEq(disputes.demand(book.header, asked.tree, keys), id);
+        vm.assertEq(disputes.unansweredOf(id), (1 << keys.length) - 1);
+        vm.assertEq(disputes.numOpenDemands(asked.batchHash), 1);
+        vm.assertTrue(settlement.isHeld(operator, 2));
+        vm.assertEq(usd.balanceOf(address(disputes)), keys.length * BOND);
+        vm.assertEq(usd.balanceOf(challenger), 0);
+    }
+
+    function test_one_to_64_keys_are_demanded_at_once() external {
+        Book memory book = committed();
+        bytes4 selector = IDisputes.InvalidKeyCount.selector;
+        _expectError(book, Tree.Entries, _keys(0), abi.encodeWithSelector(selector, 0, 64));
+        _expectError(book, Tree.Entries, _keys(65), abi.encodeWithSelector(selector, 65, 64));
+        demand(book, Tree.Entries, _keys(64));
+    }
+
+    function test_receipts_are_demanded_by_index(uint256 index) external {
+        Book memory book = committed();
+        demand(book, Tree.Receipts, oneKey(bytes32(uint256(6))));
+        bytes32 key = bytes32(bound(index, 7, type(uint256).max));
+        bytes4 selector = IDisputes.KeyOutOfRange.selector;
+        _expectError(book, Tree.Receipts, oneKey(key), abi.encodeWithSelector(selector, key, 7));
+        bytes32[] memory keys = _keys(8);
+        _expectError(book, Tree.Receipts, keys, abi.encodeWithSelector(selector, 7, 7));
+    }
+
+    function test_the_first_batch_has_no_parent_to_show() external {
+        Book memory book = first();
+        _expectError(book, Tree.ParentBalances, _keys(1), abi.encodeWithSelector(IDisputes.NoParent.selector));
+        demand(book, Tree.Balances, _keys(1));
+    }
+
+    function test_demands_end_two_answers_before_the_batch_is_final(uint64 early) external {
+        Book memory book = committed();
+        uint64 until = book.header.finalAt - 2 * PERIOD;
+        vm.warp(until - bound(early, 0, until - block.timestamp));
+        demand(book, Tree.Entries, _keys(1));
+        vm.warp(until);
+        demand(book, Tree.Balances, _keys(2));
+        vm.warp(until + 1);
+        bytes4 selector = IDisputes.TooLateToDemand.selector;
+        _expectError(book, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, until));
+    }
+
+    /// @dev The last answer, and after it a proof, an answer's time for each, still fit before the end.
+    function test_the_last_answer_is_due_an_answers_time_before_the_end() external {
+        Book memory book = committed();
+        vm.warp(book.header.finalAt - 2 * PERIOD);
+        Demand memory asked = demand(book, Tree.Entries, _keys(1));
+        vm.assertEq(asked.deadline, book.header.finalAt - PERIOD);
+    }
+
+    function test_an_answer_may_take_an_eighth_of_the_window_and_at_least_a_second(uint32 window) external {
+        window = uint32(bound(window, 1, 120));
+        vm.prank(address(timelock));
+        parameters.setDisputeWindow(window);
+        Book memory book = committed();
+        vm.assertEq(disputes.answerSeconds(book.header), window < 8 ? 1 : window / 8);
+        // It is the batch's own set that counts.
+        vm.assertEq(disputes.answerSeconds(first().header), PERIOD);
+    }
+
+    function test_the_same_is_demanded_twice_in_different_instants_only() external {
+        Book memory book = committed();
+        Demand memory asked = demand(book, Tree.Entries, _keys(3));
+        fundChallenger(3 * BOND);
+        bytes memory exists = abi.encodeWithSelector(IDisputes.DemandExists.selector, idOf(asked));
+        vm.expectRevert(exists);
+        vm.prank(challenger);
+        disputes.demand(book.header, Tree.Entries, _keys(3));
+        vm.warp(block.timestamp + 1);
+        demand(book, Tree.Entries, _keys(3));
+        vm.assertEq(disputes.numOpenDemands(asked.batchHash), 2);
+    }
+
+    function test_others_demand_the_same_in_the_same_instant() external {
+        Book memory book = committed();
+        Demand memory asked = demand(book, Tree.Entries, _keys(1));
+        challenger = who("another challenger");
+        vm.assertNotEq(idOf(demand(book, Tree.Entries, _keys(1))), idOf(asked));
+    }
+
+    function test_a_bond_is_whole_units_rounded_up(uint128 bond) external {
+        bond = uint128(bound(bond, 1e9, 1e15));
+        vm.prank(address(timelock));
+        parameters.setDisputeTerms(250_000, bond);
+        Book memory book = committed();
+        uint256 units = (uint256(bond) + 999_999) / MICRO;
+        fundChallenger(2 * units);
+        vm.prank(challenger);
+        disputes.demand(book.header, Tree.Entries, _keys(2));
+        vm.assertEq(usd.balanceOf(address(disputes)), 2 * units);
+    }
+
+    function test_only_pending_batches_owe_answers() external {
+        Book memory book = committed();
+        bytes32 hash = Hashing.batch(book.header);
+        book.header.total += 1;
+        bytes memory unknown = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, Hashing.batch(book.header));
+        _expectError(book, Tree.Entries, _keys(1), unknown);
+        book.header.total -= 1;
+        voidFrom(book.header);
+        unknown = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, hash);
+        _expectError(book, Tree.Entries, _keys(1), unknown);
+    }
+
+    function test_a_header_that_says_it_ends_later_is_refused() external {
+        Book memory book = committed();
+        vm.warp(book.header.finalAt);
+        settlement.finalise(book.header);
+        bytes memory final_ = abi.encodeWithSelector(
+            IDisputes.TooLateToDemand.selector,
+            book.header.finalAt - 2 * PERIOD
+        );
+        _expectError(book, Tree.Entries, _keys(1), final_);
+        book.header.finalAt += 100;
+        bytes memory unknown = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, Hashing.batch(book.header));
+        _expectError(book, Tree.Entries, _keys(1), unknown);
+        book.header.parameterSet = 9;
+        bytes4 selector = IParameters.ParameterSetUnknown.selector;
+        _expectError(book, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, 9));
+    }
+
+    function test_no_bond_no_demand() external {
+        Book memory book = committed();
+        vm.prank(challenger);
+        vm.expectRevert();
+        disputes.demand(book.header, Tree.Entries, _keys(1));
+        vm.assertFalse(settlement.isHeld(operator, 2));
+    }
+
+    /// @dev Fee-on-transfer tokens: less than the bond came.
+    function test_a_bond_that_does_not_arrive_is_refused() external {
+        Book memory book = committed();
+        vm.mockCall(address(usd), abi.encodeWithSelector(IERC20.transferFrom.selector), abi.encode(true));
+        bytes4 selector = IDisputes.UnexpectedTransfer.selector;
+        _expectError(book, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, BOND, 0));
+    }
+
+    function test_disputes_name_their_generation() external view {
+        vm.assertEq(address(disputes.settlement()), address(settlement));
+        vm.assertEq(address(disputes.operators()), address(operators));
+        vm.assertEq(address(disputes.parameters()), address(parameters));
+        vm.assertEq(address(disputes.adapters()), address(adapters));
+        vm.assertEq(address(disputes.datasets()), address(datasets));
+        vm.assertEq(address(disputes.token()), address(usd));
+    }
+
+    function _expectError(Book memory book, Tree tree, bytes32[] memory keys, bytes memory error) private {
+        vm.expectRevert(error);
+        vm.prank(challenger);
+        disputes.demand(book.header, tree, keys);
+    }
+
+    function _keys(uint256 count) private pure returns (bytes32[] memory keys) {
+        keys = new bytes32[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            // As indices, all receipts' and then the first one's again.
+            keys[i] = bytes32(count == 8 ? i : i % 7);
+        }
+    }
+}
