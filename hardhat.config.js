@@ -32,10 +32,10 @@ export default {
     solidity: {
       // Vectors are shared with the Python tests.
       fsPermissions: { readDirectory: ["tests/vectors"] },
-      fuzz: { runs: Number(process.env.FUZZ_RUNS ?? 256) },
+      fuzz: { runs: Number(process.env.FUZZ_RUNS ?? 1000) },
       invariant: {
-        runs: Number(process.env.INVARIANT_RUNS ?? 16),
-        depth: Number(process.env.INVARIANT_DEPTH ?? 32),
+        runs: Number(process.env.INVARIANT_RUNS ?? 64),
+        depth: Number(process.env.INVARIANT_DEPTH ?? 64),
         failOnRevert: true,
       },
     },

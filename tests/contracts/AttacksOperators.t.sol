@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Demand, EntryPlace, IDisputes, Lookup, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {IPaymentVault, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
+import {BatchHeader, Claim, Commitment, ISettlement, Opening} from "../../contracts/interfaces/ISettlement.sol";
+import {Lookups} from "../../contracts/libraries/Lookups.sol";
+import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
+import {ReceiptRules} from "../../contracts/libraries/ReceiptRules.sol";
+import {Book, Books, Leaves, Served} from "./support/Books.sol";
+import {Disputed} from "./support/Disputed.sol";
+import {Tree as Sums, Trees} from "./support/Trees.sol";
+
+/// @notice Attacks by operators: each batch here is committed, and falls by one transaction.
+contract AttacksOperatorsTest is Disputed {
+    using Books for *;
+    using Trees for Sums;
+
+    // --- what a batch says ---
+
+    /// @dev The receipt takes more than its tokens cost; the one behind it, as much less, so that the sums agree.
+    function test_overcharge_is_convicted(uint128 amount) external {
+        Book memory book = honest();
+        amount = uint128(bound(amount, 1, book.served[1].receipt.charge - 1));
+        book.served[0].receipt.charge += amount;
+        book.served[0].receipt.cumulative += amount;
+        book.served[1].receipt.charge -= amount;
+        book.fillReceipts();
+        commitBook(book);
+        ReceiptWitness memory witness = book.witnessOf(0);
+        expectConviction(book, IDisputes.badReceipt.selector);
+        disputes.badReceipt(book.header, witness, "");
+        assertVoid(book);
+    }
+
+    /// @dev A receipt stands twice, for the money of the one that it displaced: the second stands off its place.
+    function test_a_double_listed_receipt_is_convicted() external {
+        Book memory book = honest();
+        (book.served[1], book.receipts.keys[1]) = (book.served[0], book.receipts.keys[0]);
+        commitBook(book);
+        ReceiptWitness memory witness = book.witnessOf(1);
+        disputes.badReceipt(book.header, witness, book.spans);
+        assertVoid(book);
+    }
+
+    /// @dev Nobody but the operator knows what the slices' hash hides: the answer must show it, or there is none.
+    function test_a_hidden_preimage_is_convicted_by_silence() external {
+        Book memory book = honest();
+        book.served[3].receipt.slicesHash = keccak256("known to nobody else");
+        book.fillReceipts();
+        commitBook(book);
+        Demand memory asked = demand(book, Tree.Receipts, oneKey(bytes32(uint256(3))));
+        ReceiptWitness memory witness = book.witnessOf(3);
+        bytes memory signature = signed(witness.receipt);
+        vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
+        disputes.answerReceipt(asked, 0, book.header, witness, signature);
+        vm.warp(asked.deadline + 1);
+        disputes.unanswered(asked, book.header);
+        assertVoid(book);
+    }
+
+    /// @dev The parent's balances are a root over nothing, and final; its child is right only if they can be shown.
+    function test_an_unopenable_parent_is_convicted_by_silence() external {
+        Book memory parent = firstAgain();
+        parent.balances = parent.balances.insert(0, keccak256("whatever"), 0);
+        commitBook(parent);
+        vm.warp(parent.header.finalAt);
+        settlement.finalise(parent.header);
+        Book memory book = honest();
+        (book.parent, book.parentBalances) = (parent.header, first().balances);
+        commitBook(book);
+        bytes32 key = book.balances.keys[0];
+        Demand memory asked = demand(book, Tree.ParentBalances, oneKey(key));
+        vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
+        disputes.answer(asked, 0, book.header, book.parent, book.look(Tree.ParentBalances, key));
+        vm.warp(asked.deadline + 1);
+        disputes.unanswered(asked, book.header);
+        assertVoid(book);
+    }
+
+    /// @dev The spare leaf's value is missing somewhere, as the sum is fixed: there the proof is.
+    function test_a_surplus_in_a_spare_leaf_is_convicted_by_the_shortfall(address spare, uint128 amount) external {
+        Book memory book = honest();
+        EntryPlace memory place = placeOf(book, 2, 0, 1);
+        bytes32 key = keyOfPlace(book, 2, 0, 1);
+        bytes32 spareKey = bytes32(uint256(uint160(spare)) << 64 | type(uint64).max);
+        amount = uint128(bound(amount, 1, book.entries.valueOf(key) - 1));
+        book.entries = book.entries.insert(book.entries.placeOf(spareKey), spareKey, amount);
+        book.entries.values[book.entries.placeOf(key)] -= amount;
+        book.fillBalances();
+        commitBook(book);
+        ReceiptWitness memory witness = book.witnessOf(2);
+        Lookup memory lookup = book.look(Tree.Entries, key);
+        disputes.wrongEntry(book.header, witness, place, lookup);
+        assertVoid(book);
+    }
+
+    /// @dev A contributor that is not in the snapshot is put on the list.
+    function test_false_attribution_to_a_stranger_is_convicted() external {
+        Book memory book = honest();
+        Served memory served = book.served[6];
+        // Its first slice is of the version with one snapshot, whose contribution 2 was rejected.
+        served.parts[0].list = abi.encodePacked(uint32(2), uint32(1_000_000));
+        served.repack();
+        book.fillReceipts();
+        commitBook(book);
+        ReceiptWitness memory witness = book.witnessOf(6);
+        disputes.badPosition(book.header, witness, 0, 0, snapshotBehind[snapshots[0]]);
+        assertVoid(book);
+    }
+
+    function test_over_allocated_balances_are_convicted() external {
+        Book memory book = honest();
+        address robbed = address(uint160(uint256(book.balances.keys[0])));
+        book.balances = _allTo(who("accomplice"), _cumulative(book));
+        commitBook(book);
+        disputes.wrongBalance(book.header, balanceWitness(book, robbed));
+        assertVoid(book);
+    }
+
+    // --- void, refund and recommit ---
+
+    /// @dev To the unit, and once: channels, pot and chain are as before, and the vouchers serve again.
+    function test_void_refund_and_recommit_restores_everything_to_the_unit() external {
+        bytes32 before = _moneyHash();
+        Book memory book = wrong();
+        convict(book, challenger);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.RefundsOutstanding.selector, operator, 1));
+        this.commitHonest();
+        settlement.refund(book.header, book.refunds);
+        vm.assertEq(_moneyHash(), before);
+        bytes4 selector = ISettlement.NotNextToRefund.selector;
+        vm.expectRevert(abi.encodeWithSelector(selector, bytes32(0), settlement.hashBatch(book.header)));
+        settlement.refund(book.header, book.refunds);
+        Book memory again = committed();
+        vm.expectRevert(abi.encodeWithSelector(selector, bytes32(0), settlement.hashBatch(book.header)));
+        settlement.refund(book.header, book.refunds);
+        vm.warp(again.header.finalAt);
+        settlement.finalise(again.header);
+        settlement.claim(_claimOf(again, 0));
+    }
+
+    /// @dev What convicted a batch says nothing of the one that takes its number.
+    function test_a_proof_replayed_after_recommit_convicts_nobody() external {
+        Book memory book = wrong();
+        bytes memory proof = proofOf(book);
+        convict(book, challenger);
+        settlement.refund(book.header, book.refunds);
+        Book memory again = committed();
+        (bool isHeld, ) = address(disputes).call(proof);
+        vm.assertFalse(isHeld);
+        vm.assertTrue(settlement.isPending(again.header));
+    }
+
+    /// @dev Bits of demands do not outlive their batch: the next one of its number is free, and an old answer or an old
+    /// silence changes nothing.
+    function test_void_and_recommit_of_the_same_number_inherits_no_hold() external {
+        Book memory book = wrong();
+        bytes32 key = book.entries.keys[0];
+        Demand memory old = demand(book, Tree.Entries, oneKey(key));
+        convict(book, challenger);
+        settlement.refund(book.header, book.refunds);
+        vm.warp(block.timestamp + 1);
+        Book memory again = committed();
+        vm.assertFalse(settlement.isHeld(operator, again.header.number));
+        Demand memory asked = demand(again, Tree.Entries, oneKey(key));
+        vm.prank(operator);
+        disputes.answer(old, 0, book.header, book.parent, book.look(Tree.Entries, key));
+        vm.assertTrue(settlement.isHeld(operator, again.header.number));
+        vm.prank(operator);
+        disputes.answer(asked, 0, again.header, again.parent, again.look(Tree.Entries, key));
+        vm.assertFalse(settlement.isHeld(operator, again.header.number));
+    }
+
+    /// @dev Committed, voided and committed again within one block, a batch is the same to the bit. Its demand still
+    /// binds it.
+    function test_void_and_recommit_of_the_same_batch_in_one_block_leaves_its_demand_open() external {
+        Book memory book = wrong();
+        Demand memory asked = demand(book, Tree.Receipts, oneKey(0));
+        convict(book, challenger);
+        settlement.refund(book.header, book.refunds);
+        Book memory again = wrong();
+        vm.assertEq(settlement.hashBatch(again.header), asked.batchHash);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchStands.selector, asked.batchHash));
+        disputes.returnBond(asked, book.header);
+        vm.warp(asked.deadline + 1);
+        disputes.unanswered(asked, book.header);
+        assertVoid(again);
+        disputes.returnBond(asked, book.header);
+        vm.assertEq(usd.balanceOf(address(disputes)), 0);
+    }
+
+    function test_refund_of_other_spans_is_refused(uint256 field, uint64 change) external {
+        Book memory book = wrong();
+        convict(book, challenger);
+        Refund[] memory forged = book.refunds;
+        vm.assume(change != 0);
+        if (field % 4 == 0) forged[0].payer = address(uint160(forged[0].payer) ^ change);
+        if (field % 4 == 1) forged[0].before = forged[0].before ^ change;
+        if (field % 4 == 2) forged[0].from = forged[0].from ^ change;
+        if (field % 4 == 3) (forged[0], forged[1]) = (forged[1], forged[0]);
+        vm.expectRevert();
+        settlement.refund(book.header, forged);
+    }
+
+    // --- pots ---
+
+    function test_pot_raid_across_operators_reaches_nothing() external {
+        Book memory book = committed();
+        vm.warp(book.header.finalAt);
+        settlement.finalise(book.header);
+        uint128 pot = vault.potOf(collector, operator);
+        address victim = operator;
+        // The raider's own batch gives an accomplice all that lies in the victim's pot: it never gets through a claim.
+        operator = who("raider");
+        deposit(5);
+        addStake(operator, STAKE_UNITS);
+        Sums memory balances = oneBalance(who("accomplice"), pot);
+        settle(5 * MICRO, balances);
+        Claim memory request = claimOf(who("accomplice"), balances, 0);
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(request);
+        request.operator = victim;
+        vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
+        settlement.claim(request);
+        vm.assertEq(vault.potOf(collector, victim), pot);
+    }
+
+    /// @dev A collector of one's own reaches its own pot only.
+    function test_pot_raid_by_a_forged_collector_reaches_nothing(address forger, uint128 amount) external {
+        vm.assume(forger != collector && forger != address(0));
+        Book memory book = committed();
+        amount = uint128(bound(amount, 1, vault.potOf(collector, operator)));
+        Refund[] memory refunds = book.refunds;
+        vm.startPrank(forger);
+        vm.expectPartialRevert(IPaymentVault.CollectedMismatch.selector);
+        vault.refund(operator, refunds);
+        vm.expectPartialRevert(IPaymentVault.InsufficientPot.selector);
+        vault.payOut(operator, forger, amount / MICRO + 1, type(uint128).max);
+        vm.stopPrank();
+    }
+
+    /// @dev 255 batches of a micro-unit, each by a voucher: the ring is full, and free again when the first is final.
+    function test_a_ring_filled_by_spam_stops_its_own_operator_only() external {
+        uint32 ring = settlement.ringSize();
+        address spammer = who("spammer");
+        address honestOperator = operator;
+        operator = spammer;
+        deposit(1);
+        addStake(spammer, STAKE_UNITS);
+        BatchHeader memory earliest = commit(1, oneBalance(spammer, 1));
+        for (uint32 i = 2; i < ring; ++i) commit(1, oneBalance(spammer, i));
+        bytes4 selector = ISettlement.RingFull.selector;
+        bytes memory error = abi.encodeWithSelector(selector, ring - 1, 0);
+        expectCommitError(commitmentOf(1, oneBalance(spammer, ring)), collections(1), error);
+        operator = honestOperator;
+        committed();
+        operator = spammer;
+        vm.warp(earliest.finalAt);
+        settlement.finalise(earliest);
+        commit(1, oneBalance(spammer, ring));
+    }
+
+    // --- shapes of trees ---
+
+    function test_merkle_second_preimage_of_a_node_opens_as_no_leaf() external {
+        Book memory book = committed();
+        Sums memory tree = book.sums(Tree.Balances);
+        bytes32 node = keccak256(
+            abi.encodePacked(tree.values[0], tree.leaves[0], tree.values[1], tree.leaves[1])
+        );
+        Opening memory opening = tree.open(0);
+        bytes memory rest = _tail(opening.path, 48);
+        (opening.value, opening.path) = (tree.values[0] + tree.values[1], rest);
+        vm.expectPartialRevert(MerkleSum.WrongPathLength.selector);
+        disputes.zeroLeaf(book.header, Tree.Balances, node, opening);
+        // Padded to the right length it leads elsewhere.
+        opening.path = bytes.concat(new bytes(48), rest);
+        vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
+        disputes.zeroLeaf(book.header, Tree.Balances, node, opening);
+    }
+
+    function test_wrong_depth_is_refused(uint16 length) external {
+        Book memory book = committed();
+        vm.warp(book.header.finalAt);
+        settlement.finalise(book.header);
+        Claim memory request = _claimOf(book, 0);
+        vm.assume(length != request.opening.path.length);
+        request.opening.path = new bytes(length);
+        vm.expectPartialRevert(MerkleSum.WrongPathLength.selector);
+        settlement.claim(request);
+        request = _claimOf(book, 0);
+        ++request.balancesCount;
+        vm.expectRevert();
+        settlement.claim(request);
+    }
+
+    /// @dev Two balances whose sum wraps around to the batch's: no opening passes, for a claim as for an answer.
+    function test_sum_overflow_is_refused() external {
+        Book memory book = honest();
+        uint128 cumulative = _cumulative(book);
+        Sums memory tree = Sums(new bytes32[](2), new uint128[](2));
+        (tree.leaves[0], tree.leaves[1]) = (_leaf(who("thief")), _leaf(operator));
+        (tree.values[0], tree.values[1]) = (type(uint128).max, cumulative + 1);
+        bytes32 root = keccak256(abi.encodePacked(tree.values[0], tree.leaves[0], tree.values[1], tree.leaves[1]));
+        BatchHeader memory header = _commitBalances(book, root, 2);
+        vm.warp(header.finalAt);
+        settlement.finalise(header);
+        Opening memory opening = Opening(0, type(uint128).max, abi.encodePacked(tree.values[1], tree.leaves[1]));
+        vm.expectRevert(abi.encodeWithSelector(MerkleSum.SumOverflow.selector));
+        settlement.claim(Claim(operator, who("thief"), 2, opening));
+    }
+
+    // --- inside ---
+
+    function commitHonest() external {
+        commitBook(honest());
+    }
+
+    function _commitBalances(
+        Book memory book,
+        bytes32 root,
+        uint32 count
+    ) private returns (BatchHeader memory) {
+        Sums memory none = oneBalance(operator, 1);
+        Commitment memory c = commitmentOf(book.total, none);
+        (c.balancesRoot, c.balancesCount) = (root, count);
+        return commit(c, book.collections);
+    }
+
+    function _claimOf(Book memory book, uint256 i) private view returns (Claim memory) {
+        address account = address(uint160(uint256(book.balances.keys[i])));
+        return Claim(operator, account, book.header.balancesCount, book.open(Tree.Balances, i));
+    }
+
+    function _cumulative(Book memory book) private view returns (uint128) {
+        return settlement.stateOf(operator).cumulativeTotal + book.total;
+    }
+
+    function _allTo(address account, uint128 amount) private pure returns (Leaves memory leaves) {
+        leaves = Books.newLeaves(1);
+        (leaves.keys[0], leaves.values[0]) = (bytes32(uint256(uint160(account))), amount);
+    }
+
+    function _leaf(address account) private pure returns (bytes32) {
+        return MerkleSum.leafHash(MerkleSum.BALANCES, bytes32(uint256(uint160(account))));
+    }
+
+    function _tail(bytes memory data, uint256 from) private pure returns (bytes memory tail) {
+        tail = new bytes(data.length - from);
+        for (uint256 i = 0; i < tail.length; ++i) tail[i] = data[from + i];
+    }
+
+    /// @dev Channels, pot and total.
+    function _moneyHash() private returns (bytes32 hash) {
+        hash = keccak256(abi.encode(vault.potOf(collector, operator), settlement.stateOf(operator).cumulativeTotal));
+        for (uint256 i = 0; i < 3; ++i) {
+            payer = who(payers[i]);
+            hash = keccak256(abi.encode(hash, vault.channelOf(channel())));
+        }
+        payer = who("payer");
+    }
+}

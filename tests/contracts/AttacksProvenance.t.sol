@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {IAdapterRegistry, VersionId, VersionRecord} from "../../contracts/interfaces/IAdapterRegistry.sol";
+import {Contribution, IDatasetRegistry, SnapshotId} from "../../contracts/interfaces/IDatasetRegistry.sol";
+import {EntryPlace, IDisputes, ReceiptWitness, Tree} from "../../contracts/interfaces/IDisputes.sol";
+import {Hashing} from "../../contracts/libraries/Hashing.sol";
+import {Book, Books} from "./support/Books.sol";
+import {Disputed} from "./support/Disputed.sol";
+
+/// @notice Attacks on who contributed and who made what. The chain cannot compare contents; what it does is to make
+/// copies visible, to keep the first one's place, and to hold every receipt to the records.
+contract AttacksProvenanceTest is Disputed {
+    using Books for *;
+
+    function test_copied_data_under_another_wallet_is_refused(address copier) external {
+        uint64 datanetId = snapshotBehind[snapshots[0]].datanetId;
+        vm.assume(copier != address(0));
+        bytes32 content = contentOf(datanetId, 0);
+        Contribution memory copy = Contribution(datanetId, content, keccak256("another folder"), "MIT", 9);
+        bytes4 selector = IDatasetRegistry.ContentTaken.selector;
+        vm.expectRevert(abi.encodeWithSelector(selector, datanetId, content, 0));
+        vm.prank(copier);
+        datasets.contribute(copy);
+        vm.assertEq(datasets.contributionOf(datanetId, content).contributor, contributorOf(datanetId, 0));
+    }
+
+    /// @dev An entry for the copier, in place of the contributor whom the registry names, is a wrong entry.
+    function test_copied_data_under_another_wallet_earns_nothing() external {
+        Book memory book = honest();
+        uint256 at = book.entries.placeOf(bytes32(uint256(uint160(contributorOf(1, 0))) << 64));
+        bytes32 key = book.entries.keys[at];
+        bytes32 copied = bytes32((uint256(uint160(who("copier"))) << 64) | uint64(uint256(key)));
+        uint128 value = book.entries.values[at];
+        book.entries = book.entries.remove(at);
+        book.entries = book.entries.insert(book.entries.placeOf(copied), copied, value);
+        book.fillBalances();
+        commitBook(book);
+        _convictEntry(book, key);
+        assertVoid(book);
+    }
+
+    /// @dev The copy is a record of its own: it takes neither the id, nor the royalties, nor the earlier date of the
+    /// original, and says by its digest whose weights it has.
+    function test_a_copied_adapter_leaves_the_original_its_id_and_date(address copier) external {
+        VersionRecord memory original = versions[1];
+        vm.assume(copier != original.creator && copier != address(0));
+        vm.expectRevert(abi.encodeWithSelector(IAdapterRegistry.NotCreator.selector, copier, original.creator));
+        vm.prank(copier);
+        adapters.register(original);
+        VersionId id = Hashing.versionId(original);
+        VersionRecord memory copy = versions[1];
+        copy.creator = copier;
+        vm.warp(block.timestamp + 1);
+        registerVersion(copy);
+        VersionId copied = Hashing.versionId(copy);
+        vm.assertNotEq(VersionId.unwrap(id), VersionId.unwrap(copied));
+        vm.assertEq(copy.adapterDigest, original.adapterDigest);
+        vm.assertTrue(adapters.versionOf(id).registeredAt < adapters.versionOf(copied).registeredAt);
+        vm.expectRevert(abi.encodeWithSelector(IAdapterRegistry.NotCreator.selector, copier, original.creator));
+        vm.prank(copier);
+        adapters.deprecate(original);
+    }
+
+    /// @dev A perturbed one has other weights, which the chain cannot know; but it pays what any adapter pays: a
+    /// version without snapshot gives the contributors' part to the treasury, not to its maker.
+    function test_a_perturbed_adapter_without_snapshots_does_not_keep_the_contributors_part() external {
+        VersionRecord memory perturbed = versions[1];
+        (perturbed.creator, perturbed.adapterDigest) = (who("copier"), keccak256("perturbed"));
+        perturbed.snapshots = new SnapshotId[](0);
+        (perturbed.operatorPpm, perturbed.creatorPpm) = (200_000, 600_001);
+        bytes4 selector = IAdapterRegistry.ContributorsShareTooLow.selector;
+        vm.expectRevert(abi.encodeWithSelector(selector, 199_999, 200_000));
+        vm.prank(perturbed.creator);
+        adapters.register(perturbed);
+        perturbed.creatorPpm = 600_000;
+        registerVersion(perturbed);
+    }
+
+    /// @dev What a record does not name is not paid by it: a receipt of the warm start that claims to pay the parents'
+    /// contributors is faulty, so that the record tells all readers that their snapshots were dropped.
+    function test_a_warm_start_dropping_its_parents_cannot_claim_to_pay_them() external {
+        VersionRecord memory warm = versions[2];
+        (warm.name, warm.adapterDigest) = ("warm", keccak256("warm"));
+        warm.snapshots = new SnapshotId[](1);
+        warm.snapshots[0] = snapshots[1];
+        registerVersion(warm);
+        Book memory book = honest();
+        book.served[6].parts[0].record = warm;
+        // The parent's snapshot would be the record's second.
+        book.served[6].parts[0].list = abi.encodePacked(uint32(0), uint32(1), uint32(1 << 24), uint32(999_999));
+        book.served[6].repack();
+        book.fillReceipts();
+        commitBook(book);
+        ReceiptWitness memory witness = book.witnessOf(6);
+        expectConviction(book, IDisputes.badReceipt.selector);
+        disputes.badReceipt(book.header, witness, "");
+        assertVoid(book);
+    }
+
+    // --- inside ---
+
+    function _convictEntry(Book memory book, bytes32 key) private {
+        uint256 word = uint256(key);
+        uint32 i = uint32(word >> 32);
+        ReceiptWitness memory witness = book.witnessOf(i);
+        EntryPlace memory place = placeOf(book, i, uint16(word >> 16), uint16(word));
+        disputes.wrongEntry(book.header, witness, place, book.look(Tree.Entries, key));
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {BalanceWitness, Demand, IDisputes, Lookup, Tree} from "../../../contracts/interfaces/IDisputes.sol";
+import {BatchHeader, OperatorState} from "../../../contracts/interfaces/ISettlement.sol";
+import {Hashing} from "../../../contracts/libraries/Hashing.sol";
+import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
+import {Books, Leaves} from "./Books.sol";
+import {OperatorMoves} from "./OperatorMoves.sol";
+import {Trees, Tree as PlainTree} from "./Trees.sol";
+import {Flaw, Whole} from "./Wholes.sol";
+
+/// @notice A demand with what stands behind its batch.
+struct Asked {
+    Demand demand;
+    address operator;
+    Whole whole;
+    Whole parent;
+}
+
+/// @notice What challengers do, and what is done about them. Every flaw is proved by its own proof, and no proof holds
+/// against a batch without one.
+abstract contract DisputeMoves is OperatorMoves {
+    using Trees for PlainTree;
+
+    bytes[] internal asked;
+    address internal challenger;
+
+    function setUp() public virtual override {
+        super.setUp();
+        challenger = who("challenger");
+        vm.prank(challenger);
+        usd.approve(address(disputes), type(uint256).max);
+    }
+
+    function demand(uint256 operatorIndex, uint256 number, uint256 tree, uint256 key, uint256 count) external move {
+        if (!_choosePending(operatorIndex)) return;
+        Asked memory next = _askedOf(bound(number, _firstPending(), chains[operator].length));
+        next.demand.tree = Tree(tree % (next.whole.header.parent == 0 ? 3 : 4));
+        next.demand.keys = _keysOf(next, key, bound(count, 1, count % 16 == 0 ? 64 : 3));
+        BatchHeader memory header = next.whole.header;
+        if (block.timestamp > header.finalAt - 2 * disputes.answerSeconds(header)) return;
+        next.demand.deadline = uint64(block.timestamp) + disputes.answerSeconds(header);
+        if (disputes.unansweredOf(keccak256(abi.encode(next.demand))) != 0) return;
+        usd.mint(challenger, next.demand.bondUnits * next.demand.keys.length);
+        vm.prank(challenger);
+        bytes32 id = disputes.demand(header, next.demand.tree, next.demand.keys);
+        vm.assertEq(id, keccak256(abi.encode(next.demand)));
+        asked.push(abi.encode(next));
+        _done();
+    }
+
+    function answer(uint256 which, uint256 i) external move {
+        (bool isFound, Asked memory kept) = _openDemand(which);
+        if (!isFound || block.timestamp > kept.demand.deadline) return;
+        uint256 open = disputes.unansweredOf(keccak256(abi.encode(kept.demand)));
+        i = bound(i, 0, kept.demand.keys.length - 1);
+        while ((open >> i) & 1 == 0) i = (i + 1) % kept.demand.keys.length;
+        operator = kept.operator;
+        if (kept.demand.tree == Tree.Receipts) {
+            if (!_answerReceipt(kept, i)) return;
+        } else {
+            Lookup memory lookup = _lookupIn(kept, kept.demand.keys[i]);
+            vm.prank(operator);
+            disputes.answer(kept.demand, i, kept.whole.header, kept.parent.header, lookup);
+        }
+        _done();
+    }
+
+    function convictForSilence(uint256 which) external move {
+        (bool isFound, Asked memory kept) = _openDemand(which);
+        if (!isFound || !settlement.isPending(kept.whole.header)) return;
+        if (block.timestamp <= kept.demand.deadline) vm.warp(kept.demand.deadline + 1);
+        operator = kept.operator;
+        uint256 stakeBefore = operators.stakeOf(operator).stake;
+        disputes.unanswered(kept.demand, kept.whole.header);
+        _bookVoid(kept.whole, stakeBefore);
+        _done();
+    }
+
+    function returnBond(uint256 which) external move {
+        (bool isFound, Asked memory kept) = _openDemand(which);
+        if (!isFound || settlement.isPending(kept.whole.header)) return;
+        disputes.returnBond(kept.demand, kept.whole.header);
+        _done();
+    }
+
+    function convict(uint256 operatorIndex, uint256 reserved) external move {
+        if (!_choosePending(operatorIndex)) return;
+        Whole memory whole;
+        uint256 number;
+        for (number = _firstPending(); number <= chains[operator].length; ++number) {
+            whole = wholeAt(number);
+            if (whole.flaw != Flaw.None && whole.flaw != Flaw.Withheld) break;
+        }
+        if (number > chains[operator].length) return;
+        bytes memory proof = _proofOf(whole);
+        if (reserved % 2 == 1) {
+            disputes.reserve(keccak256(abi.encode(challenger, keccak256(proof))));
+            vm.roll(block.number + 1);
+        }
+        uint256 stakeBefore = operators.stakeOf(operator).stake;
+        uint256 rewarded = usd.balanceOf(challenger);
+        vm.prank(challenger);
+        (bool isHeld, ) = address(disputes).call(proof);
+        vm.assertTrue(isHeld);
+        if (reserved % 2 == 0) vm.assertEq(usd.balanceOf(challenger), rewarded);
+        _bookVoid(whole, stakeBefore);
+        _done();
+    }
+
+    function accuseFalsely(uint256 operatorIndex, uint256 number) external move {
+        if (!_choosePending(operatorIndex)) return;
+        Whole memory whole = wholeAt(bound(number, _firstPending(), chains[operator].length));
+        if (whole.flaw != Flaw.None) return;
+        for (uint256 i = 1; i < uint256(Flaw.Withheld); ++i) {
+            whole.flaw = Flaw(i);
+            (bool isHeld, ) = address(disputes).call(_proofOf(whole));
+            vm.assertFalse(isHeld);
+        }
+        _done();
+    }
+
+    function refund(uint256 operatorIndex) external move {
+        chooseOperator(operatorIndex);
+        uint256 count = voided[operator].length;
+        if (count == 0) return;
+        Whole memory whole = abi.decode(voided[operator][count - 1], (Whole));
+        vm.prank(who("anyone"));
+        settlement.refund(whole.header, whole.spans);
+        voided[operator].pop();
+        for (uint256 i = 0; i < whole.spans.length; ++i) {
+            bookSpan(whole.spans[i], true);
+        }
+        _done();
+    }
+
+    // --- demands, inside ---
+
+    function _choosePending(uint256 operatorIndex) private returns (bool) {
+        chooseOperator(operatorIndex);
+        if (_firstPending() > chains[operator].length) chooseOperator(operatorIndex % 2 + 1);
+        return _firstPending() <= chains[operator].length;
+    }
+
+    function _firstPending() private view returns (uint256) {
+        return settlement.stateOf(operator).finalised + 1;
+    }
+
+    function _askedOf(uint256 number) private view returns (Asked memory next) {
+        (next.operator, next.whole) = (operator, wholeAt(number));
+        if (number > 1) next.parent = wholeAt(number - 1);
+        next.demand.batchHash = settlement.hashBatch(next.whole.header);
+        next.demand.challenger = challenger;
+        uint256 bond = parameters.setAt(next.whole.header.parameterSet).demandBond;
+        next.demand.bondUnits = (bond + MICRO - 1) / MICRO;
+    }
+
+    /// @dev Keys that are there, and keys between, before and behind them.
+    function _keysOf(Asked memory next, uint256 seed, uint256 count) private pure returns (bytes32[] memory keys) {
+        keys = new bytes32[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            seed = uint256(keccak256(abi.encode(seed)));
+            if (next.demand.tree == Tree.Receipts) {
+                keys[i] = bytes32(seed % next.whole.receipts.length);
+            } else {
+                bytes32[] memory there = _columnOf(next).keys;
+                keys[i] = seed % 3 == 0 ? bytes32(seed) : there[(seed >> 8) % there.length];
+                if (seed % 3 == 1) keys[i] = bytes32(uint256(keys[i]) ^ 1);
+            }
+        }
+    }
+
+    function _columnOf(Asked memory kept) private pure returns (Leaves memory) {
+        if (kept.demand.tree == Tree.Entries) return kept.whole.entries;
+        return kept.demand.tree == Tree.Balances ? kept.whole.balances : kept.parent.balances;
+    }
+
+    function _lookupIn(Asked memory kept, bytes32 key) private pure returns (Lookup memory) {
+        bytes32 tag = kept.demand.tree == Tree.Entries ? MerkleSum.ENTRIES : MerkleSum.BALANCES;
+        return Books.look(_columnOf(kept), tag, key);
+    }
+
+    /// @dev What is withheld cannot be answered, and neither can a receipt that is faulty.
+    function _answerReceipt(Asked memory kept, uint256 i) private returns (bool) {
+        uint256 index = uint256(kept.demand.keys[i]);
+        bool isFaulty = kept.whole.flaw == Flaw.Price && index == 0;
+        if (kept.whole.flaw == Flaw.Withheld || isFaulty) return false;
+        bytes32 digest = settlement.receiptDigest(kept.whole.receipts[index]);
+        bytes memory signature = sign(receiptKeyAt(operator == operatorAt(0) ? 0 : 1), digest);
+        vm.prank(operator);
+        disputes.answerReceipt(kept.demand, i, kept.whole.header, witnessOf(kept.whole, index), signature);
+        return true;
+    }
+
+    /// @dev An open demand, the next from `which` on.
+    function _openDemand(uint256 which) private view returns (bool isFound, Asked memory kept) {
+        for (uint256 i = 0; i < asked.length; ++i) {
+            kept = abi.decode(asked[(which % asked.length + i) % asked.length], (Asked));
+            if (disputes.unansweredOf(keccak256(abi.encode(kept.demand))) != 0) return (true, kept);
+        }
+    }
+
+    // --- proofs, inside ---
+
+    /// @dev The call that shows the batch's flaw.
+    function _proofOf(Whole memory whole) private view returns (bytes memory) {
+        BatchHeader memory header = whole.header;
+        if (whole.flaw == Flaw.ZeroLeaf) {
+            PlainTree memory tree = balancesTree(whole);
+            return abi.encodeCall(IDisputes.zeroLeaf, (header, Tree.Balances, tree.leaves[0], tree.open(0)));
+        }
+        if (whole.flaw == Flaw.Price) return abi.encodeCall(IDisputes.badReceipt, (header, witnessOf(whole, 0), ""));
+        if (whole.flaw == Flaw.Balance) {
+            return abi.encodeCall(IDisputes.wrongBalance, (header, _balanceWitness(whole)));
+        }
+        bytes32 key = Hashing.entryKey(contributors[0], 0, 0, VICTIM_PART);
+        Lookup memory lookup = Books.look(whole.entries, MerkleSum.ENTRIES, key);
+        return abi.encodeCall(IDisputes.wrongEntry, (header, witnessOf(whole, 0), victimPlace(), lookup));
+    }
+
+    function _balanceWitness(Whole memory whole) private view returns (BalanceWitness memory witness) {
+        uint256 key = uint256(Hashing.account(contributors[0]));
+        witness.account = contributors[0];
+        witness.later = Books.look(whole.balances, MerkleSum.BALANCES, bytes32(key));
+        witness.entriesFrom = Books.look(whole.entries, MerkleSum.ENTRIES, bytes32(key << 64));
+        witness.entriesUntil = Books.look(whole.entries, MerkleSum.ENTRIES, bytes32((key + 1) << 64));
+        if (whole.header.number == 1) return witness;
+        Whole memory parent = wholeAt(whole.header.number - 1);
+        witness.parent = parent.header;
+        witness.earlier = Books.look(parent.balances, MerkleSum.BALANCES, bytes32(key));
+    }
+
+    /// @dev Batches fall from `first` on; what the others were committed under is what the slash left.
+    function _bookVoid(Whole memory first, uint256 stakeBefore) private {
+        bytes[] storage chain = chains[operator];
+        uint256 pot = vault.potOf(collector, operator);
+        uint256 due = (pot * parameters.setAt(first.header.parameterSet).stakeCoverPpm) / 1_000_000;
+        uint256 slashed = ((due < stakeBefore ? due : stakeBefore) / MICRO) * MICRO;
+        uint256 left = operators.stakeOf(operator).stake;
+        vm.assertEq(left, stakeBefore - slashed);
+        // Batches that fell before stand behind these: refunds go from the newest down.
+        bytes[] memory earlier = voided[operator];
+        delete voided[operator];
+        for (uint256 i = first.header.number - 1; i < chain.length; ++i) {
+            voided[operator].push(chain[i]);
+        }
+        for (uint256 i = 0; i < earlier.length; ++i) {
+            voided[operator].push(earlier[i]);
+        }
+        while (chain.length >= first.header.number) chain.pop();
+        for (uint256 i = 1; i <= chain.length; ++i) {
+            if (coverOf[operator][i] > left) coverOf[operator][i] = left;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {AccessManager} from "@openzeppelin/contracts/access/manager/AccessManager.sol";
+import {Bounds, IParameters} from "../../../contracts/interfaces/IParameters.sol";
+import {IOperatorRegistry} from "../../../contracts/interfaces/IOperatorRegistry.sol";
+import {Collection, IPaymentVault, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
+import {ISettlement} from "../../../contracts/interfaces/ISettlement.sol";
+import {DisputeMoves} from "./DisputeMoves.sol";
+import {Whole} from "./Wholes.sol";
+
+/// @notice What governance and guardian do, and what no role can.
+abstract contract GovernanceMoves is DisputeMoves {
+    /// @dev Long enough for demands and answers between other moves.
+    uint32 private constant _FIRST_WINDOW = 2 minutes;
+
+    address[2] internal treasuries;
+
+    function setUp() public virtual override {
+        super.setUp();
+        treasuries = [address(timelock), who("another treasury")];
+        vm.prank(address(timelock));
+        parameters.setDisputeWindow(_FIRST_WINDOW);
+    }
+
+    function pause(uint256 duration) external move {
+        Bounds memory limits = parameters.bounds();
+        uint64 last = parameters.pausedUntil();
+        if (last != 0 && block.timestamp < last + limits.pauseCoolDown) return;
+        vm.prank(guardian);
+        parameters.pauseCommits(uint32(bound(duration, 0, limits.maxPause)));
+        _done();
+    }
+
+    function change(uint256 which, uint256 value) external move {
+        Bounds memory b = parameters.bounds();
+        uint32 whole = 1_000_000;
+        which %= 6;
+        vm.startPrank(address(timelock));
+        if (which == 0) parameters.setFee(_in(value, 0, b.maxFeePpm));
+        if (which == 1) parameters.setTreasury(treasuries[value % 2]);
+        if (which == 2) parameters.setDisputeWindow(_in(value, b.minDisputeWindow, b.maxDisputeWindow));
+        if (which == 3) parameters.setStakeCover(_in(value, b.minStakeCoverPpm, b.maxStakeCoverPpm));
+        if (which == 4) {
+            uint32 least = _in(value, 0, b.maxContributorsFloorPpm);
+            uint32 max = b.maxOperatorFloorPpm < whole - least ? b.maxOperatorFloorPpm : whole - least;
+            uint32 operatorPpm = _in(value >> 32, 0, max);
+            parameters.setSplitRules(least, operatorPpm, _in(value >> 64, operatorPpm, whole));
+        }
+        if (which == 5) {
+            uint128 bond = uint128(bound(value >> 32, b.minDemandBond, b.maxDemandBond));
+            parameters.setDisputeTerms(_in(value, b.minChallengerPpm, b.maxChallengerPpm), bond);
+        }
+        vm.stopPrank();
+        _done();
+    }
+
+    function wait(uint256 time) external move {
+        // Seconds as often as minutes.
+        vm.warp(block.timestamp + bound(time, 1, time % 4 == 0 ? THAW : 5));
+        _done();
+    }
+
+    /// @notice A role tries everything that moves money or batches, with arguments that the right caller could use.
+    function meddle(uint256 payerIndex, uint256 operatorIndex, uint256 amount, uint256 role) external move {
+        choose(payerIndex, operatorIndex);
+        (address[] memory targets, bytes[] memory calls) = _forbidden(uint128(bound(amount, 1, type(uint64).max)));
+        address[7] memory roles = [
+            guardian,
+            curator,
+            address(timelock),
+            address(governor),
+            address(access),
+            holder,
+            address(this)
+        ];
+        for (uint256 i = 0; i < calls.length; ++i) {
+            vm.prank(roles[role % roles.length]);
+            (bool isDone, ) = targets[i].call(calls[i]);
+            vm.assertFalse(isDone);
+            vm.prank(address(timelock));
+            (bool isRelayed, ) = address(access).call(abi.encodeCall(AccessManager.execute, (targets[i], calls[i])));
+            vm.assertFalse(isRelayed);
+        }
+        _done();
+    }
+
+    function _forbidden(uint128 amount) private view returns (address[] memory targets, bytes[] memory calls) {
+        (targets, calls) = (new address[](9), new bytes[](9));
+        uint128 line = vault.channelOf(channel()).collected;
+        Collection[] memory vouchers = new Collection[](1);
+        vouchers[0] = collection(keyOf(payerName), line, line + amount);
+        Refund[] memory spans = new Refund[](1);
+        spans[0] = Refund(payer, line == 0 ? 0 : line - 1, line == 0 ? 0 : line - 1, line);
+        Whole memory whole;
+        if (chains[operator].length != 0) whole = wholeAt(chains[operator].length);
+        for (uint256 i = 0; i < 4; ++i) (targets[i], targets[i + 4]) = (address(vault), address(settlement));
+        calls[0] = abi.encodeCall(IPaymentVault.payOut, (operator, guardian, 1, 0));
+        calls[1] = abi.encodeCall(IPaymentVault.refund, (operator, spans));
+        calls[2] = abi.encodeCall(IPaymentVault.withdraw, (operator, collector));
+        calls[3] = abi.encodeCall(IPaymentVault.thaw, (operator, collector, amount));
+        calls[4] = abi.encodeCall(ISettlement.voidFrom, (whole.header));
+        calls[5] = abi.encodeCall(ISettlement.hold, (whole.header));
+        calls[6] = abi.encodeCall(ISettlement.release, (whole.header));
+        (targets[7], targets[8]) = (address(operators), address(vault));
+        calls[7] = abi.encodeCall(IOperatorRegistry.slash, (operator, 0, guardian, 0, guardian));
+        calls[8] = abi.encodeCall(IPaymentVault.collect, (operator, vouchers));
+    }
+
+    function _in(uint256 value, uint32 min, uint32 max) private pure returns (uint32) {
+        return uint32(bound(uint32(value), min, max));
+    }
+}

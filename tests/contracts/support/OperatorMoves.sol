@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Stake} from "../../../contracts/interfaces/IOperatorRegistry.sol";
+import {Collection, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
+import {BatchHeader, Claim, Commitment, OperatorState} from "../../../contracts/interfaces/ISettlement.sol";
+import {Leaves} from "./Books.sol";
+import {PayerMoves} from "./PayerMoves.sol";
+import {Tree, Trees} from "./Trees.sol";
+import {Flaw, Whole} from "./Wholes.sol";
+
+/// @notice What operators and earners do. About half of all batches have a flaw.
+abstract contract OperatorMoves is PayerMoves {
+    using Trees for Tree;
+
+    /// @dev Batch `number` at `number - 1`, as ABI-encoded `Whole`, then the batches voided, newest last.
+    mapping(address operator => bytes[]) internal chains;
+    mapping(address operator => bytes[]) internal voided;
+    /// @dev The stake that each batch was committed under, as far as no later slash took of it.
+    mapping(address operator => mapping(uint256 number => uint256)) internal coverOf;
+    /// @dev Each batch's parameter set, as it was when the batch was committed.
+    mapping(bytes32 batchHash => bytes32) internal termsOf;
+
+    function commitBatch(
+        uint256 operatorIndex,
+        uint256 amounts,
+        uint256 flaw,
+        uint256 waived,
+        uint256 session
+    ) external move {
+        chooseOperator(operatorIndex);
+        OperatorState memory state = settlement.stateOf(operator);
+        if (state.toRefund != 0 || state.last - state.finalised == settlement.ringSize() - 1) return;
+        (Refund[] memory spans, Collection[] memory vouchers) = _spans(amounts, uint64(waived), session % 2 == 1);
+        if (spans.length == 0) return;
+        Whole memory whole = wholeOf(spans, _latestBalances(), flaw % 12 < 6 ? Flaw.None : Flaw(flaw % 6));
+        if (block.timestamp < parameters.pausedUntil()) vm.warp(parameters.pausedUntil());
+        _commit(whole, vouchers);
+        _done();
+    }
+
+    function finalise(uint256 operatorIndex, uint256 number) external move {
+        chooseOperator(operatorIndex);
+        OperatorState memory state = settlement.stateOf(operator);
+        uint256 end = state.finalised;
+        while (end < state.last && !settlement.isHeld(operator, uint64(end + 1))) ++end;
+        if (end == state.finalised) return;
+        number = bound(number, state.finalised + 1, end);
+        BatchHeader memory header = wholeAt(number).header;
+        if (block.timestamp < header.finalAt) vm.warp(header.finalAt);
+        settlement.finalise(header);
+        _done();
+    }
+
+    function claim(uint256 operatorIndex, uint256 account) external move {
+        chooseOperator(operatorIndex);
+        OperatorState memory state = settlement.stateOf(operator);
+        if (state.finalised == 0) return;
+        Whole memory whole = wholeAt(state.finalised);
+        account = bound(account, 0, whole.balances.keys.length - 1);
+        address earner = address(uint160(uint256(whole.balances.keys[account])));
+        uint128 claimed = settlement.claimedOf(operator, earner);
+        uint128 earned = whole.balances.values[account];
+        if (earned < claimed + MICRO) return;
+        // A batch with a flaw may promise what the wall keeps.
+        uint128 floor = state.cumulativeTotal - whole.header.cumulativeTotal;
+        uint128 amount = ((earned - claimed) / MICRO) * MICRO;
+        if (vault.potOf(collector, operator) < floor + amount) return;
+        uint256 before = usd.balanceOf(settlement.payoutWalletOf(earner));
+        settlement.claim(
+            Claim(operator, earner, whole.header.balancesCount, balancesTree(whole).open(account))
+        );
+        vm.assertEq(usd.balanceOf(settlement.payoutWalletOf(earner)), before + amount / MICRO);
+        _done();
+    }
+
+    function setWallet(uint256 account, uint256 wallet) external move {
+        address earner = account % 3 == 2 ? creator : contributors[account % 3];
+        vm.prank(earner);
+        settlement.setPayoutWallet(wallet % 2 == 0 ? address(0) : who("wallet"));
+        _done();
+    }
+
+    function stakeMore(uint256 operatorIndex, uint256 units) external move {
+        chooseOperator(operatorIndex);
+        addStake(operator, bound(units, 1, STAKE_UNITS));
+        _done();
+    }
+
+    function startUnstake(uint256 operatorIndex, uint256 amount) external move {
+        chooseOperator(operatorIndex);
+        // Mostly a small part, so that the rest covers batches.
+        uint128 leaving = uint128(bound(amount, 0, operators.stakeOf(operator).stake / (amount % 4 == 0 ? 1 : 16)));
+        vm.prank(operator);
+        operators.startUnstake(leaving);
+        _done();
+    }
+
+    function unstake(uint256 operatorIndex) external move {
+        chooseOperator(operatorIndex);
+        Stake memory kept = operators.stakeOf(operator);
+        OperatorState memory state = settlement.stateOf(operator);
+        uint128 amount = kept.unstaking < kept.stake ? kept.unstaking : kept.stake;
+        bool isSettled = state.finalised == state.last && state.toRefund == 0;
+        if (kept.unstakeAt == 0 || amount < MICRO || !(isSettled || state.finalised >= kept.lockedByBatch)) return;
+        if (block.timestamp < kept.unstakeAt) vm.warp(kept.unstakeAt);
+        vm.prank(operator);
+        vm.assertEq(operators.unstake(), (amount / MICRO) * MICRO);
+        _done();
+    }
+
+    // --- what the other moves need ---
+
+    function wholeAt(uint256 number) internal view returns (Whole memory) {
+        return abi.decode(chains[operator][number - 1], (Whole));
+    }
+
+    // --- inside ---
+
+    function _commit(Whole memory whole, Collection[] memory vouchers) private {
+        Commitment memory commitment = commitmentOf(whole);
+        vm.prank(operator);
+        settlement.commit(commitment, vouchers);
+        whole.header = readEvents();
+        chains[operator].push(abi.encode(whole));
+        for (uint256 i = 0; i < whole.spans.length; ++i) {
+            bookSpan(whole.spans[i], false);
+        }
+        uint256 pot = vault.potOf(collector, operator);
+        coverOf[operator][whole.header.number] = (pot * parameters.current().stakeCoverPpm) / 1_000_000;
+        termsOf[settlement.hashBatch(whole.header)] = keccak256(abi.encode(parameters.current()));
+    }
+
+    /// @dev One or two spans in order of their channels, within balances and cover.
+    function _spans(
+        uint256 amounts,
+        uint64 waived,
+        bool isSession
+    ) private returns (Refund[] memory spans, Collection[] memory vouchers) {
+        uint256 count = 0;
+        (spans, vouchers) = (new Refund[](2), new Collection[](2));
+        uint256 room = _room();
+        bool isSwapped = _idOf(0) > _idOf(1);
+        for (uint256 i = 0; i < 2; ++i) {
+            choose(isSwapped ? 1 - i : i, operator == operatorAt(0) ? 0 : 1);
+            uint256 balance = vault.channelOf(channel()).balance;
+            uint256 max = balance < room ? balance : room;
+            uint256 seed = uint128(amounts >> (128 * i));
+            if (max == 0 || seed % 5 == 4) continue;
+            uint128 amount = amountOf(seed, max);
+            room -= amount;
+            spans[count] = _span(amount, waived);
+            vouchers[count] = _voucher(spans[count], isSession);
+            ++count;
+        }
+        assembly ("memory-safe") {
+            mstore(spans, count)
+            mstore(vouchers, count)
+        }
+    }
+
+    function _span(uint128 amount, uint64 waived) private view returns (Refund memory span) {
+        (span.payer, span.before) = (payer, vault.channelOf(channel()).collected);
+        span.from = waived % 4 == 0 ? span.before + waived / 4 : span.before;
+        span.until = span.from + amount;
+    }
+
+    function _voucher(Refund memory span, bool isSession) private view returns (Collection memory) {
+        uint256 privateKey = signerOf(span.until, isSession);
+        return collection(privateKey, span.before, span.from, span.until, span.until);
+    }
+
+    /// @dev What the stake still covers.
+    function _room() private view returns (uint256) {
+        uint256 covered = (uint256(operators.coverOf(operator)) * 1_000_000) / parameters.current().stakeCoverPpm;
+        uint256 pot = vault.potOf(collector, operator);
+        return covered > pot ? covered - pot : 0;
+    }
+
+    function _latestBalances() private view returns (Leaves memory leaves) {
+        uint256 last = chains[operator].length;
+        if (last != 0) leaves = wholeAt(last).balances;
+    }
+
+    function _idOf(uint256 payerIndex) private view returns (bytes32) {
+        return channelAt(2 * payerIndex + (operator == operatorAt(0) ? 0 : 1));
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Channel, ChannelId, Refund, Session, SessionGrant} from "../../../contracts/interfaces/IPaymentVault.sol";
+import {Wholes} from "./Wholes.sol";
+
+/// @notice What a channel must hold by what was done to it, in micro-units.
+/// @param paid What its batches took, less what voided ones gave back.
+/// @param line Where `collected` must stand.
+/// @param signed The highest voucher that payer or session key signed.
+struct Account {
+    uint256 deposited;
+    uint256 withdrawn;
+    uint256 paid;
+    uint256 line;
+    uint256 signed;
+}
+
+/// @notice Two payers and two operators, and what payers do. A move whose time has not come does nothing; one that is
+/// made must not revert.
+abstract contract PayerMoves is Wholes {
+    string private constant _SECOND_RECEIPT_KEY = "receipt key of the second operator";
+
+    string[2] private _payers = ["payer", "second payer"];
+    string[2] private _operators = ["operator", "second operator"];
+
+    /// @notice How often each move was made, by its selector; tries that found nothing to do aside.
+    mapping(bytes4 move => uint256 times) public made;
+    uint256 public numTried;
+
+    mapping(bytes32 channel => Account) internal books;
+    /// @dev A revoked key stays revoked, so that each revocation begins with a new one.
+    mapping(bytes32 channel => uint256) private _numRevoked;
+
+    /// @dev Every move is read from its events, too.
+    modifier move() {
+        vm.recordLogs();
+        ++numTried;
+        _;
+        readEvents();
+    }
+
+    function setUp() public virtual override {
+        vm.recordLogs();
+        super.setUp();
+        books[_id()].deposited = DEPOSIT_UNITS * MICRO;
+        chooseOperator(1);
+        addStake(operator, STAKE_UNITS);
+        addReceiptKey(operator, _SECOND_RECEIPT_KEY);
+        readEvents();
+    }
+
+    function pay(uint256 payerIndex, uint256 operatorIndex, uint256 units, uint256 cap) external move {
+        choose(payerIndex, operatorIndex);
+        units = bound(units, 1, DEPOSIT_UNITS);
+        deposit(units, cap % 2 == 1 ? _nextGrant(cap, 0) : noGrant());
+        books[_id()].deposited += units * MICRO;
+        _done();
+    }
+
+    function grant(uint256 payerIndex, uint256 operatorIndex, uint256 cap, uint256 life) external move {
+        choose(payerIndex, operatorIndex);
+        SessionGrant memory next = _nextGrant(cap, life);
+        vm.prank(payer);
+        vault.grantSession(operator, collector, next);
+        _done();
+    }
+
+    function revoke(uint256 payerIndex, uint256 operatorIndex) external move {
+        choose(payerIndex, operatorIndex);
+        address key = vm.addr(sessionKeyOf(_id()));
+        if (vault.sessionOf(channel(), key).expiry == 0) return;
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, key);
+        ++_numRevoked[_id()];
+        _done();
+    }
+
+    function startThaw(uint256 payerIndex, uint256 operatorIndex, uint256 amount) external move {
+        choose(payerIndex, operatorIndex);
+        Channel memory state = vault.channelOf(channel());
+        uint128 leaving = uint128(bound(amount, 0, state.balance));
+        if (leaving == 0 && state.thawedAt == 0) return;
+        vm.prank(payer);
+        vault.thaw(operator, collector, leaving);
+        _done();
+    }
+
+    function withdraw(uint256 payerIndex, uint256 operatorIndex) external move {
+        choose(payerIndex, operatorIndex);
+        Channel memory state = vault.channelOf(channel());
+        uint128 amount = state.thawing < state.balance ? state.thawing : state.balance;
+        if (state.thawedAt == 0 || amount < MICRO) return;
+        if (block.timestamp < state.thawedAt) vm.warp(state.thawedAt);
+        vm.prank(payer);
+        uint128 left = vault.withdraw(operator, collector);
+        vm.assertEq(left, (amount / MICRO) * MICRO);
+        books[_id()].withdrawn += left;
+        _done();
+    }
+
+    // --- what the other moves need ---
+
+    function choose(uint256 payerIndex, uint256 operatorIndex) internal {
+        payerName = _payers[payerIndex % 2];
+        payer = who(payerName);
+        chooseOperator(operatorIndex);
+    }
+
+    function chooseOperator(uint256 operatorIndex) internal {
+        operator = who(_operators[operatorIndex % 2]);
+    }
+
+    function payerAt(uint256 i) internal view returns (address) {
+        return vm.addr(keyOf(_payers[i % 2]));
+    }
+
+    function operatorAt(uint256 i) internal view returns (address) {
+        return vm.addr(keyOf(_operators[i % 2]));
+    }
+
+    /// @notice The operator's receipt key.
+    function receiptKeyAt(uint256 i) internal pure returns (uint256) {
+        return keyOf(i % 2 == 0 ? "receipt key" : _SECOND_RECEIPT_KEY);
+    }
+
+    /// @notice Channel `i` of four.
+    function channelAt(uint256 i) internal view returns (bytes32) {
+        return ChannelId.unwrap(vault.channelIdOf(payerAt(i / 2), operatorAt(i), collector));
+    }
+
+    /// @notice The private key of the channel's session.
+    function sessionKeyOf(bytes32 id) internal view returns (uint256) {
+        return bound(uint256(keccak256(abi.encode(id, _numRevoked[id]))), 1, CURVE_ORDER - 1);
+    }
+
+    /// @notice Who signs a voucher up to `until`: the session key where it may, if that is wanted, else the payer.
+    function signerOf(uint128 until, bool isSession) internal view returns (uint256 privateKey) {
+        privateKey = sessionKeyOf(_id());
+        Session memory session = vault.sessionOf(channel(), vm.addr(privateKey));
+        bool isOver = block.timestamp > uint256(session.expiry) + THAW;
+        if (!isSession || session.expiry == 0 || isOver || until > session.cap) return keyOf(payerName);
+    }
+
+    /// @notice `seed` as an amount up to `max`, small ones as often as large ones.
+    function amountOf(uint256 seed, uint256 max) internal pure returns (uint128) {
+        uint256 ceiling = seed % 4 == 0 ? 9 : seed % 4 == 1 ? 3 * MICRO : max;
+        return uint128(bound(seed >> 2, 1, ceiling < max ? ceiling : max));
+    }
+
+    function bookSpan(Refund memory span, bool isUndone) internal {
+        Account storage kept = books[ChannelId.unwrap(vault.channelIdOf(span.payer, operator, collector))];
+        uint256 amount = span.until - span.from;
+        kept.paid = isUndone ? kept.paid - amount : kept.paid + amount;
+        kept.line = isUndone ? span.before : span.until;
+        if (kept.signed < span.until) kept.signed = span.until;
+    }
+
+    function _done() internal {
+        ++made[msg.sig];
+    }
+
+    function _id() private view returns (bytes32) {
+        return ChannelId.unwrap(channel());
+    }
+
+    /// @dev A grant to a key raises its cap and moves its expiry later, or stays.
+    function _nextGrant(uint256 cap, uint256 life) private view returns (SessionGrant memory next) {
+        next.key = vm.addr(sessionKeyOf(_id()));
+        Session memory session = vault.sessionOf(channel(), next.key);
+        next.cap = uint128(cap) < session.cap ? session.cap : uint128(cap);
+        next.expiry = uint64(block.timestamp + bound(life, 1, 2 * THAW));
+        if (next.expiry < session.expiry) next.expiry = session.expiry;
+    }
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {Contribution, Review} from "../../../contracts/interfaces/IDatasetRegistry.sol";
+import {VersionRecord} from "../../../contracts/interfaces/IAdapterRegistry.sol";
+import {
+    EntryPlace,
+    ReceiptWitness,
+    SliceWitness,
+    SnapshotWitness
+} from "../../../contracts/interfaces/IDisputes.sol";
+import {ParameterSet} from "../../../contracts/interfaces/IParameters.sol";
+import {ChannelId, Refund} from "../../../contracts/interfaces/IPaymentVault.sol";
+import {BatchHeader, Commitment, Receipt} from "../../../contracts/interfaces/ISettlement.sol";
+import {Hashing} from "../../../contracts/libraries/Hashing.sol";
+import {MerkleSum} from "../../../contracts/libraries/MerkleSum.sol";
+import {Parts, Split} from "../../../contracts/libraries/Split.sol";
+import {Books, Leaves} from "./Books.sol";
+import {EventLedger} from "./EventLedger.sol";
+import {Tree, Trees} from "./Trees.sol";
+
+/// @notice What is wrong with a batch, on purpose.
+enum Flaw {
+    None,
+    ZeroLeaf, // a balance of nothing
+    Price, // a receipt that charges more than its tokens cost
+    Entry, // a contributor's entry under another account
+    Balance, // all balances under one account
+    Withheld // receipts that nobody can show
+}
+
+/// @notice A batch with all that stands behind it.
+struct Whole {
+    BatchHeader header;
+    Refund[] spans;
+    Receipt[] receipts;
+    Leaves entries;
+    Leaves balances;
+    Flaw flaw;
+}
+
+/// @notice Small whole batches: any charge, down to one micro-unit, by a version whose tokens cost one micro-unit and
+/// 2^32 of them, trained on two contributions. Right ones, and ones with a flaw.
+abstract contract Wholes is EventLedger {
+    using Books for Leaves;
+    using Trees for Tree;
+
+    uint64 private constant _LARGE_PRICE = 1 << 32;
+    uint16 internal constant VICTIM_PART = 3;
+
+    address internal creator;
+    address internal thief;
+    address[2] internal contributors;
+    VersionRecord internal record;
+
+    function setUp() public virtual override {
+        super.setUp();
+        (creator, thief) = (who("creator"), who("thief"));
+        contributors = [who("first contributor"), who("second contributor")];
+        uint64 datanetId = datasets.createDatanet("small", keccak256("description"));
+        Review[] memory reviews = new Review[](2);
+        for (uint256 i = 0; i < 2; ++i) {
+            vm.prank(contributors[i]);
+            datasets.contribute(Contribution(datanetId, _content(i), keccak256("folder"), "MIT", 1));
+            reviews[i] = Review(_content(i), true, 0);
+        }
+        vm.prank(curator);
+        datasets.review(datanetId, reviews);
+        record.snapshots.push(datasets.freeze(datanetId, 2));
+        (record.creator, record.name, record.baseModel) = (creator, "small", keccak256("model"));
+        (record.adapterDigest, record.cidDigest) = (keccak256("adapter"), keccak256("folder"));
+        (record.promptPrice, record.completionPrice) = (1, _LARGE_PRICE);
+        (record.operatorPpm, record.creatorPpm) = (300_000, 200_000);
+        vm.prank(creator);
+        adapters.register(record);
+    }
+
+    // --- building ---
+
+    /// @notice What stands behind a batch that collects `spans`, after `parent`.
+    function wholeOf(
+        Refund[] memory spans,
+        Leaves memory parent,
+        Flaw flaw
+    ) internal view returns (Whole memory whole) {
+        (whole.spans, whole.flaw) = (spans, flaw);
+        whole.receipts = _receiptsOf(spans);
+        whole.entries = _entriesOf(whole.receipts, flaw);
+        whole.balances = _balancesOf(whole.entries, parent, flaw);
+        if (flaw == Flaw.Price) whole.receipts[0].promptTokens ^= 1;
+    }
+
+    /// @notice What its operator says of it.
+    function commitmentOf(Whole memory whole) internal view returns (Commitment memory c) {
+        uint128 total = receiptsTree(whole).sumOf();
+        c = commitmentOf(total, balancesTree(whole));
+        (c.receiptsRoot, c.receiptsCount) = (receiptsTree(whole).rootOf(), uint32(whole.receipts.length));
+        (c.entriesRoot, c.entriesCount) = (entriesTree(whole).rootOf(), uint32(whole.entries.keys.length));
+        if (whole.flaw == Flaw.Withheld) c.receiptsRoot = keccak256(abi.encode(c.receiptsRoot));
+    }
+
+    function receiptsTree(Whole memory whole) internal pure returns (Tree memory tree) {
+        uint256 count = whole.receipts.length;
+        (tree.leaves, tree.values) = (new bytes32[](count), new uint128[](count));
+        for (uint256 i = 0; i < count; ++i) {
+            tree.leaves[i] = MerkleSum.leafHash(MerkleSum.RECEIPTS, Hashing.receipt(whole.receipts[i]));
+            tree.values[i] = whole.receipts[i].charge;
+        }
+    }
+
+    function entriesTree(Whole memory whole) internal pure returns (Tree memory) {
+        return whole.entries.sums(MerkleSum.ENTRIES);
+    }
+
+    function balancesTree(Whole memory whole) internal pure returns (Tree memory) {
+        return whole.balances.sums(MerkleSum.BALANCES);
+    }
+
+    // --- showing ---
+
+    /// @notice A receipt with all its preimages.
+    function witnessOf(Whole memory whole, uint256 i) internal view returns (ReceiptWitness memory witness) {
+        witness.receipt = whole.receipts[i];
+        witness.opening = receiptsTree(whole).open(i);
+        (witness.slices, witness.attribution) = (_slices(), _attribution());
+        witness.parts = new SliceWitness[](1);
+        witness.parts[0] = SliceWitness(record, _list());
+    }
+
+    /// @notice The part of every receipt that a batch with a wrong entry robs.
+    function victimPlace() internal view returns (EntryPlace memory) {
+        return EntryPlace(0, VICTIM_PART, SnapshotWitness(datasets.numDatanets(), 2, _accepted()), _content(0));
+    }
+
+    /// @notice The packed spans, as the header's `spansHash` covers them.
+    function packedSpans(Whole memory whole) internal view returns (bytes memory packed) {
+        for (uint256 i = 0; i < whole.spans.length; ++i) {
+            Refund memory span = whole.spans[i];
+            ChannelId id = vault.channelIdOf(span.payer, whole.header.operator, collector);
+            packed = abi.encodePacked(packed, id, span.before, span.from, span.until);
+        }
+    }
+
+    // --- inside ---
+
+    /// @dev One receipt a span, or two where the span can be cut.
+    function _receiptsOf(Refund[] memory spans) private view returns (Receipt[] memory receipts) {
+        uint256 count = 0;
+        receipts = new Receipt[](2 * spans.length);
+        for (uint256 i = 0; i < spans.length; ++i) {
+            ChannelId id = vault.channelIdOf(spans[i].payer, operator, collector);
+            uint128 first = (spans[i].until - spans[i].from) / 3;
+            if (first != 0) receipts[count++] = _receipt(id, spans[i].from + first, first);
+            uint128 rest = spans[i].until - spans[i].from - first;
+            receipts[count++] = _receipt(id, spans[i].until, rest);
+        }
+        assembly ("memory-safe") {
+            mstore(receipts, count)
+        }
+    }
+
+    function _receipt(ChannelId id, uint128 cumulative, uint128 charge) private view returns (Receipt memory r) {
+        (r.channelId, r.cumulative, r.charge) = (id, cumulative, charge);
+        (r.promptTokens, r.completionTokens) = (uint32(charge), uint32(charge >> 32));
+        (r.requestHash, r.responseHash) = (keccak256("request"), keccak256("response"));
+        (r.slicesHash, r.attributionHash) = (keccak256(_slices()), keccak256(_attribution()));
+        r.servedAt = uint64(block.timestamp);
+    }
+
+    function _entriesOf(Receipt[] memory receipts, Flaw flaw) private view returns (Leaves memory leaves) {
+        ParameterSet memory terms = parameters.current();
+        leaves = _newLeaves(5 * receipts.length);
+        for (uint256 i = 0; i < receipts.length; ++i) {
+            Parts memory p = Split.partsOf(receipts[i].charge, terms.feePpm, record.operatorPpm, record.creatorPpm);
+            uint128 second = (p.contributors * 400_000) / 1_000_000;
+            address victim = flaw == Flaw.Entry && i == 0 ? thief : contributors[0];
+            _add(leaves, Hashing.entryKey(terms.treasury, uint32(i), 0, 0), p.fee);
+            _add(leaves, Hashing.entryKey(operator, uint32(i), 0, 1), p.operator);
+            _add(leaves, Hashing.entryKey(creator, uint32(i), 0, 2), p.creator);
+            // The remainder is the first one's, whose part is larger.
+            _add(leaves, Hashing.entryKey(victim, uint32(i), 0, VICTIM_PART), p.contributors - second);
+            _add(leaves, Hashing.entryKey(contributors[1], uint32(i), 0, VICTIM_PART + 1), second);
+        }
+    }
+
+    function _balancesOf(
+        Leaves memory entries,
+        Leaves memory parent,
+        Flaw flaw
+    ) private view returns (Leaves memory leaves) {
+        leaves = _newLeaves(parent.keys.length + entries.keys.length + 1);
+        bytes32 thiefs = Hashing.account(thief);
+        for (uint256 i = 0; i < parent.keys.length; ++i) {
+            _add(leaves, flaw == Flaw.Balance ? thiefs : parent.keys[i], parent.values[i]);
+        }
+        for (uint256 i = 0; i < entries.keys.length; ++i) {
+            _add(leaves, flaw == Flaw.Balance ? thiefs : entries.keys[i] >> 64, entries.values[i]);
+        }
+        // No account has a smaller key.
+        if (flaw == Flaw.ZeroLeaf) _insert(leaves, 0, bytes32(0), 0);
+    }
+
+    function _newLeaves(uint256 room) private pure returns (Leaves memory leaves) {
+        leaves = Books.newLeaves(room);
+        leaves.truncate(0);
+    }
+
+    /// @dev Adds to the value under `key`; no leaf is worth nothing.
+    function _add(Leaves memory leaves, bytes32 key, uint128 value) private pure {
+        if (value == 0) return;
+        uint256 place = leaves.placeOf(key);
+        if (place == leaves.keys.length || leaves.keys[place] != key) _insert(leaves, place, key, 0);
+        leaves.values[place] += value;
+    }
+
+    /// @dev There is room for it: see `_newLeaves`.
+    function _insert(Leaves memory leaves, uint256 place, bytes32 key, uint128 value) private pure {
+        leaves.truncate(leaves.keys.length + 1);
+        for (uint256 i = leaves.keys.length - 1; i > place; --i) {
+            (leaves.keys[i], leaves.values[i]) = (leaves.keys[i - 1], leaves.values[i - 1]);
+        }
+        (leaves.keys[place], leaves.values[place]) = (key, value);
+    }
+
+    function _slices() private view returns (bytes memory) {
+        return abi.encodePacked(Hashing.versionId(record), uint32(1_000_000));
+    }
+
+    function _attribution() private pure returns (bytes memory) {
+        return abi.encodePacked(keccak256("method"), keccak256(_list()));
+    }
+
+    function _list() private pure returns (bytes memory) {
+        return abi.encodePacked(uint32(0), uint32(600_000), uint32(1), uint32(400_000));
+    }
+
+    function _accepted() private pure returns (bytes memory) {
+        return abi.encodePacked(uint256(3));
+    }
+
+    function _content(uint256 i) private pure returns (bytes32) {
+        return keccak256(abi.encode("content", i));
+    }
+}
