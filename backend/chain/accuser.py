@@ -101,18 +101,30 @@ class ChainAccuser:
         return ""
 
     def send(self, calls: Sequence[Call]) -> list[Sent]:
+        if not calls:
+            return []
         with node_errors():
-            pooled = [self._put(call) for call in calls]
+            try:
+                fees = self._affordable_fees()
+            except TooExpensive as refused:
+                return [Sent(call, None, str(refused)) for call in calls]
+            nonce, head = self._node.num_transactions(self.account), self._node.head().number
+            pooled: list[_Pooled | Sent] = []
+            for call in calls:
+                put = self._put(call, nonce, fees, head)
+                nonce = put.nonce + 1 if isinstance(put, _Pooled) else nonce
+                pooled.append(put)
             return [p if isinstance(p, Sent) else self._wait(p) for p in pooled]
 
-    def _put(self, call: Call) -> _Pooled | Sent:
+    def _put(self, call: Call, nonce: int, fees: Fees, head: int) -> _Pooled | Sent:
         """Into the pool, or why not."""
         try:
-            return self._broadcast(call, self._affordable_gas(call), self._affordable_fees())
+            gas = self._affordable_gas(call)
         except Reverted as refused:
             return Sent(call, None, str(refused), refused.error or "Reverted")
         except TooExpensive as refused:
             return Sent(call, None, str(refused))
+        return self._broadcast(_Pooled(call, nonce, gas, fees, head))
 
     def _affordable_gas(self, call: Call) -> int:
         """`Reverted` if the call would fail now; `TooExpensive`."""
@@ -129,13 +141,12 @@ class ChainAccuser:
             raise TooExpensive(f"gas costs {base + fees.priority_fee} wei, above the limit of {limit}")
         return Fees(min(fees.max_fee, limit), fees.priority_fee)
 
-    def _broadcast(self, call: Call, gas: int, fees: Fees) -> _Pooled:
+    def _broadcast(self, pooled: _Pooled) -> _Pooled:
         for _ in range(NONCE_TRIES):
-            nonce = self._node.num_transactions(self.account)
-            pooled = _Pooled(call, nonce, gas, fees, self._node.head().number)
             if self._sign_and_send(pooled):
                 return pooled
             self._pause()
+            pooled.nonce = self._node.num_transactions(self.account)
         raise Unavailable(f"the node takes no transaction of {self.account}")
 
     def _sign_and_send(self, pooled: _Pooled) -> bool:

@@ -28,7 +28,7 @@ AT_ONCE = 16
 """Answers in the pool together."""
 ANSWERED_ALREADY = frozenset({"AlreadyAnswered", "DemandUnknown"})
 """Reverts that mean that somebody was faster."""
-KEPT_BATCHES = 4
+KEPT_BATCHES = 2
 """Batches with their trees that stay in memory; demands come in bursts."""
 _KEY = 32
 

@@ -118,19 +118,21 @@ class Challenge:
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> list[tuple[Tree, int]]:
         """Leaves that are wanted and that no open demand asks for."""
-        now = self.chain.head().timestamp
-        self._asked = {leaf: until for leaf, until in self._asked.items() if until >= now}
-        open_ = {
-            (batch.hash, one.demand.tree, one.demand.keys[i])
-            for one in view.demands(batch.hash)
-            for i in one.unanswered
+        demands, now = view.demands(batch.hash), self.chain.head().timestamp
+        seen = {(batch.hash, one.demand.tree, key) for one in demands for key in one.demand.keys}
+        self._asked = {
+            leaf: until for leaf, until in self._asked.items() if until >= now and leaf not in seen
         }
-        leaves = dict.fromkeys((tree, key) for tree, keys in wanted for key in keys)
-        return [
-            leaf
-            for leaf in leaves
-            if (batch.hash, *leaf) not in open_ and (batch.hash, *leaf) not in self._asked
-        ]
+        waiting = {
+            (batch.hash, one.demand.tree, one.demand.keys[i]): one.demand.challenger == self.accuser.account
+            for one in demands
+            for i in one.unanswered
+        } | dict.fromkeys(self._asked, True)
+        # A search goes round by round: asking for more amid its answers pays for what they tell anyway.
+        searched = {tree for (of, tree, _), is_ours in waiting.items() if is_ours and of == batch.hash}
+        searched.discard(Tree.RECEIPTS)
+        leaves = dict.fromkeys((tree, key) for tree, keys in wanted for key in keys if tree not in searched)
+        return [leaf for leaf in leaves if (batch.hash, *leaf) not in waiting]
 
     def _affordable(self, view: ChainView, bond: int, num: int) -> int:
         """For how many of `num` keys the bonds are within the limit and what we hold."""

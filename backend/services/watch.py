@@ -135,7 +135,10 @@ class Watcher:
         accuse = None if operator == self.own else self.challenge
         with self.read() as tx:
             if accuse is not None:
-                yield from accuse.expire(tx.chain, operator)
+                late = list(accuse.expire(tx.chain, operator))
+                yield from late
+                if any(one.what == "proved" for one in late):
+                    return  # what stands after that, the next pass sees
             batches = standing(tx.chain.batches(operator))
             ledger, start = self._resume(tx, batches)
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)

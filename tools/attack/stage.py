@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.accuser import ChainAccuser, GasLimits
@@ -90,9 +91,9 @@ class Forgery:
         balances = sorted((int(account, 16), value) for account, value in batch.balances.items())
         return cls(batch.spans, list(batch.receipts), entries, balances)
 
-    @property
+    @cached_property
     def trees(self) -> tuple[SumTree, SumTree, SumTree]:
-        """Receipts, entries, balances."""
+        """Receipts, entries, balances; not to be asked for before the forgery is done."""
         receipts = ((to_bytes(receipt_id(s.receipt)), s.receipt.charge) for s in self.receipts)
         entries, balances = (
             [(key.to_bytes(32, "big"), value) for key, value in leaves]

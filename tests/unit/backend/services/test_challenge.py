@@ -160,6 +160,26 @@ def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
     assert told(made.demand(view, asked, wanted)) == [], "they may not be in the view yet"
 
 
+def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> None:
+    asked = batch(1)
+    wanted = ((Tree.ENTRIES, (5, 6)),)
+    for challenger, expected in ((WATCHER, []), (some_account("somebody"), [[5, 6]])):
+        demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
+        view = View([asked], [Demanded(demand.id, OPERATOR, demand, (1,), 0, 1)])
+        accuser = Accuser()
+        list(challenge(accuser=accuser).demand(view, asked, wanted))
+        assert [[int(key, 16) for key in call.args[2]] for call in accuser.sent] == expected
+
+
+def test_the_next_round_begins_with_the_last_answer() -> None:
+    asked, accuser = batch(1), Accuser()
+    made = challenge(accuser=accuser)
+    list(made.demand(View([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
+    demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
+    view = View([asked], [Demanded(demand.id, OPERATOR, demand, (), 0, 1)])
+    assert told(made.demand(view, asked, ((Tree.ENTRIES, (5,)),))) == ["demanded"]
+
+
 def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
     one, other = batch(1), batch(2)
     for limit, money, expected in ((7 * BOND, PLENTY, 5), (PLENTY, 4 * BOND + 1, 4), (2 * BOND, PLENTY, 0)):
