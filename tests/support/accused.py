@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.case import Case, Needs, Right, Wrong
@@ -85,23 +86,26 @@ class Accused:
     header: Header
     trees: dict[str, SumTree]
     parent: Accused | None = None
-    is_silent: bool = False
+    random: Random = field(default_factory=lambda: Random(0))
+    """Chooses among the answers that the contract would take."""
 
     def answer(self, tree: Tree, key: int, shop: Shop) -> Lookup | AnsweredReceipt | None:
         """None if there is none that the contract takes."""
-        if self.is_silent:
-            return None
         if tree is Tree.RECEIPTS:
             return self._receipt(key, shop)
         if tree is Tree.PARENT_BALANCES:
             return self.parent.answer(Tree.BALANCES, key, shop) if self.parent else None
         leaves = self.draft.entries if tree is Tree.ENTRIES else self.draft.balances
-        lookup = _look_up(leaves, self.trees[tree.name.lower()], key)
+        found = _look_ups(leaves, self.trees[tree.name.lower()], key)
+        taken = [one for one in found if self._is_taken(tree, key, one)]
+        return self.random.choice(taken) if taken else None
+
+    def _is_taken(self, tree: Tree, key: int, lookup: Lookup) -> bool:
         try:
             tree_of(self.header, tree).find(key, lookup)
         except InvalidOpening:
-            return None
-        return lookup
+            return False
+        return True
 
     def _receipt(self, index: int, shop: Shop) -> AnsweredReceipt | None:
         signed = self.draft.receipts[index] if index < len(self.draft.receipts) else None
@@ -117,18 +121,16 @@ class Accused:
         return AnsweredReceipt(witness, signed.signature) if fault is Fault.NONE else None
 
 
-def _look_up(leaves: Leaves, tree: SumTree, key: int) -> Lookup:
-    """The key's leaf, or any two neighbours or edge around it; an empty one if there is nothing to show."""
-    keys = [k for k, _ in leaves]
-    shown = [keys.index(key)] if key in keys else []
-    if not shown and keys[0] > key:
-        shown = [0]
-    if not shown:
-        around = (i for i in range(len(keys) - 1) if keys[i] < key < keys[i + 1])
-        shown = [i for first in around for i in (first, first + 1)][:2]
-    if not shown and keys[-1] < key:
-        shown = [len(keys) - 1]
-    return Lookup(tuple(keys[i] for i in shown), tuple(map(tree.open, shown)))
+def _look_ups(leaves: Leaves, tree: SumTree, key: int) -> list[Lookup]:
+    """All that can be shown under a key: of an unordered tree there may be several, or none."""
+    keys, last = [k for k, _ in leaves], len(leaves) - 1
+    shown = [(i,) for i in range(len(keys)) if keys[i] == key]
+    shown += [(0,)] if keys[0] > key else []
+    shown += [(last,)] if keys[-1] < key else []
+    pairs = [(i, i + 1) for i in range(last) if keys[i] < key < keys[i + 1]]
+    return [
+        Lookup(tuple(keys[i] for i in places), tuple(map(tree.open, places))) for places in (*shown, *pairs)
+    ]
 
 
 @dataclass(frozen=True)

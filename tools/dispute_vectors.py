@@ -1,0 +1,146 @@
+"""The cases of `tests/vectors/disputes.json`: demands' ids, lookups, proofs as calls. See `make_vectors`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.contracts import interface
+from backend.domain.batch import Header, Span
+from backend.domain.disputes import (
+    BalanceWitness,
+    Demand,
+    EntryPlace,
+    Lookup,
+    ReceiptWitness,
+    SnapshotWitness,
+    Tree,
+    key_word,
+)
+from backend.domain.hashing import accepted_words, keccak, receipt_id, to_hash, version_id, word
+from backend.domain.ids import ZERO_HASH, Account, DatanetId
+from backend.domain.lookups import TreeRoot, leaf_hash, look_up
+from backend.domain.merkle import ENTRIES_TAG, RECEIPTS_TAG, SumTree
+from backend.domain.proofs import (
+    BadPositionProof,
+    BadReceiptProof,
+    EquivocationProof,
+    Proof,
+    UnansweredProof,
+    WrongBalanceProof,
+    WrongEntryProof,
+    WrongOrderProof,
+    ZeroLeafProof,
+)
+from backend.domain.receipt import SignedReceipt, Slice
+from backend.domain.split import PPM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.domain.receipt import Receipt, Share, VersionRecord
+
+Case = dict[str, Any]
+KEYS = [3, 5, 8, 13, 21, (1 << 256) - 1]
+"""Of a tree's leaves; each is worth its place and one."""
+
+
+def demands() -> Iterator[Case]:
+    batch_hash, challenger = to_hash(keccak(b"batch")), _account("challenger")
+    for tree, keys in zip(Tree, ((0,), (1, 2), tuple(range(64)), ((1 << 160) - 1,)), strict=True):
+        demand = Demand(batch_hash, tree, keys, challenger, 1_790_000_015 + tree, 10_000)
+        yield {
+            "batchHash": batch_hash,
+            "tree": str(int(tree)),
+            "keys": list(map(key_word, keys)),
+            "challenger": challenger,
+            "deadline": str(demand.deadline),
+            "bondUnits": str(demand.bond_units),
+            "id": demand.id,
+        }
+
+
+def lookups() -> Iterator[Case]:
+    """Of a leaf, of each edge, of each gap."""
+    tree, root = _tree(ENTRIES_TAG, KEYS)
+    for key in (3, 21, (1 << 256) - 1, 0, 4, 20, 1 << 255):
+        lookup = look_up(tree, KEYS, key)
+        value, prefix = root.find(key, lookup)
+        yield {
+            "tag": to_hash(root.tag),
+            "root": to_hash(root.root),
+            "count": str(root.count),
+            "sum": str(root.total),
+            "key": key_word(key),
+            "keys": list(map(key_word, lookup.keys)),
+            "indices": [str(o.index) for o in lookup.openings],
+            "values": [str(o.value) for o in lookup.openings],
+            "paths": ["0x" + o.path.hex() for o in lookup.openings],
+            "value": str(value),
+            "prefix": str(prefix),
+        }
+
+
+def calls(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Case]:
+    """Each proof once. What they say is not true; how they are written is what counts."""
+    for proof in _proofs(receipt, record, shares):
+        data = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+        yield {
+            "verb": proof.verb,
+            "data": "0x" + data.hex(),
+            "batchHash": proof.header.hash,
+            "receiptId": receipt_id(receipt),
+        }
+
+
+def _proofs(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Proof]:
+    header = _header()
+    tree, _ = _tree(RECEIPTS_TAG, [int(receipt_id(receipt), 16), 1, 2])
+    signed = SignedReceipt(receipt, "hidden-cosine-1", (Slice(version_id(record), PPM, shares),), "0x")
+    witness = ReceiptWitness.of(signed, tree.open(0), [record])
+    snapshot = SnapshotWitness(DatanetId(7), 300, accepted_words([i % 3 == 0 for i in range(300)]))
+    entries, _ = _tree(ENTRIES_TAG, KEYS)
+    one, two = (look_up(entries, KEYS, key) for key in (5, 9))
+    span = Span(receipt.channel_id, 1, 2, 3)
+    content = to_hash(keccak(b"content"))
+    yield BadReceiptProof(header, witness)
+    yield BadReceiptProof(header, witness, (span, span))
+    yield BadPositionProof(header, witness, 0, 2, snapshot)
+    yield WrongEntryProof(header, witness, EntryPlace(0, 3, snapshot, content), two)
+    yield WrongBalanceProof(header, BalanceWitness(_account("earner"), header, one, two, two, one))
+    yield WrongOrderProof(header, Tree.BALANCES, Lookup((5, 3), (entries.open(1), entries.open(0))))
+    yield ZeroLeafProof(header, Tree.ENTRIES, leaf_hash(ENTRIES_TAG, 5), entries.open(1))
+    yield EquivocationProof(header, receipt, tree.open(0), receipt, "0x" + "11" * 65)
+    demand = Demand(header.hash, Tree.ENTRIES, (1, 2), _account("challenger"), 1_790_000_015, 10_000)
+    yield UnansweredProof(demand, header)
+
+
+def _header() -> Header:
+    roots = (to_hash(keccak(name)) for name in (b"spans", b"receipts", b"entries", b"balances", b"data"))
+    spans, receipts, entries, balances, data = roots
+    return Header(
+        operator=_account("operator"),
+        number=1,
+        parent=ZERO_HASH,
+        parameter_set=0,
+        committed_at=1_790_000_000,
+        final_at=1_790_000_120,
+        total=6,
+        cumulative_total=6,
+        spans_hash=spans,
+        receipts_root=receipts,
+        receipts_count=3,
+        entries_root=entries,
+        entries_count=len(KEYS),
+        balances_root=balances,
+        balances_count=2,
+        data_digest=data,
+    )
+
+
+def _tree(tag: bytes, keys: list[int]) -> tuple[SumTree, TreeRoot]:
+    tree = SumTree(tag, ((word(key), place + 1) for place, key in enumerate(keys)))
+    return tree, TreeRoot(tag, tree.root, tree.count, tree.total)
+
+
+def _account(label: str) -> Account:
+    return Account(to_hash(keccak(label.encode()))[:42])
