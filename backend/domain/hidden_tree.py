@@ -90,7 +90,7 @@ class Opened:
     def contradiction(self) -> Zero | Disorder | None:
         """What no tree may have, if it shows already."""
         for key, opening in self.leaves.values():
-            zero = _zero_beside(leaf_hash(self.root.tag, key), opening)
+            zero = _zero_beside(self.root, key, opening)
             if zero is not None:
                 return zero
         rising = [self.leaves[index] for index in sorted(self.leaves)]
@@ -100,13 +100,15 @@ class Opened:
         return None
 
 
-def _zero_beside(leaf: bytes, opening: Opening) -> Zero | None:
+def _zero_beside(root: TreeRoot, key: int, opening: Opening) -> Zero | None:
     """The leaf itself or the one beside it, if it is worth nothing."""
+    leaf = leaf_hash(root.tag, key)
     if opening.value == 0:
         return Zero(leaf, opening)
+    if opening.index ^ 1 >= root.count:
+        return None
     sibling = opening.path[:NODE]
-    # Beside the last leaf of an odd tree stands a node, or nothing.
-    if len(sibling) < NODE or int.from_bytes(sibling[:16], "big"):
+    if int.from_bytes(sibling[:16], "big"):
         return None
     own = opening.value.to_bytes(16, "big") + leaf
     return Zero(sibling[16:], Opening(opening.index ^ 1, 0, own + opening.path[NODE:]))

@@ -96,7 +96,7 @@ class Accused:
         if tree is Tree.PARENT_BALANCES:
             return self.parent.answer(Tree.BALANCES, key, shop) if self.parent else None
         leaves = self.draft.entries if tree is Tree.ENTRIES else self.draft.balances
-        found = _look_ups(leaves, self.trees[tree.name.lower()], key)
+        found = look_ups(leaves, self.trees[tree.name.lower()], key)
         taken = [one for one in found if self._is_taken(tree, key, one)]
         return self.random.choice(taken) if taken else None
 
@@ -121,7 +121,7 @@ class Accused:
         return AnsweredReceipt(witness, signed.signature) if fault is Fault.NONE else None
 
 
-def _look_ups(leaves: Leaves, tree: SumTree, key: int) -> list[Lookup]:
+def look_ups(leaves: Leaves, tree: SumTree, key: int) -> list[Lookup]:
     """All that can be shown under a key: of an unordered tree there may be several, or none."""
     keys, last = [k for k, _ in leaves], len(leaves) - 1
     shown = [(i,) for i in range(len(keys)) if keys[i] == key]

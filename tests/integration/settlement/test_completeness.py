@@ -92,7 +92,8 @@ def test_a_batch_corrupted_in_threes_is_convicted(
 
 
 @pytest.mark.deep
-@settings(max_examples=500)
+@pytest.mark.timeout(1800)
+@settings(max_examples=1000)
 @given(
     seeds,
     st.lists(st.sampled_from(sorted(ALL)), min_size=1, max_size=3),

@@ -76,7 +76,8 @@ def test_an_honest_batch_stands_whatever_is_tried(court: Court, seed: int) -> No
 
 
 @pytest.mark.deep
-@settings(max_examples=500)
+@pytest.mark.timeout(1800)
+@settings(max_examples=200)
 @given(seeds)
 def test_many_honest_batches_stand_whatever_is_tried(court: Court, seed: int) -> None:
     assert_stands(court, seed, 70)
