@@ -1,4 +1,4 @@
-"""A dishonest operator against the watcher: `python -m tools.attack [--json] [--only NAME]`.
+"""A dishonest operator against the watcher: `python -m tools.attack [--json] [--kill] [--only NAME]`.
 
 Every way to commit a wrong batch is played on a local chain against `loraledger watch --challenge`, a process
 that knows the chain and published batch data alone. Each time it must have the batch voided by itself, the
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 48
 STOP_SECONDS = 20
+KILL_SECONDS = 1.0
 COMMAND = (sys.executable, "-m", "backend.cli.main", "watch", "--challenge", "--no-answer", "--json")
 
 
@@ -44,21 +46,30 @@ class WatcherProcess:
     """`loraledger watch --challenge` in a home with nothing but addresses and a block store."""
 
     def __init__(self, home: Path, rpc_url: str, evidence: Path) -> None:
-        self._log = home / "watch.log"
+        self._home, self._log = home, home / "watch.log"
+        self._command = [*COMMAND, "--evidence", str(evidence)]
+        self._environment = os.environ | {"LORALEDGER_HOME": str(home), "LORALEDGER_RPC_URL": rpc_url}
         self.events: list[dict[str, str]] = []
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*COMMAND, "--evidence", str(evidence)],
-                env=os.environ | {"LORALEDGER_HOME": str(home), "LORALEDGER_RPC_URL": rpc_url},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._process = self._start()
 
-    def _read(self) -> None:
-        if self._process.stdout is not None:
-            self.events += map(json.loads, self._process.stdout)
+    def _start(self) -> subprocess.Popen[str]:
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                self._command, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        threading.Thread(target=self._read, args=[process], daemon=True).start()
+        return process
+
+    def kill(self) -> None:
+        """`kill -9`, everything that it kept is lost, and it starts again."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._home / "watch", ignore_errors=True)
+        self._process = self._start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            self.events.append(json.loads(line))
 
     def is_right(self, header: Header) -> bool:
         """Whether it said so. Errors: `StageError` if it ended."""
@@ -76,6 +87,19 @@ class WatcherProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class Step:
+    """Lets time go on; kills the watcher once, a second into the round, if it is given."""
+
+    def __init__(self, victim: WatcherProcess | None) -> None:
+        self._victim, self._kill_at = victim, time.monotonic() + KILL_SECONDS
+
+    def __call__(self) -> None:
+        if self._victim is not None and time.monotonic() > self._kill_at:
+            self._victim.kill()
+            self._victim = None
+        time.sleep(0.2)
 
 
 @contextmanager
@@ -99,6 +123,7 @@ def theatre(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object a round")
+    parser.add_argument("--kill", action="store_true", help="kill the watcher a second into every round")
     parser.add_argument("--only", default="", help="rounds whose name contains this")
     chosen = parser.parse_args()
     ways = [way for way in WAYS if chosen.only in way.name]
@@ -112,7 +137,8 @@ def main() -> int:
     ):
         for way in ways:
             try:
-                show(play(stage, way, watcher.is_right, lambda: time.sleep(0.2)), as_json=chosen.json)
+                step = Step(watcher if chosen.kill else None)
+                show(play(stage, way, watcher.is_right, step), as_json=chosen.json)
             except StageError as failed:
                 num_failed += 1
                 print(f"FAILED  {way.name}: {failed}", file=sys.stderr)
