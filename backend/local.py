@@ -49,6 +49,7 @@ ROLES = (
     "operator, curator",
     "receipt key",
     *(f"user {n}" for n in range(1, 7)),
+    "watcher",
 )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DOLLAR = 10**6
-FIRST_USER, NUM_USERS = 3, 6
+FIRST_USER, NUM_USERS, WATCHER = 3, 6, 9
 LOCAL_SUPPLY = 1_000_000 * TOKEN
 LOCAL_STAKE = 10_000 * DOLLAR
 LOCAL_FUNDS = 10_000 * DOLLAR
@@ -103,6 +103,8 @@ def _furnish(deployer: Deployer) -> None:
     as_operator.send("TestUSD", "approve", at["OperatorRegistry"], LOCAL_STAKE)
     as_operator.send("OperatorRegistry", "stake", LOCAL_STAKE)
     as_operator.send("OperatorRegistry", "addReceiptKey", receipt_key.account, consent)
+    # The watcher's bonds for demands.
+    deployer.send("TestUSD", "mint", local_account(WATCHER).account, LOCAL_FUNDS)
     for index in range(FIRST_USER, FIRST_USER + NUM_USERS):
         user = local_account(index).account
         deployer.send("TestUSD", "mint", user, LOCAL_FUNDS)

@@ -29,7 +29,6 @@ CONTRIBUTORS, CREATOR, CONSUMER, VOTER = (
 )
 WALLETS = (*CONTRIBUTORS, CREATOR, CONSUMER, VOTER)
 """In the order of the local network's test users."""
-FIRST_USER = 3
 NEW_FEE_PPM = 80_000
 DEPOSIT_UNITS = 20_000_000
 SETTLE_SECONDS = 180
@@ -99,7 +98,7 @@ class Story:
         self._installation = installation
         self._screen = screen
         self._max_rows = max_rows
-        users = facts["accounts"][FIRST_USER:]
+        users = [entry for entry in facts["accounts"] if entry["role"].startswith("user")]
         self._markets = {
             name: Market(self._api_url, Wallet(user["private_key"], facts["rpc"]))
             for name, user in zip(WALLETS, users, strict=True)
