@@ -10,7 +10,7 @@ from backend.chain.contracts import interface
 from backend.chain.keys import local_account, recover
 from backend.domain.batch import Header, camel_case
 from backend.domain.chain import ParameterSet, Reverted
-from backend.domain.disputes import AnsweredReceipt, Demand, key_word
+from backend.domain.disputes import AnsweredReceipt, Demand, Lookup, key_word
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import TypedDomain, ascii_word, record_argument
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.chain.client import ChainClient
-    from backend.domain.disputes import Lookup, Tree
+    from backend.domain.disputes import Tree
     from backend.domain.ids import SnapshotId
     from backend.domain.proofs import Batchwise, EquivocationProof
     from backend.domain.receipt import VersionRecord
@@ -130,15 +130,25 @@ class Court:
         self.send(*at, "demand", accused.header.abi, int(tree), words)
         return self._demand(accused, tree, tuple(keys))
 
-    def answer(self, demand: Demand, place: int, accused: Accused, shown: Lookup | AnsweredReceipt) -> None:
-        """Errors: `Reverted`."""
-        header, args = accused.header, (demand.abi, place, accused.header.abi)
+    def answer(
+        self, demand: Demand, place: int, accused: Accused, shown: Lookup | AnsweredReceipt
+    ) -> Lookup | AnsweredReceipt:
+        """What everybody reads of it on chain. Errors: `Reverted`."""
+        header = accused.header
+        asked = (demand.abi, place, header.abi)
         if isinstance(shown, AnsweredReceipt):
-            answer: tuple[Any, ...] = ("answerReceipt", *args, shown.witness.abi, shown.signature)
+            self.send(
+                OPERATOR.account, "Disputes", "answerReceipt", *asked, shown.witness.abi, shown.signature
+            )
         else:
             parent = accused.parent.header if accused.parent else header
-            answer = ("answer", *args, parent.abi, shown.abi)
-        self.send(OPERATOR.account, "Disputes", *answer)
+            self.send(OPERATOR.account, "Disputes", "answer", *asked, parent.abi, shown.abi)
+        (log,) = self._rpc("eth_getLogs", {"address": self.chain.address("Disputes"), "fromBlock": "latest"})
+        events = interface("Disputes").events
+        topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
+        call = events[topics[0]].decode_log(topics, bytes.fromhex(log["data"][2:]))["call"]
+        args = self.chain.decode(self.chain.address("Disputes"), call)["args"]
+        return AnsweredReceipt.from_chain(args) if "witness" in args else Lookup.from_chain(args["lookup"])
 
     def falls_by_silence(self, demand: Demand, accused: Accused) -> bool:
         args = (demand.abi, accused.header.abi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
 from backend.domain.batch import Ledger
-from backend.domain.case import Right, Wrong
-from tests.support.accused import Accused, Draft, Outcome, Unanswered, case_of, try_to_convict
+from backend.domain.case import Needs, Right, Wrong
+from backend.domain.judge import judge
+from backend.domain.proofs import WrongBalanceProof, WrongEntryProof
+from tests.support.accused import MAX_ROUNDS, Accused, Draft, Outcome, Unanswered, case_of, try_to_convict
 from tests.support.corruption import ALL, PUBLISHING
 from tests.support.court import Court
 from tests.support.servers import snapshot
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.chain.local_node import LocalNode
+    from backend.domain.case import Case
     from backend.domain.deployment import Deployment
 
 seeds = st.integers(0, 1 << 32)
@@ -89,6 +93,68 @@ def test_a_batch_corrupted_in_threes_is_convicted(
 ) -> None:
     random = Random(seed)
     assert_caught(court, random, names, random.randint(1, 6), has_parent=has_parent)
+
+
+def converse(court: Court, case: Case, accused: Accused) -> Wrong:
+    """By demands and answers that are mined; what they show is read from their calldata."""
+    for _ in range(MAX_ROUNDS):
+        judged = judge(case, court.shop, court.shop.terms, court.shop.is_signed)
+        if isinstance(judged, Wrong):
+            return judged
+        assert isinstance(judged, Needs)
+        shown = dict(case.answers)
+        for tree, keys in judged.demands:
+            demand = court.demand(accused, tree, keys)
+            for place, key in enumerate(keys):
+                answer = accused.answer(tree, key, court.shop)
+                assert answer is not None
+                shown[tree, key] = court.answer(demand, place, accused, answer)
+            assert court.chain.call("Disputes", "unansweredOf", demand.id) == 0
+        case = replace(case, answers=shown)
+    raise AssertionError("no end")
+
+
+def test_withheld_data_and_hidden_entries_are_brought_out_by_real_demands(court: Court) -> None:
+    random = Random(8)
+    with court.undone():
+        draft, parent, ledger = honest(court, random, 4, has_parent=True)
+        ALL["entries: move_value"](random, draft, court.shop)
+        draft.published = None
+        accused = court.commit(draft, parent)
+        wrong = converse(court, case_of(accused, ledger), accused)
+        assert isinstance(wrong.proof, WrongEntryProof)
+        assert court.convicts(wrong.proof)
+
+
+def test_a_balance_on_top_of_a_withheld_parent_is_brought_out_by_real_demands(court: Court) -> None:
+    random = Random(9)
+    with court.undone():
+        draft, parent, _ = honest(court, random, 2, has_parent=True)
+        ALL["balances: move_value"](random, draft, court.shop)
+        accused = court.commit(draft, parent)
+        wrong = converse(court, case_of(accused, None), accused)
+        assert isinstance(wrong.proof, WrongBalanceProof)
+        assert court.convicts(wrong.proof)
+
+
+def test_a_version_registered_after_the_commit_convicts(court: Court) -> None:
+    """Its id is the hash of its record, so that it can be named before it is there."""
+    shop, random = replace(court.shop), Random(10)
+    late = replace(shop.records[0], name="late")
+    shop.records = [late]
+    with court.undone():
+        draft = Draft.of(shop.batch(random, Ledger(), 1))
+        accused = court.commit(draft)
+        shop.registered = {}
+        unknown = try_to_convict(case_of(accused, Ledger()), accused, shop).end
+        assert isinstance(unknown, Wrong)
+        assert court.convicts(unknown.proof)
+        court.sleep(2)
+        court.register(shop, late)
+        known = try_to_convict(case_of(accused, Ledger()), accused, shop).end
+        assert isinstance(known, Wrong)
+        assert known.finding.what == "version_id"
+        assert court.convicts(known.proof)
 
 
 @pytest.mark.deep
