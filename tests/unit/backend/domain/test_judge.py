@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -96,3 +97,23 @@ def assert_caught(random: Random, corruptions: list[Corruption], count: int, *, 
         assert isinstance(outcome.end, Right)
         return
     assert_convicted(outcome, accused)
+
+
+def test_one_hidden_receipt_among_many_is_found_by_few_demands() -> None:
+    """The published ones are honest, and all but one of them in the tree."""
+    random = Random(4)
+    draft, _, ledger = honest(random, 400, has_parent=False)
+    published = list(draft.receipts)
+    for place in (0, 123, 399):
+        spoilt = Draft.of(draft.batch)
+        signed = published[place]
+        moved = replace(signed.receipt, cumulative=signed.receipt.cumulative + 1)
+        spoilt.receipts[place] = SHOP.signed(moved, signed.slices)
+        spoilt.published = published
+        accused = spoilt.commit(AT, AT + 60)
+        outcome = try_to_convict(case_of(accused, ledger), accused, SHOP)
+        assert isinstance(outcome.end, Wrong)
+        assert (outcome.end.finding.what, outcome.end.finding.receipt) == ("cumulative", place)
+        assert holds(outcome.end.proof, SHOP)
+        assert outcome.num_rounds <= 2
+        assert outcome.num_keys <= 64 + 8
