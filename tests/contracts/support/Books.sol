@@ -213,6 +213,12 @@ library Books {
         while (i < leaves.keys.length && leaves.keys[i] < key) ++i;
     }
 
+    /// @notice A key at or just beside one of the leaves, as a draw has it.
+    function keyNear(Leaves memory leaves, bytes32 draw) internal pure returns (bytes32) {
+        uint256 key = uint256(leaves.keys[uint128(uint256(draw)) % leaves.keys.length]);
+        return bytes32(key + ((uint256(draw) >> 128) % 3) - 1);
+    }
+
     function valueOf(Leaves memory leaves, bytes32 key) internal pure returns (uint128) {
         uint256 i = placeOf(leaves, key);
         return i < leaves.keys.length && leaves.keys[i] == key ? leaves.values[i] : 0;
