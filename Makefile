@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-deep lint format bench gas docs lock clean
-.PHONY: slither coverage attack
+.PHONY: slither halmos coverage mutation attack
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -73,6 +73,9 @@ halmos: node_modules/.installed ## symbolic proofs of invariants 2 and 5; instal
 
 coverage: node_modules/.installed ## what the Solidity tests execute: at least 98 % of lines and statements
 	@$(PYTHON) -m tools.contract_checks.coverage
+
+mutation: node_modules/.installed ## mutates the contracts 200 times: 90 % noticed; hours, can go on; JOBS=n at once
+	@$(PYTHON) -m tools.contract_checks.mutation --jobs $(or $(JOBS),1)
 
 attack: setup ## a dishonest operator against `loraledger watch`, sixteen ways, by the clock
 	@$(PY) -m tools.attack

@@ -1,0 +1,61 @@
+"""Writes exemptions and survivors into docs/contract-checks.md; with --check, fails if the page differs."""
+
+import json
+import re
+import sys
+from typing import Any
+
+from tools.contract_checks.common import HERE, ROOT, fail
+
+PAGE = ROOT / "docs" / "contract-checks.md"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join([_row(heads), _row(["---"] * len(heads)), *map(_row, rows)]) if rows else "None."
+
+
+def exemptions() -> str:
+    entries = json.loads((HERE / "slither.json").read_text())
+    rows = [
+        [each["detector"], ", ".join(f"`{place}`" for place in each["where"]), each["reason"]]
+        for each in entries
+    ]
+    return _table(["detector", "where", "why it is right as it is"], rows)
+
+
+def survivors() -> str:
+    entries: list[dict[str, Any]] = json.loads((HERE / "survivors.json").read_text())
+    place = "`{file}` `{function}`"
+    rows = [[place.format(**each), f"`{each['change']}`", each["reason"]] for each in entries]
+    return _table(["where", "change", "why it lives"], rows)
+
+
+def filled(page: str) -> str:
+    """The page with what stands between its markers replaced."""
+    tables = {"exemptions": exemptions(), "survivors": survivors()}
+    between = r"<!-- (?P<name>\w+) -->\n.*?<!-- end of (?P=name) -->"
+    return re.sub(
+        between,
+        lambda found: (
+            f"<!-- {found['name']} -->\n\n{tables[found['name']]}\n\n<!-- end of {found['name']} -->"
+        ),
+        page,
+        flags=re.DOTALL,
+    )
+
+
+def main() -> None:
+    page = PAGE.read_text()
+    text = filled(page)
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+    elif text != page:
+        fail(f"{PAGE.relative_to(ROOT)} is behind: run python -m tools.contract_checks.document")
+
+
+if __name__ == "__main__":
+    main()

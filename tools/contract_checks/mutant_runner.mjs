@@ -1,0 +1,125 @@
+// Tries mutants of the contracts one after the other: reads a JSON object a line, {file, text, tests}, and writes one,
+// {outcome, by, seconds}. The first line of output is about the unchanged contracts, which must pass.
+//
+// Sources are compiled in this process without the optimizer and tests run on Hardhat's engine, so that a mutant takes
+// seconds. `tests` are all test files, those first that most likely notice: the first few are compiled and run, only if
+// they pass the next, and only if all pass, they run once more with more fuzzing.
+import { createInterface } from "node:readline";
+import {
+  CollectStackTraces,
+  EdrContext,
+  FsAccessPermission,
+  l1HardforkLatest,
+  l1HardforkToString,
+  l1SolidityTestRunnerFactory,
+  L1_CHAIN_TYPE,
+} from "@nomicfoundation/edr";
+import { closure, compile, inputFor, root, solidityIn } from "./solc.mjs";
+
+const QUICK = { fuzz: 16, runs: 2, depth: 16 };
+// Not deep enough for the invariants to ask whether enough moves were made, which a few runs need not satisfy.
+const THOROUGH = { fuzz: 64, runs: 16, depth: 24 };
+/** How many test files the first stages take; the last one takes the rest. */
+const STAGES = [3, 9];
+// A mutant that loops for ever ends as one that runs out of gas.
+const GAS_LIMIT = 3_000_000_000n;
+const tests = solidityIn("tests/contracts").filter((file) => file.endsWith(".t.sol"));
+
+function configOf({ fuzz, runs, depth }) {
+  return {
+    projectRoot: root,
+    hardfork: l1HardforkToString(l1HardforkLatest()),
+    gasLimit: GAS_LIMIT,
+    disableBlockGasLimit: true,
+    disableTransactionGasCap: true,
+    collectStackTraces: CollectStackTraces.OnFailure,
+    fsPermissions: [{ access: FsAccessPermission.ReadDirectory, path: "tests/vectors" }],
+    fuzz: { runs: fuzz, seed: "0x6c6f72616c6564676572" },
+    invariant: { runs, depth, failOnRevert: true, shrinkRunLimit: 0 },
+  };
+}
+
+/** The artefacts of the given test files, with one source replaced. */
+function build(files, replaced) {
+  const wanted = Object.fromEntries(
+    files.map((file) => [file, { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] }]),
+  );
+  const input = inputFor(closure(files, replaced), wanted);
+  // Else every change of a comment would be a change of code.
+  input.settings.metadata = { appendCBOR: false };
+  const { contracts } = compile(input);
+  return files.flatMap((source) =>
+    Object.entries(contracts[source] ?? {}).map(([name, { abi, evm }]) => ({
+      id: { name, source, solcVersion: "0.8.34" },
+      contract: {
+        abi: JSON.stringify(abi),
+        bytecode: `0x${evm.bytecode.object}`,
+        deployedBytecode: `0x${evm.deployedBytecode.object}`,
+        linkReferences: {},
+        deployedLinkReferences: {},
+      },
+    })),
+  );
+}
+
+function isSuite({ contract }) {
+  const isTest = ({ type, name }) => type === "function" && /^(test|invariant)/.test(name);
+  return contract.bytecode !== "0x" && JSON.parse(contract.abi).some(isTest);
+}
+
+/** The first test that fails, as `file:contract.test reason`; undefined if all pass. */
+async function failing(context, artifacts, fuzzing) {
+  const config = configOf(fuzzing);
+  for (const { id } of artifacts.filter(isSuite)) {
+    // The results may come after the run has returned.
+    const { testResults } = await new Promise((resolve, reject) => {
+      context.runSolidityTests(L1_CHAIN_TYPE, artifacts, [id], config, {}, resolve).catch(reject);
+    });
+    const failed = testResults.find(({ status }) => status === "Failure");
+    if (failed !== undefined) return `${id.source}:${id.name}.${failed.name} ${failed.reason ?? ""}`.trim();
+  }
+  return undefined;
+}
+
+const codeOf = ({ id, contract }) => [`${id.source}:${id.name}`, contract.bytecode];
+
+async function tryMutant(context, baseline, { file, text, tests: order }) {
+  const ends = [...STAGES.map((_, i) => STAGES.slice(0, i + 1).reduce((x, y) => x + y)), order.length];
+  const artifacts = [];
+  for (const [i, end] of ends.entries()) {
+    let added;
+    try {
+      added = build(order.slice(ends[i - 1] ?? 0, end), { [file]: text });
+    } catch (error) {
+      return { outcome: "invalid", by: error.message.split("\n")[0] };
+    }
+    artifacts.push(...added);
+    const isSame = added.map(codeOf).every(([name, code]) => baseline.get(name) === code);
+    const by = isSame ? undefined : await failing(context, added, QUICK);
+    if (by !== undefined) return { outcome: "killed", by };
+  }
+  const changed = artifacts.filter((each) => baseline.get(codeOf(each)[0]) !== codeOf(each)[1]);
+  if (changed.length === 0) return { outcome: "same", by: null };
+  const by = await failing(context, artifacts, THOROUGH);
+  return by === undefined ? { outcome: "survived", by: null } : { outcome: "killed", by };
+}
+
+const context = new EdrContext();
+await context.registerSolidityTestRunnerFactory(L1_CHAIN_TYPE, l1SolidityTestRunnerFactory());
+process.chdir(root);
+const original = build(tests, {});
+const baseline = new Map(original.map(codeOf));
+// Workers beside the first need not look again.
+const broken = process.argv[2] === "--trust" ? undefined : await failing(context, original, THOROUGH);
+console.log(JSON.stringify({ outcome: broken === undefined ? "passed" : "failed", by: broken ?? null }));
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const start = performance.now();
+  let result;
+  try {
+    result = await tryMutant(context, baseline, JSON.parse(line));
+  } catch (error) {
+    result = { outcome: "error", by: error.message };
+  }
+  console.log(JSON.stringify({ ...result, seconds: Math.round(performance.now() - start) / 1000 }));
+}
