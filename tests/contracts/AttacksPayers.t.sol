@@ -126,6 +126,25 @@ contract AttacksPayersTest is Batches {
         );
     }
 
+    /// @dev The deposit that backed an answer falls out of the chain: that channel alone is refused, by its name, and
+    /// once the deposit is in again, in whatever block, the same voucher collects.
+    function test_reorg_after_serving_is_made_good_by_the_same_voucher(uint128 charge, uint32 later) external {
+        charge = uint128(bound(charge, 1, _DEPOSIT));
+        payerName = "late payer";
+        payer = who(payerName);
+        uint256 before = vm.snapshotState();
+        deposit(DEPOSIT_UNITS);
+        Collection[] memory vouchers = collections(charge);
+        vm.revertToState(before);
+        Commitment memory c = commitmentOf(charge, oneBalance(operator, charge));
+        bytes4 selector = IPaymentVault.InsufficientBalance.selector;
+        expectCommitError(c, vouchers, abi.encodeWithSelector(selector, channel(), 0, charge));
+        vm.warp(block.timestamp + later);
+        deposit(DEPOSIT_UNITS);
+        commit(c, vouchers);
+        vm.assertEq(vault.potOf(collector, operator), charge);
+    }
+
     function test_swapped_grant_in_a_relayed_deposit_is_refused(uint256 which, uint64 change) external {
         vm.assume(change != 0);
         SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);

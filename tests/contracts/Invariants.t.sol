@@ -248,7 +248,7 @@ contract InvariantsTest {
             numMade += _handler.made(moves[i]);
         }
         uint256 numTried = _handler.numTried();
-        require(numTried < 32 || 4 * numMade >= numTried, TooFewMoves(numMade, numTried));
+        require(numTried < 32 || 16 * numMade >= numTried, TooFewMoves(numMade, numTried));
     }
 
     /// @dev 1: the vault's tokens are what channels and pots hold; stakes and bonds apart.

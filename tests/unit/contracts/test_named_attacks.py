@@ -1,0 +1,144 @@
+"""Each attack that the protocol names has a test that says its name: where it is.
+
+Invariants 4 and 6 (no proof holds against a right batch; every wrong one has a proof) are properties in
+`tests/integration/settlement`, the others in `tests/contracts/Invariants*.t.sol`.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CONTRACTS = "tests/contracts"
+
+ATTACKS = {
+    "replayed or stale voucher": (
+        "AttacksPayers.t.sol::test_a_replayed_voucher_collects_nothing_twice",
+        "AttacksPayers.t.sol::test_a_stale_voucher_adds_nothing_to_a_newer_one",
+    ),
+    "withdraw before collection": (
+        "AttacksPayers.t.sol::test_withdraw_before_collection_leaves_what_was_served",
+        "AttacksPayers.t.sol::test_withdraw_before_collection_by_a_thaw_kept_for_later",
+        "tests/unit/backend/services/test_admission.py::test_thawing_money_does_not_count",
+    ),
+    "revoke after use": (
+        "AttacksPayers.t.sol::test_revoke_after_use_does_not_take_back_what_was_served",
+        "AttacksPayers.t.sol::test_revoke_after_use_ends_collection_after_the_thaw",
+    ),
+    "over-signing to several operators": (
+        "AttacksPayers.t.sol::test_over_signing_to_several_operators_takes_nothing_from_the_first",
+    ),
+    "overcharge": ("AttacksOperators.t.sol::test_overcharge_is_convicted",),
+    "double-listed receipt": ("AttacksOperators.t.sol::test_a_double_listed_receipt_is_convicted",),
+    "hidden preimage": ("AttacksOperators.t.sol::test_a_hidden_preimage_is_convicted_by_silence",),
+    "unopenable parent": ("AttacksOperators.t.sol::test_an_unopenable_parent_is_convicted_by_silence",),
+    "surplus in a spare leaf": (
+        "AttacksOperators.t.sol::test_a_surplus_in_a_spare_leaf_is_convicted_by_the_shortfall",
+    ),
+    "false attribution": ("AttacksOperators.t.sol::test_false_attribution_to_a_stranger_is_convicted",),
+    "over-allocated balances": (
+        "AttacksOperators.t.sol::test_over_allocated_balances_are_convicted",
+        "Claim.t.sol::test_the_wall_keeps_what_is_not_yet_final",
+    ),
+    "parameter race": ("AttacksGovernance.t.sol::test_a_parameter_race_reverts_and_reprices_nothing",),
+    "ring filled by spam": (
+        "AttacksOperators.t.sol::test_a_ring_filled_by_spam_stops_its_own_operator_only",
+    ),
+    "demand griefing": (
+        "AttacksDisputes.t.sol::test_demand_griefing_delays_nothing_and_pays_the_operator",
+        "AttacksDisputes.t.sol::test_demand_griefing_by_answering_oneself_costs_the_griefer_more_gas",
+        "AttacksDisputes.t.sol::test_demand_griefing_too_late_to_be_answered_is_refused",
+    ),
+    "last-second answer": (
+        "AttacksDisputes.t.sol::test_a_last_second_answer_leaves_time_for_the_proof",
+        "AttacksDisputes.t.sol::test_a_last_second_answer_a_second_later_is_none",
+    ),
+    "challenger front-run": (
+        "AttacksDisputes.t.sol::test_a_challenger_front_run_with_a_reservation_earns_nothing",
+        "AttacksDisputes.t.sol::test_a_challenger_front_run_without_reservations_earns_nobody_anything",
+        "AttacksDisputes.t.sol::test_a_challenger_front_run_at_its_reservation_is_not_stopped",
+    ),
+    "self-accusation": (
+        "AttacksDisputes.t.sol::test_self_accusation_loses_most_of_the_slash",
+        "AttacksDisputes.t.sol::test_self_accusation_by_silence_loses_most_of_the_slash_too",
+    ),
+    "void, refund and recommit": (
+        "AttacksOperators.t.sol::test_void_refund_and_recommit_restores_everything_to_the_unit",
+        "AttacksOperators.t.sol::test_void_and_recommit_of_the_same_number_inherits_no_hold",
+        "AttacksOperators.t.sol::test_a_proof_replayed_after_recommit_convicts_nobody",
+    ),
+    "pot raid across operators": (
+        "AttacksOperators.t.sol::test_pot_raid_across_operators_reaches_nothing",
+        "AttacksOperators.t.sol::test_pot_raid_by_a_forged_collector_reaches_nothing",
+    ),
+    "copied data under another wallet": (
+        "AttacksProvenance.t.sol::test_copied_data_under_another_wallet_is_refused",
+        "AttacksProvenance.t.sol::test_copied_data_under_another_wallet_earns_nothing",
+    ),
+    "copied or perturbed adapter": (
+        "AttacksProvenance.t.sol::test_a_copied_adapter_leaves_the_original_its_id_and_date",
+        "AttacksProvenance.t.sol::test_a_perturbed_adapter_without_snapshots_does_not_keep_the_contributors_part",
+    ),
+    "warm start dropping its parents": (
+        "AttacksProvenance.t.sol::test_a_warm_start_dropping_its_parents_cannot_claim_to_pay_them",
+    ),
+    "reorg after serving": (
+        "AttacksPayers.t.sol::test_reorg_after_serving_is_made_good_by_the_same_voucher",
+        "tests/unit/backend/chain/test_indexer.py::test_only_blocks_with_enough_on_top_are_read",
+        "tests/integration/chain/test_reorg.py::test_a_reorg_ends_in_the_state_of_a_fresh_replay",
+    ),
+    "flash-loaned votes": ("AttacksGovernance.t.sol::test_flash_loaned_votes_neither_propose_nor_count",),
+    "late swing": ("AttacksGovernance.t.sol::test_a_late_swing_leaves_time_for_an_answer",),
+    "swapped grant in a relayed deposit": (
+        "AttacksPayers.t.sol::test_swapped_grant_in_a_relayed_deposit_is_refused",
+    ),
+    "callback that traps funds": (
+        "AttacksToken.t.sol::test_a_callback_that_traps_funds_traps_its_own_only",
+        "AttacksToken.t.sol::test_a_callback_that_traps_funds_stops_no_slash",
+    ),
+    "fee-on-transfer token": ("AttacksToken.t.sol::test_a_fee_on_transfer_token_credits_nothing",),
+    "signature malleability": ("AttacksPayers.t.sol::test_signature_malleability_opens_no_second_door",),
+    "cross-chain replay": (
+        "AttacksPayers.t.sol::test_cross_chain_replay_of_a_voucher_is_refused",
+        "AttacksDisputes.t.sol::test_cross_chain_replay_of_a_receipt_is_no_equivocation",
+    ),
+    "cross-contract replay": (
+        "AttacksPayers.t.sol::test_cross_contract_replay_of_a_voucher_is_refused",
+        "AttacksPayers.t.sol::test_cross_contract_replay_of_a_grant_in_another_channel_is_refused",
+        "AttacksDisputes.t.sol::test_cross_contract_replay_of_a_receipt_is_no_equivocation",
+    ),
+    "reentrancy through the token": (
+        "AttacksToken.t.sol::test_reentrancy_through_the_token_withdraws_nothing_twice",
+        "AttacksToken.t.sol::test_reentrancy_through_the_token_credits_no_deposit_twice",
+    ),
+    "merkle second preimage": (
+        "AttacksOperators.t.sol::test_merkle_second_preimage_of_a_node_opens_as_no_leaf",
+    ),
+    "sum overflow": ("AttacksOperators.t.sol::test_sum_overflow_is_refused",),
+    "wrong depth": ("AttacksOperators.t.sol::test_wrong_depth_is_refused",),
+    "pause until payers have left": (
+        "AttacksGovernance.t.sol::test_pause_until_payers_have_left_ends_before_they_can",
+        "AttacksGovernance.t.sol::test_pause_until_payers_have_left_stops_no_payer",
+    ),
+}
+
+
+def words(text: str) -> set[str]:
+    """What is left of a name without joints and small words."""
+    return set(re.findall(r"[a-z]+", text.lower())) - {"a", "and", "in", "is", "of", "or", "the"}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_each_attack_has_its_tests(attack: str) -> None:
+    for place in ATTACKS[attack]:
+        path, name = place.split("::")
+        file = ROOT / (path if "/" in path else f"{CONTRACTS}/{path}")
+        assert re.search(rf"^\s*(function|def) {name}\(", file.read_text(), re.MULTILINE), place
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_tests_say_the_attacks_name(attack: str) -> None:
+    names = [place.split("::")[1].replace("_", " ") for place in ATTACKS[attack]]
+    said = set().union(*map(words, names))
+    assert words(attack) <= said, words(attack) - said
