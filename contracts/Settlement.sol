@@ -278,18 +278,32 @@ contract Settlement is ISettlement, EIP712, Nonces {
         uint128 finalTotal = _checkBalance(operator, account, request.balancesCount, opening);
         mapping(address => uint128) storage claimedBy = claimedOf[operator];
         uint128 claimed = claimedBy[account];
-        // A dishonest batch may state less than was claimed already.
-        uint128 earned = opening.value;
-        uint128 claimable = earned > claimed ? earned - claimed : 0;
-        uint256 units = Units.toUnitsDown(claimable);
-        require(units != 0, NothingToClaim(operator, account, claimable));
+        (uint256 units, uint128 amount) = _claimable(operator, account, opening.value, claimed);
 
-        uint128 amount = Units.toAmount(units);
-        claimedBy[account] = claimed + amount;
+        uint128 cumulative = claimed + amount;
+        claimedBy[account] = cumulative;
         address wallet = payoutWalletOf(account);
-        emit Claimed(operator, account, wallet, amount, claimed + amount);
+        emit Claimed(operator, account, wallet, amount, cumulative);
         // The wall: never more than the final batches collected is paid out, so what the others collected stays.
         vault.payOut(operator, wallet, units, finalTotal);
+    }
+
+    /// @notice What may be claimed of `earned`; reverts if that is less than a unit.
+    /// @return units In whole units.
+    /// @return amount The same in micro-units: at most what was earned beyond what was claimed.
+    function _claimable(
+        address operator,
+        address account,
+        uint128 earned,
+        uint128 claimed
+    ) private pure returns (uint256 units, uint128 amount) {
+        // A dishonest batch may state less than was claimed already.
+        unchecked {
+            uint128 claimable = earned > claimed ? earned - claimed : 0;
+            units = Units.toUnitsDown(claimable);
+            require(units != 0, NothingToClaim(operator, account, claimable));
+            return (units, claimable - (claimable % Units.MICRO));
+        }
     }
 
     function _setPayoutWallet(address account, address wallet) private {

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,25 @@ from backend.chain.deploy import ARTIFACTS, Deployer, deploy_local  # noqa: E402
 from backend.chain.keys import LocalSigner, local_account  # noqa: E402
 from backend.chain.local_node import LocalNode  # noqa: E402
 from backend.chain.node import Node  # noqa: E402
+from backend.domain.batch import Header  # noqa: E402
 from backend.domain.deployment import LOCAL_CHAIN_ID  # noqa: E402
 from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word  # noqa: E402
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId  # noqa: E402
-from backend.domain.merkle import BALANCES_TAG, Opening, resolve  # noqa: E402
 from backend.domain.voucher import Voucher  # noqa: E402
+from tools.gas_disputes import (  # noqa: E402
+    DEPTH,
+    TOTAL,
+    Provenance,
+    WrongBatch,
+    deep_opening,
+    zero_leaf_proof,
+    zero_receipts,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from backend.domain.proofs import Proof
 
 SNAPSHOTS = ROOT / "tests" / "snapshots"
 CONTRACTS = (
@@ -48,8 +60,9 @@ MICRO = 10**6
 NO_GRANT = (ZERO_ACCOUNT, 0, 0)
 IN_BATCH = 50
 RING = 256
-DEPTH = 20
 UNLIMITED = 2**256 - 1
+START = 2_000_000_000
+"""Later than any clock's present at which a chain begins."""
 FAR = 2**40
 """An expiry or deadline that does not come."""
 OPERATOR_KEY = 1
@@ -57,12 +70,18 @@ OPERATOR_KEY = 1
 
 
 class Chain:
-    """A deployed market, and accounts that act on it."""
+    """A deployed market, and accounts that act on it.
+
+    Its time is its own, a second a transaction: headers bear instants, whose bytes, and those of the
+    hashes over them, are paid for.
+    """
 
     def __init__(self, url: str) -> None:
         self.node = Node.connect(url)
         self.at = dict(deploy_local(url).addresses)
         self.operator = local_account(OPERATOR_KEY)
+        self._now = START
+        self.node.rpc.request("evm_setIntervalMining", 0)
 
     def fresh(self, name: str) -> LocalSigner:
         signer = LocalSigner(keccak(name.encode()))
@@ -71,14 +90,15 @@ class Chain:
 
     def send(self, signer: LocalSigner, contract: str, function: str, *args: Any) -> int:
         """Gas used."""
+        self._now += 1
+        self.node.rpc.request("evm_setNextBlockTimestamp", self._now)
         return self._as(signer).send(contract, function, *args).gas_used
 
     def ask(self, contract: str, function: str, *args: Any) -> Any:
         return self._as(self.operator).ask(contract, function, *args)
 
     def wait(self, seconds: int) -> None:
-        self.node.rpc.request("evm_increaseTime", seconds)
-        self.node.rpc.request("evm_mine")
+        self._now += seconds
 
     def domain(self, contract: str) -> TypedDomain:
         return TypedDomain(LOCAL_CHAIN_ID, self.at[contract])
@@ -125,19 +145,32 @@ class Operator:
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
         self._parent = ZERO_HASH
+        self._spans: list[tuple[Payer, int, int]] = []
         self.total = 0
         self.header: dict[str, Any] = {}
 
-    def commit(self, payers: Sequence[Payer], amount: int, balances: tuple[bytes, int] | None = None) -> int:
-        """Gas used; `amount` from each of the payers."""
-        root, count = balances or (keccak(b"balances"), 1)
-        total = amount * len(payers)
+    def commit(
+        self, payers: Sequence[Payer], amount: int, trees: Mapping[str, tuple[bytes, int]] | None = None
+    ) -> int:
+        """Gas used; `amount` from each of the payers. `trees`: roots and counts by name, if they matter."""
         some = keccak(str(self.total).encode())
-        commitment = (self._parent, 0, total, some, 1, some, 1, root, count, some)
-        collections = [p.collection(amount) for p in sorted(payers, key=lambda payer: payer.channel)]
+        roots = dict.fromkeys(("receipts", "entries", "balances"), (some, 1)) | dict(trees or {})
+        self._spans = [(p, p.collected, amount) for p in sorted(payers, key=lambda payer: payer.channel)]
+        total = amount * len(payers)
+        commitment = (self._parent, 0, total, *(part for root in roots.values() for part in root), some)
+        collections = [payer.collection(amount) for payer, _, _ in self._spans]
         gas = self._chain.send(self._chain.operator, "Settlement", "commit", commitment, collections)
         self.total += total
         self._read_header()
+        return gas
+
+    def refund(self) -> int:
+        """Gas used to refund the latest batch, which is void: the one before is the latest then."""
+        refunds = [(payer.account, before, before, before + amount) for payer, before, amount in self._spans]
+        gas = self._chain.send(self._chain.operator, "Settlement", "refund", self.header, refunds)
+        for payer, before, _ in self._spans:
+            payer.collected = before
+        self._parent, self.total = self.header["parent"], self.total - self.header["total"]
         return gas
 
     def finalise(self) -> int:
@@ -175,6 +208,8 @@ def settlement_gas(chain: Chain) -> dict[str, int]:
         "deposit_first": one.first_deposit,
         "deposit_top_up": top_up,
         **_claim_gas(chain, operator, one),
+        **refund_gas(chain, operator, one),
+        **conviction_gas(chain, operator, one),
     }
 
 
@@ -199,21 +234,56 @@ def _claim_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, int]
 
 def _claim(chain: Chain, operator: Operator, payer: Payer, account: Account, value: int) -> int:
     amount = 3_000 * MICRO
-    opening, root = _deep_opening(account, value, operator.total + amount)
-    operator.commit([payer], amount, (root, 2**DEPTH))
+    opening, root = deep_opening(account, value, operator.total + amount)
+    operator.commit([payer], amount, {"balances": (root, 2**DEPTH)})
     operator.finalise()
     parts = (opening.index, opening.value, opening.path)
     request = (chain.operator.account, account, 2**DEPTH, parts)
     return chain.send(chain.operator, "Settlement", "claim", request)
 
 
-def _deep_opening(account: Account, value: int, total: int) -> tuple[Opening, bytes]:
-    """An opening of one of 2^20 leaves that sum to `total`, and the root that it leads to."""
-    part = (total - value) // DEPTH
-    sums = [part + (total - value) % DEPTH, *[part] * (DEPTH - 1)]
-    path = b"".join(s.to_bytes(16, "big") + keccak(bytes([i])) for i, s in enumerate(sums))
-    opening = Opening(0xA5A5A, value, path)
-    return opening, resolve(BALANCES_TAG, word(account), 2**DEPTH, opening).root
+def refund_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, int]:
+    payers = [Payer(chain, f"refunded {i}", 1_000) for i in range(IN_BATCH)]
+    many, one = (_refund(chain, operator, some) for some in (payers, [payer]))
+    return {"refund_in_50": _part(many, one)}
+
+
+def _refund(chain: Chain, operator: Operator, payers: Sequence[Payer]) -> int:
+    """Not the channels' first batch: their slots hold something before, while it stands and after."""
+    operator.commit(payers, MICRO)
+    receipts = zero_receipts(len(payers) * MICRO)
+    operator.commit(payers, MICRO, {"receipts": (receipts.root, receipts.count)})
+    _convict(chain, zero_leaf_proof(Header.from_chain(operator.header)))
+    return operator.refund()
+
+
+def conviction_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, int]:
+    batch = WrongBatch(Provenance.recorded(chain), payer.channel, operator.total + MICRO)
+    operator.commit([payer], MICRO, {"balances": (batch.parent_balances, 2**DEPTH)})
+    parent = Header.from_chain(operator.header)
+    measured: dict[str, int] = {}
+    proofs = {
+        "bad_receipt": batch.bad_receipt,
+        "wrong_entry": batch.wrong_entry,
+        "wrong_balance": partial(batch.wrong_balance, parent=parent),
+    }
+    for name, proof_against in proofs.items():
+        operator.commit([payer], TOTAL, batch.roots)
+        measured |= _convict(chain, proof_against(Header.from_chain(operator.header)), name)
+        operator.refund()
+    return measured
+
+
+def _convict(chain: Chain, proof: Proof, name: str = "") -> dict[str, int]:
+    """By a challenger who reserved the proof and is paid for it, their first tokens."""
+    challenger = chain.fresh(f"challenger {name}")
+    call = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+    reservation = keccak(word(challenger.account) + keccak(call))
+    reserve = chain.send(challenger, "Disputes", "reserve", reservation)
+    gas = chain.send(challenger, "Disputes", proof.verb, *proof.args)
+    if not chain.ask("TestUSD", "balanceOf", challenger.account):
+        sys.exit(f"{proof.verb}: the challenger was not paid")
+    return {name: gas, "reserve": reserve}
 
 
 def registry_gas(chain: Chain) -> dict[str, int]:
@@ -289,7 +359,7 @@ def gas() -> dict[str, int]:
         node = LocalNode.start(Path(folder) / "node.log")
         try:
             chain = Chain(node.url)
-            return settlement_gas(chain) | registry_gas(chain) | vote_gas(chain)
+            return registry_gas(chain) | settlement_gas(chain) | vote_gas(chain)
         finally:
             node.stop()
 

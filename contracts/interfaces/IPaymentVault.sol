@@ -124,6 +124,7 @@ interface IPaymentVault {
     error InvalidRecipient(address to);
     /// @notice The token delivered something else than it was asked for, as fee-on-transfer tokens do.
     error UnexpectedTransfer(uint256 expected, uint256 received);
+    error ReentrancyGuardReentrantCall();
     error InvalidSignature(address signer);
     error CapLowered(address key, uint128 cap, uint128 newCap);
     error ExpiryLowered(address key, uint64 expiry, uint64 newExpiry);

@@ -146,13 +146,15 @@ library ReceiptRules {
         if (list.length % _ITEM != 0 || count == 0 || count > _MAX_ITEMS) return false;
         uint256 sum = 0;
         uint256 next = 0;
-        for (uint256 j = 0; j < count; ++j) {
-            uint256 item = uint64(bytes8(list[j * _ITEM:(j + 1) * _ITEM]));
-            uint256 position = item >> 32;
-            uint256 ppm = item & type(uint32).max;
-            if (position < next || ppm == 0) return false;
-            next = position + 1;
-            sum += ppm;
+        // A few numbers of 32 bits do not overflow.
+        unchecked {
+            for (uint256 j = 0; j < count; ++j) {
+                uint256 item = Split.itemAt(list, j);
+                (uint256 position, uint256 ppm) = (item >> 32, uint32(item));
+                if (position < next || ppm == 0) return false;
+                next = position + 1;
+                sum += ppm;
+            }
         }
         return sum == Units.PPM && (next - 1) >> _INDEX_BITS < numSnapshots;
     }

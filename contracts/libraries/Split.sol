@@ -52,18 +52,24 @@ library Split {
         uint256 own = 0;
         uint256 largest = 0;
         uint256 largestPpm = 0;
-        for (uint256 i = 0; i < count; ++i) {
-            uint256 ppm = ppmAt(list, i);
-            uint256 part = Units.mulPpmDown(contributors, ppm);
-            given += part;
-            if (i == j) own = part;
-            if (ppm > largestPpm) (largest, largestPpm) = (i, ppm);
+        // 128 bits by 32: neither a part nor the sum of all can overflow.
+        unchecked {
+            for (uint256 i = 0; i < count; ++i) {
+                uint256 ppm = uint32(itemAt(list, i));
+                uint256 part = (contributors * ppm) / Units.PPM;
+                given += part;
+                if (i == j) own = part;
+                if (ppm > largestPpm) (largest, largestPpm) = (i, ppm);
+            }
         }
         return uint128(j == largest ? own + contributors - given : own);
     }
 
-    /// @notice The ppm of entry `i` of an attribution list.
-    function ppmAt(bytes calldata list, uint256 i) internal pure returns (uint32) {
-        return uint32(bytes4(list[i * _ITEM + 4:(i + 1) * _ITEM]));
+    /// @notice Entry `i` of an attribution list, `position << 32 | ppm`. There must be one: it is not checked.
+    function itemAt(bytes calldata list, uint256 i) internal pure returns (uint256 item) {
+        // solhint-disable-next-line no-inline-assembly
+        assembly ("memory-safe") {
+            item := shr(192, calldataload(add(list.offset, mul(i, _ITEM))))
+        }
     }
 }

@@ -68,7 +68,7 @@ contract InvariantsSplitTest is Base {
     }
 
     function ppmAt(bytes calldata list, uint256 j) external pure returns (uint256) {
-        return Split.ppmAt(list, j);
+        return uint32(Split.itemAt(list, j));
     }
 
     /// @dev Apart by less than one token unit.
