@@ -67,7 +67,9 @@ abstract contract AnyVault is Proof {
 
     function _movesMoney(bytes4 selector) internal pure returns (bool) {
         return
-            selector == PaymentVault.deposit.selector ||
+            // Two functions share this name.
+            selector == bytes4(keccak256("deposit(address,address,uint256)")) ||
+            selector == bytes4(keccak256("deposit(address,address,uint256,(address,uint128,uint64))")) ||
             selector == PaymentVault.depositWithPermit.selector ||
             selector == PaymentVault.depositWithAuthorization.selector ||
             selector == PaymentVault.withdraw.selector ||

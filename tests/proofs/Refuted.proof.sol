@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Collection, Refund, SessionGrant} from "../../contracts/interfaces/IPaymentVault.sol";
+import {Collection, Refund} from "../../contracts/interfaces/IPaymentVault.sol";
 import {AnyVault} from "./AnyVault.sol";
 
 /// @notice What is not true of the vault, one claim for each way of moving money.
@@ -37,9 +37,8 @@ contract VaultRefuted is AnyVault {
     function refute_deposit_adds_nothing(address payer, address operator, address collector, uint256 units) external {
         _begin(payer, operator, collector);
         uint256 balance = _books().balance;
-        SessionGrant memory none;
         vm.prank(payer);
-        _vault.deposit(operator, collector, units, none);
+        _vault.deposit(operator, collector, units);
         assert(_books().balance == balance);
     }
 
@@ -55,11 +54,11 @@ contract VaultRefuted is AnyVault {
         address collector,
         address to,
         uint256 units,
-        uint128 floor
+        uint128 limit
     ) external {
         _begin(to, operator, collector);
         vm.prank(collector);
-        _vault.payOut(operator, to, units, floor);
+        _vault.payOut(operator, to, units, limit);
         assert(_books().pot == 0);
     }
 

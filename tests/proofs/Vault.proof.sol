@@ -90,10 +90,38 @@ contract VaultProof is AnyVault {
     function check_deposit(address payer, address operator, address collector, uint256 units) external {
         _begin(payer, operator, collector);
         Books memory old = _books();
-        SessionGrant memory none;
         vm.prank(payer);
-        _vault.deposit(operator, collector, units, none);
+        _vault.deposit(operator, collector, units);
         _assertDeposited(old, units);
+    }
+
+    function check_deposit_with_grant(
+        address payer,
+        address operator,
+        address collector,
+        uint256 units,
+        SessionGrant calldata grant
+    ) external {
+        _begin(payer, operator, collector);
+        Books memory old = _books();
+        vm.prank(payer);
+        _vault.deposit(operator, collector, units, grant);
+        _assertDeposited(old, units);
+    }
+
+    function check_deposit_leaves_other_channels(
+        address payer,
+        address operator,
+        address collector,
+        uint256 units,
+        ChannelId other
+    ) external {
+        _begin(payer, operator, collector);
+        vm.assume(ChannelId.unwrap(other) != ChannelId.unwrap(_id()));
+        Channel memory old = _vault.channelOf(other);
+        vm.prank(payer);
+        _vault.deposit(operator, collector, units);
+        _assertSame(old, _vault.channelOf(other));
     }
 
     function check_deposit_with_permit(address payer, address operator, address collector, uint256 units) external {
@@ -141,14 +169,14 @@ contract VaultProof is AnyVault {
         address collector,
         address to,
         uint256 units,
-        uint128 floor
+        uint128 limit
     ) external {
         _begin(payer, operator, collector);
         Books memory old = _books();
         vm.prank(collector);
-        _vault.payOut(operator, to, units, floor);
+        _vault.payOut(operator, to, units, limit);
         Books memory current = _books();
-        assert(current.pot + units * 1e6 == old.pot && current.pot >= floor);
+        assert(current.pot + units * 1e6 == old.pot && units * 1e6 <= limit);
         assert(current.balance == old.balance && current.collected == old.collected);
     }
 
