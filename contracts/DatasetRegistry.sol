@@ -23,8 +23,9 @@ import {Signatures} from "./libraries/Signatures.sol";
 /// @title Dataset registry
 /// @notice See `IDatasetRegistry`.
 contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
-    /// @dev An attribution list keeps 24 bits for a contribution's index.
-    uint32 private constant _MAX_COUNT = 1 << 24;
+    /// @dev The accept bits of a snapshot travel in a fraud proof: 32 kB of them at most. (A list keeps 24 bits for an
+    /// index.)
+    uint32 private constant _MAX_COUNT = 1 << 18;
 
     /// @inheritdoc IDatasetRegistry
     uint64 public override numDatanets;

@@ -26,6 +26,7 @@ import {ChannelId} from "./interfaces/IPaymentVault.sol";
 import {BatchHeader, ISettlement, Opening, Receipt} from "./interfaces/ISettlement.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {Lookups, TreeRoot} from "./libraries/Lookups.sol";
+import {MerkleSum} from "./libraries/MerkleSum.sol";
 import {ReceiptRules} from "./libraries/ReceiptRules.sol";
 import {Spans} from "./libraries/Spans.sol";
 import {Parts, Split} from "./libraries/Split.sol";
@@ -165,7 +166,7 @@ contract Disputes is IDisputes, ReentrancyGuardTransient {
     ) external {
         require(tree != Tree.ParentBalances, WrongTree(tree));
         Lookups.treeOf(header, tree).openLeaf(leafHash, opening);
-        require(opening.value == 0, LeafHasValue(opening.value));
+        require(opening.value == 0 || _hasZeroSibling(opening.path), LeafHasValue(opening.value));
         _convict(header);
     }
 
@@ -221,6 +222,7 @@ contract Disputes is IDisputes, ReentrancyGuardTransient {
     ) external nonReentrant {
         bytes32 id = _checkOpen(asked, i, header);
         require(asked.tree != Tree.Receipts, WrongTree(asked.tree));
+        _checkReadable(abi.encodeCall(this.answer, (asked, i, header, parent, lookup)));
         if (asked.tree == Tree.ParentBalances) {
             _checkHeader(parent, header.parent);
             Lookups.treeOf(parent, asked.tree).find(asked.keys[i], lookup);
@@ -240,6 +242,7 @@ contract Disputes is IDisputes, ReentrancyGuardTransient {
     ) external nonReentrant {
         bytes32 id = _checkOpen(asked, i, header);
         require(asked.tree == Tree.Receipts, WrongTree(asked.tree));
+        _checkReadable(abi.encodeCall(this.answerReceipt, (asked, i, header, witness, signature)));
         uint256 index = witness.opening.index;
         require(index == uint256(asked.keys[i]), KeyOutOfRange(bytes32(index), header.receiptsCount));
         _openReceipt(header, witness.receipt, witness.opening);
@@ -406,8 +409,15 @@ contract Disputes is IDisputes, ReentrancyGuardTransient {
         BatchHeader calldata header
     ) private view returns (bytes32 id) {
         id = _checkDemand(asked, header);
+        // Once the batch is void its bonds are the challengers' again.
+        require(settlement.isPending(header), BatchIsVoid(asked.batchHash));
         require(block.timestamp <= asked.deadline, AnswerTooLate(asked.deadline));
         require((unansweredOf[id] >> i) & 1 == 1, AlreadyAnswered(id, i));
+    }
+
+    /// @dev The compiler's decoder takes encodings that others refuse; an answer is for everybody to read.
+    function _checkReadable(bytes memory canonical) private pure {
+        require(keccak256(msg.data) == keccak256(canonical), NotCanonical());
     }
 
     function _settleAnswer(Demand calldata asked, bytes32 id, uint256 i, BatchHeader calldata header) private {
@@ -423,6 +433,14 @@ contract Disputes is IDisputes, ReentrancyGuardTransient {
         token.safeTransferFrom(from, address(this), units);
         uint256 held = token.balanceOf(address(this));
         require(held == expected, UnexpectedTransfer(expected, held));
+    }
+
+    /// @dev Whether a node beside the path is worth nothing: then so are all leaves below it.
+    function _hasZeroSibling(bytes calldata path) private pure returns (bool) {
+        for (uint256 at = 0; at < path.length; at += MerkleSum.SIBLING) {
+            if (bytes16(path[at:at + 16]) == 0) return true;
+        }
+        return false;
     }
 
     function _count(uint256 bits) private pure returns (uint256 count) {

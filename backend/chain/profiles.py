@@ -28,7 +28,7 @@ _RATIOS = {
 BOUNDS: tuple[Mapping[str, int], ...] = (
     _RATIOS
     | {
-        "minDisputeWindow": 1,
+        "minDisputeWindow": 3,
         "maxDisputeWindow": 2 * MINUTE,
         "maxPause": MINUTE,
         "pauseCoolDown": 5 * MINUTE,

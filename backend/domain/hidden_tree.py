@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backend.domain.disputes import MAX_KEYS, Lookup
 from backend.domain.lookups import leaf_hash
-from backend.domain.merkle import NODE, InvalidOpening, Opening, siblings
+from backend.domain.merkle import InvalidOpening, Opening, siblings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Zero:
-    """A leaf that is worth nothing; its key may be unknown."""
+    """A leaf that is worth nothing, or has a node beside its path that is."""
 
     leaf_hash: bytes
     opening: Opening
@@ -90,28 +90,13 @@ class Opened:
     def contradiction(self) -> Zero | Disorder | None:
         """What no tree may have, if it shows already."""
         for key, opening in self.leaves.values():
-            zero = _zero_beside(self.root, key, opening)
-            if zero is not None:
-                return zero
+            if opening.value == 0 or opening.has_zero_sibling:
+                return Zero(leaf_hash(self.root.tag, key), opening)
         rising = [self.leaves[index] for index in sorted(self.leaves)]
         for (left, first), (right, second) in pairwise(rising):
             if left >= right:
                 return Disorder(Lookup((left, right), (first, second)))
         return None
-
-
-def _zero_beside(root: TreeRoot, key: int, opening: Opening) -> Zero | None:
-    """The leaf itself or the one beside it, if it is worth nothing."""
-    leaf = leaf_hash(root.tag, key)
-    if opening.value == 0:
-        return Zero(leaf, opening)
-    if opening.index ^ 1 >= root.count:
-        return None
-    sibling = opening.path[:NODE]
-    if int.from_bytes(sibling[:16], "big"):
-        return None
-    own = opening.value.to_bytes(16, "big") + leaf
-    return Zero(sibling[16:], Opening(opening.index ^ 1, 0, own + opening.path[NODE:]))
 
 
 class Search:

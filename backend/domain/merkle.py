@@ -38,6 +38,11 @@ class Opening:
     path: bytes
 
     @property
+    def has_zero_sibling(self) -> bool:
+        """Whether a node beside the path is worth nothing: then so are all leaves below it."""
+        return any(not any(self.path[at : at + 16]) for at in range(0, len(self.path), NODE))
+
+    @property
     def abi(self) -> dict[str, int | str]:
         """Solidity's `Opening`."""
         return {"index": self.index, "value": self.value, "path": "0x" + self.path.hex()}

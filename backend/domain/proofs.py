@@ -235,7 +235,7 @@ class WrongOrderProof:
 
 @dataclass(frozen=True, slots=True)
 class ZeroLeafProof:
-    """A leaf that is worth nothing; its key may be unknown."""
+    """A leaf that is worth nothing (its key may be unknown), or has a node beside its path that is."""
 
     verb: ClassVar[str] = "zeroLeaf"
     header: Header
@@ -250,7 +250,7 @@ class ZeroLeafProof:
     def shows(self, _facts: Facts) -> bool:
         root = _writable(self.header, self.tree, {Tree.RECEIPTS, Tree.ENTRIES, Tree.BALANCES})
         root.open_leaf(self.leaf_hash, self.opening)
-        return self.opening.value == 0
+        return self.opening.value == 0 or self.opening.has_zero_sibling
 
 
 @dataclass(frozen=True, slots=True)

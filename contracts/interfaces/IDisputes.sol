@@ -153,7 +153,8 @@ interface IDisputes {
     event ReceiptFaulty(bytes32 indexed batchHash, uint32 receiptIndex, Fault fault);
     /// @notice Leaves were demanded.
     event Demanded(bytes32 indexed id, address indexed operator, bytes32 indexed batchHash, Demand demand);
-    /// @notice Key `i` of a demand was answered by `call`, the whole calldata of the answer; `answerer` got its bond.
+    /// @notice Key `i` of a demand was answered by `call`, the whole calldata of the answer in its canonical encoding;
+    /// `answerer` got its bond.
     event Answered(bytes32 indexed id, uint256 indexed i, address indexed answerer, bytes call);
     /// @notice The challenger has `units` of bond back: for the keys of a demand that a void left unanswered.
     event BondReturned(bytes32 indexed id, address indexed challenger, uint256 units);
@@ -178,10 +179,13 @@ interface IDisputes {
     error DemandUnknown(bytes32 id);
     error AlreadyAnswered(bytes32 id, uint256 i);
     error WrongTree(Tree tree);
+    /// @notice The answer's calldata is not the one canonical encoding of its arguments.
+    error NotCanonical();
     error AnswerTooLate(uint64 deadline);
     error AnswerNotDue(uint64 deadline);
     error ReceiptIsFaulty(Fault fault);
     error BatchStands(bytes32 batchHash);
+    error BatchIsVoid(bytes32 batchHash);
     error UnexpectedTransfer(uint256 expected, uint256 received);
 
     // --- proofs ---
@@ -236,7 +240,7 @@ interface IDisputes {
     /// @param leaves The two, the one further left first.
     function wrongOrder(BatchHeader calldata header, Tree tree, Lookup calldata leaves) external;
 
-    /// @notice Shows a leaf that is worth nothing, which no tree has.
+    /// @notice Shows a leaf that is worth nothing, which no tree has, or such a node beside the path of any leaf.
     /// @param header The batch.
     /// @param tree Receipts, entries or balances.
     /// @param leafHash The leaf's hash.

@@ -16,6 +16,9 @@ library MerkleSum {
     bytes32 internal constant ENTRIES = keccak256("loraledger.entries");
     bytes32 internal constant BALANCES = keccak256("loraledger.balances");
 
+    /// @notice Bytes of a sibling in a path: sum 16, hash 32.
+    uint256 internal constant SIBLING = 48;
+
     error IndexOutOfRange(uint32 index, uint32 count);
     error WrongPathLength(uint256 length, uint256 expected);
     error SumOverflow();

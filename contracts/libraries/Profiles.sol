@@ -26,7 +26,8 @@ library Profiles {
     }
 
     function _setLocalTimes(Bounds memory bounds) private pure {
-        bounds.minDisputeWindow = 1 seconds;
+        // Below three a demand and its answer have no second of their own.
+        bounds.minDisputeWindow = 3 seconds;
         bounds.maxDisputeWindow = 2 minutes;
         bounds.maxPause = 1 minutes;
         bounds.pauseCoolDown = 5 minutes;

@@ -38,6 +38,25 @@ contract AnswerTest is Disputed {
         vm.assertFalse(settlement.isHeld(operator, 2));
     }
 
+    /// @dev What the compiler's decoder takes and others refuse would hide the answer in plain sight.
+    function test_an_answer_is_written_in_one_way_only() external {
+        Book memory book = committed();
+        Demand memory asked = demand(book, Tree.Entries, oneKey(0));
+        Lookup memory lookup = book.look(Tree.Entries, 0);
+        bytes memory call = abi.encodeCall(IDisputes.answer, (asked, 0, book.header, book.parent, lookup));
+        (bool isTaken, bytes memory error) = address(disputes).call(abi.encodePacked(call, uint8(0)));
+        vm.assertFalse(isTaken);
+        vm.assertEq(error, abi.encodeWithSelector(IDisputes.NotCanonical.selector));
+    }
+
+    function test_a_void_batch_is_answered_no_more() external {
+        Book memory book = committed();
+        Demand memory asked = demand(book, Tree.Entries, oneKey(0));
+        voidFrom(book.header);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchIsVoid.selector, asked.batchHash));
+        _answer(book, asked, 0);
+    }
+
     function test_keys_beyond_both_edges_are_answered() external {
         Book memory book = committed();
         bytes32[] memory keys = new bytes32[](3);

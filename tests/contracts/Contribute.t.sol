@@ -98,7 +98,7 @@ contract ContributeTest is Datanets {
     }
 
     function test_a_datanet_holds_as_many_as_a_position_can_name() external {
-        uint32 full = 1 << 24;
+        uint32 full = 1 << 18;
         _setCount(full);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetFull.selector, datanetId));
         datasets.contribute(contribution(keccak256("data")));
@@ -183,7 +183,7 @@ contract ContributeTest is Datanets {
             abi.encodeWithSelector(IDatasetRegistry.ContentTaken.selector, datanetId, keccak256(abi.encode(0)), 0)
         );
         datasets.contributeManyWithSig(shared, _resigned(contents, 2));
-        _setCount((1 << 24) - 1);
+        _setCount((1 << 18) - 1);
         vm.expectRevert(abi.encodeWithSelector(IDatasetRegistry.DatanetFull.selector, datanetId));
         datasets.contributeManyWithSig(shared, _contents(2, 2));
         shared.datanetId = 9;

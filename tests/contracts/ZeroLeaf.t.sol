@@ -37,6 +37,18 @@ contract ZeroLeafTest is Disputed {
         assertVoid(book);
     }
 
+    /// @dev Two worthless leaves side by side are one worthless node beside the path of their neighbour.
+    function test_worthless_leaves_show_in_the_path_beside_them() external {
+        Book memory book = honest();
+        book.entries = book.entries.insert(2, bytes32(uint256(1)), 0).insert(3, bytes32(uint256(2)), 0);
+        commitBook(book);
+        Opening memory opening = book.open(Tree.Entries, 0);
+        bytes32 leaf = _leaf(Tree.Entries, book.leavesOf(Tree.Entries).keys[0]);
+        expectConviction(book, IDisputes.zeroLeaf.selector);
+        disputes.zeroLeaf(book.header, Tree.Entries, leaf, opening);
+        assertVoid(book);
+    }
+
     function test_leaves_of_a_right_batch_have_value(uint256 tree, uint256 i) external {
         Tree which = Tree(tree % 3);
         Book memory book = committed();
