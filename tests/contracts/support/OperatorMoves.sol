@@ -31,10 +31,10 @@ abstract contract OperatorMoves is PayerMoves {
         chooseOperator(operatorIndex);
         OperatorState memory state = settlement.stateOf(operator);
         if (state.toRefund != 0 || state.last - state.finalised == settlement.ringSize() - 1) return;
+        if (block.timestamp < parameters.pausedUntil()) vm.warp(parameters.pausedUntil());
         (Refund[] memory spans, Collection[] memory vouchers) = _spans(amounts, uint64(waived), session % 2 == 1);
         if (spans.length == 0) return;
         Whole memory whole = wholeOf(spans, _latestBalances(), flaw % 12 < 6 ? Flaw.None : Flaw(flaw % 6));
-        if (block.timestamp < parameters.pausedUntil()) vm.warp(parameters.pausedUntil());
         _commit(whole, vouchers);
         _done();
     }
