@@ -74,7 +74,7 @@ halmos: node_modules/.installed ## symbolic proofs of invariants 2 and 5; instal
 coverage: node_modules/.installed ## what the Solidity tests execute: at least 98 % of lines and statements
 	@$(PYTHON) -m tools.contract_checks.coverage
 
-mutation: node_modules/.installed ## mutates the contracts 200 times: 90 % noticed; hours, can go on; JOBS=n at once
+mutation: node_modules/.installed ## mutates the contracts 200 times: 90 % noticed, about two hours, can go on; JOBS=n at once
 	@$(PYTHON) -m tools.contract_checks.mutation --jobs $(or $(JOBS),1)
 
 attack: setup ## a dishonest operator against `loraledger watch`, sixteen ways, by the clock
