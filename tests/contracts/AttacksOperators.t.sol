@@ -164,8 +164,7 @@ contract AttacksOperatorsTest is Disputed {
         Book memory again = committed();
         vm.assertFalse(settlement.isHeld(operator, again.header.number));
         Demand memory asked = demand(again, Tree.Entries, oneKey(key));
-        vm.prank(operator);
-        disputes.answer(old, 0, book.header, book.parent, book.look(Tree.Entries, key));
+        disputes.returnBond(old, book.header);
         vm.assertTrue(settlement.isHeld(operator, again.header.number));
         vm.prank(operator);
         disputes.answer(asked, 0, again.header, again.parent, again.look(Tree.Entries, key));

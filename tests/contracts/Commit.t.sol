@@ -125,7 +125,7 @@ contract CommitTest is Batches {
     function test_a_batch_is_never_final_before_its_parent() external {
         BatchHeader memory one = commit(5, oneBalance(_account, 5));
         vm.prank(address(timelock));
-        parameters.setDisputeWindow(1);
+        parameters.setDisputeWindow(3);
         BatchHeader memory two = commit(5, oneBalance(_account, 10));
         vm.assertEq(two.finalAt, one.finalAt);
         vm.assertEq(two.parameterSet, 1);

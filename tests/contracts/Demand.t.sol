@@ -73,7 +73,7 @@ contract DemandTest is Disputed {
     }
 
     function test_an_answer_may_take_an_eighth_of_the_window_and_at_least_a_second(uint32 window) external {
-        window = uint32(bound(window, 1, 120));
+        window = uint32(bound(window, 3, 120));
         vm.prank(address(timelock));
         parameters.setDisputeWindow(window);
         Book memory book = committed();

@@ -107,7 +107,7 @@ contract VoidTest is Batches {
         voidFrom(header);
         _refund(header, 0);
         vm.prank(address(timelock));
-        parameters.setDisputeWindow(1);
+        parameters.setDisputeWindow(3);
         BatchHeader memory again = commit(1, oneBalance(_account, 1));
         vm.assertEq(again.finalAt, header.finalAt);
         vm.assertEq(again.number, 1);

@@ -53,6 +53,7 @@ abstract contract DisputeMoves is OperatorMoves {
     function answer(uint256 which, uint256 i) external move {
         (bool isFound, Asked memory kept) = _openDemand(which);
         if (!isFound || block.timestamp > kept.demand.deadline) return;
+        if (!settlement.isPending(kept.whole.header)) return;
         uint256 open = disputes.unansweredOf(keccak256(abi.encode(kept.demand)));
         i = bound(i, 0, kept.demand.keys.length - 1);
         while ((open >> i) & 1 == 0) i = (i + 1) % kept.demand.keys.length;
