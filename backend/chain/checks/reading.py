@@ -11,7 +11,7 @@ from eth_abi.exceptions import DecodingError
 
 from backend.chain.contracts import interface
 from backend.chain.rpc import RpcError
-from backend.domain.errors import DomainError
+from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ class Event:
     tx_hash: Hash32
 
 
-class UnreadableError(DomainError):
+class UnreadableError(Conflict):
     """A contract does not answer as its interface says: it is another one, or none."""
 
 
