@@ -42,7 +42,7 @@ build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 demo: setup ## the value loop on this machine, real parts; writes build/demo/report.json
 	@$(PY) -m backend.cli.main demo
 
-test: setup ## every test that fits 15 minutes: Solidity, then Python
+test: setup ## every test that fits 20 minutes: Solidity, then Python
 	@$(HARDHAT) test solidity
 	@$(PY) -m pytest -q
 
