@@ -16,10 +16,10 @@ from backend.chain.contracts import interface
 from backend.chain.keys import sign_transaction
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
-from backend.domain.chain import Reverted
+from backend.domain.chain import Call, Reverted
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, to_hash, words
-from backend.ports.disputes import Call, Sent
+from backend.ports.disputes import Sent
 
 if TYPE_CHECKING:
     import threading

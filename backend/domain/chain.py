@@ -44,6 +44,15 @@ class ChainEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A call of one of the deployment's contracts, by our names of them."""
+
+    contract: str
+    function: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedTransaction:
     """A call ready for somebody else's wallet: what it says in words (`decoded`) beside what they sign."""
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backend.domain.chain import Call
     from backend.domain.ids import Account, Hash32
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of one of the deployment's contracts."""
-
-    contract: str
-    function: str
-    args: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)

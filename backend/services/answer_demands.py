@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from backend.domain.chain import Call
 from backend.domain.disputes import ReceiptWitness, Tree, balance_key
 from backend.domain.errors import NotFound
 from backend.domain.lookups import look_up
-from backend.ports.disputes import Call
 from backend.services.audit import WrongBatch
 from backend.services.news import News, news, outcome
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
-from backend.domain.chain import BatchState
+from backend.domain.chain import BatchState, Call
 from backend.domain.disputes import MAX_KEYS, Tree
 from backend.domain.split import UNIT
-from backend.ports.disputes import Call
 from backend.services.news import News, news, outcome
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import PreparedTransaction, Proposal
+    from backend.domain.chain import Call, PreparedTransaction, Proposal
     from backend.domain.ids import Account
     from backend.ports.chain import Chain, ChainTx
 
@@ -44,15 +44,6 @@ class ProposalState(StrEnum):
     QUEUED = "queued"
     EXPIRED = "expired"
     EXECUTED = "executed"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One thing that a proposal does, by our names of contracts."""
-
-    contract: str
-    function: str
-    args: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)

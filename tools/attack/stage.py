@@ -13,6 +13,7 @@ from backend.db.migrate import upgrade
 from backend.db.unit_of_work import Database
 from backend.domain.batch import Batch, Header, Ledger, Span, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
+from backend.domain.chain import Call
 from backend.domain.content import cid_digest
 from backend.domain.hashing import (
     TypedDomain,
@@ -36,7 +37,6 @@ from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, Version
 from backend.domain.rules import Rules
 from backend.domain.split import PPM, UNIT, charge
 from backend.domain.voucher import Voucher
-from backend.ports.disputes import Call
 from backend.services.take import compact
 
 if TYPE_CHECKING:

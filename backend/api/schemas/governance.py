@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from backend.api.schemas.common import AccountField, PreparedTransactionView, Schema, View
-from backend.services.govern import Ballot, Call, PreparedProposal, ProposalStatus, VotingPower
+from backend.domain.chain import Call
+from backend.services.govern import Ballot, PreparedProposal, ProposalStatus, VotingPower
 
 
 class VotingPowerView(View):

@@ -8,7 +8,7 @@ import pytest
 
 from backend.chain.accuser import ChainAccuser, GasLimits
 from backend.chain.keys import local_account
-from backend.ports.disputes import Call
+from backend.domain.chain import Call
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import pytest
 
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
-from backend.domain.chain import Reverted
+from backend.domain.chain import Call, Reverted
 from backend.domain.errors import InvalidInput, NotFound
-from backend.services.govern import Ballot, Call, Governance, ProposalState
+from backend.services.govern import Ballot, Governance, ProposalState
 from tests.support.wallet import send
 
 if TYPE_CHECKING:

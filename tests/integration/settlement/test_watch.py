@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
     from backend.domain.batch import Batch, Header
-    from backend.domain.chain import Demanded
-    from backend.ports.disputes import Call
+    from backend.domain.chain import Call, Demanded
     from backend.services.news import News
     from backend.services.watch import Watcher
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.chain import BatchState, BlockRef, CommittedBatch, Demanded, Operator, PaidSpan
+from backend.domain.chain import BatchState, BlockRef, Call, CommittedBatch, Demanded, Operator, PaidSpan
 from backend.domain.disputes import Demand, Tree
 from backend.domain.ids import ChannelId
-from backend.ports.disputes import Call, Sent
+from backend.ports.disputes import Sent
 from backend.services.challenge import Challenge
 from tests.support.market import parameter_set, some_account, some_hash
 
