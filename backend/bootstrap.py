@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from backend.ports.chain import Signer
     from backend.ports.storage import BlobStore
     from backend.services.admission import Market
-    from backend.services.audit import Auditor
+    from backend.services.audit.auditor import Auditor
     from backend.services.catalogue import Catalogue
     from backend.services.claim import Claims
     from backend.services.curate import Curation
     from backend.services.generate import Generate
     from backend.services.prove import Proofs
-    from backend.services.settle import Settler
+    from backend.services.settle.settler import Settler
     from backend.services.staging import Staging
     from backend.settings import Settings
 
@@ -185,7 +185,7 @@ class Installation:
     def auditor_of(self, db: Database) -> Auditor:
         """Judging by the view of the chain in this database."""
         from backend.chain.keys import recover
-        from backend.services.audit import Auditor
+        from backend.services.audit.auditor import Auditor
 
         return Auditor(db.begin, db.read, self.blobs, recover, self._domain("Settlement"))
 
@@ -205,7 +205,7 @@ class Installation:
     @cached_property
     def settler(self) -> Settler:
         from backend.chain.keys import recover
-        from backend.services.settle import Pace, Settler
+        from backend.services.settle.settler import Pace, Settler
 
         return Settler(
             operator=self.operator.account,

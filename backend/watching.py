@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.domain.receipt import SignedReceipt
     from backend.ports.disputes import Accuser
-    from backend.services.answer_demands import Answers
-    from backend.services.challenge import Challenge
-    from backend.services.watch import Watcher
+    from backend.services.watch.answers import Answers
+    from backend.services.watch.challenge import Challenge
+    from backend.services.watch.watcher import Watcher
     from backend.settings import Settings
 
 GWEI = 10**9
@@ -53,9 +53,9 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
     from backend.chain.accuser import node_errors
     from backend.chain.indexer import Indexer
     from backend.chain.keys import recover
-    from backend.domain.judge import judge
-    from backend.services.cases import Cases
-    from backend.services.watch import Watcher
+    from backend.domain.judging.judge import judge
+    from backend.services.audit.cases import Cases
+    from backend.services.watch.watcher import Watcher
 
     chain = installation.chain
     settlement = TypedDomain(chain.chain_id, chain.address("Settlement"))
@@ -101,13 +101,13 @@ def _accuser(installation: Installation, stop: threading.Event) -> Accuser:
 
 
 def _challenge(installation: Installation, accuser: Accuser) -> Challenge:
-    from backend.services.challenge import Challenge
+    from backend.services.watch.challenge import Challenge
 
     return Challenge(installation.chain, accuser, installation.settings.watch_max_bond)
 
 
 def _answers(installation: Installation, db: Database, accuser: Accuser) -> Answers:
-    from backend.services.answer_demands import Answers
+    from backend.services.watch.answers import Answers
 
     return Answers(db.read, installation.auditor_of(db), installation.chain, accuser)
 

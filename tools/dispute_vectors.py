@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
 from backend.domain.batch import Header, Span
-from backend.domain.disputes import (
+from backend.domain.disputes.lookups import TreeRoot, leaf_hash, look_up
+from backend.domain.disputes.proofs import (
+    BadPositionProof,
+    BadReceiptProof,
+    EquivocationProof,
+    Proof,
+    UnansweredProof,
+    WrongBalanceProof,
+    WrongEntryProof,
+    WrongOrderProof,
+    ZeroLeafProof,
+)
+from backend.domain.disputes.witnesses import (
     BalanceWitness,
     Demand,
     EntryPlace,
@@ -18,19 +30,7 @@ from backend.domain.disputes import (
 )
 from backend.domain.hashing import accepted_words, keccak, receipt_id, to_hash, version_id, word
 from backend.domain.ids import ZERO_HASH, Account, DatanetId
-from backend.domain.lookups import TreeRoot, leaf_hash, look_up
 from backend.domain.merkle import ENTRIES_TAG, RECEIPTS_TAG, SumTree
-from backend.domain.proofs import (
-    BadPositionProof,
-    BadReceiptProof,
-    EquivocationProof,
-    Proof,
-    UnansweredProof,
-    WrongBalanceProof,
-    WrongEntryProof,
-    WrongOrderProof,
-    ZeroLeafProof,
-)
 from backend.domain.receipt import SignedReceipt, Slice
 from backend.domain.split import PPM
 

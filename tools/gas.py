@@ -42,7 +42,7 @@ from tools.gas_disputes import (  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from backend.domain.proofs import Proof
+    from backend.domain.disputes.proofs import Proof
 
 SNAPSHOTS = ROOT / "tests" / "snapshots"
 CONTRACTS = (

@@ -11,7 +11,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header, entry_key
-from backend.domain.disputes import BalanceWitness, EntryPlace, Lookup, ReceiptWitness, SnapshotWitness, Tree
+from backend.domain.disputes.proofs import (
+    BadReceiptProof,
+    Proof,
+    WrongBalanceProof,
+    WrongEntryProof,
+    ZeroLeafProof,
+)
+from backend.domain.disputes.witnesses import (
+    BalanceWitness,
+    EntryPlace,
+    Lookup,
+    ReceiptWitness,
+    SnapshotWitness,
+    Tree,
+)
 from backend.domain.hashing import (
     accepted_hash,
     accepted_words,
@@ -29,7 +43,6 @@ from backend.domain.hashing import (
 )
 from backend.domain.ids import Account, ChannelId, DatanetId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, Opening, SumTree, resolve
-from backend.domain.proofs import BadReceiptProof, Proof, WrongBalanceProof, WrongEntryProof, ZeroLeafProof
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.split import PPM
 

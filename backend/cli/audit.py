@@ -9,13 +9,13 @@ import typer
 
 from backend.cli.session import AsJson, show
 from backend.domain.chain import as_json as as_plain
-from backend.domain.disputes import key_word
+from backend.domain.disputes.witnesses import key_word
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
-    from backend.services.audit import Verdict
+    from backend.services.audit.auditor import Verdict
 
 
 def register(app: typer.Typer) -> None:

@@ -18,8 +18,8 @@ from backend.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.services.news import News
-    from backend.services.watch import Watcher
+    from backend.services.watch.news import News
+    from backend.services.watch.watcher import Watcher
     from backend.settings import Settings
 
 HELP = "Default: LORALEDGER_WATCH_{}."

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from backend.db.projections import entity_of
 from backend.db.tables import chain as t
 from backend.domain import chain as d
-from backend.domain.disputes import Demand, Fault, Tree
+from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 
 if TYPE_CHECKING:

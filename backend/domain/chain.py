@@ -14,7 +14,7 @@ from backend.domain.errors import DomainError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.domain.disputes import Demand, Fault
+    from backend.domain.disputes.witnesses import Demand, Fault
     from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
 

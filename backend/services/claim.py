@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.split import UNIT
 from backend.services.attempt import enqueue_again
-from backend.services.audit import WrongBatch, standing
+from backend.services.audit.auditor import WrongBatch, standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
     from backend.ports.chain import Chain
     from backend.ports.settlement import MirrorTx
-    from backend.services.audit import Auditor
+    from backend.services.audit.auditor import Auditor
 
 MIN_RELAYED_UNITS = 10
 """The operator pays for the transaction: smaller claims are for the earner's own wallet to send."""

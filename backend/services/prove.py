@@ -8,7 +8,7 @@ from backend.domain.batch import camel_case
 from backend.domain.errors import NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
-from backend.services.audit import standing
+from backend.services.audit.auditor import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ReceiptId
     from backend.ports.chain import Chain
     from backend.ports.settlement import MirrorTx
-    from backend.services.audit import Auditor
+    from backend.services.audit.auditor import Auditor
 
 
 class Proofs:

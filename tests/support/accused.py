@@ -6,19 +6,26 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.case import Case, Needs, Right, Wrong
-from backend.domain.disputes import AnsweredReceipt, Fault, Lookup, ReceiptWitness, Tree, balance_key
+from backend.domain.disputes.lookups import tree_of
+from backend.domain.disputes.receipt_rules import fault_of
+from backend.domain.disputes.witnesses import (
+    AnsweredReceipt,
+    Fault,
+    Lookup,
+    ReceiptWitness,
+    Tree,
+    balance_key,
+)
 from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, word
 from backend.domain.ids import ZERO_HASH
-from backend.domain.judge import judge
-from backend.domain.lookups import tree_of
+from backend.domain.judging.case import Case, Needs, Right, Wrong
+from backend.domain.judging.judge import judge
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, InvalidOpening, SumTree
-from backend.domain.receipt_rules import fault_of
 
 if TYPE_CHECKING:
     from backend.domain.batch import Batch, Header, Ledger, Span
-    from backend.domain.case import Judgement
-    from backend.domain.proofs import Proof
+    from backend.domain.disputes.proofs import Proof
+    from backend.domain.judging.case import Judgement
     from backend.domain.receipt import SignedReceipt
     from tests.support.shop import Shop
 

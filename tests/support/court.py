@@ -10,14 +10,14 @@ from backend.chain.contracts import interface
 from backend.chain.keys import local_account, recover
 from backend.domain.batch import Header, camel_case
 from backend.domain.chain import ParameterSet, Reverted
-from backend.domain.disputes import AnsweredReceipt, Demand, Lookup, key_word
+from backend.domain.disputes.proofs import holds
+from backend.domain.disputes.witnesses import AnsweredReceipt, Demand, Lookup, key_word
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import TypedDomain, ascii_word, record_argument
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
-from backend.domain.proofs import holds
 from backend.domain.split import PPM
 from backend.domain.voucher import Voucher
-from backend.services.take import compact
+from backend.services.settle.take import compact
 from tests.support.market import some_hash
 from tests.support.shop import LONG, Shop, furnish
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.chain.client import ChainClient
-    from backend.domain.disputes import Tree
+    from backend.domain.disputes.proofs import Batchwise, EquivocationProof
+    from backend.domain.disputes.witnesses import Tree
     from backend.domain.ids import SnapshotId
-    from backend.domain.proofs import Batchwise, EquivocationProof
     from backend.domain.receipt import VersionRecord
     from tests.support.accused import Accused, Draft
 

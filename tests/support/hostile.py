@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.disputes import (
+from backend.domain.disputes.lookups import leaf_hash, look_up
+from backend.domain.disputes.proofs import (
+    BadPositionProof,
+    BadReceiptProof,
+    EquivocationProof,
+    WrongBalanceProof,
+    WrongEntryProof,
+    WrongOrderProof,
+    ZeroLeafProof,
+)
+from backend.domain.disputes.witnesses import (
     NO_SNAPSHOT,
     BalanceWitness,
     EntryPlace,
@@ -16,17 +26,7 @@ from backend.domain.disputes import (
 )
 from backend.domain.hashing import accepted_words, keccak, receipt_id
 from backend.domain.ids import Account
-from backend.domain.lookups import leaf_hash, look_up
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, NODE, RECEIPTS_TAG, Opening
-from backend.domain.proofs import (
-    BadPositionProof,
-    BadReceiptProof,
-    EquivocationProof,
-    WrongBalanceProof,
-    WrongEntryProof,
-    WrongOrderProof,
-    ZeroLeafProof,
-)
 from backend.domain.rules import from_position
 from tests.support.market import some_hash
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from random import Random
 
-    from backend.domain.proofs import Batchwise
+    from backend.domain.disputes.proofs import Batchwise
     from backend.domain.receipt import Slice
     from tests.support.accused import Accused, Leaves
     from tests.support.shop import Shop

@@ -35,9 +35,9 @@ from backend.domain.merkle import BALANCES_TAG, Opening, resolve
 from backend.domain.split import UNIT
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
-from backend.services.audit import Auditor
+from backend.services.audit.auditor import Auditor
 from backend.services.claim import Claims
-from backend.services.settle import Pace, Settler
+from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import CHAIN_ID, Key, Market, recover, some_account, some_hash
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from backend.domain.disputes import Fault
+    from backend.domain.disputes.witnesses import Fault
     from backend.domain.receipt import SignedReceipt
 
 

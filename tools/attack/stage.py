@@ -15,6 +15,7 @@ from backend.domain.batch import Batch, Header, Ledger, Span, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.chain import Call
 from backend.domain.content import cid_digest
+from backend.domain.disputes.lookups import look_up
 from backend.domain.hashing import (
     TypedDomain,
     accepted_hash,
@@ -31,13 +32,12 @@ from backend.domain.hashing import (
     version_id,
 )
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, Hash32
-from backend.domain.lookups import look_up
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
 from backend.domain.split import PPM, UNIT, charge
 from backend.domain.voucher import Voucher
-from backend.services.take import compact
+from backend.services.settle.take import compact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -283,7 +283,7 @@ class Stage:
     def _shown(
         self, view: Any, forgery: Forgery, demand: Any, i: int, headers: list[dict[str, Any]]
     ) -> tuple[str, tuple[Any, ...]]:
-        from backend.domain.disputes import ReceiptWitness, Tree
+        from backend.domain.disputes.witnesses import ReceiptWitness, Tree
 
         trees, key = forgery.trees, demand.keys[i]
         if demand.tree is Tree.RECEIPTS:
@@ -359,7 +359,7 @@ def some_hash(label: str) -> Hash32:
 
 def _show(tree: SumTree, keys: list[int], key: int) -> Any:
     """As a tree allows whose keys need not be in order: the leaf, else what looks like its neighbours."""
-    from backend.domain.disputes import Lookup
+    from backend.domain.disputes.witnesses import Lookup
 
     if key in keys:
         at = keys.index(key)

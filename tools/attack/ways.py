@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backend.chain.keys import local_account
-from backend.domain.disputes import balance_key
+from backend.domain.disputes.witnesses import balance_key
 from backend.domain.ids import VersionId
 from backend.domain.receipt import Share
 from tools.attack.stage import CONTRIBUTORS, OPERATOR, REJECTED, SHARES, Forgery, some_hash

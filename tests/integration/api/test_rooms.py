@@ -22,7 +22,7 @@ from backend.domain.chain import (
     Proposal,
     Voiding,
 )
-from backend.domain.disputes import Demand, Fault, Tree
+from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import DatanetId
 from backend.domain.training import JobState
 from tests.integration.api.conftest import sign_in

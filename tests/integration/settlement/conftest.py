@@ -27,10 +27,10 @@ from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, Version
 from backend.domain.split import PPM, charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
-from backend.services.audit import Auditor
+from backend.services.audit.auditor import Auditor
 from backend.services.claim import Claims
 from backend.services.prove import Proofs
-from backend.services.settle import Pace, Settler
+from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import METHOD, some_hash
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
 from backend.domain.batch import Ledger
-from backend.domain.case import Needs, Right, Wrong
-from backend.domain.judge import judge
-from backend.domain.proofs import WrongBalanceProof, WrongEntryProof
+from backend.domain.disputes.proofs import WrongBalanceProof, WrongEntryProof
+from backend.domain.judging.case import Needs, Right, Wrong
+from backend.domain.judging.judge import judge
 from tests.support.accused import MAX_ROUNDS, Accused, Draft, Outcome, Unanswered, case_of, try_to_convict
 from tests.support.corruption import ALL, PUBLISHING
 from tests.support.court import Court
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.chain.local_node import LocalNode
-    from backend.domain.case import Case
     from backend.domain.deployment import Deployment
+    from backend.domain.judging.case import Case
 
 seeds = st.integers(0, 1 << 32)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
 from backend.domain.batch import Ledger
-from backend.domain.case import Right, Wrong
+from backend.domain.judging.case import Right, Wrong
 from tests.support.accused import Draft, case_of, try_to_convict
 from tests.support.corruption import overcharge, reprice
 from tests.support.court import CHALLENGER, Court

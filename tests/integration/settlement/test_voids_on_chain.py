@@ -8,10 +8,10 @@ import pytest
 
 from backend.chain.keys import local_account
 from backend.domain.chain import BatchState, PaidSpan
-from backend.domain.disputes import Demand, Tree
+from backend.domain.disputes.witnesses import Demand, Tree
 from backend.domain.hashing import receipt_id
 from backend.domain.ids import ZERO_HASH, Account
-from backend.services.settle import Step
+from backend.services.settle.settler import Step
 
 if TYPE_CHECKING:
     from backend.domain.chain import Channel, Demanded

@@ -17,10 +17,10 @@ from backend.chain.accuser import ChainAccuser
 from backend.chain.deploy import save
 from backend.chain.keys import local_account
 from backend.domain.chain import BatchState
-from backend.domain.disputes import Tree, balance_key
+from backend.domain.disputes.proofs import ZeroLeafProof
+from backend.domain.disputes.witnesses import Tree, balance_key
 from backend.domain.errors import Unavailable
-from backend.domain.judge import Finding, Wrong
-from backend.domain.proofs import ZeroLeafProof
+from backend.domain.judging.case import Finding, Wrong
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
 from backend.watching import Task, watching
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from backend.chain.local_node import LocalNode
     from backend.domain.batch import Batch, Header
     from backend.domain.chain import Call, Demanded
-    from backend.services.news import News
-    from backend.services.watch import Watcher
+    from backend.services.watch.news import News
+    from backend.services.watch.watcher import Watcher
 
 WINDOW = 48
 CURIOUS = local_account(11)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
     from backend.domain.batch import Header
-    from backend.services.watch import Watcher
+    from backend.services.watch.watcher import Watcher
 
 WINDOW = 48
 

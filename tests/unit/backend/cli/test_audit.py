@@ -7,10 +7,10 @@ import pytest
 
 from backend.cli.audit import _as_json, _as_line, audit
 from backend.domain.batch import Ledger
-from backend.domain.case import Needs, Wrong
 from backend.domain.errors import InvalidInput
-from backend.domain.judge import judge
-from backend.services.audit import Verdict
+from backend.domain.judging.case import Needs, Wrong
+from backend.domain.judging.judge import judge
+from backend.services.audit.auditor import Verdict
 from tests.support.accused import Draft, case_of
 from tests.support.corruption import move_value, reprice
 from tests.support.shop import model_shop

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from backend.db.tables.chain import EventRow
 from backend.domain.chain import BatchState, BlockRef, ChainEvent, PaidSpan
-from backend.domain.disputes import Demand, Fault, Tree
+from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
 
 if TYPE_CHECKING:

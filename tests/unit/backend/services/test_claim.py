@@ -8,7 +8,7 @@ import pytest
 from backend.domain.batch import Header
 from backend.domain.chain import Operator
 from backend.domain.split import UNIT
-from backend.services.audit import WrongBatch
+from backend.services.audit.auditor import WrongBatch
 from backend.services.claim import NothingToClaim
 from tests.support.market import some_account, some_hash
 from tests.support.model_chain import Town

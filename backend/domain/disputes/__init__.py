@@ -1,0 +1,1 @@
+"""What `Disputes` evaluates, in Python: witnesses, lookups, rules of a receipt, proofs."""

@@ -1,0 +1,343 @@
+"""The fraud proofs as calls of `Disputes`, and what each of them shows.
+
+`verb` is the function, `args` its arguments. `holds` is the twin of the contract's evaluation: whether the
+call would convict, provided that the batch stands and is not final yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from backend.domain.batch import entry_key, pack_spans
+from backend.domain.disputes.lookups import InvalidWitness, TreeRoot, tree_of
+from backend.domain.disputes.receipt_rules import (
+    Registrations,
+    charge_of,
+    check_preimages,
+    check_spans,
+    checked_slice,
+    fault_of,
+    is_in_snapshot,
+    is_misplaced,
+    overlap,
+    position_at,
+)
+from backend.domain.disputes.witnesses import ITEM, Fault, Tree, balance_key, receipt_abi, unpack_list
+from backend.domain.hashing import receipt_id, to_bytes
+from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account
+from backend.domain.merkle import InvalidOpening
+from backend.domain.split import mul_ppm_down
+
+if TYPE_CHECKING:
+    from backend.domain.batch import Header, Span
+    from backend.domain.chain import Contribution, ParameterSet
+    from backend.domain.disputes.witnesses import (
+        BalanceWitness,
+        Demand,
+        EntryPlace,
+        Lookup,
+        ReceiptWitness,
+        SnapshotWitness,
+    )
+    from backend.domain.ids import DatanetId
+    from backend.domain.merkle import Opening
+    from backend.domain.receipt import Receipt, VersionRecord
+
+_FIRST_CONTRIBUTOR = 3
+_U128 = (1 << 128) - 1
+
+
+class Facts(Registrations, Protocol):
+    """What the contract asks of its fellows."""
+
+    def parameter_set(self, number: int) -> ParameterSet | None: ...
+
+    def contribution(self, datanet: DatanetId, index: int) -> Contribution | None: ...
+
+    def signed_for(self, receipt: Receipt, signature: str) -> Account | None:
+        """The operator whose receipt key signed it."""
+        ...
+
+
+class Proof(Protocol):
+    """Any of the classes below."""
+
+    @property
+    def verb(self) -> str:
+        """Function of `Disputes`."""
+        ...
+
+    @property
+    def header(self) -> Header:
+        """Of the batch that falls by it."""
+        ...
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Of the function, ready for the chain client."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BadReceiptProof:
+    """A receipt is faulty in itself, or off its place if the batch's `spans` are given."""
+
+    verb: ClassVar[str] = "badReceipt"
+    header: Header
+    witness: ReceiptWitness
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.header.abi, self.witness.abi, "0x" + pack_spans(self.spans).hex())
+
+    @property
+    def is_placing(self) -> bool:
+        """Whether it is about the receipt's place."""
+        return bool(self.spans)
+
+    def shows(self, facts: Facts) -> Fault:
+        """Errors: `InvalidOpening` where the contract reverts."""
+        prefix = _open_receipt(self.header, self.witness.receipt, self.witness.opening)
+        if not self.is_placing:
+            return fault_of(self.witness, self.header.committed_at, facts)
+        check_spans(self.spans, self.header.spans_hash)
+        is_off = is_misplaced(self.witness.receipt, self.spans, prefix)
+        return Fault.PLACE if is_off else Fault.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class BadPositionProof:
+    """Entry `item` of a slice's list names a contribution that is not in its snapshot."""
+
+    verb: ClassVar[str] = "badPosition"
+    header: Header
+    witness: ReceiptWitness
+    slice: int
+    item: int
+    snapshot: SnapshotWitness
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.header.abi, self.witness.abi, self.slice, self.item, self.snapshot.abi)
+
+    def shows(self, _facts: Facts) -> bool:
+        _open_receipt(self.header, self.witness.receipt, self.witness.opening)
+        check_preimages(self.witness)
+        part = checked_slice(self.witness, self.slice)
+        number, index = position_at(part.packed_list, self.item)
+        return not is_in_snapshot(part.record, number, index, self.snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class WrongEntryProof:
+    """The entry of a part of a receipt's charge is not what the split makes of it."""
+
+    verb: ClassVar[str] = "wrongEntry"
+    header: Header
+    witness: ReceiptWitness
+    place: EntryPlace
+    lookup: Lookup
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.header.abi, self.witness.abi, self.place.abi, self.lookup.abi)
+
+    def shows(self, facts: Facts) -> bool:
+        _open_receipt(self.header, self.witness.receipt, self.witness.opening)
+        check_preimages(self.witness)
+        checked_slice(self.witness, self.place.slice)
+        account, expected = self._earned(facts)
+        place = (self.witness.opening.index, self.place.slice, self.place.part)
+        key = int.from_bytes(entry_key(to_bytes(account), *place), "big")
+        return tree_of(self.header, Tree.ENTRIES).find(key, self.lookup)[0] != expected
+
+    def _earned(self, facts: Facts) -> tuple[Account, int]:
+        """Who earns the part, and what."""
+        terms = facts.parameter_set(self.header.parameter_set)
+        if terms is None:
+            raise InvalidWitness(f"there is no parameter set {self.header.parameter_set}", "parameter_set")
+        part, number = self.witness.parts[self.place.slice], self.place.part
+        amounts = _parts(charge_of(self.witness, self.place.slice), terms.fee_ppm, part.record)
+        if number < _FIRST_CONTRIBUTOR:
+            return (terms.treasury, self.header.operator, part.record.creator)[number], amounts[number]
+        item, pool = number - _FIRST_CONTRIBUTOR, amounts[_FIRST_CONTRIBUTOR]
+        if not part.record.snapshots:
+            if item != 0:
+                raise InvalidWitness("nobody has that part", "part")
+            return terms.treasury, pool
+        if item >= len(part.packed_list) // ITEM:
+            raise InvalidWitness("nobody has that part", "part")
+        return self._contributor(facts, item), _pool_part(pool, part.packed_list, item)
+
+    def _contributor(self, facts: Facts, item: int) -> Account:
+        part, snapshot = self.witness.parts[self.place.slice], self.place.snapshot
+        number, index = position_at(part.packed_list, item)
+        if not is_in_snapshot(part.record, number, index, snapshot):
+            raise InvalidWitness("the contribution is not in the snapshot", "snapshot")
+        kept = facts.contribution(snapshot.datanet, index)
+        if kept is None or kept.content_hash != self.place.content_hash:
+            raise InvalidWitness("not the content of that contribution", "content_hash")
+        return kept.contributor
+
+
+@dataclass(frozen=True, slots=True)
+class WrongBalanceProof:
+    """An account's balance is not its balance in the parent and its entries."""
+
+    verb: ClassVar[str] = "wrongBalance"
+    header: Header
+    witness: BalanceWitness
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.header.abi, self.witness.abi)
+
+    def shows(self, _facts: Facts) -> bool:
+        witness, key = self.witness, balance_key(self.witness.account)
+        earlier = self._earlier(key)
+        entries = tree_of(self.header, Tree.ENTRIES)
+        _, start = entries.find(key << 64, witness.entries_from)
+        _, until = entries.find((key + 1) << 64, witness.entries_until)
+        value, _ = tree_of(self.header, Tree.BALANCES).find(key, witness.later)
+        return until < start or earlier + until - start != value
+
+    def _earlier(self, key: int) -> int:
+        if self.header.parent == ZERO_HASH:
+            return 0
+        if self.witness.parent.hash != self.header.parent:
+            raise InvalidWitness("not the parent's header", "parent")
+        return tree_of(self.witness.parent, Tree.PARENT_BALANCES).find(key, self.witness.earlier)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class WrongOrderProof:
+    """Two leaves of the entries or the balances, the one further left first, whose keys do not rise."""
+
+    verb: ClassVar[str] = "wrongOrder"
+    header: Header
+    tree: Tree
+    leaves: Lookup
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.header.abi, int(self.tree), self.leaves.abi)
+
+    def shows(self, _facts: Facts) -> bool:
+        root = _writable(self.header, self.tree, {Tree.ENTRIES, Tree.BALANCES})
+        if min(len(self.leaves.keys), len(self.leaves.openings)) < 2:
+            raise InvalidWitness("two leaves are needed", "leaves")
+        (left, right), (first, second) = self.leaves.keys[:2], self.leaves.openings[:2]
+        root.open_key(left, first)
+        root.open_key(right, second)
+        return first.index < second.index and left >= right
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroLeafProof:
+    """A leaf that is worth nothing (its key may be unknown), or has a node beside its path that is."""
+
+    verb: ClassVar[str] = "zeroLeaf"
+    header: Header
+    tree: Tree
+    leaf_hash: bytes
+    opening: Opening
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.header.abi, int(self.tree), "0x" + self.leaf_hash.hex(), self.opening.abi)
+
+    def shows(self, _facts: Facts) -> bool:
+        root = _writable(self.header, self.tree, {Tree.RECEIPTS, Tree.ENTRIES, Tree.BALANCES})
+        root.open_leaf(self.leaf_hash, self.opening)
+        return self.opening.value == 0 or self.opening.has_zero_sibling
+
+
+@dataclass(frozen=True, slots=True)
+class EquivocationProof:
+    """The operator signed another receipt over money that a receipt of the batch covers."""
+
+    verb: ClassVar[str] = "equivocation"
+    header: Header
+    receipt: Receipt
+    opening: Opening
+    other: Receipt
+    signature: str
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        receipt, other = receipt_abi(self.receipt), receipt_abi(self.other)
+        return (self.header.abi, receipt, self.opening.abi, other, self.signature)
+
+    def shows(self, facts: Facts) -> bool:
+        receipt, other = self.receipt, self.other
+        _open_receipt(self.header, receipt, self.opening)
+        operator = facts.signed_for(other, self.signature)
+        if operator in (None, ZERO_ACCOUNT) or operator != self.header.operator:
+            raise InvalidWitness("not signed by the batch's operator", "signature")
+        if receipt == other or receipt.channel_id != other.channel_id:
+            raise InvalidWitness("the receipts do not compete", "other")
+        if receipt.cumulative < receipt.charge or other.cumulative < other.charge:
+            raise InvalidWitness("a receipt begins before its channel", "cumulative")
+        return overlap(receipt, other)
+
+
+@dataclass(frozen=True, slots=True)
+class UnansweredProof:
+    """A demand whose deadline passed without an answer to each key."""
+
+    verb: ClassVar[str] = "unanswered"
+    demand: Demand
+    header: Header
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return (self.demand.abi, self.header.abi)
+
+
+Batchwise = (
+    BadReceiptProof | BadPositionProof | WrongEntryProof | WrongBalanceProof | WrongOrderProof | ZeroLeafProof
+)
+"""The proofs that follow from a batch and the chain alone."""
+
+
+def holds(proof: Batchwise | EquivocationProof, facts: Facts) -> bool:
+    """Whether the contract would convict by it, as long as the batch stands and is not final."""
+    try:
+        return bool(proof.shows(facts))
+    except InvalidOpening:
+        return False
+
+
+def _open_receipt(header: Header, receipt: Receipt, opening: Opening) -> int:
+    return tree_of(header, Tree.RECEIPTS).open_key(int(receipt_id(receipt), 16), opening)
+
+
+def _writable(header: Header, tree: Tree, allowed: set[Tree]) -> TreeRoot:
+    if tree not in allowed:
+        raise InvalidWitness(f"not of {tree.name}", "tree")
+    return tree_of(header, tree)
+
+
+def _parts(charge: int, fee_ppm: int, record: VersionRecord) -> tuple[int, int, int, int]:
+    """Fee, operator, creator and all contributors together; of a record that may not be registered."""
+    fee = mul_ppm_down(charge, fee_ppm)
+    rest = charge - fee
+    operator, creator = mul_ppm_down(rest, record.operator_ppm), mul_ppm_down(rest, record.creator_ppm)
+    pool = rest - operator - creator
+    if min(rest, pool) < 0:
+        raise InvalidWitness("the record gives away more than the whole", "record")
+    return fee, operator, creator, pool
+
+
+def _pool_part(pool: int, packed_list: bytes, item: int) -> int:
+    """Of a list that may be malformed, as the contract computes it."""
+    ppms = [share.ppm for share in unpack_list(packed_list)]
+    amounts = [mul_ppm_down(pool, ppm) for ppm in ppms]
+    if item != ppms.index(max(ppms)):
+        return amounts[item] & _U128
+    rest = amounts[item] + pool - sum(amounts)
+    if rest < 0:
+        raise InvalidWitness("the list gives away more than the whole", "list")
+    return rest & _U128

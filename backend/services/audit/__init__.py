@@ -1,0 +1,1 @@
+"""Batches judged from the chain and their public data."""

@@ -1,0 +1,174 @@
+"""Recompute batches from chain and public batch data alone; no receipt of this installation is consulted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.batch import Batch, Header, Ledger
+from backend.domain.chain import BatchState
+from backend.domain.errors import Conflict, NotFound
+from backend.domain.judging.case import Case, Finding, Needs, Right, Wrong
+from backend.domain.judging.judge import judge
+from backend.services.audit.published import published, signed_by_keys_of, spans_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import CommittedBatch
+    from backend.domain.disputes.proofs import Proof
+    from backend.domain.disputes.witnesses import Tree
+    from backend.domain.hashing import TypedDomain
+    from backend.domain.ids import Account
+    from backend.domain.judging.case import Judgement
+    from backend.ports.chain import ChainView, Recover
+    from backend.ports.settlement import MirrorTx
+    from backend.ports.storage import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an audit says of one batch."""
+
+    header: Header
+    finding: Finding | None
+    """The first thing that is wrong, or withheld; None if every unit is right."""
+    proof: Proof | None = None
+    """By which the batch falls."""
+    demands: tuple[tuple[Tree, tuple[int, ...]], ...] = ()
+    """What must be demanded first, where only the batch's operator can show what is wrong: tree and keys."""
+
+    @property
+    def is_right(self) -> bool:
+        return self.finding is None
+
+
+@dataclass
+class WrongBatch(Conflict):
+    """A batch of this operator is wrong: nothing may be built on it and no claim be made from it."""
+
+    verdict: Verdict | None = None
+
+
+class Auditor:
+    """Judges operators' batches, and mirrors the ledgers that follow from them.
+
+    `read` gives one consistent view of the projections, `begin` commits; `recover` is the signers' inverse.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[MirrorTx]],
+        read: Callable[[], AbstractContextManager[MirrorTx]],
+        blobs: BlobStore,
+        recover: Recover,
+        settlement: TypedDomain,
+    ) -> None:
+        self._begin, self._read = begin, read
+        self._blobs, self._recover, self._settlement = blobs, recover, settlement
+
+    def audit(self, operator: Account) -> Iterator[Verdict]:
+        """Verdicts from the operator's first batch on; a wrong one is the last, as all after it fall with it.
+
+        Errors: `Unavailable` if the store of batch data cannot be reached.
+        """
+        with self._read() as tx:
+            ledger, parent = Ledger(), None
+            for committed in standing(tx.chain.batches(operator)):
+                verdict, batch = self._judge(tx.chain, ledger, parent, committed)
+                yield verdict
+                if batch is None:
+                    return
+                ledger, parent = batch.after(verdict.header), committed
+
+    def follow(self, operator: Account) -> Ledger:
+        """The ledger after the operator's newest batch; audits and mirrors what is new since the last call.
+
+        Errors: `WrongBatch`; `Unavailable` as `audit`.
+        """
+        with self._read() as tx:
+            batches = standing(tx.chain.batches(operator))
+            ledger, known = _resume(tx, operator, batches)
+            finalised = tx.chain.finalised(operator)
+            for number in range(known, len(batches)):
+                ledger = self._right(tx.chain, ledger, batches, number)[1]
+                with self._begin() as mirror:
+                    mirror.batches.save_ledger(operator, ledger)
+        if known < len(batches):
+            with self._begin() as mirror:
+                mirror.batches.prune_ledgers(operator, below=finalised)
+        return ledger
+
+    def batch(self, operator: Account, number: int) -> Batch:
+        """A right batch with its trees, for openings. Errors: `NotFound`; `WrongBatch`; as `audit`."""
+        with self._read() as tx:
+            batches = [b for b in standing(tx.chain.batches(operator)) if b.number <= number]
+            if not batches or batches[-1].number != number:
+                raise NotFound(f"{operator} has no batch {number}", "number")
+            ledger, known = _resume(tx, operator, batches[:-1])
+            for place in range(known, len(batches) - 1):
+                ledger = self._right(tx.chain, ledger, batches, place)[1]
+            return self._right(tx.chain, ledger, batches, len(batches) - 1)[0]
+
+    def _right(
+        self, chain: ChainView, ledger: Ledger, batches: Sequence[CommittedBatch], place: int
+    ) -> tuple[Batch, Ledger]:
+        """The batch and the ledger after it. Errors: `WrongBatch`."""
+        parent = batches[place - 1] if place else None
+        verdict, batch = self._judge(chain, ledger, parent, batches[place])
+        if batch is None:
+            raise _wrong_batch(verdict)
+        return batch, batch.after(verdict.header)
+
+    def _judge(
+        self, chain: ChainView, ledger: Ledger, parent: CommittedBatch | None, committed: CommittedBatch
+    ) -> tuple[Verdict, Batch | None]:
+        """The verdict, and the batch if it is right."""
+        header = Header.from_chain(committed.header)
+        if header.hash != committed.hash:
+            return Verdict(header, Finding("hash", f"the header is not that of {committed.hash}")), None
+        judged = self._judgement(chain, header, ledger, parent)
+        if isinstance(judged, Right):
+            return Verdict(header, None), judged.batch
+        if isinstance(judged, Wrong):
+            return Verdict(header, judged.finding, judged.proof), None
+        return Verdict(header, judged.finding, demands=judged.demands), None
+
+    def _judgement(
+        self, chain: ChainView, header: Header, ledger: Ledger, parent: CommittedBatch | None
+    ) -> Judgement:
+        terms = chain.parameter_set(header.parameter_set)
+        if terms is None:
+            return Needs(Finding("parameter_set", f"there is no parameter set {header.parameter_set}"), ())
+        receipts, withheld = published(header, self._blobs, self._settlement)
+        case = Case(
+            header=header,
+            parent=None if parent is None else Header.from_chain(parent.header),
+            spans=spans_of(chain, header.hash),
+            receipts=receipts,
+            ledger=ledger,
+            withheld=withheld,
+        )
+        is_signed = signed_by_keys_of(header.operator, chain, self._recover, self._settlement)
+        return judge(case, chain, terms, is_signed)
+
+
+def standing(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+    """Those that were not voided, in order."""
+    return [batch for batch in batches if batch.state is not BatchState.VOID]
+
+
+def _resume(tx: MirrorTx, operator: Account, batches: Sequence[CommittedBatch]) -> tuple[Ledger, int]:
+    """The newest mirrored ledger of these batches, and how many of them it covers."""
+    for known in range(len(batches), 0, -1):
+        ledger = tx.batches.ledger(operator, batches[known - 1].hash)
+        if ledger is not None:
+            return ledger, known
+    return Ledger(), 0
+
+
+def _wrong_batch(verdict: Verdict) -> WrongBatch:
+    header, finding = verdict.header, verdict.finding
+    message = f"batch {header.number} of {header.operator} is wrong: {finding.message if finding else ''}"
+    return WrongBatch(message, verdict=verdict)

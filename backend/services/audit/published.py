@@ -1,0 +1,64 @@
+"""A batch's public data, read as somebody who trusts neither its operator nor the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backend.domain.batch import Span
+from backend.domain.batch_data import FILE_NAME, MAX_LINE, BatchName, MalformedBatch, decode
+from backend.domain.content import ContentCorrupt, ContentMissing, cid_of
+from backend.domain.errors import InvalidInput
+from backend.domain.judging.case import Finding
+
+if TYPE_CHECKING:
+    from backend.domain.batch import Header
+    from backend.domain.hashing import TypedDomain
+    from backend.domain.ids import Account, Hash32
+    from backend.domain.judging.case import IsSigned
+    from backend.domain.receipt import SignedReceipt
+    from backend.ports.chain import ChainView, Recover
+    from backend.ports.storage import BlobStore
+
+Published = tuple["tuple[SignedReceipt, ...] | None", "Finding | None"]
+"""The receipts, or why there are none."""
+
+
+def published(header: Header, blobs: BlobStore, settlement: TypedDomain) -> Published:
+    """`settlement`: the domain of the batch's contract. Errors: `Unavailable`."""
+    cid = cid_of(header.data_digest)
+    try:
+        # What somebody else published must not fill our memory.
+        if blobs.names(cid).get(FILE_NAME, 0) > MAX_LINE * (header.receipts_count + 1):
+            return None, Finding("data_malformed", "the batch data is longer than its receipts can be")
+        name, receipts = decode(blobs.read(cid, FILE_NAME))
+    except (ContentMissing, ContentCorrupt) as error:
+        return None, Finding("data_missing", f"the batch data {cid}: {error}")
+    except MalformedBatch as error:
+        return None, Finding("data_malformed", str(error))
+    here = BatchName(settlement.chain_id, settlement.contract, header.operator, header.number)
+    if name != here:
+        return None, Finding("data_name", f"the batch data is of {name}, it must be of {here}")
+    if not receipts:
+        return None, Finding("data_malformed", "the batch data has no receipt")
+    return receipts, None
+
+
+def spans_of(view: ChainView, batch_hash: Hash32) -> tuple[Span, ...]:
+    """What a batch collected, as the chain reported it."""
+    return tuple(Span(s.channel_id, s.before, s.start, s.until) for s in view.spans(batch_hash))
+
+
+def signed_by_keys_of(
+    operator: Account, view: ChainView, recover: Recover, settlement: TypedDomain
+) -> IsSigned:
+    """Whether a receipt key that the operator has by now signed a receipt."""
+    known = view.operator(operator)
+    keys = () if known is None else known.keys
+
+    def is_signed(signed: SignedReceipt) -> bool:
+        try:
+            return recover(settlement.receipt_digest(signed.receipt), signed.signature) in keys
+        except InvalidInput:
+            return False
+
+    return is_signed

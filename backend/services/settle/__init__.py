@@ -1,0 +1,1 @@
+"""The operator's receipts settled, batch by batch, also after a void."""

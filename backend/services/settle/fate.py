@@ -1,0 +1,83 @@
+"""What became of our own batches on the chain, and of their receipts with them.
+
+A batch that fell (its commit failed, or it was voided) gives its receipts back once. A batch that stands
+without our knowing (its void fell out of the chain again, or it was committed elsewhere) takes them in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from backend.domain.chain import BatchState, TransactionState
+from backend.ports.settlement import BatchRecord
+from backend.services.audit.auditor import standing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.domain.chain import CommittedBatch
+    from backend.domain.ids import Account, Hash32, ReceiptId
+    from backend.ports.chain import ChainView
+    from backend.ports.settlement import SettlementTx
+
+
+class Fate(StrEnum):
+    OPEN = "open"
+    STANDS = "stands"
+    LOST = "lost"
+    """Its commit failed, another batch took its number, or it was voided."""
+
+
+def settle_fates(tx: SettlementTx, operator: Account) -> int | None:
+    """Number of the batch under way. Receipts of lost batches are unsettled again afterwards."""
+    record = tx.batches.latest(operator)
+    while record is not None:
+        fate = Fate.LOST if record.is_released else _fate(tx, record)
+        if fate is not Fate.LOST:
+            return record.number if fate is Fate.OPEN else None
+        if not record.is_released:
+            tx.receipts.release(operator, record.number)
+            tx.batches.put(replace(record, is_released=True))
+        record = tx.batches.get(operator, record.number - 1)
+    return None
+
+
+def strays(tx: SettlementTx, operator: Account) -> list[CommittedBatch]:
+    """Batches that stand on the chain while we hold them for lost, or know nothing of them."""
+    kept = tx.batches.kept(operator)
+    return [batch for batch in standing(tx.chain.batches(operator)) if batch.number not in kept]
+
+
+def adopt(tx: SettlementTx, batch: CommittedBatch, receipts: Sequence[ReceiptId]) -> int:
+    """Keep a stray as our own, with those of its receipts that are here; how many. None if it is no stray."""
+    if batch.hash not in {stray.hash for stray in strays(tx, batch.operator)}:
+        return 0
+    known = tx.batches.get(batch.operator, batch.number)
+    digest: Hash32 = batch.header["dataDigest"]
+    row = known.commit_tx if known else None
+    tx.batches.put(BatchRecord(batch.operator, batch.number, digest, row, is_released=False))
+    return tx.receipts.adopt(batch.operator, batch.number, receipts)
+
+
+def outstanding(chain: ChainView, operator: Account) -> list[CommittedBatch]:
+    """Voided batches that are yet to be refunded, in the order in which the settlement takes them."""
+    fallen = (b for b in chain.batches(operator) if b.state is BatchState.VOID and not b.is_refunded)
+    return sorted(fallen, key=lambda batch: batch.number, reverse=True)
+
+
+def _fate(tx: SettlementTx, record: BatchRecord) -> Fate:
+    batches = standing(tx.chain.batches(record.operator))
+    if any((b.number, b.header["dataDigest"]) == (record.number, record.data_digest) for b in batches):
+        return Fate.STANDS
+    if record.commit_tx is None:
+        return Fate.LOST
+    commit = tx.transactions.get(record.commit_tx)
+    if commit.state is TransactionState.FAILED:
+        return Fate.LOST
+    cursor = tx.chain.cursor()
+    is_indexed = (
+        cursor is not None and commit.block_number is not None and cursor.number >= commit.block_number
+    )
+    return Fate.LOST if commit.state is TransactionState.CONFIRMED and is_indexed else Fate.OPEN

@@ -1,0 +1,1 @@
+"""Every operator's batches watched: demands answered, wrong batches accused."""

@@ -1,0 +1,144 @@
+"""Answers to demands for leaves of batches whose data this installation holds. Anyone may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from backend.domain.chain import Call
+from backend.domain.disputes.lookups import look_up
+from backend.domain.disputes.witnesses import ReceiptWitness, Tree, balance_key
+from backend.domain.errors import NotFound
+from backend.services.audit.auditor import WrongBatch
+from backend.services.watch.news import News, news, outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from backend.domain.batch import Batch
+    from backend.domain.chain import CommittedBatch, Demanded
+    from backend.domain.ids import Account, Hash32
+    from backend.domain.merkle import SumTree
+    from backend.ports.chain import Chain, ChainTx, ChainView
+    from backend.ports.disputes import Accuser
+    from backend.services.audit.auditor import Auditor
+
+AT_ONCE = 16
+"""Answers in the pool together."""
+ANSWERED_ALREADY = frozenset({"AlreadyAnswered", "DemandUnknown"})
+"""Reverts that mean that somebody was faster."""
+KEPT_BATCHES = 2
+"""Batches with their trees that stay in memory; demands come in bursts."""
+_KEY = 32
+
+
+class AnswersUnknown(NotFound):
+    """The batch is not one whose leaves we can show: its data is not here, or it does not make its trees."""
+
+
+class Answers:
+    """Answers with `accuser`, in time, whatever else goes on. `auditor` rebuilds batches from their data."""
+
+    def __init__(
+        self,
+        read: Callable[[], AbstractContextManager[ChainTx]],
+        auditor: Auditor,
+        chain: Chain,
+        accuser: Accuser,
+    ) -> None:
+        self._read, self._auditor, self._chain, self._accuser = read, auditor, chain, accuser
+        self._batches: dict[Hash32, Batch] = {}
+        self._given: set[tuple[Hash32, int]] = set()
+        """Answers that were sent: the view may not show them yet."""
+
+    def give(self, operator: Account) -> Iterator[News]:
+        """Answer what is demanded of this operator, the most urgent first. Errors: `Unavailable`."""
+        now = self._chain.head().timestamp
+        with self._read() as tx:
+            due = [one for one in tx.chain.open_demands(operator) if one.demand.deadline >= now]
+            known = {one.id: tx.chain.batch(one.demand.batch_hash) for one in due}
+        for one in due:
+            batch = known[one.id]
+            if batch is not None:
+                yield from self._answer(batch, one)
+
+    def _answer(self, batch: CommittedBatch, demanded: Demanded) -> Iterator[News]:
+        tree = demanded.demand.tree.name.lower()
+        try:
+            waiting = [(i, call) for i, call in self.calls(demanded) if (demanded.id, i) not in self._given]
+        except AnswersUnknown as why:
+            yield news(batch, "unanswerable", f"leaves of {tree} are demanded: {why}")
+            return
+        for start in range(0, len(waiting), AT_ONCE):
+            group = waiting[start : start + AT_ONCE]
+            for (i, _), sent in zip(group, self._accuser.send([call for _, call in group]), strict=True):
+                if sent.tx_hash is not None:
+                    self._given.add((demanded.id, i))
+                if sent.reverted not in ANSWERED_ALREADY:
+                    text = f"leaf {i} of {tree} in demand {demanded.id[:10]}"
+                    yield from outcome(batch, "answered", text, [sent])
+
+    def calls(self, demanded: Demanded) -> Iterator[tuple[int, Call]]:
+        """Place of the key, and the call that answers it. Errors: `AnswersUnknown`; `Unavailable`."""
+        demand = demanded.demand
+        with self._read() as tx:
+            committed = tx.chain.batch(demand.batch_hash)
+            if committed is None:
+                raise AnswersUnknown(f"no batch {demand.batch_hash}")
+            parent = tx.chain.batch(committed.header["parent"])
+            batch = self._batch(committed)
+            headers = [dict(committed.header), dict((parent or committed).header)]
+            for i in demanded.unanswered:
+                if demand.tree is Tree.RECEIPTS:
+                    shown = _receipt(tx.chain, batch, demand.keys[i])
+                    yield i, Call("Disputes", "answerReceipt", (demand.abi, i, headers[0], *shown))
+                else:
+                    lookup = look_up(*_leaves(batch, demand.tree), demand.keys[i])
+                    yield i, Call("Disputes", "answer", (demand.abi, i, *headers, lookup.abi))
+
+    def _batch(self, committed: CommittedBatch) -> Batch:
+        if committed.hash not in self._batches:
+            try:
+                batch = self._auditor.batch(committed.operator, committed.number)
+            except (WrongBatch, NotFound) as error:
+                raise AnswersUnknown(str(error)) from None
+            while len(self._batches) >= KEPT_BATCHES:
+                del self._batches[next(iter(self._batches))]
+            self._batches[committed.hash] = batch
+        return self._batches[committed.hash]
+
+
+def _receipt(view: ChainView, batch: Batch, index: int) -> tuple[dict[str, Any], str]:
+    """The receipt with all its preimages, and its signature."""
+    signed = batch.receipts[index]
+    records = [record for s in signed.slices if (record := view.version(s.version_id)) is not None]
+    return ReceiptWitness.of(signed, batch.open_receipt(index), records).abi, signed.signature
+
+
+def _leaves(batch: Batch, tree: Tree) -> tuple[SumTree, Sequence[int]]:
+    """A tree with the keys of its leaves."""
+    if tree is Tree.ENTRIES:
+        return batch.entries_tree, _EntryKeys(batch.entry_keys)
+    if tree is Tree.BALANCES:
+        return batch.balances_tree, sorted(map(balance_key, batch.balances))
+    return batch.parent.balances_tree(), sorted(map(balance_key, batch.parent.balances))
+
+
+class _EntryKeys(Sequence[int]):
+    """A view of packed keys: as integers a large batch's would take ten times the room."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return len(self._packed) // _KEY
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return int.from_bytes(self._packed[index * _KEY : (index + 1) * _KEY], "big")

@@ -1,0 +1,178 @@
+"""What a watcher sends: proofs, demands within a limit of bonds, and what follows from both.
+
+All state is on chain: whatever is sent is first looked up there and then tried, so nothing goes out twice,
+nothing that would revert does, and a pass that was cut short is simply made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import SystemRandom
+from typing import TYPE_CHECKING
+
+from backend.domain.chain import BatchState, Call
+from backend.domain.disputes.witnesses import MAX_KEYS, Tree
+from backend.domain.split import UNIT
+from backend.services.watch.news import News, news, outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.domain.chain import CommittedBatch, ParameterSet
+    from backend.domain.disputes.proofs import Proof
+    from backend.domain.ids import Account, Hash32
+    from backend.ports.chain import Chain, ChainView
+    from backend.ports.disputes import Accuser
+
+RESERVING_PART = 16
+"""A proof is not reserved any more in the last part of the window, one of so many: it must go out at once."""
+
+
+@dataclass
+class Challenge:
+    """`max_bond_units`: bonds of our open demands together, at most, in units of the payment token."""
+
+    chain: Chain
+    accuser: Accuser
+    max_bond_units: int
+    _asked: dict[tuple[Hash32, Tree, int], int] = field(default_factory=dict)
+    """Key of a leaf -> until when it is not asked for again, as the demand may not be in the view yet."""
+
+    def prove(self, view: ChainView, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
+        """Reserve the proof, so that its reward is ours, and send it a block later; at once near the end."""
+        call = Call("Disputes", proof.verb, proof.args)
+        if why := self.accuser.refusal(call):
+            yield news(batch, "refused", f"{proof.verb} would not hold: {why}")
+            return
+        if self._has_time(view, batch):
+            yield from self._reserve(batch, call)
+        yield from outcome(batch, "proved", f"void by {proof.verb}", self.accuser.send([call]))
+
+    def demand(
+        self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
+    ) -> Iterator[News]:
+        """Demand what is not demanded yet, the first first, as far as bonds go."""
+        terms = _terms(view, batch)
+        bond = -(-terms.demand_bond // UNIT)
+        fresh = self._fresh(view, batch, wanted)
+        affordable = self._affordable(view, bond, len(fresh))
+        if affordable < len(fresh):
+            text = f"{len(fresh) - affordable} leaves are not demanded now: bonds of {bond} units a key"
+            yield news(
+                batch, "bond_limit", f"{text} reach the limit of {self.max_bond_units}, or what we hold"
+            )
+            fresh = _shuffled(fresh)
+        groups = list(_grouped(fresh[:affordable]))
+        if not groups:
+            return
+        calls = [
+            Call("Disputes", "demand", (dict(batch.header), int(tree), [f"0x{key:064x}" for key in keys]))
+            for tree, keys in groups
+        ]
+        approval = self.accuser.approval(bond * affordable)
+        sent = self.accuser.send([*filter(None, [approval]), *calls])[-len(calls) :]
+        until = self.chain.head().timestamp + terms.dispute_window // 8
+        for one, (tree, keys) in zip(sent, groups, strict=True):
+            if one.tx_hash is not None:
+                self._asked |= {(batch.hash, tree, key): until for key in keys}
+            text = f"{len(keys)} leaves of {tree.name.lower()} for {bond * len(keys)} units"
+            yield from outcome(batch, "demanded", text, [one])
+
+    def expire(self, view: ChainView, operator: Account) -> Iterator[News]:
+        """Void the first batch of which something demanded was not answered in time."""
+        now = self.chain.head().timestamp
+        late = [one for one in view.open_demands(operator) if one.demand.deadline < now]
+        found = [(batch, one) for one in late if (batch := view.batch(one.demand.batch_hash)) is not None]
+        for batch, one in sorted(found, key=lambda pair: pair[0].number)[:1]:
+            call = Call("Disputes", "unanswered", (one.demand.abi, dict(batch.header)))
+            text = f"void: {len(one.unanswered)} leaves of {one.demand.tree.name.lower()} were not shown"
+            yield from outcome(batch, "proved", text, self.accuser.send([call]))
+
+    def restore(self, view: ChainView, operator: Account) -> Iterator[News]:
+        """Give back what voided batches took: payers theirs, newest batch first, and us our bonds."""
+        void = [batch for batch in view.batches(operator) if batch.state is BatchState.VOID]
+        for batch in void:
+            yield from self._return_bonds(view, batch)
+        waiting = [batch for batch in void if not batch.is_refunded]
+        if not waiting or not self.chain.call("Settlement", "stateOf", operator)["toRefund"]:
+            return
+        for batch in sorted(waiting, key=lambda one: one.number, reverse=True):
+            spans = view.spans(batch.hash)
+            call = Call("Settlement", "refund", (dict(batch.header), [span.refund for span in spans]))
+            total = sum(span.until - span.start for span in spans)
+            text = f"{total} micro-units are back in {len(spans)} channels"
+            yield from outcome(batch, "refunded", text, self.accuser.send([call]))
+
+    def _has_time(self, view: ChainView, batch: CommittedBatch) -> bool:
+        left = int(batch.header["finalAt"]) - self.chain.head().timestamp
+        return left > _terms(view, batch).dispute_window // RESERVING_PART
+
+    def _reserve(self, batch: CommittedBatch, call: Call) -> Iterator[News]:
+        reservation = self.accuser.reservation(call)
+        if not self.chain.call("Disputes", "reservedAt", reservation):
+            sent = self.accuser.send([Call("Disputes", "reserve", (reservation,))])
+            yield from outcome(batch, "reserved", f"{call.function} is reserved", sent)
+
+    def _fresh(
+        self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
+    ) -> list[tuple[Tree, int]]:
+        """Leaves that are wanted and that no open demand asks for."""
+        demands, now = view.demands(batch.hash), self.chain.head().timestamp
+        seen = {(batch.hash, one.demand.tree, key) for one in demands for key in one.demand.keys}
+        self._asked = {
+            leaf: until for leaf, until in self._asked.items() if until >= now and leaf not in seen
+        }
+        waiting = {
+            (batch.hash, one.demand.tree, one.demand.keys[i]): one.demand.challenger == self.accuser.account
+            for one in demands
+            for i in one.unanswered
+        } | dict.fromkeys(self._asked, True)
+        # A search goes round by round: asking for more amid its answers pays for what they tell anyway.
+        searched = {tree for (of, tree, _), is_ours in waiting.items() if is_ours and of == batch.hash}
+        searched.discard(Tree.RECEIPTS)
+        leaves = dict.fromkeys((tree, key) for tree, keys in wanted for key in keys if tree not in searched)
+        return [leaf for leaf in leaves if (batch.hash, *leaf) not in waiting]
+
+    def _affordable(self, view: ChainView, bond: int, num: int) -> int:
+        """For how many of `num` keys the bonds are within the limit and what we hold."""
+        if num == 0 or bond == 0:
+            return num
+        ours = (d for o in view.operators() for d in view.open_demands(o.account))
+        bound = sum(
+            len(d.unanswered) * d.demand.bond_units
+            for d in ours
+            if d.demand.challenger == self.accuser.account
+        )
+        room = min(self.max_bond_units - bound, self.accuser.units())
+        return max(min(num, room // bond), 0)
+
+    def _return_bonds(self, view: ChainView, batch: CommittedBatch) -> Iterator[News]:
+        for one in view.demands(batch.hash):
+            if one.unanswered and one.demand.challenger == self.accuser.account:
+                call = Call("Disputes", "returnBond", (one.demand.abi, dict(batch.header)))
+                text = f"{len(one.unanswered) * one.demand.bond_units} units of bonds are back"
+                yield from outcome(batch, "bond_returned", text, self.accuser.send([call]))
+
+
+def _terms(view: ChainView, batch: CommittedBatch) -> ParameterSet:
+    terms = view.parameter_set(int(batch.header["parameterSet"]))
+    if terms is None:  # the chain took the batch, so it knows the set
+        raise ValueError(f"no parameter set {batch.header['parameterSet']}")
+    return terms
+
+
+def _shuffled(leaves: Sequence[tuple[Tree, int]]) -> list[tuple[Tree, int]]:
+    """Receipts among themselves: who hides one must not know which of them are asked for."""
+    receipts = [leaf for leaf in leaves if leaf[0] is Tree.RECEIPTS]
+    SystemRandom().shuffle(receipts)
+    return [receipts.pop() if leaf[0] is Tree.RECEIPTS else leaf for leaf in leaves]
+
+
+def _grouped(leaves: Sequence[tuple[Tree, int]]) -> Iterator[tuple[Tree, tuple[int, ...]]]:
+    """Demands of at most as many keys as one may have, trees in the order of their first leaf."""
+    by_tree: dict[Tree, list[int]] = {}
+    for tree, key in leaves:
+        by_tree.setdefault(tree, []).append(key)
+    for tree, keys in by_tree.items():
+        for start in range(0, len(keys), MAX_KEYS):
+            yield tree, tuple(keys[start : start + MAX_KEYS])

@@ -1,0 +1,233 @@
+"""Follows the chain and judges every batch that is not final yet: reports, and challenges where told to.
+
+    follow -> answer what is demanded of us -> judge -> demand or prove -> restore what voided batches took
+
+From chain and batch data alone. A pass may be cut short anywhere: the next one goes on from what is on chain.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from backend.domain.batch import Ledger
+from backend.domain.chain import BatchState, ChainReplaced
+from backend.domain.errors import Unavailable
+from backend.domain.ids import ZERO_HASH
+from backend.domain.judging.case import Right, Wrong
+from backend.services.audit.auditor import standing
+from backend.services.watch.news import News, news
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.batch import Header
+    from backend.domain.chain import BlockRef, CommittedBatch, ParameterSet
+    from backend.domain.ids import Account, Hash32
+    from backend.domain.judging.case import Case, IsSigned, Judgement, Registry
+    from backend.domain.receipt import SignedReceipt
+    from backend.ports.chain import Chain
+    from backend.ports.settlement import MirrorTx
+    from backend.services.audit.cases import Cases
+    from backend.services.watch.answers import Answers
+    from backend.services.watch.challenge import Challenge
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+MAX_PAUSE_SECONDS = 60.0
+"""Between attempts while the chain's node or the store is away; they begin at `POLL_SECONDS` and double."""
+PATIENCE_PART = 16
+"""Batch data may take this part of the dispute window to reach our store before it counts as withheld."""
+
+
+@dataclass
+class Watcher:
+    """`follow` brings the view up to date; `guard` turns a node's refusals into `Unavailable`.
+
+    `challenge` is None for a watcher that only reports, `answers` for one that answers for nobody; it answers
+    for `own` alone, unless `answers_for_all`. What is wrong with `own` it says, but never accuses it. With
+    `only` it watches one operator.
+    """
+
+    follow: Callable[[], None]
+    guard: Callable[[], AbstractContextManager[None]]
+    read: Callable[[], AbstractContextManager[MirrorTx]]
+    begin: Callable[[], AbstractContextManager[MirrorTx]]
+    chain: Chain
+    cases: Cases
+    judge: Callable[[Case, Registry, ParameterSet, IsSigned], Judgement]
+    challenge: Challenge | None = None
+    answers: Answers | None = None
+    own: Account | None = None
+    answers_for_all: bool = False
+    only: Account | None = None
+    evidence: Callable[[], Sequence[SignedReceipt]] = tuple
+    """Receipts that operators signed, known from elsewhere."""
+    _said: set[tuple[object, ...]] = field(default_factory=set)
+    _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
+    """What was known of a batch that is not right, and how it was judged by that."""
+    _cleared: dict[Hash32, int] = field(default_factory=dict)
+    """Batches that are right, with how much evidence was known then."""
+    _beyond: set[Hash32] = field(default_factory=set)
+    """Final batches that are not right: nothing can be done about them, and what follows has no ledger."""
+
+    def run(self, stop: threading.Event) -> Iterator[News]:
+        """A pass a block until `stop` is set. A node or a store that is away is waited for."""
+        pause, said, seen = POLL_SECONDS, "", None
+        while not stop.is_set():
+            try:
+                head = self._head()
+                if head != seen:
+                    for one in self.run_once():
+                        yield one
+                        if stop.is_set():
+                            return
+                pause, said, seen = POLL_SECONDS, "", head
+            except Unavailable as error:
+                if str(error) != said:  # the same line every minute would bury the ones that matter
+                    log.warning("watcher waits: %s", error)
+                pause, said = min(2 * pause, MAX_PAUSE_SECONDS), str(error)
+            stop.wait(pause)
+
+    def run_once(self) -> Iterator[News]:
+        """All that can be found and done now, each said once. Errors: `Unavailable`; `ChainReplaced`."""
+        with self.guard():
+            self.follow()
+            with self.read() as tx:
+                known = [operator.account for operator in tx.chain.operators()]
+        operators = [one for one in known if self.only in (None, one)]
+        answered_for = operators if self.answers_for_all else [one for one in operators if one == self.own]
+        for step, concerned in ((self._answer, answered_for), (self._watch, operators)):
+            for operator in concerned:
+                yield from self._new(self._apart(step, operator))
+
+    def _head(self) -> BlockRef:
+        with self.guard():
+            return self.chain.head()
+
+    def _apart(self, step: Callable[[Account], Iterator[News]], operator: Account) -> Iterator[News]:
+        """Whatever an operator makes of its batches, it must not blind us to the others'."""
+        try:
+            with self.guard():
+                yield from step(operator)
+        except (Unavailable, ChainReplaced):
+            raise
+        except Exception as error:
+            log.exception("%s cannot be watched", operator)
+            yield News("unjudged", operator, 0, ZERO_HASH, f"cannot be watched: {error}")
+
+    def _answer(self, operator: Account) -> Iterator[News]:
+        return iter(()) if self.answers is None else self.answers.give(operator)
+
+    def _new(self, found: Iterator[News]) -> Iterator[News]:
+        for one in found:
+            key = (one.what, one.batch_hash, one.message, one.tx_hash)
+            if key not in self._said:
+                self._said.add(key)
+                yield one
+
+    def _watch(self, operator: Account) -> Iterator[News]:
+        accuse = None if operator == self.own else self.challenge
+        with self.read() as tx:
+            if accuse is not None:
+                late = list(accuse.expire(tx.chain, operator))
+                yield from late
+                if any(one.what == "proved" for one in late):
+                    return  # what stands after that, the next pass sees
+            batches = standing(tx.chain.batches(operator))
+            ledger, start = self._resume(tx, batches)
+            pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
+            yield from (news(batch, "right", _sums(batch)) for batch in pending)
+            for batch, judgement in self._judgements(tx, batches, ledger, start):
+                yield from self._act(tx, batch, judgement, accuse)
+                if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:
+                    break  # all after it fall with it
+            if self.challenge is not None:
+                yield from self.challenge.restore(tx.chain, operator)
+
+    def _act(
+        self, tx: MirrorTx, batch: CommittedBatch, judgement: Judgement, accuse: Challenge | None
+    ) -> Iterator[News]:
+        is_final = batch.state is BatchState.FINAL
+        if isinstance(judgement, Right):
+            if not is_final:
+                yield news(batch, "right", _sums(batch))
+        elif is_final:
+            yield news(batch, "wrong", f"final, and {judgement.finding.message}")
+        elif isinstance(judgement, Wrong):
+            yield news(batch, "wrong", judgement.finding.message)
+            if accuse is not None:
+                yield from accuse.prove(tx.chain, batch, judgement.proof)
+        elif judgement.finding.what != "data_missing" or not self._may_still_come(tx, batch):
+            yield news(batch, "withheld", judgement.finding.message)
+            if accuse is not None:
+                yield from accuse.demand(tx.chain, batch, judgement.demands)
+
+    def _may_still_come(self, tx: MirrorTx, batch: CommittedBatch) -> bool:
+        terms = tx.chain.parameter_set(int(batch.header["parameterSet"]))
+        patience = 0 if terms is None else terms.dispute_window // PATIENCE_PART
+        return self.chain.head().timestamp < int(batch.header["committedAt"]) + patience
+
+    # Judging, each batch on top of the one before
+
+    def _judgements(
+        self, tx: MirrorTx, batches: Sequence[CommittedBatch], ledger: Ledger | None, start: int
+    ) -> Iterator[tuple[CommittedBatch, Judgement]]:
+        """Of the batches from place `start` on, `ledger` being the one before it."""
+        for place in range(start, len(batches)):
+            batch, parent = batches[place], batches[place - 1] if place else None
+            case = self.cases.case(tx.chain, batch, parent, ledger, self.evidence())
+            judgement, ledger = self._judgement(tx, case), None
+            if isinstance(judgement, Right):
+                self._cleared[batch.hash] = len(self.evidence())
+                ledger = self._mirror(tx, judgement, case.header)
+            elif batch.state is BatchState.FINAL:
+                self._beyond.add(batch.hash)
+            yield batch, judgement
+
+    def _resume(self, tx: MirrorTx, batches: Sequence[CommittedBatch]) -> tuple[Ledger | None, int]:
+        """The newest ledger that is known, and the place of the batch after it."""
+        for place in range(len(batches), 0, -1):
+            newest = batches[place - 1]
+            if newest.hash in self._beyond:
+                return None, place
+            ledger = tx.batches.ledger(newest.operator, newest.hash)
+            if ledger is not None and self._is_cleared(newest):
+                return ledger, place
+        return Ledger(), 0
+
+    def _is_cleared(self, batch: CommittedBatch) -> bool:
+        """Whether a batch that was called right once, maybe by an earlier process, needs no second look."""
+        num_known = len(self.evidence())
+        return not num_known or batch.state is BatchState.FINAL or self._cleared.get(batch.hash) == num_known
+
+    def _judgement(self, tx: MirrorTx, case: Case) -> Judgement:
+        header, ledger = case.header, case.ledger
+        known = (ledger is None, case.receipts is None, len(case.answers))
+        before = self._open.get(header.hash)
+        if before is not None and before[0] == known:
+            return before[1]
+        terms = tx.chain.parameter_set(header.parameter_set)
+        if terms is None:  # the chain took the batch, so it knows the set
+            raise ValueError(f"no parameter set {header.parameter_set}")
+        is_signed = self.cases.is_signed(tx.chain, header.operator)
+        judgement = self.judge(case, tx.chain, terms, is_signed)
+        if not isinstance(judgement, Right):
+            self._open[header.hash] = known, judgement
+        return judgement
+
+    def _mirror(self, tx: MirrorTx, right: Right, header: Header) -> Ledger:
+        ledger = right.batch.after(header)
+        with self.begin() as mirror:
+            mirror.batches.save_ledger(header.operator, ledger)
+            mirror.batches.prune_ledgers(header.operator, below=tx.chain.finalised(header.operator))
+        return ledger
+
+
+def _sums(batch: CommittedBatch) -> str:
+    header = batch.header
+    return f"{header['receiptsCount']} receipts, {int(header['total']):,} micro-units, every one right"

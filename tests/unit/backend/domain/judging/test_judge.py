@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.domain.batch import Ledger
+from backend.domain.disputes.proofs import holds
+from backend.domain.judging.case import Right, Wrong
+from tests.support.accused import Accused, Draft, Outcome, Unanswered, case_of, try_to_convict
+from tests.support.corruption import ALL, PUBLISHING
+from tests.support.shop import Shop, model_shop
+
+if TYPE_CHECKING:
+    from tests.support.corruption import Corruption
+
+SHOP = model_shop()
+AT = 1_790_000_100
+
+
+def honest(random: Random, count: int, *, has_parent: bool) -> tuple[Draft, Accused | None, Ledger]:
+    parent, ledger = None, Ledger()
+    if has_parent:
+        first = SHOP.batch(random, ledger, 3)
+        parent = Draft.of(first).commit(AT - 10, AT + 50)
+        ledger = first.after(parent.header)
+    return Draft.of(SHOP.batch(random, ledger, count)), parent, ledger
+
+
+def is_same(accused: Accused, draft: Draft) -> bool:
+    """Whether nothing came of a corruption."""
+    other = draft.commit(accused.header.committed_at, accused.header.final_at, accused.parent)
+    return other.header == accused.header
+
+
+def assert_convicted(outcome: Outcome, accused: Accused, shop: Shop = SHOP) -> None:
+    assert not isinstance(outcome.end, Right), "acquitted"
+    if isinstance(outcome.end, Wrong):
+        assert holds(outcome.end.proof, shop), outcome.end
+    else:
+        assert isinstance(outcome.end, Unanswered)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 1 << 32), st.integers(1, 8), st.booleans())
+def test_an_honest_batch_is_right(seed: int, count: int, has_parent: bool) -> None:
+    draft, parent, ledger = honest(Random(seed), count, has_parent=has_parent)
+    accused = draft.commit(AT, AT + 60, parent)
+    outcome = try_to_convict(case_of(accused, ledger), accused, SHOP)
+    assert isinstance(outcome.end, Right)
+    assert outcome.num_rounds == 0
+    assert outcome.end.batch.after(accused.header) == draft.batch.after(accused.header)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1 << 32), st.integers(1, 8))
+def test_an_honest_batch_whose_data_and_parent_are_withheld_is_right_once_all_is_answered(
+    seed: int, count: int
+) -> None:
+    draft, parent, _ = honest(Random(seed), count, has_parent=True)
+    draft.published = None
+    accused = draft.commit(AT, AT + 60, parent)
+    outcome = try_to_convict(case_of(accused, None), accused, SHOP)
+    assert isinstance(outcome.end, Right)
+    assert outcome.end.batch.balances == draft.batch.balances
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=12)
+@given(seed=st.integers(0, 1 << 32), count=st.integers(1, 8), has_parent=st.booleans())
+def test_every_single_corruption_is_convicted(name: str, seed: int, count: int, has_parent: bool) -> None:
+    assert_caught(Random(seed), [ALL[name]], count, has_parent=has_parent)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 1 << 32), st.integers(1, 8), st.booleans())
+def test_every_three_corruptions_are_convicted(seed: int, count: int, has_parent: bool) -> None:
+    random = Random(seed)
+    assert_caught(random, random.choices(list(ALL.values()), k=3), count, has_parent=has_parent)
+
+
+def assert_caught(random: Random, corruptions: list[Corruption], count: int, *, has_parent: bool) -> None:
+    draft, parent, ledger = honest(random, count, has_parent=has_parent)
+    receipts = list(draft.receipts)
+    for corruption in corruptions:
+        corruption(random, draft, SHOP)
+    random.choice(PUBLISHING)(draft, receipts)
+    accused = draft.commit(AT, AT + 60, parent)
+    is_unknown = parent is not None and random.random() < 0.3
+    outcome = try_to_convict(case_of(accused, None if is_unknown else ledger), accused, SHOP)
+    shown = draft.receipts if draft.published is None else draft.published
+    if is_same(accused, Draft.of(draft.batch)) and all(map(SHOP.is_signed, shown)):
+        assert isinstance(outcome.end, Right)
+        return
+    assert_convicted(outcome, accused)
+
+
+def test_one_hidden_receipt_among_many_is_found_by_few_demands() -> None:
+    """The published ones are honest, and all but one of them in the tree."""
+    random = Random(4)
+    draft, _, ledger = honest(random, 400, has_parent=False)
+    published = list(draft.receipts)
+    for place in (0, 123, 399):
+        spoilt = Draft.of(draft.batch)
+        signed = published[place]
+        moved = replace(signed.receipt, cumulative=signed.receipt.cumulative + 1)
+        spoilt.receipts[place] = SHOP.signed(moved, signed.slices)
+        spoilt.published = published
+        accused = spoilt.commit(AT, AT + 60)
+        outcome = try_to_convict(case_of(accused, ledger), accused, SHOP)
+        assert isinstance(outcome.end, Wrong)
+        assert (outcome.end.finding.what, outcome.end.finding.receipt) == ("cumulative", place)
+        assert holds(outcome.end.proof, SHOP)
+        assert outcome.num_rounds <= 2
+        assert outcome.num_keys <= 64 + 8

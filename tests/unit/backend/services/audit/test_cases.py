@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.batch_data import FILE_NAME, BatchName, encode
+from backend.domain.chain import BatchState, CommittedBatch
+from backend.domain.content import ContentMissing, cid_digest
+from backend.services.audit.cases import RETRY_SECONDS, Cases
+from backend.storage.embedded import folder_cid
+from tests.support.market import CHAIN_ID, Market, recover, some_hash
+
+if TYPE_CHECKING:
+    from backend.domain.ids import Cid
+
+
+class Store:
+    """Has one folder once it is put there; counts who looks."""
+
+    def __init__(self) -> None:
+        self.files: dict[Cid, bytes] = {}
+        self.num_looks = 0
+
+    def names(self, cid: Cid) -> dict[str, int]:
+        self.num_looks += 1
+        if cid not in self.files:
+            raise ContentMissing(f"no {cid}")
+        return {FILE_NAME: len(self.files[cid])}
+
+    def read(self, cid: Cid, name: str) -> bytes:
+        return self.files[cid]
+
+
+class View:
+    """Of a batch on which nothing was demanded."""
+
+    def spans(self, batch_hash: str) -> tuple[()]:
+        return ()
+
+    def demands(self, batch_hash: str) -> list[Any]:
+        return []
+
+
+def test_data_that_is_missing_is_asked_for_again_after_a_while_and_kept_once_it_is_there() -> None:
+    market, store, now = Market(), Store(), [0.0]
+    batch = market.batch(market.receipts(3))
+    data = encode(BatchName(CHAIN_ID, market.settlement, market.operator, 1), batch.receipts)
+    cid = folder_cid({FILE_NAME: data})
+    header = batch.header(1, 2, cid_digest(cid))
+    committed = CommittedBatch(
+        market.operator, 1, header.hash, header.abi, BatchState.COMMITTED, some_hash("tx"), 1
+    )
+    unused: Any = None
+    cases = Cases(unused, store, recover, market.domain, clock=lambda: now[0])  # type: ignore[arg-type]
+
+    def receipts() -> Any:
+        return cases.case(View(), committed, None, None).receipts  # type: ignore[arg-type]
+
+    assert (receipts(), receipts(), store.num_looks) == (None, None, 1)
+    store.files[cid] = data
+    assert receipts() is None
+    now[0] += RETRY_SECONDS + 1
+    assert receipts() == batch.receipts
+    now[0] += RETRY_SECONDS + 1
+    assert receipts() == batch.receipts
+    assert store.num_looks == 2

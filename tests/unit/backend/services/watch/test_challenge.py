@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.chain import BatchState, BlockRef, Call, CommittedBatch, Demanded, Operator, PaidSpan
+from backend.domain.disputes.witnesses import Demand, Tree
+from backend.domain.ids import ChannelId
+from backend.ports.disputes import Sent
+from backend.services.watch.challenge import Challenge
+from tests.support.market import parameter_set, some_account, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from backend.domain.chain import ParameterSet
+    from backend.domain.ids import Account, Hash32
+    from backend.services.watch.news import News
+
+OPERATOR, WATCHER = some_account("operator"), some_account("watcher")
+WINDOW, COMMITTED_AT = 480, 1_000
+BOND = 3
+PLENTY = 10**9
+
+
+def batch(number: int, state: BatchState = BatchState.COMMITTED) -> CommittedBatch:
+    header = {
+        "operator": OPERATOR,
+        "number": number,
+        "parameterSet": 1,
+        "committedAt": COMMITTED_AT,
+        "finalAt": COMMITTED_AT + WINDOW,
+    }
+    return CommittedBatch(
+        OPERATOR, number, some_hash(f"batch {number}"), header, state, some_hash("tx"), number
+    )
+
+
+def demanded(of: CommittedBatch, *keys: int, deadline: int = 2_000, by: Account = WATCHER) -> Demanded:
+    demand = Demand(of.hash, Tree.RECEIPTS, keys, by, deadline, BOND)
+    return Demanded(demand.id, OPERATOR, demand, tuple(range(len(keys))), 0, 1)
+
+
+@dataclass
+class View:
+    """The part of `ChainView` that challenges use."""
+
+    known: list[CommittedBatch] = field(default_factory=list)
+    asked: list[Demanded] = field(default_factory=list)
+
+    def parameter_set(self, number: int) -> ParameterSet:
+        terms = parameter_set(number, fee_ppm=0, window=WINDOW)
+        return type(terms)(
+            **{name: getattr(terms, name) for name in terms.__slots__} | {"demand_bond": BOND * 10**6}
+        )
+
+    def operators(self) -> list[Operator]:
+        return [Operator(OPERATOR, "", (), 1)]
+
+    def batches(self, operator: Account) -> list[CommittedBatch]:
+        return self.known
+
+    def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
+        return next((one for one in self.known if one.hash == batch_hash), None)
+
+    def demands(self, batch_hash: Hash32) -> list[Demanded]:
+        return [one for one in self.asked if one.demand.batch_hash == batch_hash]
+
+    def open_demands(self, operator: Account) -> list[Demanded]:
+        return sorted(self.asked, key=lambda one: one.demand.deadline)
+
+    def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
+        return (PaidSpan(ChannelId(some_hash("channel")), some_account("payer"), 0, 5, 12),)
+
+
+@dataclass
+class Accuser:
+    """Everything that is sent goes through."""
+
+    account: Account = WATCHER
+    money: int = PLENTY
+    sent: list[Call] = field(default_factory=list)
+
+    def units(self) -> int:
+        return self.money
+
+    def approval(self, units: int) -> Call | None:
+        return None
+
+    def refusal(self, call: Call) -> str:
+        return ""
+
+    def reservation(self, call: Call) -> Hash32:
+        return some_hash("reservation")
+
+    def send(self, calls: Sequence[Call]) -> list[Sent]:
+        self.sent += calls
+        return [Sent(call, some_hash(f"tx {len(self.sent)}")) for call in calls]
+
+    @property
+    def verbs(self) -> list[str]:
+        return [call.function for call in self.sent]
+
+
+@dataclass
+class Chain:
+    now: int = COMMITTED_AT
+    reserved_at: int = 0
+
+    def head(self) -> BlockRef:
+        return BlockRef(1, some_hash("block"), some_hash("parent"), self.now)
+
+    def call(self, contract: str, function: str, *args: Any) -> Any:
+        return {"reservedAt": self.reserved_at, "stateOf": {"toRefund": 2}}[function]
+
+
+@dataclass
+class Proof:
+    verb: str = "badReceipt"
+    args: tuple[Any, ...] = ()
+
+
+def challenge(chain: Chain | None = None, accuser: Accuser | None = None, limit: int = PLENTY) -> Any:
+    return Challenge(chain or Chain(), accuser or Accuser(), limit)  # type: ignore[arg-type]
+
+
+def told(news: Iterable[News]) -> list[str]:
+    return [one.what for one in news]
+
+
+def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
+    accuser = Accuser()
+    assert told(challenge(accuser=accuser).prove(View(), batch(1), Proof())) == ["reserved", "proved"]
+    assert accuser.verbs == ["reserve", "badReceipt"]
+
+
+def test_what_is_reserved_already_is_not_reserved_again() -> None:
+    accuser = Accuser()
+    list(challenge(Chain(reserved_at=7), accuser).prove(View(), batch(1), Proof()))
+    assert accuser.verbs == ["badReceipt"]
+
+
+def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
+    accuser, chain = Accuser(), Chain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
+    list(challenge(chain, accuser).prove(View(), batch(1), Proof()))
+    assert accuser.verbs == ["badReceipt"]
+
+
+def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
+    accuser, asked = Accuser(), batch(1)
+    view = View([asked], [demanded(asked, 0, 1, by=some_account("somebody"))])
+    wanted = ((Tree.RECEIPTS, tuple(range(100))), (Tree.ENTRIES, (5, 5)))
+    made = challenge(accuser=accuser)
+    assert told(made.demand(view, asked, wanted)) == ["demanded"] * 3
+    assert [[int(key, 16) for key in call.args[2]] for call in accuser.sent] == [
+        list(range(2, 66)),
+        list(range(66, 100)),
+        [5],
+    ]
+    assert told(made.demand(view, asked, wanted)) == [], "they may not be in the view yet"
+
+
+def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> None:
+    asked = batch(1)
+    wanted = ((Tree.ENTRIES, (5, 6)),)
+    for challenger, expected in ((WATCHER, []), (some_account("somebody"), [[5, 6]])):
+        demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
+        view = View([asked], [Demanded(demand.id, OPERATOR, demand, (1,), 0, 1)])
+        accuser = Accuser()
+        list(challenge(accuser=accuser).demand(view, asked, wanted))
+        assert [[int(key, 16) for key in call.args[2]] for call in accuser.sent] == expected
+
+
+def test_the_next_round_begins_with_the_last_answer() -> None:
+    asked, accuser = batch(1), Accuser()
+    made = challenge(accuser=accuser)
+    list(made.demand(View([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
+    demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
+    view = View([asked], [Demanded(demand.id, OPERATOR, demand, (), 0, 1)])
+    assert told(made.demand(view, asked, ((Tree.ENTRIES, (5,)),))) == ["demanded"]
+
+
+def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
+    one, other = batch(1), batch(2)
+    for limit, money, expected in ((7 * BOND, PLENTY, 5), (PLENTY, 4 * BOND + 1, 4), (2 * BOND, PLENTY, 0)):
+        accuser = Accuser(money=money)
+        view = View([one, other], [demanded(one, 0, 1)])
+        list(challenge(accuser=accuser, limit=limit).demand(view, other, ((Tree.RECEIPTS, tuple(range(9))),)))
+        assert sum(len(call.args[2]) for call in accuser.sent) == expected
+
+
+def test_short_of_bonds_it_asks_for_receipts_that_nobody_can_foresee() -> None:
+    chosen = set()
+    for _ in range(20):
+        accuser = Accuser()
+        list(challenge(accuser=accuser, limit=BOND).demand(View(), batch(1), ((Tree.RECEIPTS, range(1000)),)))
+        chosen.add(accuser.sent[0].args[2][0])
+    assert len(chosen) > 1
+
+
+def test_short_of_bonds_the_most_telling_leaves_of_other_trees_come_first() -> None:
+    accuser = Accuser()
+    list(challenge(accuser=accuser, limit=2 * BOND).demand(View(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)))
+    assert [int(key, 16) for key in accuser.sent[0].args[2]] == [9, 4]
+
+
+def test_of_several_late_demands_that_of_the_first_batch_voids() -> None:
+    first, second = batch(1), batch(2)
+    view = View([first, second], [demanded(second, 0, deadline=10), demanded(first, 0, deadline=11)])
+    accuser = Accuser()
+    assert told(challenge(Chain(now=12), accuser).expire(view, OPERATOR)) == ["proved"]
+    assert accuser.sent[0].args[1] == first.header
+
+
+def test_a_demand_is_not_late_in_its_last_second() -> None:
+    view = View([batch(1)], [demanded(batch(1), 0, deadline=12)])
+    assert told(challenge(Chain(now=12)).expire(view, OPERATOR)) == []
+
+
+def test_voided_batches_are_refunded_newest_first_and_bonds_come_back_to_their_owner() -> None:
+    void = [batch(n, BatchState.VOID) for n in (3, 4)]
+    view = View([batch(2), *void], [demanded(void[0], 0, 1), demanded(void[1], 5, by=some_account("other"))])
+    accuser = Accuser()
+    assert told(challenge(accuser=accuser).restore(view, OPERATOR)) == [
+        "bond_returned",
+        "refunded",
+        "refunded",
+    ]
+    assert [call.args[0]["number"] for call in accuser.sent[1:]] == [4, 3]
+    assert accuser.sent[1].args[1] == [{"payer": some_account("payer"), "before": 0, "from": 5, "until": 12}]

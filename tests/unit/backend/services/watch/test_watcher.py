@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.chain import BlockRef
+from backend.domain.errors import Unavailable
+from backend.services.watch.watcher import MAX_PAUSE_SECONDS, Watcher
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+
+class Stop(threading.Event):
+    """Set after so many waits; remembers how long they would have been."""
+
+    def __init__(self, num_waits: int) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+        self._num_waits = num_waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pauses.append(timeout or 0)
+        if len(self.pauses) >= self._num_waits:
+            self.set()
+        return self.is_set()
+
+
+class Scene:
+    """A watcher whose chain has as many blocks as it is told, and whose passes are counted."""
+
+    def __init__(self, *operators: str) -> None:
+        self.block, self.num_passes, self.failure = 1, 0, ""
+        self.operators = [SimpleNamespace(account=some_account(name)) for name in operators]
+        unused: Any = None
+        self.watcher = Watcher(
+            follow=self._follow,
+            guard=nullcontext,
+            read=self._read,
+            begin=unused,
+            chain=self,  # type: ignore[arg-type]
+            cases=unused,
+            judge=unused,
+        )
+
+    def head(self) -> BlockRef:
+        return BlockRef(self.block, some_hash(f"block {self.block}"), some_hash("parent"), 1)
+
+    def _follow(self) -> None:
+        self.num_passes += 1
+        if self.failure:
+            raise Unavailable(self.failure)
+
+    @contextmanager
+    def _read(self) -> Iterator[Any]:
+        yield SimpleNamespace(chain=SimpleNamespace(operators=lambda: self.operators))
+
+
+def test_there_is_a_pass_a_block() -> None:
+    scene = Scene()
+    assert list(scene.watcher.run(Stop(3))) == []
+    assert scene.num_passes == 1
+    scene.block = 2
+    list(scene.watcher.run(Stop(3)))
+    assert scene.num_passes == 2
+
+
+def test_pauses_double_up_to_a_minute_while_the_node_is_away_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene, stop = Scene(), Stop(12)
+    scene.failure = "the node is away"
+    list(scene.watcher.run(stop))
+    assert stop.pauses[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert stop.pauses[-1] == MAX_PAUSE_SECONDS
+    assert scene.num_passes == 12
+    assert len(caplog.records) == 1
+
+
+def test_an_operator_that_cannot_be_watched_is_named_and_the_others_are_watched() -> None:
+    scene, seen = Scene("bad", "good"), []
+
+    def only_the_good(operator: str) -> Iterator[Any]:
+        if operator == some_account("bad"):
+            raise ArithmeticError("out of this world")
+        seen.append(operator)
+        return iter(())
+
+    scene.watcher._watch = only_the_good  # type: ignore[method-assign, assignment]
+    (news,) = scene.watcher.run_once()
+    assert (news.what, news.operator, news.is_bad) == ("unjudged", some_account("bad"), True)
+    assert seen == [some_account("good")]
+
+
+def test_one_operator_alone_can_be_watched() -> None:
+    scene, seen = Scene("one", "other"), []
+    scene.watcher.only = some_account("other")
+    scene.watcher._watch = lambda operator: iter(seen.append(operator) or ())  # type: ignore[method-assign]
+    list(scene.watcher.run_once())
+    assert seen == [some_account("other")]
