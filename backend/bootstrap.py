@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore
     from backend.services.admission import Market
     from backend.services.audit.auditor import Auditor
+    from backend.services.audit.cases import Cases
     from backend.services.catalogue import Catalogue
     from backend.services.claim import Claims
     from backend.services.curate import Curation
@@ -184,10 +185,15 @@ class Installation:
 
     def auditor_of(self, db: Database) -> Auditor:
         """Judging by the view of the chain in this database."""
-        from backend.chain.keys import recover
         from backend.services.audit.auditor import Auditor
 
-        return Auditor(db.begin, db.read, self.blobs, recover, self._domain("Settlement"))
+        return Auditor(db.begin, db.read, self.cases())
+
+    def cases(self, kept: int = 1) -> Cases:
+        from backend.chain.keys import recover
+        from backend.services.audit.cases import Cases
+
+        return Cases(self.chain, self.blobs, recover, self._domain("Settlement"), kept)
 
     @cached_property
     def claims(self) -> Claims:

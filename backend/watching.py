@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from backend.domain.batch_data import decode
 from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.hashing import TypedDomain
 
 if TYPE_CHECKING:
     import threading
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 GWEI = 10**9
+KEPT_BATCHES = 8
+"""With their receipts, of those that are not right: each pass looks at them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,10 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
     """
     from backend.chain.accuser import node_errors
     from backend.chain.indexer import Indexer
-    from backend.chain.keys import recover
     from backend.domain.judging.judge import judge
-    from backend.services.audit.cases import Cases
     from backend.services.watch.watcher import Watcher
 
     chain = installation.chain
-    settlement = TypedDomain(chain.chain_id, chain.address("Settlement"))
     own = _own_operator(installation, task)
     accuser = _accuser(installation, stop) if task.can_challenge or task.can_answer or own else None
     db = _own_view(installation.settings, installation.deployment.block_hash)
@@ -69,7 +67,7 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
             read=db.read,
             begin=db.begin,
             chain=chain,
-            cases=Cases(chain, installation.blobs, recover, settlement),
+            cases=installation.cases(KEPT_BATCHES),
             judge=judge,
             challenge=_challenge(installation, accuser) if accuser and task.can_challenge else None,
             answers=_answers(installation, db, accuser) if accuser and (task.can_answer or own) else None,

@@ -15,6 +15,7 @@ from backend.db.tables.transactions import TransactionRow
 from backend.db.unit_of_work import Database, Work
 from backend.domain.batch import Header, Span, spans_hash
 from backend.domain.chain import (
+    Answered,
     BatchState,
     BlockRef,
     Channel,
@@ -36,6 +37,7 @@ from backend.domain.split import UNIT
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
 from backend.services.audit.auditor import Auditor
+from backend.services.audit.cases import Cases
 from backend.services.claim import Claims
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
@@ -142,6 +144,12 @@ class ModelChain:
 
     def open_demands(self, operator: Account) -> list[Demanded]:
         return [d for d in self.demanded if d.operator == operator]
+
+    def demands(self, batch_hash: Hash32) -> list[Demanded]:
+        return [d for d in self.demanded if d.demand.batch_hash == batch_hash]
+
+    def answers(self, demand: Hash32) -> list[Answered]:
+        return []
 
     def called(self, tx_hash: Hash32) -> Any:
         return self.calls.get(tx_hash)
@@ -409,7 +417,8 @@ class Town:
             return sum(b.num_receipts for b in tx.receipts.backlogs(self.market.operator))
 
     def auditor(self) -> Auditor:
-        return Auditor(self.begin, self.read, self.blobs, recover, self.market.domain)
+        cases = Cases(self.chain, self.blobs, recover, self.market.domain)
+        return Auditor(self.begin, self.read, cases)
 
     def settler(self, **changes: Any) -> Settler:
         parts: dict[str, Any] = {

@@ -1,4 +1,7 @@
-"""Recompute batches from chain and public batch data alone; no receipt of this installation is consulted."""
+"""Recompute batches from chain and public batch data alone; no receipt of this installation is consulted.
+
+What an operator does not publish but shows in answer to demands is public data too.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,8 @@ from typing import TYPE_CHECKING
 from backend.domain.batch import Batch, Header, Ledger
 from backend.domain.chain import BatchState
 from backend.domain.errors import Conflict, NotFound
-from backend.domain.judging.case import Case, Finding, Needs, Right, Wrong
+from backend.domain.judging.case import Finding, Needs, Right, Wrong
 from backend.domain.judging.judge import judge
-from backend.services.audit.published import published, signed_by_keys_of, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +21,11 @@ if TYPE_CHECKING:
     from backend.domain.chain import CommittedBatch
     from backend.domain.disputes.proofs import Proof
     from backend.domain.disputes.witnesses import Tree
-    from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
-    from backend.ports.chain import ChainView, Recover
+    from backend.ports.chain import ChainView
     from backend.ports.settlement import MirrorTx
-    from backend.ports.storage import BlobStore
+    from backend.services.audit.cases import Cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +55,16 @@ class WrongBatch(Conflict):
 class Auditor:
     """Judges operators' batches, and mirrors the ledgers that follow from them.
 
-    `read` gives one consistent view of the projections, `begin` commits; `recover` is the signers' inverse.
+    `read` gives one consistent view of the projections, `begin` commits.
     """
 
     def __init__(
         self,
         begin: Callable[[], AbstractContextManager[MirrorTx]],
         read: Callable[[], AbstractContextManager[MirrorTx]],
-        blobs: BlobStore,
-        recover: Recover,
-        settlement: TypedDomain,
+        cases: Cases,
     ) -> None:
-        self._begin, self._read = begin, read
-        self._blobs, self._recover, self._settlement = blobs, recover, settlement
+        self._begin, self._read, self._cases = begin, read, cases
 
     def audit(self, operator: Account) -> Iterator[Verdict]:
         """Verdicts from the operator's first batch on; a wrong one is the last, as all after it fall with it.
@@ -128,7 +126,7 @@ class Auditor:
         header = Header.from_chain(committed.header)
         if header.hash != committed.hash:
             return Verdict(header, Finding("hash", f"the header is not that of {committed.hash}")), None
-        judged = self._judgement(chain, header, ledger, parent)
+        judged = self._judgement(chain, committed, ledger, parent)
         if isinstance(judged, Right):
             return Verdict(header, None), judged.batch
         if isinstance(judged, Wrong):
@@ -136,22 +134,14 @@ class Auditor:
         return Verdict(header, judged.finding, demands=judged.demands), None
 
     def _judgement(
-        self, chain: ChainView, header: Header, ledger: Ledger, parent: CommittedBatch | None
+        self, chain: ChainView, committed: CommittedBatch, ledger: Ledger, parent: CommittedBatch | None
     ) -> Judgement:
-        terms = chain.parameter_set(header.parameter_set)
+        number = int(committed.header["parameterSet"])
+        terms = chain.parameter_set(number)
         if terms is None:
-            return Needs(Finding("parameter_set", f"there is no parameter set {header.parameter_set}"), ())
-        receipts, withheld = published(header, self._blobs, self._settlement)
-        case = Case(
-            header=header,
-            parent=None if parent is None else Header.from_chain(parent.header),
-            spans=spans_of(chain, header.hash),
-            receipts=receipts,
-            ledger=ledger,
-            withheld=withheld,
-        )
-        is_signed = signed_by_keys_of(header.operator, chain, self._recover, self._settlement)
-        return judge(case, chain, terms, is_signed)
+            return Needs(Finding("parameter_set", f"there is no parameter set {number}"), ())
+        case = self._cases.case(chain, committed, parent, ledger)
+        return judge(case, chain, terms, self._cases.is_signed(chain, committed.operator))
 
 
 def standing(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from backend.ports.storage import BlobStore
     from backend.services.audit.published import Published
 
-KEPT_BATCHES = 8
 RETRY_SECONDS = 2.0
 
 
 class Cases:
-    """`chain` decodes what answers show; `settlement` is the domain in which receipts are signed."""
+    """`chain` decodes what answers show; `settlement` is the domain in which receipts are signed.
+
+    The receipts of the `kept` batches last asked for stay in memory.
+    """
 
     def __init__(
         self,
@@ -37,10 +39,11 @@ class Cases:
         blobs: BlobStore,
         recover: Recover,
         settlement: TypedDomain,
+        kept: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain, self._blobs, self._clock = chain, blobs, clock
-        self._recover, self._settlement = recover, settlement
+        self._recover, self._settlement, self._kept = recover, settlement, kept
         self._published: dict[Hash32, tuple[float, Published]] = {}
         self._shown: dict[tuple[Hash32, int, int], Lookup | AnsweredReceipt] = {}
 
@@ -74,7 +77,7 @@ class Cases:
         until, found = self._published.get(header.hash, (0.0, None))
         if found is None or (found[0] is None and until < self._clock()):
             found = published(header, self._blobs, self._settlement)
-            while len(self._published) >= KEPT_BATCHES:
+            while len(self._published) >= self._kept:
                 del self._published[next(iter(self._published))]
             self._published[header.hash] = (self._clock() + RETRY_SECONDS, found)
         return found

@@ -28,6 +28,7 @@ from backend.domain.split import PPM, charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
 from backend.services.audit.auditor import Auditor
+from backend.services.audit.cases import Cases
 from backend.services.claim import Claims
 from backend.services.prove import Proofs
 from backend.services.settle.settler import Pace, Settler
@@ -125,7 +126,7 @@ class LiveMarket:
 
     def auditor(self, database: Database | None = None) -> Auditor:
         db = database or self.database
-        return Auditor(db.begin, db.read, self.blobs, recover, self.settlement)
+        return Auditor(db.begin, db.read, Cases(self.chain, self.blobs, recover, self.settlement))
 
     def settler(self) -> Settler:
         return Settler(

@@ -15,12 +15,14 @@ import pytest
 from backend.bootstrap import Installation
 from backend.chain.accuser import ChainAccuser
 from backend.chain.deploy import save
-from backend.chain.keys import local_account
+from backend.chain.keys import local_account, recover
 from backend.domain.chain import BatchState
 from backend.domain.disputes.proofs import ZeroLeafProof
 from backend.domain.disputes.witnesses import Tree, balance_key
 from backend.domain.errors import Unavailable
 from backend.domain.judging.case import Finding, Wrong
+from backend.services.audit.auditor import Auditor
+from backend.services.audit.cases import Cases
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
 from backend.watching import Task, watching
@@ -218,6 +220,23 @@ def test_demands_are_left_alone_with_no_answer_and_answered_by_anybody_with_answ
     demand(room, header, Tree.RECEIPTS, 0)
     assert what(room.watcher(Task(can_answer=False)).run_once()) == ["right"]
     assert what(room.watcher(Task(can_answer=True)).run_once()) == ["answered", "right"]
+
+
+def test_an_audit_finds_right_what_was_shown_on_demand_alone(room: Room) -> None:
+    stage = room.stage
+    forgery = ways.withheld_and_shown(stage, stage.build(stage.serve_round()))
+    header = stage.commit(forgery)
+    cases = Cases(stage.chain, stage.blobs, recover, stage.settlement)
+    auditor = Auditor(stage.database.begin, stage.database.read, cases)
+    (verdict,) = auditor.audit(OPERATOR.account)
+    assert verdict.finding is not None
+    assert verdict.finding.what == "data_missing"
+    (tree, keys), *_ = verdict.demands
+    demand(room, header, tree, *keys)
+    assert stage.answer(forgery) == len(keys) == header.receipts_count
+    stage.indexer.catch_up()
+    (verdict,) = auditor.audit(OPERATOR.account)
+    assert verdict.is_right
 
 
 def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:

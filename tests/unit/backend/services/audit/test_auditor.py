@@ -267,7 +267,7 @@ def test_following_judges_only_what_is_new(town: Town) -> None:
     operator = town.market.operator
     ledger = town.auditor().follow(operator)
     auditor = town.auditor()
-    auditor._blobs = None  # no data is read again
+    auditor._cases = None  # no data is read again
     assert auditor.follow(operator) == ledger
 
 
