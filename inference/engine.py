@@ -21,8 +21,10 @@ from inference.errors import (
     OverloadedError,
 )
 from inference.lora.host import AdapterHost
+from inference.model.architecture import read_architecture
+from inference.model.base_model import base_model_digest
 from inference.model.kv_cache import KVCache, bytes_per_block
-from inference.model.loader import base_model_digest, load_decoder, read_architecture
+from inference.model.loader import BaseWeights, load_decoder
 from inference.probe import ProbeSums
 from inference.protocol import (
     AdapterRef,
@@ -83,7 +85,8 @@ class Engine:
         self._loaded = threading.Event()
         self._on_loaded = on_loaded
         self._adapters = AdapterHost(config, self.architecture, self.base_model_digest, dtype, self._wake)
-        decoder = load_decoder(config.model_path, self.architecture, self.max_context, dtype, config.device)
+        weights = BaseWeights.open(config.model_path, self.architecture, dtype)
+        decoder = load_decoder(weights, self.max_context, config.device)
         cache = KVCache(self.architecture, num_blocks, config.kv_block_size, dtype, config.device)
         self._runner = Runner(decoder, cache, self._adapters)
         self._scheduler = Scheduler(self._blocks, self._adapters, config.max_running, config.max_step_tokens)

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _serve(options: argparse.Namespace) -> None:
     model_path = options.model
     if model_path is None:
-        from inference.model.loader import prepare_base_model
+        from inference.model.base_model import prepare_base_model
 
         model_path = prepare_base_model(options.model_cache)
     server = EngineServer(_config(options, model_path))

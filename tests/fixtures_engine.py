@@ -38,7 +38,7 @@ def peft_warnings_ignored() -> Iterator[None]:
         yield
 
 
-def make_model(folder: Path, family: str = "llama", **overrides: Any) -> Path:
+def make_model(folder: Path, family: str = "llama", max_shard_size: str = "50GB", **overrides: Any) -> Path:
     """A random checkpoint with a byte-level tokenizer; two layers, hidden size 64."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -65,7 +65,7 @@ def make_model(folder: Path, family: str = "llama", **overrides: Any) -> Path:
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
 
 

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-ROPE_TYPES = frozenset({"default", "linear", "llama3"})
+ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
+# What each scaling must say; the rest has defaults.
+_ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
+}
 
 # Linear layers that read the same input are one matrix: fused name -> its parts, in row order.
 PROJECTIONS: dict[str, tuple[str, ...]] = {
@@ -42,6 +49,7 @@ class Architecture:
     rope: dict[str, Any]  # keys of transformers' `rope_parameters`
     max_context: int
     has_tied_head: bool
+    has_head_norms: bool  # Qwen3 normalises each head's queries and keys
     eos_token_ids: frozenset[int]
 
     def linear_shape(self, linear: str) -> tuple[int, int]:
@@ -85,6 +93,7 @@ def read_architecture(folder: Path) -> Architecture:
         rope=_rope(config),
         max_context=_max_context(config),
         has_tied_head=bool(config.get("tie_word_embeddings", False)),
+        has_head_norms=family == "qwen3",
         eos_token_ids=_eos_token_ids(folder, config),
     )
 
@@ -105,11 +114,15 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     """Older checkpoints keep `rope_theta` and `rope_scaling` apart; newer ones have `rope_parameters`."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope = {"rope_theta": config.get("rope_theta", 10_000.0), **scaling}
-    rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
-    if rope["rope_type"] not in ROPE_TYPES:
-        raise UnsupportedModelError(
-            f"rotary scaling {rope['rope_type']!r} is not one of {sorted(ROPE_TYPES)}"
-        )
+    kind = rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
+    if kind not in ROPE_TYPES:
+        raise UnsupportedModelError(f"rotary scaling {kind!r} is not one of {sorted(ROPE_TYPES)}")
+    if config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise UnsupportedModelError("partial_rotary_factor: heads that are rotated in part are not supported")
+    missing = [key for key in _ROPE_KEYS[kind] if not isinstance(rope.get(key), int | float)]
+    if missing:
+        raise UnsupportedModelError(f"rotary scaling {kind!r} lacks {', '.join(missing)}")
+    rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings", 2048))
     return rope
 
 

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from inference.model.kv_cache import KVCache
 
 
+class Projection(Protocol):
+    """A fused projection, however its weight is stored."""
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which adapters add to in place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A fused projection: weight [out, in] and an optional bias [out]."""
+    """The plain projection: weight [out, in] and an optional bias [out]."""
 
     weight: Tensor
     bias: Tensor | None
@@ -34,13 +41,13 @@ class Linear:
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
     input_norm: Tensor
-    qkv: Linear
+    qkv: Projection
     query_norm: Tensor | None  # Qwen3 normalises each head's queries and keys
     key_norm: Tensor | None
-    o: Linear
+    o: Projection
     post_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Projection
+    down: Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class Decoder:
 
 
 def _project(
-    linear: Linear, layer: int, projection: str, states: Tensor, adapters: AdapterDeltas | None
+    linear: Projection, layer: int, projection: str, states: Tensor, adapters: AdapterDeltas | None
 ) -> Tensor:
     output = linear(states)
     if adapters is not None:

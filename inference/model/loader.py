@@ -1,106 +1,98 @@
-"""Checkpoints from disk into decoder weights; Hugging Face folders with safetensors only."""
+"""From a checkpoint to decoder weights, and to single weights for whoever needs one again."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from inference.errors import ModelNotFoundError, UnsupportedModelError
-from inference.model.architecture import PROJECTIONS, Architecture, read_architecture
-from inference.model.base_model import base_model_digest, prepare_base_model
+from inference.errors import UnsupportedModelError
+from inference.model.architecture import PROJECTIONS, Architecture
+from inference.model.checkpoint import Checkpoint
 from inference.model.decoder import Decoder, DecoderLayer, DecoderWeights, Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-__all__ = ["base_model_digest", "load_decoder", "prepare_base_model", "read_architecture"]
+    from inference.model.decoder import Projection
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def load_decoder(
-    folder: Path, architecture: Architecture, max_context: int, dtype: torch.dtype, device: str
-) -> Decoder:
-    """Read all weights of `folder` as `dtype`. Raises `ModelNotFoundError`, `UnsupportedModelError`."""
-    tensors = _read_tensors(folder, dtype, device)
-    weights = _assemble(architecture, tensors)
-    return Decoder(architecture, weights, max_context, dtype, device)
+@dataclass(frozen=True, slots=True)
+class BaseWeights:
+    """The weights of one base model as an engine computes with them. Any thread may read."""
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    dtype: torch.dtype
+
+    @classmethod
+    def open(cls, folder: Path, architecture: Architecture, dtype: torch.dtype) -> BaseWeights:
+        """Raises `ModelNotFoundError`."""
+        return cls(Checkpoint(folder), architecture, dtype)
+
+    def linear(self, layer: int, name: str) -> Tensor:
+        """Weight [out_features, in_features] of one linear layer, such as (3, "q_proj"), without its
+        bias, on the CPU. Read from the checkpoint each time: none need be kept beside the packed ones.
+        """
+        in_features, out_features = self.architecture.linear_shape(name)
+        key = f"{self.architecture.linear_name(layer, name)}.weight"
+        return self.checkpoint.tensor(key, (out_features, in_features), self.dtype)
+
+    def linear_bias(self, layer: int, name: str) -> Tensor | None:
+        """[out_features]"""
+        key = f"{self.architecture.linear_name(layer, name)}.bias"
+        if key not in self.checkpoint:
+            return None
+        return self.checkpoint.tensor(key, (self.architecture.linear_shape(name)[1],), self.dtype)
+
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        return self.checkpoint.tensor(name, shape, self.dtype)
 
 
-def _read_tensors(folder: Path, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt", device=device) as file:
-                for name in file.keys():  # noqa: SIM118  # the handle is not iterable itself
-                    tensors[name] = file.get_tensor(name).to(dtype)
-        except (OSError, SafetensorError) as error:
-            raise ModelNotFoundError(f"cannot read {path}: {error}") from error
-    return tensors
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single = folder / "model.safetensors"
-    if single.exists():
-        return [single]
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        raise ModelNotFoundError(f"{folder} holds no model.safetensors; other weight formats are not read")
-    names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    if any("/" in name or name.startswith(".") for name in names):
-        raise ModelNotFoundError(f"{index} points outside its folder")
-    return [folder / name for name in names]
-
-
-def _assemble(architecture: Architecture, tensors: Mapping[str, Tensor]) -> DecoderWeights:
-    embedding = _tensor(
-        tensors, "model.embed_tokens.weight", (architecture.vocab_size, architecture.hidden_size)
-    )
-    head = embedding
-    if not architecture.has_tied_head:
-        head = _tensor(tensors, "lm_head.weight", tuple(embedding.shape))
-    return DecoderWeights(
+def load_decoder(weights: BaseWeights, max_context: int, device: str) -> Decoder:
+    """Raises `ModelNotFoundError`, `UnsupportedModelError`."""
+    architecture = weights.architecture
+    shape = (architecture.vocab_size, architecture.hidden_size)
+    embedding = weights.tensor(_EMBEDDING, *shape).to(device)
+    head = embedding if architecture.has_tied_head else weights.tensor(_HEAD, *shape).to(device)
+    parts = DecoderWeights(
         embedding=embedding,
-        layers=[_layer(architecture, tensors, index) for index in range(architecture.num_layers)],
-        final_norm=_tensor(tensors, "model.norm.weight", (architecture.hidden_size,)),
+        layers=[_layer(weights, index, device) for index in range(architecture.num_layers)],
+        final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
         head=head,
     )
+    weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
+    return Decoder(architecture, parts, max_context, weights.dtype, device)
 
 
-def _layer(architecture: Architecture, tensors: Mapping[str, Tensor], index: int) -> DecoderLayer:
-    prefix, hidden = f"model.layers.{index}", (architecture.hidden_size,)
-    fused = {name: _fuse(architecture, tensors, index, name) for name in PROJECTIONS}
+def _layer(weights: BaseWeights, index: int, device: str) -> DecoderLayer:
+    architecture = weights.architecture
+
+    def norm(name: str, width: int) -> Tensor:
+        return weights.tensor(f"model.layers.{index}.{name}.weight", width).to(device)
+
+    def head_norm(name: str) -> Tensor | None:
+        return norm(f"self_attn.{name}", architecture.head_dim) if architecture.has_head_norms else None
+
+    fused = {name: _fuse(weights, index, name, device) for name in PROJECTIONS}
     return DecoderLayer(
-        input_norm=_tensor(tensors, f"{prefix}.input_layernorm.weight", hidden),
-        query_norm=tensors.get(f"{prefix}.self_attn.q_norm.weight"),
-        key_norm=tensors.get(f"{prefix}.self_attn.k_norm.weight"),
-        post_norm=_tensor(tensors, f"{prefix}.post_attention_layernorm.weight", hidden),
+        input_norm=norm("input_layernorm", architecture.hidden_size),
+        query_norm=head_norm("q_norm"),
+        key_norm=head_norm("k_norm"),
+        post_norm=norm("post_attention_layernorm", architecture.hidden_size),
         **fused,
     )
 
 
-def _fuse(architecture: Architecture, tensors: Mapping[str, Tensor], index: int, projection: str) -> Linear:
-    weights: list[Tensor] = []
-    biases: list[Tensor] = []
-    for linear in PROJECTIONS[projection]:
-        name = architecture.linear_name(index, linear)
-        in_features, out_features = architecture.linear_shape(linear)
-        weights.append(_tensor(tensors, f"{name}.weight", (out_features, in_features)))
-        if f"{name}.bias" in tensors:
-            biases.append(_tensor(tensors, f"{name}.bias", (out_features,)))
-    if biases and len(biases) != len(weights):
+def _fuse(weights: BaseWeights, index: int, projection: str, device: str) -> Projection:
+    linears = PROJECTIONS[projection]
+    matrices = [weights.linear(index, linear) for linear in linears]
+    biases = [bias for linear in linears if (bias := weights.linear_bias(index, linear)) is not None]
+    if biases and len(biases) != len(matrices):
         raise UnsupportedModelError(f"layer {index}: only some parts of {projection} have a bias")
-    return Linear(torch.cat(weights), torch.cat(biases) if biases else None)
-
-
-def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    tensor = tensors.get(name)
-    if tensor is None:
-        raise UnsupportedModelError(f"the checkpoint has no tensor {name}")
-    if tuple(tensor.shape) != shape:
-        raise UnsupportedModelError(f"{name} has shape {list(tensor.shape)}, config.json says {list(shape)}")
-    return tensor
+    return Linear(torch.cat(matrices).to(device), torch.cat(biases).to(device) if biases else None)

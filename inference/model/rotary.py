@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ class RotaryTable:
     def __init__(self, architecture: Architecture, max_context: int, dtype: torch.dtype, device: str) -> None:
         angles = torch.outer(torch.arange(max_context, dtype=torch.float32), _frequencies(architecture))
         angles = torch.cat((angles, angles), dim=-1)  # [max_context, head_dim]
-        self._cos = angles.cos().to(device, dtype)
-        self._sin = angles.sin().to(device, dtype)
+        length = _attention_factor(architecture.rope)
+        self._cos = (angles.cos() * length).to(device, dtype)
+        self._sin = (angles.sin() * length).to(device, dtype)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine, each [num_tokens, 1, head_dim]: one row for all heads."""
@@ -41,12 +42,51 @@ def _frequencies(architecture: Architecture) -> Tensor:
         return frequencies / float(rope["factor"])
     if rope["rope_type"] == "llama3":
         return _llama3_frequencies(frequencies, rope)
+    if rope["rope_type"] == "yarn":
+        return _yarn_frequencies(frequencies, rope)
     return frequencies
 
 
-def _llama3_frequencies(frequencies: Tensor, rope: dict[str, float]) -> Tensor:
+def _llama3_frequencies(frequencies: Tensor, rope: dict[str, Any]) -> Tensor:
     """Llama 3.1's rule: long waves are stretched by `factor`, short ones kept, those between interpolated."""
-    factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
-    waves_per_context = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    waves_per_context = frequencies * (int(rope["original_max_position_embeddings"]) / (2 * math.pi))
     keep = ((waves_per_context - low) / (high - low)).clamp(0.0, 1.0)
     return keep * frequencies + (1.0 - keep) * frequencies / factor
+
+
+def _yarn_frequencies(frequencies: Tensor, rope: dict[str, Any]) -> Tensor:
+    """YaRN (Peng et al. 2023, https://arxiv.org/abs/2309.00071), bounded as `transformers` does: what turns
+    more than `beta_fast` times within the trained context is kept, what turns less than `beta_slow` times is
+    stretched by `factor`, and what lies between is interpolated.
+    """
+    num_pairs = len(frequencies)
+    low, high = (
+        num_pairs
+        * math.log(rope["original_max_position_embeddings"] / (turns * 2 * math.pi))
+        / math.log(rope["rope_theta"])
+        for turns in (rope.get("beta_fast") or 32, rope.get("beta_slow") or 1)
+    )
+    if rope.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    # The upper bound counts features, not pairs of them: so did the code that the models were trained with.
+    low, high = max(low, 0), min(high, 2 * num_pairs - 1)
+    width = high - low or 0.001
+    stretch = ((torch.arange(num_pairs, dtype=torch.float32) - low) / width).clamp(0.0, 1.0)
+    return (1.0 - stretch) * frequencies + stretch * frequencies / float(rope["factor"])
+
+
+def _attention_factor(rope: dict[str, Any]) -> float:
+    """Length of the rotation: YaRN sharpens attention by lengthening queries and keys alike."""
+    if rope["rope_type"] != "yarn":
+        return 1.0
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    factor, scale, scale_all = float(rope["factor"]), rope.get("mscale"), rope.get("mscale_all_dim")
+    if scale and scale_all:
+        return _sharpness(factor, scale) / _sharpness(factor, scale_all)
+    return _sharpness(factor, 1.0)
+
+
+def _sharpness(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from backend.domain.errors import Conflict
 from inference.errors import InferenceError
 from inference.lora.adapter import adapter_digest
-from inference.model.loader import base_model_digest, prepare_base_model
+from inference.model.base_model import base_model_digest, prepare_base_model
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import NonFiniteLoss, fit, lora_model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +28,19 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture
+def edited(tiny_llama: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the tiny model with keys of its config.json changed."""
+
+    def edit(**changes: Any) -> Path:
+        folder = shutil.copytree(tiny_llama, tmp_path / "edited")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        return folder
+
+    return edit
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -56,19 +56,26 @@ def test_every_family_answers_as_transformers_with_peft_in_a_mixed_batch(
     check_batch(make_engine(model), Oracle(model), prompts_of([1, 9, 30, 17, 4]), adapters)
 
 
-def test_llama3_rotary_scaling_equals_transformers(
-    tmp_path: Path, make_engine: Callable[..., Engine]
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
+        ("llama", {"head_dim": 24, "num_key_value_heads": 4, "rope_parameters": YARN}),
+        ("mistral", {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+        ("qwen2", {"num_attention_heads": 6, "hidden_size": 96, "rope_parameters": YARN}),
+        ("qwen3", {"attention_bias": True, "tie_word_embeddings": False}),
+    ],
+)
+def test_every_shape_of_a_family_answers_as_transformers(
+    family: str, shape: dict[str, Any], tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 10_000.0,
-        "factor": 4.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
-    model = make_model(tmp_path, "llama", rope_parameters=rope)
-    check_batch(make_engine(model), Oracle(model), prompts_of([40, 90]), [None])
+    """Biases, free and tied heads, heads wider than their share, one KV head, stretched contexts, shards."""
+    model = make_model(tmp_path / "model", family, max_shard_size="60KB", **shape)
+    adapters = [None, make_adapter(tmp_path / "a", model)]
+    check_batch(make_engine(model), Oracle(model), prompts_of([40, 90, 3]), adapters)
 
 
 def test_each_adapter_alone(
