@@ -157,13 +157,29 @@ contract Settlement is ISettlement, EIP712, Nonces {
 
     /// @inheritdoc ISettlement
     function claim(Claim calldata request) external {
-        _claim(request);
+        (address operator, address account) = (request.operator, request.account);
+        Opening calldata opening = request.opening;
+        uint128 finalTotal = _checkBalance(operator, account, request.balancesCount, opening);
+        mapping(address => uint128) storage claimedBy = claimedOf[operator];
+        uint128 claimed = claimedBy[account];
+        (uint256 units, uint128 amount) = _claimable(operator, account, opening.value, claimed);
+
+        uint128 cumulative = claimed + amount;
+        claimedBy[account] = cumulative;
+        address wallet = payoutWalletOf(account);
+        emit Claimed(operator, account, wallet, amount, cumulative);
+        // The wall: never more than the final batches collected is paid out, so what the others collected stays.
+        vault.payOut(operator, wallet, units, finalTotal);
     }
 
     /// @inheritdoc ISettlement
     function claimMany(Claim[] calldata requests) external {
         for (uint256 i = 0; i < requests.length; ++i) {
-            _claim(requests[i]);
+            // A call for each, so that whatever refuses one can be told with its place.
+            // solhint-disable-next-line no-empty-blocks
+            try this.claim(requests[i]) {} catch (bytes memory reason) {
+                require(bytes4(reason) == NothingToClaim.selector, ClaimFailed(i, reason));
+            }
         }
     }
 
@@ -271,22 +287,6 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     // --- inside ---
-
-    function _claim(Claim calldata request) private {
-        (address operator, address account) = (request.operator, request.account);
-        Opening calldata opening = request.opening;
-        uint128 finalTotal = _checkBalance(operator, account, request.balancesCount, opening);
-        mapping(address => uint128) storage claimedBy = claimedOf[operator];
-        uint128 claimed = claimedBy[account];
-        (uint256 units, uint128 amount) = _claimable(operator, account, opening.value, claimed);
-
-        uint128 cumulative = claimed + amount;
-        claimedBy[account] = cumulative;
-        address wallet = payoutWalletOf(account);
-        emit Claimed(operator, account, wallet, amount, cumulative);
-        // The wall: never more than the final batches collected is paid out, so what the others collected stays.
-        vault.payOut(operator, wallet, units, finalTotal);
-    }
 
     /// @notice What may be claimed of `earned`; reverts if that is less than a unit.
     /// @return units In whole units.

@@ -190,6 +190,8 @@ interface ISettlement {
     error NotYetFinal(uint64 finalAt);
     error BalancesMismatch(address operator, bytes32 expected, bytes32 opened);
     error NothingToClaim(address operator, address account, uint128 claimable);
+    /// @notice The claim at place `i` of a list reverts with `reason`.
+    error ClaimFailed(uint256 i, bytes reason);
     error InvalidSignature(address signer);
     error InvalidWallet(address wallet);
     error SignatureExpired(uint256 deadline);
@@ -224,10 +226,12 @@ interface ISettlement {
     /// @notice Ends a `hold`; nothing happens if the batch was voided meanwhile. Only `disputes`.
     function release(BatchHeader calldata header) external;
 
-    /// @notice Pays an account's payout wallet what it earned since its last claim, in whole units. Anyone may.
+    /// @notice Pays an account's payout wallet what it earned since its last claim, in whole units. Anyone may. Reverts
+    /// with `NothingToClaim` if that is less than one.
     function claim(Claim calldata request) external;
 
-    /// @notice As `claim`, many; one that fails reverts all.
+    /// @notice As `claim`, many. An account that has less than a unit to claim, as when somebody claimed for it
+    /// meanwhile, is passed over; any other failure reverts all with `ClaimFailed`, which says of which and why.
     function claimMany(Claim[] calldata requests) external;
 
     /// @notice Pays the caller's earnings at `wallet` from now on; zero means at the caller. The

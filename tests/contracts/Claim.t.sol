@@ -3,6 +3,7 @@ pragma solidity 0.8.34;
 
 import {IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
 import {BatchHeader, Claim, ISettlement} from "../../contracts/interfaces/ISettlement.sol";
+import {MerkleSum} from "../../contracts/libraries/MerkleSum.sol";
 import {Batches} from "./support/Batches.sol";
 import {Tree, Trees} from "./support/Trees.sol";
 
@@ -55,11 +56,54 @@ contract ClaimTest is Batches {
         right = uint64(bound(right, MICRO, DEPOSIT_UNITS * MICRO / 2));
         Tree memory balances = _twoBalances(left, right);
         settle(left + right, balances);
-        Claim[] memory claims = new Claim[](2);
-        (claims[0], claims[1]) = (claimOf(_account, balances, 0), claimOf(_other, balances, 1));
-        settlement.claimMany(claims);
+        settlement.claimMany(_bothClaims(balances));
         vm.assertEq(usd.balanceOf(_account), left / MICRO);
         vm.assertEq(usd.balanceOf(_other), right / MICRO);
+    }
+
+    function test_many_claims_pass_over_what_was_claimed_meanwhile(uint256 which) external {
+        Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO + 7);
+        settle(11 * MICRO + 7, balances);
+        Claim[] memory claims = _bothClaims(balances);
+        settlement.claim(claims[which % 2]);
+        settlement.claimMany(claims);
+        settlement.claimMany(claims);
+        vm.assertEq(usd.balanceOf(_account), 5);
+        vm.assertEq(usd.balanceOf(_other), 6);
+        vm.assertEq(vault.potOf(address(settlement), operator), 7);
+    }
+
+    function test_many_claims_pay_once_what_is_listed_twice() external {
+        Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
+        settle(11 * MICRO, balances);
+        Claim[] memory claims = _bothClaims(balances);
+        claims[1] = claims[0];
+        settlement.claimMany(claims);
+        vm.assertEq(usd.balanceOf(_account), 5);
+        vm.assertEq(vault.potOf(address(settlement), operator), 6 * MICRO);
+    }
+
+    function test_many_claims_name_the_one_that_is_wrong(uint256 which, bool isClaimed) external {
+        Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
+        settle(11 * MICRO, balances);
+        Claim[] memory claims = _bothClaims(balances);
+        which %= 2;
+        // What was claimed already must be right all the same.
+        if (isClaimed) settlement.claim(claims[which]);
+        uint256 pot = vault.potOf(address(settlement), operator);
+        claims[which].opening.path = bytes.concat(claims[which].opening.path, hex"00");
+        bytes memory reason = abi.encodeWithSelector(MerkleSum.WrongPathLength.selector, 49, 48);
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.ClaimFailed.selector, which, reason));
+        settlement.claimMany(claims);
+        vm.assertEq(vault.potOf(address(settlement), operator), pot);
+    }
+
+    function test_many_claims_name_the_one_that_is_not_paid() external {
+        Tree memory balances = _twoBalances(5 * MICRO, 6 * MICRO);
+        settle(11 * MICRO, balances);
+        vm.mockCallRevert(address(usd), abi.encodeCall(usd.transfer, (_other, 6)), "frozen");
+        vm.expectRevert(abi.encodeWithSelector(ISettlement.ClaimFailed.selector, 1, bytes("frozen")));
+        settlement.claimMany(_bothClaims(balances));
     }
 
     function test_nothing_is_paid_before_finality() external {
@@ -139,6 +183,11 @@ contract ClaimTest is Batches {
         settle(5 * MICRO, inflated);
         vm.expectPartialRevert(ISettlement.BalancesMismatch.selector);
         settlement.claim(claimOf(_account, inflated, 0));
+    }
+
+    function _bothClaims(Tree memory balances) private view returns (Claim[] memory claims) {
+        claims = new Claim[](2);
+        (claims[0], claims[1]) = (claimOf(_account, balances, 0), claimOf(_other, balances, 1));
     }
 
     function _twoBalances(uint128 left, uint128 right) private view returns (Tree memory) {
