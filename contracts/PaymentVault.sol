@@ -379,12 +379,13 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
     function _revoke(ChannelId channelId, address key) private {
         Session storage session = _sessions[channelId][key];
         uint64 expiry = session.expiry;
-        require(expiry != 0, SessionUnknown(key));
+        require(key != address(0), ZeroAddress());
         require(!session.isRevoked, SessionIsRevoked(key));
         if (expiry > block.timestamp) expiry = uint64(block.timestamp);
         session.expiry = expiry;
         session.isRevoked = true;
-        emit SessionRevoked(channelId, key, expiry + thawSeconds);
+        // A key that was never granted keeps its zero, by which no voucher of it is collectable.
+        emit SessionRevoked(channelId, key, expiry == 0 ? 0 : expiry + thawSeconds);
     }
 
     // --- collection, inside ---

@@ -31,8 +31,9 @@ struct SessionGrant {
 /// @notice A granted session key. Its vouchers stay collectable until `expiry` plus the thaw, whenever it signed them:
 /// a voucher carries no instant.
 /// @param cap Ceiling in micro-units on the channel's `collected`.
-/// @param expiry Instant in seconds; revoking moves it to the present if it lies ahead.
-/// @param isRevoked Whether the payer revoked the key. A revoked key stays revoked.
+/// @param expiry Instant in seconds, zero if the key was never granted; revoking moves it to the present if it lies
+/// ahead.
+/// @param isRevoked Whether the payer revoked the key, granted or not. A revoked key stays revoked.
 struct Session {
     uint128 cap;
     uint64 expiry;
@@ -108,7 +109,8 @@ interface IPaymentVault {
     event Deposited(ChannelId indexed channelId, uint128 amount);
     /// @notice `key` may sign vouchers of the channel up to `cap`, until `expiry`.
     event SessionGranted(ChannelId indexed channelId, address indexed key, uint128 cap, uint64 expiry);
-    /// @notice `key` is not to be used any more; its vouchers stay collectable until `collectableUntil`.
+    /// @notice `key` is not to be used any more; its vouchers stay collectable until `collectableUntil`, which is zero
+    /// if it was never granted.
     event SessionRevoked(ChannelId indexed channelId, address indexed key, uint64 collectableUntil);
     /// @notice `amount` of the channel may leave from `thawedAt` on. An amount of zero ends a thaw.
     event ThawStarted(ChannelId indexed channelId, uint128 amount, uint64 thawedAt);
@@ -130,7 +132,6 @@ interface IPaymentVault {
     error ExpiryLowered(address key, uint64 expiry, uint64 newExpiry);
     error ExpiryPassed(address key, uint64 expiry);
     error SessionIsRevoked(address key);
-    error SessionUnknown(address key);
     error InsufficientBalance(ChannelId channelId, uint128 balance, uint128 amount);
     error NothingThaws(ChannelId channelId);
     error ThawTooLong(uint64 thawSeconds, uint64 maxThawSeconds);
@@ -198,7 +199,9 @@ interface IPaymentVault {
 
     /// @notice Ends the use of a session key of the caller's channel, for ever. Its vouchers stay collectable for the
     /// thaw, so that an answer served against them is paid. A voucher carries no instant: one that the key signs after
-    /// its revocation is collectable as long, so the grant's cap is what bounds the loss of a stolen key.
+    /// its revocation is collectable as long, so the grant's cap is what bounds the loss of a stolen key. A key that
+    /// was never granted can be revoked too: a grant of it that was signed and not yet relayed is then refused, alone
+    /// or with a deposit.
     function revokeSession(address operator, address collector, address key) external;
 
     /// @notice As `revokeSession`, by the payer's `SessionRevocation` signature (EOA or EIP-1271); anyone may relay it.
@@ -269,7 +272,7 @@ interface IPaymentVault {
     /// @notice The state of a channel; all zero if nothing was ever deposited.
     function channelOf(ChannelId channelId) external view returns (Channel memory);
 
-    /// @notice The state of a session key; all zero if it was never granted.
+    /// @notice The state of a session key; all zero if it was neither granted nor revoked.
     function sessionOf(ChannelId channelId, address key) external view returns (Session memory);
 
     /// @notice What `collector` holds for `operator`, in micro-units.

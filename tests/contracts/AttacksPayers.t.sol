@@ -74,8 +74,7 @@ contract AttacksPayersTest is Batches {
     function test_revoke_after_use_does_not_take_back_what_was_served(uint128 charge, uint64 late) external {
         charge = uint128(bound(charge, 1, _DEPOSIT));
         Collection[] memory vouchers = _grantAndSign(charge);
-        vm.prank(payer);
-        vault.revokeSession(operator, collector, sessionKey);
+        _revokeSession();
         vm.warp(block.timestamp + bound(late, 0, THAW));
         commit(commitmentOf(charge, oneBalance(operator, charge)), vouchers);
         vm.assertEq(vault.potOf(collector, operator), charge);
@@ -84,8 +83,7 @@ contract AttacksPayersTest is Batches {
     function test_revoke_after_use_ends_collection_after_the_thaw(uint128 charge) external {
         charge = uint128(bound(charge, 1, _DEPOSIT));
         Collection[] memory vouchers = _grantAndSign(charge);
-        vm.prank(payer);
-        vault.revokeSession(operator, collector, sessionKey);
+        _revokeSession();
         uint64 until = uint64(block.timestamp) + THAW;
         vm.warp(until + 1);
         bytes4 selector = IPaymentVault.SessionOver.selector;
@@ -167,6 +165,32 @@ contract AttacksPayersTest is Batches {
         vm.assertEq(usd.balanceOf(payer), 5);
     }
 
+    /// @dev A grant that somebody keeps back to relay it when the key has leaked: by a revocation of the payer's own, which
+    /// uses up no nonce, it is void for ever.
+    function test_a_grant_kept_back_is_refused_after_its_keys_revocation(uint128 cap, uint32 later) external {
+        SessionGrant memory grant = grantOf(cap, uint64(block.timestamp) + 365 days);
+        bytes memory signature = sign(keyOf("payer"), typedDigest(address(vault), _grantHash(grant)));
+        _revokeSession();
+        vm.warp(block.timestamp + later);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
+        vault.grantSessionWithSig(payer, operator, collector, grant, 0, signature);
+        Commitment memory c = commitmentOf(5, oneBalance(operator, 5));
+        Collection[] memory vouchers = new Collection[](1);
+        vouchers[0] = collection(keyOf("session key"), 0, 5);
+        bytes4 selector = IPaymentVault.NotAuthorised.selector;
+        expectCommitError(c, vouchers, abi.encodeWithSelector(selector, channel(), sessionKey));
+    }
+
+    function test_a_grant_kept_back_with_its_deposit_is_refused_after_its_keys_revocation() external {
+        SessionGrant memory grant = grantOf(7, uint64(block.timestamp) + 1 days);
+        usd.mint(payer, 5);
+        Authorization memory signed = _authorize(5, grant);
+        _revokeSession();
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
+        vault.depositWithAuthorization(payer, operator, collector, 5, grant, signed);
+        vm.assertEq(usd.balanceOf(payer), 5);
+    }
+
     function test_signature_malleability_opens_no_second_door(uint128 amount) external {
         amount = uint128(bound(amount, 1, _DEPOSIT));
         Collection[] memory vouchers = collections(amount);
@@ -230,6 +254,11 @@ contract AttacksPayersTest is Batches {
     function _thaw(uint128 amount) private {
         vm.prank(payer);
         vault.thaw(operator, collector, amount);
+    }
+
+    function _revokeSession() private {
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, sessionKey);
     }
 
     function _grantAndSign(uint128 charge) private returns (Collection[] memory vouchers) {

@@ -108,8 +108,7 @@ contract SessionTest is Payments {
         uint64 ends = uint64(block.timestamp) < _expiry ? uint64(block.timestamp) : _expiry;
         vm.expectEmit(address(vault));
         emit IPaymentVault.SessionRevoked(channel(), sessionKey, ends + THAW);
-        vm.prank(payer);
-        vault.revokeSession(operator, collector, sessionKey);
+        _revoke();
         Session memory session = vault.sessionOf(channel(), sessionKey);
         vm.assertEq(session.expiry, ends);
         vm.assertTrue(session.isRevoked);
@@ -117,23 +116,34 @@ contract SessionTest is Payments {
 
     function test_a_revoked_key_stays_revoked() external {
         _grant(grantOf(5, _expiry));
-        vm.prank(payer);
-        vault.revokeSession(operator, collector, sessionKey);
+        _revoke();
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
         _grant(grantOf(9, _expiry));
         vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
-        vm.prank(payer);
-        vault.revokeSession(operator, collector, sessionKey);
+        _revoke();
     }
 
-    function test_only_a_granted_key_is_revoked() external {
-        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionUnknown.selector, sessionKey));
-        vm.prank(payer);
-        vault.revokeSession(operator, collector, sessionKey);
+    function test_a_key_that_was_never_granted_is_revoked_for_ever(uint128 cap) external {
+        vm.expectEmit(address(vault));
+        emit IPaymentVault.SessionRevoked(channel(), sessionKey, 0);
+        _revoke();
+        Session memory session = vault.sessionOf(channel(), sessionKey);
+        vm.assertEq(session.expiry, 0);
+        vm.assertTrue(session.isRevoked);
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
+        _grant(grantOf(cap, _expiry));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.SessionIsRevoked.selector, sessionKey));
+        _revoke();
     }
 
-    function test_a_revocation_is_relayed_by_signature() external {
-        _grant(grantOf(5, _expiry));
+    function test_a_revocation_needs_a_key() external {
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ZeroAddress.selector));
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, address(0));
+    }
+
+    function test_a_revocation_is_relayed_by_signature(bool isGranted) external {
+        if (isGranted) _grant(grantOf(5, _expiry));
         bytes32 typehash = keccak256("SessionRevocation(bytes32 channelId,address key,uint256 nonce)");
         bytes32 hash = keccak256(abi.encode(typehash, channel(), sessionKey, 0));
         bytes memory signature = sign(keyOf("payer"), typedDigest(address(vault), hash));
@@ -144,6 +154,11 @@ contract SessionTest is Payments {
     function _grant(SessionGrant memory grant) private {
         vm.prank(payer);
         vault.grantSession(operator, collector, grant);
+    }
+
+    function _revoke() private {
+        vm.prank(payer);
+        vault.revokeSession(operator, collector, sessionKey);
     }
 
     function _relayGrant(address account, bytes memory signature, uint256 nonce) private {

@@ -69,7 +69,6 @@ abstract contract PayerMoves is Wholes {
     function revoke(uint256 payerIndex, uint256 operatorIndex) external move {
         choose(payerIndex, operatorIndex);
         address key = vm.addr(sessionKeyOf(_id()));
-        if (vault.sessionOf(channel(), key).expiry == 0) return;
         vm.prank(payer);
         vault.revokeSession(operator, collector, key);
         ++_numRevoked[_id()];

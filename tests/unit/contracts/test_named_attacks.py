@@ -26,6 +26,10 @@ ATTACKS = {
         "AttacksPayers.t.sol::test_revoke_after_use_does_not_take_back_what_was_served",
         "AttacksPayers.t.sol::test_revoke_after_use_ends_collection_after_the_thaw",
     ),
+    "grant kept back": (
+        "AttacksPayers.t.sol::test_a_grant_kept_back_is_refused_after_its_keys_revocation",
+        "AttacksPayers.t.sol::test_a_grant_kept_back_with_its_deposit_is_refused_after_its_keys_revocation",
+    ),
     "over-signing to several operators": (
         "AttacksPayers.t.sol::test_over_signing_to_several_operators_takes_nothing_from_the_first",
     ),

@@ -152,6 +152,15 @@ def test_a_channels_money_and_keys(database: Database) -> None:
         assert tx.chain.grants(channel)[0].revoked_at == 50
 
 
+def test_a_key_revoked_before_it_was_ever_granted_is_no_grant(database: Database) -> None:
+    channel = ChannelId(word(1))
+    revoked = {"channelId": channel, "key": BOB, "collectableUntil": 0}
+    with database.begin() as tx:
+        take_in(tx, ("PaymentVault", "SessionRevoked", revoked))
+    with database.read() as tx:
+        assert tx.chain.grants(channel) == []
+
+
 def test_batches_claims_and_operators(database: Database) -> None:
     by = {"operator": OPERATOR}
     batches = [{**by, "number": n, "batchHash": word(n), "header": {"number": n}} for n in (1, 2)]
