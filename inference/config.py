@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DType = Literal["float32", "bfloat16", "float16"]
+PrefixSharing = Literal["off", "payer", "all"]
 MIB = 1024 * 1024
 
 
@@ -26,6 +27,7 @@ class EngineConfig:
     max_step_tokens: int = 512
     kv_block_size: int = 16
     kv_budget_bytes: int = 1024 * MIB
+    prefix_sharing: PrefixSharing = "payer"  # "all" lets a payer find out what others have asked
     num_adapter_slots: int = 32
     num_adapter_rows: int = 1024  # sum of the ranks of all active adapters
     max_rank: int = 128

@@ -25,6 +25,7 @@ from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
 from inference.model.kv_cache import KVCache, bytes_per_block
 from inference.model.loader import BaseWeights, load_decoder
+from inference.prefix import PrefixCache
 from inference.probe import ProbeSums
 from inference.protocol import (
     AdapterRef,
@@ -79,7 +80,9 @@ class Engine:
         self.architecture = read_architecture(config.model_path)
         self.base_model_digest = base_model_digest(config.model_path)
         self.tokenizer = ChatTokenizer(config.model_path)
-        num_blocks = config.kv_budget_bytes // bytes_per_block(self.architecture, config.kv_block_size, dtype)
+        num_bytes = bytes_per_block(self.architecture, config.kv_block_size, dtype)
+        num_bytes += PrefixCache.bytes_per_block(self.architecture.hidden_size)
+        num_blocks = config.kv_budget_bytes // num_bytes
         self._blocks = BlockManager(num_blocks, config.kv_block_size)
         self.max_context = min(config.max_context or self.architecture.max_context, self._blocks.max_tokens)
         self._loaded = threading.Event()
@@ -88,6 +91,9 @@ class Engine:
         weights = BaseWeights.open(config.model_path, self.architecture, dtype)
         decoder = load_decoder(weights, self.max_context, config.device)
         cache = KVCache(self.architecture, num_blocks, config.kv_block_size, dtype, config.device)
+        self._prefixes = PrefixCache(
+            self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
+        )
         self._runner = Runner(decoder, cache, self._adapters)
         self._scheduler = Scheduler(self._blocks, self._adapters, config.max_running, config.max_step_tokens)
         self._requests: dict[str, Request] = {}
@@ -117,6 +123,7 @@ class Engine:
                 adapter=command.adapter,
                 text=TextStream(self.tokenizer, sampling.stop),
                 probe=ProbeSums(len(prompt)) if command.probe else None,
+                payer=command.payer,
             )
         )
 
@@ -169,6 +176,7 @@ class Engine:
         step = self._scheduler.schedule()
         outputs += self._fail_unloadable()
         if step.scheduled:
+            self._prefixes.begin(step)
             outputs += self._advance(step, self._runner.forward(step))
         self.is_stalled = not step.scheduled and not outputs
         return outputs
@@ -205,6 +213,9 @@ class Engine:
             kv_blocks_used=blocks.num_blocks - blocks.num_free,
             kv_blocks_total=blocks.num_blocks,
             num_preemptions=self._scheduler.num_preemptions,
+            prefix_cache_queries=self._prefixes.num_queried_tokens,
+            prefix_cache_hits=self._prefixes.num_hit_tokens,
+            kv_blocks_named=blocks.num_named,
         )
 
     def close(self) -> None:
@@ -223,6 +234,7 @@ class Engine:
             raise OverloadedError(self._scheduler.num_waiting)
         request.arrival = self._num_arrivals
         self._num_arrivals += 1
+        self._prefixes.name_prompt(request)
         self._requests[request.request_id] = request
         self._scheduler.add(request)
 
@@ -235,8 +247,8 @@ class Engine:
         """Note what was computed, and sample for the requests whose tokens are all computed now."""
         due: list[tuple[Request, int]] = []  # with the row of their last token
         row = 0
-        has_probes = any(entry.request.probe is not None for entry in step.scheduled)
-        states = hidden.float() if has_probes else hidden
+        states = hidden.float()
+        self._prefixes.record(step, states)
         for entry in step.scheduled:
             request = entry.request
             if request.probe is not None:
@@ -288,12 +300,15 @@ class Engine:
         self._forget(request)
         states = request.probe_states()
         if states is None or not _is_finite(states):
+            self._prefixes.forget(request)
             return Failure(request.request_id, NumericalError(request.adapter_digest))
         request.finish_reason = "stop"
         return _chunk(request, [], "", states)
 
     def _fail(self, request: Request, error: InferenceError) -> Failure:
         self._forget(request)
+        if isinstance(error, NumericalError):
+            self._prefixes.forget(request)
         return Failure(request.request_id, error)
 
     def _forget(self, request: Request) -> None:
@@ -310,6 +325,7 @@ def _chunk(request: Request, token_ids: list[int], text: str, probe: ProbeStates
         completion_tokens=0 if request.sampling is None else request.num_answer_tokens,
         finish_reason=request.finish_reason,
         probe=probe,
+        cached_prompt_tokens=request.num_cached_prompt_tokens,
     )
 
 

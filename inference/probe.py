@@ -41,6 +41,13 @@ class ProbeSums:
         if fresh < end:
             self.answer = _accumulate(self.answer, states[fresh - start :])
 
+    def adopt(self, total: Tensor, num_tokens: int) -> None:
+        """The states of the first `num_tokens` positions add up to `total` [hidden] fp32. All of them lie
+        before P-1, or all have been seen before.
+        """
+        if self.num_seen < num_tokens:
+            self.prompt, self.num_seen = total, num_tokens
+
     def finish(self, num_answer_tokens: int) -> ProbeStates:
         """The means. Raises `ValueError` before the whole prompt was seen."""
         if self.prompt is None or self.num_seen < self.num_prompt_tokens:

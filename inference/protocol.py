@@ -51,7 +51,11 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
-    """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of both is given."""
+    """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of both is given.
+
+    `payer` is whatever tells those apart who share the engine: its capacity is divided fairly among them, and
+    none sees what another's requests have left in the prefix cache.
+    """
 
     request_id: str
     messages: tuple[Message, ...] = ()
@@ -59,6 +63,7 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     adapter: AdapterRef | None = None
     sampling: Sampling = Sampling()
     probe: bool = False
+    payer: Annotated[str, Meta(max_length=256)] = ""
 
 
 class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):
@@ -113,6 +118,7 @@ class Chunk(Struct, frozen=True, tag="chunk"):
 
     `completion_tokens` counts every sampled token, the closing one included. `text` may lag behind
     `token_ids` while a character or a stop string is incomplete. The last chunk has a `finish_reason`.
+    `cached_prompt_tokens` of the prompt were found in the prefix cache and not computed.
     """
 
     request_id: str
@@ -122,6 +128,7 @@ class Chunk(Struct, frozen=True, tag="chunk"):
     completion_tokens: int
     finish_reason: FinishReason | None = None
     probe: ProbeStates | None = None
+    cached_prompt_tokens: int = 0
 
 
 class TokenCount(Struct, frozen=True, tag="token_count"):
@@ -139,7 +146,8 @@ class Embedding(Struct, frozen=True, tag="embedding"):
 
 class Status(Struct, frozen=True, tag="status"):
     """What the engine holds now. `active_adapters` are in device slots, `resident_adapters` in the host
-    cache.
+    cache. `prefix_cache_queries` and `prefix_cache_hits` are tokens since the start: of all requests, and
+    those of them that were found; `kv_blocks_named` can be found now, `kv_blocks_used` are held by requests.
     """
 
     request_id: str
@@ -154,6 +162,9 @@ class Status(Struct, frozen=True, tag="status"):
     kv_blocks_used: int
     kv_blocks_total: int
     num_preemptions: int
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    kv_blocks_named: int = 0
 
 
 class Error(Struct, frozen=True, tag="error"):

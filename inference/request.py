@@ -29,10 +29,15 @@ class Request:
     adapter: AdapterRef | None
     text: TextStream | None
     probe: ProbeSums | None
+    payer: str = ""
     arrival: int = 0
     slot: int = BASE_SLOT
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
+    prefix_root: bytes | None = None  # None: nothing is shared; see `inference.prefix`
+    block_names: list[bytes] = field(default_factory=list)
+    num_cached_prompt_tokens: int = 0
+    num_preemptions: int = 0
     finish_reason: FinishReason | None = None
 
     @property
@@ -47,6 +52,16 @@ class Request:
     def num_pending(self) -> int:
         """Tokens still to be computed: 1 while decoding, more in prefill or after a preemption."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_sharable(self) -> int:
+        """Tokens that need not be computed if their kv_blocks are known. The last one always is, for its
+        logits; under a probe so are those whose states belong to the answer, unless they were seen before.
+        """
+        last = len(self.token_ids) - 1
+        if self.probe is None:
+            return last
+        return min(last, max(self.num_prompt_tokens - 1, self.probe.num_seen))
 
     @property
     def adapter_digest(self) -> str | None:

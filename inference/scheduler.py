@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from inference.lora.segments import BASE_SLOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from inference.block_manager import BlockManager
     from inference.protocol import AdapterRef
@@ -47,6 +47,7 @@ class ScheduledRequest:
 class Step:
     scheduled: list[ScheduledRequest] = field(default_factory=list)
     fresh_blocks: list[int] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)  # scheduled too; they begin behind shared blocks
 
     @property
     def num_tokens(self) -> int:
@@ -133,6 +134,7 @@ class Scheduler:
         self._running.remove(request)
         self._free(request)
         request.num_computed = 0
+        request.num_preemptions += 1
         self.num_preemptions += 1
         self._waiting.setdefault(request.adapter_digest, deque()).appendleft(request)
         self._waiting.move_to_end(request.adapter_digest, last=False)
@@ -150,11 +152,12 @@ class Scheduler:
             if request.arrival > barrier:
                 passed.add(request.adapter_digest)
                 continue
-            if self._blocks.num_missing((), request.num_tokens + 1) > self._blocks.num_free:
+            shared = self._find_shared(request)
+            if not self._blocks.can_hold(shared, request.num_tokens + 1):
                 return
             slot = BASE_SLOT if request.adapter is None else self._slots.acquire(request.adapter)
             if slot is not None:
-                self._start(request, slot, step)
+                self._start(request, slot, shared, step)
                 continue
             passed.add(request.adapter_digest)
             if request.adapter is not None and self._slots.is_resident(request.adapter):
@@ -164,13 +167,22 @@ class Scheduler:
         """Head of the first queue that was not passed over in this step."""
         return next((queue[0] for digest, queue in self._waiting.items() if digest not in passed), None)
 
-    def _start(self, request: Request, slot: int, step: Step) -> None:
+    def _find_shared(self, request: Request) -> list[int]:
+        num_blocks = request.num_sharable // self._blocks.block_size
+        return self._blocks.find(request.block_names[:num_blocks])
+
+    def _start(self, request: Request, slot: int, shared: Sequence[int], step: Step) -> None:
         digest = request.adapter_digest
         self._waiting[digest].popleft()
         self._waiting.move_to_end(digest)
         self._drop_if_empty(digest)
         request.slot = slot
+        self._blocks.share(request.block_table, shared)
+        request.num_computed = len(shared) * self._blocks.block_size
+        if request.num_preemptions == 0:
+            request.num_cached_prompt_tokens = request.num_computed
         self._running.append(request)
+        step.admitted.append(request)
         self._continue(request, step)
 
     def _drop_if_empty(self, digest: str | None) -> None:

@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-waiting", type=int, help="requests in line before more are refused as overloaded")
     add("--max-step-tokens", type=int, help="limit of a batch, and so of a prefill chunk")
     add("--kv-budget-bytes", type=int, help="memory for keys and values")
+    add("--prefix-sharing", choices=("off", "payer", "all"), help="who may begin behind whose prefix")
     add("--adapter-budget-bytes", type=int, help="host cache of adapters")
     add("--num-adapter-slots", type=int, help="adapters active at once")
     add("--num-adapter-rows", type=int, help="sum of the ranks of active adapters")

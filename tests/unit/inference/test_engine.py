@@ -53,7 +53,7 @@ def test_an_answer_ends_where_the_context_does(make_engine: Callable[..., Engine
 
 
 def test_the_whole_kv_cache_can_hold_one_sequence(make_engine: Callable[..., Engine]) -> None:
-    engine = make_engine(kv_budget_bytes=9 * 2048, kv_block_size=4)
+    engine = make_engine(kv_budget_bytes=9 * 2304, kv_block_size=4)
     assert engine.max_context == 32
     answer = run_all(engine, greedy("r", "x" * 31, max_tokens=100))["r"]
     assert answer.last.completion_tokens == 1
