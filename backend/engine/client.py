@@ -81,6 +81,7 @@ class EngineClient:
         adapter: AdapterRef | None = None,
         sampling: Sampling | None = None,
         probe: bool = False,
+        payer: str = "",
         request_id: str | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """The answer, chunk by chunk; the last one has a `finish_reason`.
@@ -89,7 +90,13 @@ class EngineClient:
         have the exact number, `abort(request_id)` instead and read on: the last chunk then says `abort`.
         """
         command = Generate(
-            request_id or self._new_id(), tuple(messages), prompt, adapter, sampling or Sampling(), probe
+            request_id or self._new_id(),
+            tuple(messages),
+            prompt,
+            adapter,
+            sampling or Sampling(),
+            probe,
+            payer,
         )
         connection = await self._connected()
         is_finished = False

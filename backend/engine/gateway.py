@@ -41,6 +41,7 @@ class EngineGateway:
             ),
             probe=chat.probe,
             request_id=chat.id,
+            payer=chat.payer,
         )
         # Closed here and now: a generator left to the collector would abort its request who knows when.
         async with aclosing(chunks) as opened:
@@ -70,4 +71,5 @@ def _piece(chunk: Chunk) -> Piece:
         completion_tokens=chunk.completion_tokens,
         finish_reason=chunk.finish_reason,
         probe=None if chunk.probe is None else chunk.probe.answer,
+        cached_prompt_tokens=chunk.cached_prompt_tokens,
     )

@@ -44,13 +44,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One request to the engine; without an adapter the base model answers."""
+    """One request to the engine; without an adapter the base model answers.
+
+    `payer` tells apart those among whom the engine divides its capacity fairly, and its prefix cache.
+    """
 
     id: str
     turns: tuple[Turn, ...]
     sampling: Sampling
     adapter: AdapterFolder | None = None
     probe: bool = False
+    payer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Piece:
     """Progress of one answer. `text` is what is new, counts are totals; the last piece has a finish reason.
 
     `probe` comes with the last piece of a request that asked for it: the mean final hidden state over the
-    answer's tokens, one float for each hidden dimension; None if there is no answer.
+    answer's tokens, one float for each hidden dimension; None if there is no answer. Of the prompt's tokens,
+    `cached_prompt_tokens` were found in the engine's prefix cache.
     """
 
     text: str
@@ -66,6 +71,7 @@ class Piece:
     completion_tokens: int
     finish_reason: FinishReason | None = None
     probe: Sequence[float] | None = None
+    cached_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,8 @@ class Generate:
             async with asyncio.timeout_at(deadline):
                 folder = await self._folder(request.model)
             is_probed = bool(request.model.record.snapshots)
-            chat = Chat(answer.id, request.turns, request.sampling, folder, probe=is_probed)
+            payer = request.payer.account
+            chat = Chat(answer.id, request.turns, request.sampling, folder, probe=is_probed, payer=payer)
             # The engine is asked to end at the deadline: what it wrote until then is read, and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
                 return folder, await self._transcribe(chat, answer, deadline)

@@ -230,9 +230,13 @@ async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter:
     gateway = EngineGateway(client)
     folder = AdapterFolder(Hash32(f"0x{served_adapter.digest}"), served_adapter.path)
     chat = Chat(
-        "c", (Turn("user", "hello"),), PortSampling(max_tokens=3, temperature=0.0), folder, probe=True
+        "c", (Turn("user", "hello" * 9),), PortSampling(max_tokens=3, temperature=0.0), folder, True, "payer"
     )
-    pieces = [piece async for piece in gateway.answer(chat)]
+    cached: list[int] = []
+    for _ in range(2):
+        pieces = [piece async for piece in gateway.answer(chat)]
+        cached.append(pieces[-1].cached_prompt_tokens)
+    assert cached == [0, 32]
     assert pieces[-1].finish_reason is not None
     assert len(pieces[-1].probe) == 64
     assert (await gateway.count_tokens(chat.turns)).max_context == 512
