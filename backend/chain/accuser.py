@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.chain.client import ChainClient
 from backend.chain.contracts import interface
 from backend.chain.keys import sign_transaction
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
 from backend.domain.chain import Call, Reverted
+from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, to_hash, words
 from backend.ports.disputes import Sent
@@ -25,14 +25,11 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Sequence
 
+    from backend.chain.client import ChainClient
     from backend.chain.node import TxReceipt
     from backend.domain.ids import Account, Hash32
     from backend.ports.chain import Signer
 
-TOKEN = "TestUSD"  # noqa: S105 - a contract's name
-"""Whose ABI stands for the payment token's, whichever ERC-20 that is."""
-PUBLIC_TOKEN = "PaymentToken"  # noqa: S105 - a contract's name
-"""How a deployment calls a payment token that is not ours."""
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 120.0
 """A call that is not mined by then is left to the pool; its twin, tried later, reverts while it waits."""
@@ -70,7 +67,7 @@ class ChainAccuser:
     def __init__(
         self, client: ChainClient, signer: Signer, limits: GasLimits, stop: threading.Event | None = None
     ) -> None:
-        self._client, self._node, self._signer = _with_token(client), client.node, signer
+        self._client, self._node, self._signer = client, client.node, signer
         self._limits, self._stop = limits, stop
 
     @property
@@ -79,14 +76,14 @@ class ChainAccuser:
 
     def units(self) -> int:
         with node_errors():
-            units: int = self._client.call(TOKEN, "balanceOf", self.account)
+            units: int = self._client.call(PAYMENT_TOKEN, "balanceOf", self.account)
         return units
 
     def approval(self, units: int) -> Call | None:
         disputes = self._client.address("Disputes")
         with node_errors():
-            allowed = self._client.call(TOKEN, "allowance", self.account, disputes)
-        return None if allowed >= units else Call(TOKEN, "approve", (disputes, units))
+            allowed = self._client.call(PAYMENT_TOKEN, "allowance", self.account, disputes)
+        return None if allowed >= units else Call(PAYMENT_TOKEN, "approve", (disputes, units))
 
     def reservation(self, call: Call) -> Hash32:
         called = to_hash(keccak(_data(call)))
@@ -218,14 +215,6 @@ def node_errors() -> Iterator[None]:
         yield
     except RpcError as error:
         raise Unavailable(f"the chain's node refuses: {error}") from error
-
-
-def _with_token(client: ChainClient) -> ChainClient:
-    """A client that knows the payment token as `TOKEN`."""
-    known = dict(client.deployment.addresses)
-    if TOKEN not in known and PUBLIC_TOKEN in known:
-        known[TOKEN] = known[PUBLIC_TOKEN]
-    return ChainClient(client.node, replace(client.deployment, addresses=known))
 
 
 def _data(call: Call) -> bytes:

@@ -67,6 +67,8 @@ class ChainClient:
         result = self.simulate(contract, function, entry.encode(args), block)
         if not result and entry.outputs:
             self.check()
+            if self.node.code(self.address(contract)) != "0x":
+                raise Reverted(f"{contract} at {self.address(contract)} has no {function}")
             raise self._replaced(f"there is no {contract} at {self.address(contract)}")
         return entry.decode_result(result)
 

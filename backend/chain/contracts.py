@@ -18,6 +18,7 @@ from eth_abi.abi import default_codec
 from eth_abi.exceptions import EncodingError
 
 from backend.domain.chain import Reverted
+from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak
 
@@ -29,6 +30,30 @@ BUILT_IN_ERRORS: list[dict[str, Any]] = [
     {"type": "error", "name": "Error", "inputs": [{"name": "message", "type": "string"}]},
     {"type": "error", "name": "Panic", "inputs": [{"name": "code", "type": "uint256"}]},
 ]
+
+PAYMENT_TOKEN_ABI = [
+    {
+        "type": "function",
+        "name": name,
+        "inputs": [{"name": "", "type": kind} for kind in inputs],
+        "outputs": [{"name": "", "type": kind} for kind in outputs],
+    }
+    for name, inputs, outputs in (
+        ("balanceOf", ["address"], ["uint256"]),
+        ("allowance", ["address", "address"], ["uint256"]),
+        ("approve", ["address", "uint256"], ["bool"]),
+        ("name", [], ["string"]),
+        ("version", [], ["string"]),
+        ("DOMAIN_SEPARATOR", [], ["bytes32"]),
+        ("authorizationState", ["address", "bytes32"], ["bool"]),
+        (
+            "eip712Domain",
+            [],
+            ["bytes1", "string", "string", "uint256", "address", "bytes32", "uint256[]"],
+        ),
+    )
+]
+"""What we ask of any payment token: ERC-20, EIP-712 by EIP-2612 or ERC-5267, EIP-3009."""
 
 Parameter = dict[str, Any]
 """One input or output of an ABI entry: `name`, `type`, `components` of a tuple."""
@@ -118,6 +143,8 @@ class Interface:
 @cache
 def interface(name: str) -> Interface:
     """From the committed ABI files. `NotFound` for a contract that we do not know."""
+    if name == PAYMENT_TOKEN:
+        return Interface(name, PAYMENT_TOKEN_ABI)
     file = resources.files("backend.chain").joinpath("abi", f"{name}.json")
     if not file.is_file():
         raise NotFound(f"no ABI of a contract {name}", param="contract")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from backend.chain.contracts import interface
 from backend.chain.deployer import ARTIFACTS, Deployer, bytecode
 from backend.chain.journal import Journal, Origin, alone
-from backend.chain.market import CONTRACTS, PAYMENT_TOKEN, create_market
+from backend.chain.market import CONTRACTS, create_market
 from backend.chain.profiles import NAMES
 from backend.chain.record import Record, read_record, write_record
 from backend.chain.rpc import RpcError
 from backend.chain.well_known import well_known_accounts
-from backend.domain.deployment import LOCAL_CHAIN_ID
+from backend.domain.deployment import LOCAL_CHAIN_ID, PAYMENT_TOKEN
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
 from backend.chain.terms import TIMELOCK
+from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.ids import ZERO_ACCOUNT
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from backend.chain.terms import Holder, Terms
     from backend.domain.ids import Account
 
-PAYMENT_TOKEN = "PaymentToken"  # noqa: S105 - a contract's name
-"""How a deployment calls a payment token that is not ours."""
 ADMIN, GUARDIAN, CURATOR = 0, 1, 2
 """Roles of the access manager, as in `contracts/libraries/Roles.sol`; the administrator is the timelock."""
 ROLE_NAMES = {ADMIN: "administrator", GUARDIAN: "guardian", CURATOR: "curator"}

@@ -93,6 +93,11 @@ class Node:
         """How many transactions a block has."""
         return int(self.rpc.request("eth_getBlockTransactionCountByNumber", hex(block)), 16)
 
+    def code(self, account: Account) -> str:
+        """0x-hex, "0x" where there is none."""
+        text: str = self.rpc.request("eth_getCode", account, "latest")
+        return text
+
     def num_transactions(self, account: Account, block: int | None = None) -> int:
         """The account's next nonce; with those that wait in the pool, unless a block is named."""
         tag = "pending" if block is None else hex(block)

@@ -9,6 +9,7 @@ import typer
 
 from backend.cli.client import until
 from backend.cli.session import User, open_market
+from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
     from backend.cli.client import Market
@@ -51,6 +52,8 @@ def make_deposit(market: Market, units: int) -> str:
     before = sum(int(c["balance"]) for c in market.get("/v1/channels")["data"])
     session = {"expiry": int(time.time()) + SESSION_SECONDS}
     prepared = market.post("/v1/deposits/prepare", {"units": str(units), "session": session})
+    if prepared["relay"] is None:
+        raise Conflict("the payment token takes no deposit by signature: send the prepared transactions")
     signature = market.wallet.sign_typed_data(prepared["typed_data"])
     market.wait_for(market.post("/v1/deposits/relay", {"relay": prepared["relay"], "signature": signature}))
     channel_id = str(prepared["channel_id"])

@@ -17,6 +17,12 @@ LOCAL_CHAIN_ID = 31337
 """Hardhat's and anvil's: the only chain on which well-known keys and windows of seconds are accepted."""
 
 
+PAYMENT_TOKEN = "PaymentToken"  # noqa: S105 - a contract's name
+"""The ERC-20 in which payers deposit, whichever that is."""
+LOCAL_TOKEN = "TestUSD"  # noqa: S105 - a contract's name
+"""It serves as the payment token where a deployment names no other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """One generation of contracts. `block_hash` tells this chain from another one with the same id."""
@@ -29,8 +35,9 @@ class Deployment:
     """Contract name -> address."""
 
     def address(self, contract: str) -> Account:
+        is_local = contract == PAYMENT_TOKEN and contract not in self.addresses
         try:
-            return self.addresses[contract]
+            return self.addresses[LOCAL_TOKEN if is_local else contract]
         except KeyError:
             raise NotFound(
                 f"the deployment has no contract {contract}",

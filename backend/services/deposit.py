@@ -14,6 +14,7 @@ from backend.domain.hashing import GRANT_TYPE, TypedDomain, keccak, to_hash, wor
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.split import UNIT
 from backend.services.attempt import enqueue_again
+from backend.services.payment_token import PaymentToken
 from backend.services.standing import later_now, standing, usable_grants
 
 if TYPE_CHECKING:
@@ -87,16 +88,19 @@ class RelayedDeposit:
 
 @dataclass(frozen=True, slots=True)
 class PreparedDeposit:
-    """Two doors: `transactions` for the payer to send in order, or `typed_data` to sign and have relayed."""
+    """Two doors: `transactions` for the payer to send in order, or `typed_data` to sign and have relayed.
+
+    A payment token that takes no authorisation by signature has the first alone.
+    """
 
     channel_id: ChannelId
     transactions: tuple[PreparedTransaction, ...]
-    relay: RelayedDeposit
-    typed_data: dict[str, Any]
+    relay: RelayedDeposit | None
+    typed_data: dict[str, Any] | None
 
 
 class Deposits:
-    """`token`: the payment token's name among the deployment's contracts."""
+    """Of the payment token that the deployment names, whichever ERC-20 that is."""
 
     def __init__(
         self,
@@ -106,14 +110,13 @@ class Deposits:
         market: Market,
         held_keys: HeldKeys,
         clock: Callable[[], datetime],
-        token: str = "TestUSD",  # noqa: S107 - a contract's name
     ) -> None:
         self._begin, self._read = begin, read
         self._chain = chain
         self._market = market
         self._held_keys = held_keys
         self._clock = clock
-        self._token = token
+        self._token = PaymentToken(chain)
         self._creating = threading.Lock()
 
     def prepare(self, payer: Account, units: int, session: SessionTerms | None) -> PreparedDeposit:
@@ -127,12 +130,9 @@ class Deposits:
         expires = self._clock() + timedelta(seconds=AUTHORIZATION_SECONDS)
         salt = to_hash(secrets.token_bytes(32))
         relay = RelayedDeposit(units, grant, salt, int(expires.timestamp()))
-        return PreparedDeposit(
-            channel,
-            self._transactions(payer, units, grant),
-            relay,
-            self._authorization(payer, channel, relay),
-        )
+        typed_data = self._authorization(payer, channel, relay)
+        relayed = None if typed_data is None else relay
+        return PreparedDeposit(channel, self._transactions(payer, units, grant), relayed, typed_data)
 
     def relay(self, payer: Account, deposit: RelayedDeposit, signature: str) -> int:
         """Id of the queued transaction. Raises Reverted, and sends nothing, where the vault would refuse."""
@@ -200,14 +200,14 @@ class Deposits:
         vault = self._chain.address(VAULT)
         granted = () if grant == NO_GRANT else (grant.as_argument(),)
         deposit = (VAULT, "deposit", self._market.operator, self._market.collector, units, *granted)
-        if int(self._chain.call(self._token, "allowance", payer, vault)) >= units:
+        if self._token.allows(payer, vault, units):
             return (self._chain.prepare(*deposit, sender=payer),)
-        approve = self._chain.prepare(self._token, "approve", vault, units, sender=payer)
+        approve = self._token.approval(payer, vault, units)
         return (approve, self._chain.prepare(*deposit))  # cannot be simulated before the approval is mined
 
     def _check_holds(self, payer: Account, units: int) -> None:
         """Before a key is made for a deposit that cannot come."""
-        held = int(self._chain.call(self._token, "balanceOf", payer))
+        held = self._token.held(payer)
         if held < units:
             raise InsufficientTokens(
                 f"{payer} holds {held} token units, less than the deposit of {units}.",
@@ -271,9 +271,13 @@ class Deposits:
             tx.channels.add_held_key(channel, key)
         return key
 
-    def _authorization(self, payer: Account, channel: ChannelId, relay: RelayedDeposit) -> dict[str, Any]:
-        _, name, version, chain_id, contract, *_ = self._chain.call(self._token, "eip712Domain")
-        domain = {"name": name, "version": version, "chainId": chain_id, "verifyingContract": contract}
+    def _authorization(
+        self, payer: Account, channel: ChannelId, relay: RelayedDeposit
+    ) -> dict[str, Any] | None:
+        """None where the token takes none."""
+        domain = self._token.signing_domain(payer)
+        if domain is None:
+            return None
         message = {
             "from": payer,
             "to": self._chain.address(VAULT),

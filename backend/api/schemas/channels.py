@@ -110,6 +110,11 @@ class RelayBody(Schema):
     salt: HashField
     valid_before: UnixSeconds
 
+    @classmethod
+    def of(cls, relay: RelayedDeposit) -> RelayBody:
+        grant = GrantBody.of(relay.grant)
+        return cls(units=relay.units, grant=grant, salt=relay.salt, valid_before=relay.valid_before)
+
     def deposit(self) -> RelayedDeposit:
         return RelayedDeposit(self.units, self.grant.grant(), Hash32(self.salt), self.valid_before)
 
@@ -122,23 +127,21 @@ class RelayDepositRequest(Schema):
 
 
 class PreparedDepositView(View):
+    """`relay` and `typed_data` are null where the payment token takes no authorisation by signature: then the
+    payer sends `transactions`.
+    """
+
     channel_id: str
     transactions: list[PreparedTransactionView]
-    relay: RelayBody
-    typed_data: dict[str, Any]
+    relay: RelayBody | None
+    typed_data: dict[str, Any] | None
 
     @classmethod
     def of(cls, prepared: PreparedDeposit) -> PreparedDepositView:
-        relay = prepared.relay
         return cls(
             channel_id=prepared.channel_id,
             transactions=[PreparedTransactionView.of(transaction) for transaction in prepared.transactions],
-            relay=RelayBody(
-                units=relay.units,
-                grant=GrantBody.of(relay.grant),
-                salt=relay.salt,
-                valid_before=relay.valid_before,
-            ),
+            relay=None if prepared.relay is None else RelayBody.of(prepared.relay),
             typed_data=prepared.typed_data,
         )
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.checks.reading import Finding, off
 from backend.chain.contracts import interface
 from backend.chain.deployer import artifact
-from backend.chain.market import CONTRACTS, PAYMENT_TOKEN
+from backend.chain.market import CONTRACTS
+from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.hashing import keccak
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.hashing import balances_hash, to_hash
 from backend.domain.split import UNIT
 
@@ -47,10 +48,12 @@ class Books:
 def draw_up(
     installation: Installation, channels: Iterable[ChannelId], funds_before: dict[Account, int]
 ) -> Books:
-    """`funds_before`: token units that the accounts of interest held before the first claim."""
+    """`funds_before`: token units that the accounts of interest held before the first claim.
+
+    Errors: `WrongBatch` if a batch is not right.
+    """
     chain, operator = installation.chain, installation.operator.account
     ledger = installation.auditor.follow(operator)
-    verdicts = list(installation.auditor.audit(operator))
     accounts = sorted(ledger.balances)
     claimed = {a: int(chain.call("Settlement", "claimedOf", operator, a)) for a in accounts}
     now = funds(chain, accounts)
@@ -61,13 +64,13 @@ def draw_up(
         credited={account: ledger.balances[account] for account in accounts},
         claimed=claimed,
         received={a: (now[a] - funds_before.get(a, 0)) * UNIT for a in accounts},
-        is_proven=all(v.is_right for v in verdicts) and _is_paid_by(chain, operator, ledger),
+        is_proven=_is_paid_by(chain, operator, ledger),
     )
 
 
 def funds(chain: Chain, accounts: Iterable[Account]) -> dict[Account, int]:
     """Token units that each account holds."""
-    return {account: int(chain.call("TestUSD", "balanceOf", account)) for account in accounts}
+    return {account: int(chain.call(PAYMENT_TOKEN, "balanceOf", account)) for account in accounts}
 
 
 def verify_on_chain(

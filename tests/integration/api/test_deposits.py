@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from eth_account.messages import _hash_eip191_message, encode_typed_data
 
+from backend.chain.client import ChainClient
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover, sign_transaction
 from backend.chain.sender import Sender
@@ -32,7 +33,6 @@ from backend.services.deposit import (
 from tests.support.serving import HeldKeys, some_hash, some_key
 
 if TYPE_CHECKING:
-    from backend.chain.client import ChainClient
     from backend.db.unit_of_work import Database
     from backend.domain.chain import ChainTransaction, PreparedTransaction
     from backend.domain.deployment import Deployment
@@ -44,6 +44,22 @@ OPERATOR, PAYER = local_account(1), local_account(7)
 CONFIRMATIONS = 2
 UNITS = 3_000_000
 EXPIRY = 4_000_000_000
+
+
+STATES_NONE = frozenset({"eip712Domain", "version"})
+"""Functions that a token may lack and still sign."""
+TAKES_NONE = frozenset({"authorizationState"})
+
+
+class LimitedToken(ChainClient):
+    """The chain as it would be if the payment token lacked these functions."""
+
+    lacks: frozenset[str] = frozenset()
+
+    def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
+        if contract == "PaymentToken" and function in self.lacks:
+            raise Reverted(f"no {function}")
+        return super().call(contract, function, *args, block=block)
 
 
 class Till:
@@ -106,6 +122,15 @@ def till(chain: ChainClient, deployment: Deployment, sqlite_database: Database) 
     return Till(chain, deployment, sqlite_database)
 
 
+def on_public_record(chain: ChainClient, lacks: frozenset[str] = frozenset()) -> LimitedToken:
+    """With the token under the name that the record of a public market has for it."""
+    addresses = dict(chain.deployment.addresses)
+    addresses["PaymentToken"] = addresses.pop("TestUSD")
+    client = LimitedToken(chain.node, replace(chain.deployment, addresses=addresses))
+    client.lacks = lacks
+    return client
+
+
 def signed(prepared: PreparedDeposit) -> str:
     digest = _hash_eip191_message(encode_typed_data(full_message=prepared.typed_data))
     return PAYER.sign(digest)
@@ -142,6 +167,33 @@ def test_a_relayed_deposit_costs_the_payer_one_signature(till: Till) -> None:
     till.admission.reserve(Payer(PAYER.account), UNIT)
     with pytest.raises(InsufficientAuthorisation):
         till.admission.reserve(Payer(PAYER.account), 1)
+
+
+@pytest.mark.parametrize("lacks", [frozenset(), STATES_NONE])
+def test_a_public_markets_token_is_deposited_by_signature(
+    chain: ChainClient, sqlite_database: Database, lacks: frozenset[str]
+) -> None:
+    client = on_public_record(chain, lacks)
+    till = Till(client, client.deployment, sqlite_database)
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    assert prepared.relay is not None
+    number = till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.settle_down()
+    assert till.transaction(number).state is TransactionState.CONFIRMED
+    assert till.standing().balance == UNITS * UNIT
+
+
+def test_a_token_that_takes_no_signature_is_deposited_by_the_wallet_alone(
+    chain: ChainClient, sqlite_database: Database
+) -> None:
+    client = on_public_record(chain, TAKES_NONE)
+    till = Till(client, client.deployment, sqlite_database)
+    prepared = till.deposits.prepare(PAYER.account, UNITS, None)
+    assert (prepared.relay, prepared.typed_data) == (None, None)
+    for transaction in prepared.transactions:
+        till.send(transaction)
+    till.settle_down()
+    assert till.standing().balance == UNITS * UNIT
 
 
 def test_a_deposit_does_not_count_before_it_is_deep_enough(till: Till) -> None:

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.chain.accuser import ChainAccuser, GasLimits
+from backend.chain.client import ChainClient
 from backend.chain.keys import local_account
 from backend.domain.chain import Call
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from backend.chain.client import ChainClient
 
 WATCHER = local_account(9)
 GENEROUS = GasLimits(gas=10_000_000, price=100 * 10**9)
@@ -27,6 +27,20 @@ def mint(units: int) -> Call:
 def dollars(chain: ChainClient) -> int:
     balance: int = chain.call("TestUSD", "balanceOf", WATCHER.account)
     return balance
+
+
+def test_a_public_markets_token_pays_the_bonds(chain: ChainClient) -> None:
+    addresses = dict(chain.deployment.addresses)
+    addresses["PaymentToken"] = addresses.pop("TestUSD")
+    accuser = ChainAccuser(
+        ChainClient(chain.node, replace(chain.deployment, addresses=addresses)), WATCHER, GENEROUS
+    )
+    assert accuser.units() == dollars(chain) > 0
+    approval = accuser.approval(7)
+    assert approval is not None
+    assert accuser.send([approval])[0].is_done
+    assert accuser.approval(7) is None
+    assert accuser.approval(8) == Call("PaymentToken", "approve", (chain.address("Disputes"), 8))
 
 
 @contextmanager
