@@ -5,10 +5,9 @@ import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
+import {SessionKeys} from "./SessionKeys.sol";
 import {
     Authorization,
     Channel,
@@ -17,33 +16,26 @@ import {
     IPaymentVault,
     Permit,
     Refund,
-    Session,
     SessionGrant
 } from "./interfaces/IPaymentVault.sol";
 import {Hashing} from "./libraries/Hashing.sol";
-import {Signatures} from "./libraries/Signatures.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Payment vault
-/// @notice See `IPaymentVault`.
-contract PaymentVault is IPaymentVault, EIP712, Nonces {
+/// @notice See `IPaymentVault`. Here is the money; which keys may sign for a payer is in `SessionKeys`.
+contract PaymentVault is SessionKeys {
     using SafeERC20 for IERC20;
 
-    uint64 private constant _MAX_THAW = 365 days;
-
-    /// @inheritdoc IPaymentVault
-    IERC20 public immutable override token;
-    /// @inheritdoc IPaymentVault
-    uint64 public immutable override thawSeconds;
-
-    mapping(ChannelId channelId => Channel) private _channels;
-    mapping(ChannelId channelId => mapping(address key => Session)) private _sessions;
     /// @dev A pot, and all that was ever paid out of it.
     struct Pot {
         uint128 amount;
         uint128 paid;
     }
 
+    /// @inheritdoc IPaymentVault
+    IERC20 public immutable override token;
+
+    mapping(ChannelId channelId => Channel) private _channels;
     mapping(address collector => mapping(address operator => Pot)) private _pots;
 
     /// @dev One while a function that moves tokens runs.
@@ -57,11 +49,9 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
         _isEntered = 0;
     }
 
-    constructor(IERC20 token_, uint64 thawSeconds_) EIP712("loraledger", "1") {
+    constructor(IERC20 token_, uint64 thawSeconds_) SessionKeys(thawSeconds_) {
         require(address(token_) != address(0), ZeroAddress());
-        require(thawSeconds_ <= _MAX_THAW, ThawTooLong(thawSeconds_, _MAX_THAW));
         token = token_;
-        thawSeconds = thawSeconds_;
     }
 
     // --- payers: deposits ---
@@ -127,46 +117,6 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
         uint256 before = _held();
         _receive(payer, units, Hashing.depositNonce(channelId, grant, authorization.salt), authorization);
         _checkReceived(before, units);
-    }
-
-    // --- payers: session keys ---
-
-    /// @inheritdoc IPaymentVault
-    function grantSession(address operator, address collector, SessionGrant calldata grant) external {
-        _grant(Hashing.channelId(msg.sender, operator, collector), grant);
-    }
-
-    /// @inheritdoc IPaymentVault
-    function grantSessionWithSig(
-        address payer,
-        address operator,
-        address collector,
-        SessionGrant calldata grant,
-        uint256 nonce,
-        bytes calldata signature
-    ) external {
-        ChannelId channelId = Hashing.channelId(payer, operator, collector);
-        _useSignature(payer, Hashing.sessionGrant(channelId, grant, nonce), nonce, signature);
-        _grant(channelId, grant);
-    }
-
-    /// @inheritdoc IPaymentVault
-    function revokeSession(address operator, address collector, address key) external {
-        _revoke(Hashing.channelId(msg.sender, operator, collector), key);
-    }
-
-    /// @inheritdoc IPaymentVault
-    function revokeSessionWithSig(
-        address payer,
-        address operator,
-        address collector,
-        address key,
-        uint256 nonce,
-        bytes calldata signature
-    ) external {
-        ChannelId channelId = Hashing.channelId(payer, operator, collector);
-        _useSignature(payer, Hashing.sessionRevocation(channelId, key, nonce), nonce, signature);
-        _revoke(channelId, key);
     }
 
     // --- payers: withdrawals ---
@@ -272,11 +222,6 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
     }
 
     /// @inheritdoc IPaymentVault
-    function sessionOf(ChannelId channelId, address key) external view returns (Session memory) {
-        return _sessions[channelId][key];
-    }
-
-    /// @inheritdoc IPaymentVault
     function potOf(address collector, address operator) external view returns (uint128) {
         return _pots[collector][operator].amount;
     }
@@ -316,10 +261,6 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
         emit Deposited(channelId, amount);
     }
 
-    function _grantIfNamed(ChannelId channelId, SessionGrant calldata grant) private {
-        if (grant.key != address(0)) _grant(channelId, grant);
-    }
-
     function _receive(address payer, uint256 units, bytes32 nonce, Authorization calldata authorization) private {
         IERC3009(address(token)).receiveWithAuthorization(
             payer,
@@ -354,38 +295,6 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
             uint256 received = _held() - before;
             require(received == units, UnexpectedTransfer(units, received));
         }
-    }
-
-    // --- session keys, inside ---
-
-    function _useSignature(address payer, bytes32 structHash, uint256 nonce, bytes calldata signature) private {
-        _useCheckedNonce(payer, nonce);
-        require(Signatures.isValid(payer, _hashTypedDataV4(structHash), signature), InvalidSignature(payer));
-    }
-
-    function _grant(ChannelId channelId, SessionGrant calldata grant) private {
-        (address key, uint128 cap, uint64 expiry) = (grant.key, grant.cap, grant.expiry);
-        Session storage session = _sessions[channelId][key];
-        require(key != address(0), ZeroAddress());
-        require(!session.isRevoked, SessionIsRevoked(key));
-        require(cap >= session.cap, CapLowered(key, session.cap, cap));
-        require(expiry >= session.expiry, ExpiryLowered(key, session.expiry, expiry));
-        require(expiry > block.timestamp, ExpiryPassed(key, expiry));
-        session.cap = cap;
-        session.expiry = expiry;
-        emit SessionGranted(channelId, key, cap, expiry);
-    }
-
-    function _revoke(ChannelId channelId, address key) private {
-        Session storage session = _sessions[channelId][key];
-        uint64 expiry = session.expiry;
-        require(key != address(0), ZeroAddress());
-        require(!session.isRevoked, SessionIsRevoked(key));
-        if (expiry > block.timestamp) expiry = uint64(block.timestamp);
-        session.expiry = expiry;
-        session.isRevoked = true;
-        // A key that was never granted keeps its zero, by which no voucher of it is collectable.
-        emit SessionRevoked(channelId, key, expiry == 0 ? 0 : expiry + thawSeconds);
     }
 
     // --- collection, inside ---
@@ -429,19 +338,11 @@ contract PaymentVault is IPaymentVault, EIP712, Nonces {
         emit Refunded(channelId, amount, before);
     }
 
-    /// @dev Every refusal names the channel, so that a collector can drop it and collect the others.
     function _checkVoucher(bytes32 domain, ChannelId channelId, Collection memory collection) private view {
         bytes32 structHash = Hashing.voucher(channelId, collection.from, collection.maxCumulative);
         bytes32 digest = MessageHashUtils.toTypedDataHash(domain, structHash);
         (address signer, , ) = ECDSA.tryRecover(digest, collection.r, collection.vs);
         require(signer != address(0), NotAuthorised(channelId, signer));
-        if (signer == collection.payer) return;
-        Session storage session = _sessions[channelId][signer];
-        (uint128 cap, uint64 expiry) = (session.cap, session.expiry);
-        require(expiry != 0, NotAuthorised(channelId, signer));
-        uint256 until = uint256(expiry) + thawSeconds;
-        // An instant that has passed fits.
-        require(block.timestamp <= until, SessionOver(channelId, signer, uint64(until)));
-        require(collection.until <= cap, CapExceeded(channelId, signer, cap, collection.until));
+        if (signer != collection.payer) _checkSession(channelId, signer, collection.until);
     }
 }

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
-import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {Claims} from "./Claims.sol";
 import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
 import {Bounds, IParameters} from "./interfaces/IParameters.sol";
-import {Collection, IPaymentVault, Refund} from "./interfaces/IPaymentVault.sol";
+import {Collection, Refund} from "./interfaces/IPaymentVault.sol";
 import {
     BatchHeader,
-    Claim,
     Commitment,
     EntryKey,
     ISettlement,
@@ -19,19 +17,16 @@ import {
 } from "./interfaces/ISettlement.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {MerkleSum} from "./libraries/MerkleSum.sol";
-import {Signatures} from "./libraries/Signatures.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Settlement
-/// @notice See `ISettlement`.
-contract Settlement is ISettlement, EIP712, Nonces {
+/// @notice See `ISettlement`. Here are the batches; what accounts do with their earnings is in `Claims`.
+contract Settlement is Claims {
     uint32 private constant _RING_SIZE = 256;
     /// @dev One slot is the latest final batch's, which stays verifiable until a later one is final.
     uint32 private constant _MAX_PENDING = _RING_SIZE - 1;
     uint256 private constant _MAX_SPANS = 256;
 
-    /// @inheritdoc ISettlement
-    IPaymentVault public immutable override vault;
     /// @inheritdoc ISettlement
     IParameters public immutable override parameters;
     /// @inheritdoc ISettlement
@@ -39,16 +34,10 @@ contract Settlement is ISettlement, EIP712, Nonces {
     /// @inheritdoc ISettlement
     address public immutable override disputes;
 
-    /// @inheritdoc ISettlement
-    mapping(address operator => bytes32) public override balancesHashOf;
-    /// @inheritdoc ISettlement
-    mapping(address operator => mapping(address account => uint128 amount)) public override claimedOf;
-
     mapping(address operator => OperatorState) private _states;
     mapping(address operator => bytes32[_RING_SIZE]) private _rings;
     /// @dev Bit `number % 256` is set while an open demand holds the batch.
     mapping(address operator => uint256 bits) private _held;
-    mapping(address account => address wallet) private _payoutWallets;
 
     /// @notice Part of a generation: see `Generation`.
     /// @param parameters_ The governed numbers; they name the vault that their bounds were checked against.
@@ -58,11 +47,10 @@ contract Settlement is ISettlement, EIP712, Nonces {
         IParameters parameters_,
         IOperatorRegistry operators_,
         address disputes_
-    ) EIP712("loraledger", "1") {
+    ) Claims(parameters_.vault()) {
         Bounds memory bounds = parameters_.bounds();
         uint256 reach = uint256(_MAX_PENDING) * bounds.minSettlementInterval;
         require(reach >= bounds.maxDisputeWindow, RingTooSmall(reach, bounds.maxDisputeWindow));
-        vault = parameters_.vault();
         parameters = parameters_;
         operators = operators_;
         disputes = disputes_;
@@ -153,56 +141,6 @@ contract Settlement is ISettlement, EIP712, Nonces {
         if (isPending(header)) _held[header.operator] &= ~_bitsOf(header.number, header.number);
     }
 
-    // --- claims ---
-
-    /// @inheritdoc ISettlement
-    function claim(Claim calldata request) external {
-        (address operator, address account) = (request.operator, request.account);
-        Opening calldata opening = request.opening;
-        uint128 finalTotal = _checkBalance(operator, account, request.balancesCount, opening);
-        mapping(address => uint128) storage claimedBy = claimedOf[operator];
-        uint128 claimed = claimedBy[account];
-        (uint256 units, uint128 amount) = _claimable(operator, account, opening.value, claimed);
-
-        uint128 cumulative = claimed + amount;
-        claimedBy[account] = cumulative;
-        address wallet = payoutWalletOf(account);
-        emit Claimed(operator, account, wallet, amount, cumulative);
-        // The wall: never more than the final batches collected is paid out, so what the others collected stays.
-        vault.payOut(operator, wallet, units, finalTotal);
-    }
-
-    /// @inheritdoc ISettlement
-    function claimMany(Claim[] calldata requests) external {
-        for (uint256 i = 0; i < requests.length; ++i) {
-            // A call for each, so that whatever refuses one can be told with its place.
-            // solhint-disable-next-line no-empty-blocks
-            try this.claim(requests[i]) {} catch (bytes memory reason) {
-                require(bytes4(reason) == NothingToClaim.selector, ClaimFailed(i, reason));
-            }
-        }
-    }
-
-    /// @inheritdoc ISettlement
-    function setPayoutWallet(address wallet) external {
-        _setPayoutWallet(msg.sender, wallet);
-    }
-
-    /// @inheritdoc ISettlement
-    function setPayoutWalletWithSig(
-        address account,
-        address wallet,
-        uint256 nonce,
-        uint256 deadline,
-        bytes calldata signature
-    ) external {
-        require(block.timestamp <= deadline, SignatureExpired(deadline));
-        _useCheckedNonce(account, nonce);
-        bytes32 structHash = Hashing.payoutChange(account, wallet, nonce, deadline);
-        require(Signatures.isValid(account, _hashTypedDataV4(structHash), signature), InvalidSignature(account));
-        _setPayoutWallet(account, wallet);
-    }
-
     // --- views ---
 
     /// @inheritdoc ISettlement
@@ -266,12 +204,6 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     /// @inheritdoc ISettlement
-    function payoutWalletOf(address account) public view returns (address) {
-        address wallet = _payoutWallets[account];
-        return wallet == address(0) ? account : wallet;
-    }
-
-    /// @inheritdoc ISettlement
     function ringSize() external pure returns (uint32) {
         return _RING_SIZE;
     }
@@ -287,31 +219,6 @@ contract Settlement is ISettlement, EIP712, Nonces {
     }
 
     // --- inside ---
-
-    /// @notice What may be claimed of `earned`; reverts if that is less than a unit.
-    /// @return units In whole units.
-    /// @return amount The same in micro-units: at most what was earned beyond what was claimed.
-    function _claimable(
-        address operator,
-        address account,
-        uint128 earned,
-        uint128 claimed
-    ) private pure returns (uint256 units, uint128 amount) {
-        // A dishonest batch may state less than was claimed already.
-        unchecked {
-            uint128 claimable = earned > claimed ? earned - claimed : 0;
-            units = Units.toUnitsDown(claimable);
-            require(units != 0, NothingToClaim(operator, account, claimable));
-            return (units, claimable - (claimable % Units.MICRO));
-        }
-    }
-
-    function _setPayoutWallet(address account, address wallet) private {
-        // The vault pays nobody out to itself: every claim of the account would revert.
-        require(wallet != address(vault), InvalidWallet(wallet));
-        _payoutWallets[account] = wallet;
-        emit PayoutWalletChanged(account, wallet == address(0) ? account : wallet);
-    }
 
     function _checkCommitment(
         Commitment memory commitment,
@@ -359,22 +266,6 @@ contract Settlement is ISettlement, EIP712, Nonces {
         header.balancesRoot = commitment.balancesRoot;
         header.balancesCount = commitment.balancesCount;
         header.dataDigest = commitment.dataDigest;
-    }
-
-    /// @notice Opens the balance against the latest final batch.
-    /// @return finalTotal The sum of the balances of the operator's latest final batch.
-    function _checkBalance(
-        address operator,
-        address account,
-        uint32 count,
-        Opening calldata opening
-    ) private view returns (uint128 finalTotal) {
-        bytes32 root;
-        bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, Hashing.account(account));
-        (root, finalTotal, ) = MerkleSum.open(leaf, count, opening);
-        bytes32 opened = Hashing.balances(root, count, finalTotal);
-        bytes32 expected = balancesHashOf[operator];
-        require(opened == expected, BalancesMismatch(operator, expected, opened));
     }
 
     function _checkKnown(BatchHeader calldata header) private view returns (bytes32 batchHash) {

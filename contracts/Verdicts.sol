@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.34;
+
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
+import {Fault, IDisputes, ReceiptWitness, Tree} from "./interfaces/IDisputes.sol";
+import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
+import {IParameters, ParameterSet} from "./interfaces/IParameters.sol";
+import {BatchHeader, ISettlement, Opening, Receipt} from "./interfaces/ISettlement.sol";
+import {Hashing} from "./libraries/Hashing.sol";
+import {Lookups, TreeRoot} from "./libraries/Lookups.sol";
+import {ReceiptRules} from "./libraries/ReceiptRules.sol";
+import {Units} from "./libraries/Units.sol";
+
+/// @title Verdicts
+/// @notice The part of `Disputes` that its proofs and demands share: the receipts of a batch, and its conviction; see
+/// `IDisputes`.
+abstract contract Verdicts is IDisputes {
+    using Lookups for TreeRoot;
+
+    /// @inheritdoc IDisputes
+    ISettlement public immutable override settlement;
+    /// @inheritdoc IDisputes
+    IOperatorRegistry public immutable override operators;
+    /// @inheritdoc IDisputes
+    IParameters public immutable override parameters;
+    /// @inheritdoc IDisputes
+    IAdapterRegistry public immutable override adapters;
+
+    /// @inheritdoc IDisputes
+    mapping(bytes32 hash => uint256 blockNumber) public override reservedAt;
+
+    constructor(ISettlement settlement_, IOperatorRegistry operators_, IAdapterRegistry adapters_) {
+        settlement = settlement_;
+        operators = operators_;
+        parameters = settlement_.parameters();
+        adapters = adapters_;
+    }
+
+    /// @inheritdoc IDisputes
+    function reserve(bytes32 hash) external {
+        require(reservedAt[hash] == 0, AlreadyReserved(hash));
+        reservedAt[hash] = block.number;
+        emit Reserved(hash);
+    }
+
+    // --- what a batch says, inside ---
+
+    /// @notice Reverts unless the receipt stands in the batch's tree.
+    /// @return prefix The sum of the receipts left of it.
+    function _openReceipt(
+        BatchHeader calldata header,
+        Receipt calldata receipt,
+        Opening calldata opening
+    ) internal pure returns (uint128 prefix) {
+        return Lookups.treeOf(header, Tree.Receipts).openKey(Hashing.receipt(receipt), opening);
+    }
+
+    function _faultOf(BatchHeader calldata header, ReceiptWitness calldata witness) internal view returns (Fault) {
+        return ReceiptRules.faultOf(witness, witness.opening.value, header.committedAt, adapters);
+    }
+
+    function _checkSigned(address operator, Receipt calldata receipt, bytes calldata signature) internal view {
+        (address signer, , ) = ECDSA.tryRecoverCalldata(settlement.receiptDigest(receipt), signature);
+        bool isSigned = signer != address(0) && operators.operatorOfKey(signer) == operator;
+        require(isSigned, NotSignedBy(operator, signer));
+    }
+
+    function _checkHeader(BatchHeader calldata header, bytes32 expected) internal pure {
+        bytes32 found = Hashing.batch(header);
+        require(found == expected, HeaderMismatch(expected, found));
+    }
+
+    // --- convictions, inside ---
+
+    /// @dev The reward is the caller's if they reserved this very call in an earlier block.
+    function _convict(BatchHeader calldata header) internal {
+        uint256 at = reservedAt[keccak256(abi.encode(msg.sender, keccak256(msg.data)))];
+        _void(header, at != 0 && at < block.number ? msg.sender : address(0));
+    }
+
+    function _void(BatchHeader calldata header, address challenger) internal {
+        ParameterSet memory terms = parameters.setAt(header.parameterSet);
+        address operator = header.operator;
+        uint128 pot = settlement.vault().potOf(address(settlement), operator);
+        uint256 cover = Units.mulPpmDown(pot, terms.stakeCoverPpm);
+        uint256 slashed = Math.min(cover, operators.stakeOf(operator).stake);
+        uint32 challengerPpm = challenger == address(0) ? 0 : terms.challengerPpm;
+        emit BatchConvicted(operator, header.number, Hashing.batch(header), msg.sig, challenger);
+        settlement.voidFrom(header);
+        operators.slash(operator, uint128(slashed), challenger, challengerPpm, terms.treasury);
+    }
+}
