@@ -101,9 +101,10 @@ contract AdapterRegistry is IAdapterRegistry {
 
     /// @dev One to 32 of `a-z`, `0-9`, `-`, then zeros.
     function _checkName(bytes32 name) private pure {
-        require(name != 0, InvalidName(name));
+        uint256 used = 0;
         for (uint256 rest = uint256(name); rest != 0; rest <<= 8) {
-            require((_NAME_CHARACTERS >> (rest >> 248)) & 1 == 1, InvalidName(name));
+            used |= 1 << (rest >> 248);
         }
+        require(used != 0 && used & ~_NAME_CHARACTERS == 0, InvalidName(name));
     }
 }
