@@ -24,7 +24,7 @@ from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTr
 from backend.domain.receipt import Receipt, Share, Slice, VersionRecord  # noqa: E402
 from backend.domain.split import PPM, slice_charges, split  # noqa: E402
 from backend.domain.voucher import SessionGrant, Voucher  # noqa: E402
-from tools import dispute_vectors  # noqa: E402
+from tools import dispute_vectors, worked_example  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -317,6 +317,10 @@ def disputes() -> Iterable[Case]:
     yield from dispute_vectors.calls(receipt(7_000, 7_000), record(2), shares_of(3))
 
 
+def example() -> Iterable[Case]:
+    yield from worked_example.cases()
+
+
 def _words16(*values: int) -> bytes:
     return b"".join(value.to_bytes(16, "big") for value in values)
 
@@ -338,6 +342,7 @@ SUBJECTS = (
     openings,
     batches,
     disputes,
+    example,
 )
 
 

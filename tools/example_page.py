@@ -1,0 +1,210 @@
+"""The worked example of docs/protocol.md, every number of it from `tests/vectors/example.json`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+BEGIN = "<!-- Written by `make docs` from tests/vectors/example.json, up to the end of the example. -->"
+END = "<!-- End of the example. -->"
+NODE = 2 * 48
+PARTS = (
+    "fee",
+    "operator",
+    "creator",
+    "contributors",
+    "floor of the first",
+    "floor of the second",
+    "the first",
+)
+
+Case = dict[str, Any]
+
+
+def with_example(page: str, vector: Path) -> str:
+    """The page with its example as the vector has it. ValueError without the two marks."""
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    cases = {one["name"]: one for one in json.loads(vector.read_text())}
+    lines = "\n\n".join(_example(cases))
+    return f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}"
+
+
+def _example(cases: dict[str, Case]) -> Iterator[str]:
+    yield from _setting(cases)
+    yield from _receipts(_all(cases, "receipt"))
+    yield from _trees(cases)
+    yield from _batch(cases["header"], cases["spans"], cases["data"])
+    yield from _claim(cases["claim"], cases["header"], cases["balances tree"])
+    yield from _proof(cases["proof"], cases["forged header"])
+
+
+def _setting(cases: dict[str, Case]) -> Iterator[str]:
+    market, snapshot = cases["market"], cases["snapshot"]
+    yield (
+        "All accounts, and hashes of what lies outside, are bytes of the `keccak` of a word. "
+        f"The fee is {market['feePpm']} ppm. Datanet {snapshot['datanetId']} has {snapshot['count']} "
+        "contributions, the second one refused."
+    )
+    yield from _table(
+        ("what", "value"),
+        [
+            ("`Settlement` on chain " + market["chainId"], market["settlement"]),
+            ("its domain separator", market["domainSeparator"]),
+            ("operator", market["operator"]),
+            ("treasury", market["treasury"]),
+            ("contributors", "<br>".join(f"`{one}`" for one in snapshot["contributors"])),
+            ("accept bits", snapshot["accepted"]),
+            ("`acceptedHash`", snapshot["acceptedHash"]),
+            ("snapshot", snapshot["snapshotId"]),
+        ],
+    )
+    yield "Two versions are registered, an adapter trained on the snapshot and its bare base:"
+    fields = [name for name in cases["adapter"] if name not in ("name", "snapshots")]
+    rows = [(_label(name), cases["adapter"][name], cases["base"][name]) for name in fields]
+    rows.insert(4, ("`snapshots`", "the one above", "none"))
+    yield from _table(("field", "adapter", "base"), rows)
+
+
+def _label(name: str) -> str:
+    return {"word": "`name` as `bytes32`", "versionId": "version id"}.get(name, f"`{name}`")
+
+
+def _receipts(receipts: list[Case]) -> Iterator[str]:
+    yield (
+        "**Receipts.** The adapter answers the first payer, then both versions together; the base answers "
+        "the second payer. Each time the request is `{}`, the response `Paris.`, both salts are zero. "
+        "The charges of the slices are floored one by one."
+    )
+    names = (
+        "channelId",
+        "promptTokens",
+        "completionTokens",
+        "charges",
+        "charge",
+        "cumulative",
+        "slices",
+        "slicesHash",
+    )
+    names += ("attribution", "attributionHash", "structHash", "digest", "leafHash")
+    for receipt in receipts:
+        yield f"*{receipt['name'].capitalize()}*"
+        yield from _code((name, receipt[name]) for name in names)
+    first = receipts[0]
+    yield "Common to all three, and the first one's list (positions 0 and 2) and signature:"
+    names = ("requestHash", "responseHash", "servedAt", "method", "lists", "signature")
+    yield from _code((name, first[name]) for name in names)
+
+
+def _trees(cases: dict[str, Case]) -> Iterator[str]:
+    yield "**Entries.** In the order of their keys; who earns nothing by a part has no entry."
+    entries = _all(cases, "entry")
+    yield from _table(
+        ("place", "account", "receipt", "slice", "part", "value"),
+        [(str(n), *_place(entry["key"]), entry["value"]) for n, entry in enumerate(entries)],
+    )
+    yield f"The key of the first is `{entries[0]['key']}`, its leaf `{entries[0]['leafHash']}`."
+    yield "**Balances.** The batch is the operator's first, so they are the sums of the entries."
+    balances = _all(cases, "balance")
+    rows = [("0x" + b["key"][26:], b["value"], b["leafHash"]) for b in balances]
+    yield from _table(("account", "value", "leaf"), rows)
+    yield (
+        "**Trees.** Of each root, sum and count; of the two small ones also what stands above the leaves, "
+        "`sum ‖ hash`, level by level."
+    )
+    trees = [cases[f"{name} tree"] for name in ("receipts", "entries", "balances")]
+    rows = [(t["name"].removesuffix(" tree"), t["count"], t["sum"], t["root"]) for t in trees]
+    yield from _table(("tree", "count", "sum", "root"), rows)
+    yield from _code((f"{t['name']}, level {level}", node) for t in trees[::2] for level, node in _levels(t))
+
+
+def _place(key: str) -> tuple[str, str, str, str]:
+    account, place = "0x" + key[10:50], int(key[50:], 16)
+    return account, str(place >> 32), str(place >> 16 & 0xFFFF), str(place & 0xFFFF)
+
+
+def _levels(tree: Case) -> Iterator[tuple[int, str]]:
+    nodes, width, level = iter(tree["nodes"]), int(tree["count"]), 0
+    while width > 1:
+        width, level = (width + 1) // 2, level + 1
+        for _ in range(width):
+            yield level, _node(next(nodes)[2:])
+
+
+def _node(digits: str) -> str:
+    """A packed node with its sum in decimals."""
+    return f"{int(digits[:32], 16)} ‖ 0x{digits[32:]}"
+
+
+def _batch(header: Case, spans: Case, data: Case) -> Iterator[str]:
+    yield "**Batch.** Its two spans, packed, and the header that the chain makes of the commitment:"
+    names = [name for name in header if name not in ("name", "batchHash", "balancesHash")]
+    yield from _code([("spans", spans["spans"]), *((name, header[name]) for name in names)])
+    yield f"Its hash is `{header['batchHash']}`. Final, its balances are kept as `{header['balancesHash']}`."
+    name_line, first, *_ = data["text"].splitlines()
+    yield "The first two lines of its `batch.jsonl`:"
+    yield f"```json\n{name_line}\n{first}\n```"
+
+
+def _claim(claim: Case, header: Case, tree: Case) -> Iterator[str]:
+    yield (
+        f"**A claim.** The first contributor opens its balance of {claim['value']}: leaf {claim['index']} "
+        f"of {claim['balancesCount']}. The leaf is promoted twice, so the path has one node:"
+    )
+    yield from _code(("path", _node(one)) for one in _nodes(claim["path"]))
+    yield (
+        f"keccak of that node and, right of it, `{claim['value']} ‖ leaf` is the root `{tree['root']}`, and "
+        f"the sum is {tree['sum']}; with the count they make the kept `{header['balancesHash']}`. "
+        f"{claim['units']} token units are paid, the rest stays credited."
+    )
+
+
+def _proof(proof: Case, header: Case) -> Iterator[str]:
+    yield (
+        f"**A proof.** The same batch, but the operator wrote {proof['value']} where the contributor earns "
+        f"{proof['expected']}, and as much more for itself. Its entries' root is then "
+        f"`{header['entriesRoot']}` and its hash `{header['batchHash']}`. The watcher demands the leaf with "
+        f"the key `{proof['key']}`, is shown place {proof['index']} with the path"
+    )
+    yield from _code(("", _node(one)) for one in _nodes(proof["path"]))
+    num_nodes = len(proof["receiptPath"][2:]) // NODE
+    yield (
+        f"and sends `{proof['verb']}` with the header, the receipt (leaf 0, its path the {num_nodes} nodes "
+        "beside it, `slices` and `attribution` as above, the adapter's record and list), "
+        f"slice {proof['slice']}, part {proof['part']}, the snapshot's preimage, the content hash "
+        f"`{proof['contentHash']}` of the contribution, and that look-up. The contract computes the part "
+        "anew; what the two floors leave over is the first one's, whose ppm is the larger:"
+    )
+    yield from _code(zip(PARTS, proof["parts"], strict=True))
+    yield f"The call is {len(proof['data'][2:]) // 2} bytes, `data` of the vector."
+
+
+def _all(cases: dict[str, Case], name: str) -> list[Case]:
+    """Those called by the name and a number, in their order."""
+    return [one for key, one in cases.items() if key.rstrip("0123456789") == f"{name} "]
+
+
+def _nodes(path: str) -> Iterator[str]:
+    digits = path[2:]
+    yield from (digits[at : at + NODE] for at in range(0, len(digits), NODE))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    titles = tuple(head)
+    lines = [titles, ("---",) * len(titles), *(tuple(map(_cell, row)) for row in rows)]
+    yield "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: str) -> str:
+    return f"`{value}`" if value.startswith("0x") else value
+
+
+def _code(rows: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    shown = [(name, ", ".join(value) if isinstance(value, list) else value) for name, value in rows]
+    width = max(len(name) for name, _ in shown)
+    lines = (f"{name:{width}} {value}".strip() for name, value in shown)
+    yield "```\n" + "\n".join(lines) + "\n```"

@@ -1,0 +1,351 @@
+"""The cases of `tests/vectors/example.json`: one small batch, from receipts to roots, a claim and a proof.
+
+`docs/protocol.md` shows them, see `example_page`; a test computes them again from what that page says alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from eth_keys.datatypes import PrivateKey
+
+from backend.chain.contracts import interface
+from backend.domain import hashing
+from backend.domain.batch import HEADER_FIELDS, Ledger, build, camel_case, pack_spans
+from backend.domain.batch_data import FILE_NAME, BatchName, encode
+from backend.domain.chain import ParameterSet
+from backend.domain.content import cid_digest
+from backend.domain.disputes.lookups import leaf_hash, look_up
+from backend.domain.disputes.proofs import WrongEntryProof
+from backend.domain.disputes.witnesses import EntryPlace, ReceiptWitness, SnapshotWitness, key_word
+from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
+from backend.domain.ids import ZERO_HASH, Account, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree
+from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.rules import Rules
+from backend.domain.split import PPM, mul_ppm_down, slice_charges, split
+from backend.storage.embedded import folder_cid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.domain.batch import Batch, Header
+
+Case = dict[str, Any]
+METHOD = "uniform-1"
+SHORT = 1
+"""Micro-units that the forged batch takes from a contributor and gives to the operator."""
+
+
+def hash_of(label: str) -> Hash32:
+    return to_hash(keccak(label.encode()))
+
+
+def account_of(label: str) -> Account:
+    return Account(hash_of(label)[:42])
+
+
+def case(name: str, **values: Any) -> Case:
+    return {"name": name, **{camel_case(key): _plain(value) for key, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+class Example:
+    """A datanet of three contributions, the second of them refused; an adapter, its base; three answers."""
+
+    operator, treasury, creator = map(account_of, ("operator", "treasury", "creator"))
+    contributors = tuple(account_of(f"contributor {n}") for n in range(3))
+    contents = tuple(hash_of(f"content {n}") for n in range(3))
+    datanet = DatanetId(1)
+    is_accepted = (True, False, True)
+    settlement = TypedDomain(31337, account_of("settlement"))
+    receipt_key = PrivateKey(keccak(b"receipt key"))
+    terms = ParameterSet(
+        id=0,
+        treasury=treasury,
+        fee_ppm=50_000,
+        stake_cover_ppm=100_000,
+        dispute_window=600,
+        min_contributors_ppm=300_000,
+        min_operator_ppm=50_000,
+        max_operator_ppm=500_000,
+        challenger_ppm=250_000,
+        demand_bond=10**10,
+    )
+
+    # Registry
+
+    @cached_property
+    def accepted(self) -> bytes:
+        return hashing.accepted_words(self.is_accepted)
+
+    @cached_property
+    def snapshot(self) -> SnapshotId:
+        accepted = hashing.accepted_hash(self.is_accepted)
+        return hashing.snapshot_id(self.datanet, len(self.is_accepted), accepted)
+
+    @cached_property
+    def adapter(self) -> VersionRecord:
+        return VersionRecord(
+            creator=self.creator,
+            name="docstrings",
+            adapter_digest=hash_of("adapter"),
+            cid_digest=hash_of("folder"),
+            base_model=hash_of("base model"),
+            snapshots=(self.snapshot,),
+            prompt_price=700_001,
+            completion_price=1_300_003,
+            operator_ppm=100_000,
+            creator_ppm=200_000,
+        )
+
+    @cached_property
+    def base(self) -> VersionRecord:
+        return replace(
+            self.adapter,
+            name="base",
+            adapter_digest=ZERO_HASH,
+            cid_digest=ZERO_HASH,
+            snapshots=(),
+            prompt_price=300_000,
+            completion_price=500_000,
+            operator_ppm=300_000,
+            creator_ppm=0,
+        )
+
+    def version(self, version: VersionId) -> VersionRecord | None:
+        return next((r for r in (self.adapter, self.base) if hashing.version_id(r) == version), None)
+
+    def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
+        return self.contributors[index] if snapshot == self.snapshot and self.is_accepted[index] else None
+
+    # Serving
+
+    @cached_property
+    def channels(self) -> list[tuple[Account, Any]]:
+        """Payer and channel, in the order of the channels."""
+        payers = [account_of(f"payer {n}") for n in range(2)]
+        made = [(p, hashing.channel_id(p, self.operator, self.settlement.contract)) for p in payers]
+        return sorted(made, key=lambda pair: str(pair[1]))
+
+    @cached_property
+    def receipts(self) -> tuple[SignedReceipt, ...]:
+        """On the first channel by the adapter, then by both versions; on the other, by the base."""
+        shares = (Share(0, 500_001), Share(2, 499_999))
+        adapter, base = map(hashing.version_id, (self.adapter, self.base))
+        blend = (Slice(adapter, 666_667, shares), Slice(base, 333_333, ()))
+        (_, first), (_, second) = self.channels
+        one = self._serve(first, 0, (Slice(adapter, PPM, shares),), 17, 41)
+        two = self._serve(first, one.receipt.cumulative, blend, 23, 7)
+        return one, two, self._serve(second, 0, (Slice(base, PPM, ()),), 5, 9)
+
+    def _serve(
+        self, channel: Any, start: int, slices: tuple[Slice, ...], prompt: int, completion: int
+    ) -> SignedReceipt:
+        amount = sum(self.charges(slices, prompt, completion))
+        receipt = Receipt(
+            channel_id=channel,
+            cumulative=start + amount,
+            charge=amount,
+            request_hash=hashing.salted_hash(bytes(32), b"{}"),
+            response_hash=hashing.salted_hash(bytes(32), hashing.response_bytes(["Paris."])),
+            slices_hash=hashing.slices_hash(slices),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            attribution_hash=hashing.attribution_hash(METHOD, slices),
+            served_at=1_790_000_000,
+        )
+        raw = self.receipt_key.sign_msg_hash(self.settlement.receipt_digest(receipt)).to_bytes()
+        return SignedReceipt(receipt, METHOD, slices, f"0x{raw[:64].hex()}{raw[64] + 27:02x}")
+
+    def charges(self, slices: Sequence[Slice], prompt: int, completion: int) -> tuple[int, ...]:
+        records = [record for s in slices if (record := self.version(s.version_id))]
+        return slice_charges(slices, records, prompt, completion)
+
+    # Settling
+
+    @cached_property
+    def batch(self) -> Batch:
+        return build(self.operator, Ledger(), self.terms, self.receipts, Rules(self))
+
+    @cached_property
+    def data(self) -> bytes:
+        name = BatchName(self.settlement.chain_id, self.settlement.contract, self.operator, 1)
+        return encode(name, self.receipts)
+
+    @cached_property
+    def header(self) -> Header:
+        digest = cid_digest(folder_cid({FILE_NAME: self.data}))
+        return self.batch.header(1_790_000_060, 1_790_000_660, digest)
+
+    @cached_property
+    def entries(self) -> list[tuple[int, int]]:
+        """Key and value."""
+        keys, tree = self.batch.entry_keys, self.batch.entries_tree
+        return [(int.from_bytes(keys[32 * i : 32 * i + 32], "big"), tree.value(i)) for i in range(tree.count)]
+
+    def forged(self, place: EntryPlace) -> tuple[int, SumTree]:
+        """The key of the first receipt's part that is short in the forged entries, and these."""
+        account = self.contributors[0]
+        short = int(account, 16) << 64 | place.slice << 16 | place.part
+        gain = int(self.operator, 16) << 64 | 1
+        change = {short: -SHORT, gain: SHORT}
+        leaves = ((key.to_bytes(32, "big"), value + change.get(key, 0)) for key, value in self.entries)
+        return short, SumTree(ENTRIES_TAG, leaves)
+
+
+def _parts(example: Example) -> list[int]:
+    """Of the first receipt: fee, operator, creator, contributors together; two floors, the first's part."""
+    (charge,), record = example.charges(example.receipts[0].slices, 17, 41), example.adapter
+    shares = example.receipts[0].slices[0].shares
+    parts = split(charge, example.terms.fee_ppm, record.operator_ppm, record.creator_ppm, shares)
+    pool = sum(parts.contributors)
+    floors = [mul_ppm_down(pool, share.ppm) for share in shares]
+    return [parts.fee, parts.operator, parts.creator, pool, *floors, parts.contributors[0]]
+
+
+def cases() -> Iterator[Case]:
+    example = Example()
+    yield from _market(example)
+    yield from _receipts(example)
+    yield from _trees(example)
+    yield _header("header", example.header)
+    yield _claim(example)
+    yield from _dispute(example)
+
+
+def _market(example: Example) -> Iterator[Case]:
+    domain, key = example.settlement, example.receipt_key
+    yield case(
+        "market",
+        chain_id=domain.chain_id,
+        settlement=domain.contract,
+        domain_separator=domain.separator,
+        operator=example.operator,
+        receipt_key=key.public_key.to_address(),
+        treasury=example.treasury,
+        fee_ppm=example.terms.fee_ppm,
+    )
+    yield case(
+        "snapshot",
+        datanet_id=example.datanet,
+        count=len(example.is_accepted),
+        accepted=example.accepted,
+        accepted_hash=keccak(example.accepted),
+        snapshot_id=example.snapshot,
+        contributors=example.contributors,
+        contents=example.contents,
+    )
+    for name, record in (("adapter", example.adapter), ("base", example.base)):
+        fields = {field: getattr(record, field) for field in VersionRecord.__slots__}
+        packed = fields | {"name": hashing.ascii_word(record.name)}
+        made = case(name, **{k: v for k, v in packed.items() if k != "name"})
+        yield {**made, "word": _plain(packed["name"]), "versionId": hashing.version_id(record)}
+
+
+def _receipts(example: Example) -> Iterator[Case]:
+    payer_of = {channel: payer for payer, channel in example.channels}
+    for number, signed in enumerate(example.receipts):
+        receipt, slices = signed.receipt, signed.slices
+        yield case(
+            f"receipt {number}",
+            payer=payer_of[receipt.channel_id],
+            **{field: getattr(receipt, field) for field in Receipt.__slots__},
+            method=signed.method,
+            slices=hashing.pack_slices(slices),
+            lists=[hashing.pack_list(s.shares) for s in slices],
+            attribution=hashing.attribution_words(signed.method, slices),
+            charges=example.charges(slices, receipt.prompt_tokens, receipt.completion_tokens),
+            struct_hash=hashing.receipt_id(receipt),
+            digest=example.settlement.receipt_digest(receipt),
+            signature=signed.signature,
+            leaf_hash=keccak(RECEIPTS_TAG + to_bytes(hashing.receipt_id(receipt))),
+        )
+
+
+def _trees(example: Example) -> Iterator[Case]:
+    batch = example.batch
+    yield case("spans", spans=pack_spans(batch.spans), spans_hash=batch.spans_hash, total=batch.total)
+    balances = [(int(account, 16), value) for account, value in sorted(batch.balances.items())]
+    for name, tag, leaves in (("entry", ENTRIES_TAG, example.entries), ("balance", BALANCES_TAG, balances)):
+        for place, (key, value) in enumerate(leaves):
+            yield case(f"{name} {place}", key=key_word(key), value=value, leaf_hash=leaf_hash(tag, key))
+    for name, tag, tree in (
+        ("receipts tree", RECEIPTS_TAG, batch.receipts_tree),
+        ("entries tree", ENTRIES_TAG, batch.entries_tree),
+        ("balances tree", BALANCES_TAG, batch.balances_tree),
+    ):
+        yield case(name, tag=tag, count=tree.count, sum=tree.total, root=tree.root, nodes=list(_inner(tree)))
+    yield {"name": "data", "text": example.data.decode(), "digest": example.header.data_digest}
+
+
+def _inner(tree: SumTree) -> Iterator[bytes]:
+    """`sum ‖ hash` of the nodes above the leaves, level by level; promoted ones again."""
+    level = 1
+    while tree.node(level, 0):
+        yield from (tree.node(level, at) for at in range(-(-tree.count // (1 << level))))
+        level += 1
+
+
+def _header(name: str, header: Header) -> Case:
+    return case(
+        name,
+        **{field: getattr(header, field) for field in HEADER_FIELDS},
+        batch_hash=header.hash,
+        balances_hash=hashing.balances_hash(
+            header.balances_root, header.balances_count, header.cumulative_total
+        ),
+    )
+
+
+def _claim(example: Example) -> Case:
+    ledger = example.batch.after(example.header)
+    account = example.contributors[0]
+    opening = ledger.open_balance(account)
+    return case(
+        "claim",
+        operator=example.operator,
+        account=account,
+        balances_count=len(ledger.balances),
+        index=opening.index,
+        value=opening.value,
+        path=opening.path,
+        units=opening.value // PPM,
+    )
+
+
+def _dispute(example: Example) -> Iterator[Case]:
+    """The same batch, but for an entry of a contributor that is short by what the operator has too much."""
+    snapshot = SnapshotWitness(example.datanet, len(example.is_accepted), example.accepted)
+    place = EntryPlace(0, 3, snapshot, example.contents[0])
+    key, tree = example.forged(place)
+    header = replace(example.header, entries_root=to_hash(tree.root))
+    yield _header("forged header", header)
+    lookup = look_up(tree, [k for k, _ in example.entries], key)
+    witness = ReceiptWitness.of(example.receipts[0], example.batch.open_receipt(0), [example.adapter])
+    proof = WrongEntryProof(header, witness, place, lookup)
+    (opening,) = lookup.openings
+    yield case(
+        "proof",
+        verb=proof.verb,
+        receipt_path=witness.opening.path,
+        slice=place.slice,
+        part=place.part,
+        content_hash=place.content_hash,
+        key=key_word(key),
+        index=opening.index,
+        value=opening.value,
+        expected=dict(example.entries)[key],
+        path=opening.path,
+        parts=_parts(example),
+        data=interface("Disputes").function(proof.verb, proof.args).encode(proof.args),
+    )
