@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from backend.bootstrap import BaseFacts, Installation
 from backend.domain.chain import ChainReplaced
-from backend.domain.errors import Conflict, NotFound
+from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.hashing import record_argument, to_hash
 from backend.domain.ids import ZERO_HASH
 from backend.domain.receipt import VersionRecord
@@ -84,6 +84,7 @@ def engine_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
 
     process = EngineProcess(
         socket_path=settings.engine_socket,
+        model=settings.base_model or None,
         model_cache=settings.model_cache,
         num_threads=settings.engine_threads,
         options={"dtype": settings.engine_dtype},
@@ -136,10 +137,16 @@ def prepare_chain(settings: Settings) -> Path | None:
 
 def prepare_base(settings: Settings) -> BaseFacts:
     """Note the base model's digest and, if this market does not know it yet, queue its registration."""
-    from inference.model.base_model import BUNDLED_NAME, base_model_digest, prepare_base_model
+    from inference.errors import InferenceError
+    from inference.model.base_model import base_model_digest
+    from inference.model.sources import model_name, resolve_model
 
-    folder = prepare_base_model(settings.model_cache)
-    facts = BaseFacts(BUNDLED_NAME, to_hash(bytes.fromhex(base_model_digest(folder))), str(folder.resolve()))
+    try:
+        folder = resolve_model(settings.base_model, settings.model_cache)
+    except InferenceError as error:
+        raise InvalidInput(str(error), param="base_model") from error
+    name = model_name(folder).rpartition("/")[2]
+    facts = BaseFacts(name, to_hash(bytes.fromhex(base_model_digest(folder))), str(folder.resolve()))
     installation = Installation(settings)
     try:
         installation.note_base(facts)

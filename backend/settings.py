@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     """Celery's broker, such as `redis://host`; empty: files in `home`."""
     ipfs_api: str = ""
     """Multiaddr or URL of a Kubo RPC; empty: the embedded block store in `home`."""
+    base_model: str = ""
+    """Folder, GGUF file or hub id (`owner/name`, `owner/name@revision`). Empty: SmolLM2-135M-Instruct."""
     model_cache: Path = Path(".loraledger/cache/models")
     """Where the base model is kept once it is converted; several installations may share it."""
     operator: str = ""

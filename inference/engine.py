@@ -25,6 +25,7 @@ from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
 from inference.model.kv_cache import KVCache, bytes_per_block
 from inference.model.loader import BaseWeights, load_decoder
+from inference.model.sources import model_name
 from inference.prefix import PrefixCache
 from inference.probe import ProbeSums
 from inference.protocol import (
@@ -202,7 +203,7 @@ class Engine:
         adapters, blocks = self._adapters, self._blocks
         return Status(
             request_id=request_id,
-            model=self.config.model_path.name,
+            model=model_name(self.config.model_path),
             base_model_digest=self.base_model_digest,
             max_context=self.max_context,
             active_adapters=adapters.slots.active_digests,

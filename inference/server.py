@@ -1,4 +1,4 @@
-"""The engine process: `python -m inference.server --socket PATH [--model FOLDER]`.
+"""The engine process: `python -m inference.server --socket PATH [--model MODEL]`.
 
 Clients connect to a unix domain socket and speak `inference.protocol`. The socket exists only once the model
 is loaded, so whoever can connect is served.
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.config import EngineConfig
+from inference.errors import InferenceError
+from inference.model.sources import resolve_model
 from inference.session import Session
 from inference.worker import EngineWorker
 
@@ -97,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         asyncio.run(_serve(options))
+    except InferenceError as error:
+        logger.error("the engine cannot start: %s", error)  # noqa: TRY400  # it says all; a traceback hides it
+        return 1
     except Exception:
         logger.exception("the engine process ends")
         # Loader threads may still hold a folder open; nothing they do is worth waiting for.
@@ -106,12 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    model_path = options.model
-    if model_path is None:
-        from inference.model.base_model import prepare_base_model
-
-        model_path = prepare_base_model(options.model_cache)
-    server = EngineServer(_config(options, model_path))
+    server = EngineServer(_config(options, resolve_model(options.model, options.model_cache)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
@@ -135,8 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--socket", type=Path, required=True, help="path of the unix domain socket to create")
-    add("--model", type=Path, default=None, help="Hugging Face folder; default: the bundled base model")
-    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    add("--model", default="", help="folder, GGUF file or hub id (owner/name[@revision]); default: bundled")
+    add(
+        "--model-cache",
+        type=Path,
+        default=Path(".loraledger/cache/models"),
+        help="where a converted one is kept",
+    )
     add("--dtype", choices=("float32", "bfloat16", "float16"))
     add("--device", help="torch device; default: cpu")
     add("--num-threads", type=int, help="torch threads")

@@ -19,7 +19,7 @@ class EngineProcess:
     """
 
     socket_path: Path
-    model: Path | None = None
+    model: str | Path | None = None  # as `inference.model.sources.resolve_model` takes it
     model_cache: Path | None = None
     num_threads: int = 2
     options: Mapping[str, str | int] = field(default_factory=dict)

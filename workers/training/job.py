@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from backend.domain.errors import Conflict
 from inference.errors import InferenceError
 from inference.lora.adapter import adapter_digest
-from inference.model.base_model import base_model_digest, prepare_base_model
+from inference.model.base_model import base_model_digest
+from inference.model.sources import model_name, resolve_model
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import NonFiniteLoss, fit, lora_model
@@ -72,7 +73,7 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
         write_index(base.folder, scratch, digest, train, spec.num_threads, emit)
     except InferenceError as error:
         raise AdapterRefused(f"the engine refuses the trained adapter: {error}") from error
-    card = Card(spec, base.folder.name, base.digest, metrics, versions())
+    card = Card(spec, model_name(base.folder), base.digest, metrics, versions())
     (scratch / "README.md").write_text(card.render(), encoding="utf-8")
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     scratch.rename(folder / ADAPTER)
@@ -85,7 +86,7 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
 
 
 def _open_base(spec: TrainingSpec) -> _Base:
-    folder = Path(spec.base_folder) if spec.base_folder else prepare_base_model(Path(spec.model_cache))
+    folder = resolve_model(spec.base_folder, Path(spec.model_cache))
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return _Base(folder, base_model_digest(folder), tokenizer)
 
@@ -151,7 +152,7 @@ def _save_adapter(model: Any, folder: Path, base: _Base) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_bytes())
     config |= {
-        "base_model_name_or_path": base.folder.name,
+        "base_model_name_or_path": model_name(base.folder),
         "base_model_digest": base.digest,
         "target_modules": sorted(config["target_modules"]),  # PEFT writes a set, in the order of its hashes
     }

