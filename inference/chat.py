@@ -29,8 +29,14 @@ class ChatTokenizer:
         self._backend: Any = self._tokenizer.backend_tokenizer
 
     @property
-    def eos_token_id(self) -> int | None:
-        return cast("int | None", self._tokenizer.eos_token_id)
+    def eos_token_ids(self) -> frozenset[int]:
+        """One, or none if the tokenizer has no token for the end."""
+        token_id = cast("int | None", self._tokenizer.eos_token_id)
+        return frozenset() if token_id is None else frozenset({token_id})
+
+    def to_json(self) -> str:
+        """The tokenizer as its library writes it to `tokenizer.json`."""
+        return cast("str", self._backend.to_str())
 
     def encode_prompt(self, messages: Sequence[Message], prompt: str | None) -> list[int]:
         """Token ids of a chat, ready for the assistant's turn, or of a raw prompt.
@@ -49,8 +55,7 @@ class ChatTokenizer:
         prompt = self.encode_prompt(item.messages, item.prompt)
         if item.completion is None:
             return prompt, []
-        end = [] if self.eos_token_id is None else [self.eos_token_id]
-        return prompt, self._encode(item.completion, is_start=False) + end
+        return prompt, [*self._encode(item.completion, is_start=False), *self.eos_token_ids]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`, special tokens left out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,7 +38,9 @@ from inference.protocol import (
 )
 from inference.request import Request
 from inference.runner import Runner
-from inference.sampler import NOT_FINITE, sample
+from inference.sampling.sampler import NOT_FINITE, Choice, choose
+from inference.sampling.state import SamplingState
+from inference.sampling.vocabulary import Vocabulary
 from inference.scheduler import Scheduler
 from inference.text import TextStream
 
@@ -98,7 +99,8 @@ class Engine:
         self._runner = Runner(decoder, cache, self._adapters)
         self._scheduler = Scheduler(self._blocks, self._adapters, config.max_running, config.max_step_tokens)
         self._requests: dict[str, Request] = {}
-        self._eos_token_ids = self.architecture.eos_token_ids | {self.tokenizer.eos_token_id}
+        end_token_ids = self.architecture.eos_token_ids | self.tokenizer.eos_token_ids
+        self.vocabulary = Vocabulary(self.architecture.vocab_size, end_token_ids, self.tokenizer.to_json)
         self._num_arrivals = 0
         self.is_stalled = False
 
@@ -111,7 +113,7 @@ class Engine:
 
         Raises `InvalidRequestError`, `ContextLengthExceededError`, `OverloadedError`.
         """
-        sampling = _checked(command.sampling)
+        sampling = self._checked(command.sampling)
         prompt = list(prompt_token_ids or self.tokenizer.encode_prompt(command.messages, command.prompt))
         self._accept(
             Request(
@@ -119,8 +121,7 @@ class Engine:
                 token_ids=prompt,
                 num_prompt_tokens=len(prompt),
                 max_tokens=min(sampling.max_tokens, self.max_context - len(prompt)),
-                sampling=sampling,
-                seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+                sampling=SamplingState(sampling, prompt),
                 adapter=command.adapter,
                 text=TextStream(self.tokenizer, sampling.stop),
                 probe=ProbeSums(len(prompt)) if command.probe else None,
@@ -143,7 +144,6 @@ class Engine:
                 num_prompt_tokens=len(prompt),
                 max_tokens=len(answer),
                 sampling=None,
-                seed=0,
                 adapter=adapter,
                 text=None,
                 probe=ProbeSums(len(prompt)),
@@ -162,7 +162,7 @@ class Engine:
         request.finish_reason = "abort"
         text = request.text.flush() if request.text is not None else ""
         states = request.probe_states()
-        return _chunk(request, [], text, states if states is not None and _is_finite(states) else None)
+        return _chunk(request, None, text, states if states is not None and _is_finite(states) else None)
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
@@ -239,6 +239,23 @@ class Engine:
         self._requests[request.request_id] = request
         self._scheduler.add(request)
 
+    def _checked(self, sampling: Sampling) -> Sampling:
+        """Ranges are declared on the message; a caller in this process has not been through its decoder."""
+        try:
+            checked = msgspec.convert(msgspec.to_builtins(sampling), Sampling)
+        except msgspec.ValidationError as error:
+            raise InvalidRequestError(f"sampling: {error}") from error
+        if checked.min_tokens > checked.max_tokens:
+            raise InvalidRequestError(
+                f"sampling: min_tokens {checked.min_tokens} exceeds max_tokens {checked.max_tokens}"
+            )
+        size = self.vocabulary.size
+        if any(token_id >= size for token_id in checked.logit_bias):
+            raise InvalidRequestError(
+                f"sampling: logit_bias names token {max(checked.logit_bias)}; the last one is {size - 1}"
+            )
+        return checked
+
     def _fail_unloadable(self) -> Iterator[Failure]:
         for ref, error in self._adapters.registry.take_failures():
             for request in [request for request in self._scheduler.waiting() if request.adapter == ref]:
@@ -265,37 +282,35 @@ class Engine:
         sampled = [(request, row, request.sampling) for request, row in due if request.sampling is not None]
         if not sampled:
             return []
-        token_ids = sample(
-            self._runner.logits(hidden, [row for _, row, _ in sampled]),
-            [sampling for _, _, sampling in sampled],
-            [request.seed for request, _, _ in sampled],
-            [request.num_answer_tokens for request, _, _ in sampled],
-        )
+        logits = self._runner.logits(hidden, [row for _, row, _ in sampled])
+        choices = choose(logits, [state for _, _, state in sampled], self.vocabulary)
         return [
-            self._append(request, sampling, token_id)
-            for (request, _, sampling), token_id in zip(sampled, token_ids, strict=True)
+            self._append(request, state, choice)
+            for (request, _, state), choice in zip(sampled, choices, strict=True)
         ]
 
-    def _append(self, request: Request, sampling: Sampling, token_id: int) -> Output:
+    def _append(self, request: Request, state: SamplingState, choice: Choice) -> Output:
+        token_id = choice.token_id
         if token_id == NOT_FINITE:
             return self._fail(request, NumericalError(request.adapter_digest))
         request.token_ids.append(token_id)
-        is_end = token_id in self._eos_token_ids and not sampling.ignore_eos
+        state.push(token_id)
+        is_end = token_id in self.vocabulary.end_token_ids and not state.sampling.ignore_eos
         text = request.text.push(token_id) if request.text is not None and not is_end else ""
         if is_end or (request.text is not None and request.text.is_stopped):
-            return self._finish(request, "stop", token_id, text)
+            return self._finish(request, "stop", choice, text)
         if request.num_answer_tokens >= request.max_tokens:
-            return self._finish(request, "length", token_id, text)
-        return _chunk(request, [token_id], text)
+            return self._finish(request, "length", choice, text)
+        return _chunk(request, choice, text)
 
-    def _finish(self, request: Request, reason: FinishReason, token_id: int, text: str) -> Output:
+    def _finish(self, request: Request, reason: FinishReason, choice: Choice, text: str) -> Output:
         states = request.probe_states()
         if states is not None and not _is_finite(states):
             return self._fail(request, NumericalError(request.adapter_digest))
         self._forget(request)
         request.finish_reason = reason
         text += request.text.flush() if request.text is not None else ""
-        return _chunk(request, [token_id], text, states)
+        return _chunk(request, choice, text, states)
 
     def _finish_given(self, request: Request) -> Output:
         self._forget(request)
@@ -304,7 +319,7 @@ class Engine:
             self._prefixes.forget(request)
             return Failure(request.request_id, NumericalError(request.adapter_digest))
         request.finish_reason = "stop"
-        return _chunk(request, [], "", states)
+        return _chunk(request, None, "", states)
 
     def _fail(self, request: Request, error: InferenceError) -> Failure:
         self._forget(request)
@@ -317,26 +332,19 @@ class Engine:
         self._scheduler.remove(request)
 
 
-def _chunk(request: Request, token_ids: list[int], text: str, probe: ProbeStates | None = None) -> Chunk:
+def _chunk(request: Request, choice: Choice | None, text: str, probe: ProbeStates | None = None) -> Chunk:
     return Chunk(
         request_id=request.request_id,
         text=text,
-        token_ids=token_ids,
+        token_ids=[] if choice is None else [choice.token_id],
         prompt_tokens=request.num_prompt_tokens,
         completion_tokens=0 if request.sampling is None else request.num_answer_tokens,
         finish_reason=request.finish_reason,
         probe=probe,
         cached_prompt_tokens=request.num_cached_prompt_tokens,
+        logprobs=None if choice is None or choice.logprobs is None else [choice.logprobs],
     )
 
 
 def _is_finite(states: ProbeStates) -> bool:
     return all(map(math.isfinite, (*states.prompt, *(states.answer or ()))))
-
-
-def _checked(sampling: Sampling) -> Sampling:
-    """Constraints are declared on the message; a caller in this process has not been through its decoder."""
-    try:
-        return msgspec.convert(msgspec.to_builtins(sampling), Sampling)
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"sampling: {error}") from error

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_EMBED_ITEMS = 64
+MAX_TOP_LOGPROBS = 20
 _LENGTH = struct.Struct(">I")
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -37,17 +38,29 @@ class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to choose tokens. `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 are off, `seed` None draws
-    one.
+    """How to choose tokens; see `inference.sampling.sampler` for definitions and order.
+
+    `temperature` 0 is greedy. Off are `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1, and 0 for the
+    other penalties and `min_tokens`. `logit_bias` maps token ids to what is added to their logits. `seed`
+    None draws one. `logprobs` asks for the log-probability of each token and for that many alternatives.
     """
 
     max_tokens: Annotated[int, Meta(ge=1)] = 256
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
     temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 1.0
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     top_k: Annotated[int, Meta(ge=0)] = 0
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100.0)] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    logit_bias: Annotated[
+        dict[Annotated[int, Meta(ge=0)], Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=1024)
+    ] = {}
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=16)] = ()
     ignore_eos: bool = False
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
 
 class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
@@ -113,12 +126,32 @@ class ProbeStates(Struct, frozen=True):
     num_answer_tokens: int
 
 
+class TokenLogprob(Struct, frozen=True):
+    """A token, as id and as the bytes it stands for, and the natural logarithm of its probability."""
+
+    token_id: int
+    token: bytes
+    logprob: float
+
+
+class TokenLogprobs(Struct, frozen=True):
+    """One place of an answer: what was chosen there, and the likeliest tokens in falling order.
+
+    The probabilities are the model's own, before temperature, penalties, bias and cuts, as vLLM's are by
+    default; so a chosen token may be less likely than all of `top`.
+    """
+
+    chosen: TokenLogprob
+    top: list[TokenLogprob]
+
+
 class Chunk(Struct, frozen=True, tag="chunk"):
     """Progress of one request. `text` and `token_ids` are what is new; counts are totals so far.
 
     `completion_tokens` counts every sampled token, the closing one included. `text` may lag behind
     `token_ids` while a character or a stop string is incomplete. The last chunk has a `finish_reason`.
     `cached_prompt_tokens` of the prompt were found in the prefix cache and not computed.
+    `logprobs` has an item for each of `token_ids` if they were asked for.
     """
 
     request_id: str
@@ -129,6 +162,7 @@ class Chunk(Struct, frozen=True, tag="chunk"):
     finish_reason: FinishReason | None = None
     probe: ProbeStates | None = None
     cached_prompt_tokens: int = 0
+    logprobs: list[TokenLogprobs] | None = None
 
 
 class TokenCount(Struct, frozen=True, tag="token_count"):

@@ -9,7 +9,8 @@ from inference.lora.segments import BASE_SLOT
 
 if TYPE_CHECKING:
     from inference.probe import ProbeSums
-    from inference.protocol import AdapterRef, FinishReason, ProbeStates, Sampling
+    from inference.protocol import AdapterRef, FinishReason, ProbeStates
+    from inference.sampling.state import SamplingState
     from inference.text import TextStream
 
 
@@ -24,8 +25,7 @@ class Request:
     token_ids: list[int]
     num_prompt_tokens: int
     max_tokens: int
-    sampling: Sampling | None
-    seed: int
+    sampling: SamplingState | None
     adapter: AdapterRef | None
     text: TextStream | None
     probe: ProbeSums | None

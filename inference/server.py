@@ -40,6 +40,7 @@ class EngineServer:
 
     def __init__(self, config: EngineConfig) -> None:
         self._worker = EngineWorker(config)
+        self._worker.engine.vocabulary.warm_up()
         self._tokenizers = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         self._sessions: dict[int, Session] = {}
         self._num_sessions = 0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from inference.engine import Engine
+    from inference.protocol import TokenLogprobs
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 LOGIT_TOLERANCE = 2e-4
@@ -189,6 +190,7 @@ class Answer:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: Chunk | None = None
     error: Exception | None = None
 
@@ -209,6 +211,7 @@ def drain(engine: Engine) -> dict[str, Answer]:
         if isinstance(output, Chunk):
             answer.text += output.text
             answer.token_ids += output.token_ids
+            answer.logprobs += output.logprobs or []
             answer.last = output
         else:
             answer.error = output.error

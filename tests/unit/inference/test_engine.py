@@ -34,7 +34,7 @@ def test_an_answer_ends_at_eos_with_reason_stop(make_engine: Callable[..., Engin
     sampling = Sampling(max_tokens=400, temperature=3.0, seed=1)
     answer = run_all(engine, Generate("r", prompt="hello", sampling=sampling))["r"]
     assert answer.last.finish_reason == "stop"
-    assert answer.token_ids[-1] == engine.tokenizer.eos_token_id
+    assert answer.token_ids[-1] in engine.tokenizer.eos_token_ids
     assert answer.last.completion_tokens == len(answer.token_ids)
 
 
@@ -77,24 +77,6 @@ def test_stop_strings_end_the_answer_and_are_not_shown(make_engine: Callable[...
     answer = run_all(engine, Generate("r", prompt="abc", sampling=sampling))["r"]
     assert answer.text == full[: full.index(stop)]
     assert answer.last.finish_reason == "stop"
-
-
-def test_the_same_seed_gives_the_same_answer_whatever_else_is_in_the_batch(
-    llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
-) -> None:
-    sampling = Sampling(max_tokens=20, temperature=1.0, top_p=0.9, seed=7, ignore_eos=True)
-    command = Generate("r", prompt="seeded", sampling=sampling, adapter=llama_adapters[1])
-    alone = run_all(make_engine(), command)["r"]
-    noise = [
-        Generate(
-            f"n{i}", prompt="y" * (3 * i + 1), sampling=Sampling(max_tokens=25), adapter=llama_adapters[i % 4]
-        )
-        for i in range(8)
-    ]
-    crowded = run_all(
-        make_engine(kv_budget_bytes=60 * 2048, kv_block_size=4), *noise[:5], command, *noise[5:]
-    )["r"]
-    assert crowded.token_ids == alone.token_ids
 
 
 def test_without_a_seed_answers_differ(make_engine: Callable[..., Engine]) -> None:
@@ -151,7 +133,17 @@ def test_a_request_id_in_use_is_refused(make_engine: Callable[..., Engine]) -> N
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(max_tokens=0), Sampling(temperature=-1.0), Sampling(top_p=0.0), Sampling(stop=("",))],
+    [
+        Sampling(max_tokens=0),
+        Sampling(temperature=-1.0),
+        Sampling(top_p=0.0),
+        Sampling(stop=("",)),
+        Sampling(max_tokens=2, min_tokens=3),
+        Sampling(logit_bias={10_000: 1.0}),
+        Sampling(logit_bias={1: 101.0}),
+        Sampling(repetition_penalty=0.0),
+        Sampling(logprobs=21),
+    ],
 )
 def test_sampling_out_of_range_is_refused(sampling: Sampling, make_engine: Callable[..., Engine]) -> None:
     with pytest.raises(InvalidRequestError, match="sampling"):

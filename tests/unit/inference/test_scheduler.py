@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from inference.block_manager import BlockManager
 from inference.protocol import AdapterRef, Sampling
 from inference.request import Request
+from inference.sampling.state import SamplingState
 from inference.scheduler import Scheduler, Step
 
 
@@ -59,8 +60,7 @@ class World:
             token_ids=[0] * num_tokens,
             num_prompt_tokens=num_tokens,
             max_tokens=max_tokens,
-            sampling=Sampling(),
-            seed=0,
+            sampling=SamplingState(Sampling(), ()),
             adapter=None if adapter is None else AdapterRef(adapter, ""),
             text=None,
             probe=None,

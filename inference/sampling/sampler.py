@@ -1,0 +1,90 @@
+"""From logits to tokens. Every request draws from its own stream of random numbers, whoever else is in the
+batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from inference.sampling.draw import draw
+from inference.sampling.logprobs import take_logprobs
+from inference.sampling.penalties import add_bias, penalise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from inference.protocol import TokenLogprobs
+    from inference.sampling.state import SamplingState
+    from inference.sampling.vocabulary import Vocabulary
+
+NOT_FINITE = -1  # stands for a token where the best logit is NaN or infinite
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A request's next token, or `NOT_FINITE`; with log-probabilities if they were asked for."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+def choose(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabulary) -> list[Choice]:
+    """The next token of each row of `logits` [n, vocab] fp32, which are changed in place.
+
+    `NOT_FINITE` where a row holds NaN or plus infinity, or nothing but minus infinity.
+
+    Everything happens in vLLM's order (`vllm.v1.sample.sampler.Sampler`): log-probabilities of the logits as
+    the model gave them; no end before `min_tokens`; logit bias; repetition, frequency and presence penalty.
+    Greedy requests then take the best token; the others divide by the temperature and cut by min-p, top-k and
+    top-p.
+
+    The random number of a draw is a function of seed and position alone, and no row's arithmetic depends on
+    another row.
+    """
+    asking = [row for row, state in enumerate(states) if state.sampling.logprobs is not None]
+    original = logits[asking] if asking else None
+    _adjust(logits, states, vocabulary)
+    token_ids = _choose(logits, states)
+    choices = [Choice(token_id) for token_id in token_ids]
+    if original is not None:
+        chosen = [max(0, token_ids[row]) for row in asking]  # a request that fails is past caring
+        wanted = [states[row].sampling.logprobs or 0 for row in asking]
+        found = take_logprobs(original, chosen, wanted, vocabulary.token_bytes)
+        for row, logprobs in zip(asking, found, strict=True):
+            choices[row] = Choice(token_ids[row], logprobs)
+    return choices
+
+
+def _choose(logits: Tensor, states: Sequence[SamplingState]) -> list[int]:
+    best = logits.max(dim=-1)
+    token_ids: list[int] = best.indices.tolist()
+    is_finite = torch.isfinite(best.values).tolist()
+    drawing = [row for row, state in enumerate(states) if is_finite[row] and not state.is_greedy]
+    if drawing:
+        drawn = draw(
+            logits,
+            drawing,
+            [states[row].sampling for row in drawing],
+            [states[row].number for row in drawing],
+        )
+        for row, token_id in zip(drawing, drawn, strict=True):
+            token_ids[row] = token_id
+    return [token_id if fine else NOT_FINITE for token_id, fine in zip(token_ids, is_finite, strict=True)]
+
+
+def _adjust(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabulary) -> None:
+    adjusted = [(row, state) for row, state in enumerate(states) if state.is_adjusted]
+    short = [row for row, state in adjusted if state.forbids_end]
+    if short:
+        logits[torch.tensor(short).unsqueeze(1), torch.tensor(sorted(vocabulary.end_token_ids))] = -torch.inf
+    biased = [(row, state.sampling.logit_bias) for row, state in adjusted if state.sampling.logit_bias]
+    if biased:
+        add_bias(logits, *zip(*biased, strict=True))
+    penalised = [(row, state.sampling, state.counts) for row, state in adjusted if state.counts is not None]
+    if penalised:
+        penalise(logits, *zip(*penalised, strict=True))
