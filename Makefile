@@ -57,6 +57,7 @@ lint: setup ## formatting, types, imports, contracts, committed artefacts
 	@.venv/bin/lint-imports
 	@$(NODE) node_modules/solhint/solhint.js --max-warnings 0 'contracts/**/*.sol'
 	@$(NODE) tools/export_abi.mjs --check
+	@$(PY) tools/gas.py --check
 	@$(PY) tools/make_vectors.py --check
 	@$(PY) tools/make_docs.py --check
 	@$(PY) -m backend.db.migrate --check

@@ -40,7 +40,7 @@ from tools.gas_disputes import (  # noqa: E402
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from backend.domain.disputes.proofs import Proof
 
@@ -373,21 +373,26 @@ def code_sizes() -> dict[str, int]:
     return sizes
 
 
+def drift(path: Path, measured: Mapping[str, int]) -> list[str]:
+    """How the figures differ from those committed in `path`, a line each."""
+    committed = json.loads(path.read_text()) if path.exists() else {}
+    return [
+        f"{path.name}: {name} is {measured.get(name)}, not {committed.get(name)}"
+        for name in sorted(committed.keys() | measured.keys())
+        if measured.get(name) != committed.get(name)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if a snapshot differs; write nothing")
-    check = parser.parse_args().check
-    measured: dict[str, Callable[[], dict[str, int]]] = {"code_size": code_sizes, "gas": gas}
-    stale = []
-    for name, measure in measured.items():
-        path = SNAPSHOTS / f"{name}.json"
-        text = json.dumps(measure(), indent=2, sort_keys=True) + "\n"
-        if check and (not path.exists() or path.read_text() != text):
-            stale.append(f"{path.relative_to(ROOT)} differs; measured now:\n{text}")
-        elif not check:
-            path.write_text(text)
-    if stale:
-        sys.exit("\n".join(stale) + "Run tools/gas.py and commit the result.")
+    is_check = parser.parse_args().check
+    measured = {SNAPSHOTS / "code_size.json": code_sizes(), SNAPSHOTS / "gas.json": gas()}
+    stale = [line for path, figures in measured.items() for line in drift(path, figures)]
+    if is_check:
+        sys.exit("\n".join([*stale, "Run `make gas` and commit tests/snapshots."]) if stale else 0)
+    for path, figures in measured.items():
+        path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
