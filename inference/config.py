@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 DType = Literal["float32", "bfloat16", "float16"]
 PrefixSharing = Literal["off", "payer", "all"]
+KernelChoice = Literal["auto", "native", "portable"]
 MIB = 1024 * 1024
 
 
@@ -21,6 +22,7 @@ class EngineConfig:
     dtype: DType = "bfloat16"
     device: str = "cpu"
     num_threads: int = 2
+    kernels: KernelChoice = "auto"
     max_context: int | None = None  # None: what the model and the KV budget allow
     max_running: int = 32
     max_waiting: int = 1024

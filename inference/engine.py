@@ -19,6 +19,7 @@ from inference.errors import (
     NumericalError,
     OverloadedError,
 )
+from inference.kernels.choice import choose_kernels
 from inference.lora.host import AdapterHost
 from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
@@ -91,12 +92,13 @@ class Engine:
         self._on_loaded = on_loaded
         self._adapters = AdapterHost(config, self.architecture, self.base_model_digest, dtype, self._wake)
         weights = BaseWeights.open(config.model_path, self.architecture, dtype)
-        decoder = load_decoder(weights, self.max_context, config.device)
+        kernels = choose_kernels(config.kernels, dtype, config.device)
+        decoder = load_decoder(weights, self.max_context, config.device, kernels)
         cache = KVCache(self.architecture, num_blocks, config.kv_block_size, dtype, config.device)
         self._prefixes = PrefixCache(
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
         )
-        self._runner = Runner(decoder, cache, self._adapters)
+        self._runner = Runner(decoder, cache, self._adapters, kernels)
         self._scheduler = Scheduler(self._blocks, self._adapters, config.max_running, config.max_step_tokens)
         self._requests: dict[str, Request] = {}
         end_token_ids = self.architecture.eos_token_ids | self.tokenizer.eos_token_ids

@@ -59,6 +59,10 @@ class ModelNotFoundError(InferenceError):
     code = "model_not_found"
 
 
+class KernelBuildError(InferenceError):
+    code = "kernels_unavailable"
+
+
 class AdapterError(InferenceError):
     """An adapter folder was refused. `where` names the file, key or tensor at fault."""
 

@@ -8,7 +8,7 @@ import torch
 
 from inference.lora.layers import StepAdapters
 from inference.lora.segments import find_segments
-from inference.model.attention import SequenceSpan, plan_groups
+from inference.model.attention import SequenceSpan, plan_attention
 from inference.model.decoder import DecoderInput
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from inference.kernels.interface import Kernels
     from inference.lora.host import AdapterHost
     from inference.model.decoder import Decoder
     from inference.model.kv_cache import KVCache
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 class Runner:
     """Turns bookkeeping into tensors. All requests' tokens are laid end to end; nothing is padded here."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, adapters: AdapterHost) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, adapters: AdapterHost, kernels: Kernels) -> None:
         self._decoder = decoder
         self._cache = cache
         self._adapters = adapters
+        self._kernels = kernels
         self._device = cache.device
 
     @torch.inference_mode()
@@ -65,7 +67,14 @@ class Runner:
             token_ids=torch.tensor(token_ids, device=self._device),
             positions=torch.tensor(positions, device=self._device),
             kv_slots=torch.tensor(kv_slots, device=self._device),
-            groups=plan_groups(spans, size, self._decoder.heads_per_kv, self._cache.dtype, self._device),
+            attention=plan_attention(
+                spans,
+                size,
+                self._decoder.heads_per_kv,
+                self._cache.dtype,
+                self._device,
+                reads_pages=self._kernels.reads_pages,
+            ),
             adapters=self._step_adapters(scheduled, num_tokens),
         )
 
@@ -77,4 +86,5 @@ class Runner:
         targets = frozenset[tuple[int, str]]().union(
             *(self._adapters.slots.targets(s.slot) for s in segments)
         )
-        return StepAdapters(self._adapters.arena, segments, num_tokens, targets, self._device)
+        batch = self._kernels.lora_batch(segments, num_tokens)
+        return StepAdapters(self._adapters.arena, batch, targets)

@@ -1,29 +1,25 @@
 """Device weights of the active adapters, and what they add to the decoder's projections.
 
 Every adapter owns the same range of rows in every linear layer's arena, as many as its largest rank; a layer
-with a smaller rank, or without one, has zeros there. So one row range names an adapter everywhere, one mask
-serves the whole step, and nobody is padded to a neighbour's rank.
+with a smaller rank, or without one, has zeros there. So one row range names an adapter everywhere, one range
+serves every layer, and nobody is padded to a neighbour's rank.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from inference.kernels.cpu import add_segmented, add_stacked
+from inference.kernels.interface import LoraPart
 from inference.model.architecture import PROJECTIONS
 from inference.model.memory import lazy_zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import torch
+    from torch import Tensor
 
+    from inference.kernels.interface import LoraBatch
     from inference.lora.adapter import Adapter
-    from inference.lora.segments import Segment
     from inference.model.architecture import Architecture
-
-_MAX_STACKED_TOKENS = 64
 
 
 class AdapterArena:
@@ -45,6 +41,10 @@ class AdapterArena:
                 for layer in range(architecture.num_layers):
                     self._shrink[layer, linear] = lazy_zeros((num_rows, in_features), dtype, device)
                     self._expand[layer, linear] = lazy_zeros((num_rows, out_features), dtype, device)
+        self._parts = {
+            key: LoraPart(shrink, self._expand[key], self._columns[key[1]])
+            for key, shrink in self._shrink.items()
+        }
 
     def write(self, adapter: Adapter, rows: slice) -> None:
         """Copy an adapter into its rows; what was there before is overwritten in every layer."""
@@ -57,45 +57,21 @@ class AdapterArena:
             shrink[rows.start + rank : rows.stop].zero_()
             expand[rows.start + rank : rows.stop].zero_()
 
-    def linear(self, layer: int, name: str) -> tuple[Tensor, Tensor, slice]:
-        """Shrink and expand rows of one linear layer, and its columns in the fused projection's output."""
-        return self._shrink[layer, name], self._expand[layer, name], self._columns[name]
+    def part(self, layer: int, name: str) -> LoraPart:
+        return self._parts[layer, name]
 
 
 class StepAdapters:
     """The adapters of one step; implements `inference.model.decoder.AdapterDeltas`."""
 
-    def __init__(
-        self,
-        arena: AdapterArena,
-        segments: Sequence[Segment],
-        num_tokens: int,
-        targets: frozenset[tuple[int, str]],
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, arena: AdapterArena, batch: LoraBatch, targets: frozenset[tuple[int, str]]) -> None:
         """`targets` are the (layer, linear) that any adapter of the step touches; the rest cost nothing."""
         self._arena = arena
-        self._segments = segments
+        self._batch = batch
         self._targets = targets
-        self._span = slice(min(s.rows.start for s in segments), max(s.rows.stop for s in segments))
-        self._is_stacked = num_tokens <= _MAX_STACKED_TOKENS
-        self._foreign = self._mask(num_tokens).to(device) if self._is_stacked else None
 
     def add(self, layer: int, projection: str, states: Tensor, output: Tensor) -> None:
         """Add the deltas of `states` [num_tokens, in] to the fused `output` [num_tokens, out], in place."""
-        for name in PROJECTIONS[projection]:
-            if (layer, name) not in self._targets:
-                continue
-            shrink, expand, columns = self._arena.linear(layer, name)
-            part = output[:, columns]
-            if self._is_stacked:
-                add_stacked(states, shrink[self._span], expand[self._span], self._foreign, part)
-            else:
-                add_segmented(states, shrink, expand, self._segments, part)
-
-    def _mask(self, num_tokens: int) -> Tensor:
-        foreign = torch.ones(num_tokens, self._span.stop - self._span.start, dtype=torch.bool)
-        for segment in self._segments:
-            rows = slice(segment.rows.start - self._span.start, segment.rows.stop - self._span.start)
-            foreign[segment.start : segment.end, rows] = False
-        return foreign
+        touched = [name for name in PROJECTIONS[projection] if (layer, name) in self._targets]
+        if touched:
+            self._batch.add(states, [self._arena.part(layer, name) for name in touched], output)

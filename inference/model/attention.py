@@ -1,7 +1,8 @@
-"""Causal attention of a mixed batch over paged keys and values, through torch's SDPA.
+"""Causal attention of a mixed batch over paged keys and values.
 
-Sequences of like shape are padded together and computed by one call; a group grows only while padding at
-most doubles its work, so one long prompt does not make thirty decodes pay for it.
+Single tokens go to a kernel that reads the pages, where there is one; the rest goes through torch's SDPA over
+gathered contexts. There, sequences of like shape are padded together and computed by one call; a group grows
+only while padding at most doubles its work, so one long prompt does not make thirty decodes pay for it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference.kernels.interface import Decodes
 from inference.model.kv_cache import NULL_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.model.kv_cache import KVCache
+    from inference.kernels.interface import Kernels, Pages
 
 _MAX_PADDING = 2.0
 _FREE_AREA = 16_384  # below this many scores a call's overhead outweighs any padding
@@ -48,6 +50,32 @@ class AttentionGroup:
     tokens: Tensor  # [num_real] their rows of the batch
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """How a step's queries are attended to; every token of the batch is in exactly one place."""
+
+    groups: Sequence[AttentionGroup]
+    decodes: Decodes | None
+
+
+def plan_attention(
+    spans: Sequence[SequenceSpan],
+    block_size: int,
+    heads_per_kv: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    reads_pages: bool,
+) -> AttentionPlan:
+    """`reads_pages`: the kernels attend to single tokens themselves."""
+    singles = [span for span in spans if reads_pages and span.num_queries == 1]
+    others = [span for span in spans if not (reads_pages and span.num_queries == 1)]
+    return AttentionPlan(
+        plan_groups(others, block_size, heads_per_kv, dtype, device),
+        _plan_decodes(singles, block_size, device) if singles else None,
+    )
+
+
 def plan_groups(
     spans: Sequence[SequenceSpan],
     block_size: int,
@@ -73,13 +101,23 @@ def plan_groups(
     return [_pad(group, block_size, heads_per_kv, dtype, device) for group in groups]
 
 
-def attend(queries: Tensor, layer: int, groups: Sequence[AttentionGroup], cache: KVCache) -> Tensor:
+def attend(queries: Tensor, pages: Pages, plan: AttentionPlan, kernels: Kernels) -> Tensor:
     """Attention output [num_tokens, num_heads * head_dim] for `queries` [num_tokens, num_heads, head_dim]."""
     output = torch.empty_like(queries)
-    for group in groups:
-        keys, values = cache.gather(layer, group.block_table)
+    if plan.decodes is not None:
+        kernels.decode_attention(queries, pages, plan.decodes, output)
+    for group in plan.groups:
+        keys, values = (_gather(blocks, group.block_table) for blocks in pages)
         output.index_copy_(0, group.tokens, _attend_group(queries, group, keys, values))
     return output.flatten(1)
+
+
+def _gather(blocks: Tensor, block_table: Tensor) -> Tensor:
+    """What lies behind `block_table` [n, num_blocks], as [n, num_kv_heads, context, head_dim]."""
+    _, block_size, num_heads, head_dim = blocks.shape
+    count, width = block_table.shape
+    chosen = blocks.index_select(0, block_table.flatten())
+    return chosen.view(count, width * block_size, num_heads, head_dim).transpose(1, 2)
 
 
 def _attend_group(queries: Tensor, group: AttentionGroup, keys: Tensor, values: Tensor) -> Tensor:
@@ -95,6 +133,17 @@ def _attend_group(queries: Tensor, group: AttentionGroup, keys: Tensor, values: 
     mixed = functional.scaled_dot_product_attention(rows, keys, values, group.mask)
     mixed = mixed.view(count, num_kv_heads, share, width, head_dim).permute(0, 3, 1, 2, 4)
     return mixed.reshape(count * width, num_heads, head_dim)[group.real]
+
+
+def _plan_decodes(spans: Sequence[SequenceSpan], block_size: int, device: torch.device | str) -> Decodes:
+    num_blocks = math.ceil(_longest(spans) / block_size)
+    return Decodes(
+        tokens=torch.tensor([span.start for span in spans], device=device),
+        contexts=torch.tensor([span.context_len for span in spans], device=device),
+        block_tables=torch.tensor(
+            [_padded_table(span, num_blocks, block_size) for span in spans], device=device
+        ),
+    )
 
 
 def _longest(spans: Sequence[SequenceSpan]) -> int:

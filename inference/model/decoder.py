@@ -5,37 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch.nn import functional
 
-from inference.model.attention import AttentionGroup, attend
-from inference.model.rotary import RotaryTable, rotate
+from inference.kernels.interface import HeadNorms
+from inference.model.attention import attend
+from inference.model.rotary import RotaryTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from torch import Tensor
 
+    from inference.kernels.interface import Kernels, Rotation
     from inference.model.architecture import Architecture
+    from inference.model.attention import AttentionPlan
     from inference.model.kv_cache import KVCache
-
-
-class Projection(Protocol):
-    """A fused projection, however its weight is stored."""
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which adapters add to in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """The plain projection: weight [out, in] and an optional bias [out]."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, states: Tensor) -> Tensor:
-        return functional.linear(states, self.weight, self.bias)
+    from inference.model.linear import Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +41,7 @@ class DecoderWeights:
     embedding: Tensor  # [vocab, hidden]
     layers: Sequence[DecoderLayer]
     final_norm: Tensor
-    head: Tensor  # [vocab, hidden]; the embedding itself when tied
+    head: Projection
 
 
 class AdapterDeltas(Protocol):
@@ -71,7 +57,7 @@ class DecoderInput:
     token_ids: Tensor  # [num_tokens]
     positions: Tensor  # [num_tokens] position within its own sequence
     kv_slots: Tensor  # [num_tokens] where its key and value are stored
-    groups: Sequence[AttentionGroup]
+    attention: AttentionPlan
     adapters: AdapterDeltas | None  # None: the whole batch runs on the base model
 
 
@@ -85,9 +71,11 @@ class Decoder:
         max_context: int,
         dtype: torch.dtype,
         device: str,
+        kernels: Kernels,
     ) -> None:
         self._architecture = architecture
         self._weights = weights
+        self._kernels = kernels
         self._rotary = RotaryTable(architecture, max_context, dtype, device)
 
     @property
@@ -96,45 +84,44 @@ class Decoder:
 
     def forward(self, batch: DecoderInput, cache: KVCache) -> Tensor:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
+        layers = self._weights.layers
+        norms = [*(layer.input_norm for layer in layers[1:]), self._weights.final_norm]
         hidden = functional.embedding(batch.token_ids, self._weights.embedding)
         rotation = self._rotary.at(batch.positions)
-        for index, layer in enumerate(self._weights.layers):
-            hidden = hidden + self._attention(index, layer, hidden, batch, cache, rotation)
-            hidden = hidden + self._mlp(index, layer, hidden, batch.adapters)
-        return self._norm(hidden, self._weights.final_norm)
+        states = self._add_norm(hidden, None, layers[0].input_norm)
+        for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
+            mixed = self._attention(index, layer, states, batch, cache, rotation)
+            states = self._add_norm(hidden, mixed, layer.post_norm)
+            states = self._add_norm(hidden, self._mlp(index, layer, states, batch.adapters), next_norm)
+        return states
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, vocab] in fp32."""
-        return functional.linear(hidden, self._weights.head).float()
+        return self._weights.head(hidden).float()
 
     def _attention(
         self,
         index: int,
         layer: DecoderLayer,
-        hidden: Tensor,
+        states: Tensor,
         batch: DecoderInput,
         cache: KVCache,
-        rotation: tuple[Tensor, Tensor],
+        rotation: Rotation,
     ) -> Tensor:
-        shape = self._architecture
-        states = self._norm(hidden, layer.input_norm)
-        qkv = _project(layer.qkv, index, "qkv", states, batch.adapters)
-        heads = qkv.view(len(qkv), -1, shape.head_dim)
-        widths = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
-        queries, keys, values = torch.split(heads, widths, dim=1)
+        pages, norms = cache.pages(index), None
         if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = self._norm(queries, layer.query_norm), self._norm(keys, layer.key_norm)
-        cache.write(index, batch.kv_slots, rotate(keys, *rotation), values)
-        mixed = attend(rotate(queries, *rotation), index, batch.groups, cache)
+            norms = HeadNorms(layer.query_norm, layer.key_norm, self._architecture.rms_norm_eps)
+        qkv = _project(layer.qkv, index, "qkv", states, batch.adapters)
+        queries = self._kernels.rotate_and_store(qkv, norms, rotation, batch.kv_slots, pages)
+        mixed = attend(queries, pages, batch.attention, self._kernels)
         return _project(layer.o, index, "o", mixed, batch.adapters)
 
-    def _mlp(self, index: int, layer: DecoderLayer, hidden: Tensor, adapters: AdapterDeltas | None) -> Tensor:
-        states = self._norm(hidden, layer.post_norm)
-        gate, up = _project(layer.gate_up, index, "gate_up", states, adapters).chunk(2, dim=-1)
-        return _project(layer.down, index, "down", functional.silu(gate) * up, adapters)
+    def _mlp(self, index: int, layer: DecoderLayer, states: Tensor, adapters: AdapterDeltas | None) -> Tensor:
+        gated = self._kernels.silu_gate(_project(layer.gate_up, index, "gate_up", states, adapters))
+        return _project(layer.down, index, "down", gated, adapters)
 
-    def _norm(self, states: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(states, weight.shape, weight, self._architecture.rms_norm_eps)
+    def _add_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor) -> Tensor:
+        return self._kernels.add_rms_norm(hidden, delta, weight, self._architecture.rms_norm_eps)
 
 
 def _project(

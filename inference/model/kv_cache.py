@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from inference.kernels.interface import Pages
 from inference.model.memory import lazy_zeros
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class KVCache:
         self.block_size = block_size
         self._keys = lazy_zeros(shape, dtype, device)
         self._values = lazy_zeros(shape, dtype, device)
+        self._pages = [Pages(*pair) for pair in zip(self._keys, self._values, strict=True)]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,23 +53,5 @@ class KVCache:
             self._keys.index_fill_(1, index, 0.0)
             self._values.index_fill_(1, index, 0.0)
 
-    def write(self, layer: int, kv_slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store `keys` and `values` [num_tokens, num_kv_heads, head_dim] at `kv_slots` (block * size +
-        offset).
-        """
-        self._keys[layer].flatten(0, 1).index_copy_(0, kv_slots, keys)
-        self._values[layer].flatten(0, 1).index_copy_(0, kv_slots, values)
-
-    def gather(self, layer: int, block_table: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values behind `block_table` [n, num_blocks]: each [n, num_kv_heads, context, head_dim]."""
-        count, width = block_table.shape
-        return (
-            _contexts(self._keys[layer], block_table.flatten(), count, width),
-            _contexts(self._values[layer], block_table.flatten(), count, width),
-        )
-
-
-def _contexts(blocks: Tensor, block_ids: Tensor, count: int, width: int) -> Tensor:
-    _, block_size, num_heads, head_dim = blocks.shape
-    chosen = blocks.index_select(0, block_ids)
-    return chosen.view(count, width * block_size, num_heads, head_dim).transpose(1, 2)
+    def pages(self, layer: int) -> Pages:
+        return self._pages[layer]

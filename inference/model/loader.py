@@ -10,14 +10,16 @@ import torch
 from inference.errors import UnsupportedModelError
 from inference.model.architecture import PROJECTIONS, Architecture
 from inference.model.checkpoint import Checkpoint
-from inference.model.decoder import Decoder, DecoderLayer, DecoderWeights, Linear
+from inference.model.decoder import Decoder, DecoderLayer, DecoderWeights
+from inference.model.linear import make_linear
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from inference.model.decoder import Projection
+    from inference.kernels.interface import Kernels
+    from inference.model.linear import Projection
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -54,7 +56,7 @@ class BaseWeights:
         return self.checkpoint.tensor(name, shape, self.dtype)
 
 
-def load_decoder(weights: BaseWeights, max_context: int, device: str) -> Decoder:
+def load_decoder(weights: BaseWeights, max_context: int, device: str, kernels: Kernels) -> Decoder:
     """Raises `ModelNotFoundError`, `UnsupportedModelError`."""
     architecture = weights.architecture
     shape = (architecture.vocab_size, architecture.hidden_size)
@@ -64,10 +66,10 @@ def load_decoder(weights: BaseWeights, max_context: int, device: str) -> Decoder
         embedding=embedding,
         layers=[_layer(weights, index, device) for index in range(architecture.num_layers)],
         final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
-        head=head,
+        head=make_linear(head, None),
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
-    return Decoder(architecture, parts, max_context, weights.dtype, device)
+    return Decoder(architecture, parts, max_context, weights.dtype, device, kernels)
 
 
 def _layer(weights: BaseWeights, index: int, device: str) -> DecoderLayer:
@@ -95,4 +97,4 @@ def _fuse(weights: BaseWeights, index: int, projection: str, device: str) -> Pro
     biases = [bias for linear in linears if (bias := weights.linear_bias(index, linear)) is not None]
     if biases and len(biases) != len(matrices):
         raise UnsupportedModelError(f"layer {index}: only some parts of {projection} have a bias")
-    return Linear(torch.cat(matrices).to(device), torch.cat(biases).to(device) if biases else None)
+    return make_linear(torch.cat(matrices).to(device), torch.cat(biases).to(device) if biases else None)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from inference.kernels.interface import Rotation
+
 if TYPE_CHECKING:
     from inference.model.architecture import Architecture
 
@@ -19,18 +21,13 @@ class RotaryTable:
         angles = torch.outer(torch.arange(max_context, dtype=torch.float32), _frequencies(architecture))
         angles = torch.cat((angles, angles), dim=-1)  # [max_context, head_dim]
         length = _attention_factor(architecture.rope)
-        self._cos = (angles.cos() * length).to(device, dtype)
-        self._sin = (angles.sin() * length).to(device, dtype)
+        self._cosine = (angles.cos() * length).to(device)
+        self._sine = (angles.sin() * length).to(device)
+        self._dtype = dtype
 
-    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, each [num_tokens, 1, head_dim]: one row for all heads."""
-        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
-
-
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `states` [num_tokens, num_heads, head_dim] in Hugging Face's half-split layout."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat((-second, first), dim=-1) * sin
+    def at(self, positions: Tensor) -> Rotation:
+        """What turns queries and keys of tokens at `positions` [num_tokens]."""
+        return Rotation(self._cosine, self._sine, positions, self._dtype)
 
 
 def _frequencies(architecture: Architecture) -> Tensor:

@@ -1,4 +1,4 @@
-"""Both variants of the CPU kernel against the reference, on ragged batches."""
+"""Every kind of kernel against the reference, on ragged batches."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from inference.kernels import portable
+from inference.kernels.choice import choose_kernels
 from inference.kernels.reference import lora_delta
-from inference.lora import layers
 from inference.lora.adapter import Adapter, LoraPair
 from inference.lora.layers import AdapterArena, StepAdapters
 from inference.lora.segments import BASE_SLOT, Segment, find_segments
@@ -17,6 +18,7 @@ from inference.model.architecture import PROJECTIONS, read_architecture
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from inference.config import KernelChoice
     from inference.model.architecture import Architecture
 
 
@@ -28,7 +30,7 @@ def random_adapter(architecture: Architecture, name: str, ranks: dict[str, int])
     return Adapter(name, max(ranks.values()), 0, pairs)
 
 
-@pytest.mark.parametrize("max_stacked", [0, 1000])
+@pytest.mark.parametrize(("kernels", "max_stacked"), [("portable", 0), ("portable", 1000), ("native", 0)])
 @pytest.mark.parametrize(
     "runs",
     [
@@ -39,9 +41,13 @@ def random_adapter(architecture: Architecture, name: str, ranks: dict[str, int])
     ],
 )
 def test_deltas_equal_the_reference(
-    max_stacked: int, runs: list[tuple[int, int]], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    kernels: KernelChoice,
+    max_stacked: int,
+    runs: list[tuple[int, int]],
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(layers, "_MAX_STACKED_TOKENS", max_stacked)
+    monkeypatch.setattr(portable, "_MAX_STACKED_TOKENS", max_stacked)
     torch.manual_seed(0)
     architecture = read_architecture(tiny_llama)
     adapters = [
@@ -57,7 +63,8 @@ def test_deltas_equal_the_reference(
     segments = find_segments(runs, rows)
     slots = [slot for slot, count in runs for _ in range(count)]
     targets = frozenset(key for segment in segments for key in adapters[segment.slot].pairs)
-    step = StepAdapters(arena, segments, len(slots), targets, "cpu")
+    batch = choose_kernels(kernels, torch.float32, "cpu").lora_batch(segments, len(slots))
+    step = StepAdapters(arena, batch, targets)
     for projection, linears in PROJECTIONS.items():
         states = torch.randn(len(slots), architecture.linear_shape(linears[0])[0])
         output = torch.randn(len(slots), sum(architecture.linear_shape(name)[1] for name in linears))

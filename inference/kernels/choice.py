@@ -1,0 +1,38 @@
+"""Which kernels an engine runs on."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from inference.errors import KernelBuildError
+from inference.kernels.native import DTYPES, NativeKernels
+from inference.kernels.portable import PortableKernels
+
+if TYPE_CHECKING:
+    from inference.config import KernelChoice
+    from inference.kernels.interface import Kernels
+
+logger = logging.getLogger(__name__)
+
+
+def choose_kernels(choice: KernelChoice, dtype: torch.dtype, device: str) -> Kernels:
+    """The native ones where they exist; "auto" falls back to plain torch, and says so, where they do not.
+
+    Raises `KernelBuildError` when "native" was asked for and cannot be had.
+    """
+    if choice == "portable":
+        return PortableKernels()
+    if torch.device(device).type != "cpu" or dtype not in DTYPES:
+        if choice == "native":
+            raise KernelBuildError(f"there are no native kernels for {dtype} on {device}")
+        return PortableKernels()
+    try:
+        return NativeKernels(dtype)
+    except KernelBuildError as error:
+        if choice == "native":
+            raise
+        logger.warning("slower: the native kernels could not be built (%s)", error)
+        return PortableKernels()

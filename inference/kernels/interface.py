@@ -1,0 +1,100 @@
+"""What the decoder asks of its kernels: all that is not a matrix product of the base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from inference.lora.segments import Segment
+
+
+class HeadNorms(NamedTuple):
+    """Weights [head_dim] that normalise each head's queries and keys before they are rotated (Qwen3)."""
+
+    query: Tensor
+    key: Tensor
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Where the tokens of a step stand, and the rotary table, [max_context, head_dim] in fp32."""
+
+    cosine: Tensor
+    sine: Tensor
+    positions: Tensor  # [num_tokens]
+    dtype: torch.dtype
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of each token, [num_tokens, 1, head_dim] in the model's dtype: one row for all
+        heads.
+        """
+        cosine, sine = self.cosine[self.positions], self.sine[self.positions]
+        return cosine.to(self.dtype).unsqueeze(1), sine.to(self.dtype).unsqueeze(1)
+
+
+class Pages(NamedTuple):
+    """One layer of the KV cache, each [num_blocks, block_size, num_kv_heads, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Decodes:
+    """The sequences that have one token in this step."""
+
+    tokens: Tensor  # [n] rows of the batch
+    contexts: Tensor  # [n] positions to attend to, the token's own included
+    block_tables: Tensor  # [n, longest]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoraPart:
+    """The arena of one linear layer, and where its delta goes in the fused projection's output."""
+
+    shrink: Tensor  # [num_rows, in]
+    expand: Tensor  # [num_rows, out]
+    columns: slice
+
+
+class LoraBatch(Protocol):
+    """The adapters of one step, made ready once and used by every layer."""
+
+    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
+        """Add each part's delta of `states` [num_tokens, in] to `output` [num_tokens, out], in place."""
+
+
+class Kernels(Protocol):
+    """All tensors are contiguous and of the model's dtype unless said otherwise."""
+
+    reads_pages: bool  # whether `decode_attention` is faster than gathering contexts for SDPA
+
+    def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
+        """Add `delta` to `hidden` [num_tokens, width] in place; the sum, normalised, as a new tensor."""
+
+    def silu_gate(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up, [num_tokens, width], from both side by side, [num_tokens, 2 * width]."""
+
+    def rotate_and_store(
+        self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages
+    ) -> Tensor:
+        """Rotated queries [num_tokens, num_heads, head_dim]. Rotated keys, and values, go to `kv_slots`
+        [num_tokens] (block * block_size + offset) of `pages`.
+        """
+
+    def decode_attention(self, queries: Tensor, pages: Pages, decodes: Decodes, output: Tensor) -> None:
+        """Write the rows `decodes.tokens` of `output`, which is shaped as `queries` [num_tokens, num_heads,
+        head_dim].
+        """
+
+    def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
+        """`segments` are disjoint, in order, and within `num_tokens`."""

@@ -1,0 +1,236 @@
+"""The kernels of `native.cpp`: compiled on the machine that runs them, on first use, and kept."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inference.errors import KernelBuildError
+from inference.kernels.portable import PortableKernels, SegmentedLora
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from inference.kernels.interface import Decodes, HeadNorms, LoraBatch, LoraPart, Pages, Rotation
+    from inference.lora.segments import Segment
+
+SOURCE = Path(__file__).with_name("native.cpp")
+_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPES = frozenset(_SUFFIX)
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-Wall", "-Wextra")
+# Runs of more tokens than this are products large enough for the library that computes the base model's.
+_MAX_NATIVE_TOKENS = 64
+
+_Pointer, _Index, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class _LoraPart(ctypes.Structure):
+    _fields_ = (("shrink", _Pointer), ("expand", _Pointer), ("out", _Index), ("column", _Index))
+
+
+class _LoraSegment(ctypes.Structure):
+    _fields_ = (("start", _Index), ("end", _Index), ("first_row", _Index), ("rank", _Index))
+
+
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "add_rms_norm": (_Pointer, _Pointer, _Pointer, _Float, _Index, _Index, _Pointer),
+    "silu_gate": (_Pointer, _Index, _Index, _Pointer),
+    "rotate_and_store": (*[_Pointer] * 3, _Float, *[_Pointer] * 4, *[_Index] * 4, *[_Pointer] * 3),
+    "decode_attention": (*[_Pointer] * 6, *[_Index] * 6, _Pointer),
+    "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
+}
+
+
+class NativeKernels(PortableKernels):
+    """See `inference.kernels.interface.Kernels`; for CPUs, float32 and bfloat16."""
+
+    reads_pages = True
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Raises `KernelBuildError` without a working compiler."""
+        library = _library()
+        self._functions: dict[str, Any] = {}
+        for name, arguments in _ARGUMENTS.items():
+            function = library[f"{name}_{_SUFFIX[dtype]}"]
+            function.argtypes, function.restype = arguments, None
+            self._functions[name] = function
+        self._parts: dict[tuple[LoraPart, ...], ctypes.Array[_LoraPart]] = {}
+
+    def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
+        result = torch.empty_like(hidden)
+        self._functions["add_rms_norm"](
+            _address(hidden),
+            None if delta is None else _address(delta),
+            _address(weight),
+            epsilon,
+            *hidden.shape,
+            _address(result),
+        )
+        return result
+
+    def silu_gate(self, gate_up: Tensor) -> Tensor:
+        num_tokens, width = gate_up.shape
+        result = gate_up.new_empty(num_tokens, width // 2)
+        self._functions["silu_gate"](_address(gate_up), num_tokens, width // 2, _address(result))
+        return result
+
+    def rotate_and_store(
+        self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages
+    ) -> Tensor:
+        num_kv_heads, head_dim = pages.keys.shape[2:]
+        num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
+        queries = qkv.new_empty(len(qkv), num_heads, head_dim)
+        self._functions["rotate_and_store"](
+            _address(qkv),
+            None if norms is None else _address(norms.query),
+            None if norms is None else _address(norms.key),
+            0.0 if norms is None else norms.epsilon,
+            _address(rotation.cosine),
+            _address(rotation.sine),
+            _address(rotation.positions),
+            _address(kv_slots),
+            *queries.shape[:2],
+            num_kv_heads,
+            head_dim,
+            _address(queries),
+            _address(pages.keys),
+            _address(pages.values),
+        )
+        return queries
+
+    def decode_attention(self, queries: Tensor, pages: Pages, decodes: Decodes, output: Tensor) -> None:
+        _, block_size, num_kv_heads, head_dim = pages.keys.shape
+        num_sequences, table_width = decodes.block_tables.shape
+        self._functions["decode_attention"](
+            _address(queries),
+            _address(pages.keys),
+            _address(pages.values),
+            _address(decodes.tokens),
+            _address(decodes.contexts),
+            _address(decodes.block_tables),
+            table_width,
+            num_sequences,
+            block_size,
+            queries.shape[1],
+            num_kv_heads,
+            head_dim,
+            _address(output),
+        )
+
+    def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
+        return _NativeLora(self, segments)
+
+    def add_lora(
+        self,
+        states: Tensor,
+        parts: tuple[LoraPart, ...],
+        segments: ctypes.Array[_LoraSegment],
+        output: Tensor,
+    ) -> None:
+        native = self._parts.get(parts)
+        if native is None:
+            native = self._parts[parts] = _native_parts(parts)
+        width = output.shape[1]
+        self._functions["add_lora"](
+            _address(states),
+            states.shape[1],
+            native,
+            len(native),
+            segments,
+            len(segments),
+            _address(output),
+            width,
+        )
+
+
+class _NativeLora:
+    def __init__(self, kernels: NativeKernels, segments: Sequence[Segment]) -> None:
+        self._kernels = kernels
+        short = [s for s in segments if s.end - s.start <= _MAX_NATIVE_TOKENS]
+        long = [s for s in segments if s.end - s.start > _MAX_NATIVE_TOKENS]
+        self._short = (_LoraSegment * len(short))(
+            *(_LoraSegment(s.start, s.end, s.rows.start, s.rows.stop - s.rows.start) for s in short)
+        )
+        self._long = SegmentedLora(long)
+
+    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
+        if len(self._short):
+            self._kernels.add_lora(states, tuple(parts), self._short, output)
+        self._long.add(states, parts, output)
+
+
+def _native_parts(parts: Sequence[LoraPart]) -> ctypes.Array[_LoraPart]:
+    return (_LoraPart * len(parts))(
+        *(
+            _LoraPart(_address(part.shrink), _address(part.expand), part.expand.shape[1], part.columns.start)
+            for part in parts
+        )
+    )
+
+
+def _address(tensor: Tensor) -> int:
+    if not tensor.is_contiguous():
+        raise ValueError(f"a kernel was given a tensor of strides {tensor.stride()}")
+    return tensor.data_ptr()
+
+
+def _library() -> ctypes.CDLL:
+    path = _library_path()
+    if not path.exists():
+        _compile(path)
+    return ctypes.CDLL(str(path))
+
+
+def _library_path() -> Path:
+    """Named by all that the result depends on, so that a changed source or another CPU means a new file."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    content = hashlib.sha256(SOURCE.read_bytes())
+    content.update(repr((_FLAGS, _compiler(), _runtime(), _cpu_flags())).encode())
+    return cache / "loraledger" / "kernels" / f"native-{content.hexdigest()[:16]}.so"
+
+
+def _compile(path: Path) -> None:
+    """Atomic: whoever comes second replaces the first one's file by an equal one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        object_file, library = Path(scratch, "native.o"), Path(scratch, "native.so")
+        _run([_compiler(), *_FLAGS, "-c", str(SOURCE), "-o", str(object_file)])
+        _run([_compiler(), "-shared", str(object_file), "-o", str(library), _runtime()])
+        library.replace(path)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)  # our own
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelBuildError(f"cannot run {command[0]}: {error}") from error
+    except subprocess.CalledProcessError as error:
+        raise KernelBuildError(f"{command[0]} failed: {error.stderr.strip()[-2000:]}") from error
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX") or "g++"
+
+
+def _runtime() -> str:
+    """Torch's own OpenMP library where it brings one: two of them would keep two pools of busy threads."""
+    own = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
+    return str(own[0]) if own else "-fopenmp"
+
+
+def _cpu_flags() -> str:
+    """A cache may be shared by machines of different instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,59 @@
+"""Matrix products of the base model, by how the weight is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PACKED_DTYPES = frozenset({torch.float32, torch.bfloat16})
+
+
+class Projection(Protocol):
+    """A linear layer or several fused ones, however the weight is stored."""
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which adapters add to in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """The plain projection: weight [out, in] and an optional bias [out]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return functional.linear(states, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """The same values, laid out once as oneDNN's kernels read them instead of anew at every product."""
+
+    weight: Tensor  # opaque to torch
+    bias: Tensor | None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001  # no public name
+            states, self.weight, self.bias, "none", [], ""
+        )
+        return product
+
+
+def make_linear(weight: Tensor, bias: Tensor | None) -> Projection:
+    """The fastest way of computing with `weight` [out, in] where it lies."""
+    if weight.device.type != "cpu" or weight.dtype not in _PACKED_DTYPES or not _has_onednn(weight.dtype):
+        return Linear(weight, bias)
+    return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias)  # noqa: SLF001  # no public name
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # as torch has it
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001  # no public name

@@ -1,0 +1,193 @@
+"""Each native kernel against its portable namesake on random, ragged input."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.errors import KernelBuildError
+from inference.kernels import native
+from inference.kernels.choice import choose_kernels
+from inference.kernels.interface import Decodes, HeadNorms, LoraPart, Pages, Rotation
+from inference.kernels.native import NativeKernels
+from inference.kernels.portable import PortableKernels
+from inference.lora.segments import Segment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+PORTABLE = PortableKernels()
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+SEEDS = st.integers(0, 2**31)
+# bfloat16 keeps eight bits; portable rounds at each operation, native once at the end.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    tolerance = TOLERANCE[actual.dtype]
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+@settings(max_examples=30, deadline=None)
+@given(DTYPES, SEEDS, st.integers(1, 40), st.integers(1, 70), st.booleans())
+def test_sums_and_norms(dtype: torch.dtype, seed: int, num_tokens: int, width: int, has_delta: bool) -> None:
+    torch.manual_seed(seed)
+    hidden, delta = torch.randn(2, num_tokens, width).to(dtype)
+    weight = torch.randn(width).to(dtype)
+    expected_sum = hidden.clone()
+    expected = PORTABLE.add_rms_norm(expected_sum, delta if has_delta else None, weight, 1e-5)
+    actual = NativeKernels(dtype).add_rms_norm(hidden, delta if has_delta else None, weight, 1e-5)
+    assert_same(actual, expected)
+    assert torch.equal(hidden, expected_sum)
+
+
+@settings(max_examples=30, deadline=None)
+@given(DTYPES, SEEDS, st.integers(1, 40), st.integers(1, 70), st.sampled_from([1.0, 100.0]))
+def test_gates(dtype: torch.dtype, seed: int, num_tokens: int, width: int, scale: float) -> None:
+    torch.manual_seed(seed)
+    gate_up = (torch.randn(num_tokens, 2 * width) * scale).to(dtype)
+    expected = PORTABLE.silu_gate(gate_up)
+    actual = NativeKernels(dtype).silu_gate(gate_up)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@settings(max_examples=30, deadline=None)
+@given(DTYPES, SEEDS, st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.booleans())
+def test_rotation_and_storage(
+    dtype: torch.dtype, seed: int, num_tokens: int, num_kv_heads: int, share: int, has_norms: bool
+) -> None:
+    torch.manual_seed(seed)
+    head_dim, num_heads = 2 * int(torch.randint(1, 20, ())), num_kv_heads * share
+    qkv = torch.randn(num_tokens, (num_heads + 2 * num_kv_heads) * head_dim).to(dtype)
+    norms = HeadNorms(*torch.randn(2, head_dim).to(dtype), 1e-6) if has_norms else None
+    angles = torch.randn(50, head_dim // 2).repeat(1, 2)
+    positions = torch.randint(0, 50, (num_tokens,))
+    kv_slots = torch.randperm(6 * 4)[:num_tokens]
+    results = []
+    for kernels in (PORTABLE, NativeKernels(dtype)):
+        pages = Pages(*torch.zeros(2, 6, 4, num_kv_heads, head_dim, dtype=dtype))
+        rotation = Rotation(angles.cos(), angles.sin(), positions, dtype)
+        results.append((kernels.rotate_and_store(qkv, norms, rotation, kv_slots, pages), *pages))
+    for expected, actual in zip(*results, strict=True):
+        assert_same(actual, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    DTYPES,
+    SEEDS,
+    st.lists(st.integers(1, 70), min_size=1, max_size=6),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.sampled_from([2, 16, 64]),
+)
+def test_attention_of_single_tokens(
+    dtype: torch.dtype, seed: int, contexts: list[int], num_kv_heads: int, share: int, head_dim: int
+) -> None:
+    """Blocks are shuffled, tables padded, and what lies beyond a context is NaN: nobody may read it."""
+    torch.manual_seed(seed)
+    block_size, longest = 4, math.ceil(max(contexts) / 4)
+    tables = torch.randperm(len(contexts) * longest).view(len(contexts), longest)
+    pages = Pages(*torch.full((2, tables.numel(), block_size, num_kv_heads, head_dim), math.nan, dtype=dtype))
+    for table, context in zip(tables, contexts, strict=True):
+        places = (table.repeat_interleave(block_size) * block_size)[:context]
+        places += torch.arange(context) % block_size
+        for blocks in pages:
+            blocks.flatten(0, 1)[places] = torch.randn(context, num_kv_heads, head_dim).to(dtype)
+    num_tokens = len(contexts) + 2
+    tokens = torch.randperm(num_tokens)[: len(contexts)]
+    queries = torch.randn(num_tokens, num_kv_heads * share, head_dim).to(dtype) * 3
+    decodes = Decodes(tokens, torch.tensor(contexts), tables)
+    actual, expected = torch.zeros(2, *queries.shape, dtype=dtype)
+    PORTABLE.decode_attention(queries, pages, decodes, expected)
+    NativeKernels(dtype).decode_attention(queries, pages, decodes, actual)
+    assert_same(actual, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    DTYPES,
+    SEEDS,
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 80), st.integers(1, 9)), min_size=1, max_size=4),
+)
+def test_deltas(dtype: torch.dtype, seed: int, runs: list[tuple[int, int, int]]) -> None:
+    """`runs`: tokens of the base model, tokens of an adapter, its rank."""
+    torch.manual_seed(seed)
+    segments, token, row = [], 0, 2
+    for num_base, num_tokens, rank in runs:
+        start, stop = token + num_base, token + num_base + num_tokens
+        segments.append(Segment(start, stop, len(segments), slice(row, row + rank)))
+        token, row = stop, row + rank
+    in_features, widths = 33, (70, 5)
+    states = torch.randn(token + 1, in_features).to(dtype)
+    parts = [
+        LoraPart(
+            torch.randn(row + 1, in_features).to(dtype),
+            torch.randn(row + 1, width).to(dtype) * 0.1,
+            slice(start, start + width),
+        )
+        for width, start in zip(widths, (0, 73), strict=True)
+    ]
+    expected = torch.randn(token + 1, 80).to(dtype)
+    actual = expected.clone()
+    PORTABLE.lora_batch(segments, token + 1).add(states, parts, expected)
+    NativeKernels(dtype).lora_batch(segments, token + 1).add(states, parts, actual)
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE[dtype] * 4, rtol=TOLERANCE[dtype])
+
+
+def test_nan_and_infinity_stay_visible() -> None:
+    poisoned = torch.tensor([[math.nan, 1.0, 2.0, 3.0], [math.inf, 1.0, 2.0, 3.0]])
+    for dtype in (torch.float32, torch.bfloat16):
+        states, kernels = poisoned.to(dtype), NativeKernels(dtype)
+        assert not torch.isfinite(kernels.silu_gate(states)[:, 0]).any()
+        assert torch.isnan(kernels.add_rms_norm(states, None, torch.ones(4, dtype=dtype), 1e-5)[:, 0]).all()
+
+
+def test_a_token_gets_the_same_bits_in_any_company() -> None:
+    torch.manual_seed(0)
+    kernels = NativeKernels(torch.float32)
+    hidden, weight = torch.randn(300, 96), torch.randn(96)
+    together = kernels.add_rms_norm(hidden, None, weight, 1e-5)
+    assert torch.equal(together[7:8], kernels.add_rms_norm(hidden[7:8].clone(), None, weight, 1e-5))
+    assert torch.equal(kernels.silu_gate(hidden)[7:8], kernels.silu_gate(hidden[7:8].clone()))
+
+
+def test_a_strided_tensor_is_refused() -> None:
+    with pytest.raises(ValueError, match="strides"):
+        NativeKernels(torch.float32).silu_gate(torch.randn(4, 6).T)
+
+
+def test_without_a_compiler_auto_falls_back_and_native_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    assert isinstance(choose_kernels("auto", torch.float32, "cpu"), PortableKernels)
+    assert "no-compiler" in caplog.text
+    with pytest.raises(KernelBuildError, match="no-compiler"):
+        choose_kernels("native", torch.float32, "cpu")
+
+
+def test_a_broken_source_is_named_with_the_compilers_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    broken = tmp_path / "broken.cpp"
+    broken.write_text("int f() { return nonsense; }")
+    monkeypatch.setattr(native, "SOURCE", broken)
+    with pytest.raises(KernelBuildError, match="nonsense"):
+        NativeKernels(torch.float32)
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_half_precision_has_no_native_kernels() -> None:
+    assert not choose_kernels("auto", torch.float16, "cpu").reads_pages
+    with pytest.raises(KernelBuildError, match="float16"):
+        choose_kernels("native", torch.float16, "cpu")
