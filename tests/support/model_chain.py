@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-
-from backend.db.base import Base
-from backend.db.session import open_engine
-from backend.db.tables.transactions import TransactionRow
-from backend.db.unit_of_work import Database, Work
 from backend.domain.batch import Header, Span, spans_hash
 from backend.domain.chain import (
     Answered,
@@ -30,25 +23,15 @@ from backend.domain.chain import (
     Reverted,
     Voiding,
 )
-from backend.domain.hashing import TypedDomain, receipt_id, to_bytes
+from backend.domain.hashing import TypedDomain, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve
 from backend.domain.split import UNIT
-from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.ports.serving import NewReceipt
-from backend.services.audit.auditor import Auditor
-from backend.services.audit.cases import Cases
-from backend.services.claim import Claims
-from backend.services.settle.settler import Pace, Settler
-from backend.storage.embedded import EmbeddedStore
-from tests.support.market import CHAIN_ID, Key, Market, recover, some_account, some_hash
+from backend.domain.voucher import Voucher
+from tests.support.market import CHAIN_ID, Market, recover, some_account, some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from backend.domain.disputes.witnesses import Fault
-    from backend.domain.receipt import SignedReceipt
 
 
 def refuse(error: str, **args: Any) -> Reverted:
@@ -329,114 +312,3 @@ class ModelChain:
             raise refuse("NothingToClaim")
         paid = Claim(header.operator, account, account, amount, claimed + amount, ZERO_HASH, self.height)
         return lambda: self.paid.append(paid)
-
-
-class Town:
-    """A market, its model chain and a real database; the sender's and the gateway's work is done by hand."""
-
-    def __init__(self, folder: Path, max_price: int = 900, num_channels: int = 3) -> None:
-        self.market = Market(max_price=max_price, num_channels=num_channels)
-        self.chain = ModelChain(self.market)
-        self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
-        self.database = Database(open_engine(f"sqlite:///{folder / 'town.db'}"))
-        Base.metadata.create_all(self.database.engine)
-        self.session_key = Key("session key")
-        self.old_session_key = Key("old session key")
-
-    @contextmanager
-    def begin(self) -> Iterator[Work]:
-        with self.database.begin() as tx:
-            tx.chain = self.chain  # type: ignore[assignment]
-            yield tx
-
-    @contextmanager
-    def read(self) -> Iterator[Work]:
-        with self.database.read() as tx:
-            tx.chain = self.chain  # type: ignore[assignment]
-            yield tx
-
-    def held(self, key: Account) -> Key | None:
-        ours = (self.session_key, self.old_session_key)
-        return next((signer for signer in ours if signer.account == key), None)
-
-    def serve(self, channel: ChannelId | None = None, *, is_paid: bool = True) -> SignedReceipt:
-        """An answer: its receipt is stored and, if paid, the payer's new voucher too."""
-        signed = self.market.serve(channel)
-        self.store(signed)
-        if is_paid:
-            self.sign_voucher(signed.receipt.channel_id, signed.receipt.cumulative)
-        return signed
-
-    def store(self, signed: SignedReceipt) -> None:
-        with self.begin() as tx:
-            tx.receipts.add(
-                NewReceipt(
-                    id=receipt_id(signed.receipt),
-                    operator=self.market.operator,
-                    payer=self.market.payer_of[signed.receipt.channel_id].account,
-                    signed=signed,
-                    salt=some_hash("salt"),
-                    key_id=None,
-                )
-            )
-
-    def sign_voucher(
-        self, channel: ChannelId, most: int, waived_until: int = 0, signer: Key | None = None
-    ) -> None:
-        """By the payer, or by a session key that the payer keeps."""
-        signer = signer or self.market.payer_of[channel]
-        voucher = Voucher(channel, waived_until, most)
-        signed = SignedVoucher(voucher, signer.sign(self.chain.vault.voucher_digest(voucher)))
-        with self.begin() as tx:
-            tx.channels.put_voucher(ClientVoucher(signed, signer.account))
-
-    def grant(
-        self, channel: ChannelId, cap: int, key: Key | None = None, expiry: int = 2_000_000_000
-    ) -> None:
-        """To the session key that the gateway holds, or to `key`; beside what was granted before."""
-        grant = Grant(channel, (key or self.session_key).account, cap, expiry, revoked_at=None)
-        self.chain.grants_by_channel.setdefault(channel, []).append(grant)
-
-    def mine(self) -> int:
-        """Send and confirm all that is queued; how many succeeded."""
-        succeeded = 0
-        with self.database.begin() as tx:
-            rows = tx.session.scalars(select(TransactionRow).filter_by(state="queued")).all()
-            for row in rows:
-                try:
-                    self.chain.execute(row.function, row.args)
-                except Reverted as error:
-                    row.state, row.error = "failed", {"error": error.error}
-                else:
-                    row.state, row.block_number = "confirmed", self.chain.height
-                    succeeded += 1
-        return succeeded
-
-    def unsettled(self) -> int:
-        with self.begin() as tx:
-            return sum(b.num_receipts for b in tx.receipts.backlogs(self.market.operator))
-
-    def auditor(self) -> Auditor:
-        cases = Cases(self.chain, self.blobs, recover, self.market.domain)
-        return Auditor(self.begin, self.read, cases)
-
-    def settler(self, **changes: Any) -> Settler:
-        parts: dict[str, Any] = {
-            "operator": self.market.operator,
-            "begin": self.begin,
-            "read": self.read,
-            "chain": self.chain,
-            "blobs": self.blobs,
-            "auditor": self.auditor(),
-            "keys": self,
-            "recover": recover,
-            "vault": self.chain.vault,
-            "settlement": self.market.domain,
-            "pace": Pace(seconds=5, receipts=100),
-            "clock": lambda: self.chain.time,
-            "thaw_seconds": THAW_SECONDS,
-        }
-        return Settler(**(parts | changes))
-
-    def claims(self) -> Claims:
-        return Claims(self.begin, self.read, self.auditor(), self.chain, self.market.operator)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backend.domain.receipt import SignedReceipt
-    from tests.support.model_chain import Town
+    from tests.support.town import Town
 
 
 def settle(town: Town, rounds: int = 6) -> None:
@@ -22,6 +22,16 @@ def settle(town: Town, rounds: int = 6) -> None:
     for _ in range(rounds):
         town.settler().run_once(is_forced=True)
         town.mine()
+
+
+def settle_batches(town: Town, count: int, answers: int = 2) -> list[SignedReceipt]:
+    """One after the other; their receipts."""
+    receipts = []
+    for _ in range(count):
+        receipts += [town.serve() for _ in range(answers)]
+        town.settler().run_once(is_forced=True)
+        town.mine()
+    return receipts
 
 
 def settled(town: Town) -> list[SignedReceipt]:

@@ -1,5 +1,7 @@
 """What became of our own batches on the chain, and of their receipts with them.
 
+The functions take the operator's batches as one look at the chain's view showed them.
+
 A batch that fell (its commit failed, or it was voided) gives its receipts back once. A batch that stands
 without our knowing (its void fell out of the chain again, or it was committed elsewhere) takes them in.
 """
@@ -30,11 +32,11 @@ class Fate(StrEnum):
     """Its commit failed, another batch took its number, or it was voided."""
 
 
-def settle_fates(tx: SettlementTx, operator: Account) -> int | None:
+def settle_fates(tx: SettlementTx, operator: Account, batches: Sequence[CommittedBatch]) -> int | None:
     """Number of the batch under way. Receipts of lost batches are unsettled again afterwards."""
     record = tx.batches.latest(operator)
     while record is not None:
-        fate = Fate.LOST if record.is_released else _fate(tx, record)
+        fate = Fate.LOST if record.is_released else _fate(tx, record, batches)
         if fate is not Fate.LOST:
             return record.number if fate is Fate.OPEN else None
         if not record.is_released:
@@ -44,15 +46,16 @@ def settle_fates(tx: SettlementTx, operator: Account) -> int | None:
     return None
 
 
-def strays(tx: SettlementTx, operator: Account) -> list[CommittedBatch]:
-    """Batches that stand on the chain while we hold them for lost, or know nothing of them."""
+def strays(tx: SettlementTx, operator: Account, batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+    """Those that stand on the chain while we hold them for lost, or know nothing of them."""
     kept = tx.batches.kept(operator)
-    return [batch for batch in standing(tx.chain.batches(operator)) if batch.number not in kept]
+    return [batch for batch in standing(batches) if batch.number not in kept]
 
 
 def adopt(tx: SettlementTx, batch: CommittedBatch, receipts: Sequence[ReceiptId]) -> int:
     """Keep a stray as our own, with those of its receipts that are here; how many. None if it is no stray."""
-    if batch.hash not in {stray.hash for stray in strays(tx, batch.operator)}:
+    found = strays(tx, batch.operator, tx.chain.batches(batch.operator))
+    if batch.hash not in {stray.hash for stray in found}:
         return 0
     known = tx.batches.get(batch.operator, batch.number)
     digest: Hash32 = batch.header["dataDigest"]
@@ -61,15 +64,27 @@ def adopt(tx: SettlementTx, batch: CommittedBatch, receipts: Sequence[ReceiptId]
     return tx.receipts.adopt(batch.operator, batch.number, receipts)
 
 
-def outstanding(chain: ChainView, operator: Account) -> list[CommittedBatch]:
-    """Voided batches that are yet to be refunded, in the order in which the settlement takes them."""
-    fallen = (b for b in chain.batches(operator) if b.state is BatchState.VOID and not b.is_refunded)
+def outstanding(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+    """Voided ones that are yet to be refunded, in the order in which the settlement takes them."""
+    fallen = (b for b in batches if b.state is BatchState.VOID and not b.is_refunded)
     return sorted(fallen, key=lambda batch: batch.number, reverse=True)
 
 
-def _fate(tx: SettlementTx, record: BatchRecord) -> Fate:
-    batches = standing(tx.chain.batches(record.operator))
-    if any((b.number, b.header["dataDigest"]) == (record.number, record.data_digest) for b in batches):
+def newest_due(chain: ChainView, batches: Sequence[CommittedBatch], now: int) -> CommittedBatch | None:
+    """The newest whose dispute window is over. One under an open demand holds itself and those after it."""
+    due = None
+    for batch in batches:
+        if batch.state is not BatchState.COMMITTED:
+            continue
+        if int(batch.header["finalAt"]) > now or any(d.unanswered for d in chain.demands(batch.hash)):
+            break
+        due = batch
+    return due
+
+
+def _fate(tx: SettlementTx, record: BatchRecord, batches: Sequence[CommittedBatch]) -> Fate:
+    ours = (record.number, record.data_digest)
+    if any((batch.number, batch.header["dataDigest"]) == ours for batch in standing(batches)):
         return Fate.STANDS
     if record.commit_tx is None:
         return Fate.LOST

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import Batch, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
-from backend.domain.chain import BatchState, Reverted
+from backend.domain.chain import Reverted
 from backend.domain.content import cid_digest
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_hash
@@ -32,7 +32,7 @@ from backend.domain.rules import Rules
 from backend.ports.settlement import BatchRecord
 from backend.services.attempt import enqueue_again
 from backend.services.settle.convictions import Convictions, receipts_of
-from backend.services.settle.fate import adopt, outstanding, settle_fates, strays
+from backend.services.settle.fate import adopt, newest_due, outstanding, settle_fates, strays
 from backend.services.settle.take import Take, select
 from backend.services.settle.vet import Vetting
 
@@ -141,16 +141,19 @@ class Settler:
         `is_forced` commits what there is, due or not. Errors: `WrongBatch` if an own batch does not stand up
         to the audit: nothing is built on it. `Unavailable` if chain or store cannot be reached: run again.
         """
-        self.finalise()
+        now = self.clock()
         with self.begin() as tx:
-            number = settle_fates(tx, self.operator)
+            batches = tx.chain.batches(self.operator)
+            number = settle_fates(tx, self.operator, batches)
+            due, found = newest_due(tx.chain, batches, now), strays(tx, self.operator, batches)
+        self._finalise(due)
         if number is not None:
             return Progress(Step.WAITING, number)
-        number = self.refund()
-        if number is not None:
-            return Progress(Step.REFUNDING, number)
+        if fallen := outstanding(batches):
+            self._refund(fallen[0])
+            return Progress(Step.REFUNDING, fallen[0].number)
         ledger = self.auditor.follow(self.operator)
-        self._adopt()
+        self._adopt(found)
         with self.read() as tx:
             if not (is_forced or self._is_due(tx)):
                 return Progress(Step.IDLE)
@@ -161,19 +164,13 @@ class Settler:
         return Progress(step, offer.batch.number, skipped=skipped)
 
     def finalise(self) -> int | None:
-        """Enqueue the newest batch whose dispute window is over, and with it all before it; its number.
-
-        A batch under an open demand holds itself and those after it.
-        """
-        due = None
+        """Enqueue the newest batch that is due, and with it all before it; its number."""
+        now = self.clock()
         with self.read() as tx:
-            held = {found.demand.batch_hash for found in tx.chain.open_demands(self.operator)}
-            for batch in tx.chain.batches(self.operator):
-                if batch.state is not BatchState.COMMITTED:
-                    continue
-                if batch.hash in held or int(batch.header["finalAt"]) > self.clock():
-                    break
-                due = batch
+            due = newest_due(tx.chain, tx.chain.batches(self.operator), now)
+        return self._finalise(due)
+
+    def _finalise(self, due: CommittedBatch | None) -> int | None:
         if due is None:
             return None
         call, header = ("Settlement", "finalise"), dict(due.header)
@@ -184,24 +181,20 @@ class Settler:
                 self._enqueue(tx, call, [header], f"finalise:{due.hash}")
         return due.number
 
-    def refund(self) -> int | None:
-        """Enqueue refunds of all voided batches; number of the first, None if nothing is to be refunded.
+    def _refund(self, first: CommittedBatch) -> None:
+        """Enqueue refunds of all voided batches, if that of the first passes.
 
         Anybody may refund them too: what is refused because somebody was faster is asked anew next time.
         """
+        call = ("Settlement", "refund")
         with self.read() as tx:
-            fallen = outstanding(tx.chain, self.operator)
-            args = _refund(tx, fallen[0]) if fallen else []
-        if not fallen:
-            return None
-        if self._would_pass(("Settlement", "refund"), *args):
-            with self.begin() as tx:
-                for batch in outstanding(tx.chain, self.operator):
-                    void = batch.voiding.tx_hash if batch.voiding else ""
-                    self._enqueue(
-                        tx, ("Settlement", "refund"), _refund(tx, batch), f"refund:{batch.hash}:{void}"
-                    )
-        return fallen[0].number
+            args = _refund(tx, first)
+        if not self._would_pass(call, *args):
+            return
+        with self.begin() as tx:
+            for batch in outstanding(tx.chain.batches(self.operator)):
+                void = batch.voiding.tx_hash if batch.voiding else ""
+                self._enqueue(tx, call, _refund(tx, batch), f"refund:{batch.hash}:{void}")
 
     def _would_pass(self, call: tuple[str, str], *args: Any) -> bool:
         try:
@@ -218,10 +211,8 @@ class Settler:
         seen = None if cursor is None else cursor.number
         enqueue_again(tx.transactions, self.operator, call, args, key, seen=seen)
 
-    def _adopt(self) -> None:
+    def _adopt(self, found: Sequence[CommittedBatch]) -> None:
         """Take in the receipts of batches that stand and that we held for lost, or that others committed."""
-        with self.read() as tx:
-            found = strays(tx, self.operator)
         for batch in found:
             try:
                 receipts = receipts_of(batch, self.blobs, self.settlement)
@@ -299,7 +290,8 @@ class Settler:
         ids = [receipt_id(signed.receipt) for signed in offer.batch.receipts]
         number = offer.batch.number
         with self.begin() as tx:
-            if settle_fates(tx, self.operator) is not None or outstanding(tx.chain, self.operator):
+            batches = tx.chain.batches(self.operator)
+            if settle_fates(tx, self.operator, batches) is not None or outstanding(batches):
                 return False
             lost = tx.batches.get(self.operator, number)
             # Another settler at the same point makes the same key: one of the two fails as a `Conflict`.

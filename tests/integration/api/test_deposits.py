@@ -30,7 +30,8 @@ from backend.services.deposit import (
     InsufficientTokens,
     SessionTerms,
 )
-from tests.support.serving import HeldKeys, some_hash, some_key
+from tests.support.market import some_hash
+from tests.support.scripted import HeldKeys, some_key
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database

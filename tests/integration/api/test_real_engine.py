@@ -24,7 +24,8 @@ from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.generate import AnswerRequest, Generate, GenerateLimits
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
-from tests.support.serving import Installation, some_hash
+from tests.support.market import some_hash
+from tests.support.serving import Installation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

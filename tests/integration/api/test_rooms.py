@@ -26,7 +26,8 @@ from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import DatanetId
 from backend.domain.training import JobState
 from tests.integration.api.conftest import sign_in
-from tests.support.serving import some_account, some_hash, some_key
+from tests.support.market import some_account, some_hash
+from tests.support.scripted import some_key
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -9,7 +9,7 @@ from backend.domain.content import cid_of
 from backend.services.adapters import AdapterFolders, AdapterMissing
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import Market
-from tests.support.serving import FolderStore
+from tests.support.scripted import FolderStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,7 +24,9 @@ from backend.services.admission import (
     SpendCapReached,
 )
 from backend.services.standing import ViewStale
-from tests.support.serving import EXPIRY, NOW, Installation, some_hash, some_key
+from tests.support.market import some_hash
+from tests.support.scripted import EXPIRY, NOW, some_key
+from tests.support.serving import Installation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,8 @@ import pytest
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH
 from backend.services.catalogue import BaseModel, Catalogue, FloorPrice, ModelNotFound, PriceBelowFloor
-from tests.support.serving import Installation, some_account, some_hash
+from tests.support.market import some_account, some_hash
+from tests.support.serving import Installation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from backend.domain.split import UNIT
 from backend.services.audit.auditor import WrongBatch
 from backend.services.claim import NothingToClaim
 from tests.support.market import some_account, some_hash
-from tests.support.model_chain import Town
+from tests.support.town import Town
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

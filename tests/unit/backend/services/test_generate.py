@@ -30,7 +30,8 @@ from backend.services.generate import (
     AnswerRequest,
     ContextLengthExceeded,
 )
-from tests.support.serving import Installation, some_hash
+from tests.support.market import some_hash
+from tests.support.serving import Installation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.errors import InvalidInput, NotFound, Unauthenticated
-from tests.support.serving import Installation, some_account
+from tests.support.market import some_account
+from tests.support.serving import Installation
 
 if TYPE_CHECKING:
     from pathlib import Path

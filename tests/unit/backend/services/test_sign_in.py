@@ -6,7 +6,8 @@ import pytest
 
 from backend.domain.errors import InvalidInput, Unauthenticated
 from backend.services.sign_in_message import personal_digest
-from tests.support.serving import Installation, some_key
+from tests.support.scripted import some_key
+from tests.support.serving import Installation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from backend.domain.hashing import to_hash
 from backend.domain.ids import ZERO_HASH
 from backend.services.audit.auditor import Verdict, WrongBatch
 from tests.support.market import CHAIN_ID, Key, in_order
-from tests.support.model_chain import Town
+from tests.support.town import Town
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
