@@ -26,6 +26,7 @@ class EngineConfig:
     max_context: int | None = None  # None: what the model and the KV budget allow
     max_running: int = 32
     max_waiting: int = 1024
+    max_waiting_tokens: int = 1024 * 1024  # of the prompts that wait; a prompt is taken when none does
     max_step_tokens: int = 512
     kv_block_size: int = 16
     kv_budget_bytes: int = 1024 * MIB
@@ -37,7 +38,8 @@ class EngineConfig:
     num_loader_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_threads", "max_running", "max_waiting", "max_step_tokens", "kv_block_size"):
+        limits = ("max_running", "max_waiting", "max_waiting_tokens", "max_step_tokens")
+        for name in ("num_threads", "kv_block_size", *limits):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.max_rank > self.num_adapter_rows:

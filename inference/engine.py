@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from inference.block_manager import BlockManager
 from inference.chat import ChatTokenizer
 from inference.errors import (
     ContextLengthExceededError,
+    DeadlineExceededError,
     InferenceError,
     InvalidRequestError,
     NumericalError,
@@ -72,7 +74,12 @@ class Engine:
     request.
     """
 
-    def __init__(self, config: EngineConfig, on_loaded: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        on_loaded: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Load the model. `on_loaded` is called on a loader thread when an adapter load has ended.
 
         Raises `ModelNotFoundError`, `UnsupportedModelError`.
@@ -99,7 +106,11 @@ class Engine:
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
         )
         self._runner = Runner(decoder, cache, self._adapters, kernels)
-        self._scheduler = Scheduler(self._blocks, self._adapters, config.max_running, config.max_step_tokens)
+        self._scheduler = Scheduler(
+            self._blocks, self._adapters, config.max_running, config.max_step_tokens, clock
+        )
+        self._clock = clock
+        self._timed: dict[str, Request] = {}  # those of `_requests` that have a deadline
         self._requests: dict[str, Request] = {}
         end_token_ids = self.architecture.eos_token_ids | self.tokenizer.eos_token_ids
         self.vocabulary = Vocabulary(self.architecture.vocab_size, end_token_ids, self.tokenizer.to_json)
@@ -109,6 +120,12 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         return not self._requests
+
+    @property
+    def seconds_to_deadline(self) -> float | None:
+        """Until the next deadline of a request; None if none has one."""
+        instants = [request.expires_at for request in self._timed.values()]
+        return max(0.0, min(instants) - self._clock()) if instants else None
 
     def add(self, command: Generate, prompt_token_ids: Sequence[int] | None = None) -> None:
         """Accept a request. `prompt_token_ids` saves encoding the prompt here if the caller has done it.
@@ -128,6 +145,8 @@ class Engine:
                 text=TextStream(self.tokenizer, sampling.stop),
                 probe=ProbeSums(len(prompt)) if command.probe else None,
                 payer=command.payer,
+                priority=command.priority,
+                expires_at=self._clock() + (command.deadline_ms or math.inf) / 1000,
             )
         )
 
@@ -170,12 +189,13 @@ class Engine:
     def step(self) -> list[Output]:
         """Advance every request that can run by one step and return what is new.
 
-        `is_stalled` is True afterwards when nothing happened: then all requests wait for adapters to load.
+        `is_stalled` is True afterwards when nothing happened: then all requests wait for adapters to load,
+        and nothing will happen before one is there, or `seconds_to_deadline` have passed.
         """
         self._loaded.clear()
         self._adapters.registry.collect()
         # Before scheduling, which would load a refused adapter again; after it, for loads refused at once.
-        outputs: list[Output] = [*self._fail_unloadable()]
+        outputs: list[Output] = [*self._fail_overdue(), *self._fail_unloadable()]
         step = self._scheduler.schedule()
         outputs += self._fail_unloadable()
         if step.scheduled:
@@ -190,12 +210,13 @@ class Engine:
             outputs = self.step()
             yield from outputs
             if self.is_stalled:
-                self._loaded.wait()
+                self._loaded.wait(self.seconds_to_deadline)
 
     def check_integrity(self) -> None:
         """Compare kv_blocks, slots and registry with what the requests hold. Raises `AssertionError`."""
         running = self._scheduler.running
         self._blocks.check_integrity(request.block_table for request in running)
+        self._scheduler.check_integrity()
         self._adapters.check_integrity([request.slot for request in running], self._scheduler.waiting_digests)
         owned = {request.request_id for request in (*running, *self._scheduler.waiting())}
         if owned != self._requests.keys():
@@ -235,6 +256,11 @@ class Engine:
             raise ContextLengthExceededError(request.num_tokens, self.max_context)
         if self._scheduler.num_waiting >= self.config.max_waiting:
             raise OverloadedError(self._scheduler.num_waiting)
+        num_waiting_tokens = self._scheduler.num_waiting_tokens
+        if num_waiting_tokens and num_waiting_tokens + request.num_tokens > self.config.max_waiting_tokens:
+            raise OverloadedError(num_waiting_tokens, "prompt tokens")
+        if request.expires_at < math.inf:
+            self._timed[request.request_id] = request
         request.arrival = self._num_arrivals
         self._num_arrivals += 1
         self._prefixes.name_prompt(request)
@@ -257,6 +283,11 @@ class Engine:
                 f"sampling: logit_bias names token {max(checked.logit_bias)}; the last one is {size - 1}"
             )
         return checked
+
+    def _fail_overdue(self) -> Iterator[Failure]:
+        now = self._clock()
+        for request in [request for request in self._timed.values() if request.expires_at <= now]:
+            yield self._fail(request, DeadlineExceededError(request.num_answer_tokens))
 
     def _fail_unloadable(self) -> Iterator[Failure]:
         for ref, error in self._adapters.registry.take_failures():
@@ -331,6 +362,7 @@ class Engine:
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.request_id]
+        self._timed.pop(request.request_id, None)
         self._scheduler.remove(request)
 
 

@@ -31,14 +31,25 @@ class ContextLengthExceededError(InferenceError):
 
 
 class OverloadedError(InferenceError):
-    """The waiting line is full; nothing was charged or started."""
+    """A bound on what may wait is reached; nothing was charged or started."""
 
     code = "overloaded"
     is_retryable = True
 
-    def __init__(self, num_waiting: int) -> None:
+    def __init__(self, num_waiting: int, what: str = "requests") -> None:
         self.num_waiting = num_waiting
-        super().__init__(f"{num_waiting} requests are waiting already; try again shortly")
+        super().__init__(f"{num_waiting} {what} are waiting already; try again shortly")
+
+
+class DeadlineExceededError(InferenceError):
+    """The request's own deadline has passed. A retry may find the engine less busy."""
+
+    code = "deadline_exceeded"
+    is_retryable = True
+
+    def __init__(self, num_answer_tokens: int) -> None:
+        self.num_answer_tokens = num_answer_tokens
+        super().__init__(f"the deadline has passed; {num_answer_tokens} tokens had been generated")
 
 
 class NumericalError(InferenceError):

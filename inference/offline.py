@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from inference.engine import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from inference.config import EngineConfig
     from inference.engine import Engine
     from inference.protocol import AdapterRef, EmbedItem, ProbeStates
 
@@ -18,12 +19,12 @@ def embed(engine: Engine, items: Sequence[EmbedItem], adapter: AdapterRef | None
 
     The engine must be idle. Raises the `InferenceError` of the first item that fails; the rest is aborted.
     """
+    encoded = {str(key): engine.tokenizer.encode_item(item) for key, item in enumerate(items)}
     states: dict[str, ProbeStates] = {}
-    for start in range(0, len(items), engine.config.max_waiting):
-        keys = range(start, min(start + engine.config.max_waiting, len(items)))
+    for keys in _batches(encoded, engine.config):
         try:
             for key in keys:
-                engine.embed(str(key), *engine.tokenizer.encode_item(items[key]), adapter)
+                engine.embed(key, *encoded[key], adapter)
             for output in engine.run():
                 if isinstance(output, Failure):
                     raise output.error
@@ -31,5 +32,19 @@ def embed(engine: Engine, items: Sequence[EmbedItem], adapter: AdapterRef | None
                     states[output.request_id] = output.probe
         finally:
             for key in keys:
-                engine.abort(str(key))
-    return [states[str(key)] for key in range(len(items))]
+                engine.abort(key)
+    return [states[key] for key in encoded]
+
+
+def _batches(encoded: Mapping[str, tuple[list[int], list[int]]], config: EngineConfig) -> Iterator[list[str]]:
+    """As many at a time as may wait."""
+    keys: list[str] = []
+    num_tokens = 0
+    for key, (prompt, answer) in encoded.items():
+        num_tokens += len(prompt) + len(answer)
+        if keys and (len(keys) == config.max_waiting or num_tokens > config.max_waiting_tokens):
+            yield keys
+            keys, num_tokens = [], len(prompt) + len(answer)
+        keys.append(key)
+    if keys:
+        yield keys

@@ -16,6 +16,8 @@ from msgspec import Meta, Struct
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_EMBED_ITEMS = 64
 MAX_TOP_LOGPROBS = 20
+MIN_PRIORITY, MAX_PRIORITY = -1, 1
+MAX_DEADLINE_MS = 24 * 3_600_000
 _LENGTH = struct.Struct(">I")
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -67,7 +69,9 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of both is given.
 
     `payer` is whatever tells those apart who share the engine: its capacity is divided fairly among them, and
-    none sees what another's requests have left in the prefix cache.
+    none sees what another's requests have left in the prefix cache. `priority`: 1 is urgent, -1 is for what
+    nobody waits for; a higher class goes first. `deadline_ms` after it arrived the request ends with
+    `deadline_exceeded`, whatever it has been answered.
     """
 
     request_id: str
@@ -77,6 +81,8 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     sampling: Sampling = Sampling()
     probe: bool = False
     payer: Annotated[str, Meta(max_length=256)] = ""
+    priority: Annotated[int, Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)] = 0
+    deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
 
 
 class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ class Request:
     text: TextStream | None
     probe: ProbeSums | None
     payer: str = ""
+    priority: int = 0  # grows while it waits
+    waiting_since: float = 0.0
+    expires_at: float = math.inf
     arrival: int = 0
     slot: int = BASE_SLOT
     num_computed: int = 0

@@ -1,33 +1,47 @@
 """Continuous batching: which requests run how many tokens in the next step.
 
-Decodes come first, then prefills in chunks, then new requests, round robin over adapters. When kv_blocks run
-out the youngest request is preempted and recomputed later. Nothing here touches a tensor.
+Decodes come first, then prefills in chunks, then new requests: those of a higher priority first, within one
+class by fairness, see `inference.fair_queue`. When kv_blocks run out the youngest request is preempted and
+recomputed later. Nothing here touches a tensor.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import time
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Protocol
 
+from inference.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT, FairQueue
 from inference.lora.segments import BASE_SLOT
+from inference.protocol import MAX_PRIORITY, MIN_PRIORITY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from inference.block_manager import BlockManager
     from inference.protocol import AdapterRef
     from inference.request import Request
 
+AGEING_SECONDS = 30.0
+"""Who has waited this long in a priority class moves up into the next one."""
+_AGEING_PERIOD_SECONDS = 1.0
+_NUM_PREFETCHED = 16
+"""Requests, the next ones in line, whose adapters are loaded while they wait."""
+
 
 class SlotSource(Protocol):
     """Where adapters become active."""
 
-    def acquire(self, ref: AdapterRef) -> int | None:
-        """Take a use of the adapter's slot; None while it is loading or no slot is free."""
+    def prefetch(self, ref: AdapterRef) -> None:
+        """Load the adapter if it is not on this host, and keep it there until `forget`."""
 
-    def is_resident(self, ref: AdapterRef) -> bool:
-        """Whether the adapter is on the host, so that only a slot can have been missing."""
+    def is_ready(self, ref: AdapterRef) -> bool:
+        """Whether nothing needs to be loaded, so that `acquire` can lack nothing but a slot."""
+
+    def acquire(self, ref: AdapterRef) -> int | None:
+        """Take a use of the slot of an adapter that is ready; None while no slot is free."""
 
     def release(self, slot: int) -> None: ...
 
@@ -58,15 +72,25 @@ class Scheduler:
     """Owns every unfinished request."""
 
     def __init__(
-        self, blocks: BlockManager, slots: SlotSource, max_running: int, max_step_tokens: int
+        self,
+        blocks: BlockManager,
+        slots: SlotSource,
+        max_running: int,
+        max_step_tokens: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock`: seconds since whenever."""
         self._blocks = blocks
         self._slots = slots
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
+        self._clock = clock
         self._running: list[Request] = []
-        # Keyed by adapter digest (None: base model); the order of keys is the round robin's.
-        self._waiting: OrderedDict[str | None, deque[Request]] = OrderedDict()
+        self._preempted: list[Request] = []  # they wait too, before all others
+        self._queues = {number: FairQueue() for number in range(MAX_PRIORITY, MIN_PRIORITY - 1, -1)}
+        self._num_waiting_for: Counter[str | None] = Counter()
+        self._next_ageing = 0.0
+        self.num_waiting_tokens = 0
         self.num_preemptions = 0
 
     @property
@@ -75,28 +99,32 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return sum(len(queue) for queue in self._waiting.values())
+        return self._num_waiting_for.total()
 
     @property
     def waiting_digests(self) -> set[str]:
-        return {digest for digest in self._waiting if digest is not None}
+        return {digest for digest in self._num_waiting_for if digest is not None}
 
     def waiting(self) -> Iterator[Request]:
-        for queue in self._waiting.values():
-            yield from queue
+        return chain(self._preempted, *self._queues.values())
 
     def add(self, request: Request) -> None:
-        self._waiting.setdefault(request.adapter_digest, deque()).append(request)
+        request.waiting_since = self._clock()
+        self._queues[request.priority].push(request)
+        self._count_waiting(request, 1)
 
     def schedule(self) -> Step:
         """Choose the next step and reserve its kv_blocks and slots; empty when nothing can run now."""
         step = Step()
-        by_arrival = sorted(self._running, key=lambda request: request.arrival)
+        by_arrival = sorted(self._running, key=lambda request: (-request.priority, request.arrival))
         for request in sorted(by_arrival, key=lambda request: request.num_pending > 1):
             # An earlier turn of this loop may have preempted it.
             if request in self._running:
                 self._continue(request, step)
-        self._admit(step)
+        if self.num_waiting:
+            self._age()
+            self._admit(step)
+            self._prefetch()
         return step
 
     def remove(self, request: Request) -> None:
@@ -104,12 +132,18 @@ class Scheduler:
         if request in self._running:
             self._running.remove(request)
             self._free(request)
-            return
-        digest = request.adapter_digest
-        queue = self._waiting.get(digest)
-        if queue is not None and request in queue:
-            queue.remove(request)
-            self._drop_if_empty(digest)
+        else:
+            self._stop_waiting(request)
+
+    def check_integrity(self) -> None:
+        """Compare the counts of what waits with what does. Raises `AssertionError`."""
+        waiting = list(self.waiting())
+        if Counter(request.adapter_digest for request in waiting) != self._num_waiting_for:
+            raise AssertionError(f"waiting requests miscounted: {self._num_waiting_for}")
+        if sum(request.num_tokens for request in waiting) != self.num_waiting_tokens:
+            raise AssertionError(f"waiting tokens miscounted: {self.num_waiting_tokens}")
+        if any(r.block_table or r.num_computed or r.slot != BASE_SLOT for r in waiting):
+            raise AssertionError("a waiting request holds kv_blocks or a slot")
 
     def _continue(self, request: Request, step: Step) -> None:
         num_tokens = min(request.num_pending, self._max_step_tokens - step.num_tokens)
@@ -117,18 +151,21 @@ class Scheduler:
             return
         fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
         while fresh is None:
-            victim = self._youngest_unscheduled(step)
+            victim = self._victim(step)
             self._preempt(victim)
             if victim is request:
                 return
             fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
         step.fresh_blocks += fresh
         step.scheduled.append(ScheduledRequest(request, num_tokens))
+        if num_tokens == request.num_pending and request.sampling is not None:
+            self._queues[request.priority].charge(request, ANSWER_WEIGHT)
 
-    def _youngest_unscheduled(self, step: Step) -> Request:
+    def _victim(self, step: Step) -> Request:
+        """Of those not yet scheduled, the youngest of the lowest class."""
         scheduled = {id(entry.request) for entry in step.scheduled}
         candidates = [request for request in self._running if id(request) not in scheduled]
-        return max(candidates, key=lambda request: request.arrival)
+        return max(candidates, key=lambda request: (-request.priority, request.arrival))
 
     def _preempt(self, request: Request) -> None:
         self._running.remove(request)
@@ -136,58 +173,86 @@ class Scheduler:
         request.num_computed = 0
         request.num_preemptions += 1
         self.num_preemptions += 1
-        self._waiting.setdefault(request.adapter_digest, deque()).appendleft(request)
-        self._waiting.move_to_end(request.adapter_digest, last=False)
+        self._preempted.append(request)
+        self._preempted.sort(key=lambda request: request.arrival)
+        self._count_waiting(request, 1)
+
+    def _age(self) -> None:
+        """Strict classes alone would let a steady stream of one starve those below."""
+        now = self._clock()
+        if now < self._next_ageing:
+            return
+        self._next_ageing = now + _AGEING_PERIOD_SECONDS
+        for priority in range(MAX_PRIORITY - 1, MIN_PRIORITY - 1, -1):
+            for request in list(self._queues[priority]):
+                if now - request.waiting_since >= AGEING_SECONDS:
+                    self._queues[priority].remove(request)
+                    request.priority, request.waiting_since = priority + 1, now
+                    self._queues[priority + 1].push(request)
 
     def _admit(self, step: Step) -> None:
-        """Admit from the front of the round robin. An adapter that finds no slot holds back later arrivals:
-        otherwise the active adapters' steady traffic could keep their slots for ever.
+        """Those whose adapters are still being loaded are passed over. Who lacks nothing but kv_blocks or a
+        slot holds back all behind it: they would take what becomes free, again and again.
         """
-        barrier = float("inf")
-        passed: set[str | None] = set()
-        while len(self._running) < self._max_running and step.num_tokens < self._max_step_tokens:
-            request = self._next_waiting(passed)
-            if request is None:
+        is_blocked = False
+        while not is_blocked:
+            if len(self._running) >= self._max_running or step.num_tokens >= self._max_step_tokens:
                 return
-            if request.arrival > barrier:
-                passed.add(request.adapter_digest)
-                continue
-            shared = self._find_shared(request)
-            if not self._blocks.can_hold(shared, request.num_tokens + 1):
-                return
-            slot = BASE_SLOT if request.adapter is None else self._slots.acquire(request.adapter)
-            if slot is not None:
-                self._start(request, slot, shared, step)
-                continue
-            passed.add(request.adapter_digest)
-            if request.adapter is not None and self._slots.is_resident(request.adapter):
-                barrier = min(barrier, request.arrival)
+            request = next((each for each in self._in_line() if self._is_ready(each)), None)
+            is_blocked = request is None or not self._try_start(request, step)
 
-    def _next_waiting(self, passed: set[str | None]) -> Request | None:
-        """Head of the first queue that was not passed over in this step."""
-        return next((queue[0] for digest, queue in self._waiting.items() if digest not in passed), None)
+    def _in_line(self) -> Iterator[Request]:
+        yield from self._preempted
+        for queue in self._queues.values():
+            yield from chain(*queue.heads())
 
-    def _find_shared(self, request: Request) -> list[int]:
+    def _is_ready(self, request: Request) -> bool:
+        return request.adapter is None or self._slots.is_ready(request.adapter)
+
+    def _prefetch(self) -> None:
+        """In turns over the payers: one who waits for many adapters must not hold up another's only one."""
+        turns = (zip_longest(*queue.heads()) for queue in self._queues.values())
+        in_turn = (request for turn in chain(*turns) for request in turn if request is not None)
+        for request in islice(chain(self._preempted, in_turn), _NUM_PREFETCHED):
+            if request.adapter is not None:
+                self._slots.prefetch(request.adapter)
+
+    def _try_start(self, request: Request, step: Step) -> bool:
         num_blocks = request.num_sharable // self._blocks.block_size
-        return self._blocks.find(request.block_names[:num_blocks])
+        shared = self._blocks.find(request.block_names[:num_blocks])
+        if not self._blocks.can_hold(shared, request.num_tokens + 1):
+            return False
+        slot = BASE_SLOT if request.adapter is None else self._slots.acquire(request.adapter)
+        if slot is None:
+            return False
+        self._stop_waiting(request)
+        self._start(request, slot, shared, step)
+        return True
 
     def _start(self, request: Request, slot: int, shared: Sequence[int], step: Step) -> None:
-        digest = request.adapter_digest
-        self._waiting[digest].popleft()
-        self._waiting.move_to_end(digest)
-        self._drop_if_empty(digest)
         request.slot = slot
         self._blocks.share(request.block_table, shared)
         request.num_computed = len(shared) * self._blocks.block_size
         if request.num_preemptions == 0:
             request.num_cached_prompt_tokens = request.num_computed
+            self._queues[request.priority].charge(request, PROMPT_WEIGHT * request.num_pending)
         self._running.append(request)
         step.admitted.append(request)
         self._continue(request, step)
 
-    def _drop_if_empty(self, digest: str | None) -> None:
-        if not self._waiting[digest]:
-            del self._waiting[digest]
+    def _stop_waiting(self, request: Request) -> None:
+        if request in self._preempted:
+            self._preempted.remove(request)
+        else:
+            self._queues[request.priority].remove(request)
+        self._count_waiting(request, -1)
+
+    def _count_waiting(self, request: Request, change: int) -> None:
+        digest = request.adapter_digest
+        self.num_waiting_tokens += change * request.num_tokens
+        self._num_waiting_for[digest] += change
+        if self._num_waiting_for[digest] == 0:
+            del self._num_waiting_for[digest]
             if digest is not None:
                 self._slots.forget(digest)
 

@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-context", type=int, help="tokens of prompt and answer; default: the model's")
     add("--max-running", type=int, help="requests in one batch")
     add("--max-waiting", type=int, help="requests in line before more are refused as overloaded")
+    add("--max-waiting-tokens", type=int, help="likewise, tokens of their prompts")
     add("--max-step-tokens", type=int, help="limit of a batch, and so of a prefill chunk")
     add("--kv-budget-bytes", type=int, help="memory for keys and values")
     add("--prefix-sharing", choices=("off", "payer", "all"), help="who may begin behind whose prefix")

@@ -69,7 +69,7 @@ class EngineWorker:
         must_wait = self.engine.is_idle or self.engine.is_stalled
         for _ in range(_MAX_JOBS_PER_STEP):
             try:
-                job = self._inbox.get(block=must_wait)
+                job = self._inbox.get(must_wait, self.engine.seconds_to_deadline if must_wait else None)
             except queue.Empty:
                 return True
             if job is None:

@@ -44,6 +44,13 @@ class AdapterHost:
             load, config.adapter_budget_bytes, config.num_loader_threads, growth, on_loaded
         )
 
+    def prefetch(self, ref: AdapterRef) -> None:
+        if not self.slots.is_active(ref.digest):
+            self.registry.want(ref)
+
+    def is_ready(self, ref: AdapterRef) -> bool:
+        return self.slots.is_active(ref.digest) or self.registry.is_resident(ref.digest)
+
     def acquire(self, ref: AdapterRef) -> int | None:
         slot = self.slots.reuse(ref.digest)
         if slot is not None:
@@ -54,9 +61,6 @@ class AdapterHost:
             # The device has its own copy; a pin kept for hot adapters would leave a cold one no room.
             self.registry.forget(ref.digest)
         return slot
-
-    def is_resident(self, ref: AdapterRef) -> bool:
-        return self.registry.is_resident(ref.digest)
 
     def release(self, slot: int) -> None:
         self.slots.release(slot)

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from inference.engine import Engine, Failure
 from inference.errors import (
     AdapterDigestMismatchError,
     AdapterFileMissingError,
     ContextLengthExceededError,
+    DeadlineExceededError,
     InvalidRequestError,
     NumericalError,
     OverloadedError,
 )
 from inference.lora.adapter import load_adapter
 from inference.protocol import AdapterRef, Generate, Message, Sampling
-from tests.fixtures_engine import drain, greedy, make_adapter, read_tensors, rewrite_tensors, run_all
+from tests.fixtures_engine import (
+    drain,
+    greedy,
+    make_adapter,
+    read_tensors,
+    rewrite_tensors,
+    run_all,
+    tiny_config,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from inference.engine import Engine
     from inference.lora.adapter import Adapter
     from inference.scheduler import Step
 
@@ -121,6 +131,74 @@ def test_a_full_waiting_line_is_refused_as_retryable(make_engine: Callable[..., 
         engine.add(greedy("2"))
     assert refusal.value.is_retryable
     assert set(drain(engine)) == {"0", "1"}
+
+
+def test_prompts_that_wait_have_a_bound_in_tokens(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(max_running=1, max_waiting_tokens=10)
+    engine.add(greedy("longer than that, and alone", "x" * 20))
+    with pytest.raises(OverloadedError, match="20 prompt tokens"):
+        engine.add(greedy("refused", "x"))
+    engine.step()
+    engine.add(greedy("accepted", "x"))
+    assert set(drain(engine)) == {"longer than that, and alone", "accepted"}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_request_ends_when_its_deadline_has_passed(tiny_llama: Path) -> None:
+    clock = Clock()
+    engine = Engine(tiny_config(tiny_llama, max_running=1), clock=clock)
+    engine.add(greedy("runs", max_tokens=50, deadline_ms=2000))
+    engine.add(greedy("waits", max_tokens=2, deadline_ms=1000))
+    engine.add(greedy("stays", max_tokens=2))
+    engine.step()
+    assert engine.seconds_to_deadline == 1.0
+    clock.now = 1.0
+    failed = [output for output in engine.step() if isinstance(output, Failure)]
+    assert [(each.request_id, each.error.code) for each in failed] == [("waits", "deadline_exceeded")]
+    assert failed[0].error.is_retryable
+    clock.now = 2.0
+    answers = drain(engine)
+    assert isinstance(answers["runs"].error, DeadlineExceededError)
+    assert answers["stays"].last.finish_reason == "length"
+    assert engine.seconds_to_deadline is None
+    engine.close()
+
+
+def test_a_deadline_passes_while_everybody_waits_for_an_adapter(
+    llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+
+    def load_later(*arguments: Any) -> Adapter:
+        may_load.wait(30)
+        return load_adapter(*arguments)
+
+    monkeypatch.setattr("inference.lora.host.load_adapter", load_later)
+    answers = run_all(make_engine(), greedy("r", adapter=llama_adapters[0], deadline_ms=50))
+    may_load.set()
+    assert isinstance(answers["r"].error, DeadlineExceededError)
+
+
+def test_an_adapter_is_loaded_while_its_request_waits_for_a_place(
+    llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(max_running=1)
+    engine.add(greedy("runs", max_tokens=100_000))
+    engine.step()
+    engine.add(greedy("waits", adapter=llama_adapters[0]))
+    engine.step()
+    engine._adapters.registry._pool.shutdown(wait=True)
+    engine.step()
+    assert engine.status().resident_adapters == [llama_adapters[0].digest]
+    assert engine.status().num_waiting == 1
+    for key in ("runs", "waits"):
+        engine.abort(key)
 
 
 def test_a_request_id_in_use_is_refused(make_engine: Callable[..., Engine]) -> None:

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from inference.engine import Engine
 
 
+@pytest.mark.parametrize("limits", [{"max_waiting": 4}, {"max_waiting_tokens": 15}])
 def test_states_come_in_the_order_of_the_items_however_many(
-    llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
+    limits: dict[str, int], llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
 ) -> None:
-    engine = make_engine(max_waiting=4, max_running=3)
+    engine = make_engine(max_running=3, **limits)
     items = [EmbedItem(prompt="x" * n, completion="y" * n) for n in range(1, 12)]
     states = offline.embed(engine, items, llama_adapters[0])
     assert [each.num_prompt_tokens for each in states] == list(range(1, 12))

@@ -1,0 +1,153 @@
+"""A scheduler without a model: its requests sample zeros, its adapters are names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import torch
+
+from inference.block_manager import BlockManager
+from inference.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT
+from inference.prefix import PrefixCache
+from inference.protocol import AdapterRef, Sampling
+from inference.request import Request
+from inference.sampling.state import SamplingState
+from inference.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inference.scheduler import Step
+
+
+class Slots:
+    """As many slots as given; adapters whose digest is in `loading` are not there yet."""
+
+    def __init__(self, num_slots: int = 4) -> None:
+        self._digests: list[str | None] = [None] * num_slots
+        self._users: Counter[int] = Counter()
+        self.loading: set[str] = set()
+        self.wanted: list[str] = []
+        self.forgotten: list[str] = []
+
+    def prefetch(self, ref: AdapterRef) -> None:
+        if ref.digest not in self.wanted:
+            self.wanted.append(ref.digest)
+
+    def is_ready(self, ref: AdapterRef) -> bool:
+        return ref.digest not in self.loading
+
+    def acquire(self, ref: AdapterRef) -> int | None:
+        assert self.is_ready(ref)
+        free = (n for n in range(len(self._digests)) if not self._users[n])
+        number = self._digests.index(ref.digest) if ref.digest in self._digests else next(free, None)
+        if number is not None:
+            self._digests[number] = ref.digest
+            self._users[number] += 1
+        return number
+
+    def release(self, slot: int) -> None:
+        self._users[slot] -= 1
+
+    def forget(self, digest: str) -> None:
+        self.forgotten.append(digest)
+
+    def check(self, slots_in_use: Sequence[int]) -> None:
+        assert Counter(slots_in_use) == +self._users
+
+
+class World:
+    """A scheduler and the part of an engine that a test needs. What each kv_block holds is written down, so
+    that no request can begin behind what is not its own prefix.
+    """
+
+    def __init__(
+        self, num_blocks: int = 100, max_running: int = 8, max_step_tokens: int = 16, num_slots: int = 4
+    ) -> None:
+        self.now = 0.0
+        self.blocks = BlockManager(num_blocks + 1, block_size=4)
+        self.slots = Slots(num_slots)
+        self.scheduler = Scheduler(
+            self.blocks, self.slots, max_running, max_step_tokens, clock=lambda: self.now
+        )
+        self.num_added = 0
+        self.served: Counter[tuple[str, str | None]] = Counter()
+        """Weighted tokens of each payer under each adapter."""
+        self._prefixes = PrefixCache(self.blocks, "payer", 1, "cpu")
+        self._contents: dict[int, tuple[object, ...]] = {}
+
+    def add(
+        self,
+        num_tokens: int,
+        adapter: str | None = None,
+        max_tokens: int = 4,
+        payer: str = "",
+        priority: int = 0,
+        token: int | None = None,
+    ) -> Request:
+        """A prompt of `token`, or of a token that no other has."""
+        self.num_added += 1
+        request = Request(
+            request_id=f"{adapter}{self.num_added - 1}",
+            token_ids=[self.num_added if token is None else token] * num_tokens,
+            num_prompt_tokens=num_tokens,
+            max_tokens=max_tokens,
+            sampling=SamplingState(Sampling(), ()),
+            adapter=None if adapter is None else AdapterRef(adapter, ""),
+            text=None,
+            probe=None,
+            payer=payer,
+            priority=priority,
+            arrival=self.num_added,
+        )
+        self._prefixes.name_prompt(request)
+        self.scheduler.add(request)
+        return request
+
+    def step(self) -> dict[str, int]:
+        """One step: tokens per request id. Finished requests leave."""
+        step = self.scheduler.schedule()
+        self._begin(step)
+        for entry in step.scheduled:
+            self._write(entry.request, entry.request.num_computed + entry.num_tokens)
+        if step.scheduled:
+            self._prefixes.record(step, torch.zeros(step.num_tokens, 1))
+        for entry in step.scheduled:
+            request = entry.request
+            request.num_computed += entry.num_tokens
+            if request.num_pending == 0:
+                request.token_ids.append(0)
+                self.served[request.payer, request.adapter_digest] += ANSWER_WEIGHT
+            if request.num_answer_tokens == request.max_tokens:
+                self.scheduler.remove(request)
+        self.check()
+        return {entry.request.request_id: entry.num_tokens for entry in step.scheduled}
+
+    def check(self) -> None:
+        running = self.scheduler.running
+        self.blocks.check_integrity(request.block_table for request in running)
+        self.scheduler.check_integrity()
+        self.slots.check([request.slot for request in running if request.adapter is not None])
+
+    def _begin(self, step: Step) -> None:
+        self._prefixes.begin(step)
+        for request in step.admitted:
+            for number in range(request.num_computed // 4):
+                assert self._contents[request.block_table[number]] == _content(request, 4 * number + 4)
+            if request.num_preemptions == 0:
+                self.served[request.payer, request.adapter_digest] += PROMPT_WEIGHT * request.num_pending
+        ids = [entry.request.request_id for entry in step.scheduled]
+        assert len(ids) == len(set(ids))
+        for entry in step.scheduled:
+            assert 0 < entry.num_tokens <= entry.request.num_pending
+            end = entry.request.num_computed + entry.num_tokens
+            assert len(entry.request.block_table) * 4 >= end
+
+    def _write(self, request: Request, end: int) -> None:
+        for position in range(request.num_computed, end):
+            self._contents[request.block_table[position // 4]] = _content(request, position + 1)
+
+
+def _content(request: Request, end: int) -> tuple[object, ...]:
+    return (request.adapter_digest, request.payer, *request.token_ids[:end])
