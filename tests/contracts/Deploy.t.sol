@@ -76,6 +76,8 @@ contract DeployTest is Market {
 }
 
 contract ShortInterval {
+    address public constant vault = address(3);
+
     function bounds() external pure returns (Bounds memory limits) {
         (limits.minSettlementInterval, limits.maxDisputeWindow) = (1, 256);
     }
