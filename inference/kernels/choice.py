@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 def choose_kernels(choice: KernelChoice, dtype: torch.dtype, device: str) -> Kernels:
-    """The native ones where they exist; "auto" falls back to plain torch, and says so, where they do not.
+    """On a CPU the native ones, on a GPU Triton's; "auto" falls back to plain torch, and says so, where there
+    are none.
 
     Raises `KernelBuildError` when "native" was asked for and cannot be had.
     """
     if choice == "portable":
         return PortableKernels()
+    if choice == "auto" and torch.device(device).type == "cuda":
+        return _for_gpu(device)
     if torch.device(device).type != "cpu" or dtype not in DTYPES:
         if choice == "native":
             raise KernelBuildError(f"there are no native kernels for {dtype} on {device}")
@@ -36,3 +40,12 @@ def choose_kernels(choice: KernelChoice, dtype: torch.dtype, device: str) -> Ker
             raise
         logger.warning("slower: the native kernels could not be built (%s)", error)
         return PortableKernels()
+
+
+def _for_gpu(device: str) -> Kernels:
+    if importlib.util.find_spec("triton") is None:
+        logger.warning("slower with adapters: Triton is not installed (`pip install 'loraledger[gpu]'`)")
+        return PortableKernels()
+    from inference.kernels.triton_lora import TritonKernels
+
+    return TritonKernels(device)
