@@ -31,6 +31,7 @@ from inference.model.sources import model_name
 from inference.prefix import PrefixCache
 from inference.probe import ProbeSums
 from inference.protocol import (
+    AdapterBlend,
     AdapterRef,
     Chunk,
     FinishReason,
@@ -97,10 +98,10 @@ class Engine:
         self.max_context = min(config.max_context or self.architecture.max_context, self._blocks.max_tokens)
         self._loaded = threading.Event()
         self._on_loaded = on_loaded
-        self._adapters = AdapterHost(config, self.architecture, self.base_model_digest, dtype, self._wake)
         weights = BaseWeights.open(config.model_path, self.architecture, dtype)
         kernels = choose_kernels(config.kernels, dtype, config.device)
         decoder = load_decoder(weights, self.max_context, config.device, kernels)
+        self._adapters = AdapterHost(config, weights, self.base_model_digest, self._wake)
         cache = KVCache(self.architecture, num_blocks, config.kv_block_size, dtype, config.device)
         self._prefixes = PrefixCache(
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
@@ -141,7 +142,7 @@ class Engine:
                 num_prompt_tokens=len(prompt),
                 max_tokens=min(sampling.max_tokens, self.max_context - len(prompt)),
                 sampling=SamplingState(sampling, prompt),
-                adapter=command.adapter,
+                adapter=command.choice,
                 text=TextStream(self.tokenizer, sampling.stop),
                 probe=ProbeSums(len(prompt)) if command.probe else None,
                 payer=command.payer,
@@ -151,7 +152,11 @@ class Engine:
         )
 
     def embed(
-        self, request_id: str, prompt: Sequence[int], answer: Sequence[int], adapter: AdapterRef | None
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        adapter: AdapterRef | AdapterBlend | None,
     ) -> None:
         """Accept given token ids for their states alone: one `Chunk` with a probe ends the request.
 
@@ -290,8 +295,8 @@ class Engine:
             yield self._fail(request, DeadlineExceededError(request.num_answer_tokens))
 
     def _fail_unloadable(self) -> Iterator[Failure]:
-        for ref, error in self._adapters.registry.take_failures():
-            for request in [request for request in self._scheduler.waiting() if request.adapter == ref]:
+        for refused, error in self._adapters.take_failures():
+            for request in [each for each in self._scheduler.waiting() if each.needs(refused)]:
                 yield self._fail(request, error)
 
     def _advance(self, step: Step, hidden: Tensor) -> list[Output]:

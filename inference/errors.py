@@ -4,6 +4,8 @@ help.
 
 from __future__ import annotations
 
+_MAX_QUOTED = 400  # characters
+
 
 class InferenceError(Exception):
     """Base of everything the engine refuses or fails at; `code` and `is_retryable` go to the client."""
@@ -75,34 +77,86 @@ class KernelBuildError(InferenceError):
 
 
 class AdapterError(InferenceError):
-    """An adapter folder was refused. `where` names the file, key or tensor at fault."""
+    """An adapter folder was refused. `where` names the file, key or tensor at fault.
+
+    Both texts may quote a stranger's bytes: they are cut to a bounded length, and always encode as UTF-8.
+    """
 
     code = "adapter_refused"
 
     def __init__(self, where: str, reason: str) -> None:
-        self.where = where
-        self.reason = reason
-        super().__init__(f"adapter refused at {where}: {reason}")
+        self.where = _quotable(where)
+        self.reason = _quotable(reason)
+        super().__init__(f"adapter refused at {self.where}: {self.reason}")
 
 
 class AdapterFileMissingError(AdapterError):
     code = "adapter_file_missing"
 
 
+class AdapterIrregularFileError(AdapterError):
+    """A link, pipe, device or socket lies in the folder; only regular files are read."""
+
+    code = "adapter_irregular_file"
+
+
+class AdapterChangedError(AdapterError):
+    """A file changed its length while it was read."""
+
+    code = "adapter_changed"
+    is_retryable = True
+
+
 class AdapterPickleError(AdapterError):
     code = "adapter_pickle"
 
 
+class AdapterConfigError(AdapterError):
+    """adapter_config.json is not what it should be: no JSON, a key twice, a value of the wrong type."""
+
+    code = "adapter_config"
+
+
+class AdapterRemoteCodeError(AdapterError):
+    """The configuration names code that a reader is meant to import."""
+
+    code = "adapter_remote_code"
+
+
+class AdapterPatternError(AdapterError):
+    """A rank or alpha pattern is more than a module's name, or there are too many of them."""
+
+    code = "adapter_pattern"
+
+
 class AdapterCorruptError(AdapterError):
-    """The configuration is not JSON, or the safetensors file is truncated or malformed."""
+    """adapter_model.safetensors is truncated, or no safetensors file at all."""
 
     code = "adapter_corrupt"
 
 
+class AdapterHeaderError(AdapterCorruptError):
+    """The header of adapter_model.safetensors contradicts itself or the file's length."""
+
+    code = "adapter_header"
+
+
+class AdapterTooManyTensorsError(AdapterError):
+    """More tensors than the base model's linear layers have use for."""
+
+    code = "adapter_too_many_tensors"
+
+
 class AdapterUnsupportedError(AdapterError):
-    """A kind of adapter that this engine does not serve, such as DoRA."""
+    """A kind of adapter, or of number, that this engine does not serve."""
 
     code = "adapter_unsupported"
+
+
+class AdapterBlendError(AdapterError):
+    """The adapters that a request blends cannot be added up."""
+
+    code = "adapter_blend"
 
 
 class AdapterBiasError(AdapterError):
@@ -148,3 +202,8 @@ class AdapterDigestMismatchError(AdapterError):
         self.expected = expected
         self.actual = actual
         super().__init__(path, f"its digest is {actual}, asked for was {expected}; fetch the adapter again")
+
+
+def _quotable(text: str) -> str:
+    shown = text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
+    return shown.encode(errors="backslashreplace").decode()

@@ -7,6 +7,8 @@ names it, and every message carries the `request_id` that its sender chose; ids 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import math
 import struct
 from typing import Annotated, Literal
 
@@ -18,7 +20,10 @@ MAX_EMBED_ITEMS = 64
 MAX_TOP_LOGPROBS = 20
 MIN_PRIORITY, MAX_PRIORITY = -1, 1
 MAX_DEADLINE_MS = 24 * 3_600_000
+MAX_BLEND_PARTS = 8
 _LENGTH = struct.Struct(">I")
+_WEIGHT = struct.Struct(">d")
+_BLEND_DOMAIN = b"loraledger/blend/v1\0"
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -31,12 +36,57 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
-    """An adapter by content: `digest` (64 hex digits, see `inference.lora.adapter.adapter_digest`) names it,
+    """An adapter by content: `digest` (64 hex digits, see `inference.lora.files.adapter_digest`) names it,
     `path` is a local folder holding it. The engine checks the folder against the digest when it loads it.
     """
 
     digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     path: str
+
+    @property
+    def refs(self) -> tuple[AdapterRef, ...]:
+        return (self,)
+
+
+class BlendPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """An adapter whose delta counts `weight` times."""
+
+    adapter: AdapterRef
+    weight: float
+
+
+class AdapterBlend(Struct, frozen=True, forbid_unknown_fields=True):
+    """Several adapters at once: the base model plus the weighted sum of their deltas."""
+
+    parts: tuple[BlendPart, ...]
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError`, which a decoder reports as any other invalid field."""
+        if not 1 <= len(self.parts) <= MAX_BLEND_PARTS:
+            raise ValueError(f"a blend has 1 to {MAX_BLEND_PARTS} adapters, not {len(self.parts)}")
+        if not all(math.isfinite(part.weight) and part.weight for part in self.parts):
+            raise ValueError("the weights of a blend are finite numbers other than zero")
+        if len({part.adapter.digest for part in self.parts}) < len(self.parts):
+            raise ValueError("a blend names each adapter once; add up the weights of the same one")
+
+    @property
+    def refs(self) -> tuple[AdapterRef, ...]:
+        return tuple(part.adapter for part in self.parts)
+
+    @property
+    def digest(self) -> str:
+        r"""Identity of the blend, 64 hex digits: SHA-256 over `b"loraledger/blend/v1\0"`, then for each part,
+        sorted by digest, its digest (32 bytes) and its weight as a big-endian IEEE 754 double.
+        """
+        content = hashlib.sha256(_BLEND_DOMAIN)
+        for part in sorted(self.parts, key=lambda part: part.adapter.digest):
+            content.update(bytes.fromhex(part.adapter.digest) + _WEIGHT.pack(part.weight))
+        return content.hexdigest()
+
+
+def _refuse_both(adapter: AdapterRef | None, blend: AdapterBlend | None) -> None:
+    if adapter is not None and blend is not None:
+        raise ValueError("either an adapter or a blend is given, not both")
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +116,8 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
-    """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of both is given.
+    """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of both is given. It runs on
+    the base model, with an `adapter`, or with a `blend` of some.
 
     `payer` is whatever tells those apart who share the engine: its capacity is divided fairly among them, and
     none sees what another's requests have left in the prefix cache. `priority`: 1 is urgent, -1 is for what
@@ -83,6 +134,15 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     payer: Annotated[str, Meta(max_length=256)] = ""
     priority: Annotated[int, Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)] = 0
     deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
+    blend: AdapterBlend | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_both(self.adapter, self.blend)
+
+    @property
+    def choice(self) -> AdapterRef | AdapterBlend | None:
+        """What is served beside the base model."""
+        return self.adapter or self.blend
 
 
 class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):
@@ -113,6 +173,15 @@ class Embed(Struct, frozen=True, tag="embed", forbid_unknown_fields=True):
     request_id: str
     items: Annotated[tuple[EmbedItem, ...], Meta(min_length=1, max_length=MAX_EMBED_ITEMS)]
     adapter: AdapterRef | None = None
+    blend: AdapterBlend | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_both(self.adapter, self.blend)
+
+    @property
+    def choice(self) -> AdapterRef | AdapterBlend | None:
+        """What is served beside the base model."""
+        return self.adapter or self.blend
 
 
 class GetStatus(Struct, frozen=True, tag="get_status", forbid_unknown_fields=True):

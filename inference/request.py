@@ -10,7 +10,7 @@ from inference.lora.segments import BASE_SLOT
 
 if TYPE_CHECKING:
     from inference.probe import ProbeSums
-    from inference.protocol import AdapterRef, FinishReason, ProbeStates
+    from inference.protocol import AdapterBlend, AdapterRef, FinishReason, ProbeStates
     from inference.sampling.state import SamplingState
     from inference.text import TextStream
 
@@ -27,7 +27,7 @@ class Request:
     num_prompt_tokens: int
     max_tokens: int
     sampling: SamplingState | None
-    adapter: AdapterRef | None
+    adapter: AdapterRef | AdapterBlend | None
     text: TextStream | None
     probe: ProbeSums | None
     payer: str = ""
@@ -70,6 +70,10 @@ class Request:
     @property
     def adapter_digest(self) -> str | None:
         return None if self.adapter is None else self.adapter.digest
+
+    def needs(self, choice: AdapterRef | AdapterBlend) -> bool:
+        """Whether it can run only with `choice`: its adapter, its blend, or an adapter of its blend."""
+        return self.adapter is not None and (self.adapter == choice or choice in self.adapter.refs)
 
     def probe_states(self) -> ProbeStates | None:
         """What the probe has seen; None without one, or before the prompt was computed."""

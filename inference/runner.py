@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference.lora.layers import StepAdapters
-from inference.lora.segments import find_segments
 from inference.model.attention import SequenceSpan, plan_attention
 from inference.model.decoder import DecoderInput
 
@@ -63,6 +61,7 @@ class Runner:
             token_ids += request.token_ids[start:end]
             positions += range(start, end)
             kv_slots += [table[position // size] * size + position % size for position in range(start, end)]
+        runs = [(entry.request.slot, entry.num_tokens) for entry in scheduled]
         return DecoderInput(
             token_ids=torch.tensor(token_ids, device=self._device),
             positions=torch.tensor(positions, device=self._device),
@@ -75,16 +74,5 @@ class Runner:
                 self._device,
                 reads_pages=self._kernels.reads_pages,
             ),
-            adapters=self._step_adapters(scheduled, num_tokens),
+            adapters=self._adapters.for_step(runs, num_tokens, self._kernels),
         )
-
-    def _step_adapters(self, scheduled: Sequence[ScheduledRequest], num_tokens: int) -> StepAdapters | None:
-        runs = ((entry.request.slot, entry.num_tokens) for entry in scheduled)
-        segments = find_segments(runs, self._adapters.slots.rows_by_slot)
-        if not segments:
-            return None
-        targets = frozenset[tuple[int, str]]().union(
-            *(self._adapters.slots.targets(s.slot) for s in segments)
-        )
-        batch = self._kernels.lora_batch(segments, num_tokens)
-        return StepAdapters(self._adapters.arena, batch, targets)

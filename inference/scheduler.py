@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from inference.block_manager import BlockManager
-    from inference.protocol import AdapterRef
+    from inference.protocol import AdapterBlend, AdapterRef
     from inference.request import Request
 
 AGEING_SECONDS = 30.0
@@ -34,14 +34,14 @@ _NUM_PREFETCHED = 16
 class SlotSource(Protocol):
     """Where adapters become active."""
 
-    def prefetch(self, ref: AdapterRef) -> None:
-        """Load the adapter if it is not on this host, and keep it there until `forget`."""
+    def prefetch(self, choice: AdapterRef | AdapterBlend) -> None:
+        """Load the adapter, or all of a blend, unless it is on this host; keep it there until `forget`."""
 
-    def is_ready(self, ref: AdapterRef) -> bool:
+    def is_ready(self, choice: AdapterRef | AdapterBlend) -> bool:
         """Whether nothing needs to be loaded, so that `acquire` can lack nothing but a slot."""
 
-    def acquire(self, ref: AdapterRef) -> int | None:
-        """Take a use of the slot of an adapter that is ready; None while no slot is free."""
+    def acquire(self, choice: AdapterRef | AdapterBlend) -> int | None:
+        """Take a use of the slot of one that is ready; None while no slot is free."""
 
     def release(self, slot: int) -> None: ...
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference.config import EngineConfig
-from inference.lora.adapter import adapter_digest
-from inference.protocol import AdapterRef, Chunk, Generate, Sampling
+from inference.lora.files import adapter_digest
+from inference.protocol import AdapterBlend, AdapterRef, Chunk, Generate, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from inference.engine import Engine
     from inference.protocol import TokenLogprobs
 
+Choice = AdapterRef | AdapterBlend | None  # what a request runs under
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 LOGIT_TOLERANCE = 2e-4
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -107,7 +108,9 @@ def make_adapter(
     with peft_warnings_ignored():
         peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
     for name, parameter in peft_model.named_parameters():
-        if "lora_" in name:
+        if "lora_magnitude" in name:
+            parameter.data *= torch.empty_like(parameter).uniform_(0.5, 1.5)
+        elif "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.15)
     peft_model.save_pretrained(folder)
     return AdapterRef(adapter_digest(folder), str(folder))
@@ -142,34 +145,49 @@ class Oracle:
         self._models: dict[str | None, Any] = {}
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int], adapter: AdapterRef | None) -> torch.Tensor:
+    def logits(self, token_ids: Sequence[int], adapter: Choice) -> torch.Tensor:
         """[num_tokens, vocab]"""
         return self._model(adapter)(torch.tensor([token_ids])).logits[0]
 
     @torch.inference_mode()
-    def hidden(self, token_ids: Sequence[int], adapter: AdapterRef | None) -> torch.Tensor:
+    def hidden(self, token_ids: Sequence[int], adapter: Choice) -> torch.Tensor:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
         output = self._model(adapter)(torch.tensor([token_ids]), output_hidden_states=True)
         return output.hidden_states[-1][0]
 
-    def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: AdapterRef | None) -> None:
+    def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: Choice) -> None:
         """Every token of `answer` is the best one, or within the tolerance of it."""
         logits = self.logits([*prompt, *answer], adapter)[len(prompt) - 1 : -1]
         chosen = logits.gather(1, torch.tensor(answer).unsqueeze(1)).squeeze(1)
         assert (logits.max(dim=1).values - chosen).max() < LOGIT_TOLERANCE
 
-    def _model(self, adapter: AdapterRef | None) -> Any:
+    def _model(self, choice: Choice) -> Any:
+        key = None if choice is None else choice.digest
+        if key not in self._models:
+            self._models[key] = self._load(choice).eval()
+        return self._models[key]
+
+    def _load(self, choice: Choice) -> Any:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        key = None if adapter is None else adapter.digest
-        if key not in self._models:
-            model = AutoModelForCausalLM.from_pretrained(self._path, dtype=torch.float32)
-            if adapter is not None:
-                with peft_warnings_ignored():
-                    model = PeftModel.from_pretrained(model, adapter.path)
-            self._models[key] = model.eval()
-        return self._models[key]
+        model = AutoModelForCausalLM.from_pretrained(self._path, dtype=torch.float32)
+        if choice is None:
+            return model
+        if isinstance(choice, AdapterBlend):
+            return self._add(model, choice)
+        with peft_warnings_ignored():
+            return PeftModel.from_pretrained(model, choice.path)
+
+    def _add(self, model: Any, blend: AdapterBlend) -> Any:
+        """The base with the parts' deltas in its weights, each delta as PEFT computes it."""
+        weights = dict(model.named_parameters())
+        for part in blend.parts:
+            for name, module in self._model(part.adapter).named_modules():
+                if "default" in getattr(module, "lora_A", ()):
+                    delta = part.weight * module.get_delta_weight("default")
+                    weights[f"{name.removeprefix('base_model.model.')}.weight"].data += delta
+        return model
 
 
 def tiny_config(model: Path, **overrides: Any) -> EngineConfig:

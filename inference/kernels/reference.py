@@ -29,3 +29,18 @@ def lora_delta(
             shrink, expand = pairs[slot]
             deltas[token] = (shrink @ states[token]) @ expand
     return deltas
+
+
+def scaled_outputs(
+    outputs: Tensor, slot_per_token: Sequence[int], gains: Mapping[int, tuple[Tensor, Tensor]]
+) -> Tensor:
+    """`factor * output + offset` of `outputs` [num_tokens, out_features], in fp32.
+
+    `gains` maps a slot to (factor [out_features], offset [out_features]); other tokens stay as they are.
+    """
+    scaled = outputs.float().clone()
+    for token, slot in enumerate(slot_per_token):
+        if slot in gains:
+            factor, offset = gains[slot]
+            scaled[token] = factor * outputs[token].float() + offset
+    return scaled

@@ -6,60 +6,72 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.errors import AdapterError, AdapterTooLargeError
 from inference.lora.adapter import Adapter, load_adapter
-from inference.lora.layers import AdapterArena
+from inference.lora.header import max_header_bytes
+from inference.lora.layers import AdapterArena, StepAdapters
 from inference.lora.registry import AdapterRegistry
-from inference.lora.segments import BASE_SLOT
+from inference.lora.segments import BASE_SLOT, find_segments
 from inference.lora.slots import AdapterSlots
+from inference.lora.stack import Stack, stack_blend, stack_one
+from inference.lora.tensors import TENSORS_PER_LINEAR
+from inference.model.architecture import PARENT_BY_LINEAR
+from inference.protocol import AdapterBlend, AdapterRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import torch
+    from collections.abc import Callable, Iterable, Sequence
 
     from inference.config import EngineConfig
+    from inference.kernels.interface import Kernels
     from inference.model.architecture import Architecture
-    from inference.protocol import AdapterRef
+    from inference.model.loader import BaseWeights
 
 
 class AdapterHost:
     """Host registry, device slots and the arena behind them."""
 
     def __init__(
-        self,
-        config: EngineConfig,
-        architecture: Architecture,
-        base_digest: str,
-        dtype: torch.dtype,
-        on_loaded: Callable[[], None],
+        self, config: EngineConfig, base: BaseWeights, base_digest: str, on_loaded: Callable[[], None]
     ) -> None:
-        def load(ref: AdapterRef) -> Adapter:
-            return load_adapter(Path(ref.path), ref.digest, architecture, base_digest, config.max_rank, dtype)
+        def load(ref: AdapterRef, max_bytes: int) -> Adapter:
+            return load_adapter(Path(ref.path), ref.digest, base, base_digest, config.max_rank, max_bytes)
 
-        self.arena = AdapterArena(architecture, config.num_adapter_rows, dtype, config.device)
-        self.slots = AdapterSlots(self.arena, config.num_adapter_slots)
-        # `load_adapter` refuses files of less than 16 bits a weight, so an adapter grows by this at most.
-        growth = max(1.0, dtype.itemsize / 2)
-        self.registry = AdapterRegistry(
-            load, config.adapter_budget_bytes, config.num_loader_threads, growth, on_loaded
+        self.arena = AdapterArena(
+            base.architecture, config.num_adapter_rows, config.num_adapter_slots, base.dtype, config.device
         )
+        self.slots = AdapterSlots(self.arena, config.num_adapter_slots)
+        # Files hold 16 bits a weight at least, so A and B grow by this at most.
+        growth = max(1.0, base.dtype.itemsize / 2)
+        self.registry = AdapterRegistry(
+            load,
+            config.adapter_budget_bytes,
+            config.num_loader_threads,
+            growth,
+            int(growth * _largest_file(base.architecture, config.max_rank)),
+            on_loaded,
+        )
+        self._dtype = base.dtype
+        self._failures: list[tuple[AdapterRef | AdapterBlend, AdapterError]] = []
 
-    def prefetch(self, ref: AdapterRef) -> None:
-        if not self.slots.is_active(ref.digest):
-            self.registry.want(ref)
+    def prefetch(self, choice: AdapterRef | AdapterBlend) -> None:
+        if not self.slots.is_active(choice.digest):
+            self._want(choice)
 
-    def is_ready(self, ref: AdapterRef) -> bool:
-        return self.slots.is_active(ref.digest) or self.registry.is_resident(ref.digest)
+    def is_ready(self, choice: AdapterRef | AdapterBlend) -> bool:
+        is_resident = all(self.registry.is_resident(ref.digest) for ref in choice.refs)
+        return is_resident or self.slots.is_active(choice.digest)
 
-    def acquire(self, ref: AdapterRef) -> int | None:
-        slot = self.slots.reuse(ref.digest)
+    def acquire(self, choice: AdapterRef | AdapterBlend) -> int | None:
+        slot = self.slots.reuse(choice.digest)
+        if slot is None:
+            stack = self._stack(choice)
+            slot = None if stack is None else self.slots.activate(stack)
         if slot is not None:
-            return slot
-        adapter = self.registry.want(ref)
-        slot = None if adapter is None else self.slots.activate(adapter)
-        if slot is not None:
-            # The device has its own copy; a pin kept for hot adapters would leave a cold one no room.
-            self.registry.forget(ref.digest)
+            # The device has its own copy; a pin kept for hot adapters would leave a cold one no room. But
+            # what is hot on the device stays young on the host, else it is read again when its slot is taken.
+            self.registry.forget(choice.digest)
+            for ref in choice.refs:
+                self.registry.touch(ref.digest)
         return slot
 
     def release(self, slot: int) -> None:
@@ -68,7 +80,55 @@ class AdapterHost:
     def forget(self, digest: str) -> None:
         self.registry.forget(digest)
 
+    def take_failures(self) -> list[tuple[AdapterRef | AdapterBlend, AdapterError]]:
+        """What was refused since the last call: an adapter, and with it all that contain it, or a blend."""
+        failures, self._failures = self._failures, []
+        return [*failures, *self.registry.take_failures()]
+
+    def for_step(
+        self, runs: Iterable[tuple[int, int]], num_tokens: int, kernels: Kernels
+    ) -> StepAdapters | None:
+        """Deltas of a batch made of `runs` of (slot, num_tokens); None if all of it is on the base model."""
+        segments = find_segments(runs, self.slots.rows_by_slot)
+        if not segments:
+            return None
+        targets = frozenset[tuple[int, str]]().union(*(self.slots.targets(s.slot) for s in segments))
+        batch = kernels.lora_batch(segments, num_tokens)
+        return StepAdapters(self.arena, batch, targets, self.arena.gains.for_step(segments, num_tokens))
+
     def check_integrity(self, slots_in_use: Sequence[int], waiting_digests: set[str]) -> None:
         """Raises `AssertionError`."""
         self.slots.check_integrity(Counter(slot for slot in slots_in_use if slot != BASE_SLOT))
         self.registry.check_integrity(waiting_digests)
+
+    def _want(self, choice: AdapterRef | AdapterBlend) -> list[Adapter | None]:
+        """All at once: one by one, each adapter of a blend would wait for the load before it."""
+        adapters = [self.registry.want(ref, choice.digest) for ref in choice.refs]
+        if not self.registry.can_hold(ref.digest for ref in choice.refs):
+            error = AdapterTooLargeError("the blend", "its adapters do not fit into the cache together")
+            self._failures.append((choice, error))
+        return adapters
+
+    def _stack(self, choice: AdapterRef | AdapterBlend) -> Stack | None:
+        """None while an adapter is not resident, or if the blend was refused."""
+        adapters = [adapter for adapter in self._want(choice) if adapter is not None]
+        if len(adapters) < len(choice.refs):
+            return None
+        if isinstance(choice, AdapterRef):
+            return stack_one(adapters[0])
+        parts = [(adapter, part.weight) for adapter, part in zip(adapters, choice.parts, strict=True)]
+        try:
+            return stack_blend(choice.digest, parts, self.arena.num_rows, self._dtype)
+        except AdapterError as error:
+            self._failures.append((choice, error))
+            return None
+
+
+def _largest_file(architecture: Architecture, max_rank: int) -> int:
+    """Bytes of a weights file with the largest rank and a magnitude on every linear layer, in 32 bits."""
+    shapes = [architecture.linear_shape(linear) for linear in PARENT_BY_LINEAR]
+    numbers = sum(
+        max_rank * (in_features + out_features) + out_features for in_features, out_features in shapes
+    )
+    num_tensors = architecture.num_layers * len(shapes) * TENSORS_PER_LINEAR
+    return architecture.num_layers * numbers * 4 + max_header_bytes(num_tensors)

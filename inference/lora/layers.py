@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inference.kernels.interface import LoraPart
-from inference.model.architecture import PROJECTIONS
+from inference.lora.gains import GainTable
+from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS
 from inference.model.memory import lazy_zeros
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.kernels.interface import LoraBatch
-    from inference.lora.adapter import Adapter
+    from inference.lora.gains import StepGains
+    from inference.lora.stack import Stack
     from inference.model.architecture import Architecture
 
 
@@ -26,36 +28,45 @@ class AdapterArena:
     """For each (layer, linear): shrink [num_rows, in_features] and expand [num_rows, out_features]."""
 
     def __init__(
-        self, architecture: Architecture, num_rows: int, dtype: torch.dtype, device: torch.device | str
+        self,
+        architecture: Architecture,
+        num_rows: int,
+        num_slots: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> None:
         self.num_rows = num_rows
+        self.gains = GainTable(architecture, num_slots, device)
         self._shrink: dict[tuple[int, str], Tensor] = {}
         self._expand: dict[tuple[int, str], Tensor] = {}
-        self._columns: dict[str, slice] = {}
-        for linears in PROJECTIONS.values():
-            column = 0
-            for linear in linears:
-                in_features, out_features = architecture.linear_shape(linear)
-                self._columns[linear] = slice(column, column + out_features)
-                column += out_features
-                for layer in range(architecture.num_layers):
-                    self._shrink[layer, linear] = lazy_zeros((num_rows, in_features), dtype, device)
-                    self._expand[layer, linear] = lazy_zeros((num_rows, out_features), dtype, device)
+        for linear in PARENT_BY_LINEAR:
+            in_features, out_features = architecture.linear_shape(linear)
+            for layer in range(architecture.num_layers):
+                self._shrink[layer, linear] = lazy_zeros((num_rows, in_features), dtype, device)
+                self._expand[layer, linear] = lazy_zeros((num_rows, out_features), dtype, device)
         self._parts = {
-            key: LoraPart(shrink, self._expand[key], self._columns[key[1]])
+            key: LoraPart(shrink, self._expand[key], architecture.place(key[1])[1])
             for key, shrink in self._shrink.items()
         }
 
-    def write(self, adapter: Adapter, rows: slice) -> None:
-        """Copy an adapter into its rows; what was there before is overwritten in every layer."""
+    def write(self, stack: Stack, slot: int, rows: slice) -> None:
+        """Copy a stack into its rows; what was there before is overwritten in every layer."""
         for key, shrink in self._shrink.items():
-            expand, pair = self._expand[key], adapter.pairs.get(key)
-            rank = 0 if pair is None else len(pair.shrink)
-            if pair is not None:
-                shrink[rows.start : rows.start + rank] = pair.shrink
-                expand[rows.start : rows.start + rank] = pair.expand
-            shrink[rows.start + rank : rows.stop].zero_()
-            expand[rows.start + rank : rows.stop].zero_()
+            expand, row = self._expand[key], rows.start
+            for adapter, weight in stack.parts:
+                pair = adapter.pairs.get(key)
+                if pair is not None:
+                    end = row + pair.rank
+                    shrink[row:end] = pair.shrink
+                    expand[row:end] = pair.expand if weight == 1.0 else pair.expand * weight
+                    row = end
+            shrink[row : rows.stop].zero_()
+            expand[row : rows.stop].zero_()
+        self.gains.write(slot, stack.gains)
+
+    def erase(self, slot: int) -> None:
+        """The slot is empty now. Its rows are left as they are: whoever gets them overwrites them."""
+        self.gains.erase(slot)
 
     def part(self, layer: int, name: str) -> LoraPart:
         return self._parts[layer, name]
@@ -64,14 +75,25 @@ class AdapterArena:
 class StepAdapters:
     """The adapters of one step; implements `inference.model.decoder.AdapterDeltas`."""
 
-    def __init__(self, arena: AdapterArena, batch: LoraBatch, targets: frozenset[tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        arena: AdapterArena,
+        batch: LoraBatch,
+        targets: frozenset[tuple[int, str]],
+        gains: StepGains | None = None,
+    ) -> None:
         """`targets` are the (layer, linear) that any adapter of the step touches; the rest cost nothing."""
         self._arena = arena
         self._batch = batch
         self._targets = targets
+        self._gains = gains
 
     def add(self, layer: int, projection: str, states: Tensor, output: Tensor) -> None:
-        """Add the deltas of `states` [num_tokens, in] to the fused `output` [num_tokens, out], in place."""
+        """Add the deltas of `states` [num_tokens, in] to the fused `output` [num_tokens, out], in place, and
+        scale it where an adapter does.
+        """
         touched = [name for name in PROJECTIONS[projection] if (layer, name) in self._targets]
         if touched:
             self._batch.add(states, [self._arena.part(layer, name) for name in touched], output)
+        if self._gains is not None:
+            self._gains.scale(layer, projection, output)

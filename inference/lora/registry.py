@@ -6,6 +6,7 @@ threads, so no step ever waits for a load.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.errors import AdapterError, AdapterFileMissingError, AdapterTooLargeError
-from inference.lora.adapter import WEIGHTS_FILE
+from inference.lora.files import WEIGHTS_FILE
+from inference.lora.pins import Pins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from inference.lora.adapter import Adapter
     from inference.protocol import AdapterRef
@@ -24,36 +26,40 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Load:
-    """A load in progress, its bytes reserved; `future` is None while it waits for room in the budget."""
+    """A load in progress, its `num_bytes` reserved; `future` is None while it waits for room."""
 
     ref: AdapterRef
+    file_bytes: int
     num_bytes: int
     future: Future[Adapter] | None = None
 
 
 class AdapterRegistry:
-    """`want` an adapter again and again until it is returned or `take_failures` says why not; `forget` it as
-    soon as it may leave the cache.
+    """`want` an adapter again and again until it is returned or `take_failures` says why not; `forget` who
+    wanted it as soon as it may leave the cache.
     """
 
     def __init__(
         self,
-        load: Callable[[AdapterRef], Adapter],
+        load: Callable[[AdapterRef, int], Adapter],
         budget_bytes: int,
         num_threads: int,
         bytes_per_stored_byte: float = 1.0,
+        max_load_bytes: int | None = None,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
-        """`bytes_per_stored_byte` bounds how much larger an adapter is in memory than its file.
-        `on_loaded` is called on a loader thread whenever a load has ended.
+        """`load` is given the largest weights file that it may read. `bytes_per_stored_byte` says how much
+        larger an adapter is in memory than its file; none may need more than `max_load_bytes`. `on_loaded` is
+        called on a loader thread whenever a load has ended.
         """
         self._load = load
         self._budget_bytes = budget_bytes
         self._growth = bytes_per_stored_byte
+        self._max_load_bytes = budget_bytes if max_load_bytes is None else min(budget_bytes, max_load_bytes)
         self._on_loaded = on_loaded
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="adapter-loader")
         self._resident: OrderedDict[str, Adapter] = OrderedDict()
-        self._wanted: set[str] = set()
+        self._pins = Pins()
         self._loads: OrderedDict[str, _Load] = OrderedDict()
         self._failures: list[tuple[AdapterRef, AdapterError]] = []
 
@@ -68,20 +74,28 @@ class AdapterRegistry:
     def is_resident(self, digest: str) -> bool:
         return digest in self._resident
 
-    def want(self, ref: AdapterRef) -> Adapter | None:
-        """The adapter, if resident; else None, and a load is under way. Pins it until `forget`."""
-        self._wanted.add(ref.digest)
+    def want(self, ref: AdapterRef, holder: str) -> Adapter | None:
+        """The adapter, if resident; else None, and a load is under way. Pins it for `holder`."""
+        self._pins.add(ref.digest, holder)
         adapter = self._resident.get(ref.digest)
         if adapter is not None:
-            self._resident.move_to_end(ref.digest)
-            return adapter
-        if ref.digest not in self._loads:
+            self.touch(ref.digest)
+        elif ref.digest not in self._loads:
             self._enqueue(ref)
-        return None
+        return adapter
 
-    def forget(self, digest: str) -> None:
-        """Nobody needs this adapter in the cache any more; it may be evicted."""
-        self._wanted.discard(digest)
+    def can_hold(self, digests: Iterable[str]) -> bool:
+        """Whether all of these, resident or being loaded, fit into the budget together."""
+        return sum(map(self._num_bytes, digests)) <= self._budget_bytes
+
+    def touch(self, digest: str) -> None:
+        """It was used, here or on the device: let others leave the cache first."""
+        if digest in self._resident:
+            self._resident.move_to_end(digest)
+
+    def forget(self, holder: str) -> None:
+        """What only `holder` wanted may be evicted."""
+        self._pins.drop(holder)
 
     def collect(self) -> None:
         """Take in finished loads and start those that room has been found for."""
@@ -89,7 +103,7 @@ class AdapterRegistry:
             if load.future is not None and load.future.done():
                 del self._loads[digest]
                 self._finish(load, load.future)
-            elif load.future is None and digest not in self._wanted:
+            elif load.future is None and self._pins.age(digest) == math.inf:
                 del self._loads[digest]
         self._start_loads()
 
@@ -104,34 +118,35 @@ class AdapterRegistry:
         """Raises `AssertionError` when over budget or when a pin outlives those who wanted it."""
         if self.resident_bytes + self._reserved_bytes() > self._budget_bytes:
             raise AssertionError(f"adapters take {self.resident_bytes} bytes of {self._budget_bytes}")
-        if not self._wanted <= waiting_digests:
-            raise AssertionError(f"pinned though nobody waits: {self._wanted - waiting_digests}")
+        if not self._pins.holders <= waiting_digests:
+            raise AssertionError(f"pinned though nobody waits: {self._pins.holders - waiting_digests}")
         if self._resident.keys() & self._loads.keys():
             raise AssertionError("an adapter is resident and being loaded at once")
 
     def _enqueue(self, ref: AdapterRef) -> None:
         try:
             size = (Path(ref.path) / WEIGHTS_FILE).stat().st_size
-        except OSError as error:
-            reason = f"cannot be read in {ref.path} ({error.strerror})"
+        except (OSError, ValueError) as error:  # no path holds a zero byte
+            reason = f"cannot be read in {ref.path} ({error})"
             self._failures.append((ref, AdapterFileMissingError(WEIGHTS_FILE, reason)))
             return
         num_bytes = int(size * self._growth)
-        if num_bytes > self._budget_bytes:
-            reason = f"needs {num_bytes} bytes, the cache holds {self._budget_bytes}"
+        if num_bytes > self._max_load_bytes:
+            reason = f"needs {num_bytes} bytes, at most {self._max_load_bytes} are given to one adapter"
             self._failures.append((ref, AdapterTooLargeError(ref.path, reason)))
             return
-        self._loads[ref.digest] = _Load(ref, num_bytes)
+        self._loads[ref.digest] = _Load(ref, size, num_bytes)
         self._start_loads()
 
     def _start_loads(self) -> None:
-        """In order: were a small load to overtake one that waits for room, small ones could for ever."""
-        for load in self._loads.values():
-            if load.future is not None:
-                continue
-            if not self._make_room(load.num_bytes):
+        """Oldest holder first: were a small load to overtake one that waits for room, small ones could for
+        ever.
+        """
+        waiting = [load for load in self._loads.values() if load.future is None]
+        for load in sorted(waiting, key=lambda load: self._pins.age(load.ref.digest)):
+            if not self._make_room(load.num_bytes, self._pins.age(load.ref.digest)):
                 return
-            load.future = self._pool.submit(self._load, load.ref)
+            load.future = self._pool.submit(self._load, load.ref, load.file_bytes)
             load.future.add_done_callback(lambda _: self._on_loaded())
 
     def _finish(self, load: _Load, future: Future[Adapter]) -> None:
@@ -143,24 +158,32 @@ class AdapterRegistry:
         except BaseException as error:  # noqa: BLE001  # a stranger's folder must end nothing
             self._failures.append((load.ref, AdapterError(load.ref.path, f"cannot be loaded: {error!r}")))
             return
-        if self._make_room(adapter.num_bytes):
+        if self._make_room(adapter.num_bytes, self._pins.age(adapter.digest)):
             self._resident[adapter.digest] = adapter
-        else:
-            reason = f"needs {adapter.num_bytes} bytes, more than its file announced"
+        elif adapter.num_bytes > self._budget_bytes:
+            reason = f"needs {adapter.num_bytes} bytes, the cache holds {self._budget_bytes}"
             self._failures.append((load.ref, AdapterTooLargeError(load.ref.path, reason)))
+        else:  # larger than its file announced: it waits again, now for what it needs
+            self._loads[adapter.digest] = _Load(load.ref, load.file_bytes, adapter.num_bytes)
+
+    def _num_bytes(self, digest: str) -> int:
+        adapter, load = self._resident.get(digest), self._loads.get(digest)
+        return adapter.num_bytes if adapter is not None else load.num_bytes if load is not None else 0
 
     def _reserved_bytes(self) -> int:
         return sum(load.num_bytes for load in self._loads.values() if load.future is not None)
 
-    def _make_room(self, num_bytes: int) -> bool:
-        """Evict what nobody wants, oldest first, as far as needed; nothing, and False, if too little."""
+    def _make_room(self, num_bytes: int, age: float) -> bool:
+        """Evict, as far as needed, what nobody older than `age` waits for: first what nobody does, the least
+        recently used of it first, then what the youngest do. Nothing, and False, if that is too little.
+        """
         excess = self.resident_bytes + self._reserved_bytes() + num_bytes - self._budget_bytes
-        evictable = [adapter for digest, adapter in self._resident.items() if digest not in self._wanted]
-        if excess > sum(adapter.num_bytes for adapter in evictable):
+        ages = {digest: self._pins.age(digest) for digest in self._resident}
+        evictable = [digest for digest in self._resident if ages[digest] == math.inf or ages[digest] > age]
+        if excess > sum(self._resident[digest].num_bytes for digest in evictable):
             return False
-        for adapter in evictable:
+        for digest in sorted(evictable, key=lambda digest: -ages[digest]):
             if excess <= 0:
                 break
-            del self._resident[adapter.digest]
-            excess -= adapter.num_bytes
+            excess -= self._resident.pop(digest).num_bytes
         return True

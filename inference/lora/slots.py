@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inference.lora.adapter import Adapter
     from inference.lora.layers import AdapterArena
+    from inference.lora.stack import Stack
 
 
 @dataclass(slots=True)
@@ -48,17 +48,17 @@ class AdapterSlots:
         number = self._slot_by_digest.get(digest)
         return None if number is None else self._use(number)
 
-    def activate(self, adapter: Adapter) -> int | None:
-        """Copy `adapter` into a slot and take a use of it; None when all slots or rows are in use."""
-        number = self._slot_by_digest.get(adapter.digest)
+    def activate(self, stack: Stack) -> int | None:
+        """Copy `stack` into a slot and take a use of it; None when all slots or rows are in use."""
+        number = self._slot_by_digest.get(stack.digest)
         if number is None:
-            place = self._make_room(adapter.rank)
+            place = self._make_room(stack.rank)
             if place is None:
                 return None
             number, rows = place
-            self._arena.write(adapter, rows)
-            self._slots[number] = _Slot(adapter.digest, rows, frozenset(adapter.pairs), 0, self._clock)
-            self._slot_by_digest[adapter.digest] = number
+            self._arena.write(stack, number, rows)
+            self._slots[number] = _Slot(stack.digest, rows, stack.targets, 0, self._clock)
+            self._slot_by_digest[stack.digest] = number
         return self._use(number)
 
     def release(self, number: int) -> None:
@@ -119,3 +119,4 @@ class AdapterSlots:
     def _evict(self, number: int) -> None:
         del self._slot_by_digest[self._held(number).digest]
         self._slots[number] = None
+        self._arena.erase(number)

@@ -65,6 +65,12 @@ class Architecture:
             "down_proj": (self.intermediate_size, self.hidden_size),
         }[linear]
 
+    def place(self, linear: str) -> tuple[str, slice]:
+        """The fused projection that holds a linear layer, and its columns in that projection's output."""
+        projection, linears = next(item for item in PROJECTIONS.items() if linear in item[1])
+        start = sum(self.linear_shape(before)[1] for before in linears[: linears.index(linear)])
+        return projection, slice(start, start + self.linear_shape(linear)[1])
+
     def linear_name(self, layer: int, linear: str) -> str:
         """Name in a checkpoint, without `.weight`: `model.layers.3.self_attn.q_proj`."""
         return f"model.layers.{layer}.{PARENT_BY_LINEAR[linear]}.{linear}"

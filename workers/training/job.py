@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from backend.domain.errors import Conflict
 from inference.errors import InferenceError
-from inference.lora.adapter import adapter_digest
+from inference.lora.files import adapter_digest
 from inference.model.base_model import base_model_digest
 from inference.model.sources import model_name, resolve_model
 from workers.training.card import Card, versions

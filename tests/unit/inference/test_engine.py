@@ -400,3 +400,26 @@ def test_a_hot_adapter_does_not_shut_out_the_others(
         if output.finish_reason:
             finished.append(output.request_id)
     assert finished.index("cold") <= 6
+
+
+def test_an_adapter_that_is_hot_in_its_slot_is_not_read_again_when_it_loses_it(
+    tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slots, room for three on the host; others come and go, the hot one is used between all of them."""
+    hot, *others = (make_adapter(tmp_path / str(seed), tiny_llama, seed=seed) for seed in range(6))
+    size = (tmp_path / "0" / "adapter_model.safetensors").stat().st_size
+    read: list[str] = []
+
+    def note(folder: Path, digest: str, *rest: object) -> Adapter:
+        read.append(digest)
+        return load_adapter(folder, digest, *rest)
+
+    monkeypatch.setattr("inference.lora.host.load_adapter", note)
+    engine = make_engine(num_adapter_slots=2, adapter_budget_bytes=int(4.5 * size))
+    for other in others:
+        run_all(engine, greedy("h", adapter=hot, max_tokens=1))
+        run_all(engine, greedy("o", adapter=other, max_tokens=1))
+    run_all(engine, greedy("o", adapter=others[0], max_tokens=1))  # now it loses its slot
+    assert hot.digest not in engine.status().active_adapters
+    run_all(engine, greedy("h", adapter=hot, max_tokens=1))
+    assert read.count(hot.digest) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from inference.protocol import EmbedItem
 from tests.fixtures_engine import FAMILIES, Oracle, drain, greedy, make_adapter, make_model, run_all
+from tests.support.parity import check_batch, prompts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,28 +19,6 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
     from inference.protocol import AdapterRef
-
-
-def prompts_of(lengths: list[int], seed: int = 0) -> dict[str, list[int]]:
-    """Random token ids, none special; keyed "0", "1", ..."""
-    rng = random.Random(seed)
-    return {str(i): [rng.randrange(5, 260) for _ in range(n)] for i, n in enumerate(lengths)}
-
-
-def check_batch(
-    engine: Engine,
-    oracle: Oracle,
-    prompts: dict[str, list[int]],
-    adapters: list[AdapterRef | None],
-    max_tokens: int = 12,
-) -> None:
-    """Run all prompts in one batch, prompt i under adapter i, and compare each with its reference."""
-    chosen = {key: adapters[i % len(adapters)] for i, key in enumerate(prompts)}
-    commands = [greedy(key, adapter=chosen[key], max_tokens=max_tokens) for key in prompts]
-    answers = run_all(engine, *commands, prompts=prompts)
-    for key, prompt in prompts.items():
-        assert len(answers[key].token_ids) == max_tokens
-        oracle.check_greedy(prompt, answers[key].token_ids, chosen[key])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

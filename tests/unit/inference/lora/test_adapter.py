@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from inference import errors
-from inference.lora.adapter import Adapter, adapter_digest, load_adapter
+from inference.lora.adapter import Adapter, load_adapter
+from inference.lora.files import adapter_digest
 from inference.model.architecture import read_architecture
+from inference.model.loader import BaseWeights
 from inference.protocol import AdapterRef
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, read_tensors, rewrite_tensors
 
@@ -40,10 +42,11 @@ def ref(original: AdapterRef, tmp_path: Path) -> AdapterRef:
 
 @pytest.fixture
 def load(tiny_llama: Path) -> Callable[..., Adapter]:
+    architecture = read_architecture(tiny_llama)
+
     def load(ref: AdapterRef, max_rank: int = 8, dtype: torch.dtype = torch.float32) -> Adapter:
-        return load_adapter(
-            Path(ref.path), ref.digest, read_architecture(tiny_llama), BASE_DIGEST, max_rank, dtype
-        )
+        base = BaseWeights.open(tiny_llama, architecture, dtype)
+        return load_adapter(Path(ref.path), ref.digest, base, BASE_DIGEST, max_rank)
 
     return load
 
@@ -56,19 +59,27 @@ def test_a_good_adapter_is_read_with_its_scaling_folded_in(
     pair = adapter.pairs[0, "q_proj"]
     torch.testing.assert_close(pair.shrink, tensors[f"{Q_PROJ}.lora_A.weight"])
     torch.testing.assert_close(pair.expand, tensors[f"{Q_PROJ}.lora_B.weight"].T * 2.0)
-    assert adapter.rank == 4
+    assert pair.rank == 4
     assert adapter.num_bytes == sum(tensor.nbytes for tensor in tensors.values())
 
 
 @pytest.mark.parametrize(
     ("config", "error"),
     [
-        ({"use_dora": True}, errors.AdapterUnsupportedError),
+        ({"use_dora": True}, errors.AdapterShapeError),
+        ({"use_dora": "yes"}, errors.AdapterConfigError),
+        ({"use_rslora": 1}, errors.AdapterConfigError),
         ({"peft_type": "IA3"}, errors.AdapterUnsupportedError),
         ({"fan_in_fan_out": True}, errors.AdapterUnsupportedError),
-        ({"rank_pattern": {"(a+)+": 4}}, errors.AdapterUnsupportedError),
-        ({"rank_pattern": {f"x{i}": 4 for i in range(15)}}, errors.AdapterUnsupportedError),
-        ({"alpha_pattern": {f"x{i}": 4 for i in range(15)}}, errors.AdapterUnsupportedError),
+        ({"rank_pattern": [4]}, errors.AdapterConfigError),
+        ({"rank_pattern": {"(a+)+": 4}}, errors.AdapterPatternError),
+        ({"rank_pattern": {"\\": 4}}, errors.AdapterPatternError),
+        ({"rank_pattern": {f"x{i}": 4 for i in range(15)}}, errors.AdapterPatternError),
+        ({"alpha_pattern": {f"x{i}": 4 for i in range(15)}}, errors.AdapterPatternError),
+        ({"rank_pattern": {"q_proj": 0}}, errors.AdapterRankError),
+        ({"use_later_invention": True}, errors.AdapterUnsupportedError),
+        ({"init_lora_weights": "pissa_niter_4"}, errors.AdapterUnsupportedError),
+        ({"target_parameters": ["q_proj.weight"]}, errors.AdapterUnsupportedError),
         ({"bias": "all"}, errors.AdapterBiasError),
         ({"lora_bias": True}, errors.AdapterBiasError),
         ({"modules_to_save": ["lm_head"]}, errors.AdapterModulesToSaveError),
@@ -76,7 +87,8 @@ def test_a_good_adapter_is_read_with_its_scaling_folded_in(
         ({"r": 5}, errors.AdapterShapeError),
         ({"r": "4"}, errors.AdapterRankError),
         ({"r": 0}, errors.AdapterRankError),
-        ({"lora_alpha": None}, errors.AdapterCorruptError),
+        ({"lora_alpha": None}, errors.AdapterConfigError),
+        ({"lora_alpha": 10**400}, errors.AdapterConfigError),
         ({"lora_alpha": 1e300}, errors.AdapterNotFiniteError),
     ],
 )
@@ -118,7 +130,7 @@ def test_truncated_weights_are_refused(keep: int, ref: AdapterRef, load: Callabl
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"r": NaN}', "[" * 100_000, '"' + '\\"' * 400_000])
 def test_a_broken_configuration_is_refused(text: str, ref: AdapterRef, load: Callable[..., Adapter]) -> None:
     (Path(ref.path) / "adapter_config.json").write_text(text)
-    with pytest.raises(errors.AdapterCorruptError):
+    with pytest.raises(errors.AdapterConfigError):
         load(ref)
 
 
@@ -158,7 +170,7 @@ def test_weights_of_eight_bits_are_refused(ref: AdapterRef, load: Callable[..., 
         ("base_model.model.model.layers.0.mlp.q_proj.lora_A.weight", errors.AdapterTargetError),
         ("base_model.model.model.layers.0.input_layernorm.weight", errors.AdapterTargetError),
         (f"{Q_PROJ}.lora_B.bias", errors.AdapterBiasError),
-        (f"{Q_PROJ}.lora_magnitude_vector", errors.AdapterUnsupportedError),
+        (f"{Q_PROJ}.lora_magnitude_vector", errors.AdapterShapeError),
         ("base_model.model.lm_head.modules_to_save.weight", errors.AdapterModulesToSaveError),
         ("base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight", errors.AdapterWrongBaseError),
         ("base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight", errors.AdapterShapeError),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 
 from inference.kernels import portable
 from inference.kernels.choice import choose_kernels
-from inference.kernels.reference import lora_delta
-from inference.lora.adapter import Adapter, LoraPair
+from inference.kernels.reference import lora_delta, scaled_outputs
+from inference.lora.adapter import Adapter, LoraPair, OutputGain
+from inference.lora.gains import GainTable
 from inference.lora.layers import AdapterArena, StepAdapters
 from inference.lora.segments import BASE_SLOT, Segment, find_segments
+from inference.lora.stack import stack_one
 from inference.model.architecture import PROJECTIONS, read_architecture
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ def random_adapter(architecture: Architecture, name: str, ranks: dict[str, int])
     for linear, rank in ranks.items():
         in_features, out_features = architecture.linear_shape(linear)
         pairs[0, linear] = LoraPair(torch.randn(rank, in_features), torch.randn(rank, out_features))
-    return Adapter(name, max(ranks.values()), 0, pairs)
+    return Adapter(name, pairs, 0, 1.0)
 
 
 @pytest.mark.parametrize(("kernels", "max_stacked"), [("portable", 0), ("portable", 1000), ("native", 0)])
@@ -55,11 +58,12 @@ def test_deltas_equal_the_reference(
         random_adapter(architecture, "b", {"v_proj": 6, "up_proj": 3, "down_proj": 2}),
         random_adapter(architecture, "c", {"o_proj": 1}),
     ]
-    arena = AdapterArena(architecture, 16, torch.float32, "cpu")
-    arena.write(random_adapter(architecture, "old", dict.fromkeys(("q_proj", "o_proj"), 16)), slice(0, 16))
+    arena = AdapterArena(architecture, 16, 3, torch.float32, "cpu")
+    old = random_adapter(architecture, "old", dict.fromkeys(("q_proj", "o_proj"), 16))
+    arena.write(stack_one(old), 0, slice(0, 16))
     rows: list[slice | None] = [slice(9, 13), slice(1, 7), slice(13, 14)]
-    for adapter, place in zip(adapters, rows, strict=True):
-        arena.write(adapter, place)
+    for slot, (adapter, place) in enumerate(zip(adapters, rows, strict=True)):
+        arena.write(stack_one(adapter), slot, place)
     segments = find_segments(runs, rows)
     slots = [slot for slot, count in runs for _ in range(count)]
     targets = frozenset(key for segment in segments for key in adapters[segment.slot].pairs)
@@ -91,3 +95,55 @@ def test_neighbouring_runs_of_one_slot_are_one_segment() -> None:
         Segment(7, 8, 0, slice(0, 2)),
         Segment(8, 9, 1, slice(2, 3)),
     ]
+
+
+def test_gains_scale_their_own_tokens_and_no_others(tiny_llama: Path) -> None:
+    """Slot 0 scales with offsets, slot 1 only adds, slot 2 scales without; the rest is the base model's."""
+    torch.manual_seed(0)
+    architecture = read_architecture(tiny_llama)
+    width = architecture.linear_shape("q_proj")[1]
+    gains = {
+        0: OutputGain(torch.randn(width), torch.randn(width)),
+        2: OutputGain(torch.randn(width), None),
+    }
+    arena = AdapterArena(architecture, 16, 3, torch.float32, "cpu")
+    adapters, rows = [], [slice(2 * slot, 2 * slot + 2) for slot in range(3)]
+    for slot in range(3):
+        plain = random_adapter(architecture, str(slot), {"q_proj": 2})
+        pair = replace(plain.pairs[0, "q_proj"], gain=gains.get(slot))
+        adapters.append(replace(plain, pairs={(0, "q_proj"): pair}))
+        arena.write(stack_one(adapters[-1]), slot, rows[slot])
+    runs = [(0, 3), (BASE_SLOT, 2), (1, 2), (2, 1)]
+    slots = [slot for slot, count in runs for _ in range(count)]
+    segments = find_segments(runs, rows)
+    batch = choose_kernels("portable", torch.float32, "cpu").lora_batch(segments, len(slots))
+    targets = frozenset({(0, "q_proj")})
+    step = StepAdapters(arena, batch, targets, arena.gains.for_step(segments, len(slots)))
+    states = torch.randn(len(slots), architecture.hidden_size)
+    output = torch.randn(len(slots), sum(architecture.linear_shape(name)[1] for name in PROJECTIONS["qkv"]))
+    expected = output.clone()
+    expected[:, :width] = scaled_outputs(
+        output[:, :width] + reference(architecture, adapters, states, slots, "q_proj"),
+        slots,
+        {
+            slot: (gain.factor, torch.zeros(width) if gain.offset is None else gain.offset)
+            for slot, gain in gains.items()
+        },
+    )
+    step.add(0, "qkv", states, output)
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_slots_gains_end_with_it_and_the_last_ones_free_the_memory(tiny_llama: Path) -> None:
+    architecture = read_architecture(tiny_llama)
+    table = GainTable(architecture, 2, "cpu")
+    ones = torch.ones(architecture.linear_shape("o_proj")[1])
+    for slot in range(2):
+        table.write(slot, {(1, "o_proj"): OutputGain(2 * ones, 3 * ones)})
+    table.erase(0)
+    factors, offsets = table.rows(1, "o")
+    assert [table.scaled(slot) for slot in range(2)] == [frozenset(), {(1, "o")}]
+    assert factors[:, 0].tolist() == [1, 2, 1]
+    assert offsets[:, 0].tolist() == [0, 3, 0]
+    table.write(1, {})
+    assert table.num_bytes == 0

@@ -28,6 +28,7 @@ class Loading:
         self._folder = folder
         self._gate = threading.Event()
         self.loaded: list[str] = []
+        self.num_bytes = SIZE
         self.registry = AdapterRegistry(self._load, budget_bytes, num_threads=2)
 
     def ref(self, name: str, size: int = SIZE) -> AdapterRef:
@@ -35,6 +36,9 @@ class Loading:
         folder.mkdir(exist_ok=True)
         (folder / "adapter_model.safetensors").write_bytes(bytes(size))
         return AdapterRef(name * 64, str(folder))
+
+    def want(self, ref: AdapterRef, holder: str | None = None) -> Adapter | None:
+        return self.registry.want(ref, holder or ref.digest)
 
     def finish(self) -> None:
         """Let all loads end and take them in."""
@@ -46,7 +50,7 @@ class Loading:
             self.registry.collect()
         self._gate.clear()
 
-    def _load(self, ref: AdapterRef) -> Adapter:
+    def _load(self, ref: AdapterRef, max_bytes: int) -> Adapter:
         assert self._gate.wait(10)
         name = Path(ref.path).name
         self.loaded.append(name)
@@ -54,7 +58,7 @@ class Loading:
             raise AdapterCorruptError("x", "bad")
         if name == "c":
             raise Panic
-        return Adapter(ref.digest, 1, SIZE, {})
+        return Adapter(ref.digest, {}, self.num_bytes, 0.0)
 
 
 @pytest.fixture
@@ -74,9 +78,9 @@ def loading(tmp_path: Path) -> Iterator[Callable[[int], Loading]]:
 def test_many_requests_for_one_digest_load_it_once(loading: Callable[[int], Loading]) -> None:
     it = loading(5 * SIZE)
     ref = it.ref("1")
-    assert [it.registry.want(ref) for _ in range(5)] == [None] * 5
+    assert [it.want(ref) for _ in range(5)] == [None] * 5
     it.finish()
-    assert it.registry.want(ref) is not None
+    assert it.want(ref) is not None
     assert it.loaded == ["1"]
 
 
@@ -84,12 +88,12 @@ def test_the_least_recently_used_makes_room(loading: Callable[[int], Loading]) -
     it = loading(2 * SIZE)
     one, two, three = (it.ref(name) for name in "123")
     for ref in (one, two):
-        it.registry.want(ref)
+        it.want(ref)
     it.finish()
-    it.registry.want(one)
+    it.want(one)
     for ref in (one, two):
         it.registry.forget(ref.digest)
-    it.registry.want(three)
+    it.want(three)
     it.finish()
     assert it.registry.resident_digests == [one.digest, three.digest]
     it.registry.check_integrity({three.digest})
@@ -100,9 +104,9 @@ def test_what_somebody_waits_for_is_not_evicted_and_the_next_load_waits(
 ) -> None:
     it = loading(SIZE)
     one, two = it.ref("1"), it.ref("2")
-    it.registry.want(one)
+    it.want(one)
     it.finish()
-    it.registry.want(two)
+    it.want(two)
     it.finish()
     assert it.loaded == ["1"]
     it.registry.forget(one.digest)
@@ -114,24 +118,24 @@ def test_what_somebody_waits_for_is_not_evicted_and_the_next_load_waits(
 def test_a_load_that_nobody_waits_for_any_more_is_not_started(loading: Callable[[int], Loading]) -> None:
     it = loading(SIZE)
     one, two = it.ref("1"), it.ref("2")
-    it.registry.want(one)
-    it.registry.want(two)
+    it.want(one)
+    it.want(two)
     it.registry.forget(two.digest)
     it.finish()
     assert it.loaded == ["1"]
     it.registry.collect()
     it.registry.forget(one.digest)
-    assert it.registry.want(two) is None  # asked for anew, as if it never had been
+    assert it.want(two) is None  # asked for anew, as if it never had been
 
 
 def test_a_load_that_finds_no_room_evicts_nothing(loading: Callable[[int], Loading]) -> None:
     it = loading(2 * SIZE)
     pinned, idle, large = it.ref("1"), it.ref("2"), it.ref("3", size=2 * SIZE)
-    it.registry.want(pinned)
-    it.registry.want(idle)
+    it.want(pinned)
+    it.want(idle)
     it.finish()
     it.registry.forget(idle.digest)
-    it.registry.want(large)
+    it.want(large)
     it.registry.collect()
     assert it.registry.resident_digests == [pinned.digest, idle.digest]
 
@@ -139,10 +143,10 @@ def test_a_load_that_finds_no_room_evicts_nothing(loading: Callable[[int], Loadi
 def test_a_small_load_does_not_overtake_one_that_waits_for_room(loading: Callable[[int], Loading]) -> None:
     it = loading(2 * SIZE)
     pinned, large, small = it.ref("1"), it.ref("2", size=2 * SIZE), it.ref("3")
-    it.registry.want(pinned)
+    it.want(pinned)
     it.finish()
-    it.registry.want(large)
-    it.registry.want(small)
+    it.want(large)
+    it.want(small)
     it.finish()
     assert it.loaded == ["1"]
     it.registry.forget(pinned.digest)
@@ -155,7 +159,7 @@ def test_failures_are_reported_once_and_can_be_tried_again(loading: Callable[[in
     it = loading(5 * SIZE)
     bad = it.ref("b")
     for _ in range(2):
-        it.registry.want(bad)
+        it.want(bad)
         it.finish()
         ((ref, error),) = it.registry.take_failures()
         assert (ref, type(error)) == (bad, AdapterCorruptError)
@@ -164,7 +168,7 @@ def test_failures_are_reported_once_and_can_be_tried_again(loading: Callable[[in
 
 def test_an_unforeseen_error_of_a_load_is_the_adapters_own(loading: Callable[[int], Loading]) -> None:
     it = loading(5 * SIZE)
-    it.registry.want(it.ref("c"))
+    it.want(it.ref("c"))
     it.finish()
     ((_, error),) = it.registry.take_failures()
     assert type(error) is AdapterError
@@ -174,8 +178,83 @@ def test_an_adapter_larger_than_the_budget_or_not_there_is_refused(
     loading: Callable[[int], Loading],
 ) -> None:
     it = loading(SIZE)
-    it.registry.want(it.ref("1", size=SIZE + 1))
-    it.registry.want(AdapterRef("f" * 64, "/nowhere"))
+    it.want(it.ref("1", size=SIZE + 1))
+    it.want(AdapterRef("f" * 64, "/nowhere"))
     kinds = [type(error) for _, error in it.registry.take_failures()]
     assert kinds == [AdapterTooLargeError, AdapterFileMissingError]
     assert it.loaded == []
+
+
+def test_a_load_that_turns_out_larger_than_its_file_waits_for_the_room_it_needs(
+    loading: Callable[[int], Loading],
+) -> None:
+    it = loading(3 * SIZE)
+    pinned, grown = it.ref("1"), it.ref("2")
+    it.want(pinned)
+    it.finish()
+    it.num_bytes = int(2.5 * SIZE)
+    it.want(grown)
+    it.finish()
+    assert it.registry.resident_digests == [pinned.digest]
+    it.registry.check_integrity({pinned.digest, grown.digest})
+    it.registry.forget(pinned.digest)
+    it.registry.collect()
+    it.finish()
+    assert it.registry.resident_digests == [grown.digest]
+
+
+def test_whoever_came_first_takes_what_younger_ones_hold(loading: Callable[[int], Loading]) -> None:
+    """Two holders need two adapters each, and have one each; there is room for two."""
+    it = loading(2 * SIZE)
+    one, two, three, four = (it.ref(name) for name in "1234")
+    it.want(one, holder="old")
+    it.want(three, holder="young")
+    it.finish()
+    it.want(two, holder="old")
+    it.want(four, holder="young")
+    it.finish()
+    assert set(it.registry.resident_digests) == {one.digest, two.digest}
+    it.registry.forget("old")
+    for _ in range(2):
+        it.want(three, holder="young")
+        it.want(four, holder="young")
+        it.finish()
+    assert set(it.registry.resident_digests) == {three.digest, four.digest}
+
+
+def test_an_adapter_that_two_want_stays_until_both_have_let_go(loading: Callable[[int], Loading]) -> None:
+    it = loading(SIZE)
+    shared, other = it.ref("1"), it.ref("2")
+    it.want(shared, holder="a")
+    it.want(shared, holder="b")
+    it.finish()
+    it.registry.forget("a")
+    it.want(other)
+    it.finish()
+    assert it.registry.resident_digests == [shared.digest]
+    it.registry.forget("b")
+    it.registry.collect()
+    it.finish()
+    assert it.registry.resident_digests == [other.digest]
+
+
+def test_what_is_used_on_the_device_stays_young_on_the_host(loading: Callable[[int], Loading]) -> None:
+    it = loading(2 * SIZE)
+    hot, idle, new = (it.ref(name) for name in "123")
+    for ref in (hot, idle):
+        it.want(ref)
+        it.finish()
+        it.registry.forget(ref.digest)
+    it.registry.touch(hot.digest)
+    it.want(new)
+    it.finish()
+    assert it.registry.resident_digests == [hot.digest, new.digest]
+
+
+def test_a_path_that_no_file_system_knows_is_its_adapters_own_error(
+    loading: Callable[[int], Loading],
+) -> None:
+    it = loading(SIZE)
+    it.want(AdapterRef("f" * 64, "/zero\0byte"))
+    ((_, error),) = it.registry.take_failures()
+    assert isinstance(error, AdapterFileMissingError)

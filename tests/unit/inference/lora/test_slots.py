@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.lora.adapter import Adapter
 from inference.lora.slots import AdapterSlots
+from inference.lora.stack import Stack
 
 if TYPE_CHECKING:
     from inference.lora.layers import AdapterArena
@@ -23,13 +23,16 @@ class Rows:
     def __init__(self) -> None:
         self.owner: list[str | None] = [None] * NUM_ROWS
 
-    def write(self, adapter: Adapter, rows: slice) -> None:
-        assert rows.stop - rows.start == adapter.rank
-        self.owner[rows] = [adapter.digest] * adapter.rank
+    def write(self, stack: Stack, slot: int, rows: slice) -> None:
+        assert rows.stop - rows.start == stack.rank
+        self.owner[rows] = [stack.digest] * stack.rank
+
+    def erase(self, slot: int) -> None:
+        pass
 
 
-def adapter(name: int) -> Adapter:
-    return Adapter(str(name), 1 + name % 7, 0, {})
+def stack(name: int) -> Stack:
+    return Stack(str(name), (), 1 + name % 7)
 
 
 def make(num_slots: int) -> tuple[AdapterSlots, Rows]:
@@ -45,12 +48,12 @@ def test_rows_of_adapters_in_use_are_never_touched(
 ) -> None:
     """Activate adapter n, or release the n-th use; every used adapter keeps its rows."""
     slots, rows = make(num_slots)
-    uses: list[tuple[int, Adapter]] = []
+    uses: list[tuple[int, Stack]] = []
     for is_activation, n in operations:
         if is_activation:
-            number = slots.activate(adapter(n))
+            number = slots.activate(stack(n))
             if number is not None:
-                uses.append((number, adapter(n)))
+                uses.append((number, stack(n)))
         elif uses:
             number, _ = uses.pop(n % len(uses))
             slots.release(number)
@@ -61,10 +64,10 @@ def test_rows_of_adapters_in_use_are_never_touched(
         slots.check_integrity(Counter(number for number, _ in uses))
 
 
-def test_an_idle_engine_can_activate_any_adapter() -> None:
+def test_an_idle_engine_can_activate_any_stack() -> None:
     slots, _ = make(4)
     for n in (6, 13, 5, 12, 3):
-        number = slots.activate(adapter(n))
+        number = slots.activate(stack(n))
         assert number is not None
         slots.release(number)
 
@@ -72,15 +75,15 @@ def test_an_idle_engine_can_activate_any_adapter() -> None:
 def test_the_least_recently_used_is_evicted() -> None:
     slots, _ = make(2)
     for n in (0, 1, 0):
-        slots.release(slots.activate(adapter(n)))  # type: ignore[arg-type]
-    slots.activate(adapter(2))
+        slots.release(slots.activate(stack(n)))  # type: ignore[arg-type]
+    slots.activate(stack(2))
     assert set(slots.active_digests) == {"0", "2"}
 
 
 def test_nothing_is_evicted_when_it_would_not_help() -> None:
     slots, _ = make(3)
-    slots.activate(adapter(6))  # 7 rows, in use
-    slots.activate(adapter(13))  # 7 more, in use
-    slots.release(slots.activate(adapter(1)))  # type: ignore[arg-type]  # the last 2, idle
-    assert slots.activate(adapter(4)) is None
+    slots.activate(stack(6))  # 7 rows, in use
+    slots.activate(stack(13))  # 7 more, in use
+    slots.release(slots.activate(stack(1)))  # type: ignore[arg-type]  # the last 2, idle
+    assert slots.activate(stack(4)) is None
     assert slots.is_active("1")

@@ -1,0 +1,145 @@
+"""The files of an adapter folder and the digest over them.
+
+A folder comes from a stranger, and may change while it is looked at. So every file is opened once, without
+following links, and the bytes that are hashed are the bytes that are used.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inference.errors import (
+    AdapterChangedError,
+    AdapterConfigError,
+    AdapterFileMissingError,
+    AdapterIrregularFileError,
+    AdapterPickleError,
+    AdapterTooLargeError,
+)
+from inference.lora.strict_json import canonical, parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from io import BufferedReader
+    from pathlib import Path
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_DIGEST_DOMAIN = b"loraledger/adapter/v1\0"
+_MAX_CONFIG_BYTES = 1024 * 1024
+_MAX_CONFIG_DEPTH = 16
+_MAX_ENTRIES = 1000
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# What a file is called matters less than what is in it: an archive, as torch and numpy put pickles into, or a
+# pickle of any protocol since 2.
+_PICKLE_HEADS = (b"PK\x03\x04", *(bytes((0x80, protocol)) for protocol in range(2, 6)))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """What was read of a folder, once."""
+
+    config: Mapping[str, Any]
+    weights: bytearray
+    digest: str
+
+
+def adapter_digest(folder: Path) -> str:
+    r"""Content digest of a PEFT folder, 64 hex digits.
+
+    SHA-256 over `b"loraledger/adapter/v1\0"`, then the 32-byte SHA-256 of adapter_config.json in canonical
+    form (parsed, re-written with sorted keys, no blanks, UTF-8), then the 32-byte SHA-256 of the bytes of
+    adapter_model.safetensors. Other files of the folder, such as a README, do not count.
+    """
+    return read_adapter_files(folder).digest
+
+
+def read_adapter_files(folder: Path, max_weights_bytes: int | None = None) -> AdapterFiles:
+    """Raises `AdapterFileMissingError`, `AdapterIrregularFileError`, `AdapterPickleError`,
+    `AdapterTooLargeError`, `AdapterChangedError`, `AdapterConfigError`.
+    """
+    with _opened(folder) as directory:
+        for name in _regular_files(directory):
+            _refuse_pickle(directory, name)
+        config_bytes = _read(directory, CONFIG_FILE, _MAX_CONFIG_BYTES)
+        weights = _read(directory, WEIGHTS_FILE, max_weights_bytes)
+    try:
+        config = parse_object(bytes(config_bytes), _MAX_CONFIG_DEPTH)
+        config_digest = hashlib.sha256(canonical(config)).digest()
+    except ValueError as error:
+        raise AdapterConfigError(CONFIG_FILE, str(error)) from error
+    digest = hashlib.sha256(_DIGEST_DOMAIN + config_digest + hashlib.sha256(weights).digest())
+    return AdapterFiles(config, weights, digest.hexdigest())
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    try:
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise AdapterFileMissingError(str(folder), f"not a readable folder ({error})") from error
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _regular_files(directory: int) -> list[str]:
+    """Names of the folder's own files, sorted; what lies in folders below is never read."""
+    names = []
+    with os.scandir(directory) as entries:
+        for number, entry in enumerate(entries):
+            if number == _MAX_ENTRIES:
+                raise AdapterTooLargeError("the folder", f"more than {_MAX_ENTRIES} files")
+            if entry.is_file(follow_symlinks=False):
+                names.append(entry.name)
+            elif not entry.is_dir(follow_symlinks=False):
+                raise _irregular(entry.name)
+    return sorted(names)
+
+
+def _refuse_pickle(directory: int, name: str) -> None:
+    with _open_regular(directory, name) as file:
+        head = file.read(4)
+    if name.lower().endswith(_PICKLE_SUFFIXES) or head.startswith(_PICKLE_HEADS):
+        raise AdapterPickleError(name, "pickle can run code when read; save the adapter as safetensors")
+
+
+def _read(directory: int, name: str, max_bytes: int | None) -> bytearray:
+    with _open_regular(directory, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if max_bytes is not None and size > max_bytes:
+            raise AdapterTooLargeError(name, f"{size} bytes, at most {max_bytes} are read")
+        content = bytearray(size)
+        if file.readinto(content) != size or file.read(1):
+            raise AdapterChangedError(name, "it changed while it was read; never write into a served folder")
+    return content
+
+
+@contextmanager
+def _open_regular(directory: int, name: str) -> Iterator[BufferedReader]:
+    """Neither follows a link nor waits for a pipe's writer."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _irregular(name) from error
+        raise AdapterFileMissingError(name, f"cannot be read ({error.strerror})") from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _irregular(name)
+        try:
+            yield file
+        except OSError as error:
+            raise AdapterFileMissingError(name, f"cannot be read ({error.strerror})") from error
+
+
+def _irregular(name: str) -> AdapterIrregularFileError:
+    return AdapterIrregularFileError(name, "a link, pipe, device or socket; put the file itself there")

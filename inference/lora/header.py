@@ -1,0 +1,120 @@
+"""The header of a safetensors file: where each tensor lies. Checked before a single number is looked at.
+
+It is read here and nowhere else: a second reader could understand a crafted header differently.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inference.errors import (
+    AdapterCorruptError,
+    AdapterHeaderError,
+    AdapterTooManyTensorsError,
+    AdapterUnsupportedError,
+)
+from inference.lora.files import WEIGHTS_FILE
+from inference.lora.strict_json import parse_object
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LENGTH = struct.Struct("<Q")
+_METADATA = "__metadata__"
+_MAX_DEPTH = 3  # the object, an entry, its shape
+_BYTES_PER_ENTRY = 512  # a name, a dtype, a shape and two offsets take about 160
+_FREE_BYTES = 64 * 1024  # for metadata
+_MAX_SIZES = 8  # in a shape; the product of very many would take long
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's place in the file: `shape` numbers of `dtype` from byte `start` on."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    def read(self, weights: bytearray) -> Tensor:
+        """A copy, so that no tensor keeps the whole file in memory."""
+        size = math.prod(self.shape) * self.dtype.itemsize
+        content = weights[self.start : self.start + size]
+        return torch.frombuffer(content, dtype=self.dtype).view(self.shape)
+
+
+def max_header_bytes(max_tensors: int) -> int:
+    return max_tensors * _BYTES_PER_ENTRY + _FREE_BYTES
+
+
+def read_header(weights: bytearray, max_tensors: int) -> dict[str, TensorSpec]:
+    """Specs by tensor name. Together they cover the file from header to end, without gap or overlap.
+
+    Raises `AdapterCorruptError`, `AdapterHeaderError`, `AdapterTooManyTensorsError`,
+    `AdapterUnsupportedError`.
+    """
+    if len(weights) < _LENGTH.size:
+        raise AdapterCorruptError(WEIGHTS_FILE, f"{len(weights)} bytes are no safetensors file")
+    (length,) = _LENGTH.unpack_from(weights)
+    data_start = _LENGTH.size + length
+    if data_start > len(weights):
+        raise AdapterHeaderError(WEIGHTS_FILE, f"a header of {length} bytes in a file of {len(weights)}")
+    if length > max_header_bytes(max_tensors):
+        raise AdapterTooManyTensorsError(
+            WEIGHTS_FILE, f"a header of {length} bytes; the base model has room for {max_tensors} tensors"
+        )
+    try:
+        entries = parse_object(bytes(weights[_LENGTH.size : data_start]), _MAX_DEPTH)
+    except ValueError as error:
+        raise AdapterCorruptError(WEIGHTS_FILE, f"its header is no JSON object: {error}") from error
+    entries.pop(_METADATA, None)
+    if not entries:
+        raise AdapterCorruptError(WEIGHTS_FILE, "it holds no tensors")
+    if len(entries) > max_tensors:
+        reason = f"{len(entries)} tensors; the base model has room for {max_tensors}"
+        raise AdapterTooManyTensorsError(WEIGHTS_FILE, reason)
+    return _lay_out(entries, data_start, len(weights))
+
+
+def _lay_out(entries: dict[str, Any], data_start: int, file_size: int) -> dict[str, TensorSpec]:
+    specs: dict[str, TensorSpec] = {}
+    places: list[tuple[int, int, str]] = []
+    for name, entry in entries.items():
+        begin, end, spec = _read_entry(name, entry, data_start)
+        specs[name] = spec
+        places.append((begin, end, name))
+    position = 0
+    for begin, end, name in sorted(places):
+        if begin != position:
+            raise AdapterHeaderError(name, f"begins at {begin}, the tensors before it end at {position}")
+        position = end
+    if data_start + position != file_size:
+        num_bytes = file_size - data_start
+        raise AdapterHeaderError(WEIGHTS_FILE, f"tensors of {position} bytes, but {num_bytes} follow")
+    return specs
+
+
+def _read_entry(name: str, entry: object, data_start: int) -> tuple[int, int, TensorSpec]:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise AdapterHeaderError(name, "its entry is not a dtype, a shape and two offsets")
+    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise AdapterHeaderError(name, f"shape {shape!r} or offsets {offsets!r} are not sizes")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise AdapterUnsupportedError(name, f"{dtype!r} is not served; save it in 16 or 32 bits")
+    spec = TensorSpec(_DTYPES[dtype], tuple(shape), data_start + offsets[0])
+    if math.prod(shape) * spec.dtype.itemsize != offsets[1] - offsets[0]:
+        raise AdapterHeaderError(name, f"{dtype} of shape {shape} does not fill bytes {offsets}")
+    return offsets[0], offsets[1], spec
+
+
+def _are_sizes(value: object) -> bool:
+    """A bool is an int to Python, but no size."""
+    if not isinstance(value, list) or len(value) > _MAX_SIZES:
+        return False
+    return all(type(size) is int and 0 <= size < 2**63 for size in value)

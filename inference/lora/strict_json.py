@@ -1,0 +1,66 @@
+"""JSON from strangers: one meaning for every reader, and bounded work for this one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+# An unterminated string matches too, else a crafted one would be scanned from each of its quotes again.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+
+
+def parse_object(text: bytes, max_depth: int) -> dict[str, Any]:
+    """The object that `text` holds, in UTF-8. Its size is the caller's to bound.
+
+    Raises `ValueError`, which says what is wrong, for whatever two readers could understand differently: a
+    key given twice, another encoding, numbers that are not finite.
+    """
+    decoded = text.decode()
+    if _depth(decoded) > max_depth:
+        raise ValueError(f"nested deeper than {max_depth} levels")
+    value = json.loads(
+        decoded,
+        object_pairs_hook=_without_duplicates,
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+    )
+    if not isinstance(value, dict):
+        raise ValueError("not an object")  # noqa: TRY004  # of the text, not of an argument
+    return value
+
+
+def canonical(value: dict[str, Any]) -> bytes:
+    """Sorted keys, no blanks, UTF-8. Raises `ValueError` for text that UTF-8 cannot hold."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def _depth(text: str) -> int:
+    """How deep brackets nest outside of strings. Python's parser recurses, and can overflow the stack."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, member in pairs:
+        if key in value:
+            raise ValueError(f"the key {key[:100]!r} is given twice")
+        value[key] = member
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is larger than any double")
+    return number

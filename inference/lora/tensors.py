@@ -1,0 +1,102 @@
+"""Which tensors of a file make up which linear layer's LoRA. Names and shapes only; no number is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inference.errors import (
+    AdapterBiasError,
+    AdapterError,
+    AdapterModulesToSaveError,
+    AdapterRankError,
+    AdapterShapeError,
+    AdapterTargetError,
+    AdapterWrongBaseError,
+)
+from inference.model.architecture import PARENT_BY_LINEAR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inference.lora.config import AdapterConfig
+    from inference.lora.header import TensorSpec
+    from inference.model.architecture import Architecture
+
+TENSORS_PER_LINEAR = 3
+_DOWN, _UP, _MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
+_NAME = re.compile(
+    r"base_model\.model\.(?P<module>model\.layers\.(?P<layer>0|[1-9][0-9]{0,3})\.(?P<parent>self_attn|mlp)"
+    r"\.(?P<linear>[a-z_]{1,20}))\.(?P<side>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSpecs:
+    """The tensors of one linear layer, of shapes that fit the base model and the configured rank."""
+
+    module: str
+    down: TensorSpec  # A: [rank, in_features]
+    up: TensorSpec  # B: [out_features, rank]
+    magnitude: TensorSpec | None  # [out_features], of DoRA alone
+
+
+def group_by_linear(
+    specs: Mapping[str, TensorSpec], config: AdapterConfig, architecture: Architecture, max_rank: int
+) -> dict[tuple[int, str], LinearSpecs]:
+    """Specs by (layer, linear), sorted. Every tensor must belong to a linear layer of the decoder.
+
+    Raises `AdapterTargetError`, `AdapterBiasError`, `AdapterModulesToSaveError`, `AdapterWrongBaseError`,
+    `AdapterShapeError`, `AdapterRankError`.
+    """
+    sides: dict[tuple[int, str], dict[str, TensorSpec]] = {}
+    for name, spec in specs.items():
+        match = _NAME.fullmatch(name)
+        if match is None or PARENT_BY_LINEAR.get(match["linear"]) != match["parent"]:
+            raise _unknown(name)
+        layer = int(match["layer"])
+        if layer >= architecture.num_layers:
+            raise AdapterWrongBaseError(name, f"the base model has {architecture.num_layers} layers")
+        sides.setdefault((layer, match["linear"]), {})[match["side"]] = spec
+    expected = {_DOWN, _UP, _MAGNITUDE} if config.is_dora else {_DOWN, _UP}
+    grouped = {}
+    for (layer, linear), found in sorted(sides.items()):
+        module = architecture.linear_name(layer, linear)
+        if found.keys() != expected:
+            reason = f"it has {', '.join(sorted(found))}; expected are {', '.join(sorted(expected))}"
+            raise AdapterShapeError(module, reason)
+        specs_of_linear = LinearSpecs(module, found[_DOWN], found[_UP], found.get(_MAGNITUDE))
+        _check_rank(specs_of_linear, config.rank(module), max_rank)
+        _check_base(specs_of_linear, *architecture.linear_shape(linear))
+        grouped[layer, linear] = specs_of_linear
+    return grouped
+
+
+def _unknown(name: str) -> AdapterError:
+    if name.endswith((".bias", ".lora_bias")):
+        return AdapterBiasError(name, "a bias cannot share a batch; train without")
+    if "modules_to_save" in name:
+        return AdapterModulesToSaveError(name, "it would replace shared base weights")
+    return AdapterTargetError(
+        name, f"not LoRA on a linear layer of the decoder ({', '.join(PARENT_BY_LINEAR)})"
+    )
+
+
+def _check_rank(specs: LinearSpecs, rank: int, max_rank: int) -> None:
+    if rank > max_rank:
+        raise AdapterRankError(specs.module, f"rank {rank} is over the engine's limit of {max_rank}")
+    down, up = specs.down.shape, specs.up.shape
+    if len(down) != 2 or len(up) != 2 or down[0] != rank or up[1] != rank:
+        reason = f"A {list(down)} and B {list(up)} do not fit the configured rank {rank}"
+        raise AdapterShapeError(specs.module, reason)
+
+
+def _check_base(specs: LinearSpecs, in_features: int, out_features: int) -> None:
+    has = (specs.down.shape[1], specs.up.shape[0])
+    if has != (in_features, out_features):
+        reason = f"made for {has[0]} -> {has[1]} features, the base has {in_features} -> {out_features}"
+        raise AdapterWrongBaseError(specs.module, reason)
+    if specs.magnitude is not None and specs.magnitude.shape != (out_features,):
+        reason = f"magnitude {list(specs.magnitude.shape)} is not one number for each of {out_features} rows"
+        raise AdapterShapeError(specs.module, reason)
