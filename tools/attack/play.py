@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.chain import BatchState
-from tools.attack.stage import CONTRIBUTORS, WATCHER, Forgery, StageError
+from tools.attack.stage import WATCHER, Forgery, StageError
+from tools.local_market import CONTRIBUTORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

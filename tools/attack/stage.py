@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,47 +16,33 @@ from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.chain import Call
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import look_up
+from backend.domain.errors import DomainError
 from backend.domain.hashing import (
-    TypedDomain,
-    accepted_hash,
-    ascii_word,
-    attribution_hash,
-    channel_id,
-    keccak,
     receipt_id,
-    record_argument,
-    slices_hash,
-    snapshot_id,
     to_bytes,
     to_hash,
-    version_id,
 )
-from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, Hash32
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree
-from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
-from backend.domain.split import PPM, UNIT, charge
+from backend.domain.split import UNIT
 from backend.domain.voucher import Voucher
 from backend.services.settle.take import compact
+from tools.local_market import OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from backend.chain.client import ChainClient
     from backend.chain.keys import LocalSigner
     from backend.domain.chain import CommittedBatch
+    from backend.domain.ids import Account, Hash32
+    from backend.domain.receipt import SignedReceipt
     from backend.ports.storage import BlobStore
 
-OPERATOR, RECEIPT_KEY = local_account(1), local_account(2)
-CONTRIBUTORS = [local_account(n) for n in (3, 4, 5)]
-CREATOR, PAYERS, WATCHER = local_account(6), [local_account(7), local_account(8)], local_account(9)
+WATCHER = local_account(9)
 DEPOSIT = 1_000_000_000
-METHOD = "uniform-1"
 LIMITS = GasLimits(gas=30_000_000, price=10**12)
-REJECTED = 1
-"""Index of the contribution that the curators refused."""
-SHARES = (Share(0, 500_001), Share(2, 499_999))
 
 Leaves = list[tuple[int, int]]
 """Key and value, in the order of the tree."""
@@ -106,45 +92,30 @@ class Forgery:
         )
 
 
-@dataclass
-class Stage:
-    """`blobs`: where batch data is published. `clock`: how the chain's time passes."""
+class Stage(LocalMarket):
+    """`blobs`: where batch data is published; `window`: the disputes', in seconds."""
 
-    chain: ChainClient
-    blobs: BlobStore
-    folder: Path
-    window: int
-    line: dict[ChannelId, int] = field(default_factory=dict)
-    ledger: Ledger = field(default_factory=Ledger)
-    _served: int = 0
-
-    def __post_init__(self) -> None:
-        self.database = Database.open(f"sqlite:///{self.folder / 'stage.db'}")
+    def __init__(self, chain: ChainClient, blobs: BlobStore, folder: Path, window: int) -> None:
+        super().__init__(chain)
+        self.blobs, self.ledger = blobs, Ledger()
+        self.database = Database.open(f"sqlite:///{folder / 'stage.db'}")
         upgrade(self.database.engine)
-        self.indexer = Indexer(self.chain, self.database.begin, self.chain.deployment, confirmations=0)
-        self.settlement = TypedDomain(self.chain.chain_id, self.chain.address("Settlement"))
-        self.vault = TypedDomain(self.chain.chain_id, self.chain.address("PaymentVault"))
-        self.evidence = self.folder / "evidence.jsonl"
+        self.indexer = Indexer(chain, self.database.begin, chain.deployment, confirmations=0)
+        self.evidence = folder / "evidence.jsonl"
         self.evidence.write_bytes(encode(self._name(), ()))
-        self._furnish()
+        self.furnish(DEPOSIT)
+        self.send(WATCHER, "TestUSD", "mint", WATCHER.account, DEPOSIT)
+        self.govern("setDisputeWindow", window)
 
     def close(self) -> None:
         self.database.close()
 
-    # The chain
-
     def send(self, signer: LocalSigner, contract: str, function: str, *args: Any) -> None:
         """Errors: `StageError`."""
-        (sent,) = ChainAccuser(self.chain, signer, LIMITS).send([Call(contract, function, args)])
-        if not sent.is_done:
-            raise StageError(f"{contract}.{function}: {sent.error}")
-
-    def rpc(self, method: str, *args: Any) -> Any:
-        return self.chain.node.rpc.request(method, *args)
-
-    def pass_time(self, seconds: int) -> None:
-        self.rpc("evm_increaseTime", seconds)
-        self.rpc("hardhat_mine", "0x1")
+        try:
+            super().send(signer, contract, function, *args)
+        except DomainError as error:
+            raise StageError(f"{contract}.{function}: {error}") from error
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch:
         self.indexer.catch_up()
@@ -153,17 +124,6 @@ class Stage:
         if found is None:
             raise StageError(f"no batch {batch_hash}")
         return found
-
-    def channels(self) -> list[Mapping[str, int]]:
-        """The payers' channels as the vault has them."""
-        return [self.chain.call("PaymentVault", "channelOf", self.channel_of(payer)) for payer in PAYERS]
-
-    def channel_of(self, payer: LocalSigner) -> ChannelId:
-        return channel_id(payer.account, OPERATOR.account, self.settlement.contract)
-
-    def dollars(self, account: Account) -> int:
-        units: int = self.chain.call("TestUSD", "balanceOf", account)
-        return units
 
     # Serving and settling
 
@@ -174,40 +134,6 @@ class Stage:
             versions = [[self.adapter], [self.base], [self.adapter, self.base]][n % 3]
             made += [self.serve(payer, versions, tokens=40 + n) for payer in PAYERS]
         return sorted(made, key=lambda s: (s.receipt.channel_id, s.receipt.cumulative))
-
-    def serve(self, payer: LocalSigner, versions: Sequence[VersionRecord], tokens: int) -> SignedReceipt:
-        channel = self.channel_of(payer)
-        weights = [PPM // len(versions)] * len(versions)
-        slices = tuple(
-            Slice(version_id(v), weight, SHARES if v.snapshots else ())
-            for v, weight in zip(versions, weights, strict=True)
-        )
-        amount = charge(slices, versions, tokens, tokens)
-        self.line[channel] = self.line.get(channel, 0) + amount
-        self._served += 1
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=self.line[channel],
-            charge=amount,
-            request_hash=some_hash(f"request {self._served}"),
-            response_hash=some_hash(f"response {self._served}"),
-            slices_hash=slices_hash(slices),
-            prompt_tokens=tokens,
-            completion_tokens=tokens,
-            attribution_hash=attribution_hash(METHOD, slices),
-            served_at=self.chain.head().timestamp,
-        )
-        return self.sign(receipt, slices)
-
-    def sign(
-        self, receipt: Receipt, slices: tuple[Slice, ...], key: LocalSigner = RECEIPT_KEY
-    ) -> SignedReceipt:
-        """By the operator's receipt key; the hashes of slices and lists follow from `slices`."""
-        receipt = replace(
-            receipt, slices_hash=slices_hash(slices), attribution_hash=attribution_hash(METHOD, slices)
-        )
-        signature = key.sign(self.settlement.receipt_digest(receipt))
-        return SignedReceipt(receipt, METHOD, slices, signature)
 
     def build(self, receipts: Sequence[SignedReceipt]) -> Batch:
         """The honest batch."""
@@ -317,45 +243,6 @@ class Stage:
             "vs": vs,
         }
 
-    def _furnish(self) -> None:
-        """Three contributions, of which one is rejected; an adapter, a base model; deposits; the window."""
-        self.send(CONTRIBUTORS[0], "DatasetRegistry", "createDatanet", ascii_word("docs"), some_hash("about"))
-        contents = [some_hash(f"content {n}") for n in range(len(CONTRIBUTORS))]
-        for contributor, content in zip(CONTRIBUTORS, contents, strict=True):
-            self.send(contributor, "DatasetRegistry", "contribute", _contribution(content))
-        is_accepted = [n != REJECTED for n in range(len(contents))]
-        reviews = [
-            {"contentHash": content, "isAccepted": accepted, "reason": 0}
-            for content, accepted in zip(contents, is_accepted, strict=True)
-        ]
-        self.send(OPERATOR, "DatasetRegistry", "review", 1, reviews)
-        self.send(OPERATOR, "DatasetRegistry", "freeze", 1, len(contents))
-        snapshot = snapshot_id(DatanetId(1), len(contents), accepted_hash(is_accepted))
-        self.adapter, self.base = _record("adapter", (snapshot,)), _record("base", ())
-        for record in (self.adapter, self.base):
-            self.send(CREATOR, "AdapterRegistry", "register", record_argument(record))
-        for payer in PAYERS:
-            self.send(payer, "TestUSD", "approve", self.vault.contract, DEPOSIT)
-            grant = (ZERO_ACCOUNT, 0, 0)
-            self.send(
-                payer, "PaymentVault", "deposit", OPERATOR.account, self.settlement.contract, DEPOSIT, grant
-            )
-        self.send(WATCHER, "TestUSD", "mint", WATCHER.account, DEPOSIT)
-        self._govern("setDisputeWindow", self.window)
-
-    def _govern(self, function: str, *args: Any) -> None:
-        """What an executed vote does."""
-        timelock = self.chain.address("TimelockController")
-        self.rpc("hardhat_impersonateAccount", timelock)
-        self.rpc("hardhat_setBalance", timelock, hex(10**18))
-        prepared = self.chain.prepare("Parameters", function, *args)
-        self.rpc("eth_sendTransaction", {"from": timelock, "to": prepared.to, "data": prepared.data})
-        self.rpc("hardhat_stopImpersonatingAccount", timelock)
-
-
-def some_hash(label: str) -> Hash32:
-    return to_hash(keccak(label.encode()))
-
 
 def _show(tree: SumTree, keys: list[int], key: int) -> Any:
     """As a tree allows whose keys need not be in order: the leaf, else what looks like its neighbours."""
@@ -365,28 +252,3 @@ def _show(tree: SumTree, keys: list[int], key: int) -> Any:
         at = keys.index(key)
         return Lookup((key,), (tree.open(at),))
     return look_up(tree, keys, key)
-
-
-def _contribution(content: Hash32) -> dict[str, Any]:
-    return {
-        "datanetId": 1,
-        "contentHash": content,
-        "cidDigest": some_hash("folder"),
-        "licence": ascii_word("MIT"),
-        "rows": 10,
-    }
-
-
-def _record(name: str, snapshots: tuple[Any, ...]) -> VersionRecord:
-    return VersionRecord(
-        creator=CREATOR.account,
-        name=name,
-        adapter_digest=some_hash("adapter") if snapshots else ZERO_HASH,
-        cid_digest=some_hash("folder") if snapshots else ZERO_HASH,
-        base_model=some_hash("base"),
-        snapshots=snapshots,
-        prompt_price=700_001,
-        completion_price=1_300_003,
-        operator_ppm=100_000,
-        creator_ppm=200_000,
-    )

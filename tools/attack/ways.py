@@ -9,7 +9,8 @@ from backend.chain.keys import local_account
 from backend.domain.disputes.witnesses import balance_key
 from backend.domain.ids import VersionId
 from backend.domain.receipt import Share
-from tools.attack.stage import CONTRIBUTORS, OPERATOR, REJECTED, SHARES, Forgery, some_hash
+from tools.attack.stage import Forgery
+from tools.local_market import CONTRIBUTORS, OPERATOR, REJECTED, SHARES, some_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,7 +26,7 @@ BOND = 10_000
 
 @pytest.fixture(autouse=True)
 def _window(market: LiveMarket) -> None:
-    market.act_as_governance("setDisputeWindow", WINDOW)
+    market.govern("setDisputeWindow", WINDOW)
     market.send(CHALLENGER, "TestUSD", "approve", market.chain.address("Disputes"), 10**12)
     market.indexer.catch_up()
 

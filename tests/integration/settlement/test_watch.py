@@ -27,7 +27,8 @@ from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
 from backend.watching import Task, watching
 from tools.attack import ways
-from tools.attack.stage import LIMITS, OPERATOR, WATCHER, Forgery, Stage
+from tools.attack.stage import LIMITS, WATCHER, Forgery, Stage
+from tools.local_market import OPERATOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,189 @@
+"""A furnished market on a local chain, its answers served by hand: what tests and `tools.attack` play on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.deployer import Deployer
+from backend.chain.keys import local_account
+from backend.domain.hashing import (
+    TypedDomain,
+    accepted_hash,
+    ascii_word,
+    attribution_hash,
+    channel_id,
+    keccak,
+    record_argument,
+    slices_hash,
+    snapshot_id,
+    to_hash,
+    version_id,
+)
+from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, Hash32, SnapshotId
+from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.split import PPM, charge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backend.chain.client import ChainClient
+    from backend.chain.keys import LocalSigner
+
+OPERATOR, RECEIPT_KEY = local_account(1), local_account(2)
+CONTRIBUTORS = [local_account(n) for n in (3, 4, 5)]
+CREATOR, PAYERS = local_account(6), [local_account(7), local_account(8)]
+METHOD = "uniform-1"
+REJECTED = 1
+"""Index of the contribution that the curators refused."""
+SHARES = (Share(0, 500_001), Share(2, 499_999))
+LONG_AFTER = 86_400
+"""Seconds for which a session key is granted."""
+
+
+def some_hash(label: str) -> Hash32:
+    return to_hash(keccak(label.encode()))
+
+
+class LocalMarket:
+    """A datanet with a snapshot, an adapter trained on it, its bare base, and a channel of each payer."""
+
+    def __init__(self, chain: ChainClient) -> None:
+        self.chain = chain
+        self.settlement = TypedDomain(chain.chain_id, chain.address("Settlement"))
+        self.vault = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
+        self.line: dict[ChannelId, int] = {}
+        """How far each channel is charged."""
+        is_accepted = [n != REJECTED for n in range(len(CONTRIBUTORS))]
+        snapshot = snapshot_id(DatanetId(1), len(is_accepted), accepted_hash(is_accepted))
+        self.adapter = _record("adapter", (snapshot,), creator_ppm=200_000)
+        self.base = _record("base", (), creator_ppm=900_000)
+
+    # The chain
+
+    def send(self, signer: LocalSigner, contract: str, function: str, *args: Any) -> None:
+        """Mined and successful. Errors: `Reverted` and those of `Deployer.send`."""
+        deployer = Deployer(self.chain.node, signer)
+        deployer.addresses = dict(self.chain.deployment.addresses)
+        deployer.send(contract, function, *args)
+
+    def rpc(self, method: str, *args: Any) -> Any:
+        return self.chain.node.rpc.request(method, *args)
+
+    def pass_time(self, seconds: int) -> None:
+        self.rpc("evm_increaseTime", seconds)
+        self.rpc("hardhat_mine", "0x1")
+
+    def govern(self, function: str, *args: Any) -> None:
+        """What an executed vote does to `Parameters`."""
+        timelock = self.chain.address("TimelockController")
+        self.rpc("hardhat_impersonateAccount", timelock)
+        self.rpc("hardhat_setBalance", timelock, hex(10**18))
+        prepared = self.chain.prepare("Parameters", function, *args)
+        self.rpc("eth_sendTransaction", {"from": timelock, "to": prepared.to, "data": prepared.data})
+        self.rpc("hardhat_stopImpersonatingAccount", timelock)
+
+    def dollars(self, account: Account) -> int:
+        units: int = self.chain.call("TestUSD", "balanceOf", account)
+        return units
+
+    def channel_of(self, payer: LocalSigner) -> ChannelId:
+        return channel_id(payer.account, OPERATOR.account, self.settlement.contract)
+
+    def channels(self) -> list[Mapping[str, int]]:
+        """The payers' channels as the vault has them."""
+        return [self.chain.call("PaymentVault", "channelOf", self.channel_of(payer)) for payer in PAYERS]
+
+    # Furnishing
+
+    def furnish(self, deposit: int, session_key: Account = ZERO_ACCOUNT) -> None:
+        """`deposit`: of each payer, in token units; `session_key`: granted by the first payer."""
+        self._contribute()
+        for record in (self.adapter, self.base):
+            self.send(CREATOR, "AdapterRegistry", "register", record_argument(record))
+        for payer, key in zip(PAYERS, (session_key, ZERO_ACCOUNT), strict=True):
+            self._deposit(payer, deposit, key)
+
+    def _contribute(self) -> None:
+        self.send(CONTRIBUTORS[0], "DatasetRegistry", "createDatanet", ascii_word("docs"), some_hash("about"))
+        contents = [some_hash(f"content {n}") for n in range(len(CONTRIBUTORS))]
+        for n, contributor in enumerate(CONTRIBUTORS):
+            contribution = {
+                "datanetId": 1,
+                "contentHash": contents[n],
+                "cidDigest": some_hash(f"folder {n}"),
+                "licence": ascii_word("MIT"),
+                "rows": 10,
+            }
+            self.send(contributor, "DatasetRegistry", "contribute", contribution)
+        reviews = [
+            {"contentHash": content, "isAccepted": n != REJECTED, "reason": 0}
+            for n, content in enumerate(contents)
+        ]
+        self.send(OPERATOR, "DatasetRegistry", "review", 1, reviews)
+        self.send(OPERATOR, "DatasetRegistry", "freeze", 1, len(contents))
+
+    def _deposit(self, payer: LocalSigner, units: int, key: Account) -> None:
+        granted = {"cap": units * PPM, "expiry": self.chain.head().timestamp + LONG_AFTER}
+        grant = {"key": key, **(granted if key != ZERO_ACCOUNT else dict.fromkeys(granted, 0))}
+        line = (OPERATOR.account, self.settlement.contract)
+        self.send(payer, "TestUSD", "approve", self.vault.contract, units)
+        self.send(payer, "PaymentVault", "deposit", *line, units, grant)
+
+    # Serving
+
+    def serve(
+        self,
+        payer: LocalSigner,
+        versions: Sequence[VersionRecord],
+        tokens: int = 40,
+        shares: tuple[Share, ...] = SHARES,
+    ) -> SignedReceipt:
+        """An answer, evenly by these versions."""
+        channel = self.channel_of(payer)
+        weights = [PPM // len(versions)] * len(versions)
+        weights[0] += PPM - sum(weights)
+        slices = tuple(
+            Slice(version_id(v), weight, shares if v.snapshots else ())
+            for v, weight in zip(versions, weights, strict=True)
+        )
+        amount = charge(slices, versions, tokens, tokens)
+        self.line[channel] = self.line.get(channel, 0) + amount
+        receipt = Receipt(
+            channel_id=channel,
+            cumulative=self.line[channel],
+            charge=amount,
+            request_hash=some_hash(f"request {channel} {self.line[channel]}"),
+            response_hash=some_hash(f"response {channel} {self.line[channel]}"),
+            slices_hash=ZERO_HASH,
+            prompt_tokens=tokens,
+            completion_tokens=tokens,
+            attribution_hash=ZERO_HASH,
+            served_at=self.chain.head().timestamp,
+        )
+        return self.sign(receipt, slices)
+
+    def sign(
+        self, receipt: Receipt, slices: tuple[Slice, ...], key: LocalSigner = RECEIPT_KEY
+    ) -> SignedReceipt:
+        """By the operator's receipt key; the hashes of slices and lists follow from `slices`."""
+        receipt = replace(
+            receipt, slices_hash=slices_hash(slices), attribution_hash=attribution_hash(METHOD, slices)
+        )
+        signature = key.sign(self.settlement.receipt_digest(receipt))
+        return SignedReceipt(receipt, METHOD, slices, signature)
+
+
+def _record(name: str, snapshots: tuple[SnapshotId, ...], creator_ppm: int) -> VersionRecord:
+    return VersionRecord(
+        creator=CREATOR.account,
+        name=name,
+        adapter_digest=some_hash("adapter") if snapshots else ZERO_HASH,
+        cid_digest=some_hash("folder") if snapshots else ZERO_HASH,
+        base_model=some_hash("base"),
+        snapshots=snapshots,
+        prompt_price=700_001,
+        completion_price=1_300_003,
+        operator_ppm=100_000,
+        creator_ppm=creator_ppm,
+    )
