@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 DType = Literal["float32", "bfloat16", "float16"]
 PrefixSharing = Literal["off", "payer", "all"]
+Quantization = Literal["none", "int8", "int4"]
 KernelChoice = Literal["auto", "native", "portable"]
 MIB = 1024 * 1024
 
@@ -20,6 +21,7 @@ class EngineConfig:
 
     model_path: Path
     dtype: DType = "bfloat16"
+    quantization: Quantization = "none"  # of the decoder's linear layers
     device: str = "cpu"
     num_threads: int = 2
     kernels: KernelChoice = "auto"

@@ -98,7 +98,7 @@ class Engine:
         self.max_context = min(config.max_context or self.architecture.max_context, self._blocks.max_tokens)
         self._loaded = threading.Event()
         self._on_loaded = on_loaded
-        weights = BaseWeights.open(config.model_path, self.architecture, dtype)
+        weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
         kernels = choose_kernels(config.kernels, dtype, config.device)
         decoder = load_decoder(weights, self.max_context, config.device, kernels)
         self._adapters = AdapterHost(config, weights, self.base_model_digest, self._wake)

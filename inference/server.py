@@ -144,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where a converted one is kept",
     )
     add("--dtype", choices=("float32", "bfloat16", "float16"))
+    add(
+        "--quantization",
+        choices=("none", "int8", "int4"),
+        help="of the linear layers' weights; default: none",
+    )
     add("--device", help="torch device; default: cpu")
     add("--num-threads", type=int, help="torch threads")
     add("--kernels", choices=("auto", "native", "portable"), help="auto: compiled for this CPU if possible")

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn import functional
 
+from inference.model.quantized import Int4Linear, Int8Linear
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from inference.config import Quantization
 
 _PACKED_DTYPES = frozenset({torch.float32, torch.bfloat16})
 
@@ -46,8 +50,15 @@ class PackedLinear:
         return product
 
 
-def make_linear(weight: Tensor, bias: Tensor | None) -> Projection:
-    """The fastest way of computing with `weight` [out, in] where it lies."""
+def make_linear(weight: Tensor, bias: Tensor | None, quantization: Quantization = "none") -> Projection:
+    """The fastest way of computing with `weight` [out, in] where it lies.
+
+    Raises `UnsupportedModelError` for a weight that cannot be quantised so.
+    """
+    if quantization == "int8":
+        return Int8Linear.of(weight, bias)
+    if quantization == "int4":
+        return Int4Linear.of(weight, bias)
     if weight.device.type != "cpu" or weight.dtype not in _PACKED_DTYPES or not _has_onednn(weight.dtype):
         return Linear(weight, bias)
     return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias)  # noqa: SLF001  # no public name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,14 @@ from inference.model.architecture import PROJECTIONS, Architecture
 from inference.model.checkpoint import Checkpoint
 from inference.model.decoder import Decoder, DecoderLayer, DecoderWeights
 from inference.model.linear import make_linear
+from inference.model.quantized import served_weight
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
+    from inference.config import Quantization
     from inference.kernels.interface import Kernels
     from inference.model.linear import Projection
 
@@ -31,16 +34,32 @@ class BaseWeights:
     checkpoint: Checkpoint
     architecture: Architecture
     dtype: torch.dtype
+    quantization: Quantization = "none"
 
     @classmethod
-    def open(cls, folder: Path, architecture: Architecture, dtype: torch.dtype) -> BaseWeights:
-        """Raises `ModelNotFoundError`."""
-        return cls(Checkpoint(folder), architecture, dtype)
+    def open(
+        cls,
+        folder: Path,
+        architecture: Architecture,
+        dtype: torch.dtype,
+        quantization: Quantization = "none",
+    ) -> BaseWeights:
+        """Raises `ModelNotFoundError`; `UnsupportedModelError` where quantisation is not installed."""
+        if quantization != "none" and importlib.util.find_spec("torchao") is None:
+            raise UnsupportedModelError(
+                f"{quantization} weights need torchao: `pip install 'loraledger[quantization]'`"
+            )
+        return cls(Checkpoint(folder), architecture, dtype, quantization)
 
     def linear(self, layer: int, name: str) -> Tensor:
         """Weight [out_features, in_features] of one linear layer, such as (3, "q_proj"), without its
-        bias, on the CPU. Read from the checkpoint each time: none need be kept beside the packed ones.
+        bias, on the CPU; where the engine quantises, what the quantised weight stands for. Read from the
+        checkpoint each time: none need be kept beside the packed ones.
         """
+        return served_weight(self.original(layer, name), self.quantization)
+
+    def original(self, layer: int, name: str) -> Tensor:
+        """The weight as the checkpoint has it, [out_features, in_features]."""
         in_features, out_features = self.architecture.linear_shape(name)
         key = f"{self.architecture.linear_name(layer, name)}.weight"
         return self.checkpoint.tensor(key, (out_features, in_features), self.dtype)
@@ -93,8 +112,9 @@ def _layer(weights: BaseWeights, index: int, device: str) -> DecoderLayer:
 
 def _fuse(weights: BaseWeights, index: int, projection: str, device: str) -> Projection:
     linears = PROJECTIONS[projection]
-    matrices = [weights.linear(index, linear) for linear in linears]
+    matrices = [weights.original(index, linear) for linear in linears]
     biases = [bias for linear in linears if (bias := weights.linear_bias(index, linear)) is not None]
     if biases and len(biases) != len(matrices):
         raise UnsupportedModelError(f"layer {index}: only some parts of {projection} have a bias")
-    return make_linear(torch.cat(matrices).to(device), torch.cat(biases).to(device) if biases else None)
+    bias = torch.cat(biases).to(device) if biases else None
+    return make_linear(torch.cat(matrices).to(device), bias, weights.quantization)
