@@ -116,7 +116,10 @@ def _read(directory: int, name: str, max_bytes: int | None) -> bytearray:
         size = os.fstat(file.fileno()).st_size
         if max_bytes is not None and size > max_bytes:
             raise AdapterTooLargeError(name, f"{size} bytes, at most {max_bytes} are read")
-        content = bytearray(size)
+        try:
+            content = bytearray(size)
+        except MemoryError as error:
+            raise AdapterTooLargeError(name, f"{size} bytes do not fit into memory") from error
         if file.readinto(content) != size or file.read(1):
             raise AdapterChangedError(name, "it changed while it was read; never write into a served folder")
     return content
@@ -132,9 +135,10 @@ def _open_regular(directory: int, name: str) -> Iterator[BufferedReader]:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise _irregular(name) from error
         raise AdapterFileMissingError(name, f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _irregular(name)
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _irregular(name)
         try:
             yield file
         except OSError as error:
@@ -142,4 +146,6 @@ def _open_regular(directory: int, name: str) -> Iterator[BufferedReader]:
 
 
 def _irregular(name: str) -> AdapterIrregularFileError:
-    return AdapterIrregularFileError(name, "a link, pipe, device or socket; put the file itself there")
+    return AdapterIrregularFileError(
+        name, "not a regular file; put the file itself there, no link, pipe, device or folder"
+    )
