@@ -78,7 +78,7 @@ def chain_command(port: int) -> list[str]:
     return command(port)
 
 
-def engine_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
+def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment of the engine process."""
     from backend.engine.process import EngineProcess
 
@@ -88,6 +88,7 @@ def engine_command(settings: Settings) -> tuple[list[str], dict[str, str]]:
         model_cache=settings.model_cache,
         num_threads=settings.engine_threads,
         options={"dtype": settings.engine_dtype},
+        ends_with_stdin=ends_with_stdin,
     )
     return process.arguments(), process.environment()
 

@@ -4,6 +4,11 @@ help.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _MAX_QUOTED = 400  # characters
 
 
@@ -52,6 +57,20 @@ class DeadlineExceededError(InferenceError):
     def __init__(self, num_answer_tokens: int) -> None:
         self.num_answer_tokens = num_answer_tokens
         super().__init__(f"the deadline has passed; {num_answer_tokens} tokens had been generated")
+
+
+class SocketTakenError(InferenceError):
+    """Another engine runs, or starts, on this path."""
+
+    code = "socket_taken"
+
+    def __init__(self, socket_path: Path, pid: str) -> None:
+        self.socket_path = socket_path
+        self.pid = pid
+        super().__init__(
+            f"process {pid or 'unknown'} is the engine on {socket_path} already; clients share it, a second "
+            "one needs another --socket"
+        )
 
 
 class NumericalError(InferenceError):

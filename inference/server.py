@@ -9,30 +9,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import fcntl
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.config import EngineConfig
-from inference.errors import InferenceError
+from inference.errors import InferenceError, OverloadedError, SocketTakenError
 from inference.model.sources import resolve_model
+from inference.protocol import Error, encode_frame
 from inference.session import Session
 from inference.worker import EngineWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from inference.engine import Output
 
 logger = logging.getLogger(__name__)
 
 MAX_SOCKET_PATH_BYTES = 107
+MAX_CONNECTIONS = 64
+"""A client holds one for all its requests; each may take two frames of memory in either direction."""
 
 
 class EngineServer:
@@ -48,13 +52,14 @@ class EngineServer:
         self._stopped = asyncio.Event()
 
     async def serve(self, socket_path: Path) -> None:
-        """Serve until `stop` or a crash of the engine, which is raised."""
+        """Serve until `stop` or a crash of the engine, which is raised. The path must be ours, see `claimed`:
+        what a killed engine left there is replaced.
+        """
         loop = asyncio.get_running_loop()
         self._worker.start(
             deliver=lambda outputs: _call_soon(loop, self._deliver, outputs),
             on_crash=lambda error: _call_soon(loop, self._crashed, error),
         )
-        _claim(socket_path)
         old_mask = os.umask(0o177)
         try:
             server = await asyncio.start_unix_server(self._connected, socket_path)
@@ -75,6 +80,11 @@ class EngineServer:
         self._stopped.set()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._sessions) >= MAX_CONNECTIONS:
+            reason = f"{MAX_CONNECTIONS} clients are connected already"
+            writer.write(encode_frame(Error("", OverloadedError.code, reason, retryable=True)))
+            writer.close()
+            return
         number = self._num_sessions
         self._num_sessions += 1
         session = Session(number, self._worker, self._tokenizers, reader, writer)
@@ -99,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = _parser().parse_args(arguments)
     try:
-        asyncio.run(_serve(options))
+        # Before the model is loaded: of two that start at once, one ends without taking its memory.
+        with claimed(options.socket):
+            asyncio.run(_serve(options))
     except InferenceError as error:
         logger.error("the engine cannot start: %s", error)  # noqa: TRY400  # it says all; a traceback hides it
         return 1
@@ -109,6 +121,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.shutdown()
         os._exit(1)
     return 0
+
+
+@contextmanager
+def claimed(socket_path: Path) -> Iterator[None]:
+    """Be the only engine on a path: a lock beside it, which the kernel holds for as long as we live, however
+    we end. Raises `SocketTakenError`, `ValueError`.
+    """
+    if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"socket path {socket_path} is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    socket_path.parent.mkdir(parents=True, exist_ok=True)
+    with socket_path.with_name(f"{socket_path.name}.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SocketTakenError(socket_path, lock.read()) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -165,16 +197,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-rank", type=int, help="largest rank accepted")
     add("--exit-with-stdin", action="store_true", default=False, help="end when standard input closes")
     return parser
-
-
-def _claim(socket_path: Path) -> None:
-    """Refuse a path that another engine listens on; a stale socket is left to asyncio, which replaces it."""
-    if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
-        raise ValueError(f"socket path {socket_path} is longer than {MAX_SOCKET_PATH_BYTES} bytes")
-    socket_path.parent.mkdir(parents=True, exist_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(str(socket_path)) == 0:
-            raise FileExistsError(f"another engine is listening on {socket_path}")
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, server: EngineServer) -> None:

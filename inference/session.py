@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from inference import protocol, worker
 from inference.engine import Failure
-from inference.errors import InferenceError
+from inference.errors import ContextLengthExceededError, InferenceError
 from inference.protocol import (
     Abort,
     Chunk,
@@ -22,6 +23,7 @@ from inference.protocol import (
     Generate,
     GetStatus,
     ProbeStates,
+    Status,
     TokenCount,
 )
 
@@ -36,7 +38,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_MAX_UNSENT_BYTES = 4 * protocol.MAX_FRAME_BYTES  # more is kept for no client that does not read
+_MAX_UNSENT_BYTES = 2 * protocol.MAX_FRAME_BYTES  # more is kept for no client that does not read
 
 
 class Session:
@@ -57,6 +59,7 @@ class Session:
         self._reader = reader
         self._writer = writer
         self._routes: dict[str, Callable[[Output], None]] = {}
+        self._aborted: set[str] = set()  # those of `_routes` that were told to end
 
     async def run(self) -> None:
         try:
@@ -68,7 +71,7 @@ class Session:
         except FrameTooLargeError as error:
             self._send(Error("", "frame_too_large", str(error)))
         finally:
-            for engine_id in list(self._routes):
+            for engine_id in self._routes.keys() - self._aborted:
                 self._worker.post(worker.abort(engine_id))
             self._routes.clear()
             self._writer.close()
@@ -83,7 +86,7 @@ class Session:
         if route is None:
             return
         if isinstance(output, Failure) or output.finish_reason is not None:
-            del self._routes[output.request_id]
+            self._drop_route(output.request_id)
         route(output)
 
     async def _handle_frame(self, body: bytes) -> None:
@@ -114,7 +117,7 @@ class Session:
             case Embed():
                 await self._embed(command)
             case GetStatus():
-                self._status(command)
+                await self._status(command)
 
     async def _generate(self, command: Generate) -> None:
         engine_id = self._engine_id(command.request_id)
@@ -128,15 +131,21 @@ class Session:
             else:
                 self._send(msgspec.structs.replace(output, request_id=command.request_id))
 
-        inner = msgspec.structs.replace(command, request_id=engine_id)
-        self._accept(engine_id, route, lambda engine: engine.add(inner, prompt))
+        # Without the text, which may be much longer than its tokens: what waits is bounded by those.
+        inner = msgspec.structs.replace(command, request_id=engine_id, messages=(), prompt=None)
+        self._accept(engine_id, route, len(prompt), lambda engine: engine.add(inner, prompt))
 
     def _abort(self, engine_id: str) -> None:
         """A generation, or all items of an embedding; of the latter nothing more is said."""
-        self._worker.post(worker.abort(engine_id))
-        for key in [key for key in self._routes if key.startswith(f"{engine_id}#")]:
-            del self._routes[key]
-            self._worker.post(worker.abort(key))
+        if engine_id in self._routes and engine_id not in self._aborted:
+            self._aborted.add(engine_id)
+            self._worker.post(worker.abort(engine_id))
+        self._abort_items([key for key in self._routes if key.startswith(f"{engine_id}#")])
+
+    def _abort_items(self, engine_ids: Sequence[str]) -> None:
+        for key in engine_ids:
+            if self._drop_route(key):
+                self._worker.post(worker.abort(key))
 
     async def _count_tokens(self, command: CountTokens) -> None:
         engine = self._worker.engine
@@ -158,29 +167,52 @@ class Session:
                 if len(results) == len(engine_ids):
                     self._send(Embedding(command.request_id, [results[key] for key in engine_ids]))
                 return
-            for key in engine_ids:
-                if self._routes.pop(key, None) is not None:
-                    self._worker.post(worker.abort(key))
+            self._abort_items(engine_ids)
             if isinstance(output, Failure):
                 self._send(_error(command.request_id, output.error))
 
-        for key, (prompt, answer) in zip(engine_ids, pairs, strict=True):
-            self._accept(key, route, _embed_job(key, prompt, answer, command))
+        accepted: list[str] = []
+        try:
+            for key, (prompt, answer) in zip(engine_ids, pairs, strict=True):
+                num_tokens = len(prompt) + len(answer)
+                self._accept(key, route, num_tokens, _embed_job(key, prompt, answer, command))
+                accepted.append(key)
+        except InferenceError:
+            self._abort_items(accepted)
+            raise
 
-    def _status(self, command: GetStatus) -> None:
-        loop = asyncio.get_running_loop()
+    async def _status(self, command: GetStatus) -> None:
+        """The next command is read when it was answered: else questions could pile up behind a long step."""
+        answer: Future[Status] = Future()
 
         def job(engine: Engine) -> Sequence[Output]:
-            loop.call_soon_threadsafe(self._send, engine.status(command.request_id))
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(engine.status(command.request_id))
             return []
 
         self._worker.post(job)
+        status = await asyncio.wrap_future(answer)
+        self._send(status)
 
-    def _accept(self, engine_id: str, route: Callable[[Output], None], add: Callable[[Engine], None]) -> None:
+    def _accept(
+        self,
+        engine_id: str,
+        route: Callable[[Output], None],
+        num_tokens: int,
+        add: Callable[[Engine], None],
+    ) -> None:
         if engine_id in self._routes:
             raise InferenceError(f"request id {engine_id.partition(':')[2]!r} is in use")
+        max_context = self._worker.engine.max_context
+        if num_tokens > max_context + 1:  # the engine would refuse it too, but let it wait in line first
+            raise ContextLengthExceededError(num_tokens, max_context)
+        self._worker.submit(engine_id, num_tokens, add)
         self._routes[engine_id] = route
-        self._worker.post(worker.accept(engine_id, add))
+
+    def _drop_route(self, engine_id: str) -> bool:
+        """Whether there was one."""
+        self._aborted.discard(engine_id)
+        return self._routes.pop(engine_id, None) is not None
 
     def _engine_id(self, request_id: str) -> str:
         """Ids are the client's own; this makes them unique over all connections."""

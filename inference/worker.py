@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from inference.engine import Engine, Failure
-from inference.errors import InferenceError
+from inference.errors import InferenceError, OverloadedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,12 +21,39 @@ logger = logging.getLogger(__name__)
 _MAX_JOBS_PER_STEP = 64  # so that a flood of questions cannot stop the answers
 
 
+class Entrance:
+    """Counts the requests on their way to the engine's thread, which may be deep in a long step."""
+
+    def __init__(self, max_requests: int, max_tokens: int) -> None:
+        self._max_requests = max_requests
+        self._max_tokens = max_tokens
+        self._lock = threading.Lock()
+        self._num_requests = 0
+        self._num_tokens = 0
+
+    def enter(self, num_tokens: int) -> None:
+        """Raises `OverloadedError`; a request alone may be of any length."""
+        with self._lock:
+            if self._num_requests >= self._max_requests:
+                raise OverloadedError(self._num_requests)
+            if self._num_requests and self._num_tokens + num_tokens > self._max_tokens:
+                raise OverloadedError(self._num_tokens, "prompt tokens")
+            self._num_requests += 1
+            self._num_tokens += num_tokens
+
+    def leave(self, num_tokens: int) -> None:
+        with self._lock:
+            self._num_requests -= 1
+            self._num_tokens -= num_tokens
+
+
 class EngineWorker:
     """Loads an engine and runs it. Jobs run between steps, in the order in which they were posted."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._inbox: queue.SimpleQueue[Callable[[Engine], Sequence[Output]] | None] = queue.SimpleQueue()
         self.engine = Engine(config, on_loaded=lambda: self.post(_nothing))
+        self._entrance = Entrance(config.max_waiting, config.max_waiting_tokens)
         self._thread: threading.Thread | None = None
 
     def start(
@@ -39,8 +66,28 @@ class EngineWorker:
         self._thread.start()
 
     def post(self, job: Callable[[Engine], Sequence[Output]]) -> None:
-        """Run `job` on the engine's thread; its outputs are delivered like those of a step."""
+        """Run `job` on the engine's thread; its outputs are delivered like those of a step.
+
+        Nothing bounds how many wait: callers post what answers something else that is bounded.
+        """
         self._inbox.put(job)
+
+    def submit(self, request_id: str, num_tokens: int, add: Callable[[Engine], None]) -> None:
+        """Post a request of a prompt of `num_tokens`; if the engine refuses it, that is its `Failure`.
+
+        Raises `OverloadedError` at once when too much is on its way already.
+        """
+        self._entrance.enter(num_tokens)
+
+        def job(engine: Engine) -> Sequence[Output]:
+            self._entrance.leave(num_tokens)
+            try:
+                add(engine)
+            except InferenceError as error:
+                return [Failure(request_id, error)]
+            return []
+
+        self.post(job)
 
     def stop(self) -> None:
         """End after the step in progress, and wait for it."""
@@ -79,19 +126,6 @@ class EngineWorker:
                 deliver(outputs)
             must_wait = False
         return True
-
-
-def accept(request_id: str, add: Callable[[Engine], None]) -> Callable[[Engine], Sequence[Output]]:
-    """A job that adds a request; a refusal becomes its `Failure`."""
-
-    def job(engine: Engine) -> Sequence[Output]:
-        try:
-            add(engine)
-        except InferenceError as error:
-            return [Failure(request_id, error)]
-        return []
-
-    return job
 
 
 def abort(request_id: str) -> Callable[[Engine], Sequence[Output]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +23,7 @@ log = logging.getLogger("loraledger")
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, worker, relay, index, send, settle, ipfs):
+    for command in (serve, engine, worker, relay, index, send, settle, ipfs):
         app.command(rich_help_panel="Parts of an installation")(command)
 
 
@@ -40,6 +41,14 @@ def serve() -> None:
         access_log=False,
         timeout_graceful_shutdown=10,
     )
+
+
+def engine() -> None:
+    """Run the engine that all API processes of an installation share."""
+    from backend import local
+
+    argv, environment = local.engine_command(load_settings(), ends_with_stdin=False)
+    os.execvpe(argv[0], argv, environment)  # noqa: S606  # our own interpreter; whoever watches us watches it
 
 
 def worker(

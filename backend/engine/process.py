@@ -1,4 +1,9 @@
-"""How an engine process is started. Who starts it, keeps it running."""
+"""How an engine process is started.
+
+One supervisor owns it, `loraledger up` or the operator's own around `loraledger engine`: it starts the
+engine, starts it again when it dies, and ends it. API processes are its clients and nothing else, so that
+none of them can take it from the others by dying. A lock beside the socket refuses a second engine there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
     """How to start the engine. `options` become command-line options of `inference.server`, such as
-    `{"dtype": "float32", "num_threads": 1}`.
+    `{"dtype": "float32", "num_threads": 1}`. With `ends_with_stdin` it ends when whoever holds the other end
+    of its standard input does, however that happens.
     """
 
     socket_path: Path
@@ -23,9 +29,12 @@ class EngineProcess:
     model_cache: Path | None = None
     num_threads: int = 2
     options: Mapping[str, str | int] = field(default_factory=dict)
+    ends_with_stdin: bool = True
 
     def arguments(self) -> list[str]:
-        command = [sys.executable, "-m", "inference.server", "--exit-with-stdin"]
+        command = [sys.executable, "-m", "inference.server"]
+        if self.ends_with_stdin:
+            command.append("--exit-with-stdin")
         named = {
             "socket": self.socket_path,
             "model": self.model,

@@ -12,7 +12,8 @@ import pytest
 from inference import protocol, session
 from inference.engine import Failure
 from inference.errors import InferenceError
-from inference.protocol import CountTokens, Embed, EmbedItem, GetStatus, ProbeStates
+from inference.protocol import Abort, CountTokens, Embed, EmbedItem, Generate, GetStatus, ProbeStates
+from inference.worker import Entrance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,17 +53,27 @@ class Writer:
         pass
 
 
+def a_status(request_id: str) -> protocol.Status:
+    return protocol.Status(request_id, "m", "", 9, [], [], 0, 0, 0, 0, 0, 0)
+
+
 async def run_session(
-    *commands: protocol.Command, encode_prompt: Callable[..., list[int]] = lambda *_: [1, 2]
+    *commands: protocol.Command,
+    encode_prompt: Callable[..., list[int]] = lambda *_: [1, 2],
+    submit: Callable[..., None] = lambda *_: None,
+    aborted: list[str] | None = None,
 ) -> tuple[session.Session, Writer]:
     """Let a session handle `commands`, then hang up."""
+    aborted = [] if aborted is None else aborted
     reader, writer = asyncio.StreamReader(), Writer()
     for command in commands:
         reader.feed_data(protocol.encode_frame(command))
     reader.feed_eof()
     tokenizer = SimpleNamespace(encode_prompt=encode_prompt, encode_item=lambda _: ([1], [2]))
     worker: Any = SimpleNamespace(
-        engine=SimpleNamespace(tokenizer=tokenizer, max_context=9), post=lambda _: None
+        engine=SimpleNamespace(tokenizer=tokenizer, max_context=9, status=a_status, abort=aborted.append),
+        post=lambda job: job(worker.engine),
+        submit=submit,
     )
     with ThreadPoolExecutor(1) as tokenizers:
         it = session.Session(0, worker, tokenizers, reader, writer)  # type: ignore[arg-type]
@@ -109,6 +120,58 @@ async def test_an_answer_too_large_for_a_frame_is_an_error_of_its_request(
     (event,) = writer.events
     assert isinstance(event, protocol.Error)
     assert (event.request_id, event.code) == ("e", "frame_too_large")
+
+
+def full_after(num_requests: int) -> Callable[..., None]:
+    """A `submit` that lets in so many."""
+    entrance = Entrance(num_requests, 100)
+    return lambda _id, num_tokens, _add: entrance.enter(num_tokens)
+
+
+async def test_what_does_not_fit_into_the_inbox_is_overloaded_at_once() -> None:
+    aborted: list[str] = []
+    _, writer = await run_session(
+        Generate("a", prompt="x"),
+        Generate("b", prompt="x"),
+        GetStatus("s"),
+        submit=full_after(1),
+        aborted=aborted,
+    )
+    refusal, status = writer.events
+    assert isinstance(refusal, protocol.Error)
+    assert (refusal.request_id, refusal.code, refusal.retryable) == ("b", "overloaded", True)
+    assert isinstance(status, protocol.Status)
+    assert aborted == ["0:a"]  # when the client hung up
+
+
+async def test_an_embedding_that_fits_in_part_is_taken_back() -> None:
+    aborted: list[str] = []
+    items = tuple(EmbedItem(prompt="x") for _ in range(3))
+    _, writer = await run_session(
+        Embed("e", items), CountTokens("c", prompt="x"), submit=full_after(2), aborted=aborted
+    )
+    assert [event.request_id for event in writer.events] == ["e", "c"]
+    assert writer.events[0].code == "overloaded"
+    assert aborted == ["0:e#0", "0:e#1"]
+
+
+async def test_only_a_request_that_is_known_is_aborted_and_only_once() -> None:
+    aborted: list[str] = []
+    await run_session(
+        Generate("a", prompt="x"), *(Abort(key) for key in ("a", "a", "unknown")), aborted=aborted
+    )
+    assert aborted == ["0:a"]
+
+
+async def test_a_prompt_far_too_long_does_not_wait_to_be_refused() -> None:
+    submitted: list[str] = []
+    _, writer = await run_session(
+        Generate("a", prompt="x"),
+        encode_prompt=lambda *_: [1] * 11,
+        submit=lambda request_id, *_: submitted.append(request_id),
+    )
+    assert [event.code for event in writer.events] == ["context_length_exceeded"]
+    assert submitted == []
 
 
 async def test_an_output_nobody_waits_for_is_dropped() -> None:
