@@ -26,7 +26,7 @@ from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTr
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
 from backend.domain.split import PPM, mul_ppm_down, slice_charges, split
-from backend.storage.embedded import folder_cid
+from backend.storage.folders import folder_cid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,16 +10,16 @@ from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, d
 from backend.domain.ids import Cid
 from backend.storage.car import read_car
 from backend.storage.flatfs import FlatFs, key_of, leaf_of
-from backend.storage.reader import Entry, TreeReader
-from backend.storage.unixfs import Tree, import_tree, tree_of_directory, tree_of_files
+from backend.storage.folders import FolderStore
+from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
 
 
-class EmbeddedStore:
+class EmbeddedStore(FolderStore):
     """Implements `backend.ports.storage.BlobStore` in `root`: `blocks/` as in Kubo, `pins/` a file a pin.
 
     Any number of processes may use one `root`.
@@ -30,28 +30,7 @@ class EmbeddedStore:
         self._pins = root / "pins"
         self._pins.mkdir(parents=True, exist_ok=True)
         self._blocks = FlatFs(root / "blocks", is_durable=is_durable)
-        self._reader = TreeReader(self._blocks.get)
-
-    def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
-        return folder_cid(files)
-
-    def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
-        return self._add(tree_of_files(files))
-
-    def add_directory(self, path: Path) -> Cid:
-        return self._add(tree_of_directory(path))
-
-    def read(self, cid: Cid, name: str) -> bytes:
-        return b"".join(self.open(cid, name))
-
-    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
-        return self._reader.open(cid, name)
-
-    def names(self, cid: Cid) -> dict[str, int]:
-        return {entry.path: entry.size for entry in self.entries(cid) if entry.size is not None}
-
-    def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
-        self._reader.fetch_folder(cid, destination, max_bytes)
+        super().__init__(self._blocks.get)
 
     def has(self, cid: Cid) -> bool:
         return (self._pins / str(decode_cid(cid))).exists()
@@ -59,20 +38,10 @@ class EmbeddedStore:
     def unpin(self, cid: Cid) -> None:
         (self._pins / str(decode_cid(cid))).unlink(missing_ok=True)
 
-    def block(self, cid: Cid) -> bytes:
-        return self._blocks.get(decode_cid(cid))
-
-    def car(self, cid: Cid) -> Iterator[bytes]:
-        return self._reader.car(cid)
-
     def pin(self, cid: Cid) -> None:
         """Keep what is already here. Errors: `ContentMissing` if a block below is not, `ContentCorrupt`."""
         with self._lock(fcntl.LOCK_SH):
             self._pin(decode_cid(cid))
-
-    def entries(self, cid: Cid) -> list[Entry]:
-        """Everything below the folder, a folder before what it holds."""
-        return self._reader.entries(cid)
 
     def pins(self) -> list[Cid]:
         return sorted(Cid(path.name) for path in self._pins.iterdir())
@@ -122,8 +91,3 @@ class EmbeddedStore:
         with (self._root / "gc.lock").open("ab") as file:
             fcntl.flock(file, mode)
             yield
-
-
-def folder_cid(files: Mapping[str, Path | bytes]) -> Cid:
-    """What any store would call this folder; stores nothing."""
-    return Cid(str(import_tree(tree_of_files(files), lambda _cid, _block: None).cid))

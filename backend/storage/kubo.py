@@ -12,19 +12,17 @@ from backend.domain.content import Codec, ContentCorrupt, ContentMissing, Decode
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Cid
 from backend.storage.car import car_header, car_section
-from backend.storage.embedded import folder_cid
-from backend.storage.reader import TreeReader
-from backend.storage.unixfs import Tree, import_tree, tree_of_directory, tree_of_files
+from backend.storage.folders import FolderStore
+from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator
     from typing import BinaryIO
 
 DEFAULT_TIMEOUT_SECONDS = 60
 
 
-class KuboStore:
+class KuboStore(FolderStore):
     """Implements `backend.ports.storage.BlobStore` on the RPC at `address` (URL or multiaddr).
 
     Folders go in as a CAR made here, so that their CIDs do not depend on the daemon's importer. Blocks come
@@ -40,28 +38,7 @@ class KuboStore:
         # `connect` would ask for the version and warn about every current daemon; these calls are stable.
         where = multiaddr_of(address)
         self._client: Any = ipfshttpclient.Client(where, session=True, timeout=timeout_seconds)
-        self._reader = TreeReader(self._fetch)
-
-    def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
-        return folder_cid(files)
-
-    def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
-        return self._add(tree_of_files(files))
-
-    def add_directory(self, path: Path) -> Cid:
-        return self._add(tree_of_directory(path))
-
-    def read(self, cid: Cid, name: str) -> bytes:
-        return b"".join(self.open(cid, name))
-
-    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
-        return self._reader.open(cid, name)
-
-    def names(self, cid: Cid) -> dict[str, int]:
-        return {entry.path: entry.size for entry in self._reader.entries(cid) if entry.size is not None}
-
-    def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
-        self._reader.fetch_folder(cid, destination, max_bytes)
+        super().__init__(self._fetch)
 
     def has(self, cid: Cid) -> bool:
         try:
@@ -77,12 +54,6 @@ class KuboStore:
                 self._client.pin.rm(str(decode_cid(cid)))
         except ContentMissing:
             return
-
-    def block(self, cid: Cid) -> bytes:
-        return self._reader.block(decode_cid(cid))
-
-    def car(self, cid: Cid) -> Iterator[bytes]:
-        return self._reader.car(cid)
 
     def close(self) -> None:
         self._client.close()

@@ -6,7 +6,7 @@ from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.chain import BatchState, CommittedBatch
 from backend.domain.content import ContentMissing, cid_digest
 from backend.services.audit.cases import RETRY_SECONDS, Cases
-from backend.storage.embedded import folder_cid
+from backend.storage.folders import folder_cid
 from tests.support.market import CHAIN_ID, Market, recover, some_hash
 
 if TYPE_CHECKING:

@@ -1,0 +1,67 @@
+"""What a block store does with folders, whatever keeps their blocks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from backend.domain.content import decode_cid
+from backend.domain.ids import Cid
+from backend.storage.reader import TreeReader
+from backend.storage.unixfs import import_tree, tree_of_directory, tree_of_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from backend.domain.content import DecodedCid
+    from backend.storage.reader import Entry
+    from backend.storage.unixfs import Tree
+
+
+class FolderStore(ABC):
+    """The part of `backend.ports.storage.BlobStore` that follows from reading a block and adding a tree."""
+
+    def __init__(self, fetch: Callable[[DecodedCid], bytes]) -> None:
+        """`fetch` gives a block; it is verified here. Errors: `ContentMissing`, `Unavailable`."""
+        self._reader = TreeReader(fetch)
+
+    @abstractmethod
+    def _add(self, tree: Tree) -> Cid:
+        """Store and pin."""
+
+    def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
+        return folder_cid(files)
+
+    def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
+        return self._add(tree_of_files(files))
+
+    def add_directory(self, path: Path) -> Cid:
+        return self._add(tree_of_directory(path))
+
+    def read(self, cid: Cid, name: str) -> bytes:
+        return b"".join(self.open(cid, name))
+
+    def open(self, cid: Cid, name: str) -> Iterator[bytes]:
+        return self._reader.open(cid, name)
+
+    def entries(self, cid: Cid) -> list[Entry]:
+        """Everything below the folder, a folder before what it holds."""
+        return self._reader.entries(cid)
+
+    def names(self, cid: Cid) -> dict[str, int]:
+        return {entry.path: entry.size for entry in self.entries(cid) if entry.size is not None}
+
+    def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
+        self._reader.fetch_folder(cid, destination, max_bytes)
+
+    def block(self, cid: Cid) -> bytes:
+        return self._reader.block(decode_cid(cid))
+
+    def car(self, cid: Cid) -> Iterator[bytes]:
+        return self._reader.car(cid)
+
+
+def folder_cid(files: Mapping[str, Path | bytes]) -> Cid:
+    """What any store would call this folder; stores nothing."""
+    return Cid(str(import_tree(tree_of_files(files), lambda _cid, _block: None).cid))
