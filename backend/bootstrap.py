@@ -305,7 +305,7 @@ class Installation:
         from backend.services.registry import Registry
         from backend.services.sign_in import SignIn, SignInPolicy
         from backend.services.snapshot import Snapshots
-        from backend.services.train import Training
+        from backend.services.train.jobs import Training
 
         settings, chain, blobs = self.settings, self.chain, self.blobs
         begin, read, lane = self.database.begin, self.database.read, self.operator.account

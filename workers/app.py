@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from backend.bootstrap import Installation
     from backend.services.publish import Publication
-    from backend.services.train import Leases
+    from backend.services.train.leases import Leases
     from backend.settings import Settings
     from workers.steps import Steps
 
@@ -117,7 +117,7 @@ def training_home(settings: Settings) -> Path:
 
 
 def leases_of(installation: Installation) -> Leases:
-    from backend.services.train import Leases
+    from backend.services.train.leases import Leases
 
     return Leases(installation.database.begin)
 

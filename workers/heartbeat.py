@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from backend.services.train import Held, Leases
+    from backend.services.train.leases import Held, Leases
 
 log = logging.getLogger(__name__)
 

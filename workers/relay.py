@@ -97,7 +97,7 @@ def relay_of(installation: Installation) -> Relay:
     """The relay of an installation; it also offers lapsed jobs again, notices registrations and removes the
     folders of jobs that are over.
     """
-    from backend.services.train import Training
+    from backend.services.train.jobs import Training
     from workers.app import create_app, leases_of, publication_of, training_home
     from workers.training.folders import sweep_folders
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.training import Step, TrainingResult
-from backend.services.train import LeaseLost
+from backend.services.train.leases import LeaseLost
 from workers.heartbeat import Heartbeat
 from workers.training.dataset import write_rows
 from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, TrainingSpec
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backend.domain.training import Dataset, TrainingJob
     from backend.ports.training import SnapshotRows
     from backend.services.publish import Publication
-    from backend.services.train import Held, Leases
+    from backend.services.train.leases import Held, Leases
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backend.services.registry import Registry
     from backend.services.sign_in import SignIn
     from backend.services.snapshot import Snapshots
-    from backend.services.train import Training
+    from backend.services.train.jobs import Training
 
 
 @dataclass(frozen=True, slots=True)

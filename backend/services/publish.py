@@ -19,7 +19,7 @@ from backend.domain.hashing import record_argument, version_id
 from backend.domain.receipt import VersionRecord, check_name
 from backend.domain.split import PPM
 from backend.domain.training import JobState
-from backend.services.train import utc_now
+from backend.services.train.transitions import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

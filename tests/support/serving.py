@@ -32,7 +32,7 @@ from backend.services.registry import Registry
 from backend.services.sign_in import SignIn, SignInPolicy
 from backend.services.snapshot import Snapshots
 from backend.services.staging import Staging
-from backend.services.train import Training
+from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import NotFound
-from backend.services.train import utc_now
+from backend.services.train.transitions import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
     from pathlib import Path
 
-    from backend.services.train import Training
+    from backend.services.train.jobs import Training
 
 LOCK_FILE = "lock"
 KEPT = timedelta(hours=1)

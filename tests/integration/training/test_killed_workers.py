@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.training import JobState
-from backend.services.train import Training
+from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import make_model, peft_warnings_ignored
 from tests.unit.workers.support import CREATOR, Desk

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.db.unit_of_work import Database
 from backend.services.publish import Publication
-from backend.services.train import Leases
+from backend.services.train.leases import Leases
 from backend.storage.embedded import EmbeddedStore
 from tests.unit.workers.support import Rows, letter_rows
 from workers.app import create_app, work

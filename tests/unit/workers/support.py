@@ -9,8 +9,9 @@ from backend.db.tables.chain import SnapshotRow
 from backend.db.tables.outbox import OutboxRow
 from backend.domain.hashing import accepted_hash, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
-from backend.domain.training import Dataset, TrainingResult
-from backend.services.train import Leases, Training
+from backend.domain.training import Dataset, Step, TrainingResult
+from backend.services.train.jobs import Training
+from backend.services.train.leases import Leases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.ids import SnapshotId
     from backend.domain.training import JobEvent, TrainingJob
+    from backend.services.train.leases import Held
 
 CREATOR = Account("0x" + "c1" * 20)
 STRANGER = Account("0x" + "5a" * 20)
@@ -60,6 +62,12 @@ class Desk:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.training = Training(database.begin, database.read, lambda: self.now)
         self.leases = Leases(database.begin, lambda: self.now, seconds=30)
+
+    def taken(self, step: Step = Step.VALIDATE, **config: Any) -> Held:
+        """A new job whose step somebody has begun."""
+        held = self.leases.take(self.job(**config).id, step)
+        assert held is not None
+        return held
 
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)

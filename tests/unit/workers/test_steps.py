@@ -12,7 +12,7 @@ import pytest
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Cid
 from backend.domain.training import JobState, Step
-from backend.services.train import MAX_ATTEMPTS, Leases
+from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows
 from workers.steps import Steps, TrainerOptions
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.services.train import Held
+    from backend.services.train.leases import Held
 
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
 RESULT_JSON = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from backend.services.attribute import load_index
-from backend.services.train import parse_config
+from backend.services.train.options import parse_config
 from inference.config import EngineConfig
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows

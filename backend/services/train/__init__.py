@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: what a creator may ask for, and how workers share it."""

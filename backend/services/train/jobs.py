@@ -1,0 +1,93 @@
+"""The creator's side of fine-tuning jobs."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import Conflict, Forbidden, NotFound
+from backend.domain.training import (
+    EmptySnapshot,
+    JobState,
+    Lease,
+    TrainingJob,
+)
+from backend.services.train.options import parse_config
+from backend.services.train.transitions import finish, known, offer, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backend.domain.ids import Account, SnapshotId
+    from backend.domain.training import JobEvent
+    from backend.ports.training import TrainingTx
+    from backend.services.train.transitions import Begin, Clock
+
+
+class Training:
+    """The creator's side."""
+
+    def __init__(self, begin: Begin, read: Begin, clock: Clock = utc_now) -> None:
+        self._begin = begin
+        self._read = read
+        self._clock = clock
+
+    def create(self, creator: Account, snapshot_id: SnapshotId, config: Mapping[str, Any]) -> TrainingJob:
+        """Queue a job. Errors: `InvalidConfig`, `NotFound` for the snapshot, `EmptySnapshot`."""
+        parsed = parse_config(config)
+        now = self._clock()
+        job = TrainingJob(
+            id=f"ftjob-{uuid.uuid4().hex}",
+            creator=creator,
+            snapshot_id=snapshot_id,
+            config=parsed,
+            state=JobState.VALIDATING,
+            created_at=now,
+            lease=Lease(None, now),
+        )
+        with self._begin() as tx:
+            _check_snapshot(tx, snapshot_id)
+            tx.training.add(job)
+            job = offer(tx, job, now)
+            tx.training.add_event(job.id, "state", {"state": job.state.value}, now)
+        return job
+
+    def get(self, job_id: str) -> TrainingJob:
+        """Errors: `NotFound`."""
+        with self._read() as tx:
+            return known(tx.training.get(job_id), job_id)
+
+    def list(self, creator: Account | None = None, limit: int = 50) -> Sequence[TrainingJob]:
+        """Newest first."""
+        with self._read() as tx:
+            return tx.training.find(creator, limit)
+
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[JobEvent]:
+        """What happened since the event `after`, oldest first. Errors: `NotFound`."""
+        with self._read() as tx:
+            known(tx.training.get(job_id), job_id)
+            return tx.training.events(job_id, after, limit)
+
+    def cancel(self, job_id: str, account: Account) -> TrainingJob:
+        """Stop a job; its worker notices within a heartbeat. Cancelling twice is harmless.
+
+        Errors: `NotFound`, `Forbidden` for anybody but its creator, `Conflict` once it succeeded or failed.
+        """
+        now = self._clock()
+        with self._begin() as tx:
+            job = known(tx.training.locked(job_id), job_id)
+            if job.creator != account:
+                raise Forbidden(f"only the creator of {job_id} may cancel it", param="job_id")
+            if job.state is JobState.CANCELLED:
+                return job
+            if job.is_over:
+                raise Conflict(f"{job_id} has {job.state.value} already", param="job_id")
+            return finish(tx, job, JobState.CANCELLED, now)
+
+
+def _check_snapshot(tx: TrainingTx, snapshot_id: SnapshotId) -> None:
+    snapshot = tx.chain.snapshot(snapshot_id)
+    if snapshot is None:
+        raise NotFound(f"no snapshot {snapshot_id}, or it is not confirmed yet", param="snapshot_id")
+    if not snapshot.accepted:
+        raise EmptySnapshot(f"no contribution of snapshot {snapshot_id} was accepted", param="snapshot_id")

@@ -1,0 +1,80 @@
+"""Hyper-parameters as a creator gives them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from backend.domain.errors import InvalidInput
+from backend.domain.training import (
+    LINEAR_LAYERS,
+    MAX_BATCH_TOKENS,
+    TrainingConfig,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "rank": (1, 128),
+    "alpha": (1, 1024),
+    "dropout": (0.0, 0.5),
+    "learning_rate": (1e-6, 0.1),
+    "warmup_fraction": (0.0, 0.5),
+    "epochs": (0.01, 100.0),
+    "batch_size": (1, 256),
+    "max_length": (16, 8192),
+    "eval_fraction": (0.01, 0.5),
+    "seed": (0, 2**32 - 1),
+    "checkpoint_steps": (1, 100_000),
+}
+
+
+class InvalidConfig(InvalidInput):
+    """A hyper-parameter that is unknown, of the wrong type or out of range; `param` names it."""
+
+
+def parse_config(raw: Mapping[str, Any]) -> TrainingConfig:
+    """Hyper-parameters by name, defaults for the rest. Errors: `InvalidConfig` naming the first wrong one."""
+    known = {field.name for field in fields(TrainingConfig)}
+    for name in raw:
+        if name not in known:
+            raise InvalidConfig(f"unknown option {name!r}; known are {', '.join(sorted(known))}", param=name)
+    config = TrainingConfig(**{name: _parse_option(name, value) for name, value in raw.items()})
+    if config.batch_size * config.max_length > MAX_BATCH_TOKENS:
+        given = f"{config.batch_size} x {config.max_length}"
+        allowed = f"batch_size x max_length may be {MAX_BATCH_TOKENS} tokens at most, not {given}"
+        raise InvalidConfig(f"{allowed}: lower either", param="batch_size")
+    return config
+
+
+def _parse_option(name: str, value: Any) -> Any:
+    if name == "targets":
+        return _parse_targets(value)
+    kind = _OPTION_TYPES[name]
+    if name not in _RANGES:
+        choices = get_args(kind)
+        if value not in choices:
+            raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, not {value!r}", param=name)
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+        expected = "a number" if kind is float else "an integer"
+        raise InvalidConfig(f"{name} must be {expected}, not {value!r}", param=name)
+    low, high = _RANGES[name]
+    if not low <= value <= high:  # NaN fails too
+        raise InvalidConfig(f"{name} must lie between {low} and {high}, not {value!r}", param=name)
+    return kind(value)
+
+
+def _parse_targets(value: Any) -> tuple[str, ...]:
+    if value == "all-linear":
+        return LINEAR_LAYERS
+    wanted = value if isinstance(value, list | tuple) else ()
+    if not wanted or any(layer not in LINEAR_LAYERS for layer in wanted):
+        allowed = f'"all-linear" or a list out of {", ".join(LINEAR_LAYERS)}'
+        raise InvalidConfig(f"targets must be {allowed}, not {value!r}", param="targets")
+    return tuple(layer for layer in LINEAR_LAYERS if layer in wanted)
+
+
+_OPTION_TYPES = get_type_hints(TrainingConfig)

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.workers.support import Desk
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+
+
+@pytest.fixture
+def desk(database: Database) -> Desk:
+    """On SQLite and on PostgreSQL: the lease is what the database makes of it."""
+    return Desk(database)
