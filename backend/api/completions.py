@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from backend.ports.serving import NewReceipt
-    from backend.services.answer import Answer
+    from backend.services.answer import Answer, Final
 
 FINISH_REASONS = {"abort": "stop"}
 """OpenAI has no word for an answer that was cut off."""
@@ -42,7 +41,7 @@ class Completion:
         message = {"role": "assistant", "content": text, "refusal": None}
         reason = FINISH_REASONS.get(final.finish_reason, final.finish_reason)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return self._object("chat.completion", [choice]) | bill(final.receipt)
+        return self._object("chat.completion", [choice]) | bill(final)
 
     async def events(self, *, include_usage: bool) -> AsyncIterator[str]:
         """The bill is in the last chunk before `[DONE]`; `include_usage` gives it one without choices."""
@@ -54,9 +53,9 @@ class Completion:
             reason = FINISH_REASONS.get(final.finish_reason, final.finish_reason)
             if include_usage:
                 yield self._chunk({}, reason)
-                yield event(self._object("chat.completion.chunk", []) | bill(final.receipt))
+                yield event(self._object("chat.completion.chunk", []) | bill(final))
             else:
-                yield self._chunk({}, reason, bill(final.receipt))
+                yield self._chunk({}, reason, bill(final))
             yield DONE
         except DomainError as error:
             yield event(domain_error_body(error))
@@ -97,8 +96,9 @@ def event(data: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-def bill(stored: NewReceipt) -> dict[str, Any]:
+def bill(final: Final) -> dict[str, Any]:
     """Usage as OpenAI has it, and ours: receipt, charge (micro-units, decimal), salt, shares by position."""
+    stored = final.receipt
     receipt = stored.signed.receipt
     prompt, completion = receipt.prompt_tokens, receipt.completion_tokens
     attribution = [
@@ -114,6 +114,7 @@ def bill(stored: NewReceipt) -> dict[str, Any]:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": final.cached_prompt_tokens},
         },
         "loraledger": {
             "receipt_id": stored.id,

@@ -43,12 +43,16 @@ def serve() -> None:
     )
 
 
-def engine() -> None:
+def engine(
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of `python -m inference.server`, after `--`.")
+    ] = None,
+) -> None:
     """Run the engine that all API processes of an installation share."""
     from backend import local
 
     argv, environment = local.engine_command(load_settings(), ends_with_stdin=False)
-    os.execvpe(argv[0], argv, environment)  # noqa: S606  # our own interpreter; whoever watches us watches it
+    os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606  # our own interpreter; whoever watches us watches it
 
 
 def worker(

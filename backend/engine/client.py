@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -24,7 +24,6 @@ from inference.protocol import (
     FrameTooLargeError,
     Generate,
     GetStatus,
-    Sampling,
     Status,
     TokenCount,
     decode_event,
@@ -38,11 +37,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.errors import DomainError
-    from inference.protocol import AdapterRef, EmbedItem, Message, ProbeStates
+    from inference.protocol import AdapterBlend, AdapterRef, EmbedItem, Message, ProbeStates, Sampling
 
 E = TypeVar("E", bound=Event)
 
 logger = logging.getLogger(__name__)
+
+
+class _GenerateFields(TypedDict, total=False):
+    """Those of `Generate`."""
+
+    messages: tuple[Message, ...]
+    prompt: str | None
+    adapter: AdapterRef | None
+    blend: AdapterBlend | None
+    sampling: Sampling
+    probe: bool
+    payer: str
+    priority: int
+    deadline_ms: int | None
 
 
 class EngineClient:
@@ -74,30 +87,14 @@ class EngineClient:
             self._connection = None
 
     async def generate(
-        self,
-        *,
-        messages: Sequence[Message] = (),
-        prompt: str | None = None,
-        adapter: AdapterRef | None = None,
-        sampling: Sampling | None = None,
-        probe: bool = False,
-        payer: str = "",
-        request_id: str | None = None,
+        self, *, request_id: str | None = None, **fields: Unpack[_GenerateFields]
     ) -> AsyncGenerator[Chunk, None]:
         """The answer, chunk by chunk; the last one has a `finish_reason`.
 
         Closing the iterator early aborts the request; the last chunk seen says how many tokens there were. To
         have the exact number, `abort(request_id)` instead and read on: the last chunk then says `abort`.
         """
-        command = Generate(
-            request_id or self._new_id(),
-            tuple(messages),
-            prompt,
-            adapter,
-            sampling or Sampling(),
-            probe,
-            payer,
-        )
+        command = Generate(request_id or self._new_id(), **fields)
         connection = await self._connected()
         is_finished = False
         async with connection.events(command) as events:

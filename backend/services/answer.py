@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """How an answer ended. When a reader sees it, its receipt is durable."""
+    """How an answer ended. When a reader sees it, its receipt is durable. Of the prompt's tokens, which all
+    are charged, `cached_prompt_tokens` were found in the engine's prefix cache.
+    """
 
     finish_reason: FinishReason
     receipt: NewReceipt
+    cached_prompt_tokens: int = 0
 
 
 class Answer:

@@ -160,7 +160,8 @@ class Generate:
         except BaseException:
             await asyncio.to_thread(self._admission.release, reservation)
             raise
-        return Final(transcript.last.finish_reason or "abort", receipt)
+        last = transcript.last
+        return Final(last.finish_reason or "abort", receipt, last.cached_prompt_tokens)
 
     async def _size(self, turns: tuple[Turn, ...]) -> PromptSize:
         if self._max_context is None:

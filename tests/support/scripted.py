@@ -141,6 +141,7 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.words: Sequence[str] = ("Hello", " there", ", world", ".")
         self.max_context = 128
+        self.cached_prompt_tokens = 0
         self.counted: list[Sequence[Turn]] = []
         self.breaks_after: int | None = None
         self.is_gone = False
@@ -178,7 +179,8 @@ class ScriptedEngine:
             reason: FinishReason | None = (
                 ("stop" if len(words) == len(self.words) else "length") if is_last else None
             )
-            yield Piece(word, prompt, number, reason, self.probe if is_last and chat.probe else None)
+            probe = self.probe if is_last and chat.probe else None
+            yield Piece(word, prompt, number, reason, probe, self.cached_prompt_tokens)
 
     async def abort(self, chat_id: str) -> None:
         self._aborted.add(chat_id)

@@ -62,6 +62,7 @@ def test_the_stock_client_gets_an_answer_with_its_receipt(api: Api) -> None:
 
 
 def test_the_stock_client_streams(api: Api) -> None:
+    api.installation.engine.cached_prompt_tokens = 1
     stream = api.openai.chat.completions.create(
         **chat(api), stream=True, stream_options={"include_usage": True}
     )
@@ -72,6 +73,8 @@ def test_the_stock_client_streams(api: Api) -> None:
     assert last.choices == []
     assert last.usage is not None
     assert last.usage.total_tokens == 6
+    assert last.usage.prompt_tokens_details is not None
+    assert last.usage.prompt_tokens_details.cached_tokens == 1
     assert (last.model_extra or {})["loraledger"]["receipt_id"] == receipts(api)[0]["id"]
 
 

@@ -90,6 +90,16 @@ async def test_an_answer_is_charged_by_its_tokens(installation: Installation) ->
     assert reserved(installation) == 0
 
 
+async def test_the_engine_is_told_who_pays_and_what_it_saved_is_said(installation: Installation) -> None:
+    """What the engine found in its cache costs what it would have cost otherwise."""
+    installation.engine.cached_prompt_tokens = 1
+    answer = await installation.generate.start(request(installation, installation.version))
+    await text_of(answer)
+    assert [chat.payer for chat in installation.engine.chats] == [installation.payer.account]
+    assert answer.final.cached_prompt_tokens == 1
+    assert answer.final.receipt.signed.receipt.prompt_tokens == 2
+
+
 async def test_the_hashes_commit_to_request_answer_and_shares(installation: Installation) -> None:
     answer = await installation.generate.start(request(installation, installation.version))
     text = await text_of(answer)
