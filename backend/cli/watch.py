@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 from dataclasses import asdict
-from pathlib import Path  # noqa: TC003 - typer reads it at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,10 +19,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.services.watch.news import News
-    from backend.services.watch.watcher import Watcher
     from backend.settings import Settings
+    from backend.watching import Task
 
 HELP = "Default: LORALEDGER_WATCH_{}."
+
+Challenge = Annotated[
+    bool, typer.Option("--challenge", help="Demand what is withheld, send proofs, refund the payers.")
+]
+Answer = Annotated[
+    bool | None,
+    typer.Option(
+        help="Answer demands on every operator whose batch data is here, or on none; "
+        "left out: on this installation's own, where it has the operator's key."
+    ),
+]
+Once = Annotated[
+    bool, typer.Option("--once", help="One pass; exit code 1 if something is wrong or withheld.")
+]
+MaxBond = Annotated[
+    int | None, typer.Option(help=f"Open bonds together, in token units. {HELP.format('MAX_BOND')}", min=0)
+]
+MaxGas = Annotated[
+    int | None, typer.Option(help=f"Gas of a transaction. {HELP.format('MAX_GAS')}", min=21_000)
+]
+Evidence = Annotated[
+    Path | None,
+    typer.Option(
+        help="Receipts from elsewhere, in the form of batch data: a batch that covers their money "
+        "by others falls by them. Read again when it changes."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,34 +58,13 @@ def register(app: typer.Typer) -> None:
 
 def watch(
     *,
-    challenge: Annotated[
-        bool, typer.Option("--challenge", help="Demand what is withheld, send proofs, refund the payers.")
-    ] = False,
-    answer: Annotated[
-        bool | None,
-        typer.Option(
-            help="Answer demands on every operator whose batch data is here, or on none; "
-            "left out: on this installation's own, where it has the operator's key."
-        ),
-    ] = None,
+    challenge: Challenge = False,
+    answer: Answer = None,
     operator: Annotated[str, typer.Option(help="Watch this one only.")] = "",
-    once: Annotated[
-        bool, typer.Option("--once", help="One pass; exit code 1 if something is wrong or withheld.")
-    ] = False,
-    max_bond: Annotated[
-        int | None,
-        typer.Option(help=f"Open bonds together, in token units. {HELP.format('MAX_BOND')}", min=0),
-    ] = None,
-    max_gas: Annotated[
-        int | None, typer.Option(help=f"Gas of a transaction. {HELP.format('MAX_GAS')}", min=21_000)
-    ] = None,
-    evidence: Annotated[
-        Path | None,
-        typer.Option(
-            help="Receipts from elsewhere, in the form of batch data: a batch that covers their money "
-            "by others falls by them. Read again when it changes."
-        ),
-    ] = None,
+    once: Once = False,
+    max_bond: MaxBond = None,
+    max_gas: MaxGas = None,
+    evidence: Evidence = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
 ) -> None:
     """Follow the chain and judge every batch before it is final, from chain and batch data alone.
@@ -66,32 +72,34 @@ def watch(
     LORALEDGER_WATCHER pays for what is sent, never more for gas than LORALEDGER_WATCH_MAX_GAS_PRICE.
     Ends on SIGTERM or Ctrl-C.
     """
-    from backend.bootstrap import Installation
-    from backend.watching import Task, watching
+    from backend.watching import Task
 
-    limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     task = Task(
         can_challenge=challenge,
         can_answer=answer,
         only=Account(operator.lower()) if operator else None,
         evidence=evidence,
     )
-    stop = _stop_on_signals()
-    installation = Installation(_limited(load_settings(), limits))
+    limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     is_wrong = False
-    try:
-        with watching(installation, task, stop) as watcher:
-            for news in _news(watcher, stop, once=once):
-                is_wrong |= news.is_bad
-                typer.echo(_as_json(news) if as_json else _as_line(news))
-    finally:
-        installation.close()
+    for news in _news(_limited(load_settings(), limits), task, once=once):
+        is_wrong |= news.is_bad
+        typer.echo(_as_json(news) if as_json else _as_line(news))
     if once and is_wrong:
         raise typer.Exit(1)
 
 
-def _news(watcher: Watcher, stop: threading.Event, *, once: bool) -> Iterator[News]:
-    return watcher.run_once() if once else watcher.run(stop)
+def _news(settings: Settings, task: Task, *, once: bool) -> Iterator[News]:
+    from backend.bootstrap import Installation
+    from backend.watching import watching
+
+    stop = _stop_on_signals()
+    installation = Installation(settings)
+    try:
+        with watching(installation, task, stop) as watcher:
+            yield from watcher.run_once() if once else watcher.run(stop)
+    finally:
+        installation.close()
 
 
 def _stop_on_signals() -> threading.Event:
