@@ -303,6 +303,7 @@ class Installation:
         from backend.services.publish import Publication
         from backend.services.receipts import Receipts
         from backend.services.registry import Registry
+        from backend.services.settle.convictions import Convictions
         from backend.services.sign_in import SignIn, SignInPolicy
         from backend.services.snapshot import Snapshots
         from backend.services.train.jobs import Training
@@ -310,13 +311,14 @@ class Installation:
         settings, chain, blobs = self.settings, self.chain, self.blobs
         begin, read, lane = self.database.begin, self.database.read, self.operator.account
         vouchers = self._domain("PaymentVault")
+        convictions = Convictions(lane, chain, blobs, self._domain("Settlement"))
         policy = SignInPolicy(settings.origins, self.deployment.chain_id)
         return Services(
             sign_in=SignIn(begin, read, recover, utc_now, policy),
             keys=ApiKeys(begin, read, utc_now),
             catalogue=self.catalogue,
             generate=self.generate,
-            channels=Channels(begin, read, self.market, vouchers, recover, utc_now),
+            channels=Channels(begin, read, self.market, vouchers, recover, utc_now, convictions.aside),
             deposits=Deposits(begin, read, chain, self.market, self.keystore, utc_now),
             receipts=Receipts(read),
             registry=Registry(read, chain, blobs),

@@ -130,6 +130,17 @@ class ChannelTx(Protocol):
     def channels(self) -> ChannelRepository: ...
 
 
+class WaiverTx(ChannelTx, Protocol):
+    @property
+    def receipts(self) -> UnsettledReceipts: ...
+
+
+class UnsettledReceipts(Protocol):
+    def unsettled(self, channel: ChannelId, after: int, limit: int) -> Sequence[SignedReceipt]:
+        """The first `limit` receipts in no batch whose `cumulative` is above `after`, rising."""
+        ...
+
+
 class ServingTx(ChannelTx, Protocol):
     @property
     def auth(self) -> AuthRepository: ...

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.hashing import receipt_id
+from backend.domain.ids import ReceiptId
 from backend.domain.voucher import ClientVoucher
+from backend.ports.chain import ChainView
 from backend.services.standing import Standing, later_now, standing, usable_grants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from datetime import datetime
 
     from backend.domain.chain import Grant
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId
-    from backend.domain.voucher import SignedVoucher
+    from backend.domain.voucher import SignedVoucher, Voucher
     from backend.ports.chain import Recover
-    from backend.ports.serving import ChannelTx
+    from backend.ports.serving import WaiverTx
     from backend.services.admission import Market
 
 
@@ -37,23 +40,31 @@ class ChannelView:
     """Those of the session keys that this gateway holds: at most their cap is at risk here."""
 
 
+SetAside = Callable[[ChainView], Container[ReceiptId]]
+"""The receipts that are never settled, as the chain's view has it. Errors: `Unavailable`."""
+MAX_WAIVED = 100
+"""Receipts that one voucher may leave unpaid."""
+
+
 class Channels:
     """`vouchers`: the EIP-712 domain of `PaymentVault`."""
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[ChannelTx]],
-        read: Callable[[], AbstractContextManager[ChannelTx]],
+        begin: Callable[[], AbstractContextManager[WaiverTx]],
+        read: Callable[[], AbstractContextManager[WaiverTx]],
         market: Market,
         vouchers: TypedDomain,
         recover: Recover,
         clock: Callable[[], datetime],
+        set_aside: SetAside,
     ) -> None:
         self._begin, self._read = begin, read
         self._market = market
         self._vouchers = vouchers
         self._recover = recover
         self._clock = clock
+        self._set_aside = set_aside
 
     def get(self, payer: Account, name: str) -> ChannelView:
         """The payer's channel by its id or its operator, whether or not anything was deposited yet.
@@ -72,13 +83,17 @@ class Channels:
         return [self._view(payer, self._market.channel(payer))]
 
     def add_voucher(self, payer: Account, signed: SignedVoucher) -> ChannelView:
-        """Keep a voucher signed by the payer or by one of the payer's usable session keys."""
+        """Keep a voucher signed by the payer or by one of the payer's usable session keys.
+
+        It may waive what was convicted: nothing after that is settled before.
+        """
         voucher = signed.voucher
         channel = self._market.channel(payer)
         if voucher.channel_id != channel:
             raise InvalidInput(f"The voucher is for another channel than {channel}.", param="channel_id")
         signer = self._recover(self._vouchers.voucher_digest(voucher), signed.signature)
         now = self._clock()
+        aside = self._aside() if voucher.waived_until else ()
         with self._begin() as tx:
             tx.channels.lock(channel)
             line = standing(tx, channel, now)
@@ -87,20 +102,25 @@ class Channels:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
             # What a batch collected that is not final yet may come back, to be collected anew.
             settled = min(tx.chain.settled(channel), line.collected)
-            if voucher.waived_until > settled:
+            waivable = _waivable(tx, channel, settled, aside)
+            if voucher.waived_until > waivable:
                 raise Conflict(
                     f"The voucher would leave answers up to {voucher.waived_until} unpaid: the channel is "
-                    f"finally settled up to {settled}.",
+                    f"finally settled up to {settled}, and can be waived up to {waivable}.",
                     param="from",
+                    details={"settled": str(settled), "waivable": str(waivable)},
                 )
-            known = [v for v in tx.channels.vouchers(channel) if v.signer == signer]
-            if known and known[0].signed.voucher.max_cumulative >= voucher.max_cumulative:
-                raise Conflict(
-                    f"A voucher up to {known[0].signed.voucher.max_cumulative} is here already.",
-                    param="max_cumulative",
-                )
+            for known in (v.signed.voucher for v in tx.channels.vouchers(channel) if v.signer == signer):
+                if _reach(known) >= _reach(voucher):
+                    raise Conflict(
+                        f"A voucher up to {known.max_cumulative} is here already.", param="max_cumulative"
+                    )
             tx.channels.put_voucher(ClientVoucher(signed, signer))
         return self._view(payer, channel)
+
+    def _aside(self) -> Container[ReceiptId]:
+        with self._read() as tx:
+            return self._set_aside(tx.chain)
 
     def _view(self, payer: Account, channel: ChannelId) -> ChannelView:
         with self._read() as tx:
@@ -115,3 +135,19 @@ class Channels:
                 grants=tuple(tx.chain.grants(channel)),
                 held_keys=frozenset(tx.channels.held_keys(channel)),
             )
+
+
+def _reach(voucher: Voucher) -> tuple[int, int]:
+    """A later voucher of the same signer takes the place of one that reaches less far."""
+    return voucher.max_cumulative, voucher.waived_until
+
+
+def _waivable(tx: WaiverTx, channel: ChannelId, settled: int, aside: Container[ReceiptId]) -> int:
+    """Where what is set aside right after the settled part of the line ends."""
+    end = settled
+    for signed in tx.receipts.unsettled(channel, settled, MAX_WAIVED):
+        receipt = signed.receipt
+        if receipt.cumulative - receipt.charge != end or receipt_id(receipt) not in aside:
+            break
+        end = receipt.cumulative
+    return end

@@ -128,6 +128,11 @@ class ModelChain:
     def open_demands(self, operator: Account) -> list[Demanded]:
         return [d for d in self.demanded if d.operator == operator]
 
+    def settled(self, channel: ChannelId) -> int:
+        final = [b for b in self.standing() if b.number <= self.final]
+        spans = (span for batch in final for span in self._spans_of[batch.hash])
+        return max((span.until for span in spans if span.channel_id == channel), default=0)
+
     def demands(self, batch_hash: Hash32) -> list[Demanded]:
         return [d for d in self.demanded if d.demand.batch_hash == batch_hash]
 

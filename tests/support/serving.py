@@ -166,7 +166,7 @@ class Installation:
             keys=ApiKeys(begin, read, self.clock),
             catalogue=self.catalogue,
             generate=self.generate,
-            channels=Channels(begin, read, self.market, self.vault_domain, recover, self.clock),
+            channels=Channels(begin, read, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
             deposits=Deposits(begin, read, chain, self.market, self.held_keys, self.clock),
             receipts=Receipts(read),
             registry=Registry(read, chain, self.blobs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -18,9 +19,12 @@ from backend.domain.chain import (
 from backend.domain.hashing import receipt_id
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
+from backend.services.admission import Market as AdmissionMarket
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
+from backend.services.channels import Channels
 from backend.services.claim import Claims
+from backend.services.settle.convictions import Convictions
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import Key, Market, recover, some_hash
@@ -140,6 +144,21 @@ class Town:
             "thaw_seconds": THAW_SECONDS,
         }
         return Settler(**(parts | changes))
+
+    def channels(self) -> Channels:
+        market = AdmissionMarket(self.market.operator, self.market.settlement, self.market.domain)
+        convictions = Convictions(self.market.operator, self.chain, self.blobs, self.market.domain)
+
+        def clock() -> datetime:
+            return datetime.fromtimestamp(self.chain.time, UTC)
+
+        return Channels(self.begin, self.read, market, self.chain.vault, recover, clock, convictions.aside)
+
+    def signed_voucher(self, channel: ChannelId, most: int, waived_until: int) -> SignedVoucher:
+        """By the payer."""
+        voucher = Voucher(channel, waived_until, most)
+        digest = self.chain.vault.voucher_digest(voucher)
+        return SignedVoucher(voucher, self.market.payer_of[channel].sign(digest))
 
     def claims(self) -> Claims:
         return Claims(self.begin, self.read, self.auditor(), self.chain, self.market.operator)

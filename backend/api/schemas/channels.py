@@ -169,7 +169,12 @@ class ThawRequest(Schema):
 
 
 class VoucherRequest(Schema):
-    """A signed `Voucher`; `waived_until` is its `from`."""
+    """A signed `Voucher`; `waived_until` is its `from`.
+
+    It may leave unpaid what is finally settled, and answers right after that by which a batch was convicted:
+    these end the line until they are waived, and a refusal says how far (`waivable`). Later vouchers repeat
+    it until that is settled.
+    """
 
     waived_until: Micro = 0
     max_cumulative: Micro

@@ -8,6 +8,7 @@ settled. An unanswered demand convicts nothing but a silence: those receipts are
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
-    from backend.ports.chain import Chain
+    from backend.ports.chain import Chain, ChainView
     from backend.ports.settlement import SettlementTx
     from backend.ports.storage import BlobStore
 
@@ -68,7 +69,7 @@ class Convictions:
     def lessons(self, tx: SettlementTx) -> Lessons:
         aside: dict[ReceiptId, str] = {}
         objection, finalised = "", tx.chain.finalised(self.operator)
-        for batch, voiding in self._convicted(tx):
+        for batch, voiding in self._convicted(tx.chain):
             try:
                 aside |= self._set_aside(batch, voiding)
                 # Once its number is final again, an honest batch has taken its place.
@@ -78,9 +79,17 @@ class Convictions:
                 objection = f"batch {batch.number} was convicted and its data cannot be read: {error}"
         return Lessons(aside, objection)
 
-    def _convicted(self, tx: SettlementTx) -> Iterator[tuple[CommittedBatch, Voiding]]:
+    def aside(self, view: ChainView) -> Mapping[ReceiptId, str]:
+        """As in `lessons`, as far as the data of the convicted batches can be read."""
+        aside: dict[ReceiptId, str] = {}
+        for batch, voiding in self._convicted(view):
+            with suppress(Conflict):
+                aside |= self._set_aside(batch, voiding)
+        return aside
+
+    def _convicted(self, view: ChainView) -> Iterator[tuple[CommittedBatch, Voiding]]:
         """Without those that fell only because one before them did."""
-        for batch in tx.chain.batches(self.operator):
+        for batch in view.batches(self.operator):
             if batch.voiding is not None and batch.voiding.convicted == batch.hash:
                 yield batch, batch.voiding
 

@@ -79,7 +79,7 @@ class Till:
             return datetime.fromtimestamp(chain.head().timestamp, UTC)
 
         self.deposits = Deposits(begin, read, chain, market, self.held_keys, clock)
-        self.channels = Channels(begin, read, market, self.vouchers, recover, clock)
+        self.channels = Channels(begin, read, market, self.vouchers, recover, clock, lambda _: ())
         self.admission = Admission(begin, read, market, some_key("receipts"), clock, 900, 60)
         self.sender = Sender(chain, database.begin, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
         self.indexer = Indexer(chain, database.begin, deployment, CONFIRMATIONS)

@@ -9,6 +9,7 @@ import pytest
 
 from backend.domain.batch import Header
 from backend.domain.disputes.witnesses import Fault
+from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id
 from backend.services.settle.settler import Settler, Step
 from tests.support.market import some_hash
@@ -44,6 +45,30 @@ def test_a_convicted_receipt_is_set_aside_and_holds_up_only_the_rest_of_its_chan
     assert f"convicted by {verb} ({fault.name.lower()}) in batch 1" in skipped
     assert receipt_id(receipts[1].receipt) in skipped
     town.sign_voucher(channel, receipts[2].receipt.cumulative, waived_until=receipts[1].receipt.cumulative)
+    settle(town)
+    assert settled(town)[-1] == receipts[2]
+
+
+def test_a_payer_who_signs_vouchers_can_waive_what_was_convicted_and_nothing_else(town: Town) -> None:
+    channel = town.market.channels[0]
+    receipts = [town.serve(channel) for _ in range(3)]
+    town.settler().run_once(is_forced=True)
+    town.mine()
+    convict(town, "badReceipt", Fault.PRICE, receipts[1])
+    settle(town)
+    first, second, third = (signed.receipt.cumulative for signed in receipts)
+    payer, channels = town.market.payer_of[channel].account, town.channels()
+    waiver = town.signed_voucher(channel, third, waived_until=second)
+    with pytest.raises(Conflict, match="settled") as refused:  # what is not final may come back
+        channels.add_voucher(payer, waiver)
+    assert refused.value.details == {"settled": "0", "waivable": "0"}
+    town.chain.time += 60
+    town.settler().finalise()
+    town.mine()
+    with pytest.raises(Conflict) as refused:
+        channels.add_voucher(payer, town.signed_voucher(channel, third, waived_until=second + 1))
+    assert refused.value.details == {"settled": str(first), "waivable": str(second)}
+    channels.add_voucher(payer, waiver)
     settle(town)
     assert settled(town)[-1] == receipts[2]
 
