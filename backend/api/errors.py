@@ -19,6 +19,7 @@ from backend.domain.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    Overloaded,
     PaymentRequired,
     Unauthenticated,
     Unavailable,
@@ -43,6 +44,7 @@ STATUS: Mapping[type[DomainError], HTTPStatus] = {
     ContentCorrupt: HTTPStatus.BAD_GATEWAY,
     ChainReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
 """By the nearest class in an error's ancestry; whatever has none is our own fault."""
@@ -62,7 +64,11 @@ CODES: Mapping[int, str] = {
 }
 """Of the framework's own refusals. Names of ours: Python's phrases change with its version."""
 
-HEADERS: Mapping[int, Mapping[str, str]] = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}
+HEADERS: Mapping[int, Mapping[str, str]] = {
+    401: {"www-authenticate": "Bearer"},
+    429: {"retry-after": "1"},
+    503: {"retry-after": "1"},
+}
 
 # Parameters of OpenAI's API that we know and do not support: refused by name, as unknown ones are.
 UNSUPPORTED = frozenset(

@@ -50,3 +50,7 @@ class PaymentRequired(DomainError):
 
 class Unavailable(DomainError):
     """A part of the installation is not reachable now; the request may be retried, nothing was charged."""
+
+
+class Overloaded(Unavailable):
+    """More waits already than may: the request was refused at once, and may be sent again a little later."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from inference.protocol import (
     MAX_EMBED_ITEMS,
     Abort,
@@ -62,7 +62,7 @@ class EngineClient:
     """Connects on first use, and again after the engine was restarted.
 
     Errors of all methods: `Unavailable` where the same call may succeed later (engine down, restarted in the
-    middle, or overloaded), `InvalidInput` where the request itself is at fault; `details["code"]` is the
+    middle, or `Overloaded`), `InvalidInput` where the request itself is at fault; `details["code"]` is the
     engine's own name for it.
     """
 
@@ -241,5 +241,7 @@ def _unavailable(reason: str) -> Unavailable:
 
 
 def _domain_error(error: Error) -> DomainError:
+    if error.code == "overloaded":
+        return Overloaded(error.message, details={"code": error.code})
     kind = Unavailable if error.retryable else InvalidInput
     return kind(error.message, details={"code": error.code})

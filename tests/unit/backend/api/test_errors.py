@@ -18,7 +18,7 @@ from backend.api.errors import (
     internal_error_body,
     status_of,
 )
-from backend.domain.errors import DomainError, InvalidInput, PaymentRequired, Unavailable
+from backend.domain.errors import DomainError, InvalidInput, Overloaded, PaymentRequired, Unavailable
 from backend.services.admission import InsufficientBalance
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def test_bodies_have_openais_shape() -> None:
     assert body == {"error": error | {"details": {"at": 1}}}
     assert domain_error_body(Unavailable("later"))["error"]["type"] == "server_error"
     assert "details" not in domain_error_body(Unavailable("later"))["error"]
+    assert status_of(Overloaded("later")) == HTTPStatus.TOO_MANY_REQUESTS
+    assert domain_error_body(Overloaded("later"))["error"]["type"] == "rate_limit_error"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.client import EngineClient
 from backend.engine.gateway import EngineGateway
@@ -149,7 +149,7 @@ async def test_a_request_at_fault_is_invalid_input_with_the_engines_code(
 async def test_more_than_the_engine_can_queue_is_retryable(client: EngineClient) -> None:
     streams = [client.generate(messages=HELLO, sampling=LONG) for _ in range(8)]
     outcomes = await asyncio.gather(*(anext(stream) for stream in streams), return_exceptions=True)
-    refused = [outcome for outcome in outcomes if isinstance(outcome, Unavailable)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     assert {outcome.details["code"] for outcome in refused} == {"overloaded"}
     assert len(refused) < len(streams)
     for stream in streams:
