@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 
 from inference.block_manager import BlockManager
@@ -37,13 +36,13 @@ from inference.protocol import (
     FinishReason,
     Generate,
     ProbeStates,
-    Sampling,
     Status,
 )
 from inference.request import Request
 from inference.runner import Runner
+from inference.sampling.grammar import GrammarCompiler
 from inference.sampling.sampler import NOT_FINITE, Choice, choose
-from inference.sampling.state import SamplingState
+from inference.sampling.state import SamplingState, checked
 from inference.sampling.vocabulary import Vocabulary
 from inference.scheduler import Scheduler
 from inference.text import TextStream
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.config import EngineConfig
+    from inference.sampling.grammar import Grammar
     from inference.scheduler import Step
 
 
@@ -115,6 +115,7 @@ class Engine:
         self._requests: dict[str, Request] = {}
         end_token_ids = self.architecture.eos_token_ids | self.tokenizer.eos_token_ids
         self.vocabulary = Vocabulary(self.architecture.vocab_size, end_token_ids, self.tokenizer.to_json)
+        self.grammars = GrammarCompiler(self.vocabulary)
         self._num_arrivals = 0
         self.is_stalled = False
 
@@ -128,20 +129,28 @@ class Engine:
         instants = [request.expires_at for request in self._timed.values()]
         return max(0.0, min(instants) - self._clock()) if instants else None
 
-    def add(self, command: Generate, prompt_token_ids: Sequence[int] | None = None) -> None:
-        """Accept a request. `prompt_token_ids` saves encoding the prompt here if the caller has done it.
+    def add(
+        self,
+        command: Generate,
+        prompt_token_ids: Sequence[int] | None = None,
+        grammar: Grammar | None = None,
+    ) -> None:
+        """Accept a request. `prompt_token_ids` and `grammar`, the compiled constraint, save doing here what
+        the caller has done.
 
-        Raises `InvalidRequestError`, `ContextLengthExceededError`, `OverloadedError`.
+        Raises `InvalidRequestError`, `InvalidSchemaError`, `ContextLengthExceededError`, `OverloadedError`.
         """
-        sampling = self._checked(command.sampling)
+        sampling = checked(command.sampling, self.vocabulary.size)
         prompt = list(prompt_token_ids or self.tokenizer.encode_prompt(command.messages, command.prompt))
+        if sampling.constraint is not None and grammar is None:
+            grammar = self.grammars.compile(sampling.constraint)
         self._accept(
             Request(
                 request_id=command.request_id,
                 token_ids=prompt,
                 num_prompt_tokens=len(prompt),
                 max_tokens=min(sampling.max_tokens, self.max_context - len(prompt)),
-                sampling=SamplingState(sampling, prompt),
+                sampling=SamplingState(sampling, prompt, grammar),
                 adapter=command.choice,
                 text=TextStream(self.tokenizer, sampling.stop),
                 probe=ProbeSums(len(prompt)) if command.probe else None,
@@ -272,23 +281,6 @@ class Engine:
         self._requests[request.request_id] = request
         self._scheduler.add(request)
 
-    def _checked(self, sampling: Sampling) -> Sampling:
-        """Ranges are declared on the message; a caller in this process has not been through its decoder."""
-        try:
-            checked = msgspec.convert(msgspec.to_builtins(sampling), Sampling)
-        except msgspec.ValidationError as error:
-            raise InvalidRequestError(f"sampling: {error}") from error
-        if checked.min_tokens > checked.max_tokens:
-            raise InvalidRequestError(
-                f"sampling: min_tokens {checked.min_tokens} exceeds max_tokens {checked.max_tokens}"
-            )
-        size = self.vocabulary.size
-        if any(token_id >= size for token_id in checked.logit_bias):
-            raise InvalidRequestError(
-                f"sampling: logit_bias names token {max(checked.logit_bias)}; the last one is {size - 1}"
-            )
-        return checked
-
     def _fail_overdue(self) -> Iterator[Failure]:
         now = self._clock()
         for request in [request for request in self._timed.values() if request.expires_at <= now]:
@@ -330,7 +322,7 @@ class Engine:
     def _append(self, request: Request, state: SamplingState, choice: Choice) -> Output:
         token_id = choice.token_id
         if token_id == NOT_FINITE:
-            return self._fail(request, NumericalError(request.adapter_digest))
+            return self._fail(request, state.error or NumericalError(request.adapter_digest))
         request.token_ids.append(token_id)
         state.push(token_id)
         is_end = token_id in self.vocabulary.end_token_ids and not state.sampling.ignore_eos

@@ -83,6 +83,27 @@ class NumericalError(InferenceError):
         super().__init__(f"the model produced NaN or infinity under {adapter_digest or 'the base model'}")
 
 
+class InvalidSchemaError(InferenceError):
+    """A constraint on the answer was refused. `where` is a JSON pointer into its schema, or names a field."""
+
+    code = "invalid_schema"
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f"schema refused at {where}: {reason}")
+
+
+class GrammarTooComplexError(InferenceError):
+    """A constraint that compiled became too costly to follow in the middle of an answer."""
+
+    code = "grammar_too_complex"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the constraint is too complex to follow: {reason}; simplify its patterns")
+
+
 class UnsupportedModelError(InferenceError):
     code = "unsupported_model"
 

@@ -21,6 +21,7 @@ MAX_TOP_LOGPROBS = 20
 MIN_PRIORITY, MAX_PRIORITY = -1, 1
 MAX_DEADLINE_MS = 24 * 3_600_000
 MAX_BLEND_PARTS = 8
+MAX_GRAMMAR_LENGTH = 1 << 16  # characters
 _LENGTH = struct.Struct(">I")
 _WEIGHT = struct.Struct(">d")
 _BLEND_DOMAIN = b"loraledger/blend/v1\0"
@@ -89,12 +90,41 @@ def _refuse_both(adapter: AdapterRef | None, blend: AdapterBlend | None) -> None
         raise ValueError("either an adapter or a blend is given, not both")
 
 
+class JsonSchema(Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
+    """The answer is JSON that `schema`, the text of a JSON schema, accepts.
+
+    Keywords that cannot be kept to are refused; properties come in the schema's order.
+    """
+
+    schema: Annotated[str, Meta(max_length=MAX_GRAMMAR_LENGTH)]
+
+
+class Regex(Struct, frozen=True, tag="regex", forbid_unknown_fields=True):
+    r"""The whole answer matches `pattern`: the syntax of Rust's `regex` crate without look-around; `\d` and
+    `\w` are ASCII, as in the patterns of JSON schemas.
+    """
+
+    pattern: Annotated[str, Meta(max_length=4096)]
+
+
+class Options(Struct, frozen=True, tag="options", forbid_unknown_fields=True):
+    """The answer is one of `options`."""
+
+    options: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...], Meta(min_length=1, max_length=1024)
+    ]
+
+
+Constraint = JsonSchema | Regex | Options
+
+
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     """How to choose tokens; see `inference.sampling.sampler` for definitions and order.
 
     `temperature` 0 is greedy. Off are `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1, and 0 for the
     other penalties and `min_tokens`. `logit_bias` maps token ids to what is added to their logits. `seed`
     None draws one. `logprobs` asks for the log-probability of each token and for that many alternatives.
+    `constraint` is what the answer has to be, unless `max_tokens` or a stop string cuts it off.
     """
 
     max_tokens: Annotated[int, Meta(ge=1)] = 256
@@ -113,6 +143,7 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=1024)], ...], Meta(max_length=16)] = ()
     ignore_eos: bool = False
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    constraint: Constraint | None = None
 
 
 class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):

@@ -46,6 +46,7 @@ class EngineServer:
         self._worker = EngineWorker(config)
         self._worker.engine.vocabulary.warm_up()
         self._tokenizers = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler")
         self._sessions: dict[int, Session] = {}
         self._num_sessions = 0
         self._crash: BaseException | None = None
@@ -87,7 +88,7 @@ class EngineServer:
             return
         number = self._num_sessions
         self._num_sessions += 1
-        session = Session(number, self._worker, self._tokenizers, reader, writer)
+        session = Session(number, self._worker, self._tokenizers, self._compilers, reader, writer)
         self._sessions[number] = session
         try:
             await session.run()

@@ -11,7 +11,7 @@ import msgspec
 
 from inference import protocol, worker
 from inference.engine import Failure
-from inference.errors import ContextLengthExceededError, InferenceError
+from inference.errors import ContextLengthExceededError, InferenceError, OverloadedError
 from inference.protocol import (
     Abort,
     Chunk,
@@ -28,16 +28,18 @@ from inference.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from concurrent.futures import Executor
 
     from inference.engine import Engine, Output
-    from inference.protocol import Command, Event
+    from inference.protocol import Command, Constraint, Event
+    from inference.sampling.grammar import Grammar
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+_MAX_COMPILING = 64  # requests of one client that wait for their constraint
 _MAX_UNSENT_BYTES = 2 * protocol.MAX_FRAME_BYTES  # more is kept for no client that does not read
 
 
@@ -49,17 +51,22 @@ class Session:
         number: int,
         engine_worker: worker.EngineWorker,
         tokenizers: Executor,
+        compilers: Executor,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """`tokenizers` runs what would hold up the event loop."""
+        """`tokenizers` runs what would hold up the event loop, `compilers` what would hold up those."""
         self._number = number
         self._worker = engine_worker
         self._tokenizers = tokenizers
+        self._compilers = compilers
         self._reader = reader
         self._writer = writer
         self._routes: dict[str, Callable[[Output], None]] = {}
         self._aborted: set[str] = set()  # those of `_routes` that were told to end
+        # Requests whose constraint is being compiled, and those of them that were told to end.
+        self._compiling: dict[str, asyncio.Task[None]] = {}
+        self._unwanted: set[str] = set()
 
     async def run(self) -> None:
         try:
@@ -71,6 +78,8 @@ class Session:
         except FrameTooLargeError as error:
             self._send(Error("", "frame_too_large", str(error)))
         finally:
+            for task in self._compiling.values():
+                task.cancel()
             for engine_id in self._routes.keys() - self._aborted:
                 self._worker.post(worker.abort(engine_id))
             self._routes.clear()
@@ -95,16 +104,20 @@ class Session:
         except msgspec.MsgspecError as error:
             self._send(Error(protocol.find_request_id(body), "invalid_request", str(error)))
             return
+        await self._guard(command.request_id, self._handle(command))
+
+    async def _guard(self, request_id: str, handled: Awaitable[None]) -> None:
+        """Whatever goes wrong is this request's own error."""
         try:
-            await self._handle(command)
+            await handled
         except InferenceError as error:
-            self._send(_error(command.request_id, error))
+            self._send(_error(request_id, error))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException:  # a panic in the tokenizer's Rust is no `Exception`
             logger.exception("a command failed unexpectedly")
             reason = "the engine failed at this request; see its log"
-            self._send(Error(command.request_id, InferenceError.code, reason, retryable=True))
+            self._send(Error(request_id, InferenceError.code, reason, retryable=True))
 
     async def _handle(self, command: Command) -> None:
         match command:
@@ -133,10 +146,40 @@ class Session:
 
         # Without the text, which may be much longer than its tokens: what waits is bounded by those.
         inner = msgspec.structs.replace(command, request_id=engine_id, messages=(), prompt=None)
-        self._accept(engine_id, route, len(prompt), lambda engine: engine.add(inner, prompt))
+
+        def accept(grammar: Grammar | None) -> None:
+            self._accept(engine_id, route, len(prompt), lambda engine: engine.add(inner, prompt, grammar))
+
+        if command.sampling.constraint is None:
+            accept(None)
+        else:
+            self._compile(command.request_id, command.sampling.constraint, accept)
+
+    def _compile(self, request_id: str, constraint: Constraint, accept: Callable[[Grammar], None]) -> None:
+        """Go on to other commands while the constraint is compiled, which may take a second or more."""
+        engine_id = self._engine_id(request_id)
+        if engine_id in self._compiling:
+            raise InferenceError(f"request id {request_id!r} is in use")
+        if len(self._compiling) >= _MAX_COMPILING:
+            raise OverloadedError(len(self._compiling))
+
+        async def compiled() -> None:
+            grammars, loop = self._worker.engine.grammars, asyncio.get_running_loop()
+            accept(await loop.run_in_executor(self._compilers, grammars.compile, constraint))
+            if engine_id in self._unwanted:
+                self._abort(engine_id)
+
+        def done(_: asyncio.Task[None]) -> None:
+            del self._compiling[engine_id]
+            self._unwanted.discard(engine_id)
+
+        self._compiling[engine_id] = task = asyncio.create_task(self._guard(request_id, compiled()))
+        task.add_done_callback(done)
 
     def _abort(self, engine_id: str) -> None:
         """A generation, or all items of an embedding; of the latter nothing more is said."""
+        if engine_id in self._compiling:
+            self._unwanted.add(engine_id)
         if engine_id in self._routes and engine_id not in self._aborted:
             self._aborted.add(engine_id)
             self._worker.post(worker.abort(engine_id))

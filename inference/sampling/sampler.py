@@ -7,8 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from inference.errors import GrammarTooComplexError
 from inference.sampling.draw import draw
 from inference.sampling.logprobs import take_logprobs
 from inference.sampling.penalties import add_bias, penalise
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from inference.sampling.state import SamplingState
     from inference.sampling.vocabulary import Vocabulary
 
-NOT_FINITE = -1  # stands for a token where the best logit is NaN or infinite
+NOT_FINITE = -1  # stands for a token where the best logit is NaN or infinite, or a grammar failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,13 @@ class Choice:
 def choose(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabulary) -> list[Choice]:
     """The next token of each row of `logits` [n, vocab] fp32, which are changed in place.
 
-    `NOT_FINITE` where a row holds NaN or plus infinity, or nothing but minus infinity.
+    `NOT_FINITE` where a row holds NaN or plus infinity, or nothing but minus infinity; or where the state's
+    `error` says why.
 
     Everything happens in vLLM's order (`vllm.v1.sample.sampler.Sampler`): log-probabilities of the logits as
-    the model gave them; no end before `min_tokens`; logit bias; repetition, frequency and presence penalty.
-    Greedy requests then take the best token; the others divide by the temperature and cut by min-p, top-k and
-    top-p.
+    the model gave them; what the grammar allows; no end before `min_tokens`; logit bias; repetition,
+    frequency and presence penalty. Greedy requests then take the best token; the others divide by the
+    temperature and cut by min-p, top-k and top-p.
 
     The random number of a draw is a function of seed and position alone, and no row's arithmetic depends on
     another row.
@@ -79,6 +82,9 @@ def _choose(logits: Tensor, states: Sequence[SamplingState]) -> list[int]:
 
 def _adjust(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabulary) -> None:
     adjusted = [(row, state) for row, state in enumerate(states) if state.is_adjusted]
+    constrained = [(row, state) for row, state in adjusted if state.grammar is not None]
+    if constrained:
+        _constrain(logits, constrained)
     short = [row for row, state in adjusted if state.forbids_end]
     if short:
         logits[torch.tensor(short).unsqueeze(1), torch.tensor(sorted(vocabulary.end_token_ids))] = -torch.inf
@@ -88,3 +94,20 @@ def _adjust(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabul
     penalised = [(row, state.sampling, state.counts) for row, state in adjusted if state.counts is not None]
     if penalised:
         penalise(logits, *zip(*penalised, strict=True))
+
+
+def _constrain(logits: Tensor, rows: Sequence[tuple[int, SamplingState]]) -> None:
+    """Leave only what the grammars allow; nothing at all where one fails."""
+    num_bytes = -(-logits.shape[1] // 32) * 4
+    bits = np.zeros((len(rows), num_bytes), dtype=np.uint8)
+    for index, (_, state) in enumerate(rows):
+        if state.grammar is None:
+            continue
+        try:
+            bits[index] = np.frombuffer(state.grammar.allowed(), dtype=np.uint8)
+        except GrammarTooComplexError as error:
+            state.error = error
+    allowed = np.unpackbits(bits, axis=1, count=logits.shape[1], bitorder="little").view(np.bool_)
+    place = torch.tensor([row for row, _ in rows], device=logits.device)
+    forbidden = torch.from_numpy(~allowed).to(logits.device)
+    logits[place] = logits[place].masked_fill_(forbidden, -torch.inf)

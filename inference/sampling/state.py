@@ -5,15 +5,42 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from inference.errors import InvalidRequestError
+from inference.protocol import Sampling
 from inference.sampling.draw import uniform
 from inference.sampling.penalties import TokenCounts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.protocol import Sampling
+    from inference.errors import InferenceError
+    from inference.sampling.grammar import Grammar
 
 MIN_TEMPERATURE = 1e-6  # below it draws are greedy: a smaller one would be zero as a float32
+
+
+def checked(sampling: Sampling, vocab_size: int) -> Sampling:
+    """`sampling` if it makes sense for a vocabulary of that size. Raises `InvalidRequestError`."""
+    try:
+        # Ranges are declared on the message; a caller in this process has not been through its decoder.
+        sampling = msgspec.convert(msgspec.to_builtins(sampling), Sampling)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"sampling: {error}") from error
+    least, most = sampling.min_tokens, sampling.max_tokens
+    if least > most:
+        raise InvalidRequestError(f"sampling: min_tokens {least} exceeds max_tokens {most}")
+    if sampling.constraint is not None and (least or sampling.ignore_eos):
+        raise InvalidRequestError(
+            "sampling: a constraint says where answers end, not min_tokens or ignore_eos"
+        )
+    highest = max(sampling.logit_bias, default=0)
+    if highest >= vocab_size:
+        raise InvalidRequestError(
+            f"sampling: logit_bias names token {highest}; the last one is {vocab_size - 1}"
+        )
+    return sampling
 
 
 class SamplingState:
@@ -22,9 +49,9 @@ class SamplingState:
     It is a function of the parameters and the tokens pushed, so a preempted request goes on where it was.
     """
 
-    __slots__ = ("counts", "is_adjusted", "is_greedy", "num_drawn", "sampling", "seed")
+    __slots__ = ("counts", "error", "grammar", "is_adjusted", "is_greedy", "num_drawn", "sampling", "seed")
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling, prompt: Sequence[int], grammar: Grammar | None = None) -> None:
         self.sampling = sampling
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self.num_drawn = 0
@@ -33,8 +60,12 @@ class SamplingState:
         is_penalised = repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
         # Only the repetition penalty looks at the prompt.
         self.counts = TokenCounts(prompt if repeats else ()) if is_penalised else None
+        self.grammar = None if grammar is None else grammar.start()
+        self.error: InferenceError | None = None  # why no token can be chosen, where it is not the model
         # Whether any logit has to be changed before a token is chosen.
-        self.is_adjusted = is_penalised or bool(sampling.logit_bias) or sampling.min_tokens > 0
+        self.is_adjusted = (
+            is_penalised or bool(sampling.logit_bias) or sampling.min_tokens > 0 or grammar is not None
+        )
 
     @property
     def forbids_end(self) -> bool:
@@ -50,3 +81,5 @@ class SamplingState:
         self.num_drawn += 1
         if self.counts is not None:
             self.counts.push(token_id)
+        if self.grammar is not None:
+            self.grammar.push(token_id)

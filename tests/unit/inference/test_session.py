@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,18 @@ import pytest
 
 from inference import protocol, session
 from inference.engine import Failure
-from inference.errors import InferenceError
-from inference.protocol import Abort, CountTokens, Embed, EmbedItem, Generate, GetStatus, ProbeStates
+from inference.errors import InferenceError, InvalidSchemaError
+from inference.protocol import (
+    Abort,
+    CountTokens,
+    Embed,
+    EmbedItem,
+    Generate,
+    GetStatus,
+    ProbeStates,
+    Regex,
+    Sampling,
+)
 from inference.worker import Entrance
 
 if TYPE_CHECKING:
@@ -76,7 +87,7 @@ async def run_session(
         submit=submit,
     )
     with ThreadPoolExecutor(1) as tokenizers:
-        it = session.Session(0, worker, tokenizers, reader, writer)  # type: ignore[arg-type]
+        it = session.Session(0, worker, tokenizers, tokenizers, reader, writer)  # type: ignore[arg-type]
         await it.run()
     return it, writer
 
@@ -115,7 +126,7 @@ async def test_an_answer_too_large_for_a_frame_is_an_error_of_its_request(
     monkeypatch.setattr(protocol, "MAX_FRAME_BYTES", 300)
     reader, writer = asyncio.StreamReader(), Writer()
     worker: Any = SimpleNamespace(post=lambda _: None)
-    it = session.Session(0, worker, None, reader, writer)  # type: ignore[arg-type]
+    it = session.Session(0, worker, None, None, reader, writer)  # type: ignore[arg-type]
     it._send(protocol.Embedding("e", [ProbeStates([0.125] * 100, None, 1, 0)]))
     (event,) = writer.events
     assert isinstance(event, protocol.Error)
@@ -178,3 +189,104 @@ async def test_an_output_nobody_waits_for_is_dropped() -> None:
     it, writer = await run_session(Embed("e", (EmbedItem(prompt="x"),)))
     it.deliver(Failure("0:e#0", InferenceError("late")))
     assert writer.events == []
+
+
+class Recorder:
+    """An engine that notes what is done to it; jobs run as they are posted."""
+
+    def __init__(self, compile_: Callable[[object], Any]) -> None:
+        self.tokenizer = SimpleNamespace(encode_prompt=lambda *_: [1, 2])
+        self.max_context = 9
+        self.grammars = SimpleNamespace(compile=compile_)
+        self.done: list[str] = []
+        self.engine = self
+
+    def post(self, job: Callable[[Any], object]) -> None:
+        job(self)
+
+    def submit(self, _id: str, _num_tokens: int, add: Callable[[Any], object]) -> None:
+        add(self)
+
+    def add(self, *_: object) -> None:
+        self.done.append("add")
+
+    def abort(self, _: str) -> None:
+        self.done.append("abort")
+
+
+async def run_compiling(
+    compile_: Callable[[object], Any], *commands: protocol.Command
+) -> tuple[Recorder, Writer]:
+    """A session whose client hangs up when no constraint is being compiled any more."""
+    reader, writer, recorder = asyncio.StreamReader(), Writer(), Recorder(compile_)
+    with ThreadPoolExecutor(1) as tokenizers, ThreadPoolExecutor(1) as compilers:
+        it = session.Session(0, recorder, tokenizers, compilers, reader, writer)  # type: ignore[arg-type]
+        running = asyncio.create_task(it.run())
+        for command in commands:
+            reader.feed_data(protocol.encode_frame(command))
+        while not it._compiling:  # noqa: ASYNC110 -- nothing tells when a command has been read
+            await asyncio.sleep(0)
+        await asyncio.gather(*it._compiling.values())
+        done = list(recorder.done)
+        reader.feed_eof()
+        await running
+    recorder.done = done  # without the abort of what was running when the client left
+    return recorder, writer
+
+
+CONSTRAINED = Generate("g", prompt="x", sampling=Sampling(constraint=Regex("a")))
+
+
+@pytest.fixture
+def last_is_handled(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a session has handled an `Abort`, which these clients send last."""
+    event, handle = threading.Event(), session.Session._handle
+
+    async def handle_and_tell(it: session.Session, command: protocol.Command) -> None:
+        await handle(it, command)
+        if isinstance(command, Abort):
+            event.set()
+
+    monkeypatch.setattr(session.Session, "_handle", handle_and_tell)
+    return event
+
+
+async def test_other_commands_are_answered_while_a_constraint_is_compiled(
+    last_is_handled: threading.Event,
+) -> None:
+    recorder, writer = await run_compiling(
+        lambda _: last_is_handled.wait(60), CONSTRAINED, CountTokens("c", prompt="x"), Abort("unknown")
+    )
+    assert last_is_handled.is_set()
+    assert [type(event) for event in writer.events] == [protocol.TokenCount]
+    assert recorder.done == ["add"]
+
+
+async def test_a_refused_constraint_is_its_requests_own_error() -> None:
+    def refuse(_: object) -> None:
+        raise InvalidSchemaError("#/items", "bad")
+
+    recorder, writer = await run_compiling(refuse, CONSTRAINED)
+    (event,) = writer.events
+    assert isinstance(event, protocol.Error)
+    assert (event.request_id, event.code, event.retryable) == ("g", "invalid_schema", False)
+    assert "#/items" in event.message
+    assert recorder.done == []
+
+
+async def test_a_request_aborted_while_its_constraint_is_compiled_ends_as_soon_as_it_has_begun(
+    last_is_handled: threading.Event,
+) -> None:
+    recorder, _ = await run_compiling(lambda _: last_is_handled.wait(60), CONSTRAINED, Abort("g"))
+    assert recorder.done == ["add", "abort"]
+
+
+async def test_too_many_constraints_at_once_are_refused_as_retryable(
+    last_is_handled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_MAX_COMPILING", 1)
+    more = Generate("h", prompt="x", sampling=CONSTRAINED.sampling)
+    _, writer = await run_compiling(lambda _: last_is_handled.wait(60), CONSTRAINED, more, Abort("unknown"))
+    (event,) = writer.events
+    assert isinstance(event, protocol.Error)
+    assert (event.request_id, event.code, event.retryable) == ("h", "overloaded", True)

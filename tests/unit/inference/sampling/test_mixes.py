@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference.protocol import Generate, Sampling
-from tests.fixtures_engine import Answer, Oracle, run_all
+from inference.engine import Engine
+from inference.protocol import Generate, JsonSchema, Options, Regex, Sampling
+from tests.fixtures_engine import Answer, Oracle, run_all, tiny_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from inference.engine import Engine
     from inference.protocol import AdapterRef
+    from inference.sampling.grammar import GrammarCompiler
+
+CONSTRAINTS = (
+    JsonSchema('{"type": "array", "items": {"type": ["integer", "string"], "maxLength": 9}, "minItems": 2}'),
+    Regex("([a-z]{2} )*[0-9]{3,}"),
+    Options(("yes", "no", "neither")),
+)
+
+
+def compatible(sampling: Sampling) -> Sampling:
+    """A constraint says itself where an answer ends."""
+    if sampling.constraint is None:
+        return sampling
+    return msgspec.structs.replace(sampling, min_tokens=0, ignore_eos=False)
+
 
 SAMPLINGS = st.builds(
     Sampling,
@@ -33,7 +51,16 @@ SAMPLINGS = st.builds(
     stop=st.sampled_from([(), (), ("a", "zz")]),
     ignore_eos=st.booleans(),
     logprobs=st.sampled_from([None, 0, 4]),
-)
+    constraint=st.sampled_from([None, None, None, *CONSTRAINTS]),
+).map(compatible)
+
+
+@pytest.fixture(scope="session")
+def grammars(tiny_llama: Path) -> Iterator[GrammarCompiler]:
+    """One for all examples: compiling would take longer than answering."""
+    engine = Engine(tiny_config(tiny_llama))
+    yield engine.grammars
+    engine.close()
 
 
 def logprobs(answer: Answer) -> list[tuple[int, float]]:
@@ -52,6 +79,7 @@ def test_a_seed_gives_the_same_answer_in_any_company(
     max_step_tokens: int,
     llama_adapters: list[AdapterRef],
     make_engine: Callable[..., Engine],
+    grammars: GrammarCompiler,
 ) -> None:
     """With prompts in chunks and preemptions: the crowd has room for 76 tokens."""
     adapters = [None, *llama_adapters]
@@ -60,8 +88,10 @@ def test_a_seed_gives_the_same_answer_in_any_company(
         for i, each in enumerate(samplings)
     ]
     engine = make_engine(kv_budget_bytes=20 * 2048, kv_block_size=4, max_step_tokens=max_step_tokens)
+    undisturbed = make_engine()
+    engine.grammars = undisturbed.grammars = grammars
     crowded = run_all(engine, *commands)[str(watched)]
-    alone = run_all(make_engine(), commands[watched])[str(watched)]
+    alone = run_all(undisturbed, commands[watched])[str(watched)]
     assert crowded.token_ids == alone.token_ids
     assert crowded.text == alone.text
     assert logprobs(crowded) == logprobs(alone)
