@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-deep lint format bench gas docs lock clean
-.PHONY: slither halmos coverage mutation attack
+.PHONY: bench-peers bench-soak slither halmos coverage mutation attack
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -84,8 +84,12 @@ attack: setup ## a dishonest operator against `loraledger watch`, sixteen ways, 
 gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
 	@$(PY) tools/gas.py
 
-bench: setup ## benchmarks, each with --json
+bench: setup ## benchmarks, each with --json; the engine's without its peers
 	@$(PY) -m benchmarks.batch --json
+	@$(PY) -m benchmarks.engine --json --without-peers
+
+bench-peers: setup ## vLLM and llama.cpp into .peers, for `python -m benchmarks.engine`
+	@$(PY) -m benchmarks.peers
 
 docs: setup ## regenerate what docs/ takes from the code
 	@$(PY) tools/make_docs.py

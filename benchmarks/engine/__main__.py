@@ -1,0 +1,132 @@
+"""Our engine against its peers, in one run: `python -m benchmarks.engine --json > engine.json`.
+
+SmolLM2-135M in bf16, 32 prompts of 32 tokens, 64 new tokens, adapters of rank 8 on all linear layers. All
+contestants run the same workload on the same cores, warm, one after the other. The machine should do nothing
+else: each row says what share of the CPU others took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from benchmarks import peers
+from benchmarks.engine import machine
+from benchmarks.engine.adapters import make_adapters
+from benchmarks.engine.contestant import ContestantError
+from benchmarks.engine.field import SETTINGS, Field
+from benchmarks.engine.figures import QUIET, is_quiet, ratios, row
+from benchmarks.engine.scenarios import GROUPS, Results, Season, num_adapters, num_runs
+from inference.errors import InferenceError
+from inference.model.sources import resolve_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WORK = Path("build/bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    groups = [group for group in GROUPS if not options.only or group in options.only]
+    console = Console(stderr=True)
+    try:
+        report = run(options, groups, console)
+    except (ContestantError, peers.PeerError, InferenceError, OSError) as error:
+        console.print(f"benchmarks.engine: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+    if not report["is_quiet"]:
+        limit = f"{QUIET:.0%}"
+        console.print(f"The machine was busy: others took more than {limit} of its CPU.", style="yellow")
+    if options.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        _print(report)
+    return 0
+
+
+def run(options: argparse.Namespace, groups: Sequence[str], console: Console) -> dict[str, Any]:
+    """Raises `ContestantError`, `PeerError`, `InferenceError`."""
+    has_peers = not options.without_peers
+    if has_peers and "batch" in groups:
+        peers.check()
+    model = resolve_model(options.model, options.model_cache)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=console) as progress,
+        Field(model, options.threads, WORK / "logs") as field,
+    ):
+        count = num_adapters(groups, options.repeats)
+        made = progress.add_task("adapters", total=count)
+        folders = make_adapters(WORK / "adapters", model, count, on_made=lambda: progress.advance(made))
+        runs = progress.add_task("runs", total=num_runs(groups, options.repeats, has_peers=has_peers))
+
+        def on_run(name: str) -> None:
+            progress.update(runs, advance=1, description=name)
+
+        adapters = [str(folder.resolve()) for folder in folders]
+        season = Season(field, model, adapters, options.repeats, has_peers, Results(), on_run)
+        return _report(season.run(groups), options)
+
+
+def _report(results: Results, options: argparse.Namespace) -> dict[str, Any]:
+    rows = [row(entry, runs) for entry, runs in results.runs.items()]
+    found = ratios(results)
+    return {
+        "ratios": {name: None if ratio is None else ratio.value for name, ratio in found.items()},
+        "ranges": {name: None if ratio is None else asdict(ratio) for name, ratio in found.items()},
+        "rows": rows,
+        "is_quiet": is_quiet(rows),
+        "machine": machine.describe(),
+        "num_threads": options.threads,
+        "num_repeats": options.repeats,
+        "versions": results.versions,
+        "settings": SETTINGS,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    for one in report["rows"]:
+        speed, first = one["tokens_per_second"]["median"], one["ttft_ms"]["p50"]
+        print(
+            f"{one['contestant']:20} {one['scenario']:16} {speed:8.0f} tok/s {first:8.1f} ms to first token"
+        )
+    for name, value in report["ratios"].items():
+        print(f"{name:28} {'not run' if value is None else f'{value:.3f}'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object; progress goes to standard error")
+    add("--repeats", type=_positive, default=5, help="measured runs of each row; default: 5")
+    add("--only", action="append", choices=GROUPS, help="this group alone; may be given again")
+    add("--without-peers", action="store_true", help="our engine alone; ratios to peers are null")
+    add("--threads", type=_positive, default=2, help="of every contestant; default: 2")
+    add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
+    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

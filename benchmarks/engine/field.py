@@ -1,0 +1,101 @@
+"""Who takes part: how each contestant is started, with the settings that were found best for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+from benchmarks import peers
+from benchmarks.engine.contestant import Contestant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+OURS = "loraledger"
+VLLM = "vllm"
+VLLM_BASE = "vllm without LoRA"
+PEFT = "peft"
+LLAMA = "llama.cpp"
+
+# What was chosen for each peer, and why; the report prints it.
+SETTINGS = {
+    OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values",
+    VLLM: "bf16, compiled, max_loras=32, max_num_seqs=32, 1 GiB for keys and values, threads bound to cores, "
+    "Intel's OpenMP preloaded, engine in the measured process, no prefix cache (no prompt shares a prefix)",
+    VLLM_BASE: "as vllm, without LoRA: enabling it slows the base model down",
+    PEFT: "bf16 with adapters kept in bf16, SDPA attention, dynamic cache",
+    LLAMA: "bf16 GGUF, built for this CPU, flash attention on, -b 2048 -ub 512; random tokens, no sampling",
+}
+
+
+class Field:
+    """Starts contestants when they are first called for. A context manager: all end with it."""
+
+    def __init__(self, model: Path, num_threads: int, logs: Path) -> None:
+        self._model = model.resolve()
+        self._num_threads = num_threads
+        self._logs = logs
+        self._started: dict[str, Contestant] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def contestant(self, name: str, **options: str) -> Contestant:
+        """The running contestant of this name; names starting with ours are processes of our engine, each
+        with its own `options`. Raises `ContestantError`.
+        """
+        if name not in self._started:
+            command, environment = self._command(name)
+            command += [part for key, value in options.items() for part in (f"--{key}", value)]
+            log = self._logs / f"{name.replace(' ', '-')}.log"
+            threads = {"OMP_NUM_THREADS": str(self._num_threads)}
+            opened = Contestant(name, command, log, {**threads, **environment})
+            self._started[name] = self._stack.enter_context(opened)
+        return self._started[name]
+
+    def close(self) -> None:
+        """End all that were started; they would be started anew."""
+        self._started.clear()
+        self._stack.close()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {name: contestant.settings["version"] for name, contestant in self._started.items()}
+
+    def _command(self, name: str) -> tuple[list[str], Mapping[str, str]]:
+        model, threads = ["--model", str(self._model)], ["--threads", str(self._num_threads)]
+        here = [sys.executable, "-m"]
+        if name in {VLLM, VLLM_BASE}:
+            lora = [] if name == VLLM else ["--no-lora"]
+            return [
+                str(peers.VLLM_PYTHON),
+                "-m",
+                "benchmarks.engine.vllm_peer",
+                *model,
+                *lora,
+            ], self._for_vllm()
+        if name == PEFT:
+            return [*here, "benchmarks.engine.peft_peer", *model, *threads], {}
+        if name == LLAMA:
+            program = ["--program", str(peers.LLAMA_BENCH), "--flash-attention"]
+            gguf = ["--model", str(peers.gguf(self._model))]
+            return [*here, "benchmarks.engine.llama_peer", *program, *gguf, *threads], {}
+        return [*here, "benchmarks.engine.ours", *model, *threads], {}
+
+    def _for_vllm(self) -> dict[str, str]:
+        cores = sorted(os.sched_getaffinity(0))[: self._num_threads]
+        return {
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own would poll between runs
+            "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "LD_PRELOAD": str(peers.VLLM_OPENMP),
+        }

@@ -1,0 +1,116 @@
+"""From runs to figures: rows, and the ratios that have a bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM
+from benchmarks.engine.measure import percentile, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.engine.contestant import Run
+    from benchmarks.engine.scenarios import Entry, Results
+
+MIB = 2**20
+QUIET = 0.05  # share of the CPU that others may have taken before a run says little
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A figure with a bar: its value over all repeats, and the least and greatest of a single one."""
+
+    value: float
+    low: float
+    high: float
+
+
+def row(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
+    """One contestant in one scenario. Latencies are those of all repeats together; where a run has a single
+    gap, that is a mean, of which there are no percentiles.
+    """
+    measured = [run.measurement for run in runs]
+    first = [seconds for one in measured for seconds in one.ttft_seconds]
+    gaps = [seconds for one in measured for seconds in one.itl_seconds]
+    has_percentiles = len(gaps) > len(runs)
+    return {
+        "contestant": entry[0],
+        "scenario": entry[1],
+        "num_runs": len(runs),
+        "tokens_per_second": spread([one.tokens_per_second for one in measured]),
+        "ttft_ms": _latency(first),
+        "itl_ms": _latency(gaps) if has_percentiles else {"p50": None, "p99": None},
+        "itl_mean_ms": 1000 * sum(gaps) / len(gaps) if gaps else None,
+        "rss_mib": percentile([one.rss_bytes for one in measured], 50) / MIB,
+        "peak_rss_mib": max(one.peak_rss_bytes for one in measured) / MIB,
+        "foreign_cpu": spread([run.foreign_cpu for run in runs]),
+        **{name: spread([one.extra[name] for one in measured]) for name in measured[0].extra},
+    }
+
+
+def is_quiet(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the machine was ours in most repeats of every row."""
+    return all(one["foreign_cpu"]["median"] <= QUIET for one in rows)
+
+
+def ratios(results: Results) -> dict[str, Ratio | None]:
+    """Every figure of the bars; None where what it compares was not run.
+
+    Compared are runs of the same repeat, which were close in time; the value is the median of those. A
+    percentile of times is the exception: the value compares those of all repeats together.
+    """
+    runs = results.runs
+    lora32 = (OURS, "lora32")
+    base, lora1 = (OURS, "base"), (OURS, "lora1")
+    many, few = (OURS, "zipf1000"), (OURS, "zipf5")
+    return {
+        "lora32_vs_vllm": _quotient(runs.get(lora32), runs.get((VLLM, "lora32"))),
+        "lora32_vs_peft": _quotient(runs.get(lora32), runs.get((PEFT, "lora32"))),
+        "base_vs_llamacpp": _quotient(runs.get(base), runs.get((LLAMA, "base"))),
+        "lora32_vs_base": _quotient(runs.get(lora32), runs.get(base)),
+        "lora1_vs_base": _quotient(runs.get(lora1), runs.get(base)),
+        "zipf1000_vs_5": _quotient(runs.get(many), runs.get(few)),
+        "zipf1000_p99_ttft_vs_5": _p99_quotient(runs.get(many), runs.get(few)),
+        "cold_minus_warm_ms": _figure(runs.get((OURS, "cold")), "cold_minus_warm_ms"),
+        "registry_overhead": _figure(runs.get((OURS, "residents")), "registry_overhead"),
+    }
+
+
+def _throughput(run: Run) -> float:
+    return run.measurement.tokens_per_second
+
+
+def _p99_ttft(*runs: Run) -> float:
+    return percentile([seconds for run in runs for seconds in run.measurement.ttft_seconds], 99)
+
+
+def _p99_quotient(ours: Sequence[Run] | None, theirs: Sequence[Run] | None) -> Ratio | None:
+    single = _quotient(ours, theirs, _p99_ttft)
+    if single is None or ours is None or theirs is None:
+        return None
+    return replace(single, value=_p99_ttft(*ours) / _p99_ttft(*theirs))
+
+
+def _quotient(
+    ours: Sequence[Run] | None, theirs: Sequence[Run] | None, figure: Callable[[Run], float] = _throughput
+) -> Ratio | None:
+    if ours is None or theirs is None:
+        return None
+    return _ratio([figure(one) / figure(other) for one, other in zip(ours, theirs, strict=True)])
+
+
+def _figure(runs: Sequence[Run] | None, name: str) -> Ratio | None:
+    return None if runs is None else _ratio([run.measurement.extra[name] for run in runs])
+
+
+def _ratio(values: Sequence[float]) -> Ratio:
+    found = spread(values)
+    return Ratio(found["median"], found["min"], found["max"])
+
+
+def _latency(seconds: Sequence[float]) -> dict[str, float | None]:
+    if not seconds:
+        return {"p50": None, "p99": None}
+    return {"p50": 1000 * percentile(seconds, 50), "p99": 1000 * percentile(seconds, 99)}

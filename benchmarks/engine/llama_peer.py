@@ -1,0 +1,72 @@
+"""llama.cpp as a contestant: its own batched benchmark, which neither samples nor speaks HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+from typing import Any
+
+from benchmarks.engine.contestant import claim_output, serve
+from benchmarks.engine.measure import Measurement
+from benchmarks.engine.workload import Batch
+
+
+class LlamaPeer:
+    """Each run is a process of its own that warms itself up with one whole run, not counted."""
+
+    def __init__(self, program: str, model: str, threads: int, *, has_flash_attention: bool) -> None:
+        flash = "on" if has_flash_attention else "off"
+        self._command = [program, "-m", model, "-t", str(threads), "-fa", flash, "-b", "2048", "-ub", "512"]
+        self._command += ["-c", "8192", "--output-format", "jsonl"]
+
+    def batch(self, **fields: Any) -> Measurement:
+        """Prompts are random tokens of its own choice, as many and as long as ours."""
+        workload = Batch(**fields)
+        if any(folder is not None for folder in workload.adapters):
+            raise ValueError("llama.cpp cannot mix adapters in a batch")
+        count, steps = len(workload.prompts), workload.new_tokens - 1  # the prompts yield the first token
+        shape = ["-npp", str(len(workload.prompts[0])), "-ntg", str(steps), "-npl", f"{count},{count}"]
+        output, peak = _run([*self._command, *shape])
+        rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        if len(rows) != 2:
+            raise ValueError(f"expected two runs, not {rows}")
+        return Measurement(
+            seconds=rows[-1]["t"],
+            num_tokens=count * workload.new_tokens,
+            ttft_seconds=[rows[-1]["t_pp"]] * count,
+            itl_seconds=[rows[-1]["t_tg"] / steps],  # it reports no more than the mean
+            rss_bytes=peak,
+            peak_rss_bytes=peak,
+        )
+
+
+def _run(command: list[str]) -> tuple[str, int]:
+    """Standard output and peak memory in bytes. Raises `OSError` when the program fails."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise OSError(f"{command[0]} ended with status {process.returncode}")
+    return output, usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--model", required=True, help="GGUF in bf16")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--flash-attention", action="store_true")
+    options = parser.parse_args()
+    claim_output()
+    peer = LlamaPeer(
+        options.program, options.model, options.threads, has_flash_attention=options.flash_attention
+    )
+    serve({"version": "llama.cpp"}, {"batch": peer.batch})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Our own engine as a contestant. `python -m benchmarks.engine` starts it."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.engine.contestant import claim_output, serve
+from benchmarks.engine.measure import Measurement, TokenClock, percentile, rss_bytes
+from benchmarks.engine.workload import Batch, ClosedLoop, Loads, Residents, prompts, zipf_requests
+from inference.config import EngineConfig
+from inference.engine import Engine, Failure
+from inference.lora.files import adapter_digest
+from inference.protocol import AdapterRef, Generate, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class OurEngine:
+    """Workloads on one warm `Engine`; each leaves it idle."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._engine = Engine(config)
+        self._reference = functools.cache(_reference)
+
+    def batch(self, **fields: Any) -> Measurement:
+        """All requests submitted at once."""
+        workload = Batch(**fields)
+        adapters = [None if folder is None else self._reference(folder) for folder in workload.adapters]
+        clock = TokenClock()
+        for number, (prompt, adapter) in enumerate(zip(workload.prompts, adapters, strict=True)):
+            self._submit(clock, str(number), prompt, adapter, workload.new_tokens)
+        for _ in self._finished(clock):
+            pass
+        return clock.measurement()
+
+    def closed_loop(self, **fields: Any) -> Measurement:
+        """Every client submits its next request as soon as its last one is answered."""
+        workload = ClosedLoop(**fields)
+        for folder in workload.adapters:
+            self._reference(folder)  # hashing all of them is the publisher's work, not the loop's
+        requests = enumerate(zipf_requests(workload))
+        clock = TokenClock()
+
+        def submit_next() -> None:
+            for number, (prompt, folder, new_tokens) in requests:
+                self._submit(clock, str(number), prompt, self._reference(folder), new_tokens)
+                return
+
+        for _ in range(workload.num_clients):
+            submit_next()
+        for _ in self._finished(clock):
+            submit_next()
+        return clock.measurement()
+
+    def loads(self, **fields: Any) -> Measurement:
+        """Each adapter twice on an idle engine: the first answer waits for its load, the second does not."""
+        workload = Loads(**fields)
+        differences, clock = [], TokenClock()
+        for number, folder in enumerate(workload.adapters):
+            adapter = self._reference(folder)
+            if workload.from_disk:
+                _drop_pages(Path(folder))
+            cold, warm = (
+                self._first_token(clock, f"{number} {turn}", prompt, adapter)
+                for turn, prompt in enumerate(prompts(f"{workload.seed} {number}", 2))
+            )
+            differences.append(1000 * (cold - warm))
+        return clock.measurement(cold_minus_warm_ms=percentile(differences, 50))
+
+    def residents(self, **fields: Any) -> Measurement:
+        """How much memory grows while adapters become resident, once all else has reached its full size."""
+        workload = Residents(**fields)
+        clock = TokenClock()
+        self._fill_kv_cache(clock)
+        self._activate(clock, workload.warm_up, "warm-up")
+        before, resident_before = rss_bytes(), len(self._engine.status().resident_adapters)
+        self._activate(clock, workload.adapters, "measured")
+        growth = rss_bytes() - before
+        num_new = len(self._engine.status().resident_adapters) - resident_before
+        if num_new != len(workload.adapters):
+            raise RuntimeError(f"{num_new} of {len(workload.adapters)} adapters stayed in the host cache")
+        weights = num_new * workload.bytes_per_adapter
+        return clock.measurement(registry_overhead=growth / weights - 1)
+
+    def _activate(self, clock: TokenClock, folders: Sequence[str], seed: str) -> None:
+        for number, (folder, prompt) in enumerate(zip(folders, prompts(seed, len(folders)), strict=True)):
+            self._first_token(clock, f"{seed} {number}", prompt, self._reference(folder))
+
+    def _fill_kv_cache(self, clock: TokenClock) -> None:
+        """Touch every kv_block: pages that were never written are not resident, and would count as growth."""
+        size = self._engine.config.kv_block_size
+        num_prompts = self._engine.status().kv_blocks_total  # of two blocks each: twice what there is
+        for number, prompt in enumerate(prompts("fill", num_prompts, 2 * size - 1)):
+            self._submit(clock, f"fill {number}", prompt, None, 1)
+        for _ in self._finished(clock):
+            pass
+
+    def _first_token(self, clock: TokenClock, name: str, prompt: list[int], adapter: AdapterRef) -> float:
+        """Seconds from submission to first token; the engine is idle before and after."""
+        self._submit(clock, name, prompt, adapter, 1)
+        for _ in self._finished(clock):
+            pass
+        return clock.last_ttft
+
+    def _submit(
+        self, clock: TokenClock, name: str, prompt: list[int], adapter: AdapterRef | None, new_tokens: int
+    ) -> None:
+        sampling = Sampling(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
+        clock.submit(name)
+        self._engine.add(Generate(name, prompt=".", adapter=adapter, sampling=sampling), prompt)
+
+    def _finished(self, clock: TokenClock) -> Iterator[str]:
+        """Step until idle, noting tokens; the id of each request that ends."""
+        for output in self._engine.run():
+            if isinstance(output, Failure):
+                raise output.error
+            clock.tokens(output.request_id, len(output.token_ids))
+            if output.finish_reason is not None:
+                yield output.request_id
+
+
+def _reference(folder: str) -> AdapterRef:
+    return AdapterRef(adapter_digest(Path(folder)), folder)
+
+
+def _drop_pages(folder: Path) -> None:
+    """Have the kernel forget what it holds of the files, so that the next read comes from the disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # pages that were not written yet are kept
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--kv-budget-bytes", type=int, default=2**30)
+    options = parser.parse_args()
+    claim_output()
+    config = EngineConfig(
+        options.model,
+        num_threads=options.threads,
+        kernels="native",  # what "auto" falls back to is not what is measured here
+        kv_budget_bytes=options.kv_budget_bytes,
+        num_adapter_slots=32,
+        adapter_budget_bytes=2**30,
+    )
+    ours = OurEngine(config)
+    tasks = {
+        "batch": ours.batch,
+        "closed_loop": ours.closed_loop,
+        "loads": ours.loads,
+        "residents": ours.residents,
+    }
+    serve({"version": f"torch {torch.__version__}"}, tasks)
+
+
+if __name__ == "__main__":
+    main()

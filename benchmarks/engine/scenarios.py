@@ -1,0 +1,156 @@
+"""What is run: each scenario's contestants in turn, all warm, several times over.
+
+Nobody is measured while another computes. Every second repeat goes through the contestants backwards, so that
+a machine that grows slower or faster favours none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from benchmarks.engine.adapters import num_weight_bytes
+from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM, VLLM_BASE
+from benchmarks.engine.workload import NUM_PROMPTS, Batch, ClosedLoop, Loads, Residents, prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from benchmarks.engine.contestant import Run
+    from benchmarks.engine.field import Field
+
+ZIPF_REQUESTS = 3_000
+ZIPF_WARM_UP = 500
+NUM_ADAPTERS = 1_000
+FEW_ADAPTERS = 5
+NUM_LOADS = 10
+NUM_WARM_UP = 40  # more than there are slots, so that each has been written
+NUM_RESIDENTS = 120
+
+GROUPS = ("batch", "zipf", "cold", "registry")
+
+T = TypeVar("T")
+Entry = tuple[str, str]  # contestant, scenario
+
+
+@dataclass(slots=True)
+class Results:
+    """Runs by contestant and scenario, in the order of the repeats."""
+
+    runs: dict[Entry, list[Run]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def add(self, contestant: str, scenario: str, run: Run) -> None:
+        self.runs.setdefault((contestant, scenario), []).append(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Season:
+    """All that the scenarios share. `adapters` holds at least as many folders as `num_adapters` asks for."""
+
+    field: Field
+    model: Path
+    adapters: Sequence[str]
+    num_repeats: int
+    has_peers: bool
+    results: Results
+    on_run: Callable[[str], None]
+
+    def run(self, groups: Sequence[str]) -> Results:
+        """Raises `ContestantError`."""
+        play = {"batch": self._batch, "zipf": self._zipf, "cold": self._cold, "registry": self._registry}
+        for group in groups:
+            play[group]()
+            self.results.versions |= self.field.versions
+            self.field.close()
+        return self.results
+
+    def _batch(self) -> None:
+        """32 prompts at once: the base model, one adapter for all, and an adapter for each."""
+        adapters: dict[str, list[str | None]] = {
+            "base": [None] * NUM_PROMPTS,
+            "lora1": [self.adapters[0]] * NUM_PROMPTS,
+            "lora32": [*self.adapters[:NUM_PROMPTS]],
+        }
+        entries = batch_entries(has_peers=self.has_peers)
+        for name, scenario in entries:
+            self._play(name, "batch", Batch(prompts("warm-up"), adapters[scenario]))
+        for repeat in range(self.num_repeats):
+            for name, scenario in in_turn(entries, repeat):
+                workload = Batch(prompts(f"repeat {repeat}"), adapters[scenario])
+                self.results.add(name, scenario, self._play(name, "batch", workload))
+
+    def _zipf(self) -> None:
+        """Many adapters against few, each set in an engine of its own; together `ZIPF_REQUESTS` a set."""
+        sets = {"zipf5": [*self.adapters[:FEW_ADAPTERS]], "zipf1000": [*self.adapters[:NUM_ADAPTERS]]}
+        for name, adapters in sets.items():
+            self._play(f"{OURS} {name}", "closed_loop", ClosedLoop(adapters, ZIPF_WARM_UP, seed=-1))
+        count = math.ceil(ZIPF_REQUESTS / self.num_repeats)
+        for repeat in range(self.num_repeats):
+            for name in in_turn([*sets], repeat):
+                workload = ClosedLoop(sets[name], count, seed=repeat)
+                self.results.add(OURS, name, self._play(f"{OURS} {name}", "closed_loop", workload))
+
+    def _cold(self) -> None:
+        """Loads from the page cache, and loads from the disk; no adapter comes twice."""
+        name = f"{OURS} cold"
+        fresh = iter(self.adapters)
+        self._play(name, "loads", Loads([next(fresh)], "warm-up"))
+        for repeat in range(self.num_repeats):
+            for scenario in in_turn(["cold", "cold_from_disk"], repeat):
+                adapters = [next(fresh) for _ in range(NUM_LOADS)]
+                workload = Loads(adapters, f"{scenario} {repeat}", from_disk=scenario == "cold_from_disk")
+                self.results.add(OURS, scenario, self._play(name, "loads", workload))
+
+    def _registry(self) -> None:
+        """Memory never shrinks back to what it was, so every repeat has a new process."""
+        workload = Residents(
+            warm_up=[*self.adapters[:NUM_WARM_UP]],
+            adapters=[*self.adapters[NUM_WARM_UP : NUM_WARM_UP + NUM_RESIDENTS]],
+            bytes_per_adapter=num_weight_bytes(self.model),
+        )
+        for _ in range(self.num_repeats):
+            name = f"{OURS} residents"
+            self.field.contestant(name, **{"kv-budget-bytes": str(64 * 2**20)})
+            self.results.add(OURS, "residents", self._play(name, "residents", workload))
+            self.field.close()
+
+    def _play(self, name: str, task: str, workload: Any) -> Run:
+        self.on_run(name)
+        return self.field.contestant(name).run(task, workload)
+
+
+def batch_entries(*, has_peers: bool) -> list[Entry]:
+    """Who runs which batch."""
+    ours = [(OURS, "base"), (OURS, "lora1"), (OURS, "lora32")]
+    theirs = [(VLLM, "lora1"), (VLLM, "lora32"), (VLLM_BASE, "base"), (PEFT, "lora32"), (LLAMA, "base")]
+    return ours + [entry for entry in theirs if has_peers]
+
+
+def in_turn(entries: Sequence[T], repeat: int) -> Sequence[T]:
+    return entries if repeat % 2 == 0 else entries[::-1]
+
+
+def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
+    """How many adapters the groups need."""
+    needed = {
+        "batch": NUM_PROMPTS,
+        "zipf": NUM_ADAPTERS,
+        "cold": 1 + 2 * NUM_LOADS * num_repeats,
+        "registry": NUM_WARM_UP + NUM_RESIDENTS,
+    }
+    return max(needed[group] for group in groups)
+
+
+def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int:
+    """How many runs there will be, warm-ups included."""
+    batch = len(batch_entries(has_peers=has_peers))
+    needed = {
+        "batch": batch * (num_repeats + 1),
+        "zipf": 2 * (num_repeats + 1),
+        "cold": 1 + 2 * num_repeats,
+        "registry": num_repeats,
+    }
+    return sum(needed[group] for group in groups)

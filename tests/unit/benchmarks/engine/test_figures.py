@@ -1,0 +1,85 @@
+"""Rows and ratios of made-up runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.engine.contestant import Run
+from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM
+from benchmarks.engine.figures import is_quiet, ratios, row
+from benchmarks.engine.measure import Measurement
+from benchmarks.engine.scenarios import Results
+
+
+def run(speed: float = 1.0, *, ttft: float = 0.1, foreign: float = 0.0, **extra: float) -> Run:
+    return Run(Measurement(1.0, int(1000 * speed), [ttft] * 4, [0.01, 0.02], 2**20, 2**21, extra), foreign)
+
+
+def played(**runs: list[Run]) -> Results:
+    """`ours_base=[...]`: runs by contestant and scenario."""
+    names = {"ours": OURS, "vllm": VLLM, "peft": PEFT, "llama": LLAMA}
+    split = {key: key.split("_") for key in runs}
+    return Results({(names[split[key][0]], split[key][1]): value for key, value in runs.items()})
+
+
+def test_a_ratio_is_the_median_over_runs_of_the_same_repeat() -> None:
+    ours = [run(3.0), run(1.5), run(3.0)]  # the machine was half as fast during the second repeat
+    theirs = [run(1.0), run(0.5), run(2.0)]
+    found = ratios(played(ours_lora32=ours, vllm_lora32=theirs))["lora32_vs_vllm"]
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((3.0, 1.5, 3.0))
+
+
+def test_what_was_not_run_has_no_ratio() -> None:
+    found = ratios(played(ours_base=[run()], ours_lora32=[run(0.8)]))
+    assert found["lora32_vs_base"] is not None
+    assert [name for name, ratio in found.items() if ratio is not None] == ["lora32_vs_base"]
+
+
+def test_every_bar_has_its_ratio() -> None:
+    extra = {"cold_minus_warm_ms": 12.0, "registry_overhead": 0.01}
+    names = ("ours_base", "ours_lora1", "ours_lora32", "vllm_lora32", "peft_lora32", "llama_base")
+    rest = ("ours_zipf5", "ours_zipf1000", "ours_cold", "ours_residents")
+    found = ratios(played(**{name: [run(**extra)] for name in (*names, *rest)}))
+    assert {name: ratio.value for name, ratio in found.items() if ratio is not None} == {
+        "lora32_vs_vllm": 1.0,
+        "lora32_vs_peft": 1.0,
+        "base_vs_llamacpp": 1.0,
+        "lora32_vs_base": 1.0,
+        "lora1_vs_base": 1.0,
+        "zipf1000_vs_5": 1.0,
+        "zipf1000_p99_ttft_vs_5": 1.0,
+        "cold_minus_warm_ms": 12.0,
+        "registry_overhead": 0.01,
+    }
+
+
+def test_the_p99_of_first_tokens_is_taken_over_all_repeats_together() -> None:
+    many, few = [run(ttft=0.1), run(ttft=0.4)], [run(ttft=0.1), run(ttft=0.1)]
+    found = ratios(played(ours_zipf1000=many, ours_zipf5=few))["zipf1000_p99_ttft_vs_5"]
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((4.0, 1.0, 4.0))
+
+
+def test_a_row_has_speed_latencies_and_memory() -> None:
+    made = row((OURS, "base"), [run(1.0), run(3.0), run(2.0, foreign=0.5)])
+    assert made["tokens_per_second"] == {"median": 2000, "min": 1000, "max": 3000}
+    assert made["ttft_ms"] == {"p50": 100, "p99": 100}
+    assert made["itl_ms"] == {"p50": 10, "p99": 20}
+    assert made["itl_mean_ms"] == pytest.approx(15)
+    assert (made["rss_mib"], made["peak_rss_mib"]) == (1, 2)
+    assert made["foreign_cpu"]["max"] == 0.5
+
+
+def test_a_mean_gap_is_not_passed_off_as_a_percentile() -> None:
+    single = Run(Measurement(1.0, 10, [0.1], [0.01], 1, 1), 0.0)
+    made = row((LLAMA, "base"), [single, single])
+    assert made["itl_ms"] == {"p50": None, "p99": None}
+    assert made["itl_mean_ms"] == pytest.approx(10)
+
+
+def test_a_machine_is_quiet_when_others_took_little_in_every_row() -> None:
+    quiet = row((OURS, "base"), [run(foreign=0.01), run(foreign=0.02), run(foreign=0.9)])
+    busy = row((OURS, "lora1"), [run(foreign=0.2)])
+    assert is_quiet([quiet])
+    assert not is_quiet([quiet, busy])

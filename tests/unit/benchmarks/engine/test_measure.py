@@ -1,0 +1,55 @@
+"""Clocks and percentiles."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.engine.measure import TokenClock, percentile, spread
+
+
+def test_a_first_token_counts_from_its_own_submission_and_the_rest_from_the_token_before() -> None:
+    clock = TokenClock()
+    clock.submit("a")
+    submitted = clock.submitted_at("a")
+    clock.tokens("a", 1, now=submitted + 0.5)
+    clock.tokens("a", 1, now=submitted + 0.75)
+    measured = clock.measurement()
+    assert measured.ttft_seconds == pytest.approx([0.5])
+    assert measured.itl_seconds == pytest.approx([0.25])
+    assert measured.num_tokens == 2
+
+
+def test_tokens_that_come_at_once_end_one_gap() -> None:
+    clock = TokenClock()
+    clock.submit("a")
+    submitted = clock.submitted_at("a")
+    clock.tokens("a", 1, now=submitted + 1)
+    clock.tokens("a", 3, now=submitted + 2)
+    assert clock.measurement().itl_seconds == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_throughput_is_new_tokens_over_the_time_to_the_last_of_them() -> None:
+    clock = TokenClock()
+    for name in ("a", "b"):
+        clock.submit(name)
+        clock.tokens(name, 5, now=clock.submitted_at("a") + 2)
+    assert clock.measurement().tokens_per_second == pytest.approx(5, rel=0.01)
+
+
+def test_no_tokens_change_nothing() -> None:
+    clock = TokenClock()
+    clock.submit("a")
+    clock.tokens("a", 0)
+    assert clock.measurement().ttft_seconds == []
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert (percentile(values, 50), percentile(values, 99), percentile(values, 100)) == (50, 99, 100)
+    assert percentile([7.0], 99) == 7.0
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 50)
+
+
+def test_a_spread_is_median_and_range() -> None:
+    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
