@@ -21,6 +21,7 @@ from inference.errors import (
     OverloadedError,
 )
 from inference.kernels.choice import choose_kernels
+from inference.line import Line
 from inference.lora.host import AdapterHost
 from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
@@ -107,9 +108,11 @@ class Engine:
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
         )
         self._runner = Runner(decoder, cache, self._adapters, kernels)
+        self._line = Line(config.max_waiting, config.max_waiting_tokens)
         self._scheduler = Scheduler(
-            self._blocks, self._adapters, config.max_running, config.max_step_tokens, clock
+            self._blocks, self._adapters, self._line, config.max_running, config.max_step_tokens, clock
         )
+        self._crowded_out: list[Failure] = []
         self._clock = clock
         self._timed: dict[str, Request] = {}  # those of `_requests` that have a deadline
         self._requests: dict[str, Request] = {}
@@ -209,7 +212,8 @@ class Engine:
         self._loaded.clear()
         self._adapters.registry.collect()
         # Before scheduling, which would load a refused adapter again; after it, for loads refused at once.
-        outputs: list[Output] = [*self._fail_overdue(), *self._fail_unloadable()]
+        outputs: list[Output] = [*self._crowded_out, *self._fail_overdue(), *self._fail_unloadable()]
+        self._crowded_out.clear()
         step = self._scheduler.schedule()
         outputs += self._fail_unloadable()
         if step.scheduled:
@@ -268,11 +272,7 @@ class Engine:
             raise InvalidRequestError(f"request id {request.request_id!r} is in use")
         if request.num_tokens >= self.max_context:
             raise ContextLengthExceededError(request.num_tokens, self.max_context)
-        if self._scheduler.num_waiting >= self.config.max_waiting:
-            raise OverloadedError(self._scheduler.num_waiting)
-        num_waiting_tokens = self._scheduler.num_waiting_tokens
-        if num_waiting_tokens and num_waiting_tokens + request.num_tokens > self.config.max_waiting_tokens:
-            raise OverloadedError(num_waiting_tokens, "prompt tokens")
+        self._make_room(request)
         if request.expires_at < math.inf:
             self._timed[request.request_id] = request
         request.arrival = self._num_arrivals
@@ -280,6 +280,15 @@ class Engine:
         self._prefixes.name_prompt(request)
         self._requests[request.request_id] = request
         self._scheduler.add(request)
+
+    def _make_room(self, request: Request) -> None:
+        """In the line, if need be at the cost of the payer who takes most of it. Raises `OverloadedError`."""
+        while not self._line.has_room(request.num_tokens):
+            error = OverloadedError(self._line.num_requests, self._line.num_tokens)
+            victim = self._scheduler.who_must_go_for(request)
+            if victim is None:
+                raise error
+            self._crowded_out.append(self._fail(victim, error))
 
     def _fail_overdue(self) -> Iterator[Failure]:
         now = self._clock()

@@ -43,9 +43,11 @@ class OverloadedError(InferenceError):
     code = "overloaded"
     is_retryable = True
 
-    def __init__(self, num_waiting: int, what: str = "requests") -> None:
-        self.num_waiting = num_waiting
-        super().__init__(f"{num_waiting} {what} are waiting already; try again shortly")
+    def __init__(self, num_requests: int, num_tokens: int | None = None) -> None:
+        self.num_requests = num_requests
+        self.num_tokens = num_tokens
+        size = "" if num_tokens is None else f" with {num_tokens} prompt tokens"
+        super().__init__(f"{num_requests} requests{size} are waiting already; try again shortly")
 
 
 class DeadlineExceededError(InferenceError):

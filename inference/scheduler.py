@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from inference.block_manager import BlockManager
+    from inference.line import Line
     from inference.protocol import AdapterBlend, AdapterRef
     from inference.request import Request
 
@@ -75,13 +76,15 @@ class Scheduler:
         self,
         blocks: BlockManager,
         slots: SlotSource,
+        line: Line,
         max_running: int,
         max_step_tokens: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock`: seconds since whenever."""
+        """`line` counts what waits; `clock`: seconds since whenever."""
         self._blocks = blocks
         self._slots = slots
+        self._line = line
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
         self._clock = clock
@@ -90,7 +93,6 @@ class Scheduler:
         self._queues = {number: FairQueue() for number in range(MAX_PRIORITY, MIN_PRIORITY - 1, -1)}
         self._num_waiting_for: Counter[str | None] = Counter()
         self._next_ageing = 0.0
-        self.num_waiting_tokens = 0
         self.num_preemptions = 0
 
     @property
@@ -99,7 +101,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return self._num_waiting_for.total()
+        return self._line.num_requests
 
     @property
     def waiting_digests(self) -> set[str]:
@@ -112,6 +114,20 @@ class Scheduler:
         request.waiting_since = self._clock()
         self._queues[request.priority].push(request)
         self._count_waiting(request, 1)
+
+    def who_must_go_for(self, request: Request) -> Request | None:
+        """While the line is full: the youngest of the payer who takes most of it, if that is more than
+        `request`'s own would, and of no higher class. None: `request` itself.
+        """
+        payer = self._line.heaviest()
+        if self._line.share(payer) <= self._line.share(request.payer, 1, request.num_tokens):
+            return None
+        candidates = (
+            each
+            for each in chain(*self._queues.values())
+            if each.payer == payer and each.priority <= request.priority
+        )
+        return max(candidates, key=lambda each: (-each.priority, each.arrival), default=None)
 
     def schedule(self) -> Step:
         """Choose the next step and reserve its kv_blocks and slots; empty when nothing can run now."""
@@ -140,8 +156,9 @@ class Scheduler:
         waiting = list(self.waiting())
         if Counter(request.adapter_digest for request in waiting) != self._num_waiting_for:
             raise AssertionError(f"waiting requests miscounted: {self._num_waiting_for}")
-        if sum(request.num_tokens for request in waiting) != self.num_waiting_tokens:
-            raise AssertionError(f"waiting tokens miscounted: {self.num_waiting_tokens}")
+        counted = (self._line.num_requests, self._line.num_tokens)
+        if counted != (len(waiting), sum(request.num_tokens for request in waiting)):
+            raise AssertionError(f"requests and tokens in line miscounted: {counted}")
         if any(r.block_table or r.num_computed or r.slot != BASE_SLOT for r in waiting):
             raise AssertionError("a waiting request holds kv_blocks or a slot")
 
@@ -249,7 +266,8 @@ class Scheduler:
 
     def _count_waiting(self, request: Request, change: int) -> None:
         digest = request.adapter_digest
-        self.num_waiting_tokens += change * request.num_tokens
+        count = self._line.enter if change > 0 else self._line.leave
+        count(request.payer, request.num_tokens)
         self._num_waiting_for[digest] += change
         if self._num_waiting_for[digest] == 0:
             del self._num_waiting_for[digest]

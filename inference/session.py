@@ -148,7 +148,10 @@ class Session:
         inner = msgspec.structs.replace(command, request_id=engine_id, messages=(), prompt=None)
 
         def accept(grammar: Grammar | None) -> None:
-            self._accept(engine_id, route, len(prompt), lambda engine: engine.add(inner, prompt, grammar))
+            payer, num_tokens = command.payer, len(prompt)
+            self._accept(
+                engine_id, route, payer, num_tokens, lambda engine: engine.add(inner, prompt, grammar)
+            )
 
         if command.sampling.constraint is None:
             accept(None)
@@ -218,7 +221,7 @@ class Session:
         try:
             for key, (prompt, answer) in zip(engine_ids, pairs, strict=True):
                 num_tokens = len(prompt) + len(answer)
-                self._accept(key, route, num_tokens, _embed_job(key, prompt, answer, command))
+                self._accept(key, route, "", num_tokens, _embed_job(key, prompt, answer, command))
                 accepted.append(key)
         except InferenceError:
             self._abort_items(accepted)
@@ -241,6 +244,7 @@ class Session:
         self,
         engine_id: str,
         route: Callable[[Output], None],
+        payer: str,
         num_tokens: int,
         add: Callable[[Engine], None],
     ) -> None:
@@ -249,7 +253,7 @@ class Session:
         max_context = self._worker.engine.max_context
         if num_tokens > max_context + 1:  # the engine would refuse it too, but let it wait in line first
             raise ContextLengthExceededError(num_tokens, max_context)
-        self._worker.submit(engine_id, num_tokens, add)
+        self._worker.submit(engine_id, payer, num_tokens, add)
         self._routes[engine_id] = route
 
     def _drop_route(self, engine_id: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from inference.engine import Engine, Failure
 from inference.errors import InferenceError, OverloadedError
+from inference.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,29 +23,23 @@ _MAX_JOBS_PER_STEP = 64  # so that a flood of questions cannot stop the answers
 
 
 class Entrance:
-    """Counts the requests on their way to the engine's thread, which may be deep in a long step."""
+    """Bounds what is on its way to the engine's thread, which may be deep in a long step."""
 
     def __init__(self, max_requests: int, max_tokens: int) -> None:
-        self._max_requests = max_requests
-        self._max_tokens = max_tokens
+        """Of one payer; all together may be twice as much."""
+        self._line = Line(2 * max_requests, 2 * max_tokens)
         self._lock = threading.Lock()
-        self._num_requests = 0
-        self._num_tokens = 0
 
-    def enter(self, num_tokens: int) -> None:
-        """Raises `OverloadedError`; a request alone may be of any length."""
+    def enter(self, payer: str, num_tokens: int) -> None:
+        """Raises `OverloadedError`."""
         with self._lock:
-            if self._num_requests >= self._max_requests:
-                raise OverloadedError(self._num_requests)
-            if self._num_requests and self._num_tokens + num_tokens > self._max_tokens:
-                raise OverloadedError(self._num_tokens, "prompt tokens")
-            self._num_requests += 1
-            self._num_tokens += num_tokens
+            if not self._line.has_room_for(payer, num_tokens):
+                raise OverloadedError(self._line.num_requests, self._line.num_tokens)
+            self._line.enter(payer, num_tokens)
 
-    def leave(self, num_tokens: int) -> None:
+    def leave(self, payer: str, num_tokens: int) -> None:
         with self._lock:
-            self._num_requests -= 1
-            self._num_tokens -= num_tokens
+            self._line.leave(payer, num_tokens)
 
 
 class EngineWorker:
@@ -72,15 +67,15 @@ class EngineWorker:
         """
         self._inbox.put(job)
 
-    def submit(self, request_id: str, num_tokens: int, add: Callable[[Engine], None]) -> None:
+    def submit(self, request_id: str, payer: str, num_tokens: int, add: Callable[[Engine], None]) -> None:
         """Post a request of a prompt of `num_tokens`; if the engine refuses it, that is its `Failure`.
 
         Raises `OverloadedError` at once when too much is on its way already.
         """
-        self._entrance.enter(num_tokens)
+        self._entrance.enter(payer, num_tokens)
 
         def job(engine: Engine) -> Sequence[Output]:
-            self._entrance.leave(num_tokens)
+            self._entrance.leave(payer, num_tokens)
             try:
                 add(engine)
             except InferenceError as error:

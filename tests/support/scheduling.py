@@ -9,6 +9,7 @@ import torch
 
 from inference.block_manager import BlockManager
 from inference.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT
+from inference.line import Line
 from inference.prefix import PrefixCache
 from inference.protocol import AdapterRef, Sampling
 from inference.request import Request
@@ -68,8 +69,9 @@ class World:
         self.now = 0.0
         self.blocks = BlockManager(num_blocks + 1, block_size=4)
         self.slots = Slots(num_slots)
+        line = Line(10_000, 1_000_000)
         self.scheduler = Scheduler(
-            self.blocks, self.slots, max_running, max_step_tokens, clock=lambda: self.now
+            self.blocks, self.slots, line, max_running, max_step_tokens, clock=lambda: self.now
         )
         self.num_added = 0
         self.served: Counter[tuple[str, str | None]] = Counter()

@@ -136,11 +136,51 @@ def test_a_full_waiting_line_is_refused_as_retryable(make_engine: Callable[..., 
 def test_prompts_that_wait_have_a_bound_in_tokens(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(max_running=1, max_waiting_tokens=10)
     engine.add(greedy("longer than that, and alone", "x" * 20))
-    with pytest.raises(OverloadedError, match="20 prompt tokens"):
+    with pytest.raises(OverloadedError, match="1 requests with 20 prompt tokens"):
         engine.add(greedy("refused", "x"))
     engine.step()
     engine.add(greedy("accepted", "x"))
     assert set(drain(engine)) == {"longer than that, and alone", "accepted"}
+
+
+def test_a_payer_who_fills_the_line_gives_way_to_the_others(make_engine: Callable[..., Engine]) -> None:
+    """Its youngest goes, until it takes no more of the line than who comes would."""
+    engine = make_engine(max_running=1, max_waiting=4)
+    engine.add(greedy("runs"))
+    engine.step()
+    for i in range(4):
+        engine.add(greedy(f"hot{i}", payer="hot"))
+    for i in range(2):
+        engine.add(greedy(f"other{i}", payer="other"))
+    for payer in ("hot", "other"):
+        with pytest.raises(OverloadedError):
+            engine.add(greedy("refused", payer=payer))
+    answers = drain(engine)
+    crowded_out = {key for key, answer in answers.items() if answer.error}
+    assert crowded_out == {"hot2", "hot3"}
+    assert all(isinstance(answers[key].error, OverloadedError) for key in crowded_out)
+
+
+def test_a_payer_who_fills_the_line_with_tokens_gives_way_too(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(max_running=1, max_waiting_tokens=100)
+    engine.add(greedy("runs"))
+    engine.step()
+    for i in range(3):
+        engine.add(greedy(f"hot{i}", "x" * 30, payer="hot"))
+    engine.add(greedy("other", "x" * 40, payer="other"))
+    answers = drain(engine)
+    assert {key for key, answer in answers.items() if answer.error} == {"hot2"}
+
+
+def test_nobody_makes_room_for_a_lower_class(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(max_running=1, max_waiting=2)
+    engine.add(greedy("runs"))
+    engine.step()
+    for i in range(2):
+        engine.add(greedy(f"hot{i}", payer="hot"))
+    with pytest.raises(OverloadedError):
+        engine.add(greedy("refused", payer="other", priority=-1))
+    assert not any(answer.error for answer in drain(engine).values())
 
 
 class Clock:

@@ -136,7 +136,7 @@ async def test_an_answer_too_large_for_a_frame_is_an_error_of_its_request(
 def full_after(num_requests: int) -> Callable[..., None]:
     """A `submit` that lets in so many."""
     entrance = Entrance(num_requests, 100)
-    return lambda _id, num_tokens, _add: entrance.enter(num_tokens)
+    return lambda _id, payer, num_tokens, _add: entrance.enter(payer, num_tokens)
 
 
 async def test_what_does_not_fit_into_the_inbox_is_overloaded_at_once() -> None:
@@ -204,7 +204,7 @@ class Recorder:
     def post(self, job: Callable[[Any], object]) -> None:
         job(self)
 
-    def submit(self, _id: str, _num_tokens: int, add: Callable[[Any], object]) -> None:
+    def submit(self, _id: str, _payer: str, _num_tokens: int, add: Callable[[Any], object]) -> None:
         add(self)
 
     def add(self, *_: object) -> None:

@@ -51,7 +51,7 @@ def test_a_flood_of_questions_does_not_stop_the_answers(engine_worker: EngineWor
         return []
 
     engine_worker.post(question)
-    engine_worker.submit("r", 1, lambda engine: engine.add(greedy("r")))
+    engine_worker.submit("r", "", 1, lambda engine: engine.add(greedy("r")))
     engine_worker.start(deliver, on_crash=lambda _: None)
     was_answered = is_answered.wait(30)
     is_answered.set()
@@ -63,23 +63,24 @@ def test_requests_on_their_way_have_a_bound(tiny_llama: Path) -> None:
     """Nothing takes them in yet: the engine's thread has not begun."""
     engine_worker = EngineWorker(tiny_config(tiny_llama, max_waiting=2))
     for request_id in "ab":
-        engine_worker.submit(request_id, 1, lambda engine: engine.add(greedy("r")))
+        engine_worker.submit(request_id, "", 1, lambda engine: engine.add(greedy("r")))
     with pytest.raises(OverloadedError) as refusal:
-        engine_worker.submit("c", 1, lambda engine: engine.add(greedy("r")))
+        engine_worker.submit("c", "", 1, lambda engine: engine.add(greedy("r")))
     assert refusal.value.is_retryable
     engine_worker.stop()
 
 
-def test_an_entrance_counts_who_is_inside() -> None:
-    entrance = Entrance(max_requests=2, max_tokens=10)
-    entrance.enter(30)
-    with pytest.raises(OverloadedError, match="30 prompt tokens"):
-        entrance.enter(1)
-    entrance.leave(30)
-    entrance.enter(4)
-    entrance.enter(6)
-    with pytest.raises(OverloadedError, match="2 requests"):
-        entrance.enter(0)
+def test_no_payer_can_close_the_entrance_to_the_others() -> None:
+    entrance = Entrance(max_requests=4, max_tokens=40)
+    for _ in range(4):
+        entrance.enter("hot", 1)
+    with pytest.raises(OverloadedError, match="4 requests with 4 prompt tokens"):
+        entrance.enter("hot", 1)
+    for _ in range(2):
+        entrance.enter("other", 1)
+    entrance.leave("hot", 1)
+    entrance.leave("hot", 1)
+    entrance.enter("hot", 1)
 
 
 def test_a_deadline_wakes_a_thread_that_waits_for_an_adapter(
@@ -89,7 +90,7 @@ def test_a_deadline_wakes_a_thread_that_waits_for_an_adapter(
     monkeypatch.setattr("inference.lora.host.load_adapter", lambda *_: may_load.wait(30))
     engine_worker = EngineWorker(tiny_config(tiny_llama))
     command = greedy("r", adapter=llama_adapters[0], deadline_ms=50)
-    engine_worker.submit("r", 1, lambda engine: engine.add(command))
+    engine_worker.submit("r", "", 1, lambda engine: engine.add(command))
     engine_worker.start(lambda _: is_over.set(), on_crash=lambda _: None)
     assert is_over.wait(30)
     may_load.set()
