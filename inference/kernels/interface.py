@@ -42,10 +42,12 @@ class Rotation:
 
 
 class Pages(NamedTuple):
-    """One layer of the KV cache, each [num_blocks, block_size, num_kv_heads, head_dim]."""
+    """One layer of the KV cache. Keys lie across, so that both of attention's products run along the last
+    axis.
+    """
 
-    keys: Tensor
-    values: Tensor
+    keys: Tensor  # [num_blocks, num_kv_heads, head_dim, block_size]
+    values: Tensor  # [num_blocks, num_kv_heads, block_size, head_dim]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 // base model stay with oneDNN, which reaches the machine's peak; what is here is bound by memory and by the cost of
 // calling many little operations.
 //
-// Plain C++ that the compiler vectorises: no intrinsics, so any CPU that g++ knows will do. Every row is summed in
-// an order that depends on its own length alone: a token's result does not depend on the company it is in.
+// Portable C++ with the vector types of GCC and Clang, no intrinsics: any CPU that the compiler knows will do. Every
+// row is summed in an order that depends on its own length alone: a token's result does not depend on its company.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -58,32 +59,55 @@ inline float exp_of_negative(float x) {
     return p * scale;
 }
 
+constexpr Index kLanes = 16;
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
+
+inline Floats load(const float* row) {
+    Floats lanes;
+    std::memcpy(&lanes, row, sizeof lanes);
+    return lanes;
+}
+
+inline Floats load(const Bfloat16* row) {
+    Halves bits;
+    std::memcpy(&bits, row, sizeof bits);
+    const Words wide = __builtin_convertvector(bits, Words) << 16;
+    Floats lanes;
+    std::memcpy(&lanes, &wide, sizeof lanes);
+    return lanes;
+}
+
+inline float sum(Floats lanes) {
+    float values[kLanes];
+    std::memcpy(values, &lanes, sizeof lanes);
+    for (Index width = kLanes / 2; width > 0; width /= 2) {
+        for (Index i = 0; i < width; ++i) values[i] += values[i + width];
+    }
+    return values[0];
+}
+
 template <class T>
 void widen_row(const T* row, Index n, float* result) {
     for (Index i = 0; i < n; ++i) result[i] = widen(row[i]);
 }
 
-template <class T>
-float dot(const float* x, const T* row, Index n) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (Index i = 0; i < n; ++i) sum += x[i] * widen(row[i]);
-    return sum;
-}
-
-// Four rows at once: one chain of additions would wait for itself.
-template <class T>
-void dot4(const float* x, const T* rows, Index stride, Index n, float* result) {
-    const T *a = rows, *b = rows + stride, *c = rows + 2 * stride, *d = rows + 3 * stride;
-    float sa = 0.0f, sb = 0.0f, sc = 0.0f, sd = 0.0f;
-#pragma omp simd reduction(+ : sa, sb, sc, sd)
-    for (Index i = 0; i < n; ++i) {
-        sa += x[i] * widen(a[i]);
-        sb += x[i] * widen(b[i]);
-        sc += x[i] * widen(c[i]);
-        sd += x[i] * widen(d[i]);
+// Products of `x` with kRows rows at once: one chain of additions would wait for itself.
+template <Index kRows, class T>
+void dots(const float* x, const T* rows, Index stride, Index n, float* result) {
+    Floats sums[kRows] = {};
+    Index i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Floats lanes = load(x + i);
+        for (Index r = 0; r < kRows; ++r) sums[r] += lanes * load(rows + r * stride + i);
     }
-    result[0] = sa, result[1] = sb, result[2] = sc, result[3] = sd;
+    for (Index r = 0; r < kRows; ++r) {
+        float rest = 0.0f;
+        for (Index k = i; k < n; ++k) rest += x[k] * widen(rows[r * stride + k]);
+        result[r] = sum(sums[r]) + rest;
+    }
 }
 
 // Rows shorter than this are not worth waking another thread for.
@@ -133,7 +157,12 @@ void silu_gate(const T* gate_up, Index tokens, Index width, T* result) {
 }
 
 struct HeadShape {
-    Index num_heads, num_kv_heads, head_dim;
+    Index num_heads, num_kv_heads, head_dim, block_size;
+
+    Index share() const { return num_heads / num_kv_heads; }
+    // Elements of one KV head in one block, of all heads in one block.
+    Index tile() const { return head_dim * block_size; }
+    Index block() const { return num_kv_heads * tile(); }
 };
 
 // One head of queries or keys: normalised if a weight is given, then rotated in the half-split layout.
@@ -153,28 +182,34 @@ void place_head(const T* head, const T* norm, float epsilon, const float* cosine
     }
 }
 
+// A block's keys lie as [num_kv_heads, head_dim, block_size], its values as [num_kv_heads, block_size, head_dim]: both
+// products of attention then run along the last axis, and neither has to sum over the lanes of a vector.
 template <class T>
 void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine,
                       const float* sine, const Index* positions, const Index* kv_slots, Index tokens, HeadShape shape,
                       T* queries, T* keys, T* values) {
-    const Index dim = shape.head_dim, kv_width = shape.num_kv_heads * dim, query_width = shape.num_heads * dim;
+    const Index dim = shape.head_dim, query_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
 #pragma omp parallel if (tokens * (query_width + 2 * kv_width) > kMinParallelElements)
     {
         std::vector<float> scratch(dim);
+        std::vector<T> rotated(dim);
 #pragma omp for
         for (Index t = 0; t < tokens; ++t) {
             const T* row = qkv + t * (query_width + 2 * kv_width);
             const float* c = cosine + positions[t] * dim;
             const float* s = sine + positions[t] * dim;
-            for (Index h = 0; h < shape.num_heads; ++h) {
-                const Index at = h * dim;
+            for (Index at = 0; at < query_width; at += dim) {
                 place_head(row + at, query_norm, epsilon, c, s, dim, scratch.data(), queries + t * query_width + at);
             }
-            T* key = keys + kv_slots[t] * kv_width;
-            for (Index at = 0; at < kv_width; at += dim) {
-                place_head(row + query_width + at, key_norm, epsilon, c, s, dim, scratch.data(), key + at);
+            const Index offset = kv_slots[t] % shape.block_size;
+            const Index block = kv_slots[t] / shape.block_size * shape.block();
+            for (Index h = 0; h < shape.num_kv_heads; ++h) {
+                const T* key = row + query_width + h * dim;
+                place_head(key, key_norm, epsilon, c, s, dim, scratch.data(), rotated.data());
+                T* tile = keys + block + h * shape.tile() + offset;
+                for (Index d = 0; d < dim; ++d) tile[d * shape.block_size] = rotated[d];
+                std::memcpy(values + block + h * shape.tile() + offset * dim, key + kv_width, dim * sizeof(T));
             }
-            std::memcpy(values + kv_slots[t] * kv_width, row + query_width + kv_width, kv_width * sizeof(T));
         }
     }
 }
@@ -183,67 +218,90 @@ void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, floa
 inline float exponentiate(float* scores, Index n) {
     float largest = scores[0];
     for (Index i = 1; i < n; ++i) largest = std::max(largest, scores[i]);
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
+    float total = 0.0f;
+#pragma omp simd reduction(+ : total)
     for (Index i = 0; i < n; ++i) {
         scores[i] = exp_of_negative(scores[i] - largest);
-        sum += scores[i];
+        total += scores[i];
     }
-    return sum;
+    return total;
 }
 
-// One token's attention over its paged context, for the query heads that share one KV head.
-template <class T>
-void attend_head(const T* query, const T* keys, const T* values, const Index* table, Index context, Index block_size,
-                 HeadShape shape, Index kv_head, float* scratch, T* result) {
-    const Index dim = shape.head_dim, stride = shape.num_kv_heads * dim;
-    const Index share = shape.num_heads / shape.num_kv_heads;
-    float* scores = scratch;                 // [share, context]
-    float* wide = scratch + share * context; // [share, dim] queries, later the result
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-    for (Index i = 0; i < share * dim; ++i) wide[i] = widen(query[i]) * scale;
-    for (Index start = 0; start < context; start += block_size) {
-        const T* rows = keys + table[start / block_size] * block_size * stride + kv_head * dim;
-        const Index count = std::min(block_size, context - start);
-        for (Index s = 0; s < share; ++s) {
-            float* own = scores + s * context + start;
-            Index i = 0;
-            for (; i + 4 <= count; i += 4) dot4(wide + s * dim, rows + i * stride, stride, dim, own + i);
-            for (; i < count; ++i) own[i] = dot(wide + s * dim, rows + i * stride, dim);
+// result[g][0..width) += sum over rows of weights[g][row] * rows[row][0..width), for kHeads heads at once: each row
+// is read and widened once for all of them.
+template <Index kHeads, class T>
+void accumulate(const float* weights, Index weight_stride, const T* rows, Index num_rows, Index width, float* result,
+                Index result_stride) {
+    Index at = 0;
+    for (; at + kLanes <= width; at += kLanes) {
+        Floats sums[kHeads];
+        for (Index g = 0; g < kHeads; ++g) sums[g] = load(result + g * result_stride + at);
+        for (Index r = 0; r < num_rows; ++r) {
+            const Floats lanes = load(rows + r * width + at);
+            for (Index g = 0; g < kHeads; ++g) sums[g] += weights[g * weight_stride + r] * lanes;
+        }
+        for (Index g = 0; g < kHeads; ++g) std::memcpy(result + g * result_stride + at, &sums[g], sizeof sums[g]);
+    }
+    for (; at < width; ++at) {
+        for (Index g = 0; g < kHeads; ++g) {
+            float total = result[g * result_stride + at];
+            for (Index r = 0; r < num_rows; ++r) total += weights[g * weight_stride + r] * widen(rows[r * width + at]);
+            result[g * result_stride + at] = total;
         }
     }
-    for (Index s = 0; s < share; ++s) {
-        float* own = scores + s * context;
-        float* mixed = wide + s * dim;
-        const float sum = exponentiate(own, context);
-        std::fill(mixed, mixed + dim, 0.0f);
-        for (Index start = 0; start < context; start += block_size) {
-            const T* rows = values + table[start / block_size] * block_size * stride + kv_head * dim;
-            const Index count = std::min(block_size, context - start);
-            for (Index i = 0; i < count; ++i) {
-                const float weight = own[start + i];
-                for (Index d = 0; d < dim; ++d) mixed[d] += weight * widen(rows[i * stride + d]);
-            }
-        }
-        for (Index d = 0; d < dim; ++d) narrow(mixed[d] / sum, result[s * dim + d]);
+}
+
+// One token's attention over its paged context, for kHeads query heads that share a KV head. `scratch` holds
+// kHeads * (2 * head_dim + whole blocks of the context) floats.
+template <Index kHeads, class T>
+void attend_heads(const T* query, const T* keys, const T* values, const Index* table, Index context, HeadShape shape,
+                  float* scratch, T* result) {
+    const Index dim = shape.head_dim, size = shape.block_size;
+    const Index stride = (context + size - 1) / size * size;
+    float *wide = scratch, *mixed = wide + kHeads * dim, *scores = mixed + kHeads * dim;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    for (Index i = 0; i < kHeads * dim; ++i) wide[i] = widen(query[i]) * scale;
+    std::fill(mixed, scores + kHeads * stride, 0.0f);
+    for (Index start = 0; start < context; start += size) {
+        const T* tile = keys + table[start / size] * shape.block();
+        accumulate<kHeads>(wide, dim, tile, dim, size, scores + start, stride);
+    }
+    float totals[kHeads];
+    for (Index g = 0; g < kHeads; ++g) totals[g] = exponentiate(scores + g * stride, context);
+    for (Index start = 0; start < context; start += size) {
+        const T* tile = values + table[start / size] * shape.block();
+        accumulate<kHeads>(scores + start, stride, tile, std::min(size, context - start), dim, mixed, dim);
+    }
+    for (Index g = 0; g < kHeads; ++g) {
+        for (Index d = 0; d < dim; ++d) narrow(mixed[g * dim + d] / totals[g], result[g * dim + d]);
     }
 }
 
 template <class T>
 void decode_attention(const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,
-                      const Index* tables, Index table_width, Index sequences, Index block_size, HeadShape shape,
-                      T* result) {
-    const Index longest = *std::max_element(contexts, contexts + sequences);
-    const Index share = shape.num_heads / shape.num_kv_heads;
+                      const Index* tables, Index table_width, Index sequences, HeadShape shape, T* result) {
+    constexpr Index kMostHeads = 4;
+    const Index share = shape.share(), dim = shape.head_dim;
 #pragma omp parallel
     {
-        std::vector<float> scratch(share * (longest + shape.head_dim));
+        std::vector<float> scratch(kMostHeads * (2 * dim + table_width * shape.block_size));
 #pragma omp for collapse(2) schedule(dynamic, 4)
         for (Index n = 0; n < sequences; ++n) {
             for (Index h = 0; h < shape.num_kv_heads; ++h) {
-                const Index at = (tokens[n] * shape.num_heads + h * share) * shape.head_dim;
-                attend_head(queries + at, keys, values, tables + n * table_width, contexts[n], block_size, shape, h,
-                            scratch.data(), result + at);
+                const T *k = keys + h * shape.tile(), *v = values + h * shape.tile();
+                const Index* table = tables + n * table_width;
+                for (Index g = 0; g < share; g += kMostHeads) {
+                    const Index at = (tokens[n] * shape.num_heads + h * share + g) * dim;
+                    auto attend = [&](auto heads) {
+                        attend_heads<heads>(queries + at, k, v, table, contexts[n], shape, scratch.data(), result + at);
+                    };
+                    switch (std::min(kMostHeads, share - g)) {
+                        case 1: attend(std::integral_constant<Index, 1>()); break;
+                        case 2: attend(std::integral_constant<Index, 2>()); break;
+                        case 3: attend(std::integral_constant<Index, 3>()); break;
+                        default: attend(std::integral_constant<Index, 4>()); break;
+                    }
+                }
             }
         }
     }
@@ -267,6 +325,28 @@ struct LoraUnit {
     Index start, count, first_row, rank, part;
 };
 
+// result[0..width) += sum over rows of weights[row] * rows[row][0..width), rounded once.
+template <class T>
+void add_rows(const float* weights, const T* rows, Index num_rows, Index width, T* result) {
+    constexpr Index kVectors = 4;
+    Index at = 0;
+    for (; at + kVectors * kLanes <= width; at += kVectors * kLanes) {
+        Floats sums[kVectors];
+        for (Index j = 0; j < kVectors; ++j) sums[j] = load(result + at + j * kLanes);
+        for (Index r = 0; r < num_rows; ++r) {
+            for (Index j = 0; j < kVectors; ++j) sums[j] += weights[r] * load(rows + r * width + at + j * kLanes);
+        }
+        float values[kVectors * kLanes];
+        std::memcpy(values, sums, sizeof sums);
+        for (Index i = 0; i < kVectors * kLanes; ++i) narrow(values[i], result[at + i]);
+    }
+    for (; at < width; ++at) {
+        float total = widen(result[at]);
+        for (Index r = 0; r < num_rows; ++r) total += weights[r] * widen(rows[r * width + at]);
+        narrow(total, result[at]);
+    }
+}
+
 // Tokens [start, start + count) of one adapter through one linear layer.
 template <class T>
 void add_lora_unit(const T* states, Index in, const LoraPart& part, const LoraUnit& unit, T* output, Index out_stride,
@@ -277,28 +357,19 @@ void add_lora_unit(const T* states, Index in, const LoraPart& part, const LoraUn
     float* shrunk = wide + unit.count * in; // [count, rank]
     widen_row(states + unit.start * in, unit.count * in, wide);
     const T* shrink = static_cast<const T*>(part.shrink) + unit.first_row * in;
+    constexpr Index kRows = 4;
     Index r = 0;
-    for (; r + 4 <= rank; r += 4) {
-        for (Index t = 0; t < unit.count; ++t) dot4(wide + t * in, shrink + r * in, in, in, shrunk + t * rank + r);
+    for (; r + kRows <= rank; r += kRows) {
+        for (Index t = 0; t < unit.count; ++t) {
+            dots<kRows>(wide + t * in, shrink + r * in, in, in, shrunk + t * rank + r);
+        }
     }
     for (; r < rank; ++r) {
-        for (Index t = 0; t < unit.count; ++t) shrunk[t * rank + r] = dot(wide + t * in, shrink + r * in, in);
+        for (Index t = 0; t < unit.count; ++t) dots<1>(wide + t * in, shrink + r * in, in, in, shrunk + t * rank + r);
     }
     const T* expand = static_cast<const T*>(part.expand) + unit.first_row * part.out;
-    constexpr Index kChunk = 64;
-    for (Index column = 0; column < part.out; column += kChunk) {
-        const Index width = std::min(kChunk, part.out - column);
-        for (Index t = 0; t < unit.count; ++t) {
-            T* own = output + (unit.start + t) * out_stride + part.column + column;
-            float sums[kChunk];
-            for (Index i = 0; i < width; ++i) sums[i] = widen(own[i]);
-            for (Index k = 0; k < rank; ++k) {
-                const float weight = shrunk[t * rank + k];
-                const T* row = expand + k * part.out + column;
-                for (Index i = 0; i < width; ++i) sums[i] += weight * widen(row[i]);
-            }
-            for (Index i = 0; i < width; ++i) narrow(sums[i], own[i]);
-        }
+    for (Index t = 0; t < unit.count; ++t) {
+        add_rows(shrunk + t * rank, expand, rank, part.out, output + (unit.start + t) * out_stride + part.column);
     }
 }
 
@@ -339,16 +410,16 @@ void add_lora(const T* states, Index in, const LoraPart* parts, Index num_parts,
     extern "C" void rotate_and_store_##SUFFIX(                                                                        \
         const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine, const float* sine,  \
         const Index* positions, const Index* kv_slots, Index tokens, Index num_heads, Index num_kv_heads,             \
-        Index head_dim, T* queries, T* keys, T* values) {                                                             \
+        Index head_dim, Index block_size, T* queries, T* keys, T* values) {                                                             \
         rotate_and_store(qkv, query_norm, key_norm, epsilon, cosine, sine, positions, kv_slots, tokens,               \
-                         HeadShape{num_heads, num_kv_heads, head_dim}, queries, keys, values);                        \
+                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, queries, keys, values);            \
     }                                                                                                                  \
-    extern "C" void decode_attention_##SUFFIX(const T* queries, const T* keys, const T* values, const Index* tokens,  \
-                                              const Index* contexts, const Index* tables, Index table_width,          \
-                                              Index sequences, Index block_size, Index num_heads, Index num_kv_heads, \
-                                              Index head_dim, T* result) {                                            \
-        decode_attention(queries, keys, values, tokens, contexts, tables, table_width, sequences, block_size,         \
-                         HeadShape{num_heads, num_kv_heads, head_dim}, result);                                       \
+    extern "C" void decode_attention_##SUFFIX(                                                                        \
+        const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,                 \
+        const Index* tables, Index table_width, Index sequences, Index num_heads, Index num_kv_heads, Index head_dim, \
+        Index block_size, T* result) {                                                                                \
+        decode_attention(queries, keys, values, tokens, contexts, tables, table_width, sequences,                     \
+                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, result);                           \
     }                                                                                                                  \
     extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraPart* parts, Index num_parts,              \
                                       const LoraSegment* segments, Index num_segments, T* output, Index out_stride) { \

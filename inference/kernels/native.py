@@ -44,7 +44,7 @@ class _LoraSegment(ctypes.Structure):
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "add_rms_norm": (_Pointer, _Pointer, _Pointer, _Float, _Index, _Index, _Pointer),
     "silu_gate": (_Pointer, _Index, _Index, _Pointer),
-    "rotate_and_store": (*[_Pointer] * 3, _Float, *[_Pointer] * 4, *[_Index] * 4, *[_Pointer] * 3),
+    "rotate_and_store": (*[_Pointer] * 3, _Float, *[_Pointer] * 4, *[_Index] * 5, *[_Pointer] * 3),
     "decode_attention": (*[_Pointer] * 6, *[_Index] * 6, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
 }
@@ -86,7 +86,7 @@ class NativeKernels(PortableKernels):
     def rotate_and_store(
         self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages
     ) -> Tensor:
-        num_kv_heads, head_dim = pages.keys.shape[2:]
+        num_kv_heads, head_dim, block_size = pages.keys.shape[1:]
         num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
         queries = qkv.new_empty(len(qkv), num_heads, head_dim)
         self._functions["rotate_and_store"](
@@ -101,6 +101,7 @@ class NativeKernels(PortableKernels):
             *queries.shape[:2],
             num_kv_heads,
             head_dim,
+            block_size,
             _address(queries),
             _address(pages.keys),
             _address(pages.values),
@@ -108,7 +109,6 @@ class NativeKernels(PortableKernels):
         return queries
 
     def decode_attention(self, queries: Tensor, pages: Pages, decodes: Decodes, output: Tensor) -> None:
-        _, block_size, num_kv_heads, head_dim = pages.keys.shape
         num_sequences, table_width = decodes.block_tables.shape
         self._functions["decode_attention"](
             _address(queries),
@@ -119,10 +119,8 @@ class NativeKernels(PortableKernels):
             _address(decodes.block_tables),
             table_width,
             num_sequences,
-            block_size,
             queries.shape[1],
-            num_kv_heads,
-            head_dim,
+            *pages.keys.shape[1:],
             _address(output),
         )
 

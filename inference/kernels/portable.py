@@ -36,21 +36,22 @@ class PortableKernels:
     def rotate_and_store(
         self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages
     ) -> Tensor:
-        _, _, num_kv_heads, head_dim = pages.keys.shape
+        _, num_kv_heads, head_dim, block_size = pages.keys.shape
         heads = qkv.view(len(qkv), -1, head_dim)
         num_heads = heads.shape[1] - 2 * num_kv_heads
         queries, keys, values = torch.split(heads, [num_heads, num_kv_heads, num_kv_heads], dim=1)
         if norms is not None:
             queries = functional.rms_norm(queries, (head_dim,), norms.query, norms.epsilon)
             keys = functional.rms_norm(keys, (head_dim,), norms.key, norms.epsilon)
-        pages.keys.flatten(0, 1).index_copy_(0, kv_slots, _rotate(keys, *rotation.rows))
-        pages.values.flatten(0, 1).index_copy_(0, kv_slots, values)
+        blocks, offsets = kv_slots // block_size, kv_slots % block_size
+        pages.keys[blocks, :, :, offsets] = _rotate(keys, *rotation.rows)
+        pages.values[blocks, :, offsets] = values
         return _rotate(queries, *rotation.rows)
 
     def decode_attention(self, queries: Tensor, pages: Pages, decodes: Decodes, output: Tensor) -> None:
         tables = zip(decodes.tokens.tolist(), decodes.contexts.tolist(), decodes.block_tables, strict=True)
         for token, context, table in tables:
-            keys, values = (blocks[table].flatten(0, 1)[:context].transpose(0, 1) for blocks in pages)
+            keys, values = (heads[0, :, :context] for heads in gather(pages, table.unsqueeze(0)))
             rows = queries[token].view(len(keys), -1, queries.shape[-1])  # heads that share a KV head
             output[token] = functional.scaled_dot_product_attention(rows, keys, values).flatten(0, 1)
 
@@ -101,6 +102,15 @@ class SegmentedLora:
                 tokens = slice(segment.start, segment.end)
                 shrunk = functional.linear(states[tokens], part.shrink[segment.rows])
                 output[tokens, part.columns].addmm_(shrunk, part.expand[segment.rows])
+
+
+def gather(pages: Pages, block_tables: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values behind `block_tables` [n, num_blocks]: each [n, num_kv_heads, context, head_dim]."""
+    count, width = block_tables.shape
+    chosen = block_tables.flatten()
+    keys = pages.keys.index_select(0, chosen).unflatten(0, (count, width))
+    values = pages.values.index_select(0, chosen).unflatten(0, (count, width))
+    return keys.permute(0, 2, 1, 4, 3).flatten(2, 3), values.transpose(1, 2).flatten(2, 3)
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

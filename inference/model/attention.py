@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.kernels.interface import Decodes
+from inference.kernels.portable import gather
 from inference.model.kv_cache import NULL_BLOCK
 
 if TYPE_CHECKING:
@@ -107,17 +108,9 @@ def attend(queries: Tensor, pages: Pages, plan: AttentionPlan, kernels: Kernels)
     if plan.decodes is not None:
         kernels.decode_attention(queries, pages, plan.decodes, output)
     for group in plan.groups:
-        keys, values = (_gather(blocks, group.block_table) for blocks in pages)
+        keys, values = gather(pages, group.block_table)
         output.index_copy_(0, group.tokens, _attend_group(queries, group, keys, values))
     return output.flatten(1)
-
-
-def _gather(blocks: Tensor, block_table: Tensor) -> Tensor:
-    """What lies behind `block_table` [n, num_blocks], as [n, num_kv_heads, context, head_dim]."""
-    _, block_size, num_heads, head_dim = blocks.shape
-    count, width = block_table.shape
-    chosen = blocks.index_select(0, block_table.flatten())
-    return chosen.view(count, width * block_size, num_heads, head_dim).transpose(1, 2)
 
 
 def _attend_group(queries: Tensor, group: AttentionGroup, keys: Tensor, values: Tensor) -> Tensor:

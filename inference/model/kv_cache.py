@@ -23,16 +23,15 @@ def bytes_per_block(architecture: Architecture, block_size: int, dtype: torch.dt
 
 
 class KVCache:
-    """Keys and values of all layers, each [num_blocks, block_size, num_kv_heads, head_dim]."""
+    """Keys and values of all layers; see `inference.kernels.interface.Pages` for how they lie."""
 
     def __init__(
         self, architecture: Architecture, num_blocks: int, block_size: int, dtype: torch.dtype, device: str
     ) -> None:
-        heads = (architecture.num_kv_heads, architecture.head_dim)
-        shape = (architecture.num_layers, num_blocks, block_size, *heads)
+        blocks = (architecture.num_layers, num_blocks, architecture.num_kv_heads)
         self.block_size = block_size
-        self._keys = lazy_zeros(shape, dtype, device)
-        self._values = lazy_zeros(shape, dtype, device)
+        self._keys = lazy_zeros((*blocks, architecture.head_dim, block_size), dtype, device)
+        self._values = lazy_zeros((*blocks, block_size, architecture.head_dim), dtype, device)
         self._pages = [Pages(*pair) for pair in zip(self._keys, self._values, strict=True)]
 
     @property
