@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,11 +56,15 @@ def test_it_is_refused_by_its_own_error_and_nobody_else_notices(
     assert decode_event(encode_frame(message)[4:]) == message
 
 
-def test_every_error_of_an_adapter_has_a_code_of_its_own() -> None:
-    kinds = {AdapterError}
-    while not kinds >= (more := {sub for kind in kinds for sub in kind.__subclasses__()}):
-        kinds |= more
-    assert len({kind.code for kind in kinds}) == len(kinds) >= 20
+def kinds_of(error: type[AdapterError]) -> list[type[AdapterError]]:
+    return [error, *(kind for sub in error.__subclasses__() for kind in kinds_of(sub))]
+
+
+def test_every_error_of_an_adapter_has_a_code_of_its_own_and_a_line_in_the_manual() -> None:
+    codes = [kind.code for kind in kinds_of(AdapterError)]
+    manual = (Path(__file__).parents[4] / "docs" / "engine.md").read_text()
+    assert len(set(codes)) == len(codes) >= 20
+    assert sorted(re.findall(r"^\| `(adapter_\w+)` \|", manual, re.MULTILINE)) == sorted(codes)
 
 
 def test_an_error_that_quotes_what_no_encoding_holds_can_still_be_sent() -> None:

@@ -1,0 +1,167 @@
+"""Random mixes of every kind of adapter, of blends and of none, in an engine that is short of everything.
+
+Each answer is what transformers with PEFT gives for its request alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from inference.engine import Engine
+from inference.model.architecture import read_architecture
+from inference.model.kv_cache import bytes_per_block
+from inference.prefix import PrefixCache
+from inference.protocol import Chunk
+from tests.fixtures_engine import FAMILIES, Oracle, make_model, tiny_config
+from tests.support.parity import KINDS, blend, make_kinds, prompts_of, request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hypothesis.strategies import SearchStrategy
+
+    from tests.fixtures_engine import Choice
+
+PLAIN_KINDS = [name for name, kind in KINDS.items() if not kind.get("use_dora")]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request of `length` prompt tokens that comes at step `start`, and may be aborted `patience` later."""
+
+    kind: str | tuple[tuple[str, float], ...] | None
+    length: int
+    max_tokens: int
+    start: int
+    patience: int | None
+    payer: str
+
+
+@dataclass
+class World:
+    """One model, its adapters and their reference."""
+
+    model: Path
+    oracle: Oracle
+    adapters: dict[str, Any]
+
+    def choice(self, kind: str | tuple[tuple[str, float], ...] | None) -> Choice:
+        if isinstance(kind, tuple):
+            return blend(*((self.adapters[name], weight) for name, weight in kind))
+        return None if kind is None else self.adapters[kind]
+
+
+def kinds() -> SearchStrategy[Any]:
+    parts = st.tuples(st.sampled_from(PLAIN_KINDS), st.sampled_from([-0.5, 0.25, 1.0, 1.5]))
+    blends = st.lists(parts, min_size=1, max_size=3, unique_by=lambda part: part[0]).map(tuple)
+    return st.none() | st.sampled_from(list(KINDS)) | blends
+
+
+ARRIVALS = st.lists(
+    st.builds(
+        Arrival,
+        kind=kinds(),
+        length=st.integers(1, 30),
+        max_tokens=st.integers(1, 24),
+        start=st.integers(0, 12),
+        patience=st.none() | st.none() | st.integers(0, 15),
+        payer=st.sampled_from(["", "a"]),
+    ),
+    min_size=3,
+    max_size=12,
+)
+# Every resource from plenty to the least that lets one request through at all.
+SHORTAGES = st.fixed_dictionaries(
+    {
+        "max_step_tokens": st.sampled_from([2, 7, 32, 512]),
+        "max_running": st.sampled_from([1, 3, 32]),
+        "kv_block_size": st.sampled_from([1, 4, 16]),
+        "num_positions": st.sampled_from([64, 100, 4000]),  # of the KV cache
+        "num_adapter_slots": st.sampled_from([1, 2, 4, 32]),
+        "num_adapter_rows": st.sampled_from([24, 40, 512]),
+        "adapter_budget_bytes": st.sampled_from([320_000, 400_000, 16_000_000]),
+        "kernels": st.sampled_from(["portable", "auto"]),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
+    class Worlds(dict[str, World]):
+        def __missing__(self, family: str) -> World:
+            root = tmp_path_factory.mktemp(family)
+            model = make_model(root / "model", family)
+            self[family] = World(model, Oracle(model), make_kinds(root, model))
+            return self[family]
+
+    return Worlds()
+
+
+def run(engine: Engine, world: World, arrivals: list[Arrival]) -> tuple[dict[str, list[int]], set[str]]:
+    """Tokens by request, and those that were aborted. The engine is checked after every step."""
+    prompts = prompts_of([arrival.length for arrival in arrivals])
+    answers: dict[str, list[int]] = {key: [] for key in prompts}
+    aborted: set[str] = set()
+    step = 0
+    while not engine.is_idle or any(arrival.start >= step for arrival in arrivals):
+        for key, arrival in zip(prompts, arrivals, strict=True):
+            if arrival.start == step:
+                command = request(
+                    key, world.choice(arrival.kind), max_tokens=arrival.max_tokens, payer=arrival.payer
+                )
+                engine.add(command, prompts[key])
+            if arrival.patience is not None and arrival.start + arrival.patience == step:
+                aborted |= {key} if engine.abort(key) is not None else set()
+        for output in engine.step():
+            assert isinstance(output, Chunk), output
+            answers[output.request_id] += output.token_ids
+        engine.check_integrity()
+        step += 1
+        if engine.is_stalled and not engine.is_idle:
+            assert engine._loaded.wait(30), "nobody will ever be served"
+    return answers, aborted
+
+
+def check(world: World, arrivals: list[Arrival], shortage: dict[str, Any]) -> None:
+    limits = dict(shortage)
+    num_blocks = limits.pop("num_positions") // limits["kv_block_size"] + 1
+    architecture = read_architecture(world.model)
+    block_bytes = bytes_per_block(architecture, limits["kv_block_size"], torch.float32)
+    block_bytes += PrefixCache.bytes_per_block(architecture.hidden_size)
+    limits |= {"kv_budget_bytes": num_blocks * block_bytes, "max_rank": 16}
+    engine = Engine(tiny_config(world.model, **limits))
+    try:
+        answers, aborted = run(engine, world, arrivals)
+    finally:
+        engine.close()
+    event(f"preempted: {engine.status().num_preemptions > 0}")
+    event(f"aborted: {bool(aborted)}")
+    prompts = prompts_of([arrival.length for arrival in arrivals])
+    for (key, prompt), arrival in zip(prompts.items(), arrivals, strict=True):
+        assert len(answers[key]) == arrival.max_tokens or key in aborted
+        if answers[key]:
+            world.oracle.check_greedy(prompt, answers[key], world.choice(arrival.kind))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(arrivals=ARRIVALS, shortage=SHORTAGES)
+def test_any_mix_under_any_shortage(
+    arrivals: list[Arrival], shortage: dict[str, Any], worlds: dict[str, World]
+) -> None:
+    check(worlds["llama"], arrivals, shortage)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(arrivals=ARRIVALS, shortage=SHORTAGES, family=st.sampled_from(FAMILIES))
+def test_any_mix_under_any_shortage_on_every_family(
+    arrivals: list[Arrival], shortage: dict[str, Any], family: str, worlds: dict[str, World]
+) -> None:
+    check(worlds[family], arrivals, shortage)
