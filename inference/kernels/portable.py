@@ -108,8 +108,8 @@ def gather(pages: Pages, block_tables: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values behind `block_tables` [n, num_blocks]: each [n, num_kv_heads, context, head_dim]."""
     count, width = block_tables.shape
     chosen = block_tables.flatten()
-    keys = pages.keys.index_select(0, chosen).unflatten(0, (count, width))
-    values = pages.values.index_select(0, chosen).unflatten(0, (count, width))
+    keys = pages.keys.index_select(0, chosen).view(count, width, *pages.keys.shape[1:])
+    values = pages.values.index_select(0, chosen).view(count, width, *pages.values.shape[1:])
     return keys.permute(0, 2, 1, 4, 3).flatten(2, 3), values.transpose(1, 2).flatten(2, 3)
 
 
