@@ -47,7 +47,7 @@ class GrammarState:
         self._matcher = matcher
 
     def allowed(self) -> bytes:
-        """A bit for each token, the least significant first. The end is allowed where an answer may end.
+        """A bit for each token or more, the lowest first. The end is allowed where an answer may end.
 
         Raises `GrammarTooComplexError`.
         """

@@ -98,16 +98,17 @@ def _adjust(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabul
 
 def _constrain(logits: Tensor, rows: Sequence[tuple[int, SamplingState]]) -> None:
     """Leave only what the grammars allow; nothing at all where one fails."""
-    num_bytes = -(-logits.shape[1] // 32) * 4
-    bits = np.zeros((len(rows), num_bytes), dtype=np.uint8)
+    vocab = logits.shape[1]
+    allowed = np.zeros((len(rows), vocab), dtype=np.uint8)
     for index, (_, state) in enumerate(rows):
         if state.grammar is None:
             continue
         try:
-            bits[index] = np.frombuffer(state.grammar.allowed(), dtype=np.uint8)
+            bits = np.frombuffer(state.grammar.allowed(), dtype=np.uint8)
         except GrammarTooComplexError as error:
             state.error = error
-    allowed = np.unpackbits(bits, axis=1, count=logits.shape[1], bitorder="little").view(np.bool_)
+        else:
+            allowed[index] = np.unpackbits(bits, count=vocab, bitorder="little")
     place = torch.tensor([row for row, _ in rows], device=logits.device)
-    forbidden = torch.from_numpy(~allowed).to(logits.device)
+    forbidden = torch.from_numpy(allowed == 0).to(logits.device)
     logits[place] = logits[place].masked_fill_(forbidden, -torch.inf)

@@ -14,10 +14,11 @@ from inference.errors import GrammarTooComplexError, InvalidRequestError, Invali
 from inference.protocol import Constraint, Generate, JsonSchema, Options, Regex, Sampling
 from inference.sampling import grammar, grammar_check
 from inference.sampling.grammar import GrammarCompiler
-from tests.fixtures_engine import run_all
+from tests.fixtures_engine import make_model, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from inference.engine import Engine
 
@@ -129,6 +130,15 @@ def test_patterns_and_options_are_kept_to(make_engine: Callable[..., Engine]) ->
     options = ("yes", 'no "é"\n')
     assert re.fullmatch(r"[a-f]{3}-\d+!", answer_to(engine, Regex(r"[a-f]{3}-\d+!")).text)
     assert {answer_to(engine, Options(options), seed=seed).text for seed in range(9)} == set(options)
+
+
+def test_tokens_that_only_pad_the_model_are_never_chosen(
+    tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    """A vocabulary of whole words of 32 bits, for which llguidance's masks are longer than others."""
+    engine = make_engine(make_model(tmp_path, vocab_size=288))
+    bias = dict.fromkeys(range(261, 288), 100.0)
+    assert re.fullmatch("[a-z]{20}", answer_to(engine, Regex("[a-z]{20}"), logit_bias=bias).text)
 
 
 def test_an_answer_may_be_cut_by_its_length_and_by_stop_strings(make_engine: Callable[..., Engine]) -> None:
