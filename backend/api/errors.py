@@ -73,8 +73,8 @@ HEADERS: Mapping[int, Mapping[str, str]] = {
 # Parameters of OpenAI's API that we know and do not support: refused by name, as unknown ones are.
 UNSUPPORTED = frozenset(
     {
-        *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "modalities"),
-        *("moderation", "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key"),
+        *("audio", "function_call", "functions", "logprobs", "modalities"),
+        *("moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"),
         *("prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier"),
         *("service_tier", "store", "tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from backend.domain.ids import Hash32
@@ -31,14 +32,7 @@ class EngineGateway:
         chunks = self._client.generate(
             messages=_messages(chat.turns),
             adapter=_adapter(chat.adapter),
-            sampling=Sampling(
-                max_tokens=chat.sampling.max_tokens,
-                temperature=chat.sampling.temperature,
-                top_p=chat.sampling.top_p,
-                top_k=chat.sampling.top_k,
-                seed=chat.sampling.seed,
-                stop=chat.sampling.stop,
-            ),
+            sampling=Sampling(**asdict(chat.sampling)),  # the port uses the engine's names
             probe=chat.probe,
             request_id=chat.id,
             payer=chat.payer,

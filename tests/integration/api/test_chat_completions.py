@@ -247,6 +247,8 @@ def test_a_thawing_channel_and_a_used_up_session_are_a_402(api: Api) -> None:
         ({"temperature": 2.1}, "temperature", "invalid_parameter"),
         ({"temperature": "1"}, "temperature", "invalid_parameter"),
         ({"top_p": 0}, "top_p", "invalid_parameter"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_parameter"),
+        ({"logit_bias": {"7": 101}}, "logit_bias.7", "invalid_parameter"),
         ({"max_tokens": 0}, "max_tokens", "invalid_parameter"),
         ({"messages": []}, "messages", "invalid_parameter"),
         ({"messages": None}, "messages", "missing_parameter"),
@@ -308,11 +310,14 @@ def test_parts_of_text_and_developer_messages_are_understood(api: Api) -> None:
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
     ]
     api.openai.chat.completions.create(
-        **chat(api, messages=messages, stop="x", extra_body={"top_k": 5}, metadata={"a": "b"})
+        **chat(api, messages=messages, stop="x", extra_body={"top_k": 5}, metadata={"a": "b"}),
+        logit_bias={"7": -2},
+        frequency_penalty=0.5,
     )
     (sent,) = api.installation.engine.chats
     assert [(turn.role, turn.content) for turn in sent.turns] == [("system", "be brief"), ("user", "ab")]
     assert (sent.sampling.stop, sent.sampling.top_k) == (("x",), 5)
+    assert (sent.sampling.logit_bias, sent.sampling.frequency_penalty) == ({7: -2}, 0.5)
 
 
 def test_models_are_listed_in_openais_shape(api: Api) -> None:

@@ -18,7 +18,7 @@ from backend.engine.gateway import EngineGateway
 from backend.ports.engine import AdapterFolder, Chat, Turn
 from backend.ports.engine import Sampling as PortSampling
 from inference import protocol
-from inference.protocol import AdapterRef, Chunk, EmbedItem, Message, Sampling
+from inference.protocol import AdapterRef, Chunk, EmbedItem, JsonSchema, Message, Options, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -136,6 +136,7 @@ async def test_an_aborted_embedding_stops_its_work_without_a_word(engine_socket:
         ({"prompt": "x", "adapter": AdapterRef("0" * 64, "/nowhere")}, "adapter_file_missing"),
         ({"prompt": "x", "adapter": AdapterRef("zero", "/nowhere")}, "invalid_request"),
         ({"prompt": "x", "sampling": Sampling(top_p=7.0)}, "invalid_request"),
+        ({"prompt": "x", "sampling": Sampling(constraint=JsonSchema('{"not": {}}'))}, "invalid_schema"),
     ],
 )
 async def test_a_request_at_fault_is_invalid_input_with_the_engines_code(
@@ -241,6 +242,34 @@ async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter:
     assert len(pieces[-1].probe) == 64
     assert (await gateway.count_tokens(chat.turns)).max_context == 512
     assert await gateway.active_adapters() == [folder.digest]
+
+
+async def test_the_gateways_parameters_are_the_engines(client: EngineClient) -> None:
+    """One token is so likely that only its penalty can end it."""
+    sampling = PortSampling(
+        max_tokens=4,
+        temperature=0.0,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=2.0,
+        frequency_penalty=0.5,
+        logit_bias={70: 100.0, 71: 99.0},
+    )
+    pieces = [
+        piece async for piece in EngineGateway(client).answer(Chat("c", (Turn("user", "x"),), sampling))
+    ]
+    text = "".join(piece.text for piece in pieces)
+    assert text[0] != text[1]
+    assert set(text[:2]) == set(text)
+
+
+async def test_constrained_answers_and_logprobs_cross_the_socket(client: EngineClient) -> None:
+    sampling = Sampling(constraint=Options(("left", "right")), logprobs=2)
+    chunks = [chunk async for chunk in client.generate(prompt="x", sampling=sampling)]
+    assert "".join(chunk.text for chunk in chunks) in {"left", "right"}
+    spelled = b"".join(each.chosen.token for chunk in chunks[:-1] for each in chunk.logprobs)
+    assert spelled.decode() in {"left", "right"}
+    assert all(len(chunk.logprobs[0].top) == 2 for chunk in chunks)
 
 
 def test_the_client_does_not_import_torch() -> None:
