@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.errors import NumericalError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
     from inference.protocol import AdapterRef, ProbeStates
+    from tests.fixtures_engine import Oracle
 
 COMMON = "You are a poet who answers in verse. "
 PROBE_TOLERANCE = 1e-4  # fp32, sums taken in another order
@@ -129,6 +131,39 @@ def test_preempted_requests_come_back_behind_what_is_left_of_their_own(
             assert close(answer.last.probe, expected[key].last.probe)
             assert answer.last.cached_prompt_tokens < answer.last.prompt_tokens
     assert engine.status().num_preemptions > 0
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    num_common=st.integers(0, 40),
+    tails=st.lists(st.integers(1, 20), min_size=3, max_size=7),
+    max_step_tokens=st.sampled_from([5, 64]),
+    kv_block_size=st.sampled_from([1, 4, 16]),
+    seed=st.integers(0, 1000),
+)
+def test_answers_behind_shared_prefixes_are_those_of_transformers(
+    num_common: int,
+    tails: list[int],
+    max_step_tokens: int,
+    kv_block_size: int,
+    seed: int,
+    llama_adapters: list[AdapterRef],
+    llama_oracle: Oracle,
+    make_engine: Callable[..., Engine],
+) -> None:
+    """In a cache that holds two sequences and a half, so that much is evicted and some preempted."""
+    rng = random.Random(seed)
+    common = [rng.randrange(5, 260) for _ in range(num_common)]
+    prompts = {str(i): common + [rng.randrange(5, 260) for _ in range(n)] for i, n in enumerate(tails)}
+    adapters = [None, llama_adapters[0]]
+    commands = [greedy(key, adapter=adapters[int(key) % 2], max_tokens=12) for key in prompts]
+    bytes_per_token = 512 + 256 // kv_block_size
+    engine = make_engine(
+        kv_budget_bytes=180 * bytes_per_token, kv_block_size=kv_block_size, max_step_tokens=max_step_tokens
+    )
+    for _ in range(2):
+        for key, answer in run_all(engine, *commands, prompts=prompts).items():
+            llama_oracle.check_greedy(prompts[key], answer.token_ids, adapters[int(key) % 2])
 
 
 def test_neither_adapters_nor_payers_share(
