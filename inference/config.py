@@ -23,7 +23,8 @@ class EngineConfig:
     dtype: DType = "bfloat16"
     quantization: Quantization = "none"  # of the decoder's linear layers
     device: str = "cpu"
-    num_threads: int = 2
+    num_threads: int = 2  # of each rank
+    tensor_parallel: int = 1  # processes among which every layer is divided
     kernels: KernelChoice = "auto"
     max_context: int | None = None  # None: what the model and the KV budget allow
     max_running: int = 32
@@ -41,9 +42,11 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         limits = ("max_running", "max_waiting", "max_waiting_tokens", "max_step_tokens")
-        for name in ("num_threads", "kv_block_size", *limits):
+        for name in ("num_threads", "tensor_parallel", "kv_block_size", *limits):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.tensor_parallel > 1 and (self.device != "cpu" or self.quantization != "none"):
+            raise ValueError("tensor_parallel divides weights in 16 or 32 bits, on CPUs")
         if self.max_rank > self.num_adapter_rows:
             raise ValueError(f"max_rank {self.max_rank} exceeds num_adapter_rows {self.num_adapter_rows}")
         if self.num_adapter_slots < 1 or self.num_loader_threads < 1:

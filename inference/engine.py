@@ -20,14 +20,15 @@ from inference.errors import (
     NumericalError,
     OverloadedError,
 )
-from inference.kernels.choice import choose_kernels
 from inference.line import Line
 from inference.lora.host import AdapterHost
 from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
-from inference.model.kv_cache import KVCache, bytes_per_block
-from inference.model.loader import BaseWeights, load_decoder
+from inference.model.kv_cache import bytes_per_block
+from inference.model.loader import BaseWeights
 from inference.model.sources import model_name
+from inference.parallel.leader import lead
+from inference.parallel.shards import Shard
 from inference.prefix import PrefixCache
 from inference.probe import ProbeSums
 from inference.protocol import (
@@ -40,7 +41,6 @@ from inference.protocol import (
     Status,
 )
 from inference.request import Request
-from inference.runner import Runner
 from inference.sampling.grammar import GrammarCompiler
 from inference.sampling.sampler import NOT_FINITE, Choice, choose
 from inference.sampling.state import SamplingState, checked
@@ -92,7 +92,8 @@ class Engine:
         self.architecture = read_architecture(config.model_path)
         self.base_model_digest = base_model_digest(config.model_path)
         self.tokenizer = ChatTokenizer(config.model_path)
-        num_bytes = bytes_per_block(self.architecture, config.kv_block_size, dtype)
+        own = Shard(0, config.tensor_parallel).architecture(self.architecture)
+        num_bytes = bytes_per_block(own, config.kv_block_size, dtype)
         num_bytes += PrefixCache.bytes_per_block(self.architecture.hidden_size)
         num_blocks = config.kv_budget_bytes // num_bytes
         self._blocks = BlockManager(num_blocks, config.kv_block_size)
@@ -100,14 +101,11 @@ class Engine:
         self._loaded = threading.Event()
         self._on_loaded = on_loaded
         weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
-        kernels = choose_kernels(config.kernels, dtype, config.device)
-        decoder = load_decoder(weights, self.max_context, config.device, kernels)
-        self._adapters = AdapterHost(config, weights, self.base_model_digest, self._wake)
-        cache = KVCache(self.architecture, num_blocks, config.kv_block_size, dtype, config.device)
+        self._followers, arena, self._runner = lead(config, weights, self.max_context, num_blocks)
+        self._adapters = AdapterHost(config, weights, self.base_model_digest, arena, self._wake)
         self._prefixes = PrefixCache(
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
         )
-        self._runner = Runner(decoder, cache, self._adapters, kernels)
         self._line = Line(config.max_waiting, config.max_waiting_tokens)
         self._scheduler = Scheduler(
             self._blocks, self._adapters, self._line, config.max_running, config.max_step_tokens, clock
@@ -262,6 +260,7 @@ class Engine:
 
     def close(self) -> None:
         self._adapters.registry.close()
+        self._followers.close()
 
     def _wake(self) -> None:
         self._loaded.set()

@@ -114,6 +114,13 @@ class ModelNotFoundError(InferenceError):
     code = "model_not_found"
 
 
+class RankLostError(InferenceError):
+    """One of the processes that compute the model together has ended or is silent; the engine ends too."""
+
+    code = "rank_lost"
+    is_retryable = True
+
+
 class KernelBuildError(InferenceError):
     code = "kernels_unavailable"
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from inference.errors import AdapterError, AdapterTooLargeError
 from inference.lora.adapter import Adapter, load_adapter
 from inference.lora.header import max_header_bytes
-from inference.lora.layers import AdapterArena, StepAdapters
 from inference.lora.registry import AdapterRegistry
-from inference.lora.segments import BASE_SLOT, find_segments
+from inference.lora.segments import BASE_SLOT
 from inference.lora.slots import AdapterSlots
 from inference.lora.stack import Stack, stack_blend, stack_one
 from inference.lora.tensors import TENSORS_PER_LINEAR
@@ -19,10 +18,10 @@ from inference.model.architecture import PARENT_BY_LINEAR
 from inference.protocol import AdapterBlend, AdapterRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from inference.config import EngineConfig
-    from inference.kernels.interface import Kernels
+    from inference.lora.layers import AdapterArena
     from inference.model.architecture import Architecture
     from inference.model.loader import BaseWeights
 
@@ -31,14 +30,17 @@ class AdapterHost:
     """Host registry, device slots and the arena behind them."""
 
     def __init__(
-        self, config: EngineConfig, base: BaseWeights, base_digest: str, on_loaded: Callable[[], None]
+        self,
+        config: EngineConfig,
+        base: BaseWeights,
+        base_digest: str,
+        arena: AdapterArena,
+        on_loaded: Callable[[], None],
     ) -> None:
         def load(ref: AdapterRef, max_bytes: int) -> Adapter:
             return load_adapter(Path(ref.path), ref.digest, base, base_digest, config.max_rank, max_bytes)
 
-        self.arena = AdapterArena(
-            base.architecture, config.num_adapter_rows, config.num_adapter_slots, base.dtype, config.device
-        )
+        self.arena = arena
         self.slots = AdapterSlots(self.arena, config.num_adapter_slots)
         # Files hold 16 bits a weight at least, so A and B grow by this at most.
         growth = max(1.0, base.dtype.itemsize / 2)
@@ -84,17 +86,6 @@ class AdapterHost:
         """What was refused since the last call: an adapter, and with it all that contain it, or a blend."""
         failures, self._failures = self._failures, []
         return [*failures, *self.registry.take_failures()]
-
-    def for_step(
-        self, runs: Iterable[tuple[int, int]], num_tokens: int, kernels: Kernels
-    ) -> StepAdapters | None:
-        """Deltas of a batch made of `runs` of (slot, num_tokens); None if all of it is on the base model."""
-        segments = find_segments(runs, self.slots.rows_by_slot)
-        if not segments:
-            return None
-        targets = frozenset[tuple[int, str]]().union(*(self.slots.targets(s.slot) for s in segments))
-        batch = kernels.lora_batch(segments, num_tokens)
-        return StepAdapters(self.arena, batch, targets, self.arena.gains.for_step(segments, num_tokens))
 
     def check_integrity(self, slots_in_use: Sequence[int], waiting_digests: set[str]) -> None:
         """Raises `AssertionError`."""

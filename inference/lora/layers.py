@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 
 from inference.kernels.interface import LoraPart
 from inference.lora.gains import GainTable
+from inference.lora.segments import find_segments
 from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS
 from inference.model.memory import lazy_zeros
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
     from torch import Tensor
 
-    from inference.kernels.interface import LoraBatch
+    from inference.kernels.interface import Kernels, LoraBatch
     from inference.lora.gains import StepGains
     from inference.lora.stack import Stack
     from inference.model.architecture import Architecture
@@ -36,6 +39,8 @@ class AdapterArena:
         device: torch.device | str,
     ) -> None:
         self.num_rows = num_rows
+        self._rows_by_slot: list[slice | None] = [None] * num_slots
+        self._targets_by_slot: dict[int, frozenset[tuple[int, str]]] = {}
         self.gains = GainTable(architecture, num_slots, device)
         self._shrink: dict[tuple[int, str], Tensor] = {}
         self._expand: dict[tuple[int, str], Tensor] = {}
@@ -63,10 +68,25 @@ class AdapterArena:
             shrink[row : rows.stop].zero_()
             expand[row : rows.stop].zero_()
         self.gains.write(slot, stack.gains)
+        self._rows_by_slot[slot] = rows
+        self._targets_by_slot[slot] = stack.targets
 
     def erase(self, slot: int) -> None:
         """The slot is empty now. Its rows are left as they are: whoever gets them overwrites them."""
         self.gains.erase(slot)
+        self._rows_by_slot[slot] = None
+        self._targets_by_slot.pop(slot, None)
+
+    def for_step(
+        self, runs: Iterable[tuple[int, int]], num_tokens: int, kernels: Kernels
+    ) -> StepAdapters | None:
+        """Deltas of a batch made of `runs` of (slot, num_tokens); None if all of it is on the base model."""
+        segments = find_segments(runs, self._rows_by_slot)
+        if not segments:
+            return None
+        targets = frozenset[tuple[int, str]]().union(*(self._targets_by_slot[s.slot] for s in segments))
+        batch = kernels.lora_batch(segments, num_tokens)
+        return StepAdapters(self, batch, targets, self.gains.for_step(segments, num_tokens))
 
     def part(self, layer: int, name: str) -> LoraPart:
         return self._parts[layer, name]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 class _Slot:
     digest: str
     rows: slice
-    targets: frozenset[tuple[int, str]]
     num_users: int
     last_used: int
 
@@ -32,13 +31,6 @@ class AdapterSlots:
     @property
     def active_digests(self) -> list[str]:
         return list(self._slot_by_digest)
-
-    @property
-    def rows_by_slot(self) -> list[slice | None]:
-        return [None if slot is None else slot.rows for slot in self._slots]
-
-    def targets(self, slot: int) -> frozenset[tuple[int, str]]:
-        return self._held(slot).targets
 
     def is_active(self, digest: str) -> bool:
         return digest in self._slot_by_digest
@@ -57,7 +49,7 @@ class AdapterSlots:
                 return None
             number, rows = place
             self._arena.write(stack, number, rows)
-            self._slots[number] = _Slot(stack.digest, rows, stack.targets, 0, self._clock)
+            self._slots[number] = _Slot(stack.digest, rows, 0, self._clock)
             self._slot_by_digest[stack.digest] = number
         return self._use(number)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inference.model.attention import AttentionPlan
     from inference.model.kv_cache import KVCache
     from inference.model.linear import Projection
+    from inference.parallel.collective import Collective
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,13 @@ class Decoder:
         dtype: torch.dtype,
         device: str,
         kernels: Kernels,
+        collective: Collective,
     ) -> None:
+        """`architecture` and `weights` are those of one rank; `collective` sums over all of them."""
         self._architecture = architecture
         self._weights = weights
         self._kernels = kernels
+        self._sum = collective.all_reduce
         self._rotary = RotaryTable(architecture, max_context, dtype, device)
 
     @property
@@ -114,11 +118,11 @@ class Decoder:
         qkv = _project(layer.qkv, index, "qkv", states, batch.adapters)
         queries = self._kernels.rotate_and_store(qkv, norms, rotation, batch.kv_slots, pages)
         mixed = attend(queries, pages, batch.attention, self._kernels)
-        return _project(layer.o, index, "o", mixed, batch.adapters)
+        return self._sum(_project(layer.o, index, "o", mixed, batch.adapters))
 
     def _mlp(self, index: int, layer: DecoderLayer, states: Tensor, adapters: AdapterDeltas | None) -> Tensor:
         gated = self._kernels.silu_gate(_project(layer.gate_up, index, "gate_up", states, adapters))
-        return _project(layer.down, index, "down", gated, adapters)
+        return self._sum(_project(layer.down, index, "down", gated, adapters))
 
     def _add_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor) -> Tensor:
         return self._kernels.add_rms_norm(hidden, delta, weight, self._architecture.rms_norm_eps)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from inference.config import Quantization
     from inference.kernels.interface import Kernels
     from inference.model.linear import Projection
+    from inference.parallel.collective import Collective
+    from inference.parallel.shards import Shard
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -75,23 +77,29 @@ class BaseWeights:
         return self.checkpoint.tensor(name, shape, self.dtype)
 
 
-def load_decoder(weights: BaseWeights, max_context: int, device: str, kernels: Kernels) -> Decoder:
-    """Raises `ModelNotFoundError`, `UnsupportedModelError`."""
+def load_decoder(
+    weights: BaseWeights, max_context: int, device: str, kernels: Kernels, collective: Collective
+) -> Decoder:
+    """The decoder of one rank, which holds its share of the linear layers and all of the rest.
+
+    Raises `ModelNotFoundError`, `UnsupportedModelError`.
+    """
     architecture = weights.architecture
     shape = (architecture.vocab_size, architecture.hidden_size)
     embedding = weights.tensor(_EMBEDDING, *shape).to(device)
     head = embedding if architecture.has_tied_head else weights.tensor(_HEAD, *shape).to(device)
     parts = DecoderWeights(
         embedding=embedding,
-        layers=[_layer(weights, index, device) for index in range(architecture.num_layers)],
+        layers=[_layer(weights, index, device, collective.shard) for index in range(architecture.num_layers)],
         final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
         head=make_linear(head, None),
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
-    return Decoder(architecture, parts, max_context, weights.dtype, device, kernels)
+    own = collective.shard.architecture(architecture)
+    return Decoder(own, parts, max_context, weights.dtype, device, kernels, collective)
 
 
-def _layer(weights: BaseWeights, index: int, device: str) -> DecoderLayer:
+def _layer(weights: BaseWeights, index: int, device: str, shard: Shard) -> DecoderLayer:
     architecture = weights.architecture
 
     def norm(name: str, width: int) -> Tensor:
@@ -100,7 +108,7 @@ def _layer(weights: BaseWeights, index: int, device: str) -> DecoderLayer:
     def head_norm(name: str) -> Tensor | None:
         return norm(f"self_attn.{name}", architecture.head_dim) if architecture.has_head_norms else None
 
-    fused = {name: _fuse(weights, index, name, device) for name in PROJECTIONS}
+    fused = {name: _fuse(weights, index, name, device, shard) for name in PROJECTIONS}
     return DecoderLayer(
         input_norm=norm("input_layernorm", architecture.hidden_size),
         query_norm=head_norm("q_norm"),
@@ -110,10 +118,11 @@ def _layer(weights: BaseWeights, index: int, device: str) -> DecoderLayer:
     )
 
 
-def _fuse(weights: BaseWeights, index: int, projection: str, device: str) -> Projection:
+def _fuse(weights: BaseWeights, index: int, projection: str, device: str, shard: Shard) -> Projection:
     linears = PROJECTIONS[projection]
-    matrices = [weights.original(index, linear) for linear in linears]
-    biases = [bias for linear in linears if (bias := weights.linear_bias(index, linear)) is not None]
+    matrices = [shard.weight(linear, weights.original(index, linear)) for linear in linears]
+    own = [shard.bias(linear, weights.linear_bias(index, linear)) for linear in linears]
+    biases = [bias for bias in own if bias is not None]
     if biases and len(biases) != len(matrices):
         raise UnsupportedModelError(f"layer {index}: only some parts of {projection} have a bias")
     bias = torch.cat(biases).to(device) if biases else None

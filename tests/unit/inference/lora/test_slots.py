@@ -58,9 +58,9 @@ def test_rows_of_adapters_in_use_are_never_touched(
             number, _ = uses.pop(n % len(uses))
             slots.release(number)
         for number, used in uses:
-            place = slots.rows_by_slot[number]
+            place = slots._slots[number]
             assert place is not None
-            assert rows.owner[place] == [used.digest] * used.rank
+            assert rows.owner[place.rows] == [used.digest] * used.rank
         slots.check_integrity(Counter(number for number, _ in uses))
 
 

@@ -1,0 +1,109 @@
+"""The ranks' shares add up to the whole."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.layout import Span, StepLayout
+from inference.lora.adapter import Adapter, LoraPair, OutputGain
+from inference.lora.stack import Stack, stack_one
+from inference.model.architecture import PARENT_BY_LINEAR
+from inference.parallel.messages import (
+    Erase,
+    Forward,
+    Message,
+    Start,
+    pack_stack,
+    read_message,
+    unpack_stack,
+    write_message,
+)
+from inference.parallel.shards import WHOLE, Shard
+
+NARROWING = ("o_proj", "down_proj")
+
+
+def random_stack(linear: str) -> Stack:
+    torch.manual_seed(0)
+    gain = OutputGain(torch.rand(12) + 0.5, torch.randn(12))
+    return stack_one(
+        Adapter("a", {(3, linear): LoraPair(torch.randn(2, 8), torch.randn(2, 12), gain)}, 0, 1.0)
+    )
+
+
+@pytest.mark.parametrize("linear", PARENT_BY_LINEAR)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_shares_of_a_linear_layer_and_its_adapter_give_the_whole_output(linear: str, size: int) -> None:
+    stack = random_stack(linear)
+    weight, bias, states = torch.randn(12, 8), torch.randn(12), torch.randn(5, 8)
+    outputs = [
+        share_of_output(Shard(rank, size), linear, weight, bias, states, stack) for rank in range(size)
+    ]
+    expected = share_of_output(WHOLE, linear, weight, bias, states, stack)
+    given_back = sum(outputs) if linear in NARROWING else torch.cat(outputs, dim=1)
+    torch.testing.assert_close(given_back, expected)
+
+
+def share_of_output(
+    shard: Shard, linear: str, weight: torch.Tensor, bias: torch.Tensor, states: torch.Tensor, stack: Stack
+) -> torch.Tensor:
+    if linear in NARROWING:
+        states = states.chunk(shard.size, dim=1)[shard.rank]
+    pair = shard.stack(stack).parts[0][0].pairs[3, linear]
+    output = torch.nn.functional.linear(states, shard.weight(linear, weight), shard.bias(linear, bias))
+    output = pair.gain.factor * (output + states @ pair.shrink.T @ pair.expand)
+    return output if pair.gain.offset is None else output + pair.gain.offset
+
+
+@pytest.mark.parametrize("linear", ["q_proj", "o_proj"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_share_arrives_as_it_was_sent(linear: str, rank: int) -> None:
+    sent = Shard(rank, 2).stack(random_stack(linear))
+    sent = Stack("b", [*sent.parts, (sent.parts[0][0], -0.5)], 4)
+    message = sent_and_read(pack_stack(sent, slot=5, first_row=7))
+    assert (message.slot, message.first_row, message.rank) == (5, 7, 4)
+    stack = unpack_stack(message)
+    assert (stack.targets, [weight for _, weight in stack.parts]) == (sent.targets, [1.0, -0.5])
+    for (got, _), (expected, _) in zip(stack.parts, sent.parts, strict=True):
+        pairs = got.pairs[3, linear], expected.pairs[3, linear]
+        assert torch.equal(pairs[0].shrink, pairs[1].shrink)
+        assert torch.equal(pairs[0].expand, pairs[1].expand)
+        assert torch.equal(pairs[0].gain.factor, pairs[1].gain.factor)
+        assert (pairs[0].gain.offset is None) == (pairs[1].gain.offset is None)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Span, st.integers(-1, 9), st.integers(1, 99), st.integers(1, 99), st.lists(st.integers(0, 9))
+        )
+    )
+)
+def test_layouts_arrive_as_they_were_sent(spans: list[Span]) -> None:
+    message = Forward(StepLayout([1, 2], spans, [3]))
+    assert sent_and_read(message) == message
+
+
+def test_other_messages_arrive_as_they_were_sent() -> None:
+    for message in (Erase(3), Start({"a": 1, "b": "x", "c": None}, 1, "/tmp/r", 64, 8)):  # noqa: S108  # a name
+        assert sent_and_read(message) == message
+
+
+@pytest.mark.parametrize("length", [0, 3, 9])
+def test_a_pipe_that_ends_within_a_message_has_ended(length: int) -> None:
+    file = io.BytesIO()
+    write_message(file, Erase(3))
+    assert read_message(io.BytesIO(file.getvalue()[:length])) is None
+
+
+def sent_and_read(message: Message) -> Any:
+    file = io.BytesIO()
+    write_message(file, message)
+    file.seek(0)
+    return read_message(file)
