@@ -139,12 +139,15 @@ class Engine:
         """Accept a request. `prompt_token_ids` and `grammar`, the compiled constraint, save doing here what
         the caller has done.
 
-        Raises `InvalidRequestError`, `InvalidSchemaError`, `ContextLengthExceededError`, `OverloadedError`.
+        Raises `InvalidRequestError`, `InvalidSchemaError`, `UnsupportedModelError`,
+        `ContextLengthExceededError`, `OverloadedError`.
         """
         sampling = checked(command.sampling, self.vocabulary.size)
         prompt = list(prompt_token_ids or self.tokenizer.encode_prompt(command.messages, command.prompt))
         if sampling.constraint is not None and grammar is None:
             grammar = self.grammars.compile(sampling.constraint)
+        if sampling.logprobs is not None:
+            self.vocabulary.warm_up()
         self._accept(
             Request(
                 request_id=command.request_id,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.config import EngineConfig
-from inference.errors import InferenceError, OverloadedError, SocketTakenError
+from inference.errors import InferenceError, OverloadedError, SocketTakenError, UnsupportedModelError
 from inference.model.sources import resolve_model
 from inference.protocol import Error, encode_frame
 from inference.session import Session
@@ -44,7 +44,10 @@ class EngineServer:
 
     def __init__(self, config: EngineConfig) -> None:
         self._worker = EngineWorker(config)
-        self._worker.engine.vocabulary.warm_up()
+        try:
+            self._worker.engine.vocabulary.warm_up()
+        except UnsupportedModelError as error:  # everything else is still served
+            logger.warning("%s", error)
         self._tokenizers = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler")
         self._sessions: dict[int, Session] = {}

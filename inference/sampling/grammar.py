@@ -75,7 +75,7 @@ class GrammarCompiler:
     def compile(self, constraint: Constraint) -> Grammar:
         """Up to a second of computing time, in another process, for a constraint not seen lately.
 
-        Raises `InvalidSchemaError`.
+        Raises `InvalidSchemaError`, `UnsupportedModelError`.
         """
         with self._lock:
             found = self._cache.pop(constraint, None)

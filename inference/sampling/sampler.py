@@ -87,7 +87,8 @@ def _adjust(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabul
         _constrain(logits, constrained)
     short = [row for row, state in adjusted if state.forbids_end]
     if short:
-        logits[torch.tensor(short).unsqueeze(1), torch.tensor(sorted(vocabulary.end_token_ids))] = -torch.inf
+        ends = torch.tensor(sorted(vocabulary.end_token_ids), dtype=torch.long)
+        logits[torch.tensor(short).unsqueeze(1), ends] = -torch.inf
     biased = [(row, state.sampling.logit_bias) for row, state in adjusted if state.sampling.logit_bias]
     if biased:
         add_bias(logits, *zip(*biased, strict=True))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from llguidance import LLTokenizer
 
+from inference.errors import UnsupportedModelError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,11 +24,23 @@ class Vocabulary:
 
     @cached_property
     def trie(self) -> LLTokenizer:
-        """Building it holds the interpreter's lock for about half a second."""
-        return LLTokenizer(self._tokenizer_json(), n_vocab=self.size, eos_token=sorted(self.end_token_ids))
+        """Building it holds the interpreter's lock for about half a second.
+
+        Raises `UnsupportedModelError` for a tokenizer without an end or that llguidance cannot read.
+        """
+        try:
+            return LLTokenizer(
+                self._tokenizer_json(), n_vocab=self.size, eos_token=sorted(self.end_token_ids)
+            )
+        except ValueError as error:
+            reason = f"constraints and log-probabilities need the bytes of this model's tokens: {error}"
+            raise UnsupportedModelError(reason) from error
 
     def warm_up(self) -> None:
-        """Build what is otherwise built on first use, in the middle of everybody's answers."""
+        """Build what is otherwise built on first use, in the middle of everybody's answers.
+
+        Raises `UnsupportedModelError`.
+        """
         _ = self.trie
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -132,6 +132,12 @@ def test_logprobs_are_the_models_own_whatever_is_done_to_the_logits() -> None:
     assert plain.logprobs.top[0] == plain.logprobs.chosen
 
 
+def test_a_least_length_without_an_end_changes_nothing() -> None:
+    rows = LOGITS.clone().unsqueeze(0)
+    (choice,) = choose(rows, [state(min_tokens=2)], Vocabulary(VOCAB, frozenset(), lambda: ""))
+    assert choice.token_id == 0
+
+
 def test_zero_alternatives_give_the_chosen_token_alone() -> None:
     (choice,) = choose(LOGITS.clone().unsqueeze(0), [state(logprobs=0)], vocabulary())
     assert (choice.logprobs.chosen.token, choice.logprobs.top) == (b"\x00", [])
