@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
     from inference.config import EngineConfig
     from inference.engine import Engine
-    from inference.protocol import AdapterRef, EmbedItem, ProbeStates
+    from inference.protocol import AdapterBlend, AdapterRef, EmbedItem, ProbeStates
 
 
-def embed(engine: Engine, items: Sequence[EmbedItem], adapter: AdapterRef | None = None) -> list[ProbeStates]:
+def embed(
+    engine: Engine, items: Sequence[EmbedItem], adapter: AdapterRef | AdapterBlend | None = None
+) -> list[ProbeStates]:
     """States of prompts and answers, in the order of `items`, as `Generate(probe=True)` returns them.
 
     The engine must be idle. Raises the `InferenceError` of the first item that fails; the rest is aborted.

@@ -11,7 +11,7 @@ from torch import Tensor
 from inference.model.architecture import PROJECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from inference.lora.adapter import OutputGain
     from inference.lora.segments import Segment
@@ -65,6 +65,8 @@ class GainTable:
 
     def for_step(self, segments: Sequence[Segment], num_tokens: int) -> StepGains | None:
         """None if no adapter of the step scales anything."""
+        if not self._scaled:
+            return None
         scaled = frozenset[tuple[int, str]]().union(*(self.scaled(segment.slot) for segment in segments))
         if not scaled:
             return None
@@ -76,6 +78,13 @@ class GainTable:
     def rows(self, layer: int, projection: str) -> tuple[Tensor, Tensor | None]:
         """Factors, and offsets if the projection has a bias, each [num_slots + 1, out_features]."""
         return self._factors[layer, projection], self._offsets.get((layer, projection))
+
+    def check_integrity(self, active_slots: Collection[int]) -> None:
+        """Raises `AssertionError` when gains outlive their adapter, or memory outlives all gains."""
+        if not self._scaled.keys() <= set(active_slots):
+            raise AssertionError(f"gains in slots {set(self._scaled)}, active are {set(active_slots)}")
+        if not self._scaled and self.num_bytes:
+            raise AssertionError(f"gains take {self.num_bytes} bytes though no adapter has any")
 
     def _table(self, tables: dict[tuple[int, str], Tensor], key: tuple[int, str], neutral: float) -> Tensor:
         if key not in tables:

@@ -286,6 +286,12 @@ WEIGHTS = {
     "another width than the base's": Hostile(
         tensors(lambda values: values.update({LORA_A: values[LORA_A][:, :32]})), errors.AdapterWrongBaseError
     ),
+    "a rank of ten thousand": Hostile(
+        tensors(
+            lambda values: values.update({LORA_A: torch.ones(10_000, 64), LORA_B: torch.ones(64, 10_000)})
+        ),
+        errors.AdapterTooLargeError,
+    ),
     "a layer that is not there": Hostile(
         tensors(lambda values: values.update({LORA_A.replace("layers.0", "layers.7"): values[LORA_A]})),
         errors.AdapterWrongBaseError,

@@ -75,10 +75,11 @@ def test_a_quantised_engine_equals_one_on_the_weights_that_are_stood_for(
         None,
         make_adapter(tmp_path / "a", model),
         make_adapter(tmp_path / "b", model, rank=9, seed=2),
+        make_adapter(tmp_path / "c", model, use_dora=True, seed=3),
     ]
     oracle = Oracle(dequantised(model, tmp_path / "served", quantization))
     engine = make_engine(model, quantization=quantization)
-    prompts = {str(i): list(range(30, 30 + n)) for i, n in enumerate((1, 40, 7))}
+    prompts = {str(i): list(range(30, 30 + n)) for i, n in enumerate((1, 40, 7, 12))}
     answers = run_all(engine, *(greedy(key, adapter=adapters[int(key)]) for key in prompts), prompts=prompts)
     for key, prompt in prompts.items():
         oracle.check_greedy(prompt, answers[key].token_ids, adapters[int(key)])
