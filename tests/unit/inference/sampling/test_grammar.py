@@ -222,7 +222,7 @@ def test_a_schema_that_crashes_the_compiler_is_refused(make_engine: Callable[...
     "schema",
     [
         {"type": "integer", "multipleOf": 99_999_999},
-        {"allOf": [{"type": "integer", "multipleOf": prime} for prime in (7901, 7907, 7919)]},
+        {"allOf": [{"type": "integer", "multipleOf": prime} for prime in (83, 89, 97)]},
     ],
 )
 def test_a_schema_that_would_compile_for_ever_is_refused(
