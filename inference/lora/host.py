@@ -90,8 +90,7 @@ class AdapterHost:
     def check_integrity(self, slots_in_use: Sequence[int], waiting_digests: set[str]) -> None:
         """Raises `AssertionError`."""
         self.slots.check_integrity(Counter(slot for slot in slots_in_use if slot != BASE_SLOT))
-        rows_by_slot = self.slots.rows_by_slot
-        self.arena.gains.check_integrity([slot for slot, rows in enumerate(rows_by_slot) if rows is not None])
+        self.arena.check_integrity(self.slots.rows_by_slot)
         self.registry.check_integrity(waiting_digests)
 
     def _want(self, choice: AdapterRef | AdapterBlend) -> list[Adapter | None]:

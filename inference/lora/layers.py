@@ -16,7 +16,7 @@ from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS
 from inference.model.memory import lazy_zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import torch
     from torch import Tensor
@@ -87,6 +87,12 @@ class AdapterArena:
         targets = frozenset[tuple[int, str]]().union(*(self._targets_by_slot[s.slot] for s in segments))
         batch = kernels.lora_batch(segments, num_tokens)
         return StepAdapters(self, batch, targets, self.gains.for_step(segments, num_tokens))
+
+    def check_integrity(self, rows_by_slot: Sequence[slice | None]) -> None:
+        """Compare with what the slots are said to hold. Raises `AssertionError`."""
+        if self._rows_by_slot != list(rows_by_slot):
+            raise AssertionError(f"the arena holds {self._rows_by_slot}, the slots {list(rows_by_slot)}")
+        self.gains.check_integrity([slot for slot, rows in enumerate(rows_by_slot) if rows is not None])
 
     def part(self, layer: int, name: str) -> LoraPart:
         return self._parts[layer, name]

@@ -32,6 +32,10 @@ class AdapterSlots:
     def active_digests(self) -> list[str]:
         return list(self._slot_by_digest)
 
+    @property
+    def rows_by_slot(self) -> list[slice | None]:
+        return [None if slot is None else slot.rows for slot in self._slots]
+
     def is_active(self, digest: str) -> bool:
         return digest in self._slot_by_digest
 
