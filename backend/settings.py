@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """File that holds the key store's password. Unset: on the local network a random one beside the keys."""
     engine_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Weights and keys and values of the engine: `float32`, `bfloat16` or `float16`."""
+    engine_quantization: Literal["none", "int8", "int4"] = "none"
+    """Of the base model's linear layers; adapters stay in `engine_dtype`."""
     engine_threads: int = Field(default=2, ge=1, le=256)
     """Of the engine process."""
     trainer_threads: int = Field(default=2, ge=1, le=256)

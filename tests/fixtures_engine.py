@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from inference.protocol import TokenLogprobs
 
 Choice = AdapterRef | AdapterBlend | None  # what a request runs under
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 LOGIT_TOLERANCE = 2e-4
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EOS = "<|end|>"

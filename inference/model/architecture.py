@@ -11,7 +11,7 @@ from inference.errors import ModelNotFoundError, UnsupportedModelError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 # What each scaling must say; the rest has defaults.
 _ROPE_KEYS = {
@@ -49,6 +49,7 @@ class Architecture:
     rope: dict[str, Any]  # keys of transformers' `rope_parameters`
     max_context: int
     has_tied_head: bool
+    unrotated_layers: frozenset[int]  # SmolLM3 leaves positions out of every fourth layer
     has_head_norms: bool  # Qwen3 normalises each head's queries and keys
     eos_token_ids: frozenset[int]
 
@@ -99,6 +100,7 @@ def read_architecture(folder: Path) -> Architecture:
         rope=_rope(config),
         max_context=_max_context(config),
         has_tied_head=bool(config.get("tie_word_embeddings", False)),
+        unrotated_layers=_unrotated_layers(config) if family == "smollm3" else frozenset(),
         has_head_norms=family == "qwen3",
         eos_token_ids=_eos_token_ids(folder, config),
     )
@@ -119,7 +121,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
     """Older checkpoints keep `rope_theta` and `rope_scaling` apart; newer ones have `rope_parameters`."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope = {"rope_theta": config.get("rope_theta", 10_000.0), **scaling}
+    default_theta = 2_000_000.0 if config["model_type"] == "smollm3" else 10_000.0
+    rope = {"rope_theta": config.get("rope_theta", default_theta), **scaling}
     kind = rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
     if kind not in ROPE_TYPES:
         raise UnsupportedModelError(f"rotary scaling {kind!r} is not one of {sorted(ROPE_TYPES)}")
@@ -130,6 +133,12 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
         raise UnsupportedModelError(f"rotary scaling {kind!r} lacks {', '.join(missing)}")
     rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings", 2048))
     return rope
+
+
+def _unrotated_layers(config: dict[str, Any]) -> frozenset[int]:
+    num_layers, interval = int(config["num_hidden_layers"]), int(config.get("no_rope_layer_interval", 4))
+    flags = config.get("no_rope_layers") or [(layer + 1) % interval for layer in range(num_layers)]
+    return frozenset(layer for layer, is_rotated in enumerate(flags) if not is_rotated)
 
 
 def _max_context(config: dict[str, Any]) -> int:

@@ -92,9 +92,11 @@ class Decoder:
         norms = [*(layer.input_norm for layer in layers[1:]), self._weights.final_norm]
         hidden = functional.embedding(batch.token_ids, self._weights.embedding)
         rotation = self._rotary.at(batch.positions)
+        still = self._rotary.nowhere(batch.positions)
         states = self._add_norm(hidden, None, layers[0].input_norm)
         for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
-            mixed = self._attention(index, layer, states, batch, cache, rotation)
+            turn = still if index in self._architecture.unrotated_layers else rotation
+            mixed = self._attention(index, layer, states, batch, cache, turn)
             states = self._add_norm(hidden, mixed, layer.post_norm)
             states = self._add_norm(hidden, self._mlp(index, layer, states, batch.adapters), next_norm)
         return states

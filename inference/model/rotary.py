@@ -24,10 +24,16 @@ class RotaryTable:
         self._cosine = (angles.cos() * length).to(device)
         self._sine = (angles.sin() * length).to(device)
         self._dtype = dtype
+        # A table of one position, which turns nothing.
+        self._one, self._zero = torch.ones_like(self._cosine[:1]), torch.zeros_like(self._sine[:1])
 
     def at(self, positions: Tensor) -> Rotation:
         """What turns queries and keys of tokens at `positions` [num_tokens]."""
         return Rotation(self._cosine, self._sine, positions, self._dtype)
+
+    def nowhere(self, positions: Tensor) -> Rotation:
+        """As many tokens as `positions`, left as they are."""
+        return Rotation(self._one, self._zero, torch.zeros_like(positions), self._dtype)
 
 
 def _frequencies(architecture: Architecture) -> Tensor:

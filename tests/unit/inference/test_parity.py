@@ -44,13 +44,17 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ("llama", {"head_dim": 24, "num_key_value_heads": 4, "rope_parameters": YARN}),
         ("mistral", {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": True}),
         ("qwen2", {"num_attention_heads": 6, "hidden_size": 96, "rope_parameters": YARN}),
+        ("smollm3", {"no_rope_layers": [0, 1], "rope_parameters": YARN}),
+        ("smollm3", {"no_rope_layer_interval": 2}),
         ("qwen3", {"attention_bias": True, "tie_word_embeddings": False}),
     ],
 )
 def test_every_shape_of_a_family_answers_as_transformers(
     family: str, shape: dict[str, Any], tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
-    """Biases, free and tied heads, heads wider than their share, one KV head, stretched contexts, shards."""
+    """Biases, free and tied heads, layers without positions, heads wider than their share, one KV head,
+    stretched contexts, shards.
+    """
     model = make_model(tmp_path / "model", family, max_shard_size="60KB", **shape)
     adapters = [None, make_adapter(tmp_path / "a", model)]
     check_batch(make_engine(model), Oracle(model), prompts_of([40, 90, 3]), adapters)
