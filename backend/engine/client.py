@@ -13,6 +13,7 @@ import msgspec
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from inference.protocol import (
     MAX_EMBED_ITEMS,
+    MAX_FRAME_BYTES,
     Abort,
     Chunk,
     Command,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Event)
 
 logger = logging.getLogger(__name__)
+
+_MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES  # the engine reads a command when it has taken in the one before
 
 
 class _GenerateFields(TypedDict, total=False):
@@ -176,6 +179,11 @@ class _Connection:
         """Send `command` and receive what carries its request id until the block is left."""
         if command.request_id in self._queues:
             raise InvalidInput(f"request id {command.request_id!r} is in use", "request_id")
+        if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            raise Overloaded(
+                "the inference engine is behind with what it was sent; try again shortly",
+                details={"code": "overloaded"},
+            )
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._queues[command.request_id] = queue
         try:

@@ -227,6 +227,27 @@ async def test_questions_that_stay_unanswered_are_unavailable(tmp_path: Path) ->
                 await question
 
 
+async def test_what_the_engine_does_not_read_is_not_kept_without_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.engine.client._MAX_UNSENT_BYTES", 1000)
+    reads = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reads.wait()
+        writer.close()
+
+    path = tmp_path / "e.sock"
+    async with await asyncio.start_unix_server(serve, path), EngineClient(path) as client:
+        first = asyncio.create_task(client.count_tokens(prompt="x" * 2_000_000))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await client.count_tokens(prompt="y")
+        reads.set()
+        with pytest.raises(Unavailable, match="ended while it worked"):
+            await first
+
+
 async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter: AdapterRef) -> None:
     gateway = EngineGateway(client)
     folder = AdapterFolder(Hash32(f"0x{served_adapter.digest}"), served_adapter.path)
