@@ -91,6 +91,9 @@ bench: setup ## benchmarks, each with --json; the engine's without its peers
 bench-peers: setup ## vLLM and llama.cpp into .peers, for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers
 
+bench-soak: setup ## the engine under everything at once: 30 minutes, or MINUTES=n
+	@$(PY) -m benchmarks.soak --json --minutes $(or $(MINUTES),30)
+
 docs: setup ## regenerate what docs/ takes from the code
 	@$(PY) tools/make_docs.py
 

@@ -29,6 +29,9 @@ class OurEngine:
         self._engine = Engine(config)
         self._reference = functools.cache(_reference)
 
+    def close(self) -> None:
+        self._engine.close()
+
     def batch(self, **fields: Any) -> Measurement:
         """All requests submitted at once."""
         workload = Batch(**fields)
@@ -160,7 +163,10 @@ def main() -> None:
         "loads": ours.loads,
         "residents": ours.residents,
     }
-    serve({"version": f"torch {torch.__version__}"}, tasks)
+    try:
+        serve({"version": f"torch {torch.__version__}"}, tasks)
+    finally:
+        ours.close()
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ def test_rounding_of_clocks_never_makes_a_share_negative() -> None:
     assert before.foreign_share_since(before) == 0.0
 
 
-def test_usage_of_this_process_grows() -> None:
-    before = Usage.now(os.getpid())
-    while Usage.now(os.getpid()).process_seconds == before.process_seconds:
-        pass
-    assert Usage.now(os.getpid()).machine_seconds > before.machine_seconds
+def test_usage_of_a_process_that_computes_grows_and_so_does_the_machines() -> None:
+    before = now = Usage.now(os.getpid())
+    while now.process_seconds == before.process_seconds or now.machine_seconds == before.machine_seconds:
+        now = Usage.now(os.getpid())
+    assert now.process_seconds > before.process_seconds
+    assert now.machine_seconds > before.machine_seconds
 
 
 def test_the_machine_is_described() -> None:

@@ -14,11 +14,12 @@ from inference.config import EngineConfig
 from inference.errors import AdapterError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def ours(tiny_model: Path) -> OurEngine:
+def ours(tiny_model: Path) -> Iterator[OurEngine]:
     config = EngineConfig(
         tiny_model,
         num_threads=1,
@@ -28,7 +29,9 @@ def ours(tiny_model: Path) -> OurEngine:
         num_adapter_rows=8,
         max_rank=4,
     )
-    return OurEngine(config)
+    opened = OurEngine(config)
+    yield opened
+    opened.close()
 
 
 def test_a_batch_yields_every_token_of_every_prompt(ours: OurEngine, adapters: list[str]) -> None:

@@ -1,0 +1,92 @@
+"""Who was promised what: every accepted request ends exactly once, and as it should."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from inference.engine import Failure
+from inference.errors import OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.soak.traffic import Planned
+    from inference.engine import Output
+    from inference.protocol import Chunk
+
+_MAX_PROBLEMS = 20
+
+
+class Ledger:
+    """Open requests, counts of how the others ended, and `problems`: the first ends that were wrong."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Planned] = {}
+        self._num_tokens: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.problems: list[str] = []
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    def accept(self, planned: Planned) -> None:
+        self.counts["accepted"] += 1
+        self._open[planned.command.request_id] = planned
+
+    def refuse(self) -> None:
+        """The engine's line was full: said at once, nothing started."""
+        self.counts["refused"] += 1
+
+    def to_abort(self) -> Iterator[str]:
+        """Open requests whose clients have lost patience."""
+        for request_id, planned in list(self._open.items()):
+            limit = planned.abort_after
+            if limit is not None and self._num_tokens[request_id] >= limit:
+                yield request_id
+
+    def aborted(self, request_id: str, chunk: Chunk | None) -> None:
+        if chunk is None or chunk.finish_reason != "abort":
+            self._problem(f"{request_id}: aborted while open, the engine said {chunk}")
+        self._close(request_id, "aborted")
+
+    def take(self, output: Output) -> None:
+        """Note what the engine says about a request."""
+        planned = self._open.get(output.request_id)
+        if planned is None:
+            self._problem(f"{output.request_id}: spoken of though it is not open: {output}")
+        elif isinstance(output, Failure) and isinstance(output.error, OverloadedError):
+            self._close(
+                output.request_id, "crowded_out"
+            )  # another payer's turn: said at once, nothing charged
+        elif isinstance(output, Failure):
+            if output.error.code != planned.expected_code:
+                found = f"{output.error.code} ({output.error})"
+                self._problem(f"{output.request_id}: {found}, expected {planned.expected_code}")
+            self._close(output.request_id, "failed")
+            self.counts[f"failed: {output.error.code}"] += 1
+        else:
+            self._take_tokens(planned, output)
+
+    def _take_tokens(self, planned: Planned, chunk: Chunk) -> None:
+        self._num_tokens[chunk.request_id] += len(chunk.token_ids)
+        self.counts["tokens"] += len(chunk.token_ids)
+        if chunk.finish_reason is None:
+            return
+        wanted, found = planned.command.sampling.max_tokens, self._num_tokens[chunk.request_id]
+        if planned.expected_code is not None:
+            self._problem(f"{chunk.request_id}: answered, expected {planned.expected_code}")
+        elif chunk.finish_reason != "length" or not found == chunk.completion_tokens == wanted:
+            self._problem(f"{chunk.request_id}: {found} of {wanted} tokens, {chunk.finish_reason}")
+        self._close(chunk.request_id, "answered")
+
+    def _close(self, request_id: str, how: str) -> None:
+        del self._open[request_id]
+        self._num_tokens.pop(request_id, None)
+        self.counts[how] += 1
+
+    def _problem(self, text: str) -> None:
+        self.counts["problems"] += 1
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(text)
