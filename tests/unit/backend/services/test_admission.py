@@ -10,11 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.chain.keys import recover
-from backend.domain.errors import Conflict, Forbidden, Unauthenticated
+from backend.domain.errors import Unauthenticated
 from backend.domain.hashing import receipt_id, slices_hash
 from backend.domain.receipt import Slice
 from backend.domain.split import PPM
-from backend.domain.voucher import SignedVoucher, Voucher
 from backend.services.admission import (
     Bill,
     InsufficientAuthorisation,
@@ -140,52 +139,6 @@ def test_a_key_that_the_gateway_does_not_hold_gives_no_credit(
     installation.view.granted[installation.channel] = [replace(grant, key=foreign) for grant in grants]
     with pytest.raises(InsufficientAuthorisation):
         installation.admission.reserve(payer, 1)
-
-
-def voucher(installation: Installation, signer: str, ceiling: int, waived: int = 0) -> SignedVoucher:
-    unsigned = Voucher(installation.channel, waived, ceiling)
-    signature = some_key(signer).sign(installation.vault_domain.voucher_digest(unsigned))
-    return SignedVoucher(unsigned, signature)
-
-
-def test_a_voucher_of_the_payer_authorises(any_installation: Installation, payer: Payer) -> None:
-    installation = any_installation
-    installation.fund(100, cap=0)
-    channels = installation.services.channels
-    channels.add_voucher(payer.account, voucher(installation, "payer", 40))
-    assert available(installation) == 40
-    with pytest.raises(Conflict):
-        channels.add_voucher(payer.account, voucher(installation, "payer", 40))
-    channels.add_voucher(payer.account, voucher(installation, "payer", 60))
-    assert available(installation) == 60
-    with installation.begin() as tx:
-        (latest,) = tx.channels.vouchers(installation.channel)
-    assert latest.signed.voucher.max_cumulative == 60
-
-
-def test_a_voucher_of_a_stranger_is_refused(installation: Installation, payer: Payer) -> None:
-    installation.fund(100)
-    with pytest.raises(Forbidden):
-        installation.services.channels.add_voucher(payer.account, voucher(installation, "thief", 40))
-
-
-def test_a_voucher_that_waives_unpaid_answers_is_refused(installation: Installation, payer: Payer) -> None:
-    installation.fund(100, collected=10)
-    channels = installation.services.channels
-    with pytest.raises(Conflict):
-        channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=11))
-    channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=10))
-
-
-def test_a_voucher_may_waive_only_what_no_refund_can_bring_back(
-    installation: Installation, payer: Payer
-) -> None:
-    installation.fund(100, collected=10)
-    installation.view.settled_lines[installation.channel] = 4
-    channels = installation.services.channels
-    with pytest.raises(Conflict, match="settled up to 4"):
-        channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=5))
-    channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=4))
 
 
 def put(installation: Installation, **changes: int) -> None:

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.contribution import UploadState
+from backend.domain.errors import Conflict, InvalidInput, NotFound
+from backend.domain.ids import DatanetId
+from backend.services.check_upload import MAX_DEFECTS_SHOWN, EmptyUpload, TooManyRows, UploadTooLarge
+from backend.services.licences import UnknownLicence
+from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, World, jsonl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+@pytest.fixture
+def world(sqlite_database: Database, tmp_path: Path) -> World:
+    return World(sqlite_database, tmp_path)
+
+
+@pytest.fixture
+def any_world(database: Database, tmp_path: Path) -> World:
+    """On SQLite and on PostgreSQL."""
+    return World(database, tmp_path)
+
+
+def staged(world: World) -> list[str]:
+    return [path.name for path in (world.folder / "uploads").glob("*")]
+
+
+def test_every_defect_is_reported_and_nothing_recorded(any_world: World) -> None:
+    upload = any_world.upload(b'{"prompt": 1}\n\nnope\n{"prompt": "a", "completion": "b", "x": 1}\n')
+    assert upload.state is UploadState.INVALID
+    found = [(defect.line, defect.code, defect.field) for defect in upload.report.defects]
+    assert found == [
+        (1, "wrong_type", "prompt"),
+        (1, "missing_field", "completion"),
+        (2, "empty_line", None),
+        (3, "malformed_json", None),
+        (4, "unknown_field", "x"),
+    ]
+    assert list(any_world.contributions.defects(upload.id)) == list(upload.report.defects)
+    assert upload.report.content_hash is None
+    with pytest.raises(Conflict):
+        any_world.contributions.typed_data(upload.id)
+    with pytest.raises(Conflict):
+        any_world.contributions.submit(upload.id, "0x" + "11" * 65)
+    assert any_world.queued() == []
+
+
+def test_more_defects_than_are_shown_are_all_kept(world: World) -> None:
+    upload = world.upload(b"x\n" * 300)
+    assert len(upload.report.defects) == MAX_DEFECTS_SHOWN
+    assert upload.report.defect_counts == {"malformed_json": 300}
+    assert [defect.line for defect in world.contributions.defects(upload.id)] == list(range(1, 301))
+
+
+def test_after_many_defects_the_others_are_only_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.services.check_upload.MAX_DEFECTS_KEPT", 5)
+    upload = world.upload(b"x\n" * 8)
+    assert upload.report.defect_counts == {"malformed_json": 8}
+    assert [defect.line for defect in world.contributions.defects(upload.id)] == [1, 2, 3, 4, 5]
+
+
+def test_an_upload_of_too_many_rows_is_refused_and_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.services.check_upload.MAX_ROWS", 2)
+    assert world.upload(ROWS).state is UploadState.DRAFT
+    with pytest.raises(TooManyRows) as caught:
+        world.upload(ROWS + ROWS)
+    assert caught.value.details == {"max_rows": 2}
+    assert len(world.contributions.find()) == len(staged(world)) == 1
+
+
+def test_an_empty_upload_is_refused_and_leaves_nothing(world: World) -> None:
+    for nothing in (b"", []):
+        with pytest.raises(EmptyUpload):
+            world.upload(nothing)
+    assert world.contributions.find() == []
+    assert staged(world) == []
+
+
+def test_an_oversized_upload_is_refused_while_it_comes_in(world: World) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield ROWS
+
+    with pytest.raises(UploadTooLarge) as caught:
+        world.upload(endless())
+    assert caught.value.details == {"max_bytes": MAX_BYTES}
+    assert taken == MAX_BYTES // len(ROWS) + 1
+    assert world.contributions.find() == []
+    assert staged(world) == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
+    def broken() -> Iterator[bytes]:
+        yield ROWS
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        world.upload(broken())
+    assert world.contributions.find() == []
+    assert staged(world) == []
+
+
+@pytest.mark.parametrize("licence", ["", "  ", "my own", "MIT; drop", "MIT AND"])
+def test_a_licence_that_spdx_does_not_know_is_refused(world: World, licence: str) -> None:
+    with pytest.raises(UnknownLicence):
+        world.upload(licence=licence)
+
+
+def test_names_and_datanets_are_checked(world: World) -> None:
+    for name in ("", " ", "a\nb", "x" * 101):
+        with pytest.raises(InvalidInput):
+            world.contributions.upload(ALICE.account, NET, name, [ROWS], "MIT")
+    with pytest.raises(NotFound):
+        world.contributions.upload(ALICE.account, DatanetId(9), "x", [ROWS], "MIT")
+
+
+def test_a_row_that_stands_twice_in_the_file_is_named(any_world: World) -> None:
+    upload = any_world.upload(ROWS + b'{"completion":"A letter.","prompt":"What is a?"}\n' + ROWS)
+    assert upload.state is UploadState.INVALID
+    found = [(d.line, d.code, d.message) for d in upload.report.defects]
+    assert found == [(n, "repeated_row", f"the same as line {of}") for n, of in ((3, 1), (4, 1), (5, 2))]
+
+
+def test_rows_of_a_submitted_contribution_are_refused_with_whose_they_are(any_world: World) -> None:
+    first = any_world.submit()
+    copy = any_world.upload(jsonl({"prompt": "new?", "completion": "yes"}) + ROWS, BOB)
+    assert copy.state is UploadState.INVALID
+    assert [(d.line, d.code) for d in copy.report.defects] == [(2, "copied_row"), (3, "copied_row")]
+    assert ALICE.account in copy.report.defects[0].message
+    any_world.record(first, 0)
+    any_world.curation.advance()
+    again = any_world.upload(ROWS, BOB)
+    assert f"line 1 of contribution 0 by {ALICE.account}" in again.report.defects[0].message
+
+
+@pytest.mark.deep
+def test_large_uploads_are_not_compared_row_by_row(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(any_world.staging, "max_bytes", 1 << 30)
+    rows = [b'{"text": "row %d"}\n' % i for i in range(60_000)]
+    first = any_world.upload(rows)
+    assert first.state is UploadState.DRAFT
+    any_world.contributions.submit(first.id, any_world.sign(first))
+    again = any_world.upload([*rows, rows[0]], BOB)
+    assert again.report.defect_counts == {"repeated_row": 1, "copied_row": 60_001}
