@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from backend.services.audit.cases import Cases
     from backend.services.catalogue import Catalogue
     from backend.services.claim import Claims
-    from backend.services.curate import Curation
+    from backend.services.contribute.curate import Curation
+    from backend.services.contribute.staging import Staging
     from backend.services.generate import Generate
     from backend.services.prove import Proofs
     from backend.services.settle.settler import Settler
-    from backend.services.staging import Staging
     from backend.settings import Settings
 
 LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9
@@ -231,13 +231,13 @@ class Installation:
 
     @cached_property
     def staging(self) -> Staging:
-        from backend.services.staging import Staging
+        from backend.services.contribute.staging import Staging
 
         return Staging(self.settings.home / "uploads", self.settings.max_upload_bytes)
 
     @cached_property
     def curation(self) -> Curation:
-        from backend.services.curate import Curation
+        from backend.services.contribute.curate import Curation
 
         db = self.database
         return Curation(db.begin, db.read, self.staging, self.operator.account)
@@ -296,7 +296,8 @@ class Installation:
         from backend.api.services import Services
         from backend.chain.keys import recover
         from backend.services.channels import Channels
-        from backend.services.contribute import Contributions
+        from backend.services.contribute.contributions import Contributions
+        from backend.services.contribute.snapshot import Snapshots
         from backend.services.deposit import Deposits
         from backend.services.govern import Governance
         from backend.services.keys import ApiKeys
@@ -305,7 +306,6 @@ class Installation:
         from backend.services.registry import Registry
         from backend.services.settle.convictions import Convictions
         from backend.services.sign_in import SignIn, SignInPolicy
-        from backend.services.snapshot import Snapshots
         from backend.services.train.jobs import Training
 
         settings, chain, blobs = self.settings, self.chain, self.blobs

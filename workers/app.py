@@ -96,7 +96,7 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 
 
 def steps_of(installation: Installation) -> Steps:
-    from backend.services.snapshot import Snapshots
+    from backend.services.contribute.snapshot import Snapshots
     from workers.steps import Steps, TrainerOptions
 
     settings, database = installation.settings, installation.database

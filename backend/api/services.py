@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from backend.services.catalogue import Catalogue
     from backend.services.channels import Channels
     from backend.services.claim import Claims
-    from backend.services.contribute import Contributions
+    from backend.services.contribute.contributions import Contributions
+    from backend.services.contribute.snapshot import Snapshots
     from backend.services.deposit import Deposits
     from backend.services.generate import Generate
     from backend.services.govern import Governance
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from backend.services.receipts import Receipts
     from backend.services.registry import Registry
     from backend.services.sign_in import SignIn
-    from backend.services.snapshot import Snapshots
     from backend.services.train.jobs import Training
 
 

@@ -29,7 +29,7 @@ def build(
     ] = 500,
 ) -> None:
     """Write the docstrings of an installed package as questions and answers."""
-    from backend.services.docstrings import build_dataset
+    from backend.services.contribute.docstrings import build_dataset
 
     dataset = build_dataset(package, max_rows)
     draft = out.with_name(out.name + ".tmp")

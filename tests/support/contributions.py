@@ -15,10 +15,10 @@ from backend.domain.chain import BlockRef, TransactionState
 from backend.domain.content import cid_digest
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
-from backend.services.contribute import Contributions
-from backend.services.curate import Curation
-from backend.services.snapshot import Snapshots
-from backend.services.staging import Staging
+from backend.services.contribute.contributions import Contributions
+from backend.services.contribute.curate import Curation
+from backend.services.contribute.snapshot import Snapshots
+from backend.services.contribute.staging import Staging
 from backend.storage.embedded import EmbeddedStore
 
 if TYPE_CHECKING:

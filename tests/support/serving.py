@@ -21,7 +21,9 @@ from backend.services.admission import Admission, Market
 from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.catalogue import BaseModel, Catalogue
 from backend.services.channels import Channels
-from backend.services.contribute import Contributions
+from backend.services.contribute.contributions import Contributions
+from backend.services.contribute.snapshot import Snapshots
+from backend.services.contribute.staging import Staging
 from backend.services.deposit import Deposits
 from backend.services.generate import Generate, GenerateLimits
 from backend.services.govern import Governance
@@ -30,8 +32,6 @@ from backend.services.publish import Publication
 from backend.services.receipts import Receipts
 from backend.services.registry import Registry
 from backend.services.sign_in import SignIn, SignInPolicy
-from backend.services.snapshot import Snapshots
-from backend.services.staging import Staging
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 

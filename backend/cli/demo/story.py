@@ -130,7 +130,7 @@ class Story:
         return [actors.freeze(creator, datanet) for datanet in ids]
 
     def _contribute(self, name: str, datanet: int, package: str) -> tuple[Market, str]:
-        from backend.services.docstrings import build_dataset
+        from backend.services.contribute.docstrings import build_dataset
 
         dataset = build_dataset(package, self._max_rows)
         market = self._markets[name]

@@ -15,12 +15,12 @@ from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import NotFound
 from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
-from backend.services.contribute import Contributions
-from backend.services.curate import Curation
-from backend.services.docstrings import build_dataset
+from backend.services.contribute.contributions import Contributions
+from backend.services.contribute.curate import Curation
+from backend.services.contribute.docstrings import build_dataset
+from backend.services.contribute.snapshot import Snapshots
+from backend.services.contribute.staging import Staging
 from backend.services.registry import Registry
-from backend.services.snapshot import Snapshots
-from backend.services.staging import Staging
 from backend.storage.embedded import EmbeddedStore
 from tests.support.contributions import sign
 from tests.support.wallet import send

@@ -18,10 +18,10 @@ from backend.domain.contribution import Report, Ticket, Upload, UploadState
 from backend.domain.dataset import Defect
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
-from backend.services.check_upload import DefectLog, read_defects, receive
-from backend.services.contribution_message import signed_contribution, signing_digest, typed_data
-from backend.services.licences import parse_licence
-from backend.services.uploads import claim_rows, current, drop_rows, release_rows
+from backend.services.contribute.check_upload import DefectLog, read_defects, receive
+from backend.services.contribute.licences import parse_licence
+from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
+from backend.services.contribute.uploads import claim_rows, current, drop_rows, release_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain, Recover
     from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
-    from backend.services.staging import Staging
+    from backend.services.contribute.staging import Staging
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.contribution import ReviewReason, UploadState, decision
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
-from backend.services.uploads import current, drop_rows, is_free, judged, recorded_as, release_rows
+from backend.services.contribute.uploads import current, drop_rows, is_free, judged, recorded_as, release_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import Contribution
     from backend.domain.ids import Account
     from backend.ports.contributions import ContributionTx
-    from backend.services.staging import Staging
+    from backend.services.contribute.staging import Staging
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from backend.domain.dataset import Defect, LineChecker, Row, RowFormat, split_lines
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32
-from backend.services.uploads import ROWS_AT_ONCE
+from backend.services.contribute.uploads import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.dataset import canonical_row
 from backend.domain.errors import NotFound
-from backend.services.licences import UnknownLicence, parse_licence
+from backend.services.contribute.licences import UnknownLicence, parse_licence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from backend.db.contributions import UploadStore
 from backend.db.tables.contributions import RowHashRow
 from backend.domain.contribution import UploadState
 from backend.services.attempt import MOST_ATTEMPTS
-from backend.services.curate import Curation
+from backend.services.contribute.curate import Curation
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_uploads_that_were_cut_off_by_a_crash_go_after_a_day(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("backend.db.contributions.UploadStore.remove", lambda *_: None)
-        patched.setattr("backend.services.staging.Staging.drop", lambda *_: None)
+        patched.setattr("backend.services.contribute.staging.Staging.drop", lambda *_: None)
         with pytest.raises(ZeroDivisionError):
             world.upload(bytes(1 // i) for i in (0,))
     [left] = world.contributions.find()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.dataset import LineChecker, Row
-from backend.services.docstrings import (
+from backend.services.contribute.docstrings import (
     MAX_CHARACTERS,
     MIN_CHARACTERS,
     UnknownPackage,
@@ -54,7 +54,7 @@ def test_a_known_object_is_described_in_its_own_words() -> None:
 
 def test_nothing_is_imported() -> None:
     script = (
-        "import sys; from backend.services.docstrings import build_dataset\n"
+        "import sys; from backend.services.contribute.docstrings import build_dataset\n"
         "build_dataset('web3', 5); print([m for m in ('web3', 'torch', 'sqlalchemy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -71,7 +71,7 @@ def test_strangers_sources_are_read_with_care(tmp_path: Path, monkeypatch: pytes
     (package / "_private.py").write_text('"""Hidden from the public, so not a row."""')
     (package / "tests" / "__init__.py").write_text('"""Tests are not what the package does."""')
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("backend.services.docstrings.licence_of", lambda _: "MIT")
+    monkeypatch.setattr("backend.services.contribute.docstrings.licence_of", lambda _: "MIT")
     rows = build_dataset("odd_package").rows
     assert [row["source"] for row in rows] == ["odd_package", "odd_package.escape.f"]
 

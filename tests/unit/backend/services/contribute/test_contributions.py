@@ -10,8 +10,8 @@ from eth_account.messages import encode_typed_data
 from backend.db.contributions import UploadStore
 from backend.domain.contribution import UploadState
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
-from backend.services.contribute import CopiedRows, SignatureExpired, WrongSignature
-from backend.services.uploads import release_rows
+from backend.services.contribute.contributions import CopiedRows, SignatureExpired, WrongSignature
+from backend.services.contribute.uploads import release_rows
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ LETTERS = {letter: b'{"text": "%s"}\n' % letter.encode() for letter in "abcdef"}
 def test_rows_are_claimed_all_or_none_however_few_at_a_time(
     world: World, monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
-    monkeypatch.setattr("backend.services.uploads.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("backend.services.contribute.uploads.ROWS_AT_ONCE", 2)
     mine = world.upload(b"".join(LETTERS.values()))
     world.submit(LETTERS[taken], BOB)
     with pytest.raises(CopiedRows):
@@ -95,7 +95,7 @@ def test_rows_are_claimed_all_or_none_however_few_at_a_time(
 
 
 def test_many_rows_are_claimed_a_few_at_a_time(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.services.uploads.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("backend.services.contribute.uploads.ROWS_AT_ONCE", 2)
     any_world.submit(b"".join(LETTERS.values()))
     again = any_world.upload(b"".join(LETTERS.values()), BOB)
     assert again.report.defect_counts == {"copied_row": len(LETTERS)}
@@ -112,7 +112,7 @@ def test_a_claim_that_was_given_up_meanwhile_is_noticed(
         return True
 
     with monkeypatch.context() as patched:
-        patched.setattr("backend.services.contribute.claim_rows", claimed_and_given_up)
+        patched.setattr("backend.services.contribute.contributions.claim_rows", claimed_and_given_up)
         with pytest.raises(Conflict, match="submit it again"):
             world.contributions.submit(upload.id, signature)
     assert world.queued() == []

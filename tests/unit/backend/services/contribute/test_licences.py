@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.services.licences import UnknownLicence, parse_licence
+from backend.services.contribute.licences import UnknownLicence, parse_licence
 
 
 @pytest.mark.parametrize(

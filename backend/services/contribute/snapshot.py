@@ -13,7 +13,7 @@ from backend.domain.dataset import LineChecker, Row, is_too_deep, split_lines
 from backend.domain.errors import NotFound
 from backend.domain.hashing import licence_word
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
-from backend.services.staging import DATA_FILE, MANIFEST_FILE
+from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,1 @@
+"""Uploads on their way from a file to a frozen snapshot."""
