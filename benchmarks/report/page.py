@@ -1,0 +1,165 @@
+"""`docs/benchmarks.md` from the JSON of `python -m benchmarks.engine`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.engine.field import OURS
+from benchmarks.report.chart import Bar, bar_chart
+from benchmarks.report.cost import costs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HERE = Path(__file__).parent
+CHART = "images/benchmarks.svg"
+PRICE_PER_HOUR = 0.10
+
+# Figure: what it says, and the bar that it is held to.
+BARS = {
+    "lora32_vs_vllm": ("32 different adapters: throughput against vLLM's CPU build", ">= 3"),
+    "lora32_vs_peft": ("32 different adapters: throughput against PEFT's mixed batch", ">= 9"),
+    "base_vs_llamacpp": ("no adapter: throughput against llama.cpp", ">= 1.0"),
+    "lora32_vs_base": ("32 different adapters against no adapter", ">= 0.80"),
+    "lora1_vs_base": ("one adapter for all against no adapter", ">= 0.92"),
+    "zipf1000_vs_5": ("1,000 adapters on disk against 5: throughput", ">= 0.90"),
+    "zipf1000_p99_ttft_vs_5": ("1,000 adapters on disk against 5: p99 time to first token", "<= 2"),
+    "cold_minus_warm_ms": ("first token of an adapter not yet loaded, minus one that is, ms", "<= 50"),
+    "registry_overhead": ("memory of a resident adapter beyond its weights", "<= 0.02"),
+}
+SCENARIOS = {
+    "base": "no adapter",
+    "lora1": "one adapter for all",
+    "lora32": "32 different adapters",
+    "zipf5": "5 adapters, Zipf",
+    "zipf1000": "1,000 adapters, Zipf",
+}
+
+
+def page(report: Mapping[str, Any] | None, price_per_hour: float = PRICE_PER_HOUR) -> str:
+    """The page as Markdown; without a report it says which figures are missing."""
+    figures = dict.fromkeys(BARS) if report is None else report["ranges"]
+    parts = [(HERE / "method.md").read_text()]
+    parts += [_bars(figures)] if report is None else [_machine(report), _bars(figures)]
+    if report is not None:
+        parts += [_rows(report), _cost(report, price_per_hour)]
+    return "\n".join([*parts, (HERE / "not_measured.md").read_text()])
+
+
+def chart(report: Mapping[str, Any]) -> str:
+    """Throughput of all contestants as SVG, scenario by scenario."""
+    bars = [
+        Bar(f"{row['contestant']}, {name}", speed["median"], speed["min"], speed["max"], is_ours)
+        for scenario, name in SCENARIOS.items()
+        for row in report["rows"]
+        if row["scenario"] == scenario
+        for speed, is_ours in [(row["tokens_per_second"], row["contestant"] == OURS)]
+    ]
+    return bar_chart("New tokens per second (median, range of the repeats)", bars)
+
+
+def _machine(report: Mapping[str, Any]) -> str:
+    machine = report["machine"]
+    flags = ", ".join(machine["flags"]) or "none"
+    hardware = f"{machine['cpu']}, {machine['num_cores']} cores ({flags}), {machine['memory_gib']} GiB"
+    software = f"{machine['system']}, Python {machine['python']}"
+    effort = f"{report['num_threads']} threads, {report['num_repeats']} repeats"
+    table = _table(["contestant", "version", "settings"], _contestants(report))
+    told = f"{hardware}; {software}; {effort}; {report['finished_at']}."
+    return "\n".join(["## Machine and settings", "", told, "", *table, ""])
+
+
+def _contestants(report: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [name, report["versions"].get(name, "not run"), text] for name, text in report["settings"].items()
+    ]
+
+
+def _bars(figures: Mapping[str, Mapping[str, float] | None]) -> str:
+    missing = [f"- {BARS[name][0]} (bar: {BARS[name][1]})" for name in BARS if figures[name] is None]
+    lines = ["## Figures that have a bar", ""]
+    found = [
+        [text, bar, f"**{value['value']:.3g}**", f"{value['low']:.3g} to {value['high']:.3g}"]
+        for name, (text, bar) in BARS.items()
+        for value in [figures[name]]
+        if value is not None
+    ]
+    if found:
+        lines += [*_table(["figure", "bar", "measured", "range"], found), ""]
+    if missing:
+        lines += ["Missing until they were measured on a machine that does nothing else:", "", *missing, ""]
+    return "\n".join(lines)
+
+
+def _rows(report: Mapping[str, Any]) -> str:
+    head = [
+        "contestant",
+        "scenario",
+        "tokens/s",
+        "first token p50, p99 (ms)",
+        "next token p50, p99 (ms)",
+        "RSS (MiB)",
+    ]
+    rows = [
+        [
+            row["contestant"],
+            SCENARIOS.get(row["scenario"], row["scenario"].replace("_", " ")),
+            f"{row['tokens_per_second']['median']:,.0f}",
+            _pair(row["ttft_ms"]),
+            _pair(row["itl_ms"]) if row["itl_ms"]["p50"] is not None else _mean(row["itl_mean_ms"]),
+            f"{row['rss_mib']:,.0f}",
+        ]
+        for row in report["rows"]
+    ]
+    return "\n".join(
+        [
+            "## All rows",
+            "",
+            f"![Throughput]({CHART})",
+            "",
+            *_table([*head, "CPU of others"], _busy(report, rows)),
+            "",
+        ]
+    )
+
+
+def _busy(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
+    shares = [f"{row['foreign_cpu']['median']:.0%}" for row in report["rows"]]
+    return [[*row, share] for row, share in zip(rows, shares, strict=True)]
+
+
+def _cost(report: Mapping[str, Any], price: float) -> str:
+    speeds = {
+        (row["contestant"], row["scenario"]): row["tokens_per_second"]["median"] for row in report["rows"]
+    }
+    speed, many = speeds.get((OURS, "lora32")), report["ratios"]["zipf1000_vs_5"]
+    if speed is None or many is None:
+        return ""
+    rows = [
+        [f"{cost.num_adapters:,}", f"{cost.shared:.3f}", f"{cost.dedicated:,.3f}"]
+        for cost in costs(price, speed, many)
+    ]
+    table = _table(["adapters", "one machine for all", "a machine for each"], rows)
+    formula = (
+        f"At {price:.2f} an hour for such a machine (`--price-per-hour`): price / (tokens per second x 3600) "
+        f"x 1,000,000. Shared: {speed:,.0f} tokens/s, times the ratio of 1,000 adapters to 5 beyond a batch. "
+        "Dedicated: the same demand over a machine for each adapter, paid for while it idles."
+    )
+    return "\n".join(["## Cost of a million tokens", "", formula, "", *table, ""])
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _pair(latency: Mapping[str, float | None]) -> str:
+    return ", ".join("-" if value is None else f"{value:,.1f}" for value in latency.values())
+
+
+def _mean(value: float | None) -> str:
+    return "-" if value is None else f"mean {value:,.1f}"

@@ -1,0 +1,120 @@
+"""The page, its chart, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks.engine.contestant import Run
+from benchmarks.engine.field import LLAMA, OURS, SETTINGS, VLLM
+from benchmarks.engine.figures import ratios, row
+from benchmarks.engine.machine import describe
+from benchmarks.engine.measure import Measurement
+from benchmarks.engine.scenarios import Results
+from benchmarks.report.__main__ import DOCS, KEPT, PAGE, main
+from benchmarks.report.chart import bar_chart
+from benchmarks.report.cost import costs
+from benchmarks.report.page import BARS, CHART, chart, page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SPEEDS = {
+    (OURS, "base"): 1200,
+    (OURS, "lora32"): 1000,
+    (OURS, "zipf5"): 800,
+    (OURS, "zipf1000"): 760,
+    (VLLM, "lora32"): 250,
+    (LLAMA, "base"): 1100,
+}
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    results = Results(
+        {
+            entry: [Run(Measurement(1.0, speed, [0.1], [0.01, 0.02], 2**30, 2**30), 0.01)]
+            for entry, speed in SPEEDS.items()
+        }
+    )
+    found = ratios(results)
+    return {
+        "ratios": {name: ratio and ratio.value for name, ratio in found.items()},
+        "ranges": {name: ratio and asdict(ratio) for name, ratio in found.items()},
+        "rows": [row(entry, runs) for entry, runs in results.runs.items()],
+        "is_quiet": True,
+        "machine": describe(),
+        "num_threads": 2,
+        "num_repeats": 1,
+        "versions": {OURS: "torch 2"},
+        "settings": SETTINGS,
+        "finished_at": "2030-01-01T00:00:00+00:00",
+    }
+
+
+def test_the_committed_page_is_that_of_the_committed_report() -> None:
+    kept = DOCS / KEPT
+    report = json.loads(kept.read_text()) if kept.exists() else None
+    assert (DOCS / PAGE).read_text() == page(report)
+    assert report is None or report["is_quiet"]
+
+
+def test_without_a_report_every_figure_is_missing_and_none_is_given() -> None:
+    text = page(None)
+    assert all(f"- {about} (bar: {bar})" in text for about, bar in BARS.values())
+    assert "| measured |" not in text
+
+
+def test_figures_are_given_with_their_range_and_the_others_named_as_missing(report: dict[str, Any]) -> None:
+    text = page(report)
+    assert "against vLLM's CPU build | >= 3 | **4** | 4 to 4 |" in text
+    assert "- 32 different adapters: throughput against PEFT's mixed batch (bar: >= 9)" in text
+    assert "Any GPU" in text
+
+
+def test_a_chart_has_a_bar_for_every_row_in_the_order_of_scenarios(report: dict[str, Any]) -> None:
+    tree = ET.fromstring(chart(report))  # noqa: S314 - made two lines above
+    bars = [node for node in tree.iter() if node.tag.endswith("rect")]
+    assert len(bars) == len(SPEEDS)
+    widths = [float(node.attrib["width"]) for node in bars]
+    assert widths[0] == max(widths)
+    assert widths[1] / widths[0] == pytest.approx(1100 / 1200, rel=0.01)
+
+
+def test_labels_are_escaped_and_an_empty_chart_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs bars"):
+        bar_chart("a < b", [])
+
+
+def test_shared_cost_follows_throughput_and_dedicated_cost_the_number_of_machines() -> None:
+    one, *_, thousand = costs(price_per_hour=3.6, tokens_per_second=1000, many_vs_few=0.5)
+    assert (one.shared, one.dedicated) == pytest.approx((1.0, 1.0))
+    assert (thousand.shared, thousand.dedicated) == pytest.approx((2.0, 2000.0))
+
+
+def test_a_report_is_written_with_its_chart(report: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text(json.dumps(report))
+    out = tmp_path / "docs"
+    assert main([str(tmp_path / "engine.json"), "--out", str(out), "--price-per-hour", "0.5"]) == 0
+    assert "At 0.50 an hour" in (out / PAGE).read_text()
+    assert (out / CHART).exists()
+    assert json.loads((out / KEPT).read_text()) == report
+
+
+def test_a_report_of_a_busy_machine_never_reaches_the_docs(
+    report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "engine.json").write_text(json.dumps({**report, "is_quiet": False}))
+    assert main([str(tmp_path / "engine.json")]) == 1
+    assert "busy machine" in capsys.readouterr().err
+    assert main([str(tmp_path / "engine.json"), "--out", str(tmp_path / "docs")]) == 0
+
+
+def test_what_is_not_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").write_text("{")
+    assert main([str(tmp_path / "x")]) == 1
+    assert "cannot be read as JSON" in capsys.readouterr().err
