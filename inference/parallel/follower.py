@@ -18,7 +18,7 @@ from inference.lora.layers import AdapterArena
 from inference.model.architecture import read_architecture
 from inference.model.loader import BaseWeights
 from inference.parallel.collective import Ranks
-from inference.parallel.messages import READY, Forward, Start, Write, read_message, unpack_stack
+from inference.parallel.messages import READY, Erase, Forward, Load, Start, Write, read_message, unpack_stack
 from inference.parallel.shards import Shard
 from inference.runner import make_runner
 
@@ -35,7 +35,11 @@ def main() -> int:
     if not isinstance(start, Start):
         return 2  # the leader ended before it had begun, or somebody else has started us
     try:
-        runner, arena = _load(start)
+        config = _config(start)
+        group = Ranks(Shard(start.rank, config.tensor_parallel), Path(start.rendezvous))
+        if not isinstance(read_message(source), Load):
+            return 2
+        runner, arena = _load(start, config, group)
         sys.stdout.buffer.write(READY)
         sys.stdout.buffer.flush()
         _follow(source, runner, arena)
@@ -45,21 +49,23 @@ def main() -> int:
     return 0
 
 
-def _load(start: Start) -> tuple[Runner, AdapterArena]:
+def _config(start: Start) -> EngineConfig:
     fields: dict[str, Any] = {**start.config, "model_path": Path(str(start.config["model_path"]))}
-    config = EngineConfig(**fields)
+    return EngineConfig(**fields)
+
+
+def _load(start: Start, config: EngineConfig, group: Ranks) -> tuple[Runner, AdapterArena]:
     torch.set_num_threads(config.num_threads)
-    collective = Ranks(Shard(start.rank, config.tensor_parallel), Path(start.rendezvous))
     whole = read_architecture(config.model_path)
     weights = BaseWeights.open(config.model_path, whole, getattr(torch, config.dtype))
     arena = AdapterArena(
-        collective.shard.architecture(whole),
+        group.shard.architecture(whole),
         config.num_adapter_rows,
         config.num_adapter_slots,
         weights.dtype,
         config.device,
     )
-    return make_runner(config, weights, arena, start.max_context, start.num_blocks, collective), arena
+    return make_runner(config, weights, arena, start.max_context, start.num_blocks, group), arena
 
 
 def _follow(source: IO[bytes], runner: Runner, arena: AdapterArena) -> None:
@@ -69,7 +75,7 @@ def _follow(source: IO[bytes], runner: Runner, arena: AdapterArena) -> None:
         elif isinstance(message, Write):
             stack = unpack_stack(message)
             arena.write(stack, message.slot, slice(message.first_row, message.first_row + message.rank))
-        elif not isinstance(message, Start):
+        elif isinstance(message, Erase):
             arena.erase(message.slot)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from inference.errors import RankLostError
 from inference.lora.layers import AdapterArena
 from inference.parallel.collective import Alone, Ranks
-from inference.parallel.messages import READY, Erase, Forward, Start, pack_stack, write_message
+from inference.parallel.messages import READY, Erase, Forward, Load, Start, pack_stack, write_message
 from inference.parallel.shards import Shard
 from inference.runner import make_runner
 
@@ -60,7 +60,12 @@ class Followers:
 
     def join(self) -> Collective:
         """The group of all ranks. They go on to load their shares."""
-        return Ranks(self.shard, self._rendezvous) if self._processes else Alone()
+        if not self._processes:
+            return Alone()
+        group = Ranks(self.shard, self._rendezvous)
+        for rank in self._ranks:
+            self._tell(rank, Load())
+        return group
 
     def wait_until_ready(self) -> None:
         for rank, process in self._processes.items():

@@ -29,6 +29,12 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     num_blocks: int
 
 
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """The leader has met all ranks. Whoever ends before this word looks, to the others, like one that never
+    came.
+    """
+
+
 class Write(msgspec.Struct, frozen=True, tag="write"):
     """Put a stack of adapters, cut to the rank's share, into a slot."""
 
@@ -47,7 +53,7 @@ class Forward(msgspec.Struct, frozen=True, tag="forward"):
     layout: StepLayout
 
 
-Message = Start | Write | Erase | Forward
+Message = Start | Load | Write | Erase | Forward
 
 _decoder = msgspec.msgpack.Decoder(Message)
 

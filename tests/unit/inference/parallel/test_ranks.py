@@ -100,10 +100,12 @@ def test_a_rank_that_dies_ends_the_engine_with_a_clear_error(tiny_llama: Path) -
 
 def test_a_rank_that_cannot_load_its_share_is_told_of(tmp_path: Path) -> None:
     followers = Followers(tiny_config(tmp_path / "gone", tensor_parallel=2), 64, 8)
-    followers.join()
-    with pytest.raises(RankLostError, match="rank 1 could not load its share"):
-        followers.wait_until_ready()
-    followers.close()
+    try:
+        followers.join()
+        with pytest.raises(RankLostError, match="rank 1 could not load its share"):
+            followers.wait_until_ready()
+    finally:
+        followers.close()
 
 
 def test_followers_do_not_outlive_the_leader(tiny_llama: Path) -> None:
