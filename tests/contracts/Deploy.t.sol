@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+
 import {Generation} from "../../contracts/Generation.sol";
+import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
 import {Settlement} from "../../contracts/Settlement.sol";
 import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
 import {Bounds, IParameters} from "../../contracts/interfaces/IParameters.sol";
@@ -38,6 +41,13 @@ contract DeployTest is Market {
             )
         );
         new Generation(disputes, adapters);
+    }
+
+    function test_a_registry_of_operators_names_all_that_it_stands_on(uint256 missing) external {
+        address[3] memory parts = [address(usd), address(settlement), address(disputes)];
+        parts[missing % parts.length] = address(0);
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.ZeroAddress.selector));
+        new OperatorRegistry(IERC20(parts[0]), UNSTAKE, parts[1], parts[2]);
     }
 
     function test_a_stake_outlasts_the_longest_window(uint64 unstake) external {

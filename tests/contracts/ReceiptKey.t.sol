@@ -62,7 +62,12 @@ contract ReceiptKeyTest is Batches {
     }
 
     function test_an_endpoint_is_announced_up_to_256_bytes(uint16 length) external {
-        length = uint16(bound(length, 0, 512));
+        _announce(256);
+        _announce(257);
+        _announce(uint16(bound(length, 0, 512)));
+    }
+
+    function _announce(uint16 length) private {
         string memory endpoint = string(new bytes(length));
         if (length > 256) {
             vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.EndpointTooLong.selector, length, 256));

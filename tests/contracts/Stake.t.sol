@@ -50,6 +50,17 @@ contract StakeTest is Batches {
         vm.assertEq(operators.coverOf(operator), _STAKE - left);
     }
 
+    function test_a_single_unit_leaves_and_less_does_not() external {
+        _startUnstake(MICRO - 1);
+        vm.warp(block.timestamp + UNSTAKE);
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.ZeroAmount.selector));
+        _startUnstake(MICRO);
+        vm.warp(block.timestamp + UNSTAKE);
+        vm.prank(operator);
+        vm.assertEq(operators.unstake(), MICRO);
+        vm.assertEq(abi.encode(operators.stakeOf(operator)), abi.encode(Stake(_STAKE - MICRO, 0, 0, 0)));
+    }
+
     function test_nothing_leaves_early_or_unasked(uint64 early) external {
         early = uint64(bound(early, 1, UNSTAKE));
         _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstakes.selector, operator));

@@ -62,6 +62,16 @@ contract WrongOrderTest is Disputed {
         disputes.wrongOrder(book.header, tree, shown);
     }
 
+    function test_neither_leaf_is_taken_at_its_word(bool isBalances, uint256 i, bool isLeft) external {
+        Tree tree = _treeOf(isBalances);
+        Book memory book = committed();
+        i = bound(i, 1, book.leavesOf(tree).keys.length - 1);
+        Lookup memory shown = book.pair(tree, i - 1, i);
+        shown.keys[isLeft ? 0 : 1] = isLeft ? bytes32(type(uint256).max) : bytes32(0);
+        vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
+        disputes.wrongOrder(book.header, tree, shown);
+    }
+
     function test_a_right_batch_survives_any_change_of_a_proof(bool isBalances, uint256 i, uint256 seed) external {
         Tree tree = _treeOf(isBalances);
         Book memory book = committed();
