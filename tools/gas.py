@@ -16,20 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from backend.chain.contracts import interface  # noqa: E402
-from backend.chain.deploy import ARTIFACTS, Deployer, deploy_local  # noqa: E402
-from backend.chain.keys import LocalSigner, local_account  # noqa: E402
-from backend.chain.local_node import LocalNode  # noqa: E402
-from backend.chain.node import Node  # noqa: E402
-from backend.domain.batch import Header  # noqa: E402
-from backend.domain.deployment import LOCAL_CHAIN_ID  # noqa: E402
-from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word  # noqa: E402
-from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId  # noqa: E402
-from backend.domain.voucher import Voucher  # noqa: E402
-from tools.gas_disputes import (  # noqa: E402
+from backend.chain.contracts import interface
+from backend.chain.deploy import ARTIFACTS, Deployer, deploy_local
+from backend.chain.keys import LocalSigner, local_account
+from backend.chain.local_node import LocalNode
+from backend.chain.node import Node
+from backend.domain.batch import Header
+from backend.domain.deployment import LOCAL_CHAIN_ID
+from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word
+from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId
+from backend.domain.voucher import Voucher
+from tools.gas_disputes import (
     DEPTH,
     TOTAL,
     Provenance,
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
 
     from backend.domain.disputes.proofs import Proof
 
+ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOTS = ROOT / "tests" / "snapshots"
 CONTRACTS = (
     "AdapterRegistry",

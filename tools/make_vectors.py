@@ -13,22 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from backend.domain import hashing  # noqa: E402
-from backend.domain.batch import HEADER_FIELDS, Header, Span, camel_case, spans_hash  # noqa: E402
-from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash  # noqa: E402
-from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId  # noqa: E402
-from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree, resolve  # noqa: E402
-from backend.domain.receipt import Receipt, Share, Slice, VersionRecord  # noqa: E402
-from backend.domain.split import PPM, slice_charges, split  # noqa: E402
-from backend.domain.voucher import SessionGrant, Voucher  # noqa: E402
-from tools import dispute_vectors, worked_example  # noqa: E402
+from backend.domain import hashing
+from backend.domain.batch import HEADER_FIELDS, Header, Span, camel_case, spans_hash
+from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
+from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree, resolve
+from backend.domain.receipt import Receipt, Share, Slice, VersionRecord
+from backend.domain.split import PPM, slice_charges, split
+from backend.domain.voucher import SessionGrant, Voucher
+from tools import dispute_vectors, worked_example
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "tests" / "vectors"
 Case = dict[str, Any]
 U128 = (1 << 128) - 1
@@ -359,7 +357,7 @@ def main() -> int:
         elif not is_check:
             path.write_text(text)
     if stale:
-        print(f"stale: {', '.join(stale)}; run python tools/make_vectors.py", file=sys.stderr)
+        print(f"stale: {', '.join(stale)}; run python -m tools.make_vectors", file=sys.stderr)
     return 1 if stale else 0
 
 
