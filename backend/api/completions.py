@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
@@ -12,10 +14,12 @@ from backend.api.errors import domain_error_body, internal_error_body
 from backend.domain.errors import DomainError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
+    from backend.api.choices import Shape
+    from backend.ports.engine import Piece, TokenLogprobs
     from backend.services.answer import Answer, Final
 
 FINISH_REASONS = {"abort": "stop"}
@@ -23,39 +27,59 @@ FINISH_REASONS = {"abort": "stop"}
 DONE = "data: [DONE]\n\n"
 
 
-class Completion:
-    """One answer under the name by which its model was resolved."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the request says about how it is answered."""
 
-    def __init__(self, answer: Answer, model: str, created: int) -> None:
+    model: str
+    """The name by which it was resolved."""
+    shape: Shape
+    num_choices: int = 1
+    has_logprobs: bool = False
+    service_tier: str | None = None
+
+
+class Completion:
+    """One answer on its way to its reader."""
+
+    def __init__(self, answer: Answer, wanted: Wanted) -> None:
         self.answer = answer
-        self._model = model
-        self._created = created
+        self._wanted = wanted
+        self._shape = wanted.shape
+        self._created = int(time.time())
 
     async def whole(self) -> dict[str, Any]:
+        found: list[list[Piece]] = [[] for _ in range(self._wanted.num_choices)]
         try:
-            text = "".join([piece async for piece in self.answer.texts()])
+            async for index, piece in self.answer.pieces():
+                found[index].append(piece)
         except asyncio.CancelledError:
             self.answer.hang_up()
             raise
         final = self.answer.final
-        message = {"role": "assistant", "content": text, "refusal": None}
-        reason = FINISH_REASONS.get(final.finish_reason, final.finish_reason)
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return self._object("chat.completion", [choice]) | bill(final)
+        choices = [
+            self._shape.whole(index, "".join(piece.text for piece in pieces), self._logprobs(pieces), reason)
+            for index, (pieces, reason) in enumerate(zip(found, _reasons(final), strict=True))
+        ]
+        return self._object(self._shape.whole_object, choices) | bill(final)
 
     async def events(self, *, include_usage: bool) -> AsyncIterator[str]:
         """The bill is in the last chunk before `[DONE]`; `include_usage` gives it one without choices."""
         try:
-            yield self._chunk({"role": "assistant", "content": ""})
-            async for piece in self.answer.texts():
-                yield self._chunk({"content": piece})
+            for index in range(self._wanted.num_choices):
+                if (opening := self._shape.opening(index)) is not None:
+                    yield self._chunk([opening])
+            async for index, piece in self.answer.pieces():
+                yield self._chunk([self._shape.piece(index, piece.text, self._logprobs([piece]))])
             final = self.answer.final
-            reason = FINISH_REASONS.get(final.finish_reason, final.finish_reason)
+            *closings, last = (self._shape.closing(*ended) for ended in enumerate(_reasons(final)))
+            for closing in closings:
+                yield self._chunk([closing])
             if include_usage:
-                yield self._chunk({}, reason)
-                yield event(self._object("chat.completion.chunk", []) | bill(final))
+                yield self._chunk([last])
+                yield self._chunk([], bill(final))
             else:
-                yield self._chunk({}, reason, bill(final))
+                yield self._chunk([last], bill(final))
             yield DONE
         except DomainError as error:
             yield event(domain_error_body(error))
@@ -63,15 +87,23 @@ class Completion:
             yield event(internal_error_body())
             raise
 
-    def _chunk(
-        self, delta: Mapping[str, str], reason: str | None = None, extra: Mapping[str, Any] | None = None
-    ) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return event(self._object("chat.completion.chunk", [choice]) | dict(extra or {}))
+    def _logprobs(self, pieces: Sequence[Piece]) -> list[TokenLogprobs] | None:
+        if not self._wanted.has_logprobs:
+            return None
+        return [place for piece in pieces for place in piece.logprobs]
+
+    def _chunk(self, choices: list[dict[str, Any]], extra: Mapping[str, Any] | None = None) -> str:
+        return event(self._object(self._shape.chunk_object, choices) | dict(extra or {}))
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        identity = {"id": self.answer.id, "object": kind, "created": self._created, "model": self._model}
-        return identity | {"choices": choices}
+        wanted = self._wanted
+        found = {"id": self.answer.id, "object": kind, "created": self._created, "model": wanted.model}
+        tier = {"service_tier": wanted.service_tier} if wanted.service_tier else {}
+        return found | tier | {"choices": choices}
+
+
+def _reasons(final: Final) -> list[str]:
+    return [FINISH_REASONS.get(reason, reason) for reason in final.finish_reasons]
 
 
 class CompletionStream(StreamingResponse):

@@ -70,13 +70,16 @@ HEADERS: Mapping[int, Mapping[str, str]] = {
     503: {"retry-after": "1"},
 }
 
+CONTRADICTION = "contradiction"
+"""Kind of a fault that a schema finds between several of its fields; its context has the one at fault."""
+
 # Parameters of OpenAI's API that we know and do not support: refused by name, as unknown ones are.
 UNSUPPORTED = frozenset(
     {
-        *("audio", "function_call", "functions", "logprobs", "modalities"),
+        *("audio", "function_call", "functions", "modalities"),
         *("moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"),
-        *("prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier"),
-        *("service_tier", "store", "tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options"),
+        *("prompt_cache_retention", "reasoning_effort", "safety_identifier"),
+        *("store", "tool_choice", "tools", "verbosity", "web_search_options"),
     }
 )
 
@@ -171,6 +174,8 @@ def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str |
             f"{'unsupported' if is_known else 'unknown'}_parameter",
             param,
         )
+    if kind == CONTRADICTION:
+        return f"{text}.", "invalid_parameter", str(fault["ctx"]["param"])
     if param is None and kind == "value_error":
         return f"{text.removeprefix('Value error, ').capitalize()}.", "invalid_request", None
     if kind == "missing":

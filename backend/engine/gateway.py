@@ -6,15 +6,17 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32
-from backend.ports.engine import Piece, PromptSize
-from inference.protocol import AdapterRef, Message, Sampling
+from backend.ports.engine import InvalidSchema, Piece, PromptSize, TokenLogprob, TokenLogprobs
+from inference import protocol
+from inference.protocol import AdapterRef, JsonSchema, Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from backend.engine.client import EngineClient
-    from backend.ports.engine import AdapterFolder, Chat, Turn
+    from backend.ports.engine import AdapterFolder, Chat, Sampling, Turn
     from inference.protocol import Chunk
 
 
@@ -32,15 +34,21 @@ class EngineGateway:
         chunks = self._client.generate(
             messages=_messages(chat.turns),
             adapter=_adapter(chat.adapter),
-            sampling=Sampling(**asdict(chat.sampling)),  # the port uses the engine's names
+            sampling=_sampling(chat.sampling),
             probe=chat.probe,
             request_id=chat.id,
             payer=chat.payer,
+            priority=chat.priority,
         )
         # Closed here and now: a generator left to the collector would abort its request who knows when.
         async with aclosing(chunks) as opened:
-            async for chunk in opened:
-                yield _piece(chunk)
+            try:
+                async for chunk in opened:
+                    yield _piece(chunk)
+            except InvalidInput as error:
+                if error.details.get("code") != "invalid_schema":
+                    raise
+                raise InvalidSchema(error.message, "response_format") from error
 
     async def abort(self, chat_id: str) -> None:
         await self._client.abort(chat_id)
@@ -58,6 +66,16 @@ def _adapter(folder: AdapterFolder | None) -> AdapterRef | None:
     return None if folder is None else AdapterRef(folder.digest.removeprefix("0x"), str(folder.path))
 
 
+def _sampling(sampling: Sampling) -> protocol.Sampling:
+    fields = asdict(sampling)  # the port uses the engine's names
+    schema = fields.pop("json_schema")
+    return protocol.Sampling(**fields, constraint=None if schema is None else JsonSchema(schema))
+
+
+def _logprob(found: protocol.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(found.token, found.logprob)
+
+
 def _piece(chunk: Chunk) -> Piece:
     return Piece(
         text=chunk.text,
@@ -66,4 +84,8 @@ def _piece(chunk: Chunk) -> Piece:
         finish_reason=chunk.finish_reason,
         probe=None if chunk.probe is None else chunk.probe.answer,
         cached_prompt_tokens=chunk.cached_prompt_tokens,
+        logprobs=tuple(
+            TokenLogprobs(_logprob(place.chosen), tuple(map(_logprob, place.top)))
+            for place in chunk.logprobs or ()
+        ),
     )

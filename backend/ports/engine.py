@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from backend.domain.errors import InvalidInput
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
@@ -12,6 +14,12 @@ if TYPE_CHECKING:
     from backend.domain.ids import Hash32
 
 FinishReason = Literal["stop", "length", "abort"]
+Priority = Literal[-1, 0, 1]
+"""Of requests that wait: 1 is urgent, -1 is for what nobody waits for."""
+
+
+class InvalidSchema(InvalidInput):
+    """The JSON schema that an answer is to keep to cannot be kept to; the message names the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,9 @@ class AdapterFolder:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """`temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1 and penalties of 0
-    are off; without a `seed` the engine draws one. `logit_bias` is by token id.
+    are off; without a `seed` the engine draws one. `logit_bias` is by token id. `logprobs`: how many
+    alternatives to name beside each token, None for no log-probabilities at all. `json_schema`: the text of
+    a JSON schema that the answer keeps to, unless it is cut off.
     """
 
     max_tokens: int
@@ -47,6 +57,8 @@ class Sampling:
     logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,23 @@ class Chat:
     adapter: AdapterFolder | None = None
     probe: bool = False
     payer: str = ""
+    priority: Priority = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token as bytes, which alone need not be UTF-8, and the natural logarithm of its probability."""
+
+    token: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """One place of an answer: what was chosen there, and the likeliest tokens in falling order."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +99,8 @@ class Piece:
 
     `probe` comes with the last piece of a request that asked for it: the mean final hidden state over the
     answer's tokens, one float for each hidden dimension; None if there is no answer. Of the prompt's tokens,
-    `cached_prompt_tokens` were found in the engine's prefix cache.
+    `cached_prompt_tokens` were found in the engine's prefix cache. `logprobs`, where asked for, has an item
+    for each new token, the closing one included; the text of a token may come with a later piece.
     """
 
     text: str
@@ -79,6 +109,7 @@ class Piece:
     finish_reason: FinishReason | None = None
     probe: Sequence[float] | None = None
     cached_prompt_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +124,7 @@ class Engine(Protocol):
     async def count_tokens(self, turns: Sequence[Turn]) -> PromptSize: ...
 
     def answer(self, chat: Chat) -> AsyncIterator[Piece]:
-        """Ends after the piece with a finish reason."""
+        """Ends after the piece with a finish reason. Raises InvalidSchema too."""
         ...
 
     async def abort(self, chat_id: str) -> None:

@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from backend.ports.engine import FinishReason
+    from backend.ports.engine import FinishReason, Piece
     from backend.ports.serving import NewReceipt
 
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """How an answer ended. When a reader sees it, its receipt is durable. Of the prompt's tokens, which all
-    are charged, `cached_prompt_tokens` were found in the engine's prefix cache.
+    """How an answer ended, by choice. When a reader sees it, its receipt is durable. Of the prompt's tokens,
+    which all are charged, `cached_prompt_tokens` were found in the engine's prefix cache.
     """
 
-    finish_reason: FinishReason
+    finish_reasons: tuple[FinishReason, ...]
     receipt: NewReceipt
     cached_prompt_tokens: int = 0
 
 
 class Answer:
-    """Text as it comes, then `final`. The producer never waits for the reader."""
+    """Pieces as they come, then `final`. The producer never waits for the reader."""
 
     def __init__(self, answer_id: str) -> None:
         self.id = answer_id
         self.is_abandoned = asyncio.Event()
         self._started = asyncio.Event()
-        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self._pieces: asyncio.Queue[tuple[int, Piece] | None] = asyncio.Queue()
         self._final: Final | None = None
         self._error: BaseException | None = None
 
@@ -47,8 +47,10 @@ class Answer:
         if self._error is not None:
             raise self._error
 
-    async def texts(self) -> AsyncIterator[str]:
-        """Non-empty pieces of text. Raises what went wrong: then nothing was charged."""
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """What there is to read, each piece with the number of its choice. Raises what went wrong: then
+        nothing was charged.
+        """
         while (piece := await self._pieces.get()) is not None:
             yield piece
         if self._error is not None:
@@ -58,9 +60,9 @@ class Answer:
         """The reader has left. What was generated is still charged, and its receipt can be fetched."""
         self.is_abandoned.set()
 
-    def put(self, text: str) -> None:
-        if text:
-            self._pieces.put_nowait(text)
+    def put(self, choice: int, piece: Piece) -> None:
+        if piece.text or piece.logprobs:
+            self._pieces.put_nowait((choice, piece))
         self._started.set()
 
     def end(self, final: Final) -> None:

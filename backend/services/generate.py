@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import DomainError, InvalidInput, Unavailable
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
 from backend.domain.rules import to_position
 from backend.domain.split import PPM, charge
-from backend.ports.engine import Chat, Piece, Sampling, Turn
+from backend.ports.engine import Chat, Sampling, Turn
 from backend.services.admission import Bill, Payer
 from backend.services.answer import Answer, Final
 from backend.services.attribute import Attribution, attribute
+from backend.services.transcribe import AnswerInterrupted, Transcript, transcribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
     from backend.ports.attribution import Attributor
-    from backend.ports.engine import AdapterFolder, Engine, PromptSize
+    from backend.ports.engine import AdapterFolder, Engine, Priority, PromptSize
     from backend.ports.serving import CatalogueTx, NewReceipt, Reservation
     from backend.services.adapters import AdapterFolders
     from backend.services.admission import Admission
@@ -35,20 +35,15 @@ if TYPE_CHECKING:
 UNATTRIBUTED = Attribution("none", ())
 """Of a version without snapshots."""
 
-
-ABORT_AGAIN_SECONDS = 0.5
 FETCHERS = 4
 """Adapters that are fetched at once."""
 MAX_BYTES_PER_TOKEN = 32
 """Far above what prompts have on average: a prompt with more cannot fit, and is not worth tokenising."""
+SEEDS_END = 1 << 63
 
 
 class ContextLengthExceeded(InvalidInput):
     """The prompt leaves no room for an answer in the model's context."""
-
-
-class AnswerInterrupted(Unavailable):
-    """The engine stopped in the middle of an answer; nothing was charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +59,20 @@ class GenerateLimits:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """`body`: the request's bytes as received. `sampling.max_tokens` of 0: the installation's default."""
+    """`body`: the request's bytes as received. `sampling.max_tokens` of 0: the installation's default.
+
+    `num_choices` answers are written, of up to that many tokens each; the prompt is paid for once. With a
+    seed, each choice has its own, rising from it. `seconds`: the client's own bound on the whole.
+    """
 
     payer: Payer
     model: Model
     turns: tuple[Turn, ...]
     sampling: Sampling
     body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """All that the engine wrote, and its last piece."""
-
-    text: str
-    last: Piece
+    num_choices: int = 1
+    priority: Priority = 0
+    seconds: float | None = None
 
 
 class Generate:
@@ -152,7 +146,7 @@ class Generate:
         await asyncio.to_thread(self._admission.check, request.payer, _price(record, 1, 1))
         size = await self._size(request.turns)
         sampling = self._fit(request.sampling, size)
-        bound = _price(record, size.num_tokens, sampling.max_tokens)
+        bound = _price(record, size.num_tokens, sampling.max_tokens * request.num_choices)
         reservation = await asyncio.to_thread(self._admission.reserve, request.payer, bound)
         try:
             folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
@@ -160,8 +154,7 @@ class Generate:
         except BaseException:
             await asyncio.to_thread(self._admission.release, reservation)
             raise
-        last = transcript.last
-        return Final(last.finish_reason or "abort", receipt, last.cached_prompt_tokens)
+        return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens)
 
     async def _size(self, turns: tuple[Turn, ...]) -> PromptSize:
         if self._max_context is None:
@@ -189,16 +182,15 @@ class Generate:
     async def _produce(
         self, request: AnswerRequest, answer: Answer
     ) -> tuple[AdapterFolder | None, Transcript]:
-        deadline = asyncio.get_running_loop().time() + self._limits.answer_seconds
+        seconds = min(self._limits.answer_seconds, request.seconds or self._limits.answer_seconds)
+        deadline = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(deadline):
                 folder = await self._folder(request.model)
-            is_probed = bool(request.model.record.snapshots)
-            payer = request.payer.account
-            chat = Chat(answer.id, request.turns, request.sampling, folder, probe=is_probed, payer=payer)
             # The engine is asked to end at the deadline: what it wrote until then is read, and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
-                return folder, await self._transcribe(chat, answer, deadline)
+                chats = _chats(request, answer.id, folder)
+                return folder, await transcribe(self._engine, chats, answer, deadline)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
 
@@ -225,39 +217,6 @@ class Generate:
             attributor.prepare(folder.path)
         return folder
 
-    async def _transcribe(self, chat: Chat, answer: Answer, deadline: float) -> Transcript:
-        if answer.is_abandoned.is_set():
-            raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
-        texts: list[str] = []
-        last: Piece | None = None
-        watcher = asyncio.create_task(self._abort_in_time(chat.id, answer, deadline))
-        try:
-            async for piece in self._engine.answer(chat):
-                last = piece
-                texts.append(piece.text)
-                answer.put(piece.text)
-        except asyncio.CancelledError:
-            await self._abort(chat.id)
-            raise
-        finally:
-            watcher.cancel()
-        if last is None or last.finish_reason is None or not last.completion_tokens:
-            raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
-        return Transcript("".join(texts), last)
-
-    async def _abort_in_time(self, chat_id: str, answer: Answer, deadline: float) -> None:
-        """When the reader has left, or the deadline has come."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await answer.is_abandoned.wait()
-        while True:  # the engine ignores the abort of a chat that has not reached it yet
-            await self._abort(chat_id)
-            await asyncio.sleep(ABORT_AGAIN_SECONDS)
-
-    async def _abort(self, chat_id: str) -> None:
-        with contextlib.suppress(DomainError):  # an engine that is gone has nothing left to abort
-            await self._engine.abort(chat_id)
-
     def _settle(
         self,
         request: AnswerRequest,
@@ -267,18 +226,18 @@ class Generate:
     ) -> NewReceipt:
         attribution = self._attribution(request.model.record, folder, transcript)
         slices = (Slice(request.model.id, PPM, attribution.shares),)
-        last = transcript.last
         salt = secrets.token_bytes(32)
+        counts = transcript.prompt_tokens, transcript.completion_tokens
         bill = Bill(
-            charge=charge(slices, [request.model.record], last.prompt_tokens, last.completion_tokens),
+            charge=charge(slices, [request.model.record], *counts),
             request_hash=salted_hash(salt, request.body),
-            response_hash=salted_hash(salt, response_bytes([transcript.text])),
+            response_hash=salted_hash(salt, response_bytes(transcript.texts)),
             slices=slices,
             slices_hash=slices_hash(slices),
             method=attribution.method,
             attribution_hash=attribution_hash(attribution.method, slices),
-            prompt_tokens=last.prompt_tokens,
-            completion_tokens=last.completion_tokens,
+            prompt_tokens=transcript.prompt_tokens,
+            completion_tokens=transcript.completion_tokens,
             salt=to_hash(salt),
         )
         return self._admission.settle(request.payer, reservation, bill)
@@ -288,7 +247,7 @@ class Generate:
     ) -> Attribution:
         if folder is None or not record.snapshots:
             return UNATTRIBUTED
-        return attribute(self._attributors, folder.path, self._positions(record), transcript.last.probe)
+        return attribute(self._attributors, folder.path, self._positions(record), transcript.probe)
 
     def _positions(self, record: VersionRecord) -> list[int]:
         """Of the accepted contributions of the version's snapshots: a receipt may name no other."""
@@ -304,3 +263,26 @@ class Generate:
 
 def _price(record: VersionRecord, prompt_tokens: int, completion_tokens: int) -> int:
     return prompt_tokens * record.prompt_price + completion_tokens * record.completion_price
+
+
+def _chats(request: AnswerRequest, answer_id: str, folder: AdapterFolder | None) -> list[Chat]:
+    """One a choice."""
+    return [
+        Chat(
+            id=f"{answer_id}-{number}",
+            turns=request.turns,
+            sampling=_seeded(request.sampling, number),
+            adapter=folder,
+            probe=bool(request.model.record.snapshots),
+            payer=request.payer.account,
+            priority=request.priority,
+        )
+        for number in range(request.num_choices)
+    ]
+
+
+def _seeded(sampling: Sampling, number: int) -> Sampling:
+    if sampling.seed is None or not number:
+        return sampling
+    seed = sampling.seed + number
+    return replace(sampling, seed=seed if seed < SEEDS_END else seed - 2 * SEEDS_END)

@@ -24,7 +24,16 @@ from backend.domain.chain import (
 )
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, version_id
-from backend.ports.engine import Chat, FinishReason, Piece, PromptSize, Turn
+from backend.ports.engine import (
+    Chat,
+    FinishReason,
+    InvalidSchema,
+    Piece,
+    PromptSize,
+    TokenLogprob,
+    TokenLogprobs,
+    Turn,
+)
 from backend.services.claim import Claimable, NothingToClaim
 from tests.support.market import CHAIN_ID, some_account, some_hash
 
@@ -135,6 +144,14 @@ class View:
         return number
 
 
+def scripted_logprobs(word: str, num_top: int | None) -> tuple[TokenLogprobs, ...]:
+    """Each word is a token; the next likeliest is bytes that are no text alone."""
+    if num_top is None:
+        return ()
+    ranked = (TokenLogprob(word.encode(), -0.5), TokenLogprob(b"\xe2\x82", -1.5))
+    return (TokenLogprobs(ranked[0], ranked[:num_top]),)
+
+
 class ScriptedEngine:
     """Says its words one by one. It can wait, break in the middle, or be gone."""
 
@@ -146,8 +163,11 @@ class ScriptedEngine:
         self.breaks_after: int | None = None
         self.is_gone = False
         self.waits_after: int | None = None
+        self.waits_after_of: dict[str, int] = {}
+        """By chat, before `waits_after`."""
         self.probe: Sequence[float] = (1.0, 0.0, 0.0)
         self.chats: list[Chat] = []
+        self.refused_schema = '{"not": {}}'
         self.asked = asyncio.Event()
         self.is_waiting = threading.Event()
         """Set where it waits, for tests on other threads."""
@@ -163,13 +183,15 @@ class ScriptedEngine:
     async def answer(self, chat: Chat) -> AsyncIterator[Piece]:
         self.chats.append(chat)
         self.asked.set()
+        if chat.sampling.json_schema == self.refused_schema:
+            raise InvalidSchema("schema refused at #: as the script has it", "response_format")
         waking = self._waking.setdefault(chat.id, asyncio.Event())
         prompt = (await self.count_tokens(chat.turns)).num_tokens
         words = self.words[: chat.sampling.max_tokens]
         for number, word in enumerate(words, start=1):
             if number - 1 == self.breaks_after:
                 raise Unavailable("The engine stopped; nothing was charged, try again.")
-            if number - 1 == self.waits_after:
+            if number - 1 == self.waits_after_of.get(chat.id, self.waits_after):
                 self.is_waiting.set()
                 await waking.wait()
             if chat.id in self._aborted:
@@ -180,7 +202,8 @@ class ScriptedEngine:
                 ("stop" if len(words) == len(self.words) else "length") if is_last else None
             )
             probe = self.probe if is_last and chat.probe else None
-            yield Piece(word, prompt, number, reason, probe, self.cached_prompt_tokens)
+            logprobs = scripted_logprobs(word, chat.sampling.logprobs)
+            yield Piece(word, prompt, number, reason, probe, self.cached_prompt_tokens, logprobs)
 
     async def abort(self, chat_id: str) -> None:
         self._aborted.add(chat_id)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from backend.api.completions import Completion, CompletionStream
+from backend.api.choices import ChatShape
+from backend.api.completions import Completion, CompletionStream, Wanted
 from backend.api.deps import CallerDep, ServicesDep
 from backend.api.disconnect import ClientLeft, while_connected
 from backend.api.schemas.chat import ChatCompletionRequest
@@ -25,19 +24,28 @@ async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
 ) -> Response:
     model = await services.generate.model(body.model)
-    wanted = AnswerRequest(
+    asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
         model=model,
         turns=body.turns(),
         sampling=body.sampling(),
         body=await request.body(),
+        num_choices=body.num_choices,
+        priority=body.priority,
+        seconds=body.seconds,
+    )
+    wanted = Wanted(
+        model=model.name,
+        shape=ChatShape(),
+        num_choices=body.num_choices,
+        has_logprobs=bool(body.logprobs),
+        service_tier=body.served_tier,
     )
     try:
-        answer = await while_connected(request, services.generate.start(wanted))
-        completion = Completion(answer, model.name, int(time.time()))
+        answer = await while_connected(request, services.generate.start(asked))
+        completion = Completion(answer, wanted)
         if not body.stream:
             return JSONResponse(await while_connected(request, completion.whole()))
     except ClientLeft:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    return CompletionStream(completion, include_usage=include_usage)
+    return CompletionStream(completion, include_usage=body.includes_usage)

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from backend.ports.engine import Sampling, Turn
-
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Text = Annotated[str, Field(max_length=1 << 20)]
-
-
-class Strict(BaseModel):
-    """Exact JSON types, and nothing that we do not know: a parameter that is ignored is a wrong answer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+from backend.api.schemas.sampling import (
+    MAX_TOP_LOGPROBS,
+    PRIORITIES,
+    AnswerFields,
+    ResponseFormat,
+    Strict,
+    Text,
+    contradiction,
+)
+from backend.ports.engine import Priority, Sampling, Turn
 
 
 class TextPart(Strict):
@@ -30,37 +31,19 @@ class ChatMessage(Strict):
         return Turn("system" if self.role == "developer" else self.role, text)
 
 
-class StreamOptions(Strict):
-    include_usage: bool = False
+class ChatCompletionRequest(AnswerFields):
+    """OpenAI's request, as far as we keep it.
 
+    `service_tier`: `flex` waits behind what others ask for. `n` choices are charged as one prompt and all of
+    their tokens.
+    """
 
-class ChatCompletionRequest(Strict):
-    """OpenAI's request, as far as we keep it; `top_k`, `min_p` and `repetition_penalty` are vLLM's."""
-
-    model: Annotated[str, Field(min_length=1, max_length=200)]
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    logit_bias: (
-        Annotated[
-            dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-            Field(max_length=1024),
-        ]
-        | None
-    ) = None
-    max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(max_length=512)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    service_tier: Literal["auto", "default", "flex"] | None = None
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -71,34 +54,30 @@ class ChatCompletionRequest(Strict):
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatCompletionRequest:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("'stream_options' needs 'stream'")
         both = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(both) > 1:
-            raise ValueError("'max_tokens' and 'max_completion_tokens' differ")
-        if any(not stop for stop in self.stops):
-            raise ValueError("'stop' holds an empty string")
+            reason = "The parameter 'max_tokens' is not what 'max_completion_tokens' says"
+            raise contradiction("max_tokens", reason)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise contradiction("top_logprobs", "The parameter 'top_logprobs' needs 'logprobs'")
         return self
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+    def priority(self) -> Priority:
+        return PRIORITIES.get(self.service_tier, 0)
+
+    @property
+    def served_tier(self) -> str | None:
+        """As the answer names it: OpenAI's do where the request did."""
+        return "default" if self.service_tier == "auto" else self.service_tier
 
     def turns(self) -> tuple[Turn, ...]:
         return tuple(message.turn() for message in self.messages)
 
     def sampling(self) -> Sampling:
-        """`max_tokens` of 0: the installation's default."""
-        return Sampling(
+        return replace(
+            super().sampling(),
             max_tokens=self.max_completion_tokens or self.max_tokens or 0,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=self.top_k or 0,
-            min_p=self.min_p or 0.0,
-            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias={int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
-            seed=self.seed,
-            stop=self.stops,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            json_schema=self.response_format.text if self.response_format else None,
         )

@@ -122,7 +122,7 @@ async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attribute
     installation: Installation, generate: Generate
 ) -> None:
     answer = await generate.start(request(installation, 12))
-    text = "".join([piece async for piece in answer.texts()])
+    text = "".join([piece.text async for _, piece in answer.pieces()])
     signed = answer.final.receipt.signed
     assert text
     assert (signed.receipt.prompt_tokens, signed.receipt.completion_tokens) == (8, 12)
@@ -130,7 +130,7 @@ async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attribute
     assert signed.method == "hidden-cosine-1"
     assert sum(share.ppm for share in signed.slices[0].shares) == 1_000_000
     again = await generate.start(request(installation, 12))
-    assert "".join([piece async for piece in again.texts()]) == text
+    assert "".join([piece.text async for _, piece in again.pieces()]) == text
     assert again.final.receipt.signed.slices == signed.slices
 
 
@@ -153,7 +153,7 @@ async def test_an_engine_that_is_killed_mid_answer_costs_nothing(  # the last te
     answer = await generate.start(request(installation, MAX_TOKENS))
     engine.process.kill()
     with pytest.raises(Unavailable):
-        async for _ in answer.texts():
+        async for _ in answer.pieces():
             pass
     await generate.close()
     assert receipts(installation) == []

@@ -15,7 +15,7 @@ from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.client import EngineClient
 from backend.engine.gateway import EngineGateway
-from backend.ports.engine import AdapterFolder, Chat, Turn
+from backend.ports.engine import AdapterFolder, Chat, InvalidSchema, Turn
 from backend.ports.engine import Sampling as PortSampling
 from inference import protocol
 from inference.protocol import AdapterRef, Chunk, EmbedItem, JsonSchema, Message, Options, Sampling
@@ -282,6 +282,33 @@ async def test_the_gateways_parameters_are_the_engines(client: EngineClient) -> 
     text = "".join(piece.text for piece in pieces)
     assert text[0] != text[1]
     assert set(text[:2]) == set(text)
+
+
+async def test_the_gateway_hands_on_schemas_and_logprobs(client: EngineClient) -> None:
+    schema = '{"enum": ["left", "right"]}'
+    sampling = PortSampling(max_tokens=12, temperature=0.0, logprobs=2, json_schema=schema)
+    chat = Chat("c", (Turn("user", "x"),), sampling, priority=-1)
+    pieces = [piece async for piece in EngineGateway(client).answer(chat)]
+    assert "".join(piece.text for piece in pieces) in {'"left"', '"right"'}
+    places = [place for piece in pieces for place in piece.logprobs]
+    assert len(places) == pieces[-1].completion_tokens
+    assert all(len(place.top) == 2 for place in places)
+    assert b"".join(place.chosen.token for place in places).startswith((b'"left"', b'"right"'))
+
+
+async def test_any_json_object_is_a_schema_that_the_engine_takes(client: EngineClient) -> None:
+    sampling = PortSampling(max_tokens=8, temperature=0.0, json_schema='{"type": "object"}')
+    chat = Chat("c", (Turn("user", "x"),), sampling)
+    pieces = [piece async for piece in EngineGateway(client).answer(chat)]
+    assert pieces[0].text.startswith("{")
+
+
+async def test_a_refused_schema_is_said_by_the_name_of_its_parameter(client: EngineClient) -> None:
+    sampling = PortSampling(max_tokens=8, json_schema='{"not": {}}')
+    chat = Chat("c", (Turn("user", "x"),), sampling)
+    with pytest.raises(InvalidSchema) as caught:
+        _ = [piece async for piece in EngineGateway(client).answer(chat)]
+    assert (caught.value.param, caught.value.code) == ("response_format", "invalid_schema")
 
 
 async def test_constrained_answers_and_logprobs_cross_the_socket(client: EngineClient) -> None:

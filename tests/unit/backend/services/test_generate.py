@@ -73,7 +73,7 @@ def reserved(installation: Installation) -> int:
 
 
 async def text_of(answer: Answer) -> str:
-    return "".join([piece async for piece in answer.texts()])
+    return "".join([piece.text async for _, piece in answer.pieces()])
 
 
 async def until_idle(installation: Installation) -> None:
@@ -86,7 +86,7 @@ async def test_an_answer_is_charged_by_its_tokens(installation: Installation) ->
     receipt = answer.final.receipt.signed.receipt
     assert (receipt.prompt_tokens, receipt.completion_tokens) == (2, 4)
     assert receipt.charge == receipt.cumulative == 2 * 10 + 4 * 20
-    assert answer.final.finish_reason == "stop"
+    assert answer.final.finish_reasons == ("stop",)
     assert reserved(installation) == 0
 
 
@@ -151,7 +151,7 @@ async def test_the_answer_fits_the_context(installation: Installation) -> None:
     answer = await installation.generate.start(request(installation, "tiny", max_tokens=100))
     await text_of(answer)
     assert installation.engine.chats[0].sampling.max_tokens == 3
-    assert answer.final.finish_reason == "length"
+    assert answer.final.finish_reasons == ("length",)
 
 
 async def test_a_prompt_that_fills_the_context_is_refused(installation: Installation) -> None:
@@ -163,7 +163,7 @@ async def test_a_prompt_that_fills_the_context_is_refused(installation: Installa
 
 async def test_the_receipt_is_durable_before_the_answer_ends(installation: Installation) -> None:
     answer = await installation.generate.start(request(installation, installation.version))
-    async for _ in answer.texts():
+    async for _ in answer.pieces():
         pass
     assert [stored.id for stored in receipts(installation)] == [answer.final.receipt.id]
 
@@ -361,6 +361,6 @@ async def test_an_answer_that_takes_too_long_is_cut_off_and_charged_so_far(
     generate = installation.generating(answer_seconds=0.05)
     answer = await generate.start(request(installation, "tiny"))
     assert await text_of(answer) == "Hello there"
-    assert answer.final.finish_reason == "abort"
+    assert answer.final.finish_reasons == ("abort",)
     assert answer.final.receipt.signed.receipt.completion_tokens == 2
     await generate.close()

@@ -1,0 +1,149 @@
+"""What the requests for answers have in common, under OpenAI's names."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from backend.api.errors import CONTRADICTION
+from backend.ports.engine import Priority, Sampling
+
+MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20
+MAX_SCHEMA_LENGTH = 1 << 16
+"""Characters, as the engine takes them."""
+PRIORITIES: dict[str | None, Priority] = {"flex": -1}
+"""Of service tiers; all others are the usual one."""
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Text = Annotated[str, Field(max_length=1 << 20)]
+
+
+class Strict(BaseModel):
+    """Exact JSON types, and nothing that we do not know: a parameter that is ignored is a wrong answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def contradiction(param: str, message: str) -> PydanticCustomError:
+    """For validators of whole requests: `param` is the field at fault."""
+    return PydanticCustomError(CONTRADICTION, "{message}", {"message": message, "param": param})
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+
+
+class JsonSchemaFormat(Strict):
+    """`strict` changes nothing: the answer keeps to the schema in any case, or the schema is refused."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: Annotated[str, Field(max_length=4096)] | None = None
+    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            at = "response_format.json_schema"
+            raise contradiction(at, f"The parameter '{at}' goes with type 'json_schema', and only with it")
+        try:
+            is_small = len(self.text or "") <= MAX_SCHEMA_LENGTH
+        except RecursionError:
+            is_small = False
+        if not is_small:
+            at, most = "response_format.json_schema.schema", MAX_SCHEMA_LENGTH
+            raise contradiction(at, f"The parameter '{at}' is nested too deep or over {most} characters")
+        return self
+
+    @property
+    def text(self) -> str | None:
+        """The schema's text for the engine, its properties in the order in which they came."""
+        if self.type == "text":
+            return None
+        schema = self.json_schema.json_schema if self.json_schema else None
+        return json.dumps({"type": "object"} if schema is None else schema, ensure_ascii=False)
+
+
+class Extension(Strict):
+    """What our market adds. `deadline_ms`: the answer is cut off then, and charged for what there is."""
+
+    deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
+
+
+class AnswerFields(Strict):
+    """`top_k`, `min_p` and `repetition_penalty` are vLLM's."""
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
+    max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    loraledger: Extension | None = None
+
+    @model_validator(mode="after")
+    def _check_stream_and_stop(self) -> AnswerFields:
+        if self.stream_options is not None and not self.stream:
+            raise contradiction("stream_options", "The parameter 'stream_options' needs 'stream'")
+        if any(not stop for stop in self.stops):
+            raise contradiction("stop", "The parameter 'stop' holds an empty string")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def seconds(self) -> float | None:
+        """The client's own bound on the answer."""
+        deadline = self.loraledger.deadline_ms if self.loraledger else None
+        return None if deadline is None else deadline / 1000
+
+    @property
+    def includes_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self) -> Sampling:
+        """`max_tokens` of 0: the installation's default."""
+        return Sampling(
+            max_tokens=self.max_tokens or 0,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias={int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
+            seed=self.seed,
+            stop=self.stops,
+        )

@@ -1,0 +1,118 @@
+"""What the engine writes for one answer, all its choices, read to the end whoever leaves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import DomainError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.ports.engine import Chat, Engine, FinishReason, Piece
+    from backend.services.answer import Answer
+
+ABORT_AGAIN_SECONDS = 0.5
+
+
+class AnswerInterrupted(Unavailable):
+    """The engine stopped in the middle of an answer; nothing was charged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The text of each choice, and its last piece."""
+
+    texts: tuple[str, ...]
+    last: tuple[Piece, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Those of the prompt, once: the choices share it."""
+        return max(piece.prompt_tokens for piece in self.last)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(piece.completion_tokens for piece in self.last)
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """What no choice had to compute."""
+        return min(piece.cached_prompt_tokens for piece in self.last)
+
+    @property
+    def finish_reasons(self) -> tuple[FinishReason, ...]:
+        return tuple(piece.finish_reason or "abort" for piece in self.last)
+
+    @property
+    def probe(self) -> list[float] | None:
+        """The mean over the tokens of all choices; of those cut off before they had one, none are counted."""
+        probes = [(p.probe, p.completion_tokens) for p in self.last if p.probe is not None]
+        total = sum(count for _, count in probes)
+        if not total:
+            return None
+        columns = zip(*(probe for probe, _ in probes), strict=True)
+        counts = [count for _, count in probes]
+        return [sum(x * n for x, n in zip(column, counts, strict=True)) / total for column in columns]
+
+
+async def transcribe(engine: Engine, chats: Sequence[Chat], answer: Answer, deadline: float) -> Transcript:
+    """All of `chats` at once, one a choice. The engine is asked to end at `deadline` (the loop's time), or
+    when the reader has left; what it wrote until then counts. Raises what the first choice to fail raises,
+    and ends the others.
+    """
+    if answer.is_abandoned.is_set():
+        raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
+    choices = [
+        asyncio.create_task(_choice(engine, chat, number, answer, deadline))
+        for number, chat in enumerate(chats)
+    ]
+    try:
+        found = await asyncio.gather(*choices)
+    finally:
+        for choice in choices:
+            choice.cancel()
+        await asyncio.gather(*choices, return_exceptions=True)
+    transcript = Transcript(tuple(text for text, _ in found), tuple(last for _, last in found))
+    if not transcript.completion_tokens:
+        raise AnswerInterrupted("The engine stopped before the answer began; nothing was charged.")
+    return transcript
+
+
+async def _choice(
+    engine: Engine, chat: Chat, number: int, answer: Answer, deadline: float
+) -> tuple[str, Piece]:
+    texts: list[str] = []
+    last: Piece | None = None
+    watcher = asyncio.create_task(_abort_in_time(engine, chat.id, answer, deadline))
+    try:
+        async for piece in engine.answer(chat):
+            last = piece
+            texts.append(piece.text)
+            answer.put(number, piece)
+    except asyncio.CancelledError:
+        await _abort(engine, chat.id)
+        raise
+    finally:
+        watcher.cancel()
+    if last is None or last.finish_reason is None:
+        raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
+    return "".join(texts), last
+
+
+async def _abort_in_time(engine: Engine, chat_id: str, answer: Answer, deadline: float) -> None:
+    """When the reader has left, or the deadline has come."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            await answer.is_abandoned.wait()
+    while True:  # the engine ignores the abort of a chat that has not reached it yet
+        await _abort(engine, chat_id)
+        await asyncio.sleep(ABORT_AGAIN_SECONDS)
+
+
+async def _abort(engine: Engine, chat_id: str) -> None:
+    with contextlib.suppress(DomainError):  # an engine that is gone has nothing left to abort
+        await engine.abort(chat_id)
