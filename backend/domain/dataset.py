@@ -62,15 +62,24 @@ class Defect:
 class Row:
     line: int
     format: RowFormat
-    value: dict[str, Any]
+    texts: tuple[str, ...]
+    """What people wrote: contents, prompt and completion, or text; neither roles nor source."""
     canonical: bytes
     """Sorted keys, no blanks, UTF-8, without the final newline."""
-    num_characters: int
-    """Of its texts."""
 
     @property
     def hash(self) -> Hash32:
         return row_hash(self.canonical)
+
+    @property
+    def num_characters(self) -> int:
+        """Of its texts."""
+        return sum(map(len, self.texts))
+
+    @property
+    def value(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.canonical)
+        return value
 
 
 def canonical_row(row: Mapping[str, Any]) -> bytes:
@@ -109,12 +118,15 @@ class LineChecker:
     def __init__(self) -> None:
         self.format: RowFormat | None = None
         """Of the first sound row: all others must have it."""
+        self._has_named_line_ends = False
 
     def check(self, line: int, raw: bytes | None) -> Row | list[Defect]:
         """The row, or everything that is wrong with the line."""
         found = _Findings(line)
+        raw = self._plain(raw, found)
+        of_the_file = len(found.defects)
         value = _parse(raw, found)
-        if found.defects:
+        if len(found.defects) > of_the_file:
             return found.defects
         row_format = _check_row(value, found)
         if row_format is not None and not found.defects:
@@ -123,14 +135,28 @@ class LineChecker:
                 found.add("mixed_formats", f"the first row is {self.format}, this one {row_format}")
         if found.defects or row_format is None:
             return found.defects
-        return Row(line, row_format, value, canonical_row(value), found.num_characters)
+        return Row(line, row_format, tuple(found.texts), canonical_row(value))
+
+    def _plain(self, raw: bytes | None, found: _Findings) -> bytes | None:
+        """Without what an editor may have put around all the lines; named once a file, not once a line."""
+        if raw is None:
+            return None
+        if found.line == 1 and raw.startswith(codecs.BOM_UTF8):
+            found.add(
+                "byte_order_mark", "the file starts with a byte order mark; save it as UTF-8 without one"
+            )
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if raw.endswith(b"\r") and not self._has_named_line_ends:
+            self._has_named_line_ends = True
+            found.add("carriage_return", "the lines end in CR LF; save the file with LF as its line ends")
+        return raw
 
 
 class _Findings:
     def __init__(self, line: int) -> None:
         self.line = line
         self.defects: list[Defect] = []
-        self.num_characters = 0
+        self.texts: list[str] = []
 
     def add(self, code: str, message: str, field: str | None = None) -> None:
         self.defects.append(Defect(self.line, code, message, field))
@@ -155,9 +181,6 @@ class _Findings:
 def _parse(raw: bytes | None, found: _Findings) -> Any:
     if raw is None:
         return found.add("line_too_long", f"longer than {MAX_LINE_BYTES} bytes")
-    if found.line == 1 and raw.startswith(codecs.BOM_UTF8):
-        found.add("byte_order_mark", "the file starts with a byte order mark; save it as UTF-8 without one")
-        raw = raw.removeprefix(codecs.BOM_UTF8)
     if not raw.strip():
         return found.add("empty_line", "a line without a row")
     try:
@@ -220,8 +243,8 @@ def _check_row(row: Any, found: _Findings) -> RowFormat | None:
 
 
 def _check_source(row: Mapping[str, Any], found: _Findings) -> None:
-    is_text = _check_text(row, "source", "source", found, is_counted=False)
-    if is_text and len(row["source"]) > MAX_SOURCE_CHARACTERS:
+    is_sound = _check_text(row, "source", "source", found, is_text=False)
+    if is_sound and len(row["source"]) > MAX_SOURCE_CHARACTERS:
         found.add("too_long", f"longer than {MAX_SOURCE_CHARACTERS} characters", "source")
 
 
@@ -243,20 +266,24 @@ def _check_message(message: Any, path: str, found: _Findings) -> None:
     for name in message:
         if name not in {"role", "content"}:
             found.add("unknown_field", "a message has a role and a content", f"{path}.{_shown(name)}")
-    if _check_text(message, "role", f"{path}.role", found, is_counted=False) and message["role"] not in ROLES:
+    if _check_text(message, "role", f"{path}.role", found, is_text=False) and message["role"] not in ROLES:
         found.add("unknown_role", f"must be one of {', '.join(ROLES)}", f"{path}.role")
     _check_text(message, "content", f"{path}.content", found)
 
 
-def _check_turns(roles: list[str], found: _Findings) -> None:
+def are_turns(roles: list[str]) -> bool:
+    """Whether these are `[system,] user, assistant, ...`, ending with assistant."""
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    expected = ["user", "assistant"] * (len(turns) // 2)
-    if not turns or turns != expected:
+    return bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2)
+
+
+def _check_turns(roles: list[str], found: _Findings) -> None:
+    if not are_turns(roles):
         found.add("wrong_turns", "must be [system,] user, assistant, ... and end with assistant", "messages")
 
 
 def _check_text(
-    row: Mapping[str, Any], name: str, path: str, found: _Findings, *, is_counted: bool = True
+    row: Mapping[str, Any], name: str, path: str, found: _Findings, *, is_text: bool = True
 ) -> bool:
     """Whether the field is a text with something in it."""
     value = row.get(name)
@@ -269,7 +296,8 @@ def _check_text(
     elif not _is_unicode(value):
         found.add("broken_unicode", "holds half of a surrogate pair, which UTF-8 cannot express", path)
     else:
-        found.num_characters += len(value) if is_counted else 0
+        if is_text:
+            found.texts.append(value)
         return True
     return False
 

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.domain.dataset import Defect, LineChecker, Row, RowFormat, split_lines
-from backend.domain.errors import InvalidInput
+from backend.domain.dataset import Defect, Row, RowFormat, split_lines
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Hash32
+from backend.services.contribute.read_parquet import MAGIC, parquet_lines
+from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.uploads import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
     from typing import Self, TextIO
 
 MAX_DEFECTS_SHOWN = 100
 MAX_DEFECTS_KEPT = 10_000
-MAX_ROWS = 1_000_000
+MAX_ROWS = 5_000_000
+MAGIC_BYTES = 6
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+    b"BZh": "bzip2",
+}
+"""How such a file starts; no row does."""
 
 KeepRows = Callable[[Sequence[tuple[int, Hash32]]], None]
 """Takes (line, row hash) of some rows, in order."""
@@ -37,6 +50,14 @@ class TooManyRows(UploadTooLarge):
 
 class EmptyUpload(InvalidInput):
     """No bytes at all."""
+
+
+class CompressedUpload(InvalidInput):
+    """An archive or a compressed stream: what it grows to is not known before it is there."""
+
+
+class DiskFull(Unavailable):
+    """No room for the upload on the disk of this installation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +109,65 @@ def read_defects(path: Path) -> Iterator[Defect]:
 def receive(
     stream: Iterable[bytes], target: Path, max_bytes: int, log: DefectLog, keep_rows: KeepRows
 ) -> Received:
-    """Sound rows go to `target` in canonical form. Errors: `UploadTooLarge`, `TooManyRows`, `EmptyUpload`."""
-    checker = LineChecker()
+    """Sound rows of JSONL or Parquet go to `target` in canonical form.
+
+    Errors: `UploadTooLarge`, `TooManyRows`, `EmptyUpload`, `CompressedUpload`, `UnreadableParquet`,
+    `ParquetTooDense`.
+    """
+    head, stream = _peeked(_limited(stream, max_bytes))
+    _refuse_compressed(head)
+    if not head.startswith(MAGIC):
+        return _receive_lines(stream, target, log, keep_rows)
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".parquet") as spool:
+        spool.writelines(stream)
+        spool.flush()
+        lines = _limited(parquet_lines(Path(spool.name), log.add), max_bytes)
+        return _receive_lines(lines, target, log, keep_rows)
+
+
+def _receive_lines(stream: Iterable[bytes], target: Path, log: DefectLog, keep_rows: KeepRows) -> Received:
+    reader = RowReader()
     digest = sha256()
     num_rows = num_characters = num_bytes = 0
     hashes: list[tuple[int, Hash32]] = []
     line = 0
     with target.open("wb") as file:
-        for line, raw in enumerate(split_lines(_limited(stream, max_bytes)), start=1):
+        for line, raw in enumerate(split_lines(stream), start=1):
             if line > MAX_ROWS:
                 raise TooManyRows(f"the upload has more than {MAX_ROWS} rows", details={"max_rows": MAX_ROWS})
-            checked = checker.check(line, raw)
-            if not isinstance(checked, Row):
-                for defect in checked:
+            row = reader.read(line, raw)
+            if not isinstance(row, Row):
+                for defect in row:
                     log.add(defect)
                 continue
-            canonical = checked.canonical + b"\n"
+            canonical = row.canonical + b"\n"
             file.write(canonical)
             digest.update(canonical)
             num_rows, num_bytes = num_rows + 1, num_bytes + len(canonical)
-            num_characters += checked.num_characters
-            hashes.append((line, checked.hash))
+            num_characters += row.num_characters
+            hashes.append((line, row.hash))
             if len(hashes) == ROWS_AT_ONCE:
                 keep_rows(hashes)
                 hashes = []
-    if not line:
+    if not line and not log.counts:
         raise EmptyUpload("the upload is empty: send one JSON object a line")
     keep_rows(hashes)
-    return Received(checker.format, num_rows, num_characters, num_bytes, Hash32("0x" + digest.hexdigest()))
+    return Received(reader.format, num_rows, num_characters, num_bytes, Hash32("0x" + digest.hexdigest()))
+
+
+def _peeked(stream: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes, enough to tell formats apart, and the whole stream."""
+    chunks = iter(stream)
+    head = b""
+    while len(head) < MAGIC_BYTES and (chunk := next(chunks, None)) is not None:
+        head += chunk
+    return head, itertools.chain((head,), chunks)
+
+
+def _refuse_compressed(head: bytes) -> None:
+    kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
+    if kind is not None:
+        raise CompressedUpload(f"the upload is a {kind} file: send the rows themselves, or Parquet")
 
 
 def _limited(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ together is written in one transaction. What follows on the chain is in `backend
 
 from __future__ import annotations
 
+import errno
 import secrets
 import time
 from dataclasses import replace
@@ -18,7 +19,7 @@ from backend.domain.contribution import Report, Ticket, Upload, UploadState
 from backend.domain.dataset import Defect
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
-from backend.services.contribute.check_upload import DefectLog, read_defects, receive
+from backend.services.contribute.check_upload import DefectLog, DiskFull, read_defects, receive
 from backend.services.contribute.licences import parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
 from backend.services.contribute.uploads import claim_rows, current, drop_rows, release_rows
@@ -80,10 +81,10 @@ class Contributions:
     def upload(
         self, account: Account, datanet: DatanetId, name: str, stream: Iterable[bytes], licence: str
     ) -> Upload:
-        """Check JSONL bytes: a draft if they are sound, else an invalid upload whose report says why.
+        """Check JSONL or Parquet: a draft if it is sound, else an invalid upload whose report says why.
 
         Errors, and then nothing is kept: `NotFound` (datanet), `UnknownLicence`, `InvalidInput` (name),
-        `EmptyUpload`, `UploadTooLarge`, and whatever the stream raises.
+        `DiskFull`, those of `receive`, and whatever the stream raises.
         """
         report = Report(parse_licence(licence))
         created_at = datetime.fromtimestamp(self._now(), UTC)
@@ -95,11 +96,13 @@ class Contributions:
             tx.contributions.add(upload)
         try:
             return self._check(upload, stream)
-        except BaseException:
+        except BaseException as error:
+            self._staging.drop(upload.id)
             drop_rows(self._begin, upload.id)
             with self._begin() as tx:
                 tx.contributions.remove(upload.id)
-            self._staging.drop(upload.id)
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise DiskFull("there is no room left for the upload here; nothing was kept") from error
             raise
 
     def status(self, upload_id: str) -> Upload:

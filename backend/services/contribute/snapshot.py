@@ -9,10 +9,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 from backend.domain.content import ContentCorrupt, cid_of
-from backend.domain.dataset import LineChecker, Row, is_too_deep, split_lines
+from backend.domain.dataset import Row, is_too_deep, split_lines
 from backend.domain.errors import NotFound
 from backend.domain.hashing import licence_word
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
+from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 
 if TYPE_CHECKING:
@@ -136,9 +137,9 @@ class Snapshots:
 
 def _checked(contribution: Contribution, file: BinaryIO) -> Iterator[dict[str, Any]]:
     """Whoever recorded it need not have checked it as we do."""
-    checker = LineChecker()
+    reader = RowReader()
     for number, line in enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), start=1):
-        row = checker.check(number, line)
+        row = reader.read(number, line)
         if not isinstance(row, Row):
             raise _corrupt(contribution, f"line {number}: {row[0].message}")
         yield row.value

@@ -60,7 +60,7 @@ def test_rows_of_the_three_formats_are_taken(row: Any, row_format: RowFormat, nu
     [
         (None, [("line_too_long", None)]),
         (b"", [("empty_line", None)]),
-        (b" \t\r", [("empty_line", None)]),
+        (b" \t", [("empty_line", None)]),
         (b'{"text": "\xff"}', [("broken_utf8", None)]),
         (b"{", [("malformed_json", None)]),
         (b'{"text": "a"} {}', [("malformed_json", None)]),
@@ -109,7 +109,18 @@ def test_everything_wrong_with_a_line_is_found(
 
 
 def test_a_byte_order_mark_is_named_and_the_rest_of_the_line_checked_too() -> None:
-    assert found(b'\xef\xbb\xbf{"prompt": "a"}', line=1) == [("byte_order_mark", None)]
+    assert found(b'\xef\xbb\xbf{"prompt": "a"}', line=1) == [
+        ("byte_order_mark", None),
+        ("missing_field", "completion"),
+    ]
+
+
+def test_line_ends_of_another_system_are_named_once_a_file() -> None:
+    checker = LineChecker()
+    first, second = (checker.check(line, b'{"text": "a"}\r') for line in (1, 2))
+    assert isinstance(first, list)
+    assert [(defect.line, defect.code) for defect in first] == [(1, "carriage_return")]
+    assert isinstance(second, Row)
 
 
 def test_all_rows_have_the_format_of_the_first() -> None:
@@ -123,7 +134,7 @@ def test_all_rows_have_the_format_of_the_first() -> None:
 
 def test_the_canonical_form_is_one_whatever_the_spelling() -> None:
     one = check(b'{"source":"s","text":"\\u00e9\\n"}')
-    two = check('{ "text" : "é\\u000a", "source": "s" }\r'.encode())
+    two = check('{ "text" : "é\\u000a", "source": "s" }'.encode())
     assert isinstance(one, Row)
     assert isinstance(two, Row)
     assert one.canonical == two.canonical == '{"source":"s","text":"é\\n"}'.encode()

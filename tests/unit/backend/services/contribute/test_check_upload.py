@@ -1,5 +1,13 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import itertools
+import lzma
+import tracemalloc
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +17,8 @@ from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.ids import DatanetId
 from backend.services.contribute.check_upload import (
     MAX_DEFECTS_SHOWN,
+    CompressedUpload,
+    DiskFull,
     EmptyUpload,
     TooManyRows,
     UploadTooLarge,
@@ -17,8 +27,7 @@ from backend.services.contribute.licences import UnknownLicence
 from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, World, jsonl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from backend.db.unit_of_work import Database
 
@@ -36,6 +45,13 @@ def any_world(database: Database, tmp_path: Path) -> World:
 
 def staged(world: World) -> list[str]:
     return [path.name for path in (world.folder / "uploads").glob("*")]
+
+
+def zipped(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rows.jsonl", content)
+    return file.getvalue()
 
 
 def test_every_defect_is_reported_and_nothing_recorded(any_world: World) -> None:
@@ -163,3 +179,36 @@ def test_large_uploads_are_not_compared_row_by_row(any_world: World, monkeypatch
     any_world.contributions.submit(first.id, any_world.sign(first))
     again = any_world.upload([*rows, rows[0]], BOB)
     assert again.report.defect_counts == {"repeated_row": 1, "copied_row": 60_001}
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
+def test_what_is_compressed_is_refused_whatever_it_would_grow_to(
+    world: World, pack: Callable[[bytes], bytes]
+) -> None:
+    with pytest.raises(CompressedUpload, match="send the rows themselves"):
+        world.upload([b"", *(bytes((byte,)) for byte in pack(ROWS * 1000))])
+    assert world.contributions.find() == []
+
+
+def test_a_line_of_a_hundred_megabytes_is_a_defect_and_takes_no_memory(world: World) -> None:
+    world.staging.max_bytes = 1 << 30
+    chunk = b"x" * 65_536
+    tracemalloc.start()
+    try:
+        upload = world.upload(
+            itertools.chain(ROWS.splitlines(keepends=True), [chunk] * 1600, [b"\n"], [ROWS])
+        )
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    found = [(defect.line, defect.code) for defect in upload.report.defects]
+    assert found == [(3, "line_too_long"), (4, "repeated_row"), (5, "repeated_row")]
+    assert peak < 16 << 20
+
+
+def test_a_full_disk_is_named_and_nothing_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.staging, "data", lambda _upload: Path("/dev/full"))
+    with pytest.raises(DiskFull, match="no room"):
+        world.upload()
+    assert world.contributions.find() == []
+    assert staged(world) == []

@@ -44,7 +44,7 @@ def test_a_sound_upload_is_a_draft_with_counts_and_ids(any_world: World) -> None
 
 
 def test_what_is_published_is_the_canonical_form_and_its_manifest(world: World) -> None:
-    submitted = world.submit(b'{"completion":"A.",  "prompt":"\\u00e9?"}\r\n{"prompt":"b","completion":"B"}')
+    submitted = world.submit(b'{"completion":"A.",  "prompt":"\\u00e9?"}\n{"prompt":"b","completion":"B"}')
     cid = submitted.report.cid
     assert cid is not None
     rows = '{"completion":"A.","prompt":"é?"}\n{"completion":"B","prompt":"b"}\n'.encode()

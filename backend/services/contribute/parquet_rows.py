@@ -1,0 +1,134 @@
+"""The child of `read_parquet`: writes the rows of a Parquet file as JSON lines, within bounds.
+
+Exit codes are `Exit`; what is wrong goes to standard error, wrong columns as one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
+
+MEMORY_BYTES = 512 << 20
+CPU_SECONDS = 900
+BUFFER_BYTES = 1 << 20
+"""Read ahead in a column: pages are decoded one by one, not a whole row group at once."""
+ROWS_AT_ONCE = 256
+
+COLUMNS = {
+    "messages": "list<struct<role: string, content: string>>",
+    **dict.fromkeys(("prompt", "completion", "text", "source"), "string"),
+}
+NOT_UNICODE = b'"\xff"\n'
+"""Stands for a row whose strings are not UTF-8: the check of lines says so."""
+
+
+class Exit(IntEnum):
+    DONE = 0
+    UNREADABLE = 3
+    WRONG_COLUMNS = 4
+    TOO_DENSE = 5
+
+
+def main(path: str, out: BinaryIO) -> Exit:
+    """Writes to `out`; a whole number of lines, also when it fails."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+            wrong = list(_wrong_columns(file.schema_arrow))
+            for defect in wrong:
+                sys.stderr.write(json.dumps(defect) + "\n")
+            if wrong:
+                return Exit.WRONG_COLUMNS
+            for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
+                out.writelines(_lines(batch))
+    except MemoryError:
+        return Exit.TOO_DENSE
+    except (pa.ArrowException, OSError, ValueError) as error:
+        sys.stderr.write(str(error))
+        return Exit.UNREADABLE
+    return Exit.DONE
+
+
+def _wrong_columns(schema: Any) -> Iterator[dict[str, Any]]:
+    """As `Defect`s."""
+    seen: set[str] = set()
+    for column in schema:
+        field = ascii(column.name)[1:-1][:64]
+        if column.name in seen:
+            yield {
+                "line": 1,
+                "code": "duplicate_key",
+                "message": "is a column more than once",
+                "field": field,
+            }
+        elif column.name not in COLUMNS:
+            yield {"line": 1, "code": "unknown_field", "message": "no column of any format", "field": field}
+        elif not (_is_messages if column.name == "messages" else _is_text)(column.type):
+            message = f"must be a column of {COLUMNS[column.name]}, not {str(column.type)[:200]}"
+            yield {"line": 1, "code": "wrong_type", "message": message, "field": field}
+        seen.add(column.name)
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_messages(kind: Any) -> bool:
+    from pyarrow import types
+
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_list_view(kind)
+    if not is_list or not types.is_struct(kind.value_type):
+        return False
+    return all(_is_text(field.type) for field in kind.value_type)
+
+
+def _lines(batch: Any) -> Iterator[bytes]:
+    try:
+        rows: Iterable[Any] = batch.to_pylist()
+    except UnicodeDecodeError:
+        yield from _lines_one_by_one(batch)
+        return
+    for row in rows:
+        yield _line(row)
+
+
+def _lines_one_by_one(batch: Any) -> Iterator[bytes]:
+    for place in range(batch.num_rows):
+        try:
+            yield _line(batch.slice(place, 1).to_pylist()[0])
+        except UnicodeDecodeError:
+            yield NOT_UNICODE
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    """Parquet has every column in every row: nothing is a field left out, not one that is null."""
+    present = {name: value for name, value in row.items() if value is not None}
+    return json.dumps(present, ensure_ascii=False).encode() + b"\n"
+
+
+def _set_bounds() -> None:
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve more than they use
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+
+
+if __name__ == "__main__":
+    _set_bounds()
+    status = main(sys.argv[1], sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+    sys.stdout.flush()
+    os._exit(status)  # the memory that is left may not be enough to end in order
