@@ -1,7 +1,8 @@
-"""Choices in OpenAI's shapes, whole and in chunks: of chats here, each with its log-probabilities."""
+"""Choices in OpenAI's shapes, of chats and of texts, whole and in chunks, with their log-probabilities."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 class Shape(Protocol):
     """How one kind of endpoint shows the choices of an answer. `logprobs`: None where none were asked for."""
 
-    prefix: str
-    """Of the answers' ids."""
     whole_object: str
     chunk_object: str
 
@@ -34,7 +33,6 @@ class Shape(Protocol):
 class ChatShape:
     """Of `/v1/chat/completions`."""
 
-    prefix = "chatcmpl"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
@@ -61,6 +59,47 @@ class ChatShape:
         reason: str | None = None,
     ) -> dict[str, Any]:
         return {"index": index, "delta": delta} | _ending(chat_logprobs(logprobs), reason)
+
+
+class TextShape:
+    """Of `/v1/completions`; an object an answer, since offsets go on from chunk to chunk."""
+
+    whole_object = chunk_object = "text_completion"
+
+    def __init__(self) -> None:
+        self._offsets: Counter[int] = Counter()
+
+    def whole(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None, reason: str
+    ) -> dict[str, Any]:
+        return self.piece(index, text, logprobs) | {"finish_reason": reason}
+
+    def opening(self, index: int) -> dict[str, Any] | None:  # noqa: ARG002 - a text has none
+        return None
+
+    def piece(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
+        return {"index": index, "text": text} | _ending(self._logprobs(index, logprobs), None)
+
+    def closing(self, index: int, reason: str) -> dict[str, Any]:
+        return {"index": index, "text": ""} | _ending(None, reason)
+
+    def _logprobs(self, index: int, places: Sequence[TokenLogprobs] | None) -> dict[str, Any] | None:
+        if places is None:
+            return None
+        tokens = [token_text(place.chosen.token) for place in places]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(token)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [place.chosen.logprob for place in places],
+            "top_logprobs": [
+                {token_text(token.token): token.logprob for token in (*place.top, place.chosen)}
+                for place in places
+            ],
+            "text_offset": offsets,
+        }
 
 
 def chat_logprobs(places: Sequence[TokenLogprobs] | None) -> dict[str, Any] | None:

@@ -31,19 +31,20 @@ DONE = "data: [DONE]\n\n"
 class Wanted:
     """What the request says about how it is answered."""
 
-    model: str
-    """The name by which it was resolved."""
     shape: Shape
     num_choices: int = 1
     has_logprobs: bool = False
+    is_stream: bool = False
+    includes_usage: bool = False
     service_tier: str | None = None
 
 
 class Completion:
-    """One answer on its way to its reader."""
+    """One answer on its way to its reader, under the name by which its model was resolved."""
 
-    def __init__(self, answer: Answer, wanted: Wanted) -> None:
+    def __init__(self, answer: Answer, model: str, wanted: Wanted) -> None:
         self.answer = answer
+        self._model = model
         self._wanted = wanted
         self._shape = wanted.shape
         self._created = int(time.time())
@@ -63,8 +64,8 @@ class Completion:
         ]
         return self._object(self._shape.whole_object, choices) | bill(final)
 
-    async def events(self, *, include_usage: bool) -> AsyncIterator[str]:
-        """The bill is in the last chunk before `[DONE]`; `include_usage` gives it one without choices."""
+    async def events(self) -> AsyncIterator[str]:
+        """The bill is in the last chunk before `[DONE]`; `includes_usage` gives it one without choices."""
         try:
             for index in range(self._wanted.num_choices):
                 if (opening := self._shape.opening(index)) is not None:
@@ -75,7 +76,7 @@ class Completion:
             *closings, last = (self._shape.closing(*ended) for ended in enumerate(_reasons(final)))
             for closing in closings:
                 yield self._chunk([closing])
-            if include_usage:
+            if self._wanted.includes_usage:
                 yield self._chunk([last])
                 yield self._chunk([], bill(final))
             else:
@@ -96,10 +97,9 @@ class Completion:
         return event(self._object(self._shape.chunk_object, choices) | dict(extra or {}))
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        wanted = self._wanted
-        found = {"id": self.answer.id, "object": kind, "created": self._created, "model": wanted.model}
-        tier = {"service_tier": wanted.service_tier} if wanted.service_tier else {}
-        return found | tier | {"choices": choices}
+        found = {"id": self.answer.id, "object": kind, "created": self._created, "model": self._model}
+        tier = self._wanted.service_tier
+        return found | ({"service_tier": tier} if tier else {}) | {"choices": choices}
 
 
 def _reasons(final: Final) -> list[str]:
@@ -109,9 +109,9 @@ def _reasons(final: Final) -> list[str]:
 class CompletionStream(StreamingResponse):
     """Tells the answer when the reader has left, however the server notices."""
 
-    def __init__(self, completion: Completion, *, include_usage: bool) -> None:
+    def __init__(self, completion: Completion) -> None:
         super().__init__(
-            completion.events(include_usage=include_usage),
+            completion.events(),
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )

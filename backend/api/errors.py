@@ -76,10 +76,10 @@ CONTRADICTION = "contradiction"
 # Parameters of OpenAI's API that we know and do not support: refused by name, as unknown ones are.
 UNSUPPORTED = frozenset(
     {
-        *("audio", "function_call", "functions", "modalities"),
+        *("audio", "best_of", "echo", "function_call", "functions", "modalities"),
         *("moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"),
         *("prompt_cache_retention", "reasoning_effort", "safety_identifier"),
-        *("store", "tool_choice", "tools", "verbosity", "web_search_options"),
+        *("store", "suffix", "tool_choice", "tools", "verbosity", "web_search_options"),
     }
 )
 
@@ -140,7 +140,7 @@ async def _on_domain_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
-    message, code, param = describe_fault(error.errors())
+    message, code, param = describe_fault(error.errors(), error.body)
     return _response(400, error_body(400, message, code, param))
 
 
@@ -158,10 +158,10 @@ async def _on_lone_surrogate(_request: Request, _error: Exception) -> JSONRespon
     return _response(400, error_body(400, text, "invalid_text"))
 
 
-def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str | None]:
-    """Message, code and parameter of the first thing wrong with a request."""
+def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> tuple[str, str, str | None]:
+    """Message, code and parameter of the first thing wrong with a request, whose JSON is `body`."""
     fault = faults[0]
-    where = [str(part) for part in fault["loc"][1:]]  # the first part is where it came in: body, query, path
+    where = _path(fault["loc"], body)
     param = ".".join(where) or None
     kind, text = str(fault["type"]), str(fault["msg"])
     if kind == "json_invalid":
@@ -181,3 +181,19 @@ def describe_fault(faults: Sequence[Mapping[str, Any]]) -> tuple[str, str, str |
     if kind == "missing":
         return f"The parameter '{param}' is missing.", "missing_parameter", param
     return f"The parameter '{param}' is invalid: {text}.", "invalid_parameter", param
+
+
+def _path(loc: Sequence[int | str], body: object) -> list[str]:
+    """Without its first part, which is where the fault came in, and the names of types that were tried."""
+    source, *parts = loc
+    if source != "body" or not isinstance(body, dict | list):
+        return [str(part) for part in parts]
+    found: list[str] = []
+    at: Any = body
+    for number, part in enumerate(parts):
+        is_here = part in at if isinstance(at, dict) else isinstance(at, list) and isinstance(part, int)
+        if is_here or (isinstance(at, dict) and number == len(parts) - 1 and part != "[key]"):
+            found.append(str(part))
+        if is_here:
+            at = at[part]
+    return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from backend.engine.client import EngineClient
-    from backend.ports.engine import AdapterFolder, Chat, Sampling, Turn
+    from backend.ports.engine import AdapterFolder, Chat, Prompt, Sampling
     from inference.protocol import Chunk
 
 
@@ -26,13 +26,14 @@ class EngineGateway:
     def __init__(self, client: EngineClient) -> None:
         self._client = client
 
-    async def count_tokens(self, turns: Sequence[Turn]) -> PromptSize:
-        count = await self._client.count_tokens(_messages(turns))
+    async def count_tokens(self, prompt: Prompt) -> PromptSize:
+        count = await self._client.count_tokens(_messages(prompt), _text(prompt))
         return PromptSize(count.num_tokens, count.max_context)
 
     async def answer(self, chat: Chat) -> AsyncGenerator[Piece, None]:
         chunks = self._client.generate(
-            messages=_messages(chat.turns),
+            messages=_messages(chat.prompt),
+            prompt=_text(chat.prompt),
             adapter=_adapter(chat.adapter),
             sampling=_sampling(chat.sampling),
             probe=chat.probe,
@@ -58,8 +59,13 @@ class EngineGateway:
         return [Hash32(f"0x{digest}") for digest in status.active_adapters]
 
 
-def _messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+def _messages(prompt: Prompt) -> tuple[Message, ...]:
+    turns = () if isinstance(prompt, str) else prompt
     return tuple(Message(turn.role, turn.content) for turn in turns)
+
+
+def _text(prompt: Prompt) -> str | None:
+    return prompt if isinstance(prompt, str) else None
 
 
 def _adapter(folder: AdapterFolder | None) -> AdapterRef | None:

@@ -30,6 +30,10 @@ class Turn:
     content: str
 
 
+Prompt = tuple[Turn, ...] | str
+"""A chat to be answered, or raw text to be continued, which no chat template touches."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterFolder:
     """An adapter by content; the engine checks the folder against the digest when it loads it."""
@@ -69,7 +73,7 @@ class Chat:
     """
 
     id: str
-    turns: tuple[Turn, ...]
+    prompt: Prompt
     sampling: Sampling
     adapter: AdapterFolder | None = None
     probe: bool = False
@@ -121,7 +125,7 @@ class PromptSize:
 class Engine(Protocol):
     """Errors of all methods: `Unavailable` where a retry may help, `InvalidInput` for a bad request."""
 
-    async def count_tokens(self, turns: Sequence[Turn]) -> PromptSize: ...
+    async def count_tokens(self, prompt: Prompt) -> PromptSize: ...
 
     def answer(self, chat: Chat) -> AsyncIterator[Piece]:
         """Ends after the piece with a finish reason. Raises InvalidSchema too."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
     from backend.ports.attribution import Attributor
-    from backend.ports.engine import AdapterFolder, Engine, Priority, PromptSize
+    from backend.ports.engine import AdapterFolder, Engine, Priority, Prompt, PromptSize
     from backend.ports.serving import CatalogueTx, NewReceipt, Reservation
     from backend.services.adapters import AdapterFolders
     from backend.services.admission import Admission
@@ -67,12 +67,21 @@ class AnswerRequest:
 
     payer: Payer
     model: Model
-    turns: tuple[Turn, ...]
+    prompt: Prompt
     sampling: Sampling
     body: bytes
     num_choices: int = 1
     priority: Priority = 0
     seconds: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """How OpenAI's ids of such answers begin."""
+        return "cmpl" if isinstance(self.prompt, str) else "chatcmpl"
+
+    @property
+    def prompt_param(self) -> str:
+        return "prompt" if isinstance(self.prompt, str) else "messages"
 
 
 class Generate:
@@ -112,7 +121,7 @@ class Generate:
 
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first piece. Raises PaymentRequired, InvalidInput or Unavailable before it."""
-        answer = Answer(f"chatcmpl-{secrets.token_hex(16)}")
+        answer = Answer(f"{request.kind}-{secrets.token_hex(16)}")
         # A task of its own: a reader who leaves cannot cancel what is still to be charged.
         task = asyncio.create_task(self._serve(request, answer))
         self._running[task] = answer
@@ -144,8 +153,8 @@ class Generate:
         record = request.model.record
         # Before any work: strangers with empty channels must not occupy the tokeniser.
         await asyncio.to_thread(self._admission.check, request.payer, _price(record, 1, 1))
-        size = await self._size(request.turns)
-        sampling = self._fit(request.sampling, size)
+        size = await self._size(request)
+        sampling = self._fit(request, size)
         bound = _price(record, size.num_tokens, sampling.max_tokens * request.num_choices)
         reservation = await asyncio.to_thread(self._admission.reserve, request.payer, bound)
         try:
@@ -156,28 +165,28 @@ class Generate:
             raise
         return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens)
 
-    async def _size(self, turns: tuple[Turn, ...]) -> PromptSize:
+    async def _size(self, request: AnswerRequest) -> PromptSize:
         if self._max_context is None:
             self._max_context = (await self._engine.count_tokens((Turn("user", ""),))).max_context
-        num_bytes = sum(len(turn.content.encode()) for turn in turns)
+        num_bytes = _num_bytes(request.prompt)
         if num_bytes > self._max_context * MAX_BYTES_PER_TOKEN:
             raise ContextLengthExceeded(
                 f"The prompt has {num_bytes} bytes; prompt and answer share {self._max_context} tokens.",
-                param="messages",
+                param=request.prompt_param,
             )
-        size = await self._engine.count_tokens(turns)
+        size = await self._engine.count_tokens(request.prompt)
         self._max_context = size.max_context
         return size
 
-    def _fit(self, sampling: Sampling, size: PromptSize) -> Sampling:
+    def _fit(self, request: AnswerRequest, size: PromptSize) -> Sampling:
         room = size.max_context - size.num_tokens
         if room < 1:
             raise ContextLengthExceeded(
                 f"The prompt has {size.num_tokens} tokens; prompt and answer share {size.max_context}.",
-                param="messages",
+                param=request.prompt_param,
             )
-        wanted = sampling.max_tokens or self._limits.default_max_tokens
-        return replace(sampling, max_tokens=min(wanted, room))
+        wanted = request.sampling.max_tokens or self._limits.default_max_tokens
+        return replace(request.sampling, max_tokens=min(wanted, room))
 
     async def _produce(
         self, request: AnswerRequest, answer: Answer
@@ -265,12 +274,17 @@ def _price(record: VersionRecord, prompt_tokens: int, completion_tokens: int) ->
     return prompt_tokens * record.prompt_price + completion_tokens * record.completion_price
 
 
+def _num_bytes(prompt: Prompt) -> int:
+    texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
+    return sum(len(text.encode()) for text in texts)
+
+
 def _chats(request: AnswerRequest, answer_id: str, folder: AdapterFolder | None) -> list[Chat]:
     """One a choice."""
     return [
         Chat(
             id=f"{answer_id}-{number}",
-            turns=request.turns,
+            prompt=request.prompt,
             sampling=_seeded(request.sampling, number),
             adapter=folder,
             probe=bool(request.model.record.snapshots),

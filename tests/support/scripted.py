@@ -29,10 +29,10 @@ from backend.ports.engine import (
     FinishReason,
     InvalidSchema,
     Piece,
+    Prompt,
     PromptSize,
     TokenLogprob,
     TokenLogprobs,
-    Turn,
 )
 from backend.services.claim import Claimable, NothingToClaim
 from tests.support.market import CHAIN_ID, some_account, some_hash
@@ -159,7 +159,7 @@ class ScriptedEngine:
         self.words: Sequence[str] = ("Hello", " there", ", world", ".")
         self.max_context = 128
         self.cached_prompt_tokens = 0
-        self.counted: list[Sequence[Turn]] = []
+        self.counted: list[Prompt] = []
         self.breaks_after: int | None = None
         self.is_gone = False
         self.waits_after: int | None = None
@@ -174,11 +174,12 @@ class ScriptedEngine:
         self._waking: dict[str, asyncio.Event] = {}
         self._aborted: set[str] = set()
 
-    async def count_tokens(self, turns: Sequence[Turn]) -> PromptSize:
+    async def count_tokens(self, prompt: Prompt) -> PromptSize:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
-        self.counted.append(turns)
-        return PromptSize(sum(len(turn.content.split()) for turn in turns), self.max_context)
+        self.counted.append(prompt)
+        texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
+        return PromptSize(sum(len(text.split()) for text in texts), self.max_context)
 
     async def answer(self, chat: Chat) -> AsyncIterator[Piece]:
         self.chats.append(chat)
@@ -186,7 +187,7 @@ class ScriptedEngine:
         if chat.sampling.json_schema == self.refused_schema:
             raise InvalidSchema("schema refused at #: as the script has it", "response_format")
         waking = self._waking.setdefault(chat.id, asyncio.Event())
-        prompt = (await self.count_tokens(chat.turns)).num_tokens
+        prompt = (await self.count_tokens(chat.prompt)).num_tokens
         words = self.words[: chat.sampling.max_tokens]
         for number, word in enumerate(words, start=1):
             if number - 1 == self.breaks_after:

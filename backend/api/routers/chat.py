@@ -1,33 +1,34 @@
-"""OpenAI-compatible answers, each with its receipt."""
+"""OpenAI-compatible answers, to chats and to raw text, each with its receipt."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from backend.api.choices import ChatShape
+from backend.api.choices import ChatShape, TextShape
 from backend.api.completions import Completion, CompletionStream, Wanted
 from backend.api.deps import CallerDep, ServicesDep
 from backend.api.disconnect import ClientLeft, while_connected
 from backend.api.schemas.chat import ChatCompletionRequest
+from backend.api.schemas.completions import CompletionRequest
+from backend.api.services import Services
 from backend.services.admission import Payer
 from backend.services.generate import AnswerRequest
 
-router = APIRouter(prefix="/v1/chat", tags=["chat"])
+router = APIRouter(prefix="/v1", tags=["answers"])
 
 CLIENT_CLOSED_REQUEST = 499
 """Nobody reads it but the access log."""
 
 
-@router.post("/completions", response_model=None)
+@router.post("/chat/completions", response_model=None)
 async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
 ) -> Response:
-    model = await services.generate.model(body.model)
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
-        model=model,
-        turns=body.turns(),
+        model=await services.generate.model(body.model),
+        prompt=body.turns(),
         sampling=body.sampling(),
         body=await request.body(),
         num_choices=body.num_choices,
@@ -35,17 +36,46 @@ async def create_chat_completion(
         seconds=body.seconds,
     )
     wanted = Wanted(
-        model=model.name,
         shape=ChatShape(),
         num_choices=body.num_choices,
         has_logprobs=bool(body.logprobs),
+        is_stream=bool(body.stream),
+        includes_usage=body.includes_usage,
         service_tier=body.served_tier,
     )
+    return await _answered(request, services, asked, wanted)
+
+
+@router.post("/completions", response_model=None)
+async def create_completion(
+    body: CompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
+) -> Response:
+    """Continues raw text: the model's chat template is not applied."""
+    asked = AnswerRequest(
+        payer=Payer(caller.account, caller.key_id),
+        model=await services.generate.model(body.model),
+        prompt=body.text,
+        sampling=body.sampling(),
+        body=await request.body(),
+        num_choices=body.num_choices,
+        seconds=body.seconds,
+    )
+    wanted = Wanted(
+        shape=TextShape(),
+        num_choices=body.num_choices,
+        has_logprobs=body.logprobs is not None,
+        is_stream=bool(body.stream),
+        includes_usage=body.includes_usage,
+    )
+    return await _answered(request, services, asked, wanted)
+
+
+async def _answered(request: Request, services: Services, asked: AnswerRequest, wanted: Wanted) -> Response:
     try:
         answer = await while_connected(request, services.generate.start(asked))
-        completion = Completion(answer, wanted)
-        if not body.stream:
-            return JSONResponse(await while_connected(request, completion.whole()))
+        completion = Completion(answer, asked.model.name, wanted)
+        if wanted.is_stream:
+            return CompletionStream(completion)
+        return JSONResponse(await while_connected(request, completion.whole()))
     except ClientLeft:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return CompletionStream(completion, include_usage=body.includes_usage)

@@ -345,7 +345,7 @@ def test_parts_of_text_and_developer_messages_are_understood(api: Api) -> None:
         frequency_penalty=0.5,
     )
     (sent,) = api.installation.engine.chats
-    assert [(turn.role, turn.content) for turn in sent.turns] == [("system", "be brief"), ("user", "ab")]
+    assert [(turn.role, turn.content) for turn in sent.prompt] == [("system", "be brief"), ("user", "ab")]
     assert (sent.sampling.stop, sent.sampling.top_k) == (("x",), 5)
     assert (sent.sampling.logit_bias, sent.sampling.frequency_penalty) == ({7: -2}, 0.5)
 

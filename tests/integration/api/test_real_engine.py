@@ -108,7 +108,7 @@ def request(installation: Installation, max_tokens: int) -> AnswerRequest:
     return AnswerRequest(
         payer=Payer(installation.payer.account),
         model=installation.catalogue.resolve(installation.version),
-        turns=(Turn("user", "hello"),),
+        prompt=(Turn("user", "hello"),),
         sampling=Sampling(max_tokens=max_tokens, temperature=0),
         body=b"{}",
     )

@@ -261,7 +261,7 @@ async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter:
     assert cached == [0, 32]
     assert pieces[-1].finish_reason is not None
     assert len(pieces[-1].probe) == 64
-    assert (await gateway.count_tokens(chat.turns)).max_context == 512
+    assert (await gateway.count_tokens(chat.prompt)).max_context == 512
     assert await gateway.active_adapters() == [folder.digest]
 
 
@@ -294,6 +294,14 @@ async def test_the_gateway_hands_on_schemas_and_logprobs(client: EngineClient) -
     assert len(places) == pieces[-1].completion_tokens
     assert all(len(place.top) == 2 for place in places)
     assert b"".join(place.chosen.token for place in places).startswith((b'"left"', b'"right"'))
+
+
+async def test_the_gateway_continues_raw_text(client: EngineClient) -> None:
+    gateway = EngineGateway(client)
+    size = await gateway.count_tokens("Once upon")
+    assert size.num_tokens < (await gateway.count_tokens((Turn("user", "Once upon"),))).num_tokens
+    pieces = [piece async for piece in gateway.answer(Chat("c", "Once upon", PortSampling(max_tokens=2)))]
+    assert pieces[-1].prompt_tokens == size.num_tokens
 
 
 async def test_any_json_object_is_a_schema_that_the_engine_takes(client: EngineClient) -> None:

@@ -57,7 +57,7 @@ def request(
     return AnswerRequest(
         payer=Payer(installation.payer.account),
         model=installation.catalogue.resolve(model),
-        turns=(Turn("user", text),),
+        prompt=(Turn("user", text),),
         sampling=Sampling(max_tokens=max_tokens),
         body=BODY,
     )
