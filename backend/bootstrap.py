@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
@@ -19,7 +20,7 @@ from backend.domain.hashing import TypedDomain
 from backend.domain.ids import Account, Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backend.api.services import Services
     from backend.chain.client import ChainClient
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from backend.services.audit.cases import Cases
     from backend.services.catalogue import Catalogue
     from backend.services.claim import Claims
+    from backend.services.contribute.check_upload import UploadCheck
     from backend.services.contribute.curate import Curation
     from backend.services.contribute.staging import Staging
     from backend.services.generate import Generate
@@ -236,6 +238,12 @@ class Installation:
         return Staging(self.settings.home / "uploads", self.settings.max_upload_bytes)
 
     @cached_property
+    def upload_check(self) -> UploadCheck:
+        from backend.services.contribute.check_upload import UploadCheck
+
+        return UploadCheck(self.database.begin, self.database.read, self.staging, self.count_tokens)
+
+    @cached_property
     def curation(self) -> Curation:
         from backend.services.contribute.curate import Curation
 
@@ -322,7 +330,7 @@ class Installation:
             deposits=Deposits(begin, read, chain, self.market, self.keystore, utc_now),
             receipts=Receipts(read),
             registry=Registry(read, chain, blobs),
-            contributions=Contributions(begin, read, blobs, chain, recover, self.staging, lane),
+            contributions=Contributions(begin, read, blobs, chain, recover, self.upload_check, lane),
             snapshots=Snapshots(begin, read, blobs, chain, lane),
             training=Training(begin, read),
             publication=Publication(begin, blobs, chain),
@@ -332,6 +340,12 @@ class Installation:
             is_here=self._is_here,
             readiness=self.faults,
         )
+
+    def count_tokens(self, texts: Sequence[str]) -> int | None:
+        """As the base model that is served cuts them."""
+        from backend.services.contribute.count_tokens import count_tokens
+
+        return count_tokens(Path(self.base.folder), texts)
 
     def _is_here(self, cid: Cid) -> bool:
         """A daemon would ask its peers for what it does not have; our own store has nobody to ask."""

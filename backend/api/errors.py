@@ -24,7 +24,7 @@ from backend.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from backend.services.contribute.check_upload import UploadTooLarge
+from backend.services.contribute.receive import UploadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from backend.db.tables.contributions import RowHashRow, UploadRow
-from backend.domain.contribution import Copy, Report, Ticket, Upload, UploadState
+from backend.domain.contribution import Copy, Profile, Report, Ticket, Upload, UploadState
 from backend.domain.dataset import Defect, RowFormat
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, DatanetId
@@ -184,4 +184,6 @@ def _upload(row: UploadRow) -> Upload:
 def _report(raw: dict[str, Any]) -> Report:
     defects = tuple(Defect(**defect) for defect in raw["defects"])
     kind = raw["format"]
-    return Report(**{**raw, "defects": defects, "format": None if kind is None else RowFormat(kind)})
+    profile = None if raw.get("profile") is None else Profile(**raw["profile"])
+    row_format = None if kind is None else RowFormat(kind)
+    return Report(**{**raw, "defects": defects, "format": row_format, "profile": profile})

@@ -54,6 +54,22 @@ def decision(content_hash: Hash32, reason: ReviewReason) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class Profile:
+    """What the sound rows are like. Tokens and languages are those of a uniform sample of rows."""
+
+    num_sampled: int
+    """Rows."""
+    is_exact: bool
+    """Whether the sample is everything; else `num_tokens` is projected onto all characters."""
+    num_tokens: int | None
+    """Of the texts, without a chat template; None where the base model's tokenizer cannot be used alone."""
+    languages: Mapping[str, int]
+    """Sampled rows by ISO 639 code, the most frequent first; `und`: too short or too mixed to say."""
+    lengths: Mapping[str, int]
+    """All rows by their characters: the key is the most that its rows have, one less than a power of two."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the check of an upload found. Of an invalid one, the hash and CID are None."""
 
@@ -73,6 +89,8 @@ class Report:
     """The first hundred; `Contributions.defects` has all."""
     defect_counts: Mapping[str, int] = field(default_factory=dict)
     """By code, of all."""
+    profile: Profile | None = None
+    """Of the sound rows; None while there is none."""
 
     @property
     def num_defects(self) -> int:

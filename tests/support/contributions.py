@@ -15,6 +15,7 @@ from backend.domain.chain import BlockRef, TransactionState
 from backend.domain.content import cid_digest
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
+from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import Snapshots
@@ -22,7 +23,7 @@ from backend.services.contribute.staging import Staging
 from backend.storage.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
@@ -46,6 +47,10 @@ def sign(contributions: Contributions, upload: Upload, signer: Any) -> str:
     message = encode_typed_data(full_message=contributions.typed_data(upload.id))
     signature: str = signer.sign(keccak(b"\x19" + message.version + message.header + message.body))
     return signature
+
+
+def count_words(texts: Sequence[str]) -> int:
+    return sum(len(text.split()) for text in texts)
 
 
 @dataclass
@@ -80,7 +85,8 @@ class World:
         self.chain = PlayedChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.staging = Staging(folder / "uploads", MAX_BYTES)
-        parts = (self.store, self.chain, recover, self.staging, OPERATOR.account, lambda: self.now)
+        check = UploadCheck(database.begin, database.read, self.staging, count_words)
+        parts = (self.store, self.chain, recover, check, OPERATOR.account, lambda: self.now)
         self.contributions = Contributions(database.begin, database.read, *parts)  # type: ignore[arg-type]
         self.curation = Curation(
             database.begin, database.read, self.staging, OPERATOR.account, lambda: self.now

@@ -21,6 +21,7 @@ from backend.services.admission import Admission, Market
 from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.catalogue import BaseModel, Catalogue
 from backend.services.channels import Channels
+from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
@@ -158,6 +159,7 @@ class Installation:
         begin: Any = self.begin
         read: Any = self.read
         claims: Any = PlayedClaims()
+        check = UploadCheck(begin, read, Staging(folder / "uploads", 1000), lambda _texts: None)
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
         self.admission = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
         self.generate = self.generating(answer_seconds=60)
@@ -170,9 +172,7 @@ class Installation:
             deposits=Deposits(begin, read, chain, self.market, self.held_keys, self.clock),
             receipts=Receipts(read),
             registry=Registry(read, chain, self.blobs),
-            contributions=Contributions(
-                begin, read, self.blobs, chain, recover, Staging(folder / "uploads", 1000), self.operator
-            ),
+            contributions=Contributions(begin, read, self.blobs, chain, recover, check, self.operator),
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.clock),
             publication=Publication(begin, self.blobs, chain, self.clock),

@@ -14,6 +14,16 @@ class DefectView(View):
     field: str | None
 
 
+class ProfileView(View):
+    """Tokens and languages of a sample of the rows, tokens projected onto all unless the sample is all."""
+
+    num_sampled: int
+    is_exact: bool
+    num_tokens: int | None
+    languages: dict[str, int]
+    lengths: dict[str, int]
+
+
 class ReportView(View):
     """What the check found. `defects`: the first hundred; all of them under `/defects`."""
 
@@ -27,6 +37,7 @@ class ReportView(View):
     num_defects: int
     defect_counts: dict[str, int]
     defects: list[DefectView]
+    profile: ProfileView | None
 
 
 class UploadView(View):

@@ -1,180 +1,74 @@
-"""One upload from its bytes to its canonical file and everything that is wrong with it, in bounded memory."""
+"""Everything that an upload's report says, from its bytes and from what the datanet holds already."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backend.domain.dataset import Defect, Row, RowFormat, split_lines
-from backend.domain.errors import InvalidInput, Unavailable
-from backend.domain.ids import Hash32
-from backend.services.contribute.read_parquet import MAGIC, parquet_lines
-from backend.services.contribute.read_rows import RowReader
-from backend.services.contribute.uploads import ROWS_AT_ONCE
+from backend.domain.dataset import Defect
+from backend.services.contribute.profile import Profiler
+from backend.services.contribute.receive import DefectLog, receive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Self, TextIO
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
-MAX_DEFECTS_SHOWN = 100
-MAX_DEFECTS_KEPT = 10_000
-MAX_ROWS = 5_000_000
-MAGIC_BYTES = 6
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\xfd7zXZ\x00": "xz",
-    b"BZh": "bzip2",
-}
-"""How such a file starts; no row does."""
+    from backend.domain.contribution import Copy, Report, Upload
+    from backend.domain.ids import Hash32
+    from backend.ports.contributions import ContributionTx
+    from backend.services.contribute.profile import CountTokens
+    from backend.services.contribute.staging import Staging
 
-KeepRows = Callable[[Sequence[tuple[int, Hash32]]], None]
-"""Takes (line, row hash) of some rows, in order."""
-
-
-class UploadTooLarge(InvalidInput):
-    """More bytes than this installation takes; `details["max_bytes"]` says how many."""
-
-
-class TooManyRows(UploadTooLarge):
-    """More lines than an upload may have; `details["max_rows"]` says how many. Upload them in parts."""
-
-
-class EmptyUpload(InvalidInput):
-    """No bytes at all."""
-
-
-class CompressedUpload(InvalidInput):
-    """An archive or a compressed stream: what it grows to is not known before it is there."""
-
-
-class DiskFull(Unavailable):
-    """No room for the upload on the disk of this installation."""
+    Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """Sound rows, written to the canonical file."""
+class UploadCheck:
+    begin: Begin
+    read: Begin
+    staging: Staging
+    count_tokens: CountTokens
 
-    format: RowFormat | None
-    num_rows: int
-    num_characters: int
-    num_bytes: int
-    content_hash: Hash32
+    def report(self, upload: Upload, stream: Iterable[bytes]) -> Report:
+        """The canonical rows are in the staging folder then; without a content hash if there is any defect.
 
+        Errors: those of `receive`, and whatever the stream raises.
+        """
 
-class DefectLog:
-    """The first 10,000 go to a file, one JSON object a line; the very first and all counts stay at hand."""
+        def keep(rows: Sequence[tuple[int, Hash32]]) -> None:
+            with self.begin() as tx:
+                tx.contributions.add_rows(upload.id, rows)
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: TextIO | None = None
-        self.first: list[Defect] = []
-        self.counts: Counter[str] = Counter()
+        self.staging.open(upload.id)
+        profiler = Profiler(self.count_tokens)
+        with DefectLog(self.staging.defects(upload.id)) as log:
+            target, max_bytes = self.staging.data(upload.id), self.staging.max_bytes
+            received = receive(stream, target, max_bytes, log, profiler, keep)
+            self._compare(upload, received.content_hash, log)
+        return replace(
+            upload.report,
+            format=received.format,
+            num_rows=profiler.num_rows,
+            num_characters=profiler.num_characters,
+            num_bytes=received.num_bytes,
+            content_hash=None if log.counts else received.content_hash,
+            defects=tuple(log.first),
+            defect_counts=dict(log.counts),
+            profile=profiler.profile() if profiler.num_rows else None,
+        )
 
-    def add(self, defect: Defect) -> None:
-        self.counts[defect.code] += 1
-        if self.counts.total() > MAX_DEFECTS_KEPT:
-            return
-        if self._file is None:
-            self._file = self._path.open("w", encoding="utf-8")
-        self._file.write(json.dumps(asdict(defect)) + "\n")
-        if len(self.first) < MAX_DEFECTS_SHOWN:
-            self.first.append(defect)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def read_defects(path: Path) -> Iterator[Defect]:
-    """What a `DefectLog` wrote."""
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                yield Defect(**json.loads(line))
+    def _compare(self, upload: Upload, content_hash: Hash32, log: DefectLog) -> None:
+        with self.read() as tx:
+            for copy in tx.contributions.copies(upload.id):
+                log.add(_copy_defect(copy, upload.id))
+            for taken in tx.chain.contributions(upload.datanet):
+                if taken.content_hash == content_hash and not log.counts:
+                    log.add(Defect(1, "copied_file", f"is contribution {taken.index} by {taken.contributor}"))
 
 
-def receive(
-    stream: Iterable[bytes], target: Path, max_bytes: int, log: DefectLog, keep_rows: KeepRows
-) -> Received:
-    """Sound rows of JSONL or Parquet go to `target` in canonical form.
-
-    Errors: `UploadTooLarge`, `TooManyRows`, `EmptyUpload`, `CompressedUpload`, `UnreadableParquet`,
-    `ParquetTooDense`.
-    """
-    head, stream = _peeked(_limited(stream, max_bytes))
-    _refuse_compressed(head)
-    if not head.startswith(MAGIC):
-        return _receive_lines(stream, target, log, keep_rows)
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".parquet") as spool:
-        spool.writelines(stream)
-        spool.flush()
-        lines = _limited(parquet_lines(Path(spool.name), log.add), max_bytes)
-        return _receive_lines(lines, target, log, keep_rows)
-
-
-def _receive_lines(stream: Iterable[bytes], target: Path, log: DefectLog, keep_rows: KeepRows) -> Received:
-    reader = RowReader()
-    digest = sha256()
-    num_rows = num_characters = num_bytes = 0
-    hashes: list[tuple[int, Hash32]] = []
-    line = 0
-    with target.open("wb") as file:
-        for line, raw in enumerate(split_lines(stream), start=1):
-            if line > MAX_ROWS:
-                raise TooManyRows(f"the upload has more than {MAX_ROWS} rows", details={"max_rows": MAX_ROWS})
-            row = reader.read(line, raw)
-            if not isinstance(row, Row):
-                for defect in row:
-                    log.add(defect)
-                continue
-            canonical = row.canonical + b"\n"
-            file.write(canonical)
-            digest.update(canonical)
-            num_rows, num_bytes = num_rows + 1, num_bytes + len(canonical)
-            num_characters += row.num_characters
-            hashes.append((line, row.hash))
-            if len(hashes) == ROWS_AT_ONCE:
-                keep_rows(hashes)
-                hashes = []
-    if not line and not log.counts:
-        raise EmptyUpload("the upload is empty: send one JSON object a line")
-    keep_rows(hashes)
-    return Received(reader.format, num_rows, num_characters, num_bytes, Hash32("0x" + digest.hexdigest()))
-
-
-def _peeked(stream: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, enough to tell formats apart, and the whole stream."""
-    chunks = iter(stream)
-    head = b""
-    while len(head) < MAGIC_BYTES and (chunk := next(chunks, None)) is not None:
-        head += chunk
-    return head, itertools.chain((head,), chunks)
-
-
-def _refuse_compressed(head: bytes) -> None:
-    kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
-    if kind is not None:
-        raise CompressedUpload(f"the upload is a {kind} file: send the rows themselves, or Parquet")
-
-
-def _limited(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    received = 0
-    for chunk in stream:
-        received += len(chunk)
-        if received > max_bytes:
-            details = {"max_bytes": max_bytes}
-            raise UploadTooLarge(f"the upload has more than {max_bytes} bytes", details=details)
-        yield chunk
+def _copy_defect(copy: Copy, upload_id: str) -> Defect:
+    if copy.of_upload == upload_id:
+        return Defect(copy.line, "repeated_row", f"the same as line {copy.of_line}")
+    where = "a contribution not yet recorded" if copy.of_index is None else f"contribution {copy.of_index}"
+    message = f"the same as line {copy.of_line} of {where} by {copy.of_account}"
+    return Defect(copy.line, "copied_row", message)

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import ContentCorrupt
 from backend.domain.contribution import Report, Ticket, Upload, UploadState
-from backend.domain.dataset import Defect
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
-from backend.services.contribute.check_upload import DefectLog, DiskFull, read_defects, receive
 from backend.services.contribute.licences import parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
+from backend.services.contribute.receive import DiskFull, read_defects
 from backend.services.contribute.uploads import claim_rows, current, drop_rows, release_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from backend.domain.contribution import Copy
-    from backend.domain.ids import Account, DatanetId, Hash32
+    from backend.domain.dataset import Defect
+    from backend.domain.ids import Account, DatanetId
     from backend.ports.chain import Chain, Recover
     from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
-    from backend.services.contribute.staging import Staging
+    from backend.services.contribute.check_upload import UploadCheck
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
@@ -65,7 +65,7 @@ class Contributions:
         store: BlobStore,
         chain: Chain,
         recover: Recover,
-        staging: Staging,
+        check: UploadCheck,
         lane: Account,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -74,7 +74,8 @@ class Contributions:
         self._store = store
         self._chain = chain
         self._recover = recover
-        self._staging = staging
+        self._checking = check
+        self._staging = check.staging
         self._lane = lane
         self._now = now
 
@@ -181,33 +182,9 @@ class Contributions:
         return submitted
 
     def _check(self, upload: Upload, stream: Iterable[bytes]) -> Upload:
-        def keep(rows: Sequence[tuple[int, Hash32]]) -> None:
-            with self._begin() as tx:
-                tx.contributions.add_rows(upload.id, rows)
-
-        self._staging.open(upload.id)
-        with DefectLog(self._staging.defects(upload.id)) as log:
-            received = receive(stream, self._staging.data(upload.id), self._staging.max_bytes, log, keep)
-            with self._read() as tx:
-                for copy in tx.contributions.copies(upload.id):
-                    log.add(_copy_defect(copy, upload.id))
-                for taken in tx.chain.contributions(upload.datanet):
-                    if taken.content_hash == received.content_hash and not log.counts:
-                        log.add(
-                            Defect(1, "copied_file", f"is contribution {taken.index} by {taken.contributor}")
-                        )
-        report = replace(
-            upload.report,
-            format=received.format,
-            num_rows=received.num_rows,
-            num_characters=received.num_characters,
-            num_bytes=received.num_bytes,
-            defects=tuple(log.first),
-            defect_counts=dict(log.counts),
-        )
-        if log.counts:
+        report = self._checking.report(upload, stream)
+        if report.content_hash is None:
             return self._refuse(replace(upload, state=UploadState.INVALID, report=report))
-        report = replace(report, content_hash=received.content_hash)
         draft = replace(upload, state=UploadState.DRAFT, report=report)
         cid = self._store.folder_cid(self._staging.published_folder(draft))
         return self._save(replace(draft, report=replace(report, cid=cid)))
@@ -269,14 +246,6 @@ def _title(name: str) -> str:
     if not 0 < len(title) <= MAX_NAME_CHARACTERS or not title.isprintable():
         raise InvalidInput(f"a name has 1 to {MAX_NAME_CHARACTERS} printable characters", "name")
     return title
-
-
-def _copy_defect(copy: Copy, upload_id: str) -> Defect:
-    if copy.of_upload == upload_id:
-        return Defect(copy.line, "repeated_row", f"the same as line {copy.of_line}")
-    where = "a contribution not yet recorded" if copy.of_index is None else f"contribution {copy.of_index}"
-    message = f"the same as line {copy.of_line} of {where} by {copy.of_account}"
-    return Defect(copy.line, "copied_row", message)
 
 
 def _copied(copies: list[Copy]) -> CopiedRows:

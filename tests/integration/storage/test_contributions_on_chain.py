@@ -15,6 +15,7 @@ from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import NotFound
 from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
+from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.docstrings import build_dataset
@@ -47,7 +48,8 @@ class Installation:
         self.store = EmbeddedStore(home / "ipfs", is_durable=False)
         staging, lane = Staging(home / "uploads", 1 << 20), OPERATOR.account
         begin, read = database.begin, database.read
-        self.contributions = Contributions(begin, read, self.store, chain, recover, staging, lane)
+        check = UploadCheck(begin, read, staging, lambda _texts: None)
+        self.contributions = Contributions(begin, read, self.store, chain, recover, check, lane)
         self.curation = Curation(begin, read, staging, lane)
         self.snapshots = Snapshots(begin, read, self.store, chain, lane)
         self.registry = Registry(read, chain, self.store)  # type: ignore[arg-type]

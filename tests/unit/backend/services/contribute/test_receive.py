@@ -15,7 +15,8 @@ import pytest
 from backend.domain.contribution import UploadState
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.ids import DatanetId
-from backend.services.contribute.check_upload import (
+from backend.services.contribute.licences import UnknownLicence
+from backend.services.contribute.receive import (
     MAX_DEFECTS_SHOWN,
     CompressedUpload,
     DiskFull,
@@ -23,7 +24,6 @@ from backend.services.contribute.check_upload import (
     TooManyRows,
     UploadTooLarge,
 )
-from backend.services.contribute.licences import UnknownLicence
 from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, World, jsonl
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_more_defects_than_are_shown_are_all_kept(world: World) -> None:
 def test_after_many_defects_the_others_are_only_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.services.contribute.check_upload.MAX_DEFECTS_KEPT", 5)
+    monkeypatch.setattr("backend.services.contribute.receive.MAX_DEFECTS_KEPT", 5)
     upload = world.upload(b"x\n" * 8)
     assert upload.report.defect_counts == {"malformed_json": 8}
     assert [defect.line for defect in world.contributions.defects(upload.id)] == [1, 2, 3, 4, 5]
@@ -93,7 +93,7 @@ def test_after_many_defects_the_others_are_only_counted(
 def test_an_upload_of_too_many_rows_is_refused_and_leaves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.services.contribute.check_upload.MAX_ROWS", 2)
+    monkeypatch.setattr("backend.services.contribute.receive.MAX_ROWS", 2)
     assert world.upload(ROWS).state is UploadState.DRAFT
     with pytest.raises(TooManyRows) as caught:
         world.upload(ROWS + ROWS)
