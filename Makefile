@@ -86,6 +86,7 @@ gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
 
 bench: setup ## benchmarks, each with --json; the engine's without its peers
 	@$(PY) -m benchmarks.batch --json
+	@$(PY) -m benchmarks.api --json
 	@$(PY) -m benchmarks.engine --json --without-peers
 
 bench-peers: setup ## vLLM and llama.cpp into .peers, for `python -m benchmarks.engine`

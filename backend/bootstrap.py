@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Cid
     from backend.ports.chain import Signer
+    from backend.ports.engine import Engine
     from backend.ports.storage import BlobStore
-    from backend.services.admission import Market
+    from backend.services.admission import Admission, Market
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
     from backend.services.catalogue import Catalogue
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.contribute.curate import Curation
     from backend.services.contribute.staging import Staging
-    from backend.services.generate import Generate
+    from backend.services.generate import Generate, GenerateLimits
+    from backend.services.keys import ApiKeys
     from backend.services.prove import Proofs
     from backend.services.settle.settler import Settler
     from backend.settings import Settings
@@ -271,33 +273,53 @@ class Installation:
         return Catalogue(self.database.read, base, floor)
 
     @cached_property
-    def generate(self) -> Generate:
+    def engine(self) -> Engine:
         from backend.engine.client import EngineClient
         from backend.engine.gateway import EngineGateway
-        from backend.services.adapters import AdapterFolders
-        from backend.services.admission import Admission
-        from backend.services.attribute import HiddenCosine, Uniform
-        from backend.services.generate import Generate, GenerateLimits
 
-        limits = GenerateLimits(answer_seconds=self.settings.answer_seconds)
-        admission = Admission(
+        return EngineGateway(EngineClient(self.settings.engine_socket))
+
+    @cached_property
+    def limits(self) -> GenerateLimits:
+        from backend.services.generate import GenerateLimits
+
+        return GenerateLimits(answer_seconds=self.settings.answer_seconds)
+
+    @cached_property
+    def admission(self) -> Admission:
+        from backend.services.admission import Admission
+
+        return Admission(
             self.database.begin,
             self.database.read,
             self.market,
             self.receipt_key,
             utc_now,
-            reservation_seconds=int(limits.answer_seconds + limits.close_seconds),
+            reservation_seconds=int(self.limits.answer_seconds + self.limits.close_seconds),
             max_lag_seconds=self.settings.max_lag_seconds,
         )
+
+    @cached_property
+    def generate(self) -> Generate:
+        from backend.services.adapters import AdapterFolders
+        from backend.services.attribute import HiddenCosine, Uniform
+        from backend.services.generate import Generate
+
         return Generate(
             self.database.read,
             self.catalogue,
             AdapterFolders(self.blobs, self.settings.home / "adapters"),
-            EngineGateway(EngineClient(self.settings.engine_socket)),
-            admission,
+            self.engine,
+            self.admission,
             (HiddenCosine(), Uniform()),
-            limits,
+            self.limits,
         )
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        from backend.services.keys import ApiKeys
+
+        return ApiKeys(self.database.begin, self.database.read, utc_now)
 
     def api(self) -> Services:
         """Everything that the REST API calls."""
@@ -308,7 +330,6 @@ class Installation:
         from backend.services.contribute.snapshot import Snapshots
         from backend.services.deposit import Deposits
         from backend.services.govern import Governance
-        from backend.services.keys import ApiKeys
         from backend.services.publish import Publication
         from backend.services.receipts import Receipts
         from backend.services.registry import Registry
@@ -323,7 +344,7 @@ class Installation:
         policy = SignInPolicy(settings.origins, self.deployment.chain_id)
         return Services(
             sign_in=SignIn(begin, read, recover, utc_now, policy),
-            keys=ApiKeys(begin, read, utc_now),
+            keys=self.api_keys,
             catalogue=self.catalogue,
             generate=self.generate,
             channels=Channels(begin, read, self.market, vouchers, recover, utc_now, convictions.aside),
@@ -375,7 +396,7 @@ class Installation:
         from backend.services.standing import check_fresh
 
         with self.database.read() as tx:
-            check_fresh(tx.chain, utc_now(), self.settings.max_lag_seconds)
+            check_fresh(tx.chain.cursor(), utc_now(), self.settings.max_lag_seconds)
 
     def _chain_is_ours(self) -> None:
         self.chain.check()

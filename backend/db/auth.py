@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select, update
 
+from backend.db.bulk import update_all
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
 from backend.domain.ids import Account
 from backend.ports.auth import ApiKey, Session
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy.orm import Session as DbSession
@@ -95,13 +97,13 @@ class AuthStore:
             .values(revoked_at=now)
         )
 
-    def touch_key(self, key_id: str, now: datetime) -> None:
-        self._session.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now))
+    def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]:
+        rows = self._session.scalars(select(ApiKeyRow).where(ApiKeyRow.id.in_(key_ids)))
+        return {row.id: _key(row) for row in rows}
 
-    def spend(self, key_id: str, amount: int) -> None:
-        row = self._session.get_one(ApiKeyRow, key_id, populate_existing=True)
-        row.spent += amount
-        self._session.flush()
+    def note_use(self, keys: Sequence[ApiKey]) -> None:
+        used = [{"id": key.id, "spent": key.spent, "last_used_at": key.last_used_at} for key in keys]
+        update_all(self._session, ApiKeyRow, "id", used)
 
 
 def _key(row: ApiKeyRow) -> ApiKey:

@@ -14,6 +14,8 @@ from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
@@ -78,11 +80,23 @@ class ChainStore:
     def channels(self, payer: Account | None = None, operator: Account | None = None) -> list[d.Channel]:
         return [_channel(row) for row in self._all(t.ChannelRow, payer=payer, operator=operator)]
 
+    def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, d.Channel]:
+        rows = self._session.scalars(select(t.ChannelRow).where(t.ChannelRow.id.in_(channels)))
+        return {ChannelId(Hash32(row.id)): _channel(row) for row in rows}
+
     def grants(self, channel: ChannelId) -> list[d.Grant]:
-        return [
-            d.Grant(channel, Account(row.key), row.cap, row.expiry, row.revoked_at)
-            for row in self._all(t.GrantRow, channel_id=channel)
-        ]
+        return self.known_grants([channel]).get(channel, [])
+
+    def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[d.Grant]]:
+        row = t.GrantRow
+        query = select(row.channel_id, row.key, row.cap, row.expiry, row.revoked_at)
+        query = query.where(row.channel_id.in_(channels)).order_by(row.block_number, row.log_index)
+        found: dict[ChannelId, list[d.Grant]] = {}
+        for grant in self._session.execute(query):
+            channel = ChannelId(Hash32(grant.channel_id))
+            made = d.Grant(channel, Account(grant.key), grant.cap, grant.expiry, grant.revoked_at)
+            found.setdefault(channel, []).append(made)
+        return found
 
     def parameter_set(self, number: int) -> d.ParameterSet | None:
         row = self._session.get(t.ParameterSetRow, number)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, insert, select, update
 
+from backend.db.bulk import delete_all, insert_all, table_of, update_all
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
@@ -25,10 +26,8 @@ from backend.ports.serving import NewReceipt, Reservation, StoredReceipt
 from backend.ports.settlement import Backlog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Collection, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 _ID_CHUNK = 500
@@ -41,46 +40,42 @@ class ChannelStore:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def lock(self, channel: ChannelId) -> int:
-        insert_if_absent(self._session, LineRow, channel_id=channel, charged=0)
-        return self._session.execute(
-            select(LineRow.charged).where(LineRow.channel_id == channel).with_for_update()
-        ).scalar_one()
+    def lock(self, *channels: ChannelId) -> None:
+        # In one order everywhere, new lines before those that are there: no two can wait for each other.
+        ordered = sorted(set(channels))
+        known = self.charged(ordered)
+        for channel in ordered:
+            if channel not in known:
+                insert_if_absent(self._session, LineRow, channel_id=channel, charged=0)
+        if self._session.get_bind().dialect.name == "postgresql":  # on SQLite a writer is alone anyway
+            lines = select(LineRow.channel_id).where(LineRow.channel_id.in_(ordered))
+            self._session.execute(lines.order_by(LineRow.channel_id).with_for_update())
 
-    def charged(self, channel: ChannelId) -> int:
-        charged = self._session.scalar(select(LineRow.charged).where(LineRow.channel_id == channel))
-        return charged or 0
-
-    def advance(self, channel: ChannelId, charged: int) -> None:
-        self._session.execute(update(LineRow).where(LineRow.channel_id == channel).values(charged=charged))
-
-    def add_reservation(self, reservation: Reservation) -> None:
-        self._session.add(
-            ReservationRow(
-                id=reservation.id,
-                channel_id=reservation.channel_id,
-                key_id=reservation.key_id,
-                amount=reservation.amount,
-                expires_at=reservation.expires_at,
-            )
+    def charged(self, channels: Collection[ChannelId]) -> dict[ChannelId, int]:
+        rows = self._session.execute(
+            select(LineRow.channel_id, LineRow.charged).where(LineRow.channel_id.in_(channels))
         )
-        self._session.flush()
+        return {ChannelId(Hash32(channel)): charged for channel, charged in rows}
 
-    def take_reservation(self, reservation_id: str, now: datetime) -> Reservation | None:
-        row = self._session.get(ReservationRow, reservation_id)
-        if row is None:
-            return None
-        expired = (ReservationRow.channel_id == row.channel_id) & (ReservationRow.expires_at <= now)
-        self._session.execute(delete(ReservationRow).where((ReservationRow.id == reservation_id) | expired))
-        if row.expires_at <= now:
-            return None
-        return Reservation(row.id, ChannelId(Hash32(row.channel_id)), row.key_id, row.amount, row.expires_at)
+    def advance(self, lines: Mapping[ChannelId, int]) -> None:
+        ends = [{"channel_id": channel, "charged": charged} for channel, charged in lines.items()]
+        update_all(self._session, LineRow, "channel_id", ends)
 
-    def reserved(self, channel: ChannelId, now: datetime) -> int:
-        return self._reserved(ReservationRow.channel_id == channel, now)
+    def reservations(self, channels: Collection[ChannelId]) -> list[Reservation]:
+        row = ReservationRow
+        found = select(row.id, row.channel_id, row.key_id, row.amount, row.expires_at)
+        rows = self._session.execute(found.where(row.channel_id.in_(channels)))
+        return [
+            Reservation(id_, ChannelId(Hash32(channel)), key_id, amount, expires_at)
+            for id_, channel, key_id, amount, expires_at in rows
+        ]
 
-    def reserved_by_key(self, key_id: str, now: datetime) -> int:
-        return self._reserved(ReservationRow.key_id == key_id, now)
+    def add_reservations(self, reservations: Sequence[Reservation]) -> None:
+        rows = [{name: getattr(new, name) for name in Reservation.__slots__} for new in reservations]
+        insert_all(self._session, ReservationRow, rows)
+
+    def drop_reservations(self, reservation_ids: Sequence[str]) -> None:
+        delete_all(self._session, ReservationRow, "id", reservation_ids)
 
     def put_voucher(self, voucher: ClientVoucher) -> None:
         signed = voucher.signed
@@ -95,11 +90,11 @@ class ChannelStore:
         )
         self._session.flush()
 
-    def vouchers(self, channel: ChannelId) -> Sequence[ClientVoucher]:
+    def vouchers(self, *channels: ChannelId) -> Sequence[ClientVoucher]:
         rows = self._session.scalars(
             select(VoucherRow)
-            .where(VoucherRow.channel_id == channel)
-            .order_by(VoucherRow.max_cumulative.desc(), VoucherRow.signer)
+            .where(VoucherRow.channel_id.in_(channels))
+            .order_by(VoucherRow.channel_id, VoucherRow.max_cumulative.desc(), VoucherRow.signer)
         )
         return [ClientVoucher(_voucher(row), Account(row.signer)) for row in rows]
 
@@ -113,12 +108,11 @@ class ChannelStore:
         )
         return [Account(key) for key in rows]
 
-    def _reserved(self, condition: ColumnElement[bool], now: datetime) -> int:
-        # Summed here: the database would add the amounts as floating-point numbers.
-        amounts = self._session.scalars(
-            select(ReservationRow.amount).where(condition, ReservationRow.expires_at > now)
+    def keys_held(self, channels: Collection[ChannelId]) -> list[tuple[ChannelId, Account]]:
+        rows = self._session.execute(
+            select(HeldKeyRow.channel_id, HeldKeyRow.key).where(HeldKeyRow.channel_id.in_(channels))
         )
-        return sum(amounts)
+        return [(ChannelId(Hash32(channel)), Account(key)) for channel, key in rows]
 
 
 class ReceiptStore:
@@ -127,30 +121,25 @@ class ReceiptStore:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def add(self, receipt: NewReceipt) -> None:
-        signed = receipt.signed
-        values = {name: getattr(signed.receipt, name) for name in Receipt.__slots__}
-        row = ReceiptRow(
-            id=receipt.id,
-            operator=receipt.operator,
-            payer=receipt.payer,
-            key_id=receipt.key_id,
-            salt=receipt.salt,
-            method=signed.method,
-            signature=signed.signature,
-            **values,
+    def add(self, *receipts: NewReceipt) -> None:
+        if not receipts:
+            return
+        added = insert(table_of(ReceiptRow)).returning(
+            table_of(ReceiptRow).c.sequence, sort_by_parameter_order=True
         )
-        row.slices = [
-            ReceiptSliceRow(
-                number=number,
-                version_id=part.version_id,
-                weight_ppm=part.weight_ppm,
-                shares=pack_list(part.shares),
-            )
-            for number, part in enumerate(signed.slices)
+        sequences = self._session.connection().execute(added, [_values(new) for new in receipts]).scalars()
+        slices = [
+            {
+                "receipt_sequence": sequence,
+                "number": number,
+                "version_id": part.version_id,
+                "weight_ppm": part.weight_ppm,
+                "shares": pack_list(part.shares),
+            }
+            for sequence, new in zip(sequences, receipts, strict=True)
+            for number, part in enumerate(new.signed.slices)
         ]
-        self._session.add(row)
-        self._session.flush()
+        insert_all(self._session, ReceiptSliceRow, slices)
 
     def get(self, receipt: ReceiptId) -> StoredReceipt | None:
         row = self._session.scalars(select(ReceiptRow).where(ReceiptRow.id == receipt)).one_or_none()
@@ -226,6 +215,19 @@ class ReceiptStore:
             .returning(ReceiptRow.id)
         )
         return len(released.all())
+
+
+def _values(new: NewReceipt) -> dict[str, Any]:
+    signed = new.signed
+    return {name: getattr(signed.receipt, name) for name in Receipt.__slots__} | {
+        "id": new.id,
+        "operator": new.operator,
+        "payer": new.payer,
+        "key_id": new.key_id,
+        "salt": new.salt,
+        "method": signed.method,
+        "signature": signed.signature,
+    }
 
 
 def _voucher(row: VoucherRow) -> SignedVoucher:

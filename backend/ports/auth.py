@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from backend.domain.ids import Account
@@ -60,10 +61,10 @@ class AuthRepository(Protocol):
     def revoke_key(self, key_id: str, now: datetime) -> None:
         """Idempotent: the first revocation's instant stays."""
 
-    def touch_key(self, key_id: str, now: datetime) -> None: ...
+    def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]: ...
 
-    def spend(self, key_id: str, amount: int) -> None:
-        """Add to what the key has spent, micro-units. The caller holds the channel's lock."""
+    def note_use(self, keys: Sequence[ApiKey]) -> None:
+        """Write `spent` and `last_used_at`. The caller holds the locks of their channels."""
 
 
 class AuthTx(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from backend.domain.chain import (
         Answered,
@@ -227,7 +227,11 @@ class ChainView(Protocol):
 
     def channels(self, payer: Account | None = None, operator: Account | None = None) -> list[Channel]: ...
 
+    def known_channels(self, channels: Collection[ChannelId]) -> Mapping[ChannelId, Channel]: ...
+
     def grants(self, channel: ChannelId) -> list[Grant]: ...
+
+    def known_grants(self, channels: Collection[ChannelId]) -> Mapping[ChannelId, list[Grant]]: ...
 
     def parameter_set(self, number: int) -> ParameterSet | None: ...
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from backend.ports.settlement import SessionKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
@@ -58,31 +58,33 @@ class StoredReceipt:
 class ChannelRepository(Protocol):
     """`tx.channels`, as serving uses it. Amounts in micro-units."""
 
-    def lock(self, channel: ChannelId) -> int:
-        """Where the channel's line ends (what was charged so far); nobody else moves it until we commit."""
+    def lock(self, *channels: ChannelId) -> None:
+        """Until we commit nobody else changes these channels' lines, reservations and keys' spending."""
         ...
 
-    def charged(self, channel: ChannelId) -> int:
-        """As `lock`, without the lock."""
+    def charged(self, channels: Collection[ChannelId]) -> Mapping[ChannelId, int]:
+        """Where lines end; those that never began are left out."""
         ...
 
-    def advance(self, channel: ChannelId, charged: int) -> None: ...
-
-    def add_reservation(self, reservation: Reservation) -> None: ...
-
-    def take_reservation(self, reservation_id: str, now: datetime) -> Reservation | None:
-        """Remove it; None if it expired or was taken before. Expired ones of the channel go with it."""
+    def advance(self, lines: Mapping[ChannelId, int]) -> None:
+        """Where lines that are locked end now."""
         ...
 
-    def reserved(self, channel: ChannelId, now: datetime) -> int: ...
+    def reservations(self, channels: Collection[ChannelId]) -> Sequence[Reservation]:
+        """All of these channels, expired ones too."""
+        ...
 
-    def reserved_by_key(self, key_id: str, now: datetime) -> int: ...
+    def add_reservations(self, reservations: Sequence[Reservation]) -> None: ...
+
+    def drop_reservations(self, reservation_ids: Sequence[str]) -> None:
+        """Unknown ones are ignored."""
+        ...
 
     def put_voucher(self, voucher: ClientVoucher) -> None:
         """Keep it as this signer's voucher of the channel."""
         ...
 
-    def vouchers(self, channel: ChannelId) -> Sequence[ClientVoucher]:
+    def vouchers(self, *channels: ChannelId) -> Sequence[ClientVoucher]:
         """The latest of each signer."""
         ...
 
@@ -92,11 +94,15 @@ class ChannelRepository(Protocol):
         """Session keys that the gateway holds for the channel, newest first."""
         ...
 
+    def keys_held(self, channels: Collection[ChannelId]) -> Sequence[tuple[ChannelId, Account]]:
+        """All of them, each with its channel."""
+        ...
+
 
 class ReceiptRepository(Protocol):
     """`tx.receipts`, as serving uses it."""
 
-    def add(self, receipt: NewReceipt) -> None: ...
+    def add(self, *receipts: NewReceipt) -> None: ...
 
     def get(self, receipt: ReceiptId) -> StoredReceipt | None: ...
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.hashing import channel_id, receipt_id
 from backend.domain.receipt import Receipt, SignedReceipt
 from backend.ports.serving import NewReceipt, Reservation
-from backend.services.standing import check_fresh, line_end, standing
+from backend.services.books import Books, ReservationLost
+from backend.services.together import Together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
+    from concurrent.futures import Future
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -23,22 +24,6 @@ if TYPE_CHECKING:
     from backend.domain.receipt import Slice
     from backend.ports.chain import Signer
     from backend.ports.serving import ServingTx
-
-
-class InsufficientBalance(PaymentRequired):
-    """The channel's balance, thawing money aside, does not cover the most this request can cost."""
-
-
-class InsufficientAuthorisation(PaymentRequired):
-    """No voucher and no usable session key reaches far enough."""
-
-
-class SpendCapReached(PaymentRequired):
-    """The API key's own cap does not cover the most this request can cost."""
-
-
-class ReservationLost(Unavailable):
-    """The reservation does not cover the answer any more; nothing was charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +62,21 @@ class Bill:
     salt: Hash32
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One thing to do in the books of a channel, and of the key that is used."""
+
+    channel: ChannelId
+    key_id: str | None
+    act: Callable[[Books], Any]
+
+
 class Admission:
-    """Reservations and receipts of all channels of one operator. Safe from many threads and processes."""
+    """Reservations and receipts of all channels of one operator. Safe from many threads and processes.
+
+    What is asked for at a time is done in one transaction, in the order of asking, and each answer is given
+    once that transaction is durable: whoever dies before it has promised nothing.
+    """
 
     def __init__(
         self,
@@ -97,49 +95,51 @@ class Admission:
         self._clock = clock
         self._reservation_seconds = reservation_seconds
         self._max_lag_seconds = max_lag_seconds
+        self._glances: Together[_Entry, Any] = Together(self._look, "admission-glance")
+        self._commits: Together[_Entry, Any] = Together(self._commit, "admission-commit")
 
-    def check(self, payer: Payer, amount: int) -> None:
+    def check(self, payer: Payer, amount: int) -> Future[None]:
         """A glance that keeps nothing: whether `reserve` would refuse now. Raises as `reserve`."""
-        now = self._clock()
-        with self._read() as tx:
-            self._check(tx, payer, amount, now)
+        channel = self._market.channel(payer.account)
 
-    def reserve(self, payer: Payer, amount: int) -> Reservation:
+        def act(books: Books) -> None:
+            books.check(channel, payer.key_id, amount, self._max_lag_seconds)
+
+        return self._glances.ask(_Entry(channel, payer.key_id, act))
+
+    def reserve(self, payer: Payer, amount: int) -> Future[Reservation]:
         """Keep `amount` micro-units for one answer. Raises PaymentRequired, saying what is missing, and
         ViewStale.
         """
-        now = self._clock()
         channel = self._market.channel(payer.account)
-        expires_at = now + timedelta(seconds=self._reservation_seconds)
-        reservation = Reservation(secrets.token_hex(16), channel, payer.key_id, amount, expires_at)
-        with self._begin() as tx:
-            tx.channels.lock(channel)
-            self._check(tx, payer, amount, now)
-            if payer.key_id is not None:
-                tx.auth.touch_key(payer.key_id, now)
-            tx.channels.add_reservation(reservation)
-        return reservation
 
-    def release(self, reservation: Reservation) -> None:
-        with self._begin() as tx:
-            tx.channels.lock(reservation.channel_id)
-            tx.channels.take_reservation(reservation.id, self._clock())
+        def act(books: Books) -> Reservation:
+            books.check(channel, payer.key_id, amount, self._max_lag_seconds)
+            expires_at = books.now + timedelta(seconds=self._reservation_seconds)
+            reservation = Reservation(secrets.token_hex(16), channel, payer.key_id, amount, expires_at)
+            books.keep(reservation)
+            return reservation
 
-    def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
-        """Exchange the reservation for a signed receipt at the end of the line; durable when this returns.
+        return self._commits.ask(_Entry(channel, payer.key_id, act))
+
+    def release(self, reservation: Reservation) -> Future[None]:
+        def act(books: Books) -> None:
+            books.release(reservation.id)
+
+        return self._commits.ask(_Entry(reservation.channel_id, None, act))
+
+    def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> Future[NewReceipt]:
+        """Exchange the reservation for a signed receipt at the end of the line; durable when this is done.
 
         Raises ReservationLost, and charges nothing, if the reservation has expired or is too small.
         """
-        now = self._clock()
-        channel = reservation.channel_id
-        if bill.charge > reservation.amount:
-            raise ReservationLost(f"The answer cost {bill.charge}, above its bound of {reservation.amount}.")
-        with self._begin() as tx:
-            charged = tx.channels.lock(channel)
-            if tx.channels.take_reservation(reservation.id, now) is None:
-                raise ReservationLost("The answer took too long and was not charged; try again.")
-            cumulative = line_end(tx.chain.channel(channel), charged) + bill.charge
-            receipt = self._signed(channel, cumulative, bill, int(now.timestamp()))
+
+        def act(books: Books) -> NewReceipt:
+            if bill.charge > reservation.amount:
+                text = f"The answer cost {bill.charge}, above its bound of {reservation.amount}."
+                raise ReservationLost(text)
+            cumulative = books.line_end(reservation) + bill.charge
+            receipt = self._signed(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
             stored = NewReceipt(
                 id=receipt_id(receipt.receipt),
                 operator=self._market.operator,
@@ -148,11 +148,24 @@ class Admission:
                 salt=bill.salt,
                 key_id=payer.key_id,
             )
-            tx.receipts.add(stored)
-            tx.channels.advance(channel, cumulative)
-            if payer.key_id is not None:
-                tx.auth.spend(payer.key_id, bill.charge)
-        return stored
+            books.charge(reservation, stored)
+            return stored
+
+        return self._commits.ask(_Entry(reservation.channel_id, payer.key_id, act))
+
+    def _look(self, entries: Sequence[_Entry]) -> list[Any]:
+        with self._read() as tx:
+            books = Books.opened(tx, *_names(entries), self._clock())
+        return [_outcome(entry, books) for entry in entries]
+
+    def _commit(self, entries: Sequence[_Entry]) -> list[Any]:
+        with self._begin() as tx:
+            channels, keys = _names(entries)
+            tx.channels.lock(*channels)
+            books = Books.opened(tx, channels, keys, self._clock())
+            outcomes = [_outcome(entry, books) for entry in entries]
+            books.write(tx)
+        return outcomes
 
     def _signed(self, channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> SignedReceipt:
         receipt = Receipt(
@@ -170,45 +183,14 @@ class Admission:
         signature = self._receipt_key.sign(self._market.receipts.receipt_digest(receipt))
         return SignedReceipt(receipt, bill.method, bill.slices, signature)
 
-    def _check(self, tx: ServingTx, payer: Payer, amount: int, now: datetime) -> None:
-        check_fresh(tx.chain, now, self._max_lag_seconds)
-        if payer.key_id is not None:
-            self._check_key(tx, payer.key_id, amount, now)
-        if amount:
-            self._check_channel(tx, self._market.channel(payer.account), amount, now)
 
-    def _check_key(self, tx: ServingTx, key_id: str, amount: int, now: datetime) -> None:
-        key = tx.auth.key(key_id)
-        if key is None or key.revoked_at is not None:
-            raise Unauthenticated("The API key was revoked.")
-        if key.spend_cap is None:
-            return
-        committed = key.spent + tx.channels.reserved_by_key(key_id, now)
-        if committed + amount > key.spend_cap:
-            raise SpendCapReached(
-                f"This request needs at least {amount} micro-units; "
-                f"the key's spend cap leaves {max(key.spend_cap - committed, 0)}.",
-                details=_amounts(required=amount, spend_cap=key.spend_cap, spent=key.spent),
-            )
-
-    def _check_channel(self, tx: ServingTx, channel: ChannelId, amount: int, now: datetime) -> None:
-        line = standing(tx, channel, now)
-        missing = line.missing(amount)
-        if not missing:
-            return
-        error = InsufficientBalance if "balance" in missing else InsufficientAuthorisation
-        cure = "deposit more" if "balance" in missing else "grant a session key or send a voucher"
-        lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())
-        raise error(
-            f"This request needs at least {amount} micro-units; the channel lacks {lacks}: {cure}.",
-            details={
-                "channel_id": channel,
-                "missing": _amounts(**missing),
-                **_amounts(required=amount, available=line.available, thawing=line.thawing),
-            },
-        )
+def _names(entries: Sequence[_Entry]) -> tuple[Collection[ChannelId], Collection[str]]:
+    return {e.channel for e in entries}, {e.key_id for e in entries if e.key_id is not None}
 
 
-def _amounts(**amounts: int) -> dict[str, str]:
-    """Decimal strings: uint128 does not survive JavaScript's numbers."""
-    return {name: str(amount) for name, amount in amounts.items()}
+def _outcome(entry: _Entry, books: Books) -> Any:
+    """What is refused to one is no reason to refuse the others."""
+    try:
+        return entry.act(books)
+    except Exception as error:  # noqa: BLE001 - a signer out of reach is its caller's error too
+        return error

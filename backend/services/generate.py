@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
     from backend.ports.attribution import Attributor
     from backend.ports.engine import AdapterFolder, Engine, Priority, Prompt, PromptSize
-    from backend.ports.serving import CatalogueTx, NewReceipt, Reservation
+    from backend.ports.serving import CatalogueTx
     from backend.services.adapters import AdapterFolders
     from backend.services.admission import Admission
     from backend.services.catalogue import Catalogue, Model
@@ -152,16 +152,17 @@ class Generate:
     async def _run(self, request: AnswerRequest, answer: Answer) -> Final:
         record = request.model.record
         # Before any work: strangers with empty channels must not occupy the tokeniser.
-        await asyncio.to_thread(self._admission.check, request.payer, _price(record, 1, 1))
+        await asyncio.wrap_future(self._admission.check(request.payer, _price(record, 1, 1)))
         size = await self._size(request)
         sampling = self._fit(request, size)
         bound = _price(record, size.num_tokens, sampling.max_tokens * request.num_choices)
-        reservation = await asyncio.to_thread(self._admission.reserve, request.payer, bound)
+        reservation = await asyncio.wrap_future(self._admission.reserve(request.payer, bound))
         try:
             folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
-            receipt = await asyncio.to_thread(self._settle, request, reservation, folder, transcript)
+            bill = await asyncio.to_thread(self._bill, request, folder, transcript)
+            receipt = await asyncio.wrap_future(self._admission.settle(request.payer, reservation, bill))
         except BaseException:
-            await asyncio.to_thread(self._admission.release, reservation)
+            await asyncio.wrap_future(self._admission.release(reservation))
             raise
         return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens)
 
@@ -226,18 +227,12 @@ class Generate:
             attributor.prepare(folder.path)
         return folder
 
-    def _settle(
-        self,
-        request: AnswerRequest,
-        reservation: Reservation,
-        folder: AdapterFolder | None,
-        transcript: Transcript,
-    ) -> NewReceipt:
+    def _bill(self, request: AnswerRequest, folder: AdapterFolder | None, transcript: Transcript) -> Bill:
         attribution = self._attribution(request.model.record, folder, transcript)
         slices = (Slice(request.model.id, PPM, attribution.shares),)
         salt = secrets.token_bytes(32)
         counts = transcript.prompt_tokens, transcript.completion_tokens
-        bill = Bill(
+        return Bill(
             charge=charge(slices, [request.model.record], *counts),
             request_hash=salted_hash(salt, request.body),
             response_hash=salted_hash(salt, response_bytes(transcript.texts)),
@@ -249,7 +244,6 @@ class Generate:
             completion_tokens=transcript.completion_tokens,
             salt=to_hash(salt),
         )
-        return self._admission.settle(request.payer, reservation, bill)
 
     def _attribution(
         self, record: VersionRecord, folder: AdapterFolder | None, transcript: Transcript

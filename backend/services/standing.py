@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
-    from backend.domain.chain import Channel, Grant
+    from backend.domain.chain import BlockRef, Channel, Grant
     from backend.domain.ids import Account, ChannelId
     from backend.ports.chain import ChainView
-    from backend.ports.serving import ChannelTx
+    from backend.ports.serving import ChannelTx, Reservation
 
 
 class ViewStale(Unavailable):
@@ -54,20 +54,40 @@ class Standing:
 
 def standing(tx: ChannelTx, channel: ChannelId, now: datetime) -> Standing:
     """Exact for a caller that holds the channel's lock; a glance otherwise."""
-    on_chain = tx.chain.channel(channel)
-    return Standing(
-        balance=on_chain.balance if on_chain else 0,
-        thawing=on_chain.thawing if on_chain else 0,
-        collected=on_chain.collected if on_chain else 0,
-        authorised=_authorised(tx, on_chain, later_now(tx.chain, now)) if on_chain else 0,
-        charged=line_end(on_chain, tx.channels.charged(channel)),
-        reserved=tx.channels.reserved(channel, now),
-    )
+    return standings(tx, [channel], kept(tx.channels.reservations([channel]), now), now)[channel]
 
 
-def check_fresh(chain: ChainView, now: datetime, max_lag_seconds: int) -> None:
+def standings(
+    tx: ChannelTx, channels: Collection[ChannelId], reserved: Mapping[ChannelId, int], now: datetime
+) -> dict[ChannelId, Standing]:
+    """Of many channels at once. `reserved` as `kept` gives it."""
+    on_chain, charged = tx.chain.known_channels(channels), tx.channels.charged(channels)
+    authorised = _authorised(tx, on_chain, later_now(tx.chain, now))
+    return {
+        channel: Standing(
+            balance=found.balance if found else 0,
+            thawing=found.thawing if found else 0,
+            collected=found.collected if found else 0,
+            authorised=authorised.get(channel, 0),
+            charged=line_end(found, charged.get(channel, 0)),
+            reserved=reserved.get(channel, 0),
+        )
+        for channel in channels
+        for found in [on_chain.get(channel)]
+    }
+
+
+def kept(reservations: Iterable[Reservation], now: datetime) -> dict[ChannelId, int]:
+    """Sums by channel, without what has expired."""
+    sums: dict[ChannelId, int] = {}
+    for found in reservations:
+        if found.expires_at > now:
+            sums[found.channel_id] = sums.get(found.channel_id, 0) + found.amount
+    return sums
+
+
+def check_fresh(cursor: BlockRef | None, now: datetime, max_lag_seconds: int) -> None:
     """Raises ViewStale if the last indexed block is older than that, or none is indexed."""
-    cursor = chain.cursor()
     if cursor is None:
         raise ViewStale("No block of the chain is indexed yet; nothing was charged, try again.")
     lag = int(now.timestamp()) - cursor.timestamp
@@ -98,13 +118,16 @@ def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:
     return {g.key: g.cap for g in grants if g.revoked_at is None and g.expiry > now.timestamp()}
 
 
-def _authorised(tx: ChannelTx, channel: Channel, now: datetime) -> int:
-    caps = usable_grants(tx.chain.grants(channel.id), now)
-    held = [caps.get(key, 0) for key in tx.channels.held_keys(channel.id)]
-    vouchers = [
-        voucher.signed.voucher.max_cumulative
-        if voucher.signer == channel.payer
-        else min(voucher.signed.voucher.max_cumulative, caps.get(voucher.signer, 0))
-        for voucher in tx.channels.vouchers(channel.id)
-    ]
-    return max([*held, *vouchers], default=0)
+def _authorised(tx: ChannelTx, channels: Mapping[ChannelId, Channel], now: datetime) -> dict[ChannelId, int]:
+    """Where the best voucher or usable session key of each channel lets collection end."""
+    grants = tx.chain.known_grants(channels)
+    caps = {channel: usable_grants(grants.get(channel, ()), now) for channel in channels}
+    best = dict.fromkeys(channels, 0)
+    for channel, key in tx.channels.keys_held(channels):
+        best[channel] = max(best[channel], caps[channel].get(key, 0))
+    for voucher in tx.channels.vouchers(*channels):
+        channel, reach = voucher.signed.voucher.channel_id, voucher.signed.voucher.max_cumulative
+        if voucher.signer != channels[channel].payer:
+            reach = min(reach, caps[channel].get(voucher.signer, 0))
+        best[channel] = max(best[channel], reach)
+    return best

@@ -31,6 +31,8 @@ from backend.domain.voucher import Voucher
 from tests.support.market import CHAIN_ID, Market, recover, some_account, some_hash
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from backend.domain.disputes.witnesses import Fault
 
 
@@ -92,8 +94,14 @@ class ModelChain:
     def channel(self, channel: ChannelId) -> Channel | None:
         return self.channel_by_id.get(channel)
 
+    def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, Channel]:
+        return {c: self.channel_by_id[c] for c in channels if c in self.channel_by_id}
+
     def grants(self, channel: ChannelId) -> list[Grant]:
         return self.grants_by_channel.get(channel, [])
+
+    def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[Grant]]:
+        return {channel: self.grants(channel) for channel in channels}
 
     def parameter_set(self, number: int) -> ParameterSet | None:
         return next((s for s in self.sets if s.id == number), None)

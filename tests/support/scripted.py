@@ -38,7 +38,7 @@ from backend.services.claim import Claimable, NothingToClaim
 from tests.support.market import CHAIN_ID, some_account, some_hash
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from pathlib import Path
 
     from backend.domain.ids import Account, ChannelId, Cid, DatanetId, Hash32, SnapshotId, VersionId
@@ -115,8 +115,14 @@ class View:
     def open_demands(self, operator: Account) -> list[Demanded]:
         return [found for found in self.demanded if found.operator == operator]
 
+    def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, Channel]:
+        return {channel: self.channels[channel] for channel in channels if channel in self.channels}
+
     def grants(self, channel: ChannelId) -> list[Grant]:
         return self.granted.get(channel, [])
+
+    def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[Grant]]:
+        return {channel: self.grants(channel) for channel in channels}
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None:
         return self.snapshots.get(snapshot)

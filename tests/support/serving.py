@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database, Work
     from backend.domain.ids import Cid
+    from backend.ports.serving import NewReceipt, Reservation
+    from backend.services.admission import Bill, Payer
 
 from tests.support.market import CHAIN_ID, some_account, some_hash
 from tests.support.scripted import (
@@ -56,6 +58,25 @@ from tests.support.scripted import (
     View,
     some_key,
 )
+
+
+class Waiting:
+    """`Admission` for callers who have nothing else to do."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    def check(self, payer: Payer, amount: int) -> None:
+        self._admission.check(payer, amount).result()
+
+    def reserve(self, payer: Payer, amount: int) -> Reservation:
+        return self._admission.reserve(payer, amount).result()
+
+    def release(self, reservation: Reservation) -> None:
+        self._admission.release(reservation).result()
+
+    def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
+        return self._admission.settle(payer, reservation, bill).result()
 
 
 class Installation:
@@ -123,7 +144,7 @@ class Installation:
             self.catalogue,
             AdapterFolders(store, self.folder / "adapters"),
             self.engine,
-            self.admission,
+            self.admitting,
             (HiddenCosine(), Uniform()),
             GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds),
         )
@@ -161,7 +182,8 @@ class Installation:
         claims: Any = PlayedClaims()
         check = UploadCheck(begin, read, Staging(folder / "uploads", 1000), lambda _texts: None)
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
-        self.admission = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
+        self.admitting = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
+        self.admission = Waiting(self.admitting)
         self.generate = self.generating(answer_seconds=60)
         self.services = Services(
             sign_in=SignIn(begin, read, recover, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),

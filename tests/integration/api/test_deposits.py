@@ -20,7 +20,8 @@ from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import TypedDomain
 from backend.domain.split import UNIT
 from backend.domain.voucher import SignedVoucher, Voucher
-from backend.services.admission import Admission, InsufficientAuthorisation, Market, Payer
+from backend.services.admission import Admission, Market, Payer
+from backend.services.books import InsufficientAuthorisation
 from backend.services.channels import Channels
 from backend.services.deposit import (
     MIN_RELAYED_UNITS,
@@ -165,9 +166,9 @@ def test_a_relayed_deposit_costs_the_payer_one_signature(till: Till) -> None:
     assert till.transaction(number).state is TransactionState.CONFIRMED
     assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
     assert (till.standing().balance, till.standing().authorised) == (UNITS * UNIT, UNIT)
-    till.admission.reserve(Payer(PAYER.account), UNIT)
+    till.admission.reserve(Payer(PAYER.account), UNIT).result()
     with pytest.raises(InsufficientAuthorisation):
-        till.admission.reserve(Payer(PAYER.account), 1)
+        till.admission.reserve(Payer(PAYER.account), 1).result()
 
 
 @pytest.mark.parametrize("lacks", [frozenset(), STATES_NONE])

@@ -96,7 +96,7 @@ async def generate(
             installation.catalogue,
             AdapterFolders(store, tmp_path / "adapters"),
             EngineGateway(client),
-            installation.admission,
+            installation.admitting,
             (HiddenCosine(), Uniform()),
             GenerateLimits(answer_seconds=240),
         )

@@ -2,23 +2,24 @@ from __future__ import annotations
 
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from backend.chain.keys import recover
-from backend.domain.errors import Unauthenticated
+from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.hashing import receipt_id, slices_hash
 from backend.domain.receipt import Slice
 from backend.domain.split import PPM
-from backend.services.admission import (
-    Bill,
+from backend.services.admission import Bill, Payer
+from backend.services.books import (
     InsufficientAuthorisation,
     InsufficientBalance,
-    Payer,
     ReservationLost,
     SpendCapReached,
 )
@@ -258,29 +259,83 @@ def test_a_key_revoked_in_between_does_not_reserve(installation: Installation) -
         installation.admission.reserve(Payer(installation.payer.account, key.id), 1)
 
 
-def test_parallel_admissions_never_overspend(any_installation: Installation, payer: Payer) -> None:
+@pytest.mark.parametrize(("balance", "cap"), [(700, 10_000), (10_000, 700)])
+def test_two_hundred_requests_at_a_time_never_spend_more_than_balance_or_cap(
+    any_installation: Installation, payer: Payer, balance: int, cap: int
+) -> None:
     installation = any_installation
-    installation.fund(100)
-    start = threading.Barrier(6)
-    admitted: list[int] = []
+    installation.fund(balance, cap)
+    start = threading.Barrier(200)
 
-    def worker() -> None:
+    def ask(charge: int) -> int:
+        """Where the answer's receipt ends; 0 for one that was refused."""
         start.wait()
-        for _ in range(5):
-            try:
-                reservation = installation.admission.reserve(payer, 7)
-            except InsufficientBalance:
-                continue
-            admitted.append(settle(installation, payer, reservation, 7))
+        try:
+            reservation = installation.admission.reserve(payer, 7)
+        except PaymentRequired:
+            return 0
+        if charge:
+            return settle(installation, payer, reservation, charge)
+        installation.admission.release(reservation)
+        return 0
 
-    threads = [threading.Thread(target=worker) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    # Every place on the line was given once, and none beyond the balance.
-    assert sorted(admitted) == [7 * n for n in range(1, len(admitted) + 1)]
-    assert max(admitted) <= 100
+    charges = [7, 5, 0, 3] * 50
+    with ThreadPoolExecutor(200) as threads:
+        ends = sorted(filter(None, threads.map(ask, charges)))
+    with installation.read() as tx:
+        stored = tx.receipts.unsettled(installation.channel, 0, 1000)
+    assert [signed.receipt.cumulative for signed in stored] == ends
+    assert [s.receipt.cumulative - s.receipt.charge for s in stored] == [0, *ends[:-1]]
+    assert max(ends) <= min(balance, cap)
+    assert available(installation) == min(balance, cap) - max(ends)
+
+
+def test_two_hundred_requests_at_a_time_never_spend_more_than_a_keys_cap(
+    any_installation: Installation,
+) -> None:
+    installation = any_installation
+    installation.fund(10_000)
+    key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=350).key
+    payer = Payer(installation.payer.account, key.id)
+    asked = [installation.admitting.reserve(payer, 7) for _ in range(200)]
+    kept = [future.result() for future in asked if future.exception() is None]
+    assert len(kept) == 50
+    for reservation in kept:
+        settle(installation, payer, reservation, 6)
+    (known,) = installation.services.keys.list(installation.payer.account)
+    assert known.spent == 300
+    assert installation.admission.reserve(payer, 50)
+    with pytest.raises(SpendCapReached):
+        installation.admission.reserve(payer, 1)
+
+
+def test_what_is_asked_at_a_time_is_one_transaction(installation: Installation, payer: Payer) -> None:
+    installation.fund(10_000)
+    commits = []
+    event.listen(installation.database.engine, "commit", lambda _: commits.append(1))
+    with installation.begin():  # whoever asks now waits, on SQLite, for this writer
+        asked = [installation.admitting.reserve(payer, 1) for _ in range(100)]
+    assert all(future.result() for future in asked)
+    assert len(commits) <= 3
+
+
+def test_a_signer_out_of_reach_fails_its_answer_and_no_other(
+    installation: Installation, payer: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fund(100)
+    first, second = installation.admission.reserve(payer, 10), installation.admission.reserve(payer, 10)
+    sign, answers = installation.receipt_key.sign, iter([None])
+
+    def out_of_reach_at_first(digest: bytes) -> str:
+        if next(answers, sign) is None:
+            raise Unavailable("the key service is away")
+        return sign(digest)
+
+    monkeypatch.setattr(installation.receipt_key, "sign", out_of_reach_at_first)
+    with pytest.raises(Unavailable):
+        settle(installation, payer, first, 4)
+    assert settle(installation, payer, second, 4) == 4
+    assert settle(installation, payer, first, 4) == 8
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,8 @@ from backend.domain.hashing import (
     to_bytes,
 )
 from backend.ports.engine import Sampling, Turn
-from backend.services.admission import InsufficientBalance, Payer
+from backend.services.admission import Payer
+from backend.services.books import InsufficientBalance
 from backend.services.catalogue import Model
 from backend.services.generate import (
     FETCHERS,

@@ -1,0 +1,58 @@
+"""Many rows in one statement, past the unit of work of the ORM, which would look at each of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import Table, bindparam, delete, insert, update
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Delete, Insert, Update
+    from sqlalchemy.orm import Session
+
+    from backend.db.base import Base
+
+
+def table_of(entity: type[Base]) -> Table:
+    return cast("Table", entity.__table__)
+
+
+def insert_all(session: Session, entity: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows by column; all have the same ones."""
+    if rows:
+        session.connection().execute(_insert(entity), rows)
+
+
+def update_all(session: Session, entity: type[Base], key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each row names its `key` and the columns to change, all the same ones."""
+    if rows:
+        statement = _update(entity, key, frozenset(rows[0]) - {key})
+        values = [{**{k: v for k, v in row.items() if k != key}, "_key": row[key]} for row in rows]
+        session.connection().execute(statement, values)
+
+
+def delete_all(session: Session, entity: type[Base], key: str, values: Sequence[Any]) -> None:
+    """Values that no row has are ignored."""
+    if values:
+        session.connection().execute(_delete(entity, key), [{"_key": value} for value in values])
+
+
+@cache
+def _insert(entity: type[Base]) -> Insert:
+    return insert(table_of(entity))
+
+
+@cache
+def _update(entity: type[Base], key: str, names: frozenset[str]) -> Update:
+    table = table_of(entity)
+    where = table.c[key] == bindparam("_key")
+    return update(table).where(where).values({name: bindparam(name) for name in names})
+
+
+@cache
+def _delete(entity: type[Base], key: str) -> Delete:
+    table = table_of(entity)
+    return delete(table).where(table.c[key] == bindparam("_key"))

@@ -1,0 +1,67 @@
+"""What the ledger and the API cost: `python -m benchmarks.api [--json] [--only NAME ...] [--seconds S]`.
+
+Each figure is the median of its repeats, all parts real but those that its method names. Other processes on
+the machine show in the rows: `foreign_cpu` is the part of its CPU that they took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from benchmarks.api import receipts
+from benchmarks.engine import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.api.figures import Row
+
+PARTS: dict[str, Callable[[Path, float, int], list[Row]]] = {"receipts": receipts.measure}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=True)
+    rows: list[Row] = []
+    for name in options.only or PARTS:
+        console.print(f"benchmarks.api: {name}", markup=False)
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            rows += PARTS[name](Path(folder), options.seconds, options.repeats)
+    if options.json:
+        sys.stdout.write(json.dumps(_report(rows)) + "\n")
+    else:
+        print("\n".join(f"{row.name:20} {row.value:10,.1f}" for row in rows))
+    return 0
+
+
+def _report(rows: Sequence[Row]) -> dict[str, object]:
+    return {
+        "figures": {row.name: round(row.value, 3) for row in rows},
+        "rows": [row.as_json() for row in rows],
+        "machine": machine.describe(),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.api", description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to measure; all without it")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of one repeat of a rate")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--folder", type=Path, help="on the disk to measure; the system's for temporary files"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What a run gives: rows with their method and spread, each repeat with the CPU that it and others took."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any, Self
+
+from benchmarks.engine.machine import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(slots=True)
+class Timed:
+    """One repeat. `cpu_seconds` are ours; `foreign_cpu` is the part of the machine that others took."""
+
+    count: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    foreign_cpu: float = 0.0
+
+    @classmethod
+    @contextmanager
+    def measured(cls) -> Iterator[Self]:
+        timed, before = cls(), Usage.now(os.getpid())
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield timed
+        timed.wall_seconds = time.perf_counter() - wall
+        timed.cpu_seconds = time.process_time() - cpu
+        timed.foreign_cpu = Usage.now(os.getpid()).foreign_share_since(before)
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.wall_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: the median of its repeats, their range, and how busy the machine was with other things."""
+
+    name: str
+    method: str
+    values: tuple[float, ...]
+    foreign_cpu: tuple[float, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, method: str, runs: Sequence[Timed]) -> Self:
+        """Of rates: things a second of wall time, and beside it a second of our own CPU time."""
+        per_cpu = [round(run.count / run.cpu_seconds, 1) for run in runs]
+        return cls(
+            name,
+            method,
+            tuple(run.rate for run in runs),
+            tuple(run.foreign_cpu for run in runs),
+            {"per_cpu_second": per_cpu},
+        )
+
+    @property
+    def value(self) -> float:
+        return median(self.values)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "method": self.method,
+            "median": round(self.value, 3),
+            "low": round(min(self.values), 3),
+            "high": round(max(self.values), 3),
+            "repeats": len(self.values),
+            "foreign_cpu": [round(share, 3) for share in self.foreign_cpu],
+            **self.details,
+        }

@@ -1,0 +1,62 @@
+"""Answers without end on the channel of a test's payer: `python answering_process.py FOLDER DATABASE_URL`.
+
+A line on standard output names each receipt, once its caller was told that it is durable.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from backend.db.unit_of_work import Database
+from backend.domain.hashing import attribution_hash, slices_hash, to_hash
+from backend.domain.receipt import Slice
+from backend.domain.split import PPM
+from backend.services.admission import Bill, Payer
+from tests.support.serving import Installation
+
+NUM_CLIENTS = 32
+BOUND, CHARGE = 7, 5
+FUNDS = 10**9
+
+
+def main(folder: Path, url: str) -> None:
+    installation = Installation(folder, Database.open(url))
+    installation.fund(FUNDS)
+    payer = Payer(installation.payer.account)
+
+    def client(_: int) -> None:
+        while True:
+            reservation = installation.admission.reserve(payer, BOUND)
+            stored = installation.admission.settle(payer, reservation, some_bill(installation))
+            sys.stdout.write(f"{stored.id}\n")
+            sys.stdout.flush()
+
+    with ThreadPoolExecutor(NUM_CLIENTS) as clients:
+        for _ in clients.map(client, range(NUM_CLIENTS)):
+            pass
+
+
+def some_bill(installation: Installation) -> Bill:
+    salt = to_hash(secrets.token_bytes(32))
+    slices = (Slice(installation.base_version, PPM, ()),)
+    return Bill(
+        charge=CHARGE,
+        request_hash=salt,
+        response_hash=salt,
+        slices=slices,
+        slices_hash=slices_hash(slices),
+        method="none",
+        attribution_hash=attribution_hash("none", slices),
+        prompt_tokens=1,
+        completion_tokens=2,
+        salt=salt,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
