@@ -295,7 +295,7 @@ class Installation:
             self.market,
             self.receipt_key,
             utc_now,
-            reservation_seconds=int(self.limits.answer_seconds + self.limits.close_seconds),
+            reservation_seconds=int(self.limits.longest_seconds),
             max_lag_seconds=self.settings.max_lag_seconds,
         )
 
@@ -330,6 +330,7 @@ class Installation:
         from backend.services.contribute.snapshot import Snapshots
         from backend.services.deposit import Deposits
         from backend.services.govern import Governance
+        from backend.services.idempotency import Idempotency
         from backend.services.publish import Publication
         from backend.services.receipts import Receipts
         from backend.services.registry import Registry
@@ -347,6 +348,7 @@ class Installation:
             keys=self.api_keys,
             catalogue=self.catalogue,
             generate=self.generate,
+            idempotency=Idempotency(begin, utc_now, self.limits.longest_seconds),
             channels=Channels(begin, read, self.market, vouchers, recover, utc_now, convictions.aside),
             deposits=Deposits(begin, read, chain, self.market, self.keystore, utc_now),
             receipts=Receipts(read),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     )
     app.state.services = services
     app.state.upload_slots = UploadSlots(MAX_UPLOADS)
+    app.state.recordings = set()
     errors.install(app)
     for module in ROUTERS:
         app.include_router(module.router)
@@ -77,3 +79,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     services: Services = app.state.services
     await services.generate.close()
+    await asyncio.gather(*app.state.recordings, return_exceptions=True)

@@ -44,6 +44,8 @@ class Completion:
 
     def __init__(self, answer: Answer, model: str, wanted: Wanted) -> None:
         self.answer = answer
+        self.is_whole = False
+        """Whether the stream has come to its end without an error."""
         self._model = model
         self._wanted = wanted
         self._shape = wanted.shape
@@ -81,6 +83,7 @@ class Completion:
                 yield self._chunk([], bill(final))
             else:
                 yield self._chunk([last], bill(final))
+            self.is_whole = True
             yield DONE
         except DomainError as error:
             yield event(domain_error_body(error))
@@ -115,13 +118,13 @@ class CompletionStream(StreamingResponse):
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
-        self._answer = completion.answer
+        self.completion = completion
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._answer.hang_up()
+            self.completion.answer.hang_up()
 
 
 def event(data: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from backend.domain.errors import Forbidden, Unauthenticated
 from backend.domain.ids import Account
 from backend.services.keys import KEY_PREFIX
 
-_bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a session token (lls_...).")
+bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a session token (lls_...).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 
 def get_caller(
     services: ServicesDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Caller:
     if credentials is None:
         raise Unauthenticated("Send 'Authorization: Bearer' with an API key or a session token.")

@@ -25,6 +25,7 @@ from backend.domain.errors import (
     Unavailable,
 )
 from backend.services.contribute.receive import UploadTooLarge
+from backend.services.idempotency import IdempotencyKeyReused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ STATUS: Mapping[type[DomainError], HTTPStatus] = {
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 """By the nearest class in an error's ancestry; whatever has none is our own fault."""
 
@@ -135,7 +137,10 @@ async def _on_domain_error(_request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("domain error without a status", exc_info=error)
-    return _response(status, domain_error_body(error))
+    response = _response(status, domain_error_body(error))
+    if (seconds := error.details.get("retry_after_seconds")) is not None:
+        response.headers["retry-after"] = str(seconds)
+    return response
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backend.services.deposit import Deposits
     from backend.services.generate import Generate
     from backend.services.govern import Governance
+    from backend.services.idempotency import Idempotency
     from backend.services.keys import ApiKeys
     from backend.services.publish import Publication
     from backend.services.receipts import Receipts
@@ -32,6 +33,7 @@ class Services:
     keys: ApiKeys
     catalogue: Catalogue
     generate: Generate
+    idempotency: Idempotency
     channels: Channels
     deposits: Deposits
     receipts: Receipts

@@ -12,6 +12,7 @@ from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
 from backend.db.event_log import EventLog
+from backend.db.idempotency import IdempotencyStore
 from backend.db.outbox import OutboxStore
 from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
@@ -36,6 +37,7 @@ class Work:
         self.channels = ChannelStore(session)
         self.contributions = UploadStore(session)
         self.event_log = EventLog(session)
+        self.idempotency = IdempotencyStore(session)
         self.outbox = OutboxStore(session)
         self.receipts = ReceiptStore(session)
         self.training = TrainingStore(session)

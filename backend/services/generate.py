@@ -56,6 +56,10 @@ class GenerateLimits:
     default_max_tokens: int = 512
     close_seconds: float = 20.0
 
+    @property
+    def longest_seconds(self) -> float:
+        return self.answer_seconds + self.close_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:

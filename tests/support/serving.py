@@ -28,6 +28,7 @@ from backend.services.contribute.staging import Staging
 from backend.services.deposit import Deposits
 from backend.services.generate import Generate, GenerateLimits
 from backend.services.govern import Governance
+from backend.services.idempotency import Idempotency
 from backend.services.keys import ApiKeys
 from backend.services.publish import Publication
 from backend.services.receipts import Receipts
@@ -190,6 +191,7 @@ class Installation:
             keys=ApiKeys(begin, read, self.clock),
             catalogue=self.catalogue,
             generate=self.generate,
+            idempotency=Idempotency(begin, self.clock, answer_seconds=80),
             channels=Channels(begin, read, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
             deposits=Deposits(begin, read, chain, self.market, self.held_keys, self.clock),
             receipts=Receipts(read),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, status
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute, keeps_no_answer
 from backend.api.schemas.auth import (
     ChallengeRequest,
     ChallengeView,
@@ -17,15 +18,17 @@ from backend.api.schemas.auth import (
 from backend.api.schemas.common import Page
 from backend.domain.ids import Account
 
-router = APIRouter(prefix="/v1", tags=["auth"])
+router = APIRouter(prefix="/v1", tags=["auth"], route_class=IdempotentRoute)
 
 
 @router.post("/auth/challenges", status_code=status.HTTP_201_CREATED)
+@keeps_no_answer
 def create_challenge(body: ChallengeRequest, services: ServicesDep) -> ChallengeView:
     return ChallengeView.model_validate(services.sign_in.challenge(Account(body.account)))
 
 
 @router.post("/auth/sessions", status_code=status.HTTP_201_CREATED)
+@keeps_no_answer
 def sign_in(body: SignInRequest, services: ServicesDep) -> SignInView:
     signed_in = services.sign_in.sign_in(body.message, body.signature)
     session = signed_in.session
@@ -43,6 +46,7 @@ def who_am_i(caller: CallerDep) -> dict[str, str | None]:
 
 
 @router.post("/keys", status_code=status.HTTP_201_CREATED)
+@keeps_no_answer
 def create_key(body: CreateKeyRequest, services: ServicesDep, wallet: WalletDep) -> NewKeyView:
     return NewKeyView.model_validate(services.keys.create(wallet.account, body.name, body.spend_cap))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, status
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.channels import (
     ChannelView,
     DepositRequest,
@@ -22,7 +23,7 @@ from backend.api.schemas.common import Page, PreparedTransactionView, Transactio
 from backend.domain.ids import Account
 from backend.domain.voucher import SignedVoucher, Voucher
 
-router = APIRouter(prefix="/v1", tags=["channels"])
+router = APIRouter(prefix="/v1", tags=["channels"], route_class=IdempotentRoute)
 
 
 @router.get("/channels")

@@ -9,13 +9,14 @@ from backend.api.choices import ChatShape, TextShape
 from backend.api.completions import Completion, CompletionStream, Wanted
 from backend.api.deps import CallerDep, ServicesDep
 from backend.api.disconnect import ClientLeft, while_connected
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.chat import ChatCompletionRequest
 from backend.api.schemas.completions import CompletionRequest
 from backend.api.services import Services
 from backend.services.admission import Payer
 from backend.services.generate import AnswerRequest
 
-router = APIRouter(prefix="/v1", tags=["answers"])
+router = APIRouter(prefix="/v1", tags=["answers"], route_class=IdempotentRoute)
 
 CLIENT_CLOSED_REQUEST = 499
 """Nobody reads it but the access log."""

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, status
 from starlette.responses import StreamingResponse
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute, keeps_no_answer
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.contributions import SubmitRequest, UploadView
 from backend.api.services import Services
@@ -20,10 +21,11 @@ from backend.domain.contribution import Upload
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, DatanetId
 
-router = APIRouter(prefix="/v1/contributions", tags=["contributions"])
+router = APIRouter(prefix="/v1/contributions", tags=["contributions"], route_class=IdempotentRoute)
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
+@keeps_no_answer
 async def upload(
     request: Request,
     services: ServicesDep,

@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, status
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView, TransactionQueued
 from backend.api.schemas.earnings import ClaimRequest, EarningView
 from backend.domain.ids import Account
 from backend.services.claim import MIN_RELAYED_UNITS
 
-router = APIRouter(prefix="/v1", tags=["earnings"])
+router = APIRouter(prefix="/v1", tags=["earnings"], route_class=IdempotentRoute)
 
 
 @router.get("/earnings")

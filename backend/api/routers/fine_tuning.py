@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.fine_tuning import (
     CreateJobRequest,
@@ -20,7 +21,7 @@ from backend.api.schemas.fine_tuning import (
 )
 from backend.domain.ids import Hash32, SnapshotId
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=IdempotentRoute)
 
 POLL_SECONDS = 0.5
 

@@ -9,6 +9,7 @@ from fastapi import Path as PathParameter
 from pydantic import AfterValidator
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView
 from backend.api.schemas.governance import (
     DelegateRequest,
@@ -20,7 +21,7 @@ from backend.api.schemas.governance import (
 )
 from backend.domain.ids import Account
 
-router = APIRouter(prefix="/v1/governance", tags=["governance"])
+router = APIRouter(prefix="/v1/governance", tags=["governance"], route_class=IdempotentRoute)
 
 
 def _uint256(value: str) -> str:

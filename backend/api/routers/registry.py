@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, status
 
 from backend.api.deps import ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.common import (
     INTEGERS_END,
     AccountField,
@@ -29,7 +30,7 @@ from backend.api.schemas.registry import (
 )
 from backend.domain.ids import Account, DatanetId, Hash32, SnapshotId
 
-router = APIRouter(prefix="/v1", tags=["registry"])
+router = APIRouter(prefix="/v1", tags=["registry"], route_class=IdempotentRoute)
 
 Number = Annotated[int, Path(ge=0, lt=INTEGERS_END)]
 

@@ -1,0 +1,57 @@
+"""Repository of requests that their clients may repeat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, update
+
+from backend.db.session import insert_if_absent
+from backend.db.tables.idempotency import KeyedRequestRow as Row
+from backend.domain.ids import Hash32
+from backend.ports.idempotency import KeptAnswer, KnownRequest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import Session
+
+    from backend.ports.idempotency import KeyedRequest
+
+
+class IdempotencyStore:
+    """Implements `backend.ports.idempotency.IdempotencyRepository`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def claim(self, request: KeyedRequest, claim: str, now: datetime) -> KnownRequest:
+        row = None
+        while row is None:  # whoever held the key may forget it between the two statements
+            insert_if_absent(
+                self._session,
+                Row,
+                account=request.account,
+                key=request.key,
+                fingerprint=request.fingerprint,
+                claim=claim,
+                started_at=now,
+            )
+            row = self._session.get(Row, (request.account, request.key))
+        answer = None if row.status is None else KeptAnswer(row.status, row.media_type or "", row.body)
+        return KnownRequest(Hash32(row.fingerprint), row.claim, row.started_at, answer)
+
+    def keep(self, request: KeyedRequest, claim: str, answer: KeptAnswer) -> None:
+        values = {"status": answer.status, "media_type": answer.media_type, "body": answer.body}
+        self._session.execute(update(Row).where(_is(request, claim)).values(values))
+
+    def forget(self, request: KeyedRequest, claim: str) -> None:
+        self._session.execute(delete(Row).where(_is(request, claim)))
+
+    def purge(self, before: datetime) -> None:
+        self._session.execute(delete(Row).where(Row.started_at < before))
+
+
+def _is(request: KeyedRequest, claim: str) -> ColumnElement[bool]:
+    return (Row.account == request.account) & (Row.key == request.key) & (Row.claim == claim)

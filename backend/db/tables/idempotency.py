@@ -1,0 +1,25 @@
+"""Requests that their clients may repeat, and what they were answered."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db.base import ACCOUNT, HASH, Base, UtcDateTime
+
+
+class KeyedRequestRow(Base):
+    """`status` is None while the request runs; `body` too where it was too large."""
+
+    __tablename__ = "keyed_requests"
+
+    account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(HASH)
+    claim: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    status: Mapped[int | None]
+    media_type: Mapped[str | None] = mapped_column(String(100))
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
