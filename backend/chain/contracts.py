@@ -95,12 +95,16 @@ class Entry:
 
     def decode_log(self, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
         """Arguments by name. Indexed strings and arrays are their hashes, all that the log holds."""
-        remaining = iter(decode([p for p in self.inputs if not p["indexed"]], data))
-        indexed = iter(topics[1:])
-        return {
-            p["name"]: _topic_value(p, next(indexed)) if p["indexed"] else next(remaining)
-            for p in self.inputs
-        }
+        indexed, remaining = self._parts_of_log
+        values = iter(decode(remaining, data))
+        found = iter(decode(indexed, b"".join(topics[1:])))
+        return {p["name"]: next(found) if p["indexed"] else next(values) for p in self.inputs}
+
+    @cached_property
+    def _parts_of_log(self) -> tuple[list[Parameter], list[Parameter]]:
+        """What the topics hold, a word each, and what the data holds."""
+        indexed = [_as_topic(p) for p in self.inputs if p["indexed"]]
+        return indexed, [p for p in self.inputs if not p["indexed"]]
 
 
 class Interface:
@@ -238,8 +242,7 @@ def _from_abi(parameter: Parameter, value: Any) -> Any:
     return value.lower() if name == "address" else value
 
 
-def _topic_value(parameter: Parameter, topic: bytes) -> Any:
+def _as_topic(parameter: Parameter) -> Parameter:
     name = parameter["type"]
-    if name in ("string", "bytes", "tuple") or ARRAY.match(name):
-        return "0x" + topic.hex()
-    return decode([parameter], topic)[0]
+    is_hashed = name in ("string", "bytes", "tuple") or ARRAY.match(name)
+    return parameter | {"type": "bytes32"} if is_hashed else parameter

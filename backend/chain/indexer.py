@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_RANGE = 5_000
 """Blocks asked for at once, at most."""
+MANY_EVENTS = 20_000
+"""A range with more is followed by a shorter one: while it is written, on SQLite, nobody else can write."""
 SLOW_SECONDS = 5.0
 POLL_SECONDS = 0.5
 
@@ -120,7 +122,8 @@ class Indexer:
             log.info("node refuses %d blocks: %s", num_blocks, error)
             return None
         is_slow = self._clock() - started > SLOW_SECONDS
-        self._range = max(self._range // 2, 1) if is_slow else min(self._range * 2, MAX_RANGE)
+        is_large = is_slow or len(events) > MANY_EVENTS
+        self._range = max(self._range // 2, 1) if is_large else min(self._range * 2, MAX_RANGE)
         return events
 
     def _rewind(self, cursor: BlockRef) -> None:

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, inspect, select, text
+from sqlalchemy import delete, func, inspect, select, text, tuple_
 
-from backend.db.projections import Rule, rule_of
+from backend.db.bulk import insert_all
+from backend.db.projections import Rule, entity_of, rule_of
 from backend.db.tables.chain import CheckpointRow, EventRow, Projection
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.errors import Conflict
 from backend.domain.ids import Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy.orm import Session
 
+    from backend.db.projections import Key
+
+_CHUNK = 500
+"""Rows asked for in one statement; SQLite limits the number of its variables."""
 KEPT_CHECKPOINTS = 1000
 """A rewind can go back this far by steps; beyond it everything is read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An event, and what of the projections it changes."""
+
+    event: ChainEvent
+    rule: Rule | None
+    entity: str | None
 
 
 class EventLog:
@@ -51,9 +65,9 @@ class EventLog:
         before = self.cursor()
         if before is not None and cursor.number <= before.number:
             raise Conflict(f"block {cursor.number} is indexed already", param="cursor")
-        if events:
-            self._session.execute(insert(EventRow), [_values(event) for event in events])
-        self._apply(events)
+        changes = [_change(event) for event in events]
+        insert_all(self._session, EventRow, [_values(change) for change in changes])
+        self._apply(changes)
         self._session.add(
             CheckpointRow(
                 number=cursor.number,
@@ -79,7 +93,7 @@ class EventLog:
             if row is not None:
                 self._session.delete(row)
                 self._session.flush()
-            self._apply(self._events(EventRow.entity == entity))
+            self._apply([_change(event) for event in self._events(EventRow.entity == entity)])
         self._session.flush()
         return len(dropped)
 
@@ -98,30 +112,38 @@ class EventLog:
     def num_events(self) -> int:
         return self._session.scalar(select(func.count()).select_from(EventRow)) or 0
 
-    def _apply(self, events: Iterable[ChainEvent]) -> None:
-        # Rows that are new in this call are not in the session's identity map before a flush.
-        rows: dict[str, Projection] = {}
-        for event in events:
-            rule = rule_of(event)
-            if rule is None:
+    def _apply(self, changes: Sequence[Change]) -> None:
+        rows = self._known(changes)
+        for change in changes:
+            if change.rule is None:
                 continue
-            entity = rule.entity(event)
-            row = rows.get(entity) or self._row(rule, event)
+            row = rows.get(change.entity)
+            if row is None and change.rule.creates:
+                row = rows[change.entity] = self._new(change.rule, change.event)
             if row is not None:
-                rows[entity] = row
-                rule.apply(row, event)
+                change.rule.apply(row, change.event)
         self._session.flush()
 
-    def _row(self, rule: Rule, event: ChainEvent) -> Projection | None:
-        """The row that the event is about, a new one if its rule creates it; else None."""
-        key = rule.key(event)
-        with self._session.no_autoflush:
-            known = self._session.get(rule.table, key)
-        if known is not None or not rule.creates:
-            return known
+    def _known(self, changes: Sequence[Change]) -> dict[str | None, Projection]:
+        """By entity, the rows that are there of all that the changes are about."""
+        keys: dict[type[Projection], set[Key]] = {}
+        for change in changes:
+            if change.rule is not None:
+                keys.setdefault(change.rule.table, set()).add(change.rule.key(change.event))
+        rows: dict[str | None, Projection] = {}
+        for table, wanted in keys.items():
+            columns = inspect(table).primary_key
+            ordered = sorted(wanted)
+            for start in range(0, len(ordered), _CHUNK):
+                is_wanted = tuple_(*columns).in_(ordered[start : start + _CHUNK])
+                for row in self._session.scalars(select(table).where(is_wanted)):
+                    rows[entity_of(table, tuple(inspect(row).identity or ()))] = row
+        return rows
+
+    def _new(self, rule: Rule, event: ChainEvent) -> Projection:
         names = [str(column.key) for column in inspect(rule.table).primary_key]
         place = {"block_number": event.block_number, "log_index": event.log_index}
-        row = rule.table(**(place | dict(zip(names, key, strict=True))))
+        row = rule.table(**(place | dict(zip(names, rule.key(event), strict=True))))
         self._session.add(row)
         return row
 
@@ -144,10 +166,15 @@ def _block(row: CheckpointRow) -> BlockRef:
     return BlockRef(row.number, Hash32(row.hash), Hash32(row.parent_hash), row.timestamp)
 
 
-def _values(event: ChainEvent) -> dict[str, Any]:
+def _change(event: ChainEvent) -> Change:
     rule = rule_of(event)
-    values = {f.name: getattr(event, f.name) for f in fields(event)}
-    return values | {"args": dict(event.args), "entity": None if rule is None else rule.entity(event)}
+    return Change(event, rule, None if rule is None else rule.entity(event))
+
+
+def _values(change: Change) -> dict[str, Any]:
+    event = change.event
+    values = {name: getattr(event, name) for name in ChainEvent.__slots__}
+    return values | {"args": dict(event.args), "entity": change.entity}
 
 
 def _event(row: EventRow) -> ChainEvent:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks.api import receipts
+from benchmarks.api import events, receipts
 from benchmarks.engine import machine
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     from benchmarks.api.figures import Row
 
-PARTS: dict[str, Callable[[Path, float, int], list[Row]]] = {"receipts": receipts.measure}
+PARTS: dict[str, Callable[[Path, float, int], list[Row]]] = {
+    "receipts": receipts.measure,
+    "events": events.measure,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -143,6 +143,19 @@ def test_slow_answers_shorten_the_range(memory: Database) -> None:
     assert chain.asked == [MAX_RANGE, MAX_RANGE // 2]
 
 
+def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.chain.indexer.MANY_EVENTS", 100)
+    chain = FakeChain()
+    chain.mine(1000)
+    following = indexer(chain, memory)
+    following.catch_up()
+    assert chain.asked[0] == 1001
+    chain.mine(MAX_RANGE)
+    following.catch_up()
+    assert chain.asked[1:4] == [MAX_RANGE // 2, MAX_RANGE // 4, MAX_RANGE // 8]
+    assert state(memory)[1] == chain.head().number
+
+
 def test_a_shorter_chain_is_waited_for_and_then_followed(memory: Database) -> None:
     chain = FakeChain()
     chain.mine(5)

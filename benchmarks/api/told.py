@@ -1,0 +1,122 @@
+"""What a chain tells of a market, event by event: contract, event and arguments, as `ChainEvent` has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backend.chain.keys import LocalSigner
+from backend.domain.hashing import (
+    accepted_hash,
+    accepted_words,
+    keccak,
+    record_argument,
+    snapshot_id,
+    to_hash,
+)
+from backend.domain.hashing import version_id as id_of
+from backend.domain.ids import ZERO_HASH, Account, ChannelId, DatanetId, Hash32
+from backend.domain.receipt import VersionRecord
+
+Told = tuple[str, str, dict[str, Any]]
+
+DATANET = DatanetId(1)
+BALANCE = 10**30
+"""Micro-units: more than any run spends."""
+
+
+def some_hash(label: str) -> Hash32:
+    return to_hash(keccak(label.encode()))
+
+
+def some_account(label: str) -> Account:
+    return Account(some_hash(label)[:42])
+
+
+def some_key(label: str) -> LocalSigner:
+    return LocalSigner(keccak(label.encode()))
+
+
+def version(name: str, num_contributors: int) -> VersionRecord:
+    """An adapter of the first contributions of `DATANET`."""
+    accepted = accepted_hash([True] * num_contributors)
+    return VersionRecord(
+        creator=some_account("creator"),
+        name=name,
+        adapter_digest=some_hash(f"weights of {name}"),
+        cid_digest=some_hash(f"folder of {name}"),
+        base_model=some_hash("base"),
+        snapshots=(snapshot_id(DATANET, num_contributors, accepted),),
+        prompt_price=1_000_000,
+        completion_price=3_000_000,
+        operator_ppm=300_000,
+        creator_ppm=200_000,
+    )
+
+
+def registered(record: VersionRecord) -> Told:
+    argument = record_argument(record)
+    numbers = {name: int(argument[name]) for name in argument if name.endswith(("Price", "Ppm"))}
+    named = {"versionId": id_of(record), "creator": record.creator, "name": argument["name"]}
+    return "AdapterRegistry", "VersionRegistered", named | {"record": argument | numbers}
+
+
+def frozen(num_contributors: int) -> Told:
+    bits = [True] * num_contributors
+    accepted = accepted_hash(bits)
+    snapshot = {"snapshotId": snapshot_id(DATANET, num_contributors, accepted), "datanetId": DATANET}
+    snapshot |= {"count": num_contributors, "acceptedHash": accepted}
+    return "DatasetRegistry", "SnapshotFrozen", snapshot | {"accepted": "0x" + accepted_words(bits).hex()}
+
+
+def contributed(index: int) -> Told:
+    args = {"datanetId": DATANET, "index": index, "contributor": some_account(f"contributor {index}")}
+    args |= {"contentHash": some_hash(f"content {index}"), "cidDigest": some_hash(f"data {index}")}
+    return "DatasetRegistry", "ContributionRecorded", args | {"licence": ZERO_HASH, "rows": 1}
+
+
+def reviewed(index: int) -> Told:
+    args = {"datanetId": DATANET, "index": index, "curator": some_account("curator")}
+    return "DatasetRegistry", "ContributionReviewed", args | {"isAccepted": True, "reason": 0}
+
+
+def session_key(channel: ChannelId) -> Account:
+    return some_account(f"session key of {channel}")
+
+
+def opened(
+    payer: Account, channel: ChannelId, operator: Account, collector: Account, expiry: int
+) -> list[Told]:
+    """A channel with `BALANCE` and a session key that may spend it until `expiry` (unix seconds)."""
+    named = {"channelId": channel, "payer": payer, "operator": operator, "collector": collector}
+    granted = {"channelId": channel, "key": session_key(channel), "cap": BALANCE, "expiry": expiry}
+    return [
+        ("PaymentVault", "ChannelOpened", named),
+        ("PaymentVault", "Deposited", {"channelId": channel, "amount": BALANCE}),
+        ("PaymentVault", "SessionGranted", granted),
+    ]
+
+
+def collected(channel: ChannelId, until: int) -> Told:
+    """One micro-unit."""
+    args = {"channelId": channel, "before": until - 1, "from": until - 1, "until": until}
+    return "PaymentVault", "Collected", args
+
+
+def claimed(operator: Account, number: int) -> Told:
+    account = some_account(f"contributor {number}")
+    args = {"operator": operator, "account": account, "wallet": account, "amount": 1, "cumulative": 1}
+    return "Settlement", "Claimed", args
+
+
+def committed(operator: Account, number: int) -> list[Told]:
+    """A batch, and that it is final."""
+    numbers = dict.fromkeys(("committedAt", "finalAt", "total", "cumulativeTotal"), number)
+    counts = dict.fromkeys(("parameterSet", "receiptsCount", "entriesCount", "balancesCount"), 1)
+    roots = dict.fromkeys(("receiptsRoot", "entriesRoot", "balancesRoot"), ZERO_HASH)
+    roots |= {"spansHash": ZERO_HASH, "dataDigest": ZERO_HASH}
+    header = {"operator": operator, "number": number, "parent": ZERO_HASH} | numbers | counts | roots
+    named = {"operator": operator, "number": number, "batchHash": some_hash(f"batch {number}")}
+    return [
+        ("Settlement", "BatchCommitted", named | {"header": header}),
+        ("Settlement", "BatchFinalised", named | {"finalTotal": number}),
+    ]
