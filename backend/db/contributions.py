@@ -14,6 +14,7 @@ from backend.domain.contribution import Copy, Profile, Report, Ticket, Upload, U
 from backend.domain.dataset import Defect, RowFormat
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, DatanetId
+from backend.domain.near_duplicates import NearCopies, NearCopy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -182,8 +183,15 @@ def _upload(row: UploadRow) -> Upload:
 
 
 def _report(raw: dict[str, Any]) -> Report:
-    defects = tuple(Defect(**defect) for defect in raw["defects"])
-    kind = raw["format"]
-    profile = None if raw.get("profile") is None else Profile(**raw["profile"])
-    row_format = None if kind is None else RowFormat(kind)
-    return Report(**{**raw, "defects": defects, "format": row_format, "profile": profile})
+    kind, profile, near = raw["format"], raw.get("profile"), raw.get("near_copies")
+    parts = {
+        "format": None if kind is None else RowFormat(kind),
+        "defects": tuple(Defect(**defect) for defect in raw["defects"]),
+        "profile": None if profile is None else Profile(**profile),
+        "near_copies": None if near is None else _near_copies(near),
+    }
+    return Report(**{**raw, **parts})
+
+
+def _near_copies(raw: dict[str, Any]) -> NearCopies:
+    return NearCopies(**{**raw, "first": tuple(NearCopy(**one) for one in raw["first"])})

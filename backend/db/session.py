@@ -9,7 +9,9 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Connection
+    from collections.abc import Sequence
+
+    from sqlalchemy import URL, CompoundSelect, Connection
     from sqlalchemy.orm import Session
 
     from backend.db.base import Base
@@ -33,6 +35,14 @@ def insert_if_absent(session: Session, table: type[Base], **values: Any) -> None
     """Insert unless a unique key exists already; waits for a rival that is about to commit the same key."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+
+
+def copy_if_absent(
+    session: Session, table: type[Base], columns: Sequence[str], rows: CompoundSelect[Any]
+) -> None:
+    """Insert what a query finds, except rows whose key exists already."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    session.execute(dialect.insert(table).from_select(columns, rows).on_conflict_do_nothing())
 
 
 def _open_sqlite(url: URL) -> Engine:

@@ -13,6 +13,7 @@ from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
 from backend.db.event_log import EventLog
 from backend.db.idempotency import IdempotencyStore
+from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
 from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
@@ -40,6 +41,7 @@ class Work:
         self.idempotency = IdempotencyStore(session)
         self.outbox = OutboxStore(session)
         self.receipts = ReceiptStore(session)
+        self.sketches = SketchStore(session)
         self.training = TrainingStore(session)
         self.transactions = TransactionStore(session)
 

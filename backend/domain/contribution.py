@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import ChainTransaction, Contribution
     from backend.domain.dataset import Defect, RowFormat
     from backend.domain.ids import Account, Cid, DatanetId, Hash32
+    from backend.domain.near_duplicates import NearCopies
 
 
 class UploadState(StrEnum):
@@ -91,6 +92,8 @@ class Report:
     """By code, of all."""
     profile: Profile | None = None
     """Of the sound rows; None while there is none."""
+    near_copies: NearCopies | None = None
+    """None while it is being checked."""
 
     @property
     def num_defects(self) -> int:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from backend.domain.contribution import Copy, Upload, UploadState
     from backend.domain.ids import Account, DatanetId, Hash32
+    from backend.domain.near_duplicates import NearCopy, Sketch
     from backend.ports.chain import ChainView, Transactions
 
 
@@ -68,9 +69,39 @@ class Uploads(Protocol):
         ...
 
 
+class Sketches(Protocol):
+    def add(self, upload_id: str, rows: Sequence[tuple[int, Sketch]]) -> None:
+        """(line, sketch) of further rows, which others do not find yet."""
+        ...
+
+    def near_copies(self, upload_id: str) -> Iterator[NearCopy]:
+        """Pairs that share a band and are not the same row: those within the upload, then those of its rows
+        with published ones of its datanet; each by line. Not all of them are alike.
+        """
+        ...
+
+    def publish(self, upload_id: str, after: int, limit: int) -> int | None:
+        """Let others in the datanet find the next `limit` rows by lines above `after`.
+
+        The last one's line; None when there was none left. Publishing again changes nothing.
+        """
+        ...
+
+    def retract(self, upload_id: str, after: int, limit: int) -> int | None:
+        """The reverse, as above; the sketches stay."""
+        ...
+
+    def drop(self, upload_id: str, limit: int) -> bool:
+        """Forget so many sketches, none of them published; False when none was left."""
+        ...
+
+
 class ContributionTx(Protocol):
     @property
     def contributions(self) -> Uploads: ...
+
+    @property
+    def sketches(self) -> Sketches: ...
 
     @property
     def transactions(self) -> Transactions: ...

@@ -24,6 +24,22 @@ class ProfileView(View):
     lengths: dict[str, int]
 
 
+class NearCopyView(View):
+    line: int
+    of_line: int
+    of_account: str
+    of_index: int | None
+    similarity_ppm: int
+
+
+class NearCopiesView(View):
+    """Rows that are nearly others, of the upload itself and of the datanet; the first hundred of each."""
+
+    num_in_upload: int
+    num_in_datanet: int
+    first: list[NearCopyView]
+
+
 class ReportView(View):
     """What the check found. `defects`: the first hundred; all of them under `/defects`."""
 
@@ -38,6 +54,7 @@ class ReportView(View):
     defect_counts: dict[str, int]
     defects: list[DefectView]
     profile: ProfileView | None
+    near_copies: NearCopiesView | None
 
 
 class UploadView(View):

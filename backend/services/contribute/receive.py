@@ -38,8 +38,10 @@ COMPRESSED = {
 }
 """How such a file starts; no row does."""
 
-KeepRows = Callable[[Sequence[tuple[int, Hash32]]], None]
-"""Takes (line, row hash) of some rows, in order."""
+KeepRows = Callable[[Sequence[tuple[Row, Hash32]]], None]
+"""Takes some rows and their hashes, in order."""
+CHARACTERS_AT_ONCE = 1 << 20
+"""Of rows that are handed on together, with their last one's to come."""
 
 
 class UploadTooLarge(InvalidInput):
@@ -133,33 +135,57 @@ def receive(
 def _receive_lines(
     stream: Iterable[bytes], target: Path, log: DefectLog, profiler: Profiler, keep_rows: KeepRows
 ) -> Received:
-    reader = RowReader()
     digest = sha256()
     num_bytes = 0
-    hashes: list[tuple[int, Hash32]] = []
-    line = 0
+    reader = RowReader()
+    lines = _Lines(reader, log)
     with target.open("wb") as file:
-        for line, raw in enumerate(split_lines(stream), start=1):
-            if line > MAX_ROWS:
-                raise TooManyRows(f"the upload has more than {MAX_ROWS} rows", details={"max_rows": MAX_ROWS})
-            row = reader.read(line, raw)
-            if not isinstance(row, Row):
-                for defect in row:
-                    log.add(defect)
-                continue
-            canonical, row_hash = row.canonical + b"\n", row.hash
-            file.write(canonical)
-            digest.update(canonical)
-            num_bytes += len(canonical)
-            profiler.add(row, row_hash)
-            hashes.append((line, row_hash))
-            if len(hashes) == ROWS_AT_ONCE:
-                keep_rows(hashes)
-                hashes = []
-    if not line and not log.counts:
+        for rows in _portions(lines.sound(stream), profiler):
+            for row, _ in rows:
+                canonical = row.canonical + b"\n"
+                file.write(canonical)
+                digest.update(canonical)
+                num_bytes += len(canonical)
+            keep_rows(rows)
+    if not lines.number and not log.counts:
         raise EmptyUpload("the upload is empty: send one JSON object a line")
-    keep_rows(hashes)
     return Received(reader.format, num_bytes, Hash32("0x" + digest.hexdigest()))
+
+
+class _Lines:
+    def __init__(self, reader: RowReader, log: DefectLog) -> None:
+        self._reader = reader
+        self._log = log
+        self.number = 0
+        """Of the line read last."""
+
+    def sound(self, stream: Iterable[bytes]) -> Iterator[Row]:
+        """The rows; what is wrong with the other lines goes to the log."""
+        for number, raw in enumerate(split_lines(stream), start=1):
+            self.number = number
+            if number > MAX_ROWS:
+                raise TooManyRows(f"the upload has more than {MAX_ROWS} rows", details={"max_rows": MAX_ROWS})
+            row = self._reader.read(number, raw)
+            if isinstance(row, Row):
+                yield row
+            else:
+                for defect in row:
+                    self._log.add(defect)
+
+
+def _portions(rows: Iterable[Row], profiler: Profiler) -> Iterator[list[tuple[Row, Hash32]]]:
+    """Rows with their hashes, so many at a time that they take little memory; the profiler sees each."""
+    portion: list[tuple[Row, Hash32]] = []
+    num_characters = 0
+    for row in rows:
+        row_hash = row.hash
+        profiler.add(row, row_hash)
+        portion.append((row, row_hash))
+        num_characters += row.num_characters
+        if len(portion) == ROWS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
+            yield portion
+            portion, num_characters = [], 0
+    yield portion
 
 
 def _peeked(stream: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:

@@ -55,18 +55,32 @@ def claim_rows(begin: Begin, upload_id: str) -> bool:
                 after = tx.contributions.claim_rows(upload_id, after, ROWS_AT_ONCE)
         except Conflict:
             return False
+    line: int | None = 0
+    while line is not None:
+        with begin() as tx:
+            line = tx.sketches.publish(upload_id, line, ROWS_AT_ONCE)
     return True
 
 
 def release_rows(begin: Begin, upload_id: str) -> None:
     """Give up the claims of a draft or of a rejected upload; those of any other stay."""
+    line: int | None = 0
+    while line is not None:
+        with begin() as tx:
+            if not _is_still_free(tx, upload_id):
+                return
+            line = tx.sketches.retract(upload_id, line, ROWS_AT_ONCE)
     after: str | None = ""
     while after is not None:
         with begin() as tx:
-            upload = tx.contributions.locked(upload_id)
-            if upload is None or not is_free(current(tx, upload)):
+            if not _is_still_free(tx, upload_id):
                 return
             after = tx.contributions.release_rows(upload_id, after, ROWS_AT_ONCE)
+
+
+def _is_still_free(tx: ContributionTx, upload_id: str) -> bool:
+    upload = tx.contributions.locked(upload_id)
+    return upload is not None and is_free(current(tx, upload))
 
 
 def is_free(upload: Upload) -> bool:
@@ -78,4 +92,5 @@ def drop_rows(begin: Begin, upload_id: str) -> None:
     is_left = True
     while is_left:
         with begin() as tx:
-            is_left = tx.contributions.drop_rows(upload_id, ROWS_AT_ONCE)
+            has_sketches = tx.sketches.drop(upload_id, ROWS_AT_ONCE)
+            is_left = tx.contributions.drop_rows(upload_id, ROWS_AT_ONCE) or has_sketches

@@ -1,0 +1,154 @@
+"""Repository of sketches: what finds near duplicates without holding a data set in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    CompoundSelect,
+    Select,
+    Subquery,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    union,
+    union_all,
+)
+from sqlalchemy.orm import aliased
+
+from backend.db.session import copy_if_absent
+from backend.db.tables.contributions import RowHashRow, UploadRow
+from backend.db.tables.near_duplicates import DatanetBandRow, RowSketchRow
+from backend.domain.ids import Account, DatanetId
+from backend.domain.near_duplicates import NUM_BANDS, NearCopy, similarity_ppm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from backend.domain.near_duplicates import Sketch
+
+BANDS = [f"band_{band}" for band in range(NUM_BANDS)]
+
+
+class SketchStore:
+    """Implements `backend.ports.contributions.Sketches`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, upload_id: str, rows: Sequence[tuple[int, Sketch]]) -> None:
+        values = [
+            {"upload_id": upload_id, "line": line, **dict(zip(BANDS, sketch, strict=True))}
+            for line, sketch in rows
+        ]
+        if values:
+            self._session.execute(insert(RowSketchRow), values)
+
+    def drop(self, upload_id: str, limit: int) -> bool:
+        lines = self._lines(upload_id, 0, limit)
+        if lines:
+            row = RowSketchRow
+            self._session.execute(delete(row).where(row.upload_id == upload_id, row.line <= lines[-1]))
+        return bool(lines)
+
+    def publish(self, upload_id: str, after: int, limit: int) -> int | None:
+        lines = self._lines(upload_id, after, limit)
+        if not lines:
+            return None
+        columns = ["datanet", "band", "upload_id", "line"]
+        copy_if_absent(self._session, DatanetBandRow, columns, self._bands(upload_id, after, lines[-1]))
+        return lines[-1]
+
+    def retract(self, upload_id: str, after: int, limit: int) -> int | None:
+        lines = self._lines(upload_id, after, limit)
+        if not lines:
+            return None
+        row = DatanetBandRow
+        key = tuple_(row.datanet, row.band, row.upload_id, row.line)
+        self._session.execute(delete(row).where(key.in_(self._bands(upload_id, after, lines[-1]))))
+        return lines[-1]
+
+    def near_copies(self, upload_id: str) -> Iterator[NearCopy]:
+        datanet = DatanetId(self._session.get_one(UploadRow, upload_id).datanet)
+        yield from self._compared(upload_id, _repeated(upload_id))
+        yield from self._compared(upload_id, _of_others(upload_id, datanet))
+
+    def _compared(self, upload_id: str, pairs: Subquery) -> Iterator[NearCopy]:
+        """Each pair whose rows are not the same but for the bytes of their sketches."""
+        ours, theirs, other = RowSketchRow, aliased(RowSketchRow), UploadRow
+        our_row, their_row = RowHashRow, aliased(RowHashRow)
+        bands = [getattr(sketch, band) for sketch in (ours, theirs) for band in BANDS]
+        query = (
+            select(pairs.c.line, pairs.c.of_upload, pairs.c.of_line, other.account, other.index, *bands)
+            .join(ours, (ours.upload_id == upload_id) & (ours.line == pairs.c.line))
+            .join(theirs, (theirs.upload_id == pairs.c.of_upload) & (theirs.line == pairs.c.of_line))
+            .join(our_row, (our_row.upload_id == upload_id) & (our_row.line == pairs.c.line))
+            .join(their_row, (their_row.upload_id == pairs.c.of_upload) & (their_row.line == pairs.c.of_line))
+            .join(other, other.id == pairs.c.of_upload)
+            .where(our_row.row_hash != their_row.row_hash)
+            .order_by(pairs.c.line, pairs.c.of_line)
+        )
+        for line, of_upload, of_line, account, index, *both in self._session.execute(query):
+            alike = similarity_ppm(both[:NUM_BANDS], both[NUM_BANDS:])
+            yield NearCopy(line, of_upload, of_line, Account(account), index, alike)
+
+    def _lines(self, upload_id: str, after: int, limit: int) -> list[int]:
+        row = RowSketchRow
+        query = select(row.line).where(row.upload_id == upload_id, row.line > after)
+        return list(self._session.scalars(query.order_by(row.line).limit(limit)))
+
+    def _bands(self, upload_id: str, after: int, last: int) -> CompoundSelect[Any]:
+        """(datanet, band, upload, line) of some rows."""
+        row, datanet = RowSketchRow, literal(self._session.get_one(UploadRow, upload_id).datanet)
+        these = (row.upload_id == upload_id, row.line > after, row.line <= last)
+        return union_all(
+            *(select(datanet, getattr(row, band), row.upload_id, row.line).where(*these) for band in BANDS)
+        )
+
+
+def _repeated(upload_id: str) -> Subquery:
+    """Each row, and for each of its bands the first row of the upload that has it."""
+    return union(*(_repeated_by(upload_id, band) for band in BANDS)).subquery()
+
+
+def _repeated_by(upload_id: str, band: str) -> Select[Any]:
+    # Grouping first: a band that all rows share is not compared with itself n times n.
+    row, value = RowSketchRow, getattr(RowSketchRow, band)
+    rows = select(value.label("band"), func.min(row.line).label("line")).where(row.upload_id == upload_id)
+    first = rows.group_by(value).having(func.count() > 1).subquery()
+    return (
+        select(row.line, row.upload_id.label("of_upload"), first.c.line.label("of_line"))
+        .join(first, first.c.band == value)
+        .where(row.upload_id == upload_id, row.line > first.c.line)
+    )
+
+
+def _of_others(upload_id: str, datanet: DatanetId) -> Subquery:
+    """Each row, and for each of its bands one row of the datanet that has it."""
+    return union(*(_of_others_by(upload_id, datanet, band) for band in BANDS)).subquery()
+
+
+def _of_others_by(upload_id: str, datanet: DatanetId, band: str) -> Select[Any]:
+    # One each, by the order of the tree: however many rows share a band, one look suffices.
+    row, known = RowSketchRow, DatanetBandRow
+    value = getattr(row, band)
+    other = select(func.min(known.upload_id)).where(
+        known.datanet == datanet, known.band == value, known.upload_id != upload_id
+    )
+    held = select(row.line, value.label("band"), other.scalar_subquery().label("of_upload")).where(
+        row.upload_id == upload_id
+    )
+    held_rows = held.subquery()
+    of_line = select(func.min(known.line)).where(
+        known.datanet == datanet,
+        known.band == held_rows.c.band,
+        known.upload_id == held_rows.c.of_upload,
+    )
+    return select(held_rows.c.line, held_rows.c.of_upload, of_line.scalar_subquery().label("of_line")).where(
+        held_rows.c.of_upload.is_not(None)
+    )
