@@ -47,6 +47,7 @@ from inference.sampling.state import SamplingState, checked
 from inference.sampling.vocabulary import Vocabulary
 from inference.scheduler import Scheduler
 from inference.text import TextStream
+from inference.threads import compute_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,7 @@ class Engine:
 
         Raises `ModelNotFoundError`, `UnsupportedModelError`.
         """
-        torch.set_num_threads(config.num_threads)
+        compute_with(config.num_threads)
         dtype: torch.dtype = getattr(torch, config.dtype)
         self.config = config
         self.architecture = read_architecture(config.model_path)

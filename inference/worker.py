@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from inference.engine import Engine, Failure
 from inference.errors import InferenceError, OverloadedError
 from inference.line import Line
+from inference.threads import compute_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ class EngineWorker:
     def _run(
         self, deliver: Callable[[Sequence[Output]], None], on_crash: Callable[[BaseException], None]
     ) -> None:
+        compute_with(self.engine.config.num_threads)
         try:
             while self._take_jobs(deliver):
                 if not self.engine.is_idle:

@@ -23,6 +23,11 @@ class Pins:
     def holders(self) -> set[str]:
         return set(self._digests)
 
+    @property
+    def digests(self) -> list[str]:
+        """What anybody needs."""
+        return list(self._holders)
+
     def add(self, digest: str, holder: str) -> None:
         if holder not in self._digests:
             self._digests[holder] = set()

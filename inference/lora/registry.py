@@ -6,6 +6,7 @@ threads, so no step ever waits for a load.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from inference.errors import AdapterError, AdapterFileMissingError, AdapterTooLargeError
 from inference.lora.files import WEIGHTS_FILE
 from inference.lora.pins import Pins
+from inference.threads import compute_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,8 +59,12 @@ class AdapterRegistry:
         self._growth = bytes_per_stored_byte
         self._max_load_bytes = budget_bytes if max_load_bytes is None else min(budget_bytes, max_load_bytes)
         self._on_loaded = on_loaded
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="adapter-loader")
-        self._resident: OrderedDict[str, Adapter] = OrderedDict()
+        # A loader computes alone: threads that helped it would take the step's place on the cores, and spin
+        # there for more work.
+        self._pool = ThreadPoolExecutor(num_threads, "adapter-loader", compute_with, (1,))
+        self._resident: OrderedDict[str, Adapter] = OrderedDict()  # least recently used first
+        self.resident_bytes = 0
+        self._reserved_bytes = 0  # of the loads that were started
         self._pins = Pins()
         self._loads: OrderedDict[str, _Load] = OrderedDict()
         self._failures: list[tuple[AdapterRef, AdapterError]] = []
@@ -66,10 +72,6 @@ class AdapterRegistry:
     @property
     def resident_digests(self) -> list[str]:
         return list(self._resident)
-
-    @property
-    def resident_bytes(self) -> int:
-        return sum(adapter.num_bytes for adapter in self._resident.values())
 
     def is_resident(self, digest: str) -> bool:
         return digest in self._resident
@@ -102,6 +104,7 @@ class AdapterRegistry:
         for digest, load in list(self._loads.items()):
             if load.future is not None and load.future.done():
                 del self._loads[digest]
+                self._reserved_bytes -= load.num_bytes
                 self._finish(load, load.future)
             elif load.future is None and self._pins.age(digest) == math.inf:
                 del self._loads[digest]
@@ -115,8 +118,15 @@ class AdapterRegistry:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def check_integrity(self, waiting_digests: set[str]) -> None:
-        """Raises `AssertionError` when over budget or when a pin outlives those who wanted it."""
-        if self.resident_bytes + self._reserved_bytes() > self._budget_bytes:
+        """Raises `AssertionError` when over budget, when a sum is not of its parts, or when a pin outlives
+        those who wanted it.
+        """
+        resident = sum(adapter.num_bytes for adapter in self._resident.values())
+        reserved = sum(load.num_bytes for load in self._loads.values() if load.future is not None)
+        if (resident, reserved) != (self.resident_bytes, self._reserved_bytes):
+            counted = f"{self.resident_bytes} resident and {self._reserved_bytes} reserved"
+            raise AssertionError(f"{counted} bytes were counted, there are {resident} and {reserved}")
+        if resident + reserved > self._budget_bytes:
             raise AssertionError(f"adapters take {self.resident_bytes} bytes of {self._budget_bytes}")
         if not self._pins.holders <= waiting_digests:
             raise AssertionError(f"pinned though nobody waits: {self._pins.holders - waiting_digests}")
@@ -146,6 +156,7 @@ class AdapterRegistry:
         for load in sorted(waiting, key=lambda load: self._pins.age(load.ref.digest)):
             if not self._make_room(load.num_bytes, self._pins.age(load.ref.digest)):
                 return
+            self._reserved_bytes += load.num_bytes
             load.future = self._pool.submit(self._load, load.ref, load.file_bytes)
             load.future.add_done_callback(lambda _: self._on_loaded())
 
@@ -160,6 +171,7 @@ class AdapterRegistry:
             return
         if self._make_room(adapter.num_bytes, self._pins.age(adapter.digest)):
             self._resident[adapter.digest] = adapter
+            self.resident_bytes += adapter.num_bytes
         elif adapter.num_bytes > self._budget_bytes:
             reason = f"needs {adapter.num_bytes} bytes, the cache holds {self._budget_bytes}"
             self._failures.append((load.ref, AdapterTooLargeError(load.ref.path, reason)))
@@ -170,20 +182,26 @@ class AdapterRegistry:
         adapter, load = self._resident.get(digest), self._loads.get(digest)
         return adapter.num_bytes if adapter is not None else load.num_bytes if load is not None else 0
 
-    def _reserved_bytes(self) -> int:
-        return sum(load.num_bytes for load in self._loads.values() if load.future is not None)
-
     def _make_room(self, num_bytes: int, age: float) -> bool:
         """Evict, as far as needed, what nobody older than `age` waits for: first what nobody does, the least
         recently used of it first, then what the youngest do. Nothing, and False, if that is too little.
         """
-        excess = self.resident_bytes + self._reserved_bytes() + num_bytes - self._budget_bytes
-        ages = {digest: self._pins.age(digest) for digest in self._resident}
-        evictable = [digest for digest in self._resident if ages[digest] == math.inf or ages[digest] > age]
-        if excess > sum(self._resident[digest].num_bytes for digest in evictable):
+        excess = self.resident_bytes + self._reserved_bytes + num_bytes - self._budget_bytes
+        if excess <= 0:
+            return True
+        # Few are pinned and many are not, so only the former are looked at one by one.
+        pinned = {digest: self._pins.age(digest) for digest in self._pins.digests if digest in self._resident}
+        younger = sorted((digest for digest in pinned if pinned[digest] > age), key=lambda d: -pinned[d])
+        kept_bytes = sum(self._resident[digest].num_bytes for digest in pinned if pinned[digest] <= age)
+        if excess > self.resident_bytes - kept_bytes:
             return False
-        for digest in sorted(evictable, key=lambda digest: -ages[digest]):
+        idle = (digest for digest in self._resident if digest not in pinned)
+        victims = []
+        for digest in itertools.chain(idle, younger):
+            victims.append(digest)
+            excess -= self._resident[digest].num_bytes
             if excess <= 0:
                 break
-            excess -= self._resident.pop(digest).num_bytes
+        for digest in victims:
+            self.resident_bytes -= self._resident.pop(digest).num_bytes
         return True
