@@ -13,7 +13,7 @@ from inference.model.architecture import PROJECTIONS
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from inference.lora.adapter import OutputGain
+    from inference.lora.block import OutputGain
     from inference.lora.segments import Segment
     from inference.model.architecture import Architecture
 

@@ -7,6 +7,7 @@ serves every layer, and nobody is padded to a neighbour's rank.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from inference.kernels.interface import LoraPart
@@ -16,19 +17,22 @@ from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS
 from inference.model.memory import lazy_zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
     from torch import Tensor
 
     from inference.kernels.interface import Kernels, LoraBatch
+    from inference.lora.block import LoraBlock
     from inference.lora.gains import StepGains
     from inference.lora.stack import Stack
     from inference.model.architecture import Architecture
 
 
 class AdapterArena:
-    """For each (layer, linear): shrink [num_rows, in_features] and expand [num_rows, out_features]."""
+    """For each (layer, linear): shrink [num_rows, in_features] and expand [num_rows, out_features]. The
+    layers of one linear lie behind each other, so that a block of an adapter is copied at once.
+    """
 
     def __init__(
         self,
@@ -42,34 +46,48 @@ class AdapterArena:
         self._rows_by_slot: list[slice | None] = [None] * num_slots
         self._targets_by_slot: dict[int, frozenset[tuple[int, str]]] = {}
         self.gains = GainTable(architecture, num_slots, device)
-        self._shrink: dict[tuple[int, str], Tensor] = {}
-        self._expand: dict[tuple[int, str], Tensor] = {}
+        self._shrink: dict[str, Tensor] = {}  # [num_layers, num_rows, in_features]
+        self._expand: dict[str, Tensor] = {}
+        self._parts: dict[tuple[int, str], LoraPart] = {}
+        self._layers = range(architecture.num_layers)
         for linear in PARENT_BY_LINEAR:
-            in_features, out_features = architecture.linear_shape(linear)
-            for layer in range(architecture.num_layers):
-                self._shrink[layer, linear] = lazy_zeros((num_rows, in_features), dtype, device)
-                self._expand[layer, linear] = lazy_zeros((num_rows, out_features), dtype, device)
-        self._parts = {
-            key: LoraPart(shrink, self._expand[key], architecture.place(key[1])[1])
-            for key, shrink in self._shrink.items()
-        }
+            widths = architecture.linear_shape(linear)
+            shrink, expand = (
+                lazy_zeros((len(self._layers), num_rows, width), dtype, device) for width in widths
+            )
+            self._shrink[linear], self._expand[linear] = shrink, expand
+            columns = architecture.place(linear)[1]
+            for layer in self._layers:
+                self._parts[layer, linear] = LoraPart(shrink[layer], expand[layer], columns)
 
     def write(self, stack: Stack, slot: int, rows: slice) -> None:
         """Copy a stack into its rows; what was there before is overwritten in every layer."""
-        for key, shrink in self._shrink.items():
-            expand, row = self._expand[key], rows.start
-            for adapter, weight in stack.parts:
-                pair = adapter.pairs.get(key)
-                if pair is not None:
-                    end = row + pair.rank
-                    shrink[row:end] = pair.shrink
-                    expand[row:end] = pair.expand if weight == 1.0 else pair.expand * weight
-                    row = end
-            shrink[row : rows.stop].zero_()
-            expand[row : rows.stop].zero_()
+        filled = {linear: [rows.start] * len(self._layers) for linear in PARENT_BY_LINEAR}  # up to which row
+        for adapter, weight in stack.parts:
+            for block in adapter.blocks:
+                self._copy(block, weight, filled[block.linear])
+        for linear, ends in filled.items():
+            for layers, end in _runs(ends, self._layers):
+                if end < rows.stop:
+                    self._shrink[linear][layers, end : rows.stop].zero_()
+                    self._expand[linear][layers, end : rows.stop].zero_()
         self.gains.write(slot, stack.gains)
         self._rows_by_slot[slot] = rows
-        self._targets_by_slot[slot] = stack.targets
+        targets = stack.targets
+        # Most adapters have the same ones: as the same object, a step's union is of few.
+        known = (each for each in self._targets_by_slot.values() if each == targets)
+        self._targets_by_slot[slot] = next(known, targets)
+
+    def _copy(self, block: LoraBlock, weight: float, ends: list[int]) -> None:
+        """On top of what its layers have up to `ends`, which are moved up."""
+        first = block.layers.start
+        for layers, end in _runs(ends, block.layers):
+            own = slice(layers.start - first, layers.stop - first)
+            place = (layers, slice(end, end + block.rank))
+            self._shrink[block.linear][place] = block.shrink[own]
+            expand = block.expand[own]
+            self._expand[block.linear][place] = expand if weight == 1.0 else expand * weight
+            ends[layers] = [end + block.rank] * (layers.stop - layers.start)
 
     def erase(self, slot: int) -> None:
         """The slot is empty now. Its rows are left as they are: whoever gets them overwrites them."""
@@ -84,7 +102,8 @@ class AdapterArena:
         segments = find_segments(runs, self._rows_by_slot)
         if not segments:
             return None
-        targets = frozenset[tuple[int, str]]().union(*(self._targets_by_slot[s.slot] for s in segments))
+        distinct = {self._targets_by_slot[segment.slot] for segment in segments}
+        targets = frozenset[tuple[int, str]]().union(*distinct)
         batch = kernels.lora_batch(segments, num_tokens)
         return StepAdapters(self, batch, targets, self.gains.for_step(segments, num_tokens))
 
@@ -123,3 +142,10 @@ class StepAdapters:
             self._batch.add(states, [self._arena.part(layer, name) for name in touched], output)
         if self._gains is not None:
             self._gains.scale(layer, projection, output)
+
+
+def _runs(ends: Sequence[int], layers: range) -> Iterator[tuple[slice, int]]:
+    """Neighbours among `layers` that are filled up to the same row, and that row."""
+    for end, run in itertools.groupby(layers, lambda layer: ends[layer]):
+        found = list(run)
+        yield slice(found[0], found[-1] + 1), end

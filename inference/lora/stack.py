@@ -17,7 +17,8 @@ from inference.errors import AdapterBlendError, AdapterNotFiniteError, AdapterRa
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from inference.lora.adapter import Adapter, OutputGain
+    from inference.lora.adapter import Adapter
+    from inference.lora.block import OutputGain
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,17 @@ class Stack:
     @property
     def targets(self) -> frozenset[tuple[int, str]]:
         """The (layer, linear) that any part touches."""
-        return frozenset(key for adapter, _ in self.parts for key in adapter.pairs)
+        return frozenset(key for adapter, _ in self.parts for block in adapter.blocks for key in block.keys)
 
     @property
     def gains(self) -> Mapping[tuple[int, str], OutputGain]:
-        pairs = self.parts[0][0].pairs  # nothing with a gain is ever stacked on something else
-        return {key: pair.gain for key, pair in pairs.items() if pair.gain is not None}
+        blocks = self.parts[0][0].blocks  # nothing with a gain is ever stacked on something else
+        return {
+            key: block.gain.of(index)
+            for block in blocks
+            if block.gain is not None
+            for index, key in enumerate(block.keys)
+        }
 
 
 def stack_one(adapter: Adapter) -> Stack:
@@ -68,5 +74,5 @@ def stack_blend(
 def _rank(adapters: Sequence[Adapter]) -> int:
     rows: Counter[tuple[int, str]] = Counter()
     for adapter in adapters:
-        rows.update({key: pair.rank for key, pair in adapter.pairs.items()})
+        rows.update({key: block.rank for block in adapter.blocks for key in block.keys})
     return max(rows.values(), default=0)

@@ -36,16 +36,23 @@ _NAME = re.compile(
 class LinearSpecs:
     """The tensors of one linear layer, of shapes that fit the base model and the configured rank."""
 
-    module: str
+    layer: int
+    linear: str  # such as "q_proj"
+    module: str  # its whole name
     down: TensorSpec  # A: [rank, in_features]
     up: TensorSpec  # B: [out_features, rank]
     magnitude: TensorSpec | None  # [out_features], of DoRA alone
 
+    def is_followed_by(self, other: LinearSpecs) -> bool:
+        """Whether `other` is the same linear of the next layer, in the same rank."""
+        place, rank = (other.linear, other.layer), other.down.shape[0]
+        return place == (self.linear, self.layer + 1) and rank == self.down.shape[0]
+
 
 def group_by_linear(
     specs: Mapping[str, TensorSpec], config: AdapterConfig, architecture: Architecture, max_rank: int
-) -> dict[tuple[int, str], LinearSpecs]:
-    """Specs by (layer, linear), sorted. Every tensor must belong to a linear layer of the decoder.
+) -> list[LinearSpecs]:
+    """Sorted by (layer, linear). Every tensor must belong to a linear layer of the decoder.
 
     Raises `AdapterTargetError`, `AdapterBiasError`, `AdapterModulesToSaveError`, `AdapterWrongBaseError`,
     `AdapterShapeError`, `AdapterRankError`.
@@ -60,16 +67,17 @@ def group_by_linear(
             raise AdapterWrongBaseError(name, f"the base model has {architecture.num_layers} layers")
         sides.setdefault((layer, match["linear"]), {})[match["side"]] = spec
     expected = {_DOWN, _UP, _MAGNITUDE} if config.is_dora else {_DOWN, _UP}
-    grouped = {}
+    shapes = {linear: architecture.linear_shape(linear) for linear in PARENT_BY_LINEAR}
+    grouped = []
     for (layer, linear), found in sorted(sides.items()):
         module = architecture.linear_name(layer, linear)
         if found.keys() != expected:
             reason = f"it has {', '.join(sorted(found))}; expected are {', '.join(sorted(expected))}"
             raise AdapterShapeError(module, reason)
-        specs_of_linear = LinearSpecs(module, found[_DOWN], found[_UP], found.get(_MAGNITUDE))
-        _check_rank(specs_of_linear, config.rank(module), max_rank)
-        _check_base(specs_of_linear, *architecture.linear_shape(linear))
-        grouped[layer, linear] = specs_of_linear
+        one = LinearSpecs(layer, linear, module, found[_DOWN], found[_UP], found.get(_MAGNITUDE))
+        _check_rank(one, config.rank(module), max_rank)
+        _check_base(one, *shapes[linear])
+        grouped.append(one)
     return grouped
 
 

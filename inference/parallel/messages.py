@@ -9,7 +9,8 @@ import msgspec
 from safetensors.torch import load, save
 
 from inference.layout import StepLayout
-from inference.lora.adapter import Adapter, LoraPair, OutputGain
+from inference.lora.adapter import Adapter
+from inference.lora.block import LoraBlock, OutputGain
 from inference.lora.stack import Stack
 
 if TYPE_CHECKING:
@@ -77,13 +78,13 @@ def read_message(file: IO[bytes]) -> Message | None:
 def pack_stack(stack: Stack, slot: int, first_row: int) -> Write:
     tensors: dict[str, Tensor] = {}
     for index, (adapter, _) in enumerate(stack.parts):
-        for (layer, linear), pair in adapter.pairs.items():
-            name = f"{index} {layer} {linear}"
-            tensors |= {f"{name} shrink": pair.shrink, f"{name} expand": pair.expand}
-            if pair.gain is not None:
-                tensors[f"{name} factor"] = pair.gain.factor
-                if pair.gain.offset is not None:
-                    tensors[f"{name} offset"] = pair.gain.offset
+        for block in adapter.blocks:
+            name = f"{index} {block.layers.start} {block.linear}"
+            tensors |= {f"{name} shrink": block.shrink, f"{name} expand": block.expand}
+            if block.gain is not None:
+                tensors[f"{name} factor"] = block.gain.factor
+                if block.gain.offset is not None:
+                    tensors[f"{name} offset"] = block.gain.offset
     weights = [weight for _, weight in stack.parts]
     # Whatever is shared between adapters, as a view or whole, is sent as often as it is used.
     return Write(slot, first_row, stack.rank, weights, save({name: t.clone() for name, t in tensors.items()}))
@@ -92,12 +93,13 @@ def pack_stack(stack: Stack, slot: int, first_row: int) -> Write:
 def unpack_stack(message: Write) -> Stack:
     """Only what an arena reads: the stack has no digest, and its adapters have none."""
     tensors = load(message.tensors)
-    pairs: list[dict[tuple[int, str], LoraPair]] = [{} for _ in message.weights]
+    blocks: list[list[LoraBlock]] = [[] for _ in message.weights]
     for name in {name.rpartition(" ")[0] for name in tensors}:
-        index, layer, linear = name.split()
+        index, first, linear = name.split()
         factor = tensors.get(f"{name} factor")
         gain = None if factor is None else OutputGain(factor, tensors.get(f"{name} offset"))
-        pair = LoraPair(tensors[f"{name} shrink"], tensors[f"{name} expand"], gain)
-        pairs[int(index)][int(layer), linear] = pair
-    adapters = [Adapter("", part, 0, 0.0) for part in pairs]
+        shrink, expand = tensors[f"{name} shrink"], tensors[f"{name} expand"]
+        layers = range(int(first), int(first) + len(shrink))
+        blocks[int(index)].append(LoraBlock(linear, layers, shrink, expand, gain))
+    adapters = [Adapter("", part, 0, 0.0) for part in blocks]
     return Stack("", list(zip(adapters, message.weights, strict=True)), message.rank)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inference.errors import UnsupportedModelError
-from inference.lora.adapter import Adapter, LoraPair, OutputGain
+from inference.lora.block import LoraBlock, OutputGain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from inference.lora.adapter import Adapter
     from inference.lora.stack import Stack
     from inference.model.architecture import Architecture
 
@@ -54,9 +55,9 @@ class Shard:
         return self._part(weight, 1 if linear in _NARROWING else 0)
 
     def bias(self, linear: str, bias: Tensor | None) -> Tensor | None:
-        """The rank's share of `bias` [out]; what is summed up takes it from the first rank alone."""
+        """The rank's share of `bias` [..., out]; what is summed up takes it from the first rank alone."""
         if bias is None or linear not in _NARROWING:
-            return None if bias is None else self._part(bias, 0)
+            return None if bias is None else self._part(bias, -1)
         return bias if self.rank == 0 else None
 
     def stack(self, stack: Stack) -> Stack:
@@ -66,17 +67,16 @@ class Shard:
         return replace(stack, parts=[(self._adapter(adapter), weight) for adapter, weight in stack.parts])
 
     def _adapter(self, adapter: Adapter) -> Adapter:
-        pairs = {key: self._pair(key[1], pair) for key, pair in adapter.pairs.items()}
-        return replace(adapter, pairs=pairs)
+        return replace(adapter, blocks=[self._block(block) for block in adapter.blocks])
 
-    def _pair(self, linear: str, pair: LoraPair) -> LoraPair:
-        gain = None if pair.gain is None else self._gain(linear, pair.gain)
-        if linear in _NARROWING:
-            return LoraPair(self._part(pair.shrink, 1), pair.expand, gain)
-        return LoraPair(pair.shrink, self._part(pair.expand, 1), gain)
+    def _block(self, block: LoraBlock) -> LoraBlock:
+        gain = None if block.gain is None else self._gain(block.linear, block.gain)
+        if block.linear in _NARROWING:
+            return replace(block, shrink=self._part(block.shrink, -1), gain=gain)
+        return replace(block, expand=self._part(block.expand, -1), gain=gain)
 
     def _gain(self, linear: str, gain: OutputGain) -> OutputGain:
-        factor = gain.factor if linear in _NARROWING else self._part(gain.factor, 0)
+        factor = gain.factor if linear in _NARROWING else self._part(gain.factor, -1)
         return OutputGain(factor, self.bias(linear, gain.offset))
 
     def _part(self, tensor: Tensor, dimension: int) -> Tensor:

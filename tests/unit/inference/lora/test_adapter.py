@@ -18,6 +18,7 @@ from inference.model.architecture import read_architecture
 from inference.model.loader import BaseWeights
 from inference.protocol import AdapterRef
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, read_tensors, rewrite_tensors
+from tests.support.adapters import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,11 +56,11 @@ def test_a_good_adapter_is_read_with_its_scaling_folded_in(
     ref: AdapterRef, load: Callable[..., Adapter]
 ) -> None:
     adapter, tensors = load(ref), read_tensors(ref)
-    assert set(adapter.pairs) == {(layer, name) for layer in range(2) for name in ("q_proj", "down_proj")}
-    pair = adapter.pairs[0, "q_proj"]
+    assert set(pairs(adapter)) == {(layer, name) for layer in range(2) for name in ("q_proj", "down_proj")}
+    pair = pairs(adapter)[0, "q_proj"]
     torch.testing.assert_close(pair.shrink, tensors[f"{Q_PROJ}.lora_A.weight"])
     torch.testing.assert_close(pair.expand, tensors[f"{Q_PROJ}.lora_B.weight"].T * 2.0)
-    assert pair.rank == 4
+    assert [block.rank for block in adapter.blocks] == [4, 4]
     assert adapter.num_bytes == sum(tensor.nbytes for tensor in tensors.values())
 
 

@@ -27,6 +27,7 @@ from inference.model.architecture import read_architecture
 from inference.model.loader import BaseWeights
 from inference.protocol import AdapterRef
 from tests.fixtures_engine import edit_adapter, greedy, make_adapter, read_tensors, rewrite_tensors, run_all
+from tests.support.adapters import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,10 +65,10 @@ def flip(content: bytes, flips: list[tuple[float, int]]) -> bytes:
 
 
 def same(one: Adapter, other: Adapter) -> bool:
+    others = pairs(other)
     return one.digest == other.digest and all(
-        torch.equal(pair.shrink, other.pairs[key].shrink)
-        and torch.equal(pair.expand, other.pairs[key].expand)
-        for key, pair in one.pairs.items()
+        torch.equal(pair.shrink, others[key].shrink) and torch.equal(pair.expand, others[key].expand)
+        for key, pair in pairs(one).items()
     )
 
 
@@ -75,11 +76,12 @@ def check_is_what_its_file_says(adapter: Adapter, folder: Path) -> None:
     """Against another reader of the same format, and the configuration as plain JSON."""
     config = json.loads((folder / CONFIG_FILE).read_text())
     tensors = load_tensors((folder / WEIGHTS_FILE).read_bytes())
-    assert len(tensors) == len(adapter.pairs) * (3 if config["use_dora"] else 2)
-    for (layer, linear), pair in adapter.pairs.items():
+    assert len(tensors) == len(pairs(adapter)) * (3 if config["use_dora"] else 2)
+    for (layer, linear), pair in pairs(adapter).items():
         parent = "mlp" if linear == "down_proj" else "self_attn"
         prefix = f"base_model.model.model.layers.{layer}.{parent}.{linear}"
-        scaling = config["lora_alpha"] / (pair.rank**0.5 if config["use_rslora"] else pair.rank)
+        rank = len(pair.shrink)
+        scaling = config["lora_alpha"] / (rank**0.5 if config["use_rslora"] else rank)
         torch.testing.assert_close(pair.shrink, tensors[f"{prefix}.lora_A.weight"].float(), rtol=0, atol=0)
         expand = tensors[f"{prefix}.lora_B.weight"].float().T * scaling
         torch.testing.assert_close(pair.expand, expand, rtol=1e-6, atol=0)

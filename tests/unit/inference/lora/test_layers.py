@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inference.kernels import portable
 from inference.kernels.choice import choose_kernels
 from inference.kernels.reference import lora_delta, scaled_outputs
-from inference.lora.adapter import Adapter, LoraPair, OutputGain
+from inference.lora.adapter import Adapter
+from inference.lora.block import LoraBlock, OutputGain
 from inference.lora.gains import GainTable
 from inference.lora.layers import AdapterArena, StepAdapters
 from inference.lora.segments import BASE_SLOT, Segment, find_segments
-from inference.lora.stack import stack_one
-from inference.model.architecture import PROJECTIONS, read_architecture
+from inference.lora.stack import Stack, stack_blend, stack_one
+from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS, read_architecture
+from tests.support.adapters import pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +31,14 @@ if TYPE_CHECKING:
 
 
 def random_adapter(architecture: Architecture, name: str, ranks: dict[str, int]) -> Adapter:
-    pairs = {}
-    for linear, rank in ranks.items():
-        in_features, out_features = architecture.linear_shape(linear)
-        pairs[0, linear] = LoraPair(torch.randn(rank, in_features), torch.randn(rank, out_features))
-    return Adapter(name, pairs, 0, 1.0)
+    return Adapter(
+        name, [random_block(architecture, linear, range(1), rank) for linear, rank in ranks.items()], 0, 1.0
+    )
+
+
+def random_block(architecture: Architecture, linear: str, layers: range, rank: int) -> LoraBlock:
+    shrink, expand = (torch.randn(len(layers), rank, width) for width in architecture.linear_shape(linear))
+    return LoraBlock(linear, layers, shrink, expand)
 
 
 @pytest.mark.parametrize(("kernels", "max_stacked"), [("portable", 0), ("portable", 1000), ("native", 0)])
@@ -66,7 +74,7 @@ def test_deltas_equal_the_reference(
         arena.write(stack_one(adapter), slot, place)
     segments = find_segments(runs, rows)
     slots = [slot for slot, count in runs for _ in range(count)]
-    targets = frozenset(key for segment in segments for key in adapters[segment.slot].pairs)
+    targets = frozenset(key for segment in segments for key in pairs(adapters[segment.slot]))
     batch = choose_kernels(kernels, torch.float32, "cpu").lora_batch(segments, len(slots))
     step = StepAdapters(arena, batch, targets)
     for projection, linears in PROJECTIONS.items():
@@ -82,8 +90,8 @@ def test_deltas_equal_the_reference(
 def reference(
     architecture: Architecture, adapters: list[Adapter], states: torch.Tensor, slots: list[int], linear: str
 ) -> torch.Tensor:
-    pairs = {slot: adapter.pairs.get((0, linear)) for slot, adapter in enumerate(adapters)}
-    held = {slot: (pair.shrink, pair.expand) for slot, pair in pairs.items() if pair is not None}
+    found = {slot: pairs(adapter).get((0, linear)) for slot, adapter in enumerate(adapters)}
+    held = {slot: (pair.shrink, pair.expand) for slot, pair in found.items() if pair is not None}
     return lora_delta(states, slots, held, architecture.linear_shape(linear)[1])
 
 
@@ -110,8 +118,11 @@ def test_gains_scale_their_own_tokens_and_no_others(tiny_llama: Path) -> None:
     adapters, rows = [], [slice(2 * slot, 2 * slot + 2) for slot in range(3)]
     for slot in range(3):
         plain = random_adapter(architecture, str(slot), {"q_proj": 2})
-        pair = replace(plain.pairs[0, "q_proj"], gain=gains.get(slot))
-        adapters.append(replace(plain, pairs={(0, "q_proj"): pair}))
+        gain = gains.get(slot)
+        of_block = gain and OutputGain(
+            gain.factor.unsqueeze(0), None if gain.offset is None else gain.offset.unsqueeze(0)
+        )
+        adapters.append(replace(plain, blocks=[replace(plain.blocks[0], gain=of_block)]))
         arena.write(stack_one(adapters[-1]), slot, rows[slot])
     runs = [(0, 3), (BASE_SLOT, 2), (1, 2), (2, 1)]
     slots = [slot for slot, count in runs for _ in range(count)]
@@ -132,6 +143,62 @@ def test_gains_scale_their_own_tokens_and_no_others(tiny_llama: Path) -> None:
     )
     step.add(0, "qkv", states, output)
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+
+
+BLOCKS = st.lists(
+    st.tuples(st.sampled_from(["q_proj", "down_proj"]), st.lists(st.integers(0, 3), min_size=6, max_size=6)),
+    unique_by=lambda block: block[0],
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.tuples(BLOCKS, st.sampled_from([1.0, -0.5, 3.0])), min_size=1, max_size=3))
+def test_a_stack_lies_in_its_rows_as_if_copied_matrix_by_matrix(
+    parts: list[tuple[list[tuple[str, list[int]]], float]], tiny_llama: Path
+) -> None:
+    """Each part has any rank in each of six layers, 0 for none; what lay there before is gone."""
+    torch.manual_seed(0)
+    architecture = replace(read_architecture(tiny_llama), num_layers=6)
+    adapters = [
+        (Adapter(str(number), ragged_blocks(architecture, ranks), 0, 1.0), weight)
+        for number, (ranks, weight) in enumerate(parts)
+    ]
+    stack = stack_blend("blend", adapters, 16, torch.float32)
+    rows = slice(2, 2 + stack.rank)
+    arena = AdapterArena(architecture, 16, 1, torch.float32, "cpu")
+    junk = [random_block(architecture, linear, range(6), 16) for linear in PARENT_BY_LINEAR]
+    arena.write(stack_one(Adapter("junk", junk, 0, 1.0)), 0, slice(0, 16))
+    arena.write(stack, 0, rows)
+    for layer in range(6):
+        for number, linear in enumerate(PARENT_BY_LINEAR):
+            part = arena.part(layer, linear)
+            shrink, expand = expected_rows(architecture, stack, (layer, linear))
+            assert torch.equal(part.shrink[rows], shrink)
+            assert torch.equal(part.expand[rows], expand)
+            outside = [*range(2), *range(rows.stop, 16)]
+            assert torch.equal(part.shrink[outside], junk[number].shrink[layer][outside])
+
+
+def ragged_blocks(architecture: Architecture, ranks: list[tuple[str, list[int]]]) -> list[LoraBlock]:
+    blocks = []
+    for linear, by_layer in ranks:
+        for rank, run in itertools.groupby(range(6), by_layer.__getitem__):
+            layers = list(run)
+            if rank:
+                blocks.append(random_block(architecture, linear, range(layers[0], layers[-1] + 1), rank))
+    return blocks
+
+
+def expected_rows(
+    architecture: Architecture, stack: Stack, key: tuple[int, str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sides = []
+    for side, width in enumerate(architecture.linear_shape(key[1])):
+        found = [(pairs(adapter).get(key), weight) for adapter, weight in stack.parts]
+        rows = [pair[side] * (weight if side else 1.0) for pair, weight in found if pair is not None]
+        missing = stack.rank - sum(map(len, rows))
+        sides.append(torch.cat([*rows, torch.zeros(missing, width)]))
+    return sides[0], sides[1]
 
 
 def test_a_slots_gains_end_with_it_and_the_last_ones_free_the_memory(tiny_llama: Path) -> None:

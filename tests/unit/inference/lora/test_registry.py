@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from inference.errors import AdapterCorruptError, AdapterError, AdapterFileMissingError, AdapterTooLargeError
 from inference.lora.adapter import Adapter
 from inference.lora.registry import AdapterRegistry
 from inference.protocol import AdapterRef
+from inference.threads import compute_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +62,7 @@ class Loading:
             raise AdapterCorruptError("x", "bad")
         if name == "c":
             raise Panic
-        return Adapter(ref.digest, {}, self.num_bytes, 0.0)
+        return Adapter(ref.digest, (), self.num_bytes, 0.0)
 
 
 @pytest.fixture
@@ -258,3 +262,43 @@ def test_a_path_that_no_file_system_knows_is_its_adapters_own_error(
     it.want(AdapterRef("f" * 64, "/zero\0byte"))
     ((_, error),) = it.registry.take_failures()
     assert isinstance(error, AdapterFileMissingError)
+
+
+def test_a_load_computes_alone_and_leaves_the_step_its_threads(tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def load(ref: AdapterRef, _: int) -> Adapter:
+        seen.append(torch.get_num_threads())
+        return Adapter(ref.digest, (), SIZE, 0.0)
+
+    compute_with(3)
+    try:
+        registry = AdapterRegistry(load, SIZE, num_threads=1)
+        (tmp_path / "adapter_model.safetensors").touch()
+        registry.want(AdapterRef("1" * 64, str(tmp_path)), "1")
+        registry.close()
+        assert [*seen, torch.get_num_threads()] == [1, 3]
+    finally:
+        compute_with(before)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    operations=st.lists(
+        st.tuples(st.sampled_from(["want", "forget", "finish"]), st.integers(1, 6), st.integers(1, 3))
+    )
+)
+def test_the_sums_are_those_of_their_parts_whatever_happens(
+    operations: list[tuple[str, int, int]], loading: Callable[[int], Loading]
+) -> None:
+    """Sizes differ, and an adapter may turn out larger than its file, or be refused."""
+    it = loading(5 * SIZE)
+    for operation, number, holder in operations:
+        if operation == "want":
+            it.want(it.ref("123b45"[number - 1], size=SIZE * (1 + number % 3)), str(holder))
+        elif operation == "forget":
+            it.registry.forget(str(holder))
+        else:
+            it.num_bytes = SIZE * holder
+            it.finish()
+        it.registry.check_integrity({"1", "2", "3"})

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.layout import Span, StepLayout
-from inference.lora.adapter import Adapter, LoraPair, OutputGain
+from inference.lora.adapter import Adapter
+from inference.lora.block import LoraBlock, OutputGain
 from inference.lora.stack import Stack, stack_one
 from inference.model.architecture import PARENT_BY_LINEAR
 from inference.parallel.messages import (
@@ -25,16 +26,16 @@ from inference.parallel.messages import (
     write_message,
 )
 from inference.parallel.shards import WHOLE, Shard
+from tests.support.adapters import pairs
 
 NARROWING = ("o_proj", "down_proj")
 
 
 def random_stack(linear: str) -> Stack:
     torch.manual_seed(0)
-    gain = OutputGain(torch.rand(12) + 0.5, torch.randn(12))
-    return stack_one(
-        Adapter("a", {(3, linear): LoraPair(torch.randn(2, 8), torch.randn(2, 12), gain)}, 0, 1.0)
-    )
+    gain = OutputGain(torch.rand(2, 12) + 0.5, torch.randn(2, 12))
+    block = LoraBlock(linear, range(3, 5), torch.randn(2, 2, 8), torch.randn(2, 2, 12), gain)
+    return stack_one(Adapter("a", [block], 0, 1.0))
 
 
 @pytest.mark.parametrize("linear", PARENT_BY_LINEAR)
@@ -55,7 +56,8 @@ def share_of_output(
 ) -> torch.Tensor:
     if linear in NARROWING:
         states = states.chunk(shard.size, dim=1)[shard.rank]
-    pair = shard.stack(stack).parts[0][0].pairs[3, linear]
+    own = shard.stack(stack).parts[0][0]
+    pair = pairs(own)[4, linear]
     output = torch.nn.functional.linear(states, shard.weight(linear, weight), shard.bias(linear, bias))
     output = pair.gain.factor * (output + states @ pair.shrink.T @ pair.expand)
     return output if pair.gain.offset is None else output + pair.gain.offset
@@ -71,11 +73,12 @@ def test_a_share_arrives_as_it_was_sent(linear: str, rank: int) -> None:
     stack = unpack_stack(message)
     assert (stack.targets, [weight for _, weight in stack.parts]) == (sent.targets, [1.0, -0.5])
     for (got, _), (expected, _) in zip(stack.parts, sent.parts, strict=True):
-        pairs = got.pairs[3, linear], expected.pairs[3, linear]
-        assert torch.equal(pairs[0].shrink, pairs[1].shrink)
-        assert torch.equal(pairs[0].expand, pairs[1].expand)
-        assert torch.equal(pairs[0].gain.factor, pairs[1].gain.factor)
-        assert (pairs[0].gain.offset is None) == (pairs[1].gain.offset is None)
+        (block,), (other,) = got.blocks, expected.blocks
+        assert (block.linear, block.layers) == (linear, other.layers)
+        assert torch.equal(block.shrink, other.shrink)
+        assert torch.equal(block.expand, other.expand)
+        assert torch.equal(block.gain.factor, other.gain.factor)
+        assert (block.gain.offset is None) == (other.gain.offset is None)
 
 
 @given(

@@ -1,0 +1,148 @@
+"""From the tensors of a file to blocks in the engine's dtype, with scaling and DoRA's magnitude folded in.
+
+A block is converted by a few operations on all of its layers at once: one by one, hundreds of small matrices
+take longer than their numbers do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from inference.errors import AdapterNotFiniteError
+from inference.lora.block import LoraBlock, OutputGain, reserve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from inference.lora.config import AdapterConfig
+    from inference.lora.tensors import LinearSpecs
+    from inference.model.loader import BaseWeights
+
+_NORM_ROWS = 1024  # of the base weight that are in fp32 at once
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring layers of one linear, one rank and one scaling: what becomes a block."""
+
+    specs: Sequence[LinearSpecs]
+    scaling: float
+
+    @property
+    def shrink_shape(self) -> tuple[int, ...]:
+        return len(self.specs), *self.specs[0].down.shape
+
+    @property
+    def expand_shape(self) -> tuple[int, ...]:
+        return len(self.specs), *reversed(self.specs[0].up.shape)
+
+
+def find_runs(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[Run]:
+    """Raises `AdapterConfigError` if a scaling is no number."""
+    runs: list[tuple[list[LinearSpecs], float]] = []
+    for specs in sorted(linears, key=lambda specs: (specs.linear, specs.layer)):
+        scaling = config.scaling(specs.module)
+        if runs and runs[-1][1] == scaling and runs[-1][0][-1].is_followed_by(specs):
+            runs[-1][0].append(specs)
+        else:
+            runs.append(([specs], scaling))
+    return [Run(specs, scaling) for specs, scaling in runs]
+
+
+def fold(runs: Sequence[Run], weights: bytearray, base: BaseWeights) -> tuple[list[LoraBlock], float]:
+    """A block for each run, and the largest absolute value of any `expand`. `weights` is the whole file.
+
+    Raises `AdapterNotFiniteError`.
+    """
+    shrink_sizes = [math.prod(run.shrink_shape) for run in runs]
+    expand_sizes = [math.prod(run.expand_shape) for run in runs]
+    content = reserve((sum(shrink_sizes) + sum(expand_sizes),), base.dtype)
+    parts = torch.split(content, shrink_sizes + expand_sizes)
+    blocks = [
+        _block(run, shrink.view(run.shrink_shape), expand.view(run.expand_shape), weights)
+        for run, shrink, expand in zip(runs, parts[: len(runs)], parts[len(runs) :], strict=True)
+    ]
+    shrinks, expands = torch.split(content, [sum(shrink_sizes), sum(expand_sizes)])
+    peak = _peak(expands)
+    if not math.isfinite(peak) or not math.isfinite(_peak(shrinks)):
+        raise _not_finite(runs, blocks)
+    gained = [
+        replace(block, gain=_gain(run, block, weights, base)) for run, block in zip(runs, blocks, strict=True)
+    ]
+    return gained, peak
+
+
+def _block(run: Run, shrink: Tensor, expand: Tensor, weights: bytearray) -> LoraBlock:
+    """Scaled in fp32 and rounded once, into `shrink` and `expand`."""
+    torch.stack([specs.down.read(weights) for specs in run.specs], out=shrink)
+    up = torch.stack([specs.up.read(weights) for specs in run.specs]).float().mul_(run.scaling)
+    expand.copy_(up.to(expand.dtype).transpose(1, 2))
+    first = run.specs[0]
+    return LoraBlock(first.linear, range(first.layer, first.layer + len(run.specs)), shrink, expand)
+
+
+def _peak(numbers: Tensor) -> float:
+    """Largest absolute value, NaN if there is one. Taken after conversion: scaling or a narrower type can
+    overflow what was finite in the file.
+    """
+    low, high = numbers.aminmax()
+    return float(torch.maximum(-low, high))
+
+
+def _not_finite(runs: Sequence[Run], blocks: Sequence[LoraBlock]) -> AdapterNotFiniteError:
+    """Names the first module at fault."""
+    faults = [
+        (specs.layer, specs.module)
+        for run, block in zip(runs, blocks, strict=True)
+        for specs, shrink, expand in zip(run.specs, block.shrink, block.expand, strict=True)
+        if not (shrink.isfinite().all() and expand.isfinite().all())
+    ]
+    _, module = min(faults)
+    return AdapterNotFiniteError(module, "it holds NaN or infinity, or overflows the engine's dtype")
+
+
+def _gain(run: Run, block: LoraBlock, weights: bytearray, base: BaseWeights) -> OutputGain | None:
+    """None unless it is DoRA."""
+    gains = [
+        _layer_gain(specs, shrink, expand, specs.magnitude.read(weights).float(), base)
+        for specs, shrink, expand in zip(run.specs, block.shrink, block.expand, strict=True)
+        if specs.magnitude is not None
+    ]
+    if not gains:
+        return None
+    # A layer without a bias among others that have one keeps what it has.
+    offsets = [torch.zeros_like(gain.factor) if gain.offset is None else gain.offset for gain in gains]
+    has_bias = any(gain.offset is not None for gain in gains)
+    return OutputGain(_kept([gain.factor for gain in gains]), _kept(offsets) if has_bias else None)
+
+
+def _kept(rows: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(rows), out=reserve((len(rows), *rows[0].shape), rows[0].dtype))
+
+
+def _layer_gain(
+    specs: LinearSpecs, shrink: Tensor, expand: Tensor, magnitude: Tensor, base: BaseWeights
+) -> OutputGain:
+    """PEFT's DoRA (https://arxiv.org/abs/2402.09353, section 4.3): each row of the adapted weight
+    `W + scaling * B A` is brought to the length that `magnitude` [out_features] says. W, A and B are taken as
+    they are served, so that the lengths are right in the engine's dtype too.
+    """
+    weight, bias = base.linear(specs.layer, specs.linear), base.linear_bias(specs.layer, specs.linear)
+    down, up = shrink.float(), expand.float().T
+    norms = []
+    for start in range(0, len(up), _NORM_ROWS):
+        rows = slice(start, start + _NORM_ROWS)
+        adapted = torch.addmm(weight[rows].float(), up[rows], down)
+        norms.append(torch.linalg.vector_norm(adapted, dim=1))
+    factor = magnitude / torch.cat(norms)
+    offset = None if bias is None else (1.0 - factor) * bias.float()
+    if not torch.isfinite(factor if offset is None else factor + offset).all():
+        reason = "its magnitude, or a row of length zero, gives NaN or infinity"
+        raise AdapterNotFiniteError(specs.module, reason)
+    return OutputGain(factor, offset)
