@@ -325,7 +325,7 @@ class Engine:
         if not sampled:
             return []
         logits = self._runner.logits(hidden, [row for _, row, _ in sampled])
-        choices = choose(logits, [state for _, _, state in sampled], self.vocabulary)
+        choices = choose(logits, [state for _, _, state in sampled], self.vocabulary, self._runner.argmax)
         return [
             self._append(request, state, choice)
             for (request, _, state), choice in zip(sampled, choices, strict=True)

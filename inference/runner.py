@@ -91,8 +91,12 @@ class Runner:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
-        """[len(rows), vocab] fp32."""
+        """[len(rows), vocab] in the model's dtype."""
         return self._decoder.logits(hidden[torch.tensor(rows, device=hidden.device)])
+
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest value and its place in each row of `logits` [n, vocab]: [n] and [n]."""
+        return self._kernels.argmax(logits)
 
     def _inputs(self, layout: StepLayout) -> DecoderInput:
         positions: list[int] = []

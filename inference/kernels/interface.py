@@ -98,5 +98,10 @@ class Kernels(Protocol):
         head_dim].
         """
 
+    def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest value of each row of `rows` [n, width], [n], NaN where there is one; and the first
+        place of it, [n], which means nothing beside a NaN. `rows` may be fp32 whatever the model's dtype.
+        """
+
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
         """`segments` are disjoint, in order, and within `num_tokens`."""

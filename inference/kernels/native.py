@@ -1,4 +1,4 @@
-"""The kernels of `native.cpp`: compiled on the machine that runs them, on first use, and kept."""
+"""The kernels in `cpp/`: compiled on the machine that runs them, on first use, and kept."""
 
 from __future__ import annotations
 
@@ -23,10 +23,21 @@ if TYPE_CHECKING:
     from inference.kernels.interface import Decodes, HeadNorms, LoraBatch, LoraPart, Pages, Rotation
     from inference.lora.segments import Segment
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCES = Path(__file__).with_name("cpp")
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 DTYPES = frozenset(_SUFFIX)
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-Wall", "-Wextra")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-ffp-contract=off",
+    "-fopenmp",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+)
 # Runs of more tokens than this are products large enough for the library that computes the base model's.
 _MAX_NATIVE_TOKENS = 64
 
@@ -46,6 +57,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "silu_gate": (_Pointer, _Index, _Index, _Pointer),
     "rotate_and_store": (*[_Pointer] * 3, _Float, *[_Pointer] * 4, *[_Index] * 5, *[_Pointer] * 3),
     "decode_attention": (*[_Pointer] * 6, *[_Index] * 6, _Pointer),
+    "argmax": (_Pointer, _Index, _Index, _Pointer, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
 }
 
@@ -58,11 +70,9 @@ class NativeKernels(PortableKernels):
     def __init__(self, dtype: torch.dtype) -> None:
         """Raises `KernelBuildError` without a working compiler."""
         library = _library()
-        self._functions: dict[str, Any] = {}
-        for name, arguments in _ARGUMENTS.items():
-            function = library[f"{name}_{_SUFFIX[dtype]}"]
-            function.argtypes, function.restype = arguments, None
-            self._functions[name] = function
+        self._functions = _functions(library, dtype)
+        # Logits that a sampler has changed are float32.
+        self._argmax = {each: _functions(library, each)["argmax"] for each in (dtype, torch.float32)}
         self._parts: dict[tuple[LoraPart, ...], ctypes.Array[_LoraPart]] = {}
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
@@ -124,6 +134,12 @@ class NativeKernels(PortableKernels):
             _address(output),
         )
 
+    def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        values = rows.new_empty(len(rows), dtype=torch.float32)
+        places = rows.new_empty(len(rows), dtype=torch.long)
+        self._argmax[rows.dtype](_address(rows), *rows.shape, _address(values), _address(places))
+        return values, places
+
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
         return _NativeLora(self, segments)
 
@@ -181,17 +197,29 @@ def _address(tensor: Tensor) -> int:
     return tensor.data_ptr()
 
 
+def _functions(library: ctypes.CDLL, dtype: torch.dtype) -> dict[str, Any]:
+    functions = {name: library[f"{name}_{_SUFFIX[dtype]}"] for name in _ARGUMENTS}
+    for name, function in functions.items():
+        function.argtypes, function.restype = _ARGUMENTS[name], None
+    return functions
+
+
 def _library() -> ctypes.CDLL:
     path = _library_path()
-    if not path.exists():
-        _compile(path)
-    return ctypes.CDLL(str(path))
+    try:
+        if not path.exists():
+            _compile(path)
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelBuildError(f"cannot keep or load {path}: {error}") from error
 
 
 def _library_path() -> Path:
     """Named by all that the result depends on, so that a changed source or another CPU means a new file."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    content = hashlib.sha256(SOURCE.read_bytes())
+    content = hashlib.sha256()
+    for source in sorted(SOURCES.iterdir()):
+        content.update(source.read_bytes())
     content.update(repr((_FLAGS, _compiler(), _runtime(), _cpu_flags())).encode())
     return cache / "loraledger" / "kernels" / f"native-{content.hexdigest()[:16]}.so"
 
@@ -201,7 +229,7 @@ def _compile(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         object_file, library = Path(scratch, "native.o"), Path(scratch, "native.so")
-        _run([_compiler(), *_FLAGS, "-c", str(SOURCE), "-o", str(object_file)])
+        _run([_compiler(), *_FLAGS, "-c", str(SOURCES / "native.cpp"), "-o", str(object_file)])
         _run([_compiler(), "-shared", str(object_file), "-o", str(library), _runtime()])
         library.replace(path)
 

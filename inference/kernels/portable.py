@@ -55,6 +55,10 @@ class PortableKernels:
             rows = queries[token].view(len(keys), -1, queries.shape[-1])  # heads that share a KV head
             output[token] = functional.scaled_dot_product_attention(rows, keys, values).flatten(0, 1)
 
+    def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        best = rows.max(dim=-1)
+        return best.values, best.indices
+
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
         if num_tokens <= _MAX_STACKED_TOKENS:
             return StackedLora(segments, num_tokens)

@@ -102,8 +102,8 @@ class Decoder:
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[num_rows, vocab] in fp32."""
-        return self._weights.head(hidden).float()
+        """[num_rows, vocab] in the model's dtype."""
+        return self._weights.head(hidden)
 
     def _attention(
         self,

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from inference.errors import GrammarTooComplexError
+from inference.kernels.portable import PortableKernels
 from inference.sampling.draw import draw
 from inference.sampling.logprobs import take_logprobs
 from inference.sampling.penalties import add_bias, penalise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from inference.sampling.state import SamplingState
     from inference.sampling.vocabulary import Vocabulary
 
+    Argmax = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_PLAIN = PortableKernels()
 NOT_FINITE = -1  # stands for a token where the best logit is NaN or infinite, or a grammar failed
 
 
@@ -35,8 +39,13 @@ class Choice:
     logprobs: TokenLogprobs | None = None
 
 
-def choose(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabulary) -> list[Choice]:
-    """The next token of each row of `logits` [n, vocab] fp32, which are changed in place.
+def choose(
+    logits: Tensor,
+    states: Sequence[SamplingState],
+    vocabulary: Vocabulary,
+    argmax: Argmax = _PLAIN.argmax,
+) -> list[Choice]:
+    """The next token of each row of `logits` [n, vocab], which are changed in place if they are fp32.
 
     `NOT_FINITE` where a row holds NaN or plus infinity, or nothing but minus infinity; or where the state's
     `error` says why.
@@ -49,10 +58,13 @@ def choose(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabula
     The random number of a draw is a function of seed and position alone, and no row's arithmetic depends on
     another row.
     """
+    if all(state.takes_the_best for state in states):
+        return [Choice(token_id) for token_id in _best(logits, argmax)]
+    logits = logits.float()
     asking = [row for row, state in enumerate(states) if state.sampling.logprobs is not None]
     original = logits[asking] if asking else None
     _adjust(logits, states, vocabulary)
-    token_ids = _choose(logits, states)
+    token_ids = _choose(logits, states, argmax)
     choices = [Choice(token_id) for token_id in token_ids]
     if original is not None:
         chosen = [max(0, token_ids[row]) for row in asking]  # a request that fails is past caring
@@ -63,11 +75,17 @@ def choose(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabula
     return choices
 
 
-def _choose(logits: Tensor, states: Sequence[SamplingState]) -> list[int]:
-    best = logits.max(dim=-1)
-    token_ids: list[int] = best.indices.tolist()
-    is_finite = torch.isfinite(best.values).tolist()
-    drawing = [row for row, state in enumerate(states) if is_finite[row] and not state.is_greedy]
+def _best(logits: Tensor, argmax: Argmax) -> list[int]:
+    values, token_ids = argmax(logits)
+    pairs = zip(torch.isfinite(values).tolist(), token_ids.tolist(), strict=True)
+    return [token_id if is_finite else NOT_FINITE for is_finite, token_id in pairs]
+
+
+def _choose(logits: Tensor, states: Sequence[SamplingState], argmax: Argmax) -> list[int]:
+    token_ids = _best(logits, argmax)
+    drawing = [
+        row for row, state in enumerate(states) if token_ids[row] != NOT_FINITE and not state.is_greedy
+    ]
     if drawing:
         drawn = draw(
             logits,
@@ -77,7 +95,7 @@ def _choose(logits: Tensor, states: Sequence[SamplingState]) -> list[int]:
         )
         for row, token_id in zip(drawing, drawn, strict=True):
             token_ids[row] = token_id
-    return [token_id if fine else NOT_FINITE for token_id, fine in zip(token_ids, is_finite, strict=True)]
+    return token_ids
 
 
 def _adjust(logits: Tensor, states: Sequence[SamplingState], vocabulary: Vocabulary) -> None:

@@ -68,6 +68,11 @@ class SamplingState:
         )
 
     @property
+    def takes_the_best(self) -> bool:
+        """Whether the next token is the one of the largest logit and nothing else is asked."""
+        return self.is_greedy and not self.is_adjusted and self.sampling.logprobs is None
+
+    @property
     def forbids_end(self) -> bool:
         return self.num_drawn < self.sampling.min_tokens
 

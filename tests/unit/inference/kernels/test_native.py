@@ -149,6 +149,29 @@ def test_deltas(dtype: torch.dtype, seed: int, runs: list[tuple[int, int, int]])
     torch.testing.assert_close(actual, expected, atol=TOLERANCE[dtype] * 4, rtol=TOLERANCE[dtype])
 
 
+@settings(max_examples=40, deadline=None)
+@given(DTYPES, SEEDS, st.integers(1, 5), st.integers(1, 70), st.integers(1, 4))
+def test_largest_elements(
+    dtype: torch.dtype, seed: int, num_rows: int, width: int, num_distinct: int
+) -> None:
+    """Few distinct values: the first of the largest counts."""
+    torch.manual_seed(seed)
+    rows = torch.randn(num_distinct)[torch.randint(num_distinct, (num_rows, width))].to(dtype)
+    values, places = NativeKernels(torch.bfloat16).argmax(rows)
+    assert torch.equal(values, rows.float().amax(dim=1))
+    assert places.tolist() == [row.index(max(row)) for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 5, 33])
+def test_the_largest_beside_nan_is_nan(dtype: torch.dtype, place: int) -> None:
+    rows = torch.zeros(2, 34, dtype=dtype)
+    rows[1, place], rows[0, 3] = math.nan, math.inf
+    values, places = NativeKernels(dtype).argmax(rows)
+    assert (float(values[0]), int(places[0])) == (math.inf, 3)
+    assert math.isnan(values[1])
+
+
 def test_nan_and_infinity_stay_visible() -> None:
     poisoned = torch.tensor([[math.nan, 1.0, 2.0, 3.0], [math.inf, 1.0, 2.0, 3.0]])
     for dtype in (torch.float32, torch.bfloat16):
@@ -164,6 +187,22 @@ def test_a_token_gets_the_same_bits_in_any_company() -> None:
     together = kernels.add_rms_norm(hidden, None, weight, 1e-5)
     assert torch.equal(together[7:8], kernels.add_rms_norm(hidden[7:8].clone(), None, weight, 1e-5))
     assert torch.equal(kernels.silu_gate(hidden)[7:8], kernels.silu_gate(hidden[7:8].clone()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_gets_the_same_delta_in_any_company(dtype: torch.dtype) -> None:
+    """However many tokens and rows the kernel takes at once."""
+    torch.manual_seed(0)
+    kernels = NativeKernels(dtype)
+    states, base = torch.randn(13, 100).to(dtype), torch.randn(13, 90).to(dtype)
+    part = LoraPart(torch.randn(11, 100).to(dtype), torch.randn(11, 90).to(dtype), slice(0, 90))
+    together = base.clone()
+    kernels.lora_batch([Segment(0, 13, 0, slice(0, 11))], 13).add(states, [part], together)
+    for token in range(13):
+        alone = base[token : token + 1].clone()
+        own = states[token : token + 1].clone()
+        kernels.lora_batch([Segment(0, 1, 0, slice(0, 11))], 1).add(own, [part], alone)
+        assert torch.equal(alone, together[token : token + 1])
 
 
 def test_a_strided_tensor_is_refused() -> None:
@@ -182,13 +221,20 @@ def test_without_a_compiler_auto_falls_back_and_native_says_why(
         choose_kernels("native", torch.float32, "cpu")
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(KernelBuildError, match="cannot keep or load"):
+        NativeKernels(torch.float32)
+
+
 def test_a_broken_source_is_named_with_the_compilers_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    broken = tmp_path / "broken.cpp"
-    broken.write_text("int f() { return nonsense; }")
-    monkeypatch.setattr(native, "SOURCE", broken)
+    (tmp_path / "cpp").mkdir()
+    (tmp_path / "cpp" / "native.cpp").write_text("int f() { return nonsense; }")
+    monkeypatch.setattr(native, "SOURCES", tmp_path / "cpp")
     with pytest.raises(KernelBuildError, match="nonsense"):
         NativeKernels(torch.float32)
     assert not list(tmp_path.rglob("*.so"))

@@ -1,0 +1,183 @@
+// Deltas of adapters: each token's states through its adapter's two factors.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "vectors.h"
+
+namespace loraledger {
+
+// Elements that one `add_products` takes.
+template <class T>
+constexpr Index kStep = kLanes * static_cast<Index>(sizeof(float) / sizeof(T));
+
+inline Floats add_products(Floats sums, const float* x, const float* row) {
+    return multiply_add(load(x), load(row), sums);
+}
+
+inline Floats add_products(Floats sums, const Bfloat16* x, const Bfloat16* row) {
+#ifdef __AVX512BF16__
+    __m512bh left, right;
+    std::memcpy(&left, x, sizeof left);
+    std::memcpy(&right, row, sizeof right);
+    return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), left, right));
+#else
+    return multiply_add(load(x + kLanes), load(row + kLanes), multiply_add(load(x), load(row), sums));
+#endif
+}
+
+// result[t][r] = x[t] . rows[r], each of n elements, for kTokens by kRows at once: one chain of additions would wait
+// for itself, and what is loaded serves several. `ahead` bytes past a row lies what will be read next.
+template <Index kTokens, Index kRows, class T>
+void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float* result, Index result_stride) {
+    Floats sums[kTokens][kRows] = {};
+    Index i = 0;
+    for (; i + kStep<T> <= n; i += kStep<T>) {
+        for (Index r = 0; r < kRows; ++r) {
+            const T* row = rows + r * n + i;
+            if (ahead != 0) __builtin_prefetch(reinterpret_cast<const char*>(row) + ahead);
+            for (Index t = 0; t < kTokens; ++t) sums[t][r] = add_products(sums[t][r], x + t * x_stride + i, row);
+        }
+    }
+    for (Index t = 0; t < kTokens; ++t) {
+        for (Index r = 0; r < kRows; ++r) {
+            if (i < n) {
+                T left[kStep<T>] = {}, right[kStep<T>] = {};
+                std::copy(x + t * x_stride + i, x + t * x_stride + n, left);
+                std::copy(rows + r * n + i, rows + r * n + n, right);
+                sums[t][r] = add_products(sums[t][r], left, right);
+            }
+            result[t * result_stride + r] = sum(sums[t][r]);
+        }
+    }
+}
+
+// One linear layer's arena and where its delta goes; mirrors `LoraPart` in native.py.
+struct LoraPart {
+    const void* shrink;  // [rows, in]
+    const void* expand;  // [rows, out]
+    Index out;
+    Index column;
+};
+
+struct LoraSegment {
+    Index start, end, first_row, rank;
+};
+
+constexpr Index kTokensPerUnit = 8;
+
+// At most kTokensPerUnit tokens of one adapter through one linear layer.
+struct LoraUnit {
+    Index start, count, first_row, rank, part;
+};
+
+// result[t][0..width) += sum over rows of weights[t][row] * rows[row][0..width), each element rounded once.
+template <Index kTokens, class T>
+void add_rows(const float* weights, const T* rows, Index num_rows, Index width, Index ahead, T* result,
+              Index result_stride) {
+    constexpr Index kVectors = kTokens == 1 ? 4 : 2, kWidth = kVectors * kLanes;
+    Index at = 0;
+    for (; at + kWidth <= width; at += kWidth) {
+        Floats sums[kTokens][kVectors];
+        for (Index t = 0; t < kTokens; ++t) {
+            for (Index j = 0; j < kVectors; ++j) sums[t][j] = load(result + t * result_stride + at + j * kLanes);
+        }
+        for (Index r = 0; r < num_rows; ++r) {
+            const T* row = rows + r * width + at;
+            if (ahead != 0) {
+                for (Index j = 0; j < kWidth; j += 64 / static_cast<Index>(sizeof(T))) {
+                    __builtin_prefetch(reinterpret_cast<const char*>(row + j) + ahead);
+                }
+            }
+            for (Index j = 0; j < kVectors; ++j) {
+                const Floats lanes = load(row + j * kLanes);
+                for (Index t = 0; t < kTokens; ++t) {
+                    sums[t][j] = multiply_add(all(weights[t * num_rows + r]), lanes, sums[t][j]);
+                }
+            }
+        }
+        for (Index t = 0; t < kTokens; ++t) {
+            for (Index j = 0; j < kVectors; ++j) store(sums[t][j], result + t * result_stride + at + j * kLanes);
+        }
+    }
+    for (; at < width; at += kLanes) {
+        const Index count = std::min(kLanes, width - at);
+        for (Index t = 0; t < kTokens; ++t) {
+            Floats sums = load(result + t * result_stride + at, count);
+            for (Index r = 0; r < num_rows; ++r) {
+                sums = multiply_add(all(weights[t * num_rows + r]), load(rows + r * width + at, count), sums);
+            }
+            store(sums, result + t * result_stride + at, count);
+        }
+    }
+}
+
+template <class T>
+void add_lora_unit(const T* states, Index in, const LoraPart& part, const LoraUnit& unit, T* output, Index out_stride,
+                   std::vector<float>& scratch) {
+    const Index rank = unit.rank, out = part.out;
+    scratch.resize(unit.count * rank);
+    float* shrunk = scratch.data();  // [count, rank]
+    const T* x = states + unit.start * in;
+    const T* shrink = static_cast<const T*>(part.shrink) + unit.first_row * in;
+    // The next adapter's rows usually follow this one's.
+    const Index size = static_cast<Index>(sizeof(T)), shrink_ahead = rank * in * size, expand_ahead = rank * out * size;
+    Index t = 0;
+    for (; t + 2 <= unit.count; t += 2) {
+        Index r = 0;
+        for (; r + 4 <= rank; r += 4) {
+            dots<2, 4>(x + t * in, in, shrink + r * in, in, t == 0 ? shrink_ahead : 0, shrunk + t * rank + r, rank);
+        }
+        for (; r < rank; ++r) dots<2, 1>(x + t * in, in, shrink + r * in, in, 0, shrunk + t * rank + r, rank);
+    }
+    if (t < unit.count) {
+        Index r = 0;
+        for (; r + 8 <= rank; r += 8) {
+            dots<1, 8>(x + t * in, in, shrink + r * in, in, t == 0 ? shrink_ahead : 0, shrunk + t * rank + r, rank);
+        }
+        for (; r < rank; ++r) dots<1, 1>(x + t * in, in, shrink + r * in, in, 0, shrunk + t * rank + r, rank);
+    }
+    const T* expand = static_cast<const T*>(part.expand) + unit.first_row * out;
+    T* result = output + unit.start * out_stride + part.column;
+    for (t = 0; t + 4 <= unit.count; t += 4) {
+        add_rows<4>(shrunk + t * rank, expand, rank, out, t == 0 ? expand_ahead : 0, result + t * out_stride, out_stride);
+    }
+    for (; t < unit.count; ++t) {
+        add_rows<1>(shrunk + t * rank, expand, rank, out, t == 0 ? expand_ahead : 0, result + t * out_stride, out_stride);
+    }
+}
+
+template <class T>
+void add_lora(const T* states, Index in, const LoraPart* parts, Index num_parts, const LoraSegment* segments,
+              Index num_segments, T* output, Index out_stride) {
+    std::vector<LoraUnit> units;
+    std::vector<Index> costs;  // bytes of weights before each unit, and of all
+    Index cost = 0;
+    for (Index s = 0; s < num_segments; ++s) {
+        const LoraSegment& segment = segments[s];
+        for (Index start = segment.start; start < segment.end; start += kTokensPerUnit) {
+            for (Index part = 0; part < num_parts; ++part) {
+                const Index count = std::min(kTokensPerUnit, segment.end - start);
+                units.push_back({start, count, segment.first_row, segment.rank, part});
+                costs.push_back(cost);
+                cost += segment.rank * (in + parts[part].out);
+            }
+        }
+    }
+    // Neighbours in memory stay with one thread, which reads ahead.
+#pragma omp parallel
+    {
+        const Index threads = omp_get_num_threads(), own = omp_get_thread_num();
+        std::vector<float> scratch;
+        for (std::size_t u = 0; u < units.size(); ++u) {
+            if (costs[u] * threads / cost == own) {
+                add_lora_unit(states, in, parts[units[u].part], units[u], output, out_stride, scratch);
+            }
+        }
+    }
+}
+
+}  // namespace loraledger

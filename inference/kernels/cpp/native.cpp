@@ -1,0 +1,49 @@
+// The decoder's small operations for CPUs. Each function computes what its namesake in `portable.py` does, in one
+// pass over memory and with fp32 sums; weights, states and cache are float or bfloat16. The matrix products of the
+// base model stay with oneDNN, which reaches the machine's peak; what is here is bound by memory and by the cost of
+// calling many little operations.
+//
+// Portable C++ with the vector types of GCC and Clang: any CPU that the compiler knows will do. Intrinsics only where
+// AVX-512 has an instruction that compilers do not choose alike everywhere: fused multiply-add, products and rounding
+// of bfloat16. Every row is summed in an order that depends on its own length alone: a token's result does not depend
+// on its company.
+
+#include "attention.h"
+#include "lora.h"
+#include "rows.h"
+
+using namespace loraledger;
+
+// C names for ctypes, one set for each element type.
+#define LORALEDGER_KERNELS(T, SUFFIX)                                                                                  \
+    extern "C" void add_rms_norm_##SUFFIX(T* hidden, const T* delta, const T* weight, float epsilon, Index tokens,    \
+                                          Index width, T* result) {                                                   \
+        add_rms_norm(hidden, delta, weight, epsilon, tokens, width, result);                                          \
+    }                                                                                                                  \
+    extern "C" void silu_gate_##SUFFIX(const T* gate_up, Index tokens, Index width, T* result) {                      \
+        silu_gate(gate_up, tokens, width, result);                                                                    \
+    }                                                                                                                  \
+    extern "C" void rotate_and_store_##SUFFIX(                                                                        \
+        const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine, const float* sine,  \
+        const Index* positions, const Index* kv_slots, Index tokens, Index num_heads, Index num_kv_heads,             \
+        Index head_dim, Index block_size, T* queries, T* keys, T* values) {                                                             \
+        rotate_and_store(qkv, query_norm, key_norm, epsilon, cosine, sine, positions, kv_slots, tokens,               \
+                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, queries, keys, values);            \
+    }                                                                                                                  \
+    extern "C" void decode_attention_##SUFFIX(                                                                        \
+        const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,                 \
+        const Index* tables, Index table_width, Index sequences, Index num_heads, Index num_kv_heads, Index head_dim, \
+        Index block_size, T* result) {                                                                                \
+        decode_attention(queries, keys, values, tokens, contexts, tables, table_width, sequences,                     \
+                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, result);                           \
+    }                                                                                                                  \
+    extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {       \
+        argmax(rows, num_rows, width, values, places);                                                                \
+    }                                                                                                                  \
+    extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraPart* parts, Index num_parts,              \
+                                      const LoraSegment* segments, Index num_segments, T* output, Index out_stride) { \
+        add_lora(states, in, parts, num_parts, segments, num_segments, output, out_stride);                           \
+    }
+
+LORALEDGER_KERNELS(float, float32)
+LORALEDGER_KERNELS(Bfloat16, bfloat16)

@@ -1,0 +1,88 @@
+// What is computed row by row: norms, gates, the largest logit.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "vectors.h"
+
+namespace loraledger {
+
+// Rows shorter than this are not worth waking another thread for.
+constexpr Index kMinParallelElements = 16384;
+
+template <class T>
+void norm_row(const T* x, const T* weight, Index n, float epsilon, T* result) {
+    Floats squares = {};
+    each_vector(n, [&](Index i, Index count) {
+        const Floats lanes = load(x + i, count);
+        squares = multiply_add(lanes, lanes, squares);
+    });
+    const float scale = 1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + epsilon);
+    each_vector(n, [&](Index i, Index count) {
+        store(load(x + i, count) * scale * load(weight + i, count), result + i, count);
+    });
+}
+
+template <class T>
+void add_rms_norm(T* hidden, const T* delta, const T* weight, float epsilon, Index tokens, Index width, T* result) {
+#pragma omp parallel for if (tokens * width > kMinParallelElements)
+    for (Index t = 0; t < tokens; ++t) {
+        T* own = hidden + t * width;
+        if (delta != nullptr) {
+            each_vector(width, [&](Index i, Index count) {
+                store(load(own + i, count) + load(delta + t * width + i, count), own + i, count);
+            });
+        }
+        norm_row(own, weight, width, epsilon, result + t * width);
+    }
+}
+
+template <class T>
+void silu_gate(const T* gate_up, Index tokens, Index width, T* result) {
+#pragma omp parallel for if (tokens * width > kMinParallelElements)
+    for (Index t = 0; t < tokens; ++t) {
+        const T* gate = gate_up + 2 * t * width;
+        const T* up = gate + width;
+        T* own = result + t * width;
+        each_vector(width, [&](Index i, Index count) {
+            const Floats g = load(gate + i, count);
+            const Floats e = exp_of_negative(g < 0.0f ? g : -g);
+            const Floats sigmoid = (g < 0.0f ? e : all(1.0f)) / (1.0f + e);
+            store(g * sigmoid * load(up + i, count), own + i, count);
+        });
+    }
+}
+
+// The largest element of each row and the first place where it stands; NaN if the row holds one.
+template <class T>
+void argmax(const T* rows, Index num_rows, Index width, float* values, Index* places) {
+#pragma omp parallel for if (num_rows * width > kMinParallelElements)
+    for (Index n = 0; n < num_rows; ++n) {
+        const T* row = rows + n * width;
+        Floats largest = all(widen(row[0]));
+        Ints is_nan = {};
+        Index i = 0;
+        for (; i + kLanes <= width; i += kLanes) {
+            const Floats lanes = load(row + i);
+            largest = lanes > largest ? lanes : largest;
+            is_nan |= lanes != lanes;
+        }
+        float value = largest[0];
+        bool has_nan = false;
+        for (Index lane = 0; lane < kLanes; ++lane) {
+            value = std::max(value, largest[lane]);
+            has_nan = has_nan || is_nan[lane] != 0;
+        }
+        for (; i < width; ++i) {
+            value = std::max(value, widen(row[i]));
+            has_nan = has_nan || widen(row[i]) != widen(row[i]);
+        }
+        values[n] = has_nan ? std::numeric_limits<float>::quiet_NaN() : value;
+        places[n] = 0;
+        while (!has_nan && widen(row[places[n]]) != value) ++places[n];
+    }
+}
+
+}  // namespace loraledger

@@ -1,0 +1,110 @@
+// Vectors of sixteen floats, and rows of float or bfloat16 as such.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+namespace loraledger {
+
+using Index = std::int64_t;
+
+struct Bfloat16 {
+    std::uint16_t bits;
+};
+
+inline float widen(float value) { return value; }
+
+inline float widen(Bfloat16 value) {
+    std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+constexpr Index kLanes = 16;
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+
+// The first `count` elements of a row; the other lanes are zero.
+inline Floats load(const float* row, Index count = kLanes) {
+    Floats lanes = {};
+    std::memcpy(&lanes, row, count * sizeof *row);
+    return lanes;
+}
+
+inline Floats load(const Bfloat16* row, Index count = kLanes) {
+    Halves bits = {};
+    std::memcpy(&bits, row, count * sizeof *row);
+    return reinterpret_cast<Floats>(__builtin_convertvector(bits, Words) << 16);
+}
+
+inline void store(Floats lanes, float* row, Index count = kLanes) { std::memcpy(row, &lanes, count * sizeof *row); }
+
+// To the nearest, ties to even; NaN stays NaN, which the rounding would carry over into infinity or zero.
+inline void store(Floats lanes, Bfloat16* row, Index count = kLanes) {
+#ifdef __AVX512BF16__
+    const __m256bh halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(lanes));
+#else
+    const Words bits = reinterpret_cast<Words>(lanes);
+    const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Words quiet = rounded | 0x7fc0u;
+    const Halves halves = __builtin_convertvector(lanes == lanes ? rounded : quiet, Halves);
+#endif
+    std::memcpy(row, &halves, count * sizeof *row);
+}
+
+inline Floats all(float x) { return x - Floats{}; }  // plus zero would turn -0 into 0, so compilers would add
+
+// a * b + c, rounded once where there is an instruction for it. Compilers are told not to choose for themselves
+// (-ffp-contract=off): they may choose otherwise in another loop, and a token's bits would depend on its company.
+inline Floats multiply_add(Floats a, Floats b, Floats c) {
+#ifdef __AVX512F__
+    return reinterpret_cast<Floats>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
+                                                    reinterpret_cast<__m512>(c)));
+#else
+    return a * b + c;
+#endif
+}
+
+inline float sum(Floats lanes) {
+    float values[kLanes];
+    std::memcpy(values, &lanes, sizeof lanes);
+    for (Index width = kLanes / 2; width > 0; width /= 2) {
+        for (Index i = 0; i < width; ++i) values[i] += values[i + width];
+    }
+    return values[0];
+}
+
+// f(index, count) for each vector of a row of `n`; the last may have fewer than kLanes elements.
+template <class F>
+inline void each_vector(Index n, F f) {
+    Index i = 0;
+    for (; i + kLanes <= n; i += kLanes) f(i, kLanes);
+    if (i < n) f(i, n - i);
+}
+
+// e^x, relative error below 2e-7: x = n ln 2 + r (Cody and Waite), a polynomial for e^r (Cephes' coefficients), 2^n by
+// its exponent bits. At most 0 is ever needed; below -87 the result is a tiny number, not 0.
+inline Floats exp_of_negative(Floats x) {
+    x = x < -87.0f ? all(-87.0f) : x;  // NaN is not below: a poisoned row stays visible
+    const Floats shift = all(12582912.0f);  // 1.5 * 2^23: a sum with it has no bits for a fraction
+    const Floats n = multiply_add(x, all(1.44269504f), shift) - shift;
+    const Floats r = multiply_add(n, all(2.12194440e-4f), multiply_add(n, all(-0.693359375f), x));
+    Floats p = multiply_add(r, all(1.9875691500e-4f), all(1.3981999507e-3f));
+    for (float next : {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) {
+        p = multiply_add(p, r, all(next));
+    }
+    p = multiply_add(p * r, r, r) + 1.0f;
+    return p * reinterpret_cast<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
+}
+
+}  // namespace loraledger
