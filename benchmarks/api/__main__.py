@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks.api import events, receipts
+from benchmarks.api import events, gateway, receipts
 from benchmarks.engine import machine
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PARTS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "receipts": receipts.measure,
     "events": events.measure,
+    "gateway": gateway.measure,
 }
 
 
