@@ -5,6 +5,7 @@ Ids and hashes are 0x-hex strings at the border of this module; digests to sign 
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -133,7 +134,8 @@ def response_bytes(choices: Iterable[str]) -> bytes:
 
 def pack_list(shares: Iterable[Share]) -> bytes:
     """One slice's attribution as bytes: `position 4 ‖ ppm 4`, entry by entry."""
-    return b"".join(share.position.to_bytes(4, "big") + share.ppm.to_bytes(4, "big") for share in shares)
+    numbers = [number for share in shares for number in (share.position, share.ppm)]
+    return struct.pack(f">{len(numbers)}I", *numbers)
 
 
 def list_hash(shares: Iterable[Share]) -> Hash32:

@@ -30,9 +30,10 @@ class AdapterFolders:
         self._lock = threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
 
-    def is_here(self, record: VersionRecord) -> bool:
-        """Whether `folder` answers at once."""
-        return self._path(record).is_dir()
+    def here(self, record: VersionRecord) -> AdapterFolder | None:
+        """What `folder` answers at once."""
+        path = self._path(record)
+        return AdapterFolder(record.adapter_digest, path) if path.is_dir() else None
 
     def folder(self, record: VersionRecord) -> AdapterFolder:
         """Blocks while the folder is fetched. Raises AdapterMissing, ContentCorrupt or ContentUnsafe."""

@@ -15,7 +15,6 @@ from backend.services.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from concurrent.futures import Future
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -72,7 +71,8 @@ class _Entry:
 
 
 class Admission:
-    """Reservations and receipts of all channels of one operator. Safe from many threads and processes.
+    """Reservations and receipts of all channels of one operator. Any number of processes may share a
+    database.
 
     What is asked for at a time is done in one transaction, in the order of asking, and each answer is given
     once that transaction is durable: whoever dies before it has promised nothing.
@@ -98,16 +98,16 @@ class Admission:
         self._glances: Together[_Entry, Any] = Together(self._look, "admission-glance")
         self._commits: Together[_Entry, Any] = Together(self._commit, "admission-commit")
 
-    def check(self, payer: Payer, amount: int) -> Future[None]:
+    async def check(self, payer: Payer, amount: int) -> None:
         """A glance that keeps nothing: whether `reserve` would refuse now. Raises as `reserve`."""
         channel = self._market.channel(payer.account)
 
         def act(books: Books) -> None:
             books.check(channel, payer.key_id, amount, self._max_lag_seconds)
 
-        return self._glances.ask(_Entry(channel, payer.key_id, act))
+        await self._glances.ask(_Entry(channel, payer.key_id, act))
 
-    def reserve(self, payer: Payer, amount: int) -> Future[Reservation]:
+    async def reserve(self, payer: Payer, amount: int) -> Reservation:
         """Keep `amount` micro-units for one answer. Raises PaymentRequired, saying what is missing, and
         ViewStale.
         """
@@ -120,16 +120,17 @@ class Admission:
             books.keep(reservation)
             return reservation
 
-        return self._commits.ask(_Entry(channel, payer.key_id, act))
+        kept: Reservation = await self._commits.ask(_Entry(channel, payer.key_id, act))
+        return kept
 
-    def release(self, reservation: Reservation) -> Future[None]:
+    async def release(self, reservation: Reservation) -> None:
         def act(books: Books) -> None:
             books.release(reservation.id)
 
-        return self._commits.ask(_Entry(reservation.channel_id, None, act))
+        await self._commits.ask(_Entry(reservation.channel_id, None, act))
 
-    def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> Future[NewReceipt]:
-        """Exchange the reservation for a signed receipt at the end of the line; durable when this is done.
+    async def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
+        """Exchange the reservation for a signed receipt at the end of the line; durable when this returns.
 
         Raises ReservationLost, and charges nothing, if the reservation has expired or is too small.
         """
@@ -151,7 +152,8 @@ class Admission:
             books.charge(reservation, stored)
             return stored
 
-        return self._commits.ask(_Entry(reservation.channel_id, payer.key_id, act))
+        stored: NewReceipt = await self._commits.ask(_Entry(reservation.channel_id, payer.key_id, act))
+        return stored
 
     def _look(self, entries: Sequence[_Entry]) -> list[Any]:
         with self._read() as tx:

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
-from backend.domain.rules import to_position
 from backend.domain.split import PPM, charge
 from backend.ports.engine import Chat, Sampling, Turn
 from backend.services.admission import Bill, Payer
 from backend.services.answer import Answer, Final
 from backend.services.attribute import Attribution, attribute
+from backend.services.positions import Positions
 from backend.services.transcribe import AnswerInterrupted, Transcript, transcribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from backend.domain.ids import Hash32
     from backend.domain.receipt import VersionRecord
@@ -99,7 +100,7 @@ class Generate:
         attributors: Sequence[Attributor],
         limits: GenerateLimits,
     ) -> None:
-        self._read = read
+        self._positions = Positions(read)
         self._catalogue = catalogue
         self._adapters = adapters
         self._engine = engine
@@ -108,6 +109,7 @@ class Generate:
         self._limits = limits
         # Threads of their own: slow fetches must not hold up receipts, which share the loop's.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
+        self._prepared: set[Path] = set()
         self._fetches: dict[Hash32, asyncio.Future[AdapterFolder]] = {}
         self._max_context: int | None = None
         self._running: dict[asyncio.Task[None], Answer] = {}
@@ -156,17 +158,17 @@ class Generate:
     async def _run(self, request: AnswerRequest, answer: Answer) -> Final:
         record = request.model.record
         # Before any work: strangers with empty channels must not occupy the tokeniser.
-        await asyncio.wrap_future(self._admission.check(request.payer, _price(record, 1, 1)))
+        await self._admission.check(request.payer, _price(record, 1, 1))
         size = await self._size(request)
         sampling = self._fit(request, size)
         bound = _price(record, size.num_tokens, sampling.max_tokens * request.num_choices)
-        reservation = await asyncio.wrap_future(self._admission.reserve(request.payer, bound))
+        reservation = await self._admission.reserve(request.payer, bound)
         try:
             folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
             bill = await asyncio.to_thread(self._bill, request, folder, transcript)
-            receipt = await asyncio.wrap_future(self._admission.settle(request.payer, reservation, bill))
+            receipt = await self._admission.settle(request.payer, reservation, bill)
         except BaseException:
-            await asyncio.wrap_future(self._admission.release(reservation))
+            await self._admission.release(reservation)
             raise
         return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens)
 
@@ -211,9 +213,12 @@ class Generate:
     async def _folder(self, model: Model) -> AdapterFolder | None:
         if model.is_base:
             return None
-        if not self._adapters.is_here(model.record):
+        found = self._adapters.here(model.record)
+        if found is not None and found.path in self._prepared:
+            return found
+        if found is None:
             await self._fetched(model.record)
-        return await asyncio.to_thread(self._prepared_folder, model.record)
+        return await asyncio.to_thread(self._prepare, model.record)
 
     async def _fetched(self, record: VersionRecord) -> None:
         """One thread for each content, however many answers wait for it, and give up waiting."""
@@ -225,10 +230,11 @@ class Generate:
             fetch.add_done_callback(lambda _: self._fetches.pop(record.cid_digest))
         await asyncio.shield(fetch)
 
-    def _prepared_folder(self, record: VersionRecord) -> AdapterFolder:
+    def _prepare(self, record: VersionRecord) -> AdapterFolder:
         folder = self._adapters.folder(record)
         for attributor in self._attributors if record.snapshots else ():
             attributor.prepare(folder.path)
+        self._prepared.add(folder.path)
         return folder
 
     def _bill(self, request: AnswerRequest, folder: AdapterFolder | None, transcript: Transcript) -> Bill:
@@ -254,18 +260,9 @@ class Generate:
     ) -> Attribution:
         if folder is None or not record.snapshots:
             return UNATTRIBUTED
-        return attribute(self._attributors, folder.path, self._positions(record), transcript.probe)
-
-    def _positions(self, record: VersionRecord) -> list[int]:
-        """Of the accepted contributions of the version's snapshots: a receipt may name no other."""
-        with self._read() as tx:
-            snapshots = [tx.chain.snapshot(snapshot) for snapshot in record.snapshots]
-        return [
-            to_position(number, index)
-            for number, snapshot in enumerate(snapshots)
-            if snapshot is not None
-            for index in snapshot.accepted
-        ]
+        return attribute(
+            self._attributors, folder.path, self._positions.of(record.snapshots), transcript.probe
+        )
 
 
 def _price(record: VersionRecord, prompt_tokens: int, completion_tokens: int) -> int:

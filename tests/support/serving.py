@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -68,16 +69,16 @@ class Waiting:
         self._admission = admission
 
     def check(self, payer: Payer, amount: int) -> None:
-        self._admission.check(payer, amount).result()
+        asyncio.run(self._admission.check(payer, amount))
 
     def reserve(self, payer: Payer, amount: int) -> Reservation:
-        return self._admission.reserve(payer, amount).result()
+        return asyncio.run(self._admission.reserve(payer, amount))
 
     def release(self, reservation: Reservation) -> None:
-        self._admission.release(reservation).result()
+        asyncio.run(self._admission.release(reservation))
 
     def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
-        return self._admission.settle(payer, reservation, bill).result()
+        return asyncio.run(self._admission.settle(payer, reservation, bill))
 
 
 class Installation:

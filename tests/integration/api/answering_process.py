@@ -5,9 +5,9 @@ A line on standard output names each receipt, once its caller was told that it i
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
@@ -29,16 +29,17 @@ def main(folder: Path, url: str) -> None:
     installation.fund(FUNDS)
     payer = Payer(installation.payer.account)
 
-    def client(_: int) -> None:
+    async def client() -> None:
         while True:
-            reservation = installation.admission.reserve(payer, BOUND)
-            stored = installation.admission.settle(payer, reservation, some_bill(installation))
+            reservation = await installation.admitting.reserve(payer, BOUND)
+            stored = await installation.admitting.settle(payer, reservation, some_bill(installation))
             sys.stdout.write(f"{stored.id}\n")
             sys.stdout.flush()
 
-    with ThreadPoolExecutor(NUM_CLIENTS) as clients:
-        for _ in clients.map(client, range(NUM_CLIENTS)):
-            pass
+    async def clients() -> None:
+        await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
+
+    asyncio.run(clients())
 
 
 def some_bill(installation: Installation) -> Bill:

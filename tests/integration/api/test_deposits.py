@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -166,9 +167,9 @@ def test_a_relayed_deposit_costs_the_payer_one_signature(till: Till) -> None:
     assert till.transaction(number).state is TransactionState.CONFIRMED
     assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
     assert (till.standing().balance, till.standing().authorised) == (UNITS * UNIT, UNIT)
-    till.admission.reserve(Payer(PAYER.account), UNIT).result()
+    asyncio.run(till.admission.reserve(Payer(PAYER.account), UNIT))
     with pytest.raises(InsufficientAuthorisation):
-        till.admission.reserve(Payer(PAYER.account), 1).result()
+        asyncio.run(till.admission.reserve(Payer(PAYER.account), 1))
 
 
 @pytest.mark.parametrize("lacks", [frozenset(), STATES_NONE])

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,12 +30,12 @@ from tests.support.scripted import EXPIRY, NOW, some_key
 from tests.support.serving import Installation
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
     from backend.ports.serving import Reservation
-
-
+T = TypeVar("T")
 NUMBERS = itertools.count()
 """Salts make each request's hash its own."""
 
@@ -75,6 +76,10 @@ def settle(installation: Installation, payer: Payer, reservation: Reservation, c
     """Cumulative of the receipt."""
     stored = installation.admission.settle(payer, reservation, bill(installation, charge))
     return stored.signed.receipt.cumulative
+
+
+async def at_once(coroutines: list[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
+    return await asyncio.gather(*coroutines, return_exceptions=True)
 
 
 def available(installation: Installation) -> int:
@@ -297,8 +302,8 @@ def test_two_hundred_requests_at_a_time_never_spend_more_than_a_keys_cap(
     installation.fund(10_000)
     key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=350).key
     payer = Payer(installation.payer.account, key.id)
-    asked = [installation.admitting.reserve(payer, 7) for _ in range(200)]
-    kept = [future.result() for future in asked if future.exception() is None]
+    asked = asyncio.run(at_once([installation.admitting.reserve(payer, 7) for _ in range(200)]))
+    kept = [found for found in asked if not isinstance(found, BaseException)]
     assert len(kept) == 50
     for reservation in kept:
         settle(installation, payer, reservation, 6)
@@ -313,9 +318,8 @@ def test_what_is_asked_at_a_time_is_one_transaction(installation: Installation, 
     installation.fund(10_000)
     commits = []
     event.listen(installation.database.engine, "commit", lambda _: commits.append(1))
-    with installation.begin():  # whoever asks now waits, on SQLite, for this writer
-        asked = [installation.admitting.reserve(payer, 1) for _ in range(100)]
-    assert all(future.result() for future in asked)
+    asked = asyncio.run(at_once([installation.admitting.reserve(payer, 1) for _ in range(200)]))
+    assert not any(isinstance(found, BaseException) for found in asked)
     assert len(commits) <= 3
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import asyncio
 import threading
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,10 +30,13 @@ class Doubler:
             raise ConnectionError("the store is gone")
         return [2 * call if call >= 0 else ValueError(f"{call} is negative") for call in calls]
 
-    def keep_busy(self) -> None:
-        """Until `go` is set, with the call 0."""
-        self.together.ask(0)
-        assert self.is_busy.wait(WAIT_SECONDS)
+    async def kept_busy(self, *calls: int) -> list[asyncio.Task[int]]:
+        """With the call 0 until `go` is set; the calls wait in their order."""
+        busy = asyncio.create_task(self.together.ask(0))
+        await asyncio.to_thread(self.is_busy.wait, WAIT_SECONDS)
+        waiting = [asyncio.create_task(self.together.ask(call)) for call in calls]
+        await asyncio.sleep(0)
+        return [busy, *waiting]
 
 
 @pytest.fixture
@@ -41,54 +44,66 @@ def doubler() -> Doubler:
     return Doubler()
 
 
-def test_a_caller_who_is_alone_waits_for_nobody(doubler: Doubler) -> None:
+async def test_a_caller_who_is_alone_waits_for_nobody(doubler: Doubler) -> None:
     doubler.go.set()
-    assert doubler.together.ask(4).result(WAIT_SECONDS) == 8
-    assert doubler.together.ask(5).result(WAIT_SECONDS) == 10
+    assert await doubler.together.ask(4) == 8
+    assert await doubler.together.ask(5) == 10
     assert doubler.asked == [[4], [5]]
 
 
-def test_those_that_come_meanwhile_are_answered_together_in_their_order(doubler: Doubler) -> None:
-    doubler.keep_busy()
-    futures = [doubler.together.ask(number) for number in range(1, 6)]
+async def test_those_that_come_meanwhile_are_answered_together_in_their_order(doubler: Doubler) -> None:
+    tasks = await doubler.kept_busy(1, 2, 3, 4, 5)
     doubler.go.set()
-    assert [future.result(WAIT_SECONDS) for future in futures] == [2, 4, 6, 8, 10]
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8, 10]
     assert doubler.asked == [[0], [1, 2, 3, 4, 5]]
 
 
-def test_more_than_the_most_are_answered_in_turns(doubler: Doubler) -> None:
-    doubler.keep_busy()
-    futures = [doubler.together.ask(1) for _ in range(MOST + 1)]
+async def test_more_than_the_most_are_answered_in_turns(doubler: Doubler) -> None:
+    tasks = await doubler.kept_busy(*[1] * (MOST + 1))
     doubler.go.set()
-    assert {future.result(WAIT_SECONDS) for future in futures} == {2}
+    assert set(await asyncio.gather(*tasks)) == {0, 2}
     assert [len(calls) for calls in doubler.asked] == [1, MOST, 1]
 
 
-def test_what_is_refused_to_one_is_answered_to_the_others(doubler: Doubler) -> None:
-    doubler.keep_busy()
-    refused, answered = doubler.together.ask(-1), doubler.together.ask(1)
+async def test_what_is_refused_to_one_is_answered_to_the_others(doubler: Doubler) -> None:
+    _, refused, answered = await doubler.kept_busy(-1, 1)
     doubler.go.set()
-    assert answered.result(WAIT_SECONDS) == 2
+    assert await answered == 2
     with pytest.raises(ValueError, match="-1 is negative"):
-        refused.result(WAIT_SECONDS)
+        await refused
 
 
-def test_what_fails_for_all_is_told_to_all_and_the_next_are_answered(doubler: Doubler) -> None:
-    doubler.keep_busy()
-    futures = [doubler.together.ask(13), doubler.together.ask(1)]
+async def test_what_fails_for_all_is_told_to_all_and_the_next_are_answered(doubler: Doubler) -> None:
+    _, *tasks = await doubler.kept_busy(13, 1)
     doubler.go.set()
-    for future in futures:
+    for task in tasks:
         with pytest.raises(ConnectionError):
-            future.result(WAIT_SECONDS)
-    assert doubler.together.ask(1).result(WAIT_SECONDS) == 2
+            await task
+    assert await doubler.together.ask(1) == 2
 
 
-def test_a_call_that_is_cancelled_before_its_turn_is_not_made(doubler: Doubler) -> None:
-    doubler.keep_busy()
-    cancelled, answered = doubler.together.ask(1), doubler.together.ask(2)
-    assert cancelled.cancel()
+async def test_a_call_whose_caller_is_cancelled_before_its_turn_is_not_made(doubler: Doubler) -> None:
+    _, cancelled, answered = await doubler.kept_busy(1, 2)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
     doubler.go.set()
-    assert answered.result(WAIT_SECONDS) == 4
+    assert await answered == 4
     assert doubler.asked == [[0], [2]]
-    with pytest.raises(CancelledError):
-        cancelled.result(WAIT_SECONDS)
+
+
+async def test_a_caller_who_is_cancelled_during_its_turn_keeps_nobody_waiting(doubler: Doubler) -> None:
+    (cancelled,) = await doubler.kept_busy()
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    doubler.go.set()
+    assert await doubler.together.ask(1) == 2
+
+
+def test_callers_of_several_loops_are_answered_and_an_ended_loop_is_passed_over(doubler: Doubler) -> None:
+    async def leave() -> None:
+        await doubler.kept_busy(1)
+
+    asyncio.run(leave())  # cancels both: one waits, one is being answered
+    doubler.go.set()
+    assert asyncio.run(doubler.together.ask(2)) == 4
+    assert asyncio.run(doubler.together.ask(3)) == 6

@@ -1,0 +1,41 @@
+"""Which contributions a version's receipts may name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import Unavailable
+from backend.domain.rules import to_position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from backend.domain.ids import SnapshotId
+    from backend.ports.serving import CatalogueTx
+
+KEPT = 64
+"""Versions; the longest lists take some megabytes."""
+
+
+class Positions:
+    """Of the accepted contributions of a version's snapshots: a receipt may name no other.
+
+    A snapshot's id is the hash of what it accepts: what is known of one stays true on any fork.
+    """
+
+    def __init__(self, read: Callable[[], AbstractContextManager[CatalogueTx]]) -> None:
+        self._read = read
+        self.of = lru_cache(KEPT)(self._find)
+
+    def _find(self, snapshots: tuple[SnapshotId, ...]) -> tuple[int, ...]:
+        """Rising. Raises Unavailable if one of them is not indexed: nothing is attributed past it."""
+        positions: list[int] = []
+        with self._read() as tx:
+            for number, snapshot in enumerate(snapshots):
+                found = tx.chain.snapshot(snapshot)
+                if found is None:
+                    raise Unavailable(f"The snapshot {snapshot} is not indexed here; nothing was charged.")
+                positions += (to_position(number, index) for index in found.accepted)
+        return tuple(positions)
