@@ -1,6 +1,7 @@
-"""Writes docs/settings.md, docs/cli.md and the example in docs/protocol.md. `--check` fails if one is stale.
+"""Writes docs/settings.md, docs/cli.md, the reference in docs/api.md with the OpenAPI document in
+tests/snapshots, and the example in docs/protocol.md. `--check` fails if one is stale.
 
-The first two come from the code, the example from its vector.
+All come from the code but the example, which comes from its vector.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import backend.settings
 from backend.cli.main import app
 from backend.settings import Settings
+from tools.api_page import api_document, snapshot, with_reference
 from tools.example_page import with_example
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +73,10 @@ def _command(name: str, command: Any, heading: str) -> list[str]:
 
 
 def main() -> int:
+    document = api_document()
     pages = {
+        ROOT / "tests/snapshots/openapi.json": snapshot(document),
+        DOCS / "api.md": with_reference((DOCS / "api.md").read_text(), document),
         DOCS / "settings.md": settings_page(),
         DOCS / "cli.md": cli_page(),
         DOCS / "protocol.md": with_example((DOCS / "protocol.md").read_text(), EXAMPLE),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from backend.api import errors
 from backend.api.middleware import BodyLimit, Defects, RequestId
+from backend.api.openapi import document
 from backend.api.routers import (
     auth,
     channels,
@@ -57,13 +59,16 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # its page loads scripts from elsewhere; the document itself is at /openapi.json
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     app.state.upload_slots = UploadSlots(MAX_UPLOADS)
     app.state.recordings = set()
     errors.install(app)
-    for module in ROUTERS:
-        app.include_router(module.router)
+    routers = tuple(module.router for module in ROUTERS)
+    for router in routers:
+        app.include_router(router)
+    app.openapi = cache(partial(document, app, routers))  # type: ignore[method-assign]
 
     def limit_of(method: str, path: str) -> int:
         return settings.max_upload_bytes + FORM_BYTES if (method, path) == UPLOAD else MAX_BODY_BYTES

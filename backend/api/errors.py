@@ -66,6 +66,24 @@ CODES: Mapping[int, str] = {
 }
 """Of the framework's own refusals. Names of ours: Python's phrases change with its version."""
 
+OWN_CODES: Mapping[str, tuple[int, str]] = {
+    "bad_request": (400, "The request is not HTTP as the server reads it."),
+    "body_too_large": (413, "The body has more bytes than the endpoint takes."),
+    "http_error": (400, "Refused by the server; the status says how."),
+    "internal_error": (500, "A defect of ours; the log has it under the answer's `x-request-id`."),
+    "invalid_json": (400, "The body is not JSON."),
+    "invalid_parameter": (400, "A field has the wrong type, is out of range, or contradicts another."),
+    "invalid_request": (400, "Fields that do not go together."),
+    "invalid_text": (400, "Half of a surrogate pair, which is not Unicode text."),
+    "method_not_allowed": (405, "The path takes other methods."),
+    "missing_parameter": (400, "A field that must be there is not."),
+    "not_found": (404, "Nothing is at this path, or goes by this id."),
+    "unknown_parameter": (400, "A field that no version of the endpoint has."),
+    "unsupported_media_type": (415, "The body's content type is not read here."),
+    "unsupported_parameter": (400, "A field of OpenAI's API that is not kept here; never silently ignored."),
+}
+"""Status and meaning of the codes that are no domain error's."""
+
 HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"www-authenticate": "Bearer"},
     429: {"retry-after": "1"},
@@ -87,7 +105,11 @@ UNSUPPORTED = frozenset(
 
 
 def status_of(error: DomainError) -> HTTPStatus:
-    known = (STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return status_of_kind(type(error))
+
+
+def status_of_kind(kind: type[DomainError]) -> HTTPStatus:
+    known = (STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
     return next(known, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -50,17 +50,22 @@ class IdempotentRoute(APIRoute):
         handle = super().get_route_handler()
         if "POST" not in (self.methods or ()):
             return handle
-        keeps_none = getattr(self.endpoint, "keeps_no_answer", False)
+        is_taken = takes_key(self)
 
         async def handle_once(request: Request) -> Response:
             text = request.headers.get(HEADER)
             if text is None:
                 return await handle(request)
-            if keeps_none:
+            if not is_taken:
                 raise InvalidInput(f"{HEADER} is not taken here: the answer cannot be kept.", param=HEADER)
             return await _answered_once(request, text, handle)
 
         return handle_once
+
+
+def takes_key(route: APIRoute) -> bool:
+    """Whether requests of this route may come under a key."""
+    return "POST" in (route.methods or ()) and not getattr(route.endpoint, "keeps_no_answer", False)
 
 
 async def _answered_once(request: Request, text: str, handle: Handler) -> Response:

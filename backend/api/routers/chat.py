@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -10,6 +12,7 @@ from backend.api.completions import Completion, CompletionStream, Wanted
 from backend.api.deps import CallerDep, ServicesDep
 from backend.api.disconnect import ClientLeft, while_connected
 from backend.api.idempotency import IdempotentRoute
+from backend.api.schemas.answers import ChatCompletionView, CompletionView
 from backend.api.schemas.chat import ChatCompletionRequest
 from backend.api.schemas.completions import CompletionRequest
 from backend.api.services import Services
@@ -22,10 +25,16 @@ CLIENT_CLOSED_REQUEST = 499
 """Nobody reads it but the access log."""
 
 
-@router.post("/chat/completions", response_model=None)
+def answers(view: type[ChatCompletionView | CompletionView]) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document: whole, or in chunks with the bill in the last one before `[DONE]`."""
+    return {200: {"model": view, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+@router.post("/chat/completions", response_model=None, responses=answers(ChatCompletionView))
 async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
 ) -> Response:
+    """Answers a chat. With `stream`, as server-sent events; who leaves pays for what was written."""
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
         model=await services.generate.model(body.model),
@@ -47,7 +56,7 @@ async def create_chat_completion(
     return await _answered(request, services, asked, wanted)
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=answers(CompletionView))
 async def create_completion(
     body: CompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
 ) -> Response:

@@ -16,7 +16,7 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", response_model=None)
+@router.get("/ready", response_model=None, responses={503: {"description": "Parts that do not answer."}})
 def ready(services: ServicesDep) -> Response:
     """All parts answer; else 503 that names those which do not."""
     faults = services.readiness()

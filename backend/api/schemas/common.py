@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from backend.domain.chain import PreparedTransaction
 
@@ -13,6 +21,11 @@ T = TypeVar("T")
 _ACCOUNT = re.compile(r"0x[0-9a-fA-F]{40}")
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _DECIMAL = re.compile(r"[0-9]{1,39}")
+
+
+def _spelled(pattern: re.Pattern[str]) -> WithJsonSchema:
+    """For the OpenAPI document."""
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern.pattern}$"})
 
 
 def _account(value: str) -> str:
@@ -37,13 +50,14 @@ def _amount(value: object) -> object:
 
 INTEGERS_END = 1 << 63
 """What databases count with; ids and cursors beyond are refused, not looked up."""
-AccountField = Annotated[str, AfterValidator(_account)]
-HashField = Annotated[str, AfterValidator(_hash)]
+AccountField = Annotated[str, AfterValidator(_account), _spelled(_ACCOUNT)]
+HashField = Annotated[str, AfterValidator(_hash), _spelled(_HASH)]
 Micro = Annotated[
     int,
     BeforeValidator(_amount),
     Field(ge=0, lt=1 << 128, strict=True),
     PlainSerializer(str, return_type=str, when_used="json"),
+    _spelled(_DECIMAL),
 ]
 """Micro-units: a decimal string in JSON (numbers of JavaScript end at 2^53); integers are read too."""
 

@@ -1,0 +1,92 @@
+"""The published document: complete, true to the routers, and as the snapshot has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+from tools.api_page import BEGIN, api_document, error_codes, snapshot, with_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    return api_document()
+
+
+def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def test_the_snapshot_is_what_is_published(document: Json) -> None:
+    """A change of the API shows in review; `make docs` writes it."""
+    assert Path("tests/snapshots/openapi.json").read_text() == snapshot(document)
+
+
+def test_references_lead_somewhere(document: Json) -> None:
+    text = json.dumps(document)
+    names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert names <= set(document["components"]["schemas"])
+    assert set(document["components"]["schemas"]) <= names
+
+
+def test_every_schema_is_a_json_schema(document: Json) -> None:
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_every_operation_says_who_may_call_it_and_how_it_refuses(document: Json) -> None:
+    for method, path, operation in operations(document):
+        has_token = "security" in operation
+        assert operation["x-caller"] in ({"key", "session"} if has_token else {"anyone"}), (method, path)
+        assert {"4XX", "5XX"} <= set(operation["responses"])
+        assert "422" not in operation["responses"]
+
+
+def test_what_moves_money_needs_a_wallets_session(document: Json) -> None:
+    for path in ("/v1/deposits/relay", "/v1/sessions/relay", "/v1/keys", "/v1/claims/relay"):
+        assert document["paths"][path]["post"]["x-caller"] == "session"
+    assert document["paths"]["/v1/chat/completions"]["post"]["x-caller"] == "key"
+    assert document["paths"]["/v1/models"]["get"]["x-caller"] == "anyone"
+
+
+def test_a_post_takes_an_idempotency_key_unless_its_answer_cannot_be_kept(document: Json) -> None:
+    takes = {
+        path
+        for method, path, operation in operations(document)
+        if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
+    }
+    posts = {path for method, path, _ in operations(document) if method == "post"}
+    assert posts - takes == {"/v1/auth/challenges", "/v1/auth/sessions", "/v1/keys", "/v1/contributions"}
+    assert takes <= posts
+
+
+def test_operations_are_named_by_their_functions(document: Json) -> None:
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert "create_chat_completion" in names
+    assert len(names) == len(set(names))
+
+
+def test_every_error_code_has_a_status_and_a_meaning() -> None:
+    codes = error_codes()
+    assert {"insufficient_balance", "invalid_schema", "idempotency_key_reused", "invalid_json"} <= set(codes)
+    assert codes["insufficient_balance"][0] == 402
+    assert not [code for code, (status, meaning) in codes.items() if not meaning or status < 400]
+
+
+def test_the_page_has_every_endpoint_and_every_code(document: Json) -> None:
+    page = Path("docs/api.md").read_text()
+    assert with_reference(page, document) == page
+    reference = page.split(BEGIN)[1]
+    assert all(f"`{method.upper()} {path}`" in reference for method, path, _ in operations(document))
+    assert all(f"| `{code}` |" in reference for code in error_codes())
