@@ -12,11 +12,11 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 
-from benchmarks.api import events, gateway, receipts
+from benchmarks.api import batch, events, gateway, receipts
 from benchmarks.engine import machine
 
 if TYPE_CHECKING:
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
     from benchmarks.api.figures import Row
 
-PARTS: dict[str, Callable[[Path, float, int], list[Row]]] = {
-    "receipts": receipts.measure,
-    "events": events.measure,
-    "gateway": gateway.measure,
+Measure: TypeAlias = "Callable[[Path, float, int], list[Row]]"
+PARTS: dict[str, tuple[Measure, float]] = {
+    "receipts": (receipts.measure, 10),
+    "events": (events.measure, 10),
+    "gateway": (gateway.measure, 60),
+    "batch": (batch.measure, 0),
 }
+"""Each with the seconds of one repeat; a batch takes what it takes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.only or PARTS:
         console.print(f"benchmarks.api: {name}", markup=False)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            rows += PARTS[name](Path(folder), options.seconds, options.repeats)
+            measure, seconds = PARTS[name]
+            rows += measure(Path(folder), options.seconds or seconds, options.repeats)
     if options.json:
         sys.stdout.write(json.dumps(_report(rows)) + "\n")
     else:
@@ -59,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.api", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to measure; all without it")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of one repeat of a rate")
+    parser.add_argument("--seconds", type=float, help="of one repeat; without it each part's own")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--folder", type=Path, help="on the disk to measure; the system's for temporary files"
