@@ -27,6 +27,7 @@ from inference.model.base_model import base_model_digest
 from inference.model.kv_cache import bytes_per_block
 from inference.model.loader import BaseWeights
 from inference.model.sources import model_name
+from inference.onednn import bound_caches
 from inference.parallel.leader import lead
 from inference.parallel.shards import Shard
 from inference.prefix import PrefixCache
@@ -87,6 +88,7 @@ class Engine:
 
         Raises `ModelNotFoundError`, `UnsupportedModelError`.
         """
+        bound_caches()
         compute_with(config.num_threads)
         dtype: torch.dtype = getattr(torch, config.dtype)
         self.config = config

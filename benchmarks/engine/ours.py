@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,17 @@ import torch
 
 from benchmarks.engine.contestant import claim_output, serve
 from benchmarks.engine.measure import Measurement, TokenClock, percentile, rss_bytes
+from benchmarks.engine.profile import StepProfile, limits
 from benchmarks.engine.workload import Batch, ClosedLoop, Loads, Residents, prompts, zipf_requests
 from inference.config import EngineConfig
-from inference.engine import Engine, Failure
-from inference.lora.files import adapter_digest
+from inference.engine import Engine, Failure, Output
+from inference.lora.files import WEIGHTS_FILE, adapter_digest
 from inference.protocol import AdapterRef, Generate, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from inference.protocol import Chunk
 
 
 class OurEngine:
@@ -34,14 +38,27 @@ class OurEngine:
 
     def batch(self, **fields: Any) -> Measurement:
         """All requests submitted at once."""
-        workload = Batch(**fields)
-        adapters = [None if folder is None else self._reference(folder) for folder in workload.adapters]
-        clock = TokenClock()
-        for number, (prompt, adapter) in enumerate(zip(workload.prompts, adapters, strict=True)):
-            self._submit(clock, str(number), prompt, adapter, workload.new_tokens)
+        clock = self._submit_all(Batch(**fields))
         for _ in self._finished(clock):
             pass
         return clock.measurement()
+
+    def profile(self, **fields: Any) -> Measurement:
+        """As `batch`; the steps in which every request decodes are taken apart."""
+        workload = Batch(**fields)
+        clock, profile = self._submit_all(workload), StepProfile()
+        waiting = {str(number) for number in range(len(workload.prompts))}
+        while not self._engine.is_idle:
+            outputs = self._engine.step() if waiting else profile.step(self._engine.step)
+            if self._engine.is_stalled:
+                time.sleep(0.001)  # adapters are being loaded
+            for output in _sound(outputs):
+                clock.tokens(output.request_id, len(output.token_ids))
+                waiting.discard(output.request_id)
+        known = limits(self._engine.architecture, len(workload.prompts))
+        files = {Path(folder, WEIGHTS_FILE) for folder in workload.adapters if folder is not None}
+        num_bytes = sum(file.stat().st_size for file in files)
+        return clock.measurement(**profile.milliseconds(), **known, adapters_mb=num_bytes / 1e6)
 
     def closed_loop(self, **fields: Any) -> Measurement:
         """Every client submits its next request as soon as its last one is answered."""
@@ -112,6 +129,13 @@ class OurEngine:
             pass
         return clock.last_ttft
 
+    def _submit_all(self, workload: Batch) -> TokenClock:
+        adapters = [None if folder is None else self._reference(folder) for folder in workload.adapters]
+        clock = TokenClock()
+        for number, (prompt, adapter) in enumerate(zip(workload.prompts, adapters, strict=True)):
+            self._submit(clock, str(number), prompt, adapter, workload.new_tokens)
+        return clock
+
     def _submit(
         self, clock: TokenClock, name: str, prompt: list[int], adapter: AdapterRef | None, new_tokens: int
     ) -> None:
@@ -121,12 +145,17 @@ class OurEngine:
 
     def _finished(self, clock: TokenClock) -> Iterator[str]:
         """Step until idle, noting tokens; the id of each request that ends."""
-        for output in self._engine.run():
-            if isinstance(output, Failure):
-                raise output.error
+        for output in _sound(self._engine.run()):
             clock.tokens(output.request_id, len(output.token_ids))
             if output.finish_reason is not None:
                 yield output.request_id
+
+
+def _sound(outputs: Iterable[Output]) -> Iterator[Chunk]:
+    for output in outputs:
+        if isinstance(output, Failure):
+            raise output.error
+        yield output
 
 
 def _reference(folder: str) -> AdapterRef:
@@ -159,6 +188,7 @@ def main() -> None:
     ours = OurEngine(config)
     tasks = {
         "batch": ours.batch,
+        "profile": ours.profile,
         "closed_loop": ours.closed_loop,
         "loads": ours.loads,
         "residents": ours.residents,

@@ -29,7 +29,7 @@ NUM_LOADS = 10
 NUM_WARM_UP = 40  # more than there are slots, so that each has been written
 NUM_RESIDENTS = 120
 
-GROUPS = ("batch", "zipf", "cold", "registry")
+GROUPS = ("batch", "profile", "zipf", "cold", "registry")
 
 T = TypeVar("T")
 Entry = tuple[str, str]  # contestant, scenario
@@ -60,7 +60,13 @@ class Season:
 
     def run(self, groups: Sequence[str]) -> Results:
         """Raises `ContestantError`."""
-        play = {"batch": self._batch, "zipf": self._zipf, "cold": self._cold, "registry": self._registry}
+        play = {
+            "batch": self._batch,
+            "profile": self._profile,
+            "zipf": self._zipf,
+            "cold": self._cold,
+            "registry": self._registry,
+        }
         for group in groups:
             play[group]()
             self.results.versions |= self.field.versions
@@ -69,11 +75,7 @@ class Season:
 
     def _batch(self) -> None:
         """32 prompts at once: the base model, one adapter for all, and an adapter for each."""
-        adapters: dict[str, list[str | None]] = {
-            "base": [None] * NUM_PROMPTS,
-            "lora1": [self.adapters[0]] * NUM_PROMPTS,
-            "lora32": [*self.adapters[:NUM_PROMPTS]],
-        }
+        adapters = self._by_scenario()
         entries = batch_entries(has_peers=self.has_peers)
         for name, scenario in entries:
             self._play(name, "batch", Batch(prompts("warm-up"), adapters[scenario]))
@@ -81,6 +83,21 @@ class Season:
             for name, scenario in in_turn(entries, repeat):
                 workload = Batch(prompts(f"repeat {repeat}"), adapters[scenario])
                 self.results.add(name, scenario, self._play(name, "batch", workload))
+
+    def _profile(self) -> None:
+        """Where a step of ours goes, for each kind of batch."""
+        adapters = self._by_scenario()
+        for repeat in range(self.num_repeats):
+            for scenario in in_turn([*adapters], repeat):
+                workload = Batch(prompts(f"profile {repeat}"), adapters[scenario])
+                self.results.add(OURS, f"profile_{scenario}", self._play(OURS, "profile", workload))
+
+    def _by_scenario(self) -> dict[str, list[str | None]]:
+        return {
+            "base": [None] * NUM_PROMPTS,
+            "lora1": [self.adapters[0]] * NUM_PROMPTS,
+            "lora32": [*self.adapters[:NUM_PROMPTS]],
+        }
 
     def _zipf(self) -> None:
         """Many adapters against few, each set in an engine of its own; together `ZIPF_REQUESTS` a set."""
@@ -137,6 +154,7 @@ def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
     """How many adapters the groups need."""
     needed = {
         "batch": NUM_PROMPTS,
+        "profile": NUM_PROMPTS,
         "zipf": NUM_ADAPTERS,
         "cold": 1 + 2 * NUM_LOADS * num_repeats,
         "registry": NUM_WARM_UP + NUM_RESIDENTS,
@@ -149,6 +167,7 @@ def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int
     batch = len(batch_entries(has_peers=has_peers))
     needed = {
         "batch": batch * (num_repeats + 1),
+        "profile": 3 * num_repeats,
         "zipf": 2 * (num_repeats + 1),
         "cold": 1 + 2 * num_repeats,
         "registry": num_repeats,

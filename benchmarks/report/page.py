@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 CHART = "images/benchmarks.svg"
 PRICE_PER_HOUR = 0.10
+PROFILED = "profile_"
+LIMITS = ("peak_gflop_s", "products_at_peak_ms", "products_alone_ms", "read_gb_s", "adapters_mb")
 
 # Figure: what it says, and the bar that it is held to.
 BARS = {
@@ -37,13 +39,24 @@ SCENARIOS = {
 }
 
 
+# Parts of a decode step, as `benchmarks.engine.profile` names them.
+PARTS = {
+    "products": "products of the base model (oneDNN)",
+    "deltas": "adapters' deltas",
+    "attention": "attention",
+    "row_operations": "norms, gates, rotation",
+    "argmax": "largest logits",
+    "rest": "between them: scheduling, Python, the profiler",
+}
+
+
 def page(report: Mapping[str, Any] | None, price_per_hour: float = PRICE_PER_HOUR) -> str:
     """The page as Markdown; without a report it says which figures are missing."""
     figures = dict.fromkeys(BARS) if report is None else report["ranges"]
     parts = [(HERE / "method.md").read_text()]
     parts += [_bars(figures)] if report is None else [_machine(report), _bars(figures)]
     if report is not None:
-        parts += [_rows(report), _cost(report, price_per_hour)]
+        parts += [_rows(report), _profile(report), _cost(report, price_per_hour)]
     return "\n".join([*parts, (HERE / "not_measured.md").read_text()])
 
 
@@ -110,7 +123,7 @@ def _rows(report: Mapping[str, Any]) -> str:
             _pair(row["itl_ms"]) if row["itl_ms"]["p50"] is not None else _mean(row["itl_mean_ms"]),
             f"{row['rss_mib']:,.0f}",
         ]
-        for row in report["rows"]
+        for row in _timed(report)
     ]
     return "\n".join(
         [
@@ -125,8 +138,40 @@ def _rows(report: Mapping[str, Any]) -> str:
 
 
 def _busy(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
-    shares = [f"{row['foreign_cpu']['median']:.0%}" for row in report["rows"]]
+    shares = [f"{row['foreign_cpu']['median']:.0%}" for row in _timed(report)]
     return [[*row, share] for row, share in zip(rows, shares, strict=True)]
+
+
+def _timed(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A profiled run is slower than it would be."""
+    return [row for row in report["rows"] if not row["scenario"].startswith(PROFILED)]
+
+
+def _profile(report: Mapping[str, Any]) -> str:
+    found = {
+        row["scenario"].removeprefix(PROFILED): row
+        for row in report["rows"]
+        if row["scenario"].startswith(PROFILED)
+    }
+    if not found:
+        return ""
+    times = {name: [f"{row[f'{name}_ms']['median']:.1f}" for row in found.values()] for name in PARTS}
+    whole = [f"**{row['step_ms']['median']:.1f}**" for row in found.values()]
+    table = _table(
+        ["milliseconds of a step", *(SCENARIOS[scenario] for scenario in found)],
+        [["the whole step", *whole], *([PARTS[name], *cells] for name, cells in times.items())],
+    )
+    last = next(reversed(found.values()))  # with the most adapters
+    known = {name: last[name]["median"] for name in LIMITS}
+    told = (
+        "Steps in which 32 requests decode one token each, taken apart by a profiler. What the machine "
+        f"allows, measured in the same processes: {known['peak_gflop_s']:,.0f} GFLOP/s in bf16, at which the "
+        f"products would take {known['products_at_peak_ms']:.1f} ms; nothing but the products, their weights "
+        f"read from memory each time, takes {known['products_alone_ms']:.1f} ms; weights can be read at "
+        f"{known['read_gb_s']:.0f} GB/s, at which the rows of 32 adapters, {known['adapters_mb']:.0f} MB a "
+        f"step, take {known['adapters_mb'] / known['read_gb_s']:.1f} ms."
+    )
+    return "\n".join(["## Where a decode step goes", "", told, "", *table, ""])
 
 
 def _cost(report: Mapping[str, Any], price: float) -> str:

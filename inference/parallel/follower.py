@@ -17,10 +17,12 @@ from inference.errors import InferenceError
 from inference.lora.layers import AdapterArena
 from inference.model.architecture import read_architecture
 from inference.model.loader import BaseWeights
+from inference.onednn import bound_caches
 from inference.parallel.collective import Ranks
 from inference.parallel.messages import READY, Erase, Forward, Load, Start, Write, read_message, unpack_stack
 from inference.parallel.shards import Shard
 from inference.runner import make_runner
+from inference.threads import compute_with
 
 if TYPE_CHECKING:
     from inference.runner import Runner
@@ -55,7 +57,8 @@ def _config(start: Start) -> EngineConfig:
 
 
 def _load(start: Start, config: EngineConfig, group: Ranks) -> tuple[Runner, AdapterArena]:
-    torch.set_num_threads(config.num_threads)
+    bound_caches()
+    compute_with(config.num_threads)
     whole = read_architecture(config.model_path)
     weights = BaseWeights.open(config.model_path, whole, getattr(torch, config.dtype))
     arena = AdapterArena(

@@ -18,7 +18,7 @@ from benchmarks.engine.scenarios import Results
 from benchmarks.report.__main__ import DOCS, KEPT, PAGE, main
 from benchmarks.report.chart import bar_chart
 from benchmarks.report.cost import costs
-from benchmarks.report.page import BARS, CHART, chart, page
+from benchmarks.report.page import BARS, CHART, LIMITS, PARTS, chart, page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,18 @@ def test_figures_are_given_with_their_range_and_the_others_named_as_missing(repo
     assert "against vLLM's CPU build | >= 3 | **4** | 4 to 4 |" in text
     assert "- 32 different adapters: throughput against PEFT's mixed batch (bar: >= 9)" in text
     assert "Any GPU" in text
+
+
+def test_a_profiled_step_is_told_apart_from_what_the_machine_allows(report: dict[str, Any]) -> None:
+    parts = {f"{name}_ms": 2.0 for name in PARTS} | {"step_ms": 12.0}
+    measured = Measurement(1.0, 900, [0.1], [0.01, 0.02], 1, 1, parts | dict.fromkeys(LIMITS, 4.0))
+    assert "Where a decode step goes" not in page(report)
+    report["rows"].append(row((OURS, "profile_lora32"), [Run(measured, 0.01)]))
+    text = page(report)
+    assert "| the whole step | **12.0** |" in text
+    assert "| attention | 2.0 |" in text
+    assert "32 adapters, 4 MB a step, take 1.0 ms" in text
+    assert "| 900 |" not in text
 
 
 def test_a_chart_has_a_bar_for_every_row_in_the_order_of_scenarios(report: dict[str, Any]) -> None:
