@@ -1,22 +1,28 @@
-"""Data sets from the command line."""
+"""Data sets from the command line: made, checked, contributed."""
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads it at run time
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-commands = typer.Typer(help="Make data sets.", no_args_is_help=True)
+from backend.cli import contributing
+from backend.cli.session import AsJson, User, open_market, show
+from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONTRIBUTOR = 3
+Rows = Annotated[Path, typer.Argument(help="JSONL or Parquet.", exists=True, dir_okay=False, readable=True)]
+Licence = Annotated[str, typer.Option(help="SPDX expression, such as CC-BY-4.0.")]
+commands = typer.Typer(help="Make, check and contribute data sets.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     app.add_typer(commands, name="data")
-
-
-@commands.callback()
-def main() -> None:
-    """Keep `build` a command of its own, also while it is the only one."""
 
 
 @commands.command()
@@ -36,3 +42,73 @@ def build(
     draft.write_bytes(b"".join(dataset.lines()))
     draft.replace(out)
     typer.echo(f"{len(dataset.rows)} rows of {package}, licence {dataset.licence}, in {out}")
+
+
+@commands.command()
+def validate(rows: Rows, *, licence: Licence, as_json: AsJson = False) -> None:
+    """Check a file as an upload would be, without any service; exit code 1 if there is a defect."""
+    from backend.checking import check_file
+
+    report = asdict(check_file(rows, licence, load_settings()))
+    _show_report(report, as_json=as_json)
+    if report["defect_counts"]:
+        raise typer.Exit(1)
+
+
+@commands.command()
+def push(
+    rows: Rows,
+    *,
+    datanet: Annotated[int, typer.Option(help="Id of the datanet it goes to.", min=1)],
+    licence: Licence,
+    name: Annotated[str, typer.Option(help="Its title; left out: the file's name.")] = "",
+    is_agreed: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    user: User = CONTRIBUTOR,
+) -> None:
+    """Upload a file, show the report, and sign the contribution; exit code 1 if there is a defect."""
+    from backend.checking import chunks
+
+    with open_market(user) as market:
+        upload = contributing.upload(market, datanet, name or rows.name, licence, chunks(rows))
+        _show_report(upload["report"], as_json=False)
+        if upload["state"] != "draft":
+            typer.echo("refused: nothing of it is kept")
+            raise typer.Exit(1)
+        if not is_agreed:
+            typer.confirm("Sign and contribute it?", abort=True)
+        submitted = contributing.submit(market, upload["id"])
+    typer.echo(f"{submitted['id']} is {submitted['state']}; `loraledger data status` follows it")
+
+
+@commands.command()
+def status(
+    upload_id: Annotated[str, typer.Argument(help="One upload, with its report; left out: all.")] = "",
+    *,
+    user: User = CONTRIBUTOR,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far this wallet's uploads have come."""
+    with open_market(user) as market:
+        if upload_id:
+            found = [market.get(f"/v1/contributions/{upload_id}")]
+        else:
+            found = market.get("/v1/contributions")["data"]
+    if as_json:
+        show(found)
+        return
+    for upload in found:
+        place = "" if upload["index"] is None else f", contribution {upload['index']}"
+        typer.echo(
+            f"{upload['id']} {upload['state']}{place} in datanet {upload['datanet']}: {upload['name']}"
+        )
+        if upload["error"]:
+            typer.echo(f"  not recorded: {upload['error']['message']}")
+        if upload_id:
+            _show_report(upload["report"], as_json=False)
+
+
+def _show_report(report: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show(report)
+    else:
+        typer.echo("\n".join(contributing.report_lines(report)))

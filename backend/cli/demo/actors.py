@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from backend.cli import contributing
 from backend.cli.client import until
 from backend.domain.errors import Conflict
 from backend.services.claim import MIN_RELAYED_UNITS
@@ -48,17 +49,10 @@ def create_datanet(market: Market, name: str, description: str) -> int:
 
 def contribute(market: Market, datanet: int, name: str, licence: str, rows: Iterable[bytes]) -> str:
     """Upload, read the report, sign; the upload's id. Errors: `Conflict` with the report's first defects."""
-    upload = market.request(
-        "POST",
-        "/v1/contributions",
-        params={"datanet": datanet, "name": name, "licence": licence},
-        content=b"".join(rows),
-    )
+    upload = contributing.upload(market, datanet, name, licence, rows)
     if upload["state"] != "draft":
         raise Conflict(f"{name} was refused", details={"defects": upload["report"]["defects"][:5]})
-    path = f"/v1/contributions/{upload['id']}"
-    signature = market.wallet.sign_typed_data(market.post(f"{path}/typed-data"))
-    market.post(f"{path}/submit", {"signature": signature})
+    contributing.submit(market, upload["id"])
     return str(upload["id"])
 
 

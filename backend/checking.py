@@ -1,0 +1,76 @@
+"""Wires the check of an upload without an installation: a database of its own, gone when it is done.
+
+Like `bootstrap`, a composition root.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.domain.contribution import Report, Upload, UploadState
+from backend.domain.ids import Account, DatanetId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.services.contribute.check_upload import UploadCheck
+    from backend.settings import Settings
+
+READ_BYTES = 1 << 16
+NOBODY = Account("0x" + "00" * 20)
+
+
+def check_file(path: Path, licence: str, settings: Settings) -> Report:
+    """What an upload's report would say of the file, but for what its datanet holds already.
+
+    Errors: `UnknownLicence`, and those of `receive`.
+    """
+    from backend.services.contribute.licences import parse_licence
+
+    stated = parse_licence(licence)
+    now = datetime.now(UTC)
+    upload = Upload("upload-file", NOBODY, DatanetId(0), path.name, UploadState.CHECKING, now, Report(stated))
+    with _scratch(settings) as check:
+        with check.begin() as tx:
+            tx.contributions.add(upload)
+        return check.report(upload, chunks(path))
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            yield chunk
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Iterator[UploadCheck]:
+    from backend.db.migrate import upgrade
+    from backend.db.unit_of_work import Database
+    from backend.services.contribute.check_upload import UploadCheck
+    from backend.services.contribute.staging import Staging
+
+    def count_tokens(texts: Sequence[str]) -> int | None:
+        return _count_tokens(settings.base_model_file, texts)
+
+    with tempfile.TemporaryDirectory(prefix="loraledger-check-") as folder:
+        database = Database.open(f"sqlite:///{folder}/check.db")
+        try:
+            upgrade(database.engine)
+            staging = Staging(Path(folder) / "uploads", settings.max_upload_bytes)
+            yield UploadCheck(database.begin, database.read, staging, count_tokens)
+        finally:
+            database.close()
+
+
+def _count_tokens(base_model_file: Path, texts: Sequence[str]) -> int | None:
+    """None where no base model was prepared yet."""
+    from backend.services.contribute.count_tokens import count_tokens
+
+    if not base_model_file.is_file():
+        return None
+    return count_tokens(Path(json.loads(base_model_file.read_text())["folder"]), texts)

@@ -1,0 +1,68 @@
+"""What a contributor does at an installation's API, and how its report reads on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from backend.cli.client import Market
+
+CHECK_SECONDS = 3600
+"""An upload of a gigabyte is compared with its whole datanet before the answer comes."""
+
+
+def upload(market: Market, datanet: int, name: str, licence: str, content: Iterable[bytes]) -> dict[str, Any]:
+    """The upload with its report; nothing is recorded."""
+    where = {"datanet": datanet, "name": name, "licence": licence}
+    found: dict[str, Any] = market.request(
+        "POST", "/v1/contributions", params=where, content=content, timeout=CHECK_SECONDS
+    )
+    return found
+
+
+def submit(market: Market, upload_id: str) -> dict[str, Any]:
+    """Sign a draft, and have it published and relayed to the chain."""
+    path = f"/v1/contributions/{upload_id}"
+    signature = market.wallet.sign_typed_data(market.post(f"{path}/typed-data"))
+    submitted: dict[str, Any] = market.post(f"{path}/submit", {"signature": signature})
+    return submitted
+
+
+def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """For people: what is wrong first, each with its line, field, reason and code."""
+    for defect in report["defects"]:
+        field = f", {defect['field']}" if defect["field"] else ""
+        yield f"line {defect['line']}{field}: {defect['message']} [{defect['code']}]"
+    num_defects = sum(report["defect_counts"].values())
+    if num_defects > len(report["defects"]):
+        counts = ", ".join(f"{count:,} {code}" for code, count in report["defect_counts"].items())
+        yield f"... and {num_defects - len(report['defects']):,} more; in all {counts}"
+    what = (
+        f"{report['num_rows']:,} sound rows of {report['format']}" if report["num_rows"] else "no sound row"
+    )
+    yield f"{what}, {num_defects:,} defects, licence {report['licence']}"
+    if report["profile"]:
+        yield from _profile_lines(report["profile"])
+    if report["near_copies"]:
+        yield from _near_copy_lines(report["near_copies"])
+
+
+def _profile_lines(profile: Mapping[str, Any]) -> Iterator[str]:
+    if profile["num_tokens"] is not None:
+        about = "" if profile["is_exact"] else "about "
+        yield f"{about}{profile['num_tokens']:,} tokens of the base model"
+    languages = ", ".join(f"{code} {count:,}" for code, count in profile["languages"].items())
+    yield f"languages of {profile['num_sampled']:,} rows: {languages}"
+    lengths = ", ".join(f"up to {most} {count:,}" for most, count in profile["lengths"].items())
+    yield f"rows by characters: {lengths}"
+
+
+def _near_copy_lines(near: Mapping[str, Any]) -> Iterator[str]:
+    counts = f"{near['num_in_upload']:,} of this upload, {near['num_in_datanet']:,} of the datanet"
+    yield f"rows that are nearly others: {counts}"
+    for copy in near["first"]:
+        where = "" if copy["of_index"] is None else f" of contribution {copy['of_index']}"
+        alike = copy["similarity_ppm"] / 10_000
+        yield f"  line {copy['line']}: {alike:.0f} % line {copy['of_line']}{where} by {copy['of_account']}"

@@ -1,0 +1,83 @@
+"""docs/contributing-data.md, typed: every command on the page, in its order, against a real API."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.chain.local_node import ROOT
+from backend.cli import data
+from backend.cli.client import Market
+from backend.cli.main import app
+from backend.cli.wallet import Wallet
+from backend.domain.chain import Datanet
+from backend.domain.hashing import keccak
+from backend.domain.ids import DatanetId
+from tests.support.contributions import jsonl
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+    from tests.integration.api.conftest import Api
+
+GUIDE = ROOT / "docs" / "contributing-data.md"
+
+
+@pytest.fixture(autouse=True)
+def _at_the_api(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line finds the API of the test, and signs with its payer's key."""
+
+    def open_market(_user: int) -> Market:
+        return Market(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
+
+    known = Datanet(DatanetId(1), some_account("curator"), "docs", some_hash("description"), 4)
+    api.installation.view.datanet_list.append(known)
+    monkeypatch.setattr(data, "open_market", open_market)
+    monkeypatch.setenv("LORALEDGER_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def type_in(command: str) -> Result:
+    program, *arguments = shlex.split(command)
+    assert program == "loraledger"
+    return CliRunner().invoke(app, arguments)
+
+
+def test_every_command_of_the_guide_does_what_the_page_says() -> None:
+    commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(commands) == 4
+    said = []
+    for command in commands:
+        result = type_in(command)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+        said.append(result.output)
+    assert "3 rows of json, licence PSF-2.0" in said[0]
+    assert "3 sound rows of instruct, 0 defects, licence PSF-2.0" in said[1]
+    assert said[1].strip() in said[2]
+    assert re.search(r"^upload-\w+ submitted in datanet 1: rows.jsonl$", said[3], re.MULTILINE)
+
+
+def test_a_refused_file_is_not_signed(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": 1}))
+    result = type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT --yes")
+    assert result.exit_code == 1
+    assert "line 1, text: must be a string, not a number [wrong_type]" in result.output
+    assert "refused: nothing of it is kept" in result.output
+
+
+def test_nothing_is_signed_without_a_yes(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": "a"}))
+    result = type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT")
+    assert result.exit_code == 1
+    [line] = type_in("loraledger data status").output.splitlines()
+    upload_id = line.split()[0]
+    assert line == f"{upload_id} draft in datanet 1: rows.jsonl"
+    shown = type_in(f"loraledger data status {upload_id}").output
+    assert "1 sound rows of text, 0 defects, licence MIT" in shown
