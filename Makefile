@@ -88,6 +88,7 @@ bench: setup ## benchmarks, each with --json; the engine's without its peers
 	@$(PY) -m benchmarks.batch --json
 	@$(PY) -m benchmarks.api --json
 	@$(PY) -m benchmarks.engine --json --without-peers
+	@$(PY) -m benchmarks.training --json
 
 bench-peers: setup ## vLLM and llama.cpp into .peers, for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backend.domain.ids import Hash32
 
@@ -58,8 +58,9 @@ class Defect:
     field: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
+    """A tuple, because one is made for each row of gigabytes."""
+
     line: int
     format: RowFormat
     texts: tuple[str, ...]
@@ -97,14 +98,14 @@ def split_lines(stream: Iterable[bytes], max_bytes: int = MAX_LINE_BYTES) -> Ite
     pending = bytearray()
     is_too_long = False
     for chunk in stream:
-        start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            pending += chunk[start:end]
-            yield None if is_too_long or len(pending) > max_bytes else bytes(pending)
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = bytes(pending) + lines[0]
             pending.clear()
+        for line in lines:
+            yield None if is_too_long or len(line) > max_bytes else line
             is_too_long = False
-            start = end + 1
-        pending += chunk[start:]
+        pending += rest
         if len(pending) > max_bytes:
             is_too_long = True
             pending.clear()

@@ -39,17 +39,21 @@ class Profiler:
         self._lengths: Counter[int] = Counter()
         self._sample: list[tuple[int, str]] = []
         """(minus the hash, text): a heap whose first is the next to go."""
+        self._end = "0x" + "g" * 64
+        """No hash from here on is sampled."""
 
-    def add(self, row: Row, row_hash: Hash32) -> None:
-        length = row.num_characters
+    def add(self, row: Row, row_hash: Hash32, num_characters: int) -> None:
         self.num_rows += 1
-        self.num_characters += length
-        self._lengths[length.bit_length()] += 1
-        rank = -int(row_hash[:18], 16)
+        self.num_characters += num_characters
+        self._lengths[num_characters.bit_length()] += 1
+        if row_hash >= self._end:
+            return
+        ranked = (-int(row_hash, 16), _text(row))
         if len(self._sample) < SAMPLE_ROWS:
-            heapq.heappush(self._sample, (rank, _text(row)))
-        elif rank > self._sample[0][0]:
-            heapq.heapreplace(self._sample, (rank, _text(row)))
+            heapq.heappush(self._sample, ranked)
+            return
+        heapq.heappushpop(self._sample, ranked)
+        self._end = f"0x{-self._sample[0][0]:064x}"
 
     def profile(self) -> Profile:
         texts = [text for _, text in sorted(self._sample, reverse=True)]

@@ -105,9 +105,11 @@ def _sound(line: int, raw: bytes, row_format: RowFormat) -> Row | None:
         if len(source) > MAX_SOURCE_CHARACTERS:
             return None
         strings, num_strings = (*texts, source), num_strings + 2
-    is_sound = value.is_in_turns and _has_each_key_once(raw, strings, num_strings)
-    if not is_sound or any(not text or text.isspace() for text in strings):
+    if not value.is_in_turns or not _has_each_key_once(raw, strings, num_strings):
         return None
+    for text in strings:
+        if not text or text.isspace():
+            return None
     return Row(line, row_format, texts, _encode(value))
 
 
@@ -115,5 +117,7 @@ def _has_each_key_once(raw: bytes, strings: tuple[str, ...], num_strings: int) -
     """Parsers keep the last of two equal keys. Each string of the row has its two quotes in `raw`, and each
     quote in a text is one there, unless it is spelt by its number: any more belong to what was overwritten.
     """
-    quotes = 2 * num_strings + sum([text.count('"') for text in strings])
+    quotes = 2 * num_strings
+    for text in strings:
+        quotes += text.count('"')
     return raw.count(b'"') == quotes and b"\\u0022" not in raw

@@ -141,11 +141,10 @@ def _receive_lines(
     lines = _Lines(reader, log)
     with target.open("wb") as file:
         for rows in _portions(lines.sound(stream), profiler):
-            for row, _ in rows:
-                canonical = row.canonical + b"\n"
-                file.write(canonical)
-                digest.update(canonical)
-                num_bytes += len(canonical)
+            block = b"".join([row.canonical + b"\n" for row, _ in rows])
+            file.write(block)
+            digest.update(block)
+            num_bytes += len(block)
             keep_rows(rows)
     if not lines.number and not log.counts:
         raise EmptyUpload("the upload is empty: send one JSON object a line")
@@ -178,10 +177,10 @@ def _portions(rows: Iterable[Row], profiler: Profiler) -> Iterator[list[tuple[Ro
     portion: list[tuple[Row, Hash32]] = []
     num_characters = 0
     for row in rows:
-        row_hash = row.hash
-        profiler.add(row, row_hash)
+        row_hash, length = row.hash, row.num_characters
+        profiler.add(row, row_hash, length)
         portion.append((row, row_hash))
-        num_characters += row.num_characters
+        num_characters += length
         if len(portion) == ROWS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
             yield portion
             portion, num_characters = [], 0

@@ -1,0 +1,181 @@
+"""How fast an upload is checked, and in how much memory, on rows of words from docstrings."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from backend.db.base import Base
+from backend.db.tables import load_all
+from backend.db.unit_of_work import Database
+from backend.domain.contribution import Report, Upload, UploadState
+from backend.domain.ids import Account, DatanetId
+from backend.services.contribute.check_upload import UploadCheck
+from backend.services.contribute.docstrings import build_dataset
+from backend.services.contribute.profile import Profiler
+from backend.services.contribute.receive import DefectLog, receive
+from backend.services.contribute.staging import Staging
+from backend.services.contribute.uploads import claim_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MEGABYTE = 10**6
+CHUNK_BYTES = 1 << 16
+WORDS_A_ROW = 30
+NEAR_SHARE = 0.05
+"""Of rows that are another one but for a word."""
+PACKAGES = ("json", "asyncio", "collections", "email", "logging", "unittest")
+DATANET = DatanetId(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of JSONL whose structure is checked, and of JSONL that is compared with as much."""
+
+    structure: int
+    near: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Megabytes a second."""
+
+    by_clock: float
+    by_processor: float
+    """Of the time that the process was given: what waits, for disks or for others, does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    structure: Pace
+    near: Pace
+    peak_megabytes: float
+    """The most memory that the process ever had."""
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def pace(self, num_bytes: int) -> Pace:
+        clock, processor = self._began
+        megabytes = num_bytes / MEGABYTE
+        return Pace(megabytes / (time.perf_counter() - clock), megabytes / (time.process_time() - processor))
+
+
+def measure(sizes: Sizes, work: Path) -> Measured:
+    """To be run in a process of its own. Errors: `AssertionError` if the check misses what was planted."""
+    work.mkdir(parents=True, exist_ok=True)
+    structure, near = _structure(sizes.structure, work), _near_duplicates(sizes.near, work)
+    peak_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Measured(structure, near, peak_kilobytes * 1024 / MEGABYTE)
+
+
+def rows(num_bytes: int, seed: int) -> Iterator[bytes]:
+    """JSON lines, at least so many bytes of them; the same for the same seed."""
+    dice = random.Random(seed)  # noqa: S311 - a fixed choice, so that runs compare
+    words = _words()
+    total, last = 0, ""
+    for number in range(num_bytes):
+        is_near = last and dice.random() < NEAR_SHARE
+        text = f"{last} again" if is_near else " ".join(dice.choices(words, k=WORDS_A_ROW))
+        row = {"prompt": f"What is {seed}.{number}?", "completion": text, "source": str(number)}
+        line = json.dumps(row).encode() + b"\n"
+        last = "" if is_near else text
+        yield line
+        total += len(line)
+        if total >= num_bytes:
+            return
+
+
+def _structure(num_bytes: int, work: Path) -> Pace:
+    path = _written(work / "rows.jsonl", rows(num_bytes, seed=0))
+    profiler = Profiler(lambda _texts: None)
+    watch = Stopwatch()
+    with DefectLog(work / "defects.jsonl") as log:
+        received = receive(_chunks(path), work / "canonical.jsonl", 2 * num_bytes, log, profiler, _forget)
+    pace = watch.pace(path.stat().st_size)
+    _hold(not log.counts and received.num_bytes > num_bytes // 2, "sound rows were refused")
+    for made in (path, work / "canonical.jsonl"):
+        made.unlink()
+    return pace
+
+
+def _near_duplicates(num_bytes: int, work: Path) -> Pace:
+    """The whole check of an upload against a datanet that holds as much already."""
+    load_all()
+    database_file = work / "rows.db"
+    database_file.unlink(missing_ok=True)
+    database = Database.open(f"sqlite:///{database_file}")
+    Base.metadata.create_all(database.engine)
+    check = UploadCheck(database.begin, database.read, Staging(work / "uploads", 2 * num_bytes), _no_tokens)
+    known = _written(work / "known.jsonl", rows(num_bytes, seed=1))
+    new = _written(work / "new.jsonl", _partly_copied(num_bytes))
+    _check(check, "upload-known", known)
+    claim_rows(database.begin, "upload-known")
+    watch = Stopwatch()
+    report = _check(check, "upload-new", new)
+    pace = watch.pace(new.stat().st_size)
+    database.close()
+    near = report.near_copies
+    is_seen = near is not None and near.num_in_datanet > 0.2 * report.num_rows and near.num_in_upload > 0
+    _hold(is_seen, f"near duplicates were not seen: {near}")
+    for made in (database_file, known, new):
+        made.unlink()
+    return pace
+
+
+def _partly_copied(num_bytes: int) -> Iterator[bytes]:
+    """A quarter of it is the known upload's start but for a character a row."""
+    for line in rows(num_bytes // 4, seed=1):
+        yield line.replace(b"?", b"!", 1)
+    yield from rows(num_bytes - num_bytes // 4, seed=2)
+
+
+def _written(path: Path, lines: Iterator[bytes]) -> Path:
+    with path.open("wb") as file:
+        file.writelines(lines)
+    return path
+
+
+def _check(check: UploadCheck, upload_id: str, path: Path) -> Report:
+    account = Account("0x" + "11" * 20)
+    now = datetime.now(UTC)
+    upload = Upload(upload_id, account, DATANET, "rows", UploadState.CHECKING, now, Report("MIT"))
+    with check.begin() as tx:
+        tx.contributions.add(upload)
+    report = check.report(upload, _chunks(path))
+    _hold(not report.num_defects, f"sound rows were refused: {report.defects[:3]}")
+    check.staging.drop(upload_id)
+    return report
+
+
+def _words() -> list[str]:
+    texts = (row["completion"] for package in PACKAGES for row in build_dataset(package).rows)
+    return [word for text in texts for word in text.split()]
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _forget(_rows: object) -> None:
+    """Where structure is measured alone."""
+
+
+def _no_tokens(_texts: object) -> None:
+    """No base model is at hand."""
+
+
+def _hold(is_so: object, otherwise: str) -> None:
+    if not is_so:
+        raise AssertionError(otherwise)
