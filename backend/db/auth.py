@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, inspect, select, update
 
-from backend.db.bulk import update_all
+from backend.db.bulk import KEYS, among, update_all
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
 from backend.domain.ids import Account
 from backend.ports.auth import ApiKey, Session
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.orm import Session as DbSession
+
+_KEYS = select(*inspect(ApiKeyRow).column_attrs).where(among(ApiKeyRow.id))
 
 
 class AuthStore:
@@ -98,7 +100,7 @@ class AuthStore:
         )
 
     def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]:
-        rows = self._session.scalars(select(ApiKeyRow).where(ApiKeyRow.id.in_(key_ids)))
+        rows = self._session.execute(_KEYS, {KEYS: list(key_ids)})
         return {row.id: _key(row) for row in rows}
 
     def note_use(self, keys: Sequence[ApiKey]) -> None:
@@ -106,7 +108,8 @@ class AuthStore:
         update_all(self._session, ApiKeyRow, "id", used)
 
 
-def _key(row: ApiKeyRow) -> ApiKey:
+def _key(row: Any) -> ApiKey:
+    """Of an `ApiKeyRow` or its columns."""
     return ApiKey(
         id=row.id,
         account=Account(row.account),

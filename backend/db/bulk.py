@@ -10,10 +10,18 @@ from sqlalchemy import Table, bindparam, delete, insert, update
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Delete, Insert, Update
+    from sqlalchemy import ColumnElement, Delete, Insert, Update
     from sqlalchemy.orm import Session
 
     from backend.db.base import Base
+
+KEYS = "keys"
+
+
+def among(column: Any) -> ColumnElement[bool]:
+    """Whether it is one of `KEYS`. For statements made once: to make one costs more than to run it."""
+    is_one: ColumnElement[bool] = column.in_(bindparam(KEYS, expanding=True))
+    return is_one
 
 
 def table_of(entity: type[Base]) -> Table:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 
+from backend.db.bulk import KEYS, among
 from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
 from backend.db.tables import chain as t
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
+
+_CHANNELS = select(*inspect(t.ChannelRow).column_attrs).where(among(t.ChannelRow.id))
+_GRANTS = (
+    select(*inspect(t.GrantRow).column_attrs)
+    .where(among(t.GrantRow.channel_id))
+    .order_by(t.GrantRow.block_number, t.GrantRow.log_index)
+)
 
 
 class ChainStore:
@@ -81,18 +89,15 @@ class ChainStore:
         return [_channel(row) for row in self._all(t.ChannelRow, payer=payer, operator=operator)]
 
     def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, d.Channel]:
-        rows = self._session.scalars(select(t.ChannelRow).where(t.ChannelRow.id.in_(channels)))
-        return {ChannelId(Hash32(row.id)): _channel(row) for row in rows}
+        rows = self._session.execute(_CHANNELS, {KEYS: list(channels)})
+        return {(found := _channel(row)).id: found for row in rows}
 
     def grants(self, channel: ChannelId) -> list[d.Grant]:
         return self.known_grants([channel]).get(channel, [])
 
     def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[d.Grant]]:
-        row = t.GrantRow
-        query = select(row.channel_id, row.key, row.cap, row.expiry, row.revoked_at)
-        query = query.where(row.channel_id.in_(channels)).order_by(row.block_number, row.log_index)
         found: dict[ChannelId, list[d.Grant]] = {}
-        for grant in self._session.execute(query):
+        for grant in self._session.execute(_GRANTS, {KEYS: list(channels)}):
             channel = ChannelId(Hash32(grant.channel_id))
             made = d.Grant(channel, Account(grant.key), grant.cap, grant.expiry, grant.revoked_at)
             found.setdefault(channel, []).append(made)
@@ -226,7 +231,8 @@ def _record(row: t.VersionRow) -> VersionRecord:
     )
 
 
-def _channel(row: t.ChannelRow) -> d.Channel:
+def _channel(row: Any) -> d.Channel:
+    """Of a `ChannelRow` or its columns."""
     return d.Channel(
         id=ChannelId(Hash32(row.id)),
         payer=Account(row.payer),

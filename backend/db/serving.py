@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select, update
 
-from backend.db.bulk import delete_all, insert_all, table_of, update_all
+from backend.db.bulk import KEYS, among, delete_all, insert_all, table_of, update_all
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
@@ -33,6 +33,22 @@ if TYPE_CHECKING:
 _ID_CHUNK = 500
 """Ids named in one statement; SQLite limits the number of its variables."""
 
+_LINES = select(LineRow.channel_id, LineRow.charged).where(among(LineRow.channel_id))
+_RESERVATIONS = select(
+    ReservationRow.id,
+    ReservationRow.channel_id,
+    ReservationRow.key_id,
+    ReservationRow.amount,
+    ReservationRow.expires_at,
+).where(among(ReservationRow.channel_id))
+_VOUCHERS = (
+    select(VoucherRow)
+    .where(among(VoucherRow.channel_id))
+    .order_by(VoucherRow.channel_id, VoucherRow.max_cumulative.desc(), VoucherRow.signer)
+)
+_HELD_KEYS = select(HeldKeyRow.channel_id, HeldKeyRow.key).where(among(HeldKeyRow.channel_id))
+_ADDED = insert(table_of(ReceiptRow)).returning(table_of(ReceiptRow).c.sequence, sort_by_parameter_order=True)
+
 
 class ChannelStore:
     """Implements `ChannelRepository` of `ports.serving` and `SettlementVouchers` of `ports.settlement`."""
@@ -52,9 +68,7 @@ class ChannelStore:
             self._session.execute(lines.order_by(LineRow.channel_id).with_for_update())
 
     def charged(self, channels: Collection[ChannelId]) -> dict[ChannelId, int]:
-        rows = self._session.execute(
-            select(LineRow.channel_id, LineRow.charged).where(LineRow.channel_id.in_(channels))
-        )
+        rows = self._session.execute(_LINES, {KEYS: list(channels)})
         return {ChannelId(Hash32(channel)): charged for channel, charged in rows}
 
     def advance(self, lines: Mapping[ChannelId, int]) -> None:
@@ -62,9 +76,7 @@ class ChannelStore:
         update_all(self._session, LineRow, "channel_id", ends)
 
     def reservations(self, channels: Collection[ChannelId]) -> list[Reservation]:
-        row = ReservationRow
-        found = select(row.id, row.channel_id, row.key_id, row.amount, row.expires_at)
-        rows = self._session.execute(found.where(row.channel_id.in_(channels)))
+        rows = self._session.execute(_RESERVATIONS, {KEYS: list(channels)})
         return [
             Reservation(id_, ChannelId(Hash32(channel)), key_id, amount, expires_at)
             for id_, channel, key_id, amount, expires_at in rows
@@ -91,11 +103,7 @@ class ChannelStore:
         self._session.flush()
 
     def vouchers(self, *channels: ChannelId) -> Sequence[ClientVoucher]:
-        rows = self._session.scalars(
-            select(VoucherRow)
-            .where(VoucherRow.channel_id.in_(channels))
-            .order_by(VoucherRow.channel_id, VoucherRow.max_cumulative.desc(), VoucherRow.signer)
-        )
+        rows = self._session.scalars(_VOUCHERS, {KEYS: list(channels)})
         return [ClientVoucher(_voucher(row), Account(row.signer)) for row in rows]
 
     def add_held_key(self, channel: ChannelId, key: Account) -> None:
@@ -109,9 +117,7 @@ class ChannelStore:
         return [Account(key) for key in rows]
 
     def keys_held(self, channels: Collection[ChannelId]) -> list[tuple[ChannelId, Account]]:
-        rows = self._session.execute(
-            select(HeldKeyRow.channel_id, HeldKeyRow.key).where(HeldKeyRow.channel_id.in_(channels))
-        )
+        rows = self._session.execute(_HELD_KEYS, {KEYS: list(channels)})
         return [(ChannelId(Hash32(channel)), Account(key)) for channel, key in rows]
 
 
@@ -124,10 +130,7 @@ class ReceiptStore:
     def add(self, *receipts: NewReceipt) -> None:
         if not receipts:
             return
-        added = insert(table_of(ReceiptRow)).returning(
-            table_of(ReceiptRow).c.sequence, sort_by_parameter_order=True
-        )
-        sequences = self._session.connection().execute(added, [_values(new) for new in receipts]).scalars()
+        sequences = self._session.connection().execute(_ADDED, [_values(new) for new in receipts]).scalars()
         slices = [
             {
                 "receipt_sequence": sequence,

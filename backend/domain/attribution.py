@@ -31,19 +31,24 @@ def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
     (the lowest position on a tie). If no score is positive all positions count alike. Nothing for no scores.
     Integer arithmetic after one rounding, so that equal scores give equal lists on every machine.
     """
-    for position, score in scores.items():
-        if not math.isfinite(score):
-            raise ScoreNotFinite(
-                f"the score of position {position} is {score}", details={"position": position}
-            )
-    top = max(scores.values(), default=0.0)
-    if top > 0:
-        weights = {p: round(max(s, 0.0) / top * _RESOLUTION) ** 2 for p, s in scores.items()}
-    else:
-        weights = dict.fromkeys(scores, 1)
-    ranked = sorted(weights, key=lambda position: (-weights[position], position))[:MAX_SHARES]
-    total = sum(weights[position] for position in ranked)
-    ppms = {position: weights[position] * PPM // total for position in ranked}
-    if ranked:
-        ppms[ranked[0]] += PPM - sum(ppms.values())
-    return tuple(Share(position, ppms[position]) for position in sorted(ppms) if ppms[position])
+    if not all(map(math.isfinite, scores.values())):
+        position, score = next((p, s) for p, s in scores.items() if not math.isfinite(s))
+        raise ScoreNotFinite(f"the score of position {position} is {score}", details={"position": position})
+    positions = sorted(scores)
+    weights = _weights([scores[position] for position in positions])
+    if len(positions) > MAX_SHARES:
+        ranked = sorted(range(len(positions)), key=lambda place: (-weights[place], place))
+        counted = sorted(ranked[:MAX_SHARES])
+        positions, weights = [positions[i] for i in counted], [weights[i] for i in counted]
+    total = sum(weights)
+    ppms = [weight * PPM // total for weight in weights]
+    if ppms:
+        ppms[weights.index(max(weights))] += PPM - sum(ppms)
+    return tuple(Share(position, ppm) for position, ppm in zip(positions, ppms, strict=True) if ppm)
+
+
+def _weights(scores: list[float]) -> list[int]:
+    top = max(scores, default=0.0)
+    if top <= 0:
+        return [1] * len(scores)
+    return [round(score / top * _RESOLUTION) ** 2 if score > 0 else 0 for score in scores]

@@ -9,6 +9,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from backend.domain.errors import DomainError, InvalidInput, NotFound
 from backend.domain.ids import Cid, Hash32
@@ -80,6 +81,7 @@ def decode_binary_cid(raw: bytes) -> DecodedCid:
     return DecodedCid(Codec(raw[1]), raw[4:])
 
 
+@lru_cache(1024)
 def cid_of(digest: Hash32) -> Cid:
     """The folder whose digest the chain keeps."""
     return Cid(str(DecodedCid(Codec.DAG_PB, bytes.fromhex(digest[2:]))))

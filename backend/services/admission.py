@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.hashing import channel_id, receipt_id
+from backend.domain.hashing import channel_id, receipt_id, to_bytes
 from backend.domain.receipt import Receipt, SignedReceipt
 from backend.ports.serving import NewReceipt, Reservation
 from backend.services.books import Books, ReservationLost
@@ -140,15 +140,8 @@ class Admission:
                 text = f"The answer cost {bill.charge}, above its bound of {reservation.amount}."
                 raise ReservationLost(text)
             cumulative = books.line_end(reservation) + bill.charge
-            receipt = self._signed(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
-            stored = NewReceipt(
-                id=receipt_id(receipt.receipt),
-                operator=self._market.operator,
-                payer=payer.account,
-                signed=receipt,
-                salt=bill.salt,
-                key_id=payer.key_id,
-            )
+            receipt = _receipt(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
+            stored = self._signed(receipt, payer, bill)
             books.charge(reservation, stored)
             return stored
 
@@ -169,21 +162,32 @@ class Admission:
             books.write(tx)
         return outcomes
 
-    def _signed(self, channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> SignedReceipt:
-        receipt = Receipt(
-            channel_id=channel,
-            cumulative=cumulative,
-            charge=bill.charge,
-            request_hash=bill.request_hash,
-            response_hash=bill.response_hash,
-            slices_hash=bill.slices_hash,
-            prompt_tokens=bill.prompt_tokens,
-            completion_tokens=bill.completion_tokens,
-            attribution_hash=bill.attribution_hash,
-            served_at=served_at,
+    def _signed(self, receipt: Receipt, payer: Payer, bill: Bill) -> NewReceipt:
+        number = receipt_id(receipt)
+        signature = self._receipt_key.sign(self._market.receipts.digest(to_bytes(number)))
+        return NewReceipt(
+            id=number,
+            operator=self._market.operator,
+            payer=payer.account,
+            signed=SignedReceipt(receipt, bill.method, bill.slices, signature),
+            salt=bill.salt,
+            key_id=payer.key_id,
         )
-        signature = self._receipt_key.sign(self._market.receipts.receipt_digest(receipt))
-        return SignedReceipt(receipt, bill.method, bill.slices, signature)
+
+
+def _receipt(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> Receipt:
+    return Receipt(
+        channel_id=channel,
+        cumulative=cumulative,
+        charge=bill.charge,
+        request_hash=bill.request_hash,
+        response_hash=bill.response_hash,
+        slices_hash=bill.slices_hash,
+        prompt_tokens=bill.prompt_tokens,
+        completion_tokens=bill.completion_tokens,
+        attribution_hash=bill.attribution_hash,
+        served_at=served_at,
+    )
 
 
 def _names(entries: Sequence[_Entry]) -> tuple[Collection[ChannelId], Collection[str]]:
