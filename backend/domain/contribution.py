@@ -76,6 +76,8 @@ class Report:
 
     licence: str
     """SPDX expression."""
+    datanet_licence: str | None = None
+    """The one that names what its datanet takes; None where it states none, or its terms are not here."""
     format: RowFormat | None = None
     num_rows: int = 0
     """Sound ones."""

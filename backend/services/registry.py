@@ -10,6 +10,7 @@ from backend.domain.contribution import decision
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import ascii_word, record_argument, to_hash
 from backend.domain.receipt import check_name
+from backend.services.contribute.terms import TERMS_FILE, terms_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,15 +109,21 @@ class Registry:
         with self._read() as tx:
             return tx.transactions.get(transaction_id)
 
-    def prepare_datanet(self, creator: Account, name: str, description: str) -> PreparedTransaction:
-        """The description is published as a folder with a `README.md`."""
+    def prepare_datanet(
+        self, creator: Account, name: str, description: str, licence: str = ""
+    ) -> PreparedTransaction:
+        """The description is published as a folder with a `README.md`, beside it the licences it takes.
+
+        `licence`: SPDX expression that names them; empty: any. Raises UnknownLicence.
+        """
         raw = description.encode()
         if len(raw) > MAX_DESCRIPTION_BYTES:
             raise InvalidInput(
                 f"The description is longer than {MAX_DESCRIPTION_BYTES} bytes.", param="description"
             )
         check_name(name)
-        cid = self._store.add_folder({DESCRIPTION_FILE: raw})
+        terms = {TERMS_FILE: terms_file(licence)} if licence else {}
+        cid = self._store.add_folder({DESCRIPTION_FILE: raw, **terms})
         return self._chain.prepare(
             DATASETS, "createDatanet", to_hash(ascii_word(name)), cid_digest(cid), sender=creator
         )

@@ -44,7 +44,7 @@ def list_datanets(services: ServicesDep) -> Page[DatanetView]:
 def prepare_datanet(
     body: CreateDatanetRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
-    prepared = services.registry.prepare_datanet(wallet.account, body.name, body.description)
+    prepared = services.registry.prepare_datanet(wallet.account, body.name, body.description, body.licence)
     return PreparedTransactionView.of(prepared)
 
 

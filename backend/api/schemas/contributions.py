@@ -44,6 +44,7 @@ class ReportView(View):
     """What the check found. `defects`: the first hundred; all of them under `/defects`."""
 
     licence: str
+    datanet_licence: str | None
     format: str | None
     num_rows: int
     num_characters: int

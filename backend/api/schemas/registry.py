@@ -38,10 +38,13 @@ class DatanetView(View):
 
 
 class CreateDatanetRequest(Schema):
-    """`description`: Markdown, published with the datanet."""
+    """`description`: Markdown, published with the datanet. `licence`: SPDX expression that names the licences
+    of contributions that it takes; empty: any.
+    """
 
     name: str
     description: str = ""
+    licence: str = ""
 
 
 class RecordedContribution(View):

@@ -18,9 +18,10 @@ from backend.domain.content import ContentCorrupt
 from backend.domain.contribution import Report, Ticket, Upload, UploadState
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
-from backend.services.contribute.licences import parse_licence
+from backend.services.contribute.licences import check_compatible, parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
 from backend.services.contribute.receive import DiskFull, read_defects
+from backend.services.contribute.terms import accepted_licence
 from backend.services.contribute.uploads import claim_rows, current, drop_rows, release_rows
 
 if TYPE_CHECKING:
@@ -84,16 +85,18 @@ class Contributions:
     ) -> Upload:
         """Check JSONL or Parquet: a draft if it is sound, else an invalid upload whose report says why.
 
-        Errors, and then nothing is kept: `NotFound` (datanet), `UnknownLicence`, `InvalidInput` (name),
-        `DiskFull`, those of `receive`, and whatever the stream raises.
+        Errors, and then nothing is kept: `NotFound` (datanet), `UnknownLicence`, `LicenceConflict`,
+        `UnreadableTerms`, `InvalidInput` (name), `DiskFull`, those of `receive`, and what the stream raises.
         """
-        report = Report(parse_licence(licence))
+        stated = parse_licence(licence)
+        accepted = self._accepted_licence(datanet)
+        if accepted is not None:
+            check_compatible(stated, accepted)
+        report = Report(stated, accepted)
         created_at = datetime.fromtimestamp(self._now(), UTC)
         upload_id = f"upload-{secrets.token_hex(8)}"
         upload = Upload(upload_id, account, datanet, _title(name), UploadState.CHECKING, created_at, report)
         with self._begin() as tx:
-            if tx.chain.datanet(datanet) is None:
-                raise NotFound(f"no datanet {datanet}", "datanet")
             tx.contributions.add(upload)
         try:
             return self._check(upload, stream)
@@ -160,6 +163,13 @@ class Contributions:
         except BaseException:
             release_rows(self._begin, upload_id)
             raise
+
+    def _accepted_licence(self, datanet: DatanetId) -> str | None:
+        with self._read() as tx:
+            found = tx.chain.datanet(datanet)
+        if found is None:
+            raise NotFound(f"no datanet {datanet}", "datanet")
+        return accepted_licence(self._store, found)
 
     def _claim(self, upload_id: str) -> None:
         if not claim_rows(self._begin, upload_id):

@@ -14,6 +14,10 @@ class UnknownLicence(InvalidInput):
     """Missing, malformed, or with a licence that SPDX does not list."""
 
 
+class LicenceConflict(InvalidInput):
+    """The datanet does not take it; `details["accepted"]` lists the licences that it takes."""
+
+
 def parse_licence(expression: str) -> str:
     """The expression in its normal spelling: `mit or apache-2.0` -> `MIT OR Apache-2.0`."""
     if not expression.strip():
@@ -27,6 +31,26 @@ def parse_licence(expression: str) -> str:
     except ExpressionError as error:
         details = {"licence": expression[:MAX_CHARACTERS]}
         raise UnknownLicence(f"no SPDX licence expression: {error}", "licence", details) from error
+
+
+def check_compatible(licence: str, accepted: str) -> None:
+    """Whether one of the choices that `licence` leaves needs nothing but licences that `accepted` names.
+
+    Both as `parse_licence` gives them. What a licence permits is not judged here: the datanet's creator names
+    those that go together. Errors: `LicenceConflict`.
+    """
+    named = {str(symbol) for symbol in _licensing().parse(accepted).literals}
+    if not _is_met(_licensing().parse(licence), named):
+        details = {"licence": licence, "accepted": sorted(named)}
+        takes = ", ".join(sorted(named))
+        raise LicenceConflict(f"the datanet takes {takes}, and {licence} needs others", "licence", details)
+
+
+def _is_met(expression: Any, named: set[str]) -> bool:
+    if expression.isliteral:
+        return str(expression) in named
+    met = (_is_met(part, named) for part in expression.args)
+    return all(met) if expression.operator.strip() == "AND" else any(met)
 
 
 @cache

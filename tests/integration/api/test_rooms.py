@@ -22,9 +22,11 @@ from backend.domain.chain import (
     Proposal,
     Voiding,
 )
+from backend.domain.content import cid_digest
 from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import DatanetId
 from backend.domain.training import JobState
+from backend.services.contribute.terms import TERMS_FILE, terms_file
 from tests.integration.api.conftest import sign_in
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
@@ -68,6 +70,20 @@ def test_a_contribution_goes_from_upload_to_relay(api: Api) -> None:
     assert (sent["state"], sent["function"]) == ("queued", "contributeWithSig")
     assert (block.status_code, block.headers["content-type"]) == (200, "application/vnd.ipld.raw")
     assert b"A letter." in car.content
+
+
+def test_a_datanet_takes_the_licences_that_it_was_made_with(api: Api) -> None:
+    terms = {"name": "permissive", "description": "# Docs", "licence": "mit or bsd-3-clause"}
+    post(api, "/v1/datanets/prepare", 200, json=terms)
+    files = {"README.md": b"# Docs", TERMS_FILE: terms_file("MIT OR BSD-3-Clause")}
+    made = cid_digest(api.installation.blobs.folder_cid(files))
+    api.installation.view.datanet_list.append(Datanet(DatanetId(9), some_account("x"), "permissive", made, 0))
+    where = WHERE | {"datanet": 9}
+    upload = post(api, "/v1/contributions", 201, params=where, content=ROWS)
+    assert upload["report"]["datanet_licence"] == "MIT OR BSD-3-Clause"
+    refused = post(api, "/v1/contributions", 400, params=where | {"licence": "GPL-3.0-only"}, content=ROWS)
+    assert refused["error"]["code"] == "licence_conflict"
+    assert refused["error"]["details"]["accepted"] == ["BSD-3-Clause", "MIT"]
 
 
 def test_a_form_is_an_upload_too(api: Api) -> None:
@@ -182,6 +198,8 @@ def test_datanets_and_versions_are_prepared_for_the_creators_wallet(api: Api) ->
     assert prepared["decoded"]["function"] == "createDatanet"
     wrong = post(api, "/v1/datanets/prepare", 400, json={"name": "Not A Name"})
     assert wrong["error"]["param"] == "name"
+    unknown = post(api, "/v1/datanets/prepare", 400, json={"name": "docs", "licence": "my own"})
+    assert unknown["error"]["code"] == "unknown_licence"
     record = {
         "name": "docs-helper",
         "adapter_digest": some_hash("a"),

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from backend.services.contribute.licences import UnknownLicence, parse_licence
+from backend.services.contribute.licences import (
+    LicenceConflict,
+    UnknownLicence,
+    check_compatible,
+    parse_licence,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,3 +31,35 @@ def test_anything_else_is_refused(given: str) -> None:
     with pytest.raises(UnknownLicence) as caught:
         parse_licence(given)
     assert caught.value.param == "licence"
+
+
+@pytest.mark.parametrize(
+    ("licence", "accepted"),
+    [
+        ("MIT", "MIT OR Apache-2.0"),
+        ("MIT OR GPL-3.0-only", "MIT"),
+        ("MIT AND Apache-2.0", "MIT OR Apache-2.0"),
+        ("(MIT OR ISC) AND Apache-2.0", "Apache-2.0 OR ISC"),
+        ("GPL-2.0-only WITH Classpath-exception-2.0", "GPL-2.0-only WITH Classpath-exception-2.0"),
+    ],
+)
+def test_a_licence_goes_where_one_of_its_choices_is_taken(licence: str, accepted: str) -> None:
+    check_compatible(parse_licence(licence), parse_licence(accepted))
+
+
+@pytest.mark.parametrize(
+    ("licence", "accepted", "named"),
+    [
+        ("GPL-3.0-only", "MIT OR Apache-2.0", ["Apache-2.0", "MIT"]),
+        ("MIT AND GPL-3.0-only", "MIT", ["MIT"]),
+        ("GPL-2.0-or-later", "GPL-2.0-only", ["GPL-2.0-only"]),
+        ("GPL-2.0-only WITH Classpath-exception-2.0", "GPL-2.0-only", ["GPL-2.0-only"]),
+        (" OR ".join(f"(ISC AND {key})" for key in ("Zlib", "Beerware")), "ISC", ["ISC"]),
+    ],
+)
+def test_any_other_is_a_conflict_that_lists_what_is_taken(
+    licence: str, accepted: str, named: list[str]
+) -> None:
+    with pytest.raises(LicenceConflict, match="the datanet takes") as caught:
+        check_compatible(parse_licence(licence), parse_licence(accepted))
+    assert caught.value.details == {"licence": parse_licence(licence), "accepted": named}
