@@ -21,13 +21,19 @@ from backend.services.generate import AnswerRequest
 
 router = APIRouter(prefix="/v1", tags=["answers"], route_class=IdempotentRoute)
 
+CHUNK = {
+    "type": "object",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+    "description": "OpenAI's chunk as JSON, the bill in the last one; an error if it broke off; or `[DONE]`.",
+}
 CLIENT_CLOSED_REQUEST = 499
 """Nobody reads it but the access log."""
 
 
 def answers(view: type[ChatCompletionView | CompletionView]) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: whole, or in chunks with the bill in the last one before `[DONE]`."""
-    return {200: {"model": view, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+    """For the OpenAPI document: whole, or in chunks."""
+    return {200: {"model": view, "content": {"text/event-stream": {"itemSchema": CHUNK}}}}
 
 
 @router.post("/chat/completions", response_model=None, responses=answers(ChatCompletionView))

@@ -24,7 +24,24 @@ from backend.domain.ids import Account, DatanetId
 router = APIRouter(prefix="/v1/contributions", tags=["contributions"], route_class=IdempotentRoute)
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+ROWS = {
+    "description": "JSON lines or Parquet.",
+    "required": True,
+    "content": {
+        "application/x-ndjson": {"schema": {"type": "string"}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"file": {"type": "string", "format": "binary"}},
+                "required": ["file"],
+            }
+        },
+    },
+}
+
+
+@router.post("", status_code=status.HTTP_201_CREATED, openapi_extra={"requestBody": ROWS})
 @keeps_no_answer
 async def upload(
     request: Request,
@@ -34,7 +51,7 @@ async def upload(
     name: Annotated[str, Query()],
     licence: Annotated[str, Query(description="SPDX expression")],
 ) -> UploadView:
-    """JSONL rows as the body, or as the file `file` of a form. The report says whether they are sound."""
+    """Rows as the body, or as the file `file` of a form. The report says whether they are sound."""
     slots: UploadSlots = request.app.state.upload_slots
     with slots.take() as thread:
         async with uploaded(request) as stream:
