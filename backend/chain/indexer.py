@@ -15,7 +15,7 @@ from backend.domain.errors import DomainError, Unavailable
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from backend.domain.chain import BlockRef, ChainEvent
@@ -97,7 +97,7 @@ class Indexer:
         last = self._source.block(min(first + self._range - 1, target))
         if last is None:
             return False
-        events = self._read(first, last.number)
+        events = self._read(first, last)
         # The answers are of one chain only if both ends stand after as they stood before.
         is_stable = events is not None and self._is_canonical(last)
         if not is_stable or not (cursor is None or self._is_canonical(cursor)):
@@ -107,13 +107,14 @@ class Indexer:
                 tx.event_log.append(events or [], last)
         return True
 
-    def _read(self, first: int, last: int) -> list[ChainEvent] | None:
+    def _read(self, first: int, last: BlockRef) -> list[ChainEvent] | None:
         """None when the node refuses so many blocks. The range is then halved; successes double it."""
         started = self._clock()
         try:
-            events = self._source.events(first, last)
+            events = self._source.events(first, last.number)
+            _check(events, first, last)
         except Exception as error:
-            num_blocks = last - first + 1
+            num_blocks = last.number - first + 1
             self._range = max(num_blocks // 2, 1)
             if isinstance(error, DomainError):
                 raise
@@ -139,3 +140,17 @@ class Indexer:
             if tx.event_log.locked_cursor() == cursor:
                 dropped = tx.event_log.rewind(fork)
                 log.warning("reorg: back to block %d, %d events fell out", fork.number, dropped)
+
+
+def _check(events: Sequence[ChainEvent], first: int, last: BlockRef) -> None:
+    """Raises Unavailable unless they are in order, each once, of the blocks asked for, and of one block each
+    number: behind one address there may be several nodes, on several forks.
+    """
+    hashes = {last.number: last.hash}
+    before = (first, -1)
+    for event in events:
+        place = event.block_number, event.log_index
+        is_sound = before < place and event.block_number <= last.number
+        if not is_sound or hashes.setdefault(event.block_number, event.block_hash) != event.block_hash:
+            raise Unavailable(f"the node contradicts itself about the logs of block {event.block_number}")
+        before = place

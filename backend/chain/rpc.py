@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import requests
 from web3 import HTTPProvider
+from web3.exceptions import Web3ValueError
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 
 from backend.domain.errors import Unavailable
@@ -62,9 +63,19 @@ class Rpc:
                 f"the chain's RPC at {self.name} is not reachable; is the node running?",
                 details={"method": method, "reason": type(error).__name__},
             ) from error
+        except (ValueError, Web3ValueError) as error:
+            raise self._unintelligible(method) from error
+        if not isinstance(response, dict) or not response.keys() & {"error", "result"}:
+            raise self._unintelligible(method)
         if response.get("error"):
             raise RpcError(method, response["error"])
         return response["result"]
+
+    def _unintelligible(self, method: str) -> Unavailable:
+        return Unavailable(
+            f"what answers at {self.name} does not speak JSON-RPC; is it a node, or a page in front of one?",
+            details={"method": method},
+        )
 
     def close(self) -> None:
         self._session.close()

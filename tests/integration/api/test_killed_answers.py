@@ -71,5 +71,6 @@ def test_what_was_promised_outlives_a_killed_process(database: Database, tmp_pat
 
 
 @pytest.mark.deep
+@pytest.mark.timeout(3600)
 def test_what_was_promised_outlives_many_killed_processes(database: Database, tmp_path: Path) -> None:
-    survive(database, tmp_path, num_kills=60)
+    survive(database, tmp_path, num_kills=40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,33 @@ def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.Mon
     following.catch_up()
     assert chain.asked[1:4] == [MAX_RANGE // 2, MAX_RANGE // 4, MAX_RANGE // 8]
     assert state(memory)[1] == chain.head().number
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda events: [*events, events[-1]],
+        lambda events: events[::-1],
+        lambda events: [*events[:-1], replace(events[-1], block_hash=Hash32(f"0x{9:064x}"))],
+        lambda events: [*events, replace(events[-1], block_number=99)],
+        lambda events: [replace(events[0], block_number=0), *events],
+    ],
+    ids=["twice", "out of order", "of another fork", "after the range", "before the range"],
+)
+def test_logs_that_contradict_themselves_are_not_taken_in(
+    memory: Database, spoil: Callable[[list[ChainEvent]], list[ChainEvent]]
+) -> None:
+    chain = FakeChain()
+    chain.mine(3)
+    read = chain.events
+    chain.events = lambda first, last: spoil(read(first, last))  # type: ignore[method-assign]
+    following = indexer(chain, memory)
+    with pytest.raises(Unavailable, match="contradicts itself"):
+        following.catch_up()
+    assert state(memory)[:2] == (None, 0)
+    chain.events = read  # type: ignore[method-assign]
+    following.catch_up()
+    assert state(memory)[1:] == replayed(chain)
 
 
 def test_a_shorter_chain_is_waited_for_and_then_followed(memory: Database) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from backend.chain.rpc import Rpc, RpcError
 from backend.domain.errors import Unavailable
+from tests.support.faulty_rpc import Answer, Faults, HonestChain, serving
 
 
 def test_an_unreachable_node_is_named_without_the_keys_in_its_address() -> None:
@@ -13,6 +14,21 @@ def test_an_unreachable_node_is_named_without_the_keys_in_its_address() -> None:
     assert away.value.message.startswith("the chain's RPC at http://127.0.0.1:9 is not reachable")
     assert "secret" not in f"{away.value.message} {away.value.details}"
     rpc.close()
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"7", b'{"jsonrpc": "2.0", "id": 0}'])
+def test_what_is_no_json_rpc_is_not_taken_for_an_answer(body: bytes) -> None:
+    faults = Faults(0, 0)
+    faults.pass_on = lambda *_: _raise(Answer(200, body))  # type: ignore[method-assign]
+    with serving(HonestChain(0), faults) as url:
+        rpc = Rpc(url, retries=1)
+        with pytest.raises(Unavailable, match="does not speak JSON-RPC"):
+            rpc.request("eth_chainId")
+        rpc.close()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize(

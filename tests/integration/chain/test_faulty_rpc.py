@@ -1,0 +1,73 @@
+"""The indexer behind an RPC that refuses, breaks off, dawdles and contradicts itself."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.chain.client import ChainClient
+from backend.chain.indexer import Indexer
+from backend.chain.node import Node
+from backend.chain.rpc import Rpc
+from tests.support.databases import chain_database
+from tests.support.faulty_rpc import Faults, HonestChain, serving
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+    from backend.domain.ids import Hash32
+
+CONFIRMATIONS = 1
+
+
+def indexer(url: str, chain: HonestChain, database: Database) -> Indexer:
+    client = ChainClient(Node(Rpc(url, retries=1)), chain.deployment)
+    return Indexer(client, database.begin, chain.deployment, CONFIRMATIONS)
+
+
+def state(database: Database) -> tuple[int, Hash32]:
+    with database.read() as tx:
+        return tx.event_log.num_events(), tx.event_log.state_hash()
+
+
+def follow(database: Database, seed: int, num_forks: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Which faults were met while the chain grew and forked. The end must be as after an honest replay."""
+    monkeypatch.setattr("backend.chain.indexer.SLOW_SECONDS", 0.01)
+    chain, faults, chance = HonestChain(seed), Faults(seed, 0.3), random.Random(seed)
+    chain.mine(40)
+    with serving(chain, faults) as url:
+        stop = threading.Event()
+        following = threading.Thread(target=indexer(url, chain, database).run, args=(stop, 0.001))
+        following.start()
+        for _ in range(num_forks):
+            time.sleep(chance.uniform(0, 0.1))
+            chain.fork(chance.randint(0, 6))
+            chain.mine(chance.randint(0, 5))
+        time.sleep(0.5)
+        faults.rate = 0
+        try:
+            with chain_database() as replayed:
+                indexer(url, chain, replayed).catch_up()
+                while state(database) != state(replayed):  # the test's own time limit ends it
+                    assert following.is_alive()
+                    time.sleep(0.01)
+        finally:
+            stop.set()
+            following.join()
+    return faults.met
+
+
+def test_any_faults_end_as_an_honest_replay(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert follow(database, seed=1, num_forks=12, monkeypatch=monkeypatch)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+def test_many_faults_of_every_kind_end_as_an_honest_replay(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = follow(database, seed=2, num_forks=600, monkeypatch=monkeypatch)
+    assert met == set(Faults(0, 0)._kinds)

@@ -1,0 +1,228 @@
+"""A chain in memory behind JSON-RPC over HTTP that is refused, cut off, slowed down and lied about."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from backend.chain.contracts import encode, interface
+from backend.domain.deployment import Deployment
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from backend.domain.ids import Account
+
+CHAIN_ID = 31337
+FIRST = 1
+"""Number of the block with the first contract."""
+STAKED = next(e for e in interface("OperatorRegistry").events.values() if e.name == "Staked")
+
+
+class HonestChain:
+    """Every block has some stakes. `fork` replaces the newest blocks; FIRST and what lies before stay."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._blocks: list[dict[str, Any]] = []
+        self._logs: list[list[dict[str, Any]]] = []
+        self.mine(FIRST + 1)
+
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(CHAIN_ID, FIRST, self._blocks[FIRST]["hash"], _addresses())
+
+    def mine(self, count: int) -> None:
+        with self._lock:
+            for _ in range(count):
+                self._mine()
+
+    def fork(self, depth: int) -> None:
+        """`depth` blocks fall out; one more than that takes their places."""
+        with self._lock:
+            kept = max(len(self._blocks) - depth, FIRST + 1)
+            num_new = len(self._blocks) - kept + 1
+            del self._blocks[kept:], self._logs[kept:]
+            for _ in range(num_new):
+                self._mine()
+
+    def answer(self, method: str, params: list[Any]) -> Any:
+        with self._lock:
+            if method == "eth_chainId":
+                return hex(CHAIN_ID)
+            if method == "eth_getBlockByNumber":
+                number = len(self._blocks) - 1 if params[0] == "latest" else int(params[0], 16)
+                return self._blocks[number] if number < len(self._blocks) else None
+            if method == "eth_getLogs":
+                first, last = (int(params[0][name], 16) for name in ("fromBlock", "toBlock"))
+                return [log for logs in self._logs[first : last + 1] for log in logs]
+        raise AssertionError(method)
+
+    def _mine(self) -> None:
+        number = len(self._blocks)
+        block_hash = some_hash(f"block {self._random.random()}")
+        parent = self._blocks[-1]["hash"] if self._blocks else some_hash("nothing")
+        names = {"number": hex(number), "hash": block_hash, "parentHash": parent}
+        self._blocks.append(names | {"timestamp": hex(1_790_000_000 + number)})
+        count = self._random.randint(0, 3) if number >= FIRST else 0
+        self._logs.append([self._log(number, block_hash, index) for index in range(count)])
+
+    def _log(self, number: int, block_hash: str, index: int) -> dict[str, Any]:
+        operator, amount = some_account(f"operator {index}"), self._random.randint(1, 10**9)
+        return {
+            "address": some_account("OperatorRegistry"),
+            "topics": ["0x" + raw.hex() for raw in (STAKED.topic, encode(STAKED.inputs[:1], [operator], ""))],
+            "data": "0x" + encode(STAKED.inputs[1:], [amount], "").hex(),
+            "blockNumber": hex(number),
+            "blockHash": block_hash,
+            "blockTimestamp": hex(1_790_000_000 + number),
+            "transactionHash": some_hash(f"transaction {block_hash} {index}"),
+            "transactionIndex": "0x0",
+            "logIndex": hex(index),
+            "removed": False,
+        }
+
+
+class Faults:
+    """What goes wrong with an answer on its way, by chance; `rate` of 0 is an honest node."""
+
+    def __init__(self, seed: int, rate: float) -> None:
+        self._random = random.Random(seed)
+        self.rate = rate
+        self.met: set[str] = set()
+        self._kinds: dict[str, Callable[[str, Any], Any]] = {
+            "refused": _refused,
+            "not found": _not_found,
+            "slow": _slow,
+            "cut off": _cut_off,
+            "no JSON": _no_json,
+            "busy": _busy,
+            "twice": _twice,
+            "of another fork": _of_another_fork,
+            "elsewhere": _elsewhere,
+            "shuffled": self._shuffled,
+        }
+
+    def pass_on(self, method: str, result: Any) -> Any:
+        """The result, or a fault in its place. Raises `Answer` for what is not a result at all."""
+        if self._random.random() >= self.rate:
+            return result
+        kind = self._random.choice(sorted(self._kinds))
+        self.met.add(kind)
+        return self._kinds[kind](method, result)
+
+    def _shuffled(self, method: str, result: Any) -> Any:
+        return self._random.sample(result, len(result)) if method == "eth_getLogs" else result
+
+
+class Answer(Exception):
+    """An HTTP answer that is no result: status and body; a status of 0 closes the connection."""
+
+    def __init__(self, status: int, body: bytes = b"") -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
+def _refused(method: str, result: Any) -> Any:
+    if method == "eth_getLogs":
+        _error("query returned more than 10000 results")
+    return result
+
+
+def _not_found(method: str, result: Any) -> Any:
+    return _error("header not found") if method == "eth_getBlockByNumber" else result
+
+
+def _error(message: str) -> Any:
+    body = {"jsonrpc": "2.0", "id": 0, "error": {"code": -32000, "message": message}}
+    raise Answer(200, json.dumps(body).encode())
+
+
+def _slow(method: str, result: Any) -> Any:
+    time.sleep(0.02)
+    return result
+
+
+def _cut_off(method: str, result: Any) -> Any:
+    raise Answer(0)
+
+
+def _no_json(method: str, result: Any) -> Any:
+    raise Answer(200, b"<html>Gateway</html>")
+
+
+def _busy(method: str, result: Any) -> Any:
+    raise Answer(429, b"too many requests")
+
+
+def _twice(method: str, result: Any) -> Any:
+    return result + result[:1] if method == "eth_getLogs" else result
+
+
+def _of_another_fork(method: str, result: Any) -> Any:
+    """The last block's logs from a node that has another block there."""
+    if method != "eth_getLogs" or not result:
+        return result
+    number = result[-1]["blockNumber"]
+    other = {"blockHash": some_hash("another fork")}
+    return [log | other if log["blockNumber"] == number else log for log in result]
+
+
+def _elsewhere(method: str, result: Any) -> Any:
+    """A log of a block that was not asked for."""
+    if method != "eth_getLogs" or not result:
+        return result
+    return [*result, result[-1] | {"blockNumber": hex(10**6)}]
+
+
+@contextmanager
+def serving(chain: HonestChain, faults: Faults) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            call = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            try:
+                result = faults.pass_on(call["method"], chain.answer(call["method"], call["params"]))
+                answer = Answer(
+                    200, json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": result}).encode()
+                )
+            except Answer as fault:
+                answer = fault
+            if not answer.status:
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _addresses() -> dict[str, Account]:
+    names = (
+        *("DatasetRegistry", "AdapterRegistry", "PaymentVault", "Parameters", "OperatorRegistry"),
+        *("Settlement", "Disputes", "MarketGovernor"),
+    )
+    return {name: some_account(name) for name in names}
