@@ -26,6 +26,7 @@ class EngineConfig:
     num_threads: int = 2  # of each rank
     tensor_parallel: int = 1  # processes among which every layer is divided
     kernels: KernelChoice = "auto"
+    batch_invariant: bool = False  # the same bits for a request in any company, at the cost of speed
     max_context: int | None = None  # None: what the model and the KV budget allow
     max_running: int = 32
     max_waiting: int = 1024
@@ -47,6 +48,15 @@ class EngineConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.tensor_parallel > 1 and (self.device != "cpu" or self.quantization != "none"):
             raise ValueError("tensor_parallel divides weights in 16 or 32 bits, on CPUs")
+        if self.batch_invariant and (
+            self.device != "cpu"
+            or self.kernels == "portable"
+            or self.quantization != "none"
+            or self.tensor_parallel > 1
+        ):
+            raise ValueError(
+                "batch_invariant needs native kernels on a CPU, weights in 16 or 32 bits, and one rank"
+            )
         if self.max_rank > self.num_adapter_rows:
             raise ValueError(f"max_rank {self.max_rank} exceeds num_adapter_rows {self.num_adapter_rows}")
         if self.num_adapter_slots < 1 or self.num_loader_threads < 1:

@@ -193,7 +193,8 @@ class Engine:
         )
 
     def abort(self, request_id: str) -> Chunk | None:
-        """End a request now. Its last chunk, or None for an unknown id.
+        """End a request now. Its last chunk, or None for an id that is unknown or whose failure the next step
+        returns.
 
         The chunk holds a probe if one was wanted, the prompt has been computed, and all of it is finite.
         """

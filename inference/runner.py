@@ -37,11 +37,15 @@ def make_runner(
     announce: Callable[[StepLayout], None] = lambda _: None,
 ) -> Runner:
     """Load one rank's share of the model. Raises `ModelNotFoundError`, `UnsupportedModelError`."""
-    kernels = choose_kernels(config.kernels, weights.dtype, config.device)
-    decoder = load_decoder(weights, max_context, config.device, kernels, collective)
+    kernels = choose_kernels(
+        config.kernels, weights.dtype, config.device, batch_invariant=config.batch_invariant
+    )
+    decoder = load_decoder(
+        weights, max_context, config.device, kernels, collective, batch_invariant=config.batch_invariant
+    )
     own = collective.shard.architecture(weights.architecture)
     cache = KVCache(own, num_blocks, config.kv_block_size, weights.dtype, config.device)
-    return Runner(decoder, cache, adapters, kernels, announce)
+    return Runner(decoder, cache, adapters, kernels, announce, batch_invariant=config.batch_invariant)
 
 
 class AdapterSource(Protocol):
@@ -63,6 +67,8 @@ class Runner:
         adapters: AdapterSource,
         kernels: Kernels,
         announce: Callable[[StepLayout], None] = lambda _: None,
+        *,
+        batch_invariant: bool = False,
     ) -> None:
         """`announce` is told of every step before it is computed here, for the ranks that compute it too."""
         self._decoder = decoder
@@ -71,6 +77,7 @@ class Runner:
         self._kernels = kernels
         self._device = cache.device
         self._announce = announce
+        self._batch_invariant = batch_invariant
 
     def forward(self, step: Step) -> Tensor:
         """Final hidden states [num_tokens, hidden], in the order of `step.scheduled`, which is sorted by slot
@@ -120,6 +127,7 @@ class Runner:
                 self._cache.dtype,
                 self._device,
                 reads_pages=self._kernels.reads_pages,
+                token_by_token=self._batch_invariant,
             ),
             adapters=self._adapters.for_step(runs, len(positions), self._kernels),
         )

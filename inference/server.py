@@ -188,6 +188,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="torch device; default: cpu")
     add("--num-threads", type=int, help="torch threads")
     add("--kernels", choices=("auto", "native", "portable"), help="auto: compiled for this CPU if possible")
+    add(
+        "--batch-invariant",
+        action="store_true",
+        help="the same bits for a request in any company, in bf16 too; slower",
+    )
     add("--tensor-parallel", type=int, help="processes among which every layer is divided; default: 1")
     add("--max-context", type=int, help="tokens of prompt and answer; default: the model's")
     add("--max-running", type=int, help="requests in one batch")

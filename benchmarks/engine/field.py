@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OURS = "loraledger"
+INVARIANT = "loraledger batch-invariant"
 VLLM = "vllm"
 VLLM_BASE = "vllm without LoRA"
 PEFT = "peft"
@@ -23,6 +24,7 @@ LLAMA = "llama.cpp"
 # What was chosen for each peer, and why; the report prints it.
 SETTINGS = {
     OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values",
+    INVARIANT: "as loraledger, each answer with the same bits in any company (`--batch-invariant`)",
     VLLM: "bf16, compiled, max_loras=32, max_num_seqs=32, 1 GiB for keys and values, threads bound to cores, "
     "Intel's OpenMP preloaded, engine in the measured process, no prefix cache (no prompt shares a prefix)",
     VLLM_BASE: "as vllm, without LoRA: enabling it slows the base model down",

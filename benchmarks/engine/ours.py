@@ -175,12 +175,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--kv-budget-bytes", type=int, default=2**30)
+    parser.add_argument("--batch-invariant", choices=("yes", "no"), default="no")
     options = parser.parse_args()
     claim_output()
     config = EngineConfig(
         options.model,
         num_threads=options.threads,
         kernels="native",  # what "auto" falls back to is not what is measured here
+        batch_invariant=options.batch_invariant == "yes",
         kv_budget_bytes=options.kv_budget_bytes,
         num_adapter_slots=32,
         adapter_budget_bytes=2**30,

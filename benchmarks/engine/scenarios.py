@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engine.adapters import num_weight_bytes
-from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM, VLLM_BASE
+from benchmarks.engine.field import INVARIANT, LLAMA, OURS, PEFT, VLLM, VLLM_BASE
 from benchmarks.engine.workload import NUM_PROMPTS, Batch, ClosedLoop, Loads, Residents, prompts
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Season:
         """32 prompts at once: the base model, one adapter for all, and an adapter for each."""
         adapters = self._by_scenario()
         entries = batch_entries(has_peers=self.has_peers)
+        self.field.contestant(INVARIANT, **{"batch-invariant": "yes"})
         for name, scenario in entries:
             self._play(name, "batch", Batch(prompts("warm-up"), adapters[scenario]))
         for repeat in range(self.num_repeats):
@@ -141,7 +142,7 @@ class Season:
 
 def batch_entries(*, has_peers: bool) -> list[Entry]:
     """Who runs which batch."""
-    ours = [(OURS, "base"), (OURS, "lora1"), (OURS, "lora32")]
+    ours = [(OURS, "base"), (OURS, "lora1"), (OURS, "lora32"), (INVARIANT, "base"), (INVARIANT, "lora32")]
     theirs = [(VLLM, "lora1"), (VLLM, "lora32"), (VLLM_BASE, "base"), (PEFT, "lora32"), (LLAMA, "base")]
     return ours + [entry for entry in theirs if has_peers]
 

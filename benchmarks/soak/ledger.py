@@ -24,6 +24,7 @@ class Ledger:
     def __init__(self) -> None:
         self._open: dict[str, Planned] = {}
         self._num_tokens: Counter[str] = Counter()
+        self._ended: set[str] = set()  # by the engine's word; the next step says how
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
 
@@ -43,11 +44,17 @@ class Ledger:
         """Open requests whose clients have lost patience."""
         for request_id, planned in list(self._open.items()):
             limit = planned.abort_after
+            if request_id in self._ended:
+                continue
             if limit is not None and self._num_tokens[request_id] >= limit:
                 yield request_id
 
     def aborted(self, request_id: str, chunk: Chunk | None) -> None:
-        if chunk is None or chunk.finish_reason != "abort":
+        """None is said of a request that has given way meanwhile: it stays open until that is said too."""
+        if chunk is None:
+            self._ended.add(request_id)
+            return
+        if chunk.finish_reason != "abort":
             self._problem(f"{request_id}: aborted while open, the engine said {chunk}")
         self._close(request_id, "aborted")
 
@@ -66,6 +73,8 @@ class Ledger:
                 self._problem(f"{output.request_id}: {found}, expected {planned.expected_code}")
             self._close(output.request_id, "failed")
             self.counts[f"failed: {output.error.code}"] += 1
+        elif output.request_id in self._ended:
+            self._problem(f"{output.request_id}: goes on though the engine knew nothing of it: {output}")
         else:
             self._take_tokens(planned, output)
 
@@ -83,6 +92,7 @@ class Ledger:
 
     def _close(self, request_id: str, how: str) -> None:
         del self._open[request_id]
+        self._ended.discard(request_id)
         self._num_tokens.pop(request_id, None)
         self.counts[how] += 1
 

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def choose_kernels(choice: KernelChoice, dtype: torch.dtype, device: str) -> Kernels:
+def choose_kernels(
+    choice: KernelChoice, dtype: torch.dtype, device: str, *, batch_invariant: bool = False
+) -> Kernels:
     """On a CPU the native ones, on a GPU Triton's; "auto" falls back to plain torch, and says so, where there
     are none.
 
-    Raises `KernelBuildError` when "native" was asked for and cannot be had.
+    `batch_invariant` is known to the native ones alone, so it asks for them. Raises `KernelBuildError` when
+    "native" was asked for and cannot be had.
     """
+    if batch_invariant:
+        choice = "native"
     if choice == "portable":
         return PortableKernels()
     if choice == "auto" and torch.device(device).type == "cuda":
@@ -34,7 +39,7 @@ def choose_kernels(choice: KernelChoice, dtype: torch.dtype, device: str) -> Ker
             raise KernelBuildError(f"there are no native kernels for {dtype} on {device}")
         return PortableKernels()
     try:
-        return NativeKernels(dtype)
+        return NativeKernels(dtype, batch_invariant=batch_invariant)
     except KernelBuildError as error:
         if choice == "native":
             raise

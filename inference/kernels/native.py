@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import subprocess
 import tempfile
@@ -67,8 +68,11 @@ class NativeKernels(PortableKernels):
 
     reads_pages = True
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        """Raises `KernelBuildError` without a working compiler."""
+    def __init__(self, dtype: torch.dtype, *, batch_invariant: bool = False) -> None:
+        """`batch_invariant`: deltas of long runs too are computed token by token. Raises `KernelBuildError`
+        without a working compiler.
+        """
+        self.max_tokens = math.inf if batch_invariant else _MAX_NATIVE_TOKENS
         library = _library()
         self._functions = _functions(library, dtype)
         # Logits that a sampler has changed are float32.
@@ -169,8 +173,8 @@ class NativeKernels(PortableKernels):
 class _NativeLora:
     def __init__(self, kernels: NativeKernels, segments: Sequence[Segment]) -> None:
         self._kernels = kernels
-        short = [s for s in segments if s.end - s.start <= _MAX_NATIVE_TOKENS]
-        long = [s for s in segments if s.end - s.start > _MAX_NATIVE_TOKENS]
+        short = [s for s in segments if s.end - s.start <= kernels.max_tokens]
+        long = [s for s in segments if s.end - s.start > kernels.max_tokens]
         self._short = (_LoraSegment * len(short))(
             *(_LoraSegment(s.start, s.end, s.rows.start, s.rows.stop - s.rows.start) for s in short)
         )

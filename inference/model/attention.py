@@ -20,7 +20,7 @@ from inference.kernels.portable import gather
 from inference.model.kv_cache import NULL_BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from inference.kernels.interface import Kernels, Pages
 
@@ -38,6 +38,12 @@ class SequenceSpan:
     num_queries: int
     context_len: int
     block_table: Sequence[int]
+
+    def singles(self) -> Iterator[SequenceSpan]:
+        """Each of its tokens as a sequence that ends there."""
+        first_len = self.context_len - self.num_queries + 1
+        for offset in range(self.num_queries):
+            yield SequenceSpan(self.start + offset, 1, first_len + offset, self.block_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,11 @@ def plan_attention(
     device: torch.device | str,
     *,
     reads_pages: bool,
+    token_by_token: bool = False,
 ) -> AttentionPlan:
-    """`reads_pages`: the kernels attend to single tokens themselves."""
+    """`reads_pages`: the kernels attend to single tokens themselves. `token_by_token`: to all as such."""
+    if token_by_token:
+        spans = [single for span in spans for single in span.singles()]
     singles = [span for span in spans if reads_pages and span.num_queries == 1]
     others = [span for span in spans if not (reads_pages and span.num_queries == 1)]
     return AttentionPlan(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from inference.config import Quantization
 
+_BLOCK_ROWS = 32
 _PACKED_DTYPES = frozenset({torch.float32, torch.bfloat16})
 
 
@@ -50,11 +51,34 @@ class PackedLinear:
         return product
 
 
-def make_linear(weight: Tensor, bias: Tensor | None, quantization: Quantization = "none") -> Projection:
+@dataclass(frozen=True, slots=True)
+class BlockwiseLinear:
+    """A product of always as many rows, the last of them padding: a token's bits depend neither on how many
+    others there are nor on its place among them.
+    """
+
+    product: Projection
+
+    def __call__(self, states: Tensor) -> Tensor:
+        num_tokens = len(states)
+        padded = functional.pad(states, (0, 0, 0, -num_tokens % _BLOCK_ROWS))
+        blocks = [self.product(block) for block in torch.split(padded, _BLOCK_ROWS)]
+        return (blocks[0] if len(blocks) == 1 else torch.cat(blocks))[:num_tokens]
+
+
+def make_linear(
+    weight: Tensor,
+    bias: Tensor | None,
+    quantization: Quantization = "none",
+    *,
+    batch_invariant: bool = False,
+) -> Projection:
     """The fastest way of computing with `weight` [out, in] where it lies.
 
     Raises `UnsupportedModelError` for a weight that cannot be quantised so.
     """
+    if batch_invariant:
+        return BlockwiseLinear(make_linear(weight, bias, quantization))
     if quantization == "int8":
         return Int8Linear.of(weight, bias)
     if quantization == "int4":

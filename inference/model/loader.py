@@ -78,7 +78,13 @@ class BaseWeights:
 
 
 def load_decoder(
-    weights: BaseWeights, max_context: int, device: str, kernels: Kernels, collective: Collective
+    weights: BaseWeights,
+    max_context: int,
+    device: str,
+    kernels: Kernels,
+    collective: Collective,
+    *,
+    batch_invariant: bool = False,
 ) -> Decoder:
     """The decoder of one rank, which holds its share of the linear layers and all of the rest.
 
@@ -88,18 +94,25 @@ def load_decoder(
     shape = (architecture.vocab_size, architecture.hidden_size)
     embedding = weights.tensor(_EMBEDDING, *shape).to(device)
     head = embedding if architecture.has_tied_head else weights.tensor(_HEAD, *shape).to(device)
+    shard = collective.shard
+
+    def layer(index: int) -> DecoderLayer:
+        return _layer(weights, index, device, shard, batch_invariant=batch_invariant)
+
     parts = DecoderWeights(
         embedding=embedding,
-        layers=[_layer(weights, index, device, collective.shard) for index in range(architecture.num_layers)],
+        layers=[layer(index) for index in range(architecture.num_layers)],
         final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
-        head=make_linear(head, None),
+        head=make_linear(head, None, batch_invariant=batch_invariant),
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
     own = collective.shard.architecture(architecture)
     return Decoder(own, parts, max_context, weights.dtype, device, kernels, collective)
 
 
-def _layer(weights: BaseWeights, index: int, device: str, shard: Shard) -> DecoderLayer:
+def _layer(
+    weights: BaseWeights, index: int, device: str, shard: Shard, *, batch_invariant: bool
+) -> DecoderLayer:
     architecture = weights.architecture
 
     def norm(name: str, width: int) -> Tensor:
@@ -108,17 +121,22 @@ def _layer(weights: BaseWeights, index: int, device: str, shard: Shard) -> Decod
     def head_norm(name: str) -> Tensor | None:
         return norm(f"self_attn.{name}", architecture.head_dim) if architecture.has_head_norms else None
 
-    fused = {name: _fuse(weights, index, name, device, shard) for name in PROJECTIONS}
+    def fused(projection: str) -> Projection:
+        weight, bias = _fuse(weights, index, projection, device, shard)
+        return make_linear(weight, bias, weights.quantization, batch_invariant=batch_invariant)
+
     return DecoderLayer(
         input_norm=norm("input_layernorm", architecture.hidden_size),
         query_norm=head_norm("q_norm"),
         key_norm=head_norm("k_norm"),
         post_norm=norm("post_attention_layernorm", architecture.hidden_size),
-        **fused,
+        **{name: fused(name) for name in PROJECTIONS},
     )
 
 
-def _fuse(weights: BaseWeights, index: int, projection: str, device: str, shard: Shard) -> Projection:
+def _fuse(
+    weights: BaseWeights, index: int, projection: str, device: str, shard: Shard
+) -> tuple[Tensor, Tensor | None]:
     linears = PROJECTIONS[projection]
     matrices = [shard.weight(linear, weights.original(index, linear)) for linear in linears]
     own = [shard.bias(linear, weights.linear_bias(index, linear)) for linear in linears]
@@ -126,4 +144,4 @@ def _fuse(weights: BaseWeights, index: int, projection: str, device: str, shard:
     if biases and len(biases) != len(matrices):
         raise UnsupportedModelError(f"layer {index}: only some parts of {projection} have a bias")
     bias = torch.cat(biases).to(device) if biases else None
-    return make_linear(torch.cat(matrices).to(device), bias, weights.quantization)
+    return torch.cat(matrices).to(device), bias

@@ -23,7 +23,7 @@ _LENGTH = struct.Struct("<Q")
 class Start(msgspec.Struct, frozen=True, tag="start"):
     """The first message. `config` are the fields of an `EngineConfig`, the path of the model as text."""
 
-    config: dict[str, str | int | None]
+    config: dict[str, bool | int | str | None]
     rank: int
     rendezvous: str
     max_context: int

@@ -69,7 +69,7 @@ def test_all_contestants_of_a_repeat_get_the_same_prompts_and_no_repeat_gets_the
 ) -> None:
     stage, _, _ = played
     batches = [workload.prompts for _, task, workload in stage.calls if task == "batch"]
-    assert [batches.count(prompts) for prompts in batches] == [8] * 24
+    assert [batches.count(prompts) for prompts in batches] == [10] * 30
 
 
 def test_the_zipf_runs_add_up_to_all_requests(played: tuple[Stage, Season, list[str]]) -> None:

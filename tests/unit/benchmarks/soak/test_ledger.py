@@ -110,3 +110,18 @@ def test_growth_leaves_out_the_time_in_which_caches_fill() -> None:
     assert growth([1] * 25 + [100] * 75) == 0.0
     assert growth([100] * 50 + [110] * 50) == pytest.approx(0.1)
     assert growth([1, 2, 3]) == 0.0
+
+
+def test_who_gave_way_before_an_abort_is_told_so_by_the_next_step(ledger: Ledger) -> None:
+    ledger.accept(planned(abort_after=0))
+    ledger.aborted("r", None)
+    assert ([*ledger.to_abort()], ledger.num_open) == ([], 1)
+    ledger.take(Failure("r", OverloadedError(4, 100)))
+    assert (ledger.num_open, ledger.problems, ledger.counts["crowded_out"]) == (0, [], 1)
+
+
+def test_who_goes_on_after_the_engine_knew_nothing_of_it_is_a_problem(ledger: Ledger) -> None:
+    ledger.accept(planned(abort_after=0))
+    ledger.aborted("r", None)
+    ledger.take(chunk(5, total=1))
+    assert "goes on" in ledger.problems[0]
