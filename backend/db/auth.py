@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session as DbSession
 
+    from backend.ports.auth import KeyUse
+
 _KEYS = select(*inspect(ApiKeyRow).column_attrs).where(among(ApiKeyRow.id))
 
 
@@ -103,8 +105,8 @@ class AuthStore:
         rows = self._session.execute(_KEYS, {KEYS: list(key_ids)})
         return {row.id: _key(row) for row in rows}
 
-    def note_use(self, keys: Sequence[ApiKey]) -> None:
-        used = [{"id": key.id, "spent": key.spent, "last_used_at": key.last_used_at} for key in keys]
+    def note_use(self, uses: Sequence[KeyUse]) -> None:
+        used = [{"id": u.key_id, "spent": u.spent, "last_used_at": u.last_used_at} for u in uses]
         update_all(self._session, ApiKeyRow, "id", used)
 
 

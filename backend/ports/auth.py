@@ -36,6 +36,15 @@ class ApiKey:
     spent: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What a key has spent by now, micro-units, and when it was last used."""
+
+    key_id: str
+    spent: int
+    last_used_at: datetime | None
+
+
 class AuthRepository(Protocol):
     def add_nonce(self, nonce: str, expires_at: datetime) -> None: ...
 
@@ -63,8 +72,8 @@ class AuthRepository(Protocol):
 
     def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]: ...
 
-    def note_use(self, keys: Sequence[ApiKey]) -> None:
-        """Write `spent` and `last_used_at`. The caller holds the locks of their channels."""
+    def note_use(self, uses: Sequence[KeyUse]) -> None:
+        """The caller holds the locks of the keys' channels."""
 
 
 class AuthTx(Protocol):

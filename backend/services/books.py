@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
+from backend.ports.auth import KeyUse
 from backend.services.standing import check_fresh, kept, standings
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class Books:
         self.now = now
         self._cursor = cursor
         self._lines, self._keys = lines, keys
+        self._charged = {channel: line.charged for channel, line in lines.items()}
+        self._reserved = {channel: line.reserved for channel, line in lines.items()}
+        self._spent = {key.id: key.spent for key in keys.values()}
+        self._used_at = {key.id: key.last_used_at for key in keys.values()}
         self._kept = {found.id: found for found in reservations}
         self._dropped = [found.id for found in self._kept.values() if found.expires_at <= now]
         for expired in self._dropped:
@@ -93,7 +98,8 @@ class Books:
         self._new.append(reservation)
         self._reserve(reservation, reservation.amount)
         if reservation.key_id is not None:
-            self._use(replace(self._keys[reservation.key_id], last_used_at=self.now))
+            self._used_at[reservation.key_id] = self.now
+            self._used.add(reservation.key_id)
 
     def release(self, reservation_id: str) -> Reservation | None:
         """None if it has expired or was released before."""
@@ -107,16 +113,16 @@ class Books:
         """Where the receipt of this reservation begins. Raises ReservationLost."""
         if reservation.id not in self._kept:
             raise ReservationLost("The answer took too long and was not charged; try again.")
-        return self._lines[reservation.channel_id].charged
+        return self._charged[reservation.channel_id]
 
     def charge(self, reservation: Reservation, receipt: NewReceipt) -> None:
         """Exchange a reservation that is kept for the receipt that begins at the line's end."""
         signed, channel = receipt.signed.receipt, reservation.channel_id
         if receipt.key_id is not None:
-            key = self._keys[receipt.key_id]
-            self._use(replace(key, spent=key.spent + signed.charge))
+            self._spent[receipt.key_id] += signed.charge
+            self._used.add(receipt.key_id)
         self.release(reservation.id)
-        self._lines[channel] = replace(self._lines[channel], charged=signed.cumulative)
+        self._charged[channel] = signed.cumulative
         self._advanced.add(channel)
         self._receipts.append(receipt)
 
@@ -124,18 +130,12 @@ class Books:
         tx.channels.drop_reservations(self._dropped)
         tx.channels.add_reservations([new for new in self._new if new.id in self._kept])
         tx.receipts.add(*self._receipts)
-        tx.channels.advance({channel: self._lines[channel].charged for channel in self._advanced})
-        tx.auth.note_use([self._keys[key] for key in sorted(self._used)])
+        tx.channels.advance({channel: self._charged[channel] for channel in self._advanced})
+        tx.auth.note_use([KeyUse(key, self._spent[key], self._used_at[key]) for key in sorted(self._used)])
 
     def _reserve(self, reservation: Reservation, amount: int) -> None:
-        channel = reservation.channel_id
-        line = self._lines[channel]
-        self._lines[channel] = replace(line, reserved=line.reserved + amount)
+        self._reserved[reservation.channel_id] += amount
         self._kept_by_key[reservation.key_id or ""] += amount
-
-    def _use(self, key: ApiKey) -> None:
-        self._keys[key.id] = key
-        self._used.add(key.id)
 
     def _check_key(self, key_id: str, amount: int) -> None:
         key = self._keys.get(key_id)
@@ -143,16 +143,17 @@ class Books:
             raise Unauthenticated("The API key was revoked.")
         if key.spend_cap is None:
             return
-        committed = key.spent + self._kept_by_key[key_id]
+        committed = self._spent[key_id] + self._kept_by_key[key_id]
         if committed + amount > key.spend_cap:
             raise SpendCapReached(
                 f"This request needs at least {amount} micro-units; "
                 f"the key's spend cap leaves {max(key.spend_cap - committed, 0)}.",
-                details=_amounts(required=amount, spend_cap=key.spend_cap, spent=key.spent),
+                details=_amounts(required=amount, spend_cap=key.spend_cap, spent=self._spent[key_id]),
             )
 
     def _check_line(self, channel: ChannelId, amount: int) -> None:
-        line = self._lines[channel]
+        charged, reserved = self._charged[channel], self._reserved[channel]
+        line = replace(self._lines[channel], charged=charged, reserved=reserved)
         missing = line.missing(amount)
         if not missing:
             return

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
 
 CHAIN_ID = 31337
+SLOW_SECONDS = 0.2
+"""How long an answer takes that is called slow."""
 FIRST = 1
 """Number of the block with the first contract."""
 STAKED = next(e for e in interface("OperatorRegistry").events.values() if e.name == "Staked")
@@ -146,7 +148,7 @@ def _error(message: str) -> Any:
 
 
 def _slow(method: str, result: Any) -> Any:
-    time.sleep(0.02)
+    time.sleep(SLOW_SECONDS)
     return result
 
 

@@ -14,7 +14,7 @@ from backend.chain.indexer import Indexer
 from backend.chain.node import Node
 from backend.chain.rpc import Rpc
 from tests.support.databases import chain_database
-from tests.support.faulty_rpc import Faults, HonestChain, serving
+from tests.support.faulty_rpc import SLOW_SECONDS, Faults, HonestChain, serving
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -35,7 +35,7 @@ def state(database: Database) -> tuple[int, Hash32]:
 
 def follow(database: Database, seed: int, num_forks: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Which faults were met while the chain grew and forked. The end must be as after an honest replay."""
-    monkeypatch.setattr("backend.chain.indexer.SLOW_SECONDS", 0.01)
+    monkeypatch.setattr("backend.chain.indexer.SLOW_SECONDS", SLOW_SECONDS)
     chain, faults, chance = HonestChain(seed), Faults(seed, 0.3), random.Random(seed)
     chain.mine(40)
     with serving(chain, faults) as url:
@@ -69,5 +69,5 @@ def test_any_faults_end_as_an_honest_replay(database: Database, monkeypatch: pyt
 def test_many_faults_of_every_kind_end_as_an_honest_replay(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    met = follow(database, seed=2, num_forks=600, monkeypatch=monkeypatch)
+    met = follow(database, seed=2, num_forks=300, monkeypatch=monkeypatch)
     assert met == set(Faults(0, 0)._kinds)
