@@ -113,6 +113,24 @@ def test_a_stream_that_broke_was_not_charged_and_runs_again(api: Api) -> None:
     assert num_receipts(api) == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_may_have_been_charged_is_not_run_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """As when the database dies while it commits the receipt."""
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("the database is gone")
+
+    monkeypatch.setattr(api.installation.admitting, "settle", broken)
+    assert "internal_error" in ask(api, stream=stream).text
+    again = ask(api, stream=stream)
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "request_under_way")
+    api.installation.clock.pass_seconds(81)
+    assert ask(api, stream=stream).json()["error"]["code"] == "outcome_unknown"
+    assert len(api.installation.engine.chats) == 1
+
+
 def test_a_client_that_leaves_its_stream_finds_it_whole(api: Api) -> None:
     api.installation.engine.waits_after = 2
     changes: dict[str, Any] = {"stream": True, "loraledger": {"deadline_ms": 1000}}
