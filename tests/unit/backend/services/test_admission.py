@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +18,7 @@ from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.hashing import receipt_id, slices_hash
 from backend.domain.receipt import Slice
 from backend.domain.split import PPM
-from backend.services.admission import Bill, Payer
+from backend.services.admission import Admission, Bill, Payer
 from backend.services.books import (
     InsufficientAuthorisation,
     InsufficientBalance,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.ports.serving import Reservation
+    from backend.ports.serving import NewReceipt, Reservation
 T = TypeVar("T")
 NUMBERS = itertools.count()
 """Salts make each request's hash its own."""
@@ -321,6 +322,38 @@ def test_what_is_asked_at_a_time_is_one_transaction(installation: Installation, 
     asked = asyncio.run(at_once([installation.admitting.reserve(payer, 1) for _ in range(200)]))
     assert not any(isinstance(found, BaseException) for found in asked)
     assert len(commits) <= 3
+
+
+def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
+    any_installation: Installation,
+) -> None:
+    """Each has its groups of many channels; new lines are among them."""
+    installation = any_installation
+    payers = [some_key(f"payer {number}") for number in range(30)]
+    for payer in payers:
+        installation.payer, installation.channel = payer, installation.market.channel(payer.account)
+        installation.fund(1000)
+
+    async def answer(admission: Admission, payer: Payer) -> NewReceipt:
+        reservation = await admission.reserve(payer, 5)
+        return await admission.settle(payer, reservation, bill(installation, 5))
+
+    def process(seed: int) -> list[NewReceipt | BaseException]:
+        begin: Any = installation.begin
+        read: Any = installation.read
+        admission = Admission(
+            begin, read, installation.market, installation.receipt_key, installation.clock, 900, 60
+        )
+        asking = [Payer(payer.account) for payer in payers] * 4
+        random.Random(seed).shuffle(asking)
+        return asyncio.run(at_once([answer(admission, payer) for payer in asking]))
+
+    with ThreadPoolExecutor(3) as processes:
+        answers = [found for group in processes.map(process, range(3)) for found in group]
+    assert [found for found in answers if isinstance(found, BaseException)] == []
+    with installation.read() as tx:
+        lines = tx.channels.charged([installation.market.channel(payer.account) for payer in payers])
+    assert list(lines.values()) == [3 * 4 * 5] * 30
 
 
 def test_a_signer_out_of_reach_fails_its_answer_and_no_other(
