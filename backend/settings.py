@@ -59,6 +59,16 @@ class Settings(BaseSettings):
     """Versions that ask less for prompt tokens are not served; token units per million tokens."""
     min_completion_price: int = Field(default=1, ge=0, lt=1 << 63)
     """Likewise for completion tokens."""
+    key_requests_per_minute: int = Field(default=1000, ge=0)
+    """Of one API key, by each API process; 0: no limit."""
+    wallet_requests_per_minute: int = Field(default=5000, ge=0)
+    """Of one account, with all its keys."""
+    address_requests_per_minute: int = Field(default=1000, ge=0)
+    """Of one network address, before it has signed in."""
+    key_tokens_per_minute: int = Field(default=2_000_000, ge=0)
+    """Tokens of prompts and answers of one API key."""
+    wallet_tokens_per_minute: int = Field(default=10_000_000, ge=0)
+    """Of one account, with all its keys."""
     answer_seconds: float = Field(default=180.0, gt=0)
     """An answer, its adapter's fetch included, may take this long; keep it well below the vault's thaw."""
     max_lag_seconds: int = Field(default=60, ge=1)

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from backend.api import errors
 from backend.api.middleware import BodyLimit, Defects, RequestId
 from backend.api.openapi import document
+from backend.api.rate_limits import RateLimits
 from backend.api.routers import (
     auth,
     channels,
@@ -64,6 +65,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.state.services = services
     app.state.upload_slots = UploadSlots(MAX_UPLOADS)
     app.state.recordings = set()
+    app.state.rate_limits = RateLimits(settings)
     errors.install(app)
     routers = tuple(module.router for module in ROUTERS)
     for router in routers:

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from backend.api.rate_limits import RateLimits
 from backend.api.services import Services
 from backend.domain.errors import Forbidden, Unauthenticated
 from backend.domain.ids import Account
@@ -23,6 +24,16 @@ class Caller:
     account: Account
     key_id: str | None
     token: str
+
+    @property
+    def scopes(self) -> dict[str, str]:
+        """By which its requests are counted."""
+        key = {"key": self.key_id} if self.key_id else {}
+        return {"wallet": str(self.account), **key}
+
+
+def get_rate_limits(request: Request) -> RateLimits:
+    return cast("RateLimits", request.app.state.rate_limits)
 
 
 def get_services(request: Request) -> Services:
@@ -45,7 +56,18 @@ def get_caller(
     return Caller(services.sign_in.session(token).account, None, token)
 
 
-CallerDep = Annotated[Caller, Depends(get_caller)]
+async def get_admitted(request: Request, caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+    await get_rate_limits(request).admit(request, caller.scopes)
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(get_admitted)]
+
+
+async def admit_stranger(request: Request) -> None:
+    """For endpoints that work before anybody has signed in."""
+    address = request.client.host if request.client else ""
+    await get_rate_limits(request).admit(request, {"address": address})
 
 
 def get_wallet(caller: CallerDep) -> Caller:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from backend.api.rate_limits import RateLimitExceeded
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.content import ContentCorrupt
 from backend.domain.errors import (
@@ -46,6 +47,7 @@ STATUS: Mapping[type[DomainError], HTTPStatus] = {
     ChainReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimitExceeded: HTTPStatus.TOO_MANY_REQUESTS,
     UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
 }

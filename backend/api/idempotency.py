@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message
 
 from backend.api.completions import CompletionStream
-from backend.api.deps import bearer, get_caller, get_services
+from backend.api.deps import bearer, get_admitted, get_caller, get_services
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
 from backend.domain.ids import Hash32
@@ -75,7 +75,7 @@ async def _answered_once(request: Request, text: str, handle: Handler) -> Respon
             f"{HEADER} has 1 to 255 visible ASCII characters but quotes and backslashes.", param=HEADER
         )
     services, credentials = get_services(request), await bearer(request)
-    caller = await run_in_threadpool(get_caller, services, credentials)
+    caller = await get_admitted(request, await run_in_threadpool(get_caller, services, credentials))
     body = await request.body()
     keyed = KeyedRequest(caller.account, match[1], _fingerprint(request, body))
     started = await run_in_threadpool(services.idempotency.start, keyed)

@@ -24,7 +24,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """`x-request-id`: the client's if it is a sane one, else ours; on every response."""
+    """`x-request-id`: the client's if it is a sane one, else ours; on every response, beside the headers that
+    whoever handled the request has put into `request.state.headers`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,7 +41,8 @@ class RequestId:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                own = {"x-request-id": request_id, **scope["state"].get("headers", {})}
+                MutableHeaders(scope=message).update(own)
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -31,6 +31,7 @@ class Answer:
         self.id = answer_id
         self.is_abandoned = asyncio.Event()
         self._started = asyncio.Event()
+        self._ended = asyncio.Event()
         self._pieces: asyncio.Queue[tuple[int, Piece] | None] = asyncio.Queue()
         self._final: Final | None = None
         self._error: BaseException | None = None
@@ -56,6 +57,11 @@ class Answer:
         if self._error is not None:
             raise self._error
 
+    async def ended(self) -> NewReceipt | None:
+        """Returns when the answer is over, with its receipt if it was charged."""
+        await self._ended.wait()
+        return self._final.receipt if self._final else None
+
     def hang_up(self) -> None:
         """The reader has left. What was generated is still charged, and its receipt can be fetched."""
         self.is_abandoned.set()
@@ -76,3 +82,4 @@ class Answer:
     def _close(self) -> None:
         self._pieces.put_nowait(None)
         self._started.set()
+        self._ended.set()

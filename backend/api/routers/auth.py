@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, status
+from fastapi import APIRouter, Depends, status
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.deps import CallerDep, ServicesDep, WalletDep, admit_stranger
 from backend.api.idempotency import IdempotentRoute, keeps_no_answer
 from backend.api.schemas.auth import (
     ChallengeRequest,
@@ -21,13 +21,13 @@ from backend.domain.ids import Account
 router = APIRouter(prefix="/v1", tags=["auth"], route_class=IdempotentRoute)
 
 
-@router.post("/auth/challenges", status_code=status.HTTP_201_CREATED)
+@router.post("/auth/challenges", status_code=status.HTTP_201_CREATED, dependencies=[Depends(admit_stranger)])
 @keeps_no_answer
 def create_challenge(body: ChallengeRequest, services: ServicesDep) -> ChallengeView:
     return ChallengeView.model_validate(services.sign_in.challenge(Account(body.account)))
 
 
-@router.post("/auth/sessions", status_code=status.HTTP_201_CREATED)
+@router.post("/auth/sessions", status_code=status.HTTP_201_CREATED, dependencies=[Depends(admit_stranger)])
 @keeps_no_answer
 def sign_in(body: SignInRequest, services: ServicesDep) -> SignInView:
     signed_in = services.sign_in.sign_in(body.message, body.signature)

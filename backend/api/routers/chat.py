@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from backend.api.choices import ChatShape, TextShape
 from backend.api.completions import Completion, CompletionStream, Wanted
-from backend.api.deps import CallerDep, ServicesDep
+from backend.api.deps import Caller, CallerDep, ServicesDep, get_rate_limits
 from backend.api.disconnect import ClientLeft, while_connected
 from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.answers import ChatCompletionView, CompletionView
@@ -59,7 +59,7 @@ async def create_chat_completion(
         includes_usage=body.includes_usage,
         service_tier=body.served_tier,
     )
-    return await _answered(request, services, asked, wanted)
+    return await _answered(request, services, caller, asked, wanted)
 
 
 @router.post("/completions", response_model=None, responses=answers(CompletionView))
@@ -83,12 +83,17 @@ async def create_completion(
         is_stream=bool(body.stream),
         includes_usage=body.includes_usage,
     )
-    return await _answered(request, services, asked, wanted)
+    return await _answered(request, services, caller, asked, wanted)
 
 
-async def _answered(request: Request, services: Services, asked: AnswerRequest, wanted: Wanted) -> Response:
+async def _answered(
+    request: Request, services: Services, caller: Caller, asked: AnswerRequest, wanted: Wanted
+) -> Response:
+    limits = get_rate_limits(request)
+    await limits.check_tokens(caller.scopes)
     try:
         answer = await while_connected(request, services.generate.start(asked))
+        limits.count_tokens(caller.scopes, answer)
         completion = Completion(answer, asked.model.name, wanted)
         if wanted.is_stream:
             return CompletionStream(completion)

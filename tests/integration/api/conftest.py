@@ -6,6 +6,7 @@ import socket
 import threading
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -39,7 +40,7 @@ class Api:
     session: str
     key: str
 
-    @property
+    @cached_property
     def openai(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
 
@@ -89,9 +90,11 @@ def url(server: tuple[FastAPI, str], installation: Installation) -> str:
 
 
 @pytest.fixture
-def api(installation: Installation, url: str) -> Api:
+def api(installation: Installation, url: str) -> Iterator[Api]:
     session = sign_in(url, installation.payer)
     answer = httpx.post(
         f"{url}/v1/keys", json={"name": "test"}, headers={"authorization": f"Bearer {session}"}
     )
-    return Api(installation, url, session, answer.json()["secret"])
+    built = Api(installation, url, session, answer.json()["secret"])
+    yield built
+    built.openai.close()
