@@ -1,0 +1,66 @@
+"""Random requests by the published schema: none finds a defect, and every answer is one the schema describes.
+
+Schemathesis runs as a process of its own, as against any server.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.api.rate_limits import RateLimits
+from backend.settings import Settings
+from tests.integration.api.test_how_to import installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fastapi import FastAPI
+
+    from tests.integration.api.conftest import Api
+
+__all__ = ["installation"]
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+NO_RATES: Any = {name: 0 for name in Settings.model_fields if name.endswith("_per_minute")}
+
+
+@pytest.fixture
+def fuzzed(api: Api, server: tuple[FastAPI, str]) -> Iterator[Api]:
+    """Every name is a model's, there is money, and nobody is told to slow down."""
+    app, usual = server[0], server[0].state.rate_limits
+    app.state.rate_limits = RateLimits(Settings(**NO_RATES))
+    built = api.installation
+    built.fund(10**15)
+    built.view.snapshots.clear()  # of contributions that the script has nobody record
+    resolve = built.catalogue.resolve
+    built.catalogue.resolve = lambda _: resolve("tiny")  # type: ignore[method-assign]
+    yield api
+    app.state.rate_limits = usual
+
+
+def fuzz(api: Api, folder: Path, examples: int, *selection: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{api.url}/openapi.json"]
+    command += ["-H", f"Authorization: Bearer {api.session}", "--checks", CHECKS, "-n", str(examples)]
+    command += ["--phases", "coverage,fuzzing", "--seed", "1", "--no-color", "--request-timeout", "60"]
+    return subprocess.run([*command, *selection], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+def test_answers_withstand_random_requests(fuzzed: Api, tmp_path: Path) -> None:
+    done = fuzz(fuzzed, tmp_path, 200, "--include-path-regex", "completions$")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+def test_every_operation_withstands_random_requests(fuzzed: Api, tmp_path: Path) -> None:
+    """But signing out, which would end the session, and streams of jobs, which wait for events."""
+    left_out = "--exclude-path", "/v1/auth/session", "--exclude-path-regex", "events/stream$"
+    done = fuzz(fuzzed, tmp_path, 20, *left_out)
+    assert done.returncode == 0, done.stdout
