@@ -24,7 +24,7 @@ T = TypeVar("T")
 PARTS = {
     "products": ("<built-in method torch._ops.mkldnn._linear_pointwise>",),
     "deltas": ("add_lora",),
-    "attention": ("decode_attention",),
+    "attention": ("token_attention",),
     "row_operations": ("add_rms_norm", "silu_gate", "rotate_and_store"),
     "argmax": ("argmax",),
 }

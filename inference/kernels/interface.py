@@ -51,12 +51,13 @@ class Pages(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Decodes:
-    """The sequences that have one token in this step."""
+class Singles:
+    """Tokens that are attended to one at a time: those of decodes, and of prompts over short contexts."""
 
     tokens: Tensor  # [n] rows of the batch
     contexts: Tensor  # [n] positions to attend to, the token's own included
-    block_tables: Tensor  # [n, longest]
+    block_tables: Tensor  # [num_sequences, longest]
+    sequences: Tensor  # [n] rows of `block_tables`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +79,7 @@ class LoraBatch(Protocol):
 class Kernels(Protocol):
     """All tensors are contiguous and of the model's dtype unless said otherwise."""
 
-    reads_pages: bool  # whether `decode_attention` is faster than gathering contexts for SDPA
+    reads_pages: bool  # whether `token_attention` is faster than gathering short contexts for SDPA
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """Add `delta` to `hidden` [num_tokens, width] in place; the sum, normalised, as a new tensor."""
@@ -93,8 +94,8 @@ class Kernels(Protocol):
         [num_tokens] (block * block_size + offset) of `pages`.
         """
 
-    def decode_attention(self, queries: Tensor, pages: Pages, decodes: Decodes, output: Tensor) -> None:
-        """Write the rows `decodes.tokens` of `output`, which is shaped as `queries` [num_tokens, num_heads,
+    def token_attention(self, queries: Tensor, pages: Pages, singles: Singles, output: Tensor) -> None:
+        """Write the rows `singles.tokens` of `output`, which is shaped as `queries` [num_tokens, num_heads,
         head_dim].
         """
 

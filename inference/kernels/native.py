@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.kernels.interface import Decodes, HeadNorms, LoraBatch, LoraPart, Pages, Rotation
+    from inference.kernels.interface import HeadNorms, LoraBatch, LoraPart, Pages, Rotation, Singles
     from inference.lora.segments import Segment
 
 SOURCES = Path(__file__).with_name("cpp")
@@ -57,7 +57,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "add_rms_norm": (_Pointer, _Pointer, _Pointer, _Float, _Index, _Index, _Pointer),
     "silu_gate": (_Pointer, _Index, _Index, _Pointer),
     "rotate_and_store": (*[_Pointer] * 3, _Float, *[_Pointer] * 4, *[_Index] * 5, *[_Pointer] * 3),
-    "decode_attention": (*[_Pointer] * 6, *[_Index] * 6, _Pointer),
+    "token_attention": (*[_Pointer] * 7, *[_Index] * 6, _Pointer),
     "argmax": (_Pointer, _Index, _Index, _Pointer, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
 }
@@ -122,17 +122,17 @@ class NativeKernels(PortableKernels):
         )
         return queries
 
-    def decode_attention(self, queries: Tensor, pages: Pages, decodes: Decodes, output: Tensor) -> None:
-        num_sequences, table_width = decodes.block_tables.shape
-        self._functions["decode_attention"](
+    def token_attention(self, queries: Tensor, pages: Pages, singles: Singles, output: Tensor) -> None:
+        self._functions["token_attention"](
             _address(queries),
             _address(pages.keys),
             _address(pages.values),
-            _address(decodes.tokens),
-            _address(decodes.contexts),
-            _address(decodes.block_tables),
-            table_width,
-            num_sequences,
+            _address(singles.tokens),
+            _address(singles.contexts),
+            _address(singles.block_tables),
+            _address(singles.sequences),
+            singles.block_tables.shape[1],
+            len(singles.tokens),
             queries.shape[1],
             *pages.keys.shape[1:],
             _address(output),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.kernels.interface import Decodes, HeadNorms, LoraBatch, LoraPart, Pages, Rotation
+    from inference.kernels.interface import HeadNorms, LoraBatch, LoraPart, Pages, Rotation, Singles
     from inference.lora.segments import Segment
 
 _MAX_STACKED_TOKENS = 64
@@ -48,9 +48,10 @@ class PortableKernels:
         pages.values[blocks, :, offsets] = values
         return _rotate(queries, *rotation.rows)
 
-    def decode_attention(self, queries: Tensor, pages: Pages, decodes: Decodes, output: Tensor) -> None:
-        tables = zip(decodes.tokens.tolist(), decodes.contexts.tolist(), decodes.block_tables, strict=True)
-        for token, context, table in tables:
+    def token_attention(self, queries: Tensor, pages: Pages, singles: Singles, output: Tensor) -> None:
+        tables = singles.block_tables[singles.sequences]
+        of_tokens = zip(singles.tokens.tolist(), singles.contexts.tolist(), tables, strict=True)
+        for token, context, table in of_tokens:
             keys, values = (heads[0, :, :context] for heads in gather(pages, table.unsqueeze(0)))
             rows = queries[token].view(len(keys), -1, queries.shape[-1])  # heads that share a KV head
             output[token] = functional.scaled_dot_product_attention(rows, keys, values).flatten(0, 1)

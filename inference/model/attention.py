@@ -1,8 +1,9 @@
 """Causal attention of a mixed batch over paged keys and values.
 
-Single tokens go to a kernel that reads the pages, where there is one; the rest goes through torch's SDPA over
-gathered contexts. There, sequences of like shape are padded together and computed by one call; a group grows
-only while padding at most doubles its work, so one long prompt does not make thirty decodes pay for it.
+Where there is a kernel that reads the pages, it takes single tokens and prompts over short contexts; the
+rest goes through torch's SDPA over gathered contexts. There, sequences of like shape are padded together and
+computed by one call; a group grows only while padding at most doubles its work, so one long prompt does not
+make thirty decodes pay for it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.kernels.interface import Decodes
+from inference.kernels.interface import Singles
 from inference.kernels.portable import gather
 from inference.model.kv_cache import NULL_BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from inference.kernels.interface import Kernels, Pages
 
 _MAX_PADDING = 2.0
+_LONG_CONTEXT = 1024  # from here on SDPA's tiles are worth what gathering costs
 _FREE_AREA = 16_384  # below this many scores a call's overhead outweighs any padding
 
 
@@ -38,12 +40,6 @@ class SequenceSpan:
     num_queries: int
     context_len: int
     block_table: Sequence[int]
-
-    def singles(self) -> Iterator[SequenceSpan]:
-        """Each of its tokens as a sequence that ends there."""
-        first_len = self.context_len - self.num_queries + 1
-        for offset in range(self.num_queries):
-            yield SequenceSpan(self.start + offset, 1, first_len + offset, self.block_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ class AttentionPlan:
     """How a step's queries are attended to; every token of the batch is in exactly one place."""
 
     groups: Sequence[AttentionGroup]
-    decodes: Decodes | None
+    singles: Singles | None
 
 
 def plan_attention(
@@ -75,14 +71,17 @@ def plan_attention(
     reads_pages: bool,
     token_by_token: bool = False,
 ) -> AttentionPlan:
-    """`reads_pages`: the kernels attend to single tokens themselves. `token_by_token`: to all as such."""
-    if token_by_token:
-        spans = [single for span in spans for single in span.singles()]
-    singles = [span for span in spans if reads_pages and span.num_queries == 1]
-    others = [span for span in spans if not (reads_pages and span.num_queries == 1)]
+    """`reads_pages`: the kernels attend to tokens one at a time; `token_by_token`: to all of them."""
+
+    def is_single(span: SequenceSpan) -> bool:
+        is_short = span.num_queries == 1 or span.context_len <= _LONG_CONTEXT
+        return reads_pages and (is_short or token_by_token)
+
+    singles = [span for span in spans if is_single(span)]
+    others = [span for span in spans if not is_single(span)]
     return AttentionPlan(
         plan_groups(others, block_size, heads_per_kv, dtype, device),
-        _plan_decodes(singles, block_size, device) if singles else None,
+        _plan_singles(singles, block_size, device) if singles else None,
     )
 
 
@@ -114,8 +113,8 @@ def plan_groups(
 def attend(queries: Tensor, pages: Pages, plan: AttentionPlan, kernels: Kernels) -> Tensor:
     """Attention output [num_tokens, num_heads * head_dim] for `queries` [num_tokens, num_heads, head_dim]."""
     output = torch.empty_like(queries)
-    if plan.decodes is not None:
-        kernels.decode_attention(queries, pages, plan.decodes, output)
+    if plan.singles is not None:
+        kernels.token_attention(queries, pages, plan.singles, output)
     for group in plan.groups:
         keys, values = gather(pages, group.block_table)
         output.index_copy_(0, group.tokens, _attend_group(queries, group, keys, values))
@@ -137,14 +136,22 @@ def _attend_group(queries: Tensor, group: AttentionGroup, keys: Tensor, values: 
     return mixed.reshape(count * width, num_heads, head_dim)[group.real]
 
 
-def _plan_decodes(spans: Sequence[SequenceSpan], block_size: int, device: torch.device | str) -> Decodes:
+def _plan_singles(spans: Sequence[SequenceSpan], block_size: int, device: torch.device | str) -> Singles:
     num_blocks = math.ceil(_longest(spans) / block_size)
-    return Decodes(
-        tokens=torch.tensor([span.start for span in spans], device=device),
-        contexts=torch.tensor([span.context_len for span in spans], device=device),
+    tokens: list[int] = []
+    contexts: list[int] = []
+    sequences: list[int] = []
+    for number, span in enumerate(spans):
+        tokens += range(span.start, span.start + span.num_queries)
+        contexts += range(span.context_len - span.num_queries + 1, span.context_len + 1)
+        sequences += [number] * span.num_queries
+    return Singles(
+        tokens=torch.tensor(tokens, device=device),
+        contexts=torch.tensor(contexts, device=device),
         block_tables=torch.tensor(
             [_padded_table(span, num_blocks, block_size) for span in spans], device=device
         ),
+        sequences=torch.tensor(sequences, device=device),
     )
 
 

@@ -109,7 +109,7 @@ void accumulate(const float* weights, Index weight_stride, const T* rows, Index 
 // Pages lie anywhere, so no hardware foresees the next one.
 template <class T>
 void prefetch(const T* first, Index n) {
-    for (Index i = 0; i < n; i += 64 / static_cast<Index>(sizeof(T))) __builtin_prefetch(first + i);
+    for (Index i = 0; i < n; i += 64 / static_cast<Index>(sizeof(T))) __builtin_prefetch(first + i, 0, 2);
 }
 
 // One token's attention over its paged context, for kHeads query heads that share a KV head. `scratch` holds
@@ -144,18 +144,19 @@ void attend_heads(const T* query, const T* keys, const T* values, const Index* t
 }
 
 template <class T>
-void decode_attention(const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,
-                      const Index* tables, Index table_width, Index sequences, HeadShape shape, T* result) {
+void token_attention(const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,
+                      const Index* tables, const Index* sequences, Index table_width, Index num_tokens,
+                     HeadShape shape, T* result) {
     constexpr Index kMostHeads = 4;
     const Index share = shape.share(), dim = shape.head_dim;
 #pragma omp parallel
     {
         std::vector<float> scratch(kMostHeads * (2 * dim + table_width * shape.block_size));
 #pragma omp for collapse(2) schedule(dynamic, 4)
-        for (Index n = 0; n < sequences; ++n) {
+        for (Index n = 0; n < num_tokens; ++n) {
             for (Index h = 0; h < shape.num_kv_heads; ++h) {
                 const T *k = keys + h * shape.tile(), *v = values + h * shape.tile();
-                const Index* table = tables + n * table_width;
+                const Index* table = tables + sequences[n] * table_width;
                 for (Index g = 0; g < share; g += kMostHeads) {
                     const Index at = (tokens[n] * shape.num_heads + h * share + g) * dim;
                     auto attend = [&](auto heads) {

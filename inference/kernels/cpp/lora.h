@@ -38,7 +38,7 @@ void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float
     for (; i + kStep<T> <= n; i += kStep<T>) {
         for (Index r = 0; r < kRows; ++r) {
             const T* row = rows + r * n + i;
-            if (ahead != 0) __builtin_prefetch(reinterpret_cast<const char*>(row) + ahead);
+            if (ahead != 0) __builtin_prefetch(reinterpret_cast<const char*>(row) + ahead, 0, 2);
             for (Index t = 0; t < kTokens; ++t) sums[t][r] = add_products(sums[t][r], x + t * x_stride + i, row);
         }
     }
@@ -89,7 +89,7 @@ void add_rows(const float* weights, const T* rows, Index num_rows, Index width, 
             const T* row = rows + r * width + at;
             if (ahead != 0) {
                 for (Index j = 0; j < kWidth; j += 64 / static_cast<Index>(sizeof(T))) {
-                    __builtin_prefetch(reinterpret_cast<const char*>(row + j) + ahead);
+                    __builtin_prefetch(reinterpret_cast<const char*>(row + j) + ahead, 0, 2);
                 }
             }
             for (Index j = 0; j < kVectors; ++j) {

@@ -30,11 +30,11 @@ using namespace loraledger;
         rotate_and_store(qkv, query_norm, key_norm, epsilon, cosine, sine, positions, kv_slots, tokens,               \
                          HeadShape{num_heads, num_kv_heads, head_dim, block_size}, queries, keys, values);            \
     }                                                                                                                  \
-    extern "C" void decode_attention_##SUFFIX(                                                                        \
+    extern "C" void token_attention_##SUFFIX(                                                                        \
         const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,                 \
-        const Index* tables, Index table_width, Index sequences, Index num_heads, Index num_kv_heads, Index head_dim, \
+        const Index* tables, const Index* sequences, Index table_width, Index num_tokens, Index num_heads, Index num_kv_heads, Index head_dim, \
         Index block_size, T* result) {                                                                                \
-        decode_attention(queries, keys, values, tokens, contexts, tables, table_width, sequences,                     \
+        token_attention(queries, keys, values, tokens, contexts, tables, sequences, table_width, num_tokens,                     \
                          HeadShape{num_heads, num_kv_heads, head_dim, block_size}, result);                           \
     }                                                                                                                  \
     extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {       \

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def attention_of_a_step() -> str:
-    decode_attention()
+    token_attention()
     return "done"
 
 
-def decode_attention() -> None:
+def token_attention() -> None:
     time.sleep(0.02)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inference.errors import KernelBuildError
 from inference.kernels import native
 from inference.kernels.choice import choose_kernels
-from inference.kernels.interface import Decodes, HeadNorms, LoraPart, Pages, Rotation
+from inference.kernels.interface import HeadNorms, LoraPart, Pages, Rotation, Singles
 from inference.kernels.native import NativeKernels
 from inference.kernels.portable import PortableKernels
 from inference.lora.segments import Segment
@@ -111,10 +111,11 @@ def test_attention_of_single_tokens(
     num_tokens = len(contexts) + 2
     tokens = torch.randperm(num_tokens)[: len(contexts)]
     queries = torch.randn(num_tokens, num_kv_heads * share, head_dim).to(dtype) * 3
-    decodes = Decodes(tokens, torch.tensor(contexts), tables)
+    order = torch.randperm(len(contexts))
+    singles = Singles(tokens, torch.tensor(contexts)[order], tables, order)
     actual, expected = torch.zeros(2, *queries.shape, dtype=dtype)
-    PORTABLE.decode_attention(queries, pages, decodes, expected)
-    NativeKernels(dtype).decode_attention(queries, pages, decodes, actual)
+    PORTABLE.token_attention(queries, pages, singles, expected)
+    NativeKernels(dtype).token_attention(queries, pages, singles, actual)
     assert_same(actual, expected)
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.model.attention import SequenceSpan, plan_groups
+from inference.model.attention import SequenceSpan, plan_attention, plan_groups
 
 MAX_PADDING, FREE_AREA = 2.0, 16_384
 
@@ -53,3 +53,23 @@ def test_a_newcomer_with_a_longer_context_counts_with_its_own_length() -> None:
     """Few queries over a long context come after many over a short one, and would pad all of those."""
     batch = [SequenceSpan(0, 64, 64, range(64)), SequenceSpan(64, 1, 5000, range(5000))]
     assert len(plan_groups(batch, block_size=1, heads_per_kv=1, dtype=torch.float32, device="cpu")) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(spans(), st.booleans())
+def test_every_token_is_attended_to_once_over_its_own_past(
+    batch: list[SequenceSpan], token_by_token: bool
+) -> None:
+    plan = plan_attention(batch, 1, 1, torch.float32, "cpu", reads_pages=True, token_by_token=token_by_token)
+    assert not (token_by_token and plan.groups)
+    grouped = [token for group in plan.groups for token in group.tokens.tolist()]
+    singles = [] if plan.singles is None else plan.singles.tokens.tolist()
+    assert sorted(grouped + singles) == list(range(sum(span.num_queries for span in batch)))
+    if plan.singles is None:
+        return
+    rows = zip(singles, plan.singles.contexts.tolist(), plan.singles.sequences.tolist(), strict=True)
+    for token, context, sequence in rows:
+        (span,) = [span for span in batch if span.start <= token < span.start + span.num_queries]
+        assert context == span.context_len - span.num_queries + 1 + token - span.start
+        table = plan.singles.block_tables[sequence].tolist()
+        assert table[: span.context_len] == list(span.block_table)[: span.context_len]

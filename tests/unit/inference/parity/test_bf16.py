@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from inference.engine import Engine
     from inference.protocol import TokenLogprobs
 
-MAX_ERROR = 0.05
-"""Of a log-probability, in units of how far the logits of its position spread (largest minus smallest)."""
+MAX_ERROR, MEAN_WORST = 0.12, 0.03
+"""Of a log-probability, in units of how far the logits of its position spread (largest minus smallest): of
+any, and of the answers' worst ones on average.
+"""
 
 
 def worst_error(places: Sequence[TokenLogprobs], logits: torch.Tensor) -> float:
@@ -46,7 +48,10 @@ def test_log_probabilities_stay_within_the_bound(
         sampling = msgspec.structs.replace(command.sampling, logprobs=20)
         commands.append(msgspec.structs.replace(command, sampling=sampling))
     answers = run_all(make_engine(dtype="bfloat16"), *commands, prompts=prompts)
+    errors = []
     for (key, prompt), choice in zip(prompts.items(), choices, strict=True):
         answer = answers[key]
         logits = oracle.logits([*prompt, *answer.token_ids], choice)[len(prompt) - 1 : -1]
-        assert worst_error(answer.logprobs, logits) < MAX_ERROR, choice
+        errors.append(worst_error(answer.logprobs, logits))
+        assert errors[-1] < MAX_ERROR, choice
+    assert sum(errors) / len(errors) < MEAN_WORST
