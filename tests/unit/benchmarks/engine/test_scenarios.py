@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.engine import scenarios
 from benchmarks.engine.contestant import Run
+from benchmarks.engine.field import INVARIANT, OURS
 from benchmarks.engine.figures import ratios
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import GROUPS, Results, Season, in_turn, num_adapters, num_runs
@@ -94,4 +95,4 @@ def test_without_peers_only_our_engine_plays(tiny_model: Path) -> None:
     stage = Stage()
     season = Season(cast("Field", stage), tiny_model, [""] * 32, 1, False, Results(), print)
     season.run(["batch"])
-    assert {name for name, _, _ in stage.calls} == {"loraledger"}
+    assert {name for name, _, _ in stage.calls} == {OURS, INVARIANT}
