@@ -167,9 +167,9 @@ def _profile(report: Mapping[str, Any]) -> str:
         "Steps in which 32 requests decode one token each, taken apart by a profiler. What the machine "
         f"allows, measured in the same processes: {known['peak_gflop_s']:,.0f} GFLOP/s in bf16, at which the "
         f"products would take {known['products_at_peak_ms']:.1f} ms; nothing but the products, their weights "
-        f"read from memory each time, takes {known['products_alone_ms']:.1f} ms; weights can be read at "
-        f"{known['read_gb_s']:.0f} GB/s, at which the rows of 32 adapters, {known['adapters_mb']:.0f} MB a "
-        f"step, take {known['adapters_mb'] / known['read_gb_s']:.1f} ms."
+        f"read from memory each time, takes {known['products_alone_ms']:.1f} ms; products of a single token, "
+        f"which do little but read, get {known['read_gb_s']:.0f} GB/s. The rows of 32 adapters are "
+        f"{known['adapters_mb']:.0f} MB a step."
     )
     return "\n".join(["## Where a decode step goes", "", told, "", *table, ""])
 

@@ -84,7 +84,7 @@ def test_a_profiled_step_is_told_apart_from_what_the_machine_allows(report: dict
     text = page(report)
     assert "| the whole step | **12.0** |" in text
     assert "| attention | 2.0 |" in text
-    assert "32 adapters, 4 MB a step, take 1.0 ms" in text
+    assert "The rows of 32 adapters are 4 MB a step." in text
     assert "| 900 |" not in text
 
 
