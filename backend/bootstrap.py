@@ -6,11 +6,10 @@ Parts are made on first use: a command pays only for what it uses.
 from __future__ import annotations
 
 import json
-import socket
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from backend.domain.hashing import TypedDomain
 from backend.domain.ids import Account, Hash32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import socket
+    from collections.abc import Sequence
 
     from backend.api.services import Services
     from backend.chain.client import ChainClient
@@ -325,6 +325,7 @@ class Installation:
         """Everything that the REST API calls."""
         from backend.api.services import Services
         from backend.chain.keys import recover
+        from backend.readiness import faults
         from backend.services.channels import Channels
         from backend.services.contribute.contributions import Contributions
         from backend.services.contribute.snapshot import Snapshots
@@ -361,7 +362,7 @@ class Installation:
             governance=Governance(chain, read),
             blobs=blobs,
             is_here=self._is_here,
-            readiness=self.faults,
+            readiness=partial(faults, self),
         )
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
@@ -373,40 +374,6 @@ class Installation:
     def _is_here(self, cid: Cid) -> bool:
         """A daemon would ask its peers for what it does not have; our own store has nobody to ask."""
         return not self.settings.ipfs_api or self.blobs.has(cid)
-
-    def faults(self) -> dict[str, str]:
-        """Part -> what is wrong with it; empty when all parts answer."""
-        probes: dict[str, Callable[[], object]] = {
-            "database": self._read_something,
-            "chain": self._chain_is_ours,
-            "indexer": self._view_is_fresh,
-            "engine": self._engine_accepts,
-        }
-        found: dict[str, str] = {}
-        for name, probe in probes.items():
-            try:
-                probe()
-            except Exception as error:  # noqa: BLE001 - whatever is wrong is what is to be said
-                found[name] = str(error)
-        return found
-
-    def _read_something(self) -> None:
-        with self.database.read() as tx:
-            tx.chain.cursor()
-
-    def _view_is_fresh(self) -> None:
-        from backend.services.standing import check_fresh
-
-        with self.database.read() as tx:
-            check_fresh(tx.chain.cursor(), utc_now(), self.settings.max_lag_seconds)
-
-    def _chain_is_ours(self) -> None:
-        self.chain.check()
-
-    def _engine_accepts(self) -> None:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1)
-            probe.connect(str(self.settings.engine_socket))
 
     def chain_now(self) -> int:
         """Unix seconds by whichever clock is ahead: bursts of blocks push a local chain's, idling ours."""
