@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backend.ports.chain import Signer
     from backend.ports.engine import Engine
     from backend.ports.storage import BlobStore
+    from backend.ports.strangers import Strangers
     from backend.services.admission import Admission, Market
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
@@ -99,6 +100,14 @@ class Installation:
         from backend.storage.embedded import EmbeddedStore
 
         return EmbeddedStore(self.settings.blocks)
+
+    @cached_property
+    def strangers(self) -> Strangers:
+        from backend.strangers.client import StrangersClient
+
+        allows = self.settings.private_peers
+        is_local = self.deployment.chain_id == LOCAL_CHAIN_ID
+        return StrangersClient(allows_private=is_local if allows is None else allows)
 
     def kubo_rpc(self, port: int) -> tuple[Any, socket.socket]:
         """ASGI application and loopback listener of a Kubo RPC over the embedded store.

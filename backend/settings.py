@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     """Celery's broker, such as `redis://host`; empty: files in `home`."""
     ipfs_api: str = ""
     """Multiaddr or URL of a Kubo RPC; empty: the embedded block store in `home`."""
+    private_peers: bool | None = None
+    """Whether endpoints that others wrote on the chain may lie in private networks, this machine included:
+    wherever others can write there, they would send us to what only we can reach. Unset: on the local network
+    (chain 31337) only. A warning says so at the start."""
     base_model: str = ""
     """Folder, GGUF file or hub id (`owner/name`, `owner/name@revision`). Empty: SmolLM2-135M-Instruct."""
     model_cache: Path = Path(".loraledger/cache/models")
