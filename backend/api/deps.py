@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from backend.api.rate_limits import RateLimits
@@ -78,3 +79,8 @@ def get_wallet(caller: CallerDep) -> Caller:
 
 
 WalletDep = Annotated[Caller, Depends(get_wallet)]
+
+
+def asks_for(dependant: Dependant, dependency: Any) -> bool:
+    """Whether an endpoint stands on this dependency, directly or through others."""
+    return dependant.call is dependency or any(asks_for(each, dependency) for each in dependant.dependencies)

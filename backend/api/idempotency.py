@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message
 
 from backend.api.completions import CompletionStream
-from backend.api.deps import bearer, get_admitted, get_caller, get_services
+from backend.api.deps import asks_for, bearer, get_admitted, get_caller, get_services, get_wallet
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
 from backend.domain.ids import Hash32
@@ -50,7 +50,7 @@ class IdempotentRoute(APIRoute):
         handle = super().get_route_handler()
         if "POST" not in (self.methods or ()):
             return handle
-        is_taken = takes_key(self)
+        is_taken, needs_wallet = takes_key(self), asks_for(self.dependant, get_wallet)
 
         async def handle_once(request: Request) -> Response:
             text = request.headers.get(HEADER)
@@ -58,7 +58,7 @@ class IdempotentRoute(APIRoute):
                 return await handle(request)
             if not is_taken:
                 raise InvalidInput(f"{HEADER} is not taken here: the answer cannot be kept.", param=HEADER)
-            return await _answered_once(request, text, handle)
+            return await _answered_once(request, text, handle, needs_wallet=needs_wallet)
 
         return handle_once
 
@@ -68,7 +68,7 @@ def takes_key(route: APIRoute) -> bool:
     return "POST" in (route.methods or ()) and not getattr(route.endpoint, "keeps_no_answer", False)
 
 
-async def _answered_once(request: Request, text: str, handle: Handler) -> Response:
+async def _answered_once(request: Request, text: str, handle: Handler, *, needs_wallet: bool) -> Response:
     match = _KEY.fullmatch(text)
     if match is None:
         raise InvalidInput(
@@ -76,6 +76,8 @@ async def _answered_once(request: Request, text: str, handle: Handler) -> Respon
         )
     services, credentials = get_services(request), await bearer(request)
     caller = await get_admitted(request, await run_in_threadpool(get_caller, services, credentials))
+    if needs_wallet:
+        get_wallet(caller)  # kept answers too are only for those who could have asked
     body = await request.body()
     keyed = KeyedRequest(caller.account, match[1], _fingerprint(request, body))
     started = await run_in_threadpool(services.idempotency.start, keyed)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from backend.api.deps import get_caller, get_wallet
+from backend.api.deps import asks_for, get_caller, get_wallet
 from backend.api.idempotency import IdempotentRoute, takes_key
 from backend.api.schemas.answers import ErrorView
 from backend.services.idempotency import HEADER
@@ -51,10 +50,9 @@ def document(app: FastAPI, routers: tuple[APIRouter, ...]) -> dict[str, Any]:
 
 def caller_of(route: APIRoute) -> str:
     """Who may call it: a name of `CALLERS`."""
-    asked = set(_calls(route.dependant))
-    if get_wallet in asked:
+    if asks_for(route.dependant, get_wallet):
         return "session"
-    return "key" if get_caller in asked else "anyone"
+    return "key" if asks_for(route.dependant, get_caller) else "anyone"
 
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:
@@ -66,8 +64,3 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     }
     if isinstance(route, IdempotentRoute) and takes_key(route):
         operation["parameters"] = [*operation.get("parameters", []), KEY_PARAMETER]
-
-
-def _calls(dependant: Dependant) -> list[Any]:
-    inner = [call for each in dependant.dependencies for call in _calls(each)]
-    return [dependant.call, *inner]

@@ -28,7 +28,7 @@ def open_engine(url: str | URL) -> Engine:
         return _open_sqlite(parsed)
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(parsed, pool_pre_ping=True)
+    return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)  # see _open_sqlite
 
 
 def insert_if_absent(session: Session, table: type[Base], **values: Any) -> None:
@@ -48,7 +48,8 @@ def copy_if_absent(
 def _open_sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    # Neither logs nor messages of errors show what rows hold: signatures, and what people asked.
+    engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
