@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from backend.ports.engine import Engine
     from backend.ports.storage import BlobStore
     from backend.ports.strangers import Strangers
+    from backend.services.adapters import AdapterFolders
     from backend.services.admission import Admission, Market
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.staging import Staging
     from backend.services.generate import Generate, GenerateLimits
     from backend.services.keys import ApiKeys
+    from backend.services.policy import Policy
     from backend.services.prove import Proofs
     from backend.services.settle.settler import Settler
     from backend.settings import Settings
@@ -309,15 +311,26 @@ class Installation:
         )
 
     @cached_property
-    def generate(self) -> Generate:
+    def adapter_folders(self) -> AdapterFolders:
         from backend.services.adapters import AdapterFolders
+
+        return AdapterFolders(self.blobs, self.settings.home / "adapters")
+
+    @cached_property
+    def policy(self) -> Policy:
+        from backend.services.policy import Policy
+
+        return Policy(self.database.begin, self.database.read, self.blobs, self.adapter_folders, utc_now)
+
+    @cached_property
+    def generate(self) -> Generate:
         from backend.services.attribute import HiddenCosine, Uniform
         from backend.services.generate import Generate
 
         return Generate(
             self.database.read,
             self.catalogue,
-            AdapterFolders(self.blobs, self.settings.home / "adapters"),
+            self.adapter_folders,
             self.engine,
             self.admission,
             (HiddenCosine(), Uniform()),
@@ -366,6 +379,7 @@ class Installation:
             contributions=Contributions(begin, read, blobs, chain, recover, self.upload_check, lane),
             snapshots=Snapshots(begin, read, blobs, chain, lane),
             training=Training(begin, read),
+            policy=self.policy,
             publication=Publication(begin, blobs, chain),
             claims=self.claims,
             governance=Governance(chain, read),

@@ -25,6 +25,7 @@ from backend.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+from backend.domain.policy import ContentWithheld, ModelWithheld
 from backend.services.contribute.receive import UploadTooLarge
 from backend.services.idempotency import IdempotencyKeyReused
 
@@ -44,6 +45,8 @@ STATUS: Mapping[type[DomainError], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     Reverted: HTTPStatus.UNPROCESSABLE_ENTITY,
     ContentCorrupt: HTTPStatus.BAD_GATEWAY,
+    ContentWithheld: HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
+    ModelWithheld: HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
     ChainReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
@@ -58,6 +61,7 @@ TYPES: Mapping[int, str] = {
     402: "payment_required",
     403: "permission_error",
     429: "rate_limit_error",
+    451: "permission_error",
 }
 CODES: Mapping[int, str] = {
     400: "bad_request",

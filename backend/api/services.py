@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backend.services.govern import Governance
     from backend.services.idempotency import Idempotency
     from backend.services.keys import ApiKeys
+    from backend.services.policy import Policy
     from backend.services.publish import Publication
     from backend.services.receipts import Receipts
     from backend.services.registry import Registry
@@ -41,6 +42,7 @@ class Services:
     contributions: Contributions
     snapshots: Snapshots
     training: Training
+    policy: Policy
     publication: Publication
     claims: Claims
     governance: Governance

@@ -27,6 +27,7 @@ from backend.ports.settlement import Backlog
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy.orm import Session
 
@@ -51,7 +52,9 @@ _ADDED = insert(table_of(ReceiptRow)).returning(table_of(ReceiptRow).c.sequence,
 
 
 class ChannelStore:
-    """Implements `ChannelRepository` of `ports.serving` and `SettlementVouchers` of `ports.settlement`."""
+    """Implements `ChannelRepository` of `ports.serving`, `SettlementVouchers` of `ports.settlement` and
+    `RunningAnswers` of `ports.policy`.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -81,6 +84,10 @@ class ChannelStore:
             Reservation(id_, ChannelId(Hash32(channel)), key_id, amount, expires_at)
             for id_, channel, key_id, amount, expires_at in rows
         ]
+
+    def reserved(self, now: datetime) -> frozenset[str]:
+        query = select(ReservationRow.id).where(ReservationRow.expires_at > now)
+        return frozenset(self._session.scalars(query))
 
     def add_reservations(self, reservations: Sequence[Reservation]) -> None:
         rows = [{name: getattr(new, name) for name in Reservation.__slots__} for new in reservations]

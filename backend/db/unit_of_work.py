@@ -15,6 +15,7 @@ from backend.db.event_log import EventLog
 from backend.db.idempotency import IdempotencyStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
+from backend.db.policy import PolicyStore
 from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
 from backend.db.training import TrainingStore
@@ -40,6 +41,7 @@ class Work:
         self.event_log = EventLog(session)
         self.idempotency = IdempotencyStore(session)
         self.outbox = OutboxStore(session)
+        self.policy = PolicyStore(session)
         self.receipts = ReceiptStore(session)
         self.sketches = SketchStore(session)
         self.training = TrainingStore(session)

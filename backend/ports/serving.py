@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backend.domain.voucher import ClientVoucher
     from backend.ports.auth import AuthRepository
     from backend.ports.chain import ChainView, Transactions
+    from backend.ports.policy import PolicyRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,11 @@ class HeldKeys(SessionKeys, Protocol):
 class CatalogueTx(Protocol):
     @property
     def chain(self) -> ChainView: ...
+
+
+class ModelsTx(CatalogueTx, Protocol):
+    @property
+    def policy(self) -> PolicyRepository: ...
 
 
 class RegistryTx(CatalogueTx, Protocol):

@@ -59,6 +59,12 @@ class BlobStore(Protocol):
         """Stop keeping the folder. Unknown or not pinned is no error."""
         ...
 
+    def forget(self, *cids: Cid) -> None:
+        """Unpin these folders, and delete the blocks that no other pin needs: ours at once, a daemon its own
+        by its own rules.
+        """
+        ...
+
     def block(self, cid: Cid) -> bytes:
         """One verified block."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,10 @@ class AdapterFolders:
         if not path.is_dir():
             self._fetch(cid, path)
         return AdapterFolder(record.adapter_digest, path)
+
+    def drop(self, cid: Cid) -> None:
+        """Delete the copy; whoever is answered from it must be done."""
+        shutil.rmtree(self._root / cid, ignore_errors=True)
 
     def _path(self, record: VersionRecord) -> Path:
         return self._root / cid_of(record.cid_digest)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import ZERO_HASH, Account, Hash32, VersionId
 from backend.domain.receipt import NAME_PATTERN
+from backend.services.policy import check_answerable, is_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import RegisteredVersion
     from backend.domain.receipt import VersionRecord
     from backend.ports.chain import ChainView
-    from backend.ports.serving import CatalogueTx
+    from backend.ports.serving import ModelsTx
 
 _HASH = re.compile(r"(?:0x)?([0-9a-f]{64})")
 _NAMED = re.compile(rf"(0x[0-9a-f]{{40}})/({NAME_PATTERN})(?:@(?:0x)?([0-9a-f]{{4,64}}))?")
@@ -70,7 +71,7 @@ class BaseModel:
 class Catalogue:
     def __init__(
         self,
-        read: Callable[[], AbstractContextManager[CatalogueTx]],
+        read: Callable[[], AbstractContextManager[ModelsTx]],
         base: BaseModel,
         floor: FloorPrice = FloorPrice(),
     ) -> None:
@@ -85,19 +86,34 @@ class Catalogue:
     def models(self) -> list[Model]:
         """All that can be served now: newest version of each name, the base model first."""
         with self._read() as tx:
-            versions = [v for v in tx.chain.versions() if self._is_servable(v) and not v.is_deprecated]
+            denials = {denial.subject: denial for denial in tx.policy.all()}
+            listed = (v for v in tx.chain.versions() if self._is_servable(v) and not v.is_deprecated)
+            versions = [v for v in listed if is_served(denials, tx.chain, v.record)]
             base = self._newest_base(tx.chain)
         newest = {(v.record.creator, v.record.name): v for v in versions if not _is_bare(v)}
         return [self._model(v) for v in [*([base] if base else []), *newest.values()]]
 
-    def resolve(self, model: str) -> Model:
-        """`owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's name."""
+    def resolve(self, model: str, payer: Account | None = None) -> Model:
+        """`owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's name.
+
+        Raises ModelNotFound, also for what is not served at its price; ModelDenied; PayerDenied.
+        """
         with self._read() as tx:
-            found = self._find(tx.chain, model)
+            found = self._known(tx.chain, model)
+            self._check_servable(found, model)
+            check_answerable(tx.policy, tx.chain, found.record, payer)
+        return self._model(found)
+
+    def record(self, model: str) -> VersionRecord:
+        """Likewise, served here or not. Raises ModelNotFound."""
+        with self._read() as tx:
+            return self._known(tx.chain, model).record
+
+    def _known(self, chain: ChainView, model: str) -> RegisteredVersion:
+        found = self._find(chain, model)
         if found is None:
             raise ModelNotFound(f"The model {model!r} does not exist here.", param="model")
-        self._check_servable(found, model)
-        return self._model(found)
+        return found
 
     def _find(self, chain: ChainView, model: str) -> RegisteredVersion | None:
         if model == self._base.name:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from backend.domain.ids import Hash32
+    from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.ports.attribution import Attributor
     from backend.ports.engine import AdapterFolder, Engine, Priority, Prompt, PromptSize
@@ -114,9 +114,9 @@ class Generate:
         self._max_context: int | None = None
         self._running: dict[asyncio.Task[None], Answer] = {}
 
-    async def model(self, name: str) -> Model:
-        """Raises ModelNotFound."""
-        return await asyncio.to_thread(self._catalogue.resolve, name)
+    async def model(self, name: str, payer: Account | None = None) -> Model:
+        """Raises what `Catalogue.resolve` does."""
+        return await asyncio.to_thread(self._catalogue.resolve, name, payer)
 
     async def active_adapters(self) -> frozenset[Hash32]:
         """Digests of the adapters that answer without being loaded first; none while the engine is away."""

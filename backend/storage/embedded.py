@@ -38,6 +38,11 @@ class EmbeddedStore(FolderStore):
     def unpin(self, cid: Cid) -> None:
         (self._pins / str(decode_cid(cid))).unlink(missing_ok=True)
 
+    def forget(self, *cids: Cid) -> None:
+        for cid in cids:
+            self.unpin(cid)
+        self.collect_garbage()
+
     def pin(self, cid: Cid) -> None:
         """Keep what is already here. Errors: `ContentMissing` if a block below is not, `ContentCorrupt`."""
         with self._lock(fcntl.LOCK_SH):

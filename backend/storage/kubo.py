@@ -55,6 +55,10 @@ class KuboStore(FolderStore):
         except ContentMissing:
             return
 
+    def forget(self, *cids: Cid) -> None:
+        for cid in cids:
+            self.unpin(cid)
+
     def close(self) -> None:
         self._client.close()
 

@@ -199,6 +199,7 @@ class ScriptedEngine:
             if number - 1 == self.breaks_after:
                 raise Unavailable("The engine stopped; nothing was charged, try again.")
             if number - 1 == self.waits_after_of.get(chat.id, self.waits_after):
+                self._loop = asyncio.get_running_loop()
                 self.is_waiting.set()
                 await waking.wait()
             if chat.id in self._aborted:
@@ -220,6 +221,11 @@ class ScriptedEngine:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
         return [chat.adapter.digest for chat in self.chats if chat.adapter]
+
+    def wake(self) -> None:
+        """All that wait go on, from whichever thread they are told."""
+        for waking in self._waking.values():
+            self._loop.call_soon_threadsafe(waking.set)
 
     @property
     def aborted(self) -> set[str]:

@@ -31,6 +31,7 @@ from backend.services.generate import Generate, GenerateLimits
 from backend.services.govern import Governance
 from backend.services.idempotency import Idempotency
 from backend.services.keys import ApiKeys
+from backend.services.policy import Policy
 from backend.services.publish import Publication
 from backend.services.receipts import Receipts
 from backend.services.registry import Registry
@@ -140,11 +141,10 @@ class Installation:
 
     def generating(self, answer_seconds: float) -> Generate:
         read: Any = self.read
-        store: Any = self.store
         return Generate(
             read,
             self.catalogue,
-            AdapterFolders(store, self.folder / "adapters"),
+            self.folders,
             self.engine,
             self.admitting,
             (HiddenCosine(), Uniform()),
@@ -186,6 +186,9 @@ class Installation:
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
         self.admitting = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
         self.admission = Waiting(self.admitting)
+        store: Any = self.store
+        self.folders = AdapterFolders(store, self.folder / "adapters")
+        self.policy = Policy(begin, read, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
         self.services = Services(
             sign_in=SignIn(begin, read, recover, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
@@ -200,6 +203,7 @@ class Installation:
             contributions=Contributions(begin, read, self.blobs, chain, recover, check, self.operator),
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.clock),
+            policy=self.policy,
             publication=Publication(begin, self.blobs, chain, self.clock),
             claims=claims,
             governance=Governance(chain, read),

@@ -43,7 +43,7 @@ async def create_chat_completion(
     """Answers a chat. With `stream`, as server-sent events; who leaves pays for what was written."""
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
-        model=await services.generate.model(body.model),
+        model=await services.generate.model(body.model, caller.account),
         prompt=body.turns(),
         sampling=body.sampling(),
         body=await request.body(),
@@ -69,7 +69,7 @@ async def create_completion(
     """Continues raw text: the model's chat template is not applied."""
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
-        model=await services.generate.model(body.model),
+        model=await services.generate.model(body.model, caller.account),
         prompt=body.text,
         sampling=body.sampling(),
         body=await request.body(),

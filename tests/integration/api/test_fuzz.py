@@ -38,7 +38,7 @@ def fuzzed(api: Api, server: tuple[FastAPI, str]) -> Iterator[Api]:
     built.fund(10**15)
     built.view.snapshots.clear()  # of contributions that the script has nobody record
     resolve = built.catalogue.resolve
-    built.catalogue.resolve = lambda _: resolve("tiny")  # type: ignore[method-assign]
+    built.catalogue.resolve = lambda *_: resolve("tiny")  # type: ignore[method-assign]
     yield api
     app.state.rate_limits = usual
 

@@ -1,0 +1,109 @@
+"""`loraledger policy`: what this installation does not serve."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backend.cli.session import AsJson, show
+from backend.domain.policy import Denied, Reason, Subject
+from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.bootstrap import Installation
+    from backend.domain.policy import Denial
+
+POLL_SECONDS = 0.5
+
+Kind = Annotated[str, typer.Argument(help=f"{', '.join(Denied)}.")]
+Of = Annotated[str, typer.Argument(help="Digest, id or account, as the kind has it.")]
+Why = Annotated[
+    Reason, typer.Option(help="What whoever is refused is told; legal and licence answer HTTP 451.")
+]
+
+commands = typer.Typer(help="Say what this installation does not serve.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(commands, name="policy")
+
+
+@commands.command()
+def deny(kind: Kind, subject: Of, *, reason: Why = Reason.POLICY) -> None:
+    """Refuse an adapter, all that learned from a datanet, a payer, or a folder at the gateway, at once."""
+    with _installation() as installation:
+        denial = installation.policy.deny(Subject.parse(kind, subject), reason)
+    typer.echo(_as_line(denial))
+
+
+@commands.command()
+def allow(kind: Kind, subject: Of) -> None:
+    """End a denial."""
+    found = Subject.parse(kind, subject)
+    with _installation() as installation:
+        installation.policy.allow(found)
+    typer.echo(f"{found.kind} {found.id} is not denied any more")
+
+
+@commands.command("list")
+def list_denials(*, as_json: AsJson = False) -> None:
+    """All denials, oldest first."""
+    with _installation() as installation:
+        denials = installation.policy.denials()
+    if as_json:
+        show([_as_json(denial) for denial in denials])
+        return
+    for denial in denials:
+        typer.echo(_as_line(denial))
+
+
+@commands.command()
+def takedown(
+    model: Annotated[str, typer.Argument(help="`owner/name`, version id or adapter digest.")],
+    *,
+    reason: Why = Reason.LEGAL,
+) -> None:
+    """Deny an adapter under any name, and delete what is kept of it; may be repeated.
+
+    New requests are refused at once. Answers under way end first; then their copy is deleted too.
+    """
+    with _installation() as installation:
+        taken = installation.policy.take_down(installation.catalogue.record(model), reason)
+        typer.echo(
+            f"adapter {taken.adapter} is denied ({reason}); out of the store: {', '.join(taken.contents)}"
+        )
+        if not installation.policy.drop_copies(taken):
+            typer.echo(f"waiting for {len(taken.under_way)} answers under way")
+            while not installation.policy.drop_copies(taken):
+                time.sleep(POLL_SECONDS)
+    typer.echo("nothing of it is left here")
+
+
+@contextmanager
+def _installation() -> Iterator[Installation]:
+    from backend.bootstrap import Installation
+
+    installation = Installation(load_settings())
+    try:
+        yield installation
+    finally:
+        installation.close()
+
+
+def _as_json(denial: Denial) -> dict[str, Any]:
+    subject = denial.subject
+    return {
+        "kind": subject.kind,
+        "subject": subject.id,
+        "reason": denial.reason,
+        "created_at": denial.created_at.isoformat(),
+    }
+
+
+def _as_line(denial: Denial) -> str:
+    return f"{denial.subject.kind:8} {denial.subject.id}  {denial.reason}"

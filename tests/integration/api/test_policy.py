@@ -1,0 +1,96 @@
+"""What the operator denies, as clients meet it, and docs/operating.md, typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+from typer.testing import CliRunner
+
+from backend.chain.local_node import ROOT
+from backend.cli import policy
+from backend.cli.main import app
+from backend.domain.content import cid_of
+from backend.domain.policy import Reason, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.integration.api.conftest import Api
+    from tests.support.serving import Installation
+
+HELLO: Any = [{"role": "user", "content": "say hello"}]
+GUIDE = ROOT / "docs" / "operating.md"
+
+
+def ask(api: Api) -> Any:
+    return api.openai.chat.completions.create(model=api.installation.version, messages=HELLO)
+
+
+def test_a_taken_down_adapter_is_a_451_while_the_answer_under_way_ends_and_is_paid(api: Api) -> None:
+    installation, answers = api.installation, []
+    installation.engine.waits_after = 2
+    asking = threading.Thread(target=lambda: answers.append(ask(api)))
+    asking.start()
+    assert installation.engine.is_waiting.wait(30)
+    record = installation.catalogue.record(installation.version)
+    taken = installation.policy.take_down(record, Reason.LEGAL)
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(api)
+    assert refused.value.status_code == 451
+    assert refused.value.code == "model_withheld"
+    assert refused.value.body["details"]["reason"] == "legal"  # type: ignore[index]
+    assert not installation.policy.drop_copies(taken)
+    installation.engine.waits_after = None
+    installation.engine.wake()
+    asking.join()
+    (answer,) = answers
+    assert answer.choices[0].message.content == "Hello there, world."
+    assert installation.policy.drop_copies(taken)
+    with api.http() as http:
+        (receipt,) = http.get("/v1/receipts").json()["data"]
+        assert receipt["id"] == answer.model_extra["loraledger"]["receipt_id"]
+        gone = http.get(f"/ipfs/{cid_of(record.cid_digest)}", params={"format": "car"})
+        assert (gone.status_code, gone.json()["error"]["code"]) == (451, "content_withheld")
+        assert [model["parent"] for model in http.get("/v1/models").json()["data"]] == [None]
+
+
+def test_a_denied_payer_is_refused_before_any_work(api: Api) -> None:
+    payer = Subject.parse("payer", api.installation.payer.account)
+    api.installation.policy.deny(payer, Reason.HARMFUL)
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        ask(api)
+    assert refused.value.code == "payer_denied"
+    assert api.installation.engine.counted == []
+    api.installation.policy.allow(payer)
+    assert ask(api).choices
+
+
+def test_every_command_of_the_guide_does_what_the_page_says(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def opened() -> Iterator[Installation]:
+        yield installation
+
+    monkeypatch.setattr(policy, "_installation", opened)
+    said = []
+    commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    for command in commands:
+        arguments = shlex.split(command.replace("$MODEL", installation.version))
+        result = CliRunner().invoke(app, arguments[1:])
+        assert result.exit_code == 0, (command, result.output, result.exception)
+        said.append(result.output)
+    assert len(commands) == 4
+    assert "datanet  7  licence" in said[0]
+    assert said[1] == said[0]
+    assert "not denied any more" in said[2]
+    assert "nothing of it is left here" in said[3]
+    listed = CliRunner().invoke(app, ["policy", "list", "--json"]).output
+    assert '"adapter"' in listed
+    assert '"content"' in listed
