@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.contribute.curate import Curation
     from backend.services.contribute.staging import Staging
+    from backend.services.contribute.transfers import Transfers
     from backend.services.generate import Generate, GenerateLimits
     from backend.services.keys import ApiKeys
     from backend.services.policy import Policy
@@ -251,6 +252,12 @@ class Installation:
         return Staging(self.settings.home / "uploads", self.settings.max_upload_bytes)
 
     @cached_property
+    def transfers(self) -> Transfers:
+        from backend.services.contribute.transfers import Transfers
+
+        return Transfers(self.settings.home / "transfers", self.settings.max_upload_bytes)
+
+    @cached_property
     def upload_check(self) -> UploadCheck:
         from backend.services.contribute.check_upload import UploadCheck
 
@@ -377,6 +384,7 @@ class Installation:
             receipts=Receipts(read),
             registry=Registry(read, chain, blobs),
             contributions=Contributions(begin, read, blobs, chain, recover, self.upload_check, lane),
+            transfers=self.transfers,
             snapshots=Snapshots(begin, read, blobs, chain, lane),
             training=Training(begin, read),
             policy=self.policy,

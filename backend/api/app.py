@@ -27,6 +27,7 @@ from backend.api.routers import (
     models,
     receipts,
     registry,
+    transfers,
 )
 from backend.api.uploads import UploadSlots
 
@@ -43,10 +44,13 @@ FORM_BYTES = 64 << 10
 """What a form may add to an upload."""
 MAX_UPLOADS = 8
 """Taken at once."""
+MAX_PIECES = 16
+"""Of resumable transfers, taken at once."""
 UPLOAD = ("POST", "/v1/contributions")
+PIECE = ("PATCH", "/v1/transfers/")
 ROUTERS = (
     *(auth, models, chat, channels, receipts),
-    *(registry, contributions, fine_tuning, earnings, governance, ipfs, health),
+    *(registry, contributions, transfers, fine_tuning, earnings, governance, ipfs, health),
 )
 
 
@@ -64,6 +68,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     )
     app.state.services = services
     app.state.upload_slots = UploadSlots(MAX_UPLOADS)
+    app.state.piece_slots = UploadSlots(MAX_PIECES)
     app.state.recordings = set()
     app.state.rate_limits = RateLimits(settings)
     errors.install(app)
@@ -73,7 +78,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.openapi = cache(partial(document, app, routers))  # type: ignore[method-assign]
 
     def limit_of(method: str, path: str) -> int:
-        return settings.max_upload_bytes + FORM_BYTES if (method, path) == UPLOAD else MAX_BODY_BYTES
+        is_large = (method, path) == UPLOAD or (method, path[: len(PIECE[1])]) == PIECE
+        return settings.max_upload_bytes + FORM_BYTES if is_large else MAX_BODY_BYTES
 
     app.add_middleware(BodyLimit, limit_of=limit_of)
     app.add_middleware(Defects)

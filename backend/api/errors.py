@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from backend.api.rate_limits import RateLimitExceeded
+from backend.api.tus import TUS_VERSION, UnknownTusVersion
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.content import ContentCorrupt
 from backend.domain.errors import (
@@ -26,7 +27,8 @@ from backend.domain.errors import (
     Unavailable,
 )
 from backend.domain.policy import ContentWithheld, ModelWithheld
-from backend.services.contribute.receive import UploadTooLarge
+from backend.services.contribute.receive import DiskFull, UploadTooLarge
+from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
 from backend.services.idempotency import IdempotencyKeyReused
 
 if TYPE_CHECKING:
@@ -36,7 +38,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATUS: Mapping[type[DomainError], HTTPStatus] = {
+CHECKSUM_MISMATCH = 460
+"""The tus protocol's own."""
+
+STATUS: Mapping[type[DomainError], int] = {
     InvalidInput: HTTPStatus.BAD_REQUEST,
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     PaymentRequired: HTTPStatus.PAYMENT_REQUIRED,
@@ -52,6 +57,10 @@ STATUS: Mapping[type[DomainError], HTTPStatus] = {
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     RateLimitExceeded: HTTPStatus.TOO_MANY_REQUESTS,
     UploadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    DiskFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    ChecksumMismatch: CHECKSUM_MISMATCH,
+    TransferBusy: HTTPStatus.LOCKED,
+    UnknownTusVersion: HTTPStatus.PRECONDITION_FAILED,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 """By the nearest class in an error's ancestry; whatever has none is our own fault."""
@@ -92,6 +101,8 @@ OWN_CODES: Mapping[str, tuple[int, str]] = {
 
 HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"www-authenticate": "Bearer"},
+    412: {"tus-version": TUS_VERSION},
+    423: {"retry-after": "1"},
     429: {"retry-after": "1"},
     503: {"retry-after": "1"},
 }
@@ -110,11 +121,11 @@ UNSUPPORTED = frozenset(
 )
 
 
-def status_of(error: DomainError) -> HTTPStatus:
+def status_of(error: DomainError) -> int:
     return status_of_kind(type(error))
 
 
-def status_of_kind(kind: type[DomainError]) -> HTTPStatus:
+def status_of_kind(kind: type[DomainError]) -> int:
     known = (STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
     return next(known, HTTPStatus.INTERNAL_SERVER_ERROR)
 

@@ -89,7 +89,7 @@ class RateLimits:
             return
         request.state.is_counted = True
         full = await self._count(REQUESTS, scopes, 1)
-        request.state.headers = {
+        request.state.headers = getattr(request.state, "headers", {}) | {
             name: value
             for kind in (REQUESTS, TOKENS)
             for name, value in _tightest(await self._windows(kind, scopes)).items()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from backend.services.claim import Claims
     from backend.services.contribute.contributions import Contributions
     from backend.services.contribute.snapshot import Snapshots
+    from backend.services.contribute.transfers import Transfers
     from backend.services.deposit import Deposits
     from backend.services.generate import Generate
     from backend.services.govern import Governance
@@ -40,6 +41,7 @@ class Services:
     receipts: Receipts
     registry: Registry
     contributions: Contributions
+    transfers: Transfers
     snapshots: Snapshots
     training: Training
     policy: Policy

@@ -53,7 +53,7 @@ class UploadSlots:
 async def uploaded(request: Request) -> AsyncIterator[Iterator[bytes]]:
     """The body itself, or its form field `file`. Read the iterator in a worker thread of anyio."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        yield _from_thread(request.stream())
+        yield body(request)
         return
     async with request.form(max_files=1, max_fields=0) as form:
         file = form.get("file")
@@ -62,7 +62,10 @@ async def uploaded(request: Request) -> AsyncIterator[Iterator[bytes]]:
         yield iter(lambda: file.file.read(CHUNK_BYTES), b"")
 
 
-def _from_thread(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+def body(request: Request) -> Iterator[bytes]:
+    """Whatever its type. Read it in a worker thread of anyio."""
+    stream: AsyncIterator[bytes] = request.stream()
+
     async def next_chunk() -> bytes | None:
         try:
             with anyio.fail_after(STALL_SECONDS):

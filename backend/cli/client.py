@@ -11,6 +11,8 @@ from backend.domain.errors import Conflict, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import httpx
+
     from backend.cli.wallet import Wallet
 
 T = TypeVar("T")
@@ -39,6 +41,11 @@ class Market:
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """The JSON body. Errors: `ApiRefused`, `Unavailable` when nobody answers."""
+        response = self.exchange(method, path, **options)
+        return response.json() if response.content else None
+
+    def exchange(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The whole answer. Errors: as above."""
         import httpx
 
         try:
@@ -48,7 +55,7 @@ class Market:
                 f"the API at {self.api_url} is not reachable ({error}); is `loraledger up` running?"
             ) from error
         if response.is_success:
-            return response.json() if response.content else None
+            return response
         body = _error_of(response)
         raise ApiRefused(
             f"{method} {path}: {body.get('message', response.text[:500])}",

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from backend.cli.transferring import PIECE_BYTES, transfer
+from backend.domain.errors import Unavailable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from backend.cli.client import Market
 
@@ -13,13 +19,37 @@ CHECK_SECONDS = 3600
 """An upload of a gigabyte is compared with its whole datanet before the answer comes."""
 
 
-def upload(market: Market, datanet: int, name: str, licence: str, content: Iterable[bytes]) -> dict[str, Any]:
-    """The upload with its report; nothing is recorded."""
-    where = {"datanet": datanet, "name": name, "licence": licence}
+def upload(market: Market, where: Mapping[str, Any], rows: Iterable[bytes] | None = None) -> dict[str, Any]:
+    """The upload with its report; nothing is recorded. `where`: datanet, name, licence; a transfer's id
+    if there are no `rows`.
+    """
     found: dict[str, Any] = market.request(
-        "POST", "/v1/contributions", params=where, content=content, timeout=CHECK_SECONDS
+        "POST", "/v1/contributions", params=where, content=rows, timeout=CHECK_SECONDS
     )
     return found
+
+
+def upload_file(market: Market, where: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """As `upload`. A large file goes in pieces, with its progress shown, and onward from where an earlier
+    attempt stopped.
+    """
+    if path.stat().st_size <= PIECE_BYTES:
+        return upload(market, where, [path.read_bytes()])
+    return upload(market, {**where, "transfer": _transferred(market, path)})
+
+
+def _transferred(market: Market, path: Path) -> str:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(path.name)
+            return transfer(market, path, lambda done, of: progress.update(task, completed=done, total=of))
+    except (KeyboardInterrupt, Unavailable):
+        typer.echo("interrupted: what arrived stays for a day; the same command goes on from there", err=True)
+        raise
 
 
 def submit(market: Market, upload_id: str) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             curation.advance()
+            installation.transfers.sweep()
             progress = settler.run_once()
             news = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
         except DomainError as error:

@@ -66,10 +66,9 @@ def push(
     user: User = CONTRIBUTOR,
 ) -> None:
     """Upload a file, show the report, and sign the contribution; exit code 1 if there is a defect."""
-    from backend.checking import chunks
-
     with open_market(user) as market:
-        upload = contributing.upload(market, datanet, name or rows.name, licence, chunks(rows))
+        where = {"datanet": datanet, "name": name or rows.name, "licence": licence}
+        upload = contributing.upload_file(market, where, rows)
         _show_report(upload["report"], as_json=False)
         if upload["state"] != "draft":
             typer.echo("refused: nothing of it is kept")

@@ -26,6 +26,7 @@ from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
+from backend.services.contribute.transfers import Transfers
 from backend.services.deposit import Deposits
 from backend.services.generate import Generate, GenerateLimits
 from backend.services.govern import Governance
@@ -201,6 +202,7 @@ class Installation:
             receipts=Receipts(read),
             registry=Registry(read, chain, self.blobs),
             contributions=Contributions(begin, read, self.blobs, chain, recover, check, self.operator),
+            transfers=Transfers(folder / "transfers", 1000),
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.clock),
             policy=self.policy,

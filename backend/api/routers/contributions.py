@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,22 +12,22 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, status
 from starlette.responses import StreamingResponse
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.deps import Caller, CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute, keeps_no_answer
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.contributions import SubmitRequest, UploadView
 from backend.api.services import Services
 from backend.api.uploads import UploadSlots, uploaded
-from backend.domain.contribution import Upload
-from backend.domain.errors import NotFound
+from backend.domain.contribution import Upload, UploadState
+from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import Account, DatanetId
 
 router = APIRouter(prefix="/v1/contributions", tags=["contributions"], route_class=IdempotentRoute)
 
 
 ROWS = {
-    "description": "JSON lines or Parquet.",
-    "required": True,
+    "description": "JSON lines or Parquet; none if a transfer brought them.",
+    "required": False,
     "content": {
         "application/x-ndjson": {"schema": {"type": "string"}},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -50,11 +51,14 @@ async def upload(
     datanet: Annotated[int, Query(ge=1, lt=INTEGERS_END)],
     name: Annotated[str, Query()],
     licence: Annotated[str, Query(description="SPDX expression")],
+    transfer: Annotated[str, Query(description="The rows are what this transfer brought")] = "",
 ) -> UploadView:
-    """Rows as the body, or as the file `file` of a form. The report says whether they are sound."""
+    """Rows as the body, as the file `file` of a form, or brought before by a transfer, which goes once they
+    are a draft. The report says whether they are sound.
+    """
     slots: UploadSlots = request.app.state.upload_slots
     with slots.take() as thread:
-        async with uploaded(request) as stream:
+        async with _rows(request, services, wallet, transfer) as stream:
             found = await to_thread.run_sync(
                 services.contributions.upload,
                 wallet.account,
@@ -64,6 +68,8 @@ async def upload(
                 licence,
                 limiter=thread,
             )
+    if transfer and found.state is UploadState.DRAFT:
+        await to_thread.run_sync(services.transfers.remove, wallet.account, transfer)
     return UploadView.of(found)
 
 
@@ -99,6 +105,19 @@ def submit(upload_id: str, body: SubmitRequest, services: ServicesDep, wallet: W
     """Publish and relay; following `transaction_id` or this upload's state tells when it is recorded."""
     _own(services, upload_id, wallet.account)
     return UploadView.of(services.contributions.submit(upload_id, body.signature))
+
+
+@asynccontextmanager
+async def _rows(
+    request: Request, services: Services, wallet: Caller, transfer: str
+) -> AsyncIterator[Iterator[bytes]]:
+    if not transfer:
+        async with uploaded(request) as stream:
+            yield stream
+        return
+    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        raise InvalidInput("The rows are either the body or a transfer's.", "transfer")
+    yield await to_thread.run_sync(services.transfers.content, wallet.account, transfer)
 
 
 def _own(services: Services, upload_id: str, account: Account) -> Upload:

@@ -49,7 +49,8 @@ def create_datanet(market: Market, name: str, description: str) -> int:
 
 def contribute(market: Market, datanet: int, name: str, licence: str, rows: Iterable[bytes]) -> str:
     """Upload, read the report, sign; the upload's id. Errors: `Conflict` with the report's first defects."""
-    upload = contributing.upload(market, datanet, name, licence, rows)
+    where = {"datanet": datanet, "name": name, "licence": licence}
+    upload = contributing.upload(market, where, rows)
     if upload["state"] != "draft":
         raise Conflict(f"{name} was refused", details={"defects": upload["report"]["defects"][:5]})
     contributing.submit(market, upload["id"])

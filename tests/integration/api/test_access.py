@@ -37,9 +37,12 @@ class Rule:
     of_others: int | None = None
     body: dict[str, Any] = field(default_factory=dict)
     """So sound that a refusal is about the caller."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Likewise."""
 
 
 VOUCHER = {"max_cumulative": "1", "signature": "0x" + "11" * 65}
+PIECE = {"tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream", "upload-offset": "0"}
 LISTING = {"name": "docs", "prompt_price": 1, "completion_price": 2, "operator_ppm": 0, "creator_ppm": 0}
 
 TABLE = {
@@ -96,6 +99,12 @@ TABLE = {
     "GET /v1/contributions/{upload_id}/defects": Rule(KEY, 404),
     "POST /v1/contributions/{upload_id}/typed-data": Rule(SESSION, 403),
     "POST /v1/contributions/{upload_id}/submit": Rule(SESSION, 404, {"signature": "0x" + "11" * 65}),
+    "OPTIONS /v1/transfers": Rule(ANYONE),
+    "POST /v1/transfers": Rule(SESSION),
+    "GET /v1/transfers": Rule(SESSION),
+    "HEAD /v1/transfers/{transfer}": Rule(SESSION, 404, headers=PIECE),
+    "PATCH /v1/transfers/{transfer}": Rule(SESSION, 404, headers=PIECE),
+    "DELETE /v1/transfers/{transfer}": Rule(SESSION, 404, headers=PIECE),
     "POST /v1/fine_tuning/jobs": Rule(SESSION),
     "GET /v1/fine_tuning/jobs": Rule(KEY),
     "GET /v1/fine_tuning/jobs/{job_id}": Rule(ANYONE),
@@ -138,6 +147,7 @@ def things(api: Api) -> dict[str, str]:
         upload = http.post("/v1/contributions", params=where, content=rows).json()
         job = http.post("/v1/fine_tuning/jobs", json={"snapshot_id": some_hash("snapshot")}).json()
         http.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+        transfer = http.post("/v1/transfers", headers=PIECE | {"upload-length": "1"}).json()
     return {
         "cid": api.installation.blobs.add_folder({"a.txt": b"kept"}),
         "key_id": key["id"],
@@ -150,6 +160,7 @@ def things(api: Api) -> dict[str, str]:
         "snapshot": some_hash("snapshot"),
         "operator": api.installation.operator,
         "upload_id": upload["id"],
+        "transfer": transfer["id"],
         "job_id": job["id"],
         "proposal_id": "1",
     }
@@ -166,7 +177,8 @@ def statuses(
             if which(rule):
                 method, path = route.split()
                 body = rule.body if method == "POST" else None
-                found[route] = http.request(method, path.format(**things), json=body).status_code
+                answer = http.request(method, path.format(**things), json=body, headers=rule.headers)
+                found[route] = answer.status_code
     assert max(found.values()) < 500, found
     return found
 

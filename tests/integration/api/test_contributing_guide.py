@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import data
+from backend.cli import contributing, data, transferring
 from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
@@ -81,3 +81,29 @@ def test_nothing_is_signed_without_a_yes(tmp_path: Path) -> None:
     assert line == f"{upload_id} draft in datanet 1: rows.jsonl"
     shown = type_in(f"loraledger data status {upload_id}").output
     assert "1 sound rows of text, 0 defects, licence MIT" in shown
+
+
+def test_a_large_file_goes_on_from_where_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = jsonl(*({"text": f"{number} is a number"} for number in range(20)))
+    (tmp_path / "rows.jsonl").write_bytes(rows)
+    for module in (contributing, transferring):
+        monkeypatch.setattr(module, "PIECE_BYTES", 100)
+    send, begins = transferring._send, []
+
+    def interrupted(market: Market, transfer_id: str, offset: int, piece: bytes) -> int:
+        begins.append(offset)
+        if len(begins) == 3:
+            raise KeyboardInterrupt
+        return send(market, transfer_id, offset, piece)
+
+    monkeypatch.setattr(transferring, "_send", interrupted)
+    command = "loraledger data push rows.jsonl --datanet 1 --licence MIT --yes"
+    first = type_in(command)
+    assert first.exit_code == 130
+    assert "the same command goes on from there" in first.output
+    second = type_in(command)
+    assert second.exit_code == 0, second.output
+    assert "20 sound rows" in second.output
+    assert begins == [0, 100, 200, *range(200, len(rows), 100)]
