@@ -5,31 +5,37 @@ from __future__ import annotations
 import cProfile
 import pstats
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+import inference
+from inference.kernels.choice import choose_kernels
+from inference.kernels.portable import PortableKernels
 from inference.model.architecture import PARENT_BY_LINEAR
 from inference.model.linear import make_linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from inference.kernels.interface import Kernels, Projection
     from inference.model.architecture import Architecture
-    from inference.model.linear import Projection
 
 T = TypeVar("T")
 
-# What a part is made of: names of functions whose time, that of what they call included, is its own.
+# What a part is made of: names of the engine's functions whose time, that of what they call included, is its own.
+# Of all that a step calls, only projections have no name but this.
 PARTS = {
-    "products": ("<built-in method torch._ops.mkldnn._linear_pointwise>",),
+    "products": ("__call__",),
     "deltas": ("add_lora",),
     "attention": ("token_attention",),
     "row_operations": ("add_rms_norm", "silu_gate", "rotate_and_store"),
     "argmax": ("argmax",),
 }
+_ENGINE = Path(inference.__file__).parent
 _ROUNDS = 7
-_PEAK_ROWS = 512  # enough to keep the arithmetic units busy whatever the memory does
+_PEAK_ROWS, _PEAK_WIDTH = 512, 1024  # enough to keep the arithmetic units busy whatever the memory does
 
 
 class StepProfile:
@@ -55,7 +61,9 @@ class StepProfile:
             raise ValueError("no step was timed")
         stats = pstats.Stats(self._profile).stats  # type: ignore[attr-defined]  # documented, not in the stubs
         seconds = {
-            part: sum(entry[3] for (_, _, name), entry in stats.items() if name in names)
+            part: sum(
+                entry[3] for (file, _, name), entry in stats.items() if name in names and _is_ours(file)
+            )
             for part, names in PARTS.items()
         }
         seconds["rest"] = self._seconds - sum(seconds.values())
@@ -63,26 +71,43 @@ class StepProfile:
         return {"step_ms": 1000 * self._seconds / self._num_steps, **each}
 
 
+def _is_ours(file: str) -> bool:
+    return Path(file).is_relative_to(_ENGINE)
+
+
 def limits(architecture: Architecture, num_rows: int) -> dict[str, float]:
     """The base model's products and nothing else for a step of `num_rows` tokens, weights from memory as in a
-    step; what they would take at the arithmetic peak; and how fast weights can be read.
+    step; what they would take at the arithmetic peak, the best that torch or we reach with hot weights; and
+    how fast weights can be read.
     """
+    kernels = choose_kernels("auto", torch.bfloat16, "cpu")
     shapes = [architecture.linear_shape(linear)[::-1] for linear in PARENT_BY_LINEAR]
     shapes = [*shapes * architecture.num_layers, (architecture.vocab_size, architecture.hidden_size)]
-    linears = [make_linear(torch.randn(shape).bfloat16(), None) for shape in shapes]
+    linears = [make_linear(torch.randn(shape).bfloat16(), None, kernels) for shape in shapes]
     num_weights = sum(rows * columns for rows, columns in shapes)
-    alone = _fastest(linears, [torch.randn(num_rows, shape[1]).bfloat16() for shape in shapes])
+    torchs = [make_linear(torch.randn(shape).bfloat16(), None, PortableKernels()) for shape in shapes]
+    states = [torch.randn(num_rows, shape[1]).bfloat16() for shape in shapes]
     single = _fastest(linears, [torch.randn(1, shape[1]).bfloat16() for shape in shapes])
-    largest = max(shapes[:-1], key=lambda shape: shape[0] * shape[1])
-    hot = [linears[shapes.index(largest)]] * 10
-    peak_seconds = _fastest(hot, [torch.randn(_PEAK_ROWS, largest[1]).bfloat16()] * len(hot))
-    peak = 2 * _PEAK_ROWS * largest[0] * largest[1] * len(hot) / peak_seconds
+    peak = max(
+        _peak(kernels, torch.bfloat16),
+        _peak(PortableKernels(), torch.bfloat16),
+        _peak(PortableKernels(), torch.float32),
+    )
     return {
-        "products_alone_ms": 1000 * alone,
+        "products_alone_ms": 1000 * _fastest(linears, states),
+        "products_of_torch_ms": 1000 * _fastest(torchs, states),
         "products_at_peak_ms": 1000 * 2 * num_rows * num_weights / peak,
         "peak_gflop_s": peak / 1e9,
         "read_gb_s": 2 * num_weights / single / 1e9,
     }
+
+
+def _peak(kernels: Kernels, dtype: torch.dtype) -> float:
+    """Operations a second of large products, again and again with the same weight."""
+    weight = torch.randn(_PEAK_WIDTH, _PEAK_WIDTH).to(dtype)
+    linears = [make_linear(weight, None, kernels)] * 10
+    seconds = _fastest(linears, [torch.randn(_PEAK_ROWS, _PEAK_WIDTH).to(dtype)] * len(linears))
+    return 2 * _PEAK_ROWS * weight.numel() * len(linears) / seconds
 
 
 @torch.inference_mode()

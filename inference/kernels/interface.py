@@ -1,4 +1,4 @@
-"""What the decoder asks of its kernels: all that is not a matrix product of the base model."""
+"""What the decoder asks of its kernels."""
 
 from __future__ import annotations
 
@@ -69,6 +69,13 @@ class LoraPart:
     columns: slice
 
 
+class Projection(Protocol):
+    """A linear layer or several fused ones, however the weight is stored."""
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which adapters add to in place."""
+
+
 class LoraBatch(Protocol):
     """The adapters of one step, made ready once and used by every layer."""
 
@@ -80,6 +87,11 @@ class Kernels(Protocol):
     """All tensors are contiguous and of the model's dtype unless said otherwise."""
 
     reads_pages: bool  # whether `token_attention` is faster than gathering short contexts for SDPA
+
+    def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
+        """The product with `weight` [out, in], with `bias` [out] added before it is rounded; None where that
+        of torch is faster. A token's bits depend neither on how many others there are nor on its place.
+        """
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """Add `delta` to `hidden` [num_tokens, width] in place; the sum, normalised, as a new tensor."""

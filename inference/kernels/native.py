@@ -8,12 +8,14 @@ import math
 import os
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from inference.errors import KernelBuildError
+from inference.kernels.cpu import product_arithmetic, this_cpu
 from inference.kernels.portable import PortableKernels, SegmentedLora
 
 if TYPE_CHECKING:
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.kernels.interface import HeadNorms, LoraBatch, LoraPart, Pages, Rotation, Singles
+    from inference.kernels.cpu import Arithmetic, Cpu
+    from inference.kernels.interface import (
+        HeadNorms,
+        LoraBatch,
+        LoraPart,
+        Pages,
+        Projection,
+        Rotation,
+        Singles,
+    )
     from inference.lora.segments import Segment
 
 SOURCES = Path(__file__).with_name("cpp")
@@ -39,6 +50,7 @@ _FLAGS = (
     "-Wextra",
     "-Wno-psabi",
 )
+_PANEL = 32  # outputs beside each other in a packed weight, kPanel in products.h
 # Runs of more tokens than this are products large enough for the library that computes the base model's.
 _MAX_NATIVE_TOKENS = 64
 
@@ -68,16 +80,29 @@ class NativeKernels(PortableKernels):
 
     reads_pages = True
 
-    def __init__(self, dtype: torch.dtype, *, batch_invariant: bool = False) -> None:
-        """`batch_invariant`: deltas of long runs too are computed token by token. Raises `KernelBuildError`
-        without a working compiler.
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        *,
+        batch_invariant: bool = False,
+        cpu: Cpu | None = None,
+    ) -> None:
+        """`batch_invariant`: deltas of long runs too are computed token by token. `cpu`: whose arithmetic the
+        products follow, this one's by default. Raises `KernelBuildError` without a working compiler.
         """
         self.max_tokens = math.inf if batch_invariant else _MAX_NATIVE_TOKENS
         library = _library()
         self._functions = _functions(library, dtype)
+        arithmetic = product_arithmetic(cpu or this_cpu())
+        self._products = None
+        if arithmetic is not None and dtype == torch.bfloat16:
+            self._products = _Products.of(library, arithmetic)
         # Logits that a sampler has changed are float32.
         self._argmax = {each: _functions(library, each)["argmax"] for each in (dtype, torch.float32)}
         self._parts: dict[tuple[LoraPart, ...], ctypes.Array[_LoraPart]] = {}
+
+    def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
+        return None if self._products is None else self._products.projection(weight, bias)
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         result = torch.empty_like(hidden)
@@ -186,6 +211,53 @@ class _NativeLora:
         self._long.add(states, parts, output)
 
 
+@dataclass(frozen=True, slots=True)
+class _Products:
+    """The two functions of products.h for one arithmetic."""
+
+    pack: Any
+    multiply: Any
+
+    @classmethod
+    def of(cls, library: ctypes.CDLL, arithmetic: Arithmetic) -> _Products:
+        pack, multiply = library[f"pack_{arithmetic}"], library[f"multiply_{arithmetic}"]
+        pack.argtypes = (_Pointer, _Index, _Index, _Pointer)
+        multiply.argtypes = (_Pointer, _Index, _Index, _Pointer, _Pointer, _Index, _Pointer)
+        pack.restype = multiply.restype = None
+        return cls(pack, multiply)
+
+    def projection(self, weight: Tensor, bias: Tensor | None) -> NativeLinear | None:
+        """None for an odd number of inputs, which do not go into pairs."""
+        out, width = weight.shape
+        if width % 2:
+            return None
+        packed = weight.new_empty(-(-out // _PANEL), width, _PANEL)
+        self.pack(_address(weight), out, width, _address(packed))
+        return NativeLinear(self, packed, bias, out)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLinear:
+    """A weight in the layout of products.h; implements `inference.kernels.interface.Projection`."""
+
+    products: _Products
+    packed: Tensor  # [panels, in, _PANEL]
+    bias: Tensor | None  # [out]
+    out: int
+
+    def __call__(self, states: Tensor) -> Tensor:
+        result = states.new_empty(len(states), self.out)
+        self.products.multiply(
+            _address(states),
+            *states.shape,
+            _address(self.packed),
+            None if self.bias is None else _address(self.bias),
+            self.out,
+            _address(result),
+        )
+        return result
+
+
 def _native_parts(parts: Sequence[LoraPart]) -> ctypes.Array[_LoraPart]:
     return (_LoraPart * len(parts))(
         *(
@@ -224,7 +296,8 @@ def _library_path() -> Path:
     content = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         content.update(source.read_bytes())
-    content.update(repr((_FLAGS, _compiler(), _runtime(), _cpu_flags())).encode())
+    # A cache may be shared by machines of different instruction sets.
+    content.update(repr((_FLAGS, _compiler(), _runtime(), sorted(this_cpu().features))).encode())
     return cache / "loraledger" / "kernels" / f"native-{content.hexdigest()[:16]}.so"
 
 
@@ -255,12 +328,3 @@ def _runtime() -> str:
     """Torch's own OpenMP library where it brings one: two of them would keep two pools of busy threads."""
     own = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
     return str(own[0]) if own else "-fopenmp"
-
-
-def _cpu_flags() -> str:
-    """A cache may be shared by machines of different instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

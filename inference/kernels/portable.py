@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.kernels.interface import HeadNorms, LoraBatch, LoraPart, Pages, Rotation, Singles
+    from inference.kernels.interface import (
+        HeadNorms,
+        LoraBatch,
+        LoraPart,
+        Pages,
+        Projection,
+        Rotation,
+        Singles,
+    )
     from inference.lora.segments import Segment
 
 _MAX_STACKED_TOKENS = 64
@@ -23,6 +31,9 @@ class PortableKernels:
     """See `inference.kernels.interface.Kernels`."""
 
     reads_pages = False
+
+    def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:  # noqa: ARG002  # of the interface
+        return None
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         if delta is not None:

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from inference.kernels.interface import Kernels, Rotation
+    from inference.kernels.interface import Kernels, Projection, Rotation
     from inference.model.architecture import Architecture
     from inference.model.attention import AttentionPlan
     from inference.model.kv_cache import KVCache
-    from inference.model.linear import Projection
     from inference.parallel.collective import Collective
 
 

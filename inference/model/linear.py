@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -14,16 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.config import Quantization
+    from inference.kernels.interface import Kernels, Projection
 
 _BLOCK_ROWS = 32
 _PACKED_DTYPES = frozenset({torch.float32, torch.bfloat16})
-
-
-class Projection(Protocol):
-    """A linear layer or several fused ones, however the weight is stored."""
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which adapters add to in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +63,7 @@ class BlockwiseLinear:
 def make_linear(
     weight: Tensor,
     bias: Tensor | None,
+    kernels: Kernels,
     quantization: Quantization = "none",
     *,
     batch_invariant: bool = False,
@@ -77,12 +72,18 @@ def make_linear(
 
     Raises `UnsupportedModelError` for a weight that cannot be quantised so.
     """
-    if batch_invariant:
-        return BlockwiseLinear(make_linear(weight, bias, quantization))
     if quantization == "int8":
         return Int8Linear.of(weight, bias)
     if quantization == "int4":
         return Int4Linear.of(weight, bias)
+    own = kernels.projection(weight, bias)
+    if own is not None:
+        return own
+    product = _of_torch(weight, bias)
+    return BlockwiseLinear(product) if batch_invariant else product
+
+
+def _of_torch(weight: Tensor, bias: Tensor | None) -> Projection:
     if weight.device.type != "cpu" or weight.dtype not in _PACKED_DTYPES or not _has_onednn(weight.dtype):
         return Linear(weight, bias)
     return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias)  # noqa: SLF001  # no public name

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.config import Quantization
-    from inference.kernels.interface import Kernels
-    from inference.model.linear import Projection
+    from inference.kernels.interface import Kernels, Projection
     from inference.parallel.collective import Collective
     from inference.parallel.shards import Shard
 
@@ -97,13 +96,13 @@ def load_decoder(
     shard = collective.shard
 
     def layer(index: int) -> DecoderLayer:
-        return _layer(weights, index, device, shard, batch_invariant=batch_invariant)
+        return _layer(weights, index, device, shard, kernels, batch_invariant=batch_invariant)
 
     parts = DecoderWeights(
         embedding=embedding,
         layers=[layer(index) for index in range(architecture.num_layers)],
         final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
-        head=make_linear(head, None, batch_invariant=batch_invariant),
+        head=make_linear(head, None, kernels, batch_invariant=batch_invariant),
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
     own = collective.shard.architecture(architecture)
@@ -111,7 +110,7 @@ def load_decoder(
 
 
 def _layer(
-    weights: BaseWeights, index: int, device: str, shard: Shard, *, batch_invariant: bool
+    weights: BaseWeights, index: int, device: str, shard: Shard, kernels: Kernels, *, batch_invariant: bool
 ) -> DecoderLayer:
     architecture = weights.architecture
 
@@ -123,7 +122,7 @@ def _layer(
 
     def fused(projection: str) -> Projection:
         weight, bias = _fuse(weights, index, projection, device, shard)
-        return make_linear(weight, bias, weights.quantization, batch_invariant=batch_invariant)
+        return make_linear(weight, bias, kernels, weights.quantization, batch_invariant=batch_invariant)
 
     return DecoderLayer(
         input_norm=norm("input_layernorm", architecture.hidden_size),

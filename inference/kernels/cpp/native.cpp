@@ -1,7 +1,6 @@
 // The decoder's small operations for CPUs. Each function computes what its namesake in `portable.py` does, in one
-// pass over memory and with fp32 sums; weights, states and cache are float or bfloat16. The matrix products of the
-// base model stay with oneDNN, which reaches the machine's peak; what is here is bound by memory and by the cost of
-// calling many little operations.
+// pass over memory and with fp32 sums; weights, states and cache are float or bfloat16. The base model's matrix
+// products are here for bfloat16 only, where `native.py` says why; else they stay with oneDNN.
 //
 // Portable C++ with the vector types of GCC and Clang: any CPU that the compiler knows will do. Intrinsics only where
 // AVX-512 has an instruction that compilers do not choose alike everywhere: fused multiply-add, products and rounding
@@ -10,6 +9,7 @@
 
 #include "attention.h"
 #include "lora.h"
+#include "products.h"
 #include "rows.h"
 
 using namespace loraledger;
@@ -47,3 +47,17 @@ using namespace loraledger;
 
 LORALEDGER_KERNELS(float, float32)
 LORALEDGER_KERNELS(Bfloat16, bfloat16)
+
+#define LORALEDGER_PRODUCTS(ARITHMETIC, NAME)                                                                          \
+    extern "C" void pack_##NAME(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {                      \
+        pack<ARITHMETIC>(weight, out, in, packed);                                                                     \
+    }                                                                                                                  \
+    extern "C" void multiply_##NAME(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed,           \
+                                    const Bfloat16* bias, Index out, Bfloat16* result) {                              \
+        multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, result);                                          \
+    }
+
+LORALEDGER_PRODUCTS(Widened, widened)
+#ifdef __AVX512BF16__
+LORALEDGER_PRODUCTS(Paired, paired)
+#endif

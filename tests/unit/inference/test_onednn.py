@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 import torch
 from inference import onednn
+from inference.kernels.portable import PortableKernels
 from inference.model.linear import make_linear
 
 def pages():
@@ -24,7 +25,7 @@ def pages():
 
 onednn._CAPACITY = sys.argv[1]
 onednn.bound_caches()
-linear, states = make_linear(torch.randn(256, 256), None), torch.randn(121, 256)
+linear, states = make_linear(torch.randn(256, 256), None, PortableKernels()), torch.randn(121, 256)
 linear(states)
 before = pages()
 for size in range(1, 121):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from inference.errors import KernelBuildError
 from inference.kernels import native
 from inference.kernels.choice import choose_kernels
+from inference.kernels.cpu import Cpu, this_cpu
 from inference.kernels.interface import HeadNorms, LoraPart, Pages, Rotation, Singles
 from inference.kernels.native import NativeKernels
 from inference.kernels.portable import PortableKernels
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 PORTABLE = PortableKernels()
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 BLOCK_SIZE = 4
+# Each arithmetic that this machine can run; the first one runs anywhere.
+PRODUCT_CPUS = [Cpu("any", frozenset({"avx512f"}))]
+if "avx512_bf16" in this_cpu().features:
+    PRODUCT_CPUS.append(Cpu("AuthenticAMD", this_cpu().features - {"amx_bf16"}))
 SEEDS = st.integers(0, 2**31)
 # bfloat16 keeps eight bits; portable rounds at each operation, native once at the end.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
@@ -204,6 +209,56 @@ def test_a_token_gets_the_same_delta_in_any_company(dtype: torch.dtype) -> None:
         own = states[token : token + 1].clone()
         kernels.lora_batch([Segment(0, 1, 0, slice(0, 11))], 1).add(own, [part], alone)
         assert torch.equal(alone, together[token : token + 1])
+
+
+@pytest.mark.parametrize("cpu", PRODUCT_CPUS, ids=lambda cpu: cpu.vendor)
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=SEEDS,
+    num_tokens=st.integers(0, 130),
+    half_width=st.integers(1, 70),
+    out=st.integers(1, 100),
+    has_bias=st.booleans(),
+)
+def test_products(cpu: Cpu, seed: int, num_tokens: int, half_width: int, out: int, has_bias: bool) -> None:
+    """More rows than one chunk holds, and outputs that fill no panel; rounded once, as the sum of all."""
+    torch.manual_seed(seed)
+    states, weight = torch.randn(num_tokens, 2 * half_width), torch.randn(out, 2 * half_width)
+    states, weight, bias = states.bfloat16(), weight.bfloat16(), torch.randn(out).bfloat16()
+    product = NativeKernels(torch.bfloat16, cpu=cpu).projection(weight, bias if has_bias else None)
+    assert product is not None
+    expected = states.double() @ weight.double().T + (bias.double() if has_bias else 0)
+    torch.testing.assert_close(product(states).double(), expected, atol=1e-4, rtol=2**-8)
+
+
+@pytest.mark.parametrize("cpu", PRODUCT_CPUS, ids=lambda cpu: cpu.vendor)
+def test_a_token_gets_the_same_product_in_any_company(cpu: Cpu) -> None:
+    torch.manual_seed(0)
+    product = NativeKernels(torch.bfloat16, cpu=cpu).projection(torch.randn(70, 576).bfloat16(), None)
+    assert product is not None
+    states = torch.randn(131, 576).bfloat16()
+    together = product(states)
+    for start, end in ((0, 1), (5, 17), (7, 130), (130, 131)):
+        assert torch.equal(product(states[start:end].clone()), together[start:end])
+
+
+def test_products_show_what_is_not_finite_in_its_own_row_alone() -> None:
+    weight, states = torch.ones(40, 8).bfloat16(), torch.ones(3, 8).bfloat16()
+    states[0, 3], states[2, 3] = math.nan, math.inf
+    product = NativeKernels(torch.bfloat16, cpu=PRODUCT_CPUS[0]).projection(weight, None)
+    assert product is not None
+    result = product(states)
+    assert result[0].isnan().all()
+    assert (result[1] == 8).all()
+    assert result[2].isinf().all()
+
+
+def test_products_that_are_not_ours_are_left_to_torch() -> None:
+    ours = NativeKernels(torch.bfloat16, cpu=PRODUCT_CPUS[0])
+    assert ours.projection(torch.randn(4, 7).bfloat16(), None) is None  # an odd number of inputs
+    assert NativeKernels(torch.float32, cpu=PRODUCT_CPUS[0]).projection(torch.randn(4, 6), None) is None
+    without = NativeKernels(torch.bfloat16, cpu=Cpu("any", frozenset()))
+    assert without.projection(torch.randn(4, 6).bfloat16(), None) is None
 
 
 def test_a_strided_tensor_is_refused() -> None:

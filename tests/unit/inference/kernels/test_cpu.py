@@ -1,0 +1,40 @@
+"""Which arithmetic products of bfloat16 matrices get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference.kernels.cpu import Cpu, product_arithmetic, this_cpu
+
+AVX512 = frozenset({"avx2", "avx512f"})
+PAIRS = AVX512 | {"avx512_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        (Cpu("AuthenticAMD", PAIRS), "paired"),
+        (Cpu("AuthenticAMD", AVX512), "widened"),
+        (Cpu("GenuineIntel", PAIRS), "widened"),
+        (Cpu("GenuineIntel", PAIRS | {"amx_bf16"}), None),
+        (Cpu("AuthenticAMD", frozenset({"avx2"})), None),
+        (Cpu("", frozenset()), None),
+    ],
+)
+def test_the_fastest_of_each_kind(cpu: Cpu, expected: str | None) -> None:
+    assert product_arithmetic(cpu) == expected
+
+
+def test_this_one_is_read_from_the_system() -> None:
+    told = Path("/proc/cpuinfo").read_text()
+    cpu = this_cpu()
+    assert cpu.features
+    assert all(feature in told for feature in cpu.features)
+    assert cpu.vendor in told
+
+
+def test_a_system_that_tells_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
+    assert this_cpu() == Cpu("", frozenset())
