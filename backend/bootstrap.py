@@ -364,6 +364,7 @@ class Installation:
         from backend.services.publish import Publication
         from backend.services.receipts import Receipts
         from backend.services.registry import Registry
+        from backend.services.sessions import Sessions
         from backend.services.settle.convictions import Convictions
         from backend.services.sign_in import SignIn, SignInPolicy
         from backend.services.train.jobs import Training
@@ -373,8 +374,10 @@ class Installation:
         vouchers = self._domain("PaymentVault")
         convictions = Convictions(lane, chain, blobs, self._domain("Settlement"))
         policy = SignInPolicy(settings.origins, self.deployment.chain_id)
+        sessions = Sessions(begin, read, utc_now)
         return Services(
-            sign_in=SignIn(begin, read, recover, utc_now, policy),
+            sign_in=SignIn(begin, sessions, recover, utc_now, policy),
+            sessions=sessions,
             keys=self.api_keys,
             catalogue=self.catalogue,
             generate=self.generate,

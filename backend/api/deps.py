@@ -54,7 +54,7 @@ def get_caller(
     if token.startswith(KEY_PREFIX):
         key = services.keys.authenticate(token)
         return Caller(key.account, key.id, token)
-    return Caller(services.sign_in.session(token).account, None, token)
+    return Caller(services.sessions.of(token).account, None, token)
 
 
 async def get_admitted(request: Request, caller: Annotated[Caller, Depends(get_caller)]) -> Caller:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backend.services.publish import Publication
     from backend.services.receipts import Receipts
     from backend.services.registry import Registry
+    from backend.services.sessions import Sessions
     from backend.services.sign_in import SignIn
     from backend.services.train.jobs import Training
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Services:
     sign_in: SignIn
+    sessions: Sessions
     keys: ApiKeys
     catalogue: Catalogue
     generate: Generate

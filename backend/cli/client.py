@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -32,6 +33,7 @@ class Market:
         self.wallet = wallet
         self.api_url = api_url
         self._http = httpx.Client(base_url=api_url, timeout=60)
+        self._refresh_token = ""
 
     def __enter__(self) -> Self:
         return self
@@ -46,14 +48,11 @@ class Market:
 
     def exchange(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The whole answer. Errors: as above."""
-        import httpx
-
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.TransportError as error:
-            raise Unavailable(
-                f"the API at {self.api_url} is not reachable ({error}); is `loraledger up` running?"
-            ) from error
+        response = self._send(method, path, **options)
+        has_expired = response.status_code == HTTPStatus.UNAUTHORIZED and self._refresh_token
+        if has_expired and not isinstance(options.get("content"), Iterator):
+            self._renew()
+            response = self._send(method, path, **options)
         if response.is_success:
             return response
         body = _error_of(response)
@@ -62,6 +61,16 @@ class Market:
             param=body.get("param"),
             details={"status": response.status_code, **(body.get("details") or {})},
         )
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        import httpx
+
+        try:
+            return self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"the API at {self.api_url} is not reachable ({error}); is `loraledger up` running?"
+            ) from error
 
     def get(self, path: str, **params: Any) -> Any:
         return self.request("GET", path, params=params or None)
@@ -72,9 +81,20 @@ class Market:
     def sign_in(self) -> Self:
         challenge = self.post("/v1/auth/challenges", {"account": self.wallet.account})
         signature = self.wallet.sign_message(challenge["message"])
-        session = self.post("/v1/auth/sessions", {"message": challenge["message"], "signature": signature})
-        self._http.headers["Authorization"] = f"Bearer {session['token']}"
+        self._keep(self.post("/v1/auth/sessions", {"message": challenge["message"], "signature": signature}))
         return self
+
+    def _renew(self) -> None:
+        """The next tokens of the session; a new session if it is over."""
+        spent, self._refresh_token = self._refresh_token, ""
+        try:
+            self._keep(self.post("/v1/auth/refresh", {"refresh_token": spent}))
+        except ApiRefused:
+            self.sign_in()
+
+    def _keep(self, session: dict[str, Any]) -> None:
+        self._refresh_token = str(session["refresh_token"])
+        self._http.headers["Authorization"] = f"Bearer {session['token']}"
 
     def find(self, path: str, seconds: float) -> Any:
         """What is at `path`, once the indexer has it: it reads the chain a moment after the sender does."""

@@ -9,7 +9,7 @@ from sqlalchemy import delete, inspect, select, update
 from backend.db.bulk import KEYS, among, update_all
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
 from backend.domain.ids import Account
-from backend.ports.auth import ApiKey, Session
+from backend.ports.auth import ApiKey, Refresh, Session
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -41,26 +41,24 @@ class AuthStore:
         self._session.execute(delete(NonceRow).where(NonceRow.expires_at <= now))
         return taken is not None
 
-    def add_session(self, token_hash: str, session: Session) -> None:
-        self._session.execute(delete(SessionRow).where(SessionRow.expires_at <= session.created_at))
-        self._session.add(
-            SessionRow(
-                token_hash=token_hash,
-                account=session.account,
-                created_at=session.created_at,
-                expires_at=session.expires_at,
-            )
-        )
+    def add_session(self, session: Session) -> None:
+        self._session.execute(delete(SessionRow).where(SessionRow.ends_at <= session.created_at))
+        self._session.add(SessionRow(id=session.id, **_session_values(session)))
         self._session.flush()
 
-    def session(self, token_hash: str, now: datetime) -> Session | None:
-        row = self._session.get(SessionRow, token_hash)
-        if row is None or row.expires_at <= now:
-            return None
-        return Session(Account(row.account), row.created_at, row.expires_at)
+    def session_of_token(self, token_hash: str) -> Session | None:
+        return _session(self._session.scalar(select(SessionRow).where(SessionRow.token_hash == token_hash)))
 
-    def end_session(self, token_hash: str) -> None:
-        self._session.execute(delete(SessionRow).where(SessionRow.token_hash == token_hash))
+    def locked_session(self, session_id: str) -> Session | None:
+        return _session(self._session.get(SessionRow, session_id, with_for_update=True))
+
+    def save_session(self, session: Session) -> None:
+        self._session.execute(
+            update(SessionRow).where(SessionRow.id == session.id).values(**_session_values(session))
+        )
+
+    def end_session(self, session_id: str) -> None:
+        self._session.execute(delete(SessionRow).where(SessionRow.id == session_id))
 
     def add_key(self, key: ApiKey, secret_hash: str) -> None:
         self._session.add(
@@ -108,6 +106,39 @@ class AuthStore:
     def note_use(self, uses: Sequence[KeyUse]) -> None:
         used = [{"id": u.key_id, "spent": u.spent, "last_used_at": u.last_used_at} for u in uses]
         update_all(self._session, ApiKeyRow, "id", used)
+
+
+def _session_values(session: Session) -> dict[str, Any]:
+    last = session.last_refresh
+    return {
+        "account": session.account,
+        "created_at": session.created_at,
+        "ends_at": session.ends_at,
+        "token_hash": session.token_hash,
+        "expires_at": session.expires_at,
+        "refresh_hash": session.refresh_hash,
+        "spent_hash": last and last.spent_hash,
+        "nonce": last and last.nonce,
+        "refreshed_at": last and last.at,
+    }
+
+
+def _session(row: SessionRow | None) -> Session | None:
+    if row is None:
+        return None
+    last = None
+    if row.spent_hash is not None and row.nonce is not None and row.refreshed_at is not None:
+        last = Refresh(row.spent_hash, row.nonce, row.refreshed_at)
+    return Session(
+        id=row.id,
+        account=Account(row.account),
+        created_at=row.created_at,
+        ends_at=row.ends_at,
+        token_hash=row.token_hash,
+        expires_at=row.expires_at,
+        refresh_hash=row.refresh_hash,
+        last_refresh=last,
+    )
 
 
 def _key(row: Any) -> ApiKey:

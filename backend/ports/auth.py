@@ -13,12 +13,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """A signed-in wallet."""
+class Refresh:
+    """The latest use of a session's refresh token: of which, and the nonce that its answer came from."""
 
+    spent_hash: str
+    nonce: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A signed-in wallet. `expires_at`: its access token's end; `ends_at`: its own."""
+
+    id: str
     account: Account
     created_at: datetime
+    ends_at: datetime
+    token_hash: str
     expires_at: datetime
+    refresh_hash: str
+    last_refresh: Refresh | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +65,18 @@ class AuthRepository(Protocol):
     def take_nonce(self, nonce: str, now: datetime) -> bool:
         """Use a nonce up. False if it is unknown, expired, or was taken before."""
 
-    def add_session(self, token_hash: str, session: Session) -> None: ...
+    def add_session(self, session: Session) -> None:
+        """Forgets those that are over."""
 
-    def session(self, token_hash: str, now: datetime) -> Session | None:
-        """The session, unless it has expired or was ended."""
+    def session_of_token(self, token_hash: str) -> Session | None:
+        """By the hash of its access token, expired or not."""
 
-    def end_session(self, token_hash: str) -> None: ...
+    def locked_session(self, session_id: str) -> Session | None:
+        """Until this transaction ends nobody else changes it."""
+
+    def save_session(self, session: Session) -> None: ...
+
+    def end_session(self, session_id: str) -> None: ...
 
     def add_key(self, key: ApiKey, secret_hash: str) -> None: ...
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from backend.domain.errors import Unauthenticated
-from backend.ports.auth import Session
-from backend.services.keys import secret_hash
 from backend.services.sign_in_message import SignInMessage, parse_message, personal_digest
 
 if TYPE_CHECKING:
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.ports.auth import AuthTx
     from backend.ports.chain import Recover
+    from backend.services.sessions import Sessions, Tokens
 
-TOKEN_PREFIX = "lls_"  # noqa: S105 - the prefix that tells a session token from an API key
 _STATEMENT = "Sign in to loraledger. This costs nothing and moves no funds."
 _CLOCK_SKEW = timedelta(minutes=1)
 
@@ -34,7 +32,6 @@ class SignInPolicy:
     origins: tuple[str, ...]
     chain_id: int
     nonce_seconds: int = 600
-    session_seconds: int = 12 * 3600
 
     @property
     def domains(self) -> frozenset[str]:
@@ -48,24 +45,17 @@ class Challenge:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIn:
-    """`token` is shown once; the database keeps its sha-256."""
-
-    token: str
-    session: Session
-
-
 class SignIn:
     def __init__(
         self,
         begin: Callable[[], AbstractContextManager[AuthTx]],
-        read: Callable[[], AbstractContextManager[AuthTx]],
+        sessions: Sessions,
         recover: Recover,
         clock: Callable[[], datetime],
         policy: SignInPolicy,
     ) -> None:
-        self._begin, self._read = begin, read
+        self._begin = begin
+        self._sessions = sessions
         self._recover = recover
         self._clock = clock
         self._policy = policy
@@ -90,32 +80,18 @@ class SignIn:
         )
         return Challenge(message.text(), nonce, expires_at)
 
-    def sign_in(self, message_text: str, signature: str) -> SignedIn:
+    def sign_in(self, message_text: str, signature: str) -> Tokens:
         """A session for the account that signed. Raises InvalidInput or Unauthenticated."""
         message = parse_message(message_text)
         now = self._clock()
         self._check_fields(message, now)
         self._check_signer(message_text, signature, message.account)
-        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-        session = Session(message.account, now, now + timedelta(seconds=self._policy.session_seconds))
         with self._begin() as tx:
             if not tx.auth.take_nonce(message.nonce, now):
                 raise Unauthenticated(
                     "The nonce is unknown, expired or already used; ask for a new challenge.", param="message"
                 )
-            tx.auth.add_session(secret_hash(token), session)
-        return SignedIn(token, session)
-
-    def session(self, token: str) -> Session:
-        with self._read() as tx:
-            session = tx.auth.session(secret_hash(token), self._clock())
-        if session is None:
-            raise Unauthenticated("The session is unknown or has expired; sign in again.")
-        return session
-
-    def sign_out(self, token: str) -> None:
-        with self._begin() as tx:
-            tx.auth.end_session(secret_hash(token))
+            return self._sessions.open(tx, message.account)
 
     def _check_fields(self, message: SignInMessage, now: datetime) -> None:
         policy = self._policy

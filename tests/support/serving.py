@@ -36,6 +36,7 @@ from backend.services.policy import Policy
 from backend.services.publish import Publication
 from backend.services.receipts import Receipts
 from backend.services.registry import Registry
+from backend.services.sessions import Sessions
 from backend.services.sign_in import SignIn, SignInPolicy
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
@@ -191,8 +192,10 @@ class Installation:
         self.folders = AdapterFolders(store, self.folder / "adapters")
         self.policy = Policy(begin, read, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
+        sessions = Sessions(begin, read, self.clock)
         self.services = Services(
-            sign_in=SignIn(begin, read, recover, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
+            sign_in=SignIn(begin, sessions, recover, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
+            sessions=sessions,
             keys=ApiKeys(begin, read, self.clock),
             catalogue=self.catalogue,
             generate=self.generate,

@@ -12,6 +12,7 @@ from backend.api.schemas.auth import (
     CreateKeyRequest,
     KeyView,
     NewKeyView,
+    RefreshRequest,
     SignInRequest,
     SignInView,
 )
@@ -30,14 +31,21 @@ def create_challenge(body: ChallengeRequest, services: ServicesDep) -> Challenge
 @router.post("/auth/sessions", status_code=status.HTTP_201_CREATED, dependencies=[Depends(admit_stranger)])
 @keeps_no_answer
 def sign_in(body: SignInRequest, services: ServicesDep) -> SignInView:
-    signed_in = services.sign_in.sign_in(body.message, body.signature)
-    session = signed_in.session
-    return SignInView(token=signed_in.token, account=session.account, expires_at=session.expires_at)
+    return SignInView.of(services.sign_in.sign_in(body.message, body.signature))
+
+
+@router.post("/auth/refresh", dependencies=[Depends(admit_stranger)])
+@keeps_no_answer
+def refresh_session(body: RefreshRequest, services: ServicesDep) -> SignInView:
+    """The next pair of tokens; those before it end. The same answer again within a minute, so that none is
+    lost; a token that is used later than that ends the session.
+    """
+    return SignInView.of(services.sessions.refresh(body.refresh_token))
 
 
 @router.delete("/auth/session", status_code=status.HTTP_204_NO_CONTENT)
 def sign_out(services: ServicesDep, wallet: WalletDep) -> None:
-    services.sign_in.sign_out(wallet.token)
+    services.sessions.end(wallet.token)
 
 
 @router.get("/auth/me")

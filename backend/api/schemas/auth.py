@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import Field
+
 from backend.api.schemas.common import AccountField, Micro, Schema, View
+from backend.services.sessions import Tokens
 
 
 class ChallengeRequest(Schema):
@@ -22,12 +25,31 @@ class SignInRequest(Schema):
     signature: str
 
 
+class RefreshRequest(Schema):
+    refresh_token: str = Field(max_length=200)
+
+
 class SignInView(View):
-    """`token` goes into `Authorization: Bearer`; it is not shown again."""
+    """`token` goes into `Authorization: Bearer` until `expires_at`; `refresh_token`, used once, gets the next
+    pair until `ends_at`. Neither is shown again.
+    """
 
     token: str
-    account: str
     expires_at: datetime
+    refresh_token: str
+    ends_at: datetime
+    account: str
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> SignInView:
+        session = tokens.session
+        return cls(
+            token=tokens.access,
+            expires_at=session.expires_at,
+            refresh_token=tokens.refresh,
+            ends_at=session.ends_at,
+            account=session.account,
+        )
 
 
 class CreateKeyRequest(Schema):

@@ -20,10 +20,16 @@ class NonceRow(Base):
 class SessionRow(Base):
     __tablename__ = "sessions"
 
-    token_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
     account: Mapped[str] = mapped_column(ACCOUNT, index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    ends_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    token_hash: Mapped[str] = mapped_column(HASH, unique=True)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    refresh_hash: Mapped[str] = mapped_column(HASH)
+    spent_hash: Mapped[str | None] = mapped_column(HASH)
+    nonce: Mapped[str | None] = mapped_column(String(64))
+    refreshed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class ApiKeyRow(Base):

@@ -50,13 +50,18 @@ class Api:
 
 
 def sign_in(url: str, signer: LocalSigner) -> str:
+    return str(tokens(url, signer)["token"])
+
+
+def tokens(url: str, signer: LocalSigner) -> dict[str, str]:
     challenge = httpx.post(f"{url}/v1/auth/challenges", json={"account": signer.account}).json()
     signature = signer.sign(personal_digest(challenge["message"]))
     answer = httpx.post(
         f"{url}/v1/auth/sessions", json={"message": challenge["message"], "signature": signature}
     )
     assert answer.status_code == 201, answer.text
-    return str(answer.json()["token"])
+    found: dict[str, str] = answer.json()
+    return found
 
 
 @pytest.fixture

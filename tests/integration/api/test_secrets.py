@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.domain.ids import ChannelId
 from backend.domain.voucher import Voucher
 from backend.services.sign_in_message import personal_digest
-from tests.integration.api.conftest import sign_in
+from tests.integration.api.conftest import tokens
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
 
@@ -40,7 +41,9 @@ def loud(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 def test_no_log_record_holds_a_secret(loud: pytest.LogCaptureFixture, api: Api) -> None:
     payer, built = api.installation.payer, api.installation
-    session = sign_in(api.url, payer)
+    pair = tokens(api.url, payer)
+    renewed = httpx.post(f"{api.url}/v1/auth/refresh", json={"refresh_token": pair["refresh_token"]}).json()
+    session = renewed["token"]
     voucher = Voucher(built.channel, 0, 5)
     voucher_signature = payer.sign(built.vault_domain.voucher_digest(voucher))
     with api.http(session) as http:
@@ -63,7 +66,8 @@ def test_no_log_record_holds_a_secret(loud: pytest.LogCaptureFixture, api: Api) 
     text = logged(loud)
     assert "sqlalchemy" in text
     assert "Traceback" in text
-    secrets = {session, key, voucher_signature, wrong, relayed["signature"], "mistyped", "my own business"}
+    secrets = {*(each[name] for each in (pair, renewed) for name in ("token", "refresh_token"))}
+    secrets |= {key, voucher_signature, wrong, relayed["signature"], "mistyped", "my own business"}
     assert not {secret for secret in secrets if str(secret).removeprefix("0x") in text}
 
 

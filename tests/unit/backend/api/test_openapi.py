@@ -67,10 +67,8 @@ def test_a_post_takes_an_idempotency_key_unless_its_answer_cannot_be_kept(docume
         if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
     }
     posts = {path for method, path, _ in operations(document) if method == "post"}
-    assert posts - takes == {
-        *("/v1/auth/challenges", "/v1/auth/sessions", "/v1/keys"),
-        *("/v1/contributions", "/v1/transfers"),
-    }
+    auth = {f"/v1/auth/{name}" for name in ("challenges", "sessions", "refresh")}
+    assert posts - takes == auth | {"/v1/keys", "/v1/contributions", "/v1/transfers"}
     assert takes <= posts
 
 

@@ -33,15 +33,7 @@ def signed(installation: Installation, text: str) -> str:
 def test_the_signer_gets_a_session(installation: Installation, sign_in: SignIn) -> None:
     challenge = sign_in.challenge(installation.payer.account)
     signed_in = sign_in.sign_in(challenge.message, signed(installation, challenge.message))
-    assert sign_in.session(signed_in.token).account == installation.payer.account
-
-
-def test_the_token_itself_is_not_stored(installation: Installation, sign_in: SignIn) -> None:
-    challenge = sign_in.challenge(installation.payer.account)
-    signed_in = sign_in.sign_in(challenge.message, signed(installation, challenge.message))
-    with installation.database.engine.connect() as connection:
-        stored = connection.exec_driver_sql("select token_hash from sessions").scalar_one()
-    assert signed_in.token not in stored
+    assert installation.services.sessions.of(signed_in.access).account == installation.payer.account
 
 
 def test_a_nonce_counts_once(installation: Installation, sign_in: SignIn) -> None:
@@ -101,7 +93,7 @@ def test_the_wrong_signer_is_refused_and_the_nonce_stays_good(
     with pytest.raises(Unauthenticated) as caught:
         sign_in.sign_in(message, some_key("thief").sign(personal_digest(message)))
     assert caught.value.param == "signature"
-    assert sign_in.sign_in(message, signed(installation, message)).token
+    assert sign_in.sign_in(message, signed(installation, message)).access
 
 
 @pytest.mark.parametrize("signature", ["", "0x12", "0x" + "zz" * 65, "0x" + "ff" * 65])
@@ -112,18 +104,3 @@ def test_a_malformed_signature_is_refused(
     with pytest.raises(InvalidInput) as caught:
         sign_in.sign_in(message, signature)
     assert caught.value.param == "signature"
-
-
-def test_a_session_ends_with_its_time_or_by_signing_out(installation: Installation, sign_in: SignIn) -> None:
-    def token() -> str:
-        message = sign_in.challenge(installation.payer.account).message
-        return sign_in.sign_in(message, signed(installation, message)).token
-
-    left, kept = token(), token()
-    sign_in.sign_out(left)
-    with pytest.raises(Unauthenticated):
-        sign_in.session(left)
-    assert sign_in.session(kept)
-    installation.clock.pass_seconds(12 * 3600)
-    with pytest.raises(Unauthenticated):
-        sign_in.session(kept)
