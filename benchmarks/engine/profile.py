@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a part is made of: names of the engine's functions whose time, that of what they call included, is its own.
-# Of all that a step calls, only projections have no name but this.
+# What a part is made of: names of functions whose time, that of what they call included, is its own. Of all
+# that a step calls, only projections have no name but this.
 PARTS = {
     "products": ("__call__",),
     "deltas": ("add_lora",),
@@ -41,7 +41,9 @@ _PEAK_ROWS, _PEAK_WIDTH = 512, 1024  # enough to keep the arithmetic units busy 
 class StepProfile:
     """Times whole steps and their parts. The profiler's own cost lands in `rest`, about a millisecond."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: Path = _ENGINE) -> None:
+        """`code`: the folder of the functions that parts are made of."""
+        self._code = code
         self._profile = cProfile.Profile()
         self._seconds = 0.0
         self._num_steps = 0
@@ -60,19 +62,14 @@ class StepProfile:
         if self._num_steps == 0:
             raise ValueError("no step was timed")
         stats = pstats.Stats(self._profile).stats  # type: ignore[attr-defined]  # documented, not in the stubs
+        own = {key: entry for key, entry in stats.items() if Path(key[0]).is_relative_to(self._code)}
         seconds = {
-            part: sum(
-                entry[3] for (file, _, name), entry in stats.items() if name in names and _is_ours(file)
-            )
+            part: sum(entry[3] for (_, _, name), entry in own.items() if name in names)
             for part, names in PARTS.items()
         }
         seconds["rest"] = self._seconds - sum(seconds.values())
         each = {f"{part}_ms": 1000 * spent / self._num_steps for part, spent in seconds.items()}
         return {"step_ms": 1000 * self._seconds / self._num_steps, **each}
-
-
-def _is_ours(file: str) -> bool:
-    return Path(file).is_relative_to(_ENGINE)
 
 
 def limits(architecture: Architecture, num_rows: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +13,6 @@ from benchmarks.engine.profile import PARTS, StepProfile, limits
 from benchmarks.engine.workload import Batch, prompts
 from inference.config import EngineConfig
 from inference.model.architecture import read_architecture
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def attention_of_a_step() -> str:
@@ -28,7 +25,7 @@ def token_attention() -> None:
 
 
 def test_a_part_has_the_time_of_its_functions_and_the_rest_is_what_remains() -> None:
-    profile = StepProfile()
+    profile = StepProfile(Path(__file__).parent)
     assert [profile.step(attention_of_a_step) for _ in range(3)] == ["done"] * 3
     found = profile.milliseconds()
     assert found["attention_ms"] >= 20
