@@ -268,7 +268,7 @@ class Installation:
         from backend.services.contribute.curate import Curation
 
         db = self.database
-        return Curation(db.begin, db.read, self.staging, self.operator.account)
+        return Curation(db.begin, db.read, self.blobs, self.staging, self.operator.account)
 
     @cached_property
     def indexer(self) -> Indexer:

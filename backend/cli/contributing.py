@@ -60,6 +60,12 @@ def submit(market: Market, upload_id: str) -> dict[str, Any]:
     return submitted
 
 
+def withdraw(market: Market, upload_id: str) -> dict[str, Any]:
+    """Take a contribution back."""
+    found: dict[str, Any] = market.post(f"/v1/contributions/{upload_id}/withdraw")
+    return found
+
+
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """For people: what is wrong first, each with its line, field, reason and code."""
     for defect in report["defects"]:

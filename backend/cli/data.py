@@ -100,10 +100,27 @@ def status(
         typer.echo(
             f"{upload['id']} {upload['state']}{place} in datanet {upload['datanet']}: {upload['name']}"
         )
+        if upload["reason"] is not None:
+            typer.echo(f"  the curators' reason: {upload['reason_name'] or 'unknown'} [{upload['reason']}]")
         if upload["error"]:
             typer.echo(f"  not recorded: {upload['error']['message']}")
         if upload_id:
             _show_report(upload["report"], as_json=False)
+
+
+@commands.command()
+def withdraw(
+    upload_id: Annotated[str, typer.Argument(help="The upload, as `loraledger data status` names it.")],
+    *,
+    is_agreed: Annotated[bool, typer.Option("--yes", help="Without asking.")] = False,
+    user: User = CONTRIBUTOR,
+) -> None:
+    """Take a contribution back: no later snapshot has it, and nothing of its content is kept here."""
+    if not is_agreed:
+        typer.confirm("Take it back? The same rows earn nothing in what is trained from now on.", abort=True)
+    with open_market(user) as market:
+        upload = contributing.withdraw(market, upload_id)
+    typer.echo(f"{upload['id']} is {upload['state']}; `loraledger data status` follows it")
 
 
 def _show_report(report: Mapping[str, Any], *, as_json: bool) -> None:

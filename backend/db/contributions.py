@@ -161,6 +161,7 @@ def _columns(upload: Upload) -> dict[str, Any]:
         "deadline": None if ticket is None else ticket.deadline,
         "transaction_id": upload.transaction_id,
         "index": upload.index,
+        "reason": upload.reason,
         "error": None if upload.error is None else dict(upload.error),
     }
 
@@ -178,6 +179,7 @@ def _upload(row: UploadRow) -> Upload:
         ticket=Ticket(row.nonce or 0, row.deadline or 0) if has_ticket else None,
         transaction_id=row.transaction_id,
         index=row.index,
+        reason=row.reason,
         error=row.error,
     )
 

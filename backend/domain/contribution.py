@@ -30,6 +30,13 @@ class UploadState(StrEnum):
     RECORDED = "recorded"
     ACCEPTED = "accepted"
     REJECTED = "rejected"
+    WITHDRAWING = "withdrawing"
+    """Its contributor took it back, and its content is gone from here; the curators' decision is to come."""
+    WITHDRAWN = "withdrawn"
+    """No later snapshot has it. What it was stays provable by its hashes, and what it earned stays earned."""
+
+
+WITHDRAWAL = frozenset({UploadState.WITHDRAWING, UploadState.WITHDRAWN})
 
 
 class ReviewReason(IntEnum):
@@ -46,6 +53,11 @@ class ReviewReason(IntEnum):
     PERSONAL_DATA = 6
     WITHDRAWN = 7
     """By its contributor."""
+
+
+def is_withdrawn(recorded: Contribution) -> bool:
+    """Whether the curators rejected it because its contributor took it back."""
+    return recorded.is_accepted is False and recorded.reason == ReviewReason.WITHDRAWN
 
 
 def decision(content_hash: Hash32, reason: ReviewReason) -> dict[str, Any]:
@@ -125,8 +137,16 @@ class Upload:
     transaction_id: int | None = None
     index: int | None = None
     """Place in the datanet, once recorded."""
+    reason: int | None = None
+    """The curators' code for why it is rejected; while it is not, None."""
     error: Mapping[str, Any] | None = None
     """Why the last attempt to record it failed: the chain's error by name, message and arguments."""
+
+    @property
+    def reason_name(self) -> str | None:
+        """Of the code; None also for one that other curators made up."""
+        known = {int(reason): reason.name.lower() for reason in ReviewReason}
+        return None if self.reason is None else known.get(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +167,13 @@ def advanced(upload: Upload, recorded: Contribution | None, transaction: ChainTr
     The same facts give the same upload, however often they are looked at and whatever was missed between.
     """
     if recorded is not None and recorded.contributor == upload.account:
-        state = {None: UploadState.RECORDED, True: UploadState.ACCEPTED, False: UploadState.REJECTED}
-        return replace(upload, state=state[recorded.is_accepted], index=recorded.index, error=None)
+        state = _decided(recorded, is_taken_back=upload.state in WITHDRAWAL)
+        reason = recorded.reason if recorded.is_accepted is False else None
+        return replace(upload, state=state, index=recorded.index, reason=reason, error=None)
+    if upload.state in WITHDRAWAL:
+        is_gone = transaction is None or transaction.state is TransactionState.FAILED
+        state = UploadState.WITHDRAWN if is_gone else UploadState.WITHDRAWING
+        return replace(upload, state=state, index=None)
     if transaction is None:
         return upload
     if transaction.state is TransactionState.FAILED:
@@ -156,3 +181,12 @@ def advanced(upload: Upload, recorded: Contribution | None, transaction: ChainTr
         draft = replace(upload, state=UploadState.DRAFT, index=None, ticket=None, transaction_id=None)
         return replace(draft, error=transaction.error)
     return replace(upload, state=UploadState.SUBMITTED, index=None)  # also after a reorg took the record away
+
+
+def _decided(recorded: Contribution, *, is_taken_back: bool) -> UploadState:
+    if is_withdrawn(recorded):
+        return UploadState.WITHDRAWN
+    if is_taken_back:
+        return UploadState.WITHDRAWING
+    state = {None: UploadState.RECORDED, True: UploadState.ACCEPTED, False: UploadState.REJECTED}
+    return state[recorded.is_accepted]

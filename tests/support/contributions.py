@@ -89,7 +89,7 @@ class World:
         parts = (self.store, self.chain, recover, check, OPERATOR.account, lambda: self.now)
         self.contributions = Contributions(database.begin, database.read, *parts)  # type: ignore[arg-type]
         self.curation = Curation(
-            database.begin, database.read, self.staging, OPERATOR.account, lambda: self.now
+            database.begin, database.read, self.store, self.staging, OPERATOR.account, lambda: self.now
         )
         data = (self.store, self.chain, OPERATOR.account)
         self.snapshots = Snapshots(database.begin, database.read, *data)  # type: ignore[arg-type]
@@ -108,7 +108,9 @@ class World:
         upload = self.upload(content, signer)
         return self.contributions.submit(upload.id, self.sign(upload, signer))
 
-    def record(self, upload: Upload, index: int = 0, *, is_accepted: bool | None = None) -> None:
+    def record(
+        self, upload: Upload, index: int = 0, *, is_accepted: bool | None = None, reason: int = 0
+    ) -> None:
         """The chain records the contribution, or decides on it."""
         report = upload.report
         assert report.cid is not None
@@ -121,7 +123,7 @@ class World:
             licence=licence_word(report.licence),
             num_rows=report.num_rows,
             is_accepted=is_accepted,
-            reason=0,
+            reason=reason,
             recorded_at=1,
         )
         self._add(row)

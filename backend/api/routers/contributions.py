@@ -107,6 +107,15 @@ def submit(upload_id: str, body: SubmitRequest, services: ServicesDep, wallet: W
     return UploadView.of(services.contributions.submit(upload_id, body.signature))
 
 
+@router.post("/{upload_id}/withdraw", status_code=status.HTTP_202_ACCEPTED)
+def withdraw(upload_id: str, services: ServicesDep, wallet: WalletDep) -> UploadView:
+    """Take it back: what is kept of it here goes at once, and no later snapshot has it once the curators'
+    decision is on the chain. Earlier snapshots and what was earned stay.
+    """
+    _own(services, upload_id, wallet.account)
+    return UploadView.of(services.contributions.withdraw(upload_id))
+
+
 @asynccontextmanager
 async def _rows(
     request: Request, services: Services, wallet: Caller, transfer: str

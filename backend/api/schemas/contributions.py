@@ -59,7 +59,9 @@ class ReportView(View):
 
 
 class UploadView(View):
-    """`state`: checking, invalid, draft, submitted, recorded, accepted or rejected."""
+    """`state`: checking, invalid, draft, submitted, recorded, accepted, rejected, withdrawing or withdrawn.
+    `reason`: the curators' code for why it is rejected, and its name if it is one of ours.
+    """
 
     id: str
     account: str
@@ -70,6 +72,8 @@ class UploadView(View):
     report: ReportView
     transaction_id: int | None
     index: int | None
+    reason: int | None
+    reason_name: str | None
     error: dict[str, Any] | None
 
     @classmethod

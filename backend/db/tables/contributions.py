@@ -26,6 +26,7 @@ class UploadRow(Base):
     deadline: Mapped[int | None] = mapped_column(BigInteger)
     transaction_id: Mapped[int | None] = mapped_column(BigInteger)
     index: Mapped[int | None] = mapped_column(BigInteger)
+    reason: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
 

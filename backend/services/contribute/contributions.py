@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import ContentCorrupt
-from backend.domain.contribution import Report, Ticket, Upload, UploadState
+from backend.domain.contribution import WITHDRAWAL, Report, Ticket, Upload, UploadState
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.services.contribute.licences import check_compatible, parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
 from backend.services.contribute.receive import DiskFull, read_defects
 from backend.services.contribute.terms import accepted_licence
-from backend.services.contribute.uploads import claim_rows, current, drop_rows, release_rows
+from backend.services.contribute.uploads import claim_rows, current, drop_content, drop_rows, release_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -163,6 +163,25 @@ class Contributions:
         except BaseException:
             release_rows(self._begin, upload_id)
             raise
+
+    def withdraw(self, upload_id: str) -> Upload:
+        """Take it back: its content goes from here at once, and no later snapshot has it once the curators'
+        decision is on the chain. Earlier snapshots and what was earned stay. Again, it changes nothing.
+
+        Errors: `NotFound`; `Conflict` while it is checked or on its way to the chain; `Unavailable` if the
+        store cannot be reached, and then its content goes later.
+        """
+        with self._begin() as tx:
+            locked = tx.contributions.locked(_existing(tx, upload_id).id)
+            upload = current(tx, locked) if locked is not None else _existing(tx, upload_id)
+            if upload.state in {UploadState.CHECKING, UploadState.SUBMITTED}:
+                state = {"state": upload.state}
+                raise Conflict(f"upload {upload_id} is {upload.state}: wait for its end", "upload_id", state)
+            if upload.state not in WITHDRAWAL:
+                upload = replace(upload, state=UploadState.WITHDRAWING)
+                tx.contributions.save(upload)
+        drop_content(self._store, self._staging, upload)
+        return upload
 
     def _accepted_licence(self, datanet: DatanetId) -> str | None:
         with self._read() as tx:

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.contribution import ReviewReason, UploadState, decision
+from backend.domain.errors import Unavailable
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
-from backend.services.contribute.uploads import current, drop_rows, is_free, judged, recorded_as, release_rows
+from backend.services.contribute.uploads import (
+    current,
+    drop_content,
+    drop_rows,
+    is_free,
+    judged,
+    let_go,
+    recorded_as,
+    release_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from backend.domain.chain import Contribution
+    from backend.domain.contribution import Upload
     from backend.domain.ids import Account
     from backend.ports.contributions import ContributionTx
+    from backend.ports.storage import BlobStore
     from backend.services.contribute.staging import Staging
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
+
+log = logging.getLogger(__name__)
 
 REGISTRY = "DatasetRegistry"
 ABANDONED_AFTER = timedelta(days=1)
 PASSING = (UploadState.CHECKING, UploadState.INVALID, UploadState.DRAFT)
 """States of uploads that nobody submitted."""
+MOVING = (UploadState.SUBMITTED, UploadState.RECORDED, UploadState.WITHDRAWING)
+"""States that end by themselves."""
 
 
 class Curation:
@@ -35,12 +52,14 @@ class Curation:
         self,
         begin: Begin,
         read: Begin,
+        store: BlobStore,
         staging: Staging,
         curator: Account | None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._begin = begin
         self._read = read
+        self._store = store
         self._staging = staging
         self._curator = curator
         self._now = now
@@ -53,7 +72,7 @@ class Curation:
         """
         abandoned = datetime.fromtimestamp(self._now(), UTC) - ABANDONED_AFTER
         with self._read() as tx:
-            moving = tx.contributions.in_states((UploadState.SUBMITTED, UploadState.RECORDED))
+            moving = tx.contributions.in_states(MOVING)
             left = tx.contributions.in_states(PASSING, before=abandoned)
         return sum(map(self._drop, left)) + sum(map(self._advance, moving))
 
@@ -71,27 +90,50 @@ class Curation:
 
     def _advance(self, upload_id: str) -> bool:
         with self._read() as tx:
-            seen = tx.contributions.get(upload_id)
-            frees_rows = seen is not None and is_free(current(tx, seen))
-        if frees_rows:
-            release_rows(self._begin, upload_id)  # before its state says so: else a crash leaves them claimed
+            stored = tx.contributions.get(upload_id)
+            seen = None if stored is None else current(tx, stored)
+        if seen is None or not self._clear(seen):
+            return False
         with self._begin() as tx:
             before = tx.contributions.locked(upload_id)
             if before is None:
                 return False
             recorded = recorded_as(tx, before)
             upload = judged(tx, before, recorded)
-            if recorded is not None and recorded.is_accepted is None and self._curator is not None:
-                self._accept(tx, recorded, self._curator)
+            if recorded is not None and self._curator is not None:
+                self._decide(tx, upload, recorded, self._curator)
             if upload != before:
                 tx.contributions.save(upload)
         if upload.index is not None:
             self._staging.drop(upload_id)  # the block store has it
         return upload != before
 
-    def _accept(self, tx: ContributionTx, contribution: Contribution, curator: Account) -> None:
-        """The same acceptance again is the same transaction, unless that one failed."""
-        datanet, content_hash = contribution.datanet, contribution.content_hash
-        call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, ReviewReason.NONE)]]
-        key = f"review:{datanet}:{content_hash}:{ReviewReason.NONE}"
+    def _clear(self, upload: Upload) -> bool:
+        """Whether what its state implies is done, which it must be before the state is written down."""
+        try:
+            if upload.state is UploadState.WITHDRAWN:
+                let_go(self._begin, self._store, self._staging, upload)
+            elif upload.state is UploadState.WITHDRAWING and self._is_kept(upload):
+                drop_content(self._store, self._staging, upload)
+            elif is_free(upload):
+                release_rows(self._begin, upload.id)
+        except Unavailable as error:
+            log.warning("upload %s: %s", upload.id, error)
+            return False
+        return True
+
+    def _is_kept(self, upload: Upload) -> bool:
+        return upload.report.cid is not None and self._store.has(upload.report.cid)
+
+    def _decide(self, tx: ContributionTx, upload: Upload, recorded: Contribution, curator: Account) -> None:
+        """The same decision again is the same transaction, unless that one failed."""
+        if upload.state is UploadState.WITHDRAWING:
+            reason = ReviewReason.WITHDRAWN
+        elif recorded.is_accepted is None:
+            reason = ReviewReason.NONE
+        else:
+            return
+        datanet, content_hash = recorded.datanet, recorded.content_hash
+        call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, reason)]]
+        key = f"review:{datanet}:{content_hash}:{reason}"
         enqueue_again(tx.transactions, curator, call, args, key, MOST_ATTEMPTS)

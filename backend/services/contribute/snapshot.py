@@ -9,8 +9,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 from backend.domain.content import ContentCorrupt, cid_of
+from backend.domain.contribution import is_withdrawn
 from backend.domain.dataset import Row, is_too_deep, split_lines
-from backend.domain.errors import NotFound
+from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import licence_word
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 from backend.services.contribute.read_rows import RowReader
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 REGISTRY = "DatasetRegistry"
 SPOOL_BYTES = 8 << 20
 READ_BYTES = 1 << 16
+
+
+class ContributionWithdrawn(Conflict):
+    """Rows that its contributor took back are not learned from again, also in a snapshot from before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Snapshots:
         """(contribution index, row) of all accepted contributions, in order of their indices, then lines.
 
         A contribution's rows come only after all its bytes were found to have the hash on the chain.
-        Errors: `NotFound`, `ContentMissing`, `ContentCorrupt`, `Unavailable`.
+        Errors: `NotFound`, `ContributionWithdrawn`, `ContentMissing`, `ContentCorrupt`, `Unavailable`.
         """
         for contribution in self._accepted(snapshot_id):
             with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
@@ -115,6 +120,9 @@ class Snapshots:
 
     def _fetch(self, contribution: Contribution, file: BinaryIO) -> None:
         digest = sha256()
+        if is_withdrawn(contribution):
+            where = f"contribution {contribution.index} of datanet {contribution.datanet}"
+            raise ContributionWithdrawn(f"{where} was taken back: freeze a new snapshot", "snapshot_id")
         for chunk in self._store.open(cid_of(contribution.cid_digest), DATA_FILE):
             digest.update(chunk)
             file.write(chunk)
@@ -127,6 +135,8 @@ class Snapshots:
         word = bytes.fromhex(contribution.licence[2:]).rstrip(b"\0")
         if word.isascii():
             return word.decode()
+        if is_withdrawn(contribution):
+            return contribution.licence  # its folder is gone, and the hash is what is left
         chunks = self._store.open(cid_of(contribution.cid_digest), MANIFEST_FILE)
         manifest = next(chunks, b"")  # ours fits; a stranger's may be of any size
         licence = _stated_licence(manifest)

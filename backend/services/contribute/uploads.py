@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from backend.domain.chain import Contribution
     from backend.ports.contributions import ContributionTx
+    from backend.ports.storage import BlobStore
+    from backend.services.contribute.staging import Staging
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
@@ -25,7 +27,9 @@ ROWS_AT_ONCE = 2000
 
 def current(tx: ContributionTx, upload: Upload) -> Upload:
     """The upload with what the chain says of it now."""
-    return upload if upload.transaction_id is None else judged(tx, upload, recorded_as(tx, upload))
+    if upload.transaction_id is None:
+        return advanced(upload, None, None)
+    return judged(tx, upload, recorded_as(tx, upload))
 
 
 def judged(tx: ContributionTx, upload: Upload, recorded: Contribution | None) -> Upload:
@@ -63,7 +67,7 @@ def claim_rows(begin: Begin, upload_id: str) -> bool:
 
 
 def release_rows(begin: Begin, upload_id: str) -> None:
-    """Give up the claims of a draft or of a rejected upload; those of any other stay."""
+    """Give up the claims of an upload that others may have the rows of; those of any other stay."""
     line: int | None = 0
     while line is not None:
         with begin() as tx:
@@ -85,7 +89,7 @@ def _is_still_free(tx: ContributionTx, upload_id: str) -> bool:
 
 def is_free(upload: Upload) -> bool:
     """Whether others may have its rows."""
-    return upload.state in {UploadState.DRAFT, UploadState.REJECTED}
+    return upload.state in {UploadState.DRAFT, UploadState.REJECTED, UploadState.WITHDRAWN}
 
 
 def drop_rows(begin: Begin, upload_id: str) -> None:
@@ -94,3 +98,17 @@ def drop_rows(begin: Begin, upload_id: str) -> None:
         with begin() as tx:
             has_sketches = tx.sketches.drop(upload_id, ROWS_AT_ONCE)
             is_left = tx.contributions.drop_rows(upload_id, ROWS_AT_ONCE) or has_sketches
+
+
+def let_go(begin: Begin, store: BlobStore, staging: Staging, upload: Upload) -> None:
+    """Free the rows of a withdrawn upload, and keep nothing of their bytes. Errors: `Unavailable`."""
+    release_rows(begin, upload.id)
+    drop_rows(begin, upload.id)
+    drop_content(store, staging, upload)
+
+
+def drop_content(store: BlobStore, staging: Staging, upload: Upload) -> None:
+    """Its bytes and the list of its defects. Errors: `Unavailable`."""
+    staging.drop(upload.id)
+    if upload.report.cid is not None:
+        store.forget(upload.report.cid)

@@ -100,6 +100,7 @@ TABLE = {
     "GET /v1/contributions/{upload_id}/defects": Rule(KEY, 404),
     "POST /v1/contributions/{upload_id}/typed-data": Rule(SESSION, 403),
     "POST /v1/contributions/{upload_id}/submit": Rule(SESSION, 404, {"signature": "0x" + "11" * 65}),
+    "POST /v1/contributions/{upload_id}/withdraw": Rule(SESSION, 404),
     "OPTIONS /v1/transfers": Rule(ANYONE),
     "POST /v1/transfers": Rule(SESSION),
     "GET /v1/transfers": Rule(SESSION),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +15,9 @@ from backend.cli import contributing, data, transferring
 from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
-from backend.domain.chain import Datanet
-from backend.domain.hashing import keccak
+from backend.domain.chain import Contribution, Datanet
+from backend.domain.content import cid_digest
+from backend.domain.hashing import keccak, licence_word
 from backend.domain.ids import DatanetId
 from tests.support.contributions import jsonl
 from tests.support.market import some_account, some_hash
@@ -50,11 +52,30 @@ def type_in(command: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
-def test_every_command_of_the_guide_does_what_the_page_says() -> None:
+def play_recording(api: Api, upload_id: str) -> None:
+    """The chain records the upload."""
+    account = api.installation.payer.account
+    upload = api.installation.services.contributions.status(upload_id)
+    report = upload.report
+    assert report.content_hash is not None
+    assert report.cid is not None
+    word = licence_word(report.licence)
+    folder = cid_digest(report.cid)
+    recorded = Contribution(
+        upload.datanet, 0, account, report.content_hash, folder, word, report.num_rows, None, 0, 1, 1
+    )
+    api.installation.view.recorded.append(recorded)
+
+
+def test_every_command_of_the_guide_does_what_the_page_says(api: Api) -> None:
     commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(commands) == 4
-    said = []
+    assert len(commands) == 5
+    said: list[str] = []
     for command in commands:
+        if "$UPLOAD" in command:
+            upload_id = said[-1].split()[0]
+            play_recording(api, upload_id)
+            command = command.replace("$UPLOAD", upload_id)  # noqa: PLW2901 - as a shell would
         result = type_in(command)
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
@@ -62,6 +83,7 @@ def test_every_command_of_the_guide_does_what_the_page_says() -> None:
     assert "3 sound rows of instruct, 0 defects, licence PSF-2.0" in said[1]
     assert said[1].strip() in said[2]
     assert re.search(r"^upload-\w+ submitted in datanet 1: rows.jsonl$", said[3], re.MULTILINE)
+    assert re.match(r"upload-\w+ is withdrawing; ", said[4])
 
 
 def test_a_refused_file_is_not_signed(tmp_path: Path) -> None:
@@ -107,3 +129,15 @@ def test_a_large_file_goes_on_from_where_it_was_interrupted(
     assert second.exit_code == 0, second.output
     assert "20 sound rows" in second.output
     assert begins == [0, 100, 200, *range(200, len(rows), 100)]
+
+
+def test_why_a_contribution_was_rejected_is_shown(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": "a"}))
+    type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT --yes")
+    upload_id = type_in("loraledger data status").output.split()[0]
+    play_recording(api, upload_id)
+    [recorded] = api.installation.view.recorded
+    api.installation.view.recorded[:] = [replace(recorded, is_accepted=False, reason=2)]
+    shown = type_in(f"loraledger data status {upload_id}").output
+    assert "rejected, contribution 0" in shown
+    assert "the curators' reason: licence [2]" in shown

@@ -50,7 +50,7 @@ class Installation:
         begin, read = database.begin, database.read
         check = UploadCheck(begin, read, staging, lambda _texts: None)
         self.contributions = Contributions(begin, read, self.store, chain, recover, check, lane)
-        self.curation = Curation(begin, read, staging, lane)
+        self.curation = Curation(begin, read, self.store, staging, lane)
         self.snapshots = Snapshots(begin, read, self.store, chain, lane)
         self.registry = Registry(read, chain, self.store)  # type: ignore[arg-type]
         signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
@@ -149,3 +149,19 @@ def test_a_curators_rejection_reaches_the_contributor_and_later_snapshots(market
     freezing = market.snapshots.freeze(NET, 2)
     market.settle()
     assert list(market.snapshots.rows(freezing.snapshot_id)) == [(0, {"text": "kept"})]
+
+
+def test_a_withdrawn_contribution_is_in_no_later_snapshot(market: Installation) -> None:
+    texts = (b'{"text": "kept"}', b'{"text": "taken back"}')
+    uploads = [market.submit(ALICE, market.upload(ALICE, [text], "MIT")) for text in texts]
+    market.settle()
+    before = market.snapshots.freeze(NET, 2)
+    market.settle()
+    market.contributions.withdraw(uploads[1].id)
+    market.settle()
+    found = market.contributions.status(uploads[1].id)
+    assert (found.state, found.reason_name) == (UploadState.WITHDRAWN, "withdrawn")
+    after = market.snapshots.freeze(NET, 2)
+    market.settle()
+    assert list(market.snapshots.rows(after.snapshot_id)) == [(0, {"text": "kept"})]
+    assert market.snapshots.get(before.snapshot_id).accepted == (0, 1)

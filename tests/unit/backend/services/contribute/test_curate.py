@@ -7,7 +7,7 @@ import pytest
 
 from backend.db.contributions import UploadStore
 from backend.db.tables.contributions import RowHashRow
-from backend.domain.contribution import UploadState
+from backend.domain.contribution import ReviewReason, UploadState
 from backend.services.attempt import MOST_ATTEMPTS
 from backend.services.contribute.curate import Curation
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World
@@ -96,7 +96,7 @@ def test_a_reorg_takes_the_record_back_and_brings_it_again(world: World) -> None
 
 def test_a_rejected_contribution_frees_its_rows(world: World) -> None:
     upload = world.submit()
-    world.record(upload, 0, is_accepted=False)
+    world.record(upload, 0, is_accepted=False, reason=ReviewReason.COPIED)
     world.curation.advance()
     assert state(world, upload.id) is UploadState.REJECTED
     other = world.upload(ROWS + b'{"prompt": "c", "completion": "C"}', BOB)
@@ -120,7 +120,9 @@ def test_an_acceptance_that_fails_is_sent_again_but_not_for_ever(world: World) -
 
 
 def test_without_a_curators_key_nothing_is_accepted(world: World) -> None:
-    curation = Curation(world.database.begin, world.database.read, world.staging, None, lambda: world.now)
+    curation = Curation(
+        world.database.begin, world.database.read, world.store, world.staging, None, lambda: world.now
+    )
     upload = world.submit()
     world.record(upload, 0)
     curation.advance()
@@ -183,3 +185,14 @@ def test_the_others_go_on_where_one_is_gone(world: World) -> None:
     upload = world.submit(signer=ALICE)
     assert world.curation._advance("upload-none") is False
     assert state(world, upload.id) is UploadState.SUBMITTED
+
+
+@pytest.mark.parametrize(("reason", "name"), [(4, "quality"), (6, "personal_data"), (999, None)])
+def test_a_rejection_tells_its_reason(world: World, reason: int, name: str | None) -> None:
+    upload = world.submit()
+    world.record(upload, 0, is_accepted=False, reason=reason)
+    world.curation.advance()
+    [found] = world.contributions.find()
+    assert (found.state, found.reason, found.reason_name) == (UploadState.REJECTED, reason, name)
+    world.record(upload, 0, is_accepted=True, reason=0)
+    assert world.contributions.status(upload.id).reason is None, "a later decision replaces it"
