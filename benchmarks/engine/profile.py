@@ -6,7 +6,7 @@ import cProfile
 import pstats
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,7 +17,7 @@ from inference.model.architecture import PARENT_BY_LINEAR
 from inference.model.linear import make_linear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from inference.kernels.interface import Kernels, Projection
     from inference.model.architecture import Architecture
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What a part is made of: names of functions whose time, that of what they call included, is its own. Of all
-# that a step calls, only projections have no name but this.
+# that a step calls, only projections have no name but this; with deltas in one pass they have another.
 PARTS = {
-    "products": ("__call__",),
+    "products": ("__call__", "with_deltas"),
     "deltas": ("add_lora",),
     "attention": ("token_attention",),
     "row_operations": ("add_rms_norm", "silu_gate", "rotate_and_store"),
@@ -64,12 +64,18 @@ class StepProfile:
         stats = pstats.Stats(self._profile).stats  # type: ignore[attr-defined]  # documented, not in the stubs
         own = {key: entry for key, entry in stats.items() if Path(key[0]).is_relative_to(self._code)}
         seconds = {
-            part: sum(entry[3] for (_, _, name), entry in own.items() if name in names)
+            part: sum(_outermost(entry, names) for (_, _, name), entry in own.items() if name in names)
             for part, names in PARTS.items()
         }
         seconds["rest"] = self._seconds - sum(seconds.values())
         each = {f"{part}_ms": 1000 * spent / self._num_steps for part, spent in seconds.items()}
         return {"step_ms": 1000 * self._seconds / self._num_steps, **each}
+
+
+def _outermost(entry: tuple[Any, ...], names: Collection[str]) -> float:
+    """Seconds of a function, without those in which one of `names` had called it."""
+    _, _, _, seconds, callers = entry
+    return float(seconds - sum(caller[3] for (_, _, name), caller in callers.items() if name in names))
 
 
 def limits(architecture: Architecture, num_rows: int) -> dict[str, float]:

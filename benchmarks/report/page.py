@@ -41,8 +41,8 @@ SCENARIOS = {
 
 # Parts of a decode step, as `benchmarks.engine.profile` names them.
 PARTS = {
-    "products": "products of the base model (oneDNN)",
-    "deltas": "adapters' deltas",
+    "products": "products of the base model, with adapters' deltas where they share a pass",
+    "deltas": "adapters' deltas in a pass of their own",
     "attention": "attention",
     "row_operations": "norms, gates, rotation",
     "argmax": "largest logits",

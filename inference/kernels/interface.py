@@ -73,14 +73,14 @@ class Projection(Protocol):
     """A linear layer or several fused ones, however the weight is stored."""
 
     def __call__(self, states: Tensor) -> Tensor:
-        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which adapters add to in place."""
+        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which others may change in place."""
 
 
 class LoraBatch(Protocol):
     """The adapters of one step, made ready once and used by every layer."""
 
-    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
-        """Add each part's delta of `states` [num_tokens, in] to `output` [num_tokens, out], in place."""
+    def project(self, linear: Projection, states: Tensor, parts: Sequence[LoraPart]) -> Tensor:
+        """`linear` of `states` [num_tokens, in] with each part's delta added, [num_tokens, out]."""
 
 
 class Kernels(Protocol):

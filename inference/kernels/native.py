@@ -16,7 +16,7 @@ import torch
 
 from inference.errors import KernelBuildError
 from inference.kernels.cpu import product_arithmetic, this_cpu
-from inference.kernels.portable import PortableKernels, SegmentedLora
+from inference.kernels.portable import AddedLora, PortableKernels, SegmentedLora
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,6 +172,12 @@ class NativeKernels(PortableKernels):
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
         return _NativeLora(self, segments)
 
+    def native_parts(self, parts: tuple[LoraPart, ...]) -> ctypes.Array[_LoraPart]:
+        native = self._parts.get(parts)
+        if native is None:
+            native = self._parts[parts] = _native_parts(parts)
+        return native
+
     def add_lora(
         self,
         states: Tensor,
@@ -179,9 +185,7 @@ class NativeKernels(PortableKernels):
         segments: ctypes.Array[_LoraSegment],
         output: Tensor,
     ) -> None:
-        native = self._parts.get(parts)
-        if native is None:
-            native = self._parts[parts] = _native_parts(parts)
+        native = self.native_parts(parts)
         width = output.shape[1]
         self._functions["add_lora"](
             _address(states),
@@ -195,15 +199,21 @@ class NativeKernels(PortableKernels):
         )
 
 
-class _NativeLora:
+_NO_PARTS, _NO_SEGMENTS = (_LoraPart * 0)(), (_LoraSegment * 0)()
+
+
+class _NativeLora(AddedLora):
     def __init__(self, kernels: NativeKernels, segments: Sequence[Segment]) -> None:
         self._kernels = kernels
         short = [s for s in segments if s.end - s.start <= kernels.max_tokens]
         long = [s for s in segments if s.end - s.start > kernels.max_tokens]
-        self._short = (_LoraSegment * len(short))(
-            *(_LoraSegment(s.start, s.end, s.rows.start, s.rows.stop - s.rows.start) for s in short)
-        )
+        self._all, self._short = _native_segments(segments), _native_segments(short)
         self._long = SegmentedLora(long)
+
+    def project(self, linear: Projection, states: Tensor, parts: Sequence[LoraPart]) -> Tensor:
+        if isinstance(linear, NativeLinear):
+            return linear.with_deltas(states, self._kernels.native_parts(tuple(parts)), self._all)
+        return super().project(linear, states, parts)
 
     def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
         if len(self._short):
@@ -222,7 +232,10 @@ class _Products:
     def of(cls, library: ctypes.CDLL, arithmetic: Arithmetic) -> _Products:
         pack, multiply = library[f"pack_{arithmetic}"], library[f"multiply_{arithmetic}"]
         pack.argtypes = (_Pointer, _Index, _Index, _Pointer)
-        multiply.argtypes = (_Pointer, _Index, _Index, _Pointer, _Pointer, _Index, _Pointer)
+        multiply.argtypes = (
+            *(_Pointer, _Index, _Index, _Pointer, _Pointer, _Index),
+            *(_Pointer, _Index, _Pointer, _Index, _Pointer),
+        )
         pack.restype = multiply.restype = None
         return cls(pack, multiply)
 
@@ -246,6 +259,12 @@ class NativeLinear:
     out: int
 
     def __call__(self, states: Tensor) -> Tensor:
+        return self.with_deltas(states, _NO_PARTS, _NO_SEGMENTS)
+
+    def with_deltas(
+        self, states: Tensor, parts: ctypes.Array[_LoraPart], segments: ctypes.Array[_LoraSegment]
+    ) -> Tensor:
+        """The product and the deltas in one pass, rounded once, [num_tokens, out]."""
         result = states.new_empty(len(states), self.out)
         self.products.multiply(
             _address(states),
@@ -253,9 +272,19 @@ class NativeLinear:
             _address(self.packed),
             None if self.bias is None else _address(self.bias),
             self.out,
+            parts,
+            len(parts),
+            segments,
+            len(segments),
             _address(result),
         )
         return result
+
+
+def _native_segments(segments: Sequence[Segment]) -> ctypes.Array[_LoraSegment]:
+    return (_LoraSegment * len(segments))(
+        *(_LoraSegment(s.start, s.end, s.rows.start, s.rows.stop - s.rows.start) for s in segments)
+    )
 
 
 def _native_parts(parts: Sequence[LoraPart]) -> ctypes.Array[_LoraPart]:

@@ -77,7 +77,20 @@ class PortableKernels:
         return SegmentedLora(segments)
 
 
-class StackedLora:
+class AddedLora:
+    """Deltas that are added to the base model's output."""
+
+    def project(self, linear: Projection, states: Tensor, parts: Sequence[LoraPart]) -> Tensor:
+        output = linear(states)
+        self.add(states, parts, output)
+        return output
+
+    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
+        """Add each part's delta of `states` [num_tokens, in] to `output` [num_tokens, out], in place."""
+        raise NotImplementedError
+
+
+class StackedLora(AddedLora):
     """All active adapters' rows in one product, foreign rows masked out: for few tokens this beats any
     gathering.
     """
@@ -106,7 +119,7 @@ class StackedLora:
         return foreign
 
 
-class SegmentedLora:
+class SegmentedLora(AddedLora):
     """Run by run, each by its own rows: for many tokens."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:

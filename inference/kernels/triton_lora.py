@@ -15,7 +15,7 @@ import torch
 import triton
 from triton import language as tl
 
-from inference.kernels.portable import PortableKernels
+from inference.kernels.portable import AddedLora, PortableKernels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class TritonKernels(PortableKernels):
         return TritonLora(segments, num_tokens, self._device)
 
 
-class TritonLora:
+class TritonLora(AddedLora):
     """See `inference.kernels.interface.LoraBatch`."""
 
     def __init__(self, segments: Sequence[Segment], num_tokens: int, device: torch.device | str) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from inference.kernels.interface import Kernels, LoraBatch
+    from inference.kernels.interface import Kernels, LoraBatch, Projection
     from inference.lora.block import LoraBlock
     from inference.lora.gains import StepGains
     from inference.lora.stack import Stack
@@ -133,15 +133,16 @@ class StepAdapters:
         self._targets = targets
         self._gains = gains
 
-    def add(self, layer: int, projection: str, states: Tensor, output: Tensor) -> None:
-        """Add the deltas of `states` [num_tokens, in] to the fused `output` [num_tokens, out], in place, and
-        scale it where an adapter does.
+    def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
+        """The fused `linear` of `states` [num_tokens, in], deltas added, scaled where an adapter does:
+        [num_tokens, out].
         """
         touched = [name for name in PROJECTIONS[projection] if (layer, name) in self._targets]
-        if touched:
-            self._batch.add(states, [self._arena.part(layer, name) for name in touched], output)
+        parts = [self._arena.part(layer, name) for name in touched]
+        output = self._batch.project(linear, states, parts) if parts else linear(states)
         if self._gains is not None:
             self._gains.scale(layer, projection, output)
+        return output
 
 
 def _runs(ends: Sequence[int], layers: range) -> Iterator[tuple[slice, int]]:

@@ -45,9 +45,9 @@ class DecoderWeights:
 
 
 class AdapterDeltas(Protocol):
-    """Adds what this step's adapters contribute to a fused projection."""
+    """Fused projections with what this step's adapters contribute."""
 
-    def add(self, layer: int, projection: str, states: Tensor, output: Tensor) -> None: ...
+    def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,6 @@ class Decoder:
 def _project(
     linear: Projection, layer: int, projection: str, states: Tensor, adapters: AdapterDeltas | None
 ) -> Tensor:
-    output = linear(states)
-    if adapters is not None:
-        adapters.add(layer, projection, states, output)
-    return output
+    if adapters is None:
+        return linear(states)
+    return adapters.project(layer, projection, linear, states)

@@ -75,9 +75,9 @@ struct LoraUnit {
 };
 
 // result[t][0..width) += sum over rows of weights[t][row] * rows[row][0..width), each element rounded once.
-template <Index kTokens, class T>
-void add_rows(const float* weights, const T* rows, Index num_rows, Index width, Index ahead, T* result,
-              Index result_stride) {
+template <Index kTokens, class T, class Result>
+void add_rows(const float* weights, const T* rows, Index row_stride, Index num_rows, Index width, Index ahead,
+              Result* result, Index result_stride) {
     constexpr Index kVectors = kTokens == 1 ? 4 : 2, kWidth = kVectors * kLanes;
     Index at = 0;
     for (; at + kWidth <= width; at += kWidth) {
@@ -86,7 +86,7 @@ void add_rows(const float* weights, const T* rows, Index num_rows, Index width, 
             for (Index j = 0; j < kVectors; ++j) sums[t][j] = load(result + t * result_stride + at + j * kLanes);
         }
         for (Index r = 0; r < num_rows; ++r) {
-            const T* row = rows + r * width + at;
+            const T* row = rows + r * row_stride + at;
             if (ahead != 0) {
                 for (Index j = 0; j < kWidth; j += 64 / static_cast<Index>(sizeof(T))) {
                     __builtin_prefetch(reinterpret_cast<const char*>(row + j) + ahead, 0, 2);
@@ -108,75 +108,102 @@ void add_rows(const float* weights, const T* rows, Index num_rows, Index width, 
         for (Index t = 0; t < kTokens; ++t) {
             Floats sums = load(result + t * result_stride + at, count);
             for (Index r = 0; r < num_rows; ++r) {
-                sums = multiply_add(all(weights[t * num_rows + r]), load(rows + r * width + at, count), sums);
+                sums = multiply_add(all(weights[t * num_rows + r]), load(rows + r * row_stride + at, count), sums);
             }
             store(sums, result + t * result_stride + at, count);
         }
     }
 }
 
+// shrunk[t][r], [count, rank], of a unit's tokens.
 template <class T>
-void add_lora_unit(const T* states, Index in, const LoraPart& part, const LoraUnit& unit, T* output, Index out_stride,
-                   std::vector<float>& scratch) {
-    const Index rank = unit.rank, out = part.out;
-    scratch.resize(unit.count * rank);
-    float* shrunk = scratch.data();  // [count, rank]
+void shrink_unit(const T* states, Index in, const LoraPart& part, const LoraUnit& unit, float* shrunk) {
+    const Index rank = unit.rank;
     const T* x = states + unit.start * in;
     const T* shrink = static_cast<const T*>(part.shrink) + unit.first_row * in;
-    // The next adapter's rows usually follow this one's.
-    const Index size = static_cast<Index>(sizeof(T)), shrink_ahead = rank * in * size, expand_ahead = rank * out * size;
+    const Index ahead = rank * in * static_cast<Index>(sizeof(T));  // the next adapter's rows usually follow this one's
     Index t = 0;
     for (; t + 2 <= unit.count; t += 2) {
         Index r = 0;
         for (; r + 4 <= rank; r += 4) {
-            dots<2, 4>(x + t * in, in, shrink + r * in, in, t == 0 ? shrink_ahead : 0, shrunk + t * rank + r, rank);
+            dots<2, 4>(x + t * in, in, shrink + r * in, in, t == 0 ? ahead : 0, shrunk + t * rank + r, rank);
         }
         for (; r < rank; ++r) dots<2, 1>(x + t * in, in, shrink + r * in, in, 0, shrunk + t * rank + r, rank);
     }
     if (t < unit.count) {
         Index r = 0;
         for (; r + 8 <= rank; r += 8) {
-            dots<1, 8>(x + t * in, in, shrink + r * in, in, t == 0 ? shrink_ahead : 0, shrunk + t * rank + r, rank);
+            dots<1, 8>(x + t * in, in, shrink + r * in, in, t == 0 ? ahead : 0, shrunk + t * rank + r, rank);
         }
         for (; r < rank; ++r) dots<1, 1>(x + t * in, in, shrink + r * in, in, 0, shrunk + t * rank + r, rank);
-    }
-    const T* expand = static_cast<const T*>(part.expand) + unit.first_row * out;
-    T* result = output + unit.start * out_stride + part.column;
-    for (t = 0; t + 4 <= unit.count; t += 4) {
-        add_rows<4>(shrunk + t * rank, expand, rank, out, t == 0 ? expand_ahead : 0, result + t * out_stride, out_stride);
-    }
-    for (; t < unit.count; ++t) {
-        add_rows<1>(shrunk + t * rank, expand, rank, out, t == 0 ? expand_ahead : 0, result + t * out_stride, out_stride);
     }
 }
 
 template <class T>
-void add_lora(const T* states, Index in, const LoraPart* parts, Index num_parts, const LoraSegment* segments,
-              Index num_segments, T* output, Index out_stride) {
+void expand_unit(const float* shrunk, const LoraPart& part, const LoraUnit& unit, T* output, Index out_stride) {
+    const Index rank = unit.rank, out = part.out, ahead = rank * out * static_cast<Index>(sizeof(T));
+    const T* expand = static_cast<const T*>(part.expand) + unit.first_row * out;
+    T* result = output + unit.start * out_stride + part.column;
+    Index t = 0;
+    for (; t + 4 <= unit.count; t += 4) {
+        add_rows<4>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result + t * out_stride, out_stride);
+    }
+    for (; t < unit.count; ++t) {
+        add_rows<1>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result + t * out_stride, out_stride);
+    }
+}
+
+// What a step's adapters add to one projection.
+struct Deltas {
+    const LoraPart* parts;
+    Index num_parts;
+    const LoraSegment* segments;  // in order, disjoint
+    Index num_segments;
+};
+
+// The work of `deltas`, and what lies before each unit in bytes of weights, those of all last.
+struct LoraWork {
     std::vector<LoraUnit> units;
-    std::vector<Index> costs;  // bytes of weights before each unit, and of all
-    Index cost = 0;
-    for (Index s = 0; s < num_segments; ++s) {
-        const LoraSegment& segment = segments[s];
-        for (Index start = segment.start; start < segment.end; start += kTokensPerUnit) {
-            for (Index part = 0; part < num_parts; ++part) {
-                const Index count = std::min(kTokensPerUnit, segment.end - start);
-                units.push_back({start, count, segment.first_row, segment.rank, part});
-                costs.push_back(cost);
-                cost += segment.rank * (in + parts[part].out);
+    std::vector<Index> costs;
+
+    LoraWork(const Deltas& deltas, Index in) {
+        Index cost = 0;
+        for (Index s = 0; s < deltas.num_segments; ++s) {
+            const LoraSegment& segment = deltas.segments[s];
+            for (Index start = segment.start; start < segment.end; start += kTokensPerUnit) {
+                for (Index part = 0; part < deltas.num_parts; ++part) {
+                    const Index count = std::min(kTokensPerUnit, segment.end - start);
+                    units.push_back({start, count, segment.first_row, segment.rank, part});
+                    costs.push_back(cost);
+                    cost += segment.rank * (in + deltas.parts[part].out);
+                }
             }
+        }
+        costs.push_back(cost);
+    }
+
+    // f(unit) for a thread's share; neighbours in memory stay with one thread, which reads ahead.
+    template <class F>
+    void each_own(F f) const {
+        const Index threads = omp_get_num_threads(), own = omp_get_thread_num();
+        for (std::size_t u = 0; u < units.size(); ++u) {
+            if (costs[u] * threads / costs.back() == own) f(units[u]);
         }
     }
-    // Neighbours in memory stay with one thread, which reads ahead.
+};
+
+template <class T>
+void add_lora(const T* states, Index in, const Deltas& deltas, T* output, Index out_stride) {
+    const LoraWork work(deltas, in);
 #pragma omp parallel
     {
-        const Index threads = omp_get_num_threads(), own = omp_get_thread_num();
-        std::vector<float> scratch;
-        for (std::size_t u = 0; u < units.size(); ++u) {
-            if (costs[u] * threads / cost == own) {
-                add_lora_unit(states, in, parts[units[u].part], units[u], output, out_stride, scratch);
-            }
-        }
+        std::vector<float> shrunk;
+        work.each_own([&](const LoraUnit& unit) {
+            const LoraPart& part = deltas.parts[unit.part];
+            shrunk.resize(unit.count * unit.rank);
+            shrink_unit(states, in, part, unit, shrunk.data());
+            expand_unit(shrunk.data(), part, unit, output, out_stride);
+        });
     }
 }
 

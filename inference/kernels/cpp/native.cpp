@@ -42,7 +42,7 @@ using namespace loraledger;
     }                                                                                                                  \
     extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraPart* parts, Index num_parts,              \
                                       const LoraSegment* segments, Index num_segments, T* output, Index out_stride) { \
-        add_lora(states, in, parts, num_parts, segments, num_segments, output, out_stride);                           \
+        add_lora(states, in, Deltas{parts, num_parts, segments, num_segments}, output, out_stride);                   \
     }
 
 LORALEDGER_KERNELS(float, float32)
@@ -53,8 +53,10 @@ LORALEDGER_KERNELS(Bfloat16, bfloat16)
         pack<ARITHMETIC>(weight, out, in, packed);                                                                     \
     }                                                                                                                  \
     extern "C" void multiply_##NAME(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed,           \
-                                    const Bfloat16* bias, Index out, Bfloat16* result) {                              \
-        multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, result);                                          \
+                                    const Bfloat16* bias, Index out, const LoraPart* parts, Index num_parts,          \
+                                    const LoraSegment* segments, Index num_segments, Bfloat16* result) {              \
+        const Deltas deltas{parts, num_parts, segments, num_segments};                                                \
+        multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, deltas, result);                                  \
     }
 
 LORALEDGER_PRODUCTS(Widened, widened)

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "lora.h"
 #include "vectors.h"
 
 namespace loraledger {
@@ -95,26 +96,97 @@ void pack(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {
     }
 }
 
-// One weight's panel, and the outputs of it that there are.
+// What a step's adapters add to the outputs of one weight.
+class Expansion {
+   public:
+    // Keeps the shrunk states in `buffer`.
+    Expansion(const Deltas& deltas, Index in, std::vector<float>& buffer)
+        : deltas_(deltas), work_(deltas, in), in_(in), offsets_(deltas.num_segments + 1) {
+        for (Index s = 0; s < deltas.num_segments; ++s) {
+            const LoraSegment& segment = deltas.segments[s];
+            offsets_[s + 1] = offsets_[s] + (segment.end - segment.start) * segment.rank;
+        }
+        const std::size_t needed = deltas.num_parts * offsets_.back();
+        if (buffer.size() < needed) buffer.resize(needed);
+        shrunk_ = buffer.data();
+    }
+
+    // A thread's share of what must be done before `add`.
+    void shrink(const Bfloat16* states) const {
+        work_.each_own([&](const LoraUnit& unit) {
+            float* own = shrunk_ + place(unit.part, segment_of(unit.start), unit.start);
+            shrink_unit(states, in_, deltas_.parts[unit.part], unit, own);
+        });
+    }
+
+    // sums[t][0..width) += the deltas of `num_tokens` tokens from `from` on, for outputs from `column` on.
+    void add(Index from, Index num_tokens, Index column, Index width, float* sums) const {
+        for (Index p = 0; p < deltas_.num_parts; ++p) {
+            const LoraPart& part = deltas_.parts[p];
+            const Index first = std::max(column, part.column);
+            const Index last = std::min(column + width, part.column + part.out);
+            if (first >= last) continue;
+            for (Index s = segment_of(from); s < deltas_.num_segments; ++s) {
+                const LoraSegment& segment = deltas_.segments[s];
+                const Index rank = segment.rank, end = std::min(from + num_tokens, segment.end);
+                const Bfloat16* rows =
+                    static_cast<const Bfloat16*>(part.expand) + segment.first_row * part.out + first - part.column;
+                Index ahead = rank * part.out * static_cast<Index>(sizeof *rows);
+                Index t = std::max(from, segment.start);
+                for (; t + 4 <= end; t += 4, ahead = 0) {
+                    add_rows<4>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead,
+                                sums + (t - from) * width + first - column, width);
+                }
+                for (; t < end; ++t, ahead = 0) {
+                    add_rows<1>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead,
+                                sums + (t - from) * width + first - column, width);
+                }
+            }
+        }
+    }
+
+   private:
+    // The first segment that ends behind a token.
+    Index segment_of(Index token) const {
+        const LoraSegment* end = deltas_.segments + deltas_.num_segments;
+        const auto* found = std::partition_point(deltas_.segments, end, [&](const LoraSegment& s) { return s.end <= token; });
+        return found - deltas_.segments;
+    }
+
+    Index place(Index part, Index segment, Index token) const {
+        const LoraSegment& own = deltas_.segments[segment];
+        return part * offsets_.back() + offsets_[segment] + (token - own.start) * own.rank;
+    }
+
+    const Deltas& deltas_;
+    const LoraWork work_;
+    const Index in_;
+    std::vector<Index> offsets_;  // of each segment's shrunk states among those of one part
+    float* shrunk_;
+};
+
+// One weight's panel.
 struct Panel {
     const Bfloat16* weights;
-    const Bfloat16* bias;  // of its outputs, or null
-    Index in, count;
-    Index ahead;  // bytes to what will be read next, or 0 where it has been asked for
+    Index in, count;  // inputs, and outputs that there are
+    Index ahead;      // bytes to what will be read next, or 0 where it has been asked for
+};
+
+// Where sums begin: a row for each token, or with stride 0 one for all.
+struct Initial {
+    const float* sums;
+    Index stride;
 };
 
 template <class Arithmetic, Index kRows>
-void multiply_tile(const typename Arithmetic::Element* rows, Index stride, const Panel& panel, Bfloat16* result,
-                   Index out) {
-    const Index left_count = std::min(panel.count, kLanes), right_count = panel.count - left_count;
-    Floats first[2] = {};
-    if (panel.bias != nullptr) {
-        first[0] = load(panel.bias, left_count);
-        first[1] = load(panel.bias + left_count, right_count);
-    }
+void multiply_tile(const typename Arithmetic::Element* rows, Index stride, const Panel& panel, Initial initial,
+                   Bfloat16* result, Index out) {
     Floats sums[kRows][2];
 #pragma GCC unroll 16
-    for (Index row = 0; row < kRows; ++row) sums[row][0] = first[0], sums[row][1] = first[1];
+    for (Index row = 0; row < kRows; ++row) {
+        sums[row][0] = load(initial.sums + row * initial.stride);
+        sums[row][1] = load(initial.sums + row * initial.stride + kLanes);
+    }
     for (Index step = 0; step < panel.in / Arithmetic::kDepth; ++step) {
         const Bfloat16* line = panel.weights + step * Arithmetic::kDepth * kPanel;
         if (panel.ahead != 0) {
@@ -131,6 +203,7 @@ void multiply_tile(const typename Arithmetic::Element* rows, Index stride, const
             sums[row][1] = Arithmetic::add(sums[row][1], states, right);
         }
     }
+    const Index left_count = std::min(panel.count, kLanes), right_count = panel.count - left_count;
 #pragma GCC unroll 16
     for (Index row = 0; row < kRows; ++row) {
         store(sums[row][0], result + row * out, left_count);
@@ -140,38 +213,73 @@ void multiply_tile(const typename Arithmetic::Element* rows, Index stride, const
 
 template <class Arithmetic>
 void multiply_rows(Index num_rows, const typename Arithmetic::Element* rows, Index stride, const Panel& panel,
-                   Bfloat16* result, Index out) {
+                   Initial initial, Bfloat16* result, Index out) {
     using Multiply = decltype(&multiply_tile<Arithmetic, 1>);
     static constexpr Multiply kMultiply[kTileRows] = {
-        multiply_tile<Arithmetic, 1>, multiply_tile<Arithmetic, 2>,  multiply_tile<Arithmetic, 3>,
-        multiply_tile<Arithmetic, 4>, multiply_tile<Arithmetic, 5>,  multiply_tile<Arithmetic, 6>,
-        multiply_tile<Arithmetic, 7>, multiply_tile<Arithmetic, 8>,  multiply_tile<Arithmetic, 9>,
+        multiply_tile<Arithmetic, 1>,  multiply_tile<Arithmetic, 2>,  multiply_tile<Arithmetic, 3>,
+        multiply_tile<Arithmetic, 4>,  multiply_tile<Arithmetic, 5>,  multiply_tile<Arithmetic, 6>,
+        multiply_tile<Arithmetic, 7>,  multiply_tile<Arithmetic, 8>,  multiply_tile<Arithmetic, 9>,
         multiply_tile<Arithmetic, 10>, multiply_tile<Arithmetic, 11>, multiply_tile<Arithmetic, 12>,
     };
-    kMultiply[num_rows - 1](rows, stride, panel, result, out);
+    kMultiply[num_rows - 1](rows, stride, panel, initial, result, out);
 }
 
-// `result` [tokens, out] = `states` [tokens, in] times what `pack` made of a weight, plus `bias` [out] if not null.
+// The bias of some outputs, or zeros, widened.
+inline void widen_bias(const Bfloat16* bias, Index count, float* widened) {
+    if (bias == nullptr) {
+        std::fill(widened, widened + count, 0.0f);
+    } else {
+        each_vector(count, [&](Index i, Index lanes) { store(load(bias + i, lanes), widened + i, lanes); });
+    }
+}
+
+// The sums of `num_rows` tokens from `start` on, for outputs from `column` on, before any input: bias and deltas.
+inline const std::vector<float>& begin_sums(const Expansion& expansion, const Bfloat16* bias, Index start, Index num_rows,
+                                            Index column, Index count, Index width) {
+    static thread_local std::vector<float> sums;
+    if (sums.size() < static_cast<std::size_t>(num_rows * width)) sums.resize(num_rows * width);
+    for (Index row = 0; row < num_rows; ++row) widen_bias(bias, count, sums.data() + row * width);
+    expansion.add(start, num_rows, column, width, sums.data());
+    return sums;
+}
+
+// `result` [tokens, out] = `states` [tokens, in] times what `pack` made of a weight, plus `bias` [out] if not null, plus
+// the deltas. Bias first, then an adapter's rows, then the inputs, in their order; rounded once.
 template <class Arithmetic>
 void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed, const Bfloat16* bias, Index out,
-              Bfloat16* result) {
+              const Deltas& deltas, Bfloat16* result) {
+    static thread_local std::vector<float> buffer;
+    const Expansion expansion(deltas, in, buffer);
     const Index size = in * kPanel;
 #pragma omp parallel
     {
+        if (deltas.num_segments != 0) {
+            expansion.shrink(states);
+#pragma omp barrier
+        }
         const Index threads = omp_get_num_threads(), own = omp_get_thread_num();
         const Index first = num_panels(out) * own / threads, last = num_panels(out) * (own + 1) / threads;
+        const Index left = first * kPanel, width = (last - first) * kPanel;
         for (Index start = 0; start < tokens; start += kChunkRows) {
             const Index num_rows = std::min(kChunkRows, tokens - start);
             const Index tiles = (num_rows + kTileRows - 1) / kTileRows;
             Index stride;
             const auto* rows = Arithmetic::rows(states + start * in, num_rows, in, stride);
+            const float* sums = nullptr;
+            if (deltas.num_segments != 0) {
+                sums = begin_sums(expansion, bias == nullptr ? nullptr : bias + left, start, num_rows, left,
+                                  std::min(width, out - left), width).data();
+            }
             for (Index p = first; p < last; ++p) {
-                const Index column = p * kPanel, bytes = size * static_cast<Index>(sizeof *packed);
-                Panel panel{packed + p * size, bias == nullptr ? nullptr : bias + column, in,
-                            std::min(kPanel, out - column), bytes};
+                const Index column = p * kPanel, count = std::min(kPanel, out - column);
+                float same[kPanel] = {};
+                if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : bias + column, count, same);
+                Panel panel{packed + p * size, in, count, size * static_cast<Index>(sizeof *packed)};
                 for (Index tile = 0; tile < tiles; ++tile, panel.ahead = 0) {
                     const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
-                    multiply_rows<Arithmetic>(to - from, rows + from * stride, stride, panel,
+                    const Initial initial =
+                        sums == nullptr ? Initial{same, 0} : Initial{sums + from * width + column - left, width};
+                    multiply_rows<Arithmetic>(to - from, rows + from * stride, stride, panel, initial,
                                               result + (start + from) * out + column, out);
                 }
             }

@@ -33,6 +33,22 @@ def test_a_part_has_the_time_of_its_functions_and_the_rest_is_what_remains() -> 
     assert found["step_ms"] == pytest.approx(sum(found[f"{part}_ms"] for part in (*PARTS, "rest")))
 
 
+def test_a_function_that_its_own_part_calls_counts_once() -> None:
+    profile = StepProfile(Path(__file__).parent)
+    profile.step(silu_gate)
+    found = profile.milliseconds()
+    assert 40 <= found["row_operations_ms"] <= found["step_ms"]
+
+
+def silu_gate() -> None:
+    time.sleep(0.02)
+    add_rms_norm()
+
+
+def add_rms_norm() -> None:
+    time.sleep(0.02)
+
+
 def test_without_a_step_there_is_no_profile() -> None:
     with pytest.raises(ValueError, match="no step"):
         StepProfile().milliseconds()

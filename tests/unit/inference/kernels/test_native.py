@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -240,6 +241,61 @@ def test_a_token_gets_the_same_product_in_any_company(cpu: Cpu) -> None:
     together = product(states)
     for start, end in ((0, 1), (5, 17), (7, 130), (130, 131)):
         assert torch.equal(product(states[start:end].clone()), together[start:end])
+
+
+@pytest.mark.parametrize("cpu", PRODUCT_CPUS, ids=lambda cpu: cpu.vendor)
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=SEEDS,
+    runs=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), min_size=1, max_size=9),
+    half_width=st.integers(1, 40),
+    outs=st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    has_bias=st.booleans(),
+)
+def test_products_with_deltas(
+    cpu: Cpu, seed: int, runs: list[tuple[int, int]], half_width: int, outs: list[int], has_bias: bool
+) -> None:
+    """Adapters of other ranks, tokens without one, parts that begin inside a panel, one left out."""
+    torch.manual_seed(seed)
+    rows_of = [None, slice(0, 3), slice(3, 8), slice(8, 20)]
+    ends = list(itertools.accumulate(count for count, _ in runs))
+    segments = [
+        Segment(end - count, end, adapter - 1, rows)
+        for end, (count, adapter) in zip(ends, runs, strict=True)
+        if (rows := rows_of[adapter]) is not None
+    ]
+    states = torch.randn(ends[-1], 2 * half_width).bfloat16()
+    weight, bias = torch.randn(sum(outs), 2 * half_width).bfloat16(), torch.randn(sum(outs)).bfloat16()
+    columns = [slice(end - out, end) for end, out in zip(itertools.accumulate(outs), outs, strict=True)]
+    parts = [
+        LoraPart(torch.randn(20, 2 * half_width).bfloat16(), torch.randn(20, out).bfloat16() * 0.1, place)
+        for out, place in list(zip(outs, columns, strict=True))[1 if len(outs) > 2 else 0 :]
+    ]
+    kernels = NativeKernels(torch.bfloat16, cpu=cpu)
+    linear = kernels.projection(weight, bias if has_bias else None)
+    assert linear is not None
+    expected = states.double() @ weight.double().T + (bias.double() if has_bias else 0)
+    for segment, part in itertools.product(segments, parts):
+        own = slice(segment.start, segment.end)
+        shrunk = states[own].double() @ part.shrink[segment.rows].double().T
+        expected[own, part.columns] += shrunk @ part.expand[segment.rows].double()
+    batch = kernels.lora_batch(segments, len(states))
+    torch.testing.assert_close(batch.project(linear, states, parts).double(), expected, atol=1e-4, rtol=2**-8)
+
+
+@pytest.mark.parametrize("cpu", PRODUCT_CPUS, ids=lambda cpu: cpu.vendor)
+def test_a_token_gets_the_same_product_and_delta_in_any_company(cpu: Cpu) -> None:
+    torch.manual_seed(0)
+    kernels = NativeKernels(torch.bfloat16, cpu=cpu)
+    linear = kernels.projection(torch.randn(70, 100).bfloat16(), torch.randn(70).bfloat16())
+    assert linear is not None
+    states = torch.randn(131, 100).bfloat16()
+    parts = [LoraPart(torch.randn(11, 100).bfloat16(), torch.randn(11, 60).bfloat16(), slice(5, 65))]
+    together = kernels.lora_batch([Segment(3, 131, 0, slice(0, 11))], 131).project(linear, states, parts)
+    for start, end in ((3, 4), (5, 17), (7, 130), (130, 131)):
+        batch = kernels.lora_batch([Segment(0, end - start, 0, slice(0, 11))], end - start)
+        assert torch.equal(batch.project(linear, states[start:end].clone(), parts), together[start:end])
+    assert torch.equal(linear(states[:3].clone()), together[:3])
 
 
 def test_products_show_what_is_not_finite_in_its_own_row_alone() -> None:

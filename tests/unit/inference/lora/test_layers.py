@@ -83,7 +83,7 @@ def test_deltas_equal_the_reference(
         expected = output + torch.cat(
             [reference(architecture, adapters, states, slots, linear) for linear in linears], dim=1
         )
-        step.add(0, projection, states, output)
+        output = step.project(0, projection, lambda _, base=output: base, states)
         torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_gains_scale_their_own_tokens_and_no_others(tiny_llama: Path) -> None:
             for slot, gain in gains.items()
         },
     )
-    step.add(0, "qkv", states, output)
+    output = step.project(0, "qkv", lambda _: output, states)
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
 
 
