@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from backend.api.app import create_app
 from backend.bootstrap import Installation
+from backend.serving import services_of
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
@@ -14,4 +15,4 @@ if TYPE_CHECKING:
 
 def create() -> FastAPI:
     settings = load_settings()
-    return create_app(Installation(settings).api(), settings)
+    return create_app(services_of(Installation(settings)), settings)

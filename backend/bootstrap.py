@@ -9,7 +9,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from backend.api.services import Services
     from backend.chain.client import ChainClient
     from backend.chain.indexer import Indexer
     from backend.chain.keystore import KeyStore
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from backend.services.contribute.transfers import Transfers
     from backend.services.generate import Generate, GenerateLimits
     from backend.services.keys import ApiKeys
+    from backend.services.operators import Operators
+    from backend.services.peers import Peers
     from backend.services.policy import Policy
     from backend.services.prove import Proofs
     from backend.services.settle.settler import Settler
@@ -191,9 +192,7 @@ class Installation:
     def market(self) -> Market:
         from backend.services.admission import Market
 
-        return Market(
-            self.operator.account, self.deployment.address("Settlement"), self._domain("Settlement")
-        )
+        return Market(self.operator.account, self.deployment.address("Settlement"), self.domain("Settlement"))
 
     @cached_property
     def auditor(self) -> Auditor:
@@ -203,13 +202,24 @@ class Installation:
         """Judging by the view of the chain in this database."""
         from backend.services.audit.auditor import Auditor
 
-        return Auditor(db.begin, db.read, self.cases())
+        return Auditor(db.begin, db.read, self.cases(db))
 
-    def cases(self, kept: int = 1) -> Cases:
+    def cases(self, db: Database, kept: int = 1) -> Cases:
+        """With the operators of this database's view of the chain as sources of batch data."""
         from backend.chain.keys import recover
         from backend.services.audit.cases import Cases
 
-        return Cases(self.chain, self.blobs, recover, self._domain("Settlement"), kept)
+        bring = self.peers_of(db).bring
+        return Cases(self.chain, self.blobs, recover, self.domain("Settlement"), kept, bring)
+
+    def peers_of(self, db: Database) -> Peers:
+        from backend.services.peers import Peers
+
+        try:
+            own = self.operator.account
+        except (InvalidInput, NotFound):  # whoever only watches has no operator's key
+            own = None
+        return Peers(db.read, self.strangers, self.blobs, own)
 
     @cached_property
     def claims(self) -> Claims:
@@ -238,8 +248,8 @@ class Installation:
             auditor=self.auditor,
             keys=self.keystore,
             recover=recover,
-            vault=self._domain("PaymentVault"),
-            settlement=self._domain("Settlement"),
+            vault=self.domain("PaymentVault"),
+            settlement=self.domain("Settlement"),
             pace=Pace(self.settings.batch_seconds, self.settings.batch_receipts),
             clock=self.chain_now,
             thaw_seconds=int(self.chain.call("PaymentVault", "thawSeconds")),
@@ -321,7 +331,15 @@ class Installation:
     def adapter_folders(self) -> AdapterFolders:
         from backend.services.adapters import AdapterFolders
 
-        return AdapterFolders(self.blobs, self.settings.home / "adapters")
+        bring = self.peers_of(self.database).bring
+        return AdapterFolders(self.blobs, self.settings.home / "adapters", bring)
+
+    @cached_property
+    def operators(self) -> Operators:
+        from backend.services.operators import Operators
+
+        db, own = self.database, self.operator.account
+        return Operators(db.begin, db.read, self.strangers, self.catalogue, own)
 
     @cached_property
     def policy(self) -> Policy:
@@ -350,62 +368,13 @@ class Installation:
 
         return ApiKeys(self.database.begin, self.database.read, utc_now)
 
-    def api(self) -> Services:
-        """Everything that the REST API calls."""
-        from backend.api.services import Services
-        from backend.chain.keys import recover
-        from backend.readiness import faults
-        from backend.services.channels import Channels
-        from backend.services.contribute.contributions import Contributions
-        from backend.services.contribute.snapshot import Snapshots
-        from backend.services.deposit import Deposits
-        from backend.services.govern import Governance
-        from backend.services.idempotency import Idempotency
-        from backend.services.publish import Publication
-        from backend.services.receipts import Receipts
-        from backend.services.registry import Registry
-        from backend.services.sessions import Sessions
-        from backend.services.settle.convictions import Convictions
-        from backend.services.sign_in import SignIn, SignInPolicy
-        from backend.services.train.jobs import Training
-
-        settings, chain, blobs = self.settings, self.chain, self.blobs
-        begin, read, lane = self.database.begin, self.database.read, self.operator.account
-        vouchers = self._domain("PaymentVault")
-        convictions = Convictions(lane, chain, blobs, self._domain("Settlement"))
-        policy = SignInPolicy(settings.origins, self.deployment.chain_id)
-        sessions = Sessions(begin, read, utc_now)
-        return Services(
-            sign_in=SignIn(begin, sessions, recover, utc_now, policy),
-            sessions=sessions,
-            keys=self.api_keys,
-            catalogue=self.catalogue,
-            generate=self.generate,
-            idempotency=Idempotency(begin, utc_now, self.limits.longest_seconds),
-            channels=Channels(begin, read, self.market, vouchers, recover, utc_now, convictions.aside),
-            deposits=Deposits(begin, read, chain, self.market, self.keystore, utc_now),
-            receipts=Receipts(read),
-            registry=Registry(read, chain, blobs),
-            contributions=Contributions(begin, read, blobs, chain, recover, self.upload_check, lane),
-            transfers=self.transfers,
-            snapshots=Snapshots(begin, read, blobs, chain, lane),
-            training=Training(begin, read),
-            policy=self.policy,
-            publication=Publication(begin, blobs, chain),
-            claims=self.claims,
-            governance=Governance(chain, read),
-            blobs=blobs,
-            is_here=self._is_here,
-            readiness=partial(faults, self),
-        )
-
     def count_tokens(self, texts: Sequence[str]) -> int | None:
         """As the base model that is served cuts them."""
         from backend.services.contribute.count_tokens import count_tokens
 
         return count_tokens(Path(self.base.folder), texts)
 
-    def _is_here(self, cid: Cid) -> bool:
+    def is_here(self, cid: Cid) -> bool:
         """A daemon would ask its peers for what it does not have; our own store has nobody to ask."""
         return not self.settings.ipfs_api or self.blobs.has(cid)
 
@@ -413,7 +382,7 @@ class Installation:
         """Unix seconds by whichever clock is ahead: bursts of blocks push a local chain's, idling ours."""
         return max(int(time.time()), self.chain.head().timestamp)
 
-    def _domain(self, contract: str) -> TypedDomain:
+    def domain(self, contract: str) -> TypedDomain:
         return TypedDomain(self.deployment.chain_id, self.deployment.address(contract))
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
             read=db.read,
             begin=db.begin,
             chain=chain,
-            cases=installation.cases(KEPT_BATCHES),
+            cases=installation.cases(db, KEPT_BATCHES),
             judge=judge,
             challenge=_challenge(installation, accuser) if accuser and task.can_challenge else None,
             answers=_answers(installation, db, accuser) if accuser and (task.can_answer or own) else None,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from backend.services.govern import Governance
     from backend.services.idempotency import Idempotency
     from backend.services.keys import ApiKeys
+    from backend.services.operators import Operators
     from backend.services.policy import Policy
     from backend.services.publish import Publication
     from backend.services.receipts import Receipts
@@ -46,6 +47,7 @@ class Services:
     transfers: Transfers
     snapshots: Snapshots
     training: Training
+    operators: Operators
     policy: Policy
     publication: Publication
     claims: Claims

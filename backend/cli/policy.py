@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.session import AsJson, show
+from backend.cli.session import AsJson, open_installation, show
 from backend.domain.policy import Denied, Reason, Subject
-from backend.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from backend.bootstrap import Installation
     from backend.domain.policy import Denial
 
 POLL_SECONDS = 0.5
@@ -36,7 +31,7 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def deny(kind: Kind, subject: Of, *, reason: Why = Reason.POLICY) -> None:
     """Refuse an adapter, all that learned from a datanet, a payer, or a folder at the gateway, at once."""
-    with _installation() as installation:
+    with open_installation() as installation:
         denial = installation.policy.deny(Subject.parse(kind, subject), reason)
     typer.echo(_as_line(denial))
 
@@ -45,7 +40,7 @@ def deny(kind: Kind, subject: Of, *, reason: Why = Reason.POLICY) -> None:
 def allow(kind: Kind, subject: Of) -> None:
     """End a denial."""
     found = Subject.parse(kind, subject)
-    with _installation() as installation:
+    with open_installation() as installation:
         installation.policy.allow(found)
     typer.echo(f"{found.kind} {found.id} is not denied any more")
 
@@ -53,7 +48,7 @@ def allow(kind: Kind, subject: Of) -> None:
 @commands.command("list")
 def list_denials(*, as_json: AsJson = False) -> None:
     """All denials, oldest first."""
-    with _installation() as installation:
+    with open_installation() as installation:
         denials = installation.policy.denials()
     if as_json:
         show([_as_json(denial) for denial in denials])
@@ -72,7 +67,7 @@ def takedown(
 
     New requests are refused at once. Answers under way end first; then their copy is deleted too.
     """
-    with _installation() as installation:
+    with open_installation() as installation:
         taken = installation.policy.take_down(installation.catalogue.record(model), reason)
         typer.echo(
             f"adapter {taken.adapter} is denied ({reason}); out of the store: {', '.join(taken.contents)}"
@@ -82,17 +77,6 @@ def takedown(
             while not installation.policy.drop_copies(taken):
                 time.sleep(POLL_SECONDS)
     typer.echo("nothing of it is left here")
-
-
-@contextmanager
-def _installation() -> Iterator[Installation]:
-    from backend.bootstrap import Installation
-
-    installation = Installation(load_settings())
-    try:
-        yield installation
-    finally:
-        installation.close()
 
 
 def _as_json(denial: Denial) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,9 @@ from backend.domain.errors import NotFound
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.bootstrap import Installation
     from backend.cli.client import Market
 
 User = Annotated[
@@ -31,6 +35,18 @@ def open_market(user: int) -> Market:
     ports = json.loads(path.read_text())
     wallet = Wallet(well_known_accounts()[user].private_key, f"http://127.0.0.1:{ports['chain']}")
     return Market(f"http://127.0.0.1:{ports['api']}", wallet).sign_in()
+
+
+@contextmanager
+def open_installation() -> Iterator[Installation]:
+    """What lies in this home, for commands that need no API."""
+    from backend.bootstrap import Installation
+
+    installation = Installation(load_settings())
+    try:
+        yield installation
+    finally:
+        installation.close()
 
 
 def show(found: object) -> None:

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from backend.domain.ids import Cid
+    from backend.domain.ids import Account, Cid
+
+
+class Bring(Protocol):
+    def __call__(self, cid: Cid, max_bytes: int, first: Account | None = None) -> None:
+        """Have a folder of at most so many bytes in our store, if anybody gives it: `first` before others."""
+        ...
+
+
+def bring_nothing(cid: Cid, max_bytes: int, first: Account | None = None) -> None:
+    """Where nobody else is asked."""
 
 
 class BlobStore(Protocol):
@@ -26,6 +36,14 @@ class BlobStore(Protocol):
 
     def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
         """Store and pin a folder of these files. All of it or nothing is pinned; adding again is harmless."""
+        ...
+
+    def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
+        """Store and pin the folder from a stranger's CARv1, in pieces as they arrive.
+
+        Nothing is pinned unless the CAR is of this folder, whole, and of nothing else: each block must have
+        been named by one before it. Errors: `ContentCorrupt`, and what the pieces raise.
+        """
         ...
 
     def add_directory(self, path: Path) -> Cid:

@@ -14,6 +14,10 @@ class Unreachable(Unavailable):
     """Nobody of use answers at an address that a stranger named."""
 
 
+class AnsweredOtherwise(Unreachable):
+    """Somebody answers there, but not with what was asked for; `details["status"]` is the HTTP status."""
+
+
 class AddressRefused(Unreachable):
     """An address that a stranger named and that is not called: malformed, or one of a private network."""
 
@@ -24,7 +28,8 @@ class Strangers(Protocol):
     def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
         """The body of a 200, as it arrives; nothing is sent before the first piece is asked for.
 
-        Errors: `AddressRefused`; `Unreachable` for any other answer, redirects included, for a body of more
-        than `max_bytes`, and once `seconds` have passed, from the look-up of the host to the last byte.
+        Errors: `AddressRefused`; `AnsweredOtherwise` for any other status, redirects included; `Unreachable`
+        also for a body of more than `max_bytes`, and once `seconds` have passed, from the look-up of the host
+        to the last byte.
         """
         ...

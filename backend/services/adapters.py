@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.errors import Unavailable
 from backend.ports.engine import AdapterFolder
+from backend.ports.storage import bring_nothing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.ids import Cid
     from backend.domain.receipt import VersionRecord
-    from backend.ports.storage import BlobStore
+    from backend.ports.storage import BlobStore, Bring
 
 MAX_ADAPTER_BYTES = 1 << 31
 
@@ -25,8 +26,10 @@ class AdapterMissing(Unavailable):
 
 
 class AdapterFolders:
-    def __init__(self, store: BlobStore, root: Path) -> None:
-        self._store = store
+    """`bring`: has a folder brought into the store that is not there."""
+
+    def __init__(self, store: BlobStore, root: Path, bring: Bring = bring_nothing) -> None:
+        self._store, self._bring = store, bring
         self._root = root
         self._lock = threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
@@ -64,6 +67,7 @@ class AdapterFolders:
                 self._fetching.pop(cid, None)
 
     def _download(self, cid: Cid, path: Path) -> None:
+        self._bring(cid, MAX_ADAPTER_BYTES)
         try:
             self._store.fetch_folder(cid, path, max_bytes=MAX_ADAPTER_BYTES)
         except ContentMissing as error:

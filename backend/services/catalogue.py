@@ -83,6 +83,10 @@ class Catalogue:
     def base_name(self) -> str:
         return self._base.name
 
+    @property
+    def base_digest(self) -> Hash32:
+        return self._base.digest
+
     def models(self) -> list[Model]:
         """All that can be served now: newest version of each name, the base model first."""
         with self._read() as tx:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         CommittedBatch,
         Contribution,
         Datanet,
-        Operator,
         PreparedTransaction,
     )
     from backend.domain.contribution import ReviewReason
@@ -92,10 +91,6 @@ class Registry:
             raise NotFound(f"Datanet {datanet} has no contribution {index}.", param="index")
         reviews = [decision(found.content_hash, reason)]
         return self._chain.prepare(DATASETS, "review", str(datanet), reviews, sender=curator)
-
-    def operators(self) -> list[Operator]:
-        with self._read() as tx:
-            return tx.chain.operators()
 
     def batches(self, operator: Account) -> list[ListedBatch]:
         """All that the operator ever committed, voided ones included, newest first; none for a stranger."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import ContentCorrupt, DecodedCid, MalformedCid, decode_binary_cid, verify_block
-from backend.storage.dagpb import read_varint, varint
+from backend.storage.dagpb import node_of, read_varint, varint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
 _HEADER_START = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00"
@@ -33,6 +34,47 @@ def read_car(stream: BinaryIO) -> tuple[DecodedCid, Iterator[tuple[DecodedCid, b
     if header != _HEADER_START + root + _HEADER_END:
         raise ContentCorrupt("not a CARv1 with exactly one root")
     return _cid(root), _blocks(stream)
+
+
+def read_tree(root: DecodedCid, pieces: Iterable[bytes]) -> Iterator[tuple[DecodedCid, bytes]]:
+    """The verified blocks of one tree from a stranger's CAR, each named by one before it, each once.
+
+    Errors: `ContentCorrupt` for any other block, and at the end if one is missing; what the pieces raise.
+    """
+    found, blocks = read_car(io.BufferedReader(_Pieces(pieces)))
+    if found != root:
+        raise ContentCorrupt(f"the CAR is of {found}, not of {root}")
+    wanted, seen = {root}, set()
+    for cid, block in blocks:
+        if cid not in wanted:
+            raise ContentCorrupt(f"the CAR of {root} holds {cid}, which nothing before it names")
+        yield cid, block
+        wanted.discard(cid)
+        seen.add(cid)
+        wanted |= {link.cid for link in node_of(cid, block).links} - seen
+    if wanted:
+        raise ContentCorrupt(f"the CAR of {root} lacks {len(wanted)} blocks")
+
+
+class _Pieces(io.RawIOBase):
+    """Bytes that arrive in pieces, as a stream to read from."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = piece
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 def _blocks(stream: BinaryIO) -> Iterator[tuple[DecodedCid, bytes]]:

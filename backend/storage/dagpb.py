@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from backend.domain.content import ContentCorrupt, DecodedCid, MalformedCid, decode_binary_cid
+from backend.domain.content import Codec, ContentCorrupt, DecodedCid, MalformedCid, decode_binary_cid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,6 +77,11 @@ def decode(block: bytes) -> Node:
         return _decode_meta(meta, tuple(links))
     except (ValueError, MalformedCid) as error:
         raise ContentCorrupt(f"malformed dag-pb node: {error}") from error
+
+
+def node_of(cid: DecodedCid, block: bytes) -> Node:
+    """Of a verified block. Errors: `ContentCorrupt`."""
+    return decode(block) if cid.codec is Codec.DAG_PB else Node(Kind.RAW, size=len(block), data=block)
 
 
 def _encode_link(link: Link) -> bytes:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.ids import Cid
-from backend.storage.car import read_car
+from backend.storage.car import read_car, read_tree
 from backend.storage.flatfs import FlatFs, key_of, leaf_of
 from backend.storage.folders import FolderStore
 from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -62,6 +62,13 @@ class EmbeddedStore(FolderStore):
             except ContentMissing as error:
                 raise ContentCorrupt(f"the CAR of {root} lacks a block: {error}") from error
         return Cid(str(root))
+
+    def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
+        root = decode_cid(cid)
+        with self._lock(fcntl.LOCK_SH):
+            for below, block in read_tree(root, car):
+                self._blocks.put(below, block)
+            self._write_pin(root)
 
     def collect_garbage(self) -> list[Cid]:
         """Delete the blocks that no pin needs, once no addition is under way.

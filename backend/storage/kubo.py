@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 from backend.domain.content import Codec, ContentCorrupt, ContentMissing, DecodedCid, decode_cid
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Cid
-from backend.storage.car import car_header, car_section
+from backend.storage.car import car_header, car_section, read_tree
 from backend.storage.folders import FolderStore
 from backend.storage.unixfs import Tree, import_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
 DEFAULT_TIMEOUT_SECONDS = 60
@@ -59,17 +59,28 @@ class KuboStore(FolderStore):
         for cid in cids:
             self.unpin(cid)
 
+    def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
+        root = decode_cid(cid)
+        with tempfile.TemporaryFile() as file:
+            file.write(car_header(root))
+            file.writelines(car_section(below, block) for below, block in read_tree(root, car))
+            file.seek(0)
+            self._import(root, file)
+
     def close(self) -> None:
         self._client.close()
 
     def _add(self, tree: Tree) -> Cid:
         with tempfile.TemporaryFile() as car:
             root = _write_car(tree, car)
-            with self._errors():
-                answer = self._client.dag.imprt(_Upload(car))["Root"]
+            self._import(root, car)
+        return Cid(str(root))
+
+    def _import(self, root: DecodedCid, car: BinaryIO) -> None:
+        with self._errors():
+            answer = self._client.dag.imprt(_Upload(car))["Root"]
         if answer["Cid"]["/"] != str(root) or answer.as_json().get("PinErrorMsg"):
             raise ContentCorrupt(f"the daemon did not pin {root}", details={"answer": answer.as_json()})
-        return Cid(str(root))
 
     def _fetch(self, cid: DecodedCid) -> bytes:
         with self._errors():

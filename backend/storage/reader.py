@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.content import (
-    Codec,
     ContentCorrupt,
     ContentMissing,
     ContentUnsafe,
@@ -22,7 +21,7 @@ from backend.domain.content import (
 )
 from backend.domain.errors import Conflict
 from backend.storage.car import car_header, car_section
-from backend.storage.dagpb import Kind, Node, decode
+from backend.storage.dagpb import Kind, Node, node_of
 from backend.storage.unixfs import MAX_DEPTH, check_name
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class TreeReader:
                 seen.add(cid)
                 block = self.block(cid)
                 yield cid, block
-                waiting.extend(link.cid for link in reversed(_node(cid, block).links))
+                waiting.extend(link.cid for link in reversed(node_of(cid, block).links))
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
         found = self._find(decode_cid(cid), name)
@@ -144,7 +143,7 @@ class TreeReader:
                 yield Entry(prefix + name, cid, below.size)
 
     def _node(self, cid: DecodedCid) -> Node:
-        return _node(cid, self.block(cid))
+        return node_of(cid, self.block(cid))
 
     def _chunks(self, cid: DecodedCid, size: int, depth: int) -> Iterator[bytes]:
         """The `size` bytes of a file. Every part must have the size that its parent says, and none may be
@@ -165,10 +164,6 @@ class TreeReader:
             yield node.data
         for link, part in zip(node.links, parts, strict=True):
             yield from self._chunks(link.cid, part, depth + 1)
-
-
-def _node(cid: DecodedCid, block: bytes) -> Node:
-    return decode(block) if cid.codec is Codec.DAG_PB else Node(Kind.RAW, size=len(block), data=block)
 
 
 def _entries_of(cid: DecodedCid, node: Node) -> dict[str, DecodedCid]:

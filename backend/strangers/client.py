@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
-from backend.ports.strangers import AddressRefused, Unreachable
+from backend.ports.strangers import AddressRefused, AnsweredOtherwise, Unreachable
 from backend.strangers.addresses import is_public
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class StrangersClient:
                 pool.stream("GET", checked, headers=headers) as response,
             ):
                 if response.status != HTTPStatus.OK:
-                    raise Unreachable(f"{url} answers with status {response.status}.")
+                    text = f"{url} answers with status {response.status}."
+                    raise AnsweredOtherwise(text, details={"status": response.status})
                 received = 0
                 for chunk in response.iter_stream():
                     received += len(chunk)

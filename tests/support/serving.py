@@ -32,6 +32,7 @@ from backend.services.generate import Generate, GenerateLimits
 from backend.services.govern import Governance
 from backend.services.idempotency import Idempotency
 from backend.services.keys import ApiKeys
+from backend.services.operators import Operators
 from backend.services.policy import Policy
 from backend.services.publish import Publication
 from backend.services.receipts import Receipts
@@ -40,6 +41,7 @@ from backend.services.sessions import Sessions
 from backend.services.sign_in import SignIn, SignInPolicy
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
+from backend.strangers.client import StrangersClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,6 +210,9 @@ class Installation:
             transfers=Transfers(folder / "transfers", 1000),
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.clock),
+            operators=Operators(
+                begin, read, StrangersClient(allows_private=True), self.catalogue, self.operator
+            ),
             policy=self.policy,
             publication=Publication(begin, self.blobs, chain, self.clock),
             claims=claims,

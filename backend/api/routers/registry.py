@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, status
+from fastapi.concurrency import run_in_threadpool
 
 from backend.api.deps import ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
@@ -21,6 +22,7 @@ from backend.api.schemas.registry import (
     DatanetView,
     FreezeRequest,
     FreezingView,
+    OperatorCardView,
     OperatorView,
     RecordedContribution,
     ReviewRequest,
@@ -102,8 +104,18 @@ def prepare_deprecation(
 
 
 @router.get("/operators")
-def list_operators(services: ServicesDep) -> Page[OperatorView]:
-    return Page(data=[OperatorView.model_validate(found) for found in services.registry.operators()])
+async def list_operators(services: ServicesDep) -> Page[OperatorView]:
+    """All on the chain, with what they said of themselves when they were asked last."""
+    active = await services.generate.active_adapters()
+    found = await run_in_threadpool(services.operators.all, active)
+    return Page(data=[OperatorView.of(operator, standing) for operator, standing in found])
+
+
+@router.get("/operator")
+async def get_operator(services: ServicesDep) -> OperatorCardView:
+    """What this operator says of itself to others."""
+    active = await services.generate.active_adapters()
+    return OperatorCardView.of(await run_in_threadpool(services.operators.card, active))
 
 
 @router.get("/operators/{operator}/batches")

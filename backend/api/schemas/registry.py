@@ -7,12 +7,13 @@ from pydantic import Field
 
 from backend.api.schemas.common import HashField, Micro, Schema, View
 from backend.domain.batch import Header
-from backend.domain.chain import ChainTransaction, Contribution, Datanet, Snapshot, Voiding
+from backend.domain.chain import ChainTransaction, Contribution, Datanet, Operator, Snapshot, Voiding
 from backend.domain.content import cid_of
 from backend.domain.contribution import ReviewReason
 from backend.domain.ids import Account, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
 from backend.domain.split import PPM
+from backend.services.operators import Card, Standing
 from backend.services.registry import ListedBatch
 
 Price = Annotated[int, Field(ge=0, lt=1 << 64)]
@@ -107,13 +108,50 @@ class SnapshotView(View):
         return cls.model_validate(snapshot)
 
 
+class BaseOfferView(View):
+    """A base model; prices of the bare one in token units per million tokens, null where it has none."""
+
+    digest: str
+    name: str
+    prompt_price: int | None
+    completion_price: int | None
+
+
+class OperatorCardView(View):
+    """What an operator says of itself. `active_adapters`: digests that answer without being loaded first."""
+
+    account: str
+    bases: list[BaseOfferView]
+    active_adapters: list[str]
+
+    @classmethod
+    def of(cls, card: Card) -> OperatorCardView:
+        bases = [BaseOfferView.model_validate(offer) for offer in card.bases]
+        return cls(account=card.account, bases=bases, active_adapters=card.active_adapters)
+
+
 class OperatorView(View):
-    """`keys`: those that sign its receipts; `stake` in micro-units."""
+    """An operator by the chain. `keys`: those that sign its receipts; `stake` in micro-units."""
 
     account: str
     endpoint: str
     keys: list[str]
     stake: Micro
+    card: OperatorCardView | None = Field(description="Its own word; null while it does not answer.")
+    latency_ms: int | None = Field(description="Of that answer, from here; null for ourselves.")
+    uptime_ppm: int | None = Field(description="Of the last 100 times that this API asked; null before.")
+
+    @classmethod
+    def of(cls, operator: Operator, standing: Standing) -> OperatorView:
+        return cls(
+            account=operator.account,
+            endpoint=operator.endpoint,
+            keys=list(operator.keys),
+            stake=operator.stake,
+            card=None if standing.card is None else OperatorCardView.of(standing.card),
+            latency_ms=standing.latency_ms,
+            uptime_ppm=standing.uptime_ppm,
+        )
 
 
 class VoidingView(View):

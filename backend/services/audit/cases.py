@@ -6,9 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Header
+from backend.domain.content import cid_of
 from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup
 from backend.domain.judging.case import Case
-from backend.services.audit.published import published, signed_by_keys_of, spans_of
+from backend.ports.storage import bring_nothing
+from backend.services.audit.published import max_bytes, published, signed_by_keys_of, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from backend.domain.judging.case import IsSigned
     from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import Chain, ChainView, Recover
-    from backend.ports.storage import BlobStore
+    from backend.ports.storage import BlobStore, Bring
     from backend.services.audit.published import Published
 
 RETRY_SECONDS = 2.0
@@ -30,7 +32,8 @@ RETRY_SECONDS = 2.0
 class Cases:
     """`chain` decodes what answers show; `settlement` is the domain in which receipts are signed.
 
-    The receipts of the `kept` batches last asked for stay in memory.
+    The receipts of the `kept` batches last asked for stay in memory. `bring`: has batch data brought into the
+    store that is not there.
     """
 
     def __init__(
@@ -40,10 +43,12 @@ class Cases:
         recover: Recover,
         settlement: TypedDomain,
         kept: int = 1,
+        bring: Bring = bring_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain, self._blobs, self._clock = chain, blobs, clock
         self._recover, self._settlement, self._kept = recover, settlement, kept
+        self._bring = bring
         self._published: dict[Hash32, tuple[float, Published]] = {}
         self._shown: dict[tuple[Hash32, int, int], Lookup | AnsweredReceipt] = {}
 
@@ -76,6 +81,7 @@ class Cases:
         """As `published`, which is not asked again at once: a store may look long for what nobody has."""
         until, found = self._published.get(header.hash, (0.0, None))
         if found is None or (found[0] is None and until < self._clock()):
+            self._bring(cid_of(header.data_digest), max_bytes(header), header.operator)
             found = published(header, self._blobs, self._settlement)
             while len(self._published) >= self._kept:
                 del self._published[next(iter(self._published))]

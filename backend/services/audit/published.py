@@ -28,7 +28,7 @@ def published(header: Header, blobs: BlobStore, settlement: TypedDomain) -> Publ
     cid = cid_of(header.data_digest)
     try:
         # What somebody else published must not fill our memory.
-        if blobs.names(cid).get(FILE_NAME, 0) > MAX_LINE * (header.receipts_count + 1):
+        if blobs.names(cid).get(FILE_NAME, 0) > max_bytes(header):
             return None, Finding("data_malformed", "the batch data is longer than its receipts can be")
         name, receipts = decode(blobs.read(cid, FILE_NAME))
     except (ContentMissing, ContentCorrupt) as error:
@@ -41,6 +41,11 @@ def published(header: Header, blobs: BlobStore, settlement: TypedDomain) -> Publ
     if not receipts:
         return None, Finding("data_malformed", "the batch data has no receipt")
     return receipts, None
+
+
+def max_bytes(header: Header) -> int:
+    """What the batch's data can have at most."""
+    return MAX_LINE * (header.receipts_count + 1)
 
 
 def spans_of(view: ChainView, batch_hash: Hash32) -> tuple[Span, ...]:

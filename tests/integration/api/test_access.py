@@ -91,6 +91,7 @@ TABLE = {
     "GET /v1/snapshots/{snapshot}/manifest": Rule(ANYONE),
     "POST /v1/versions/prepare": Rule(SESSION),
     "POST /v1/versions/deprecate/prepare": Rule(SESSION),
+    "GET /v1/operator": Rule(ANYONE),
     "GET /v1/operators": Rule(ANYONE),
     "GET /v1/operators/{operator}/batches": Rule(ANYONE),
     # Contributions and training

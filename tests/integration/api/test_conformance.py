@@ -69,6 +69,7 @@ def test_a_refusal_for_want_of_money(api: Api, server: tuple[FastAPI, str]) -> N
         ("/v1/auth/me", "/v1/auth/me"),
         ("/v1/earnings", "/v1/earnings"),
         ("/v1/datanets", "/v1/datanets"),
+        ("/v1/operator", "/v1/operator"),
         ("/v1/operators", "/v1/operators"),
         (f"/v1/operators/{some_account('nobody')}/batches", "/v1/operators/{operator}/batches"),
         ("/v1/contributions", "/v1/contributions"),

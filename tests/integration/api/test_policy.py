@@ -6,6 +6,7 @@ import re
 import shlex
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import policy
+from backend.cli import endpoint, policy
 from backend.cli.main import app
 from backend.domain.content import cid_of
 from backend.domain.policy import Reason, Subject
@@ -75,10 +76,12 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def opened() -> Iterator[Installation]:
-        yield installation
+    def opened() -> Iterator[Any]:
+        known = installation.services
+        yield SimpleNamespace(policy=known.policy, catalogue=known.catalogue, operators=known.operators)
 
-    monkeypatch.setattr(policy, "_installation", opened)
+    for module in (policy, endpoint):
+        monkeypatch.setattr(module, "open_installation", opened)
     said = []
     commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     for command in commands:
@@ -86,11 +89,12 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         result = CliRunner().invoke(app, arguments[1:])
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
-    assert len(commands) == 4
-    assert "datanet  7  licence" in said[0]
-    assert said[1] == said[0]
-    assert "not denied any more" in said[2]
-    assert "nothing of it is left here" in said[3]
+    assert len(commands) == 5
+    assert "is queued" in said[0]
+    assert "datanet  7  licence" in said[1]
+    assert said[2] == said[1]
+    assert "not denied any more" in said[3]
+    assert "nothing of it is left here" in said[4]
     listed = CliRunner().invoke(app, ["policy", "list", "--json"]).output
     assert '"adapter"' in listed
     assert '"content"' in listed

@@ -136,7 +136,17 @@ def test_operators_are_public_with_their_stake(api: Api) -> None:
     account, key = some_account("operator"), some_account("key")
     api.installation.view.operator_list.append(Operator(account, "https://one", (key,), 7_000_000))
     (listed,) = httpx.get(f"{api.url}/v1/operators").json()["data"]
-    assert listed == {"account": account, "endpoint": "https://one", "keys": [key], "stake": "7000000"}
+    card = httpx.get(f"{api.url}/v1/operator").json()
+    assert card["account"] == account
+    assert listed == {
+        "account": account,
+        "endpoint": "https://one",
+        "keys": [key],
+        "stake": "7000000",
+        "card": card,
+        "latency_ms": None,
+        "uptime_ppm": None,
+    }
 
 
 def a_batch(number: int, **changes: Any) -> CommittedBatch:

@@ -1,0 +1,61 @@
+"""Wires what the REST API calls. Like `bootstrap`, a composition root."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backend.api.services import Services
+from backend.bootstrap import utc_now
+from backend.chain.keys import recover
+from backend.readiness import faults
+from backend.services.channels import Channels
+from backend.services.contribute.contributions import Contributions
+from backend.services.contribute.snapshot import Snapshots
+from backend.services.deposit import Deposits
+from backend.services.govern import Governance
+from backend.services.idempotency import Idempotency
+from backend.services.publish import Publication
+from backend.services.receipts import Receipts
+from backend.services.registry import Registry
+from backend.services.sessions import Sessions
+from backend.services.settle.convictions import Convictions
+from backend.services.sign_in import SignIn, SignInPolicy
+from backend.services.train.jobs import Training
+
+if TYPE_CHECKING:
+    from backend.bootstrap import Installation
+
+
+def services_of(installation: Installation) -> Services:
+    """Everything that the REST API calls."""
+    settings, chain, blobs = installation.settings, installation.chain, installation.blobs
+    begin, read, lane = installation.database.begin, installation.database.read, installation.operator.account
+    vouchers = installation.domain("PaymentVault")
+    convictions = Convictions(lane, chain, blobs, installation.domain("Settlement"))
+    policy = SignInPolicy(settings.origins, installation.deployment.chain_id)
+    sessions = Sessions(begin, read, utc_now)
+    return Services(
+        sign_in=SignIn(begin, sessions, recover, utc_now, policy),
+        sessions=sessions,
+        keys=installation.api_keys,
+        catalogue=installation.catalogue,
+        generate=installation.generate,
+        idempotency=Idempotency(begin, utc_now, installation.limits.longest_seconds),
+        channels=Channels(begin, read, installation.market, vouchers, recover, utc_now, convictions.aside),
+        deposits=Deposits(begin, read, chain, installation.market, installation.keystore, utc_now),
+        receipts=Receipts(read),
+        registry=Registry(read, chain, blobs),
+        contributions=Contributions(begin, read, blobs, chain, recover, installation.upload_check, lane),
+        transfers=installation.transfers,
+        snapshots=Snapshots(begin, read, blobs, chain, lane),
+        training=Training(begin, read),
+        operators=installation.operators,
+        policy=installation.policy,
+        publication=Publication(begin, blobs, chain),
+        claims=installation.claims,
+        governance=Governance(chain, read),
+        blobs=blobs,
+        is_here=installation.is_here,
+        readiness=partial(faults, installation),
+    )

@@ -1,0 +1,108 @@
+"""Whole installations on one chain, by the product's own wiring, each with a home of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from backend.api.app import create_app
+from backend.bootstrap import BaseFacts, Installation
+from backend.chain.deploy import save
+from backend.chain.keys import create_key, local_account
+from backend.db.migrate import upgrade
+from backend.domain.hashing import TypedDomain
+from backend.serving import services_of
+from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.chain.keys import LocalSigner
+    from backend.domain.ids import Account
+    from tools.local_market import LocalMarket
+
+STAKE = 1_000_000_000
+PASSWORD = "of the test"
+
+
+class Operating:
+    """One operator; `pump` does at once what its daemons do by and by."""
+
+    def __init__(
+        self, home: Path, market: LocalMarket, facts: BaseFacts, rpc_url: str, url: str, **settings: Any
+    ) -> None:
+        home.mkdir()
+        save(market.chain.deployment, home / "deployment.json")
+        (home / "password").write_text(PASSWORD)
+        self.market, self.url = market, url
+        self.settings = Settings(
+            home=home,
+            rpc_url=rpc_url,
+            confirmations=0,
+            max_lag_seconds=10**6,
+            public_url=url,
+            keystore_password_file=home / "password",
+            **settings,
+        )
+        self.installation = Installation(self.settings)
+        upgrade(self.installation.database.engine)
+        self.installation.note_base(facts)
+
+    def pump(self) -> None:
+        for _ in range(3):
+            self.installation.sender.run_once()
+        self.installation.indexer.catch_up()
+
+    def announce(self) -> None:
+        self.installation.operators.announce(self.url)
+        self.pump()
+
+
+def new_operator(home: Path, market: LocalMarket) -> dict[str, str]:
+    """The settings of a second operator: keys in a key store, a stake, a receipt key of its own."""
+    operator, receipt_key = (create_key(home / "keys", PASSWORD) for _ in range(2))
+    registry = market.chain.address("OperatorRegistry")
+    market.rpc("hardhat_setBalance", operator.account, hex(10**20))
+    market.send(local_account(0), "TestUSD", "mint", operator.account, STAKE)
+    market.send(operator, "TestUSD", "approve", registry, STAKE)
+    market.send(operator, "OperatorRegistry", "stake", STAKE)
+    domain = TypedDomain(market.chain.chain_id, registry)
+    consent = receipt_key.sign(domain.receipt_key_digest(operator.account))
+    market.send(operator, "OperatorRegistry", "addReceiptKey", receipt_key.account, consent)
+    return {"operator": operator.account, "receipt_key": receipt_key.account}
+
+
+def deposit(market: LocalMarket, payer: LocalSigner, operator: Account, units: int) -> None:
+    """A channel of the payer with this operator; no session key."""
+    grant = {"key": "0x" + "00" * 20, "cap": 0, "expiry": 0}
+    market.send(payer, "TestUSD", "approve", market.vault.contract, units)
+    market.send(payer, "PaymentVault", "deposit", operator, market.settlement.contract, units, grant)
+
+
+@contextmanager
+def listening() -> Iterator[tuple[socket.socket, str]]:
+    """A loopback port before anybody serves on it: an installation must know its URL when it is made."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def serving(operating: Operating, listener: socket.socket) -> Iterator[None]:
+    app = create_app(services_of(operating.installation), operating.settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        operating.installation.close()

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from backend.domain.chain import Operator
+from backend.domain.errors import InvalidInput
+from backend.ports.strangers import Unreachable
+from backend.services.operators import KEPT_SECONDS, Card, Operators
+from tests.support.market import some_account, some_hash
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+OTHER = some_account("other")
+
+
+class PlayedStrangers:
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
+        self.asked.append(url)
+        if url not in self.answers:
+            raise Unreachable("nobody")
+        yield self.answers[url]
+
+
+class Town:
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.installation = Installation(folder, database)
+        self.strangers, self.now = PlayedStrangers(), 0.0
+        begin: Any = self.installation.begin
+        read: Any = self.installation.read
+        own = self.installation.operator
+        self.operators = Operators(
+            begin, read, self.strangers, self.installation.catalogue, own, lambda: self.now
+        )
+        self.settle(own, "https://own")
+        self.settle(OTHER, "https://other/")
+
+    def settle(self, account: Any, endpoint: str) -> None:
+        self.installation.view.operator_list.append(Operator(account, endpoint, (), 1))
+
+    def answer(self, card: Any) -> None:
+        self.strangers.answers["https://other/v1/operator"] = (
+            card if isinstance(card, bytes) else msgspec.json.encode(card)
+        )
+
+    def standing(self) -> Any:
+        return {o.account: s for o, s in self.operators.all(())}[OTHER]
+
+
+@pytest.fixture
+def town(tmp_path: Path, sqlite_database: Database) -> Town:
+    return Town(tmp_path, sqlite_database)
+
+
+def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(town: Town) -> None:
+    card = Card(OTHER, [], [some_hash("adapter")])
+    town.answer(card)
+    for _ in range(2):
+        assert town.standing().card == card
+    assert town.strangers.asked == ["https://other/v1/operator"]
+    town.strangers.answers.clear()
+    town.now += KEPT_SECONDS
+    town.operators.all(())
+    town.operators._pool.shutdown()  # what was asked again meanwhile
+    found = town.standing()
+    assert (found.card, found.latency_ms, found.uptime_ppm) == (None, None, 500_000)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        Card(some_account("somebody else"), [], []),
+        b"<html>",
+        b"[" * 100_000,
+        b'{"x":' * 100_000,
+        b'{"account": 7, "bases": [], "active_adapters": []}',
+        msgspec.json.encode({"account": OTHER, "bases": [], "active_adapters": ["<script>"]}),
+        msgspec.json.encode({"account": OTHER, "bases": [], "active_adapters": [some_hash("a")] * 10_001}),
+    ],
+)
+def test_what_is_no_card_of_this_operator_is_no_answer(town: Town, card: Any) -> None:
+    town.answer(card)
+    found = town.standing()
+    assert (found.card, found.uptime_ppm) == (None, 0)
+
+
+def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
+    adapter = some_hash("adapter")
+    own = {o.account: s for o, s in town.operators.all({adapter})}[town.installation.operator]
+    assert own.card.active_adapters == [adapter]
+    assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
+    assert town.strangers.asked == ["https://other/v1/operator"]
+
+
+def test_an_endpoint_is_announced_as_a_transaction_of_the_operator(town: Town) -> None:
+    number = town.operators.announce("https://market.example/")
+    with town.installation.read() as tx:
+        queued = tx.transactions.get(number)
+    assert (queued.contract, queued.function, queued.args) == (
+        "OperatorRegistry",
+        "setEndpoint",
+        ("https://market.example/",),
+    )
+    assert town.operators.announce("") > number
+
+
+@pytest.mark.parametrize(
+    "url", ["market.example", "ftp://x", "https://x/" + "y" * 300, "https://x/?q", "https://"]
+)
+def test_what_is_no_base_url_is_not_announced(town: Town, url: str) -> None:
+    with pytest.raises(InvalidInput):
+        town.operators.announce(url)
