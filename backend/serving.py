@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from backend.api.services import Services
 from backend.bootstrap import utc_now
+from backend.chain.contract_wallets import WalletCalls
 from backend.chain.keys import recover
 from backend.readiness import faults
 from backend.services.channels import Channels
+from backend.services.consent import Consent
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.deposit import Deposits
@@ -35,8 +37,9 @@ def services_of(installation: Installation) -> Services:
     convictions = Convictions(lane, chain, blobs, installation.domain("Settlement"))
     policy = SignInPolicy(settings.origins, installation.deployment.chain_id)
     sessions = Sessions(begin, read, utc_now)
+    consent = Consent(recover, WalletCalls.connect(settings.rpc_url))
     return Services(
-        sign_in=SignIn(begin, sessions, recover, utc_now, policy),
+        sign_in=SignIn(begin, sessions, consent, utc_now, policy),
         sessions=sessions,
         keys=installation.api_keys,
         catalogue=installation.catalogue,
@@ -46,7 +49,7 @@ def services_of(installation: Installation) -> Services:
         deposits=Deposits(begin, read, chain, installation.market, installation.keystore, utc_now),
         receipts=Receipts(read),
         registry=Registry(read, chain, blobs),
-        contributions=Contributions(begin, read, blobs, chain, recover, installation.upload_check, lane),
+        contributions=Contributions(begin, read, blobs, chain, consent, installation.upload_check, lane),
         transfers=installation.transfers,
         snapshots=Snapshots(begin, read, blobs, chain, lane),
         training=Training(begin, read),

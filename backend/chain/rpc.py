@@ -36,7 +36,7 @@ class RpcError(Exception):
 class Rpc:
     """One endpoint. Transport errors are tried again by web3's provider; a node's answer never is."""
 
-    def __init__(self, url: str, retries: int = 4) -> None:
+    def __init__(self, url: str, retries: int = 4, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         parts = urlsplit(url)
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         """For messages: paths, queries and user parts of RPC addresses are often keys."""
@@ -45,7 +45,7 @@ class Rpc:
         self._session.trust_env = parts.hostname not in {"127.0.0.1", "::1", "localhost"}
         self._provider = HTTPProvider(
             url,
-            request_kwargs={"timeout": TIMEOUT_SECONDS},
+            request_kwargs={"timeout": timeout_seconds},
             session=self._session,
             exception_retry_configuration=ExceptionRetryConfiguration(
                 errors=TRANSPORT_ERRORS, retries=retries

@@ -50,6 +50,14 @@ class Recover(Protocol):
         ...
 
 
+class ContractWallets(Protocol):
+    def accepts(self, account: Account, digest: bytes, signature: str) -> bool | None:
+        """Whether the contract at `account` takes this as its signature of the 32 bytes (EIP-1271); None
+        where no contract is. `InvalidInput` for what is no hex or too long, `Unavailable` without the chain.
+        """
+        ...
+
+
 class Chain(Protocol):
     """One EVM chain and the contracts of one deployment, named as in `Deployment.addresses`."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account
     from backend.ports.auth import AuthTx
-    from backend.ports.chain import Recover
+    from backend.services.consent import Consent
     from backend.services.sessions import Sessions, Tokens
 
 _STATEMENT = "Sign in to loraledger. This costs nothing and moves no funds."
@@ -50,13 +50,13 @@ class SignIn:
         self,
         begin: Callable[[], AbstractContextManager[AuthTx]],
         sessions: Sessions,
-        recover: Recover,
+        consent: Consent,
         clock: Callable[[], datetime],
         policy: SignInPolicy,
     ) -> None:
         self._begin = begin
         self._sessions = sessions
-        self._recover = recover
+        self._consent = consent
         self._clock = clock
         self._policy = policy
 
@@ -113,6 +113,6 @@ class SignIn:
                 raise Unauthenticated(f"Sign-in refused: {fault}.", param="message")
 
     def _check_signer(self, text: str, signature: str, account: Account) -> None:
-        signer = self._recover(personal_digest(text), signature)
-        if signer != account:
-            raise Unauthenticated(f"The message names {account}, but {signer} signed it.", param="signature")
+        refusal = self._consent.refusal(account, personal_digest(text), signature)
+        if refusal is not None:
+            raise Unauthenticated(f"Sign-in refused: {refusal}.", param="signature")

@@ -15,12 +15,14 @@ from backend.domain.chain import BlockRef, TransactionState
 from backend.domain.content import cid_digest
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
+from backend.services.consent import Consent
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
 from backend.storage.embedded import EmbeddedStore
+from tests.support.scripted import PlayedContracts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,7 +88,14 @@ class World:
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.staging = Staging(folder / "uploads", MAX_BYTES)
         check = UploadCheck(database.begin, database.read, self.staging, count_words)
-        parts = (self.store, self.chain, recover, check, OPERATOR.account, lambda: self.now)
+        parts = (
+            self.store,
+            self.chain,
+            Consent(recover, PlayedContracts()),
+            check,
+            OPERATOR.account,
+            lambda: self.now,
+        )
         self.contributions = Contributions(database.begin, database.read, *parts)  # type: ignore[arg-type]
         self.curation = Curation(
             database.begin, database.read, self.store, self.staging, OPERATOR.account, lambda: self.now

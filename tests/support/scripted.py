@@ -293,6 +293,16 @@ class PlayedChain:
         return PreparedTransaction(CHAIN_ID, self.address(contract), "0x", value, decoded, 21_000)
 
 
+@dataclass
+class PlayedContracts:
+    """Contract wallets, each with the one signature that it accepts."""
+
+    signatures: dict[Account, str] = field(default_factory=dict)
+
+    def accepts(self, account: Account, digest: bytes, signature: str) -> bool | None:
+        return self.signatures[account] == signature if account in self.signatures else None
+
+
 class PlayedClaims:
     """Earnings from one operator: 4.5 units of the one who earned little, 45 of everybody else."""
 

@@ -22,6 +22,7 @@ from backend.services.admission import Admission, Market
 from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.catalogue import BaseModel, Catalogue
 from backend.services.channels import Channels
+from backend.services.consent import Consent
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.snapshot import Snapshots
@@ -61,6 +62,7 @@ from tests.support.scripted import (
     HeldKeys,
     PlayedChain,
     PlayedClaims,
+    PlayedContracts,
     ScriptedEngine,
     View,
     some_key,
@@ -96,6 +98,7 @@ class Installation:
         self.view = View(self.clock)
         self.folder = folder
         self.elsewhere: set[Cid] = set()
+        self.contracts = PlayedContracts()
         self.payer, self.receipt_key, self.held_keys = some_key("payer"), some_key("receipts"), HeldKeys()
         self.operator, self.settlement = some_account("operator"), some_account("settlement")
         self.domain = TypedDomain(CHAIN_ID, self.settlement)
@@ -194,9 +197,9 @@ class Installation:
         self.folders = AdapterFolders(store, self.folder / "adapters")
         self.policy = Policy(begin, read, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
-        sessions = Sessions(begin, read, self.clock)
+        sessions, consent = Sessions(begin, read, self.clock), Consent(recover, self.contracts)
         self.services = Services(
-            sign_in=SignIn(begin, sessions, recover, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
+            sign_in=SignIn(begin, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
             keys=ApiKeys(begin, read, self.clock),
             catalogue=self.catalogue,
@@ -206,7 +209,7 @@ class Installation:
             deposits=Deposits(begin, read, chain, self.market, self.held_keys, self.clock),
             receipts=Receipts(read),
             registry=Registry(read, chain, self.blobs),
-            contributions=Contributions(begin, read, self.blobs, chain, recover, check, self.operator),
+            contributions=Contributions(begin, read, self.blobs, chain, consent, check, self.operator),
             transfers=Transfers(folder / "transfers", 1000),
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.clock),

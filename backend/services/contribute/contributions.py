@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from backend.domain.contribution import Copy
     from backend.domain.dataset import Defect
     from backend.domain.ids import Account, DatanetId
-    from backend.ports.chain import Chain, Recover
+    from backend.ports.chain import Chain
     from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
+    from backend.services.consent import Consent
     from backend.services.contribute.check_upload import UploadCheck
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
@@ -65,7 +66,7 @@ class Contributions:
         read: Begin,
         store: BlobStore,
         chain: Chain,
-        recover: Recover,
+        consent: Consent,
         check: UploadCheck,
         lane: Account,
         now: Callable[[], float] = time.time,
@@ -74,7 +75,7 @@ class Contributions:
         self._read = read
         self._store = store
         self._chain = chain
-        self._recover = recover
+        self._consent = consent
         self._checking = check
         self._staging = check.staging
         self._lane = lane
@@ -238,8 +239,9 @@ class Contributions:
             raise Conflict(f"upload {upload.id} is {upload.state} without typed data: ask for it and sign it")
         if upload.ticket.deadline <= self._instant():
             raise SignatureExpired("the signature came too late: ask for the typed data again", "signature")
-        if self._recover(signing_digest(self._domain, upload), signature) != upload.account:
-            raise WrongSignature(f"not the signature of {upload.account} on this upload", "signature")
+        refusal = self._consent.refusal(upload.account, signing_digest(self._domain, upload), signature)
+        if refusal is not None:
+            raise WrongSignature(f"not the contributor's signature of this upload: {refusal}", "signature")
 
     @property
     def _domain(self) -> TypedDomain:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.chain.contract_wallets import WalletCalls
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover
 from backend.chain.sender import Sender
@@ -15,15 +16,18 @@ from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import NotFound
 from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
+from backend.services.consent import Consent
 from backend.services.contribute.check_upload import UploadCheck
-from backend.services.contribute.contributions import Contributions
+from backend.services.contribute.contributions import Contributions, WrongSignature
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.docstrings import build_dataset
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
 from backend.services.registry import Registry
 from backend.storage.embedded import EmbeddedStore
+from tests.support.contract_wallets import owned_by, place
 from tests.support.contributions import sign
+from tests.support.market import some_account
 from tests.support.wallet import send
 
 if TYPE_CHECKING:
@@ -49,7 +53,8 @@ class Installation:
         staging, lane = Staging(home / "uploads", 1 << 20), OPERATOR.account
         begin, read = database.begin, database.read
         check = UploadCheck(begin, read, staging, lambda _texts: None)
-        self.contributions = Contributions(begin, read, self.store, chain, recover, check, lane)
+        consent = Consent(recover, WalletCalls(chain.node))
+        self.contributions = Contributions(begin, read, self.store, chain, consent, check, lane)
         self.curation = Curation(begin, read, self.store, staging, lane)
         self.snapshots = Snapshots(begin, read, self.store, chain, lane)
         self.registry = Registry(read, chain, self.store)  # type: ignore[arg-type]
@@ -165,3 +170,18 @@ def test_a_withdrawn_contribution_is_in_no_later_snapshot(market: Installation) 
     market.settle()
     assert list(market.snapshots.rows(after.snapshot_id)) == [(0, {"text": "kept"})]
     assert market.snapshots.get(before.snapshot_id).accepted == (0, 1)
+
+
+def test_a_contract_wallet_contributes_by_its_owners_signature(market: Installation) -> None:
+    """EIP-1271, as the registry takes it."""
+    wallet = some_account("contract wallet")
+    place(market.chain.node, wallet, owned_by(ALICE.account))
+    dataset = build_dataset("json")
+    upload = market.contributions.upload(wallet, NET, "docs", list(dataset.lines()), dataset.licence)
+    with pytest.raises(WrongSignature, match="EIP-1271"):
+        market.submit(BOB, upload)
+    market.submit(ALICE, upload)
+    market.settle()
+    assert market.state(upload) is UploadState.ACCEPTED
+    with market.database.read() as tx:
+        assert [c.contributor for c in tx.chain.contributions(NET)] == [wallet]
