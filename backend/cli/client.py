@@ -75,6 +75,15 @@ class Market:
     def get(self, path: str, **params: Any) -> Any:
         return self.request("GET", path, params=params or None)
 
+    def all(self, path: str) -> list[Any]:
+        """Everything of a list, page by page."""
+        found: list[Any] = []
+        page = {"next_cursor": ""}
+        while (cursor := page["next_cursor"]) is not None:
+            page = self.get(path, limit=100, **({"after": cursor} if cursor else {}))
+            found += page["data"]
+        return found
+
     def post(self, path: str, body: Any = None) -> Any:
         return self.request("POST", path, json=body)
 

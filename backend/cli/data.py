@@ -91,7 +91,7 @@ def status(
         if upload_id:
             found = [market.get(f"/v1/contributions/{upload_id}")]
         else:
-            found = market.get("/v1/contributions")["data"]
+            found = market.all("/v1/contributions")
     if as_json:
         show(found)
         return

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def list_proposals(*, user: User = VOTER, as_json: AsJson = False) -> None:
     """All proposals, oldest first."""
     with open_market(user) as market:
-        proposals = market.get(PROPOSALS)["data"]
+        proposals = market.all(PROPOSALS)
     if as_json:
         show(proposals)
         return

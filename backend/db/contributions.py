@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
+from backend.db.paging import newest_first
 from backend.db.tables.contributions import RowHashRow, UploadRow
 from backend.domain.contribution import Copy, Profile, Report, Ticket, Upload, UploadState
 from backend.domain.dataset import Defect, RowFormat
@@ -56,12 +57,17 @@ class UploadStore:
         self._session.execute(delete(UploadRow).filter_by(id=upload_id))
 
     def find(
-        self, account: Account | None = None, datanet: DatanetId | None = None, limit: int = 100
+        self,
+        account: Account | None = None,
+        datanet: DatanetId | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[Upload]:
-        query = select(UploadRow).order_by(UploadRow.created_at.desc(), UploadRow.id).limit(limit)
         wanted = {"account": account, "datanet": datanet}
-        query = query.filter_by(**{name: value for name, value in wanted.items() if value is not None})
-        return [_upload(row) for row in self._session.scalars(query)]
+        query = select(UploadRow).filter_by(
+            **{name: value for name, value in wanted.items() if value is not None}
+        )
+        return [_upload(row) for row in newest_first(self._session, query, UploadRow, after, limit)]
 
     def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:
         query = select(UploadRow.id).where(UploadRow.state.in_(list(states)))

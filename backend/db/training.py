@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from backend.db.paging import newest_first
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
@@ -55,11 +56,11 @@ class TrainingStore:
             setattr(row, name, value)
         self._session.flush()
 
-    def find(self, creator: Account | None, limit: int) -> list[TrainingJob]:
-        query = select(TrainingJobRow).order_by(TrainingJobRow.created_at.desc(), TrainingJobRow.id)
+    def find(self, creator: Account | None, limit: int, after: str | None = None) -> list[TrainingJob]:
+        query = select(TrainingJobRow)
         if creator is not None:
             query = query.where(TrainingJobRow.creator == creator)
-        return [_job(row) for row in self._session.scalars(query.limit(limit))]
+        return [_job(row) for row in newest_first(self._session, query, TrainingJobRow, after, limit)]
 
     def lapsed(self, now: datetime, limit: int) -> list[str]:
         query = select(TrainingJobRow.id).where(

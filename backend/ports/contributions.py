@@ -30,9 +30,13 @@ class Uploads(Protocol):
         ...
 
     def find(
-        self, account: Account | None = None, datanet: DatanetId | None = None, limit: int = 100
+        self,
+        account: Account | None = None,
+        datanet: DatanetId | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[Upload]:
-        """Newest first."""
+        """Newest first, those after upload `after`. Errors: `InvalidInput` if that is none of them."""
         ...
 
     def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:

@@ -27,8 +27,8 @@ class TrainingJobs(Protocol):
         """Write back a job that is locked."""
         ...
 
-    def find(self, creator: Account | None, limit: int) -> list[TrainingJob]:
-        """Newest first."""
+    def find(self, creator: Account | None, limit: int, after: str | None = None) -> list[TrainingJob]:
+        """Newest first, those that follow on job `after`. Errors: `InvalidInput` if that is none of them."""
         ...
 
     def lapsed(self, now: datetime, limit: int) -> list[str]:

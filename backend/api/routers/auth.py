@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, status
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep, admit_stranger
 from backend.api.idempotency import IdempotentRoute, keeps_no_answer
+from backend.api.paging import PagingDep
 from backend.api.schemas.auth import (
     ChallengeRequest,
     ChallengeView,
@@ -60,8 +61,10 @@ def create_key(body: CreateKeyRequest, services: ServicesDep, wallet: WalletDep)
 
 
 @router.get("/keys")
-def list_keys(services: ServicesDep, wallet: WalletDep) -> Page[KeyView]:
-    return Page(data=[KeyView.model_validate(key) for key in services.keys.list(wallet.account)])
+def list_keys(services: ServicesDep, wallet: WalletDep, paging: PagingDep) -> Page[KeyView]:
+    """Newest first."""
+    keys = services.keys.list(wallet.account)
+    return paging.page_of_all(keys, lambda key: key.id, KeyView.model_validate)
 
 
 @router.delete("/keys/{key_id}")

@@ -6,6 +6,7 @@ from fastapi import APIRouter, status
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
+from backend.api.paging import PagingDep
 from backend.api.schemas.channels import (
     ChannelView,
     DepositRequest,
@@ -27,8 +28,9 @@ router = APIRouter(prefix="/v1", tags=["channels"], route_class=IdempotentRoute)
 
 
 @router.get("/channels")
-def list_channels(services: ServicesDep, caller: CallerDep) -> Page[ChannelView]:
-    return Page(data=[ChannelView.of(channel) for channel in services.channels.list(caller.account)])
+def list_channels(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[ChannelView]:
+    found = services.channels.list(caller.account)
+    return paging.page_of_all(found, lambda channel: channel.id, ChannelView.of)
 
 
 @router.get("/channels/{channel}")

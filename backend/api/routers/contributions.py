@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 
 from backend.api.deps import Caller, CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute, keeps_no_answer
+from backend.api.paging import PagingDep
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.contributions import SubmitRequest, UploadView
 from backend.api.services import Services
@@ -74,12 +75,10 @@ async def upload(
 
 
 @router.get("")
-def list_uploads(
-    services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=100)] = 100
-) -> Page[UploadView]:
+def list_uploads(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[UploadView]:
     """The caller's own, newest first."""
-    found = services.contributions.find(account=caller.account, limit=limit)
-    return Page(data=[UploadView.of(one) for one in found])
+    found = services.contributions.find(account=caller.account, limit=paging.limit + 1, after=paging.after)
+    return paging.page(found, lambda upload: upload.id, UploadView.of)
 
 
 @router.get("/{upload_id}")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, status
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
+from backend.api.paging import PagingDep
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView, TransactionQueued
 from backend.api.schemas.earnings import ClaimRequest, EarningView
 from backend.domain.ids import Account
@@ -18,11 +19,14 @@ router = APIRouter(prefix="/v1", tags=["earnings"], route_class=IdempotentRoute)
 
 @router.get("/earnings")
 def list_earnings(
-    services: ServicesDep, caller: CallerDep, account: Annotated[AccountField | None, Query()] = None
+    services: ServicesDep,
+    caller: CallerDep,
+    paging: PagingDep,
+    account: Annotated[AccountField | None, Query()] = None,
 ) -> Page[EarningView]:
     """By operator, of the caller or of any other account: it is all public."""
     found = services.claims.claimable(Account(account or caller.account))
-    return Page(data=[EarningView.of(claimable) for claimable in found])
+    return paging.page_of_all(found, lambda claimable: claimable.operator, EarningView.of)
 
 
 @router.post("/claims/prepare")

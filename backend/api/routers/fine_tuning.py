@@ -11,6 +11,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
+from backend.api.paging import PagingDep
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.fine_tuning import (
     CreateJobRequest,
@@ -38,11 +39,10 @@ def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep)
 
 
 @router.get("")
-def list_jobs(
-    services: ServicesDep, caller: CallerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> Page[JobView]:
+def list_jobs(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[JobView]:
     """The caller's own, newest first."""
-    return Page(data=[JobView.of(job) for job in services.training.list(caller.account, limit)])
+    found = services.training.list(caller.account, paging.limit + 1, paging.after)
+    return paging.page(found, lambda job: job.id, JobView.of)
 
 
 @router.get("/{job_id}")

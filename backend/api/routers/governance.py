@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
+from backend.api.paging import PagingDep
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView
 from backend.api.schemas.governance import (
     DelegateRequest,
@@ -51,9 +52,10 @@ def prepare_delegation(
 
 
 @router.get("/proposals")
-def list_proposals(services: ServicesDep) -> Page[ProposalView]:
+def list_proposals(services: ServicesDep, paging: PagingDep) -> Page[ProposalView]:
     """Oldest first."""
-    return Page(data=[ProposalView.of(status) for status in services.governance.proposals()])
+    found = services.governance.proposals()
+    return paging.page_of_all(found, lambda status: status.proposal.id, ProposalView.of)
 
 
 @router.post("/proposals/prepare")

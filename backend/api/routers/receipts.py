@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from backend.api.deps import CallerDep, ServicesDep
-from backend.api.schemas.common import INTEGERS_END, HashField, Page
+from backend.api.paging import PagingDep
+from backend.api.schemas.common import HashField, Page
 from backend.api.schemas.receipts import ReceiptDetail, ReceiptSummary
 from backend.domain.ids import Hash32, ReceiptId
 
 router = APIRouter(prefix="/v1/receipts", tags=["receipts"])
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-
 
 @router.get("")
-def list_receipts(
-    services: ServicesDep,
-    caller: CallerDep,
-    after: Annotated[int | None, Query(ge=0, lt=INTEGERS_END)] = None,
-    limit: Limit = 20,
-) -> Page[ReceiptSummary]:
-    """Newest first; `after` is the last page's `next_cursor`."""
-    found = services.receipts.page(caller.account, after, limit + 1)
-    page = found[:limit]
-    next_cursor = str(page[-1].sequence) if len(found) > limit else None
-    return Page(data=[ReceiptSummary.of(stored) for stored in page], next_cursor=next_cursor)
+def list_receipts(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[ReceiptSummary]:
+    """Newest first."""
+    found = services.receipts.page(caller.account, paging.after_number, paging.limit + 1)
+    return paging.page(found, lambda stored: stored.sequence, ReceiptSummary.of)
 
 
 @router.get("/{receipt_id}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, status
+from fastapi import APIRouter, Path, status
 from fastapi.concurrency import run_in_threadpool
 
 from backend.api.deps import ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
+from backend.api.paging import PagingDep
 from backend.api.schemas.common import (
     INTEGERS_END,
     AccountField,
@@ -38,8 +39,9 @@ Number = Annotated[int, Path(ge=0, lt=INTEGERS_END)]
 
 
 @router.get("/datanets")
-def list_datanets(services: ServicesDep) -> Page[DatanetView]:
-    return Page(data=[DatanetView.of(datanet) for datanet in services.registry.datanets()])
+def list_datanets(services: ServicesDep, paging: PagingDep) -> Page[DatanetView]:
+    """Oldest first."""
+    return paging.page_of_all(services.registry.datanets(), lambda datanet: datanet.id, DatanetView.of)
 
 
 @router.post("/datanets/prepare")
@@ -56,9 +58,10 @@ def get_datanet(datanet: Number, services: ServicesDep) -> DatanetView:
 
 
 @router.get("/datanets/{datanet}/contributions")
-def list_recorded(datanet: Number, services: ServicesDep) -> Page[RecordedContribution]:
+def list_recorded(datanet: Number, services: ServicesDep, paging: PagingDep) -> Page[RecordedContribution]:
+    """In the order of their indices."""
     found = services.registry.contributions(DatanetId(datanet))
-    return Page(data=[RecordedContribution.of(contribution) for contribution in found])
+    return paging.page_of_all(found, lambda recorded: recorded.index, RecordedContribution.of)
 
 
 @router.post("/datanets/{datanet}/contributions/{index}/review/prepare")
@@ -104,11 +107,11 @@ def prepare_deprecation(
 
 
 @router.get("/operators")
-async def list_operators(services: ServicesDep) -> Page[OperatorView]:
-    """All on the chain, with what they said of themselves when they were asked last."""
+async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[OperatorView]:
+    """All on the chain, oldest first, with what they said of themselves when they were asked last."""
     active = await services.generate.active_adapters()
     found = await run_in_threadpool(services.operators.all, active)
-    return Page(data=[OperatorView.of(operator, standing) for operator, standing in found])
+    return paging.page_of_all(found, lambda one: one[0].account, lambda one: OperatorView.of(*one))
 
 
 @router.get("/operator")
@@ -119,17 +122,10 @@ async def get_operator(services: ServicesDep) -> OperatorCardView:
 
 
 @router.get("/operators/{operator}/batches")
-def list_batches(
-    operator: AccountField,
-    services: ServicesDep,
-    after: Annotated[int, Query(ge=0, lt=INTEGERS_END)] = 0,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> Page[BatchView]:
-    """Newest first, voided ones with why they fell; `after` is the last page's `next_cursor`."""
+def list_batches(operator: AccountField, services: ServicesDep, paging: PagingDep) -> Page[BatchView]:
+    """Newest first, voided ones with why they fell."""
     found = services.registry.batches(Account(operator))
-    end = after + limit
-    page = [BatchView.of(listed) for listed in found[after:end]]
-    return Page(data=page, next_cursor=str(end) if end < len(found) else None)
+    return paging.page_of_all(found, lambda listed: listed.batch.hash, BatchView.of)
 
 
 @router.get("/transactions/{transaction_id}")

@@ -75,7 +75,7 @@ class View(BaseModel):
 
 
 class Page(View, Generic[T]):
-    """`after` of the next request is `next_cursor`; None: this was the last page."""
+    """`after` of the next request is `next_cursor`, whatever it says; None: this was the last page."""
 
     object: str = "list"
     data: list[T]

@@ -41,7 +41,7 @@ def create_datanet(market: Market, name: str, description: str) -> int:
     market.wallet.send(prepared)
 
     def found() -> int | None:
-        datanets = market.get("/v1/datanets")["data"]
+        datanets = market.all("/v1/datanets")
         return next((datanet["id"] for datanet in datanets if datanet["name"] == name), None)
 
     return until(found, f"datanet {name}", CHAIN_SECONDS)
@@ -129,7 +129,7 @@ def register(market: Market, name: str, job: dict[str, Any]) -> Adapter:
 def claim(market: Market) -> int:
     """Claim all that is worth a relayed transaction; token units that this moved."""
     moved = 0
-    for earning in market.get("/v1/earnings")["data"]:
+    for earning in market.all("/v1/earnings"):
         if int(earning["units"]) >= MIN_RELAYED_UNITS:
             market.wait_for(market.post("/v1/claims/relay", {"operator": earning["operator"]}))
             moved += int(earning["units"])

@@ -116,11 +116,18 @@ class Contributions:
             return current(tx, _existing(tx, upload_id))
 
     def find(
-        self, account: Account | None = None, datanet: DatanetId | None = None, limit: int = 100
+        self,
+        account: Account | None = None,
+        datanet: DatanetId | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[Upload]:
-        """Newest first, as last seen on the chain."""
+        """Newest first, as last seen on the chain; those that follow on upload `after`.
+
+        Errors: `InvalidInput` if that is none of them.
+        """
         with self._read() as tx:
-            return tx.contributions.find(account, datanet, limit)
+            return tx.contributions.find(account, datanet, limit, after)
 
     def defects(self, upload_id: str) -> Iterator[Defect]:
         """What is wrong with an invalid upload: format first, then copies, each by line; the first 10,000."""

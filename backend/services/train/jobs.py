@@ -57,10 +57,12 @@ class Training:
         with self._read() as tx:
             return known(tx.training.get(job_id), job_id)
 
-    def list(self, creator: Account | None = None, limit: int = 50) -> Sequence[TrainingJob]:
-        """Newest first."""
+    def list(
+        self, creator: Account | None = None, limit: int = 50, after: str | None = None
+    ) -> Sequence[TrainingJob]:
+        """Newest first, those that follow on job `after`. Errors: `InvalidInput` if that is none of them."""
         with self._read() as tx:
-            return tx.training.find(creator, limit)
+            return tx.training.find(creator, limit, after)
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[JobEvent]:
         """What happened since the event `after`, oldest first. Errors: `NotFound`."""

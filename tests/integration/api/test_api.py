@@ -161,7 +161,6 @@ def test_readiness_names_what_is_missing(api: Api) -> None:
         f"/v1/datanets/{1 << 63}/contributions",
         f"/v1/datanets/{'9' * 5000}",
         f"/v1/transactions/{1 << 63}",
-        f"/v1/receipts?after={1 << 63}",
         f"/v1/fine_tuning/jobs/x/events?after={1 << 63}",
         f"/v1/governance/proposals/{1 << 256}",
     ],

@@ -1,0 +1,90 @@
+"""Pages of lists: `limit` items from behind the cursor `after`, which is the last item of the page before.
+
+A cursor names an item, not a number of items to skip: what is added to a list meanwhile moves nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Query
+
+from backend.api.schemas.common import INTEGERS_END, Page
+from backend.domain.errors import InvalidInput
+
+T = TypeVar("T")
+V = TypeVar("V")
+MAX_ITEMS = 100
+
+
+def _wrong_cursor() -> InvalidInput:
+    return InvalidInput(
+        "`after` is no cursor of this list, or what it named has gone; leave it out to begin anew.",
+        param="after",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """`after`: name of the last item that the caller has; None at the beginning."""
+
+    after: str | None
+    limit: int
+
+    @property
+    def after_number(self) -> int | None:
+        """For lists whose items are numbered."""
+        if self.after is None:
+            return None
+        if not self.after.isdecimal() or len(self.after) > 19 or int(self.after) >= INTEGERS_END:
+            raise _wrong_cursor()
+        return int(self.after)
+
+    def page(self, found: Sequence[T], name: Callable[[T], object], view: Callable[[T], V]) -> Page[V]:
+        """`found`: what comes after the cursor, at least one more than `limit` if there are more."""
+        shown = found[: self.limit]
+        has_more = len(found) > self.limit
+        return Page(
+            data=[view(item) for item in shown], next_cursor=_cursor(name(shown[-1])) if has_more else None
+        )
+
+    def page_of_all(
+        self, everything: Sequence[T], name: Callable[[T], object], view: Callable[[T], V]
+    ) -> Page[V]:
+        """Of a list that is here as a whole."""
+        begins = 0
+        if self.after is not None:
+            last = next((n for n, item in enumerate(everything) if str(name(item)) == self.after), None)
+            if last is None:
+                raise _wrong_cursor()
+            begins = last + 1
+        return self.page(list(islice(everything, begins, begins + self.limit + 1)), name, view)
+
+
+def get_paging(
+    after: Annotated[str | None, Query(max_length=200, description="The last page's `next_cursor`.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 20,
+) -> Paging:
+    return Paging(None if after is None else _name(after), limit)
+
+
+PagingDep = Annotated[Paging, Depends(get_paging)]
+
+
+def _cursor(name: object) -> str:
+    return base64.urlsafe_b64encode(str(name).encode()).decode().rstrip("=")
+
+
+def _name(cursor: str) -> str:
+    try:
+        name = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise _wrong_cursor() from None
+    if not name.isprintable():
+        raise _wrong_cursor()
+    return name

@@ -1,0 +1,31 @@
+"""Parts of lists, newest first, whatever is added to them meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, or_
+
+from backend.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Select
+    from sqlalchemy.orm import Session
+
+
+def newest_first(
+    session: Session, query: Select[Any], table: Any, after: str | None, limit: int
+) -> Iterable[Any]:
+    """The rows of `query` on a table with `id` and `created_at` that follow on row `after`.
+
+    Errors: `InvalidInput` if the query does not find that one.
+    """
+    if after is not None:
+        last = session.scalar(query.where(table.id == after))
+        if last is None:
+            raise InvalidInput("`after` is no cursor of this list, or what it named has gone.", param="after")
+        is_same = table.created_at == last.created_at
+        query = query.where(or_(table.created_at < last.created_at, and_(is_same, table.id > last.id)))
+    return session.scalars(query.order_by(table.created_at.desc(), table.id).limit(limit))
