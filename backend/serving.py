@@ -48,6 +48,7 @@ def services_of(installation: Installation) -> Services:
         channels=Channels(begin, read, installation.market, vouchers, recover, utc_now, convictions.aside),
         deposits=Deposits(begin, read, chain, installation.market, installation.keystore, utc_now),
         receipts=Receipts(read),
+        proofs=installation.proofs,
         registry=Registry(read, chain, blobs),
         contributions=Contributions(begin, read, blobs, chain, consent, installation.upload_check, lane),
         transfers=installation.transfers,

@@ -28,6 +28,7 @@ from backend.api.routers import (
     receipts,
     registry,
     transfers,
+    usage,
 )
 from backend.api.uploads import UploadSlots
 
@@ -49,7 +50,7 @@ MAX_PIECES = 16
 UPLOAD = ("POST", "/v1/contributions")
 PIECE = ("PATCH", "/v1/transfers/")
 ROUTERS = (
-    *(auth, models, chat, channels, receipts),
+    *(auth, models, chat, channels, receipts, usage),
     *(registry, contributions, transfers, fine_tuning, earnings, governance, ipfs, health),
 )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from backend.services.keys import ApiKeys
     from backend.services.operators import Operators
     from backend.services.policy import Policy
+    from backend.services.prove import Proofs
     from backend.services.publish import Publication
     from backend.services.receipts import Receipts
     from backend.services.registry import Registry
@@ -42,6 +43,7 @@ class Services:
     channels: Channels
     deposits: Deposits
     receipts: Receipts
+    proofs: Proofs
     registry: Registry
     contributions: Contributions
     transfers: Transfers

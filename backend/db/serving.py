@@ -17,12 +17,13 @@ from backend.db.tables.serving import (
     ReservationRow,
     VoucherRow,
 )
+from backend.db.usage import usage_by_day
 from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.ports.serving import NewReceipt, Reservation, StoredReceipt
+from backend.ports.serving import DayUsage, NewReceipt, Reservation, StoredReceipt
 from backend.ports.settlement import Backlog
 
 if TYPE_CHECKING:
@@ -161,6 +162,9 @@ class ReceiptStore:
             query = query.where(ReceiptRow.sequence < before)
         rows = self._session.scalars(query.order_by(ReceiptRow.sequence.desc()).limit(limit))
         return [_stored(row) for row in rows]
+
+    def usage(self, payer: Account, since: int, until: int) -> Sequence[DayUsage]:
+        return usage_by_day(self._session, payer, since, until)
 
     def backlogs(self, operator: Account) -> Sequence[Backlog]:
         oldest = func.min(ReceiptRow.served_at)

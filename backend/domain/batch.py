@@ -197,6 +197,18 @@ class Batch:
             entries.append(Entry(account, place >> 32, place >> 16 & 0xFFFF, place & 0xFFFF, value))
         return entries
 
+    def entries_in(self, receipt: int) -> list[Entry]:
+        """What everybody earned from one receipt, in the order of slices and parts."""
+        found = []
+        for index in range(self.entries_tree.count):
+            key = self._entry_key(index)
+            place = int.from_bytes(key[-8:], "big")
+            if place >> 32 == receipt:
+                account = Account("0x" + key[4:24].hex())
+                value = self.entries_tree.value(index)
+                found.append(Entry(account, receipt, place >> 16 & 0xFFFF, place & 0xFFFF, value))
+        return sorted(found, key=lambda entry: (entry.slice, entry.part))
+
     def open_receipt(self, index: int) -> Opening:
         return self.receipts_tree.open(index)
 

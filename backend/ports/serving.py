@@ -9,9 +9,9 @@ from backend.ports.settlement import SessionKeys
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
-    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
+    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.voucher import ClientVoucher
     from backend.ports.auth import AuthRepository
@@ -54,6 +54,20 @@ class StoredReceipt:
     salt: Hash32
     key_id: str | None
     batch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DayUsage:
+    """What a payer's answers of one day (UTC) by one model came to. `spend` in micro-units."""
+
+    day: date
+    slices_hash: Hash32
+    versions: tuple[tuple[VersionId, int], ...]
+    """Of the model, with their weights in ppm."""
+    num_answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    spend: int
 
 
 class ChannelRepository(Protocol):
@@ -111,6 +125,10 @@ class ReceiptRepository(Protocol):
         """Newest first, those with a `sequence` below `before`."""
         ...
 
+    def usage(self, payer: Account, since: int, until: int) -> Sequence[DayUsage]:
+        """Of what was served from `since` to before `until`, unix seconds; by day and then by model."""
+        ...
+
 
 class HeldKeys(SessionKeys, Protocol):
     """The encrypted keystore of session keys."""
@@ -151,6 +169,13 @@ class UnsettledReceipts(Protocol):
     def unsettled(self, channel: ChannelId, after: int, limit: int) -> Sequence[SignedReceipt]:
         """The first `limit` receipts in no batch whose `cumulative` is above `after`, rising."""
         ...
+
+
+class ProofTx(Protocol):
+    @property
+    def chain(self) -> ChainView: ...
+    @property
+    def receipts(self) -> ReceiptRepository: ...
 
 
 class ServingTx(ChannelTx, Protocol):

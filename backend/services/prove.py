@@ -1,33 +1,76 @@
-"""Ask the chain whether a receipt or an entry stands in a batch, with openings from public data."""
+"""Show that a receipt or an entry stands in a batch, with openings from public data."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.batch import camel_case
-from backend.domain.errors import NotFound
+from backend.domain.batch import Header, camel_case
+from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
+from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
 from backend.services.audit.auditor import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from backend.domain.batch import Entry
-    from backend.domain.ids import Account, ReceiptId
+    from backend.domain.batch import Batch, Entry
+    from backend.domain.chain import CommittedBatch
+    from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.ports.chain import Chain
-    from backend.ports.settlement import MirrorTx
+    from backend.ports.serving import ProofTx
     from backend.services.audit.auditor import Auditor
 
 
+class NotCommitted(Conflict):
+    """The receipt is in no batch that is on the chain: it waits for one, or its batch fell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a receipt stands: the committed batch, and what shows it."""
+
+    batch: CommittedBatch
+    proof: ReceiptProof
+
+
 class Proofs:
-    """Errors of all methods: as `Auditor.batch`; `Reverted` for a batch that fell out of the chain's ring."""
+    """Errors of all methods: as `Auditor.batch`; of those that ask the chain, `Reverted` for a batch that
+    fell out of its ring.
+    """
 
     def __init__(
-        self, read: Callable[[], AbstractContextManager[MirrorTx]], auditor: Auditor, chain: Chain
+        self, read: Callable[[], AbstractContextManager[ProofTx]], auditor: Auditor, chain: Chain
     ) -> None:
         self._read, self._auditor, self._chain = read, auditor, chain
+        self._latest: tuple[Hash32, Batch] | None = None
+
+    def place(self, receipt: ReceiptId) -> Place:
+        """Of a receipt that is stored here. Errors: `NotFound`; `NotCommitted`."""
+        with self._read() as tx:
+            stored = tx.receipts.get(receipt)
+            if stored is None:
+                raise NotFound(f"No receipt {receipt} here.", param="id")
+            batches = standing(tx.chain.batches(stored.operator))
+        committed = next((batch for batch in batches if batch.number == stored.batch), None)
+        if committed is None:
+            raise NotCommitted(f"Receipt {receipt} is in no committed batch yet.", param="id")
+        batch = self._batch(committed)
+        ids = (receipt_id(signed.receipt) for signed in batch.receipts)
+        index = next((i for i, found in enumerate(ids) if found == receipt), None)
+        if index is None:  # its batch was replaced, and it waits for another one
+            raise NotCommitted(f"Receipt {receipt} is in no committed batch yet.", param="id")
+        return Place(committed, _proof(batch, Header.from_chain(committed.header), index))
+
+    def _batch(self, committed: CommittedBatch) -> Batch:
+        """The one last asked for is kept: payers ask for many receipts of one batch."""
+        latest = self._latest
+        if latest is None or latest[0] != committed.hash:
+            latest = committed.hash, self._auditor.batch(committed.operator, committed.number)
+            self._latest = latest
+        return latest[1]
 
     def receipt_stands(self, operator: Account, number: int, receipt: ReceiptId) -> bool:
         """Whether Settlement finds the receipt in the batch, signed by a key of the operator.
@@ -60,3 +103,20 @@ class Proofs:
             batches = standing(tx.chain.batches(operator))
         header = next(dict(batch.header) for batch in batches if batch.number == number)
         return bool(self._chain.call("Settlement", function, header, *args))
+
+
+def _proof(batch: Batch, header: Header, index: int) -> ReceiptProof:
+    entries = batch.entries_in(index)
+    accounts = sorted({entry.account for entry in entries})
+    places = {account: place for place, account in enumerate(sorted(batch.balances))}
+    return ReceiptProof(
+        header=header,
+        receipt=batch.open_receipt(index),
+        entries=tuple(
+            ProvenEntry(entry, batch.open_entry(entry.account, index, entry.slice, entry.part))
+            for entry in entries
+        ),
+        balances=tuple(
+            ProvenBalance(account, batch.balances_tree.open(places[account])) for account in accounts
+        ),
+    )

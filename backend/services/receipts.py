@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import NotFound
+from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.rules import from_position
 
 if TYPE_CHECKING:
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, DatanetId, ReceiptId, VersionId
     from backend.domain.receipt import Share
     from backend.ports.chain import ChainView
-    from backend.ports.serving import ServingTx, StoredReceipt
+    from backend.ports.serving import DayUsage, ServingTx, StoredReceipt
+
+MAX_USAGE_DAYS = 366
+DAY_SECONDS = 86_400
+EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,15 @@ class Receipts:
         """The payer's own, newest first, from the one before sequence `before` on."""
         with self._read() as tx:
             return tx.receipts.page(payer, before, limit)
+
+    def usage(self, payer: Account, first: date, last: date) -> Sequence[DayUsage]:
+        """By day and model, both days included. Raises InvalidInput for more than a year."""
+        num_days = (last - first).days + 1
+        if not 1 <= num_days <= MAX_USAGE_DAYS:
+            raise InvalidInput(f"Ask for 1 to {MAX_USAGE_DAYS} days, not {num_days}.", param="first")
+        since = (first - EPOCH).days * DAY_SECONDS
+        with self._read() as tx:
+            return tx.receipts.usage(payer, since, since + num_days * DAY_SECONDS)
 
 
 def _named_slices(chain: ChainView, stored: StoredReceipt) -> tuple[NamedSlice, ...]:

@@ -35,6 +35,7 @@ from backend.services.idempotency import Idempotency
 from backend.services.keys import ApiKeys
 from backend.services.operators import Operators
 from backend.services.policy import Policy
+from backend.services.prove import Proofs
 from backend.services.publish import Publication
 from backend.services.receipts import Receipts
 from backend.services.registry import Registry
@@ -189,6 +190,7 @@ class Installation:
         begin: Any = self.begin
         read: Any = self.read
         claims: Any = PlayedClaims()
+        nobody: Any = None
         check = UploadCheck(begin, read, Staging(folder / "uploads", 1000), lambda _texts: None)
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
         self.admitting = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
@@ -208,6 +210,7 @@ class Installation:
             channels=Channels(begin, read, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
             deposits=Deposits(begin, read, chain, self.market, self.held_keys, self.clock),
             receipts=Receipts(read),
+            proofs=Proofs(read, nobody, chain),
             registry=Registry(read, chain, self.blobs),
             contributions=Contributions(begin, read, self.blobs, chain, consent, check, self.operator),
             transfers=Transfers(folder / "transfers", 1000),

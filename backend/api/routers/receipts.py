@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
-from backend.api.deps import CallerDep, ServicesDep
+from backend.api.deps import CallerDep, ServicesDep, get_admitted
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import HashField, Page
-from backend.api.schemas.receipts import ReceiptDetail, ReceiptSummary
+from backend.api.schemas.receipts import ReceiptDetail, ReceiptProofView, ReceiptSummary
 from backend.domain.ids import Hash32, ReceiptId
 
 router = APIRouter(prefix="/v1/receipts", tags=["receipts"])
@@ -24,3 +24,9 @@ def list_receipts(services: ServicesDep, caller: CallerDep, paging: PagingDep) -
 def get_receipt(receipt_id: HashField, services: ServicesDep, caller: CallerDep) -> ReceiptDetail:
     view = services.receipts.get(ReceiptId(Hash32(receipt_id)))
     return ReceiptDetail.for_viewer(view, caller.account)
+
+
+@router.get("/{receipt_id}/proof", dependencies=[Depends(get_admitted)])
+def get_receipt_proof(receipt_id: HashField, services: ServicesDep) -> ReceiptProofView:
+    """That the receipt stands in a committed batch, and whom it earned what: openings under its header."""
+    return ReceiptProofView.of(services.proofs.place(ReceiptId(Hash32(receipt_id))))

@@ -3,7 +3,9 @@ from __future__ import annotations
 from backend.api.schemas.common import Micro, View
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
+from backend.domain.merkle import Opening
 from backend.ports.serving import StoredReceipt
+from backend.services.prove import Place
 from backend.services.receipts import NamedSlice, ReceiptView
 
 
@@ -97,4 +99,74 @@ class ReceiptDetail(ReceiptSummary):
             signature=stored.signed.signature,
             salt=stored.salt if viewer == stored.payer else None,
             batch_state=view.batch_state,
+        )
+
+
+class OpeningView(View):
+    """A leaf's place in a Merkle-sum tree. `path`: its siblings upwards, sum 16 bytes and hash 32 each."""
+
+    index: int
+    value: Micro
+    path: str
+
+    @classmethod
+    def of(cls, opening: Opening) -> OpeningView:
+        return cls(index=opening.index, value=opening.value, path="0x" + opening.path.hex())
+
+
+class EntryProofView(View):
+    """What an account earns from one part of one slice of the receipt: the opening's value."""
+
+    account: str
+    slice: int
+    part: int
+    opening: OpeningView
+
+
+class BalanceProofView(View):
+    """All that the operator ever credited the account, up to this batch: the opening's value."""
+
+    account: str
+    opening: OpeningView
+
+
+class ReceiptProofView(View):
+    """`header`: Solidity's `BatchHeader`, integers as decimal strings; its hash is `batch_hash`, which
+    Settlement announced in `tx_hash`. The openings lead to its roots; `entries` are worth the charge.
+    """
+
+    batch_hash: str
+    batch_state: str
+    tx_hash: str
+    block_number: int
+    header: dict[str, str]
+    receipt: OpeningView
+    entries: list[EntryProofView]
+    balances: list[BalanceProofView]
+
+    @classmethod
+    def of(cls, place: Place) -> ReceiptProofView:
+        batch, proof = place.batch, place.proof
+        entries = [
+            EntryProofView(
+                account=proven.entry.account,
+                slice=proven.entry.slice,
+                part=proven.entry.part,
+                opening=OpeningView.of(proven.opening),
+            )
+            for proven in proof.entries
+        ]
+        balances = [
+            BalanceProofView(account=balance.account, opening=OpeningView.of(balance.opening))
+            for balance in proof.balances
+        ]
+        return cls(
+            batch_hash=batch.hash,
+            batch_state=batch.state,
+            tx_hash=batch.tx_hash,
+            block_number=batch.block_number,
+            header={name: str(value) for name, value in proof.header.abi.items()},
+            receipt=OpeningView.of(proof.receipt),
+            entries=entries,
+            balances=balances,
         )
