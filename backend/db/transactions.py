@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from backend.db.session import insert_if_absent
-from backend.db.tables.transactions import AttemptRow, NonceLane, TransactionRow
+from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, TransactionRow
 from backend.domain.chain import Attempt, ChainTransaction, OpenTransaction, TransactionState, as_json
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, Hash32
@@ -57,6 +57,17 @@ class TransactionStore:
     def by_key(self, idempotency_key: str) -> ChainTransaction | None:
         row = self._session.scalar(select(TransactionRow).filter_by(idempotency_key=idempotency_key))
         return None if row is None else _transaction(row)
+
+    def note_request(self, account: Account, transaction_id: int) -> None:
+        insert_if_absent(self._session, RequestRow, account=account, transaction_id=transaction_id)
+
+    def requested(self, account: Account, before: int | None, limit: int) -> list[ChainTransaction]:
+        query = select(TransactionRow).join(RequestRow, RequestRow.transaction_id == TransactionRow.id)
+        query = query.where(RequestRow.account == account)
+        if before is not None:
+            query = query.where(TransactionRow.id < before)
+        rows = self._session.scalars(query.order_by(TransactionRow.id.desc()).limit(limit))
+        return [_transaction(row) for row in rows]
 
     def lanes(self) -> list[Account]:
         """Keys that have something to send or to watch."""

@@ -154,6 +154,14 @@ class Transactions(Protocol):
 
     def by_key(self, idempotency_key: str) -> ChainTransaction | None: ...
 
+    def note_request(self, account: Account, transaction_id: int) -> None:
+        """The transaction is sent for this account, perhaps for others too. Idempotent."""
+        ...
+
+    def requested(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:
+        """Those sent for the account, newest first, with an id below `before`."""
+        ...
+
 
 class SendQueue(Transactions, Protocol):
     """The sender's side of our transactions."""

@@ -89,7 +89,9 @@ class Claims:
         request, batch_hash = self._request(operator, account, min_units)
         call, key = ("Settlement", "claim"), f"claim:{batch_hash}:{account}"
         with self._begin() as tx:
-            return enqueue_again(tx.transactions, self._lane, call, [request], key)
+            queued = enqueue_again(tx.transactions, self._lane, call, [request], key)
+            tx.transactions.note_request(account, queued)
+            return queued
 
     def _claimable(self, operator: Account, account: Account) -> Claimable | None:
         ledger = self._final_ledger(operator)

@@ -154,7 +154,7 @@ class Deposits:
         }
         line = (payer, self._market.operator, self._market.collector)
         args = [*line, str(deposit.units), deposit.grant.as_argument(), authorization]
-        return self._relay("depositWithAuthorization", args, f"deposit:{nonce}")
+        return self._relay(payer, "depositWithAuthorization", args, f"deposit:{nonce}")
 
     def prepare_grant(self, payer: Account, session: SessionTerms) -> tuple[Grant, int, dict[str, Any]]:
         """A grant without a deposit: the grant, its nonce and the `SessionGrant` to sign.
@@ -170,7 +170,7 @@ class Deposits:
         self._funded_channel(payer)
         line = (payer, self._market.operator, self._market.collector)
         args = [*line, grant.as_argument(), str(nonce), signature]
-        return self._relay("grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
+        return self._relay(payer, "grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
 
     def prepare_revocation(self, payer: Account, key: Account) -> PreparedTransaction:
         return self._prepare(payer, "revokeSession", key)
@@ -188,13 +188,15 @@ class Deposits:
         line = (self._market.operator, self._market.collector)
         return self._chain.prepare(VAULT, function, *line, *args, sender=payer)
 
-    def _relay(self, function: str, args: list[Any], key: str) -> int:
+    def _relay(self, payer: Account, function: str, args: list[Any], key: str) -> int:
         with self._read() as tx:
             is_known = tx.transactions.by_key(f"{key}:0") is not None
         if not is_known:  # refuse what would revert, before the operator pays for it
             self._chain.prepare(VAULT, function, *args, sender=self._market.operator)
         with self._begin() as tx:
-            return enqueue_again(tx.transactions, self._market.operator, (VAULT, function), args, key)
+            queued = enqueue_again(tx.transactions, self._market.operator, (VAULT, function), args, key)
+            tx.transactions.note_request(payer, queued)
+            return queued
 
     def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
         vault = self._chain.address(VAULT)

@@ -13,7 +13,7 @@ from backend.domain.receipt import check_name
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from backend.domain.chain import (
@@ -103,6 +103,11 @@ class Registry:
         """One of this installation's own transactions. Raises NotFound."""
         with self._read() as tx:
             return tx.transactions.get(transaction_id)
+
+    def transactions(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:
+        """Those sent for the account, newest first, with an id below `before`."""
+        with self._read() as tx:
+            return tx.transactions.requested(account, before, limit)
 
     def prepare_datanet(
         self, creator: Account, name: str, description: str, licence: str = ""

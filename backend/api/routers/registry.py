@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, status
+from fastapi import APIRouter, Depends, Path, status
 from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from backend.api.deps import ServicesDep, WalletDep
+from backend.api.deps import CallerDep, ServicesDep, WalletDep, get_admitted
 from backend.api.idempotency import IdempotentRoute
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import (
@@ -31,11 +34,14 @@ from backend.api.schemas.registry import (
     TransactionView,
     VersionRecordBody,
 )
+from backend.domain.chain import TransactionState
 from backend.domain.ids import Account, DatanetId, Hash32, SnapshotId
 
 router = APIRouter(prefix="/v1", tags=["registry"], route_class=IdempotentRoute)
 
 Number = Annotated[int, Path(ge=0, lt=INTEGERS_END)]
+POLL_SECONDS = 0.5
+LAST_STATES = {TransactionState.CONFIRMED, TransactionState.FAILED}
 
 
 @router.get("/datanets")
@@ -128,6 +134,39 @@ def list_batches(operator: AccountField, services: ServicesDep, paging: PagingDe
     return paging.page_of_all(found, lambda listed: listed.batch.hash, BatchView.of)
 
 
+@router.get("/transactions")
+def list_transactions(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[TransactionView]:
+    """Those that were sent for the caller, newest first."""
+    found = services.registry.transactions(caller.account, paging.after_number, paging.limit + 1)
+    return paging.page(found, lambda transaction: transaction.id, TransactionView.of)
+
+
 @router.get("/transactions/{transaction_id}")
 def get_transaction(transaction_id: Number, services: ServicesDep) -> TransactionView:
     return TransactionView.of(services.registry.transaction(transaction_id))
+
+
+def require_transaction(transaction_id: Number, services: ServicesDep) -> None:
+    """Before a stream begins, so that an unknown transaction is a 404."""
+    services.registry.transaction(transaction_id)
+
+
+@router.get(
+    "/transactions/{transaction_id}/events/stream",
+    response_class=EventSourceResponse,
+    dependencies=[Depends(get_admitted), Depends(require_transaction)],
+)
+async def stream_transaction(transaction_id: Number, services: ServicesDep) -> AsyncIterator[ServerSentEvent]:
+    """The transaction as it is now, then each change of it, until it is confirmed or has failed.
+
+    Events are named by its state. A chain that is reorganised may take it a step back.
+    """
+    shown: TransactionView | None = None
+    while True:
+        found = TransactionView.of(await asyncio.to_thread(services.registry.transaction, transaction_id))
+        if found != shown:
+            yield ServerSentEvent(data=found, event=found.state)
+            shown = found
+        if found.state in LAST_STATES:
+            return
+        await asyncio.sleep(POLL_SECONDS)

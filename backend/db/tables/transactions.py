@@ -47,6 +47,15 @@ class TransactionRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class RequestRow(Base):
+    """For whom a transaction is sent; the same one may be several accounts' wish."""
+
+    __tablename__ = "transaction_requests"
+
+    account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
+    transaction_id: Mapped[int] = mapped_column(ForeignKey("transactions.id"), primary_key=True)
+
+
 class AttemptRow(Base):
     """One signed transaction of a nonce, stored before it is broadcast. Any of them may be mined."""
 

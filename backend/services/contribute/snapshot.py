@@ -67,6 +67,8 @@ class Snapshots:
         call, args, key = (REGISTRY, "freeze"), [str(datanet), str(count)], f"freeze:{snapshot_id}"
         with self._begin() as tx:
             sent = enqueue_again(tx.transactions, self._lane, call, args, key, MOST_ATTEMPTS)
+            if (known := tx.chain.datanet(datanet)) is not None:
+                tx.transactions.note_request(known.creator, sent)
         return Freezing(snapshot_id, sent)
 
     def get(self, snapshot_id: SnapshotId) -> Snapshot:

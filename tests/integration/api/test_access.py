@@ -81,7 +81,9 @@ TABLE = {
     "GET /v1/earnings": Rule(KEY),
     "POST /v1/claims/prepare": Rule(SESSION),
     "POST /v1/claims/relay": Rule(SESSION),
-    "GET /v1/transactions/{transaction_id}": Rule(ANYONE),
+    "GET /v1/transactions": Rule(KEY),
+    "GET /v1/transactions/{transaction_id}": Rule(ANYONE),  # the chain shows them all
+    "GET /v1/transactions/{transaction_id}/events/stream": Rule(KEY, 200),
     # Registries
     "GET /v1/datanets": Rule(ANYONE),
     "POST /v1/datanets/prepare": Rule(SESSION),
@@ -137,6 +139,13 @@ def recorded(index: int) -> Contribution:
     return Contribution(DatanetId(7), index, some_account("x"), content, folder, licence, 1, True, 0, 1, 1)
 
 
+def failed_transaction(api: Api) -> int:
+    with api.installation.begin() as tx:
+        number = tx.transactions.enqueue(api.installation.operator, "PaymentVault", "thaw", [], "failed")
+        tx.transactions.failed(number, {"error": "NothingToThaw"})
+    return number
+
+
 @pytest.fixture
 def things(api: Api) -> dict[str, str]:
     """What paths name, all of it the payer's: a key, a receipt, an upload, a job that is over, ..."""
@@ -159,7 +168,7 @@ def things(api: Api) -> dict[str, str]:
         "model": "tiny",
         "receipt_id": answer["loraledger"]["receipt_id"],
         "channel": api.installation.channel,
-        "transaction_id": "1",
+        "transaction_id": str(failed_transaction(api)),
         "datanet": "7",
         "index": "0",
         "snapshot": some_hash("snapshot"),

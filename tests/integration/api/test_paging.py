@@ -79,6 +79,12 @@ def add_job(api: Api, _number: int) -> None:
     post(api, "/v1/fine_tuning/jobs", json={"snapshot_id": some_hash("snapshot")})
 
 
+def add_transaction(api: Api, number: int) -> None:
+    with api.installation.begin() as tx:
+        row = tx.transactions.enqueue(api.installation.operator, "PaymentVault", "thaw", [], f"{number}")
+        tx.transactions.note_request(api.installation.payer.account, row)
+
+
 LISTS: dict[str, Callable[[Api, int], None]] = {
     "/v1/datanets": add_datanet,
     "/v1/datanets/7/contributions": add_recorded,
@@ -87,6 +93,7 @@ LISTS: dict[str, Callable[[Api, int], None]] = {
     "/v1/governance/proposals": add_proposal,
     "/v1/keys": add_key,
     "/v1/receipts": add_receipt,
+    "/v1/transactions": add_transaction,
     "/v1/contributions": add_upload,
     "/v1/fine_tuning/jobs": add_job,
 }

@@ -8,6 +8,7 @@ import pytest
 from backend.domain.chain import Attempt, TransactionState
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account, Hash32
+from tests.support.market import some_account
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -78,3 +79,18 @@ def test_a_requeued_transaction_forgets_nonce_and_attempts(database: Database) -
         assert queued is not None
         assert (queued.id, queued.nonce, queued.hash) == (transaction, None, None)
         assert tx.transactions.open(LANE) == []
+
+
+def test_a_transaction_may_be_sent_for_several_accounts(database: Database) -> None:
+    ids, (mine, yours) = (
+        [enqueue(database, key) for key in "abc"],
+        (some_account("mine"), some_account("yours")),
+    )
+    with database.begin() as tx:
+        for number in (*ids, ids[0]):
+            tx.transactions.note_request(mine, number)
+        tx.transactions.note_request(yours, ids[1])
+    with database.read() as tx:
+        assert [each.id for each in tx.transactions.requested(mine, None, 2)] == [ids[2], ids[1]]
+        assert [each.id for each in tx.transactions.requested(mine, ids[1], 2)] == [ids[0]]
+        assert [each.id for each in tx.transactions.requested(yours, None, 9)] == [ids[1]]
