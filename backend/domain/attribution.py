@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INDEX_FILE = "attribution.safetensors"
-"""What training leaves in an adapter's folder for `hidden-cosine-1`."""
-INDEX_METHOD = "hidden-cosine-1"
-INDEX_METADATA = {"method": INDEX_METHOD, "version": "1"}
+"""What training leaves in an adapter's folder: a direction of each contribution for each method."""
+CHECKPOINT_FILE = "attribution_checkpoint.safetensors"
+"""The adapter a third of the way through training, where `gradient-ridge-1` takes its gradients."""
+INDEX_METADATA = {"version": "2"}
+"""Among what the index says of itself; of another version it is not read."""
+HIDDEN_METHOD = "hidden-cosine-1"
+GRADIENT_METHOD = "gradient-ridge-1"
 
 _RESOLUTION = 1 << 32
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.attribution import INDEX_FILE, INDEX_METADATA, INDEX_METHOD, shares_from_scores
+from backend.domain.attribution import HIDDEN_METHOD, INDEX_FILE, INDEX_METADATA, shares_from_scores
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class AttributionIndex:
 class HiddenCosine:
     """Cosine between the answer's mean hidden state, centred, and each contribution's vector."""
 
-    method = INDEX_METHOD
+    method = HIDDEN_METHOD
 
     def __init__(self, max_bytes: int = 512 << 20) -> None:
         """`max_bytes`: of the indices kept in memory; a larger one is not used at all."""
@@ -142,7 +142,7 @@ def attribute(
 
 
 def load_index(path: Path, max_bytes: int | None = None) -> AttributionIndex:
-    """Raises InvalidInput where the file is larger, or not an index of this method."""
+    """Raises InvalidInput where the file is larger, or not an index of this version."""
     from safetensors import SafetensorError, safe_open
 
     num_bytes = path.stat().st_size
@@ -151,7 +151,7 @@ def load_index(path: Path, max_bytes: int | None = None) -> AttributionIndex:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            names = ("positions", "vectors", "centre")
+            names = ("positions", "hidden.vectors", "hidden.centre")
             tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
         raise InvalidInput(f"The attribution index cannot be read: {error}") from error

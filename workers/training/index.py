@@ -1,26 +1,40 @@
-"""The attribution index: one direction per contribution, read by `backend.services.attribute`.
+"""The attribution index: one direction per contribution and method, read by `backend.services.attribute`.
 
 Method hidden-cosine-1: a row's state is the mean of the final hidden states that its answer's tokens were
 predicted from, under the adapter. The engine computes it here as it does when it serves, so that rows and
 answers are compared like with like; and what the engine would refuse fails here, not at its first buyer.
+
+Method gradient-ridge-1: a row's state is the sketched gradient of its loss at the checkpoint a third of the
+way through training; see `workers.training.gradients` and `workers.training.influence`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save
+from peft import set_peft_model_state_dict
+from safetensors.torch import load, save
 from torch.nn import functional
 
-from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
+from backend.domain.attribution import (
+    CHECKPOINT_FILE,
+    GRADIENT_METHOD,
+    HIDDEN_METHOD,
+    INDEX_FILE,
+    INDEX_METADATA,
+)
 from inference.config import EngineConfig
 from inference.engine import Engine, Failure
 from inference.protocol import AdapterRef
+from workers.training.gradients import row_sketches
+from workers.training.influence import RIDGE, directions
 from workers.training.pulse import Pulse
 from workers.training.rows import IGNORED
+from workers.training.sketch import SKETCH_SEED, CountSketch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,16 +46,52 @@ if TYPE_CHECKING:
 _LENGTH_BYTES = 8
 
 
+@dataclass(frozen=True, slots=True)
+class GradientIndex:
+    """What `capture` found: the checkpoint as a file, and the direction of each contribution."""
+
+    checkpoint: bytes
+    step: int
+    positions: Sequence[int]
+    vectors: torch.Tensor  # fp32 [n, sketch size]
+
+
+def capture(
+    model: Any, checkpoint: bytes, step: int, examples: Sequence[Example], pad_token_id: int, emit: Emit
+) -> GradientIndex:
+    """Takes the rows' gradients at `checkpoint`, the file that `fit` left after `step`; `model` is there
+    afterwards. 16 kB of memory a row, beside a batch's activations.
+    """
+    load_adapter(model, checkpoint)
+    sketches: list[torch.Tensor] = []
+    contributions: list[int] = []
+    for rows, found in row_sketches(model, examples, CountSketch(), pad_token_id, emit):
+        sketches.append(found)
+        contributions += [row.contribution for row in rows]  # of the first snapshot: its number is 0
+    positions, vectors = directions(torch.cat(sketches), contributions)
+    return GradientIndex(checkpoint, step, positions, vectors)
+
+
+def load_adapter(model: Any, checkpoint: bytes) -> None:
+    """Weights in bf16, as published, computed with in fp32."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    set_peft_model_state_dict(model, load(checkpoint))
+
+
 def write_index(
     base_folder: Path,
     adapter_folder: Path,
     digest: str,
     examples: Sequence[Example],
+    gradients: GradientIndex,
     num_threads: int,
     emit: Emit,
 ) -> None:
-    """Into the adapter's folder: `positions` int64 [n], `vectors` float32 [n, hidden] of unit norm, `centre`
-    float32 [hidden].
+    """Into the adapter's folder: `CHECKPOINT_FILE`, and `INDEX_FILE` with `positions` int64 [n], `rows` int64
+    [n], how many were trained on, `hidden.vectors` float32 [n, hidden] of unit norm, `hidden.centre` float32
+    [hidden], and `gradient.vectors` float32 [n, sketch size].
 
     Errors: `inference.errors.InferenceError` for an adapter that the engine does not serve.
     """
@@ -55,7 +105,16 @@ def write_index(
     for example, state in zip(examples, states, strict=True):
         by_position[example.contribution].append(state)  # of the first snapshot: its number is 0
     index = build_index({position: torch.stack(rows) for position, rows in by_position.items()})
-    (adapter_folder / INDEX_FILE).write_bytes(canonical_safetensors(index))
+    index["gradient.vectors"] = gradients.vectors
+    metadata = {
+        **INDEX_METADATA,
+        "methods": f"{GRADIENT_METHOD} {HIDDEN_METHOD}",
+        "sketch_seed": str(SKETCH_SEED),
+        "lambda": str(RIDGE),
+        "checkpoint_step": str(gradients.step),
+    }
+    (adapter_folder / CHECKPOINT_FILE).write_bytes(gradients.checkpoint)
+    (adapter_folder / INDEX_FILE).write_bytes(canonical_safetensors(index, metadata))
 
 
 def answer_states(
@@ -93,12 +152,17 @@ def build_index(states: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
     for position in positions:
         directions = functional.normalize(states[position] - centre, dim=-1)
         vectors.append(functional.normalize(directions.mean(0), dim=-1))
-    return {"positions": torch.tensor(positions), "vectors": torch.stack(vectors), "centre": centre}
+    return {
+        "positions": torch.tensor(positions),
+        "rows": torch.tensor([len(states[position]) for position in positions]),
+        "hidden.vectors": torch.stack(vectors),
+        "hidden.centre": centre,
+    }
 
 
-def canonical_safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
+def canonical_safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
     """The same bytes for the same tensors: the library writes its metadata in the order of a random hash."""
-    content = save(tensors, INDEX_METADATA)
+    content = save(tensors, metadata)
     end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
     header = json.loads(content[_LENGTH_BYTES:end])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

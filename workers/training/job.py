@@ -20,8 +20,8 @@ from inference.model.base_model import base_model_digest
 from inference.model.sources import model_name, resolve_model
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
-from workers.training.fit import NonFiniteLoss, fit, lora_model
-from workers.training.index import write_index
+from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, fit, lora_model, midway_step
+from workers.training.index import capture, write_index
 from workers.training.rows import UnusableRows, hold_out, read_examples
 from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, write_json
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.domain.training import TrainingConfig
+    from workers.training.index import GradientIndex
     from workers.training.pulse import Emit
     from workers.training.rows import Example
     from workers.training.spec import TrainingSpec
@@ -67,10 +68,10 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     train, held_out = _split(spec, folder / ROWS_FILE, base)
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    metrics = _learn(spec.config, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
+    metrics, gradients = _learn(spec.config, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
     digest = adapter_digest(scratch)
     try:
-        write_index(base.folder, scratch, digest, train, spec.num_threads, emit)
+        write_index(base.folder, scratch, digest, train, gradients, spec.num_threads, emit)
     except InferenceError as error:
         raise AdapterRefused(f"the engine refuses the trained adapter: {error}") from error
     card = Card(spec, model_name(base.folder), base.digest, metrics, versions())
@@ -108,7 +109,7 @@ def _learn(
     checkpoints: Path,
     adapter: Path,
     emit: Emit,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], GradientIndex]:
     """Train, save to `adapter`, and measure what was saved. The model is gone afterwards."""
     model = lora_model(base.folder, config)
     with model.disable_adapter():
@@ -117,7 +118,10 @@ def _learn(
     _round_to_bf16(model)
     adapter_loss = _evaluated("adapter", mean_loss(model, held_out, base.pad_token_id, emit), emit)
     _save_adapter(model, adapter, base)
-    return {
+    midway = (checkpoints / MIDWAY_FILE).read_bytes()
+    step = midway_step(summary.num_steps)
+    gradients = capture(model, midway, step, train, base.pad_token_id, emit)
+    metrics = {
         "eval_loss_base": base_loss,
         "eval_loss_adapter": adapter_loss,
         "perplexity_base": math.exp(base_loss),
@@ -126,6 +130,7 @@ def _learn(
         "num_eval_rows": len(held_out),
         **asdict(summary),
     }
+    return metrics, gradients
 
 
 def _evaluated(name: str, loss: float, emit: Emit) -> float:

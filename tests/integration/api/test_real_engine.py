@@ -78,8 +78,8 @@ def fill(folder: Path, adapter: AdapterRef) -> None:
     shutil.copytree(adapter.path, folder, dirs_exist_ok=True)
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "positions": np.array([0, 1], dtype=np.int64),
-        "vectors": np.eye(2, HIDDEN, dtype=np.float32),
-        "centre": np.zeros(HIDDEN, dtype=np.float32),
+        "hidden.vectors": np.eye(2, HIDDEN, dtype=np.float32),
+        "hidden.centre": np.zeros(HIDDEN, dtype=np.float32),
     }
     save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
 

@@ -25,8 +25,8 @@ POSITIONS = [0, 1, 1 << 24]
 def write_index(folder: Path, metadata: dict[str, str] = INDEX_METADATA, **changes: Any) -> None:
     tensors: dict[str, Any] = {
         "positions": np.array(POSITIONS, dtype=np.int64),
-        "vectors": np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32),
-        "centre": np.array([10, 10], dtype=np.float32),
+        "hidden.vectors": np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32),
+        "hidden.centre": np.array([10, 10], dtype=np.float32),
     }
     tensors |= changes
     save_file({name: t for name, t in tensors.items() if t is not None}, folder / INDEX_FILE, metadata)
@@ -56,7 +56,7 @@ def test_shares_follow_the_scores(tmp_path: Path) -> None:
 
 def test_of_two_opposite_contributions_the_farther_one_still_earns(tmp_path: Path) -> None:
     vectors = np.array([[1, 0], [-1, 0]], dtype=np.float32)
-    write_index(tmp_path, positions=np.array([0, 1], dtype=np.int64), vectors=vectors)
+    write_index(tmp_path, positions=np.array([0, 1], dtype=np.int64), **{"hidden.vectors": vectors})
     found = attribute([HiddenCosine()], tmp_path, [0, 1], [13.0, 14.0])
     assert [share.ppm for share in found.shares] == pytest.approx([941_176, 58_824], abs=2)
 
@@ -79,16 +79,16 @@ def test_without_index_or_probe_all_count_alike(tmp_path: Path, probe: list[floa
 @pytest.mark.parametrize(
     "changes",
     [
-        {"vectors": None},
-        {"vectors": np.zeros((2, 2), dtype=np.float32)},
-        {"vectors": np.full((3, 2), np.nan, dtype=np.float32)},
-        {"vectors": np.full((3, 2), 1e30, dtype=np.float32)},
-        {"vectors": np.full((3, 2), 0.9, dtype=np.float32)},
+        {"hidden.vectors": None},
+        {"hidden.vectors": np.zeros((2, 2), dtype=np.float32)},
+        {"hidden.vectors": np.full((3, 2), np.nan, dtype=np.float32)},
+        {"hidden.vectors": np.full((3, 2), 1e30, dtype=np.float32)},
+        {"hidden.vectors": np.full((3, 2), 0.9, dtype=np.float32)},
         {"positions": np.zeros(3, dtype=np.int32)},
         {"positions": np.zeros((3, 1), dtype=np.int64)},
-        {"centre": np.zeros(2, dtype=np.float64)},
-        {"centre": np.full(2, np.inf, dtype=np.float32)},
-        {"metadata": {"method": "other", "version": "1"}},
+        {"hidden.centre": np.zeros(2, dtype=np.float64)},
+        {"hidden.centre": np.full(2, np.inf, dtype=np.float32)},
+        {"metadata": {"method": "hidden-cosine-1", "version": "1"}},
         {"metadata": {}},
     ],
 )
@@ -106,7 +106,7 @@ def test_a_malformed_index_is_found_in_preparation_and_all_count_alike(
 
 
 def test_a_file_that_numpy_cannot_read_is_no_index(tmp_path: Path) -> None:
-    header = b'{"centre":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    header = b'{"hidden.centre":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
     bfloat16 = len(header).to_bytes(8, "little") + header + b"\0\0"
     for data in (b"not tensors", b"", bfloat16):
         (tmp_path / INDEX_FILE).write_bytes(data)

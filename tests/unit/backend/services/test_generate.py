@@ -230,8 +230,8 @@ async def test_shares_follow_the_index_and_the_probe(installation: Installation)
     def index(folder: Path) -> None:
         tensors: dict[str, np.ndarray[Any, Any]] = {
             "positions": np.array([0, 1, 2, 3], dtype=np.int64),
-            "vectors": np.eye(4, 3, dtype=np.float32),
-            "centre": np.zeros(3, dtype=np.float32),
+            "hidden.vectors": np.eye(4, 3, dtype=np.float32),
+            "hidden.centre": np.zeros(3, dtype=np.float32),
         }
         save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
 

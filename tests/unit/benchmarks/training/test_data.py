@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def test_the_report_has_what_was_measured_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = ["--megabytes", "0.3", "--near-megabytes", "0.2"]
+    sizes = ["--megabytes", "0.3", "--near-megabytes", "0.2", "--rows", "0"]
     assert main(["--json", *sizes, "--work", str(tmp_path)]) == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report["figures"]) == {"validate_mb_s", "near_duplicates_mb_s", "validate_peak_mb"}

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from backend.domain.attribution import INDEX_METADATA
 from workers.training.index import build_index, canonical_safetensors, last_answer
 from workers.training.rows import IGNORED, Example
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+METADATA = {"version": "2", "lambda": "1.0", "sketch_seed": "7"}
 
 
 def labelled(*is_trained: bool) -> Example:
@@ -37,9 +38,10 @@ def test_vectors_point_from_the_centre_to_their_contribution() -> None:
     index = build_index(states)
     assert index["positions"].tolist() == [1, 3]
     assert index["positions"].dtype == torch.int64
-    assert index["centre"].tolist() == [1.5, 0.0]
-    assert index["vectors"][1].tolist() == pytest.approx([1.0, 0.0])
-    assert index["vectors"][0].tolist() == pytest.approx([-1.0, 0.0])
+    assert index["rows"].tolist() == [2, 2]
+    assert index["hidden.centre"].tolist() == [1.5, 0.0]
+    assert index["hidden.vectors"][1].tolist() == pytest.approx([1.0, 0.0])
+    assert index["hidden.vectors"][0].tolist() == pytest.approx([-1.0, 0.0])
 
 
 @given(counts=st.lists(st.integers(1, 5), min_size=2, max_size=6), seed=st.integers(0, 1000))
@@ -47,18 +49,18 @@ def test_each_row_weighs_the_same_whatever_the_size_of_its_state(counts: list[in
     torch.manual_seed(seed)
     states = {position: torch.randn(count, 8) for position, count in enumerate(counts)}
     index = build_index(states)
-    assert index["vectors"].norm(dim=-1).tolist() == pytest.approx([1.0] * len(counts), abs=1e-5)
+    assert index["hidden.vectors"].norm(dim=-1).tolist() == pytest.approx([1.0] * len(counts), abs=1e-5)
     scaled = {position: rows * 5 for position, rows in states.items()}
-    assert torch.allclose(build_index(scaled)["vectors"], index["vectors"], atol=1e-4)
+    assert torch.allclose(build_index(scaled)["hidden.vectors"], index["hidden.vectors"], atol=1e-4)
 
 
 def test_the_file_has_one_spelling(tmp_path: Path) -> None:
     index = build_index({0: torch.eye(3), 1: -torch.eye(3)})
-    content = canonical_safetensors(index)
+    content = canonical_safetensors(index, METADATA)
     header = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip().decode()
     assert header == json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"))
     path = tmp_path / "index.safetensors"
     path.write_bytes(content)
     with safe_open(path, framework="pt") as file:
-        assert file.metadata() == INDEX_METADATA
-        assert torch.equal(file.get_tensor("vectors"), index["vectors"])
+        assert file.metadata() == METADATA
+        assert torch.equal(file.get_tensor("hidden.vectors"), index["hidden.vectors"])

@@ -9,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from backend.domain.attribution import CHECKPOINT_FILE, INDEX_FILE
 from backend.services.attribute import load_index
 from backend.services.train.options import parse_config
 from inference.config import EngineConfig
@@ -98,14 +101,22 @@ def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, ti
     assert [data["model"] for kind, data in events if kind == "eval"] == ["base", "adapter"]
 
     adapter = folder / ADAPTER
-    names = {"README.md", "adapter_config.json", "adapter_model.safetensors", "attribution.safetensors"}
+    names = {"README.md", "adapter_config.json", "adapter_model.safetensors", INDEX_FILE, CHECKPOINT_FILE}
     assert set(contents(adapter)) == names
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     assert config["base_model_name_or_path"] == tiny_base.name
     assert "0x" + config["base_model_digest"] == result["base_model"]
-    index = load_index(adapter / "attribution.safetensors")
+    index = load_index(adapter / INDEX_FILE)
     assert index.positions.tolist() == [0, 1]
     assert index.vectors.shape == (2, 64)
+    with safe_open(adapter / INDEX_FILE, framework="pt") as file:
+        assert file.metadata()["checkpoint_step"] == "4"
+        assert file.get_tensor("gradient.vectors").shape == (2, 4096)
+        assert file.get_tensor("rows").sum() == 22
+    checkpoint = load_file(adapter / CHECKPOINT_FILE)
+    final = load_file(adapter / "adapter_model.safetensors")
+    assert checkpoint.keys() == final.keys()
+    assert not all(torch.equal(checkpoint[name], final[name]) for name in final)
     card = (adapter / "README.md").read_text()
     for fact in ("0xfeed", "MIT", f"{metrics['eval_loss_adapter']:.4f}", "torch", "| seed | 11 |"):
         assert fact in card
@@ -166,7 +177,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
     assert diverged.value.details == {"step": 5}
     assert "step 5" in diverged.value.message
     # The last checkpoint is from before the poison, so nothing infectious is left to resume from.
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-3"]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def test_each_token_weighs_the_same_in_the_mean_loss(tiny_base: Path) -> None:
@@ -214,7 +225,9 @@ def test_evaluation_and_index_give_signs_of_life(make_job: Any, monkeypatch: pyt
 
     spec, folder = make_job(epochs=0.01)
     run_job(spec, folder, emit)
-    assert signs == [("evaluation", 2, 2)] * 2 + [("index", done, 22) for done in range(1, 23)]
+    assert signs == [("evaluation", 2, 2)] * 2 + [("gradients", 22, 22)] + [
+        ("index", done, 22) for done in range(1, 23)
+    ]
 
 
 def test_a_result_whose_adapter_is_gone_is_trained_again(make_job: Any) -> None:

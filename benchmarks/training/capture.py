@@ -1,0 +1,64 @@
+"""What the index of gradients adds to a training: processor time of both, on the same rows."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoTokenizer
+
+from backend.domain.training import TrainingConfig
+from backend.services.contribute.docstrings import build_dataset
+from inference.model.sources import resolve_model
+from workers.training.fit import MIDWAY_FILE, fit, lora_model, midway_step
+from workers.training.index import capture
+from workers.training.rows import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+PACKAGES = ("json", "asyncio", "collections", "email", "logging", "unittest")
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    training_seconds: float
+    capture_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        return self.capture_seconds / self.training_seconds
+
+
+def measure_capture(num_rows: int, num_threads: int, base_model: str, work: Path) -> Overhead:
+    """Docstrings and the product's defaults. `base_model` as `inference.model.sources` takes it."""
+    torch.set_num_threads(num_threads)
+    config = TrainingConfig()
+    folder = resolve_model(base_model, work / "models")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    rows = [row for package in PACKAGES for row in build_dataset(package).rows]
+    examples = [
+        encode(number % len(PACKAGES), row, tokenizer, config.max_length)
+        for number, row in enumerate(rows[:: max(1, len(rows) // num_rows)][:num_rows])
+    ]
+    model = lora_model(folder, config)
+    checkpoints = work / "capture"
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    began = time.process_time()
+    summary = fit(model, examples, config, checkpoints, tokenizer.pad_token_id, _ignore)
+    trained = time.process_time()
+    midway, step = (checkpoints / MIDWAY_FILE).read_bytes(), midway_step(summary.num_steps)
+    captured = time.process_time()
+    capture(model, midway, step, examples, tokenizer.pad_token_id, _ignore)
+    ended = time.process_time()
+    shutil.rmtree(checkpoints)
+    return Overhead(trained - began, ended - captured)
+
+
+def _ignore(kind: str, data: Mapping[str, Any]) -> None:
+    """Nobody watches."""

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoTokenizer
+
+from backend.services.train.options import parse_config
+from tests.fixtures_engine import peft_warnings_ignored
+from tests.unit.workers.support import letter_rows
+from workers.training.fit import lora_model
+from workers.training.gradients import row_sketches
+from workers.training.rows import IGNORED, Example, encode
+from workers.training.sketch import CountSketch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+
+class Everything(CountSketch):
+    """Keeps all coordinates instead of sums of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def zeros(self, num_rows: int) -> torch.Tensor:
+        self.seen.append({})
+        return super().zeros(num_rows)
+
+    def add(self, sums: torch.Tensor, module: str, gradients: torch.Tensor) -> None:
+        assert module not in self.seen[-1]
+        self.seen[-1][module] = gradients
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with peft_warnings_ignored():
+        yield
+
+
+def make_model(base: Path, variant: str = "lora") -> Any:
+    """In fp32, and with B matrices that are not zero any more."""
+    model = lora_model(base, parse_config({"rank": 4, "variant": variant, "seed": 3})).float()
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.1)
+    return model
+
+
+@pytest.fixture
+def rows(tiny_base: Path) -> list[Example]:
+    """Of different lengths, two of them answers in several turns."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    turns = [
+        {"role": role, "content": f"{role} says {'so ' * i}"}
+        for i, role in enumerate(("user", "assistant", "user", "assistant"))
+    ]
+    contents: list[Mapping[str, Any]] = [row for _, row in letter_rows(5)]
+    contents += [{"messages": turns}, {"messages": turns[:2]}, {"text": "nothing but text"}]
+    return [encode(number, row, tokenizer, 192) for number, row in enumerate(contents)]
+
+
+def ignore(kind: str, data: Mapping[str, Any]) -> None:
+    pass
+
+
+def reference(model: Any, example: Example) -> dict[str, torch.Tensor]:
+    """Autograd on one row alone, through the model's own head and all of its positions."""
+    model.zero_grad()
+    ids, labels = torch.tensor([example.token_ids]), torch.tensor([example.labels])
+    logits = model(input_ids=ids).logits[0, :-1]
+    functional.cross_entropy(logits, labels[0, 1:], ignore_index=IGNORED, reduction="sum").backward()
+    found = {}
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            found[name.partition(".lora_B")[0]] = weight.grad.clone()
+    return found
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora"])
+def test_a_batch_gives_each_row_what_autograd_gives_it_alone(
+    tiny_base: Path, rows: Sequence[Example], variant: str
+) -> None:
+    model = make_model(tiny_base, variant)
+    everything = Everything()
+    order = [row for batch, _ in row_sketches(model, rows, everything, 0, ignore) for row in batch]
+    (batch,) = (seen for seen in everything.seen if seen)
+    assert len(order) == len(rows)
+    for place, row in enumerate(order):
+        expected = reference(model, row)
+        assert expected.keys() == batch.keys()
+        for name, gradient in expected.items():
+            found = batch[name][:, place].reshape(gradient.shape)
+            torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_the_same_rows_give_the_same_bits_and_leave_the_model_as_it_was(
+    tiny_base: Path, rows: Sequence[Example]
+) -> None:
+    model = lora_model(tiny_base, parse_config({"rank": 4}))
+    before = {name: (weight.requires_grad, weight.clone()) for name, weight in model.named_parameters()}
+    sketches = [
+        torch.cat([found for _, found in row_sketches(model, rows, CountSketch(), 0, ignore)])
+        for _ in range(2)
+    ]
+    assert torch.equal(*sketches)
+    assert sketches[0].abs().sum(dim=1).min() > 0
+    for name, weight in model.named_parameters():
+        assert weight.grad is None
+        assert before[name][0] == weight.requires_grad
+        assert torch.equal(before[name][1], weight)
+    assert not model.get_input_embeddings()._forward_hooks
+
+
+def test_batches_are_small_whatever_the_number_of_rows(
+    tiny_base: Path, rows: Sequence[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 64)
+    model = make_model(tiny_base)
+    batches = list(row_sketches(model, rows, CountSketch(), 0, ignore))
+    assert len(batches) > 3
+    alone = {row: found[place] for batch, found in batches for place, row in enumerate(batch)}
+    monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 10_000)
+    ((together, found),) = row_sketches(model, rows, CountSketch(), 0, ignore)
+    for place, row in enumerate(together):
+        torch.testing.assert_close(found[place], alone[row], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.training.sketch import CountSketch
+
+
+def sketched(sketch: CountSketch, gradients: torch.Tensor, module: str = "layer") -> torch.Tensor:
+    """[rows, size] of `gradients` [coordinates, rows]."""
+    sums = sketch.zeros(gradients.shape[1])
+    sketch.add(sums, module, gradients)
+    return sums.T
+
+
+def test_each_coordinate_goes_to_one_sum_with_a_sign() -> None:
+    unit = torch.eye(50)
+    sketch = sketched(CountSketch(size=16), unit)
+    assert (sketch != 0).sum(dim=1).tolist() == [1] * 50
+    assert sketch.abs().sum(dim=1).tolist() == [1.0] * 50
+    assert set(sketch.sum(dim=1).tolist()) == {-1.0, 1.0}
+
+
+def test_the_published_seed_gives_these_sums_for_ever() -> None:
+    """Whoever checks an index computes them again, years later."""
+    sketch = sketched(CountSketch(size=4), torch.arange(1.0, 9.0).unsqueeze(1), "q_proj")
+    assert sketch.tolist() == [[5.0, 4.0, 4.0, 3.0]]
+
+
+@given(seed=st.integers(0, 100))
+def test_it_is_linear_and_takes_modules_in_any_order(seed: int) -> None:
+    torch.manual_seed(seed)
+    parts = {name: torch.randint(-9, 9, (30, 3)).float() for name in ("a", "b")}
+    sketch = CountSketch(size=8)
+    forth, back = sketch.zeros(3), sketch.zeros(3)
+    for name in ("a", "b"):
+        sketch.add(forth, name, parts[name])
+    for name in ("b", "a"):
+        sketch.add(back, name, parts[name])
+    assert torch.equal(forth, back)
+    assert torch.equal(sketched(sketch, 3 * parts["a"]), 3 * sketched(sketch, parts["a"]))
+
+
+def test_dot_products_survive_on_average() -> None:
+    torch.manual_seed(0)
+    one, other = torch.randn(2, 400)
+    other = one + 0.5 * other
+    both = torch.stack([one, other], dim=1)
+    found = [torch.dot(*sketched(CountSketch(seed, 256), both)).item() for seed in range(200)]
+    assert sum(found) / len(found) == pytest.approx(torch.dot(one, other).item(), rel=0.03)
+
+
+@pytest.mark.parametrize("size", [0, 3, 4095])
+def test_a_size_that_is_no_power_of_two_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        CountSketch(size=size)
