@@ -350,6 +350,7 @@ class Installation:
     @cached_property
     def generate(self) -> Generate:
         from backend.services.attribute import HiddenCosine, Uniform
+        from backend.services.attribution_index import Indices
         from backend.services.generate import Generate
 
         return Generate(
@@ -358,7 +359,7 @@ class Installation:
             self.adapter_folders,
             self.engine,
             self.admission,
-            (HiddenCosine(), Uniform()),
+            (HiddenCosine(Indices()), Uniform()),
             self.limits,
         )
 

@@ -31,7 +31,7 @@ from inference.onednn import bound_caches
 from inference.parallel.leader import lead
 from inference.parallel.shards import Shard
 from inference.prefix import PrefixCache
-from inference.probe import ProbeSums
+from inference.probe import ErrorProbe, ProbeSums
 from inference.protocol import (
     AdapterBlend,
     AdapterRef,
@@ -105,6 +105,7 @@ class Engine:
         self._on_loaded = on_loaded
         weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
         self._followers, arena, self._runner = lead(config, weights, self.max_context, num_blocks)
+        self._errors = ErrorProbe(self._runner)
         self._adapters = AdapterHost(config, weights, self.base_model_digest, arena, self._wake)
         self._prefixes = PrefixCache(
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
@@ -160,7 +161,7 @@ class Engine:
                 sampling=SamplingState(sampling, prompt, grammar),
                 adapter=command.choice,
                 text=TextStream(self.tokenizer, sampling.stop),
-                probe=ProbeSums(len(prompt)) if command.probe else None,
+                probe=ProbeSums(len(prompt), command.probe_error) if command.probe else None,
                 payer=command.payer,
                 priority=command.priority,
                 expires_at=self._clock() + (command.deadline_ms or math.inf) / 1000,
@@ -189,6 +190,7 @@ class Engine:
                 adapter=adapter,
                 text=None,
                 probe=ProbeSums(len(prompt)),
+                closing_token_id=answer[-1] if answer else None,
             )
         )
 
@@ -205,7 +207,7 @@ class Engine:
         request.finish_reason = "abort"
         text = request.text.flush() if request.text is not None else ""
         states = request.probe_states()
-        return _chunk(request, None, text, states if states is not None and _is_finite(states) else None)
+        return _chunk(request, None, text, states if states is not None and states.is_finite else None)
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
@@ -315,6 +317,7 @@ class Engine:
         for entry in step.scheduled:
             request = entry.request
             if request.probe is not None:
+                self._errors.add_given(request, hidden[row : row + entry.num_tokens])
                 request.probe.add(states[row : row + entry.num_tokens], request.num_computed)
             request.num_computed += entry.num_tokens
             row += entry.num_tokens
@@ -328,7 +331,11 @@ class Engine:
         if not sampled:
             return []
         logits = self._runner.logits(hidden, [row for _, row, _ in sampled])
+        expected = self._errors.expect([request for request, _, _ in sampled], logits)
         choices = choose(logits, [state for _, _, state in sampled], self.vocabulary, self._runner.argmax)
+        if expected is not None:
+            # A request that fails, its token -1, is past caring.
+            self._errors.add(expected, [max(0, choice.token_id) for choice in choices])
         return [
             self._append(request, state, choice)
             for (request, _, state), choice in zip(sampled, choices, strict=True)
@@ -350,7 +357,7 @@ class Engine:
 
     def _finish(self, request: Request, reason: FinishReason, choice: Choice, text: str) -> Output:
         states = request.probe_states()
-        if states is not None and not _is_finite(states):
+        if states is not None and not states.is_finite:
             return self._fail(request, NumericalError(request.adapter_digest))
         self._forget(request)
         request.finish_reason = reason
@@ -360,7 +367,7 @@ class Engine:
     def _finish_given(self, request: Request) -> Output:
         self._forget(request)
         states = request.probe_states()
-        if states is None or not _is_finite(states):
+        if states is None or not states.is_finite:
             self._prefixes.forget(request)
             return Failure(request.request_id, NumericalError(request.adapter_digest))
         request.finish_reason = "stop"
@@ -390,7 +397,3 @@ def _chunk(request: Request, choice: Choice | None, text: str, probe: ProbeState
         cached_prompt_tokens=request.num_cached_prompt_tokens,
         logprobs=None if choice is None or choice.logprobs is None else [choice.logprobs],
     )
-
-
-def _is_finite(states: ProbeStates) -> bool:
-    return all(map(math.isfinite, (*states.prompt, *(states.answer or ()))))

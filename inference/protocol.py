@@ -153,7 +153,8 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     `payer` is whatever tells those apart who share the engine: its capacity is divided fairly among them, and
     none sees what another's requests have left in the prefix cache. `priority`: 1 is urgent, -1 is for what
     nobody waits for; a higher class goes first. `deadline_ms` after it arrived the request ends with
-    `deadline_exceeded`, whatever it has been answered.
+    `deadline_exceeded`, whatever it has been answered. `probe` asks for states with the last chunk,
+    `probe_error` for their error vectors too, which take some work for each token.
     """
 
     request_id: str
@@ -166,6 +167,7 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     priority: Annotated[int, Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)] = 0
     deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
     blend: AdapterBlend | None = None
+    probe_error: bool = False
 
     def __post_init__(self) -> None:
         _refuse_both(self.adapter, self.blend)
@@ -220,16 +222,23 @@ class GetStatus(Struct, frozen=True, tag="get_status", forbid_unknown_fields=Tru
 
 
 class ProbeStates(Struct, frozen=True):
-    """Means of the final hidden state (after the last norm), each a vector of the model's hidden size.
+    """Vectors of the model's hidden size, from the final hidden states (after the last norm).
 
     `prompt` averages the states at the prompt's positions. `answer` averages the states that the answer's
-    tokens were predicted from, its closing token included; it is None when there is no answer.
+    tokens were predicted from, its closing token included; it is None when there is no answer. `error` sums
+    over the same tokens the gradient of each one's loss with respect to its state: see
+    `inference.probe.ErrorProbe`.
     """
 
     prompt: list[float]
     answer: list[float] | None
     num_prompt_tokens: int
     num_answer_tokens: int
+    error: list[float] | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, (*self.prompt, *(self.answer or ()), *(self.error or ()))))
 
 
 class TokenLogprob(Struct, frozen=True):

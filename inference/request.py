@@ -38,6 +38,7 @@ class Request:
     slot: int = BASE_SLOT
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
+    closing_token_id: int | None = None  # of a given answer; predicted, but never computed
     prefix_root: bytes | None = None  # None: nothing is shared; see `inference.prefix`
     block_names: list[bytes] = field(default_factory=list)
     num_cached_prompt_tokens: int = 0
@@ -74,6 +75,16 @@ class Request:
     def needs(self, choice: AdapterRef | AdapterBlend) -> bool:
         """Whether it can run only with `choice`: its adapter, its blend, or an adapter of its blend."""
         return self.adapter is not None and (self.adapter == choice or choice in self.adapter.refs)
+
+    def given_targets(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(position, the given answer's token that its state predicts) of those from `start` to `end` that
+        the probe has not seen; none where tokens are sampled.
+        """
+        if self.probe is None or self.closing_token_id is None:
+            return []
+        first = max(start, self.probe.num_seen, self.num_prompt_tokens - 1)
+        following = [*self.token_ids[first + 1 : end + 1], self.closing_token_id]
+        return list(zip(range(first, end), following, strict=False))
 
     def probe_states(self) -> ProbeStates | None:
         """What the probe has seen; None without one, or before the prompt was computed."""

@@ -101,6 +101,11 @@ class Runner:
         """[len(rows), vocab] in the model's dtype."""
         return self._decoder.logits(hidden[torch.tensor(rows, device=hidden.device)])
 
+    @torch.inference_mode()
+    def output_rows(self, token_ids: Tensor) -> Tensor:
+        """[len(token_ids), hidden]: what hidden states are multiplied by for these tokens' logits."""
+        return self._decoder.output_rows(token_ids)
+
     def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Largest value and its place in each row of `logits` [n, vocab]: [n] and [n]."""
         return self._kernels.argmax(logits)

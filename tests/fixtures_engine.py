@@ -155,6 +155,16 @@ class Oracle:
         output = self._model(adapter)(torch.tensor([token_ids]), output_hidden_states=True)
         return output.hidden_states[-1][0]
 
+    def error(self, token_ids: Sequence[int], num_prompt_tokens: int, adapter: Choice) -> torch.Tensor:
+        """Gradient of the summed loss of the answer's tokens with respect to their states, summed, [hidden],
+        of the eight likeliest tokens in each place.
+        """
+        logits = self.logits(token_ids, adapter)[num_prompt_tokens - 1 : -1]
+        top = logits.softmax(dim=1).topk(8)
+        head = self._model(adapter).get_output_embeddings().weight.detach()
+        expected = torch.einsum("tk,tkh->h", top.values, head[top.indices])
+        return expected - head[torch.tensor(token_ids[num_prompt_tokens:])].sum(0)
+
     def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: Choice) -> None:
         """Every token of `answer` is the best one, or within the tolerance of it."""
         logits = self.logits([*prompt, *answer], adapter)[len(prompt) - 1 : -1]

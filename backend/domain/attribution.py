@@ -18,8 +18,11 @@ CHECKPOINT_FILE = "attribution_checkpoint.safetensors"
 """The adapter a third of the way through training, where `gradient-ridge-1` takes its gradients."""
 INDEX_METADATA = {"version": "2"}
 """Among what the index says of itself; of another version it is not read."""
-HIDDEN_METHOD = "hidden-cosine-1"
 GRADIENT_METHOD = "gradient-ridge-1"
+ERROR_METHOD = "error-ridge-1"
+HIDDEN_METHOD = "hidden-cosine-1"
+ROWS_METHOD = "uniform-rows-1"
+UNIFORM_METHOD = "uniform-1"
 
 _RESOLUTION = 1 << 32
 

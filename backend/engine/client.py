@@ -56,6 +56,7 @@ class _GenerateFields(TypedDict, total=False):
     blend: AdapterBlend | None
     sampling: Sampling
     probe: bool
+    probe_error: bool
     payer: str
     priority: int
     deadline_ms: int | None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32
+from backend.ports.attribution import Probe
 from backend.ports.engine import InvalidSchema, Piece, PromptSize, TokenLogprob, TokenLogprobs
 from inference import protocol
 from inference.protocol import AdapterRef, JsonSchema, Message
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from backend.engine.client import EngineClient
     from backend.ports.engine import AdapterFolder, Chat, Prompt, Sampling
-    from inference.protocol import Chunk
+    from inference.protocol import Chunk, ProbeStates
 
 
 class EngineGateway:
@@ -37,6 +38,7 @@ class EngineGateway:
             adapter=_adapter(chat.adapter),
             sampling=_sampling(chat.sampling),
             probe=chat.probe,
+            probe_error=chat.probe_error,
             request_id=chat.id,
             payer=chat.payer,
             priority=chat.priority,
@@ -82,13 +84,17 @@ def _logprob(found: protocol.TokenLogprob) -> TokenLogprob:
     return TokenLogprob(found.token, found.logprob)
 
 
+def _probe(states: ProbeStates | None) -> Probe | None:
+    return None if states is None or states.answer is None else Probe(states.answer, states.error)
+
+
 def _piece(chunk: Chunk) -> Piece:
     return Piece(
         text=chunk.text,
         prompt_tokens=chunk.prompt_tokens,
         completion_tokens=chunk.completion_tokens,
         finish_reason=chunk.finish_reason,
-        probe=None if chunk.probe is None else chunk.probe.answer,
+        probe=_probe(chunk.probe),
         cached_prompt_tokens=chunk.cached_prompt_tokens,
         logprobs=tuple(
             TokenLogprobs(_logprob(place.chosen), tuple(map(_logprob, place.top)))

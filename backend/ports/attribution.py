@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is known of an answer besides its text, as vectors; None where nobody computed it.
+
+    `hidden`: mean final hidden state over its tokens. `error`: sum over its tokens of the gradient of each
+    one's loss with respect to that state. `gradient`: the sketched gradient of its loss at the adapter's
+    checkpoint.
+    """
+
+    hidden: Sequence[float] | None = None
+    error: Sequence[float] | None = None
+    gradient: Sequence[float] | None = None
 
 
 class Attributor(Protocol):
@@ -22,11 +37,11 @@ class Attributor(Protocol):
         ...
 
     def scores(
-        self, adapter_folder: Path, positions: Sequence[int], probe: Sequence[float] | None
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
     ) -> Mapping[int, float] | None:
         """Score of each of these positions: snapshot number in the record << 24 | contribution index.
 
-        None where the method cannot say: no index in the folder that can be used, no probe, or one of another
-        size. Deterministic: the same folder and probe give the same scores.
+        None where the method cannot say: no index in the folder that can be used, or a probe without what it
+        reads, or of another size. Deterministic: the same folder and probe give the same scores.
         """
         ...

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.ids import Hash32
+    from backend.ports.attribution import Probe
 
 FinishReason = Literal["stop", "length", "abort"]
 Priority = Literal[-1, 0, 1]
@@ -79,6 +80,8 @@ class Chat:
     probe: bool = False
     payer: str = ""
     priority: Priority = 0
+    probe_error: bool = False
+    """Whether the probe is to hold the error vector, which takes some work for each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +104,17 @@ class TokenLogprobs:
 class Piece:
     """Progress of one answer. `text` is what is new, counts are totals; the last piece has a finish reason.
 
-    `probe` comes with the last piece of a request that asked for it: the mean final hidden state over the
-    answer's tokens, one float for each hidden dimension; None if there is no answer. Of the prompt's tokens,
-    `cached_prompt_tokens` were found in the engine's prefix cache. `logprobs`, where asked for, has an item
-    for each new token, the closing one included; the text of a token may come with a later piece.
+    `probe` comes with the last piece of a request that asked for it; None if there is no answer. Of the
+    prompt's tokens, `cached_prompt_tokens` were found in the engine's prefix cache. `logprobs`, where asked
+    for, has an item for each new token, the closing one included; the text of a token may come with a later
+    piece.
     """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     finish_reason: FinishReason | None = None
-    probe: Sequence[float] | None = None
+    probe: Probe | None = None
     cached_prompt_tokens: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
 

@@ -1,19 +1,23 @@
 """Attribution of an answer to contributions.
 
-`HiddenCosine` compares the mean hidden state of the answer with those of each contribution's rows. It is a
-measure of what a text is about, not of influence, and a weak stand-in for it: how weak is not measured here
-yet. It serves until a gradient method fits its price into an answer.
+Each method compares a vector that is known of the answer with one of each contribution, which training left
+in the adapter's folder. How well each predicts influence is measured in docs/attribution.md.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import OrderedDict
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from backend.domain.attribution import HIDDEN_METHOD, INDEX_FILE, INDEX_METADATA, shares_from_scores
+from backend.domain.attribution import (
+    ERROR_METHOD,
+    GRADIENT_METHOD,
+    HIDDEN_METHOD,
+    ROWS_METHOD,
+    UNIFORM_METHOD,
+    shares_from_scores,
+)
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -21,91 +25,92 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.receipt import Share
-    from backend.ports.attribution import Attributor
-
-_ROUNDING = 1e-3
-_ENTRY_BYTES = 1024
-
-log = logging.getLogger(__name__)
+    from backend.ports.attribution import Attributor, Probe
+    from backend.services.attribution_index import Indices
 
 
-@dataclass(frozen=True, slots=True)
-class AttributionIndex:
-    """What training left in the adapter's folder."""
+class _ByIndex:
+    """A method that needs what training left in the folder."""
 
-    positions: Any  # int64 [n]
-    vectors: Any  # float32 [n, hidden], unit norm
-    centre: Any  # float32 [hidden]
+    def __init__(self, indices: Indices) -> None:
+        self._indices = indices
+
+    def prepare(self, adapter_folder: Path) -> None:
+        self._indices.get(adapter_folder)
 
 
-class HiddenCosine:
+class Ridge(_ByIndex):
+    """Dot product of the answer's vector with each contribution's preconditioned one: how far its rows pull
+    the model the way that the answer would.
+    """
+
+    def __init__(self, indices: Indices, part: Literal["error", "gradient"]) -> None:
+        super().__init__(indices)
+        self.method = ERROR_METHOD if part == "error" else GRADIENT_METHOD
+        self._part = part
+
+    def scores(
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
+    ) -> Mapping[int, float] | None:
+        import numpy as np
+
+        vector: Sequence[float] | None = getattr(probe, self._part)
+        index = None if vector is None else self._indices.get(adapter_folder)
+        directions = None if index is None else getattr(index, self._part)
+        if vector is None or index is None or directions is None or len(vector) != directions.shape[1]:
+            return None
+        # In fp64 no product of finite fp32 numbers overflows.
+        found = directions.astype(np.float64) @ np.asarray(vector, dtype=np.float64)
+        return _wanted(index.positions, found, positions)
+
+
+class HiddenCosine(_ByIndex):
     """Cosine between the answer's mean hidden state, centred, and each contribution's vector."""
 
     method = HIDDEN_METHOD
 
-    def __init__(self, max_bytes: int = 512 << 20) -> None:
-        """`max_bytes`: of the indices kept in memory; a larger one is not used at all."""
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._indices: OrderedDict[Path, AttributionIndex | None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def prepare(self, adapter_folder: Path) -> None:
-        path = adapter_folder / INDEX_FILE
-        if path.is_file():
-            self._index(path)
-
     def scores(
-        self, adapter_folder: Path, positions: Sequence[int], probe: Sequence[float] | None
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
     ) -> Mapping[int, float] | None:
         """(1 + cosine) / 2. The bare cosine would give all to one of two: around their centre they are
         opposites, so whatever leans to one leans away from the other.
         """
         import numpy as np
 
-        path = adapter_folder / INDEX_FILE
-        if probe is None or not path.is_file():
-            return None
-        index = self._index(path)
-        state = np.asarray(probe, dtype=np.float32)
+        index = None if probe.hidden is None else self._indices.get(adapter_folder)
+        state = np.asarray(probe.hidden, dtype=np.float32)
         if index is None or state.shape != index.centre.shape:
             return None
         direction = state - index.centre
         norm = float(np.linalg.norm(direction))
-        cosines = index.vectors @ (direction / norm if norm else direction)
+        cosines = index.hidden @ (direction / norm if norm else direction)
+        return _wanted(index.positions, (1 + cosines) / 2, positions)
+
+
+class UniformByRows(_ByIndex):
+    """Each contribution by the number of its rows: the control that other methods have to beat."""
+
+    method = ROWS_METHOD
+
+    def scores(
+        self,
+        adapter_folder: Path,
+        positions: Sequence[int],
+        probe: Probe,  # noqa: ARG002
+    ) -> Mapping[int, float] | None:
+        """Roots, since shares are by squares."""
+        index = self._indices.get(adapter_folder)
+        if index is None:
+            return None
         wanted = set(positions)
-        scores = zip(index.positions.tolist(), ((1 + cosines) / 2).tolist(), strict=True)
-        return {position: score for position, score in scores if position in wanted}
-
-    def _index(self, path: Path) -> AttributionIndex | None:
-        """None, once it was said in the log why, where the file is not an index that can be used."""
-        with self._lock:
-            if path in self._indices:
-                self._indices.move_to_end(path)
-                return self._indices[path]
-        try:
-            index = load_index(path, self._max_bytes)  # without the lock: others score meanwhile
-        except InvalidInput as error:
-            log.warning("all contributions to %s will count alike: %s", path.parent.name, error)
-            index = None
-        with self._lock:
-            self._keep(path, index)
-        return index
-
-    def _keep(self, path: Path, index: AttributionIndex | None) -> None:
-        if path in self._indices:  # somebody else was faster
-            return
-        self._indices[path] = index
-        self._num_bytes += _size(index)
-        while self._num_bytes > self._max_bytes:
-            _, oldest = self._indices.popitem(last=False)
-            self._num_bytes -= _size(oldest)
+        rows = zip(index.positions.tolist(), index.rows.tolist(), strict=True)
+        return {position: math.sqrt(count) for position, count in rows if position in wanted}
 
 
 class Uniform:
     """Every contribution alike: for versions without an index, and answers that ended without a probe."""
 
-    method = "uniform-1"
+    method = UNIFORM_METHOD
 
     def prepare(self, adapter_folder: Path) -> None:
         """Needs nothing."""
@@ -114,7 +119,7 @@ class Uniform:
         self,
         adapter_folder: Path,  # noqa: ARG002
         positions: Sequence[int],
-        probe: Sequence[float] | None,  # noqa: ARG002
+        probe: Probe,  # noqa: ARG002
     ) -> Mapping[int, float]:
         return dict.fromkeys(positions, 1.0)
 
@@ -128,10 +133,7 @@ class Attribution:
 
 
 def attribute(
-    attributors: Sequence[Attributor],
-    adapter_folder: Path,
-    positions: Sequence[int],
-    probe: Sequence[float] | None,
+    attributors: Sequence[Attributor], adapter_folder: Path, positions: Sequence[int], probe: Probe
 ) -> Attribution:
     """By the first method that can say. `positions`: the version's accepted contributions, at least one."""
     for attributor in attributors:
@@ -141,50 +143,7 @@ def attribute(
     raise InvalidInput("No attribution method applies to this version.")
 
 
-def load_index(path: Path, max_bytes: int | None = None) -> AttributionIndex:
-    """Raises InvalidInput where the file is larger, or not an index of this version."""
-    from safetensors import SafetensorError, safe_open
-
-    num_bytes = path.stat().st_size
-    if max_bytes is not None and num_bytes > max_bytes:
-        raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            names = ("positions", "hidden.vectors", "hidden.centre")
-            tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
-        raise InvalidInput(f"The attribution index cannot be read: {error}") from error
-    if any(metadata.get(name) != value for name, value in INDEX_METADATA.items()):
-        raise InvalidInput(f"The attribution index is of an unknown kind: {metadata}.")
-    if len(tensors) != len(names):
-        raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")
-    index = AttributionIndex(*(tensors[name] for name in names))
-    if not _is_well_formed(index):
-        raise InvalidInput("The attribution index has tensors of the wrong shape, type or size.")
-    return index
-
-
-def _is_well_formed(index: AttributionIndex) -> bool:
-    import numpy as np
-
-    positions, vectors, centre = index.positions, index.vectors, index.centre
-    if vectors.ndim != 2:
-        return False
-    with np.errstate(over="ignore"):
-        norms = np.linalg.norm(vectors, axis=1)
-    return (
-        positions.dtype == np.int64
-        and vectors.dtype == centre.dtype == np.float32
-        and positions.ndim == centre.ndim == 1
-        and vectors.shape == (positions.size, centre.size)
-        and bool(np.isfinite(centre).all())
-        # NaN fails it too. Vectors of unit norm: no score is larger than one, whatever the answer.
-        and bool((norms <= 1 + _ROUNDING).all())
-    )
-
-
-def _size(index: AttributionIndex | None) -> int:
-    """Bytes that it occupies; what is known to be unusable takes its place in the books too."""
-    tensors = () if index is None else (index.positions, index.vectors, index.centre)
-    return _ENTRY_BYTES + sum(int(tensor.nbytes) for tensor in tensors)
+def _wanted(known: Any, scores: Any, positions: Sequence[int]) -> dict[int, float]:
+    wanted = set(positions)
+    pairs = zip(known.tolist(), scores.tolist(), strict=True)
+    return {position: score for position, score in pairs if position in wanted}

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from backend.domain.attribution import ERROR_METHOD
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
@@ -106,6 +107,7 @@ class Generate:
         self._engine = engine
         self._admission = admission
         self._attributors = attributors
+        self._probe_error = any(attributor.method == ERROR_METHOD for attributor in attributors)
         self._limits = limits
         # Threads of their own: slow fetches must not hold up receipts, which share the loop's.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
@@ -205,7 +207,7 @@ class Generate:
                 folder = await self._folder(request.model)
             # The engine is asked to end at the deadline: what it wrote until then is read, and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
-                chats = _chats(request, answer.id, folder)
+                chats = _chats(request, answer.id, folder, probe_error=self._probe_error)
                 return folder, await transcribe(self._engine, chats, answer, deadline)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
@@ -274,7 +276,9 @@ def _num_bytes(prompt: Prompt) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def _chats(request: AnswerRequest, answer_id: str, folder: AdapterFolder | None) -> list[Chat]:
+def _chats(
+    request: AnswerRequest, answer_id: str, folder: AdapterFolder | None, *, probe_error: bool
+) -> list[Chat]:
     """One a choice."""
     return [
         Chat(
@@ -283,6 +287,7 @@ def _chats(request: AnswerRequest, answer_id: str, folder: AdapterFolder | None)
             sampling=_seeded(request.sampling, number),
             adapter=folder,
             probe=bool(request.model.record.snapshots),
+            probe_error=probe_error and bool(request.model.record.snapshots),
             payer=request.payer.account,
             priority=request.priority,
         )

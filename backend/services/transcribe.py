@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import DomainError, Unavailable
+from backend.ports.attribution import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,15 +49,23 @@ class Transcript:
         return tuple(piece.finish_reason or "abort" for piece in self.last)
 
     @property
-    def probe(self) -> list[float] | None:
-        """The mean over the tokens of all choices; of those cut off before they had one, none are counted."""
+    def probe(self) -> Probe:
+        """Over the tokens of all choices: the mean of states, the sum of errors. Of choices that were cut off
+        before they had a probe, none are counted.
+        """
         probes = [(p.probe, p.completion_tokens) for p in self.last if p.probe is not None]
         total = sum(count for _, count in probes)
-        if not total:
-            return None
-        columns = zip(*(probe for probe, _ in probes), strict=True)
-        counts = [count for _, count in probes]
-        return [sum(x * n for x, n in zip(column, counts, strict=True)) / total for column in columns]
+        hidden = [(probe.hidden, count / total) for probe, count in probes if probe.hidden and total]
+        error = [(probe.error, 1.0) for probe, count in probes if probe.error and count]
+        return Probe(_weighted_sum(hidden), _weighted_sum(error))
+
+
+def _weighted_sum(vectors: Sequence[tuple[Sequence[float], float]]) -> list[float] | None:
+    if not vectors:
+        return None
+    weights = [weight for _, weight in vectors]
+    columns = zip(*(vector for vector, _ in vectors), strict=True)
+    return [sum(x * weight for x, weight in zip(column, weights, strict=True)) for column in columns]
 
 
 async def transcribe(engine: Engine, chats: Sequence[Chat], answer: Answer, deadline: float) -> Transcript:

@@ -42,6 +42,7 @@ class DecoderWeights:
     layers: Sequence[DecoderLayer]
     final_norm: Tensor
     head: Projection
+    output_embedding: Tensor  # [vocab, hidden], what `head` multiplies by; tied, it is `embedding`
 
 
 class AdapterDeltas(Protocol):
@@ -103,6 +104,10 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, vocab] in the model's dtype."""
         return self._weights.head(hidden)
+
+    def output_rows(self, token_ids: Tensor) -> Tensor:
+        """[len(token_ids), hidden]: what the states are multiplied by for these tokens' logits."""
+        return functional.embedding(token_ids, self._weights.output_embedding)
 
     def _attention(
         self,

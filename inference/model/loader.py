@@ -103,6 +103,7 @@ def load_decoder(
         layers=[layer(index) for index in range(architecture.num_layers)],
         final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
         head=make_linear(head, None, kernels, batch_invariant=batch_invariant),
+        output_embedding=head,
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
     own = collective.shard.architecture(architecture)

@@ -24,6 +24,7 @@ from backend.domain.chain import (
 )
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, version_id
+from backend.ports.attribution import Probe
 from backend.ports.engine import (
     Chat,
     FinishReason,
@@ -171,7 +172,7 @@ class ScriptedEngine:
         self.waits_after: int | None = None
         self.waits_after_of: dict[str, int] = {}
         """By chat, before `waits_after`."""
-        self.probe: Sequence[float] = (1.0, 0.0, 0.0)
+        self.probe = Probe((1.0, 0.0, 0.0))
         self.chats: list[Chat] = []
         self.refused_schema = '{"not": {}}'
         self.asked = asyncio.Event()

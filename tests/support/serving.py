@@ -20,6 +20,7 @@ from backend.domain.receipt import VersionRecord
 from backend.services.adapters import AdapterFolders
 from backend.services.admission import Admission, Market
 from backend.services.attribute import HiddenCosine, Uniform
+from backend.services.attribution_index import Indices
 from backend.services.catalogue import BaseModel, Catalogue
 from backend.services.channels import Channels
 from backend.services.consent import Consent
@@ -155,7 +156,7 @@ class Installation:
             self.folders,
             self.engine,
             self.admitting,
-            (HiddenCosine(), Uniform()),
+            (HiddenCosine(Indices()), Uniform()),
             GenerateLimits(default_max_tokens=16, answer_seconds=answer_seconds),
         )
 

@@ -102,7 +102,7 @@ class _Taps:
 
     def _watch_outer(self, name: str) -> Any:
         def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            output.register_hook(lambda gradient: self._take(name, gradient))
+            output.register_hook(lambda gradient: self._take(name, gradient))  # type: ignore[no-untyped-call]
 
         return hook
 

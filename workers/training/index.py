@@ -4,6 +4,8 @@ Method hidden-cosine-1: a row's state is the mean of the final hidden states tha
 predicted from, under the adapter. The engine computes it here as it does when it serves, so that rows and
 answers are compared like with like; and what the engine would refuse fails here, not at its first buyer.
 
+Method error-ridge-1: a row's state is the sum of its answer's error vectors, from the same pass.
+
 Method gradient-ridge-1: a row's state is the sketched gradient of its loss at the checkpoint a third of the
 way through training; see `workers.training.gradients` and `workers.training.influence`.
 """
@@ -11,7 +13,6 @@ way through training; see `workers.training.gradients` and `workers.training.inf
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 from backend.domain.attribution import (
     CHECKPOINT_FILE,
+    ERROR_METHOD,
     GRADIENT_METHOD,
     HIDDEN_METHOD,
     INDEX_FILE,
@@ -37,9 +39,10 @@ from workers.training.rows import IGNORED
 from workers.training.sketch import SKETCH_SEED, CountSketch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from inference.protocol import ProbeStates
     from workers.training.pulse import Emit
     from workers.training.rows import Example
 
@@ -91,24 +94,25 @@ def write_index(
 ) -> None:
     """Into the adapter's folder: `CHECKPOINT_FILE`, and `INDEX_FILE` with `positions` int64 [n], `rows` int64
     [n], how many were trained on, `hidden.vectors` float32 [n, hidden] of unit norm, `hidden.centre` float32
-    [hidden], and `gradient.vectors` float32 [n, sketch size].
+    [hidden], `error.vectors` float32 [n, hidden] and `gradient.vectors` float32 [n, sketch size].
 
     Errors: `inference.errors.InferenceError` for an adapter that the engine does not serve.
     """
     config = EngineConfig(base_folder, num_threads=num_threads, max_waiting=len(examples))
     engine = Engine(config)
     try:
-        states = answer_states(engine, AdapterRef(digest, str(adapter_folder)), examples, emit)
+        hidden, errors = answer_states(engine, AdapterRef(digest, str(adapter_folder)), examples, emit)
     finally:
         engine.close()
-    by_position: dict[int, list[torch.Tensor]] = defaultdict(list)
-    for example, state in zip(examples, states, strict=True):
-        by_position[example.contribution].append(state)  # of the first snapshot: its number is 0
-    index = build_index({position: torch.stack(rows) for position, rows in by_position.items()})
-    index["gradient.vectors"] = gradients.vectors
+    contributions = [example.contribution for example in examples]  # of the first snapshot: its number is 0
+    index = {
+        **hidden_index(hidden, contributions),
+        "error.vectors": directions(errors, contributions)[1],
+        "gradient.vectors": gradients.vectors,
+    }
     metadata = {
         **INDEX_METADATA,
-        "methods": f"{GRADIENT_METHOD} {HIDDEN_METHOD}",
+        "methods": f"{GRADIENT_METHOD} {ERROR_METHOD} {HIDDEN_METHOD}",
         "sketch_seed": str(SKETCH_SEED),
         "lambda": str(RIDGE),
         "checkpoint_step": str(gradients.step),
@@ -119,19 +123,20 @@ def write_index(
 
 def answer_states(
     engine: Engine, adapter: AdapterRef, examples: Sequence[Example], emit: Emit
-) -> list[torch.Tensor]:
-    """A vector [hidden] in fp32 for each example."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean states, summed error vectors) over each example's answer, both [examples, hidden] fp32."""
     pulse = Pulse(emit, "index", len(examples))
     for number, example in enumerate(examples):
         engine.embed(str(number), *last_answer(example), adapter)
-    states: dict[int, torch.Tensor] = {}
+    probes: dict[int, ProbeStates] = {}
     for output in engine.run():
         if isinstance(output, Failure):
             raise output.error
-        if output.probe is not None and output.probe.answer is not None:
-            states[int(output.request_id)] = torch.tensor(output.probe.answer)
+        if output.probe is not None:
+            probes[int(output.request_id)] = output.probe
             pulse.advance()
-    return [states[number] for number in range(len(examples))]
+    ordered = [probes[number] for number in range(len(examples))]
+    return torch.tensor([each.answer for each in ordered]), torch.tensor([each.error for each in ordered])
 
 
 def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -144,17 +149,16 @@ def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return example.token_ids[:start], example.token_ids[start:end]
 
 
-def build_index(states: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """From the states [rows, hidden] of each contribution, keyed by position."""
-    positions = sorted(states)
-    centre = torch.cat([states[position] for position in positions]).mean(0)
-    vectors = []
-    for position in positions:
-        directions = functional.normalize(states[position] - centre, dim=-1)
-        vectors.append(functional.normalize(directions.mean(0), dim=-1))
+def hidden_index(states: torch.Tensor, contributions: Sequence[int]) -> dict[str, torch.Tensor]:
+    """From the states [rows, hidden] and the contribution of each row."""
+    marks = torch.tensor(contributions)
+    positions, counts = torch.unique(marks, return_counts=True)  # rising
+    centre = states.mean(0)
+    rows = functional.normalize(states - centre, dim=-1)
+    vectors = [functional.normalize(rows[marks == position].mean(0), dim=-1) for position in positions]
     return {
-        "positions": torch.tensor(positions),
-        "rows": torch.tensor([len(states[position]) for position in positions]),
+        "positions": positions,
+        "rows": counts,
         "hidden.vectors": torch.stack(vectors),
         "hidden.centre": centre,
     }

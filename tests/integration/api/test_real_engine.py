@@ -21,6 +21,7 @@ from backend.ports.engine import Sampling, Turn
 from backend.services.adapters import AdapterFolders
 from backend.services.admission import Payer
 from backend.services.attribute import HiddenCosine, Uniform
+from backend.services.attribution_index import Indices
 from backend.services.generate import AnswerRequest, Generate, GenerateLimits
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
@@ -79,7 +80,9 @@ def fill(folder: Path, adapter: AdapterRef) -> None:
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "positions": np.array([0, 1], dtype=np.int64),
         "hidden.vectors": np.eye(2, HIDDEN, dtype=np.float32),
+        "rows": np.ones(2, dtype=np.int64),
         "hidden.centre": np.zeros(HIDDEN, dtype=np.float32),
+        "error.vectors": np.eye(2, HIDDEN, dtype=np.float32),
     }
     save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
 
@@ -97,7 +100,7 @@ async def generate(
             AdapterFolders(store, tmp_path / "adapters"),
             EngineGateway(client),
             installation.admitting,
-            (HiddenCosine(), Uniform()),
+            (HiddenCosine(Indices()), Uniform()),
             GenerateLimits(answer_seconds=240),
         )
         yield made

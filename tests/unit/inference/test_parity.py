@@ -144,7 +144,9 @@ def test_probe_equals_the_means_of_the_references_states(
     engine = make_engine(max_step_tokens=max_step_tokens, kv_budget_bytes=20 * 2048, kv_block_size=4)
     prompts = prompts_of([21, 34, 13, 30])
     adapters = [None, *llama_adapters[:3]]
-    commands = [greedy(k, adapter=adapters[int(k)], max_tokens=20, probe=True) for k in prompts]
+    commands = [
+        greedy(k, adapter=adapters[int(k)], max_tokens=20, probe=True, probe_error=True) for k in prompts
+    ]
     answers = run_all(engine, *commands, prompts=prompts)
     assert engine.status().num_preemptions > 0
     for key, prompt in prompts.items():
@@ -158,13 +160,15 @@ def test_probe_equals_the_means_of_the_references_states(
             torch.tensor(probe.answer), states[len(prompt) - 1 :].mean(0), atol=1e-3, rtol=1e-3
         )
         assert (probe.num_prompt_tokens, probe.num_answer_tokens) == (len(prompt), 20)
+        expected = llama_oracle.error(tokens, len(prompt), adapters[int(key)])
+        torch.testing.assert_close(torch.tensor(probe.error), expected, atol=1e-2, rtol=1e-2)
 
 
 def test_embedding_an_answer_equals_the_probe_of_generating_it(
     llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine]
 ) -> None:
     engine, adapter = make_engine(), llama_adapters[0]
-    generated = run_all(engine, greedy("g", "Once upon", adapter=adapter, probe=True))["g"]
+    generated = run_all(engine, greedy("g", "Once upon", adapter=adapter, probe=True, probe_error=True))["g"]
     prompt, _ = engine.tokenizer.encode_item(EmbedItem(prompt="Once upon"))
     engine.embed("e", prompt, generated.token_ids, adapter)
     embedded = drain(engine)["e"]
@@ -174,4 +178,10 @@ def test_embedding_an_answer_equals_the_probe_of_generating_it(
         torch.tensor(generated.last.probe.answer),
         atol=1e-4,
         rtol=1e-4,
+    )
+    torch.testing.assert_close(
+        torch.tensor(embedded.last.probe.error),
+        torch.tensor(generated.last.probe.error),
+        atol=1e-3,
+        rtol=1e-3,
     )

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -260,7 +261,9 @@ async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter:
         cached.append(pieces[-1].cached_prompt_tokens)
     assert cached == [0, 32]
     assert pieces[-1].finish_reason is not None
-    assert len(pieces[-1].probe) == 64
+    assert (len(pieces[-1].probe.hidden), pieces[-1].probe.error) == (64, None)
+    (*_, last) = [piece async for piece in gateway.answer(replace(chat, probe_error=True))]
+    assert (len(last.probe.hidden), len(last.probe.error)) == (64, 64)
     assert (await gateway.count_tokens(chat.prompt)).max_context == 512
     assert await gateway.active_adapters() == [folder.digest]
 

@@ -20,6 +20,7 @@ from backend.domain.hashing import (
     slices_hash,
     to_bytes,
 )
+from backend.ports.attribution import Probe
 from backend.ports.engine import Sampling, Turn
 from backend.services.admission import Payer
 from backend.services.books import InsufficientBalance
@@ -231,12 +232,14 @@ async def test_shares_follow_the_index_and_the_probe(installation: Installation)
         tensors: dict[str, np.ndarray[Any, Any]] = {
             "positions": np.array([0, 1, 2, 3], dtype=np.int64),
             "hidden.vectors": np.eye(4, 3, dtype=np.float32),
+            "rows": np.ones(4, dtype=np.int64),
             "hidden.centre": np.zeros(3, dtype=np.float32),
+            "error.vectors": np.eye(4, 3, dtype=np.float32),
         }
         save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
 
     installation.store.folders[cid_of(some_hash("folder"))] = index
-    installation.engine.probe = (0.6, 0.8, 0.0)
+    installation.engine.probe = Probe((0.6, 0.8, 0.0))
     answer = await installation.generate.start(request(installation, installation.version))
     await text_of(answer)
     signed = answer.final.receipt.signed

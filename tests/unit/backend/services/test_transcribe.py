@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.errors import Unavailable
+from backend.ports.attribution import Probe
 from backend.ports.engine import Chat, Piece, Sampling, Turn
 from backend.services.answer import Answer
 from backend.services.transcribe import AnswerInterrupted, Transcript, transcribe
@@ -73,13 +74,14 @@ async def test_who_has_left_before_is_not_answered() -> None:
     assert engine.chats == []
 
 
-def last(completion_tokens: int, probe: Sequence[float] | None, cached: int = 0) -> Piece:
+def last(completion_tokens: int, probe: Probe | None, cached: int = 0) -> Piece:
     return Piece("", 5, completion_tokens, "stop", probe, cached)
 
 
-def test_the_probe_is_the_mean_over_all_tokens() -> None:
-    pieces = (last(1, (1.0, 0.0), 4), last(3, (0.0, 2.0), 2), last(7, None, 3))
+def test_states_are_averaged_and_errors_added_over_the_tokens_of_all_choices() -> None:
+    probes = Probe((1.0, 0.0), error=(1.0, 5.0)), Probe((0.0, 2.0), error=(2.0, -1.0))
+    pieces = (last(1, probes[0], 4), last(3, probes[1], 2), last(7, None, 3))
     found = Transcript(("", "", ""), pieces)
-    assert found.probe == [0.25, 1.5]
+    assert found.probe == Probe([0.25, 1.5], error=[3.0, 4.0])
     assert found.cached_prompt_tokens == 2
-    assert Transcript(("",), (last(7, None),)).probe is None
+    assert Transcript(("",), (last(7, None),)).probe == Probe()

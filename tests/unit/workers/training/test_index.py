@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from workers.training.index import build_index, canonical_safetensors, last_answer
+from workers.training.index import canonical_safetensors, hidden_index, last_answer
 from workers.training.rows import IGNORED, Example
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def test_plain_text_keeps_one_token_as_its_prompt() -> None:
 
 
 def test_vectors_point_from_the_centre_to_their_contribution() -> None:
-    states = {3: torch.tensor([[2.0, 0.0], [4.0, 0.0]]), 1: torch.tensor([[0.0, 1.0], [0.0, -1.0]])}
-    index = build_index(states)
+    index = hidden_index(torch.tensor([[2.0, 0.0], [0.0, 1.0], [4.0, 0.0], [0.0, -1.0]]), [3, 1, 3, 1])
     assert index["positions"].tolist() == [1, 3]
     assert index["positions"].dtype == torch.int64
     assert index["rows"].tolist() == [2, 2]
@@ -47,15 +46,16 @@ def test_vectors_point_from_the_centre_to_their_contribution() -> None:
 @given(counts=st.lists(st.integers(1, 5), min_size=2, max_size=6), seed=st.integers(0, 1000))
 def test_each_row_weighs_the_same_whatever_the_size_of_its_state(counts: list[int], seed: int) -> None:
     torch.manual_seed(seed)
-    states = {position: torch.randn(count, 8) for position, count in enumerate(counts)}
-    index = build_index(states)
+    contributions = [position for position, count in enumerate(counts) for _ in range(count)]
+    states = torch.randn(len(contributions), 8)
+    index = hidden_index(states, contributions)
     assert index["hidden.vectors"].norm(dim=-1).tolist() == pytest.approx([1.0] * len(counts), abs=1e-5)
-    scaled = {position: rows * 5 for position, rows in states.items()}
-    assert torch.allclose(build_index(scaled)["hidden.vectors"], index["hidden.vectors"], atol=1e-4)
+    scaled = hidden_index(5 * states, contributions)
+    assert torch.allclose(scaled["hidden.vectors"], index["hidden.vectors"], atol=1e-4)
 
 
 def test_the_file_has_one_spelling(tmp_path: Path) -> None:
-    index = build_index({0: torch.eye(3), 1: -torch.eye(3)})
+    index = hidden_index(torch.cat([torch.eye(3), -torch.eye(3)]), [0, 0, 0, 1, 1, 1])
     content = canonical_safetensors(index, METADATA)
     header = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip().decode()
     assert header == json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,130 @@
+"""What training left in an adapter's folder for attribution, read with distrust and kept in memory."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
+from backend.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ROUNDING = 1e-3
+_ENTRY_BYTES = 1024
+_TENSORS = ("positions", "rows", "hidden.vectors", "hidden.centre", "error.vectors")
+_GRADIENTS = "gradient.vectors"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AttributionIndex:
+    """Of n contributions, each with a direction for each method."""
+
+    positions: Any  # int64 [n]
+    rows: Any  # int64 [n], how many were trained on
+    hidden: Any  # float32 [n, hidden], unit norm
+    centre: Any  # float32 [hidden], of the hidden states
+    error: Any  # float32 [n, hidden]
+    gradient: Any = None  # float32 [n, sketch size], if asked for
+
+    @property
+    def num_bytes(self) -> int:
+        tensors = (self.positions, self.rows, self.hidden, self.centre, self.error, self.gradient)
+        return sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
+
+
+class Indices:
+    """The indices of the adapters that were served last."""
+
+    def __init__(self, max_bytes: int = 512 << 20, *, with_gradients: bool = False) -> None:
+        """`max_bytes`: of the indices kept in memory; a larger one is not used at all."""
+        self._max_bytes = max_bytes
+        self._with_gradients = with_gradients
+        self._num_bytes = 0
+        self._kept: OrderedDict[Path, AttributionIndex | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, adapter_folder: Path) -> AttributionIndex | None:
+        """None where there is none; or, once it was said in the log why, where it cannot be used."""
+        path = adapter_folder / INDEX_FILE
+        with self._lock:
+            if path in self._kept:
+                self._kept.move_to_end(path)
+                return self._kept[path]
+        if not path.is_file():
+            return None
+        try:
+            # Without the lock: others score meanwhile.
+            index = load_index(path, self._max_bytes, with_gradients=self._with_gradients)
+        except InvalidInput as error:
+            log.warning("all contributions to %s will count alike: %s", adapter_folder.name, error)
+            index = None
+        with self._lock:
+            self._keep(path, index)
+        return index
+
+    def _keep(self, path: Path, index: AttributionIndex | None) -> None:
+        if path in self._kept:  # somebody else was faster
+            return
+        self._kept[path] = index
+        self._num_bytes += _size(index)
+        while self._num_bytes > self._max_bytes:
+            _, oldest = self._kept.popitem(last=False)
+            self._num_bytes -= _size(oldest)
+
+
+def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool = False) -> AttributionIndex:
+    """Raises InvalidInput where the file is larger, or not an index of this version."""
+    from safetensors import SafetensorError, safe_open
+
+    num_bytes = path.stat().st_size
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
+    names = (*_TENSORS, _GRADIENTS) if with_gradients else _TENSORS
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
+        raise InvalidInput(f"The attribution index cannot be read: {error}") from error
+    if any(metadata.get(name) != value for name, value in INDEX_METADATA.items()):
+        raise InvalidInput(f"The attribution index is of an unknown kind: {metadata}.")
+    if len(tensors) != len(names):
+        raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")
+    index = AttributionIndex(*(tensors[name] for name in names))
+    if not _is_well_formed(index):
+        raise InvalidInput("The attribution index has tensors of the wrong shape, type or size.")
+    return index
+
+
+def _is_well_formed(index: AttributionIndex) -> bool:
+    import numpy as np
+
+    positions, rows, hidden, centre = index.positions, index.rows, index.hidden, index.centre
+    directions = [part for part in (hidden, index.error, index.gradient) if part is not None]
+    if any(part.ndim != 2 or part.dtype != np.float32 or len(part) != positions.size for part in directions):
+        return False
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(hidden, axis=1)
+    return (
+        positions.dtype == rows.dtype == np.int64
+        and positions.ndim == centre.ndim == 1
+        and positions.shape == rows.shape
+        and bool((rows >= 0).all())
+        and centre.dtype == np.float32
+        and hidden.shape == index.error.shape == (positions.size, centre.size)
+        and all(bool(np.isfinite(part).all()) for part in (centre, *directions))
+        # Vectors of unit norm: no score is larger than one, whatever the answer.
+        and bool((norms <= 1 + _ROUNDING).all())
+    )
+
+
+def _size(index: AttributionIndex | None) -> int:
+    """Bytes that it occupies; what is known to be unusable takes its place in the books too."""
+    return _ENTRY_BYTES + (0 if index is None else index.num_bytes)

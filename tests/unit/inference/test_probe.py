@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.probe import TOP_TOKENS, ProbeSums, likeliest
+
+
+@given(rows=st.integers(1, 4), vocab=st.sampled_from([5, 256, 2048, 2049, 4096]), seed=st.integers(0, 99))
+def test_the_likeliest_are_those_of_topk(rows: int, vocab: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = torch.stack([torch.randperm(vocab).float() for _ in range(rows)])
+    values, token_ids = likeliest(logits)
+    expected = logits.topk(min(TOP_TOKENS, vocab), dim=1)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(token_ids, expected.indices)
+
+
+def test_all_in_one_block_and_equal_values_are_found_too() -> None:
+    logits = torch.zeros(1, 4096)
+    logits[0, 300:310] = 2.0
+    values, token_ids = likeliest(logits)
+    assert values.tolist() == [[2.0] * TOP_TOKENS]
+    assert len(set(token_ids[0].tolist())) == TOP_TOKENS
+    assert all(300 <= token < 310 for token in token_ids[0].tolist())
+
+
+def test_errors_add_up_and_come_only_with_an_answer() -> None:
+    probe = ProbeSums(1)
+    probe.add(torch.tensor([[1.0, 2.0]]), 0)
+    assert probe.finish(0).error is None
+    for _ in range(2):
+        probe.add_error(torch.tensor([0.5, -1.0]))
+    states = probe.finish(1)
+    assert (states.answer, states.error) == ([1.0, 2.0], [1.0, -2.0])
+    assert states.is_finite
+    probe.add_error(torch.tensor([float("inf"), 0.0]))
+    assert not probe.finish(1).is_finite
+
+
+def test_before_the_prompt_was_seen_there_is_no_probe() -> None:
+    with pytest.raises(ValueError, match="not been computed"):
+        ProbeSums(3).finish(0)
