@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-deep lint format bench gas docs lock clean
-.PHONY: bench-peers bench-soak slither halmos coverage mutation attack
+.PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -92,6 +92,9 @@ bench: setup ## benchmarks, each with --json; the engine's without its peers
 
 bench-peers: setup ## vLLM and llama.cpp into .peers, for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers
+
+bench-attribution: setup ## who influenced an answer, by retraining: an hour, can go on; writes docs/attribution.md
+	@$(PY) -m benchmarks.attribution --docs docs
 
 bench-soak: setup ## the engine under everything at once: 30 minutes, or MINUTES=n
 	@$(PY) -m benchmarks.soak --json --minutes $(or $(MINUTES),30)

@@ -1,0 +1,78 @@
+"""`docs/attribution.md` and its chart from the report of `python -m benchmarks.attribution`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.attribution.chart import Interval, interval_chart
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HERE = Path(__file__).parent
+PAGE, KEPT, CHART = "attribution.md", "attribution.json", "images/attribution.svg"
+KINDS = ("in-sample", "held-out", "generated")
+MISSING = "Not measured yet; `make bench-attribution` does."
+
+
+def write(folder: Path, report: Mapping[str, Any] | None) -> None:
+    """The page, and for a report its chart and its JSON."""
+    (folder / CHART).parent.mkdir(parents=True, exist_ok=True)
+    (folder / PAGE).write_text(page(report), encoding="utf-8")
+    if report is not None:
+        (folder / CHART).write_text(chart(report), encoding="utf-8")
+        (folder / KEPT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def page(report: Mapping[str, Any] | None) -> str:
+    measured = f"{MISSING}\n" if report is None else _measured(report)
+    return (HERE / "page.md").read_text(encoding="utf-8").replace("<!-- figures -->\n", measured)
+
+
+def chart(report: Mapping[str, Any]) -> str:
+    """LDS of all methods as SVG, with the ceiling."""
+    rows = [Interval(name, each["lds"], *each["interval"]) for name, each in report["methods"].items()]
+    return interval_chart("LDS: rank correlation with retraining (95 % interval)", rows, report["ceiling"])
+
+
+def _measured(report: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{number} {kind}" for kind, number in report["num_by_kind"].items())
+    config, machine = report["config"], report["machine"]
+    ceiling = report["ceiling"]
+    told = (
+        f"{report['base_model']}, rank {config['rank']}, {config['epochs']:g} epochs, "
+        f"fp32; {report['num_rows']} rows "
+        f"of {len(report['contributors'])} contributors ({', '.join(report['contributors'])}); "
+        f"{report['num_answers']} answers ({counts}); {report['num_subsets']} retrainings on random halves. "
+        f"{machine['cpu']}, {machine['system']}."
+    )
+    top = (
+        "The ceiling was not measured."
+        if ceiling is None
+        else f"The ceiling: two seeds agree at **{ceiling:.2f}**, over {report['num_repeats']} halves."
+    )
+    head = ["method", "LDS", "95 %", "lead over hidden states, 95 %", *KINDS, "as paid", "cost", "about"]
+    rows = [_row(name, each) for name, each in report["methods"].items()]
+    return "\n".join([told, "", f"![LDS of each method]({CHART})", "", *_table(head, rows), "", top, ""])
+
+
+def _row(name: str, each: Mapping[str, Any]) -> list[str]:
+    low, high = each["interval"]
+    behind, ahead = each["lead_interval"]
+    kinds = [f"{each['by_kind'][kind]:.2f}" if kind in each["by_kind"] else "" for kind in KINDS]
+    return [
+        name,
+        f"**{each['lds']:.2f}**",
+        f"{low:.2f} to {high:.2f}",
+        f"{behind:+.2f} to {ahead:+.2f}",
+        *kinds,
+        f"{each['lds_as_paid']:.2f}",
+        f"{each['cost']:.1f}",
+        f"{each['aboutness']:.0%} ({each['aboutness_held_out']:.0%})",
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

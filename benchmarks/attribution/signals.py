@@ -1,0 +1,111 @@
+"""What each method sees of rows and answers, what it makes of it, and what that costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from workers.training.evaluate import predictions
+from workers.training.gradients import row_sketches
+from workers.training.index import hidden_index
+from workers.training.influence import directions
+from workers.training.sketch import CountSketch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from workers.training.rows import Example
+
+TOP_TOKENS = 8
+"""Of the likeliest tokens at each place; the others' part of an error vector is left out."""
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """One row an example, in their order. Times are the processor's."""
+
+    hidden: Tensor  # [examples, hidden] mean final state over the answer
+    error: Tensor  # [examples, hidden] sum over the answer of W^T (p - y)
+    loss: Tensor  # [examples] summed over the answer, nats
+    forward_seconds: float
+
+
+@torch.inference_mode()
+def forward_signals(model: Any, examples: Sequence[Example], pad_token_id: int) -> Signals:
+    """From one forward pass under the adapter that is in `model`."""
+    model.eval()
+    head = model.get_output_embeddings()
+    hidden, error, loss = [], [], []
+    began = time.process_time()
+    for batch in _batches(examples):
+        found = predictions(model, batch, pad_token_id)
+        logits = head(found.states).float()
+        losses = functional.cross_entropy(logits, found.labels, reduction="none")
+        counts = torch.bincount(found.rows, minlength=len(batch))
+        loss.append(_summed(losses.unsqueeze(1), found.rows, len(batch))[:, 0])
+        hidden.append(_summed(found.states.float(), found.rows, len(batch)) / counts.unsqueeze(1))
+        error.append(_summed(error_vectors(logits, found.labels, head.weight), found.rows, len(batch)))
+    return Signals(torch.cat(hidden), torch.cat(error), torch.cat(loss), time.process_time() - began)
+
+
+def error_vectors(logits: Tensor, labels: Tensor, head: Tensor) -> Tensor:
+    """W^T (p - y) of each token: [tokens, hidden] for `logits` [tokens, vocab] and the head's weight [vocab,
+    hidden], with p cut to the `TOP_TOKENS` likeliest.
+    """
+    top = (logits - logits.logsumexp(dim=1, keepdim=True)).topk(TOP_TOKENS)
+    expected = torch.einsum("tk,tkh->th", top.values.exp(), head[top.indices].float())
+    return expected - head[labels].float()
+
+
+def gradient_signals(model: Any, examples: Sequence[Example], pad_token_id: int) -> tuple[Tensor, float]:
+    """(sketched gradients [examples, size] under the adapter that is in `model`, processor seconds)."""
+    sketch = CountSketch()
+    began = time.process_time()
+    found = {
+        row: sketched[place]
+        for batch, sketched in row_sketches(model, examples, sketch, pad_token_id, lambda *_: None)
+        for place, row in enumerate(batch)
+    }
+    seconds = time.process_time() - began
+    return torch.stack([found[row] for row in examples]), seconds
+
+
+def ridge_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:
+    """[answers, contributors]: as `gradient-ridge-1` scores, for whatever signal."""
+    _, vectors = directions(rows, contributions)
+    return answers @ vectors.T
+
+
+def cosine_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:
+    """[answers, contributors]: as `hidden-cosine-1` scores."""
+    index = hidden_index(rows, contributions)
+    answered = functional.normalize(answers - index["hidden.centre"], dim=1)
+    return (1 + answered @ index["hidden.vectors"].T) / 2
+
+
+def uniform_scores(contributions: Sequence[int], num_answers: int) -> Tensor:
+    """[answers, contributors]: how many rows each has."""
+    return torch.bincount(torch.tensor(contributions)).float().expand(num_answers, -1)
+
+
+def _batches(examples: Sequence[Example]) -> Sequence[Sequence[Example]]:
+    """In the order of `examples`, which callers sort by length if they care."""
+    batches: list[list[Example]] = []
+    for example in examples:
+        longest = max(len(each.token_ids) for each in [*(batches[-1] if batches else []), example])
+        if batches and longest * (len(batches[-1]) + 1) <= BATCH_TOKENS:
+            batches[-1].append(example)
+        else:
+            batches.append([example])
+    return batches
+
+
+def _summed(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    return torch.zeros(num_rows, values.shape[1]).index_add_(0, rows, values)
