@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 OURS = "loraledger"
 INVARIANT = "loraledger batch-invariant"
 VLLM = "vllm"
+VLLM_EAGER = "vllm eager"
 VLLM_BASE = "vllm without LoRA"
 PEFT = "peft"
 LLAMA = "llama.cpp"
+
+_VLLM_OPTIONS = {VLLM: (), VLLM_EAGER: ("--eager",), VLLM_BASE: ("--no-lora",)}
 
 # What was chosen for each peer, and why; the report prints it.
 SETTINGS = {
@@ -27,9 +30,12 @@ SETTINGS = {
     INVARIANT: "as loraledger, each answer with the same bits in any company (`--batch-invariant`)",
     VLLM: "bf16, compiled, max_loras=32, max_num_seqs=32, 1 GiB for keys and values, threads bound to cores, "
     "Intel's OpenMP preloaded, engine in the measured process, no prefix cache (no prompt shares a prefix)",
+    VLLM_EAGER: "as vllm, without torch.compile: which is faster with LoRA depends on the CPU",
     VLLM_BASE: "as vllm, without LoRA: enabling it slows the base model down",
-    PEFT: "bf16 with adapters kept in bf16, SDPA attention, dynamic cache",
-    LLAMA: "bf16 GGUF, built for this CPU, flash attention on, -b 2048 -ub 512; random tokens, no sampling",
+    PEFT: "bf16 with adapters widened to fp32 (PEFT's default, faster than bf16), SDPA attention, "
+    "dynamic cache",
+    LLAMA: "bf16 GGUF, built for this CPU, flash attention on, keys and values in bf16 (faster than fp16), "
+    "-b 2048 -ub 512; random tokens, no sampling",
 }
 
 
@@ -74,15 +80,9 @@ class Field:
     def _command(self, name: str) -> tuple[list[str], Mapping[str, str]]:
         model, threads = ["--model", str(self._model)], ["--threads", str(self._num_threads)]
         here = [sys.executable, "-m"]
-        if name in {VLLM, VLLM_BASE}:
-            lora = [] if name == VLLM else ["--no-lora"]
-            return [
-                str(peers.VLLM_PYTHON),
-                "-m",
-                "benchmarks.engine.vllm_peer",
-                *model,
-                *lora,
-            ], self._for_vllm()
+        if name in _VLLM_OPTIONS:
+            there = [str(peers.VLLM_PYTHON), "-m", "benchmarks.engine.vllm_peer"]
+            return [*there, *model, *_VLLM_OPTIONS[name]], self._for_vllm()
         if name == PEFT:
             return [*here, "benchmarks.engine.peft_peer", *model, *threads], {}
         if name == LLAMA:

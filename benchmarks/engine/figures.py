@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM
+from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
 from benchmarks.engine.measure import percentile, spread
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
     runs = results.runs
     lora32 = (OURS, "lora32")
     base, lora1 = (OURS, "base"), (OURS, "lora1")
+    vllm = _fastest(runs.get((VLLM, "lora32")), runs.get((VLLM_EAGER, "lora32")))
     many, few = (OURS, "zipf1000"), (OURS, "zipf5")
     return {
-        "lora32_vs_vllm": _quotient(runs.get(lora32), runs.get((VLLM, "lora32"))),
+        "lora32_vs_vllm": _quotient(runs.get(lora32), vllm),
         "lora32_vs_peft": _quotient(runs.get(lora32), runs.get((PEFT, "lora32"))),
         "base_vs_llamacpp": _quotient(runs.get(base), runs.get((LLAMA, "base"))),
         "lora32_vs_base": _quotient(runs.get(lora32), runs.get(base)),
@@ -76,6 +77,12 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
         "cold_minus_warm_ms": _figure(runs.get((OURS, "cold")), "cold_minus_warm_ms"),
         "registry_overhead": _figure(runs.get((OURS, "residents")), "registry_overhead"),
     }
+
+
+def _fastest(*contestants: Sequence[Run] | None) -> Sequence[Run] | None:
+    """The runs of the best of those that took part; None if none did."""
+    present = [runs for runs in contestants if runs]
+    return max(present, key=lambda runs: spread([_throughput(run) for run in runs])["median"], default=None)
 
 
 def _throughput(run: Run) -> float:

@@ -19,7 +19,7 @@ class LlamaPeer:
     def __init__(self, program: str, model: str, threads: int, *, has_flash_attention: bool) -> None:
         flash = "on" if has_flash_attention else "off"
         self._command = [program, "-m", model, "-t", str(threads), "-fa", flash, "-b", "2048", "-ub", "512"]
-        self._command += ["-c", "8192", "--output-format", "jsonl"]
+        self._command += ["-ctk", "bf16", "-ctv", "bf16", "-c", "8192", "--output-format", "jsonl"]
 
     def batch(self, **fields: Any) -> Measurement:
         """Prompts are random tokens of its own choice, as many and as long as ours."""

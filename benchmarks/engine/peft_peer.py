@@ -63,13 +63,10 @@ class PeftPeer:
     def _load(self, folder: str) -> str:
         if folder not in self._names:
             name = f"adapter{len(self._names)}"
-            # Kept in bf16: PEFT's default would widen adapters to fp32, which is slower here.
             if self._names:
-                self._model.load_adapter(folder, name, autocast_adapter_dtype=False)
+                self._model.load_adapter(folder, name)
             else:
-                self._model = PeftModel.from_pretrained(
-                    self._model, folder, adapter_name=name, autocast_adapter_dtype=False
-                ).eval()
+                self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=name).eval()
             self._names[folder] = name
         return self._names[folder]
 

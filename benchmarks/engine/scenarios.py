@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engine.adapters import num_weight_bytes
-from benchmarks.engine.field import INVARIANT, LLAMA, OURS, PEFT, VLLM, VLLM_BASE
+from benchmarks.engine.field import INVARIANT, LLAMA, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.workload import NUM_PROMPTS, Batch, ClosedLoop, Loads, Residents, prompts
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class Season:
 def batch_entries(*, has_peers: bool) -> list[Entry]:
     """Who runs which batch."""
     ours = [(OURS, "base"), (OURS, "lora1"), (OURS, "lora32"), (INVARIANT, "base"), (INVARIANT, "lora32")]
-    theirs = [(VLLM, "lora1"), (VLLM, "lora32"), (VLLM_BASE, "base"), (PEFT, "lora32"), (LLAMA, "base")]
+    vllm = [(name, scenario) for name in (VLLM, VLLM_EAGER) for scenario in ("lora1", "lora32")]
+    theirs = [*vllm, (VLLM_BASE, "base"), (PEFT, "lora32"), (LLAMA, "base")]
     return ours + [entry for entry in theirs if has_peers]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.engine.contestant import Run
-from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM
+from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
 from benchmarks.engine.figures import is_quiet, ratios, row
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import Results
@@ -17,7 +17,7 @@ def run(speed: float = 1.0, *, ttft: float = 0.1, foreign: float = 0.0, **extra:
 
 def played(**runs: list[Run]) -> Results:
     """`ours_base=[...]`: runs by contestant and scenario."""
-    names = {"ours": OURS, "vllm": VLLM, "peft": PEFT, "llama": LLAMA}
+    names = {"ours": OURS, "vllm": VLLM, "eager": VLLM_EAGER, "peft": PEFT, "llama": LLAMA}
     split = {key: key.split("_") for key in runs}
     return Results({(names[split[key][0]], split[key][1]): value for key, value in runs.items()})
 
@@ -28,6 +28,14 @@ def test_a_ratio_is_the_median_over_runs_of_the_same_repeat() -> None:
     found = ratios(played(ours_lora32=ours, vllm_lora32=theirs))["lora32_vs_vllm"]
     assert found is not None
     assert (found.value, found.low, found.high) == pytest.approx((3.0, 1.5, 3.0))
+
+
+@pytest.mark.parametrize(("compiled", "eager"), [(2.0, 1.0), (1.0, 2.0)])
+def test_of_two_settings_of_a_peer_the_faster_counts(compiled: float, eager: float) -> None:
+    runs = played(ours_lora32=[run(6.0)], vllm_lora32=[run(compiled)], eager_lora32=[run(eager)])
+    found = ratios(runs)["lora32_vs_vllm"]
+    assert found is not None
+    assert found.value == pytest.approx(3.0)
 
 
 def test_what_was_not_run_has_no_ratio() -> None:

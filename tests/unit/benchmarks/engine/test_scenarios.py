@@ -12,7 +12,15 @@ from benchmarks.engine.contestant import Run
 from benchmarks.engine.field import INVARIANT, OURS
 from benchmarks.engine.figures import ratios
 from benchmarks.engine.measure import Measurement
-from benchmarks.engine.scenarios import GROUPS, Results, Season, in_turn, num_adapters, num_runs
+from benchmarks.engine.scenarios import (
+    GROUPS,
+    Results,
+    Season,
+    batch_entries,
+    in_turn,
+    num_adapters,
+    num_runs,
+)
 from benchmarks.engine.workload import ClosedLoop
 
 if TYPE_CHECKING:
@@ -70,7 +78,8 @@ def test_all_contestants_of_a_repeat_get_the_same_prompts_and_no_repeat_gets_the
 ) -> None:
     stage, _, _ = played
     batches = [workload.prompts for _, task, workload in stage.calls if task == "batch"]
-    assert [batches.count(prompts) for prompts in batches] == [10] * 30
+    contestants = len(batch_entries(has_peers=True))
+    assert [batches.count(prompts) for prompts in batches] == [contestants] * (3 * contestants)
 
 
 def test_the_zipf_runs_add_up_to_all_requests(played: tuple[Stage, Season, list[str]]) -> None:
