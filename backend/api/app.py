@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from backend.api import errors
+from backend.api.deps import refuse_nul
 from backend.api.middleware import BodyLimit, Defects, RequestId
 from backend.api.openapi import document
 from backend.api.rate_limits import RateLimits
@@ -63,6 +64,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         title="loraledger",
         summary="Specialised models, paid per token, and the people whose data made them.",
         lifespan=_lifespan,
+        dependencies=[Depends(refuse_nul)],
         docs_url=None,  # its page loads scripts from elsewhere; the document itself is at /openapi.json
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

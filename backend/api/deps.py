@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from backend.api.rate_limits import RateLimits
 from backend.api.services import Services
-from backend.domain.errors import Forbidden, Unauthenticated
+from backend.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from backend.domain.ids import Account
 from backend.services.keys import KEY_PREFIX
 
@@ -42,6 +42,12 @@ def get_services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+async def refuse_nul(request: Request) -> None:
+    """No name of anything here has a NUL, and PostgreSQL cannot even look for one."""
+    if "\0" in request.scope["path"] or "%00" in request.url.query:
+        raise InvalidInput("A path and a query have no NUL characters.")
 
 
 def get_caller(

@@ -75,6 +75,25 @@ def test_a_path_leads_nowhere_else(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/a%00b",
+        "/v1/contributions/a%00",
+        "/v1/contributions/%00/defects",
+        "/v1/fine_tuning/jobs/%00",
+        "/v1/channels/%00",
+        "/v1/receipts?after=%00",
+        "/ipfs/%00?format=raw",
+    ],
+)
+def test_a_nul_is_in_no_name(api: Api, path: str) -> None:
+    """PostgreSQL refuses to look for one, which would be a defect of ours."""
+    answer = said(api.url, request(path, f"authorization: Bearer {api.key}"))
+    assert answer.split()[1] == "400", answer
+    assert "NUL" in answer
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         request("/health", "x-large: " + "a" * (1 << 20)),
