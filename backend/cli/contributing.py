@@ -79,6 +79,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"{report['num_rows']:,} sound rows of {report['format']}" if report["num_rows"] else "no sound row"
     )
     yield f"{what}, {num_defects:,} defects, licence {report['licence']}"
+    if report["num_left_out"]:
+        yield f"partly accepted: the contribution goes without {report['num_left_out']:,} lines"
     if report["datanet_licence"]:
         yield f"the datanet takes {report['datanet_licence']}"
     if report["profile"]:

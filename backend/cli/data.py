@@ -62,16 +62,22 @@ def push(
     datanet: Annotated[int, typer.Option(help="Id of the datanet it goes to.", min=1)],
     licence: Licence,
     name: Annotated[str, typer.Option(help="Its title; left out: the file's name.")] = "",
+    accept_partial: Annotated[
+        bool, typer.Option("--accept-partial", help="Go without the lines that have a defect.")
+    ] = False,
     is_agreed: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
     user: User = CONTRIBUTOR,
 ) -> None:
-    """Upload a file, show the report, and sign the contribution; exit code 1 if there is a defect."""
+    """Upload a file, show the report, and sign the contribution; exit code 1 if it is refused."""
     with open_market(user) as market:
         where = {"datanet": datanet, "name": name or rows.name, "licence": licence}
+        where["accept_partial"] = accept_partial
         upload = contributing.upload_file(market, where, rows)
         _show_report(upload["report"], as_json=False)
         if upload["state"] != "draft":
-            typer.echo("refused: nothing of it is kept")
+            sound = upload["report"]["num_rows"]
+            hint = f"; --accept-partial contributes the {sound:,} sound rows" if sound else ""
+            typer.echo(f"refused: nothing of it is kept{hint}")
             raise typer.Exit(1)
         if not is_agreed:
             typer.confirm("Sign and contribute it?", abort=True)

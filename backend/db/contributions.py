@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, union, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from backend.domain.ids import Hash32
+
+LINES_AT_ONCE = 1000
 
 
 class UploadStore:
@@ -86,13 +88,30 @@ class UploadStore:
             self._session.execute(insert(RowHashRow), values)
 
     def copies(self, upload_id: str) -> Iterator[Copy]:
-        yield from self._repeated(upload_id)
-        yield from self._claimed_by_others(upload_id)
+        account = Account(self._session.get_one(UploadRow, upload_id).account)
+        for line, of_line in self._session.execute(_repeated(upload_id)):
+            yield Copy(line, upload_id, of_line, account, None)
+        claimed = _claimed_by_others(upload_id, self._datanet(upload_id))
+        for line, of_upload, of_line, owner, index in self._session.execute(claimed):
+            yield Copy(line, of_upload, of_line, Account(owner), index)
+
+    def rows_by_line(self, upload_id: str) -> Iterator[tuple[int, bool]]:
+        row = RowHashRow
+        found = (_repeated(upload_id), _claimed_by_others(upload_id, self._datanet(upload_id)))
+        copies = union(*(query.order_by(None).with_only_columns(row.line) for query in found)).subquery()
+        query = (
+            select(row.line, copies.c.line)
+            .outerjoin(copies, copies.c.line == row.line)
+            .where(row.upload_id == upload_id)
+            .order_by(row.line)
+        )
+        rows = self._session.execute(query.execution_options(yield_per=LINES_AT_ONCE))
+        for line, copied_line in rows:
+            yield line, copied_line is not None
 
     def claim_rows(self, upload_id: str, after: str, limit: int) -> str | None:
-        datanet = self._session.get_one(UploadRow, upload_id).datanet
         try:
-            return self._set_claim(upload_id, datanet, after, limit)
+            return self._set_claim(upload_id, self._datanet(upload_id), after, limit)
         except IntegrityError:
             raise Conflict(f"another upload has claimed a row of {upload_id}", "upload_id") from None
 
@@ -102,6 +121,10 @@ class UploadStore:
 
     def release_rows(self, upload_id: str, after: str, limit: int) -> str | None:
         return self._set_claim(upload_id, None, after, limit)
+
+    def drop_lines(self, upload_id: str, lines: Sequence[int]) -> None:
+        row = RowHashRow
+        self._session.execute(delete(row).where(row.upload_id == upload_id, row.line.in_(lines)))
 
     def drop_rows(self, upload_id: str, limit: int) -> bool:
         first = select(RowHashRow.line).filter_by(upload_id=upload_id).order_by(RowHashRow.line).limit(limit)
@@ -124,34 +147,35 @@ class UploadStore:
             self._session.execute(update(row).where(*these).values(claimed_by_datanet=datanet))
         return last
 
-    def _repeated(self, upload_id: str) -> Iterator[Copy]:
-        # Grouping first: joined with itself, a file of n rows may be compared n times n.
-        row = RowHashRow
-        rows = select(row.row_hash, func.min(row.line).label("line")).where(row.upload_id == upload_id)
-        first = rows.group_by(row.row_hash).having(func.count() > 1).subquery()
-        query = (
-            select(row.line, first.c.line)
-            .join(first, first.c.row_hash == row.row_hash)
-            .where(row.upload_id == upload_id, row.line > first.c.line)
-            .order_by(row.line)
-        )
-        account = Account(self._session.get_one(UploadRow, upload_id).account)
-        for line, of_line in self._session.execute(query):
-            yield Copy(line, upload_id, of_line, account, None)
+    def _datanet(self, upload_id: str) -> int:
+        return self._session.get_one(UploadRow, upload_id).datanet
 
-    def _claimed_by_others(self, upload_id: str) -> Iterator[Copy]:
-        ours, theirs, other = RowHashRow, aliased(RowHashRow), UploadRow
-        datanet = self._session.get_one(UploadRow, upload_id).datanet
-        query = (
-            select(ours.line, theirs.upload_id, theirs.line, other.account, other.index)
-            .join(theirs, theirs.row_hash == ours.row_hash)
-            .join(other, other.id == theirs.upload_id)
-            .where(ours.upload_id == upload_id, theirs.upload_id != upload_id)
-            .where(theirs.claimed_by_datanet == datanet)
-            .order_by(ours.line)
-        )
-        for line, of_upload, of_line, account, index in self._session.execute(query):
-            yield Copy(line, of_upload, of_line, Account(account), index)
+
+def _repeated(upload_id: str) -> Select[int, int]:
+    """(line, the first line with the same row), by line."""
+    # Grouping first: joined with itself, a file of n rows may be compared n times n.
+    row = RowHashRow
+    rows = select(row.row_hash, func.min(row.line).label("line")).where(row.upload_id == upload_id)
+    first = rows.group_by(row.row_hash).having(func.count() > 1).subquery()
+    return (
+        select(row.line, first.c.line)
+        .join(first, first.c.row_hash == row.row_hash)
+        .where(row.upload_id == upload_id, row.line > first.c.line)
+        .order_by(row.line)
+    )
+
+
+def _claimed_by_others(upload_id: str, datanet: int) -> Select[int, str, int, str, int | None]:
+    """(line, the upload that claims the row, its line, account and index), by line."""
+    ours, theirs, other = RowHashRow, aliased(RowHashRow), UploadRow
+    return (
+        select(ours.line, theirs.upload_id, theirs.line, other.account, other.index)
+        .join(theirs, theirs.row_hash == ours.row_hash)
+        .join(other, other.id == theirs.upload_id)
+        .where(ours.upload_id == upload_id, theirs.upload_id != upload_id)
+        .where(theirs.claimed_by_datanet == datanet)
+        .order_by(ours.line)
+    )
 
 
 def _columns(upload: Upload) -> dict[str, Any]:

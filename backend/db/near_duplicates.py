@@ -56,6 +56,10 @@ class SketchStore:
             self._session.execute(delete(row).where(row.upload_id == upload_id, row.line <= lines[-1]))
         return bool(lines)
 
+    def drop_lines(self, upload_id: str, lines: Sequence[int]) -> None:
+        row = RowSketchRow
+        self._session.execute(delete(row).where(row.upload_id == upload_id, row.line.in_(lines)))
+
     def publish(self, upload_id: str, after: int, limit: int) -> int | None:
         lines = self._lines(upload_id, after, limit)
         if not lines:

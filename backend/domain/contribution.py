@@ -104,6 +104,8 @@ class Report:
     """The first hundred; `Contributions.defects` has all."""
     defect_counts: Mapping[str, int] = field(default_factory=dict)
     """By code, of all."""
+    num_left_out: int = 0
+    """Lines with defects that a contribution was made without, by its contributor's word."""
     profile: Profile | None = None
     """Of the sound rows; None while there is none."""
     near_copies: NearCopies | None = None

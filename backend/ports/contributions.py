@@ -55,6 +55,10 @@ class Uploads(Protocol):
         """By line: rows that stand earlier in the upload, or that another one in its datanet claims."""
         ...
 
+    def rows_by_line(self, upload_id: str) -> Iterator[tuple[int, bool]]:
+        """(line, whether `copies` names it) of all rows, by line."""
+        ...
+
     def claim_rows(self, upload_id: str, after: str, limit: int) -> str | None:
         """Make the next `limit` rows, by hashes above `after`, the upload's own in its datanet.
 
@@ -66,6 +70,10 @@ class Uploads(Protocol):
 
     def release_rows(self, upload_id: str, after: str, limit: int) -> str | None:
         """Give up the claims of the next `limit` rows, as above; the hashes stay."""
+        ...
+
+    def drop_lines(self, upload_id: str, lines: Sequence[int]) -> None:
+        """Forget these rows of an upload that claims none."""
         ...
 
     def drop_rows(self, upload_id: str, limit: int) -> bool:
@@ -93,6 +101,10 @@ class Sketches(Protocol):
 
     def retract(self, upload_id: str, after: int, limit: int) -> int | None:
         """The reverse, as above; the sketches stay."""
+        ...
+
+    def drop_lines(self, upload_id: str, lines: Sequence[int]) -> None:
+        """Forget the sketches of these rows, none of them published."""
         ...
 
     def drop(self, upload_id: str, limit: int) -> bool:

@@ -105,10 +105,17 @@ class World:
         self._add(DatanetRow(id=NET, creator=OPERATOR.account, name="docs", cid_digest="0x" + "11" * 32))
 
     def upload(
-        self, content: bytes | Iterable[bytes] = ROWS, signer: Any = ALICE, licence: str = "MIT"
+        self,
+        content: bytes | Iterable[bytes] = ROWS,
+        signer: Any = ALICE,
+        licence: str = "MIT",
+        *,
+        accepts_partial: bool = False,
     ) -> Upload:
         stream = [content] if isinstance(content, bytes) else content
-        return self.contributions.upload(signer.account, NET, "letters", stream, licence)
+        return self.contributions.upload(
+            signer.account, NET, "letters", stream, licence, accepts_partial=accepts_partial
+        )
 
     def sign(self, upload: Upload, signer: Any = ALICE) -> str:
         return sign(self.contributions, upload, signer)

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -53,6 +54,8 @@ async def upload(
     name: Annotated[str, Query()],
     licence: Annotated[str, Query(description="SPDX expression")],
     transfer: Annotated[str, Query(description="The rows are what this transfer brought")] = "",
+    *,
+    accept_partial: Annotated[bool, Query(description="Go without the lines that have a defect")] = False,
 ) -> UploadView:
     """Rows as the body, as the file `file` of a form, or brought before by a transfer, which goes once they
     are a draft. The report says whether they are sound.
@@ -60,14 +63,9 @@ async def upload(
     slots: UploadSlots = request.app.state.upload_slots
     with slots.take() as thread:
         async with _rows(request, services, wallet, transfer) as stream:
+            check = partial(services.contributions.upload, accepts_partial=accept_partial)
             found = await to_thread.run_sync(
-                services.contributions.upload,
-                wallet.account,
-                DatanetId(datanet),
-                name,
-                stream,
-                licence,
-                limiter=thread,
+                check, wallet.account, DatanetId(datanet), name, stream, licence, limiter=thread
             )
     if transfer and found.state is UploadState.DRAFT:
         await to_thread.run_sync(services.transfers.remove, wallet.account, transfer)
@@ -88,7 +86,9 @@ def get_upload(upload_id: str, services: ServicesDep, caller: CallerDep) -> Uplo
 
 @router.get("/{upload_id}/defects", response_class=StreamingResponse)
 def list_defects(upload_id: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
-    """Everything that is wrong with an invalid upload, one JSON object a line."""
+    """Everything that is wrong with an upload that is refused or goes without some lines, one JSON object a
+    line.
+    """
     _own(services, upload_id, caller.account)
     return StreamingResponse(_lines(services, upload_id), media_type="application/x-ndjson")
 

@@ -41,7 +41,9 @@ class NearCopiesView(View):
 
 
 class ReportView(View):
-    """What the check found. `defects`: the first hundred; all of them under `/defects`."""
+    """What the check found. `defects`: the first hundred; all of them under `/defects`. `num_left_out`: lines
+    with defects that a partly accepted contribution goes without.
+    """
 
     licence: str
     datanet_licence: str | None
@@ -53,6 +55,7 @@ class ReportView(View):
     cid: str | None
     num_defects: int
     defect_counts: dict[str, int]
+    num_left_out: int
     defects: list[DefectView]
     profile: ProfileView | None
     near_copies: NearCopiesView | None

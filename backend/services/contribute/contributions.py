@@ -82,9 +82,17 @@ class Contributions:
         self._now = now
 
     def upload(
-        self, account: Account, datanet: DatanetId, name: str, stream: Iterable[bytes], licence: str
+        self,
+        account: Account,
+        datanet: DatanetId,
+        name: str,
+        stream: Iterable[bytes],
+        licence: str,
+        *,
+        accepts_partial: bool = False,
     ) -> Upload:
-        """Check JSONL or Parquet: a draft if it is sound, else an invalid upload whose report says why.
+        """Check JSONL or Parquet: a draft if it is sound, else an invalid upload whose report says why. With
+        `accepts_partial` a draft of the sound rows alone, if there is any; the report says what it lacks.
 
         Errors, and then nothing is kept: `NotFound` (datanet), `UnknownLicence`, `LicenceConflict`,
         `UnreadableTerms`, `InvalidInput` (name), `DiskFull`, those of `receive`, and what the stream raises.
@@ -100,7 +108,7 @@ class Contributions:
         with self._begin() as tx:
             tx.contributions.add(upload)
         try:
-            return self._check(upload, stream)
+            return self._check(upload, stream, accepts_partial=accepts_partial)
         except BaseException as error:
             self._staging.drop(upload.id)
             drop_rows(self._begin, upload.id)
@@ -130,7 +138,9 @@ class Contributions:
             return tx.contributions.find(account, datanet, limit, after)
 
     def defects(self, upload_id: str) -> Iterator[Defect]:
-        """What is wrong with an invalid upload: format first, then copies, each by line; the first 10,000."""
+        """What is wrong with an upload that is refused or goes without some lines: format first, then copies,
+        each by line; the first 10,000.
+        """
         self.status(upload_id)
         return read_defects(self._staging.defects(upload_id))
 
@@ -219,8 +229,8 @@ class Contributions:
             tx.contributions.save(submitted)
         return submitted
 
-    def _check(self, upload: Upload, stream: Iterable[bytes]) -> Upload:
-        report = self._checking.report(upload, stream)
+    def _check(self, upload: Upload, stream: Iterable[bytes], *, accepts_partial: bool) -> Upload:
+        report = self._checking.report(upload, stream, accepts_partial=accepts_partial)
         if report.content_hash is None:
             return self._refuse(replace(upload, state=UploadState.INVALID, report=report))
         draft = replace(upload, state=UploadState.DRAFT, report=report)

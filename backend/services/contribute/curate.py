@@ -105,7 +105,7 @@ class Curation:
             if upload != before:
                 tx.contributions.save(upload)
         if upload.index is not None:
-            self._staging.drop(upload_id)  # the block store has it
+            self._staging.drop_data(upload_id)  # the block store has it
         return upload != before
 
     def _clear(self, upload: Upload) -> bool:

@@ -69,6 +69,8 @@ class Received:
     """Sound rows, written to the canonical file."""
 
     format: RowFormat | None
+    num_lines: int
+    """All that were read."""
     num_bytes: int
     content_hash: Hash32
 
@@ -123,18 +125,24 @@ def receive(
     """
     head, stream = _peeked(_limited(stream, max_bytes))
     _refuse_compressed(head)
+    if not head:
+        raise EmptyUpload("the upload is empty: send one JSON object a line")
     if not head.startswith(MAGIC):
-        return _receive_lines(stream, target, log, profiler, keep_rows)
+        return write_rows(stream, target, log, profiler, keep_rows)
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".parquet") as spool:
         spool.writelines(stream)
         spool.flush()
         lines = _limited(parquet_lines(Path(spool.name), log.add), max_bytes)
-        return _receive_lines(lines, target, log, profiler, keep_rows)
+        received = write_rows(lines, target, log, profiler, keep_rows)
+    if not received.num_lines and not log.counts:
+        raise EmptyUpload("the upload is empty: its Parquet has no row")
+    return received
 
 
-def _receive_lines(
+def write_rows(
     stream: Iterable[bytes], target: Path, log: DefectLog, profiler: Profiler, keep_rows: KeepRows
 ) -> Received:
+    """Sound rows of JSONL, of which there may be none."""
     digest = sha256()
     num_bytes = 0
     reader = RowReader()
@@ -146,9 +154,7 @@ def _receive_lines(
             digest.update(block)
             num_bytes += len(block)
             keep_rows(rows)
-    if not lines.number and not log.counts:
-        raise EmptyUpload("the upload is empty: send one JSON object a line")
-    return Received(reader.format, num_bytes, Hash32("0x" + digest.hexdigest()))
+    return Received(reader.format, lines.number, num_bytes, Hash32("0x" + digest.hexdigest()))
 
 
 class _Lines:

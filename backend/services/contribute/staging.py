@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from backend.domain.dataset import canonical_row
@@ -40,7 +41,10 @@ class Staging:
         return self._root / upload_id / DEFECTS_FILE
 
     def drop_data(self, upload_id: str) -> None:
+        """What is wrong stays, if anything is."""
         self.data(upload_id).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self._root / upload_id).rmdir()
 
     def drop(self, upload_id: str) -> None:
         shutil.rmtree(self._root / upload_id, ignore_errors=True)

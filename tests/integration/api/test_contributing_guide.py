@@ -141,3 +141,15 @@ def test_why_a_contribution_was_rejected_is_shown(api: Api, tmp_path: Path) -> N
     shown = type_in(f"loraledger data status {upload_id}").output
     assert "rejected, contribution 0" in shown
     assert "the curators' reason: licence [2]" in shown
+
+
+def test_the_sound_rows_of_a_file_are_contributed_by_ones_word(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(jsonl({"text": "a"}, {"text": 1}, {"text": "b"}))
+    command = "loraledger data push rows.jsonl --datanet 1 --licence MIT --yes"
+    refused = type_in(command)
+    assert refused.exit_code == 1
+    assert "--accept-partial contributes the 2 sound rows" in refused.output
+    partly = type_in(f"{command} --accept-partial")
+    assert partly.exit_code == 0, partly.output
+    assert "line 2, text: must be a string, not a number [wrong_type]" in partly.output
+    assert "partly accepted: the contribution goes without 1 lines" in partly.output
