@@ -271,7 +271,8 @@ class Installation:
     def upload_check(self) -> UploadCheck:
         from backend.services.contribute.check_upload import UploadCheck
 
-        return UploadCheck(self.database.begin, self.database.read, self.staging, self.count_tokens)
+        db, refused = self.database, self.settings.refused_kinds
+        return UploadCheck(db.begin, db.read, self.staging, self.count_tokens, refused)
 
     @cached_property
     def curation(self) -> Curation:

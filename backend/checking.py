@@ -62,7 +62,7 @@ def _scratch(settings: Settings) -> Iterator[UploadCheck]:
         try:
             upgrade(database.engine)
             staging = Staging(Path(folder) / "uploads", settings.max_upload_bytes)
-            yield UploadCheck(database.begin, database.read, staging, count_tokens)
+            yield UploadCheck(database.begin, database.read, staging, count_tokens, settings.refused_kinds)
         finally:
             database.close()
 

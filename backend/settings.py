@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backend.domain.contribution import PersonalKind
 from backend.domain.errors import InvalidInput
 
 
@@ -59,6 +60,8 @@ class Settings(BaseSettings):
     """Of a training process."""
     max_upload_bytes: int = Field(default=1 << 30, ge=1)
     """Larger uploads are refused."""
+    refused_personal_data: str = "CREDIT_CARD,CRYPTO,IBAN_CODE,UK_NHS,UK_NINO,US_SSN"
+    """Kinds of personal data whose rows are not taken, with commas; all others are only reported."""
     min_prompt_price: int = Field(default=1, ge=0, lt=1 << 63)
     """Versions that ask less for prompt tokens are not served; token units per million tokens."""
     min_completion_price: int = Field(default=1, ge=0, lt=1 << 63)
@@ -95,6 +98,19 @@ class Settings(BaseSettings):
     def db_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'loraledger.db'}"
 
+    @field_validator("refused_personal_data")
+    @classmethod
+    def _are_kinds(cls, names: str) -> str:
+        known = ", ".join(PersonalKind)
+        if not set(_listed(names)) <= set(PersonalKind):
+            raise ValueError(f"some of {known}, with commas")
+        return names
+
+    @property
+    def refused_kinds(self) -> frozenset[PersonalKind]:
+        """Of personal data."""
+        return frozenset(map(PersonalKind, _listed(self.refused_personal_data)))
+
     @property
     def origins(self) -> tuple[str, ...]:
         """Origins that a sign-in message may come from."""
@@ -125,6 +141,10 @@ class Settings(BaseSettings):
     @property
     def blocks(self) -> Path:
         return self.home / "ipfs"
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def load_settings() -> Settings:

@@ -85,6 +85,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"the datanet takes {report['datanet_licence']}"
     if report["profile"]:
         yield from _profile_lines(report["profile"])
+    if report["personal_data"]:
+        yield from _personal_lines(report["personal_data"])
     if report["near_copies"]:
         yield from _near_copy_lines(report["near_copies"])
 
@@ -97,6 +99,13 @@ def _profile_lines(profile: Mapping[str, Any]) -> Iterator[str]:
     yield f"languages of {profile['num_sampled']:,} rows: {languages}"
     lengths = ", ".join(f"up to {most} {count:,}" for most, count in profile["lengths"].items())
     yield f"rows by characters: {lengths}"
+
+
+def _personal_lines(personal: Mapping[str, Any]) -> Iterator[str]:
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in personal["counts"].items()) or "none"
+    yield f"personal data found by its form: {counts}; names and postal addresses are not looked for"
+    for found in personal["first"]:
+        yield f"  line {found['line']}, {found['field']}: {found['kind']} {found['masked']}"
 
 
 def _near_copy_lines(near: Mapping[str, Any]) -> Iterator[str]:

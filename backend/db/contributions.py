@@ -11,7 +11,17 @@ from sqlalchemy.orm import aliased
 
 from backend.db.paging import newest_first
 from backend.db.tables.contributions import RowHashRow, UploadRow
-from backend.domain.contribution import Copy, Profile, Report, Ticket, Upload, UploadState
+from backend.domain.contribution import (
+    Copy,
+    PersonalData,
+    PersonalFinding,
+    PersonalKind,
+    Profile,
+    Report,
+    Ticket,
+    Upload,
+    UploadState,
+)
 from backend.domain.dataset import Defect, RowFormat
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, DatanetId
@@ -216,10 +226,12 @@ def _upload(row: UploadRow) -> Upload:
 
 def _report(raw: dict[str, Any]) -> Report:
     kind, profile, near = raw["format"], raw.get("profile"), raw.get("near_copies")
+    personal = raw.get("personal_data")
     parts = {
         "format": None if kind is None else RowFormat(kind),
         "defects": tuple(Defect(**defect) for defect in raw["defects"]),
         "profile": None if profile is None else Profile(**profile),
+        "personal_data": None if personal is None else _personal_data(personal),
         "near_copies": None if near is None else _near_copies(near),
     }
     return Report(**{**raw, **parts})
@@ -227,3 +239,9 @@ def _report(raw: dict[str, Any]) -> Report:
 
 def _near_copies(raw: dict[str, Any]) -> NearCopies:
     return NearCopies(**{**raw, "first": tuple(NearCopy(**one) for one in raw["first"])})
+
+
+def _personal_data(raw: dict[str, Any]) -> PersonalData:
+    counts = {PersonalKind(kind): count for kind, count in raw["counts"].items()}
+    findings = ({**one, "kind": PersonalKind(one["kind"])} for one in raw["first"])
+    return PersonalData(counts, tuple(PersonalFinding(**one) for one in findings))

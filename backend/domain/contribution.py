@@ -82,6 +82,39 @@ class Profile:
     """All rows by their characters: the key is the most that its rows have, one less than a power of two."""
 
 
+class PersonalKind(StrEnum):
+    """Kinds of personal data that are found by their form, as presidio names them."""
+
+    EMAIL_ADDRESS = "EMAIL_ADDRESS"
+    PHONE_NUMBER = "PHONE_NUMBER"
+    IP_ADDRESS = "IP_ADDRESS"
+    CREDIT_CARD = "CREDIT_CARD"
+    IBAN_CODE = "IBAN_CODE"
+    CRYPTO = "CRYPTO"
+    US_SSN = "US_SSN"
+    UK_NINO = "UK_NINO"
+    UK_NHS = "UK_NHS"
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalFinding:
+    line: int
+    field: str
+    kind: PersonalKind
+    masked: str
+    """The first of its kind in the field, so far as it may be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalData:
+    """What patterns and checksums find. Names and postal addresses are not looked for."""
+
+    counts: Mapping[PersonalKind, int]
+    """Fields of rows."""
+    first: tuple[PersonalFinding, ...]
+    """A hundred."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What the check of an upload found. Of an invalid one, the hash and CID are None."""
@@ -108,6 +141,8 @@ class Report:
     """Lines with defects that a contribution was made without, by its contributor's word."""
     profile: Profile | None = None
     """Of the sound rows; None while there is none."""
+    personal_data: PersonalData | None = None
+    """None while it is being checked."""
     near_copies: NearCopies | None = None
     """None while it is being checked."""
 

@@ -21,6 +21,7 @@ from backend.services.contribute.profile import Profiler
 from backend.services.contribute.receive import DefectLog, receive
 from backend.services.contribute.staging import Staging
 from backend.services.contribute.uploads import claim_rows
+from backend.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,8 @@ def _structure(num_bytes: int, work: Path) -> Pace:
     profiler = Profiler(lambda _texts: None)
     watch = Stopwatch()
     with DefectLog(work / "defects.jsonl") as log:
-        received = receive(_chunks(path), work / "canonical.jsonl", 2 * num_bytes, log, profiler, _forget)
+        target = work / "canonical.jsonl"
+        received = receive(_chunks(path), target, 2 * num_bytes, log, profiler, _forget, iter)
     pace = watch.pace(path.stat().st_size)
     _hold(not log.counts and received.num_bytes > num_bytes // 2, "sound rows were refused")
     for made in (path, work / "canonical.jsonl"):
@@ -115,7 +117,8 @@ def _near_duplicates(num_bytes: int, work: Path) -> Pace:
     database_file.unlink(missing_ok=True)
     database = Database.open(f"sqlite:///{database_file}")
     Base.metadata.create_all(database.engine)
-    check = UploadCheck(database.begin, database.read, Staging(work / "uploads", 2 * num_bytes), _no_tokens)
+    staging, refused = Staging(work / "uploads", 2 * num_bytes), Settings().refused_kinds
+    check = UploadCheck(database.begin, database.read, staging, _no_tokens, refused)
     known = _written(work / "known.jsonl", rows(num_bytes, seed=1))
     new = _written(work / "new.jsonl", _partly_copied(num_bytes))
     _check(check, "upload-known", known)

@@ -13,6 +13,7 @@ from backend.db.tables.chain import ContributionRow, DatanetRow, SnapshotRow
 from backend.db.tables.transactions import TransactionRow
 from backend.domain.chain import BlockRef, TransactionState
 from backend.domain.content import cid_digest
+from backend.domain.contribution import PersonalKind
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
 from backend.services.consent import Consent
@@ -37,6 +38,7 @@ ALICE, BOB = local_account(3), local_account(4)
 REGISTRY = Account("0x" + "d5" * 20)
 NET = DatanetId(1)
 MAX_BYTES = 100_000
+REFUSED = frozenset({PersonalKind.CREDIT_CARD, PersonalKind.IBAN_CODE})
 ROWS = b'{"prompt": "What is a?", "completion": "A letter."}\n{"prompt": "b?", "completion": "Another."}\n'
 
 
@@ -87,7 +89,7 @@ class World:
         self.chain = PlayedChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.staging = Staging(folder / "uploads", MAX_BYTES)
-        check = UploadCheck(database.begin, database.read, self.staging, count_words)
+        check = UploadCheck(database.begin, database.read, self.staging, count_words, REFUSED)
         parts = (
             self.store,
             self.chain,

@@ -192,7 +192,7 @@ class Installation:
         read: Any = self.read
         claims: Any = PlayedClaims()
         nobody: Any = None
-        check = UploadCheck(begin, read, Staging(folder / "uploads", 1000), lambda _texts: None)
+        check = UploadCheck(begin, read, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
         self.admitting = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
         self.admission = Waiting(self.admitting)

@@ -40,6 +40,24 @@ class NearCopiesView(View):
     first: list[NearCopyView]
 
 
+class PersonalFindingView(View):
+    """`masked`: the first of its kind in the field, so far as it is shown."""
+
+    line: int
+    field: str
+    kind: str
+    masked: str
+
+
+class PersonalDataView(View):
+    """What patterns and checksums find: fields of rows that have it by kind, and the first hundred. Names and
+    postal addresses are not looked for.
+    """
+
+    counts: dict[str, int]
+    first: list[PersonalFindingView]
+
+
 class ReportView(View):
     """What the check found. `defects`: the first hundred; all of them under `/defects`. `num_left_out`: lines
     with defects that a partly accepted contribution goes without.
@@ -58,6 +76,7 @@ class ReportView(View):
     num_left_out: int
     defects: list[DefectView]
     profile: ProfileView | None
+    personal_data: PersonalDataView | None
     near_copies: NearCopiesView | None
 
 

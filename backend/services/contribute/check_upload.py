@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.dataset import Defect
 from backend.domain.near_duplicates import NEAR_PPM, NearCopies
+from backend.services.contribute.personal_data import PersonalDataScreen
 from backend.services.contribute.profile import Profiler
 from backend.services.contribute.receive import DefectLog, receive, write_rows
 from backend.services.contribute.sketch import sketches
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.contribution import Copy, Report, Upload
+    from backend.domain.contribution import Copy, PersonalKind, Report, Upload
     from backend.domain.dataset import Row
     from backend.domain.ids import Hash32
     from backend.domain.near_duplicates import NearCopy
@@ -42,6 +43,8 @@ class UploadCheck:
     read: Begin
     staging: Staging
     count_tokens: CountTokens
+    refused_kinds: frozenset[PersonalKind]
+    """Of personal data."""
 
     def report(self, upload: Upload, stream: Iterable[bytes], *, accepts_partial: bool = False) -> Report:
         """The canonical rows are in the staging folder then. Without a content hash if there is nothing to be
@@ -52,8 +55,10 @@ class UploadCheck:
         self.staging.open(upload.id)
         profiler = Profiler(self.count_tokens)
         target, max_bytes = self.staging.data(upload.id), self.staging.max_bytes
+        keep = partial(self._keep, upload.id)
         with DefectLog(self.staging.defects(upload.id)) as log:
-            received = receive(stream, target, max_bytes, log, profiler, partial(self._keep, upload.id))
+            with PersonalDataScreen(self.refused_kinds, log) as screen:
+                received = receive(stream, target, max_bytes, log, profiler, keep, screen)
             num_lines = received.num_lines
             self._name_copies(upload.id, log)
             if accepts_partial and log.counts.keys() & COPIES:
@@ -72,6 +77,7 @@ class UploadCheck:
             defect_counts=dict(log.counts),
             num_left_out=num_lines - profiler.num_rows if is_kept else 0,
             profile=profiler.profile() if profiler.num_rows else None,
+            personal_data=screen.found(),
             near_copies=self._near_copies(upload.id),
         )
 
@@ -103,7 +109,7 @@ class UploadCheck:
         draft = data.with_suffix(".part")
         with data.open("rb") as file, DefectLog(data.with_suffix(".none")) as none:
             rows = self._without_copies(upload_id, file)
-            received = write_rows(rows, draft, none, profiler, lambda _: None)
+            received = write_rows(rows, draft, none, profiler, lambda _: None, iter)
         draft.replace(data)
         return received
 

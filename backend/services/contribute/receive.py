@@ -6,7 +6,7 @@ import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,7 @@ from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.uploads import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Self, TextIO
 
     from backend.services.contribute.profile import Profiler
@@ -40,6 +40,8 @@ COMPRESSED = {
 
 KeepRows = Callable[[Sequence[tuple[Row, Hash32]]], None]
 """Takes some rows and their hashes, in order."""
+Screen = Callable[[Iterable[Sequence[tuple[Row, Hash32]]]], Iterable[Sequence[tuple[Row, Hash32]]]]
+"""Takes them portion by portion, and hands on of each those that may be contributed."""
 CHARACTERS_AT_ONCE = 1 << 20
 """Of rows that are handed on together, with their last one's to come."""
 
@@ -117,8 +119,9 @@ def receive(
     log: DefectLog,
     profiler: Profiler,
     keep_rows: KeepRows,
+    screen: Screen,
 ) -> Received:
-    """Sound rows of JSONL or Parquet go to `target` in canonical form.
+    """Sound rows of JSONL or Parquet that pass `screen` go to `target` in canonical form.
 
     Errors: `UploadTooLarge`, `TooManyRows`, `EmptyUpload`, `CompressedUpload`, `UnreadableParquet`,
     `ParquetTooDense`.
@@ -128,19 +131,24 @@ def receive(
     if not head:
         raise EmptyUpload("the upload is empty: send one JSON object a line")
     if not head.startswith(MAGIC):
-        return write_rows(stream, target, log, profiler, keep_rows)
+        return write_rows(stream, target, log, profiler, keep_rows, screen)
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".parquet") as spool:
         spool.writelines(stream)
         spool.flush()
         lines = _limited(parquet_lines(Path(spool.name), log.add), max_bytes)
-        received = write_rows(lines, target, log, profiler, keep_rows)
+        received = write_rows(lines, target, log, profiler, keep_rows, screen)
     if not received.num_lines and not log.counts:
         raise EmptyUpload("the upload is empty: its Parquet has no row")
     return received
 
 
 def write_rows(
-    stream: Iterable[bytes], target: Path, log: DefectLog, profiler: Profiler, keep_rows: KeepRows
+    stream: Iterable[bytes],
+    target: Path,
+    log: DefectLog,
+    profiler: Profiler,
+    keep_rows: KeepRows,
+    screen: Screen,
 ) -> Received:
     """Sound rows of JSONL, of which there may be none."""
     digest = sha256()
@@ -148,7 +156,9 @@ def write_rows(
     reader = RowReader()
     lines = _Lines(reader, log)
     with target.open("wb") as file:
-        for rows in _portions(lines.sound(stream), profiler):
+        for rows in screen(_portions(lines.sound(stream))):
+            for row, row_hash in rows:
+                profiler.add(row, row_hash, row.num_characters)
             block = b"".join([row.canonical + b"\n" for row, _ in rows])
             file.write(block)
             digest.update(block)
@@ -178,15 +188,13 @@ class _Lines:
                     self._log.add(defect)
 
 
-def _portions(rows: Iterable[Row], profiler: Profiler) -> Iterator[list[tuple[Row, Hash32]]]:
-    """Rows with their hashes, so many at a time that they take little memory; the profiler sees each."""
+def _portions(rows: Iterable[Row]) -> Iterator[list[tuple[Row, Hash32]]]:
+    """Rows with their hashes, so many at a time that they take little memory."""
     portion: list[tuple[Row, Hash32]] = []
     num_characters = 0
     for row in rows:
-        row_hash, length = row.hash, row.num_characters
-        profiler.add(row, row_hash, length)
-        portion.append((row, row_hash))
-        num_characters += length
+        portion.append((row, row.hash))
+        num_characters += row.num_characters
         if len(portion) == ROWS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
             yield portion
             portion, num_characters = [], 0

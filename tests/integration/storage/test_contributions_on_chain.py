@@ -52,7 +52,7 @@ class Installation:
         self.store = EmbeddedStore(home / "ipfs", is_durable=False)
         staging, lane = Staging(home / "uploads", 1 << 20), OPERATOR.account
         begin, read = database.begin, database.read
-        check = UploadCheck(begin, read, staging, lambda _texts: None)
+        check = UploadCheck(begin, read, staging, lambda _texts: None, frozenset())
         consent = Consent(recover, WalletCalls(chain.node))
         self.contributions = Contributions(begin, read, self.store, chain, consent, check, lane)
         self.curation = Curation(begin, read, self.store, staging, lane)

@@ -45,6 +45,14 @@ def test_a_sign_in_may_name_the_public_address_only_where_there_is_one() -> None
     assert Settings(api_port=8123).origins == ("http://127.0.0.1:8123", "http://localhost:8123")
 
 
+def test_kinds_of_personal_data_are_those_that_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings(refused_personal_data="").refused_kinds == frozenset()
+    assert Settings(refused_personal_data="IBAN_CODE, US_SSN").refused_kinds == {"IBAN_CODE", "US_SSN"}
+    monkeypatch.setenv("LORALEDGER_REFUSED_PERSONAL_DATA", "IBAN_CODE,NAMES")
+    with pytest.raises(InvalidInput, match=r"LORALEDGER_REFUSED_PERSONAL_DATA: .*some of EMAIL_ADDRESS"):
+        load_settings()
+
+
 def test_every_setting_is_documented() -> None:
     documented = Path("docs/settings.md").read_text()
     for name in Settings.model_fields:
