@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
     """How to start the engine. `options` become command-line options of `inference.server`, such as
-    `{"dtype": "float32", "num_threads": 1}`. With `ends_with_stdin` it ends when whoever holds the other end
-    of its standard input does, however that happens.
+    `{"dtype": "float32", "batch_invariant": True}`. With `ends_with_stdin` it ends when whoever holds the
+    other end of its standard input does, however that happens.
     """
 
     socket_path: Path
@@ -43,8 +43,11 @@ class EngineProcess:
             **self.options,
         }
         for name, value in named.items():
-            if value is not None:
-                command += [f"--{name.replace('_', '-')}", str(value)]
+            option = f"--{name.replace('_', '-')}"
+            if value is True:
+                command.append(option)
+            elif value is not None:
+                command += [option, str(value)]
         return command
 
     def environment(self) -> dict[str, str]:

@@ -6,30 +6,14 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
-import numpy as np
 import pytest
-from openai import OpenAI
-from safetensors.numpy import save_file
 
-from backend.bootstrap import BaseFacts
-from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
-from backend.domain.content import cid_digest
-from backend.domain.hashing import channel_id, record_argument, to_hash, version_id
-from backend.domain.ids import Hash32
-from backend.domain.split import UNIT
-from backend.domain.voucher import Voucher
-from backend.engine.process import EngineProcess
 from backend.watching import Task, watching
-from inference.model.base_model import base_model_digest
-from tests.fixtures_engine import make_adapter, make_model
-from tests.integration.api.conftest import sign_in
-from tests.support.engine import RunningEngine
-from tests.support.operating import Operating, deposit, listening, new_operator, serving
-from tools.local_market import CONTRIBUTORS, CREATOR, PAYERS, LocalMarket
+from tests.support.two import Two
+from tools.local_market import CONTRIBUTORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,69 +21,6 @@ if TYPE_CHECKING:
 
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
-    from backend.domain.ids import Cid, VersionId
-
-HIDDEN, DEPOSIT = 64, 100_000_000
-PAYER = PAYERS[0]
-
-
-class Two:
-    """`home` has published an adapter; `away` has only the chain."""
-
-    def __init__(self, chain: ChainClient, rpc_url: str, folder: Path, stack: ExitStack) -> None:
-        self.market = LocalMarket(chain)
-        self.market._contribute()
-        model = make_model(folder / "model")
-        facts = BaseFacts("tiny", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
-        at_home, home_url = stack.enter_context(listening())
-        at_away, away_url = stack.enter_context(listening())
-        self.home = Operating(folder / "home", self.market, facts, rpc_url, home_url)
-        keys = new_operator(folder / "away_keys", self.market)
-        self.away = Operating(folder / "away", self.market, facts, rpc_url, away_url, **keys)
-        (folder / "away_keys" / "keys").rename(folder / "away" / "keys")
-        self.cid, self.version = self._publish(folder, model, facts)
-        socket_path = self.away.settings.engine_socket
-        socket_path.parent.mkdir(parents=True)
-        engine = RunningEngine(EngineProcess(socket_path, model, num_threads=1, options={"dtype": "float32"}))
-        stack.callback(engine.end)
-        deposit(self.market, PAYER, self.away.installation.operator.account, DEPOSIT)
-        for operating, listener in ((self.home, at_home), (self.away, at_away)):
-            operating.announce()
-            stack.enter_context(serving(operating, listener))
-        self.home.pump()
-        engine.wait_until_ready()
-
-    def _publish(self, folder: Path, model: Path, facts: BaseFacts) -> tuple[Cid, VersionId]:
-        adapter = make_adapter(folder / "adapter", model)
-        tensors: dict[str, np.ndarray[Any, Any]] = {
-            "positions": np.array([0, 2], dtype=np.int64),
-            "vectors": np.eye(2, HIDDEN, dtype=np.float32),
-            "centre": np.zeros(HIDDEN, dtype=np.float32),
-        }
-        save_file(tensors, folder / "adapter" / INDEX_FILE, INDEX_METADATA)
-        cid = self.home.installation.blobs.add_directory(folder / "adapter")
-        record = replace(
-            self.market.adapter,
-            adapter_digest=Hash32(f"0x{adapter.digest}"),
-            cid_digest=cid_digest(cid),
-            base_model=facts.digest,
-        )
-        self.market.send(CREATOR, "AdapterRegistry", "register", record_argument(record))
-        return cid, version_id(record)
-
-    def client(self) -> OpenAI:
-        """The payer at `away`, who signed a voucher for all of the deposit."""
-        session = sign_in(self.away.url, PAYER)
-        http = httpx.Client(base_url=self.away.url, headers={"authorization": f"Bearer {session}"})
-        operator, amount = self.away.installation.operator.account, DEPOSIT * UNIT
-        channel = channel_id(PAYER.account, operator, self.market.settlement.contract)
-        signature = PAYER.sign(self.market.vault.voucher_digest(Voucher(channel, 0, amount)))
-        voucher = {"max_cumulative": str(amount), "signature": signature}
-        with http:
-            added = http.post(f"/v1/channels/{channel}/vouchers", json=voucher)
-            assert added.status_code == 201, added.text
-            key = http.post("/v1/keys", json={"name": "test"}).json()["secret"]
-        return OpenAI(base_url=f"{self.away.url}/v1", api_key=key, max_retries=0)
 
 
 @pytest.fixture

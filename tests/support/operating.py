@@ -48,6 +48,8 @@ class Operating:
             max_lag_seconds=10**6,
             public_url=url,
             keystore_password_file=home / "password",
+            engine_dtype="float32",
+            engine_threads=1,
             **settings,
         )
         self.installation = Installation(self.settings)

@@ -1,0 +1,201 @@
+"""A receipt checked by somebody who trusts nobody's word: from the receipt, the chain's view and batch data.
+
+No API and no engine is asked, and no node: what this home has indexed is what counts as the chain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.batch import Header, spans_hash
+from backend.domain.disputes.receipt_rules import is_misplaced
+from backend.domain.errors import DomainError, InvalidInput
+from backend.domain.hashing import (
+    attribution_hash,
+    receipt_id,
+    response_bytes,
+    salted_hash,
+    slices_hash,
+    to_bytes,
+    to_hash,
+)
+from backend.domain.merkle import RECEIPTS_TAG, InvalidOpening, resolve
+from backend.domain.rules import BadReceipt, Rules
+from backend.domain.split import slice_charges
+from backend.services.audit.auditor import standing
+from backend.services.audit.published import spans_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import CommittedBatch
+    from backend.domain.hashing import TypedDomain
+    from backend.domain.ids import Account, Hash32, ReceiptId
+    from backend.domain.receipt import Receipt, SignedReceipt
+    from backend.ports.chain import ChainView, Recover
+    from backend.ports.settlement import MirrorTx
+    from backend.services.audit.auditor import Auditor
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`is_right` is None where it cannot be known here: the message says what is missing."""
+
+    name: str
+    is_right: bool | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownReceipt:
+    """A receipt as somebody shows it; only the signature ties it to anybody."""
+
+    id: ReceiptId
+    operator: Account
+    signed: SignedReceipt
+    salt: Hash32 | None = None
+
+
+class Verification:
+    """`settlement`: the domain in which receipts are signed."""
+
+    def __init__(
+        self,
+        read: Callable[[], AbstractContextManager[MirrorTx]],
+        auditor: Auditor,
+        recover: Recover,
+        settlement: TypedDomain,
+    ) -> None:
+        self._read, self._auditor = read, auditor
+        self._recover, self._settlement = recover, settlement
+
+    def checks(self, shown: ShownReceipt) -> Iterator[Check]:
+        """One after the other, as they are made."""
+        receipt = shown.signed.receipt
+        yield _equal("hash", "the receipt's id", receipt_id(receipt), shown.id)
+        with self._read() as tx:
+            yield self._signature(tx.chain, shown)
+            yield _hashes(shown.signed)
+            yield _charge(tx.chain, shown.signed)
+        yield self._place(shown)
+
+    def _signature(self, chain: ChainView, shown: ShownReceipt) -> Check:
+        try:
+            signer = self._recover(
+                self._settlement.receipt_digest(shown.signed.receipt), shown.signed.signature
+            )
+        except InvalidInput as error:
+            return Check("signature", is_right=False, message=f"malformed: {error}")
+        known = chain.operator(shown.operator)
+        if known is None:
+            return Check(
+                "signature", is_right=None, message=f"by {signer}; {shown.operator} is not indexed here"
+            )
+        is_right = signer in known.keys
+        verb = "is" if is_right else "is NOT"
+        return Check("signature", is_right, f"by {signer}, which {verb} a receipt key of {shown.operator}")
+
+    def _place(self, shown: ShownReceipt) -> Check:
+        receipt = shown.signed.receipt
+        with self._read() as tx:
+            batch = _covering(tx.chain, shown.operator, receipt)
+            spans = () if batch is None else spans_of(tx.chain, batch.hash)
+        if batch is None:
+            return Check("batch", is_right=None, message="in no batch that is indexed here (yet)")
+        try:
+            data = self._auditor.batch(shown.operator, batch.number)
+        except DomainError as error:
+            return Check(
+                "batch", is_right=None, message=f"batch {batch.number} cannot be opened here: {error}"
+            )
+        ids = (receipt_id(signed.receipt) for signed in data.receipts)
+        index = next((place for place, found in enumerate(ids) if found == shown.id), None)
+        if index is None:
+            text = f"batch {batch.number} covers its money by another receipt: an equivocation"
+            return Check("batch", is_right=False, message=text)
+        header = Header.from_chain(batch.header)
+        try:
+            opened = resolve(
+                RECEIPTS_TAG, to_bytes(shown.id), header.receipts_count, data.open_receipt(index)
+            )
+        except InvalidOpening as error:
+            return Check("batch", is_right=False, message=str(error))
+        is_right = (
+            to_hash(opened.root) == header.receipts_root
+            and opened.total == header.total
+            and spans_hash(spans) == header.spans_hash
+            and not is_misplaced(receipt, spans, opened.prefix)
+        )
+        place = f"leaf {index} of {header.receipts_count} of batch {batch.number} ({batch.state})"
+        return Check(
+            "batch", is_right, f"{place}, {'' if is_right else 'NOT '}proved by its path to the root"
+        )
+
+
+def content_check(shown: ShownReceipt, body: bytes, answers: Sequence[str]) -> Check:
+    """Whether request and answer are those that the receipt is for."""
+    if shown.salt is None:
+        return Check("content", is_right=None, message="the receipt was shown without its salt")
+    salt, receipt = to_bytes(shown.salt), shown.signed.receipt
+    wrong = [
+        name
+        for name, found, expected in (
+            ("request", salted_hash(salt, body), receipt.request_hash),
+            ("answer", salted_hash(salt, response_bytes(answers)), receipt.response_hash),
+        )
+        if found != expected
+    ]
+    text = (
+        f"not the {' and not the '.join(wrong)} of this receipt"
+        if wrong
+        else "request and answer are its own"
+    )
+    return Check("content", not wrong, text)
+
+
+def _hashes(signed: SignedReceipt) -> Check:
+    receipt = signed.receipt
+    if slices_hash(signed.slices) != receipt.slices_hash:
+        return Check("slices", is_right=False, message="the versions are not those that were signed")
+    if attribution_hash(signed.method, signed.slices) != receipt.attribution_hash:
+        return Check("slices", is_right=False, message="the shares are not those that were signed")
+    return Check("slices", is_right=True, message=f"{len(signed.slices)} versions, shares by {signed.method}")
+
+
+def _charge(chain: ChainView, signed: SignedReceipt) -> Check:
+    receipt = signed.receipt
+    records = [chain.version(part.version_id) for part in signed.slices]
+    missing = [part.version_id for part, record in zip(signed.slices, records, strict=True) if record is None]
+    if missing:
+        return Check("charge", is_right=None, message=f"version {missing[0]} is not indexed here")
+    known = [record for record in records if record is not None]
+    counts = f"{receipt.prompt_tokens} + {receipt.completion_tokens} tokens"
+    if receipt.charge == 0:
+        charges = slice_charges(signed.slices, known, receipt.prompt_tokens, receipt.completion_tokens)
+        return _equal("charge", f"{counts} in micro-units", sum(charges), 0)
+    try:
+        Rules(chain).charges(signed)
+    except BadReceipt as error:
+        return Check("charge", is_right=False, message=error.message)
+    return Check(
+        "charge", is_right=True, message=f"{counts} are {receipt.charge} micro-units at registered prices"
+    )
+
+
+def _covering(chain: ChainView, operator: Account, receipt: Receipt) -> CommittedBatch | None:
+    """The batch that collected this part of the channel's line."""
+    begins = receipt.cumulative - receipt.charge
+    for batch in reversed(standing(chain.batches(operator))):
+        for span in chain.spans(batch.hash):
+            is_there = span.channel_id == receipt.channel_id
+            if is_there and span.start < receipt.cumulative and begins < span.until:
+                return batch
+    return None
+
+
+def _equal(name: str, what: str, computed: object, shown: object) -> Check:
+    if computed == shown:
+        return Check(name, is_right=True, message=f"{what} is {computed}")
+    return Check(name, is_right=False, message=f"{what} is {computed}, not {shown}")

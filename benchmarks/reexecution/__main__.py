@@ -1,0 +1,146 @@
+"""Error rates of computing answers again, honest and swapped: `python -m benchmarks.reexecution --json`.
+
+SmolLM2-135M with adapters of rank 8 and random weights, greedy answers to plain questions. They are computed
+again as `loraledger receipts verify --re-execute` does: in bf16, batch-invariant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.ports.engine import TokenLogprob, TokenLogprobs
+from backend.services.reexecute import MAX_ALTERNATIVES, ROUNDING_GAP, Repeated
+from benchmarks.engine import machine
+from benchmarks.engine.adapters import make_adapters
+from benchmarks.reexecution.rates import bare, honest, swapped, table
+from inference.config import EngineConfig
+from inference.engine import Engine, Failure
+from inference.lora.files import adapter_digest
+from inference.model.sources import resolve_model
+from inference.protocol import AdapterRef, Generate, Message, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.reexecution.rates import Answers
+    from inference.protocol import Chunk
+
+WORK = Path("build/bench/adapters")
+QUESTIONS = (
+    "What is the capital of Norway?",
+    "Explain why the sky is blue in two sentences.",
+    "Write a Python function that reverses a list.",
+    "Name three uses of salt.",
+    "Translate 'good morning' into French.",
+    "What does a compiler do?",
+    "Give me a recipe for pancakes.",
+    "Who wrote Hamlet, and when?",
+    "How do vaccines work?",
+    "What is the difference between RAM and a hard disk?",
+    "Write a haiku about rain.",
+    "How many legs does a spider have?",
+)
+SERVED: dict[str, dict[str, Any]] = {
+    "batch-invariant, bf16": {"batch_invariant": True},
+    "in company, bf16": {},
+    "in company, float32": {"dtype": "float32"},
+}
+"""How the operator's engine ran."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    started_at = time.monotonic()
+    model = resolve_model(options.model, options.model_cache)
+    adapters = [
+        AdapterRef(adapter_digest(folder), str(folder.resolve()))
+        for folder in make_adapters(WORK, model, options.adapters)
+    ]
+    config: dict[str, Any] = {"model_path": model, "num_threads": options.threads}
+    again = _answers(EngineConfig(**config, batch_invariant=True), adapters, options.tokens)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, how in SERVED.items():
+        served = _answers(EngineConfig(**config, **how), adapters, options.tokens)
+        rows[f"honest, {name}"] = asdict(honest(served, again))
+        rows[f"another adapter's, {name}"] = asdict(swapped(served, again, len(adapters)))
+        rows[f"the bare base model's, {name}"] = asdict(bare(served, again))
+    report = {
+        "rows": rows,
+        "rounding_gap": ROUNDING_GAP,
+        "tokens": options.tokens,
+        "adapters": options.adapters,
+        "seconds": round(time.monotonic() - started_at),
+        "machine": machine.describe(),
+        "num_threads": options.threads,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    sys.stdout.write(json.dumps(report) + "\n" if options.json else table(rows) + "\n")
+    return 0
+
+
+def _answers(config: EngineConfig, adapters: Sequence[AdapterRef], tokens: int) -> Answers:
+    """All of them submitted at once, with and without each adapter."""
+    engine = Engine(config)
+    try:
+        sampling = Sampling(max_tokens=tokens, temperature=0.0, logprobs=MAX_ALTERNATIVES)
+        for number, adapter in enumerate([*adapters, None]):
+            for prompt, question in enumerate(QUESTIONS):
+                name = f"{-1 if adapter is None else number} {prompt}"
+                engine.add(Generate(name, (Message("user", question),), adapter=adapter, sampling=sampling))
+        chunks: dict[str, list[Chunk]] = {}
+        for chunk in _sound(engine):
+            chunks.setdefault(chunk.request_id, []).append(chunk)
+    finally:
+        engine.close()
+    return {_key(name): _repeated(found) for name, found in chunks.items()}
+
+
+def _sound(engine: Engine) -> Iterator[Chunk]:
+    for output in engine.run():
+        if isinstance(output, Failure):
+            raise output.error
+        yield output
+
+
+def _key(name: str) -> tuple[int, int]:
+    adapter, prompt = map(int, name.split())
+    return adapter, prompt
+
+
+def _repeated(chunks: Sequence[Chunk]) -> Repeated:
+    places = tuple(
+        TokenLogprobs(
+            TokenLogprob(place.chosen.token, place.chosen.logprob),
+            tuple(TokenLogprob(each.token, each.logprob) for each in place.top),
+        )
+        for chunk in chunks
+        for place in chunk.logprobs or ()
+    )
+    return Repeated("".join(chunk.text for chunk in chunks), places, None)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reexecution",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object instead of the table")
+    add("--adapters", type=int, default=4, help="how many; default: 4")
+    add("--tokens", type=int, default=32, help="of each answer, at most; default: 32")
+    add("--threads", type=int, default=2, help="of the engine; default: 2")
+    add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
+    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

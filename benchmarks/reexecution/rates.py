@@ -1,0 +1,82 @@
+"""How often computing an answer again clears an honest operator, and how often it catches another adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from backend.services.reexecute import first_difference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backend.services.reexecute import Repeated
+
+    Answers = Mapping[tuple[int, int], Repeated]
+    """By number of the adapter (-1: none) and of the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of answers compared: shares that were the same to the last token, open (a near tie), and called wrong;
+    and the median gap of the first differing token, None where none differed or none had one.
+    """
+
+    num_answers: int
+    same: float
+    is_open: float
+    wrong: float
+    median_gap: float | None
+    largest_gap: float | None
+    """Of the differences with a gap."""
+
+
+def rates(pairs: Sequence[tuple[Repeated, Repeated]]) -> Rates:
+    """Pairs of what was claimed and what was computed again; at least one."""
+    found = [first_difference(claimed.text, again) for claimed, again in pairs]
+    differences = [each for each in found if each is not None]
+    gaps = [each.gap for each in differences if each.gap is not None]
+    count, num_open = len(pairs), sum(each.is_rounding for each in differences)
+    return Rates(
+        num_answers=count,
+        same=(count - len(differences)) / count,
+        is_open=num_open / count,
+        wrong=(len(differences) - num_open) / count,
+        median_gap=median(gaps) if gaps else None,
+        largest_gap=max(gaps, default=None),
+    )
+
+
+def honest(served: Answers, again: Answers) -> Rates:
+    """Each answer against its own adapter, computed again."""
+    return rates([(claimed, again[key]) for key, claimed in served.items() if key[0] >= 0])
+
+
+def swapped(served: Answers, again: Answers, num_adapters: int) -> Rates:
+    """Each answer sold as the next adapter's."""
+    return rates(
+        [
+            (claimed, again[(adapter + 1) % num_adapters, prompt])
+            for (adapter, prompt), claimed in served.items()
+            if adapter >= 0
+        ]
+    )
+
+
+def bare(served: Answers, again: Answers) -> Rates:
+    """The bare base model's answers, sold as each adapter's."""
+    return rates([(served[-1, prompt], found) for (adapter, prompt), found in again.items() if adapter >= 0])
+
+
+def table(rows: Mapping[str, dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| answers | number | the same | open | `WRONG` | median gap | largest gap |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in rows.items():
+        parts = [f"{row[share]:.1%}" for share in ("same", "is_open", "wrong")]
+        gaps = ["" if row[gap] is None else f"{row[gap]:.3f}" for gap in ("median_gap", "largest_gap")]
+        lines.append(f"| {' | '.join([name, str(row['num_answers']), *parts, *gaps])} |")
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""docs/verifying.md, typed, by a payer of one operator in the home of another one; then some lies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from backend.chain.keys import local_private_key
+from backend.chain.local_node import ROOT
+from backend.cli import receipts
+from backend.cli.client import Market
+from backend.cli.main import app
+from backend.cli.wallet import Wallet
+from backend.services.shown import parse_shown
+from backend.verifying import Recomputation, verification_of
+from tests.support.two import Two
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.bootstrap import Installation
+    from backend.chain.client import ChainClient
+    from backend.chain.local_node import LocalNode
+
+GUIDE = ROOT / "docs" / "verifying.md"
+PAYER = 7
+
+
+@pytest.fixture
+def two(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[Two]:
+    with ExitStack() as stack:
+        yield Two(chain, hardhat_node.url, tmp_path, stack)
+
+
+def ask(two: Two, folder: Path) -> str:
+    """Request and answer as files; the receipt's id."""
+    asked = {"model": two.version, "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+    body = json.dumps(asked | {"max_tokens": 12}).encode()
+    with two.client() as client:
+        headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
+        url = f"{two.away.url}/v1/chat/completions"
+        answer = httpx.post(url, content=body, headers=headers, timeout=120).json()
+    (folder / "request.json").write_bytes(body)
+    (folder / "answer.txt").write_text(answer["choices"][0]["message"]["content"])
+    return str(answer["loraledger"]["receipt_id"])
+
+
+def test_every_command_of_the_guide_does_what_the_page_says(
+    two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, away = two.home, two.away
+    monkeypatch.chdir(tmp_path)
+    receipt = ask(two, tmp_path)
+    away.installation.settler.run_once(is_forced=True)
+    away.pump()
+    home.pump()
+    # Brings the batch's data, as `watch` does.
+    home.installation.auditor.follow(away.installation.operator.account)
+
+    def open_market(_user: int) -> Market:
+        return Market(away.url, Wallet(local_private_key(PAYER), "http://127.0.0.1:1")).sign_in()
+
+    @contextmanager
+    def opened() -> Iterator[Installation]:
+        yield home.installation
+
+    monkeypatch.setattr(receipts, "open_market", open_market)
+    monkeypatch.setattr(receipts, "open_installation", opened)
+    said = []
+    commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    for command in commands:
+        result = CliRunner().invoke(app, shlex.split(command.replace("$RECEIPT", receipt))[1:])
+        assert result.exit_code == 0, (command, result.output, result.exception)
+        said.append(result.output)
+    assert len(commands) == 5
+    assert receipt in said[0]
+    names = ["hash", "signature", "slices", "charge", "batch", "content", "execution", "attribution"]
+    for output, expected in zip(said[2:], (names[:5], names[:6], names), strict=True):
+        lines = [line.split()[:2] for line in output.splitlines()]
+        assert lines == [["right", name] for name in expected], output
+    _check_lies(two, tmp_path)
+
+
+def _check_lies(two: Two, folder: Path) -> None:
+    """Each with a receipt whose other parts are right."""
+    shown = parse_shown((folder / "receipt.json").read_bytes())
+    installation = two.home.installation
+    body, answer = (folder / "request.json").read_bytes(), (folder / "answer.txt").read_text()
+
+    honest = Recomputation(installation, shown, body, answer)
+    repeated = honest.execute()
+    (part,) = shown.signed.slices
+    first, second = part.shares
+    swapped = (replace(first, ppm=second.ppm), replace(second, ppm=first.ppm))
+    lying = replace(shown, signed=replace(shown.signed, slices=(replace(part, shares=swapped),)))
+    (attribution,) = Recomputation(installation, lying, body, answer).attribution(repeated)
+    assert attribution.is_right is False
+
+    other = Recomputation(installation, shown, body, "Z" + answer[1:])
+    assert other.content().is_right is False  # type: ignore[union-attr]
+    assert other.execution(repeated).is_right is False
+
+    forged = replace(shown, signed=replace(shown.signed, signature="0x" + "11" * 64 + "1b"))
+    found: dict[str, Any] = {c.name: c.is_right for c in verification_of(installation).checks(forged)}
+    assert found.pop("signature") is False
+    assert set(found.values()) == {True}
