@@ -118,8 +118,9 @@ class Installation:
 
         Errors: `Conflict` where the blocks are with a Kubo daemon, which has its own.
         """
+        from backend.loopback import listen
         from backend.storage.embedded import EmbeddedStore
-        from backend.storage.kubo_rpc import kubo_rpc, listen
+        from backend.storage.kubo_rpc import kubo_rpc
 
         if not isinstance(self.blobs, EmbeddedStore):
             raise Conflict(

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from backend.cli import audit, daemons, data, endpoint, market, pay, policy, receipts, up, vote, watch
+from backend.cli import audit, daemons, data, endpoint, market, pay, policy, proxy, receipts, up, vote, watch
 from backend.cli.demo import command as demo
 from backend.domain.errors import DomainError
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (up, demo, pay, receipts, audit, watch, vote, market, data, policy, endpoint, daemons):
+for part in (up, demo, pay, proxy, receipts, audit, watch, vote, market, data, policy, endpoint, daemons):
     part.register(app)
 
 

@@ -18,6 +18,7 @@ class Wallet:
         from eth_account import Account as EthAccount
         from web3 import HTTPProvider, Web3
 
+        self.rpc_url = rpc_url
         self._key = EthAccount.from_key(private_key)
         self._web3 = Web3(HTTPProvider(rpc_url))
         self.account = Account(self._key.address.lower())

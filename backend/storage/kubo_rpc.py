@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import tempfile
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backend.domain.content import ContentMissing
 from backend.domain.errors import DomainError, InvalidInput
 from backend.domain.ids import Cid
+from backend.loopback import LocalCallersOnly
 from backend.storage.unixfs import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from backend.storage.embedded import EmbeddedStore
 
@@ -55,45 +54,9 @@ def kubo_rpc(store: EmbeddedStore) -> ASGIApp:
         "repo/gc": rpc.repo_gc,
     }
     routes = [Route(f"/api/v0/{name}", command, methods=["POST"]) for name, command in commands.items()]
-    return _LocalCallersOnly(
+    return LocalCallersOnly(
         Starlette(routes=routes, exception_handlers={DomainError: _failed, OSError: _failed})
     )
-
-
-def listen(port: int = 0) -> socket.socket:
-    """A socket for `uvicorn.Server.run(sockets=[...])`; port 0 takes a free one.
-
-    asyncio leaves Nagle's algorithm on for sockets that it is given, which costs 40 ms a call: connections
-    inherit the option from the listener.
-    """
-    listener = socket.create_server(("127.0.0.1", port))
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-class _LocalCallersOnly:
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_local(scope):
-            await PlainTextResponse("403 - Forbidden", 403)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
-def _is_local(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    client = scope.get("client")
-    host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-    return "origin" not in headers and client is not None and _is_loopback(client[0]) and _is_loopback(host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _failed(_request: Request, error: Exception) -> Response:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 import uvicorn
 
+from backend.loopback import listen
 from backend.storage.embedded import EmbeddedStore
 from backend.storage.kubo import KuboStore
-from backend.storage.kubo_rpc import kubo_rpc, listen
+from backend.storage.kubo_rpc import kubo_rpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

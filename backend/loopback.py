@@ -1,0 +1,53 @@
+"""Servers for this machine alone: no page of a browser and no other host gets through."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def listen(port: int = 0) -> socket.socket:
+    """A socket for `uvicorn.Server.run(sockets=[...])`; port 0 takes a free one.
+
+    asyncio leaves Nagle's algorithm on for sockets that it is given, which costs 40 ms a call: connections
+    inherit the option from the listener.
+    """
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+class LocalCallersOnly:
+    """Refuses what a browser sends for some page (`Origin`), and names of this machine that are not
+    loopback's: a page can point a name of its own here.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _is_local(scope):
+            await PlainTextResponse("403 - Forbidden", 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _is_local(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    client = scope.get("client")
+    host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+    return "origin" not in headers and client is not None and _is_loopback(client[0]) and _is_loopback(host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

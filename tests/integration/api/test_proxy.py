@@ -1,0 +1,216 @@
+"""The stock client at the local proxy, which pays by vouchers of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from openai import OpenAI
+
+from backend.cli.client import Market
+from backend.cli.proxy import open_purse
+from backend.cli.proxying import Proxy, Purse
+from backend.cli.wallet import Wallet
+from backend.domain.chain import Grant
+from backend.domain.hashing import keccak
+from backend.domain.ids import Account
+from backend.loopback import listen
+from tests.support.market import CHAIN_ID, some_account
+from tests.support.scripted import EXPIRY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.integration.api.conftest import Api
+
+HELLO: Any = [{"role": "user", "content": "say hello"}]
+CAP, STEP = 5_000, 1_000
+"""A request may cost 340 micro-units: two tokens at 10, sixteen at 20. Its answer costs 100."""
+
+
+@pytest.fixture
+def purse(api: Api) -> Purse:
+    """Of a key that the client keeps; the gateway holds none that is granted."""
+    installation, session = api.installation, Wallet("0x" + keccak(b"session").hex(), "http://127.0.0.1:1")
+    grant = Grant(installation.channel, session.account, CAP, EXPIRY, None)
+    installation.view.granted[installation.channel] = [grant]
+    domain = {
+        "name": "loraledger",
+        "version": "1",
+        "chainId": CHAIN_ID,
+        "verifyingContract": some_account("vault"),
+    }
+    return Purse(installation.channel, domain, session.sign_typed_data, CAP, STEP)
+
+
+@contextmanager
+def proxied(api: Api, purse: Purse, url: str | None = None) -> Iterator[str]:
+    """A proxy's URL."""
+    with listen() as listener:
+        app = Proxy(url or api.url, api.key, purse).app()
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key="none is needed", max_retries=0) as client:
+        yield client
+
+
+def channel(api: Api) -> dict[str, Any]:
+    with api.http() as http:
+        found: dict[str, Any] = http.get(f"/v1/channels/{api.installation.channel}").json()
+    return found
+
+
+def test_the_stock_client_needs_no_key_and_is_paid_for_by_vouchers(api: Api, purse: Purse) -> None:
+    assert channel(api)["cap"] == "0"
+    with proxied(api, purse) as url, client_of(url) as client:
+        assert client.models.list().data[-1].id.startswith("0x")
+        for number in (1, 2):
+            answer = client.chat.completions.create(
+                model=api.installation.version, messages=HELLO, max_tokens=16
+            )
+            assert answer.choices[0].message.content == "Hello there, world."
+            found = channel(api)
+            assert (found["charged"], found["cap"]) == (str(100 * number), str(STEP))
+        text = client.completions.create(model=api.installation.version, prompt="say hello", max_tokens=16)
+        assert text.choices[0].text == "Hello there, world."
+
+
+def test_a_stream_arrives_as_the_gateway_sends_it_bill_included(api: Api, purse: Purse) -> None:
+    asked: Any = {"model": api.installation.version, "messages": HELLO, "stream": True}
+    with proxied(api, purse) as url, client_of(url) as client:
+        chunks = list(client.chat.completions.create(**asked))
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=asked) as answer:
+            lines = list(answer.iter_lines())
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.headers["x-ratelimit-remaining-requests"]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == "Hello there, world."
+    assert (chunks[-1].model_extra or {})["loraledger"]["charge"] == "100"
+    assert lines[-2:] == ["data: [DONE]", ""]
+
+
+def test_pieces_arrive_while_the_answer_goes_on_and_hanging_up_ends_it(api: Api, purse: Purse) -> None:
+    api.installation.engine.waits_after = 2
+    with proxied(api, purse) as url, client_of(url) as client:
+        stream = client.chat.completions.create(model=api.installation.version, messages=HELLO, stream=True)
+        seen = ""
+        for chunk in stream:
+            seen += chunk.choices[0].delta.content or ""
+            if seen == "Hello there":
+                break
+        stream.close()
+        for _ in range(600):
+            found = channel(api)
+            if found["reserved"] == "0" and found["charged"] != "0":
+                break
+            time.sleep(0.05)
+    assert found["charged"] == "60"  # two tokens of the prompt and two of the answer
+
+
+def test_what_the_proxy_may_spend_ends_at_its_cap(api: Api, purse: Purse) -> None:
+    with proxied(api, replace(purse, end=430)) as url, client_of(url) as client:
+        asked: Any = {"model": api.installation.version, "messages": HELLO, "max_tokens": 16}
+        assert client.chat.completions.create(**asked).choices
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.chat.completions.create(**asked)
+    assert (refused.value.status_code, refused.value.code) == (402, "proxy_cap_reached")
+    assert refused.value.body["details"]["left"] == "330"  # type: ignore[index]
+    assert channel(api)["cap"] == "430"
+
+
+def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(api: Api, purse: Purse) -> None:
+    with (
+        proxied(api, replace(purse, step=50)) as url,
+        client_of(url) as client,
+        pytest.raises(openai.APIStatusError) as refused,
+    ):
+        client.chat.completions.create(model=api.installation.version, messages=HELLO)
+    assert refused.value.code == "proxy_cap_reached"
+    assert int(channel(api)["cap"]) <= 50
+
+
+def test_other_refusals_of_the_gateway_pass_unchanged(api: Api, purse: Purse) -> None:
+    api.installation.fund(0)
+    grant = Grant(api.installation.channel, Account(some_account("nobody")), CAP, EXPIRY, None)
+    api.installation.view.granted[api.installation.channel] = [grant]
+    with proxied(api, purse) as url, client_of(url) as client:
+        with pytest.raises(openai.NotFoundError) as unknown:
+            client.chat.completions.create(model="nothing", messages=HELLO)
+        assert unknown.value.code == "model_not_found"
+        with pytest.raises(openai.APIStatusError) as poor:
+            client.chat.completions.create(model=api.installation.version, messages=HELLO)
+        assert (poor.value.status_code, poor.value.code) == (402, "insufficient_balance")
+        with pytest.raises(openai.BadRequestError) as wrong:
+            client.chat.completions.create(model=api.installation.version, messages=HELLO, temperature=9)
+        assert wrong.value.param == "temperature"
+
+
+@pytest.mark.parametrize("headers", [{"origin": "https://page.example"}, {"host": "page.example"}])
+def test_no_page_of_a_browser_spends(api: Api, purse: Purse, headers: dict[str, str]) -> None:
+    with proxied(api, purse) as url:
+        asked = {"model": api.installation.version, "messages": HELLO}
+        refused = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers)
+        assert refused.status_code == 403
+        assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 403
+    assert channel(api)["charged"] == "0"
+
+
+def test_only_models_and_answers_are_passed_on(api: Api, purse: Purse) -> None:
+    with proxied(api, purse) as url:
+        for path in ("/v1/keys", "/v1/receipts", "/v1/channels", "/health"):
+            assert httpx.get(url + path).status_code == 404
+        assert httpx.delete(f"{url}/v1/models").status_code == 405
+
+
+def test_a_gateway_that_is_gone_is_said_to_be(api: Api, purse: Purse) -> None:
+    with (
+        proxied(api, purse, "http://127.0.0.1:1") as url,
+        client_of(url) as client,
+        pytest.raises(openai.InternalServerError) as gone,
+    ):
+        client.models.list()
+    assert (gone.value.status_code, gone.value.code) == (503, "unavailable")
+
+
+def test_a_purse_is_a_key_of_its_own_that_the_wallet_granted_up_to_the_cap(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = api.installation
+    relayed: list[dict[str, Any]] = []
+    post = Market.post
+
+    def posting(market: Market, path: str, body: Any = None) -> Any:
+        """The chain takes the grant at once."""
+        if path != "/v1/sessions/relay":
+            return post(market, path, body)
+        relayed.append(body)
+        grant = body["grant"]
+        granted = Grant(installation.channel, grant["key"], int(grant["cap"]), int(grant["expiry"]), None)
+        installation.view.granted[installation.channel].append(granted)
+        return {"transaction_id": 1}
+
+    monkeypatch.setattr(Market, "post", posting)
+    monkeypatch.setattr(Market, "wait_for", lambda *_: {})
+    wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
+    with Market(api.url, wallet).sign_in() as market:
+        opened = open_purse(market, CAP, STEP)
+    assert (opened.end, opened.step, opened.channel_id) == (CAP, STEP, installation.channel)
+    assert relayed[0]["grant"]["cap"] == str(CAP)
+    held = set(installation.held_keys.keys)
+    assert relayed[0]["grant"]["key"] not in held
