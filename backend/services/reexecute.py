@@ -2,7 +2,7 @@
 
 Another CPU, another company in the batch or another number format rounds otherwise, so an honest answer may
 part from ours where two tokens were nearly as likely. What tells it from another adapter's answer is how far
-apart they were: docs/verifying.md has both measured.
+apart they were; `python -m benchmarks.reexecution` measures both.
 """
 
 from __future__ import annotations

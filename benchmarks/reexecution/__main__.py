@@ -40,12 +40,8 @@ QUESTIONS = (
     "Name three uses of salt.",
     "Translate 'good morning' into French.",
     "What does a compiler do?",
-    "Give me a recipe for pancakes.",
     "Who wrote Hamlet, and when?",
-    "How do vaccines work?",
     "What is the difference between RAM and a hard disk?",
-    "Write a haiku about rain.",
-    "How many legs does a spider have?",
 )
 SERVED: dict[str, dict[str, Any]] = {
     "batch-invariant, bf16": {"batch_invariant": True},
@@ -134,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--json", action="store_true", help="print one JSON object instead of the table")
-    add("--adapters", type=int, default=4, help="how many; default: 4")
-    add("--tokens", type=int, default=32, help="of each answer, at most; default: 32")
+    add("--adapters", type=int, default=3, help="how many; default: 3")
+    add("--tokens", type=int, default=24, help="of each answer, at most; default: 24")
     add("--threads", type=int, default=2, help="of the engine; default: 2")
     add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
     add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")

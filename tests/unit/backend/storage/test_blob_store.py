@@ -23,14 +23,15 @@ from backend.domain.content import (
 from backend.domain.errors import Conflict, Unavailable
 from backend.domain.ids import Cid
 from backend.storage.dagpb import Kind, Link, Node, encode
+from backend.storage.embedded import EmbeddedStore
 from backend.storage.flatfs import key_of
 from backend.storage.unixfs import CHUNK_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from backend.ports.storage import BlobStore
-    from backend.storage.embedded import EmbeddedStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
 
@@ -231,3 +232,43 @@ def test_fetching_over_something_that_exists_is_refused(store: BlobStore, tmp_pa
     cid = store.add_folder(FILES)
     with pytest.raises(Conflict):
         store.fetch_folder(cid, tmp_path)
+
+
+def test_a_strangers_car_is_kept_if_it_is_the_folder_that_was_asked_for(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    elsewhere = EmbeddedStore(tmp_path / "elsewhere", is_durable=False)
+    cid = elsewhere.add_folder(FILES)
+    store.add_car(cid, elsewhere.car(cid))
+    assert store.has(cid)
+    assert {name: store.read(cid, name) for name in FILES} == FILES
+    store.add_car(cid, iter([b"".join(elsewhere.car(cid))]))  # again, and in one piece
+
+
+def test_a_car_of_anything_else_is_not_kept(store: BlobStore, tmp_path: Path) -> None:
+    elsewhere = EmbeddedStore(tmp_path / "elsewhere", is_durable=False)
+    cid, other = elsewhere.add_folder(FILES), elsewhere.add_folder({"other": b"1"})
+    pieces = list(elsewhere.car(cid))
+    *_, foreign = elsewhere.car(other)
+
+    def cars() -> Iterator[list[bytes]]:
+        yield list(elsewhere.car(other))
+        yield pieces[:-1]
+        yield [*pieces, foreign]
+        yield [pieces[0], *pieces[2:]]
+        yield [*pieces, b"\x05abc"]
+        yield []
+
+    for car in cars():
+        with pytest.raises(ContentCorrupt):
+            store.add_car(cid, car)
+        assert not store.has(cid)
+
+
+def test_what_is_forgotten_is_not_kept_and_its_neighbours_are(store: BlobStore) -> None:
+    cid, other = store.add_folder(FILES), store.add_folder({"empty": b"", "other": b"1"})
+    store.forget(cid)
+    store.forget(cid)
+    assert not store.has(cid)
+    assert store.has(other)
+    assert store.read(other, "other") == b"1"
