@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Cid
+    from backend.ports.attribution import Attributor
     from backend.ports.chain import Signer
     from backend.ports.engine import Engine
     from backend.ports.storage import BlobStore
@@ -333,8 +334,8 @@ class Installation:
     def adapter_folders(self) -> AdapterFolders:
         from backend.services.adapters import AdapterFolders
 
-        bring = self.peers_of(self.database).bring
-        return AdapterFolders(self.blobs, self.settings.home / "adapters", bring)
+        home, peers = self.settings.home, self.peers_of(self.database)
+        return AdapterFolders(self.blobs, home / "adapters", peers.bring)
 
     @cached_property
     def operators(self) -> Operators:
@@ -350,9 +351,15 @@ class Installation:
         return Policy(self.database.begin, self.database.read, self.blobs, self.adapter_folders, utc_now)
 
     @cached_property
-    def generate(self) -> Generate:
+    def attributors(self) -> tuple[Attributor, ...]:
+        """The first that can say attributes an answer."""
         from backend.services.attribute import HiddenCosine, Uniform
         from backend.services.attribution_index import Indices
+
+        return HiddenCosine(Indices()), Uniform()
+
+    @cached_property
+    def generate(self) -> Generate:
         from backend.services.generate import Generate
 
         return Generate(
@@ -361,7 +368,7 @@ class Installation:
             self.adapter_folders,
             self.engine,
             self.admission,
-            (HiddenCosine(Indices()), Uniform()),
+            self.attributors,
             self.limits,
         )
 

@@ -83,10 +83,9 @@ class Recomputation:
 
     def attribution(self, repeated: Repeated | None) -> list[Check]:
         """One for each slice with snapshots."""
-        from backend.services.attribute import HiddenCosine, Uniform
         from backend.services.positions import Positions
 
-        methods = (HiddenCosine(), Uniform())
+        methods = self._installation.attributors
         positions = Positions(self._installation.database.read)
         found = []
         for part, record in zip(self._shown.signed.slices, self._records(), strict=True):

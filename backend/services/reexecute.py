@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.split import PPM
+from backend.ports.attribution import Probe
 from backend.services.attribute import attribute
 from backend.services.verify import Check
 
@@ -59,7 +60,7 @@ class Repeated:
 
     text: str
     places: tuple[TokenLogprobs, ...]
-    probe: Sequence[float] | None
+    probe: Probe | None
 
 
 async def repeat(engine: Engine, chat: Chat) -> Repeated:
@@ -103,10 +104,14 @@ def attribution_check(
     positions: Sequence[int],
     method: str,
     shares: Sequence[Share],
-    probe: Sequence[float] | None,
+    probe: Probe | None,
 ) -> Check:
-    """Whether the shares follow from the adapter's own index."""
-    found = attribute(attributors, folder, positions, probe)
+    """Whether the shares follow from the adapter's own index. `attributors`: those that serve answers, in
+    their order.
+    """
+    if method not in {attributor.method for attributor in attributors}:
+        return Check("attribution", is_right=None, message=f"no answer is attributed by {method} here")
+    found = attribute(attributors, folder, positions, Probe() if probe is None else probe)
     if found.method != method:
         if probe is None:
             text = f"{method} needs the answer's state: give --request and --answer, and --re-execute"

@@ -66,8 +66,10 @@ class Two:
         adapter = make_adapter(folder / "adapter", model)
         tensors: dict[str, np.ndarray[Any, Any]] = {
             "positions": np.array([0, 2], dtype=np.int64),
-            "vectors": np.eye(2, HIDDEN, dtype=np.float32),
-            "centre": np.zeros(HIDDEN, dtype=np.float32),
+            "hidden.vectors": np.eye(2, HIDDEN, dtype=np.float32),
+            "rows": np.ones(2, dtype=np.int64),
+            "hidden.centre": np.zeros(HIDDEN, dtype=np.float32),
+            "error.vectors": np.eye(2, HIDDEN, dtype=np.float32),
         }
         save_file(tensors, folder / "adapter" / INDEX_FILE, INDEX_METADATA)
         cid = self.home.installation.blobs.add_directory(folder / "adapter")
