@@ -24,7 +24,10 @@ MIN_SCORE = 0.4
 """What is found by its form alone, as phone numbers are, has 0.4; what is hardly a form has less."""
 UNUSED = frozenset({"torch", "transformers", "tensorflow", "jax", "cupy", "mxnet", "stanza", "gliner"})
 """What spaCy and presidio would load because it is there."""
-DIGIT, SIX_DIGITS = re.compile(r"\d"), re.compile(r"(?:\d\D*){6}")
+SIX_DIGITS = re.compile(r"\d(?:\D{0,4}\d){5}")
+"""No number of the other kinds has fewer, telephone numbers with their country's code included, nor more than
+four characters between two of them.
+"""
 SHOWN = 2
 """Characters of a value that are shown at either end, of long ones."""
 
@@ -55,13 +58,13 @@ def recognisers() -> list[Gated]:
     return [
         Gated(re.compile("@"), known.EmailRecognizer()),
         Gated(SIX_DIGITS, known.CreditCardRecognizer()),
-        Gated(DIGIT, known.IbanRecognizer()),
-        Gated(DIGIT, known.CryptoRecognizer()),
+        Gated(re.compile(r"(?i)[a-z]{2}[ -]?\d{2}"), known.IbanRecognizer()),
+        Gated(re.compile(r"(?i)[13][a-z0-9]{25}"), known.CryptoRecognizer()),
         Gated(SIX_DIGITS, known.UsSsnRecognizer()),
         Gated(SIX_DIGITS, known.NhsRecognizer()),
         Gated(SIX_DIGITS, known.UkNinoRecognizer()),
-        Gated(re.compile(r"\d\.|:[0-9A-Fa-f]{0,4}:"), known.IpRecognizer()),
-        Gated(DIGIT, known.PhoneRecognizer(supported_regions=("US",))),
+        Gated(re.compile(r"\d\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:"), known.IpRecognizer()),
+        Gated(SIX_DIGITS, known.PhoneRecognizer(supported_regions=("US",))),
     ]
 
 

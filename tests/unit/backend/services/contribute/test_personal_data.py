@@ -62,6 +62,21 @@ def test_each_kind_is_found_and_no_gate_lets_it_by(child: Child, text: str, kind
     assert kind in asked(child, sentence)
 
 
+def test_no_telephone_number_has_fewer_digits_than_the_gate_asks_for() -> None:
+    import phonenumbers
+    from phonenumbers import PhoneMetadata
+
+    regions = map(PhoneMetadata.metadata_for_region, phonenumbers.SUPPORTED_REGIONS)
+    others = map(PhoneMetadata.metadata_for_nongeo_region, phonenumbers.COUNTRY_CODES_FOR_NON_GEO_REGIONS)
+    shortest = [
+        len(str(known.country_code))
+        + min(length for length in known.general_desc.possible_length if length > 0)
+        for known in (*regions, *others)
+    ]
+    assert len(shortest) > 200
+    assert min(shortest) == 6
+
+
 def test_every_kind_is_among_them() -> None:
     assert set(HELD.values()) == set(PersonalKind)
 
