@@ -38,8 +38,9 @@ class Predictions:
 def predictions(model: Any, rows: Sequence[Example], pad_token_id: int) -> Predictions:
     """One forward pass, without the head: logits of a prompt's tokens would cost more than their layers."""
     batch = {name: part.to(model.device) for name, part in collate(rows, pad_token_id).items()}
-    labels = batch.pop("labels")[:, 1:]
-    states = model.get_base_model().base_model(**batch, use_cache=False).last_hidden_state[:, :-1]
+    labels = batch["labels"][:, 1:]
+    decoder, seen = model.get_base_model().base_model, (batch["input_ids"], batch["attention_mask"])
+    states = decoder(*seen, use_cache=False).last_hidden_state[:, :-1]
     is_trained = labels != IGNORED
     return Predictions(states[is_trained], labels[is_trained], is_trained.nonzero()[:, 0])
 
@@ -51,13 +52,10 @@ def mean_loss(model: Any, examples: Sequence[Example], pad_token_id: int, emit: 
     total, num_tokens = 0.0, 0
     pulse = Pulse(emit, "evaluation", len(examples))
     for rows in batches_by_length(examples):
-        batch = {name: part.to(model.device) for name, part in collate(rows, pad_token_id).items()}
-        labels = batch.pop("labels")[:, 1:]
-        logits = model(**batch).logits[:, :-1]
-        is_trained = labels != IGNORED
-        loss = functional.cross_entropy(logits[is_trained].float(), labels[is_trained], reduction="sum")
-        total += loss.item()
-        num_tokens += int(is_trained.sum())
+        found = predictions(model, rows, pad_token_id)
+        logits = model.get_output_embeddings()(found.states)
+        total += functional.cross_entropy(logits.float(), found.labels, reduction="sum").item()
+        num_tokens += len(found.labels)
         pulse.advance(len(rows))
     return total / num_tokens
 

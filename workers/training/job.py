@@ -20,7 +20,7 @@ from inference.model.base_model import base_model_digest
 from inference.model.sources import model_name, resolve_model
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
-from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, fit, lora_model, midway_step
+from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model, midway_step
 from workers.training.index import capture, write_index
 from workers.training.rows import UnusableRows, hold_out, read_examples
 from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, write_json
@@ -74,7 +74,7 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
         write_index(base.folder, scratch, digest, train, gradients, spec.num_threads, emit)
     except InferenceError as error:
         raise AdapterRefused(f"the engine refuses the trained adapter: {error}") from error
-    card = Card(spec, model_name(base.folder), base.digest, metrics, versions())
+    card = Card(spec, model_name(base.folder), base.digest, metrics, _made_by())
     (scratch / "README.md").write_text(card.render(), encoding="utf-8")
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     scratch.rename(folder / ADAPTER)
@@ -84,6 +84,10 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
         "metrics": {**metrics, "train_seconds": round(time.monotonic() - started, 1)},
     }
     write_json(folder / RESULT_FILE, result)
+
+
+def _made_by() -> dict[str, str]:
+    return {**versions(), "dtype": str(compute_dtype()).removeprefix("torch.")}
 
 
 def _open_base(spec: TrainingSpec) -> _Base:
