@@ -82,8 +82,10 @@ class TrainingStore:
         self._session.flush()
         return _event(row)
 
-    def events(self, job_id: str, after: int, limit: int) -> list[JobEvent]:
+    def events(self, job_id: str, after: int, limit: int | None, kind: str | None = None) -> list[JobEvent]:
         query = select(TrainingEventRow).filter_by(job_id=job_id).where(TrainingEventRow.seq > after)
+        if kind is not None:
+            query = query.filter_by(kind=kind)
         rows = self._session.scalars(query.order_by(TrainingEventRow.seq).limit(limit))
         return [_event(row) for row in rows]
 

@@ -150,9 +150,9 @@ class JobEvent:
     """Something that happened to a job. `seq` rises by one, from 1.
 
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
-    tokens_per_second, eta_seconds), `checkpoint` (step), `working` (stage, done, total; in long stages that
-    have no steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code, message),
-    `published` (cid), `registered` (version_id).
+    tokens_per_second, eta_seconds), `checkpoint` (step, loss), `working` (stage, done, total; in long stages
+    that have no steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code,
+    message), `published` (cid), `registered` (version_id).
     """
 
     job_id: str

@@ -41,8 +41,8 @@ class TrainingJobs(Protocol):
 
     def add_event(self, job_id: str, kind: str, data: Mapping[str, Any], at: datetime) -> JobEvent: ...
 
-    def events(self, job_id: str, after: int, limit: int) -> list[JobEvent]:
-        """With `seq` above `after`, in order."""
+    def events(self, job_id: str, after: int, limit: int | None, kind: str | None = None) -> list[JobEvent]:
+        """With `seq` above `after`, in order; all kinds and all of them, unless told otherwise."""
         ...
 
 

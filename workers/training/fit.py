@@ -150,6 +150,7 @@ class _Progress(TrainerCallback):
         self._emit = emit
         self._first_step = 0
         self._started = 0.0
+        self._loss = math.nan
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self._first_step = state.global_step
@@ -161,6 +162,7 @@ class _Progress(TrainerCallback):
         step, loss = state.global_step, float(logs["loss"])
         if not math.isfinite(loss):
             raise _diverged(f"the loss is {loss} at step {step}", step)
+        self._loss = loss
         seconds = max(time.monotonic() - self._started, 1e-9)
         done = step - self._first_step
         progress = {
@@ -176,7 +178,7 @@ class _Progress(TrainerCallback):
         from pathlib import Path
 
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-        self._emit("checkpoint", {"step": state.global_step})
+        self._emit("checkpoint", {"step": state.global_step, "loss": self._loss})
 
 
 def midway_step(num_steps: int) -> int:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
-from backend.api.paging import PagingDep
-from backend.api.schemas.common import INTEGERS_END, Page
+from backend.api.schemas.common import INTEGERS_END, CursorPage
 from backend.api.schemas.fine_tuning import (
+    EVENT_ID,
+    CheckpointView,
     CreateJobRequest,
     JobEventView,
     JobView,
     RegistrationRequest,
     RegistrationView,
 )
-from backend.domain.ids import Hash32, SnapshotId
+from backend.api.services import Services
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.training import TrainingJob
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=IdempotentRoute)
 
 POLL_SECONDS = 0.5
+V = TypeVar("V", JobView, JobEventView, CheckpointView)
 
 
 def require_job(job_id: str, services: ServicesDep) -> None:
@@ -34,25 +38,34 @@ def require_job(job_id: str, services: ServicesDep) -> None:
 
 @router.post("", status_code=status.HTTP_201_CREATED)
 def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> JobView:
-    snapshot = SnapshotId(Hash32(body.snapshot_id))
-    return JobView.of(services.training.create(wallet.account, snapshot, body.hyperparameters))
+    """Train on a snapshot; `training_file` is OpenAI's name of `snapshot_id`, and `model` the base model."""
+    if body.model not in {None, services.catalogue.base_name}:
+        message = f"Jobs start from the base model, {services.catalogue.base_name!r}, not {body.model!r}."
+        raise InvalidInput(message, param="model")
+    return _view(services, services.training.create(wallet.account, body.snapshot(), body.options()))
 
 
 @router.get("")
-def list_jobs(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[JobView]:
+def list_jobs(
+    services: ServicesDep,
+    caller: CallerDep,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> CursorPage[JobView]:
     """The caller's own, newest first."""
-    found = services.training.list(caller.account, paging.limit + 1, paging.after)
-    return paging.page(found, lambda job: job.id, JobView.of)
+    found = services.training.list(caller.account, limit + 1, after)
+    return _page([_view(services, job) for job in found], limit)
 
 
 @router.get("/{job_id}")
 def get_job(job_id: str, services: ServicesDep) -> JobView:
-    return JobView.of(services.training.get(job_id))
+    return _view(services, services.training.get(job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, services: ServicesDep, wallet: WalletDep) -> JobView:
-    return JobView.of(services.training.cancel(job_id, wallet.account))
+    """Its worker stops within seconds."""
+    return _view(services, services.training.cancel(job_id, wallet.account))
 
 
 @router.post("/{job_id}/registration/prepare")
@@ -70,12 +83,28 @@ def prepare_registration(
 def list_events(
     job_id: str,
     services: ServicesDep,
-    after: Annotated[int, Query(ge=0, lt=INTEGERS_END)] = 0,
+    after: Annotated[str, Query(pattern=EVENT_ID)] = "0",
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
-) -> Page[JobEventView]:
-    """Oldest first; `after` is the last page's `next_cursor`."""
-    found = [JobEventView.of(event) for event in services.training.events(job_id, after, limit)]
-    return Page(data=found, next_cursor=str(found[-1].seq) if len(found) == limit else None)
+) -> CursorPage[JobEventView]:
+    """Oldest first, so that they can be followed; `after` is the id of an event, or its number."""
+    found = services.training.events(job_id, int(after.rpartition("-")[2]), limit + 1)
+    return _page([JobEventView.of(event) for event in found], limit)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(
+    job_id: str,
+    services: ServicesDep,
+    after: Annotated[str | None, Query(max_length=80)] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 10,
+) -> CursorPage[CheckpointView]:
+    """Newest first. A worker that takes over goes on from the last; none is served."""
+    found = [CheckpointView.of(event) for event in services.training.checkpoints(job_id)]
+    ids = [checkpoint.id for checkpoint in found]
+    if after is not None and after not in ids:
+        raise NotFound(f"No checkpoint {after}.", param="after")
+    start = 0 if after is None else ids.index(after) + 1
+    return _page(found[start : start + limit + 1], limit)
 
 
 @router.get(
@@ -96,3 +125,14 @@ async def stream_events(
         if is_over:
             return
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _view(services: Services, job: TrainingJob) -> JobView:
+    return JobView.of(job, services.catalogue.base_name)
+
+
+def _page(found: Sequence[V], limit: int) -> CursorPage[V]:
+    """Of one more than are shown."""
+    shown = list(found[:limit])
+    has_more = len(found) > limit
+    return CursorPage(data=shown, next_cursor=shown[-1].id if has_more else None, has_more=has_more)

@@ -82,6 +82,12 @@ class Page(View, Generic[T]):
     next_cursor: str | None = None
 
 
+class CursorPage(Page[T], Generic[T]):
+    """As OpenAI's client walks it: `after` of the next request is the id of the last item."""
+
+    has_more: bool
+
+
 class TransactionQueued(View):
     """A transaction of ours: `GET /v1/transactions/{id}` tells its state."""
 

@@ -1,58 +1,150 @@
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from backend.api.schemas.common import HashField, PreparedTransactionView, Schema, View
 from backend.api.schemas.registry import Ppm, Price
-from backend.domain.training import JobEvent, TrainingJob
+from backend.domain.errors import InvalidInput
+from backend.domain.ids import Hash32, SnapshotId
+from backend.domain.training import JobEvent, JobState, TrainingConfig, TrainingJob
 from backend.services.publish import Listing, Registration
 
+EVENT_ID = r"^(ftevent-[0-9a-z]{1,40}-)?[0-9]{1,18}$"
+MESSAGES = {
+    "state": "The job is {state}.",
+    "dataset": "The snapshot has {num_rows} rows.",
+    "progress": "Step {step}/{num_steps}: training loss {loss:.4f}.",
+    "checkpoint": "A checkpoint was kept at step {step}.",
+    "working": "{stage}: {done} of {total}.",
+    "eval": "Loss of the {model} model on held-out rows: {loss:.4f}.",
+    "retry": "{message}",
+    "failed": "{message}",
+    "published": "The adapter is published as {cid}.",
+    "registered": "The adapter is registered as {version_id}.",
+}
+"""Of each kind of event, from its data."""
+LEVELS = {"failed": "error", "retry": "warn"}
 
-class CreateJobRequest(Schema):
-    """`hyperparameters`: those of `TrainingConfig`, each checked by name; defaults for the rest."""
 
-    snapshot_id: HashField
+class Hyperparameters(Schema):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
 
 
+class Method(Schema):
+    """OpenAI's way to say how; only supervised training is offered."""
+
+    type: Literal["supervised"]
+    supervised: Hyperparameters = Field(default_factory=Hyperparameters)
+
+
+class CreateJobRequest(Schema):
+    """`hyperparameters`: those of `TrainingConfig`, each checked by name; defaults for the rest. OpenAI's
+    names, its `method` and its `seed` are taken too.
+    """
+
+    snapshot_id: HashField | None = None
+    training_file: str | None = None
+    model: str | None = None
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    method: Method | None = None
+    seed: int | None = None
+
+    def snapshot(self) -> SnapshotId:
+        """Errors: `InvalidInput`."""
+        if (self.snapshot_id is None) == (self.training_file is None):
+            raise InvalidInput("Give either snapshot_id or, by OpenAI's name, training_file.", "snapshot_id")
+        if self.snapshot_id is not None:
+            return SnapshotId(Hash32(self.snapshot_id))
+        try:
+            return SnapshotId(Hash32(TypeAdapter(HashField).validate_python(self.training_file)))
+        except ValidationError as error:
+            message = "A job trains on a snapshot, not on a file: freeze one that has the file's contribution"
+            raise InvalidInput(f"{message}, and give its id.", "training_file") from error
+
+    def options(self) -> dict[str, Any]:
+        """Errors: `InvalidInput` where two places name the same option."""
+        places = [self.hyperparameters, {} if self.seed is None else {"seed": self.seed}]
+        if self.method is not None:
+            places.append(self.method.supervised.hyperparameters)
+        named: dict[str, Any] = {}
+        for place in places:
+            for name, value in place.items():
+                if name in named:
+                    raise InvalidInput(f"{name} is given twice.", param=name)
+                named[name] = value
+        return named
+
+
+class JobErrorView(View):
+    code: str
+    message: str
+    param: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: Mapping[str, Any]) -> JobErrorView:
+        details = {name: value for name, value in error.items() if name not in cls.model_fields}
+        return cls(code=error["code"], message=error["message"], param=error.get("param"), details=details)
+
+
 class JobView(View):
-    """`status`: validating, queued, running, succeeded, failed or cancelled. Losses: nats per token."""
+    """A job as OpenAI's client reads it, and what it has beyond that. Instants: unix seconds.
+
+    `status`: validating_files, queued, running, succeeded, failed or cancelled. `fine_tuned_model`: the
+    registered version, once the chain has it. Losses in `metrics`: nats per token.
+    """
 
     id: str
-    object: str = "fine_tuning.job"
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    model: str
+    fine_tuned_model: str | None
+    training_file: str
+    validation_file: None = None
+    organization_id: str
+    result_files: list[str] = Field(default_factory=list)
+    seed: int
+    trained_tokens: int | None
+    estimated_finish: None = None
     creator: str
     snapshot_id: str
     hyperparameters: dict[str, Any]
     status: str
-    created_at: datetime
-    finished_at: datetime | None
+    created_at: int
+    finished_at: int | None
     adapter_digest: str | None
     base_model: str | None
     metrics: dict[str, float]
     cid: str | None
     version_id: str | None
-    error: dict[str, Any] | None
+    error: JobErrorView | None
 
     @classmethod
-    def of(cls, job: TrainingJob) -> JobView:
-        config = job.config
+    def of(cls, job: TrainingJob, model: str) -> JobView:
+        metrics = dict(job.result.metrics) if job.result else {}
+        trained = metrics.get("num_trained_tokens")
         return cls(
             id=job.id,
+            model=model,
+            fine_tuned_model=job.version_id,
+            training_file=job.snapshot_id,
+            organization_id=job.creator,
+            seed=job.config.seed,
+            trained_tokens=None if trained is None else int(trained),
             creator=job.creator,
             snapshot_id=job.snapshot_id,
-            hyperparameters={name: getattr(config, name) for name in config.__slots__},
-            status=job.state.value,
-            created_at=job.created_at,
-            finished_at=job.finished_at,
+            hyperparameters=_options(job.config),
+            status="validating_files" if job.state is JobState.VALIDATING else job.state.value,
+            created_at=int(job.created_at.timestamp()),
+            finished_at=None if job.finished_at is None else int(job.finished_at.timestamp()),
             adapter_digest=job.result.adapter_digest if job.result else None,
             base_model=job.result.base_model if job.result else None,
-            metrics=dict(job.result.metrics) if job.result else {},
+            metrics=metrics,
             cid=job.cid,
             version_id=job.version_id,
-            error=dict(job.error) if job.error else None,
+            error=JobErrorView.of(job.error) if job.error else None,
         )
 
 
@@ -91,13 +183,59 @@ class RegistrationView(View):
 
 
 class JobEventView(View):
-    """`data` by `kind`: see `backend.domain.training.JobEvent`."""
+    """`data` by `kind`: see `backend.domain.training.JobEvent`. `seq` counts a job's events from 1."""
 
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: Literal["message", "metrics"]
     seq: int
-    at: datetime
     kind: str
     data: dict[str, Any]
 
     @classmethod
     def of(cls, event: JobEvent) -> JobEventView:
-        return cls.model_validate(event)
+        return cls(
+            id=f"ftevent-{event.job_id.removeprefix('ftjob-')}-{event.seq}",
+            created_at=int(event.at.timestamp()),
+            level=LEVELS.get(event.kind, "info"),
+            message=MESSAGES[event.kind].format_map(event.data),
+            type="metrics" if event.kind in {"progress", "eval"} else "message",
+            seq=event.seq,
+            kind=event.kind,
+            data=dict(event.data),
+        )
+
+
+class CheckpointView(View):
+    """`fine_tuned_model_checkpoint` is a name for the record: only registered versions are served."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuning_job_id: str
+    fine_tuned_model_checkpoint: str
+    step_number: int
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, event: JobEvent) -> CheckpointView:
+        step = event.data["step"]
+        losses = {"train_loss": event.data["loss"]} if "loss" in event.data else {}
+        return cls(
+            id=f"ftckpt-{event.job_id.removeprefix('ftjob-')}-{step}",
+            created_at=int(event.at.timestamp()),
+            fine_tuning_job_id=event.job_id,
+            fine_tuned_model_checkpoint=f"{event.job_id}:step-{step}",
+            step_number=step,
+            metrics={"step": step, **losses},
+        )
+
+
+def _options(config: TrainingConfig) -> dict[str, Any]:
+    """By our names, and by OpenAI's."""
+    factor = config.learning_rate / TrainingConfig().learning_rate
+    ours = {name: getattr(config, name) for name in config.__slots__}
+    return ours | {"n_epochs": config.epochs, "learning_rate_multiplier": factor}

@@ -70,6 +70,12 @@ class Training:
             known(tx.training.get(job_id), job_id)
             return tx.training.events(job_id, after, limit)
 
+    def checkpoints(self, job_id: str) -> Sequence[JobEvent]:
+        """The events of all its checkpoints, newest first. Errors: `NotFound`."""
+        with self._read() as tx:
+            known(tx.training.get(job_id), job_id)
+            return tx.training.events(job_id, 0, None, "checkpoint")[::-1]
+
     def cancel(self, job_id: str, account: Account) -> TrainingJob:
         """Stop a job; its worker notices within a heartbeat. Cancelling twice is harmless.
 

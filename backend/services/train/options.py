@@ -36,7 +36,11 @@ class InvalidConfig(InvalidInput):
 
 
 def parse_config(raw: Mapping[str, Any]) -> TrainingConfig:
-    """Hyper-parameters by name, defaults for the rest. Errors: `InvalidConfig` naming the first wrong one."""
+    """Hyper-parameters by name, ours or OpenAI's, defaults for the rest.
+
+    Errors: `InvalidConfig` naming the first wrong one.
+    """
+    raw = _by_our_names(raw)
     known = {field.name for field in fields(TrainingConfig)}
     for name in raw:
         if name not in known:
@@ -47,6 +51,25 @@ def parse_config(raw: Mapping[str, Any]) -> TrainingConfig:
         allowed = f"batch_size x max_length may be {MAX_BATCH_TOKENS} tokens at most, not {given}"
         raise InvalidConfig(f"{allowed}: lower either", param="batch_size")
     return config
+
+
+def _by_our_names(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's `n_epochs` and `learning_rate_multiplier` are `epochs` and a factor of the default
+    `learning_rate`; "auto" is its word for a default.
+    """
+    named = {name: value for name, value in raw.items() if value != "auto"}
+    for theirs, ours in _OPENAI_NAMES.items():
+        if theirs in named and ours in named:
+            raise InvalidConfig(f"{theirs} is OpenAI's name of {ours}: give one of them", param=theirs)
+    if "n_epochs" in named:
+        named["epochs"] = named.pop("n_epochs")
+    if "learning_rate_multiplier" in named:
+        factor = named.pop("learning_rate_multiplier")
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            message = f"learning_rate_multiplier must be a number, not {factor!r}"
+            raise InvalidConfig(message, param="learning_rate_multiplier")
+        named["learning_rate"] = factor * TrainingConfig().learning_rate
+    return named
 
 
 def _parse_option(name: str, value: Any) -> Any:
@@ -77,4 +100,5 @@ def _parse_targets(value: Any) -> tuple[str, ...]:
     return tuple(layer for layer in LINEAR_LAYERS if layer in wanted)
 
 
+_OPENAI_NAMES = {"n_epochs": "epochs", "learning_rate_multiplier": "learning_rate"}
 _OPTION_TYPES = get_type_hints(TrainingConfig)

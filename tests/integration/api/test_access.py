@@ -119,6 +119,7 @@ TABLE = {
     "POST /v1/fine_tuning/jobs/{job_id}/registration/prepare": Rule(SESSION, 403, LISTING),
     "GET /v1/fine_tuning/jobs/{job_id}/events": Rule(ANYONE),
     "GET /v1/fine_tuning/jobs/{job_id}/events/stream": Rule(ANYONE),
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": Rule(ANYONE),
     # Votes
     "GET /v1/governance/power": Rule(KEY),
     "POST /v1/governance/delegate/prepare": Rule(SESSION),

@@ -229,7 +229,7 @@ def test_a_job_is_made_watched_and_cancelled(api: Api) -> None:
     assert post(api, "/v1/fine_tuning/jobs", 400, json=wrong)["error"]["param"] == "rank"
     wanted = {"snapshot_id": some_hash("snapshot"), "hyperparameters": {"rank": 4}}
     job = post(api, "/v1/fine_tuning/jobs", 201, json=wanted)
-    assert (job["status"], job["hyperparameters"]["rank"]) == (JobState.VALIDATING, 4)
+    assert (job["status"], job["hyperparameters"]["rank"]) == ("validating_files", 4)
     path = f"/v1/fine_tuning/jobs/{job['id']}"
     assert post(api, f"{path}/cancel", 200)["status"] == JobState.CANCELLED
     with api.http() as http:
