@@ -29,20 +29,25 @@ class TrainingConfig:
     """Hyper-parameters of one job. The defaults suit a few hundred short rows on two CPU cores.
 
     Lengths are in tokens, `warmup_fraction` and `eval_fraction` are parts of steps and of rows,
-    `checkpoint_steps` is how many optimizer steps a killed worker may lose.
+    `checkpoint_steps` is how many optimizer steps a killed worker may lose. `steps` above 0 stands for
+    `epochs`. With `packing` a row of a batch is a sequence of `max_length` filled with several rows, none of
+    which sees another. `loss_on` "all" learns what users and systems say too.
     """
 
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
-    variant: Literal["lora", "rslora"] = "lora"
+    variant: Literal["lora", "rslora", "dora"] = "lora"
     targets: tuple[str, ...] = LINEAR_LAYERS
     learning_rate: float = 2e-3
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_fraction: float = 0.1
     epochs: float = 2.0
+    steps: int = 0
     batch_size: int = 8
+    packing: bool = False
     max_length: int = 192
+    loss_on: Literal["completions", "all"] = "completions"
     eval_fraction: float = 0.1
     seed: int = 0
     checkpoint_steps: int = 20

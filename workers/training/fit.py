@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from backend.domain.errors import InvalidInput
-from workers.training.rows import IGNORED, plan_batches
+from workers.training.rows import IGNORED, packs, plan_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,25 +48,40 @@ class FitSummary:
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids`, `attention_mask` and `labels`, each [rows, longest], padded on the right.
+    """`input_ids`, `attention_mask`, `labels`, each [rows, longest], padded on the right; and `_head`'s."""
+    labels = _padded([e.labels for e in examples], IGNORED)
+    return {
+        "input_ids": _padded([e.token_ids for e in examples], pad_token_id),
+        "attention_mask": _padded([[1] * len(e.token_ids) for e in examples], 0),
+        "labels": labels,
+        **_head(labels),
+    }
 
-    The head is as wide as the vocabulary, so it is computed where something is learnt and nowhere else:
+
+def collate_packs(sequences: Sequence[Sequence[Example]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """The same of sequences of several rows; instead of a mask `position_ids`, which start again with each
+    row: the model takes them for the ends of what may be attended to. Nothing predicts a row's first token.
+    """
+    labels = _padded([[t for e in rows for t in (IGNORED, *e.labels[1:])] for rows in sequences], IGNORED)
+    return {
+        "input_ids": _padded([[t for e in rows for t in e.token_ids] for rows in sequences], pad_token_id),
+        "position_ids": _padded([[i for e in rows for i in range(len(e.labels))] for rows in sequences], 0),
+        "labels": labels,
+        **_head(labels),
+    }
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def _head(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The head is as wide as the vocabulary, so it is computed where something is learnt and nowhere else:
     `logits_to_keep` [kept] are the columns from which any row predicts such a token, `shift_labels`
     [rows, kept] those tokens. Loss and gradients are those of all columns.
     """
-
-    def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
-
-    labels = pad([e.labels for e in examples], IGNORED)
     kept = (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
-    return {
-        "input_ids": pad([e.token_ids for e in examples], pad_token_id),
-        "attention_mask": pad([[1] * len(e.token_ids) for e in examples], 0),
-        "labels": labels,
-        "shift_labels": labels[:, 1:][:, kept],
-        "logits_to_keep": kept,
-    }
+    return {"shift_labels": labels[:, 1:][:, kept], "logits_to_keep": kept}
 
 
 def compute_dtype() -> torch.dtype:
@@ -82,6 +97,7 @@ def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
     alone.
     """
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=compute_dtype(), local_files_only=True)
+    model.config.use_cache = False  # with a cache, a pack's rows would see each other: its ends are not found
     set_seed(config.seed)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -89,6 +105,7 @@ def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         use_rslora=config.variant == "rslora",
+        use_dora=config.variant == "dora",
         target_modules=list(config.targets),
     )
     return get_peft_model(model, lora)
@@ -106,9 +123,10 @@ def fit(
 
     Errors: `NonFiniteLoss`.
     """
-    lengths = [len(example.token_ids) for example in examples]
-    plan = plan_batches(lengths, config.batch_size, config.epochs, config.seed)
-    batches = _Batches(examples, plan, pad_token_id)
+    sequences = packs(examples, config.max_length) if config.packing else [(e,) for e in examples]
+    lengths = [sum(len(example.token_ids) for example in rows) for rows in sequences]
+    plan = plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.steps)
+    batches = _Batches(sequences, plan, pad_token_id)
     progress = _Progress([sum(lengths[row] for row in rows) for rows in plan], emit)
     trainer = Trainer(
         model=model,
@@ -123,15 +141,17 @@ def fit(
     _check_weights(model, len(plan))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
-    num_trained = sum(examples[row].num_trained for rows in plan for row in rows)
+    num_trained = sum(e.num_trained for places in plan for place in places for e in sequences[place])
     return FitSummary(sum(tail) / len(tail), len(plan), num_trained)
 
 
 class _Batches(Dataset[dict[str, torch.Tensor]]):
     """One item an optimizer step: the Trainer then only has to walk on, and to skip when it resumes."""
 
-    def __init__(self, examples: Sequence[Example], plan: Sequence[Sequence[int]], pad_token_id: int) -> None:
-        self._examples = examples
+    def __init__(
+        self, sequences: Sequence[Sequence[Example]], plan: Sequence[Sequence[int]], pad_token_id: int
+    ) -> None:
+        self._sequences = sequences
         self._plan = plan
         self._pad_token_id = pad_token_id
 
@@ -139,7 +159,10 @@ class _Batches(Dataset[dict[str, torch.Tensor]]):
         return len(self._plan)
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        return collate([self._examples[row] for row in self._plan[step]], self._pad_token_id)
+        sequences = [self._sequences[place] for place in self._plan[step]]
+        if all(len(rows) == 1 for rows in sequences):
+            return collate([rows[0] for rows in sequences], self._pad_token_id)
+        return collate_packs(sequences, self._pad_token_id)
 
 
 class _Progress(TrainerCallback):

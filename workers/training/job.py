@@ -99,7 +99,7 @@ def _open_base(spec: TrainingSpec) -> _Base:
 def _split(spec: TrainingSpec, rows: Path, base: _Base) -> tuple[list[Example], list[Example]]:
     """(train, held out)."""
     config = spec.config
-    examples = read_examples(rows, base.tokenizer, config.max_length)
+    examples = read_examples(rows, base.tokenizer, config.max_length, config.loss_on)
     if not examples:
         raise UnusableRows(f"no row has an answer within {config.max_length} tokens", param="max_length")
     return hold_out(examples, config.eval_fraction, config.seed)

@@ -7,7 +7,7 @@ import json
 import random
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from backend.domain.errors import InvalidInput
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+LossOn = Literal["completions", "all"]
 IGNORED = -100
 """Label of a token that carries no loss; the value that torch's cross entropy skips."""
 
@@ -41,22 +42,32 @@ class Example:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-def read_examples(path: Path, tokenizer: Any, max_length: int) -> list[Example]:
+def read_examples(
+    path: Path, tokenizer: Any, max_length: int, loss_on: LossOn = "completions"
+) -> list[Example]:
     """Tokenise lines `{"contribution": index, "row": {...}}`, less rows with no label within `max_length`."""
     with path.open(encoding="utf-8") as file:
         lines = (json.loads(line) for line in file)
-        examples = [encode(line["contribution"], line["row"], tokenizer, max_length) for line in lines]
+        examples = [
+            encode(line["contribution"], line["row"], tokenizer, max_length, loss_on) for line in lines
+        ]
     return [example for example in examples if example.num_trained > 0]
 
 
-def encode(contribution: int, row: Mapping[str, Any], tokenizer: Any, max_length: int) -> Example:
+def encode(
+    contribution: int,
+    row: Mapping[str, Any],
+    tokenizer: Any,
+    max_length: int,
+    loss_on: LossOn = "completions",
+) -> Example:
     """Segment by segment, each tokenised alone, as the engine does with a prompt and its answer."""
     token_ids: list[int] = []
     labels: list[int] = []
     for text, is_trained in _segments(row, tokenizer):
         ids = tokenizer.encode(text, add_special_tokens=False)
         token_ids += ids
-        labels += ids if is_trained else [IGNORED] * len(ids)
+        labels += ids if is_trained or loss_on == "all" else [IGNORED] * len(ids)
     question = " ".join(unicodedata.normalize("NFKC", _question(row)).casefold().split())
     return Example(
         contribution, _group(row), tuple(token_ids[:max_length]), tuple(labels[:max_length]), question
@@ -116,13 +127,32 @@ def joined_groups(examples: Sequence[Example]) -> dict[str, str]:
     return {example.group: root(("group", example.group))[1] for example in examples}
 
 
-def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[tuple[int, ...]]:
-    """Row numbers of every optimizer step of the whole run.
+def packs(examples: Sequence[Example], max_length: int) -> list[tuple[Example, ...]]:
+    """Sequences of at most `max_length` tokens, each of whole rows: the longest first, each into the first
+    sequence that it fits into.
+    """
+    room: list[int] = []
+    filled: list[list[Example]] = []
+    for example in sorted(examples, key=lambda example: len(example.token_ids), reverse=True):
+        length = len(example.token_ids)
+        place = next((i for i, free in enumerate(room) if free >= length), len(room))
+        if place == len(room):
+            room.append(max_length)
+            filled.append([])
+        room[place] -= length
+        filled[place].append(example)
+    return [tuple(sequence) for sequence in filled]
+
+
+def plan_batches(
+    lengths: Sequence[int], batch_size: int, epochs: float, seed: int, steps: int = 0
+) -> list[tuple[int, ...]]:
+    """Row numbers of every optimizer step of the whole run: of so many epochs, or steps if not 0.
 
     The plan depends on nothing but its arguments, so a resumed run goes on exactly where the killed one was.
     """
     per_epoch = -(-len(lengths) // batch_size)
-    num_steps = max(1, round(epochs * per_epoch))
+    num_steps = steps or max(1, round(epochs * per_epoch))
     batches: list[tuple[int, ...]] = []
     epoch = 0
     while len(batches) < num_steps:

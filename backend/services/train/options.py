@@ -23,6 +23,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (1e-6, 0.1),
     "warmup_fraction": (0.0, 0.5),
     "epochs": (0.01, 100.0),
+    "steps": (0, 1_000_000),
     "batch_size": (1, 256),
     "max_length": (16, 8192),
     "eval_fraction": (0.01, 0.5),
@@ -76,6 +77,10 @@ def _parse_option(name: str, value: Any) -> Any:
     if name == "targets":
         return _parse_targets(value)
     kind = _OPTION_TYPES[name]
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise InvalidConfig(f"{name} must be true or false, not {value!r}", param=name)
+        return value
     if name not in _RANGES:
         choices = get_args(kind)
         if value not in choices:

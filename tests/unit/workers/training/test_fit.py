@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from backend.domain.training import TrainingConfig
 from tests.fixtures_engine import peft_warnings_ignored
-from workers.training.fit import collate, compute_dtype, lora_model
+from workers.training.fit import collate, collate_packs, compute_dtype, lora_model
 from workers.training.rows import IGNORED, Example, encode
 
 if TYPE_CHECKING:
@@ -49,6 +49,22 @@ def test_columns_are_kept_where_any_row_predicts_a_token_that_it_learns() -> Non
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 9, 9]]
     assert batch["logits_to_keep"].tolist() == [0, 1, 2]
     assert batch["shift_labels"].tolist() == [[IGNORED, 3, 4], [6, IGNORED, IGNORED]]
+
+
+def test_rows_of_a_pack_do_not_see_each_other(tiny_base: Path) -> None:
+    with peft_warnings_ignored():
+        model = lora_model(tiny_base, TrainingConfig()).float()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    rows = [
+        encode(0, {"prompt": "ab" * i, "completion": "cd" * (5 - i)}, tokenizer, 192) for i in (1, 2, 3, 4)
+    ]
+    packed = collate_packs([rows[:3], rows[3:]], 0)
+    apart = [model(**collate([row], 0)).loss.item() * row.num_trained for row in rows]
+    loss, found = gradients(model, packed)
+    assert loss * sum(row.num_trained for row in rows) == pytest.approx(sum(apart), rel=1e-5)
+    _, expected = gradients(model, collate(rows, 0))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("capabilities", "dtype"), [({"amx_bf16": True}, "bfloat16"), ({}, "float32")])

@@ -154,6 +154,15 @@ def test_a_checkpoint_that_was_being_written_is_not_used(
     assert contents(folder / ADAPTER) == undisturbed
 
 
+def test_every_variant_of_packed_rows_is_what_the_engine_serves(make_job: Any) -> None:
+    for variant in ("rslora", "dora"):
+        spec, folder = make_job(variant, variant=variant, packing=True, max_length=96, loss_on="all", steps=4)
+        run_job(spec, folder, ignore)
+        metrics = json.loads((folder / RESULT_FILE).read_bytes())["metrics"]
+        assert metrics["num_steps"] == 4
+        assert metrics["eval_loss_adapter"] < metrics["eval_loss_base"]
+
+
 def test_another_seed_gives_another_adapter(make_job: Any, undisturbed: dict[str, bytes]) -> None:
     spec, folder = make_job("other", seed=12)
     run_job(spec, folder, ignore)

@@ -16,6 +16,7 @@ from workers.training.rows import (
     encode,
     hold_out,
     joined_groups,
+    packs,
     plan_batches,
     read_examples,
 )
@@ -158,3 +159,24 @@ def test_rows_of_like_length_share_a_batch() -> None:
 def test_a_part_of_an_epoch_is_at_least_one_step() -> None:
     assert len(plan_batches([5] * 40, 8, 0.5, 0)) == 2
     assert len(plan_batches([5] * 40, 8, 0.01, 0)) == 1
+
+
+@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=60))
+def test_packs_hold_every_row_once_and_no_more_than_fits(lengths: list[int]) -> None:
+    rows = [Example(i, "g", (1,) * length, (1,) * length) for i, length in enumerate(lengths)]
+    sequences = packs(rows, 100)
+    assert sorted(row.contribution for rows in sequences for row in rows) == list(range(len(lengths)))
+    sizes = [sum(len(row.token_ids) for row in rows) for rows in sequences]
+    assert max(sizes) <= 100
+    assert sum(size <= 50 for size in sizes) <= 1  # two of them would have been one
+
+
+def test_the_loss_may_be_on_all_that_is_said(tokenizer: Any) -> None:
+    row = {"prompt": "Hello?", "completion": "Yes."}
+    one, whole = (encode(0, row, tokenizer, 192, loss_on) for loss_on in ("completions", "all"))
+    assert whole.token_ids == one.token_ids == whole.labels
+    assert 0 < one.num_trained < whole.num_trained == len(whole.token_ids) - 1
+
+
+def test_a_plan_of_steps_is_as_long_as_it_says() -> None:
+    assert len(plan_batches([1] * 10, 4, epochs=2, seed=0, steps=7)) == 7

@@ -39,7 +39,10 @@ def test_options_default_and_are_kept_as_given() -> None:
         ("max_length", 8),
         ("seed", -1),
         ("seed", 2**32),
-        ("variant", "dora"),
+        ("variant", "qlora"),
+        ("steps", -1),
+        ("packing", 1),
+        ("loss_on", "prompts"),
         ("scheduler", ["cosine"]),
         ("targets", []),
         ("targets", "q_proj"),
@@ -53,6 +56,27 @@ def test_an_option_out_of_range_is_refused_by_name(option: str, value: Any) -> N
         parse_config({option: value})
     assert refusal.value.param == option
     assert option in refusal.value.message
+
+
+def test_openais_names_stand_for_ours() -> None:
+    theirs = {"n_epochs": 3, "batch_size": "auto", "learning_rate_multiplier": 0.5}
+    expected = parse_config({"epochs": 3, "learning_rate": TrainingConfig().learning_rate / 2})
+    assert parse_config(theirs) == expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"n_epochs": 1, "epochs": 1},
+        {"learning_rate_multiplier": 1, "learning_rate": 0.001},
+        {"learning_rate_multiplier": "fast"},
+        {"learning_rate_multiplier": True},
+    ],
+)
+def test_openais_names_are_checked_too(raw: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig) as refusal:
+        parse_config(raw)
+    assert refusal.value.param == next(iter(raw))
 
 
 def test_a_batch_that_no_machine_holds_is_refused() -> None:
