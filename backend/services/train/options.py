@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "rank": (1, 128),
     "alpha": (1, 1024),
     "dropout": (0.0, 0.5),
@@ -30,6 +30,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "checkpoint_steps": (1, 100_000),
 }
+"""The least and the most of each number."""
 
 
 class InvalidConfig(InvalidInput):
@@ -81,7 +82,7 @@ def _parse_option(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise InvalidConfig(f"{name} must be true or false, not {value!r}", param=name)
         return value
-    if name not in _RANGES:
+    if name not in RANGES:
         choices = get_args(kind)
         if value not in choices:
             raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, not {value!r}", param=name)
@@ -89,7 +90,7 @@ def _parse_option(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
         expected = "a number" if kind is float else "an integer"
         raise InvalidConfig(f"{name} must be {expected}, not {value!r}", param=name)
-    low, high = _RANGES[name]
+    low, high = RANGES[name]
     if not low <= value <= high:  # NaN fails too
         raise InvalidConfig(f"{name} must lie between {low} and {high}, not {value!r}", param=name)
     return kind(value)

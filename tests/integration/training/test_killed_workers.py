@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,14 +36,20 @@ PROGRAM = Path(__file__).with_name("worker_process.py")
 class Farm:
     """Workers as processes, and the one job they share."""
 
-    def __init__(self, database: Database, home: Path) -> None:
+    def __init__(
+        self, database: Database, home: Path, config: dict[str, Any], lease_seconds: float = 10
+    ) -> None:
         self.home = home
         self.base_folder = make_model(home / "tiny-llama")
         url = database.engine.url.render_as_string(hide_password=False)
-        setup = {"database_url": url, "base_folder": str(self.base_folder)}
+        setup = {
+            "database_url": url,
+            "base_folder": str(self.base_folder),
+            "lease_seconds": lease_seconds,
+        }
         (home / "setup.json").write_text(json.dumps(setup))
         self.training = Training(database.begin, database.read)
-        self.job = self.training.create(CREATOR, Desk(database).snapshot(True, True), CONFIG)
+        self.job = self.training.create(CREATOR, Desk(database).snapshot(True, True), config)
 
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -59,7 +66,7 @@ class Farm:
         """The test's own time limit ends this if it never comes."""
         while True:
             job = self.training.get(self.job.id)
-            if is_reached(job, list(self.training.events(job.id))):
+            if is_reached(job, list(self.training.events(job.id, limit=10_000))):
                 return job
             assert job.state is not JobState.FAILED, (job.error, (self.home / "worker.log").read_text())
             time.sleep(0.05)
@@ -84,7 +91,7 @@ def steps_of(events: list[JobEvent]) -> list[int]:
 
 @pytest.fixture
 def farm(sqlite_database: Database, tmp_path: Path) -> Farm:
-    return Farm(sqlite_database, tmp_path)
+    return Farm(sqlite_database, tmp_path, CONFIG)
 
 
 def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
@@ -105,6 +112,33 @@ def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
     EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == farm.undisturbed()
     assert not (tmp_path / "training" / job.id / CHECKPOINTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("num_kills", "epochs"),
+    [(5, 8), pytest.param(50, 60, marks=[pytest.mark.deep, pytest.mark.timeout(3600)])],
+)
+def test_a_job_ends_alike_however_often_its_workers_are_killed(
+    sqlite_database: Database, tmp_path: Path, num_kills: int, epochs: int
+) -> None:
+    """At random moments: every other time before a checkpoint, else behind one, so that it gets further."""
+    farm = Farm(sqlite_database, tmp_path, {**CONFIG, "epochs": epochs, "checkpoint_steps": 2}, 3)
+    dice = random.Random(num_kills)
+    for number in range(num_kills):
+        num_before = len(farm.training.events(farm.job.id, limit=10_000))
+        num_more = dice.randint(0, 3) if number % 2 else dice.randint(4, 10)
+        with farm.worker() as worker:
+            farm.until(lambda _, events, wanted=num_before + num_more: len(events) >= wanted)
+            time.sleep(dice.uniform(0, 0.3))
+            worker.send_signal(signal.SIGKILL)
+        assert not farm.training.get(farm.job.id).is_over, f"it was over before kill {number + 1}"
+    with farm.worker():
+        job = farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
+    kinds = [event.kind for event in farm.training.events(job.id, limit=10_000)]
+    assert kinds.count("published") == 1
+    assert job.cid is not None
+    EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
+    assert contents(tmp_path / "fetched") == farm.undisturbed()
 
 
 def test_cancelling_reaches_a_worker_that_trains(farm: Farm) -> None:

@@ -31,7 +31,7 @@ def main(home: Path) -> None:
     logging.basicConfig(level=logging.INFO)
     setup = json.loads((home / "setup.json").read_text())
     database = Database.open(setup["database_url"])
-    leases = Leases(database.begin, seconds=10)
+    leases = Leases(database.begin, seconds=setup["lease_seconds"])
     publication = Publication(database.begin, EmbeddedStore(home / "ipfs"), chain=None)  # type: ignore[arg-type]
     options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"])
     app = create_app(home)
