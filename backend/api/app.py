@@ -21,6 +21,7 @@ from backend.api.routers import (
     chat,
     contributions,
     earnings,
+    files,
     fine_tuning,
     governance,
     health,
@@ -48,11 +49,11 @@ MAX_UPLOADS = 8
 """Taken at once."""
 MAX_PIECES = 16
 """Of resumable transfers, taken at once."""
-UPLOAD = ("POST", "/v1/contributions")
+UPLOADS = {("POST", "/v1/contributions"), ("POST", "/v1/files")}
 PIECE = ("PATCH", "/v1/transfers/")
 ROUTERS = (
     *(auth, models, chat, channels, receipts, usage),
-    *(registry, contributions, transfers, fine_tuning, earnings, governance, ipfs, health),
+    *(registry, contributions, transfers, files, fine_tuning, earnings, governance, ipfs, health),
 )
 
 
@@ -81,7 +82,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     app.openapi = cache(partial(document, app, routers))  # type: ignore[method-assign]
 
     def limit_of(method: str, path: str) -> int:
-        is_large = (method, path) == UPLOAD or (method, path[: len(PIECE[1])]) == PIECE
+        is_large = (method, path) in UPLOADS or (method, path[: len(PIECE[1])]) == PIECE
         return settings.max_upload_bytes + FORM_BYTES if is_large else MAX_BODY_BYTES
 
     app.add_middleware(BodyLimit, limit_of=limit_of)

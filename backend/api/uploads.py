@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 16
 STALL_SECONDS = 60
+MAX_FIELDS = 8
+"""Of a form, beside its file."""
 
 
 class UploadsBusy(Unavailable):
@@ -60,6 +63,29 @@ async def uploaded(request: Request) -> AsyncIterator[Iterator[bytes]]:
         if not isinstance(file, UploadFile):
             raise InvalidInput("The form has no file under the name 'file'.", param="file")
         yield iter(lambda: file.file.read(CHUNK_BYTES), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedForm:
+    filename: str
+    content: Iterator[bytes]
+    """Of the field `file`. Read it in a worker thread."""
+    fields: dict[str, str]
+    """All others."""
+
+
+@asynccontextmanager
+async def uploaded_form(request: Request) -> AsyncIterator[UploadedForm]:
+    """Raises InvalidInput if it is no form with a file."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise InvalidInput("Send a form (multipart/form-data) with the rows as 'file'.", param="file")
+    async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise InvalidInput("The form has no file under the name 'file'.", param="file")
+        content = iter(lambda: file.file.read(CHUNK_BYTES), b"")
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        yield UploadedForm(file.filename or "file", content, fields)
 
 
 def body(request: Request) -> Iterator[bytes]:

@@ -21,12 +21,14 @@ from backend.domain.hashing import TypedDomain
 from backend.services.contribute.licences import check_compatible, parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
 from backend.services.contribute.receive import DiskFull, read_defects
+from backend.services.contribute.staging import DATA_FILE
 from backend.services.contribute.terms import accepted_licence
 from backend.services.contribute.uploads import claim_rows, current, drop_content, drop_rows, release_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from backend.domain.contribution import Copy
     from backend.domain.dataset import Defect
@@ -136,6 +138,16 @@ class Contributions:
         """
         with self._read() as tx:
             return tx.contributions.find(account, datanet, limit, after)
+
+    def content(self, upload_id: str) -> Iterator[bytes]:
+        """The canonical rows. Errors: `NotFound`, also where they are gone; those of `BlobStore.open`."""
+        report = self.status(upload_id).report
+        staged = self._staging.data(upload_id)
+        if staged.exists():
+            return _chunks(staged)
+        if report.cid is None:
+            raise NotFound(f"the rows of upload {upload_id} were not kept", "upload_id")
+        return self._store.open(report.cid, DATA_FILE)
 
     def defects(self, upload_id: str) -> Iterator[Defect]:
         """What is wrong with an upload that is refused or goes without some lines: format first, then copies,
@@ -288,6 +300,11 @@ def _draft(tx: ContributionTx, upload_id: str) -> Upload:
         state = "gone" if upload is None else upload.state
         raise Conflict(f"upload {upload_id} is {state}, not a draft", "upload_id", {"state": state})
     return upload
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(1 << 16), b"")
 
 
 def _title(name: str) -> str:

@@ -1,0 +1,115 @@
+"""Contributions' uploads under OpenAI's name for them: files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.responses import StreamingResponse
+
+from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute, keeps_no_answer
+from backend.api.schemas.common import CursorPage
+from backend.api.schemas.files import FileDeleted, FileFields, FileView
+from backend.api.services import Services
+from backend.api.uploads import UploadSlots, uploaded_form
+from backend.domain.contribution import WITHDRAWAL, Upload
+from backend.domain.errors import NotFound
+from backend.domain.ids import Account, DatanetId
+
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=IdempotentRoute)
+
+FORM = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "JSON lines or Parquet."},
+                    **FileFields.model_json_schema()["properties"],
+                },
+                "required": ["file", "purpose", "datanet", "licence"],
+            }
+        }
+    },
+}
+
+
+@router.post("", openapi_extra={"requestBody": FORM})
+@keeps_no_answer
+async def create_file(request: Request, services: ServicesDep, wallet: WalletDep) -> FileView:
+    """Rows for a datanet, checked. `status` "error": they are unsound, and the upload's defects say where."""
+    slots: UploadSlots = request.app.state.upload_slots
+    with slots.take() as thread:
+        async with uploaded_form(request) as form:
+            fields = _parsed(form.fields)
+            found = await to_thread.run_sync(
+                services.contributions.upload,
+                wallet.account,
+                DatanetId(fields.datanet),
+                fields.name or form.filename,
+                form.content,
+                fields.licence,
+                limiter=thread,
+            )
+    return FileView.of(found)
+
+
+@router.get("")
+def list_files(
+    services: ServicesDep,
+    caller: CallerDep,
+    purpose: Annotated[str | None, Query()] = None,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 100,
+) -> CursorPage[FileView]:
+    """The caller's own, newest first, less those taken back."""
+    if purpose not in {None, "fine-tune"}:
+        return CursorPage(data=[], has_more=False)
+    found = services.contributions.find(account=caller.account, limit=limit + 1, after=after)
+    shown = found[:limit]
+    has_more = len(found) > limit
+    return CursorPage(
+        data=[FileView.of(upload) for upload in shown if upload.state not in WITHDRAWAL],
+        next_cursor=shown[-1].id if has_more else None,
+        has_more=has_more,
+    )
+
+
+@router.get("/{file_id}")
+def get_file(file_id: str, services: ServicesDep, caller: CallerDep) -> FileView:
+    return FileView.of(_own(services, file_id, caller.account))
+
+
+@router.get("/{file_id}/content", response_class=StreamingResponse)
+def get_file_content(file_id: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
+    """Its canonical rows, as they are or will be published."""
+    _own(services, file_id, caller.account)
+    return StreamingResponse(services.contributions.content(file_id), media_type="application/x-ndjson")
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: str, services: ServicesDep, wallet: WalletDep) -> FileDeleted:
+    """Take the contribution back: as `POST /v1/contributions/{upload_id}/withdraw`."""
+    _own(services, file_id, wallet.account)
+    services.contributions.withdraw(file_id)
+    return FileDeleted(id=file_id)
+
+
+def _parsed(fields: dict[str, str]) -> FileFields:
+    try:
+        return FileFields.model_validate(fields)
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error
+
+
+def _own(services: Services, file_id: str, account: Account) -> Upload:
+    found = services.contributions.status(file_id)
+    if found.account != account or found.state in WITHDRAWAL:
+        raise NotFound(f"No file {file_id}.", param="file_id")
+    return found
