@@ -116,7 +116,10 @@ def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
 
 @pytest.mark.parametrize(
     ("num_kills", "epochs"),
-    [(5, 8), pytest.param(50, 60, marks=[pytest.mark.deep, pytest.mark.timeout(3600)])],
+    [
+        pytest.param(5, 8, marks=pytest.mark.timeout(900)),
+        pytest.param(50, 60, marks=[pytest.mark.deep, pytest.mark.timeout(7200)]),
+    ],
 )
 def test_a_job_ends_alike_however_often_its_workers_are_killed(
     sqlite_database: Database, tmp_path: Path, num_kills: int, epochs: int
