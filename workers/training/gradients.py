@@ -96,13 +96,17 @@ class _Taps:
 
     def _keep_inner(self, name: str) -> Any:
         def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            self._inner[name] = output.detach()
+            if (
+                output.requires_grad
+            ):  # DoRA also passes the identity, for the norm of BA: that is nobody's row
+                self._inner[name] = output.detach()
 
         return hook
 
     def _watch_outer(self, name: str) -> Any:
         def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            output.register_hook(lambda gradient: self._take(name, gradient))  # type: ignore[no-untyped-call]
+            if output.requires_grad:
+                output.register_hook(lambda gradient: self._take(name, gradient))  # type: ignore[no-untyped-call]
 
         return hook
 
