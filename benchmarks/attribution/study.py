@@ -85,6 +85,7 @@ def train(plan: Plan, emit: Emit) -> None:
     """
     torch.set_num_threads(plan.num_threads)
     runs = [plan.everybody, *planned(plan.halves, plan.num_repeats)]
+    opened: tuple[Any, list[Answer]] | None = None
     for number, run in enumerate(runs):
         emit("retraining", {"run": run.name, "done": number, "total": len(runs)})
         try:
@@ -92,9 +93,10 @@ def train(plan: Plan, emit: Emit) -> None:
         except BlockingIOError:
             emit("left", {"run": run.name})
             continue
-        if weights_file(plan.everybody, plan.work).exists():
-            model, answers = _open_answers(plan)
-            losses(model, answers, run, plan.base, plan.work)
+        if opened is None and weights_file(plan.everybody, plan.work).exists():
+            opened = _open_answers(plan)
+        if opened is not None:
+            losses(*opened, run, plan.base, plan.work)
 
 
 def _open_answers(plan: Plan) -> tuple[Any, list[Answer]]:
