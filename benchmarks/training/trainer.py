@@ -18,7 +18,7 @@ from backend.domain.training import TrainingConfig
 from backend.services.contribute.docstrings import build_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 PACKAGES = ("json", "asyncio", "email", "logging")
@@ -62,6 +62,12 @@ class Outcome:
     def by_processor(self) -> float:
         return self._median(lambda run: run.tokens_per_processor_second)
 
+    @property
+    def is_no_worse(self) -> bool:
+        """Without this our pace does not count: ours is the eval loss that theirs is, or a lower one."""
+        ours, plain = (statistics.median(run.eval_loss for run in runs) for runs in (self.ours, self.plain))
+        return ours <= plain * (1 + LOSS_TOLERANCE)
+
     def _median(self, pace: Callable[[Run], float]) -> float:
         return statistics.median(pace(a) / pace(b) for a, b in zip(self.ours, self.plain, strict=True))
 
@@ -103,7 +109,7 @@ class _Field:
 
 
 def race(options: Race, work: Path) -> Outcome:
-    """To be run in a process of its own. Errors: `AssertionError` if our adapters are worse than theirs."""
+    """To be run in a process of its own."""
     import torch
 
     torch.set_num_threads(options.num_threads)
@@ -116,17 +122,7 @@ def race(options: Race, work: Path) -> Outcome:
             shutil.rmtree(work, ignore_errors=True)
             runs.append(train(field, work))
     shutil.rmtree(work, ignore_errors=True)
-    _compare(ours, plain)
     return Outcome(tuple(ours), tuple(plain))
-
-
-def _compare(ours: Sequence[Run], plain: Sequence[Run]) -> None:
-    our_loss = statistics.median(run.eval_loss for run in ours)
-    their_loss = statistics.median(run.eval_loss for run in plain)
-    if our_loss > their_loss * (1 + LOSS_TOLERANCE):
-        raise AssertionError(
-            f"our eval loss is {our_loss:.4f}, theirs {their_loss:.4f}: the paces say nothing"
-        )
 
 
 def _ours(field: _Field, work: Path) -> Run:

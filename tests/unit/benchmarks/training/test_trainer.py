@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from benchmarks.training.trainer import Outcome, Race, Run, race
 from tests.fixtures_engine import peft_warnings_ignored
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def runs(*paces: float) -> tuple[Run, ...]:
@@ -25,5 +25,5 @@ def test_an_adapter_that_is_worse_wins_no_race(
 ) -> None:
     monkeypatch.setattr("workers.training.fit.fit", lambda *_: None)
     laps = Race(16, 1, 1, 2, tmp_path, str(tiny_model))
-    with peft_warnings_ignored(), pytest.raises(AssertionError, match="our eval loss"):
-        race(laps, tmp_path / "work")
+    with peft_warnings_ignored():
+        assert not race(laps, tmp_path / "work").is_no_worse
