@@ -33,7 +33,7 @@ def page(report: Mapping[str, Any] | None) -> str:
 
 def chart(report: Mapping[str, Any]) -> str:
     """LDS of all methods as SVG, with the ceiling."""
-    rows = [Interval(name, each["lds"], *each["interval"]) for name, each in report["methods"].items()]
+    rows = [Interval(name, each["lds"], *each["interval"]) for name, each in _ranked(report)]
     return interval_chart("LDS: rank correlation with retraining (95 % interval)", rows, report["ceiling"])
 
 
@@ -53,9 +53,21 @@ def _measured(report: Mapping[str, Any]) -> str:
         if ceiling is None
         else f"The ceiling: two seeds agree at **{ceiling:.2f}**, over {report['num_repeats']} halves."
     )
+    wanted = report["planned"]
+    done = (report["num_subsets"], report["num_repeats"])
+    if done != (wanted["subsets"], wanted["repeats"]):
+        top += (
+            f" **The run is not complete**: {done[0]} of {wanted['subsets']} halves, {done[1]} of "
+            f"{wanted['repeats']} repeats. Read the figures as a first look."
+        )
     head = ["method", "LDS", "95 %", "lead over hidden states, 95 %", *KINDS, "as paid", "cost", "about"]
-    rows = [_row(name, each) for name, each in report["methods"].items()]
+    rows = [_row(name, each) for name, each in _ranked(report)]
     return "\n".join([told, "", f"![LDS of each method]({CHART})", "", *_table(head, rows), "", top, ""])
+
+
+def _ranked(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The methods, the best one last."""
+    return sorted(report["methods"].items(), key=lambda item: float(item[1]["lds"]))
 
 
 def _row(name: str, each: Mapping[str, Any]) -> list[str]:

@@ -138,6 +138,7 @@ def report(plan: Plan) -> dict[str, Any]:
             for name, found in named.items()
         },
         "ceiling": _ceiling(first, second),
+        "planned": {"subsets": plan.num_subsets, "repeats": plan.num_repeats},
         "num_subsets": len(done),
         "num_repeats": len(again),
         "num_answers": len(answers),
