@@ -1,6 +1,6 @@
 // The decoder's small operations for CPUs. Each function computes what its namesake in `portable.py` does, in one
 // pass over memory and with fp32 sums; weights, states and cache are float or bfloat16. The base model's matrix
-// products are here for bfloat16 only, where `native.py` says why; else they stay with oneDNN.
+// products are here for bfloat16 only, where `cpu.py` says why; else they stay with oneDNN.
 //
 // Portable C++ with the vector types of GCC and Clang: any CPU that the compiler knows will do. Intrinsics only where
 // AVX-512 has an instruction that compilers do not choose alike everywhere: fused multiply-add, products and rounding

@@ -16,8 +16,10 @@
 namespace loraledger {
 
 constexpr Index kPanel = 2 * kLanes;
-constexpr Index kTileRows = 12;          // two sums each; with two vectors of weights and one of states, 27 registers
-constexpr Index kChunkRows = 8 * kTileRows;  // whose states stay in the second cache while panels pass
+// Two sums a row: with two vectors of weights and one of states, 27 of 32 registers.
+constexpr Index kTileRows = 12;
+// Their states stay in the second cache while panels pass.
+constexpr Index kChunkRows = 8 * kTileRows;
 
 // Products of floats. States are widened first; a word of a panel holds two weights, which a shift and a mask widen.
 struct Widened {
@@ -29,7 +31,7 @@ struct Widened {
         return input * kPanel + output % kLanes * 2 + output / kLanes;
     }
 
-    // Rows `padding` elements apart more than they are long: a power of two would put all in the same few cache lines.
+    // Further apart than they are long: a power of two would put all of them into the same few cache lines.
     static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
         static thread_local std::vector<Element> widened;
         stride = in + kLanes;
@@ -126,9 +128,10 @@ class Expansion {
             const Index first = std::max(column, part.column);
             const Index last = std::min(column + width, part.column + part.out);
             if (first >= last) continue;
-            for (Index s = segment_of(from); s < deltas_.num_segments; ++s) {
+            const Index behind = from + num_tokens;
+            for (Index s = segment_of(from); s < deltas_.num_segments && deltas_.segments[s].start < behind; ++s) {
                 const LoraSegment& segment = deltas_.segments[s];
-                const Index rank = segment.rank, end = std::min(from + num_tokens, segment.end);
+                const Index rank = segment.rank, end = std::min(behind, segment.end);
                 const Bfloat16* rows =
                     static_cast<const Bfloat16*>(part.expand) + segment.first_row * part.out + first - part.column;
                 Index ahead = rank * part.out * static_cast<Index>(sizeof *rows);
@@ -149,8 +152,8 @@ class Expansion {
     // The first segment that ends behind a token.
     Index segment_of(Index token) const {
         const LoraSegment* end = deltas_.segments + deltas_.num_segments;
-        const auto* found = std::partition_point(deltas_.segments, end, [&](const LoraSegment& s) { return s.end <= token; });
-        return found - deltas_.segments;
+        const auto is_before = [&](const LoraSegment& segment) { return segment.end <= token; };
+        return std::partition_point(deltas_.segments, end, is_before) - deltas_.segments;
     }
 
     Index place(Index part, Index segment, Index token) const {
@@ -234,8 +237,8 @@ inline void widen_bias(const Bfloat16* bias, Index count, float* widened) {
 }
 
 // The sums of `num_rows` tokens from `start` on, for outputs from `column` on, before any input: bias and deltas.
-inline const std::vector<float>& begin_sums(const Expansion& expansion, const Bfloat16* bias, Index start, Index num_rows,
-                                            Index column, Index count, Index width) {
+inline const std::vector<float>& begin_sums(const Expansion& expansion, const Bfloat16* bias, Index start,
+                                            Index num_rows, Index column, Index count, Index width) {
     static thread_local std::vector<float> sums;
     if (sums.size() < static_cast<std::size_t>(num_rows * width)) sums.resize(num_rows * width);
     for (Index row = 0; row < num_rows; ++row) widen_bias(bias, count, sums.data() + row * width);
@@ -243,8 +246,8 @@ inline const std::vector<float>& begin_sums(const Expansion& expansion, const Bf
     return sums;
 }
 
-// `result` [tokens, out] = `states` [tokens, in] times what `pack` made of a weight, plus `bias` [out] if not null, plus
-// the deltas. Bias first, then an adapter's rows, then the inputs, in their order; rounded once.
+// `result` [tokens, out] = `states` [tokens, in] times what `pack` made of a weight, plus `bias` [out] if not null,
+// plus the deltas. Bias first, then an adapter's rows, then the inputs, in their order; rounded once.
 template <class Arithmetic>
 void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed, const Bfloat16* bias, Index out,
               const Deltas& deltas, Bfloat16* result) {

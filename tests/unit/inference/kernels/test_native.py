@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.errors import KernelBuildError
-from inference.kernels import native
 from inference.kernels.choice import choose_kernels
 from inference.kernels.cpu import Cpu, this_cpu
 from inference.kernels.interface import HeadNorms, LoraPart, Pages, Rotation, Singles
@@ -331,25 +330,6 @@ def test_without_a_compiler_auto_falls_back_and_native_says_why(
     assert "no-compiler" in caplog.text
     with pytest.raises(KernelBuildError, match="no-compiler"):
         choose_kernels("native", torch.float32, "cpu")
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(KernelBuildError, match="cannot keep or load"):
-        NativeKernels(torch.float32)
-
-
-def test_a_broken_source_is_named_with_the_compilers_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "cpp").mkdir()
-    (tmp_path / "cpp" / "native.cpp").write_text("int f() { return nonsense; }")
-    monkeypatch.setattr(native, "SOURCES", tmp_path / "cpp")
-    with pytest.raises(KernelBuildError, match="nonsense"):
-        NativeKernels(torch.float32)
-    assert not list(tmp_path.rglob("*.so"))
 
 
 def test_half_precision_has_no_native_kernels() -> None:
