@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backend.domain.contribution import PersonalKind
 from backend.domain.errors import InvalidInput
 
+_LONGEST_SOCKET = 100  # bytes of a socket's name that fit everywhere
+
 
 class Settings(BaseSettings):
     """`LORALEDGER_<NAME>` in the environment, else the default. Documented in docs/settings.md."""
@@ -120,8 +122,10 @@ class Settings(BaseSettings):
 
     @property
     def engine_socket(self) -> Path:
-        """As seen from here if that is shorter: the kernel takes about a hundred bytes."""
+        """Where the whole name is too long, as seen from here: the kernel takes about a hundred bytes."""
         path = self.home / "run" / "engine.sock"
+        if len(os.fsencode(path)) < _LONGEST_SOCKET:
+            return path
         return Path(min(str(path), os.path.relpath(path), key=len))
 
     @property

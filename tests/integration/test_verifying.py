@@ -36,7 +36,10 @@ PAYER = 7
 
 
 @pytest.fixture
-def two(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[Two]:
+def two(
+    chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Two]:
+    monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
         yield Two(chain, hardhat_node.url, tmp_path, stack)
 
@@ -58,7 +61,6 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, away = two.home, two.away
-    monkeypatch.chdir(tmp_path)
     receipt = ask(two, tmp_path)
     away.installation.settler.run_once(is_forced=True)
     away.pump()
