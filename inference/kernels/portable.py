@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class PortableKernels:
         return SegmentedLora(segments)
 
 
-class AddedLora:
+class AddedLora(ABC):
     """Deltas that are added to the base model's output."""
 
     def project(self, linear: Projection, states: Tensor, parts: Sequence[LoraPart]) -> Tensor:
@@ -85,9 +86,9 @@ class AddedLora:
         self.add(states, parts, output)
         return output
 
+    @abstractmethod
     def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
         """Add each part's delta of `states` [num_tokens, in] to `output` [num_tokens, out], in place."""
-        raise NotImplementedError
 
 
 class StackedLora(AddedLora):
