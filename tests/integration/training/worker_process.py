@@ -34,7 +34,7 @@ def main(home: Path) -> None:
     leases = Leases(database.begin, seconds=setup["lease_seconds"])
     publication = Publication(database.begin, EmbeddedStore(home / "ipfs"), chain=None)  # type: ignore[arg-type]
     options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"])
-    app = create_app(home)
+    app = create_app(home, setup["broker_url"])
 
     def send(task: str, payload: Mapping[str, Any]) -> None:
         app.send_task(task, kwargs=dict(payload))
