@@ -1,11 +1,15 @@
-"""Whether the parts of an installation answer."""
+"""Whether the parts of an installation answer, and what to do about those that do not."""
 
 from __future__ import annotations
 
+import logging
+import shutil
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.bootstrap import utc_now
+from backend.domain.errors import DiskFull, DomainError
 from backend.services.standing import check_fresh
 
 if TYPE_CHECKING:
@@ -13,22 +17,44 @@ if TYPE_CHECKING:
 
     from backend.bootstrap import Installation
 
+log = logging.getLogger(__name__)
+
+LEAST_FREE_BYTES = 256 << 20
+"""With less on the disk of `LORALEDGER_HOME`, new work should go elsewhere before this one fails at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What an installation needs. Whoever asks may be a stranger: of what is wrong only `DomainError`s, whose
+    words are ours, are shown; the rest is in the log, and `symptom` stands for it.
+    """
+
+    name: str
+    probe: Callable[[Installation], None]
+    symptom: str
+    remedy: str
+
+    def fault(self, installation: Installation) -> str | None:
+        try:
+            self.probe(installation)
+        except DomainError as error:
+            return f"{error.message} {self.remedy}"
+        except Exception as error:  # noqa: BLE001 - whatever is wrong is what is to be said
+            log.warning("%s is not ready: %s: %s", self.name, type(error).__name__, error)
+            return f"{self.symptom} {self.remedy}"
+        return None
+
 
 def faults(installation: Installation) -> dict[str, str]:
-    """Part -> what is wrong with it; empty when all parts answer."""
-    probes: dict[str, Callable[[Installation], None]] = {
-        "database": _read_something,
-        "chain": _chain_is_ours,
-        "indexer": _view_is_fresh,
-        "engine": _engine_accepts,
-    }
-    found: dict[str, str] = {}
-    for name, probe in probes.items():
-        try:
-            probe(installation)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong is what is to be said
-            found[name] = str(error)
-    return found
+    """Part -> what is wrong with it, and what to do; empty when all parts answer."""
+    found = ((part.name, part.fault(installation)) for part in PARTS)
+    return {name: fault for name, fault in found if fault is not None}
+
+
+def _disk_has_room(installation: Installation) -> None:
+    free = shutil.disk_usage(installation.settings.home).free
+    if free < LEAST_FREE_BYTES:
+        raise DiskFull(f"The disk of the installation has {free >> 20} MB left.")
 
 
 def _read_something(installation: Installation) -> None:
@@ -49,3 +75,39 @@ def _engine_accepts(installation: Installation) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         probe.connect(str(installation.settings.engine_socket))
+
+
+PARTS = (
+    Part(
+        "disk",
+        _disk_has_room,
+        "The folder of the installation cannot be looked at.",
+        "Make room where LORALEDGER_HOME lies, or move it to a larger disk.",
+    ),
+    Part(
+        "database",
+        _read_something,
+        "The database does not answer as it should.",
+        "See that LORALEDGER_DATABASE_URL names it, that it runs, and that its tables are there: "
+        "`loraledger up` makes them.",
+    ),
+    Part(
+        "chain",
+        _chain_is_ours,
+        "The chain does not answer as it should.",
+        "See that LORALEDGER_RPC_URL names a node of the chain that the contracts are on, and that it runs.",
+    ),
+    Part(
+        "indexer",
+        _view_is_fresh,
+        "How far the chain is indexed cannot be read.",
+        "See that `loraledger index` runs and what its log says.",
+    ),
+    Part(
+        "engine",
+        _engine_accepts,
+        "Nothing answers on the engine's socket.",
+        "See that `loraledger engine` runs and what its log says; it answers once the model is loaded.",
+    ),
+)
+"""In the order in which a fault is the cause of those below."""

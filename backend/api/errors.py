@@ -17,6 +17,7 @@ from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.content import ContentCorrupt
 from backend.domain.errors import (
     Conflict,
+    DiskFull,
     DomainError,
     Forbidden,
     InvalidInput,
@@ -27,7 +28,7 @@ from backend.domain.errors import (
     Unavailable,
 )
 from backend.domain.policy import ContentWithheld, ModelWithheld
-from backend.services.contribute.receive import DiskFull, UploadTooLarge
+from backend.services.contribute.receive import UploadTooLarge
 from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
 from backend.services.idempotency import IdempotencyKeyReused
 

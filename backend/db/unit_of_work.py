@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from sqlalchemy.orm import Session
 
@@ -12,6 +13,7 @@ from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
 from backend.db.event_log import EventLog
+from backend.db.faults import FAULTS, stated
 from backend.db.idempotency import IdempotencyStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sqlalchemy import URL, Engine
+
+log = logging.getLogger(__name__)
 
 
 class Work:
@@ -60,19 +64,42 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[Work]:
-        """Commits when the block ends, rolls back when it raises."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield Work(session)
+        """Commits when the block ends, rolls back when it raises.
+
+        Errors: `DiskFull`, `DatabaseUnavailable`.
+        """
+        is_committing = False
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield Work(session)
+                is_committing = True
+        except FAULTS as error:
+            _raise_stated(error, is_committing=is_committing)
 
     @contextmanager
     def read(self) -> Iterator[Work]:
-        """One consistent view that waits for no writer. What it changes is rolled back."""
+        """One consistent view that waits for no writer. What it changes is rolled back.
+
+        Errors: as of `begin`.
+        """
         options = {SQLITE_BEGIN: "BEGIN", "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         if self.engine.dialect.name == "sqlite":
             options = {SQLITE_BEGIN: "BEGIN"}
         engine = self.engine.execution_options(**options)
-        with Session(engine, expire_on_commit=False) as session:
-            yield Work(session)
+        try:
+            with Session(engine, expire_on_commit=False) as session:
+                yield Work(session)
+        except FAULTS as error:
+            _raise_stated(error)
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _raise_stated(error: Exception, *, is_committing: bool = False) -> NoReturn:
+    """What the database said goes to the log; callers get our own words, which show no statement."""
+    fault = stated(error, is_committing=is_committing)
+    if fault is None:
+        raise error
+    log.warning("the database failed: %s", getattr(error, "orig", error))
+    raise fault from error

@@ -52,5 +52,13 @@ class Unavailable(DomainError):
     """A part of the installation is not reachable now; the request may be retried, nothing was charged."""
 
 
+class DiskFull(Unavailable):
+    """No room on a disk of this installation; its operator has to make some."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database is away, busy for too long, or cannot read and write its files."""
+
+
 class Overloaded(Unavailable):
     """More waits already than may: the request was refused at once, and may be sent again a little later."""

@@ -1,16 +1,18 @@
-"""Databases in memory that are made fast enough for a property's every example."""
+"""Databases in memory that are made fast enough for a property's every example, and full ones on disk."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event, text
 
 from backend.db.base import Base
 from backend.db.tables import load_all
 from backend.db.unit_of_work import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @contextmanager
@@ -22,3 +24,22 @@ def chain_database() -> Iterator[Database]:
     Base.metadata.create_all(database.engine, tables=tables)
     yield database
     database.close()
+
+
+def fill(database: Database) -> Callable[[], None]:
+    """From now on no page can be added, as on a full disk: SQLite's own allocator says SQLITE_FULL once the
+    pages that are there are used up. What is returned makes room again.
+    """
+    with database.read() as tx:
+        pages = tx.session.scalar(text("PRAGMA page_count"))
+
+    def bound(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages}").close()
+
+    def unbound() -> None:
+        event.remove(database.engine, "connect", bound)
+        database.engine.dispose()
+
+    event.listen(database.engine, "connect", bound)
+    database.engine.dispose()
+    return unbound

@@ -18,7 +18,7 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", response_model=None, responses={503: {"description": "Parts that do not answer."}})
 def ready(services: ServicesDep) -> Response:
-    """All parts answer; else 503 that names those which do not."""
+    """All parts answer; else 503 that names those which do not, and says what to do about each."""
     faults = services.readiness()
     body = {"status": "unavailable" if faults else "ok", "faults": faults}
     return JSONResponse(body, status_code=503 if faults else 200)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import ContentCorrupt
 from backend.domain.contribution import WITHDRAWAL, Report, Ticket, Upload, UploadState
-from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.errors import Conflict, DiskFull, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
 from backend.services.contribute.licences import check_compatible, parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
-from backend.services.contribute.receive import DiskFull, read_defects
+from backend.services.contribute.receive import read_defects
 from backend.services.contribute.staging import DATA_FILE
 from backend.services.contribute.terms import accepted_licence
 from backend.services.contribute.uploads import claim_rows, current, drop_content, drop_rows, release_rows

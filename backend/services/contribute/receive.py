@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.dataset import Defect, Row, RowFormat, split_lines
-from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32
 from backend.services.contribute.read_parquet import MAGIC, parquet_lines
 from backend.services.contribute.read_rows import RowReader
@@ -60,10 +60,6 @@ class EmptyUpload(InvalidInput):
 
 class CompressedUpload(InvalidInput):
     """An archive or a compressed stream: what it grows to is not known before it is there."""
-
-
-class DiskFull(Unavailable):
-    """No room for the upload on the disk of this installation."""
 
 
 @dataclass(frozen=True, slots=True)

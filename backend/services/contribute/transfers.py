@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import Conflict, InvalidInput, NotFound
-from backend.services.contribute.receive import DiskFull, UploadTooLarge
+from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
+from backend.services.contribute.receive import UploadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.contribution import UploadState
-from backend.domain.errors import Conflict, InvalidInput, NotFound
+from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
 from backend.domain.ids import DatanetId
 from backend.services.contribute.licences import UnknownLicence
 from backend.services.contribute.receive import (
     MAX_DEFECTS_SHOWN,
     CompressedUpload,
-    DiskFull,
     EmptyUpload,
     TooManyRows,
     UploadTooLarge,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.errors import NotFound
-from backend.services.contribute.receive import DiskFull, UploadTooLarge
+from backend.domain.errors import DiskFull, NotFound
+from backend.services.contribute.receive import UploadTooLarge
 from backend.services.contribute.transfers import (
     KEPT_SECONDS,
     MAX_TRANSFERS,

@@ -1,0 +1,106 @@
+"""Faults that databases really have, and what callers are told of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from backend.db import session as db_session
+from backend.db.faults import stated
+from backend.db.unit_of_work import Database
+from backend.domain.errors import DatabaseUnavailable, DiskFull
+from tests.support.databases import fill
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class ServerError(Exception):
+    """As psycopg raises what a server said."""
+
+    def __init__(self, sqlstate: str) -> None:
+        self.sqlstate = sqlstate
+        super().__init__(sqlstate)
+
+
+def said(sqlstate: str) -> DBAPIError:
+    return DBAPIError("SELECT secret", {}, ServerError(sqlstate))
+
+
+def write_much(database: Database) -> None:
+    with database.begin() as tx:
+        tx.session.execute(text("INSERT INTO filler VALUES (zeroblob(1000000))"))
+
+
+def test_a_full_disk_is_named_and_nothing_is_kept(sqlite_database: Database) -> None:
+    with sqlite_database.begin() as tx:
+        tx.session.execute(text("CREATE TABLE filler (bytes BLOB)"))
+    fill(sqlite_database)
+    with pytest.raises(DiskFull, match="no room left") as caught:
+        write_much(sqlite_database)
+    assert "INSERT" not in str(caught.value)
+    with sqlite_database.read() as tx:
+        assert tx.session.scalar(text("SELECT count(*) FROM filler")) == 0
+
+
+def test_a_writer_that_waits_too_long_is_told_that_the_database_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_session, "BUSY_MILLISECONDS", 1)
+    database = Database.open(f"sqlite:///{tmp_path}/a.db")
+    with database.begin() as first:
+        first.session.execute(text("CREATE TABLE filler (bytes BLOB)"))
+        with pytest.raises(DatabaseUnavailable, match="busy"):
+            write_much(database)
+    database.close()
+
+
+def test_a_file_that_cannot_be_opened_is_a_database_that_is_away(tmp_path: Path) -> None:
+    (tmp_path / "a.db").mkdir()
+    database = Database.open(f"sqlite:///{tmp_path}/a.db")
+    with pytest.raises(DatabaseUnavailable, match="not reachable"), database.read() as tx:
+        tx.chain.cursor()
+
+
+def test_a_server_that_is_not_there_is_away() -> None:
+    database = Database.open("postgresql://market:secret@127.0.0.1:1/market")
+    with pytest.raises(DatabaseUnavailable, match="not reachable") as caught, database.begin() as tx:
+        tx.chain.cursor()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_table_is_a_defect_and_stays_one(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/empty.db")
+    with pytest.raises(OperationalError, match="no such table"), database.read() as tx:
+        tx.chain.cursor()
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        ("53100", DiskFull),
+        ("53300", DatabaseUnavailable),
+        ("57P03", DatabaseUnavailable),
+        ("40P01", DatabaseUnavailable),
+    ],
+)
+def test_what_a_server_says_of_itself_is_told_by_its_code(sqlstate: str, kind: type[Exception]) -> None:
+    assert type(stated(said(sqlstate), is_committing=False)) is kind
+
+
+def test_what_a_server_says_of_our_statement_is_our_defect() -> None:
+    assert stated(said("42P01"), is_committing=False) is None
+
+
+def test_a_commit_whose_end_nobody_heard_promises_nothing() -> None:
+    assert stated(said("08006"), is_committing=True) is None
+    assert isinstance(stated(said("53100"), is_committing=True), DiskFull)
+
+
+def test_an_unknown_code_of_sqlite_is_our_defect() -> None:
+    assert stated(OperationalError("x", {}, sqlite3.OperationalError("near x")), is_committing=False) is None
