@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, inspect, select, update
+from sqlalchemy import delete, select, update
 
-from backend.db.bulk import KEYS, among, update_all
+from backend.db.bulk import among, found_among, table_of, update_all
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
 from backend.domain.ids import Account
 from backend.ports.auth import ApiKey, Refresh, Session
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from backend.ports.auth import KeyUse
 
-_KEYS = select(*inspect(ApiKeyRow).column_attrs).where(among(ApiKeyRow.id))
+_KEYS = select(table_of(ApiKeyRow)).where(among(ApiKeyRow.id))
 
 
 class AuthStore:
@@ -100,8 +100,7 @@ class AuthStore:
         )
 
     def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]:
-        rows = self._session.execute(_KEYS, {KEYS: list(key_ids)})
-        return {row.id: _key(row) for row in rows}
+        return {row.id: _key(row) for row in found_among(self._session, _KEYS, key_ids)}
 
     def note_use(self, uses: Sequence[KeyUse]) -> None:
         used = [{"id": u.key_id, "spent": u.spent, "last_used_at": u.last_used_at} for u in uses]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Table, bindparam, delete, insert, update
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Delete, Insert, Update
+    from sqlalchemy import ColumnElement, Delete, Executable, Insert, Update
     from sqlalchemy.orm import Session
 
     from backend.db.base import Base
@@ -22,6 +22,11 @@ def among(column: Any) -> ColumnElement[bool]:
     """Whether it is one of `KEYS`. For statements made once: to make one costs more than to run it."""
     is_one: ColumnElement[bool] = column.in_(bindparam(KEYS, expanding=True))
     return is_one
+
+
+def found_among(session: Session, statement: Executable, keys: Collection[Any]) -> Sequence[Any]:
+    """Rows of a statement of a table's columns with `among`, past the ORM's loading."""
+    return session.connection().execute(statement, {KEYS: list(keys)}).all()
 
 
 def table_of(entity: type[Base]) -> Table:

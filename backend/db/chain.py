@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, select
 
-from backend.db.bulk import KEYS, among
+from backend.db.bulk import among, found_among, table_of
 from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
 from backend.db.tables import chain as t
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
-_CHANNELS = select(*inspect(t.ChannelRow).column_attrs).where(among(t.ChannelRow.id))
+_CHANNELS = select(table_of(t.ChannelRow)).where(among(t.ChannelRow.id))
 _GRANTS = (
-    select(*inspect(t.GrantRow).column_attrs)
+    select(table_of(t.GrantRow))
     .where(among(t.GrantRow.channel_id))
     .order_by(t.GrantRow.block_number, t.GrantRow.log_index)
 )
@@ -89,7 +89,7 @@ class ChainStore:
         return [_channel(row) for row in self._all(t.ChannelRow, payer=payer, operator=operator)]
 
     def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, d.Channel]:
-        rows = self._session.execute(_CHANNELS, {KEYS: list(channels)})
+        rows = found_among(self._session, _CHANNELS, channels)
         return {(found := _channel(row)).id: found for row in rows}
 
     def grants(self, channel: ChannelId) -> list[d.Grant]:
@@ -97,7 +97,7 @@ class ChainStore:
 
     def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[d.Grant]]:
         found: dict[ChannelId, list[d.Grant]] = {}
-        for grant in self._session.execute(_GRANTS, {KEYS: list(channels)}):
+        for grant in found_among(self._session, _GRANTS, channels):
             channel = ChannelId(Hash32(grant.channel_id))
             made = d.Grant(channel, Account(grant.key), grant.cap, grant.expiry, grant.revoked_at)
             found.setdefault(channel, []).append(made)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select, update
 
-from backend.db.bulk import KEYS, among, delete_all, insert_all, table_of, update_all
+from backend.db.bulk import among, delete_all, found_among, insert_all, table_of, update_all
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
@@ -44,7 +44,7 @@ _RESERVATIONS = select(
     ReservationRow.expires_at,
 ).where(among(ReservationRow.channel_id))
 _VOUCHERS = (
-    select(VoucherRow)
+    select(table_of(VoucherRow))
     .where(among(VoucherRow.channel_id))
     .order_by(VoucherRow.channel_id, VoucherRow.max_cumulative.desc(), VoucherRow.signer)
 )
@@ -72,7 +72,7 @@ class ChannelStore:
             self._session.execute(lines.order_by(LineRow.channel_id).with_for_update())
 
     def charged(self, channels: Collection[ChannelId]) -> dict[ChannelId, int]:
-        rows = self._session.execute(_LINES, {KEYS: list(channels)})
+        rows = found_among(self._session, _LINES, channels)
         return {ChannelId(Hash32(channel)): charged for channel, charged in rows}
 
     def advance(self, lines: Mapping[ChannelId, int]) -> None:
@@ -80,7 +80,7 @@ class ChannelStore:
         update_all(self._session, LineRow, "channel_id", ends)
 
     def reservations(self, channels: Collection[ChannelId]) -> list[Reservation]:
-        rows = self._session.execute(_RESERVATIONS, {KEYS: list(channels)})
+        rows = found_among(self._session, _RESERVATIONS, channels)
         return [
             Reservation(id_, ChannelId(Hash32(channel)), key_id, amount, expires_at)
             for id_, channel, key_id, amount, expires_at in rows
@@ -111,7 +111,7 @@ class ChannelStore:
         self._session.flush()
 
     def vouchers(self, *channels: ChannelId) -> Sequence[ClientVoucher]:
-        rows = self._session.scalars(_VOUCHERS, {KEYS: list(channels)})
+        rows = found_among(self._session, _VOUCHERS, channels)
         return [ClientVoucher(_voucher(row), Account(row.signer)) for row in rows]
 
     def add_held_key(self, channel: ChannelId, key: Account) -> None:
@@ -125,7 +125,7 @@ class ChannelStore:
         return [Account(key) for key in rows]
 
     def keys_held(self, channels: Collection[ChannelId]) -> list[tuple[ChannelId, Account]]:
-        rows = self._session.execute(_HELD_KEYS, {KEYS: list(channels)})
+        rows = found_among(self._session, _HELD_KEYS, channels)
         return [(ChannelId(Hash32(channel)), Account(key)) for channel, key in rows]
 
 
@@ -244,7 +244,7 @@ def _values(new: NewReceipt) -> dict[str, Any]:
     }
 
 
-def _voucher(row: VoucherRow) -> SignedVoucher:
+def _voucher(row: Any) -> SignedVoucher:
     voucher = Voucher(ChannelId(Hash32(row.channel_id)), row.waived_until, row.max_cumulative)
     return SignedVoucher(voucher, row.signature)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from backend.ports.engine import FinishReason, Piece
     from backend.ports.serving import NewReceipt
@@ -29,12 +29,13 @@ class Answer:
 
     def __init__(self, answer_id: str) -> None:
         self.id = answer_id
-        self.is_abandoned = asyncio.Event()
+        self.is_abandoned = False
         self._started = asyncio.Event()
         self._ended = asyncio.Event()
         self._pieces: asyncio.Queue[tuple[int, Piece] | None] = asyncio.Queue()
         self._final: Final | None = None
         self._error: BaseException | None = None
+        self._on_hang_up: list[Callable[[], None]] = []
 
     @property
     def final(self) -> Final:
@@ -64,7 +65,15 @@ class Answer:
 
     def hang_up(self) -> None:
         """The reader has left. What was generated is still charged, and its receipt can be fetched."""
-        self.is_abandoned.set()
+        self.is_abandoned = True
+        for react in self._on_hang_up:
+            react()
+
+    def on_hang_up(self, react: Callable[[], None]) -> None:
+        """Have it called when the reader leaves; at once if that is over."""
+        if self.is_abandoned:
+            react()
+        self._on_hang_up.append(react)
 
     def put(self, choice: int, piece: Piece) -> None:
         if piece.text or piece.logprobs:

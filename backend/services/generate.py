@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from backend.domain.attribution import ERROR_METHOD
 from backend.domain.errors import InvalidInput, Unavailable
@@ -18,6 +18,7 @@ from backend.services.admission import Bill, Payer
 from backend.services.answer import Answer, Final
 from backend.services.attribute import Attribution, attribute
 from backend.services.positions import Positions
+from backend.services.together import Together
 from backend.services.transcribe import AnswerInterrupted, Transcript, transcribe
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class AnswerRequest:
         return "prompt" if isinstance(self.prompt, str) else "messages"
 
 
+_Billed: TypeAlias = "tuple[AnswerRequest, AdapterFolder | None, Transcript]"
+
+
 class Generate:
     def __init__(
         self,
@@ -114,6 +118,8 @@ class Generate:
         self._prepared: set[Path] = set()
         self._fetches: dict[Hash32, asyncio.Future[AdapterFolder]] = {}
         self._max_context: int | None = None
+        # One thread for all: a thread for each answer would fight the loop for the interpreter.
+        self._bills: Together[_Billed, Bill] = Together(self._bill_all, "bills")
         self._running: dict[asyncio.Task[None], Answer] = {}
 
     async def model(self, name: str, payer: Account | None = None) -> Model:
@@ -167,7 +173,7 @@ class Generate:
         reservation = await self._admission.reserve(request.payer, bound)
         try:
             folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
-            bill = await asyncio.to_thread(self._bill, request, folder, transcript)
+            bill = await self._bills.ask((request, folder, transcript))
             receipt = await self._admission.settle(request.payer, reservation, bill)
         except BaseException:
             await self._admission.release(reservation)
@@ -238,6 +244,16 @@ class Generate:
             attributor.prepare(folder.path)
         self._prepared.add(folder.path)
         return folder
+
+    def _bill_all(self, asked: Sequence[_Billed]) -> list[Bill | Exception]:
+        """What fails for one is no reason to fail the others."""
+        found: list[Bill | Exception] = []
+        for one in asked:
+            try:
+                found.append(self._bill(*one))
+            except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+                found.append(error)
+        return found
 
     def _bill(self, request: AnswerRequest, folder: AdapterFolder | None, transcript: Transcript) -> Bill:
         attribution = self._attribution(request.model.record, folder, transcript)

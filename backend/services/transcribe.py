@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError, Unavailable
 from backend.ports.attribution import Probe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
     from backend.ports.engine import Chat, Engine, FinishReason, Piece
     from backend.services.answer import Answer
@@ -73,22 +73,25 @@ async def transcribe(engine: Engine, chats: Sequence[Chat], answer: Answer, dead
     when the reader has left; what it wrote until then counts. Raises what the first choice to fail raises,
     and ends the others.
     """
-    if answer.is_abandoned.is_set():
+    if answer.is_abandoned:
         raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
-    choices = [
-        asyncio.create_task(_choice(engine, chat, number, answer, deadline))
-        for number, chat in enumerate(chats)
-    ]
-    try:
-        found = await asyncio.gather(*choices)
-    finally:
-        for choice in choices:
-            choice.cancel()
-        await asyncio.gather(*choices, return_exceptions=True)
+    choices = [_choice(engine, chat, number, answer, deadline) for number, chat in enumerate(chats)]
+    found = [await choices[0]] if len(choices) == 1 else await _all(choices)
     transcript = Transcript(tuple(text for text, _ in found), tuple(last for _, last in found))
     if not transcript.completion_tokens:
         raise AnswerInterrupted("The engine stopped before the answer began; nothing was charged.")
     return transcript
+
+
+async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Piece]]]) -> list[tuple[str, Piece]]:
+    """Tasks cost as much as all else that a short answer takes, so a single choice has none of its own."""
+    tasks = [asyncio.create_task(choice) for choice in choices]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _choice(
@@ -96,27 +99,40 @@ async def _choice(
 ) -> tuple[str, Piece]:
     texts: list[str] = []
     last: Piece | None = None
-    watcher = asyncio.create_task(_abort_in_time(engine, chat.id, answer, deadline))
     try:
-        async for piece in engine.answer(chat):
-            last = piece
-            texts.append(piece.text)
-            answer.put(number, piece)
+        with _aborted_in_time(engine, chat.id, answer, deadline):
+            async for piece in engine.answer(chat):
+                last = piece
+                texts.append(piece.text)
+                answer.put(number, piece)
     except asyncio.CancelledError:
         await _abort(engine, chat.id)
         raise
-    finally:
-        watcher.cancel()
     if last is None or last.finish_reason is None:
         raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
     return "".join(texts), last
 
 
-async def _abort_in_time(engine: Engine, chat_id: str, answer: Answer, deadline: float) -> None:
-    """When the reader has left, or the deadline has come."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline):
-            await answer.is_abandoned.wait()
+@contextlib.contextmanager
+def _aborted_in_time(engine: Engine, chat_id: str, answer: Answer, deadline: float) -> Iterator[None]:
+    """When the reader has left, or the deadline has come; no task waits for what seldom happens."""
+    loop, aborting = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+
+    def begin() -> None:
+        if not aborting:
+            aborting.append(loop.create_task(_abort_until_heard(engine, chat_id)))
+
+    timer = loop.call_at(deadline, begin)
+    answer.on_hang_up(begin)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for task in aborting:
+            task.cancel()
+
+
+async def _abort_until_heard(engine: Engine, chat_id: str) -> None:
     while True:  # the engine ignores the abort of a chat that has not reached it yet
         await _abort(engine, chat_id)
         await asyncio.sleep(ABORT_AGAIN_SECONDS)

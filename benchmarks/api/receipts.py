@@ -6,11 +6,13 @@ Through `services.generate` as the API calls it; only the engine answers from me
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from functools import cached_property
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+from backend.app import keep
 from backend.bootstrap import Installation
 from backend.ports.engine import Piece, PromptSize, Sampling, Turn
 from backend.services.admission import Payer
@@ -63,6 +65,7 @@ def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
         timed = asyncio.run(_runs(installation, furnished, seconds, repeats))
         _check(installation, furnished.payers, sum(run.count for run in timed))
     finally:
+        gc.unfreeze()
         installation.close()
     method = (
         f"{NUM_CLIENTS} requests at a time on {len(furnished.payers)} channels, each receipt with "
@@ -75,6 +78,7 @@ async def _runs(
     installation: Installation, furnished: market.Furnished, seconds: float, repeats: int
 ) -> list[Timed]:
     asks = cycle(furnished.payers)
+    keep()  # as the API does when it starts
     await _run(installation, furnished.model, asks, min(seconds, 1.0))  # warm; does not count
     timed = [await _run(installation, furnished.model, asks, seconds) for _ in range(repeats)]
     await installation.generate.close()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 from eth_abi.abi import encode
 from eth_account.messages import encode_typed_data
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.domain import hashing
 from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
-from backend.domain.receipt import Share
+from backend.domain.ids import Account, ChannelId
+from backend.domain.receipt import Receipt, Share
 
 ROOT = Path(__file__).parents[4]
 RECORD = "(address,bytes32,bytes32,bytes32,bytes32,bytes32[],uint64,uint64,uint32,uint32)"
@@ -68,6 +72,33 @@ def test_vectors_are_what_the_generator_writes() -> None:
 def test_typed_digests_agree_with_another_implementation(subject: str, declaration: str) -> None:
     for case in cases(subject):
         assert case["digest"] == typed_digest(declaration, case)
+
+
+@given(
+    uint128s=st.lists(st.integers(0, 2**128 - 1), min_size=2, max_size=2),
+    hashes=st.lists(st.binary(min_size=32, max_size=32), min_size=5, max_size=5),
+    tokens=st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2),
+    served_at=st.integers(0, 2**64 - 1),
+    chain_id=st.integers(1, 2**53),
+    contract=st.binary(min_size=20, max_size=20),
+)
+def test_any_receipt_is_signed_as_wallets_would_sign_it(
+    uint128s: list[int],
+    hashes: list[bytes],
+    tokens: list[int],
+    served_at: int,
+    chain_id: int,
+    contract: bytes,
+) -> None:
+    """The encoding that serving uses, against eth-account's of the whole typed message."""
+    channel, *committed, attribution = map(to_hash, hashes)
+    receipt = Receipt(ChannelId(channel), *uint128s, *committed, *tokens, attribution, served_at)
+    members = hashing.RECEIPT_TYPE.removeprefix("Receipt(").rstrip(")").split(",")
+    names = [member.split()[1] for member in members]
+    settlement = Account("0x" + contract.hex())
+    case = dict(zip(names, astuple(receipt), strict=True)) | {"chainId": chain_id, "contract": settlement}
+    here = TypedDomain(chain_id, settlement).receipt_digest(receipt)
+    assert to_hash(here) == typed_digest(hashing.RECEIPT_TYPE, case)
 
 
 def test_the_protocol_page_states_the_types_that_are_signed() -> None:

@@ -20,6 +20,7 @@ from backend.domain.hashing import (
     slices_hash,
     to_bytes,
 )
+from backend.domain.ids import SnapshotId
 from backend.ports.attribution import Probe
 from backend.ports.engine import Sampling, Turn
 from backend.services.admission import Payer
@@ -290,6 +291,23 @@ async def test_parallel_answers_tile_the_line(installation: Installation) -> Non
     ends = sorted(answer.final.receipt.signed.receipt.cumulative for answer in answers)
     assert ends == [100 * n for n in range(1, 9)]
     assert installation.store.num_fetches == 1
+
+
+async def test_what_cannot_be_billed_is_not_charged_and_costs_no_other_its_answer(
+    installation: Installation,
+) -> None:
+    record = installation.catalogue.resolve(installation.version).record
+    unknown = replace(record, name="unknown", snapshots=(SnapshotId(some_hash("not indexed")),))
+    version = installation.view.register(unknown)
+    wanted = request(installation, installation.version)
+    unbilled = replace(wanted, model=Model(version, unknown, "unknown", is_deprecated=False, block_number=1))
+    lost, *answers = await asyncio.gather(*map(installation.generate.start, (unbilled, wanted, wanted)))
+    with pytest.raises(Unavailable, match="not indexed here"):
+        await text_of(lost)
+    assert [await text_of(answer) for answer in answers] == ["Hello there, world."] * 2
+    await until_idle(installation)
+    assert len(receipts(installation)) == 2
+    assert reserved(installation) == 0
 
 
 async def test_closing_charges_what_runs(installation: Installation) -> None:
