@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-Arithmetic = Literal["widened", "paired"]
+Arithmetic = Literal["widened", "paired", "tiled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,15 @@ def this_cpu() -> Cpu:
 def product_arithmetic(cpu: Cpu) -> Arithmetic | None:
     """How our own products of bfloat16 matrices should multiply on `cpu`; None where oneDNN's are faster.
 
-    Without AMX oneDNN uses AVX-512's instruction for pairs of bfloat16. Intel's cores run it at a quarter of
-    the rate of fused multiply-adds, which take half as many products, so widened floats are twice as fast;
-    AMD's run both at one rate. The rule goes by the vendor, not by a stopwatch, because the two round
-    differently: a machine must not change its answers from one start to the next.
+    AMX multiplies in tiles, far faster than memory gives weights. Without it oneDNN uses AVX-512's
+    instruction for pairs of bfloat16: Intel's cores run it at a quarter of the rate of fused multiply-adds,
+    which take half as many products, so widened floats are twice as fast; AMD's run both at one rate. The
+    rule goes by the vendor, not by a stopwatch, because the three round differently: a machine must not
+    change its answers from one start to the next.
     """
-    if "avx512f" not in cpu.features or "amx_bf16" in cpu.features:
+    if "amx_bf16" in cpu.features:
+        return "tiled"
+    if "avx512f" not in cpu.features:
         return None
     is_paired = cpu.vendor == "AuthenticAMD" and "avx512_bf16" in cpu.features
     return "paired" if is_paired else "widened"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference.kernels.build import load_library
-from inference.kernels.cpu import product_arithmetic, this_cpu
+from inference.kernels.cpu import Arithmetic, product_arithmetic, this_cpu
 from inference.kernels.portable import AddedLora, PortableKernels, SegmentedLora
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.kernels.cpu import Arithmetic, Cpu
+    from inference.kernels.cpu import Cpu
     from inference.kernels.interface import (
         HeadNorms,
         LoraBatch,
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     )
     from inference.lora.segments import Segment
 
+logger = logging.getLogger(__name__)
+
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 DTYPES = frozenset(_SUFFIX)
-_PANEL = 32  # outputs beside each other in a packed weight, kPanel in products.h
+_PANEL = 32  # outputs beside each other in a packed weight, kPanel in panels.h
+_DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs in a step, kDepth there
 # Runs of more tokens than this are products large enough for the library that computes the base model's.
 _MAX_NATIVE_TOKENS = 64
 
@@ -75,10 +79,7 @@ class NativeKernels(PortableKernels):
         self.max_tokens = math.inf if batch_invariant else _MAX_NATIVE_TOKENS
         library = load_library()
         self._functions = _functions(library, dtype)
-        arithmetic = product_arithmetic(cpu or this_cpu())
-        self._products = None
-        if arithmetic is not None and dtype == torch.bfloat16:
-            self._products = _Products.of(library, arithmetic)
+        self._products = None if dtype != torch.bfloat16 else _products(library, cpu or this_cpu())
         # Logits that a sampler has changed are float32.
         self._argmax = {each: _functions(library, each)["argmax"] for each in (dtype, torch.float32)}
         self._parts: dict[tuple[LoraPart, ...], ctypes.Array[_LoraPart]] = {}
@@ -209,6 +210,7 @@ class _Products:
 
     pack: Any
     multiply: Any
+    depth: int  # a packed weight's inputs come in whole steps of so many
 
     @classmethod
     def of(cls, library: ctypes.CDLL, arithmetic: Arithmetic) -> _Products:
@@ -219,26 +221,23 @@ class _Products:
             *(_Pointer, _Index, _Pointer, _Index, _Pointer),
         )
         pack.restype = multiply.restype = None
-        return cls(pack, multiply)
+        return cls(pack, multiply, _DEPTH[arithmetic])
 
-    def projection(self, weight: Tensor, bias: Tensor | None) -> NativeLinear | None:
-        """None for an odd number of inputs, which do not go into pairs."""
+    def projection(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
         out, width = weight.shape
-        if width % 2:
-            return None
-        packed = weight.new_empty(-(-out // _PANEL), width, _PANEL)
+        packed = weight.new_empty(-(-out // _PANEL), -(-width // self.depth) * self.depth, _PANEL)
         self.pack(_address(weight), out, width, _address(packed))
         return NativeLinear(self, packed, bias, out)
 
 
-@dataclass(frozen=True, slots=True)
 class NativeLinear:
-    """A weight in the layout of products.h; implements `inference.kernels.interface.Projection`."""
+    """A weight in the layout of panels.h; implements `inference.kernels.interface.Projection`."""
 
-    products: _Products
-    packed: Tensor  # [panels, in, _PANEL]
-    bias: Tensor | None  # [out]
-    out: int
+    def __init__(self, products: _Products, packed: Tensor, bias: Tensor | None, out: int) -> None:
+        """`packed` [panels, in in whole steps, _PANEL], `bias` [out]."""
+        self._multiply, self._out = products.multiply, out
+        self._tensors = packed, bias  # whose memory the addresses are of
+        self._weight, self._bias = _address(packed), None if bias is None else _address(bias)
 
     def __call__(self, states: Tensor) -> Tensor:
         return self.with_deltas(states, _NO_PARTS, _NO_SEGMENTS)
@@ -247,13 +246,15 @@ class NativeLinear:
         self, states: Tensor, parts: ctypes.Array[_LoraPart], segments: ctypes.Array[_LoraSegment]
     ) -> Tensor:
         """The product and the deltas in one pass, rounded once, [num_tokens, out]."""
-        result = states.new_empty(len(states), self.out)
-        self.products.multiply(
+        num_tokens, width = states.shape
+        result = states.new_empty(num_tokens, self._out)
+        self._multiply(
             _address(states),
-            *states.shape,
-            _address(self.packed),
-            None if self.bias is None else _address(self.bias),
-            self.out,
+            num_tokens,
+            width,
+            self._weight,
+            self._bias,
+            self._out,
             parts,
             len(parts),
             segments,
@@ -261,6 +262,18 @@ class NativeLinear:
             _address(result),
         )
         return result
+
+
+def _products(library: ctypes.CDLL, cpu: Cpu) -> _Products | None:
+    arithmetic = product_arithmetic(cpu)
+    if arithmetic == "tiled":
+        library.may_use_tiled.restype = ctypes.c_bool
+        if not library.may_use_tiled():
+            logger.warning(
+                "slower: this system lends no process the registers of AMX (Linux does from 5.16 on)"
+            )
+            return None
+    return None if arithmetic is None else _Products.of(library, arithmetic)
 
 
 def _native_segments(segments: Sequence[Segment]) -> ctypes.Array[_LoraSegment]:

@@ -7,6 +7,7 @@ serves every layer, and nobody is padded to a neighbour's rank.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from inference.lora.gains import StepGains
     from inference.lora.stack import Stack
     from inference.model.architecture import Architecture
+
+_MAX_KNOWN_TARGETS = 16  # sets of linear layers that steps' adapters touch; mostly there is one
 
 
 class AdapterArena:
@@ -49,6 +52,7 @@ class AdapterArena:
         self._shrink: dict[str, Tensor] = {}  # [num_layers, num_rows, in_features]
         self._expand: dict[str, Tensor] = {}
         self._parts: dict[tuple[int, str], LoraPart] = {}
+        self.touched = functools.lru_cache(_MAX_KNOWN_TARGETS)(self._find_touched)
         self._layers = range(architecture.num_layers)
         for linear in PARENT_BY_LINEAR:
             widths = architecture.linear_shape(linear)
@@ -116,6 +120,16 @@ class AdapterArena:
     def part(self, layer: int, name: str) -> LoraPart:
         return self._parts[layer, name]
 
+    def _find_touched(
+        self, targets: frozenset[tuple[int, str]]
+    ) -> dict[tuple[int, str], tuple[LoraPart, ...]]:
+        """For each (layer, fused projection), the parts of those of its (layer, linear) in `targets`."""
+        return {
+            (layer, projection): tuple(self._parts[layer, name] for name in names if (layer, name) in targets)
+            for layer in self._layers
+            for projection, names in PROJECTIONS.items()
+        }
+
 
 class StepAdapters:
     """The adapters of one step; implements `inference.model.decoder.AdapterDeltas`."""
@@ -128,17 +142,15 @@ class StepAdapters:
         gains: StepGains | None = None,
     ) -> None:
         """`targets` are the (layer, linear) that any adapter of the step touches; the rest cost nothing."""
-        self._arena = arena
+        self._parts = arena.touched(targets)
         self._batch = batch
-        self._targets = targets
         self._gains = gains
 
     def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
         """The fused `linear` of `states` [num_tokens, in], deltas added, scaled where an adapter does:
         [num_tokens, out].
         """
-        touched = [name for name in PROJECTIONS[projection] if (layer, name) in self._targets]
-        parts = [self._arena.part(layer, name) for name in touched]
+        parts = self._parts[layer, projection]
         output = self._batch.project(linear, states, parts) if parts else linear(states)
         if self._gains is not None:
             self._gains.scale(layer, projection, output)

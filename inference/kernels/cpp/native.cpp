@@ -11,6 +11,7 @@
 #include "lora.h"
 #include "products.h"
 #include "rows.h"
+#include "tiles.h"
 
 using namespace loraledger;
 
@@ -59,7 +60,11 @@ LORALEDGER_KERNELS(Bfloat16, bfloat16)
         multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, deltas, result);                                  \
     }
 
-LORALEDGER_PRODUCTS(Widened, widened)
+LORALEDGER_PRODUCTS(Vectors<Widened>, widened)
 #ifdef __AVX512BF16__
-LORALEDGER_PRODUCTS(Paired, paired)
+LORALEDGER_PRODUCTS(Vectors<Paired>, paired)
+#endif
+#ifdef __AMX_BF16__
+LORALEDGER_PRODUCTS(Tiled, tiled)
+extern "C" bool may_use_tiled() { return may_use_tiles(); }
 #endif

@@ -1,8 +1,4 @@
-// Products of the base model's matrices, whose weights are bfloat16.
-//
-// A weight is packed once into panels of kPanel outputs for all inputs, so that it is read from one end to the other. A
-// tile of rows goes through a panel with all its sums in registers, after Goto and van de Geijn, "Anatomy of
-// high-performance matrix multiplication" (2008). Inputs are added in their order, whatever the tile.
+// Products of the base model's matrices, whose weights are bfloat16, with the deltas of a step's adapters.
 #pragma once
 
 #include <omp.h>
@@ -11,86 +7,23 @@
 #include <vector>
 
 #include "lora.h"
-#include "vectors.h"
+#include "panels.h"
 
 namespace loraledger {
 
-constexpr Index kPanel = 2 * kLanes;
-// Two sums a row: with two vectors of weights and one of states, 27 of 32 registers.
-constexpr Index kTileRows = 12;
-// Their states stay in the second cache while panels pass.
-constexpr Index kChunkRows = 8 * kTileRows;
-
-// Products of floats. States are widened first; a word of a panel holds two weights, which a shift and a mask widen.
-struct Widened {
-    using Element = float;
-    using Lanes = Floats;
-    static constexpr Index kDepth = 1;  // inputs that one step takes
-
-    static Index place(Index input, Index output) {
-        return input * kPanel + output % kLanes * 2 + output / kLanes;
-    }
-
-    // Further apart than they are long: a power of two would put all of them into the same few cache lines.
-    static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
-        static thread_local std::vector<Element> widened;
-        stride = in + kLanes;
-        if (widened.size() < static_cast<std::size_t>(num_rows * stride)) widened.resize(num_rows * stride);
-        for (Index row = 0; row < num_rows; ++row) {
-            Element* own = widened.data() + row * stride;
-            each_vector(in, [&](Index i, Index count) { store(load(states + row * in + i, count), own + i, count); });
-        }
-        return widened.data();
-    }
-
-    static void weights(const Bfloat16* line, Lanes& left, Lanes& right) {
-        Words pairs;
-        std::memcpy(&pairs, line, sizeof pairs);
-        left = reinterpret_cast<Lanes>(pairs << 16);
-        right = reinterpret_cast<Lanes>(pairs & 0xffff0000u);
-    }
-
-    static Lanes everywhere(Element value) { return all(value); }
-
-    static Floats add(Floats sums, Lanes states, Lanes weights) { return multiply_add(states, weights, sums); }
-};
-
-#ifdef __AVX512BF16__
-// Products of pairs of bfloat16, for an even number of inputs. CPUs differ in how fast their instruction for it is.
-struct Paired {
-    using Element = std::uint32_t;
-    using Lanes = __m512bh;
-    static constexpr Index kDepth = 2;
-
-    static Index place(Index input, Index output) { return input / 2 * 2 * kPanel + output * 2 + input % 2; }
-
-    static const Element* rows(const Bfloat16* states, Index, Index in, Index& stride) {
-        stride = in / 2;
-        return reinterpret_cast<const Element*>(states);
-    }
-
-    static void weights(const Bfloat16* line, Lanes& left, Lanes& right) {
-        std::memcpy(&left, line, sizeof left);
-        std::memcpy(&right, line + kPanel, sizeof right);
-    }
-
-    static Lanes everywhere(Element pair) { return (Lanes)_mm512_set1_epi32(static_cast<std::int32_t>(pair)); }
-
-    static Floats add(Floats sums, Lanes states, Lanes weights) {
-        return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), states, weights));
-    }
-};
-#endif
+// Rows whose states stay in the second cache while panels pass.
+constexpr Index kChunkRows = 96;
 
 inline Index num_panels(Index out) { return (out + kPanel - 1) / kPanel; }
 
-// `weight` [out, in] into `packed` [num_panels, in, kPanel]; what is beyond `out` is zero.
+// `weight` [out, in] into `packed` [num_panels, in rounded up to whole steps, kPanel]; zeros where there is no weight.
 template <class Arithmetic>
 void pack(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {
+    const Index size = round_up(in, Arithmetic::kDepth) * kPanel;
 #pragma omp parallel for
     for (Index p = 0; p < num_panels(out); ++p) {
-        Bfloat16* panel = packed + p * in * kPanel;
-        std::fill(panel, panel + in * kPanel, Bfloat16{0});
+        Bfloat16* panel = packed + p * size;
+        std::fill(panel, panel + size, Bfloat16{0});
         for (Index output = 0; output < std::min(kPanel, out - p * kPanel); ++output) {
             const Bfloat16* row = weight + (p * kPanel + output) * in;
             for (Index input = 0; input < in; ++input) panel[Arithmetic::place(input, output)] = row[input];
@@ -168,65 +101,6 @@ class Expansion {
     float* shrunk_;
 };
 
-// One weight's panel.
-struct Panel {
-    const Bfloat16* weights;
-    Index in, count;  // inputs, and outputs that there are
-    Index ahead;      // bytes to what will be read next, or 0 where it has been asked for
-};
-
-// Where sums begin: a row for each token, or with stride 0 one for all.
-struct Initial {
-    const float* sums;
-    Index stride;
-};
-
-template <class Arithmetic, Index kRows>
-void multiply_tile(const typename Arithmetic::Element* rows, Index stride, const Panel& panel, Initial initial,
-                   Bfloat16* result, Index out) {
-    Floats sums[kRows][2];
-#pragma GCC unroll 16
-    for (Index row = 0; row < kRows; ++row) {
-        sums[row][0] = load(initial.sums + row * initial.stride);
-        sums[row][1] = load(initial.sums + row * initial.stride + kLanes);
-    }
-    for (Index step = 0; step < panel.in / Arithmetic::kDepth; ++step) {
-        const Bfloat16* line = panel.weights + step * Arithmetic::kDepth * kPanel;
-        if (panel.ahead != 0) {
-            for (Index i = 0; i < Arithmetic::kDepth * kPanel; i += kPanel) {
-                __builtin_prefetch(reinterpret_cast<const char*>(line + i) + panel.ahead, 0, 2);
-            }
-        }
-        typename Arithmetic::Lanes left, right;
-        Arithmetic::weights(line, left, right);
-#pragma GCC unroll 16
-        for (Index row = 0; row < kRows; ++row) {
-            const auto states = Arithmetic::everywhere(rows[row * stride + step]);
-            sums[row][0] = Arithmetic::add(sums[row][0], states, left);
-            sums[row][1] = Arithmetic::add(sums[row][1], states, right);
-        }
-    }
-    const Index left_count = std::min(panel.count, kLanes), right_count = panel.count - left_count;
-#pragma GCC unroll 16
-    for (Index row = 0; row < kRows; ++row) {
-        store(sums[row][0], result + row * out, left_count);
-        store(sums[row][1], result + row * out + left_count, right_count);
-    }
-}
-
-template <class Arithmetic>
-void multiply_rows(Index num_rows, const typename Arithmetic::Element* rows, Index stride, const Panel& panel,
-                   Initial initial, Bfloat16* result, Index out) {
-    using Multiply = decltype(&multiply_tile<Arithmetic, 1>);
-    static constexpr Multiply kMultiply[kTileRows] = {
-        multiply_tile<Arithmetic, 1>,  multiply_tile<Arithmetic, 2>,  multiply_tile<Arithmetic, 3>,
-        multiply_tile<Arithmetic, 4>,  multiply_tile<Arithmetic, 5>,  multiply_tile<Arithmetic, 6>,
-        multiply_tile<Arithmetic, 7>,  multiply_tile<Arithmetic, 8>,  multiply_tile<Arithmetic, 9>,
-        multiply_tile<Arithmetic, 10>, multiply_tile<Arithmetic, 11>, multiply_tile<Arithmetic, 12>,
-    };
-    kMultiply[num_rows - 1](rows, stride, panel, initial, result, out);
-}
-
 // The bias of some outputs, or zeros, widened.
 inline void widen_bias(const Bfloat16* bias, Index count, float* widened) {
     if (bias == nullptr) {
@@ -253,19 +127,20 @@ void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* pa
               const Deltas& deltas, Bfloat16* result) {
     static thread_local std::vector<float> buffer;
     const Expansion expansion(deltas, in, buffer);
-    const Index size = in * kPanel;
+    const Index padded = round_up(in, Arithmetic::kDepth), size = padded * kPanel;
 #pragma omp parallel
     {
         if (deltas.num_segments != 0) {
             expansion.shrink(states);
 #pragma omp barrier
         }
+        Arithmetic arithmetic;
         const Index threads = omp_get_num_threads(), own = omp_get_thread_num();
         const Index first = num_panels(out) * own / threads, last = num_panels(out) * (own + 1) / threads;
         const Index left = first * kPanel, width = (last - first) * kPanel;
         for (Index start = 0; start < tokens; start += kChunkRows) {
             const Index num_rows = std::min(kChunkRows, tokens - start);
-            const Index tiles = (num_rows + kTileRows - 1) / kTileRows;
+            const Index tiles = round_up(num_rows, Arithmetic::kTileRows) / Arithmetic::kTileRows;
             Index stride;
             const auto* rows = Arithmetic::rows(states + start * in, num_rows, in, stride);
             const float* sums = nullptr;
@@ -277,13 +152,13 @@ void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* pa
                 const Index column = p * kPanel, count = std::min(kPanel, out - column);
                 float same[kPanel] = {};
                 if (sums == nullptr) widen_bias(bias == nullptr ? nullptr : bias + column, count, same);
-                Panel panel{packed + p * size, in, count, size * static_cast<Index>(sizeof *packed)};
-                for (Index tile = 0; tile < tiles; ++tile, panel.ahead = 0) {
+                Panel panel{packed + p * size, padded, count, true};
+                for (Index tile = 0; tile < tiles; ++tile, panel.from_memory = false) {
                     const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
                     const Initial initial =
                         sums == nullptr ? Initial{same, 0} : Initial{sums + from * width + column - left, width};
-                    multiply_rows<Arithmetic>(to - from, rows + from * stride, stride, panel, initial,
-                                              result + (start + from) * out + column, out);
+                    arithmetic.multiply(to - from, rows + from * stride, stride, panel, initial,
+                                        result + (start + from) * out + column, out);
                 }
             }
         }

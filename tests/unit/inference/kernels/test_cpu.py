@@ -18,7 +18,7 @@ PAIRS = AVX512 | {"avx512_bf16"}
         (Cpu("AuthenticAMD", PAIRS), "paired"),
         (Cpu("AuthenticAMD", AVX512), "widened"),
         (Cpu("GenuineIntel", PAIRS), "widened"),
-        (Cpu("GenuineIntel", PAIRS | {"amx_bf16"}), None),
+        (Cpu("GenuineIntel", PAIRS | {"amx_bf16"}), "tiled"),
         (Cpu("AuthenticAMD", frozenset({"avx2"})), None),
         (Cpu("", frozenset()), None),
     ],

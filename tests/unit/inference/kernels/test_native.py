@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.errors import KernelBuildError
+from inference.kernels import native
+from inference.kernels.build import load_library
 from inference.kernels.choice import choose_kernels
 from inference.kernels.cpu import Cpu, this_cpu
 from inference.kernels.interface import HeadNorms, LoraPart, Pages, Rotation, Singles
@@ -31,6 +33,8 @@ BLOCK_SIZE = 4
 PRODUCT_CPUS = [Cpu("any", frozenset({"avx512f"}))]
 if "avx512_bf16" in this_cpu().features:
     PRODUCT_CPUS.append(Cpu("AuthenticAMD", this_cpu().features - {"amx_bf16"}))
+if "amx_bf16" in this_cpu().features:
+    PRODUCT_CPUS.append(this_cpu())
 SEEDS = st.integers(0, 2**31)
 # bfloat16 keeps eight bits; portable rounds at each operation, native once at the end.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
@@ -216,14 +220,14 @@ def test_a_token_gets_the_same_delta_in_any_company(dtype: torch.dtype) -> None:
 @given(
     seed=SEEDS,
     num_tokens=st.integers(0, 130),
-    half_width=st.integers(1, 70),
+    width=st.integers(1, 140),
     out=st.integers(1, 100),
     has_bias=st.booleans(),
 )
-def test_products(cpu: Cpu, seed: int, num_tokens: int, half_width: int, out: int, has_bias: bool) -> None:
+def test_products(cpu: Cpu, seed: int, num_tokens: int, width: int, out: int, has_bias: bool) -> None:
     """More rows than one chunk holds, and outputs that fill no panel; rounded once, as the sum of all."""
     torch.manual_seed(seed)
-    states, weight = torch.randn(num_tokens, 2 * half_width), torch.randn(out, 2 * half_width)
+    states, weight = torch.randn(num_tokens, width), torch.randn(out, width)
     states, weight, bias = states.bfloat16(), weight.bfloat16(), torch.randn(out).bfloat16()
     product = NativeKernels(torch.bfloat16, cpu=cpu).projection(weight, bias if has_bias else None)
     assert product is not None
@@ -247,12 +251,12 @@ def test_a_token_gets_the_same_product_in_any_company(cpu: Cpu) -> None:
 @given(
     seed=SEEDS,
     runs=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), min_size=1, max_size=9),
-    half_width=st.integers(1, 40),
+    width=st.integers(1, 80),
     outs=st.lists(st.integers(1, 70), min_size=1, max_size=3),
     has_bias=st.booleans(),
 )
 def test_products_with_deltas(
-    cpu: Cpu, seed: int, runs: list[tuple[int, int]], half_width: int, outs: list[int], has_bias: bool
+    cpu: Cpu, seed: int, runs: list[tuple[int, int]], width: int, outs: list[int], has_bias: bool
 ) -> None:
     """Adapters of other ranks, tokens without one, parts that begin inside a panel, one left out."""
     torch.manual_seed(seed)
@@ -263,11 +267,11 @@ def test_products_with_deltas(
         for end, (count, adapter) in zip(ends, runs, strict=True)
         if (rows := rows_of[adapter]) is not None
     ]
-    states = torch.randn(ends[-1], 2 * half_width).bfloat16()
-    weight, bias = torch.randn(sum(outs), 2 * half_width).bfloat16(), torch.randn(sum(outs)).bfloat16()
+    states = torch.randn(ends[-1], width).bfloat16()
+    weight, bias = torch.randn(sum(outs), width).bfloat16(), torch.randn(sum(outs)).bfloat16()
     columns = [slice(end - out, end) for end, out in zip(itertools.accumulate(outs), outs, strict=True)]
     parts = [
-        LoraPart(torch.randn(20, 2 * half_width).bfloat16(), torch.randn(20, out).bfloat16() * 0.1, place)
+        LoraPart(torch.randn(20, width).bfloat16(), torch.randn(20, out).bfloat16() * 0.1, place)
         for out, place in list(zip(outs, columns, strict=True))[1 if len(outs) > 2 else 0 :]
     ]
     kernels = NativeKernels(torch.bfloat16, cpu=cpu)
@@ -297,10 +301,11 @@ def test_a_token_gets_the_same_product_and_delta_in_any_company(cpu: Cpu) -> Non
     assert torch.equal(linear(states[:3].clone()), together[:3])
 
 
-def test_products_show_what_is_not_finite_in_its_own_row_alone() -> None:
+@pytest.mark.parametrize("cpu", PRODUCT_CPUS, ids=lambda cpu: cpu.vendor)
+def test_products_show_what_is_not_finite_in_its_own_row_alone(cpu: Cpu) -> None:
     weight, states = torch.ones(40, 8).bfloat16(), torch.ones(3, 8).bfloat16()
     states[0, 3], states[2, 3] = math.nan, math.inf
-    product = NativeKernels(torch.bfloat16, cpu=PRODUCT_CPUS[0]).projection(weight, None)
+    product = NativeKernels(torch.bfloat16, cpu=cpu).projection(weight, None)
     assert product is not None
     result = product(states)
     assert result[0].isnan().all()
@@ -309,11 +314,20 @@ def test_products_show_what_is_not_finite_in_its_own_row_alone() -> None:
 
 
 def test_products_that_are_not_ours_are_left_to_torch() -> None:
-    ours = NativeKernels(torch.bfloat16, cpu=PRODUCT_CPUS[0])
-    assert ours.projection(torch.randn(4, 7).bfloat16(), None) is None  # an odd number of inputs
     assert NativeKernels(torch.float32, cpu=PRODUCT_CPUS[0]).projection(torch.randn(4, 6), None) is None
     without = NativeKernels(torch.bfloat16, cpu=Cpu("any", frozenset()))
     assert without.projection(torch.randn(4, 6).bfloat16(), None) is None
+
+
+def test_products_stay_with_torch_where_the_system_keeps_the_tile_registers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = load_library()
+    monkeypatch.setattr(library, "may_use_tiled", lambda: False, raising=False)
+    monkeypatch.setattr(native, "load_library", lambda: library)
+    kernels = NativeKernels(torch.bfloat16, cpu=Cpu("any", frozenset({"amx_bf16"})))
+    assert kernels.projection(torch.randn(4, 6).bfloat16(), None) is None
+    assert "registers of AMX" in caplog.text
 
 
 def test_a_strided_tensor_is_refused() -> None:

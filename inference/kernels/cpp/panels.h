@@ -1,0 +1,164 @@
+// A weight of bfloat16 in panels, and how vectors of floats multiply by one; tiles.h has another way.
+//
+// A panel has kPanel outputs for all inputs, so that a weight is read from one end to the other. A tile of rows goes
+// through a panel with all its sums in registers, after Goto and van de Geijn, "Anatomy of high-performance matrix
+// multiplication" (2008). Inputs are added in their order, whatever the tile.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "vectors.h"
+
+namespace loraledger {
+
+constexpr Index kPanel = 2 * kLanes;
+
+// One weight's panel.
+struct Panel {
+    const Bfloat16* weights;
+    Index in, count;  // inputs, padding included, and outputs that there are
+    bool from_memory;  // not yet in a cache
+};
+
+// Where sums begin: a row for each token, or with stride 0 one for all.
+struct Initial {
+    const float* sums;
+    Index stride;
+};
+
+inline Index round_up(Index count, Index unit) { return (count + unit - 1) / unit * unit; }
+
+// States [num_rows, in] in whole steps of `depth` inputs: as they are where they fit, else a copy with zeros behind.
+inline const Bfloat16* in_steps(const Bfloat16* states, Index num_rows, Index in, Index depth) {
+    const Index stride = round_up(in, depth);
+    if (stride == in) return states;
+    static thread_local std::vector<Bfloat16> padded;
+    padded.assign(num_rows * stride, Bfloat16{0});
+    for (Index row = 0; row < num_rows; ++row) {
+        std::copy(states + row * in, states + (row + 1) * in, padded.data() + row * stride);
+    }
+    return padded.data();
+}
+
+// Products of floats. States are widened first; a word of a panel holds two weights, which a shift and a mask widen.
+struct Widened {
+    using Element = float;
+    using Lanes = Floats;
+    static constexpr Index kDepth = 1;  // inputs that one step takes
+
+    static Index place(Index input, Index output) {
+        return input * kPanel + output % kLanes * 2 + output / kLanes;
+    }
+
+    // Further apart than they are long: a power of two would put all of them into the same few cache lines.
+    static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
+        static thread_local std::vector<Element> widened;
+        stride = in + kLanes;
+        if (widened.size() < static_cast<std::size_t>(num_rows * stride)) widened.resize(num_rows * stride);
+        for (Index row = 0; row < num_rows; ++row) {
+            Element* own = widened.data() + row * stride;
+            each_vector(in, [&](Index i, Index count) { store(load(states + row * in + i, count), own + i, count); });
+        }
+        return widened.data();
+    }
+
+    static void weights(const Bfloat16* line, Lanes& left, Lanes& right) {
+        Words pairs;
+        std::memcpy(&pairs, line, sizeof pairs);
+        left = reinterpret_cast<Lanes>(pairs << 16);
+        right = reinterpret_cast<Lanes>(pairs & 0xffff0000u);
+    }
+
+    static Lanes everywhere(Element value) { return all(value); }
+
+    static Floats add(Floats sums, Lanes states, Lanes weights) { return multiply_add(states, weights, sums); }
+};
+
+#ifdef __AVX512BF16__
+// Products of pairs of bfloat16. CPUs differ in how fast their instruction for it is.
+struct Paired {
+    using Element = std::uint32_t;
+    using Lanes = __m512bh;
+    static constexpr Index kDepth = 2;
+
+    static Index place(Index input, Index output) { return input / 2 * 2 * kPanel + output * 2 + input % 2; }
+
+    static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
+        stride = round_up(in, kDepth) / kDepth;
+        return reinterpret_cast<const Element*>(in_steps(states, num_rows, in, kDepth));
+    }
+
+    static void weights(const Bfloat16* line, Lanes& left, Lanes& right) {
+        std::memcpy(&left, line, sizeof left);
+        std::memcpy(&right, line + kPanel, sizeof right);
+    }
+
+    static Lanes everywhere(Element pair) { return (Lanes)_mm512_set1_epi32(static_cast<std::int32_t>(pair)); }
+
+    static Floats add(Floats sums, Lanes states, Lanes weights) {
+        return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), states, weights));
+    }
+};
+#endif
+
+// Sums of a tile in vector registers, by one of the arithmetics above.
+template <class Arithmetic>
+struct Vectors : Arithmetic {
+    using Element = typename Arithmetic::Element;
+    // Two sums a row: with two vectors of weights and one of states, 27 of 32 registers.
+    static constexpr Index kTileRows = 12;
+
+    // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
+    void multiply(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
+                  Bfloat16* result, Index out) {
+        multiply(num_rows, rows, stride, panel, initial, result, out, std::make_index_sequence<kTileRows>());
+    }
+
+   private:
+    template <std::size_t... kIndex>
+    static void multiply(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
+                         Bfloat16* result, Index out, std::index_sequence<kIndex...>) {
+        using Multiply = decltype(&multiply_tile<1>);
+        static constexpr Multiply kMultiply[] = {multiply_tile<kIndex + 1>...};
+        kMultiply[num_rows - 1](rows, stride, panel, initial, result, out);
+    }
+
+    template <Index kRows>
+    static void multiply_tile(const Element* rows, Index stride, const Panel& panel, Initial initial, Bfloat16* result,
+                              Index out) {
+        Floats sums[kRows][2];
+#pragma GCC unroll 16
+        for (Index row = 0; row < kRows; ++row) {
+            sums[row][0] = load(initial.sums + row * initial.stride);
+            sums[row][1] = load(initial.sums + row * initial.stride + kLanes);
+        }
+        // What comes after this panel will be read next.
+        const Index ahead = panel.in * kPanel * static_cast<Index>(sizeof(Bfloat16));
+        for (Index step = 0; step < panel.in / Arithmetic::kDepth; ++step) {
+            const Bfloat16* line = panel.weights + step * Arithmetic::kDepth * kPanel;
+            if (panel.from_memory) {
+                for (Index i = 0; i < Arithmetic::kDepth * kPanel; i += kPanel) {
+                    __builtin_prefetch(reinterpret_cast<const char*>(line + i) + ahead, 0, 2);
+                }
+            }
+            typename Arithmetic::Lanes left, right;
+            Arithmetic::weights(line, left, right);
+#pragma GCC unroll 16
+            for (Index row = 0; row < kRows; ++row) {
+                const auto states = Arithmetic::everywhere(rows[row * stride + step]);
+                sums[row][0] = Arithmetic::add(sums[row][0], states, left);
+                sums[row][1] = Arithmetic::add(sums[row][1], states, right);
+            }
+        }
+        const Index left_count = std::min(panel.count, kLanes), right_count = panel.count - left_count;
+#pragma GCC unroll 16
+        for (Index row = 0; row < kRows; ++row) {
+            store(sums[row][0], result + row * out, left_count);
+            store(sums[row][1], result + row * out + left_count, right_count);
+        }
+    }
+};
+
+}  // namespace loraledger

@@ -1,0 +1,134 @@
+// How the tile registers of AMX multiply by a panel: sixteen rows by sixteen outputs by 32 inputs at once.
+//
+// Intel, "Architecture instruction set extensions and future features", chapter 3 (TDPBF16PS): pairs of inputs are added
+// in their order by fused multiply-adds to the nearest, numbers below the normal range count as zero, and a row's sums
+// depend on no other row.
+#pragma once
+
+#ifdef __AMX_BF16__
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "panels.h"
+
+namespace loraledger {
+
+// Linux gives tile registers to a process that asks for them (Documentation/arch/x86/xstate.rst).
+inline bool may_use_tiles() {
+    constexpr long kAskForState = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+}
+
+class Tiled {
+   public:
+    using Element = Bfloat16;
+    static constexpr Index kDepth = 32, kTileRows = 32;
+
+    // A step of inputs by a step of outputs, kBlock elements, is what one tile register holds: pairs beside each other.
+    static Index place(Index input, Index output) {
+        const Index block = input / kDepth * 2 + output / kSide;
+        return block * kBlock + input % kDepth / 2 * kDepth + output % kSide * 2 + input % 2;
+    }
+
+    static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
+        stride = round_up(in, kDepth);
+        return in_steps(states, num_rows, in, kDepth);
+    }
+
+    Tiled() = default;
+    Tiled(const Tiled&) = delete;
+    Tiled& operator=(const Tiled&) = delete;
+
+    // Whoever shares the thread finds its tile registers as after its start; in use they slow a change of threads.
+    ~Tiled() {
+        if (num_rows_ != 0) _tile_release();
+    }
+
+    // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
+    void multiply(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
+                  Bfloat16* result, Index out) {
+        configure(num_rows);
+        if (num_rows > kSide) {
+            multiply_tile<true>(num_rows, rows, stride, panel, initial, result, out);
+        } else {
+            multiply_tile<false>(num_rows, rows, stride, panel, initial, result, out);
+        }
+    }
+
+   private:
+    static constexpr Index kSide = 16, kBlock = kSide * kDepth;
+
+    // Registers 0 to 3 are sums (upper left, upper right, lower left, lower right), 4 and 5 the upper and the lower
+    // rows, 6 and 7 the left and the right outputs.
+    void configure(Index num_rows) {
+        if (num_rows == num_rows_) return;
+        struct alignas(64) {
+            std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            std::uint16_t row_bytes[16] = {};
+            std::uint8_t rows[16] = {};
+        } shape;
+        const Index upper = std::min(num_rows, kSide);
+        const Index rows_of[] = {upper, upper, num_rows - upper, num_rows - upper, upper, num_rows - upper, kSide, kSide};
+        for (Index tile = 0; tile < 8; ++tile) {
+            shape.rows[tile] = static_cast<std::uint8_t>(rows_of[tile]);
+            shape.row_bytes[tile] = rows_of[tile] == 0 ? 0 : 64;
+        }
+        write_to_memory();
+        _tile_loadconfig(&shape);
+        num_rows_ = num_rows;
+    }
+
+    // The compiler does not know that the instructions for tiles read memory.
+    static void write_to_memory() { asm volatile("" ::: "memory"); }
+
+    template <bool kTwoHigh>
+    static void multiply_tile(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
+                              Bfloat16* result, Index out) {
+        const Index row_bytes = stride * static_cast<Index>(sizeof *rows);
+        const Index initial_bytes = initial.stride * static_cast<Index>(sizeof *initial.sums);
+        write_to_memory();
+        _tile_loadd(0, initial.sums, initial_bytes);
+        _tile_loadd(1, initial.sums + kSide, initial_bytes);
+        if (kTwoHigh) {
+            _tile_loadd(2, initial.sums + kSide * initial.stride, initial_bytes);
+            _tile_loadd(3, initial.sums + kSide * initial.stride + kSide, initial_bytes);
+        }
+        for (Index input = 0; input < panel.in; input += kDepth) {
+            const Bfloat16* blocks = panel.weights + input * kPanel;
+            if (panel.from_memory) {
+                // The next step: the processor's own reading ahead does the rest.
+                for (Index i = 0; i < 2 * kBlock; i += kDepth) __builtin_prefetch(blocks + 2 * kBlock + i, 0, 2);
+            }
+            _tile_loadd(6, blocks, 64);
+            _tile_loadd(7, blocks + kBlock, 64);
+            _tile_loadd(4, rows + input, row_bytes);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            if (kTwoHigh) {
+                _tile_loadd(5, rows + kSide * stride + input, row_bytes);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        alignas(64) float sums[kTileRows][kPanel];
+        constexpr int kSumBytes = sizeof sums[0];
+        _tile_stored(0, sums[0], kSumBytes);
+        _tile_stored(1, sums[0] + kSide, kSumBytes);
+        if (kTwoHigh) {
+            _tile_stored(2, sums[kSide], kSumBytes);
+            _tile_stored(3, sums[kSide] + kSide, kSumBytes);
+        }
+        for (Index row = 0; row < num_rows; ++row) {
+            each_vector(panel.count, [&](Index i, Index count) {
+                store(load(sums[row] + i, count), result + row * out + i, count);
+            });
+        }
+    }
+
+    Index num_rows_ = 0;  // of the tiles' shape
+};
+
+}  // namespace loraledger
+
+#endif
