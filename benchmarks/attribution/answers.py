@@ -52,13 +52,13 @@ def read_answers(study: Study, model: Any, base: Base, file: Path) -> list[Answe
     return sorted(answers, key=lambda answer: -len(answer.example.token_ids))
 
 
-def losses(model: Any, answers: Sequence[Answer], run: Run, base: Base, work: Path) -> list[float]:
+def losses(model: Any, answers: Sequence[Answer], run: Run, work: Path) -> list[float]:
     """In nats, summed over each answer, under the adapter of `run`; kept in a file."""
     file = work / "losses" / f"{run.name}.json"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         load_weights(model, weights_file(run, work))
-        found = forward_signals(model, [answer.example for answer in answers], base.pad_token_id)
+        found = forward_signals(model, [answer.example for answer in answers])
         write_json(file, found.loss.tolist())
     kept: list[float] = json.loads(file.read_bytes())
     return kept

@@ -61,7 +61,7 @@ def retrain(run: Run, rows: Sequence[Example], base: Base, work: Path, emit: Emi
         folder.mkdir(parents=True, exist_ok=True)
     with alone(scratch, waits=False):
         model = make_model(base, run.seed)
-        fit(model, rows, replace(CONFIG, seed=run.seed), scratch, base.pad_token_id, emit)
+        fit(model, rows, replace(CONFIG, seed=run.seed), scratch, emit)
         partial = path.with_suffix(".partial")
         save_file(lora_weights(model), partial)
         (scratch / MIDWAY_FILE).replace(midway_file(run, work))

@@ -38,14 +38,14 @@ class Signals:
 
 
 @torch.inference_mode()
-def forward_signals(model: Any, examples: Sequence[Example], pad_token_id: int) -> Signals:
+def forward_signals(model: Any, examples: Sequence[Example]) -> Signals:
     """From one forward pass under the adapter that is in `model`."""
     model.eval()
     head = model.get_output_embeddings()
     hidden, error, loss = [], [], []
     began = time.process_time()
     for batch in _batches(examples):
-        found = predictions(model, batch, pad_token_id)
+        found = predictions(model, batch)
         logits = head(found.states).float()
         losses = functional.cross_entropy(logits, found.labels, reduction="none")
         counts = torch.bincount(found.rows, minlength=len(batch))
@@ -64,13 +64,13 @@ def error_vectors(logits: Tensor, labels: Tensor, head: Tensor) -> Tensor:
     return expected - head[labels].float()
 
 
-def gradient_signals(model: Any, examples: Sequence[Example], pad_token_id: int) -> tuple[Tensor, float]:
+def gradient_signals(model: Any, examples: Sequence[Example]) -> tuple[Tensor, float]:
     """(sketched gradients [examples, size] under the adapter that is in `model`, processor seconds)."""
     sketch = CountSketch()
     began = time.process_time()
     found = {
         row: sketched[place]
-        for batch, sketched in row_sketches(model, examples, sketch, pad_token_id, lambda *_: None)
+        for batch, sketched in row_sketches(model, examples, sketch, lambda *_: None)
         for place, row in enumerate(batch)
     }
     seconds = time.process_time() - began

@@ -96,7 +96,7 @@ def train(plan: Plan, emit: Emit) -> None:
         if opened is None and weights_file(plan.everybody, plan.work).exists():
             opened = _open_answers(plan)
         if opened is not None:
-            losses(*opened, run, plan.base, plan.work)
+            losses(*opened, run, plan.work)
 
 
 def _open_answers(plan: Plan) -> tuple[Any, list[Answer]]:
@@ -114,9 +114,9 @@ def report(plan: Plan) -> dict[str, Any]:
     done = [half for half in plan.halves if weights_file(Run(half, 0), plan.work).exists()]
     if len(done) < 3:
         raise ValueError(f"{len(done)} retrainings are done; three make the least of rankings")
-    first = {half: losses(model, answers, Run(half, 0), plan.base, plan.work) for half in done}
+    first = {half: losses(model, answers, Run(half, 0), plan.work) for half in done}
     again = [half for half in done if weights_file(Run(half, 1), plan.work).exists()]
-    second = {half: losses(model, answers, Run(half, 1), plan.base, plan.work) for half in again}
+    second = {half: losses(model, answers, Run(half, 1), plan.work) for half in again}
     kinds = [answer.kind for answer in answers]
     actual = -np.array(list(first.values())).T
     named = {name: np.asarray(found, dtype=np.float64) for name, found in scores.items()}
@@ -159,14 +159,13 @@ def _scores(
 
     `model` holds the final adapter, and the checkpoint afterwards.
     """
-    base = plan.base
     rows = sorted(plan.study.rows, key=lambda row: -len(row.token_ids))
     asked = [answer.example for answer in answers]
     contributions = [row.contribution for row in rows]
-    known, told = (forward_signals(model, each, base.pad_token_id) for each in (rows, asked))
+    known, told = (forward_signals(model, each) for each in (rows, asked))
     load_adapter(model, midway_file(plan.everybody, plan.work).read_bytes())
-    known_gradients, _ = gradient_signals(model, rows, base.pad_token_id)
-    gradients, seconds = gradient_signals(model, asked, base.pad_token_id)
+    known_gradients, _ = gradient_signals(model, rows)
+    gradients, seconds = gradient_signals(model, asked)
     scores = {
         "uniform by rows": uniform_scores(contributions, len(asked)),
         "hidden states": cosine_scores(known.hidden, contributions, told.hidden),

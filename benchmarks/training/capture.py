@@ -50,11 +50,11 @@ def measure_capture(num_rows: int, num_threads: int, base_model: str, work: Path
     checkpoints = work / "capture"
     shutil.rmtree(checkpoints, ignore_errors=True)
     began = time.process_time()
-    summary = fit(model, examples, config, checkpoints, tokenizer.pad_token_id, _ignore)
+    summary = fit(model, examples, config, checkpoints, _ignore)
     trained = time.process_time()
     midway, step = (checkpoints / MIDWAY_FILE).read_bytes(), midway_step(summary.num_steps)
     captured = time.process_time()
-    capture(model, midway, step, examples, tokenizer.pad_token_id, _ignore)
+    capture(model, midway, step, examples, _ignore)
     ended = time.process_time()
     shutil.rmtree(checkpoints)
     return Overhead(trained - began, ended - captured)

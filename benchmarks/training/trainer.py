@@ -92,11 +92,6 @@ class _Field:
         self.held_out = examples[::every][:NUM_HELD_OUT]
         self.rows = [example for example in examples if example not in self.held_out]
 
-    @property
-    def pad_token_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
-
     def timed(self, model: Any, train: Callable[[], object]) -> Run:
         from workers.training.evaluate import mean_loss
 
@@ -104,7 +99,7 @@ class _Field:
         clock, processor = time.perf_counter(), time.process_time()
         train()
         seconds, processor_seconds = time.perf_counter() - clock, time.process_time() - processor
-        loss = mean_loss(model.float(), self.held_out, self.pad_token_id, _ignore)
+        loss = mean_loss(model.float(), self.held_out, _ignore)
         return Run(num_tokens / seconds, num_tokens / processor_seconds, loss)
 
 
@@ -129,7 +124,7 @@ def _ours(field: _Field, work: Path) -> Run:
     from workers.training.fit import fit, lora_model
 
     model = lora_model(field.folder, field.config)
-    return field.timed(model, lambda: fit(model, field.rows, field.config, work, field.pad_token_id, _ignore))
+    return field.timed(model, lambda: fit(model, field.rows, field.config, work, _ignore))
 
 
 def _plain(field: _Field, work: Path) -> Run:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from workers.training.fit import collate
+from workers.training.flat import computing, flatten
 from workers.training.pulse import Pulse
-from workers.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from workers.training.rows import Example
 
 BATCH_TOKENS = 4096
-"""Padding included: what bounds memory is the logits, a vocabulary wide for each token."""
+"""What bounds memory is the logits, a vocabulary wide for each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +34,26 @@ class Predictions:
     rows: Tensor
 
 
-def predictions(model: Any, rows: Sequence[Example], pad_token_id: int) -> Predictions:
+def predictions(model: Any, rows: Sequence[Example]) -> Predictions:
     """One forward pass, without the head: logits of a prompt's tokens would cost more than their layers."""
-    batch = {name: part.to(model.device) for name, part in collate(rows, pad_token_id).items()}
-    labels = batch["labels"][:, 1:]
-    decoder, seen = model.get_base_model().base_model, (batch["input_ids"], batch["attention_mask"])
-    states = decoder(*seen, use_cache=False).last_hidden_state[:, :-1]
-    is_trained = labels != IGNORED
-    return Predictions(states[is_trained], labels[is_trained], is_trained.nonzero()[:, 0])
+    batch = {name: part.to(model.device) for name, part in flatten(rows).items()}
+    seen = {name: batch[name] for name in ("input_ids", "position_ids", "row_lengths")}
+    decoder, kept = model.get_base_model().base_model, batch["logits_to_keep"]
+    states = decoder(**seen, use_cache=False).last_hidden_state[0]
+    numbers = torch.arange(len(rows), device=model.device).repeat_interleave(batch["row_lengths"])
+    return Predictions(states[kept], batch["shift_labels"][0], numbers[kept])
 
 
 @torch.inference_mode()
-def mean_loss(model: Any, examples: Sequence[Example], pad_token_id: int, emit: Emit) -> float:
+def mean_loss(model: Any, examples: Sequence[Example], emit: Emit) -> float:
     """Cross entropy in nats per trained token: each token weighs the same, whatever row it is in."""
     model.eval()
     total, num_tokens = 0.0, 0
     pulse = Pulse(emit, "evaluation", len(examples))
     for rows in batches_by_length(examples):
-        found = predictions(model, rows, pad_token_id)
-        logits = model.get_output_embeddings()(found.states)
+        with computing(model):
+            found = predictions(model, rows)
+            logits = model.get_output_embeddings()(found.states)
         total += functional.cross_entropy(logits.float(), found.labels, reduction="sum").item()
         num_tokens += len(found.labels)
         pulse.advance(len(rows))
@@ -63,7 +63,7 @@ def mean_loss(model: Any, examples: Sequence[Example], pad_token_id: int, emit: 
 def batches_by_length(
     examples: Sequence[Example], batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[Sequence[Example]]:
-    """All examples, the longest first, so that little is padded; `batch_tokens` or one row at a time."""
+    """All examples, the longest first; `batch_tokens` or one row at a time."""
     ordered = sorted(examples, key=lambda example: len(example.token_ids), reverse=True)
     start = 0
     while start < len(ordered):

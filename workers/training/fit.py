@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import save_file
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from backend.domain.errors import InvalidInput
-from workers.training.rows import IGNORED, packs, plan_batches
+from workers.training.flat import ATTENTION, flatten, is_in_bf16
+from workers.training.rows import packs, plan_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,43 +48,6 @@ class FitSummary:
     num_trained_tokens: int
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids`, `attention_mask`, `labels`, each [rows, longest], padded on the right; and `_head`'s."""
-    labels = _padded([e.labels for e in examples], IGNORED)
-    return {
-        "input_ids": _padded([e.token_ids for e in examples], pad_token_id),
-        "attention_mask": _padded([[1] * len(e.token_ids) for e in examples], 0),
-        "labels": labels,
-        **_head(labels),
-    }
-
-
-def collate_packs(sequences: Sequence[Sequence[Example]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """The same of sequences of several rows; instead of a mask `position_ids`, which start again with each
-    row: the model takes them for the ends of what may be attended to. Nothing predicts a row's first token.
-    """
-    labels = _padded([[t for e in rows for t in (IGNORED, *e.labels[1:])] for rows in sequences], IGNORED)
-    return {
-        "input_ids": _padded([[t for e in rows for t in e.token_ids] for rows in sequences], pad_token_id),
-        "position_ids": _padded([[i for e in rows for i in range(len(e.labels))] for rows in sequences], 0),
-        "labels": labels,
-        **_head(labels),
-    }
-
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
-
-
-def _head(labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The head is as wide as the vocabulary, so it is computed where something is learnt and nowhere else:
-    `logits_to_keep` [kept] are the columns from which any row predicts such a token, `shift_labels`
-    [rows, kept] those tokens. Loss and gradients are those of all columns.
-    """
-    kept = (labels[:, 1:] != IGNORED).any(0).nonzero().squeeze(1)
-    return {"shift_labels": labels[:, 1:][:, kept], "logits_to_keep": kept}
-
-
 def compute_dtype() -> torch.dtype:
     """What the frozen weights and all products are in: bfloat16 on GPUs and where the CPU multiplies it in
     tiles, else float32. Without tiles a CPU takes about twice as long for products in bfloat16.
@@ -97,7 +61,8 @@ def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
     alone.
     """
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=compute_dtype(), local_files_only=True)
-    model.config.use_cache = False  # with a cache, a pack's rows would see each other: its ends are not found
+    model.set_attn_implementation(ATTENTION)
+    model.config.use_cache = False
     set_seed(config.seed)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -116,7 +81,6 @@ def fit(
     examples: Sequence[Example],
     config: TrainingConfig,
     checkpoints: Path,
-    pad_token_id: int,
     emit: Emit,
 ) -> FitSummary:
     """Train the adapter in place, from the newest whole checkpoint if there is one; leaves `MIDWAY_FILE`.
@@ -124,45 +88,38 @@ def fit(
     Errors: `NonFiniteLoss`.
     """
     sequences = packs(examples, config.max_length) if config.packing else [(e,) for e in examples]
-    lengths = [sum(len(example.token_ids) for example in rows) for rows in sequences]
-    plan = plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.steps)
-    batches = _Batches(sequences, plan, pad_token_id)
-    progress = _Progress([sum(lengths[row] for row in rows) for rows in plan], emit)
+    plan = plan_batches(len(sequences), config.batch_size, config.epochs, config.seed, config.steps)
+    batches = [[e for place in places for e in sequences[place]] for places in plan]
+    progress = _Progress([sum(len(e.token_ids) for e in rows) for rows in batches], emit)
     trainer = Trainer(
         model=model,
-        args=_arguments(config, len(plan), checkpoints),
-        train_dataset=batches,
+        args=_arguments(config, len(plan), checkpoints, bf16=is_in_bf16(model)),
+        train_dataset=_Batches(batches),
         data_collator=lambda items: items[0],
         callbacks=[progress, _Midway(midway_step(len(plan)), checkpoints / MIDWAY_FILE)],
     )
     trainer.remove_callback(_printer())
     newest = _newest_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    with disable_input_dtype_casting(model, active=is_in_bf16(model)):
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     _check_weights(model, len(plan))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
-    num_trained = sum(e.num_trained for places in plan for place in places for e in sequences[place])
+    num_trained = sum(e.num_trained for rows in batches for e in rows)
     return FitSummary(sum(tail) / len(tail), len(plan), num_trained)
 
 
 class _Batches(Dataset[dict[str, torch.Tensor]]):
     """One item an optimizer step: the Trainer then only has to walk on, and to skip when it resumes."""
 
-    def __init__(
-        self, sequences: Sequence[Sequence[Example]], plan: Sequence[Sequence[int]], pad_token_id: int
-    ) -> None:
-        self._sequences = sequences
-        self._plan = plan
-        self._pad_token_id = pad_token_id
+    def __init__(self, batches: Sequence[Sequence[Example]]) -> None:
+        self._batches = batches
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self._batches)
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        sequences = [self._sequences[place] for place in self._plan[step]]
-        if all(len(rows) == 1 for rows in sequences):
-            return collate([rows[0] for rows in sequences], self._pad_token_id)
-        return collate_packs(sequences, self._pad_token_id)
+        return flatten(self._batches[step])
 
 
 class _Progress(TrainerCallback):
@@ -225,7 +182,7 @@ class _Midway(TrainerCallback):
             scratch.replace(self._path)
 
 
-def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path) -> TrainingArguments:
+def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path, *, bf16: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=num_steps,
@@ -244,6 +201,7 @@ def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path) -> Tra
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=not torch.cuda.is_available(),
+        bf16=bf16,  # of the products: the adapter's weights stay in fp32
         report_to="none",
         disable_tqdm=True,
     )

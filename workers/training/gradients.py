@@ -2,7 +2,8 @@
 
 A LoRA module computes y = W x + s B A x, so that a row's loss has the gradient dB = s sum over tokens
 dy (A x)^T: both factors pass by in the batch's forward and backward pass, and no row needs one of its own. A
-is left out: where B is small its gradients are. Only activations are differentiated, no weights.
+is left out: where B is small its gradients are. Neither are weights differentiated nor is the adapter
+computed apart: it is in W for the while, so that a module costs one product, not three.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch.nn import functional
 
 from workers.training.evaluate import batches_by_length, predictions
+from workers.training.flat import row_places
 from workers.training.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
     from workers.training.sketch import CountSketch
 
 BATCH_TOKENS = 1024
-"""Padding included: activations of every layer are kept for the backward pass."""
-_INNER, _OUTER = "lora_A.default", "lora_B.default"
+"""Activations of every layer are kept for the backward pass."""
+_ADAPTER = "default"
 
 
 def row_sketches(
-    model: Any, examples: Sequence[Example], sketch: CountSketch, pad_token_id: int, emit: Emit
+    model: Any, examples: Sequence[Example], sketch: CountSketch, emit: Emit
 ) -> Iterator[tuple[Sequence[Example], Tensor]]:
     """(rows, their sketched gradients [rows, size] fp32), batch by batch, the longest rows first.
 
@@ -41,19 +44,24 @@ def row_sketches(
     """
     pulse = Pulse(emit, "gradients", len(examples))
     model.eval()
-    with _frozen(model), _Taps(model, sketch) as taps:
+    with _Taps(model, sketch) as taps, model.disable_adapter(), _frozen(model):
         for rows in batches_by_length(examples, BATCH_TOKENS):
-            taps.sums = sketch.zeros(len(rows))
-            _summed_loss(model, rows, pad_token_id).backward()  # type: ignore[no-untyped-call]
-            yield rows, taps.sums.T.contiguous()
+            yield rows, taps.sketches(rows)
             pulse.advance(len(rows))
 
 
-def _summed_loss(model: Any, rows: Sequence[Example], pad_token_id: int) -> Tensor:
-    """Cross entropy in nats over all trained tokens."""
-    found = predictions(model, rows, pad_token_id)
-    logits = model.get_output_embeddings()(found.states)
-    return functional.cross_entropy(logits.float(), found.labels, reduction="sum")
+def _backward(model: Any, rows: Sequence[Example]) -> None:
+    """Of the cross entropy in nats, summed over all trained tokens.
+
+    Its gradient at the states is W^T (p - y), W the head: a loss that is not needed itself is not computed.
+    """
+    found = predictions(model, rows)
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        errors = head(found.states).softmax(dim=1)
+        errors[torch.arange(len(errors)), found.labels] -= 1
+        gradient = errors @ head.weight
+    found.states.backward(gradient)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -73,45 +81,66 @@ def _frozen(model: Any) -> Iterator[None]:
 
 
 class _Taps:
-    """Reads A x and s dy at every LoRA module, and adds their product to `sums` while it is there."""
+    """Puts the adapter into the base's weights, reads x and dy there, and adds dB to the rows' sums."""
 
     def __init__(self, model: Any, sketch: CountSketch) -> None:
+        self._model = model
         self._sketch = sketch
-        self._inner: dict[str, Tensor] = {}
-        self.sums = sketch.zeros(0)
-        self._hooks = []
-        for path, module in model.named_modules():
-            name = path.rpartition(".lora_")[0]
-            if path.endswith(_INNER):
-                self._hooks.append(module.register_forward_hook(self._keep_inner(name)))
-            elif path.endswith(_OUTER):
-                self._hooks.append(module.register_forward_hook(self._watch_outer(name)))
+        self._sums = sketch.zeros(0)
+        self._places = self._is_real = torch.empty(0)
+        self._kept: list[tuple[Any, Tensor]] = []
+        self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
+        for name, layer in self._model.named_modules():
+            if isinstance(layer, LoraLayer):
+                self._tap(name, layer)
         return self
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        for weight, kept in self._kept:
+            weight.data = kept
 
-    def _keep_inner(self, name: str) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            if (
-                output.requires_grad
-            ):  # DoRA also passes the identity, for the norm of BA: that is nobody's row
-                self._inner[name] = output.detach()
+    def sketches(self, rows: Sequence[Example]) -> Tensor:
+        """[rows, size] fp32."""
+        lengths = torch.tensor([len(row.token_ids) for row in rows], device=self._model.device)
+        self._places, self._is_real = row_places(lengths)
+        self._sums = self._sketch.zeros(len(rows))
+        _backward(self._model, rows)
+        return self._sums.T.contiguous()
 
-        return hook
+    @torch.no_grad()
+    def _tap(self, name: str, layer: Any) -> None:
+        weight = layer.base_layer.weight
+        inner = layer.lora_A[_ADAPTER].weight.to(weight.dtype)
+        updated = weight.float() + layer.get_delta_weight(_ADAPTER).float()
+        stretch = None
+        if layer.use_dora[_ADAPTER]:  # y = m / |W + s B A| (W + s B A) x, whose norm is nobody's gradient
+            stretch = layer.lora_magnitude_vector[_ADAPTER].weight / updated.norm(dim=1)
+            updated *= stretch.unsqueeze(1)
+        self._kept.append((weight, weight.data))
+        weight.data = updated.to(weight.dtype)
+        scaling = layer.scaling[_ADAPTER]
 
-    def _watch_outer(self, name: str) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            if output.requires_grad:
-                output.register_hook(lambda gradient: self._take(name, gradient))  # type: ignore[no-untyped-call]
+        def take(shrunk: Tensor, gradient: Tensor) -> None:
+            self._take(name, shrunk, gradient if stretch is None else gradient * stretch)
 
-        return hook
+        def hook(_module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+            shrunk = functional.linear(inputs[0].detach(), inner) * scaling
+            output.register_hook(lambda gradient: take(shrunk, gradient))  # type: ignore[no-untyped-call]
 
-    def _take(self, name: str, outer: Tensor) -> None:
-        """`outer` [rows, tokens, out]; padding has no part in any loss, so it is zero there."""
-        inner = self._inner.pop(name)  # [rows, tokens, rank]
-        gradients = torch.einsum("nto,ntr->orn", outer.float(), inner.float())
-        self._sketch.add(self.sums, name, gradients.reshape(-1, gradients.shape[-1]))
+        self._hooks.append(layer.base_layer.register_forward_hook(hook))
+
+    def _take(self, name: str, inner: Tensor, outer: Tensor) -> None:
+        """`inner` [1, tokens, rank] is s A x, `outer` [1, tokens, out] dy."""
+        by_row = self._by_row(inner) * self._is_real.unsqueeze(2)
+        products = by_row.transpose(1, 2) @ self._by_row(outer.to(inner.dtype))  # [rows, rank, out]
+        gradients = products.permute(2, 1, 0).float()
+        self._sketch.add(self._sums, name, gradients.reshape(-1, gradients.shape[2]))
+
+    def _by_row(self, tokens: Tensor) -> Tensor:
+        """[rows, longest, size] of [1, tokens, size]."""
+        taken = tokens[0].index_select(0, self._places.flatten())
+        return taken.view(*self._places.shape, tokens.shape[2])

@@ -60,7 +60,7 @@ class GradientIndex:
 
 
 def capture(
-    model: Any, checkpoint: bytes, step: int, examples: Sequence[Example], pad_token_id: int, emit: Emit
+    model: Any, checkpoint: bytes, step: int, examples: Sequence[Example], emit: Emit
 ) -> GradientIndex:
     """Takes the rows' gradients at `checkpoint`, the file that `fit` left after `step`; `model` is there
     afterwards. 16 kB of memory a row, beside a batch's activations.
@@ -68,7 +68,7 @@ def capture(
     load_adapter(model, checkpoint)
     sketches: list[torch.Tensor] = []
     contributions: list[int] = []
-    for rows, found in row_sketches(model, examples, CountSketch(), pad_token_id, emit):
+    for rows, found in row_sketches(model, examples, CountSketch(), emit):
         sketches.append(found)
         contributions += [row.contribution for row in rows]  # of the first snapshot: its number is 0
     positions, vectors = directions(torch.cat(sketches), contributions)

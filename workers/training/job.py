@@ -51,11 +51,6 @@ class _Base:
     digest: str
     tokenizer: Any
 
-    @property
-    def pad_token_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
-
 
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Leaves `adapter/` and `result.json` in `folder`; killed anywhere, it may be run again.
@@ -117,14 +112,14 @@ def _learn(
     """Train, save to `adapter`, and measure what was saved. The model is gone afterwards."""
     model = lora_model(base.folder, config)
     with model.disable_adapter():
-        base_loss = _evaluated("base", mean_loss(model, held_out, base.pad_token_id, emit), emit)
-    summary = fit(model, train, config, checkpoints, base.pad_token_id, emit)
+        base_loss = _evaluated("base", mean_loss(model, held_out, emit), emit)
+    summary = fit(model, train, config, checkpoints, emit)
     _round_to_bf16(model)
-    adapter_loss = _evaluated("adapter", mean_loss(model, held_out, base.pad_token_id, emit), emit)
+    adapter_loss = _evaluated("adapter", mean_loss(model, held_out, emit), emit)
     _save_adapter(model, adapter, base)
     midway = (checkpoints / MIDWAY_FILE).read_bytes()
     step = midway_step(summary.num_steps)
-    gradients = capture(model, midway, step, train, base.pad_token_id, emit)
+    gradients = capture(model, midway, step, train, emit)
     metrics = {
         "eval_loss_base": base_loss,
         "eval_loss_adapter": adapter_loss,

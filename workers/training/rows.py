@@ -145,33 +145,21 @@ def packs(examples: Sequence[Example], max_length: int) -> list[tuple[Example, .
 
 
 def plan_batches(
-    lengths: Sequence[int], batch_size: int, epochs: float, seed: int, steps: int = 0
+    num_rows: int, batch_size: int, epochs: float, seed: int, steps: int = 0
 ) -> list[tuple[int, ...]]:
     """Row numbers of every optimizer step of the whole run: of so many epochs, or steps if not 0.
 
     The plan depends on nothing but its arguments, so a resumed run goes on exactly where the killed one was.
     """
-    per_epoch = -(-len(lengths) // batch_size)
-    num_steps = steps or max(1, round(epochs * per_epoch))
+    num_steps = steps or max(1, round(epochs * -(-num_rows // batch_size)))
     batches: list[tuple[int, ...]] = []
     epoch = 0
     while len(batches) < num_steps:
-        batches += _epoch(lengths, batch_size, random.Random(f"{seed}:{epoch}"))  # noqa: S311
+        rows = list(range(num_rows))
+        random.Random(f"{seed}:{epoch}").shuffle(rows)  # noqa: S311
+        batches += [tuple(rows[start : start + batch_size]) for start in range(0, num_rows, batch_size)]
         epoch += 1
     return batches[:num_steps]
-
-
-def _epoch(lengths: Sequence[int], batch_size: int, order: random.Random) -> list[tuple[int, ...]]:
-    """Rows of like length share a batch, so that little is padded; which ones, and when, stays random."""
-    rows = list(range(len(lengths)))
-    order.shuffle(rows)
-    pool = 16 * batch_size
-    batches: list[tuple[int, ...]] = []
-    for start in range(0, len(rows), pool):
-        near = sorted(rows[start : start + pool], key=lambda row: lengths[row])
-        batches += [tuple(near[i : i + batch_size]) for i in range(0, len(near), batch_size)]
-    order.shuffle(batches)
-    return batches
 
 
 def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, bool]]:

@@ -82,13 +82,13 @@ def reference(model: Any, example: Example) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("variant", ["lora", "rslora"])
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
 def test_a_batch_gives_each_row_what_autograd_gives_it_alone(
     tiny_base: Path, rows: Sequence[Example], variant: str
 ) -> None:
     model = make_model(tiny_base, variant)
     everything = Everything()
-    order = [row for batch, _ in row_sketches(model, rows, everything, 0, ignore) for row in batch]
+    order = [row for batch, _ in row_sketches(model, rows, everything, ignore) for row in batch]
     (batch,) = (seen for seen in everything.seen if seen)
     assert len(order) == len(rows)
     for place, row in enumerate(order):
@@ -105,8 +105,7 @@ def test_the_same_rows_give_the_same_bits_and_leave_the_model_as_it_was(
     model = lora_model(tiny_base, parse_config({"rank": 4}))
     before = {name: (weight.requires_grad, weight.clone()) for name, weight in model.named_parameters()}
     sketches = [
-        torch.cat([found for _, found in row_sketches(model, rows, CountSketch(), 0, ignore)])
-        for _ in range(2)
+        torch.cat([found for _, found in row_sketches(model, rows, CountSketch(), ignore)]) for _ in range(2)
     ]
     assert torch.equal(*sketches)
     assert sketches[0].abs().sum(dim=1).min() > 0
@@ -122,10 +121,10 @@ def test_batches_are_small_whatever_the_number_of_rows(
 ) -> None:
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 64)
     model = make_model(tiny_base)
-    batches = list(row_sketches(model, rows, CountSketch(), 0, ignore))
+    batches = list(row_sketches(model, rows, CountSketch(), ignore))
     assert len(batches) > 3
     alone = {row: found[place] for batch, found in batches for place, row in enumerate(batch)}
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 10_000)
-    ((together, found),) = row_sketches(model, rows, CountSketch(), 0, ignore)
+    ((together, found),) = row_sketches(model, rows, CountSketch(), ignore)
     for place, row in enumerate(together):
         torch.testing.assert_close(found[place], alone[row], rtol=1e-3, atol=1e-4)

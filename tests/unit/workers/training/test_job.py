@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
             next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
 
     with pytest.raises(NonFiniteLoss) as diverged:
-        fit(model, examples(tiny_base), config, tmp_path / "checkpoints", 0, poison)
+        fit(model, examples(tiny_base), config, tmp_path / "checkpoints", poison)
     assert diverged.value.details == {"step": 5}
     assert "step 5" in diverged.value.message
     # The last checkpoint is from before the poison, so nothing infectious is left to resume from.
@@ -191,10 +191,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
 def test_each_token_weighs_the_same_in_the_mean_loss(tiny_base: Path) -> None:
     model = lora_model(tiny_base, parse_config(CONFIG))
     rows = examples(tiny_base)[:5]
-    losses = [mean_loss(model, [row], 0, ignore) for row in rows]
+    losses = [mean_loss(model, [row], ignore) for row in rows]
     weights = [row.num_trained for row in rows]
     expected = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
-    assert mean_loss(model, rows, 0, ignore) == pytest.approx(expected, rel=2e-2)  # bf16, padded differently
+    assert mean_loss(model, rows, ignore) == pytest.approx(expected, rel=2e-2)  # in bf16
 
 
 @given(lengths=st.lists(st.integers(1, 2 * BATCH_TOKENS), min_size=1, max_size=50))
@@ -252,8 +252,8 @@ def test_a_fresh_adapter_changes_nothing(tiny_base: Path) -> None:
     model = lora_model(tiny_base, parse_config(CONFIG))
     rows = examples(tiny_base)
     with model.disable_adapter():
-        base = mean_loss(model, rows, 0, ignore)
-    assert mean_loss(model, rows, 0, ignore) == base
+        base = mean_loss(model, rows, ignore)
+    assert mean_loss(model, rows, ignore) == base
     trained = {p.dtype for p in model.parameters() if p.requires_grad}
     assert trained == {torch.float32}
 
