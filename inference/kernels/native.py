@@ -13,6 +13,7 @@ import torch
 from inference.kernels.build import load_library
 from inference.kernels.cpu import Arithmetic, product_arithmetic, this_cpu
 from inference.kernels.portable import AddedLora, PortableKernels, SegmentedLora
+from inference.model.memory import LargePages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,6 +211,7 @@ class _Products:
 
     pack: Any
     multiply: Any
+    weights: LargePages
     depth: int  # a packed weight's inputs come in whole steps of so many
 
     @classmethod
@@ -221,11 +223,12 @@ class _Products:
             *(_Pointer, _Index, _Pointer, _Index, _Pointer),
         )
         pack.restype = multiply.restype = None
-        return cls(pack, multiply, _DEPTH[arithmetic])
+        return cls(pack, multiply, LargePages(), _DEPTH[arithmetic])
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
         out, width = weight.shape
-        packed = weight.new_empty(-(-out // _PANEL), -(-width // self.depth) * self.depth, _PANEL)
+        shape = -(-out // _PANEL), -(-width // self.depth) * self.depth, _PANEL
+        packed = self.weights.zeros(shape, weight.dtype)
         self.pack(_address(weight), out, width, _address(packed))
         return NativeLinear(self, packed, bias, out)
 
