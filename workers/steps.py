@@ -14,6 +14,7 @@ from backend.domain.training import Step, TrainingResult
 from backend.services.train.leases import LeaseLost
 from workers.heartbeat import Heartbeat
 from workers.training.dataset import write_rows
+from workers.training.full import disk_full
 from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, TrainingSpec
 from workers.training.supervise import supervise, training_command
 
@@ -147,8 +148,9 @@ class Steps:
 
     def _give_back(self, held: Held, error: Exception) -> None:
         try:
-            if isinstance(error, DomainError) and not isinstance(error, Unavailable):
-                self._leases.failed(held, {"code": error.code, "message": error.message, **error.details})
+            known = disk_full(error, self._options.home / held.job.id) or error
+            if isinstance(known, DomainError) and (known is not error or not isinstance(error, Unavailable)):
+                self._leases.failed(held, {"code": known.code, "message": known.message, **known.details})
             else:
                 self._leases.release(held, f"{type(error).__name__}: {error}")
         except LeaseLost:

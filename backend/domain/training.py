@@ -30,7 +30,8 @@ class TrainingConfig:
 
     Lengths are in tokens, `warmup_fraction` and `eval_fraction` are parts of steps and of rows,
     `checkpoint_steps` is how many optimizer steps a killed worker may lose. `steps` above 0 stands for
-    `epochs`. With `packing` a row of a batch is a sequence of `max_length` filled with several rows, none of
+    `epochs`. `early_stopping` is after how many checkpoints in a row without a lower loss training ends, 0:
+    never. With `packing` a row of a batch is a sequence of `max_length` filled with several rows, none of
     which sees another. `loss_on` "all" learns what users and systems say too.
     """
 
@@ -51,6 +52,7 @@ class TrainingConfig:
     eval_fraction: float = 0.1
     seed: int = 0
     checkpoint_steps: int = 20
+    early_stopping: int = 0
 
 
 class JobState(StrEnum):
@@ -111,7 +113,8 @@ class TrainingResult:
     base_model: Hash32
     metrics: Mapping[str, float]
     """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`,
-    `num_train_rows`, `num_eval_rows`, `num_trained_tokens`, `train_seconds`."""
+    `num_train_rows`, `num_eval_rows`, `num_trained_tokens`, `num_steps`, `kept_step` (whose weights these
+    are), `midway_step` (of the index's gradients), `train_seconds`."""
 
     @property
     def is_better_than_base(self) -> bool:

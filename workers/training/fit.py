@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from backend.domain.errors import InvalidInput
 from workers.training.flat import ATTENTION, flatten, is_in_bf16
 from workers.training.rows import packs, plan_batches
+from workers.training.spec import COMPLETE
+from workers.training.stopping import EarlyStop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from workers.training.pulse import Emit
     from workers.training.rows import Example
 
-COMPLETE = "complete"
-"""A checkpoint without this file was being written when its process was killed."""
 MIDWAY_FILE = "midway.safetensors"
 """Below the folder of checkpoints: the adapter in bf16, a third of the way, where attribution is at home."""
 
@@ -46,6 +46,10 @@ class FitSummary:
     """Mean over the last tenth of the steps."""
     num_steps: int
     num_trained_tokens: int
+    midway_step: int
+    """Of what `MIDWAY_FILE` has."""
+    kept_step: int
+    """Of what the model has: the last, or the best where training may stop early."""
 
 
 def compute_dtype() -> torch.dtype:
@@ -82,31 +86,42 @@ def fit(
     config: TrainingConfig,
     checkpoints: Path,
     emit: Emit,
+    deciding: Sequence[Example] = (),
 ) -> FitSummary:
     """Train the adapter in place, from the newest whole checkpoint if there is one; leaves `MIDWAY_FILE`.
 
-    Errors: `NonFiniteLoss`.
+    `deciding` rows say when to stop, where the configuration has early stopping. Errors: `NonFiniteLoss`.
     """
     sequences = packs(examples, config.max_length) if config.packing else [(e,) for e in examples]
     plan = plan_batches(len(sequences), config.batch_size, config.epochs, config.seed, config.steps)
     batches = [[e for place in places for e in sequences[place]] for places in plan]
     progress = _Progress([sum(len(e.token_ids) for e in rows) for rows in batches], emit)
+    stop = EarlyStop(config.early_stopping, deciding, checkpoints, emit) if config.early_stopping else None
+    midway = _Midway(midway_step(len(plan)), checkpoints / MIDWAY_FILE)
     trainer = Trainer(
         model=model,
         args=_arguments(config, len(plan), checkpoints, bf16=is_in_bf16(model)),
         train_dataset=_Batches(batches),
         data_collator=lambda items: items[0],
-        callbacks=[progress, _Midway(midway_step(len(plan)), checkpoints / MIDWAY_FILE)],
+        callbacks=[progress, *([stop] if stop else []), midway],
     )
     trainer.remove_callback(_printer())
     newest = _newest_checkpoint(checkpoints)
     with disable_input_dtype_casting(model, active=is_in_bf16(model)):
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     _check_weights(model, len(plan))
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    num_steps = stop.last_step if stop else len(plan)
+    if stop:
+        stop.restore_best(model)
+    losses = [e["loss"] for e in trainer.state.log_history if "loss" in e and e["step"] <= num_steps]
     tail = losses[-max(1, len(losses) // 10) :]
-    num_trained = sum(e.num_trained for rows in batches for e in rows)
-    return FitSummary(sum(tail) / len(tail), len(plan), num_trained)
+    return FitSummary(
+        train_loss=sum(tail) / len(tail),
+        num_steps=num_steps,
+        num_trained_tokens=sum(e.num_trained for rows in batches[:num_steps] for e in rows),
+        midway_step=min(midway_step(len(plan)), num_steps),
+        kept_step=stop.best_step if stop else num_steps,
+    )
 
 
 class _Batches(Dataset[dict[str, torch.Tensor]]):
@@ -167,14 +182,17 @@ def midway_step(num_steps: int) -> int:
 
 
 class _Midway(TrainerCallback):
-    """Keeps the adapter as it is after one step; a run that resumes behind it finds it kept."""
+    """Keeps the adapter as it is after one step, or at the end of a training that stops before; a run that
+    resumes behind it finds it kept.
+    """
 
     def __init__(self, step: int, path: Path) -> None:
         self._step = step
         self._path = path
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        if state.global_step == self._step:
+        is_cut_short = control.should_training_stop and state.global_step < self._step
+        if state.global_step == self._step or (is_cut_short and not self._path.exists()):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             scratch = self._path.with_suffix(".partial")
             weights = get_peft_model_state_dict(model)

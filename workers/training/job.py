@@ -20,7 +20,7 @@ from inference.model.base_model import base_model_digest
 from inference.model.sources import model_name, resolve_model
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
-from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model, midway_step
+from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
 from workers.training.index import capture, write_index
 from workers.training.rows import UnusableRows, hold_out, read_examples
 from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, write_json
@@ -110,16 +110,16 @@ def _learn(
     emit: Emit,
 ) -> tuple[dict[str, float], GradientIndex]:
     """Train, save to `adapter`, and measure what was saved. The model is gone afterwards."""
+    deciding, held_out = _deciding(held_out, config)
     model = lora_model(base.folder, config)
     with model.disable_adapter():
         base_loss = _evaluated("base", mean_loss(model, held_out, emit), emit)
-    summary = fit(model, train, config, checkpoints, emit)
+    summary = fit(model, train, config, checkpoints, emit, deciding)
     _round_to_bf16(model)
     adapter_loss = _evaluated("adapter", mean_loss(model, held_out, emit), emit)
     _save_adapter(model, adapter, base)
     midway = (checkpoints / MIDWAY_FILE).read_bytes()
-    step = midway_step(summary.num_steps)
-    gradients = capture(model, midway, step, train, emit)
+    gradients = capture(model, midway, summary.midway_step, train, emit)
     metrics = {
         "eval_loss_base": base_loss,
         "eval_loss_adapter": adapter_loss,
@@ -130,6 +130,19 @@ def _learn(
         **asdict(summary),
     }
     return metrics, gradients
+
+
+def _deciding(
+    held_out: Sequence[Example], config: TrainingConfig
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """(rows that say when to stop, rows that measure): what chose the adapter would flatter it."""
+    if not config.early_stopping:
+        return (), held_out
+    try:
+        return hold_out(held_out, 0.5, config.seed)
+    except UnusableRows as error:
+        few = "early_stopping divides the held-out rows by source, and there is only one: raise eval_fraction"
+        raise UnusableRows(few, param="early_stopping") from error
 
 
 def _evaluated(name: str, loss: float, emit: Emit) -> float:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError
 from workers.training.folders import alone
+from workers.training.full import disk_full
 from workers.training.spec import ADAPTER, RESULT_FILE, TrainingSpec
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ def _train(folder: Path, emit: Any) -> int:
     if not ((folder / RESULT_FILE).exists() and (folder / ADAPTER).is_dir()):
         try:
             _run_job(folder, emit)
-        except DomainError as error:
-            emit("failed", {"code": error.code, "message": error.message, **error.details})
+        except Exception as error:
+            known = error if isinstance(error, DomainError) else disk_full(error, folder)
+            if known is None:
+                raise
+            emit("failed", {"code": known.code, "message": known.message, **known.details})
             return 1
     emit("done", json.loads((folder / RESULT_FILE).read_bytes()))
     return 0

@@ -16,6 +16,8 @@ SPEC_FILE = "spec.json"
 ROWS_FILE = "rows.jsonl"
 RESULT_FILE = "result.json"
 CHECKPOINTS = "checkpoints"
+COMPLETE = "complete"
+"""A checkpoint without this file was being written when its process was killed."""
 ADAPTER = "adapter"
 
 

@@ -29,6 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval_fraction": (0.01, 0.5),
     "seed": (0, 2**32 - 1),
     "checkpoint_steps": (1, 100_000),
+    "early_stopping": (0, 100),
 }
 """The least and the most of each number."""
 

@@ -20,11 +20,11 @@ from inference.config import EngineConfig
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
 from workers.training.evaluate import BATCH_TOKENS, batches_by_length, mean_loss
-from workers.training.fit import COMPLETE, NonFiniteLoss, fit, lora_model
+from workers.training.fit import NonFiniteLoss, fit, lora_model
 from workers.training.job import AdapterRefused, run_job
 from workers.training.rows import Example, UnusableRows, encode
 from workers.training.run import _train
-from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, TrainingSpec
+from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, RESULT_FILE, ROWS_FILE, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -186,6 +186,62 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
     assert "step 5" in diverged.value.message
     # The last checkpoint is from before the poison, so nothing infectious is left to resume from.
     assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+STOPPING = {"early_stopping": 2, "eval_fraction": 0.3, "epochs": 40, "learning_rate": 0.05, "dropout": 0.0}
+
+
+def test_training_ends_where_it_brings_nothing_and_keeps_the_best(make_job: Any) -> None:
+    spec, folder = make_job(**STOPPING)
+    events: list[tuple[str, Mapping[str, Any]]] = []
+    run_job(spec, folder, lambda kind, data: events.append((kind, data)))
+    metrics = json.loads((folder / RESULT_FILE).read_bytes())["metrics"]
+    losses = {data["model"]: data["loss"] for kind, data in events if kind == "eval"}
+    deciding = {int(model[5:]): loss for model, loss in losses.items() if model.startswith("step-")}
+    best = min(deciding, key=lambda step: (deciding[step], step))
+    assert sorted(deciding) == list(range(3, best + 7, 3))  # two in a row that were no better
+    assert (metrics["num_steps"], metrics["kept_step"]) == (best + 6, best)
+    assert metrics["num_steps"] < 160
+    assert metrics["midway_step"] == metrics["num_steps"]  # the planned third lies behind the end
+    assert metrics["num_eval_rows"] == 4  # of 7 held out, one object a row
+
+
+@pytest.mark.parametrize("killed_behind", [1, 4])
+def test_a_killed_training_stops_where_it_would_have(make_job: Any, killed_behind: int) -> None:
+    spec, folder = make_job("whole", **STOPPING)
+    run_job(spec, folder, ignore)
+    _, killed = make_job("killed", **STOPPING)
+    num_evals = 0
+
+    def kill(kind: str, data: Mapping[str, Any]) -> None:
+        nonlocal num_evals
+        num_evals += kind == "checkpoint"
+        if num_evals == killed_behind and kind == "progress":
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_job(spec, killed, kill)
+    run_job(spec, killed, ignore)
+    assert contents(killed / ADAPTER) == contents(folder / ADAPTER)
+
+
+def test_one_held_out_source_cannot_both_decide_and_measure(make_job: Any) -> None:
+    spec, folder = make_job(rows=letter_rows(4), early_stopping=1)
+    with pytest.raises(UnusableRows, match="early_stopping") as refused:
+        run_job(spec, folder, ignore)
+    assert refused.value.param == "early_stopping"
+
+
+def test_a_full_disk_fails_the_job_and_leaves_its_last_checkpoint(make_job: Any) -> None:
+    spec, folder = make_job(epochs=0.5)
+    spec.save(folder)
+    (folder / RESULT_FILE).with_suffix(".partial").symlink_to("/dev/full")
+    messages: list[tuple[str, Mapping[str, Any]]] = []
+    assert _train(folder, lambda kind, data: messages.append((kind, data))) == 1
+    kind, error = messages[-1]
+    assert (kind, error["code"], error["step"]) == ("failed", "disk_full", 3)
+    assert "step 3 is kept" in error["message"]
+    assert (folder / CHECKPOINTS / "checkpoint-3" / COMPLETE).exists()
 
 
 def test_each_token_weighs_the_same_in_the_mean_loss(tiny_base: Path) -> None:

@@ -1,0 +1,79 @@
+"""Early stopping: where further steps bring nothing, on rows that neither train nor measure the adapter."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from workers.training.evaluate import mean_loss
+from workers.training.spec import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from workers.training.pulse import Emit
+    from workers.training.rows import Example
+
+BEST_FILE = "best.safetensors"
+LOSSES_FILE = "losses.json"
+
+
+class EarlyStop(TrainerCallback):
+    """Measures the adapter wherever a checkpoint is kept, keeps the best one in `folder`, and ends training
+    when the last `patience` of them were no better.
+
+    A run that resumes takes up what was measured up to its checkpoint, and comes to the same end.
+    """
+
+    def __init__(self, patience: int, rows: Sequence[Example], folder: Path, emit: Emit) -> None:
+        self._patience = patience
+        self._rows = rows
+        self._folder = folder
+        self._emit = emit
+        self._losses: dict[int, float] = {}
+
+    @property
+    def best_step(self) -> int:
+        return min(self._losses, key=lambda step: (self._losses[step], step))
+
+    @property
+    def last_step(self) -> int:
+        return max(self._losses)
+
+    def restore_best(self, model: Any) -> None:
+        set_peft_model_state_dict(model, load_file(self._folder / BEST_FILE))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        path = self._folder / LOSSES_FILE
+        if state.global_step and path.exists():
+            measured = {int(step): loss for step, loss in json.loads(path.read_bytes()).items()}
+            self._losses = {step: loss for step, loss in measured.items() if step <= state.global_step}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        step = state.global_step
+        if not self._is_over() and (step % args.save_steps == 0 or step == state.max_steps):
+            self._measure(model, step)
+        control.should_training_stop |= self._is_over()
+
+    def _is_over(self) -> bool:
+        """A loss that is no number is never better."""
+        behind_best = [step for step in self._losses if step > self.best_step]
+        return len(behind_best) >= self._patience
+
+    def _measure(self, model: Any, step: int) -> None:
+        loss = mean_loss(model, self._rows, self._emit)
+        self._losses[step] = loss if math.isfinite(loss) else math.inf
+        if self.best_step == step:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            scratch = self._folder / f"{BEST_FILE}.partial"
+            save_file(get_peft_model_state_dict(model), scratch)
+            scratch.replace(self._folder / BEST_FILE)
+        write_json(self._folder / LOSSES_FILE, self._losses)
+        data = {"model": f"step-{step}", "loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        self._emit("eval", data)
