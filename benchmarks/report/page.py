@@ -179,7 +179,18 @@ def _profile(report: Mapping[str, Any]) -> str:
         f"which do little but read, get {known['read_gb_s']:.0f} GB/s. The rows of 32 adapters are "
         f"{known['adapters_mb']:.0f} MB a step."
     )
+    if "base" in found:
+        told += _least_cost(found["base"]["step_ms"]["median"], known)
     return "\n".join(["## Where a decode step goes", "", told, "", *table, ""])
+
+
+def _least_cost(step_ms: float, known: Mapping[str, float]) -> str:
+    """What a step of `step_ms` loses to adapters' bytes alone."""
+    reading_ms = known["adapters_mb"] / known["read_gb_s"]
+    return (
+        f" Read at that rate they take {reading_ms:.1f} ms: were there nothing else to do for them, decoding "
+        f"with 32 adapters would have {step_ms / (step_ms + reading_ms):.2f} of the speed without one."
+    )
 
 
 def _cost(report: Mapping[str, Any], price: float) -> str:

@@ -80,11 +80,12 @@ def test_a_profiled_step_is_told_apart_from_what_the_machine_allows(report: dict
     parts = {f"{name}_ms": 2.0 for name in PARTS} | {"step_ms": 12.0}
     measured = Measurement(1.0, 900, [0.1], [0.01, 0.02], 1, 1, parts | dict.fromkeys(LIMITS, 4.0))
     assert "Where a decode step goes" not in page(report)
-    report["rows"].append(row((OURS, "profile_lora32"), [Run(measured, 0.01)]))
+    report["rows"] += [row((OURS, f"profile_{name}"), [Run(measured, 0.01)]) for name in ("base", "lora32")]
     text = page(report)
-    assert "| the whole step | **12.0** |" in text
-    assert "| attention | 2.0 |" in text
-    assert "The rows of 32 adapters are 4 MB a step." in text
+    assert "| the whole step | **12.0** | **12.0** |" in text
+    assert "| attention | 2.0 | 2.0 |" in text
+    assert "The rows of 32 adapters are 4 MB a step. Read at that rate they take 1.0 ms" in text
+    assert "would have 0.92 of the speed without one." in text
     assert "| 900 |" not in text
 
 
