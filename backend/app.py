@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
-from backend.api.app import create_app
-from backend.bootstrap import Installation
-from backend.serving import services_of
 from backend.settings import load_settings
+from telemetry import meters
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -16,6 +14,11 @@ if TYPE_CHECKING:
 
 def create() -> FastAPI:
     settings = load_settings()
+    meters.share(settings.meters, "api")  # before what counts is imported
+    from backend.api.app import create_app
+    from backend.bootstrap import Installation
+    from backend.serving import services_of
+
     app = create_app(services_of(Installation(settings)), settings)
     keep()
     return app

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from backend.api.services import Services
 from backend.bootstrap import utc_now
 from backend.chain.contract_wallets import WalletCalls
 from backend.chain.keys import recover
+from backend.exposition import exposition, metrics_token
 from backend.readiness import faults
 from backend.services.channels import Channels
 from backend.services.consent import Consent
@@ -61,5 +62,7 @@ def services_of(installation: Installation) -> Services:
         governance=Governance(chain, read),
         blobs=blobs,
         is_here=installation.is_here,
+        metrics=partial(exposition, installation),
+        metrics_token=cache(partial(metrics_token, settings)),
         readiness=partial(faults, installation),
     )

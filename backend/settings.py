@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     batch_receipts: int = Field(default=10_000, ge=1)
     """A batch has at most this many receipts, and is committed at once when that many wait."""
 
+    metrics_token_file: Path | None = None
+    """File that holds the token with which `GET /metrics` is called. Unset: a random one in `home`."""
     watcher: str = ""
     """Account whose key in the key store pays for what `loraledger watch` sends. Empty: a local test key."""
     watch_max_bond: int = Field(default=100_000_000, ge=0)
@@ -137,6 +139,11 @@ class Settings(BaseSettings):
     def base_model_file(self) -> Path:
         """Name, digest and folder of the base model that is served."""
         return self.home / "base_model.json"
+
+    @property
+    def meters(self) -> Path:
+        """What the processes of this installation count."""
+        return self.home / "run" / "meters"
 
     @property
     def keystore(self) -> Path:

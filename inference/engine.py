@@ -265,6 +265,7 @@ class Engine:
             prefix_cache_queries=self._prefixes.num_queried_tokens,
             prefix_cache_hits=self._prefixes.num_hit_tokens,
             kv_blocks_named=blocks.num_named,
+            **adapters.counts,
         )
 
     def close(self) -> None:

@@ -221,6 +221,10 @@ class GetStatus(Struct, frozen=True, tag="get_status", forbid_unknown_fields=Tru
     request_id: str
 
 
+class GetMetrics(Struct, frozen=True, tag="get_metrics", forbid_unknown_fields=True):
+    request_id: str
+
+
 class ProbeStates(Struct, frozen=True):
     """Vectors of the model's hidden size, from the final hidden states (after the last norm).
 
@@ -297,6 +301,8 @@ class Status(Struct, frozen=True, tag="status"):
     """What the engine holds now. `active_adapters` are in device slots, `resident_adapters` in the host
     cache. `prefix_cache_queries` and `prefix_cache_hits` are tokens since the start: of all requests, and
     those of them that were found; `kv_blocks_named` can be found now, `kv_blocks_used` are held by requests.
+    The last three count since the start: requests that began with an adapter on the device, or on the host,
+    and adapters that were read from disk.
     """
 
     request_id: str
@@ -314,6 +320,16 @@ class Status(Struct, frozen=True, tag="status"):
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
     kv_blocks_named: int = 0
+    adapter_device_hits: int = 0
+    adapter_host_hits: int = 0
+    adapter_loads: int = 0
+
+
+class Metrics(Struct, frozen=True, tag="metrics"):
+    """What the engine counts, in Prometheus' text format; see `inference.meter`."""
+
+    request_id: str
+    text: str
 
 
 class Error(Struct, frozen=True, tag="error"):
@@ -331,8 +347,8 @@ class _Address(Struct):
     request_id: str = ""
 
 
-Command = Generate | Abort | CountTokens | Embed | GetStatus
-Event = Chunk | TokenCount | Embedding | Status | Error
+Command = Generate | Abort | CountTokens | Embed | GetStatus | GetMetrics
+Event = Chunk | TokenCount | Embedding | Status | Metrics | Error
 
 _encoder = msgspec.json.Encoder()
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

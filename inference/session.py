@@ -21,9 +21,10 @@ from inference.protocol import (
     Error,
     FrameTooLargeError,
     Generate,
+    GetMetrics,
     GetStatus,
+    Metrics,
     ProbeStates,
-    Status,
     TokenCount,
 )
 
@@ -130,7 +131,11 @@ class Session:
             case Embed():
                 await self._embed(command)
             case GetStatus():
-                await self._status(command)
+                self._send(await self._between_steps(lambda engine: engine.status(command.request_id)))
+            case GetMetrics():
+                meter = self._worker.meter
+                text = await self._between_steps(lambda engine: meter.exposition(engine.status()))
+                self._send(Metrics(command.request_id, text))
 
     async def _generate(self, command: Generate) -> None:
         engine_id = self._engine_id(command.request_id)
@@ -227,18 +232,17 @@ class Session:
             self._abort_items(accepted)
             raise
 
-    async def _status(self, command: GetStatus) -> None:
+    async def _between_steps(self, ask: Callable[[Engine], T]) -> T:
         """The next command is read when it was answered: else questions could pile up behind a long step."""
-        answer: Future[Status] = Future()
+        answer: Future[T] = Future()
 
         def job(engine: Engine) -> Sequence[Output]:
             if answer.set_running_or_notify_cancel():
-                answer.set_result(engine.status(command.request_id))
+                answer.set_result(ask(engine))
             return []
 
         self._worker.post(job)
-        status = await asyncio.wrap_future(answer)
-        self._send(status)
+        return await asyncio.wrap_future(answer)
 
     def _accept(
         self,

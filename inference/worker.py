@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from inference.engine import Engine, Failure
 from inference.errors import InferenceError, OverloadedError
 from inference.line import Line
+from inference.meter import Meter
+from inference.model.sources import model_name
 from inference.threads import compute_with
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class EngineWorker:
     def __init__(self, config: EngineConfig) -> None:
         self._inbox: queue.SimpleQueue[Callable[[Engine], Sequence[Output]] | None] = queue.SimpleQueue()
         self.engine = Engine(config, on_loaded=lambda: self.post(_nothing))
+        self.meter = Meter(model_name(config.model_path))
         self._entrance = Entrance(config.max_waiting, config.max_waiting_tokens)
         self._thread: threading.Thread | None = None
 
@@ -74,6 +77,7 @@ class EngineWorker:
         Raises `OverloadedError` at once when too much is on its way already.
         """
         self._entrance.enter(payer, num_tokens)
+        self.meter.accepted(request_id)
 
         def job(engine: Engine) -> Sequence[Output]:
             self._entrance.leave(payer, num_tokens)
@@ -95,13 +99,17 @@ class EngineWorker:
     def _run(
         self, deliver: Callable[[Sequence[Output]], None], on_crash: Callable[[BaseException], None]
     ) -> None:
+        def send(outputs: Sequence[Output]) -> None:
+            self.meter.sent(outputs)
+            deliver(outputs)
+
         compute_with(self.engine.config.num_threads)
         try:
-            while self._take_jobs(deliver):
+            while self._take_jobs(send):
                 if not self.engine.is_idle:
                     outputs = self.engine.step()
                     if outputs:
-                        deliver(outputs)
+                        send(outputs)
         except BaseException as error:
             # State that a step left half done cannot be trusted; the process ends and is started anew. Of a
             # panic in Rust, which is no `Exception`, nobody else would ever hear.

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from backend.meters import DELIVERIES
 from backend.ports.outbox import OutboxQueue
 from workers.app import QUEUE_BY_TASK
 
@@ -83,7 +84,9 @@ class Relay:
             self._send(message.topic, message.payload)
         except Exception as error:  # noqa: BLE001 - whatever a broker's client raises, the message waits
             log.warning("cannot deliver %s: %s", message.topic, error)
+            DELIVERIES.labels(message.topic, "failed").inc()
             return f"{type(error).__name__}: {error}"
+        DELIVERIES.labels(message.topic, "delivered").inc()
         return None
 
     def sweep(self) -> None:

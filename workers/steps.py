@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.training import Step, TrainingResult
+from backend.meters import TASKS
 from backend.services.train.leases import LeaseLost
 from workers.heartbeat import Heartbeat
 from workers.training.dataset import write_rows
@@ -135,16 +137,21 @@ class Steps:
         if held is None:
             yield None
             return
+        started, outcome = time.monotonic(), "failed"
         try:
             with Heartbeat(self._leases, held) as heartbeat:
                 yield held, heartbeat
+            outcome = "ended"
         except LeaseLost:
+            outcome = "lost"
             log.info("%s is not ours any more", job_id)
         except (
             Exception
         ) as error:  # whatever it is, the job's record must say so, and the worker must live on
             log.exception("step %s of %s failed", step, job_id)
             self._give_back(held, error)
+        finally:
+            TASKS.labels(step.value, outcome).observe(time.monotonic() - started)
 
     def _give_back(self, held: Held, error: Exception) -> None:
         try:

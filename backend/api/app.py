@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI
 
 from backend.api import errors
 from backend.api.deps import refuse_nul
-from backend.api.middleware import BodyLimit, Defects, RequestId
+from backend.api.middleware import BodyLimit, Defects, RequestId, Watched
 from backend.api.openapi import document
 from backend.api.rate_limits import RateLimits
 from backend.api.routers import (
@@ -26,6 +26,7 @@ from backend.api.routers import (
     governance,
     health,
     ipfs,
+    metrics,
     models,
     receipts,
     registry,
@@ -53,7 +54,7 @@ UPLOADS = {("POST", "/v1/contributions"), ("POST", "/v1/files")}
 PIECE = ("PATCH", "/v1/transfers/")
 ROUTERS = (
     *(auth, models, chat, channels, receipts, usage),
-    *(registry, contributions, transfers, files, fine_tuning, earnings, governance, ipfs, health),
+    *(registry, contributions, transfers, files, fine_tuning, earnings, governance, ipfs, health, metrics),
 )
 
 
@@ -87,6 +88,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
 
     app.add_middleware(BodyLimit, limit_of=limit_of)
     app.add_middleware(Defects)
+    app.add_middleware(Watched)
     app.add_middleware(RequestId)  # outermost: refusals and defects carry it too
     return app
 

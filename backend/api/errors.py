@@ -28,6 +28,7 @@ from backend.domain.errors import (
     Unavailable,
 )
 from backend.domain.policy import ContentWithheld, ModelWithheld
+from backend.meters import ERRORS
 from backend.services.contribute.receive import UploadTooLarge
 from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
 from backend.services.idempotency import IdempotencyKeyReused
@@ -139,6 +140,7 @@ def error_body(
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    ERRORS.labels(code).inc()
     body: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
     if details:
         body["details"] = dict(details)

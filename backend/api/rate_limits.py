@@ -20,8 +20,10 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.requests import Request
 
 from backend.domain.errors import DomainError
+from backend.meters import ANSWERS, CHARGED_TOKENS, CHARGED_UNITS
 
 if TYPE_CHECKING:
+    from backend.domain.receipt import Receipt
     from backend.services.answer import Answer
     from backend.settings import Settings
 
@@ -109,6 +111,7 @@ class RateLimits:
         async def count() -> None:
             if (receipt := await answer.ended()) is not None:
                 charged = receipt.signed.receipt
+                _count(charged)
                 await self._count(TOKENS, scopes, charged.prompt_tokens + charged.completion_tokens)
 
         task = asyncio.create_task(count())
@@ -133,6 +136,13 @@ class RateLimits:
 
     def _rates_of(self, kind: str, scopes: Scopes) -> list[tuple[str, RateLimitItem]]:
         return [(scope, self._rates[kind, scope]) for scope in scopes if (kind, scope) in self._rates]
+
+
+def _count(charged: Receipt) -> None:
+    ANSWERS.inc()
+    CHARGED_UNITS.inc(charged.charge)
+    CHARGED_TOKENS.labels("prompt").inc(charged.prompt_tokens)
+    CHARGED_TOKENS.labels("completion").inc(charged.completion_tokens)
 
 
 def _tightest(windows: list[Window]) -> dict[str, str]:

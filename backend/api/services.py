@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from backend.domain.ids import Cid
     from backend.ports.storage import BlobStore
@@ -57,5 +57,9 @@ class Services:
     blobs: BlobStore
     is_here: Callable[[Cid], bool]
     """Whether asking `blobs` for it stays on this machine: strangers' requests start no search elsewhere."""
+    metrics: Callable[[], Awaitable[bytes]]
+    """In Prometheus' text format."""
+    metrics_token: Callable[[], str]
+    """Shown by whoever may see them."""
     readiness: Callable[[], dict[str, str]]
     """Part -> what is wrong with it; empty when all parts answer."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from backend.chain.rpc import RpcError
 from backend.domain.errors import DomainError, Unavailable
+from backend.meters import HEAD_BLOCK, INDEXED_EVENTS, REORGED_EVENTS, REORGS
 
 if TYPE_CHECKING:
     import threading
@@ -54,7 +55,9 @@ class Indexer:
         Errors: `ChainReplaced`, `Unavailable`, `RpcError`.
         """
         cursor = self._cursor()
-        target = self._source.head().number - self._confirmations
+        head = self._source.head().number
+        HEAD_BLOCK.set(head)
+        target = head - self._confirmations
         if cursor is not None and target < cursor.number:
             return False  # a lagging node or a shorter fork: wait until it says something about our cursor
         if cursor is not None and not self._is_canonical(cursor):
@@ -105,6 +108,7 @@ class Indexer:
         with self._begin() as tx:
             if tx.event_log.locked_cursor() == cursor:  # else another indexer was faster
                 tx.event_log.append(events or [], last)
+        INDEXED_EVENTS.inc(len(events or ()))
         return True
 
     def _read(self, first: int, last: BlockRef) -> list[ChainEvent] | None:
@@ -139,6 +143,8 @@ class Indexer:
         with self._begin() as tx:
             if tx.event_log.locked_cursor() == cursor:
                 dropped = tx.event_log.rewind(fork)
+                REORGS.inc()
+                REORGED_EVENTS.inc(dropped)
                 log.warning("reorg: back to block %d, %d events fell out", fork.number, dropped)
 
 

@@ -11,6 +11,7 @@ from web3.exceptions import Web3ValueError
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 
 from backend.domain.errors import Unavailable
+from backend.meters import RPC_REQUESTS
 
 if TYPE_CHECKING:
     from web3.types import RPCEndpoint
@@ -54,6 +55,18 @@ class Rpc:
 
     def request(self, method: str, *params: Any) -> Any:
         """The result. `RpcError` for an error object, `Unavailable` when the node cannot be reached."""
+        outcome = "unreachable"
+        try:
+            result = self._request(method, *params)
+            outcome = "answered"
+        except RpcError:
+            outcome = "refused"
+            raise
+        finally:
+            RPC_REQUESTS.labels(method, outcome).inc()
+        return result
+
+    def _request(self, method: str, *params: Any) -> Any:
         try:
             response = cast(
                 "dict[str, Any]", self._provider.make_request(cast("RPCEndpoint", method), params)

@@ -16,6 +16,7 @@ from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
 from backend.domain.chain import Attempt, Reverted
 from backend.domain.errors import DomainError, Unavailable
+from backend.meters import TRANSACTIONS
 
 if TYPE_CHECKING:
     import threading
@@ -114,12 +115,15 @@ class Sender:
                 queue.failed(transaction.id, error)
             elif is_deep:
                 queue.confirmed(transaction.id)
+        if is_deep:
+            _count(transaction, "confirmed" if error is None else "failed")
 
     def _requeue(self, signer: Signer, transaction: OpenTransaction) -> None:
         with self._locked(signer, transaction) as queue:
             if queue is not None:
                 log.warning("nonce %d was used elsewhere, so %d goes anew", transaction.nonce, transaction.id)
                 queue.requeue(transaction.id)
+                _count(transaction, "requeued")
 
     def _push(self, signer: Signer, transaction: OpenTransaction, head: BlockRef, *, is_next: bool) -> None:
         """Make sure that the node has it; pay more if it is what the lane waits for."""
@@ -148,6 +152,7 @@ class Sender:
                 return None
             attempt = self._signed(signer, transaction, transaction.nonce, transaction.gas, fees, head)
             queue.add_attempt(transaction.id, attempt)
+        _count(transaction, "replaced")
         return attempt
 
     # --- what is queued ---
@@ -190,6 +195,7 @@ class Sender:
                 return None
             attempt = self._signed(signer, transaction, nonce, gas, fees, head)
             tx.transactions.add_attempt(transaction.id, attempt)
+        _count(transaction, "sent")
         return attempt
 
     def _refuse(self, signer: Signer, transaction: ChainTransaction, error: DomainError) -> None:
@@ -198,6 +204,7 @@ class Sender:
             if tx.transactions.first_queued(signer.account) == transaction:
                 log.warning("transaction %d is refused: %s", transaction.id, error)
                 tx.transactions.failed(transaction.id, _described(error))
+                _count(transaction, "refused")
 
     # --- both ---
 
@@ -251,6 +258,10 @@ class Sender:
 
 def _hashes(transaction: OpenTransaction) -> list[Hash32]:
     return [attempt.tx_hash for attempt in reversed(transaction.attempts)]
+
+
+def _count(transaction: ChainTransaction | OpenTransaction, step: str) -> None:
+    TRANSACTIONS.labels(transaction.function, step).inc()
 
 
 def _raised(fee: int) -> int:

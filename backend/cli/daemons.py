@@ -12,6 +12,7 @@ import typer
 
 from backend.domain.errors import DomainError, InvalidInput
 from backend.settings import load_settings
+from telemetry import meters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,12 +62,14 @@ def worker(
     ] = None,
 ) -> None:
     """Run training and publishing tasks."""
+    settings = load_settings()
+    meters.share(settings.meters, "worker")
     from workers.app import QUEUES, run_worker
 
     unknown = sorted(set(queue or ()) - set(QUEUES))
     if unknown:
         raise InvalidInput(f"no queue {', '.join(unknown)}; there are {', '.join(QUEUES)}", param="queue")
-    run_worker(load_settings(), tuple(queue or QUEUES))
+    run_worker(settings, tuple(queue or QUEUES))
 
 
 def ipfs(
@@ -84,9 +87,7 @@ def ipfs(
 
 def relay() -> None:
     """Hand the outbox to the workers, and offer work whose lease has run out again."""
-    from workers.relay import relay_of
-
-    _run("relay", lambda installation, stop: relay_of(installation).run(stop))
+    _run("relay", _relay)
 
 
 def index() -> None:
@@ -102,6 +103,12 @@ def send() -> None:
 def settle() -> None:
     """Batch receipts, commit and finalise; see to uploads on their way to the chain."""
     _run("settler", _settle)
+
+
+def _relay(installation: Installation, stop: threading.Event) -> None:
+    from workers.relay import relay_of
+
+    relay_of(installation).run(stop)
 
 
 def _settle(installation: Installation, stop: threading.Event) -> None:
@@ -123,13 +130,15 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
 
 def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> None:
     """Run `body` until SIGTERM or Ctrl-C; what it was doing is finished or taken up by the next start."""
+    settings = load_settings()
+    meters.share(settings.meters, name)
     from backend.bootstrap import Installation
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    installation = Installation(load_settings())
+    installation = Installation(settings)
     log.info("%s started", name)
     try:
         body(installation, stop)

@@ -32,9 +32,10 @@ class DisputeStore:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def batches(self, operator: Account, final: int) -> list[d.CommittedBatch]:
-        """`final`: number of the operator's newest final batch."""
-        rows = self._ordered(t.BatchRow, t.BatchRow.operator == operator)
+    def batches(self, operator: Account, final: int, after: int = 0) -> list[d.CommittedBatch]:
+        """Those with numbers above `after`. `final`: number of the operator's newest final batch."""
+        is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
+        rows = self._ordered(t.BatchRow, is_wanted)
         voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
         by_hash = {row.hash: row for row in rows}
         return [_batch(row, final, _voiding(_void_of(row, voids), by_hash)) for row in rows]

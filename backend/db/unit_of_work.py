@@ -14,6 +14,7 @@ from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
 from backend.db.event_log import EventLog
 from backend.db.faults import FAULTS, stated
+from backend.db.figures import figures
 from backend.db.idempotency import IdempotencyStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
@@ -25,9 +26,13 @@ from backend.db.transactions import TransactionStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from typing import Self
 
     from sqlalchemy import URL, Engine
+
+    from backend.domain.figures import Figures
+    from backend.domain.ids import Account
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,9 @@ class Work:
         self.sketches = SketchStore(session)
         self.training = TrainingStore(session)
         self.transactions = TransactionStore(session)
+
+    def figures(self, operator: Account, now: datetime) -> Figures:
+        return figures(self.session, operator, now)
 
 
 class Database:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, String, cast, func, select, type_coerce
 
@@ -12,7 +12,10 @@ from backend.domain.ids import Account, Hash32, VersionId
 from backend.ports.serving import DayUsage
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import InstrumentedAttribute, Session
 
 DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1).toordinal()
@@ -23,10 +26,6 @@ _DIGITS, _PART = 39, 13
 def usage_by_day(session: Session, payer: Account, since: int, until: int) -> list[DayUsage]:
     """As `ReceiptRepository.usage`."""
     day = ReceiptRow.served_at // DAY_SECONDS
-    digits = type_coerce(ReceiptRow.charge, String)
-    parts = [
-        func.sum(cast(func.substr(digits, start, _PART), BigInteger)) for start in range(1, _DIGITS, _PART)
-    ]
     rows = session.execute(
         select(
             day,
@@ -35,7 +34,7 @@ def usage_by_day(session: Session, payer: Account, since: int, until: int) -> li
             func.sum(ReceiptRow.prompt_tokens),
             func.sum(ReceiptRow.completion_tokens),
             func.min(ReceiptRow.sequence),
-            *parts,
+            *summed(ReceiptRow.charge),
         )
         .where(ReceiptRow.payer == payer, ReceiptRow.served_at >= since, ReceiptRow.served_at < until)
         .group_by(day, ReceiptRow.slices_hash)
@@ -50,16 +49,24 @@ def usage_by_day(session: Session, payer: Account, since: int, until: int) -> li
             num_answers=count,
             prompt_tokens=int(prompt_tokens),
             completion_tokens=int(completion_tokens),
-            spend=_joined([int(part) for part in sums]),
+            spend=joined(sums),
         )
         for number, slices_hash, count, prompt_tokens, completion_tokens, example, *sums in rows
     ]
 
 
-def _joined(parts: list[int]) -> int:
+def summed(amount: InstrumentedAttribute[int]) -> list[ColumnElement[int | None]]:
+    """Columns with the parts of an exact sum, for `joined`."""
+    digits = type_coerce(amount, String)
+    starts = range(1, _DIGITS, _PART)
+    return [func.sum(cast(func.substr(digits, start, _PART), BigInteger)) for start in starts]
+
+
+def joined(parts: Sequence[Any]) -> int:
+    """A sum from its parts; nothing is 0."""
     total = 0
     for part in parts:
-        total = total * 10**_PART + part
+        total = total * 10**_PART + int(part or 0)
     return total
 
 

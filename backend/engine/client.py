@@ -24,7 +24,9 @@ from inference.protocol import (
     Event,
     FrameTooLargeError,
     Generate,
+    GetMetrics,
     GetStatus,
+    Metrics,
     Status,
     TokenCount,
     decode_event,
@@ -131,6 +133,10 @@ class EngineClient:
 
     async def status(self) -> Status:
         return await self._ask(GetStatus(self._new_id()), Status, self._deadline_s)
+
+    async def metrics(self, deadline_s: float) -> str:
+        """What the engine counts, in Prometheus' text format."""
+        return (await self._ask(GetMetrics(self._new_id()), Metrics, deadline_s)).text
 
     async def _ask(self, command: Command, answer: type[E], deadline_s: float | None = None) -> E:
         try:

@@ -60,6 +60,9 @@ class EngineGateway:
         status = await self._client.status()
         return [Hash32(f"0x{digest}") for digest in status.active_adapters]
 
+    async def metrics(self, deadline_seconds: float) -> str:
+        return await self._client.metrics(deadline_seconds)
+
 
 def _messages(prompt: Prompt) -> tuple[Message, ...]:
     turns = () if isinstance(prompt, str) else prompt

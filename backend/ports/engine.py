@@ -141,3 +141,7 @@ class Engine(Protocol):
     async def active_adapters(self) -> Sequence[Hash32]:
         """Digests of the adapters that answer without being loaded first."""
         ...
+
+    async def metrics(self, deadline_seconds: float) -> str:
+        """What the engine counts, in Prometheus' text format. Errors: `Unavailable`."""
+        ...

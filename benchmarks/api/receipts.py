@@ -49,6 +49,9 @@ class MemoryEngine:
     async def active_adapters(self) -> Sequence[Hash32]:
         return ()
 
+    async def metrics(self, deadline_seconds: float) -> str:  # noqa: ARG002
+        return ""
+
 
 class Answering(Installation):
     @cached_property

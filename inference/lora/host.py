@@ -54,6 +54,16 @@ class AdapterHost:
         )
         self._dtype = base.dtype
         self._failures: list[tuple[AdapterRef | AdapterBlend, AdapterError]] = []
+        self._num_device_hits = self._num_host_hits = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Fields of `protocol.Status`."""
+        return {
+            "adapter_device_hits": self._num_device_hits,
+            "adapter_host_hits": self._num_host_hits,
+            "adapter_loads": self.registry.num_loads,
+        }
 
     def prefetch(self, choice: AdapterRef | AdapterBlend) -> None:
         if not self.slots.is_active(choice.digest):
@@ -65,9 +75,12 @@ class AdapterHost:
 
     def acquire(self, choice: AdapterRef | AdapterBlend) -> int | None:
         slot = self.slots.reuse(choice.digest)
-        if slot is None:
+        if slot is not None:
+            self._num_device_hits += 1
+        else:
             stack = self._stack(choice)
             slot = None if stack is None else self.slots.activate(stack)
+            self._num_host_hits += slot is not None
         if slot is not None:
             # The device has its own copy; a pin kept for hot adapters would leave a cold one no room. But
             # what is hot on the device stays young on the host, else it is read again when its slot is taken.

@@ -64,6 +64,7 @@ class AdapterRegistry:
         self._pool = ThreadPoolExecutor(num_threads, "adapter-loader", compute_with, (1,))
         self._resident: OrderedDict[str, Adapter] = OrderedDict()  # least recently used first
         self.resident_bytes = 0
+        self.num_loads = 0
         self._reserved_bytes = 0  # of the loads that were started
         self._pins = Pins()
         self._loads: OrderedDict[str, _Load] = OrderedDict()
@@ -146,6 +147,7 @@ class AdapterRegistry:
             self._failures.append((ref, AdapterTooLargeError(ref.path, reason)))
             return
         self._loads[ref.digest] = _Load(ref, size, num_bytes)
+        self.num_loads += 1
         self._start_loads()
 
     def _start_loads(self) -> None:

@@ -188,6 +188,11 @@ class ScriptedEngine:
         texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
         return PromptSize(sum(len(text.split()) for text in texts), self.max_context)
 
+    async def metrics(self, deadline_seconds: float) -> str:
+        if self.is_gone:
+            raise Unavailable("The engine is not running; try again.")
+        return "loraledger_scripted_engine 1.0\n"
+
     async def answer(self, chat: Chat) -> AsyncIterator[Piece]:
         self.chats.append(chat)
         self.asked.set()

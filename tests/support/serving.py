@@ -70,6 +70,12 @@ from tests.support.scripted import (
     some_key,
 )
 
+METRICS_TOKEN = "llm_of_the_operator"
+
+
+async def exposed() -> bytes:
+    return b"loraledger_up 1\n"
+
 
 class Waiting:
     """`Admission` for callers who have nothing else to do."""
@@ -226,5 +232,7 @@ class Installation:
             governance=Governance(chain, read),
             blobs=self.blobs,
             is_here=lambda cid: cid not in self.elsewhere,
+            metrics=exposed,
+            metrics_token=lambda: METRICS_TOKEN,
             readiness=dict,
         )

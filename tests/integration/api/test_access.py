@@ -16,6 +16,7 @@ from backend.domain.ids import DatanetId
 from tests.integration.api.conftest import sign_in
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
+from tests.support.serving import METRICS_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.integration.api.conftest import Api
 
-ANYONE, KEY, SESSION = "anyone", "key", "session"
+ANYONE, KEY, SESSION, OPERATOR = "anyone", "key", "session", "operator"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ TABLE = {
     "GET /openapi.json": Rule(ANYONE),
     "GET /health": Rule(ANYONE),
     "GET /ready": Rule(ANYONE),
+    "GET /metrics": Rule(OPERATOR),
     "GET /ipfs/{cid}": Rule(ANYONE),
     # Signing in, and keys
     "POST /v1/auth/challenges": Rule(ANYONE),
@@ -240,6 +242,19 @@ def test_an_api_key_reaches_nothing_that_spends_or_signs(api: Api, things: dict[
     assert not set(served.values()) & {401, 404}, served
 
 
+def test_neither_a_key_nor_a_wallet_sees_the_operators_figures(api: Api, things: dict[str, str]) -> None:
+    for token in (api.key, api.session):
+        refused = statuses(api, things, token, lambda rule: rule.caller == OPERATOR)
+        assert set(refused.values()) == {401}, refused
+    served = statuses(api, things, METRICS_TOKEN, lambda rule: rule.caller == OPERATOR)
+    assert served == {"GET /metrics": 200}
+
+
+def test_the_operators_token_for_figures_opens_nothing_else(api: Api, things: dict[str, str]) -> None:
+    refused = statuses(api, things, METRICS_TOKEN, lambda rule: rule.caller in {KEY, SESSION})
+    assert set(refused.values()) == {401}, refused
+
+
 def test_another_wallet_reaches_nothing_of_the_payers(api: Api, things: dict[str, str]) -> None:
     other = sign_in(api.url, some_key("another wallet"))
     found = statuses(api, things, other, lambda rule: rule.of_others is not None)
@@ -248,7 +263,9 @@ def test_another_wallet_reaches_nothing_of_the_payers(api: Api, things: dict[str
 
 
 def test_the_owner_is_refused_nothing(api: Api, things: dict[str, str]) -> None:
-    found = statuses(api, things, sign_in(api.url, api.installation.payer), lambda _: True)
+    found = statuses(
+        api, things, sign_in(api.url, api.installation.payer), lambda rule: rule.caller != OPERATOR
+    )
     found.pop("POST /v1/auth/refresh")
     assert not set(found.values()) & {401, 403}, found
     owned = {route: status for route, status in found.items() if TABLE[route].of_others}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
@@ -64,6 +65,18 @@ async def test_an_answer_streams_and_ends_with_counts_and_probe(
     assert chunks[-1].prompt_tokens == (await client.count_tokens(HELLO)).num_tokens == 8
     assert len(chunks[-1].probe.answer) == 64
     assert (await client.status()).active_adapters == [served_adapter.digest]
+
+
+async def test_the_engine_says_what_it_counts(client: EngineClient, served_adapter: AdapterRef) -> None:
+    stream = client.generate(messages=HELLO, adapter=served_adapter, sampling=short(3))
+    assert len([chunk async for chunk in stream]) == 3
+    found = {family.name: family for family in text_string_to_metric_families(await client.metrics(30))}
+    assert found["vllm:generation_tokens"].samples[0].value >= 3
+    assert found["loraledger_engine_adapter_loads"].samples[0].value >= 1
+    assert found["vllm:num_requests_running"].samples[0].value == 0
+    assert {label for family in found.values() for s in family.samples for label in s.labels} <= {
+        *("model_name", "le", "finished_reason", "code")
+    }
 
 
 async def test_several_clients_and_requests_share_the_engine(

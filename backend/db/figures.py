@@ -1,0 +1,109 @@
+"""`backend.domain.figures`, read in one transaction. What it costs follows from what is under way, not from
+what is over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from backend.db.chain import ChainStore
+from backend.db.disputes import DisputeStore
+from backend.db.tables.chain import ChannelRow
+from backend.db.tables.outbox import OutboxRow
+from backend.db.tables.serving import ReceiptRow, ReservationRow
+from backend.db.tables.training import TrainingJobRow
+from backend.db.tables.transactions import TransactionRow
+from backend.db.usage import joined, summed
+from backend.domain.chain import BatchState, TransactionState
+from backend.domain.figures import Figures, Pending
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+    from backend.domain.chain import CommittedBatch, Demanded
+    from backend.domain.ids import Account
+
+_OPEN_STATES = (TransactionState.QUEUED, TransactionState.SENT, TransactionState.MINED)
+
+
+def figures(session: Session, operator: Account, now: datetime) -> Figures:
+    """Of one operator's receipts, batches and demands, and of all else that this installation keeps."""
+    chain = ChainStore(session)
+    cursor, registered = chain.cursor(), chain.operator(operator)
+    unsettled, unsettled_units = _unsettled(session, operator)
+    batches = _open_batches(session, operator, chain.finalised(operator))
+    demands = [demand for demand in chain.open_demands(operator) if demand.unanswered]
+    return Figures(
+        unsettled=unsettled,
+        unsettled_units=unsettled_units,
+        reserved_units=_reserved(session, now),
+        open_batches=len(batches),
+        float_units=sum(int(batch.header["total"]) for batch in batches),
+        newest_batch_at=max((int(batch.header["committedAt"]) for batch in batches), default=None),
+        next_final_at=min((int(batch.header["finalAt"]) for batch in batches), default=None),
+        open_demands=len(demands),
+        demand_deadline=min(map(_deadline, demands), default=None),
+        stake_units=0 if registered is None else registered.stake,
+        outbox=_outbox(session),
+        transactions=_transactions(session),
+        jobs=_jobs(session),
+        indexed_block=None if cursor is None else cursor.number,
+        indexed_at=None if cursor is None else cursor.timestamp,
+    )
+
+
+def _unsettled(session: Session, operator: Account) -> tuple[Pending, int]:
+    """As `ReceiptStore.backlogs`."""
+    count, oldest, *parts = session.execute(
+        select(func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
+        .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
+        .where(ReceiptRow.operator == operator, ReceiptRow.batch.is_(None), ReceiptRow.charge > 0)
+        .where(ChannelRow.id.is_(None) | (ReceiptRow.cumulative > ChannelRow.collected))
+    ).one()
+    return Pending(count, oldest), joined(parts)
+
+
+def _reserved(session: Session, now: datetime) -> int:
+    parts = session.execute(
+        select(*summed(ReservationRow.amount)).where(ReservationRow.expires_at > now)
+    ).one()
+    return joined(parts)
+
+
+def _open_batches(session: Session, operator: Account, final: int) -> list[CommittedBatch]:
+    found = DisputeStore(session).batches(operator, final, after=final)
+    return [batch for batch in found if batch.state is BatchState.COMMITTED]
+
+
+def _deadline(demand: Demanded) -> int:
+    return demand.demand.deadline
+
+
+def _outbox(session: Session) -> Pending:
+    count, oldest = session.execute(
+        select(func.count(), func.min(OutboxRow.created_at)).where(OutboxRow.delivered_at.is_(None))
+    ).one()
+    return _pending(count, oldest)
+
+
+def _transactions(session: Session) -> dict[str, Pending]:
+    rows = session.execute(
+        select(TransactionRow.state, func.count(), func.min(TransactionRow.created_at))
+        .where(TransactionRow.state.in_(_OPEN_STATES))
+        .group_by(TransactionRow.state)
+    )
+    found = {state: _pending(count, oldest) for state, count, oldest in rows}
+    return {state.value: found.get(state.value, Pending(0)) for state in _OPEN_STATES}
+
+
+def _jobs(session: Session) -> dict[str, int]:
+    rows = session.execute(select(TrainingJobRow.state, func.count()).group_by(TrainingJobRow.state))
+    return {state: count for state, count in rows}  # noqa: C416 - rows are no pairs to a type checker
+
+
+def _pending(count: int, oldest: Any) -> Pending:
+    return Pending(count, None if oldest is None else oldest.timestamp())

@@ -1,0 +1,104 @@
+"""Where money and work stand, as the database says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.figures import Pending
+from backend.domain.hashing import receipt_id
+from backend.ports.serving import NewReceipt, Reservation
+from tests.support.market import Market, some_account, some_hash
+from tests.unit.backend.db.test_chain import OPERATOR, committed, demanded, take_in, voided
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+    from backend.domain.figures import Figures
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def read(database: Database) -> Figures:
+    with database.read() as tx:
+        return tx.figures(OPERATOR, NOW)
+
+
+def batch(number: int, name: int, committed_at: int, total: int) -> tuple[str, str, dict[str, Any]]:
+    contract, event, args = committed(number, name)
+    header = {
+        "number": number,
+        "committedAt": committed_at,
+        "finalAt": committed_at + 100,
+        "total": str(total),
+    }
+    return contract, event, args | {"header": header}
+
+
+def test_an_empty_database_has_nothing_pending(database: Database) -> None:
+    found = read(database)
+    assert (found.unsettled, found.unsettled_units, found.reserved_units) == (Pending(0), 0, 0)
+    assert (found.open_batches, found.float_units, found.next_final_at) == (0, 0, None)
+    assert (found.outbox, found.jobs, found.indexed_block) == (Pending(0), {}, None)
+    assert set(found.transactions) == {"queued", "sent", "mined"}
+
+
+def test_receipts_count_until_they_are_in_a_batch_and_their_charges_add_up_exactly(
+    database: Database,
+) -> None:
+    market = Market()
+    served = [market.serve(market.channels[0]) for _ in range(3)]
+    huge = replace(served[0], receipt=replace(served[0].receipt, charge=1 << 120, served_at=5))
+    with database.begin() as tx:
+        for signed in (huge, *served[1:]):
+            number = receipt_id(signed.receipt)
+            tx.receipts.add(
+                NewReceipt(number, OPERATOR, some_account("payer"), signed, some_hash("salt"), None)
+            )
+    charges = [signed.receipt.charge for signed in served[1:]]
+    found = read(database)
+    assert found.unsettled == Pending(3, 5)
+    assert found.unsettled_units == (1 << 120) + sum(charges)
+    with database.begin() as tx:
+        tx.receipts.assign(OPERATOR, 1, [receipt_id(huge.receipt)])
+    assert read(database).unsettled_units == sum(charges)
+
+
+def test_reservations_count_until_they_expire(database: Database) -> None:
+    channel = Market().channels[0]
+    with database.begin() as tx:
+        tx.channels.lock(channel)
+        for amount, seconds in ((7, 1), (100, -1)):
+            made = Reservation(f"{amount}", channel, None, amount, NOW + timedelta(seconds=seconds))
+            tx.channels.add_reservations([made])
+    assert read(database).reserved_units == 7
+
+
+def test_batches_are_float_until_they_are_final_or_fall(database: Database) -> None:
+    with database.begin() as tx:
+        take_in(tx, *(batch(n, n, 1000 * n, 10**n) for n in (1, 2, 3, 4)))
+        finalised = {"operator": OPERATOR, "number": 1, "batchHash": committed(1, 1)[2]["batchHash"]}
+        take_in(tx, ("Settlement", "BatchFinalised", finalised | {"finalTotal": 5}), voided(4, 4, 4))
+        take_in(tx, demanded(50, 2, 90), demanded(51, 3, 80))
+    found = read(database)
+    assert (found.open_batches, found.float_units) == (2, 1_100)
+    assert (found.newest_batch_at, found.next_final_at) == (3000, 2100)
+    assert (found.open_demands, found.demand_deadline) == (2, 80)
+    assert (found.indexed_block, found.indexed_at) == (3, 30)
+
+
+def test_what_waits_for_relay_and_sender_is_counted_with_its_age(database: Database) -> None:
+    before = datetime.now(UTC).timestamp()
+    with database.begin() as tx:
+        first = tx.outbox.add("training.train", {}, "a")
+        tx.outbox.add("training.train", {}, "b")
+        tx.outbox.delivered(first)
+        tx.transactions.enqueue(OPERATOR, "Settlement", "commit", [], "one")
+        failed = tx.transactions.enqueue(OPERATOR, "Settlement", "commit", [1], "two")
+        tx.transactions.failed(failed, {"error": "Reverted"})
+    found = read(database)
+    assert found.outbox.count == 1
+    assert (found.transactions["queued"].count, found.transactions["sent"].count) == (1, 0)
+    for pending in (found.outbox, found.transactions["queued"]):
+        assert pending.oldest_at is not None
+        assert before - 1 <= pending.oldest_at <= datetime.now(UTC).timestamp()

@@ -1,0 +1,79 @@
+"""Alerts and dashboard name only what the code exposes, and the page names them all."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+import backend.meters  # noqa: F401 - their names
+from backend.domain.figures import Figures, Pending
+from backend.exposition import _expose
+from inference.meter import Meter
+from inference.protocol import Status
+
+FOLDER = Path(__file__).parents[3] / "deployments" / "monitoring"
+NAME = re.compile(r"(?:vllm|loraledger)[:_][a-z0-9_]+")
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+def full() -> Figures:
+    """With a value for everything, so that every name is exposed."""
+    some = Pending(1, 5.0)
+    special: dict[str, Any] = {"unsettled": some, "outbox": some}
+    special |= {"transactions": {"queued": some}, "jobs": {"running": 1}}
+    plain = {each.name: 1 for each in fields(Figures) if each.name not in special}
+    return Figures(**special, **plain)
+
+
+def exposed() -> dict[str, str]:
+    """Every sample's name, and its family."""
+    state = CollectorRegistry()
+    _expose(state, full())
+    engine = Meter("tiny").exposition(Status("", "tiny", "", 1, [], [], 0, 0, 0, 0, 1, 0))
+    text = generate_latest(REGISTRY).decode() + generate_latest(state).decode() + engine
+    found = text_string_to_metric_families(text)
+    families = [f for f in found if NAME.match(f.name) and not f.name.endswith("_created")]
+    names = {f.name + suffix: f.name for f in families for suffix in SUFFIXES[f.type]}
+    return names | {"loraledger_up": "loraledger_up"}
+
+
+def named(expressions: list[str]) -> set[str]:
+    return {name for text in expressions for name in NAME.findall(text)}
+
+
+def alerts() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    rules: list[dict[str, Any]] = group["rules"]
+    return rules
+
+
+def test_every_alert_is_about_a_metric_that_is_there() -> None:
+    assert named([rule["expr"] for rule in alerts()]) <= set(exposed())
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts()) > 10
+
+
+def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
+    for rule in alerts():
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert {"summary", "action"} <= set(rule["annotations"])
+
+
+def test_every_panel_shows_a_metric_that_is_there() -> None:
+    panels = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+    shown = named([target["expr"] for panel in panels for target in panel["targets"]])
+    assert shown <= set(exposed())
+    assert len(shown) > 25
+
+
+def test_the_page_on_operation_explains_every_metric() -> None:
+    page = (FOLDER.parents[1] / "docs" / "operating.md").read_text()
+    missing = {family for family in exposed().values() if f"`{family}`" not in page}
+    assert not missing
+    assert named(re.findall(r"`([^`]+)`", page)) <= set(exposed()) | set(exposed().values())

@@ -1,0 +1,98 @@
+"""What the engine says of itself to Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from inference.engine import Failure
+from inference.errors import DeadlineExceededError
+from inference.meter import MODEL, Meter
+from inference.protocol import Chunk, Status
+
+if TYPE_CHECKING:
+    from inference.protocol import FinishReason
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def meter(clock: Clock) -> Meter:
+    return Meter("tiny", clock)
+
+
+def status(**changes: int) -> Status:
+    fixed = {"resident_bytes": 7, "num_running": 2, "num_waiting": 3, "kv_blocks_used": 5}
+    fixed |= {"kv_blocks_total": 20, "num_preemptions": 1} | changes
+    return Status("", "tiny", "digest", 100, ["a"], ["a", "b"], **fixed)  # type: ignore[arg-type]
+
+
+def chunk(request_id: str, tokens: int, reason: FinishReason | None = None) -> Chunk:
+    return Chunk(
+        request_id, "x", [1] * tokens, prompt_tokens=9, completion_tokens=tokens, finish_reason=reason
+    )
+
+
+def read(meter: Meter, **changes: int) -> dict[str, float]:
+    """Samples by name, and by their labels but the model's."""
+    found = {}
+    for family in text_string_to_metric_families(meter.exposition(status(**changes))):
+        for sample in family.samples:
+            assert sample.labels.pop(MODEL) == "tiny"
+            found[sample.name + "".join(f",{v}" for v in sample.labels.values())] = sample.value
+    return found
+
+
+def test_a_requests_tokens_are_timed_from_its_arrival_and_from_each_other(meter: Meter, clock: Clock) -> None:
+    meter.accepted("1")
+    for seconds, tokens, reason in ((2.0, 1, None), (0.04, 1, None), (0.06, 1, "stop")):
+        clock.now += seconds
+        meter.sent([chunk("1", tokens, reason)])
+    found = read(meter)
+    assert found["vllm:time_to_first_token_seconds_count"] == 1
+    assert found["vllm:time_to_first_token_seconds_sum"] == pytest.approx(2.0)
+    assert found["vllm:inter_token_latency_seconds_count"] == 2
+    assert found["vllm:inter_token_latency_seconds_sum"] == pytest.approx(0.1)
+    assert found["vllm:e2e_request_latency_seconds_sum"] == pytest.approx(2.1)
+    assert (found["vllm:prompt_tokens_total"], found["vllm:generation_tokens_total"]) == (9, 3)
+    assert found["vllm:request_success_total,stop"] == 1
+
+
+def test_a_request_that_fails_is_counted_by_its_code(meter: Meter) -> None:
+    meter.accepted("1")
+    meter.sent([Failure("1", DeadlineExceededError(3))])
+    found = read(meter)
+    assert found["loraledger_engine_failures_total,deadline_exceeded"] == 1
+    assert found["vllm:e2e_request_latency_seconds_count"] == 0
+
+
+def test_what_is_not_known_and_what_has_no_tokens_is_borne(meter: Meter) -> None:
+    meter.accepted("1")
+    meter.sent([chunk("unknown", 1), chunk("1", 0, "abort"), chunk("1", 1)])
+    found = read(meter)
+    assert found["vllm:generation_tokens_total"] == 0
+    assert found["vllm:request_success_total,abort"] == 1
+
+
+def test_what_the_engine_counts_itself_is_taken_over(meter: Meter) -> None:
+    found = read(meter, adapter_loads=3)
+    assert found["vllm:kv_cache_usage_perc"] == 0.25
+    assert (found["vllm:num_requests_running"], found["vllm:num_requests_waiting"]) == (2, 3)
+    assert (found["loraledger_engine_adapters_active"], found["loraledger_engine_adapters_resident"]) == (
+        1,
+        2,
+    )
+    assert read(meter, adapter_loads=5)["loraledger_engine_adapter_loads_total"] == 5

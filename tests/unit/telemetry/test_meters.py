@@ -1,0 +1,110 @@
+"""Counters that processes share, counted by real processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from telemetry import meters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+COUNT = """
+import os, signal, sys
+from pathlib import Path
+from telemetry import meters
+meters.share(Path(sys.argv[1]), sys.argv[2])
+from prometheus_client import Counter, Gauge, Histogram
+counter = Counter("things", "Things.", ["kind"])
+Gauge("height", "Height.", multiprocess_mode="mostrecent").set(int(sys.argv[3]))
+Histogram("seconds", "Seconds.", buckets=(1.0, 2.0)).observe(1.5)
+counter.labels("a").inc(int(sys.argv[3]))
+print("counted", flush=True)
+if sys.stdin.read():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+READ = """
+import os, sys
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
+from prometheus_client import generate_latest
+from telemetry.meters import shared_registry
+print(generate_latest(shared_registry()).decode())
+"""
+
+
+def counting(folder: Path, name: str, amount: int) -> subprocess.Popen[bytes]:
+    """A process that has counted, and lives until its input ends."""
+    command = [sys.executable, "-c", COUNT, str(folder), name, str(amount)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"counted\n"
+    return process
+
+
+def read(folder: Path) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(folder)], check=True, capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_processes_of_one_kind_and_of_several_are_added_up(tmp_path: Path) -> None:
+    running = [counting(tmp_path, name, amount) for name, amount in (("api", 1), ("api", 2), ("index", 4))]
+    found = read(tmp_path)
+    assert found['things_total{kind="a"}'] == 7
+    assert (found['seconds_bucket{le="1.0"}'], found['seconds_bucket{le="2.0"}']) == (0, 3)
+    assert found["height"] in {1, 2, 4}
+    for process in running:
+        process.communicate()
+
+
+def test_a_restart_goes_on_counting_in_the_files_of_who_was_killed(tmp_path: Path) -> None:
+    for killed in (True, False, False):
+        process = counting(tmp_path, "api", 5)
+        process.communicate(b"die" if killed else b"")
+        assert process.returncode == (-signal.SIGKILL if killed else 0)
+    assert read(tmp_path)['things_total{kind="a"}'] == 15
+    assert len(list(tmp_path.glob("*.db"))) == len(meters.KINDS)
+
+
+def test_where_there_is_no_room_a_process_counts_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.delenv(meters.FOLDER, raising=False)
+    monkeypatch.delitem(sys.modules, "prometheus_client", raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    meters.share(tmp_path, "api")
+    assert meters.FOLDER not in os.environ
+    assert "is not shared" in caplog.text
+
+
+def test_what_would_be_counted_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import prometheus_client  # noqa: F401 - as a process that is wired in the wrong order does
+
+    monkeypatch.delenv(meters.FOLDER, raising=False)
+    with pytest.raises(RuntimeError, match="before it was said where"):
+        meters.share(tmp_path, "api")
+
+
+@pytest.mark.parametrize("make", [lambda folder: folder.write_text("a file"), lambda folder: folder.mkdir()])
+def test_the_folder_may_be_there_or_be_unusable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "meters"
+    make(folder)
+    is_usable = folder.is_dir()
+    process = counting(folder, "api", 1)
+    process.communicate()
+    assert any(folder.glob("*.db")) == is_usable
