@@ -122,6 +122,12 @@ class Node:
         raw = self.rpc.request("eth_getTransactionByHash", tx_hash)
         return None if raw is None else (Account((raw["to"] or ZERO_ACCOUNT).lower()), raw["input"])
 
+    def sent_in(self, block: int, account: Account, nonce: int) -> Hash32 | None:
+        """The account's transaction with this nonce in a block; None if it has no such one."""
+        raw = self.rpc.request("eth_getBlockByNumber", hex(block), True)
+        sent = (one["hash"] for one in (raw or {}).get("transactions", ()) if _is_by(one, account, nonce))
+        return next(map(Hash32, sent), None)
+
     def tx_receipt(self, tx_hash: Hash32) -> TxReceipt | None:
         """None while it is not mined."""
         raw = self.rpc.request("eth_getTransactionReceipt", tx_hash)
@@ -166,6 +172,10 @@ class Node:
 
 def _call(to: Account, data: bytes, sender: Account | None) -> dict[str, Any]:
     return {"to": to, "data": "0x" + data.hex()} | ({} if sender is None else {"from": sender})
+
+
+def _is_by(transaction: dict[str, Any], account: Account, nonce: int) -> bool:
+    return transaction["from"].lower() == account and int(transaction["nonce"], 16) == nonce
 
 
 def _bytes(text: str) -> bytes:

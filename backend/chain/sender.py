@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface
 from backend.chain.keys import sign_transaction
 from backend.chain.node import Fees
+from backend.chain.nonces import user_of
 from backend.chain.rpc import RpcError
 from backend.domain.chain import Attempt, Reverted
 from backend.domain.errors import DomainError, Unavailable
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 STUCK_BLOCKS = 5
 """Blocks that pass without our transaction before it is sent again with higher fees."""
+MOST_WAITING = 64
+"""Transactions of a lane that are sent before the first of them is mined: pools drop what is too many."""
+FILLER_GAS = 21_000
 FEE_CEILING = 1_000 * 10**9
 """Wei per gas that a replacement never exceeds."""
 
@@ -78,17 +82,18 @@ class Sender:
 
     def _watch(self, signer: Signer) -> None:
         lane, head = signer.account, self._node.head()
-        # Asked before the receipts: what is used up here and has no receipt below was used up by others.
         used_up = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
         with self._begin() as tx:
             under_way = tx.transactions.open(lane)
         is_next = True
         for transaction in under_way:
-            found = next(filter(None, map(self._node.tx_receipt, _hashes(transaction))), None)
+            # What comes after one that is not mined cannot be mined either, and may only be unknown.
+            hashes = _hashes(transaction) if is_next or transaction.is_mined else []
+            found = next(filter(None, map(self._node.tx_receipt, hashes)), None)
             if found is not None:
                 self._record(signer, transaction, found, head)
             elif transaction.nonce < used_up:
-                self._requeue(signer, transaction)
+                self._look_for(signer, transaction, head)
             else:
                 self._push(signer, transaction, head, is_next=is_next)
                 is_next = False
@@ -98,8 +103,7 @@ class Sender:
         """The queue with the lane locked; None if another sender changed the transaction meanwhile."""
         with self._begin() as tx:
             tx.transactions.lock_lane(signer.account)
-            is_as_seen = transaction in tx.transactions.open(signer.account)
-            yield tx.transactions if is_as_seen else None
+            yield tx.transactions if tx.transactions.is_as_seen(transaction) else None
 
     def _record(self, signer: Signer, transaction: OpenTransaction, found: TxReceipt, head: BlockRef) -> None:
         is_deep = found.block_number + self._confirmations <= head.number
@@ -118,10 +122,21 @@ class Sender:
         if is_deep:
             _count(transaction, "confirmed" if error is None else "failed")
 
-    def _requeue(self, signer: Signer, transaction: OpenTransaction) -> None:
+    def _look_for(self, signer: Signer, transaction: OpenTransaction, head: BlockRef) -> None:
+        """Its nonce is used up, yet the node has no receipt of it. It goes anew only if another one is seen
+        to have the nonce: a node whose parts are not equally far would else have it sent twice.
+        """
+        near, last = transaction.attempts[0].sent_at_block, head.number - self._confirmations
+        user = user_of(self._node, signer.account, transaction.nonce, near, last)
+        if user is None or user in _hashes(transaction):
+            return
         with self._locked(signer, transaction) as queue:
-            if queue is not None:
-                log.warning("nonce %d was used elsewhere, so %d goes anew", transaction.nonce, transaction.id)
+            if queue is None:
+                return
+            log.warning("%s used nonce %d of transaction %d", user, transaction.nonce, transaction.id)
+            if transaction.is_filler:
+                queue.failed(transaction.id, {"error": "Filled", "message": f"by {user}", "args": {}})
+            else:
                 queue.requeue(transaction.id)
                 _count(transaction, "requeued")
 
@@ -133,9 +148,24 @@ class Sender:
                 if queue is not None:
                     queue.unmined(transaction.id)
         elif is_next and head.number - latest.sent_at_block >= self._stuck_blocks:
+            self._fill(signer, transaction, head)
             latest = self._replace(signer, transaction, head) or latest
         if not self._node.knows(latest.tx_hash):
             self._broadcast(latest)
+
+    def _fill(self, signer: Signer, transaction: OpenTransaction, head: BlockRef) -> None:
+        """Have the nonces used up that the transaction waits for, and that nothing in the pool will use."""
+        lane, fees = signer.account, self._node.fees()
+        missing = range(self._node.num_transactions(lane), transaction.nonce)[:MOST_WAITING]
+        with self._locked(signer, transaction) as queue:
+            if queue is None:
+                return
+            for nonce in missing:
+                filler = queue.fill(lane, nonce, FILLER_GAS)
+                log.warning("nonce %d of %s is %s", nonce, lane, "filled" if filler else "used again")
+                if filler is not None:
+                    attempt = self._signed(signer, (lane, b""), nonce, FILLER_GAS, fees, head)
+                    queue.add_attempt(filler, attempt)
 
     def _replace(self, signer: Signer, transaction: OpenTransaction, head: BlockRef) -> Attempt | None:
         """The same call with both fees an eighth higher, the least that pools accept."""
@@ -150,7 +180,8 @@ class Sender:
         with self._locked(signer, transaction) as queue:
             if queue is None:
                 return None
-            attempt = self._signed(signer, transaction, transaction.nonce, transaction.gas, fees, head)
+            call = (signer.account, b"") if transaction.is_filler else self._call(transaction)
+            attempt = self._signed(signer, call, transaction.nonce, transaction.gas, fees, head)
             queue.add_attempt(transaction.id, attempt)
         _count(transaction, "replaced")
         return attempt
@@ -174,11 +205,11 @@ class Sender:
                 self._broadcast(attempt)
 
     def _first_queued(self, lane: Account) -> tuple[ChainTransaction, bool] | None:
-        """The next one, and whether others of its lane are still to be mined."""
+        """The next one that may be sent, and whether others of its lane are still to be mined."""
         with self._begin() as tx:
             queued = tx.transactions.first_queued(lane)
-            is_blocked = any(not t.is_mined for t in tx.transactions.open(lane))
-        return None if queued is None else (queued, is_blocked)
+            num_waiting = tx.transactions.num_waiting(lane)
+        return None if queued is None or num_waiting >= MOST_WAITING else (queued, num_waiting > 0)
 
     def _estimate(self, transaction: ChainTransaction) -> int:
         data = self._data(transaction)
@@ -193,7 +224,7 @@ class Sender:
             nonce = tx.transactions.take_nonce(lane, transaction.id, on_chain, gas)
             if nonce is None:
                 return None
-            attempt = self._signed(signer, transaction, nonce, gas, fees, head)
+            attempt = self._signed(signer, self._call(transaction), nonce, gas, fees, head)
             tx.transactions.add_attempt(transaction.id, attempt)
         _count(transaction, "sent")
         return attempt
@@ -208,6 +239,9 @@ class Sender:
 
     # --- both ---
 
+    def _call(self, transaction: ChainTransaction | OpenTransaction) -> tuple[Account, bytes]:
+        return self._client.address(transaction.contract), self._data(transaction)
+
     def _data(self, transaction: ChainTransaction | OpenTransaction) -> bytes:
         args = transaction.args
         return interface(transaction.contract).function(transaction.function, args).encode(args)
@@ -215,18 +249,19 @@ class Sender:
     def _signed(
         self,
         signer: Signer,
-        transaction: ChainTransaction | OpenTransaction,
+        call: tuple[Account, bytes],
         nonce: int,
         gas: int,
         fees: Fees,
         head: BlockRef,
     ) -> Attempt:
+        to, data = call
         fields = {
             "chainId": self._client.chain_id,
             "nonce": nonce,
-            "to": self._client.address(transaction.contract),
+            "to": to,
             "value": 0,
-            "data": "0x" + self._data(transaction).hex(),
+            "data": "0x" + data.hex(),
             "gas": gas,
             "maxFeePerGas": fees.max_fee,
             "maxPriorityFeePerGas": fees.priority_fee,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 
 from backend.db.session import insert_if_absent
 from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, TransactionRow
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 State = TransactionState
+_ID_CHUNK = 500
+"""Ids named in one statement; SQLite limits the number of its variables."""
 
 
 class TransactionStore:
@@ -93,7 +96,16 @@ class TransactionStore:
             .where(TransactionRow.lane == lane, TransactionRow.state.in_((State.SENT, State.MINED)))
             .order_by(TransactionRow.nonce)
         )
-        return [self._open(row) for row in rows]
+        return self._opened(list(rows))
+
+    def is_as_seen(self, transaction: OpenTransaction) -> bool:
+        row = self._row(transaction.id)
+        self._session.refresh(row)
+        return row.state in (State.SENT, State.MINED) and self._opened([row]) == [transaction]
+
+    def num_waiting(self, lane: Account) -> int:
+        waiting = select(func.count()).select_from(TransactionRow).filter_by(lane=lane, state=State.SENT)
+        return self._session.scalar(waiting) or 0
 
     def lock_lane(self, lane: Account) -> None:
         """Until this transaction ends nobody else signs with this key."""
@@ -103,19 +115,34 @@ class TransactionStore:
     def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
         """Give a queued transaction the lane's next nonce; None if another sender was faster.
 
-        `chain_nonce` is the account's transaction count: ahead of ours when the key was used elsewhere. While
-        nothing of the lane is under way it alone counts, so that no gap outlives a lost chain or database.
+        `chain_nonce` is the account's transaction count: ahead of ours when the key was used elsewhere,
+        behind when the node is. While nothing is under way, what was given and never used is given again.
         """
         row = self._row(transaction_id)
         self._session.refresh(row)
         if row.state != State.QUEUED:
             return None
         lane_row = self._lane(lane)
-        nonce = max(lane_row.next_nonce, chain_nonce) if self.open(lane) else chain_nonce
+        nonce = max(chain_nonce, lane_row.next_nonce if self._is_busy(lane) else self._num_used(lane))
         lane_row.next_nonce = nonce + 1
         row.nonce, row.gas, row.state = nonce, gas, State.SENT
         self._session.flush()
         return nonce
+
+    def fill(self, lane: Account, nonce: int, gas: int) -> int | None:
+        row = self._session.scalar(select(TransactionRow).filter_by(lane=lane, nonce=nonce))
+        if row is not None:
+            row.state, row.block_number, row.block_hash, row.error = State.SENT, None, None, None
+            self._session.flush()
+            return None
+        key = f"fill:{lane}:{nonce}:{secrets.token_hex(8)}"
+        call = {"contract": "", "function": "fill", "args": [], "created_at": datetime.now(UTC)}
+        row = TransactionRow(
+            lane=lane, idempotency_key=key, state=State.SENT, nonce=nonce, gas=gas, tx_hash=None, **call
+        )
+        self._session.add(row)
+        self._session.flush()
+        return row.id
 
     def add_attempt(self, transaction_id: int, attempt: Attempt) -> None:
         self._row(transaction_id).tx_hash = attempt.tx_hash
@@ -155,9 +182,7 @@ class TransactionStore:
         self._set(
             transaction_id, state=State.QUEUED, nonce=None, tx_hash=None, block_number=None, block_hash=None
         )
-        for row in self._attempts(transaction_id):
-            self._session.delete(row)
-        self._session.flush()
+        self._session.execute(delete(AttemptRow).where(AttemptRow.transaction_id == transaction_id))
 
     def _set(self, transaction_id: int, **values: Any) -> None:
         row = self._row(transaction_id)
@@ -174,26 +199,41 @@ class TransactionStore:
     def _lane(self, lane: Account) -> NonceLane:
         return self._session.scalars(select(NonceLane).filter_by(account=lane).with_for_update()).one()
 
-    def _attempts(self, transaction_id: int) -> Sequence[AttemptRow]:
-        found = select(AttemptRow).filter_by(transaction_id=transaction_id)
-        # Fees only rise, so their order is the order of signing.
-        return sorted(self._session.scalars(found), key=lambda row: int(row.max_fee))
+    def _is_busy(self, lane: Account) -> bool:
+        under_way = select(TransactionRow.id).where(
+            TransactionRow.lane == lane, TransactionRow.state.in_((State.SENT, State.MINED))
+        )
+        return self._session.scalar(under_way.limit(1)) is not None
 
-    def _open(self, row: TransactionRow) -> OpenTransaction:
-        attempts = tuple(
-            Attempt(Hash32(a.tx_hash), a.raw, int(a.max_fee), int(a.priority_fee), a.sent_at_block)
-            for a in self._attempts(row.id)
-        )
-        return OpenTransaction(
-            id=row.id,
-            contract=row.contract,
-            function=row.function,
-            args=tuple(row.args),
-            nonce=row.nonce or 0,
-            gas=row.gas or 0,
-            is_mined=row.state == State.MINED,
-            attempts=attempts,
-        )
+    def _num_used(self, lane: Account) -> int:
+        """What the lane's transactions had used up of its nonces when they were settled."""
+        last = self._session.scalar(select(func.max(TransactionRow.nonce)).filter_by(lane=lane))
+        return 0 if last is None else last + 1
+
+    def _opened(self, rows: Sequence[TransactionRow]) -> list[OpenTransaction]:
+        attempts: dict[int, list[Attempt]] = {row.id: [] for row in rows}
+        for start in range(0, len(rows), _ID_CHUNK):
+            ids = [row.id for row in rows[start : start + _ID_CHUNK]]
+            for a in self._session.scalars(select(AttemptRow).where(AttemptRow.transaction_id.in_(ids))):
+                attempt = Attempt(
+                    Hash32(a.tx_hash), a.raw, int(a.max_fee), int(a.priority_fee), a.sent_at_block
+                )
+                attempts[a.transaction_id].append(attempt)
+        return [_open(row, attempts[row.id]) for row in rows]
+
+
+def _open(row: TransactionRow, attempts: Sequence[Attempt]) -> OpenTransaction:
+    return OpenTransaction(
+        id=row.id,
+        contract=row.contract,
+        function=row.function,
+        args=tuple(row.args),
+        nonce=row.nonce or 0,
+        gas=row.gas or 0,
+        is_mined=row.state == State.MINED,
+        # Fees only rise, so their order is the order of signing.
+        attempts=tuple(sorted(attempts, key=lambda attempt: attempt.max_fee)),
+    )
 
 
 def _transaction(row: TransactionRow) -> ChainTransaction:

@@ -131,6 +131,11 @@ class OpenTransaction:
     is_mined: bool
     attempts: tuple[Attempt, ...]
 
+    @property
+    def is_filler(self) -> bool:
+        """Does nothing but use up its nonce, which those behind it wait for."""
+        return not self.contract
+
 
 @dataclass(frozen=True, slots=True)
 class Datanet:

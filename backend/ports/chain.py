@@ -176,12 +176,26 @@ class SendQueue(Transactions, Protocol):
         """Sent or mined, not yet confirmed; by rising nonce."""
         ...
 
+    def is_as_seen(self, transaction: OpenTransaction) -> bool:
+        """Whether it is still what `open` gave."""
+        ...
+
+    def num_waiting(self, lane: Account) -> int:
+        """Sent, not yet mined."""
+        ...
+
     def lock_lane(self, lane: Account) -> None:
         """Until this transaction ends nobody else signs with this key."""
         ...
 
     def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
         """Give a queued transaction the lane's next nonce; None if another sender was faster."""
+        ...
+
+    def fill(self, lane: Account, nonce: int, gas: int) -> int | None:
+        """Have a nonce used that nothing waits to use: by what of ours once had it, which is under way again
+        and whose row id is None, or by a filler, which is still to be signed.
+        """
         ...
 
     def add_attempt(self, transaction_id: int, attempt: Attempt) -> None: ...

@@ -1,4 +1,4 @@
-"""A chain in memory behind JSON-RPC over HTTP that is refused, cut off, slowed down and lied about."""
+"""A chain, in memory or real, behind JSON-RPC over HTTP that is refused, cut off, slowed and lied about."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import random
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import requests
 
 from backend.chain.contracts import encode, interface
 from backend.domain.deployment import Deployment
@@ -25,6 +27,25 @@ SLOW_SECONDS = 0.2
 FIRST = 1
 """Number of the block with the first contract."""
 STAKED = next(e for e in interface("OperatorRegistry").events.values() if e.name == "Staked")
+
+
+class AnyChain(Protocol):
+    def answer(self, method: str, params: list[Any]) -> Any: ...
+
+
+class RealNode:
+    """A node, asked on; its own errors pass as they are."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def answer(self, method: str, params: list[Any]) -> Any:
+        call = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
+        answer = requests.post(self._url, json=call, timeout=30, proxies={"http": ""})
+        answered: dict[str, Any] = answer.json()
+        if "error" in answered:
+            raise Answer(200, answer.content)
+        return answered["result"]
 
 
 class HonestChain:
@@ -112,6 +133,9 @@ class Faults:
             "shuffled": self._shuffled,
         }
 
+    def take_in(self, method: str) -> None:
+        """Raises `Answer` for a call that does not reach the chain."""
+
     def pass_on(self, method: str, result: Any) -> Any:
         """The result, or a fault in its place. Raises `Answer` for what is not a result at all."""
         if self._random.random() >= self.rate:
@@ -122,6 +146,34 @@ class Faults:
 
     def _shuffled(self, method: str, result: Any) -> Any:
         return self._random.sample(result, len(result)) if method == "eth_getLogs" else result
+
+
+class SendingFaults(Faults):
+    """What goes wrong where transactions are sent and looked after: calls and answers that get lost, and a
+    node that answers as if some blocks were still to come.
+    """
+
+    def __init__(self, seed: int, rate: float) -> None:
+        super().__init__(seed, rate)
+        self._kinds = {
+            "cut off": _cut_off,
+            "no JSON": _no_json,
+            "busy": _busy,
+            "refused though taken": _refused_though_taken,
+            "behind": self._behind,
+        }
+
+    def take_in(self, method: str) -> None:
+        if self._random.random() < self.rate / 2:
+            self.met.add("lost")
+            raise Answer(0)
+
+    def _behind(self, method: str, result: Any) -> Any:
+        if method in {"eth_getTransactionReceipt", "eth_getTransactionByHash"}:
+            return None
+        if method == "eth_getTransactionCount":
+            return hex(max(int(result, 16) - self._random.randint(1, 3), 0))
+        return result
 
 
 class Answer(Exception):
@@ -140,6 +192,10 @@ def _refused(method: str, result: Any) -> Any:
 
 def _not_found(method: str, result: Any) -> Any:
     return _error("header not found") if method == "eth_getBlockByNumber" else result
+
+
+def _refused_though_taken(method: str, result: Any) -> Any:
+    return _error("already known") if method == "eth_sendRawTransaction" else result
 
 
 def _error(message: str) -> Any:
@@ -185,13 +241,14 @@ def _elsewhere(method: str, result: Any) -> Any:
 
 
 @contextmanager
-def serving(chain: HonestChain, faults: Faults) -> Iterator[str]:
+def serving(chain: AnyChain, faults: Faults) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             call = json.loads(self.rfile.read(int(self.headers["content-length"])))
             try:
+                faults.take_in(call["method"])
                 result = faults.pass_on(call["method"], chain.answer(call["method"], call["params"]))
                 answer = Answer(
                     200, json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": result}).encode()
@@ -205,7 +262,8 @@ def serving(chain: HonestChain, faults: Faults) -> Iterator[str]:
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(answer.body)))
             self.end_headers()
-            self.wfile.write(answer.body)
+            with suppress(ConnectionError):  # whoever asked may have been killed meanwhile
+                self.wfile.write(answer.body)
 
         def log_message(self, *_: object) -> None:
             pass

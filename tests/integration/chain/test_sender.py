@@ -9,6 +9,7 @@ import pytest
 from backend.chain.keys import local_account, sign_transaction
 from backend.chain.sender import STUCK_BLOCKS, Sender
 from backend.domain.chain import TransactionState
+from backend.domain.hashing import keccak, to_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,6 +189,75 @@ def test_a_nonce_used_by_a_foreign_transaction_is_replaced_by_the_next(
     sent = state(database, transaction)
     assert (sent.state, sent.nonce) == (TransactionState.CONFIRMED, ours.nonce + 1)
     assert dollars(chain) == before + 1
+
+
+def test_a_gap_before_a_stuck_transaction_is_filled(chain: ChainClient, database: Database) -> None:
+    """Somebody else's transaction was counted, and then the pool lost it."""
+    before = dollars(chain)
+    with manual_mining(chain):
+        gap = chain.node.num_transactions(OPERATOR.account)
+        foreign = foreign_transaction(chain, gap)
+        chain.node.broadcast(foreign)
+        transaction = enqueue(database, "a")
+        sender(chain, database).run_once()
+        chain.node.rpc.request("hardhat_dropTransaction", to_hash(keccak(bytes.fromhex(foreign[2:]))))
+        assert state(database, transaction).nonce == gap + 1
+        for _ in range(2):  # a sender that is killed between the two filled nothing twice
+            mine(chain, STUCK_BLOCKS)
+            sender(chain, database).run_once()
+        sender(chain, database).run_once()
+        mine(chain, 2 + CONFIRMATIONS)
+    sender(chain, database).run_once()
+    assert state(database, transaction).state == TransactionState.CONFIRMED
+    assert dollars(chain) == before + 1
+    assert chain.node.num_transactions(OPERATOR.account) == gap + 2
+    with database.read() as tx:
+        assert tx.transactions.open(OPERATOR.account) == []
+
+
+def test_a_node_without_its_receipt_has_nothing_sent_twice(
+    chain: ChainClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, transaction = dollars(chain), enqueue(database, "a")
+    sender(chain, database).run_once()
+    mine(chain, CONFIRMATIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr(chain.node, "tx_receipt", lambda _: None)
+        sender(chain, database).run_once()
+    assert state(database, transaction).state == TransactionState.SENT
+    sender(chain, database).run_once()
+    assert state(database, transaction).state == TransactionState.CONFIRMED
+    assert dollars(chain) == before + 1
+
+
+def test_what_a_deep_fork_took_is_mined_again_where_others_wait_for_it(
+    chain: ChainClient, database: Database
+) -> None:
+    before, lost = dollars(chain), enqueue(database, "a")
+    earlier = chain.node.rpc.request("evm_snapshot")
+    sender(chain, database).run_once()
+    mine(chain, CONFIRMATIONS)
+    sender(chain, database).run_once()
+    assert state(database, lost).state == TransactionState.CONFIRMED
+    chain.node.rpc.request("evm_revert", earlier)
+    waiting = enqueue(database, "b")
+    for _ in range(4):
+        sender(chain, database).run_once()
+        mine(chain, STUCK_BLOCKS)
+    sender(chain, database).run_once()
+    assert {state(database, each).state for each in (lost, waiting)} == {TransactionState.CONFIRMED}
+    assert dollars(chain) == before + 2
+
+
+def test_a_pool_is_not_given_more_than_it_keeps(
+    chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.chain.sender.MOST_WAITING", 2)
+    ids = [enqueue(sqlite_database, f"mint {i}") for i in range(3)]
+    with manual_mining(chain):
+        sender(chain, sqlite_database).run_once()
+    states = [state(sqlite_database, transaction).state for transaction in ids]
+    assert states == [TransactionState.SENT, TransactionState.SENT, TransactionState.QUEUED]
 
 
 def foreign_transaction(chain: ChainClient, nonce: int) -> str:

@@ -1,0 +1,27 @@
+"""Who used up a nonce: found on the chain, for a node that is behind looks like one that knows nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backend.chain.node import Node
+    from backend.domain.ids import Account, Hash32
+
+
+def user_of(node: Node, account: Account, nonce: int, near: int, last: int) -> Hash32 | None:
+    """The transaction with this nonce of the account in blocks up to `last`; None if the node shows none.
+
+    Looked for from block `near` on first: nodes keep the counts of the newest blocks only.
+    """
+    first, step = max(near - 1, 0), 16
+    while first and node.num_transactions(account, first) > nonce:
+        first, step = max(first - step, 0), 2 * step
+    low, high = first, last
+    while high - low > 1:  # the count is at most the nonce at `low`, above it at `high`
+        middle = (low + high) // 2
+        if node.num_transactions(account, middle) > nonce:
+            high = middle
+        else:
+            low = middle
+    return node.sent_in(high, account, nonce)

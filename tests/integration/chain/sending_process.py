@@ -1,0 +1,52 @@
+"""Senders to be killed: `python sending_process.py RPC_URL DEPLOYMENT DATABASE_URL`.
+
+Each line on standard input has another sender forked off, whose process id is answered: to fork is quick, and
+what a sender needs is imported once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from backend.chain.client import ChainClient
+from backend.chain.deploy import load
+from backend.chain.keys import local_account
+from backend.chain.node import Node
+from backend.chain.rpc import Rpc
+from backend.chain.sender import Sender
+from backend.db.unit_of_work import Database
+
+CONFIRMATIONS, STUCK_BLOCKS = 2, 20
+
+
+def main(url: str, file: str, database_url: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the killed
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            send(url, file, database_url)
+        sys.stdout.write(f"{child}\n")
+        sys.stdout.flush()
+
+
+def send(url: str, file: str, database_url: str) -> None:
+    """Until it is killed."""
+    key = local_account(1)
+    client = ChainClient(Node(Rpc(url, retries=2)), load(Path(file)))
+    begin = Database.open(database_url).begin
+    sender = Sender(client, begin, {key.account: key}.get, CONFIRMATIONS, STUCK_BLOCKS)
+    while True:
+        try:
+            sender.run(threading.Event(), 0.01)
+        except Exception as error:  # noqa: BLE001 - as whoever watches over processes would start it again
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
