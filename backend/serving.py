@@ -24,7 +24,9 @@ from backend.services.registry import Registry
 from backend.services.sessions import Sessions
 from backend.services.settle.convictions import Convictions
 from backend.services.sign_in import SignIn, SignInPolicy
+from backend.services.train.estimate import Estimates
 from backend.services.train.jobs import Training
+from backend.tokenising import ChildTokeniser
 
 if TYPE_CHECKING:
     from backend.bootstrap import Installation
@@ -39,6 +41,8 @@ def services_of(installation: Installation) -> Services:
     policy = SignInPolicy(settings.origins, installation.deployment.chain_id)
     sessions = Sessions(begin, read, utc_now)
     consent = Consent(recover, WalletCalls.connect(settings.rpc_url))
+    snapshots = Snapshots(begin, read, blobs, chain, lane)
+    tokeniser = ChildTokeniser(installation.base.folder, settings.model_cache)
     return Services(
         sign_in=SignIn(begin, sessions, consent, utc_now, policy),
         sessions=sessions,
@@ -53,8 +57,9 @@ def services_of(installation: Installation) -> Services:
         registry=Registry(read, chain, blobs),
         contributions=Contributions(begin, read, blobs, chain, consent, installation.upload_check, lane),
         transfers=installation.transfers,
-        snapshots=Snapshots(begin, read, blobs, chain, lane),
+        snapshots=snapshots,
         training=Training(begin, read),
+        estimates=Estimates(read, snapshots, tokeniser),
         operators=installation.operators,
         policy=installation.policy,
         publication=Publication(begin, blobs, chain),

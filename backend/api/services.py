@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from backend.services.registry import Registry
     from backend.services.sessions import Sessions
     from backend.services.sign_in import SignIn
+    from backend.services.train.estimate import Estimates
     from backend.services.train.jobs import Training
 
 
@@ -49,6 +50,7 @@ class Services:
     transfers: Transfers
     snapshots: Snapshots
     training: Training
+    estimates: Estimates
     operators: Operators
     policy: Policy
     publication: Publication

@@ -36,6 +36,7 @@ from backend.ports.engine import (
     TokenLogprobs,
 )
 from backend.services.claim import Claimable, NothingToClaim
+from backend.services.train.estimate import ShownRow, Tokenised
 from tests.support.market import CHAIN_ID, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account, ChannelId, Cid, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
+    from backend.domain.training import TrainingConfig
+    from backend.services.train.estimate import Rows
 
 ORIGIN = "http://127.0.0.1:8000"
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -324,3 +327,26 @@ class PlayedClaims:
         if found.units < min_units:
             raise NothingToClaim(f"{account} has less than {min_units} units from {operator}")
         return 7
+
+
+class PlayedRows:
+    """Implements `backend.ports.training.SnapshotRows`."""
+
+    def rows(self, _snapshot_id: SnapshotId) -> list[tuple[int, dict[str, str]]]:
+        return [(place % 2, {"prompt": f"What is {place}?", "completion": "It is."}) for place in range(40)]
+
+    def licences(self, _snapshot_id: SnapshotId) -> list[str]:
+        return ["MIT"]
+
+
+class PlayedTokeniser:
+    """Cuts at blanks, and learns the completion."""
+
+    def tokenise(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
+        shown = []
+        for contribution, row in rows:
+            asked, said = row["prompt"].split(), row["completion"].split()
+            learnt = [False] * len(asked) + [True] * len(said)
+            shown.append(ShownRow(contribution, [*asked, *said], learnt))
+        tokens, learnt_tokens = (sum(len(row.tokens) for row in shown), sum(sum(r.is_learnt) for r in shown))
+        return Tokenised(len(shown), 0, tokens, learnt_tokens, len(shown), shown[:num_shown])

@@ -42,6 +42,7 @@ from backend.services.receipts import Receipts
 from backend.services.registry import Registry
 from backend.services.sessions import Sessions
 from backend.services.sign_in import SignIn, SignInPolicy
+from backend.services.train.estimate import Estimates
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from backend.strangers.client import StrangersClient
@@ -65,6 +66,8 @@ from tests.support.scripted import (
     PlayedChain,
     PlayedClaims,
     PlayedContracts,
+    PlayedRows,
+    PlayedTokeniser,
     ScriptedEngine,
     View,
     some_key,
@@ -223,6 +226,7 @@ class Installation:
             transfers=Transfers(folder / "transfers", 1000),
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.clock),
+            estimates=Estimates(read, PlayedRows(), PlayedTokeniser()),
             operators=Operators(
                 begin, read, StrangersClient(allows_private=True), self.catalogue, self.operator
             ),

@@ -16,6 +16,7 @@ from backend.api.schemas.fine_tuning import (
     EVENT_ID,
     CheckpointView,
     CreateJobRequest,
+    EstimateView,
     JobEventView,
     JobView,
     RegistrationRequest,
@@ -39,10 +40,15 @@ def require_job(job_id: str, services: ServicesDep) -> None:
 @router.post("", status_code=status.HTTP_201_CREATED)
 def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> JobView:
     """Train on a snapshot; `training_file` is OpenAI's name of `snapshot_id`, and `model` the base model."""
-    if body.model not in {None, services.catalogue.base_name}:
-        message = f"Jobs start from the base model, {services.catalogue.base_name!r}, not {body.model!r}."
-        raise InvalidInput(message, param="model")
+    _check_model(body, services)
     return _view(services, services.training.create(wallet.account, body.snapshot(), body.options()))
+
+
+@router.post("/estimate")
+def estimate_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> EstimateView:  # noqa: ARG001 - its rate is limited
+    """What such a job would take, and some of its rows as the model will see them; no job is made."""
+    _check_model(body, services)
+    return EstimateView.of(services.estimates.estimate(body.snapshot(), body.options()))
 
 
 @router.get("")
@@ -125,6 +131,12 @@ async def stream_events(
         if is_over:
             return
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _check_model(body: CreateJobRequest, services: Services) -> None:
+    if body.model not in {None, services.catalogue.base_name}:
+        message = f"Jobs start from the base model, {services.catalogue.base_name!r}, not {body.model!r}."
+        raise InvalidInput(message, param="model")
 
 
 def _view(services: Services, job: TrainingJob) -> JobView:

@@ -11,6 +11,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.training import JobEvent, JobState, TrainingConfig, TrainingJob
 from backend.services.publish import Listing, Registration
+from backend.services.train.estimate import Estimate
 
 EVENT_ID = r"^(ftevent-[0-9a-z]{1,40}-)?[0-9]{1,18}$"
 MESSAGES = {
@@ -146,6 +147,42 @@ class JobView(View):
             version_id=job.version_id,
             error=JobErrorView.of(job.error) if job.error else None,
         )
+
+
+class ShownRowView(View):
+    """`is_learnt[i]` says whether the model is to learn `tokens[i]` from what stands before it."""
+
+    contribution: int
+    tokens: list[str]
+    is_learnt: list[bool]
+
+
+class EstimateView(View):
+    """`num_tokens` go through the model, `num_learnt_tokens` carry loss: of all epochs. `seconds`: by the
+    pace of the newest jobs here; null where none has succeeded. `rows`: some, as they are tokenised, the
+    first 1,024 tokens of each.
+    """
+
+    object: Literal["fine_tuning.job.estimate"] = "fine_tuning.job.estimate"
+    num_rows: int
+    num_left_out: int
+    num_cut: int
+    num_train_rows: int
+    num_eval_rows: int
+    num_steps: int
+    num_tokens: int
+    num_learnt_tokens: int
+    seconds: int | None
+    rows: list[ShownRowView]
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> EstimateView:
+        counts = {name: getattr(estimate, name) for name in estimate.__slots__ if name != "shown"}
+        rows = [
+            ShownRowView(contribution=r.contribution, tokens=list(r.tokens), is_learnt=list(r.is_learnt))
+            for r in estimate.shown
+        ]
+        return cls(**counts, rows=rows)
 
 
 class RegistrationRequest(Schema):

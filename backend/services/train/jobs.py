@@ -46,7 +46,7 @@ class Training:
             lease=Lease(None, now),
         )
         with self._begin() as tx:
-            _check_snapshot(tx, snapshot_id)
+            check_snapshot(tx, snapshot_id)
             tx.training.add(job)
             job = offer(tx, job, now)
             tx.training.add_event(job.id, "state", {"state": job.state.value}, now)
@@ -93,7 +93,7 @@ class Training:
             return finish(tx, job, JobState.CANCELLED, now)
 
 
-def _check_snapshot(tx: TrainingTx, snapshot_id: SnapshotId) -> None:
+def check_snapshot(tx: TrainingTx, snapshot_id: SnapshotId) -> None:
     snapshot = tx.chain.snapshot(snapshot_id)
     if snapshot is None:
         raise NotFound(f"no snapshot {snapshot_id}, or it is not confirmed yet", param="snapshot_id")

@@ -120,6 +120,7 @@ TABLE = {
     "PATCH /v1/transfers/{transfer}": Rule(SESSION, 404, headers=PIECE),
     "DELETE /v1/transfers/{transfer}": Rule(SESSION, 404, headers=PIECE),
     "POST /v1/fine_tuning/jobs": Rule(SESSION),
+    "POST /v1/fine_tuning/jobs/estimate": Rule(SESSION),
     "GET /v1/fine_tuning/jobs": Rule(KEY),
     "GET /v1/fine_tuning/jobs/{job_id}": Rule(ANYONE),
     "POST /v1/fine_tuning/jobs/{job_id}/cancel": Rule(SESSION, 403),

@@ -34,8 +34,17 @@ def test_every_snippet_runs(
     names["market"].close()
     names["client"].close()
     said = capsys.readouterr().out
-    assert len(snippets) == 5
-    for line in ("validating_files", "info The job is validating.", "[]", "cancelled", "not_published"):
+    assert len(snippets) == 6
+    for line in (
+        "0 10 ",
+        "given  'What'",
+        "learnt 'is.'",
+        "validating_files",
+        "info The job is validating.",
+        "[]",
+        "cancelled",
+        "not_published",
+    ):
         assert line in said
 
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.errors import NotFound
+from backend.domain.ids import Hash32, SnapshotId
+from backend.domain.training import EmptySnapshot, Step
+from backend.services.train import estimate as module
+from backend.services.train.estimate import Estimate, Estimates, ShownRow, Tokenised
+from backend.services.train.options import InvalidConfig
+from tests.unit.workers.support import RESULT, Desk, Rows, letter_rows
+
+if TYPE_CHECKING:
+    from backend.domain.training import TrainingConfig
+
+SHOWN = ShownRow(0, ("What", "is?"), (False, True))
+
+
+class Tokeniser:
+    """10 tokens a row, 4 of them learnt; one row in ten is left out."""
+
+    def __init__(self, rows_per_sequence: int = 1) -> None:
+        self.num_asked = 0
+        self.rows_per_sequence = rows_per_sequence
+
+    def tokenise(self, rows: Any, config: TrainingConfig, num_shown: int) -> Tokenised:
+        self.num_asked = len(rows)
+        usable = len(rows) * 9 // 10
+        return Tokenised(usable, 3, 10 * usable, 4 * usable, usable // self.rows_per_sequence, (SHOWN,))
+
+
+def estimated(desk: Desk, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any) -> Estimate:
+    rows = Rows(letter_rows(num_rows))
+    estimates = Estimates(desk.database.read, rows, tokeniser or Tokeniser())
+    return estimates.estimate(desk.snapshot(True, True), options)
+
+
+def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(desk: Desk) -> None:
+    found = estimated(desk, 100, epochs=2, batch_size=8)
+    assert (found.num_rows, found.num_left_out, found.num_cut) == (100, 10, 3)
+    assert (found.num_train_rows, found.num_eval_rows) == (81, 9)
+    assert found.num_steps == 22  # 11 an epoch
+    assert (found.num_tokens, found.num_learnt_tokens) == (1620, 648)
+    assert found.shown == (SHOWN,)
+
+
+def test_packed_rows_take_fewer_steps_for_the_same_tokens(desk: Desk) -> None:
+    found = estimated(desk, 100, Tokeniser(rows_per_sequence=3), packing=True)
+    assert (found.num_steps, found.num_tokens) == (8, 1620)
+
+
+def test_a_number_of_steps_stands_for_epochs(desk: Desk) -> None:
+    found = estimated(desk, 100, steps=11)
+    assert (found.num_steps, found.num_tokens) == (11, 810)
+
+
+def test_more_rows_than_the_sample_are_projected(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SAMPLE", 50)
+    tokeniser = Tokeniser()
+    found = estimated(desk, 500, tokeniser)
+    assert tokeniser.num_asked == 50
+    assert (found.num_rows, found.num_left_out, found.num_train_rows) == (500, 50, 405)
+    assert found.num_tokens == 2 * 4050
+
+
+def test_the_time_is_that_of_the_jobs_before(desk: Desk) -> None:
+    assert estimated(desk, 100).seconds is None
+    held = desk.taken()
+    metrics = {**RESULT.metrics, "train_seconds": 50.0, "num_trained_tokens": 100}
+    with desk.database.begin() as tx:
+        job = tx.training.locked(held.job.id)
+        assert job is not None
+        tx.training.save(replace(job, result=replace(RESULT, metrics=metrics)))
+    assert held.job.step is Step.VALIDATE
+    assert estimated(desk, 100).seconds == 324
+
+
+def test_nothing_usable_is_no_step(desk: Desk) -> None:
+    assert estimated(desk, 1).num_steps == 0
+
+
+def test_what_a_job_would_be_refused_for_an_estimate_is_too(desk: Desk) -> None:
+    with pytest.raises(InvalidConfig):
+        estimated(desk, 10, rank=0)
+    estimates = Estimates(desk.database.read, Rows(letter_rows()), Tokeniser())
+    with pytest.raises(NotFound):
+        estimates.estimate(SnapshotId(Hash32("0x" + "00" * 32)), {})
+    with pytest.raises(EmptySnapshot):
+        estimates.estimate(desk.snapshot(False), {})
