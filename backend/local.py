@@ -87,7 +87,11 @@ def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple
         model=settings.base_model or None,
         model_cache=settings.model_cache,
         num_threads=settings.engine_threads,
-        options={"dtype": settings.engine_dtype, "quantization": settings.engine_quantization},
+        options={
+            "dtype": settings.engine_dtype,
+            "quantization": settings.engine_quantization,
+            "log_format": settings.log_format,
+        },
         ends_with_stdin=ends_with_stdin,
     )
     return process.arguments(), process.environment()

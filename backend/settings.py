@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     batch_receipts: int = Field(default=10_000, ge=1)
     """A batch has at most this many receipts, and is committed at once when that many wait."""
 
+    log_format: Literal["text", "json"] = "text"
+    """Lines of the log for people, or one JSON object each with request and trace id."""
     metrics_token_file: Path | None = None
     """File that holds the token with which `GET /metrics` is called. Unset: a random one in `home`."""
     watcher: str = ""

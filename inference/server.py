@@ -26,6 +26,7 @@ from inference.model.sources import resolve_model
 from inference.protocol import Error, encode_frame
 from inference.session import Session
 from inference.worker import EngineWorker
+from telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,8 +111,8 @@ class EngineServer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = _parser().parse_args(arguments)
+    logs.setup(options.log_format)
     try:
         # Before the model is loaded: of two that start at once, one ends without taking its memory.
         with claimed(options.socket):
@@ -205,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-adapter-slots", type=int, help="adapters active at once")
     add("--num-adapter-rows", type=int, help="sum of the ranks of active adapters")
     add("--max-rank", type=int, help="largest rank accepted")
+    add("--log-format", choices=("text", "json"), default="text", help="of what is logged; default: text")
     add("--exit-with-stdin", action="store_true", default=False, help="end when standard input closes")
     return parser
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.training import Step
+from telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     """A worker of this installation, in this process."""
     from backend.bootstrap import Installation
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.setup(settings.log_format)
     installation = Installation(settings)
     try:
         work(create_app(settings.home, settings.broker_url), steps_of(installation), queues)

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 
 from backend.api.errors import error_body, internal_error_body
 from backend.meters import REQUESTS, RESPONSE_START
+from telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+POLLED = frozenset({"/health", "/ready", "/metrics"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -42,13 +44,18 @@ class RequestId:
         request_id = wanted if _REQUEST_ID.fullmatch(wanted) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
 
+        marked = logs.request_id.set(request_id)
+
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {"x-request-id": request_id, **scope["state"].get("headers", {})}
                 MutableHeaders(scope=message).update(own)
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            logs.request_id.reset(marked)
 
 
 class Watched:
@@ -61,16 +68,28 @@ class Watched:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
+        started, status = time.perf_counter(), 0
 
         async def send_and_count(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
                 route, method = route_of(scope), _method(scope)
                 REQUESTS.labels(method, route, message["status"]).inc()
                 RESPONSE_START.labels(method, route).observe(time.perf_counter() - started)
+                status = message["status"]
             await send(message)
 
-        await self._app(scope, receive, send_and_count)
+        try:
+            await self._app(scope, receive, send_and_count)
+        finally:
+            self._log(scope, status, time.perf_counter() - started)
+
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        """By its route: paths and queries may hold what is its owner's alone. 0: no answer was begun."""
+        route, method = route_of(scope), _method(scope)
+        level = logging.DEBUG if route in POLLED else logging.INFO
+        fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+        log.log(level, "%s %s: %d in %.3f s", method, route, status, seconds, extra=fields)
 
 
 def route_of(scope: Scope) -> str:

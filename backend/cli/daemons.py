@@ -12,7 +12,7 @@ import typer
 
 from backend.domain.errors import DomainError, InvalidInput
 from backend.settings import load_settings
-from telemetry import meters
+from telemetry import logs, meters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +33,13 @@ def serve() -> None:
     import uvicorn
 
     settings = load_settings()
+    logs.setup(settings.log_format)
     uvicorn.run(
         "backend.app:create",
         factory=True,
         host=settings.api_host,
         port=settings.api_port,
-        log_level="info",
+        log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
     )
@@ -134,7 +135,7 @@ def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> No
     meters.share(settings.meters, name)
     from backend.bootstrap import Installation
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.setup(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

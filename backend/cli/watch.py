@@ -14,6 +14,7 @@ import typer
 
 from backend.domain.ids import Account
 from backend.settings import load_settings
+from telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,7 @@ def _news(settings: Settings, task: Task, *, once: bool) -> Iterator[News]:
     from backend.bootstrap import Installation
     from backend.watching import watching
 
-    stop = _stop_on_signals()
+    stop = _stop_on_signals(settings.log_format)
     installation = Installation(settings)
     try:
         with watching(installation, task, stop) as watcher:
@@ -102,8 +103,8 @@ def _news(settings: Settings, task: Task, *, once: bool) -> Iterator[News]:
         installation.close()
 
 
-def _stop_on_signals() -> threading.Event:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def _stop_on_signals(form: logs.Format) -> threading.Event:
+    logs.setup(form, logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

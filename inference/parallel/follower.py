@@ -23,6 +23,7 @@ from inference.parallel.messages import READY, Erase, Forward, Load, Start, Writ
 from inference.parallel.shards import Shard
 from inference.runner import make_runner
 from inference.threads import compute_with
+from telemetry import logs
 
 if TYPE_CHECKING:
     from inference.runner import Runner
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.setup()
     source = sys.stdin.buffer
     start = read_message(source)
     if not isinstance(start, Start):

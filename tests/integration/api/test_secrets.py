@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.domain.ids import ChannelId
 from backend.domain.voucher import Voucher
 from backend.services.sign_in_message import personal_digest
+from telemetry.logs import JsonLines, Text
 from tests.integration.api.conftest import tokens
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
@@ -25,10 +26,12 @@ CLIENTS = ("httpx", "httpcore", "openai")
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> str:
-    """Every record of the server with all that it carries, tracebacks included."""
-    formatter = logging.Formatter("%(name)s %(message)s %(args)s")
+    """Every record of the server with all that it carries, tracebacks included: before anything is masked,
+    and as the lines that are written.
+    """
     ours = [each for each in caplog.records if not each.name.startswith(CLIENTS)]
-    return "\n".join(formatter.format(each) for each in ours)
+    forms = (logging.Formatter("%(name)s %(message)s %(args)s"), Text(), JsonLines())
+    return "\n".join(form.format(each) for each in ours for form in forms)
 
 
 @pytest.fixture
@@ -69,6 +72,18 @@ def test_no_log_record_holds_a_secret(loud: pytest.LogCaptureFixture, api: Api) 
     secrets = {*(each[name] for each in (pair, renewed) for name in ("token", "refresh_token"))}
     secrets |= {key, voucher_signature, wrong, relayed["signature"], "mistyped", "my own business"}
     assert not {secret for secret in secrets if str(secret).removeprefix("0x") in text}
+
+
+def test_every_request_leaves_one_line_with_its_id_and_without_its_path(
+    caplog: pytest.LogCaptureFixture, api: Api
+) -> None:
+    caplog.set_level(logging.INFO, "backend.api.middleware")
+    with api.http() as http:
+        answer = http.get(f"/v1/receipts/{some_hash('mine')}?secret=1")
+    (line,) = [r for r in caplog.records if getattr(r, "route", "") == "/v1/receipts/{receipt_id}"]
+    assert (line.status, line.method) == (answer.status_code, "GET")  # type: ignore[attr-defined]
+    assert some_hash("mine") not in line.getMessage()
+    assert "secret" not in str(line.__dict__)
 
 
 def test_a_failed_statement_does_not_tell_its_parameters(sqlite_database: Database) -> None:
