@@ -89,6 +89,7 @@ gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
 bench: setup ## benchmarks, each with --json; the engine's without its peers
 	@$(PY) -m benchmarks.batch --json
 	@$(PY) -m benchmarks.api --json
+	@$(PY) -m benchmarks.ledger --json
 	@$(PY) -m benchmarks.engine --json --without-peers
 	@$(PY) -m benchmarks.training --json
 

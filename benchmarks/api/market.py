@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.ids import Account, ChannelId
+    from backend.domain.receipt import VersionRecord
 
 CONTRACTS = (
     *("DatasetRegistry", "AdapterRegistry", "PaymentVault", "Parameters", "OperatorRegistry"),
@@ -62,12 +63,14 @@ def found(home: Path) -> None:
     Installation(settings(home)).note_base(BaseFacts("base", told.some_hash("base"), str(home)))
 
 
-def furnish(installation: Installation, num_contributors: int) -> Furnished:
-    """Migrate the database, tell it of the adapter and of `NUM_PAYERS` payers, each with an API key."""
+def furnish(installation: Installation, num_contributors: int, *versions: VersionRecord) -> Furnished:
+    """Migrate the database, tell it of `versions`, one adapter if none are given, and of `NUM_PAYERS` payers,
+    each with an API key.
+    """
     upgrade(installation.database.engine)
-    version, market = told.version("adapter", num_contributors), installation.market
+    market, versions = installation.market, versions or (told.version("adapter", num_contributors),)
     happened = [told.contributed(index) for index in range(num_contributors)]
-    happened += [told.frozen(num_contributors), told.registered(version)]
+    happened += [told.frozen(num_contributors), *map(told.registered, versions)]
     payers = [told.some_account(f"payer {number}") for number in range(NUM_PAYERS)]
     channels = {payer: market.channel(payer) for payer in payers}
     expiry = int(time.time()) + 86_400
@@ -79,10 +82,11 @@ def furnish(installation: Installation, num_contributors: int) -> Furnished:
         for channel in channels.values():
             tx.channels.add_held_key(channel, told.session_key(channel))
     # Empty: without an attribution index every contribution counts alike.
-    (installation.settings.home / "adapters" / cid_of(version.cid_digest)).mkdir(parents=True)
+    for folder in {cid_of(version.cid_digest) for version in versions}:
+        (installation.settings.home / "adapters" / folder).mkdir(parents=True)
     keys = {payer: installation.api_keys.create(payer, "benchmark") for payer in payers}
     paying = (Paying(p, channel, keys[p].secret, keys[p].key.id) for p, channel in channels.items())
-    return Furnished(version_id(version), tuple(paying))
+    return Furnished(version_id(versions[0]), tuple(paying))
 
 
 def _event(number: int, contract: str, name: str, args: dict[str, Any]) -> ChainEvent:

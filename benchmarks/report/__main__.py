@@ -1,7 +1,7 @@
-"""Writes docs/benchmarks.md and its chart: `python -m benchmarks.report engine.json`.
+"""Writes docs/benchmarks.md and its chart: `python -m benchmarks.report engine.json --ledger ledger.json`.
 
-The report is kept beside the page. One from a machine that was busy with other things is refused: another
-folder, by `--out`, takes any.
+The reports are kept beside the page, and one that is not given is the one that is kept. One from a machine
+that was busy with other things is refused: another folder, by `--out`, takes any.
 """
 
 from __future__ import annotations
@@ -18,31 +18,38 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE, KEPT = "benchmarks.md", "benchmarks.json"
+PAGE, KEPT, KEPT_LEDGER = "benchmarks.md", "benchmarks.json", "benchmarks_ledger.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    report: dict[str, Any] | None = None
-    if options.file is not None:
+    reports: list[dict[str, Any] | None] = []
+    for given, kept in ((options.file, KEPT), (options.ledger, KEPT_LEDGER)):
+        file = given or options.out / kept
         try:
-            report = json.loads(options.file.read_text())
+            report = json.loads(file.read_text()) if given or file.exists() else None
         except (OSError, ValueError) as error:
-            return _refuse(f"{options.file} cannot be read as JSON: {error}")
-    if report is not None and not report.get("is_quiet") and options.out.resolve() == DOCS:
-        return _refuse(f"{options.file} comes from a busy machine; run again on an idle one, or give --out")
-    write(options.out, report, options.price_per_hour)
+            return _refuse(f"{file} cannot be read as JSON: {error}")
+        if report is not None and not report.get("is_quiet") and options.out.resolve() == DOCS:
+            return _refuse(f"{file} comes from a busy machine; run again on an idle one, or give --out")
+        reports.append(report)
+    engine, ledger = reports
+    write(options.out, engine, options.price_per_hour, ledger)
     return 0
 
 
-def write(folder: Path, report: dict[str, Any] | None, price_per_hour: float) -> None:
-    """The page, and for a report its chart and its JSON."""
+def write(
+    folder: Path, report: dict[str, Any] | None, price_per_hour: float, ledger: dict[str, Any] | None
+) -> None:
+    """The page, and for reports the chart and their JSON."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PAGE).write_text(page(report, price_per_hour))
+    (folder / PAGE).write_text(page(report, price_per_hour, ledger))
+    for found, kept in ((report, KEPT), (ledger, KEPT_LEDGER)):
+        if found is not None:
+            (folder / kept).write_text(json.dumps(found, indent=1) + "\n")
     if report is not None:
         (folder / CHART).parent.mkdir(exist_ok=True)
         (folder / CHART).write_text(chart(report))
-        (folder / KEPT).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _refuse(reason: str) -> int:
@@ -61,8 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "file",
         type=Path,
         nargs="?",
-        help="JSON of `python -m benchmarks.engine`; none: a page without figures",
+        help="JSON of `python -m benchmarks.engine`; none: the kept one, or a page without its figures",
     )
+    add("--ledger", type=Path, help="JSON of `python -m benchmarks.ledger`; none: likewise")
     add("--out", type=Path, default=DOCS, help="folder to write to; default: docs")
     add(
         "--price-per-hour",

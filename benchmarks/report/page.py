@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.engine.field import OURS
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.cost import costs
+from benchmarks.report.ledger import price_of_ledger
+from benchmarks.report.table import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,14 +59,20 @@ PARTS = {
 }
 
 
-def page(report: Mapping[str, Any] | None, price_per_hour: float = PRICE_PER_HOUR) -> str:
-    """The page as Markdown; without a report it says which figures are missing."""
+def page(
+    report: Mapping[str, Any] | None,
+    price_per_hour: float = PRICE_PER_HOUR,
+    ledger: Mapping[str, Any] | None = None,
+) -> str:
+    """The page as Markdown; without a report it says which figures are missing. `ledger`: likewise, of
+    `python -m benchmarks.ledger`.
+    """
     figures = dict.fromkeys(BARS) if report is None else report["ranges"]
     parts = [(HERE / "method.md").read_text()]
     parts += [_bars(figures)] if report is None else [_machine(report), _bars(figures)]
     if report is not None:
         parts += [_rows(report), _profile(report), _cost(report, price_per_hour)]
-    return "\n".join([*parts, (HERE / "not_measured.md").read_text()])
+    return "\n".join([*parts, price_of_ledger(ledger), (HERE / "not_measured.md").read_text()])
 
 
 def chart(report: Mapping[str, Any]) -> str:
@@ -85,9 +93,9 @@ def _machine(report: Mapping[str, Any]) -> str:
     hardware = f"{machine['cpu']}, {machine['num_cores']} cores ({flags}), {machine['memory_gib']} GiB"
     software = f"{machine['system']}, Python {machine['python']}"
     effort = f"{report['num_threads']} threads, {report['num_repeats']} repeats"
-    table = _table(["contestant", "version", "settings"], _contestants(report))
+    lines = table(["contestant", "version", "settings"], _contestants(report))
     told = f"{hardware}; {software}; {effort}; {report['finished_at']}."
-    return "\n".join(["## Machine and settings", "", told, "", *table, ""])
+    return "\n".join(["## Machine and settings", "", told, "", *lines, ""])
 
 
 def _contestants(report: Mapping[str, Any]) -> list[list[str]]:
@@ -106,7 +114,7 @@ def _bars(figures: Mapping[str, Mapping[str, float] | None]) -> str:
         if value is not None
     ]
     if found:
-        lines += [*_table(["figure", "bar", "measured", "range"], found), ""]
+        lines += [*table(["figure", "bar", "measured", "range"], found), ""]
     if missing:
         lines += ["Missing until they were measured on a machine that does nothing else:", "", *missing, ""]
     return "\n".join(lines)
@@ -138,7 +146,7 @@ def _rows(report: Mapping[str, Any]) -> str:
             "",
             f"![Throughput]({CHART})",
             "",
-            *_table([*head, "CPU of others"], _busy(report, rows)),
+            *table([*head, "CPU of others"], _busy(report, rows)),
             "",
         ]
     )
@@ -164,7 +172,7 @@ def _profile(report: Mapping[str, Any]) -> str:
         return ""
     times = {name: [f"{row[f'{name}_ms']['median']:.1f}" for row in found.values()] for name in PARTS}
     whole = [f"**{row['step_ms']['median']:.1f}**" for row in found.values()]
-    table = _table(
+    lines = table(
         ["milliseconds of a step", *(SCENARIOS[scenario] for scenario in found)],
         [["the whole step", *whole], *([PARTS[name], *cells] for name, cells in times.items())],
     )
@@ -181,7 +189,7 @@ def _profile(report: Mapping[str, Any]) -> str:
     )
     if "base" in found:
         told += _least_cost(found["base"]["step_ms"]["median"], known)
-    return "\n".join(["## Where a decode step goes", "", told, "", *table, ""])
+    return "\n".join(["## Where a decode step goes", "", told, "", *lines, ""])
 
 
 def _least_cost(step_ms: float, known: Mapping[str, float]) -> str:
@@ -204,21 +212,13 @@ def _cost(report: Mapping[str, Any], price: float) -> str:
         [f"{cost.num_adapters:,}", f"{cost.shared:.3f}", f"{cost.dedicated:,.3f}"]
         for cost in costs(price, speed, many)
     ]
-    table = _table(["adapters", "one machine for all", "a machine for each"], rows)
+    lines = table(["adapters", "one machine for all", "a machine for each"], rows)
     formula = (
         f"At {price:.2f} an hour for such a machine (`--price-per-hour`): price / (tokens per second x 3600) "
         f"x 1,000,000. Shared: {speed:,.0f} tokens/s, times the ratio of 1,000 adapters to 5 beyond a batch. "
         "Dedicated: the same demand over a machine for each adapter, paid for while it idles."
     )
-    return "\n".join(["## Cost of a million tokens", "", formula, "", *table, ""])
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return "\n".join(["## Cost of a million tokens", "", formula, "", *lines, ""])
 
 
 def _pair(latency: Mapping[str, float | None]) -> str:

@@ -15,7 +15,10 @@ from benchmarks.engine.figures import ratios, row
 from benchmarks.engine.machine import describe
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import Results
-from benchmarks.report.__main__ import DOCS, KEPT, PAGE, main
+from benchmarks.ledger.__main__ import report_of
+from benchmarks.ledger.load import Load
+from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size
+from benchmarks.report.__main__ import DOCS, KEPT, KEPT_LEDGER, PAGE, main
 from benchmarks.report.chart import bar_chart
 from benchmarks.report.cost import costs
 from benchmarks.report.page import BARS, CHART, LIMITS, PARTS, chart, page
@@ -57,10 +60,12 @@ def report() -> dict[str, Any]:
 
 
 def test_the_committed_page_is_that_of_the_committed_report() -> None:
-    kept = DOCS / KEPT
-    report = json.loads(kept.read_text()) if kept.exists() else None
-    assert (DOCS / PAGE).read_text() == page(report)
+    """After a change of gas or of the page `python -m benchmarks.report` makes it again from what is kept."""
+    kept = DOCS / KEPT, DOCS / KEPT_LEDGER
+    report, ledger = (json.loads(file.read_text()) if file.exists() else None for file in kept)
+    assert (DOCS / PAGE).read_text() == page(report, ledger=ledger)
     assert report is None or report["is_quiet"]
+    assert ledger is None or ledger["is_quiet"]
 
 
 def test_without_a_report_every_figure_is_missing_and_none_is_given() -> None:
@@ -125,6 +130,24 @@ def test_a_report_of_a_busy_machine_never_reaches_the_docs(
     assert main([str(tmp_path / "engine.json")]) == 1
     assert "busy machine" in capsys.readouterr().err
     assert main([str(tmp_path / "engine.json"), "--out", str(tmp_path / "docs")]) == 0
+
+
+def ledger_report() -> dict[str, Any]:
+    loads = [Load(2.0, 200, [0.1, 0.2], 0.01)]
+    return report_of({NONE: loads, RECEIPTS: [Load(2.5, 200, [0.1, 0.25], 0.01)], ALL: loads}, Size())
+
+
+def test_the_price_of_the_ledger_has_its_times_and_its_gas(tmp_path: Path) -> None:
+    assert "Missing until it was measured" in page(None)
+    (tmp_path / "ledger.json").write_text(json.dumps(ledger_report()))
+    out = tmp_path / "docs"
+    assert main(["--ledger", str(tmp_path / "ledger.json"), "--out", str(out)]) == 0
+    text = (out / PAGE).read_text()
+    assert "| receipts, against neither | 0.800 (0.800 to 0.800) | 25.0 (25.0 to 25.0) |" in text
+    assert "| neither | 100 (100 to 100) |" in text
+    assert "gwei a gas" in text
+    assert main(["--out", str(out)]) == 0  # from what is kept
+    assert (out / PAGE).read_text() == text
 
 
 def test_what_is_not_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,93 @@
+"""The price of the ledger: `python -m benchmarks.ledger [--json]`, about three minutes.
+
+Tokens a second and time to first token through the API and the engine: with neither receipts nor attribution,
+with receipts, with both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.engine import machine
+from benchmarks.engine.figures import is_quiet
+from benchmarks.engine.measure import spread
+from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size, measure
+from inference.model.sources import resolve_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.ledger.load import Load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    model = resolve_model(options.model, options.model_cache)
+    size = Size(options.clients, options.answers, options.tokens, options.repeats)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        report = report_of(measure(Path(folder), model, size, options.threads), size)
+    if options.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        print("\n".join(f"{name:30} {value:8.4f}" for name, value in report["figures"].items()))
+    return 0
+
+
+def report_of(runs: Mapping[str, Sequence[Load]], size: Size) -> dict[str, Any]:
+    """Ratios compare runs of the same repeat, which were close in time."""
+    rows = [_row(name, loads) for name, loads in runs.items()]
+    speeds = {name: [load.tokens_per_second for load in loads] for name, loads in runs.items()}
+    firsts = {name: [load.ttft_ms(50) for load in loads] for name, loads in runs.items()}
+    pairs = {"receipts": (RECEIPTS, NONE), "attribution": (ALL, RECEIPTS), "ledger": (ALL, NONE)}
+    ranges = {}
+    for figure, (one, other) in pairs.items():
+        ratios = [a / b for a, b in zip(speeds[one], speeds[other], strict=True)]
+        delays = [a - b for a, b in zip(firsts[one], firsts[other], strict=True)]
+        ranges[f"{figure}_tokens_s_ratio"] = spread(ratios)
+        ranges[f"{figure}_ttft_added_ms"] = spread(delays)
+    return {
+        "figures": {name: value["median"] for name, value in ranges.items()},
+        "ranges": ranges,
+        "rows": rows,
+        "is_quiet": is_quiet(rows),
+        "size": asdict(size),
+        "machine": machine.describe(),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _row(name: str, loads: Sequence[Load]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "tokens_per_second": spread([load.tokens_per_second for load in loads]),
+        "ttft_p50_ms": spread([load.ttft_ms(50) for load in loads]),
+        "ttft_p99_ms": spread([load.ttft_ms(99) for load in loads]),
+        "foreign_cpu": spread([load.foreign_cpu for load in loads]),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    size = Size()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__)
+    add = parser.add_argument
+    add("--json", action="store_true")
+    add("--repeats", type=int, default=size.repeats)
+    add("--clients", type=int, default=size.num_clients)
+    add("--answers", type=int, default=size.num_answers, help="of one run")
+    add("--tokens", type=int, default=size.num_tokens, help="of one answer")
+    add("--threads", type=int, default=2, help="of the engine")
+    add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
+    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    add("--folder", type=Path, help="on the disk to measure; the system's for temporary files")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

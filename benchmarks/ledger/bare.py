@@ -1,0 +1,73 @@
+"""The API without its ledger: `uvicorn --factory benchmarks.ledger.bare:create`. Nothing is kept or charged.
+
+Everything else is what `loraledger serve` runs, so that the difference is the ledger's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+from backend.api.app import create_app
+from backend.app import keep
+from backend.bootstrap import Installation, utc_now
+from backend.domain.ids import ZERO_HASH, ReceiptId
+from backend.domain.receipt import Receipt, SignedReceipt
+from backend.ports.serving import NewReceipt, Reservation
+from backend.serving import services_of
+from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from backend.services.admission import Admission, Bill, Market, Payer
+
+UNSIGNED = "0x" + "00" * 65
+
+
+class NoLedger:
+    """In the place of `backend.services.admission.Admission`; no database is asked, and no key."""
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+
+    async def check(self, payer: Payer, amount: int) -> None:
+        """Everybody may."""
+
+    async def reserve(self, payer: Payer, amount: int) -> Reservation:
+        channel = self._market.channel(payer.account)
+        return Reservation(secrets.token_hex(16), channel, payer.key_id, amount, utc_now())
+
+    async def release(self, reservation: Reservation) -> None:
+        """Nothing was kept."""
+
+    async def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
+        receipt = Receipt(
+            channel_id=reservation.channel_id,
+            cumulative=bill.charge,
+            charge=bill.charge,
+            request_hash=bill.request_hash,
+            response_hash=bill.response_hash,
+            slices_hash=bill.slices_hash,
+            prompt_tokens=bill.prompt_tokens,
+            completion_tokens=bill.completion_tokens,
+            attribution_hash=bill.attribution_hash,
+            served_at=0,
+        )
+        signed = SignedReceipt(receipt, bill.method, bill.slices, UNSIGNED)
+        operator = self._market.operator
+        return NewReceipt(ReceiptId(ZERO_HASH), operator, payer.account, signed, bill.salt, payer.key_id)
+
+
+class Unledgered(Installation):
+    @cached_property
+    def admission(self) -> Admission:
+        return cast("Admission", NoLedger(self.market))
+
+
+def create() -> FastAPI:
+    settings = load_settings()
+    app = create_app(services_of(Unledgered(settings)), settings)
+    keep()
+    return app

@@ -1,0 +1,104 @@
+"""Clients of one API: each asks again when it is answered, timed from request to first and last token."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.engine.machine import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.api.market import Paying
+
+
+@dataclass(slots=True)
+class Load:
+    """Answers of one run. Times in seconds."""
+
+    wall_seconds: float = 0.0
+    num_tokens: int = 0
+    first_after: list[float] = field(default_factory=list)
+    foreign_cpu: float = 0.0
+    """Part of the machine's CPU that neither the API, the engine nor we took."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_tokens / self.wall_seconds
+
+    def ttft_ms(self, percent: int) -> float:
+        return quantiles(self.first_after, n=100, method="inclusive")[percent - 1] * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`number` begins each prompt: no two have a prefix in common that the engine would compute once."""
+
+    model: str
+    number: int
+    max_tokens: int
+
+    @property
+    def body(self) -> str:
+        said = f"{self.number:08} is the number of this question. What should one know about such a number?"
+        asked: dict[str, Any] = {"model": self.model, "stream": True, "max_tokens": self.max_tokens}
+        return json.dumps(asked | {"temperature": 0, "messages": [{"role": "user", "content": said}]})
+
+
+def measured(port: int, pids: Sequence[int], payers: Sequence[Paying], questions: Sequence[Question]) -> Load:
+    """Each payer asks its next question when its last one is answered. `pids`: of the API and the engine."""
+    load, left = Load(), iter(questions)
+    before, others = Usage.now(os.getpid()), [Usage.now(pid) for pid in pids]
+    asyncio.run(_all(port, payers, left, load))
+    after = Usage.now(os.getpid())
+    load.wall_seconds = after.at - before.at
+    theirs = sum(
+        Usage.now(pid).process_seconds - was.process_seconds for pid, was in zip(pids, others, strict=True)
+    )
+    capacity = load.wall_seconds * (os.cpu_count() or 1)
+    load.foreign_cpu = max(after.foreign_share_since(before) - theirs / capacity, 0.0)
+    return load
+
+
+async def _all(port: int, payers: Sequence[Paying], left: Iterator[Question], load: Load) -> None:
+    async def client(paying: Paying) -> None:
+        for question in left:
+            await _ask(port, paying, question, load)
+
+    async with asyncio.TaskGroup() as tasks:
+        for paying in payers:
+            tasks.create_task(client(paying))
+
+
+async def _ask(port: int, paying: Paying, question: Question, load: Load) -> None:
+    asked_at, first_at = time.perf_counter(), None
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    body = question.body
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {paying.secret}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    writer.write((head + body).encode())
+    usage: dict[str, Any] | None = None
+    event = b""
+    try:
+        while b"[DONE]" not in event:
+            event = await reader.readuntil(b"\n\n")
+            if first_at is None and b'"content":' in event:
+                first_at = time.perf_counter()
+            if b'"usage":{' in event:
+                usage = json.loads(event[event.index(b"{") :])["usage"]
+    except asyncio.IncompleteReadError as error:
+        raise AssertionError(f"an answer broke off: {event!r} {error.partial!r}") from error
+    finally:
+        writer.close()
+    if usage is None or first_at is None:
+        raise AssertionError(f"an answer without tokens or usage: {event!r}")
+    load.first_after.append(first_at - asked_at)
+    load.num_tokens += usage["completion_tokens"]
