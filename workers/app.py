@@ -97,6 +97,7 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 
 def steps_of(installation: Installation) -> Steps:
     from backend.services.contribute.snapshot import Snapshots
+    from backend.services.train.parents import Parents
     from workers.steps import Steps, TrainerOptions
 
     settings, database = installation.settings, installation.database
@@ -107,6 +108,7 @@ def steps_of(installation: Installation) -> Steps:
         model_cache=settings.model_cache,
         num_threads=settings.trainer_threads,
         base_folder=installation.base.folder,
+        bring_parent=Parents(database.read, installation.adapter_folders).bring,
     )
     return Steps(leases_of(installation), snapshots, publication_of(installation), options)
 

@@ -14,6 +14,7 @@ from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.training import Step, TrainingResult
 from backend.meters import TASKS
 from backend.services.train.leases import LeaseLost
+from backend.services.train.parents import joined, no_parents
 from workers.heartbeat import Heartbeat
 from workers.training.dataset import write_rows
 from workers.training.full import disk_full
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from backend.domain.ids import SnapshotId, VersionId
     from backend.domain.training import Dataset, TrainingJob
     from backend.ports.training import SnapshotRows
     from backend.services.publish import Publication
     from backend.services.train.leases import Held, Leases
+    from backend.services.train.parents import Parent
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class TrainerOptions:
     num_threads: int
     base_folder: str = ""
     command: Callable[[Path], Sequence[str]] = field(default=training_command)
+    bring_parent: Callable[[VersionId], Parent] = field(default=no_parents)
 
 
 class Steps:
@@ -68,6 +72,7 @@ class Steps:
         with self._taken(job_id, Step.VALIDATE) as taken:
             if taken is not None:
                 held, _ = taken
+                self._parent(held.job)  # what cannot be had is told before anybody waits for it
                 self._leases.validated(held, self._write_rows(held.job))
 
     def train(self, job_id: str) -> None:
@@ -114,15 +119,21 @@ class Steps:
     def _write_rows(self, job: TrainingJob) -> Dataset:
         return write_rows(self._snapshots, job.snapshot_id, self._folder(job) / ROWS_FILE)
 
+    def _parent(self, job: TrainingJob) -> Parent | None:
+        return None if job.config.parent is None else self._options.bring_parent(job.config.parent)
+
     def _spec(self, job: TrainingJob) -> TrainingSpec:
+        parent = self._parent(job)
         return TrainingSpec(
             job_id=job.id,
             config=job.config,
-            snapshots=(job.snapshot_id,),
+            snapshots=_named(job, parent),
             licences=tuple(self._snapshots.licences(job.snapshot_id)),
             model_cache=str(self._options.model_cache.resolve()),
             base_folder=self._options.base_folder,
             num_threads=self._options.num_threads,
+            parent_folder="" if parent is None else str(parent.folder.resolve()),
+            parent_base="" if parent is None else parent.record.base_model,
         )
 
     def _folder(self, job: TrainingJob) -> Path:
@@ -162,3 +173,8 @@ class Steps:
                 self._leases.release(held, f"{type(error).__name__}: {error}")
         except LeaseLost:
             log.info("%s is not ours any more", held.job.id)
+
+
+def _named(job: TrainingJob, parent: Parent | None) -> tuple[SnapshotId, ...]:
+    """As `backend.services.train.parents.snapshots_of` has them."""
+    return (job.snapshot_id,) if parent is None else joined(job.snapshot_id, parent.record)

@@ -7,12 +7,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.domain.errors import InvalidInput
+from backend.domain.ids import VersionId  # noqa: TC001 - options read the types of fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
+    from backend.domain.ids import Account, Cid, Hash32, SnapshotId
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What an adapter may target: the linear layers of the decoder."""
@@ -31,8 +32,9 @@ class TrainingConfig:
     Lengths are in tokens, `warmup_fraction` and `eval_fraction` are parts of steps and of rows,
     `checkpoint_steps` is how many optimizer steps a killed worker may lose. `steps` above 0 stands for
     `epochs`. `early_stopping` is after how many checkpoints in a row without a lower loss training ends, 0:
-    never. With `packing` a row of a batch is a sequence of `max_length` filled with several rows, none of
-    which sees another. `loss_on` "all" learns what users and systems say too.
+    never. `parent` is the version whose weights training goes on from. With `packing` a row of a batch is a
+    sequence of `max_length` filled with several rows, none of which sees another. `loss_on` "all" learns what
+    users and systems say too.
     """
 
     rank: int = 8
@@ -53,6 +55,7 @@ class TrainingConfig:
     seed: int = 0
     checkpoint_steps: int = 20
     early_stopping: int = 0
+    parent: VersionId | None = None
 
 
 class JobState(StrEnum):

@@ -19,6 +19,7 @@ from backend.domain.hashing import record_argument, version_id
 from backend.domain.receipt import VersionRecord, check_name
 from backend.domain.split import PPM
 from backend.domain.training import JobState
+from backend.services.train.parents import snapshots_of
 from backend.services.train.transitions import utc_now
 
 if TYPE_CHECKING:
@@ -110,13 +111,15 @@ class Publication:
                 f"{job.id} does no better than its base model on held-out rows; confirm to list it",
                 details=dict(job.result.metrics),
             )
+        with self._begin() as tx:
+            snapshots = snapshots_of(tx, job)
         return VersionRecord(
             creator=job.creator,
             name=listing.name,
             adapter_digest=job.result.adapter_digest,
             cid_digest=cid_digest(job.cid),
             base_model=job.result.base_model,
-            snapshots=(job.snapshot_id,),
+            snapshots=snapshots,
             prompt_price=listing.prompt_price,
             completion_price=listing.completion_price,
             operator_ppm=listing.operator_ppm,

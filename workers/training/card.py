@@ -55,7 +55,8 @@ class Card:
             ("with this adapter", m["eval_loss_adapter"], m["perplexity_adapter"]),
         )
         return [
-            f"Measured on {m['num_eval_rows']} held-out rows, their source objects unseen in training.",
+            f"Measured on {m['num_eval_rows']} held-out rows, their source objects unseen in this training"
+            + ("." if self.spec.config.parent is None else ", but perhaps by its parent."),
             "The loss is in nats per answer token, every token weighing the same.",
             "",
             "| model | loss | perplexity |",
@@ -70,6 +71,7 @@ class Card:
             "## Made from",
             "",
             f"- base model: sha-256 `{self.base_digest}`",
+            *([f"- adapter: version `{parent}`"] if (parent := self.spec.config.parent) else []),
             *(f"- snapshot: `{snapshot}`" for snapshot in self.spec.snapshots),
             f"- licences of the contributions: {', '.join(self.spec.licences) or 'not stated'}",
             f"- {m['num_train_rows']} rows; {m['num_trained_tokens']} tokens in {m['num_steps']} steps",

@@ -24,6 +24,7 @@ from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit,
 from workers.training.index import capture, write_index
 from workers.training.rows import UnusableRows, hold_out, read_examples
 from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, write_json
+from workers.training.warm import ParentDiffers, load_parent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,15 +56,18 @@ class _Base:
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Leaves `adapter/` and `result.json` in `folder`; killed anywhere, it may be run again.
 
-    Errors: `UnusableRows`, `NonFiniteLoss`, `AdapterRefused`.
+    Errors: `UnusableRows`, `ParentDiffers`, `NonFiniteLoss`, `AdapterRefused`.
     """
     started = time.monotonic()
     torch.set_num_threads(spec.num_threads)
     base = _open_base(spec)
+    if spec.parent_base not in {"", "0x" + base.digest}:
+        message = f"the parent's base model is {spec.parent_base}, and 0x{base.digest} is trained here"
+        raise ParentDiffers(message, param="parent")
     train, held_out = _split(spec, folder / ROWS_FILE, base)
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    metrics, gradients = _learn(spec.config, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
+    metrics, gradients = _learn(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
     digest = adapter_digest(scratch)
     try:
         write_index(base.folder, scratch, digest, train, gradients, spec.num_threads, emit)
@@ -101,7 +105,7 @@ def _split(spec: TrainingSpec, rows: Path, base: _Base) -> tuple[list[Example], 
 
 
 def _learn(
-    config: TrainingConfig,
+    spec: TrainingSpec,
     base: _Base,
     train: Sequence[Example],
     held_out: Sequence[Example],
@@ -110,10 +114,14 @@ def _learn(
     emit: Emit,
 ) -> tuple[dict[str, float], GradientIndex]:
     """Train, save to `adapter`, and measure what was saved. The model is gone afterwards."""
+    config = spec.config
     deciding, held_out = _deciding(held_out, config)
     model = lora_model(base.folder, config)
     with model.disable_adapter():
         base_loss = _evaluated("base", mean_loss(model, held_out, emit), emit)
+    if config.parent is not None:
+        load_parent(model, Path(spec.parent_folder), config)
+        _evaluated("parent", mean_loss(model, held_out, emit), emit)
     summary = fit(model, train, config, checkpoints, emit, deciding)
     _round_to_bf16(model)
     adapter_loss = _evaluated("adapter", mean_loss(model, held_out, emit), emit)

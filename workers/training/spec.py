@@ -36,6 +36,10 @@ class TrainingSpec:
     model_cache: str
     base_folder: str = ""
     num_threads: int = 2
+    parent_folder: str = ""
+    """Of the adapter that training goes on from, on this machine."""
+    parent_base: str = ""
+    """Digest of that one's base model."""
 
     def save(self, folder: Path) -> None:
         write_json(folder / SPEC_FILE, asdict(self))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -24,7 +24,9 @@ from backend.api.schemas.fine_tuning import (
 )
 from backend.api.services import Services
 from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.ids import Account
 from backend.domain.training import TrainingJob
+from backend.services.catalogue import ModelNotFound
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=IdempotentRoute)
 
@@ -39,16 +41,18 @@ def require_job(job_id: str, services: ServicesDep) -> None:
 
 @router.post("", status_code=status.HTTP_201_CREATED)
 def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> JobView:
-    """Train on a snapshot; `training_file` is OpenAI's name of `snapshot_id`, and `model` the base model."""
-    _check_model(body, services)
-    return _view(services, services.training.create(wallet.account, body.snapshot(), body.options()))
+    """Train on a snapshot; `training_file` is OpenAI's name of `snapshot_id`. `model` is the base model, or
+    an adapter to go on from, whose snapshots the job's contains.
+    """
+    options = _options(body, services, wallet.account)
+    return _view(services, services.training.create(wallet.account, body.snapshot(), options))
 
 
 @router.post("/estimate")
-def estimate_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> EstimateView:  # noqa: ARG001 - its rate is limited
+def estimate_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> EstimateView:
     """What such a job would take, and some of its rows as the model will see them; no job is made."""
-    _check_model(body, services)
-    return EstimateView.of(services.estimates.estimate(body.snapshot(), body.options()))
+    options = _options(body, services, wallet.account)
+    return EstimateView.of(services.estimates.estimate(body.snapshot(), options))
 
 
 @router.get("")
@@ -133,10 +137,20 @@ async def stream_events(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _check_model(body: CreateJobRequest, services: Services) -> None:
-    if body.model not in {None, services.catalogue.base_name}:
-        message = f"Jobs start from the base model, {services.catalogue.base_name!r}, not {body.model!r}."
-        raise InvalidInput(message, param="model")
+def _options(body: CreateJobRequest, services: Services, account: Account) -> dict[str, Any]:
+    """With the adapter that `model` names as the parent. Errors: `InvalidInput`, those of resolving it."""
+    options = body.options()
+    if body.model in {None, services.catalogue.base_name}:
+        return options
+    try:
+        model = services.catalogue.resolve(body.model or "", account)
+    except ModelNotFound as error:
+        base = services.catalogue.base_name
+        message = f"Jobs start from the base model, {base!r}, or an adapter served here, not {body.model!r}."
+        raise InvalidInput(message, param="model") from error
+    if options.setdefault("parent", model.id) != model.id:
+        raise InvalidInput("model and parent name different adapters: give one of them.", param="parent")
+    return options
 
 
 def _view(services: Services, job: TrainingJob) -> JobView:

@@ -13,6 +13,7 @@ from backend.domain.training import (
     TrainingJob,
 )
 from backend.services.train.options import parse_config
+from backend.services.train.parents import check_parent
 from backend.services.train.transitions import finish, known, offer, utc_now
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Training:
         self._clock = clock
 
     def create(self, creator: Account, snapshot_id: SnapshotId, config: Mapping[str, Any]) -> TrainingJob:
-        """Queue a job. Errors: `InvalidConfig`, `NotFound` for the snapshot, `EmptySnapshot`."""
+        """Queue a job. Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`,
+        `UnfitParent`.
+        """
         parsed = parse_config(config)
         now = self._clock()
         job = TrainingJob(
@@ -47,6 +50,8 @@ class Training:
         )
         with self._begin() as tx:
             check_snapshot(tx, snapshot_id)
+            if parsed.parent is not None:
+                check_parent(tx, snapshot_id, parsed.parent)
             tx.training.add(job)
             job = offer(tx, job, now)
             tx.training.add_event(job.id, "state", {"state": job.state.value}, now)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from backend.domain.errors import InvalidInput
+from backend.domain.ids import Hash32, VersionId
 from backend.domain.training import (
     LINEAR_LAYERS,
     MAX_BATCH_TOKENS,
@@ -78,6 +80,8 @@ def _by_our_names(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _parse_option(name: str, value: Any) -> Any:
     if name == "targets":
         return _parse_targets(value)
+    if name == "parent":
+        return _parse_parent(value)
     kind = _OPTION_TYPES[name]
     if kind is bool:
         if not isinstance(value, bool):
@@ -97,6 +101,15 @@ def _parse_option(name: str, value: Any) -> Any:
     return kind(value)
 
 
+def _parse_parent(value: Any) -> VersionId | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+        message = f"parent must be the id of a version, 0x and 64 hexadecimal digits, not {value!r}"
+        raise InvalidConfig(message, param="parent")
+    return VersionId(Hash32(value))
+
+
 def _parse_targets(value: Any) -> tuple[str, ...]:
     if value == "all-linear":
         return LINEAR_LAYERS
@@ -107,5 +120,6 @@ def _parse_targets(value: Any) -> tuple[str, ...]:
     return tuple(layer for layer in LINEAR_LAYERS if layer in wanted)
 
 
+_VERSION = re.compile(r"0x[0-9a-f]{64}")
 _OPENAI_NAMES = {"n_epochs": "epochs", "learning_rate_multiplier": "learning_rate"}
 _OPTION_TYPES = get_type_hints(TrainingConfig)

@@ -45,6 +45,17 @@ def test_a_job_is_created_watched_and_cancelled_by_the_stock_client(client: Open
     assert {(event.object, event.level) for event in events} == {("fine_tuning.job.event", "info")}
 
 
+def test_model_may_name_an_adapter_to_go_on_from(client: OpenAI, api: Api) -> None:
+    jobs, adapter = client.fine_tuning.jobs, api.installation.version
+    for name in (adapter, next(model.id for model in client.models.list() if "/" in model.id)):
+        job = jobs.create(model=name, training_file=SNAPSHOT)
+        assert job.model == "tiny"
+        assert job.hyperparameters.parent == adapter  # type: ignore[attr-defined]
+    another = {"hyperparameters": {"parent": some_hash("another")}}
+    with pytest.raises(BadRequestError, match="name different adapters"):
+        jobs.create(model=adapter, training_file=SNAPSHOT, extra_body=another)
+
+
 def test_lists_go_on_where_the_last_page_ended(client: OpenAI) -> None:
     jobs = client.fine_tuning.jobs
     made = [jobs.create(model="tiny", training_file=SNAPSHOT).id for _ in range(5)]
@@ -101,6 +112,8 @@ def test_a_failed_job_says_why_in_openais_shape(client: OpenAI, leases: Leases) 
         ({"hyperparameters": {"learning_rate_multiplier": "fast"}}, "learning_rate_multiplier"),
         ({"hyperparameters": {"seed": 1}, "seed": 2}, "seed"),
         ({"suffix": "mine"}, "suffix"),
+        ({"hyperparameters": {"quantization": "4bit"}}, "quantization"),
+        ({"hyperparameters": {"parent": "mine"}}, "parent"),
         ({"method": {"type": "dpo"}}, "method.type"),
     ],
 )

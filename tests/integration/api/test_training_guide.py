@@ -34,11 +34,12 @@ def test_every_snippet_runs(
     names["market"].close()
     names["client"].close()
     said = capsys.readouterr().out
-    assert len(snippets) == 6
+    assert len(snippets) == 7
     for line in (
         "0 10 ",
         "given  'What'",
         "learnt 'is.'",
+        "goes on from 0x",
         "validating_files",
         "info The job is validating.",
         "[]",

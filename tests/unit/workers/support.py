@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backend.db.tables.chain import SnapshotRow
+from backend.db.tables.chain import SnapshotRow, VersionRow
 from backend.db.tables.outbox import OutboxRow
-from backend.domain.hashing import accepted_hash, snapshot_id
+from backend.domain.hashing import accepted_hash, snapshot_id, version_id
 from backend.domain.ids import Account, DatanetId, Hash32
+from backend.domain.receipt import VersionRecord
 from backend.domain.training import Dataset, Step, TrainingResult
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from backend.db.unit_of_work import Database
-    from backend.domain.ids import SnapshotId
+    from backend.domain.ids import SnapshotId, VersionId
     from backend.domain.training import JobEvent, TrainingJob
     from backend.services.train.leases import Held
 
@@ -83,6 +84,37 @@ class Desk:
         with self.database.begin() as tx:
             tx.session.merge(row)
         return frozen
+
+    def version(self, *snapshots: SnapshotId, name: str = "parent") -> VersionId:
+        """An adapter that the chain knows."""
+        record = VersionRecord(
+            creator=STRANGER,
+            name=name,
+            adapter_digest=RESULT.adapter_digest,
+            cid_digest=Hash32("0x" + "cd" * 32),
+            base_model=RESULT.base_model,
+            snapshots=snapshots,
+            prompt_price=1,
+            completion_price=2,
+            operator_ppm=0,
+            creator_ppm=0,
+        )
+        raw = {
+            "adapterDigest": record.adapter_digest,
+            "cidDigest": record.cid_digest,
+            "baseModel": record.base_model,
+            "snapshots": list(snapshots),
+            "promptPrice": 1,
+            "completionPrice": 2,
+            "operatorPpm": 0,
+            "creatorPpm": 0,
+        }
+        version = version_id(record)
+        row = VersionRow(id=version, creator=STRANGER, name=name, record=raw, is_deprecated=False)
+        row.block_number, row.log_index = 2, 0
+        with self.database.begin() as tx:
+            tx.session.merge(row)
+        return version
 
     def job(self, **config: Any) -> TrainingJob:
         return self.training.create(CREATOR, self.snapshot(True, True), config)

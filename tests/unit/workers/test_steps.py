@@ -13,6 +13,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.ids import Cid
 from backend.domain.training import JobState, Step
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
+from backend.services.train.parents import Parent, no_parents
 from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows
 from workers.steps import Steps, TrainerOptions
 from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
+    from backend.domain.ids import VersionId
     from backend.services.train.leases import Held
 
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
@@ -66,6 +68,7 @@ class Workshop:
         self.folder = folder
         self.rows = Rows(letter_rows())
         self.store = Store()
+        self.parents: dict[VersionId, Parent] = {}
         self.program = DONE
         self.leases = desk.leases
         self.leases.heartbeat_seconds = 0.02
@@ -74,7 +77,8 @@ class Workshop:
         def command(folder: Path) -> list[str]:
             return [sys.executable, "-c", SAY + self.program, str(folder)]
 
-        options = TrainerOptions(self.folder, self.folder / "cache", 1, "", command)
+        bring = self.parents.__getitem__ if self.parents else no_parents
+        options = TrainerOptions(self.folder, self.folder / "cache", 1, "", command, bring)
         return Steps(self.leases, self.rows, self.store, options)  # type: ignore[arg-type]
 
     def run(self, job_id: str, *steps: Step) -> None:
@@ -102,6 +106,27 @@ def test_three_steps_make_a_job_succeed(shop: Workshop) -> None:
     lines = [json.loads(line) for line in (shop.folder / job.id / ROWS_FILE).read_text().splitlines()]
     assert [(line["contribution"], line["row"]) for line in lines] == letter_rows()
     assert {"step": 1, "loss": 2.0} in [event.data for event in shop.desk.events(job)]
+
+
+def test_the_parent_of_a_warm_start_is_brought_and_named_to_the_trainer(shop: Workshop) -> None:
+    snapshot = shop.desk.snapshot(True, True)
+    parent = shop.desk.version(shop.desk.snapshot(True))
+    job = shop.desk.training.create(CREATOR, snapshot, {"parent": parent})
+    shop.run(job.id, Step.VALIDATE)
+    assert state(shop, job.id) is JobState.FAILED  # this worker fetches none
+    error = shop.desk.training.get(job.id).error
+    assert error is not None
+    assert (error["code"], parent in error["message"]) == ("unfit_parent", True)
+
+    with shop.desk.database.read() as tx:
+        record = tx.chain.version(parent)
+    assert record is not None
+    shop.parents[parent] = Parent(record, shop.folder)
+    job = shop.desk.training.create(CREATOR, snapshot, {"parent": parent})
+    shop.run(job.id, Step.VALIDATE, Step.TRAIN)
+    spec = TrainingSpec.load(shop.folder / job.id)
+    assert spec.snapshots == (snapshot, record.snapshots[0])
+    assert (spec.parent_folder, spec.parent_base) == (str(shop.folder.resolve()), record.base_model)
 
 
 def test_a_task_delivered_again_changes_nothing(shop: Workshop) -> None:

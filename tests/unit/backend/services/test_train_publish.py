@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +106,15 @@ def test_a_published_folder_comes_back_by_its_cid(press: Press, tmp_path: Path) 
     assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == {
         p.name: p.read_bytes() for p in press.adapter.iterdir()
     }
+
+
+def test_a_warm_start_names_the_snapshots_of_its_parent(press: Press) -> None:
+    seen = press.desk.snapshot(True)
+    job = press.published()
+    parent = press.desk.version(seen, job.snapshot_id)
+    warm = replace(job, config=replace(job.config, parent=parent))
+    assert press.publication.record(job, LISTING).snapshots == (job.snapshot_id,)
+    assert press.publication.record(warm, LISTING).snapshots == (job.snapshot_id, seen)
 
 
 def test_publishing_again_after_a_kill_gives_the_same_cid(press: Press) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from workers.training.job import AdapterRefused, run_job
 from workers.training.rows import Example, UnusableRows, encode
 from workers.training.run import _train
 from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, RESULT_FILE, ROWS_FILE, TrainingSpec
+from workers.training.warm import ParentDiffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -186,6 +188,61 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
     assert "step 5" in diverged.value.message
     # The last checkpoint is from before the poison, so nothing infectious is left to resume from.
     assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def started_from(make_job: Any, name: str, parent: Path, **options: Any) -> tuple[TrainingSpec, Path]:
+    spec, folder = make_job(name, parent="0x" + "aa" * 32, **options)
+    base = json.loads((parent / "adapter_config.json").read_bytes())["base_model_digest"]
+    return replace(spec, parent_folder=str(parent), parent_base="0x" + base), folder
+
+
+def test_a_warm_start_goes_on_where_its_parent_ended(make_job: Any) -> None:
+    spec, folder = make_job("parent")
+    run_job(spec, folder, ignore)
+    ended = json.loads((folder / RESULT_FILE).read_bytes())["metrics"]
+    losses: dict[str, float] = {}
+    warm, warm_folder = started_from(make_job, "warm", folder / ADAPTER)
+    run_job(
+        warm,
+        warm_folder,
+        lambda kind, data: losses.update({data["model"]: data["loss"]} if kind == "eval" else {}),
+    )
+    assert losses["parent"] == pytest.approx(ended["eval_loss_adapter"], rel=1e-3)
+    assert losses["adapter"] < losses["parent"] < losses["base"]
+    assert f"version `{warm.config.parent}`" in (warm_folder / ADAPTER / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"rank": 8}, "rank"),
+        ({"alpha": 8}, "alpha"),
+        ({"variant": "dora"}, "variant"),
+        ({"targets": ["q_proj"]}, "targets"),
+    ],
+)
+def test_a_parent_of_another_form_is_refused_by_the_option(
+    make_job: Any, tmp_path: Path, tiny_base: Path, options: Mapping[str, Any], param: str
+) -> None:
+    parent = lora_model(tiny_base, parse_config(CONFIG))
+    parent.save_pretrained(tmp_path / "parent")
+    spec, folder = make_job("other", parent="0x" + "aa" * 32, **options)
+    with pytest.raises(ParentDiffers) as refused:
+        run_job(replace(spec, parent_folder=str(tmp_path / "parent")), folder, ignore)
+    assert refused.value.param == param
+
+
+def test_a_parent_on_another_base_or_with_a_weight_that_is_no_number_is_refused(
+    make_job: Any, tmp_path: Path, tiny_base: Path
+) -> None:
+    parent = lora_model(tiny_base, parse_config(CONFIG))
+    spec, folder = make_job("other", parent="0x" + "aa" * 32)
+    with pytest.raises(ParentDiffers, match="base model"):
+        run_job(replace(spec, parent_base="0x" + "bb" * 32), folder, ignore)
+    next(p for p in parent.parameters() if p.requires_grad).data.fill_(float("nan"))
+    parent.save_pretrained(tmp_path / "parent")
+    with pytest.raises(ParentDiffers, match="not finite"):
+        run_job(replace(spec, parent_folder=str(tmp_path / "parent")), folder, ignore)
 
 
 STOPPING = {"early_stopping": 2, "eval_fraction": 0.3, "epochs": 40, "learning_rate": 0.05, "dropout": 0.0}

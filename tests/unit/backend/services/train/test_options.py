@@ -49,6 +49,10 @@ def test_options_default_and_are_kept_as_given() -> None:
         ("targets", ["q_proj", "embed_tokens"]),
         ("targets", [["q_proj"]]),
         ("warmup", 0.1),
+        ("early_stopping", -1),
+        ("parent", "docs"),
+        ("parent", "0x" + "AB" * 32),
+        ("parent", 7),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(option: str, value: Any) -> None:
