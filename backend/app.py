@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
+from backend.process import watch_process
 from backend.settings import load_settings
-from telemetry import meters
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def create() -> FastAPI:
     settings = load_settings()
-    meters.share(settings.meters, "api")  # before what counts is imported
+    watch_process(settings, "api")  # before what counts is imported
     from backend.api.app import create_app
     from backend.bootstrap import Installation
     from backend.serving import services_of

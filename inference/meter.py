@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from inference.protocol import Chunk
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,10 +61,13 @@ COUNTERS: Mapping[str, tuple[str, Callable[[Status], float]]] = {
 
 @dataclass(slots=True)
 class _Timing:
-    """Instants of one request, in seconds of `perf_counter`; `latest` is 0 before its first token."""
+    """Instants of one request, in seconds of `perf_counter`; 0 before its first token."""
 
     accepted: float
+    first: float = 0.0
     latest: float = 0.0
+    parent: str | None = None
+    """The span that it is recorded below, see `telemetry.traces`."""
 
 
 class Meter:
@@ -105,6 +109,11 @@ class Meter:
         """A request has arrived; on whichever thread."""
         self._timings[request_id] = _Timing(self._clock())
 
+    def belongs_to(self, request_id: str, parent: str | None) -> None:
+        """It may be over already."""
+        if parent and (timing := self._timings.get(request_id)):
+            timing.parent = parent
+
     def sent(self, outputs: Sequence[Output]) -> None:
         """What a step has brought."""
         now = self._clock()
@@ -138,11 +147,22 @@ class Meter:
         else:
             self._prompt_tokens.inc(chunk.prompt_tokens)
             self._first_token.observe(now - timing.accepted)
+            timing.first = now
         timing.latest = now
 
     def _end(self, chunk: Chunk, timing: _Timing, now: float) -> None:
         self._whole.observe(now - timing.accepted)
         self._ended.labels(self._model, chunk.finish_reason).inc()
+        traces.record(
+            "llm_request",
+            timing.parent,
+            now - timing.accepted,
+            gen_ai__request__model=self._model,
+            gen_ai__usage__input_tokens=chunk.prompt_tokens,
+            gen_ai__usage__output_tokens=chunk.completion_tokens,
+            gen_ai__response__finish_reasons=chunk.finish_reason or "",
+            gen_ai__latency__time_to_first_token=max(0.0, timing.first - timing.accepted),
+        )
         del self._timings[chunk.request_id]
 
     def _made(self, kind: Callable[..., Any], name: str, text: str) -> Any:

@@ -154,7 +154,8 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     none sees what another's requests have left in the prefix cache. `priority`: 1 is urgent, -1 is for what
     nobody waits for; a higher class goes first. `deadline_ms` after it arrived the request ends with
     `deadline_exceeded`, whatever it has been answered. `probe` asks for states with the last chunk,
-    `probe_error` for their error vectors too, which take some work for each token.
+    `probe_error` for their error vectors too, which take some work for each token. `traceparent`, of W3C's
+    Trace Context, is the span that it is recorded below.
     """
 
     request_id: str
@@ -168,6 +169,7 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
     blend: AdapterBlend | None = None
     probe_error: bool = False
+    traceparent: Annotated[str, Meta(max_length=55)] | None = None
 
     def __post_init__(self) -> None:
         _refuse_both(self.adapter, self.blend)

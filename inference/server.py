@@ -26,7 +26,7 @@ from inference.model.sources import resolve_model
 from inference.protocol import Error, encode_frame
 from inference.session import Session
 from inference.worker import EngineWorker
-from telemetry import logs
+from telemetry import logs, traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,6 +113,11 @@ class EngineServer:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logs.setup(options.log_format)
+    try:
+        traces.start("engine")
+    except traces.TracesMisconfigured as error:
+        logger.error("the engine cannot start: %s", error)  # noqa: TRY400  # it says all
+        return 1
     try:
         # Before the model is loaded: of two that start at once, one ends without taking its memory.
         with claimed(options.socket):

@@ -157,6 +157,7 @@ class Session:
             self._accept(
                 engine_id, route, payer, num_tokens, lambda engine: engine.add(inner, prompt, grammar)
             )
+            self._worker.meter.belongs_to(engine_id, command.traceparent)
 
         if command.sampling.constraint is None:
             accept(None)

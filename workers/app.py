@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.training import Step
-from telemetry import logs
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from celery import Celery
+    from celery import Celery, Task
 
     from backend.bootstrap import Installation
     from backend.services.publish import Publication
@@ -64,10 +64,12 @@ def add_tasks(app: Celery, steps: Steps) -> None:
     """One task a step; each takes a job's id and may be delivered any number of times."""
     for step in Step:
 
-        def task(job_id: str, step: Step = step) -> None:
-            steps.run(step, job_id)
+        def task(self: Task, job_id: str, step: Step = step) -> None:
+            asked_by = self.request.get(traces.PARENT)
+            with traces.span(f"process training.{step.value}", asked_by, job__id=job_id):
+                steps.run(step, job_id)
 
-        app.task(task, name=f"training.{step.value}")
+        app.task(task, name=f"training.{step.value}", bind=True)
 
 
 def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
@@ -87,7 +89,6 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     """A worker of this installation, in this process."""
     from backend.bootstrap import Installation
 
-    logs.setup(settings.log_format)
     installation = Installation(settings)
     try:
         work(create_app(settings.home, settings.broker_url), steps_of(installation), queues)

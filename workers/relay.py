@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from backend.meters import DELIVERIES
 from backend.ports.outbox import OutboxQueue
+from telemetry import traces
 from workers.app import QUEUE_BY_TASK
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Any
+
+    from celery import Celery
 
     from backend.bootstrap import Installation
     from backend.ports.outbox import Message
@@ -81,7 +84,8 @@ class Relay:
     def _failure(self, message: Message) -> str | None:
         """Send, and say why that failed; a broker may be slow, so no transaction is open meanwhile."""
         try:
-            self._send(message.topic, message.payload)
+            with traces.span(f"send {message.topic}", message.trace):
+                self._send(message.topic, message.payload)
         except Exception as error:  # noqa: BLE001 - whatever a broker's client raises, the message waits
             log.warning("cannot deliver %s: %s", message.topic, error)
             DELIVERIES.labels(message.topic, "failed").inc()
@@ -105,12 +109,6 @@ def relay_of(installation: Installation) -> Relay:
     from workers.training.folders import sweep_folders
 
     app = create_app(installation.settings.home, installation.settings.broker_url)
-
-    def send(task: str, payload: Mapping[str, Any]) -> None:
-        if task not in QUEUE_BY_TASK:
-            raise LookupError(f"no task for the topic {task!r}")
-        app.send_task(task, kwargs=dict(payload))
-
     database = installation.database
     training = Training(database.begin, database.read)
     sweeps = (
@@ -118,4 +116,16 @@ def relay_of(installation: Installation) -> Relay:
         publication_of(installation).notice,
         partial(sweep_folders, training_home(installation.settings), training),
     )
-    return Relay(database.begin, send, sweeps)
+    return Relay(database.begin, sender_of(app), sweeps)
+
+
+def sender_of(app: Celery) -> Callable[[str, Mapping[str, Any]], None]:
+    """Puts a message on the broker, with the current span in its headers."""
+
+    def send(task: str, payload: Mapping[str, Any]) -> None:
+        if task not in QUEUE_BY_TASK:
+            raise LookupError(f"no task for the topic {task!r}")
+        context = traces.parent()
+        app.send_task(task, kwargs=dict(payload), headers={traces.PARENT: context} if context else None)
+
+    return send

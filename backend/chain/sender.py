@@ -18,6 +18,7 @@ from backend.chain.rpc import RpcError
 from backend.domain.chain import Attempt, Reverted
 from backend.domain.errors import DomainError, Unavailable
 from backend.meters import TRANSACTIONS
+from telemetry import traces
 
 if TYPE_CHECKING:
     import threading
@@ -296,7 +297,15 @@ def _hashes(transaction: OpenTransaction) -> list[Hash32]:
 
 
 def _count(transaction: ChainTransaction | OpenTransaction, step: str) -> None:
+    """And tell the trace of who wished for it."""
     TRANSACTIONS.labels(transaction.function, step).inc()
+    traces.record(
+        f"transaction {step}",
+        transaction.trace,
+        contract=transaction.contract,
+        function=transaction.function,
+        transaction__id=transaction.id,
+    )
 
 
 def _raised(fee: int) -> int:

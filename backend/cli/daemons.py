@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.domain.errors import DomainError, InvalidInput
+from backend.process import watch_process
 from backend.settings import load_settings
-from telemetry import logs, meters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,6 @@ def serve() -> None:
     import uvicorn
 
     settings = load_settings()
-    logs.setup(settings.log_format)
     uvicorn.run(
         "backend.app:create",
         factory=True,
@@ -64,7 +63,7 @@ def worker(
 ) -> None:
     """Run training and publishing tasks."""
     settings = load_settings()
-    meters.share(settings.meters, "worker")
+    watch_process(settings, "worker")
     from workers.app import QUEUES, run_worker
 
     unknown = sorted(set(queue or ()) - set(QUEUES))
@@ -132,10 +131,9 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
 def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> None:
     """Run `body` until SIGTERM or Ctrl-C; what it was doing is finished or taken up by the next start."""
     settings = load_settings()
-    meters.share(settings.meters, name)
+    watch_process(settings, name)
     from backend.bootstrap import Installation
 
-    logs.setup(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -11,6 +11,7 @@ from backend.db.session import insert_if_absent
 from backend.db.tables.outbox import OutboxRow
 from backend.domain.errors import NotFound
 from backend.ports.outbox import Message
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,7 @@ class OutboxStore:
 
     def add(self, topic: str, payload: Mapping[str, Any], key: str) -> int:
         now = datetime.now(UTC)
-        values = {"payload": dict(payload), "created_at": now, "due_at": now}
+        values = {"payload": dict(payload), "created_at": now, "due_at": now, "trace": traces.parent()}
         insert_if_absent(self._session, OutboxRow, topic=topic, key=key, **values)
         return self._session.scalars(select(OutboxRow.id).filter_by(topic=topic, key=key)).one()
 
@@ -41,7 +42,7 @@ class OutboxStore:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        return [Message(r.id, r.topic, r.key, r.payload, r.num_attempts) for r in rows]
+        return [Message(r.id, r.topic, r.key, r.payload, r.num_attempts, r.trace) for r in rows]
 
     def delivered(self, message_id: int) -> None:
         row = self._row(message_id)

@@ -13,6 +13,7 @@ from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, Tr
 from backend.domain.chain import Attempt, ChainTransaction, OpenTransaction, TransactionState, as_json
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, Hash32
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ class TransactionStore:
             idempotency_key=idempotency_key,
             state=State.QUEUED,
             created_at=datetime.now(UTC),
+            trace=traces.parent(),
         )
         row = self._session.scalars(select(TransactionRow).filter_by(idempotency_key=idempotency_key)).one()
         known = {name: getattr(row, name) for name in call}
@@ -233,6 +235,7 @@ def _open(row: TransactionRow, attempts: Sequence[Attempt]) -> OpenTransaction:
         is_mined=row.state == State.MINED,
         # Fees only rise, so their order is the order of signing.
         attempts=tuple(sorted(attempts, key=lambda attempt: attempt.max_fee)),
+        trace=row.trace,
     )
 
 
@@ -250,4 +253,5 @@ def _transaction(row: TransactionRow) -> ChainTransaction:
         block_number=row.block_number,
         block_hash=None if row.block_hash is None else Hash32(row.block_hash),
         error=row.error,
+        trace=row.trace,
     )

@@ -105,6 +105,8 @@ class ChainTransaction:
     block_hash: Hash32 | None
     error: Mapping[str, Any] | None
     """`{"error": custom error or kind, "message": text, "args": {...}}` once failed."""
+    trace: str | None = None
+    """Of who wished for it, as a `traceparent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class OpenTransaction:
     gas: int
     is_mined: bool
     attempts: tuple[Attempt, ...]
+    trace: str | None = None
 
     @property
     def is_filler(self) -> bool:

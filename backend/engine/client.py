@@ -62,6 +62,7 @@ class _GenerateFields(TypedDict, total=False):
     payer: str
     priority: int
     deadline_ms: int | None
+    traceparent: str | None
 
 
 class EngineClient:

@@ -12,6 +12,7 @@ from backend.ports.attribution import Probe
 from backend.ports.engine import InvalidSchema, Piece, PromptSize, TokenLogprob, TokenLogprobs
 from inference import protocol
 from inference.protocol import AdapterRef, JsonSchema, Message
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -42,6 +43,7 @@ class EngineGateway:
             request_id=chat.id,
             payer=chat.payer,
             priority=chat.priority,
+            traceparent=traces.parent(),
         )
         # Closed here and now: a generator left to the collector would abort its request who knows when.
         async with aclosing(chunks) as opened:

@@ -16,6 +16,8 @@ class Message:
     key: str
     payload: Mapping[str, Any]
     num_attempts: int
+    trace: str | None = None
+    """Of what added it; see `telemetry.traces`."""
 
 
 class Outbox(Protocol):

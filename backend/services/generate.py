@@ -20,6 +20,7 @@ from backend.services.attribute import Attribution, attribute
 from backend.services.positions import Positions
 from backend.services.together import Together
 from backend.services.transcribe import AnswerInterrupted, Transcript, transcribe
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -170,11 +171,15 @@ class Generate:
         size = await self._size(request)
         sampling = self._fit(request, size)
         bound = _price(record, size.num_tokens, sampling.max_tokens * request.num_choices)
-        reservation = await self._admission.reserve(request.payer, bound)
+        with traces.span("reserve"):
+            reservation = await self._admission.reserve(request.payer, bound)
         try:
-            folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
-            bill = await self._bills.ask((request, folder, transcript))
-            receipt = await self._admission.settle(request.payer, reservation, bill)
+            with traces.span(f"chat {request.model.name}", gen_ai__operation__name="chat"):
+                folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
+            with traces.span("receipt") as span:
+                bill = await self._bills.ask((request, folder, transcript))
+                receipt = await self._admission.settle(request.payer, reservation, bill)
+                traces.note(span, loraledger__receipt_id=receipt.id)
         except BaseException:
             await self._admission.release(reservation)
             raise

@@ -26,4 +26,5 @@ class OutboxRow(Base):
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
     delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     num_attempts: Mapped[int] = mapped_column(default=0)
+    trace: Mapped[str | None] = mapped_column(String(55))
     last_error: Mapped[str | None] = mapped_column(Text)

@@ -45,6 +45,8 @@ class TransactionRow(Base):
     block_hash: Mapped[str | None] = mapped_column(HASH)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    trace: Mapped[str | None] = mapped_column(String(55))
+    """Of who wished for it."""
 
 
 class RequestRow(Base):

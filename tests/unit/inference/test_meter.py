@@ -11,6 +11,7 @@ from inference.engine import Failure
 from inference.errors import DeadlineExceededError
 from inference.meter import MODEL, Meter
 from inference.protocol import Chunk, Status
+from tests.support.tracing import by_name, parent_of, recorded
 
 if TYPE_CHECKING:
     from inference.protocol import FinishReason
@@ -69,6 +70,26 @@ def test_a_requests_tokens_are_timed_from_its_arrival_and_from_each_other(meter:
     assert found["vllm:e2e_request_latency_seconds_sum"] == pytest.approx(2.1)
     assert (found["vllm:prompt_tokens_total"], found["vllm:generation_tokens_total"]) == (9, 3)
     assert found["vllm:request_success_total,stop"] == 1
+
+
+def test_a_request_is_a_span_below_who_asked_for_it(meter: Meter, clock: Clock) -> None:
+    caller = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+    with recorded() as spans:
+        meter.accepted("1")
+        meter.belongs_to("1", caller)
+        meter.belongs_to("gone", caller)
+        clock.now += 2
+        meter.sent([chunk("1", 1)])
+        clock.now += 1
+        meter.sent([chunk("1", 1, "length")])
+    span = by_name(spans)["llm_request"]
+    assert parent_of(span) == caller
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.latency.time_to_first_token"] == 2
+    assert span.attributes["gen_ai.usage.input_tokens"] == 9
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.end_time - span.start_time == 3_000_000_000
 
 
 def test_a_request_that_fails_is_counted_by_its_code(meter: Meter) -> None:

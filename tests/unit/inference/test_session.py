@@ -13,6 +13,7 @@ import pytest
 from inference import protocol, session
 from inference.engine import Failure
 from inference.errors import InferenceError, InvalidSchemaError
+from inference.meter import Meter
 from inference.protocol import (
     Abort,
     CountTokens,
@@ -85,6 +86,7 @@ async def run_session(
         engine=SimpleNamespace(tokenizer=tokenizer, max_context=9, status=a_status, abort=aborted.append),
         post=lambda job: job(worker.engine),
         submit=submit,
+        meter=Meter("tiny"),
     )
     with ThreadPoolExecutor(1) as tokenizers:
         it = session.Session(0, worker, tokenizers, tokenizers, reader, writer)  # type: ignore[arg-type]
@@ -200,6 +202,7 @@ class Recorder:
         self.grammars = SimpleNamespace(compile=compile_)
         self.done: list[str] = []
         self.engine = self
+        self.meter = Meter("tiny")
 
     def post(self, job: Callable[[Any], object]) -> None:
         job(self)

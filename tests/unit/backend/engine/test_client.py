@@ -21,6 +21,8 @@ from backend.ports.engine import AdapterFolder, Chat, InvalidSchema, Turn
 from backend.ports.engine import Sampling as PortSampling
 from inference import protocol
 from inference.protocol import AdapterRef, Chunk, EmbedItem, JsonSchema, Message, Options, Sampling
+from telemetry import traces
+from tests.support.tracing import recorded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -213,6 +215,25 @@ async def served_by(
 
     async with await asyncio.start_unix_server(serve, path), EngineClient(path, **options) as client:
         yield client
+
+
+async def test_what_is_asked_carries_the_span_that_asks(tmp_path: Path) -> None:
+    asked: list[protocol.Command] = []
+
+    def answer(command: protocol.Command) -> dict[str, object]:
+        asked.append(command)
+        counts = {"prompt_tokens": 1, "completion_tokens": 0}
+        rest = {"request_id": command.request_id, "text": "", "token_ids": [], "finish_reason": "stop"}
+        return {"type": "chunk", **rest, **counts}
+
+    chat = Chat("one", "hello", PortSampling(max_tokens=1))
+    async with served_by(tmp_path / "e.sock", answer) as client:
+        with recorded(), traces.span("outer"):
+            within = traces.parent()
+            assert [piece async for piece in EngineGateway(client).answer(chat)]
+        assert [piece async for piece in EngineGateway(client).answer(replace(chat, id="two"))]
+    assert within is not None
+    assert [getattr(each, "traceparent", "") for each in asked if hasattr(each, "sampling")] == [within, None]
 
 
 async def test_an_event_that_cannot_be_decoded_costs_its_own_request_only(tmp_path: Path) -> None:
