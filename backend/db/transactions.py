@@ -66,6 +66,9 @@ class TransactionStore:
     def note_request(self, account: Account, transaction_id: int) -> None:
         insert_if_absent(self._session, RequestRow, account=account, transaction_id=transaction_id)
 
+    def is_requested(self, account: Account, transaction_id: int) -> bool:
+        return self._session.get(RequestRow, (account, transaction_id)) is not None
+
     def requested(self, account: Account, before: int | None, limit: int) -> list[ChainTransaction]:
         query = select(TransactionRow).join(RequestRow, RequestRow.transaction_id == TransactionRow.id)
         query = query.where(RequestRow.account == account)

@@ -158,6 +158,10 @@ class Transactions(Protocol):
         """The transaction is sent for this account, perhaps for others too. Idempotent."""
         ...
 
+    def is_requested(self, account: Account, transaction_id: int) -> bool:
+        """Whether it is sent for this account."""
+        ...
+
     def requested(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:
         """Those sent for the account, newest first, with an id below `before`."""
         ...

@@ -99,9 +99,13 @@ class Registry:
             batches = tx.chain.batches(operator)
         return [ListedBatch(batch, batch.hash in held) for batch in reversed(batches)]
 
-    def transaction(self, transaction_id: int) -> ChainTransaction:
-        """One of this installation's own transactions. Raises NotFound."""
+    def transaction(self, transaction_id: int, account: Account) -> ChainTransaction:
+        """One that was sent for the account. Raises NotFound, for those of others too: the chain shows what
+        was mined, but what is still queued, for whom, and what was never sent, is nobody else's.
+        """
         with self._read() as tx:
+            if not tx.transactions.is_requested(account, transaction_id):
+                raise NotFound(f"No transaction {transaction_id} was sent for you.", param="transaction_id")
             return tx.transactions.get(transaction_id)
 
     def transactions(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:

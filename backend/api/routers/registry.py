@@ -142,13 +142,14 @@ def list_transactions(services: ServicesDep, caller: CallerDep, paging: PagingDe
 
 
 @router.get("/transactions/{transaction_id}")
-def get_transaction(transaction_id: Number, services: ServicesDep) -> TransactionView:
-    return TransactionView.of(services.registry.transaction(transaction_id))
+def get_transaction(transaction_id: Number, services: ServicesDep, caller: CallerDep) -> TransactionView:
+    """One that was sent for the caller."""
+    return TransactionView.of(services.registry.transaction(transaction_id, caller.account))
 
 
-def require_transaction(transaction_id: Number, services: ServicesDep) -> None:
+def require_transaction(transaction_id: Number, services: ServicesDep, caller: CallerDep) -> None:
     """Before a stream begins, so that an unknown transaction is a 404."""
-    services.registry.transaction(transaction_id)
+    services.registry.transaction(transaction_id, caller.account)
 
 
 @router.get(
@@ -156,14 +157,17 @@ def require_transaction(transaction_id: Number, services: ServicesDep) -> None:
     response_class=EventSourceResponse,
     dependencies=[Depends(get_admitted), Depends(require_transaction)],
 )
-async def stream_transaction(transaction_id: Number, services: ServicesDep) -> AsyncIterator[ServerSentEvent]:
+async def stream_transaction(
+    transaction_id: Number, services: ServicesDep, caller: CallerDep
+) -> AsyncIterator[ServerSentEvent]:
     """The transaction as it is now, then each change of it, until it is confirmed or has failed.
 
     Events are named by its state. A chain that is reorganised may take it a step back.
     """
     shown: TransactionView | None = None
     while True:
-        found = TransactionView.of(await asyncio.to_thread(services.registry.transaction, transaction_id))
+        asked = transaction_id, caller.account
+        found = TransactionView.of(await asyncio.to_thread(services.registry.transaction, *asked))
         if found != shown:
             yield ServerSentEvent(data=found, event=found.state)
             shown = found

@@ -84,8 +84,8 @@ TABLE = {
     "POST /v1/claims/prepare": Rule(SESSION),
     "POST /v1/claims/relay": Rule(SESSION),
     "GET /v1/transactions": Rule(KEY),
-    "GET /v1/transactions/{transaction_id}": Rule(ANYONE),  # the chain shows them all
-    "GET /v1/transactions/{transaction_id}/events/stream": Rule(KEY, 200),
+    "GET /v1/transactions/{transaction_id}": Rule(KEY, 404),
+    "GET /v1/transactions/{transaction_id}/events/stream": Rule(KEY, 404),
     # Registries
     "GET /v1/datanets": Rule(ANYONE),
     "POST /v1/datanets/prepare": Rule(SESSION),
@@ -152,6 +152,7 @@ def failed_transaction(api: Api) -> int:
     with api.installation.begin() as tx:
         number = tx.transactions.enqueue(api.installation.operator, "PaymentVault", "thaw", [], "failed")
         tx.transactions.failed(number, {"error": "NothingToThaw"})
+        tx.transactions.note_request(api.installation.payer.account, number)
     return number
 
 

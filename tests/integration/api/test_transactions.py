@@ -46,7 +46,8 @@ def test_a_wallet_sees_the_transactions_that_are_sent_for_it(api: Api) -> None:
     assert listed[0]["function"] == "grantSessionWithSig"
     with api.http(sign_in(api.url, some_key("another wallet"))) as http:
         assert http.get("/v1/transactions").json()["data"] == []
-        assert http.get(f"/v1/transactions/{first}").status_code == 200
+        assert http.get(f"/v1/transactions/{first}").status_code == 404
+        assert http.get(f"/v1/transactions/{first}/events/stream").status_code == 404
 
 
 def followed(api: Api, number: int, steps: list[Callable[[TransactionStore], Any]]) -> list[tuple[str, Any]]:

@@ -119,3 +119,4 @@ def test_a_transaction_may_be_sent_for_several_accounts(database: Database) -> N
         assert [each.id for each in tx.transactions.requested(mine, None, 2)] == [ids[2], ids[1]]
         assert [each.id for each in tx.transactions.requested(mine, ids[1], 2)] == [ids[0]]
         assert [each.id for each in tx.transactions.requested(yours, None, 9)] == [ids[1]]
+        assert [tx.transactions.is_requested(yours, number) for number in ids] == [False, True, False]
