@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.curate import Curation
     from backend.services.contribute.staging import Staging
     from backend.services.contribute.transfers import Transfers
+    from backend.services.gate import Gate
     from backend.services.generate import Generate, GenerateLimits
     from backend.services.keys import ApiKeys
     from backend.services.operators import Operators
@@ -371,6 +372,12 @@ class Installation:
             self.attributors,
             self.limits,
         )
+
+    @cached_property
+    def gate(self) -> Gate:
+        from backend.services.gate import Gate
+
+        return Gate(self.database.begin, self.database.read)
 
     @cached_property
     def api_keys(self) -> ApiKeys:

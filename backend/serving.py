@@ -62,7 +62,7 @@ def services_of(installation: Installation) -> Services:
         estimates=Estimates(read, snapshots, tokeniser),
         operators=installation.operators,
         policy=installation.policy,
-        publication=Publication(begin, blobs, chain),
+        publication=Publication(begin, blobs, chain, installation.gate),
         claims=installation.claims,
         governance=Governance(chain, read),
         blobs=blobs,

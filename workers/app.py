@@ -97,8 +97,12 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 
 
 def steps_of(installation: Installation) -> Steps:
+    from pathlib import Path
+
     from backend.services.contribute.snapshot import Snapshots
     from backend.services.train.parents import Parents
+    from workers.gatekeeper import Gatekeeper
+    from workers.inspector import Inspector
     from workers.steps import Steps, TrainerOptions
 
     settings, database = installation.settings, installation.database
@@ -111,7 +115,12 @@ def steps_of(installation: Installation) -> Steps:
         base_folder=installation.base.folder,
         bring_parent=Parents(database.read, installation.adapter_folders).bring,
     )
-    return Steps(leases_of(installation), snapshots, publication_of(installation), options)
+    gatekeeper = Gatekeeper(
+        installation.gate,
+        installation.adapter_folders,
+        Inspector(Path(installation.base.folder), settings.trainer_threads),
+    )
+    return Steps(leases_of(installation), snapshots, gatekeeper, publication_of(installation), options)
 
 
 def training_home(settings: Settings) -> Path:
@@ -128,7 +137,7 @@ def leases_of(installation: Installation) -> Leases:
 def publication_of(installation: Installation) -> Publication:
     from backend.services.publish import Publication
 
-    return Publication(installation.database.begin, installation.blobs, installation.chain)
+    return Publication(installation.database.begin, installation.blobs, installation.chain, installation.gate)
 
 
 def _folders(root: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from backend.services.publish import Publication
     from backend.services.train.leases import Held, Leases
     from backend.services.train.parents import Parent
+    from workers.gatekeeper import Gatekeeper
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,16 @@ class Steps:
     """What tasks call, with an id and nothing else. A step that is done, or done elsewhere, is no error."""
 
     def __init__(
-        self, leases: Leases, snapshots: SnapshotRows, publication: Publication, options: TrainerOptions
+        self,
+        leases: Leases,
+        snapshots: SnapshotRows,
+        gatekeeper: Gatekeeper,
+        publication: Publication,
+        options: TrainerOptions,
     ) -> None:
         self._leases = leases
         self._snapshots = snapshots
+        self._gatekeeper = gatekeeper
         self._publication = publication
         self._options = options
         self._stopping = threading.Event()
@@ -81,7 +88,7 @@ class Steps:
                 self._train(*taken)
 
     def publish(self, job_id: str) -> None:
-        """Put the adapter's folder where everybody can fetch it by its CID."""
+        """Say what the adapter is like, and put its folder where everybody can fetch it by its CID."""
         with self._taken(job_id, Step.PUBLISH) as taken:
             if taken is not None:
                 self._publish(taken[0])
@@ -94,6 +101,8 @@ class Steps:
         if not (folder / ADAPTER).is_dir():
             self._leases.without_adapter(held)
             return
+        report = self._gatekeeper.report(held.job, folder)
+        self._leases.report(held, "gate", {"message": report.message, **asdict(report)})
         self._leases.published(held, self._publication.publish(folder / ADAPTER))
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from backend.db.event_log import EventLog
 from backend.db.faults import FAULTS, stated
 from backend.db.figures import figures
 from backend.db.idempotency import IdempotencyStore
+from backend.db.inspections import InspectionStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
 from backend.db.policy import PolicyStore
@@ -49,6 +50,7 @@ class Work:
         self.contributions = UploadStore(session)
         self.event_log = EventLog(session)
         self.idempotency = IdempotencyStore(session)
+        self.inspections = InspectionStore(session)
         self.outbox = OutboxStore(session)
         self.policy = PolicyStore(session)
         self.receipts = ReceiptStore(session)

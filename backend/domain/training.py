@@ -115,9 +115,10 @@ class TrainingResult:
     adapter_digest: Hash32
     base_model: Hash32
     metrics: Mapping[str, float]
-    """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`,
-    `num_train_rows`, `num_eval_rows`, `num_trained_tokens`, `num_steps`, `kept_step` (whose weights these
-    are), `midway_step` (of the index's gradients), `train_seconds`."""
+    """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`, the
+    same losses on the general set as `general_loss_...`, `num_train_rows`, `num_eval_rows`,
+    `num_trained_tokens`, `num_steps`, `kept_step` (whose weights these are), `midway_step` (of the index's
+    gradients), `train_seconds`."""
 
     @property
     def is_better_than_base(self) -> bool:
@@ -163,7 +164,7 @@ class JobEvent:
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
     tokens_per_second, eta_seconds), `checkpoint` (step, loss), `working` (stage, done, total; in long stages
     that have no steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code,
-    message), `published` (cid), `registered` (version_id).
+    message), `gate` (message, and the fields of `GateReport`), `published` (cid), `registered` (version_id).
     """
 
     job_id: str

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.gate import CopiedVersion
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.receipt import VersionRecord, check_name
 from backend.domain.split import PPM
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.domain.chain import PreparedTransaction
+    from backend.domain.gate import GateReport
     from backend.domain.ids import Account, Cid, VersionId
     from backend.domain.training import TrainingJob
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
     from backend.ports.training import TrainingTx
+    from backend.services.gate import Gate
 
     Begin = Callable[[], AbstractContextManager[TrainingTx]]
 
@@ -78,15 +81,22 @@ class Registration:
     version_id: VersionId
     record: VersionRecord
     transaction: PreparedTransaction
+    gate: GateReport | None
 
 
 class Publication:
     def __init__(
-        self, begin: Begin, store: BlobStore, chain: Chain, clock: Callable[[], datetime] = utc_now
+        self,
+        begin: Begin,
+        store: BlobStore,
+        chain: Chain,
+        gate: Gate,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._begin = begin
         self._store = store
         self._chain = chain
+        self._gate = gate
         self._clock = clock
 
     def publish(self, folder: Path) -> Cid:
@@ -127,15 +137,39 @@ class Publication:
         )
 
     def prepare(
-        self, job_id: str, account: Account, listing: Listing, *, accepts_worse: bool = False
+        self,
+        job_id: str,
+        account: Account,
+        listing: Listing,
+        *,
+        accepts_worse: bool = False,
+        accepts_copy: bool = False,
     ) -> Registration:
         """The creator's transaction, simulated, for their wallet to sign and send.
 
-        Errors: those of `record`, `NotFound`, `Forbidden`, `Reverted` with the registry's reason.
+        Errors: those of `record`, `NotFound`, `Forbidden`, `Reverted` with the registry's reason;
+        `CopiedVersion` unless the creator accepts that: the job shows whose data it was made from, but the
+        same data, options and seed give the adapter that somebody else has listed.
         """
-        record = self.record(self._job_of(job_id, account), listing, accepts_worse=accepts_worse)
+        job = self._job_of(job_id, account)
+        record = self.record(job, listing, accepts_worse=accepts_worse)
+        report = self._report(job, record)
+        near = None if report is None else report.nearest
+        if near is not None and near.is_copy and not accepts_copy:
+            raise CopiedVersion(
+                f"the adapter of {job_id} is like version {near.version} of {near.creator}, who was first; "
+                "confirm to list it beside that one",
+                details=asdict(near),
+            )
         transaction = self._chain.prepare(_REGISTRY, "register", record_argument(record), sender=account)
-        return Registration(version_id(record), record, transaction)
+        return Registration(version_id(record), record, transaction, report)
+
+    def _report(self, job: TrainingJob, record: VersionRecord) -> GateReport | None:
+        """None for what was published before there was a gate."""
+        try:
+            return self._gate.report(record.adapter_digest, record.creator, job.config.parent)
+        except NotFound:
+            return None
 
     def notice(self) -> int:
         """Note the versions that the chain now knows for published jobs; how many are new."""

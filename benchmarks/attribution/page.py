@@ -27,8 +27,13 @@ def write(folder: Path, report: Mapping[str, Any] | None) -> None:
 
 
 def page(report: Mapping[str, Any] | None) -> str:
-    measured = f"{MISSING}\n" if report is None else _measured(report)
-    return (HERE / "page.md").read_text(encoding="utf-8").replace("<!-- figures -->\n", measured)
+    text = (HERE / "page.md").read_text(encoding="utf-8")
+    for name, write_part in (("figures", _measured), ("gaming", _gaming)):
+        part = f"{MISSING}\n"
+        if report is not None and (name == "figures" or name in report):  # an older report lacks the rest
+            part = write_part(report)
+        text = text.replace(f"<!-- {name} -->\n", part)
+    return text
 
 
 def chart(report: Mapping[str, Any]) -> str:
@@ -63,6 +68,20 @@ def _measured(report: Mapping[str, Any]) -> str:
     head = ["method", "LDS", "95 %", "lead over hidden states, 95 %", *KINDS, "as paid", "cost", "about"]
     rows = [_row(name, each) for name, each in _ranked(report)]
     return "\n".join([told, "", f"![LDS of each method]({CHART})", "", *_table(head, rows), "", top, ""])
+
+
+def _gaming(report: Mapping[str, Any]) -> str:
+    methods = [name for name, _ in _ranked(report)]
+    games = list(report["gaming"][methods[0]])
+    rows = [
+        [game, *(_gain(report["gaming"][name][game]) for name in methods)]
+        for game in sorted(games, key=lambda game: -report["gaming"][methods[-1]][game]["mean"])
+    ]
+    return "\n".join([*_table(["what the attacker does", *methods], rows), ""])
+
+
+def _gain(each: Mapping[str, float]) -> str:
+    return f"{100 * each['mean']:+.1f} ({100 * each['worst']:+.1f})"
 
 
 def _ranked(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -90,9 +90,9 @@ def cosine_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -
     return (1 + answered @ index["hidden.vectors"].T) / 2
 
 
-def uniform_scores(contributions: Sequence[int], num_answers: int) -> Tensor:
+def uniform_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:  # noqa: ARG001
     """[answers, contributors]: how many rows each has."""
-    return torch.bincount(torch.tensor(contributions)).float().expand(num_answers, -1)
+    return torch.bincount(torch.tensor(contributions)).float().expand(len(answers), -1)
 
 
 def _batches(examples: Sequence[Example]) -> Sequence[Sequence[Example]]:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.attribution.answers import losses, read_answers
 from benchmarks.attribution.data import half_subsets, read_study
+from benchmarks.attribution.gaming import CITATION, PADDING, Method, gains, padded, trivial
 from benchmarks.attribution.measure import aboutness, as_paid, figures, predicted, spearman
 from benchmarks.attribution.retrain import (
     CONFIG,
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from benchmarks.attribution.data import Study
     from benchmarks.attribution.measure import Floats
     from workers.training.pulse import Emit
+    from workers.training.rows import Example
+
+
+TRIVIAL = "trivial rows"
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,23 @@ class Plan:
         return half_subsets(len(self.study.names), self.num_subsets)
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What the methods see: of all rows as they are, of the answers, and by `variants` of rows that game."""
+
+    methods: Mapping[str, Method]
+    contributions: Sequence[int]
+    costs: Mapping[str, float]
+    """In forward passes over an answer beyond serving it."""
+    variants: Mapping[str, Mapping[str, torch.Tensor]]
+
+    def scores(self, name: str) -> Floats:
+        """[answers, contributors]"""
+        method = self.methods[name]
+        found = method.score(method.rows, self.contributions, method.answers)
+        return np.asarray(found, dtype=np.float64)
+
+
 def train(plan: Plan, emit: Emit) -> None:
     """Everybody together first, so that there are answers to evaluate the others on. Runs that another
     process is at are left to it.
@@ -110,7 +132,7 @@ def report(plan: Plan) -> dict[str, Any]:
     """Errors: `FileNotFoundError` before everybody is trained on, `ValueError` before three halves are."""
     torch.set_num_threads(plan.num_threads)
     model, answers = _open_answers(plan)
-    scores, costs = _scores(plan, model, answers)
+    seen = _methods(plan, model, answers)
     done = [half for half in plan.halves if weights_file(Run(half, 0), plan.work).exists()]
     if len(done) < 3:
         raise ValueError(f"{len(done)} retrainings are done; three make the least of rankings")
@@ -119,7 +141,7 @@ def report(plan: Plan) -> dict[str, Any]:
     second = {half: losses(model, answers, Run(half, 1), plan.work) for half in again}
     kinds = [answer.kind for answer in answers]
     actual = -np.array(list(first.values())).T
-    named = {name: np.asarray(found, dtype=np.float64) for name, found in scores.items()}
+    named = {name: seen.scores(name) for name in seen.methods}
     measured = figures({name: predicted(found, done) for name, found in named.items()}, actual, kinds)
     paid = figures({name: predicted(as_paid(found), done) for name, found in named.items()}, actual, kinds)
     about = [answer.example.contribution for answer in answers]
@@ -129,7 +151,7 @@ def report(plan: Plan) -> dict[str, Any]:
             name: {
                 **measured[name],
                 "lds_as_paid": paid[name]["lds"],
-                "cost": round(costs[name], 3),
+                "cost": round(seen.costs[name], 3),
                 "aboutness": aboutness(found, about),
                 "aboutness_held_out": aboutness(
                     found[is_new], [c for c, new in zip(about, is_new, strict=True) if new]
@@ -138,6 +160,7 @@ def report(plan: Plan) -> dict[str, Any]:
             for name, found in named.items()
         },
         "ceiling": _ceiling(first, second),
+        "gaming": _gaming(seen),
         "planned": {"subsets": plan.num_subsets, "repeats": plan.num_repeats},
         "num_subsets": len(done),
         "num_repeats": len(again),
@@ -152,28 +175,52 @@ def report(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _scores(
-    plan: Plan, model: Any, answers: Sequence[Answer]
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """([answers, contributors] of each method, its cost in forward passes over the answer beyond serving).
-
-    `model` holds the final adapter, and the checkpoint afterwards.
-    """
+def _methods(plan: Plan, model: Any, answers: Sequence[Answer]) -> _Measured:
+    """`model` holds the final adapter, and the checkpoint afterwards."""
     rows = sorted(plan.study.rows, key=lambda row: -len(row.token_ids))
+    variants = _variants(rows, plan)
     asked = [answer.example for answer in answers]
     contributions = [row.contribution for row in rows]
     known, told = (forward_signals(model, each) for each in (rows, asked))
+    seen = {name: forward_signals(model, each) for name, each in variants.items()}
     load_adapter(model, midway_file(plan.everybody, plan.work).read_bytes())
     known_gradients, _ = gradient_signals(model, rows)
     gradients, seconds = gradient_signals(model, asked)
-    scores = {
-        "uniform by rows": uniform_scores(contributions, len(asked)),
-        "hidden states": cosine_scores(known.hidden, contributions, told.hidden),
-        "error vector": ridge_scores(known.error, contributions, told.error),
-        "gradient": ridge_scores(known_gradients, contributions, gradients),
+    taken = {name: gradient_signals(model, each)[0] for name, each in variants.items()}
+    methods = {
+        "uniform by rows": Method(uniform_scores, known.hidden, told.hidden),
+        "hidden states": Method(cosine_scores, known.hidden, told.hidden),
+        "error vector": Method(ridge_scores, known.error, told.error),
+        "gradient": Method(ridge_scores, known_gradients, gradients),
+    }
+    others = {
+        "uniform by rows": {name: each.hidden for name, each in seen.items()},
+        "hidden states": {name: each.hidden for name, each in seen.items()},
+        "error vector": {name: each.error for name, each in seen.items()},
+        "gradient": taken,
     }
     # The first three come out of the pass that wrote the answer.
-    return scores, {**dict.fromkeys(scores, 0.0), "gradient": seconds / told.forward_seconds}
+    costs = {**dict.fromkeys(methods, 0.0), "gradient": seconds / told.forward_seconds}
+    return _Measured(methods, contributions, costs, others)
+
+
+def _variants(rows: Sequence[Example], plan: Plan) -> dict[str, list[Example]]:
+    tokenizer = AutoTokenizer.from_pretrained(plan.base.folder, local_files_only=True)
+    names = plan.study.names
+    return {
+        "answers padded": padded(rows, tokenizer, names, PADDING),
+        "answers that cite themselves": padded(rows, tokenizer, names, CITATION),
+        TRIVIAL: trivial(tokenizer),
+    }
+
+
+def _gaming(measured: _Measured) -> dict[str, Any]:
+    found = {}
+    for name, method in measured.methods.items():
+        variants = dict(measured.variants[name])
+        extra = variants.pop(TRIVIAL)
+        found[name] = gains(method, measured.contributions, variants, extra)
+    return found
 
 
 def _ceiling(

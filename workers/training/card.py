@@ -25,12 +25,22 @@ class Card:
     base_name: str
     base_digest: str
     metrics: Mapping[str, float]
+    statistics: Mapping[str, float]
+    """Of the update: see `backend.domain.gate.Inspection`."""
     versions: Mapping[str, str]
 
     def render(self) -> str:
         """Markdown with the front matter that model hubs read."""
         return (
-            "\n".join((*self._front_matter(), *self._measured(), *self._made_from(), *self._reproduce()))
+            "\n".join(
+                (
+                    *self._front_matter(),
+                    *self._measured(),
+                    *self._update(),
+                    *self._made_from(),
+                    *self._reproduce(),
+                )
+            )
             + "\n"
         )
 
@@ -51,17 +61,41 @@ class Card:
     def _measured(self) -> list[str]:
         m = self.metrics
         rows = (
-            ("base model", m["eval_loss_base"], m["perplexity_base"]),
-            ("with this adapter", m["eval_loss_adapter"], m["perplexity_adapter"]),
+            ("base model", m["eval_loss_base"], m["perplexity_base"], m["general_loss_base"]),
+            (
+                "with this adapter",
+                m["eval_loss_adapter"],
+                m["perplexity_adapter"],
+                m["general_loss_adapter"],
+            ),
         )
         return [
             f"Measured on {m['num_eval_rows']} held-out rows, their source objects unseen in this training"
-            + ("." if self.spec.config.parent is None else ", but perhaps by its parent."),
-            "The loss is in nats per answer token, every token weighing the same.",
+            + ("," if self.spec.config.parent is None else " (but perhaps in its parent's),"),
+            "and on a fixed general set that has nothing to do with them: a loss above the base model's is",
+            "what was forgotten. The loss is in nats per answer token, every token weighing the same.",
             "",
-            "| model | loss | perplexity |",
-            "| --- | --- | --- |",
-            *(f"| {name} | {loss:.4f} | {perplexity:.2f} |" for name, loss, perplexity in rows),
+            "| model | loss | perplexity | loss on the general set |",
+            "| --- | --- | --- | --- |",
+            *(
+                f"| {name} | {loss:.4f} | {perplexity:.2f} | {general:.4f} |"
+                for name, loss, perplexity, general in rows
+            ),
+            "",
+        ]
+
+    def _update(self) -> list[str]:
+        return [
+            "## The update",
+            "",
+            "Means over the layers, norms relative to the weights. Nothing here says that it is safe.",
+            "",
+            "| statistic | value |",
+            "| --- | --- |",
+            *(
+                f"| {name.replace('_', ' ')} | {value:.4f} |"
+                for name, value in sorted(self.statistics.items())
+            ),
             "",
         ]
 

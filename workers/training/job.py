@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoTokenizer
 
-from backend.domain.errors import Conflict
+from backend.domain.gate import AdapterRefused
 from inference.errors import InferenceError
 from inference.lora.files import adapter_digest
 from inference.model.base_model import base_model_digest
@@ -22,8 +22,16 @@ from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
 from workers.training.index import capture, write_index
-from workers.training.rows import UnusableRows, hold_out, read_examples
-from workers.training.spec import ADAPTER, CHECKPOINTS, RESULT_FILE, ROWS_FILE, write_json
+from workers.training.inspect import as_json, inspect
+from workers.training.rows import UnusableRows, general_examples, hold_out, read_examples
+from workers.training.spec import (
+    ADAPTER,
+    CHECKPOINTS,
+    INSPECTION_FILE,
+    RESULT_FILE,
+    ROWS_FILE,
+    write_json,
+)
 from workers.training.warm import ParentDiffers, load_parent
 
 if TYPE_CHECKING:
@@ -40,10 +48,6 @@ MAX_LOSS = 700.0
 """In nats: above it a perplexity is more than a float holds. Guessing at random costs about 11."""
 
 
-class AdapterRefused(Conflict):
-    """The engine would not serve what was trained; its reason is in the message."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Base:
     """The base model of a job."""
@@ -56,7 +60,7 @@ class _Base:
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Leaves `adapter/` and `result.json` in `folder`; killed anywhere, it may be run again.
 
-    Errors: `UnusableRows`, `ParentDiffers`, `NonFiniteLoss`, `AdapterRefused`.
+    Errors: `UnusableRows`, `ParentDiffers`, `NonFiniteLoss`, `backend.domain.gate.AdapterRefused`.
     """
     started = time.monotonic()
     torch.set_num_threads(spec.num_threads)
@@ -72,11 +76,15 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     try:
         write_index(base.folder, scratch, digest, train, gradients, spec.num_threads, emit)
     except InferenceError as error:
-        raise AdapterRefused(f"the engine refuses the trained adapter: {error}") from error
-    card = Card(spec, model_name(base.folder), base.digest, metrics, _made_by())
+        raise AdapterRefused(
+            f"the engine refuses the trained adapter: {error}", details={"reason": error.code}
+        ) from error
+    found = inspect(base.folder, scratch)
+    card = Card(spec, model_name(base.folder), base.digest, metrics, found.statistics, _made_by())
     (scratch / "README.md").write_text(card.render(), encoding="utf-8")
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     scratch.rename(folder / ADAPTER)
+    write_json(folder / INSPECTION_FILE, as_json(found))
     result = {
         "adapter_digest": "0x" + digest,
         "base_model": "0x" + base.digest,
@@ -117,14 +125,17 @@ def _learn(
     config = spec.config
     deciding, held_out = _deciding(held_out, config)
     model = lora_model(base.folder, config)
+    general = general_examples(base.tokenizer)
     with model.disable_adapter():
         base_loss = _evaluated("base", mean_loss(model, held_out, emit), emit)
+        general_base = _checked("base", mean_loss(model, general, emit))
     if config.parent is not None:
         load_parent(model, Path(spec.parent_folder), config)
         _evaluated("parent", mean_loss(model, held_out, emit), emit)
     summary = fit(model, train, config, checkpoints, emit, deciding)
     _round_to_bf16(model)
     adapter_loss = _evaluated("adapter", mean_loss(model, held_out, emit), emit)
+    general_adapter = _checked("adapter", mean_loss(model, general, emit))
     _save_adapter(model, adapter, base)
     midway = (checkpoints / MIDWAY_FILE).read_bytes()
     gradients = capture(model, midway, summary.midway_step, train, emit)
@@ -133,6 +144,8 @@ def _learn(
         "eval_loss_adapter": adapter_loss,
         "perplexity_base": math.exp(base_loss),
         "perplexity_adapter": math.exp(adapter_loss),
+        "general_loss_base": general_base,
+        "general_loss_adapter": general_adapter,
         "num_train_rows": len(train),
         "num_eval_rows": len(held_out),
         **asdict(summary),
@@ -153,10 +166,15 @@ def _deciding(
         raise UnusableRows(few, param="early_stopping") from error
 
 
-def _evaluated(name: str, loss: float, emit: Emit) -> float:
+def _checked(name: str, loss: float) -> float:
     if not loss < MAX_LOSS:  # NaN fails too
-        what = f"the loss of the {name} model on held-out rows is {loss}"
+        what = f"the loss of the {name} model on rows that it was not trained on is {loss}"
         raise NonFiniteLoss(f"{what}; lower the learning rate", details={"model": name})
+    return loss
+
+
+def _evaluated(name: str, loss: float, emit: Emit) -> float:
+    _checked(name, loss)
     emit("eval", {"model": name, "loss": loss, "perplexity": math.exp(loss)})
     return loss
 

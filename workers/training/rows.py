@@ -7,15 +7,18 @@ import json
 import random
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 LossOn = Literal["completions", "all"]
+GENERAL_FILE = Path(__file__).with_name("general.jsonl")
+"""Written for this project. Losses on another set cannot be compared: changing a row needs another name."""
+GENERAL_LENGTH = 512
 IGNORED = -100
 """Label of a token that carries no loss; the value that torch's cross entropy skips."""
 
@@ -52,6 +55,12 @@ def read_examples(
             encode(line["contribution"], line["row"], tokenizer, max_length, loss_on) for line in lines
         ]
     return [example for example in examples if example.num_trained > 0]
+
+
+def general_examples(tokenizer: Any) -> list[Example]:
+    """The fixed set of questions about nothing in particular: there it shows what a model forgets."""
+    lines = GENERAL_FILE.read_text(encoding="utf-8").splitlines()
+    return [encode(0, json.loads(line), tokenizer, GENERAL_LENGTH) for line in lines]
 
 
 def encode(

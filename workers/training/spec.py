@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SPEC_FILE = "spec.json"
 ROWS_FILE = "rows.jsonl"
 RESULT_FILE = "result.json"
+INSPECTION_FILE = "inspection.json"
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
 """A checkpoint without this file was being written when its process was killed."""

@@ -84,7 +84,11 @@ def prepare_registration(
 ) -> RegistrationView:
     """The creator's own transaction; the job's `version_id` tells when the chain has confirmed it."""
     registration = services.publication.prepare(
-        job_id, wallet.account, body.listing(), accepts_worse=body.accepts_worse
+        job_id,
+        wallet.account,
+        body.listing(),
+        accepts_worse=body.accepts_worse,
+        accepts_copy=body.accepts_copy,
     )
     return RegistrationView.of(registration)
 

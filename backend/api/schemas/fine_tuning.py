@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from backend.api.schemas.common import HashField, PreparedTransactionView, Schema, View
 from backend.api.schemas.registry import Ppm, Price
 from backend.domain.errors import InvalidInput
+from backend.domain.gate import GateReport
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.training import JobEvent, JobState, TrainingConfig, TrainingJob
 from backend.services.publish import Listing, Registration
@@ -23,6 +24,7 @@ MESSAGES = {
     "eval": "Loss of the {model} model on held-out rows: {loss:.4f}.",
     "retry": "{message}",
     "failed": "{message}",
+    "gate": "{message}",
     "published": "The adapter is published as {cid}.",
     "registered": "The adapter is registered as {version_id}.",
 }
@@ -187,7 +189,8 @@ class EstimateView(View):
 
 class RegistrationRequest(Schema):
     """What the creator sells the adapter as. Prices: token units per million tokens. An adapter that does no
-    better than its base on held-out rows is listed only if `accepts_worse`.
+    better than its base on held-out rows is listed only if `accepts_worse`, one that is like a version of
+    somebody else only if `accepts_copy`.
     """
 
     name: str
@@ -196,6 +199,7 @@ class RegistrationRequest(Schema):
     operator_ppm: Ppm
     creator_ppm: Ppm
     accepts_worse: bool = False
+    accepts_copy: bool = False
 
     def listing(self) -> Listing:
         return Listing(
@@ -207,16 +211,70 @@ class RegistrationRequest(Schema):
         )
 
 
+class RiskView(View):
+    """`score` of 100: ten times how far the statistic `by` of the update lies from what is usual among the
+    known adapters of its base, in their spreads. A low one does not say that an adapter is safe.
+    """
+
+    score: int
+    by: str
+
+
+class NearestView(View):
+    """The version of another creator that the adapter is most like. `shared_ppm`: the part of its update in
+    layers that are the same.
+    """
+
+    version_id: str
+    creator: str
+    cosine: float
+    shared_ppm: int
+    is_copy: bool
+
+
+class GateView(View):
+    """What an adapter is like, beside the registered versions of its base. `risk` is null where too few are
+    known; `num_unknown`: of how many nothing could be read.
+    """
+
+    risk: RiskView | None
+    nearest: NearestView | None
+    num_compared: int
+    num_unknown: int
+
+    @classmethod
+    def of(cls, report: GateReport) -> GateView:
+        risk, near = report.risk, report.nearest
+        return cls(
+            risk=None if risk is None else RiskView(score=risk.score, by=risk.by),
+            nearest=None
+            if near is None
+            else NearestView(
+                version_id=near.version,
+                creator=near.creator,
+                cosine=near.cosine,
+                shared_ppm=near.shared_ppm,
+                is_copy=near.is_copy,
+            ),
+            num_compared=report.num_compared,
+            num_unknown=report.num_unknown,
+        )
+
+
 class RegistrationView(View):
     """The version exists once its creator's transaction is confirmed."""
 
     version_id: str
     transaction: PreparedTransactionView
+    gate: GateView | None
 
     @classmethod
     def of(cls, registration: Registration) -> RegistrationView:
-        transaction = PreparedTransactionView.of(registration.transaction)
-        return cls(version_id=registration.version_id, transaction=transaction)
+        return cls(
+            version_id=registration.version_id,
+            transaction=PreparedTransactionView.of(registration.transaction),
+            gate=None if registration.gate is None else GateView.of(registration.gate),
+        )
 
 
 class JobEventView(View):

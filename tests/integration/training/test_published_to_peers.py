@@ -39,7 +39,7 @@ def test_what_was_published_is_fetched_whole_by_a_second_ipfs_peer(tmp_path: Pat
             TrainingSpec("ftjob-1", config, ("0xfeed",), ("MIT",), "", str(base), 1), job, lambda *_: None
         )
     store = EmbeddedStore(tmp_path / "ipfs", is_durable=False)
-    cid = Publication(None, store, None).publish(job / ADAPTER)  # type: ignore[arg-type]
+    cid = Publication(None, store, None, None).publish(job / ADAPTER)  # type: ignore[arg-type]
 
     with (
         ipfs_peer(tmp_path / "first", tmp_path / "ipfs" / "blocks") as first,

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.db.unit_of_work import Database
+from backend.services.adapters import AdapterFolders
+from backend.services.gate import Gate
 from backend.services.publish import Publication
 from backend.services.train.leases import Leases
 from backend.storage.embedded import EmbeddedStore
 from tests.unit.workers.support import Rows, letter_rows
 from workers.app import create_app, work
+from workers.gatekeeper import Gatekeeper
+from workers.inspector import Inspector
 from workers.relay import Relay
 from workers.steps import Steps, TrainerOptions
 
@@ -32,7 +36,10 @@ def main(home: Path) -> None:
     setup = json.loads((home / "setup.json").read_text())
     database = Database.open(setup["database_url"])
     leases = Leases(database.begin, seconds=setup["lease_seconds"])
-    publication = Publication(database.begin, EmbeddedStore(home / "ipfs"), chain=None)  # type: ignore[arg-type]
+    store, gate = EmbeddedStore(home / "ipfs"), Gate(database.begin, database.read)
+    publication = Publication(database.begin, store, None, gate)  # type: ignore[arg-type]
+    inspector = Inspector(Path(setup["base_folder"]))
+    gatekeeper = Gatekeeper(gate, AdapterFolders(store, home / "adapters"), inspector)
     options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"])
     app = create_app(home, setup["broker_url"])
 
@@ -41,7 +48,7 @@ def main(home: Path) -> None:
 
     relay = Relay(database.begin, send, (leases.offer_lapsed,))
     threading.Thread(target=relay.run, args=(threading.Event(),), daemon=True).start()
-    work(app, Steps(leases, Rows(letter_rows()), publication, options))
+    work(app, Steps(leases, Rows(letter_rows()), gatekeeper, publication, options))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from backend.db.tables.chain import VersionRow
 from backend.domain.chain import PreparedTransaction
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
+from backend.domain.gate import CopiedVersion, Inspection
 from backend.domain.hashing import version_id
 from backend.domain.ids import Account, Hash32
 from backend.domain.training import Step, TrainingResult
+from backend.services.gate import Gate
 from backend.services.publish import Listing, NoBetterThanBase, NotPublished, Publication
 from backend.storage.embedded import EmbeddedStore
 from tests.unit.workers.support import CREATOR, DATASET, RESULT, STRANGER, Desk
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingJob
 
 LISTING = Listing("python-docs", 2_000_000, 4_000_000, 200_000, 300_000)
+SKETCH = bytes(range(64)) * 4  # two layers
 WORSE = TrainingResult(
     RESULT.adapter_digest, RESULT.base_model, {"eval_loss_base": 2.0, "eval_loss_adapter": 2.0}
 )
@@ -49,7 +52,8 @@ class Press:
         self.chain = Chain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         clock = lambda: self.desk.now  # noqa: E731
-        self.publication = Publication(database.begin, self.store, self.chain, clock)  # type: ignore[arg-type]
+        self.gate = Gate(database.begin, database.read)
+        self.publication = Publication(database.begin, self.store, self.chain, self.gate, clock)  # type: ignore[arg-type]
         self.adapter = folder / "adapter"
         self.adapter.mkdir()
         for name in ("adapter_config.json", "README.md"):
@@ -84,6 +88,25 @@ class Press:
         version = version_id(record)
         row = VersionRow(id=version, creator=job.creator, name=record.name, record=raw, is_deprecated=False)
         row.block_number, row.log_index = block, 0
+        with self.desk.database.begin() as tx:
+            tx.session.merge(row)
+        return version
+
+    def list_elsewhere(self, creator: Account) -> str:
+        """Somebody else has the same weights on the chain, in a folder of their own."""
+        raw = {
+            "adapterDigest": RESULT.adapter_digest,
+            "cidDigest": "0x" + "77" * 32,
+            "baseModel": RESULT.base_model,
+            "snapshots": [],
+            "promptPrice": 1,
+            "completionPrice": 1,
+            "operatorPpm": 1,
+            "creatorPpm": 1,
+        }
+        version = "0x" + "0e" * 32
+        row = VersionRow(id=version, creator=creator, name="other", record=raw, is_deprecated=False)
+        row.block_number, row.log_index = 3, 0
         with self.desk.database.begin() as tx:
             tx.session.merge(row)
         return version
@@ -169,6 +192,36 @@ def test_an_adapter_no_better_than_its_base_needs_the_creators_word(press: Press
         press.publication.prepare(job.id, CREATOR, LISTING)
     assert refusal.value.details == WORSE.metrics
     assert press.publication.prepare(job.id, CREATOR, LISTING, accepts_worse=True).record
+
+
+def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_creators_word(
+    press: Press,
+) -> None:
+    job = press.published()
+    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    original = press.list_elsewhere(STRANGER)
+    with pytest.raises(CopiedVersion, match=original) as refusal:
+        press.publication.prepare(job.id, CREATOR, LISTING)
+    assert refusal.value.details["creator"] == STRANGER
+    assert not press.chain.prepared
+    registration = press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True)
+    assert registration.gate is not None
+    assert registration.gate.nearest is not None
+    assert registration.gate.nearest.version == original
+
+
+def test_ones_own_adapter_is_listed_again_without_a_word(press: Press) -> None:
+    job = press.published()
+    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    press.list_elsewhere(CREATOR)
+    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+    assert registration.gate is not None
+    assert registration.gate.nearest is None
+
+
+def test_a_job_from_before_there_was_a_gate_is_registered_without_a_report(press: Press) -> None:
+    job = press.published()
+    assert press.publication.prepare(job.id, CREATOR, LISTING).gate is None
 
 
 def test_the_chains_confirmation_is_noticed_once(press: Press) -> None:

@@ -52,6 +52,8 @@ def test_a_report_ranks_all_methods_and_becomes_a_page(plan: Plan) -> None:
     assert "not complete" not in text
     assert "2 of 3 repeats" in page({**found, "num_repeats": 2})
     assert chart(found).count('class="point"') == 4
+    assert set(found["gaming"]) == set(found["methods"])
+    assert "| copy under another wallet |" in text
     assert MISSING in page(None)
 
 

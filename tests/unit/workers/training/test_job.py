@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from backend.domain.attribution import CHECKPOINT_FILE, INDEX_FILE
+from backend.domain.gate import AdapterRefused
 from backend.services.attribution_index import load_index
 from backend.services.train.options import parse_config
 from inference.config import EngineConfig
@@ -22,8 +23,8 @@ from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
 from workers.training.evaluate import BATCH_TOKENS, batches_by_length, mean_loss
 from workers.training.fit import NonFiniteLoss, fit, lora_model
-from workers.training.job import AdapterRefused, run_job
-from workers.training.rows import Example, UnusableRows, encode
+from workers.training.job import run_job
+from workers.training.rows import Example, UnusableRows, encode, general_examples
 from workers.training.run import _train
 from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, RESULT_FILE, ROWS_FILE, TrainingSpec
 from workers.training.warm import ParentDiffers
@@ -97,6 +98,7 @@ def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, ti
     result = json.loads((folder / RESULT_FILE).read_bytes())
     metrics = result["metrics"]
     assert metrics["eval_loss_adapter"] < metrics["eval_loss_base"]
+    assert metrics["general_loss_base"] != metrics["general_loss_adapter"]
     assert (metrics["num_train_rows"], metrics["num_eval_rows"], metrics["num_steps"]) == (22, 2, NUM_STEPS)
     assert [data["step"] for kind, data in events if kind == "progress"] == list(range(1, NUM_STEPS + 1))
     assert [data["step"] for kind, data in events if kind == "checkpoint"] == [3, 6, 9, 12]
@@ -119,7 +121,8 @@ def test_a_job_leaves_a_folder_that_engine_and_attributor_read(make_job: Any, ti
     assert checkpoint.keys() == final.keys()
     assert not all(torch.equal(checkpoint[name], final[name]) for name in final)
     card = (adapter / "README.md").read_text()
-    for fact in ("0xfeed", "MIT", f"{metrics['eval_loss_adapter']:.4f}", "torch", "| seed | 11 |"):
+    losses = [f"{metrics[name]:.4f}" for name in ("eval_loss_adapter", "general_loss_adapter")]
+    for fact in ("0xfeed", "MIT", *losses, "torch", "| seed | 11 |", "| largest norm |"):
         assert fact in card
     assert str(folder) not in card
 
@@ -324,7 +327,7 @@ def test_a_batch_of_evaluation_is_bounded_by_its_tokens(lengths: list[int]) -> N
 def test_an_adapter_that_diverged_is_refused_by_its_held_out_loss(
     make_job: Any, monkeypatch: pytest.MonkeyPatch, loss: float
 ) -> None:
-    losses = iter([4.0, loss])
+    losses = iter([4.0, 4.0, loss])
     monkeypatch.setattr("workers.training.job.mean_loss", lambda *_: next(losses))
     spec, folder = make_job(epochs=0.01)
     spec.save(folder)
@@ -346,7 +349,11 @@ def test_evaluation_and_index_give_signs_of_life(make_job: Any, monkeypatch: pyt
 
     spec, folder = make_job(epochs=0.01)
     run_job(spec, folder, emit)
-    assert signs == [("evaluation", 2, 2)] * 2 + [("gradients", 22, 22)] + [
+    general = len(general_examples(AutoTokenizer.from_pretrained(spec.base_folder)))
+    evaluations = [sign for sign in signs if sign[0] == "evaluation"]
+    assert [sign[1:] for sign in evaluations].count((2, 2)) == 2
+    assert [sign[1:] for sign in evaluations].count((general, general)) == 2
+    assert signs[len(evaluations) :] == [("gradients", 22, 22)] + [
         ("index", done, 22) for done in range(1, 23)
     ]
 
