@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-deep lint format bench gas docs lock clean
-.PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack
+.PHONY: bench-peers bench-attribution bench-soak slither halmos coverage mutation attack audit
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -79,6 +79,9 @@ coverage: node_modules/.installed ## what the Solidity tests execute: at least 9
 
 mutation: node_modules/.installed ## mutates the contracts 200 times: 90 % noticed, about two hours, can go on; JOBS=n at once
 	@$(PYTHON) -m tools.contract_checks.mutation --jobs $(or $(JOBS),1)
+
+audit: setup ## known vulnerabilities of what the lock files pin: asks PyPI and npm
+	@$(PY) -m tools.dependency_audit
 
 attack: setup ## a dishonest operator against `loraledger watch`, sixteen ways, by the clock
 	@$(PY) -m tools.attack
