@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from backend.domain.caip import chain_name
 from backend.domain.errors import DomainError
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class PreparedTransaction:
     """`{"contract": name, "function": name, "args": {name: value}}`, integers as decimal strings."""
     gas: int | None
     """Estimate with a margin; None when no sender was named."""
+
+    @property
+    def chain(self) -> str:
+        """CAIP-2."""
+        return chain_name(self.chain_id)
 
 
 @dataclass

@@ -59,6 +59,7 @@ class SignIn:
         self._consent = consent
         self._clock = clock
         self._policy = policy
+        self.chain_id = policy.chain_id
 
     def challenge(self, account: Account) -> Challenge:
         """A ready message for `account`; its nonce counts once, here, until it expires."""

@@ -8,6 +8,7 @@ from backend.api.deps import CallerDep, ServicesDep, WalletDep, admit_stranger
 from backend.api.idempotency import IdempotentRoute, keeps_no_answer
 from backend.api.paging import PagingDep
 from backend.api.schemas.auth import (
+    CallerView,
     ChallengeRequest,
     ChallengeView,
     CreateKeyRequest,
@@ -18,6 +19,7 @@ from backend.api.schemas.auth import (
     SignInView,
 )
 from backend.api.schemas.common import Page
+from backend.domain.caip import account_name
 from backend.domain.ids import Account
 
 router = APIRouter(prefix="/v1", tags=["auth"], route_class=IdempotentRoute)
@@ -50,8 +52,9 @@ def sign_out(services: ServicesDep, wallet: WalletDep) -> None:
 
 
 @router.get("/auth/me")
-def who_am_i(caller: CallerDep) -> dict[str, str | None]:
-    return {"account": caller.account, "key_id": caller.key_id}
+def who_am_i(services: ServicesDep, caller: CallerDep) -> CallerView:
+    name = account_name(services.sign_in.chain_id, caller.account)
+    return CallerView(account=caller.account, account_id=name, key_id=caller.key_id)
 
 
 @router.post("/keys", status_code=status.HTTP_201_CREATED)

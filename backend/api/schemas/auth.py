@@ -20,6 +20,14 @@ class ChallengeView(View):
     expires_at: datetime
 
 
+class CallerView(View):
+    """Whom a token stands for."""
+
+    account: str
+    account_id: str = Field(description="The same by CAIP-10: `eip155:<chain id>:<account>`.")
+    key_id: str | None = Field(description="Of the API key; null for a session.")
+
+
 class SignInRequest(Schema):
     message: str
     signature: str

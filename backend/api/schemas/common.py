@@ -98,6 +98,7 @@ class PreparedTransactionView(View):
     """An unsigned transaction for the caller's wallet; `gas` is absent where it cannot be simulated yet."""
 
     chain_id: int
+    chain: str = Field(description="The same by CAIP-2: `eip155:<chain id>`.")
     to: str
     data: str
     value: Annotated[int, PlainSerializer(str, return_type=str, when_used="json")]

@@ -97,7 +97,9 @@ def test_a_revoked_key_is_refused_and_its_session_stays(api: Api) -> None:
             httpx.get(f"{api.url}/v1/auth/me", headers={"authorization": f"Bearer {api.key}"}).status_code
             == 401
         )
-        assert http.get("/v1/auth/me").json()["account"] == api.installation.payer.account
+        payer = api.installation.payer.account
+        me = http.get("/v1/auth/me").json()
+        assert (me["account"], me["account_id"]) == (payer, f"eip155:31337:{payer}")
 
 
 def test_a_replayed_sign_in_is_refused(api: Api) -> None:
