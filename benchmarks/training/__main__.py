@@ -7,7 +7,7 @@ training, by the processor's time.
 `train_vs_plain_trainer`: tokens trained a second, without padding, to those of the Trainer of transformers
 with its defaults, on the same rows (`benchmarks.training.trainer`); left out where our eval loss is worse.
 How busy the machine was with other things stands beside; `by_processor` has the same paces by the time that
-the process was given, `training` every run.
+the process was given, `training` and `capture` every run.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engine import machine
-from benchmarks.training.capture import Overhead, measure_capture
 from benchmarks.training.data import MEGABYTE, Measured, Sizes, measure
-from benchmarks.training.trainer import Outcome, Race, race
+from benchmarks.training.trainer import Outcome, Race, measure_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from benchmarks.training.capture import Overhead
 
 T = TypeVar("T")
 
@@ -40,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     laps = Race(options.rows, options.repeats, options.threads, options.epochs, models, options.base_model)
     before = machine.Usage.now(os.getpid())
     measured = _apart(measure, sizes, options.work)
-    training = options.rows, options.threads, options.base_model, options.work
-    overhead = _apart(measure_capture, *training) if options.rows else None
-    outcome = _apart(race, laps, options.work / "trainer") if options.rows else None
+    overhead, outcome = _apart(measure_training, laps, options.work) if options.rows else (None, None)
     foreign = machine.Usage.now(os.getpid()).foreign_share_since(before)
     report = _report(measured, overhead, outcome, foreign)
     if options.json:
@@ -76,6 +75,7 @@ def _report(
         "figures": figures,
         "by_processor": by_processor,
         "training": None if outcome is None else asdict(outcome),
+        "capture": None if overhead is None else asdict(overhead),
         "foreign_share": round(foreign_share, 3),
         "machine": machine.describe(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer
 from backend.domain.training import TrainingConfig
 from backend.services.contribute.docstrings import build_dataset
 from inference.model.sources import resolve_model
-from workers.training.fit import MIDWAY_FILE, fit, lora_model, midway_step
+from workers.training.fit import MIDWAY_FILE, fit, lora_model
 from workers.training.index import capture
 from workers.training.rows import encode
 
@@ -22,21 +23,30 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from workers.training.rows import Example
+
 PACKAGES = ("json", "asyncio", "collections", "email", "logging", "unittest")
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    training_seconds: float
-    capture_seconds: float
+    """Processor seconds of each repeat."""
+
+    training: tuple[float, ...]
+    capture: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        return self.capture_seconds / self.training_seconds
+        """The median over repeats of each with itself."""
+        return statistics.median(c / t for c, t in zip(self.capture, self.training, strict=True))
 
 
-def measure_capture(num_rows: int, num_threads: int, base_model: str, work: Path) -> Overhead:
-    """Docstrings and the product's defaults. `base_model` as `inference.model.sources` takes it."""
+def measure_capture(
+    num_rows: int, num_threads: int, base_model: str, work: Path, repeats: int = 1
+) -> Overhead:
+    """Docstrings and the product's defaults, training and capture in turns. `base_model` as
+    `inference.model.sources` takes it.
+    """
     torch.set_num_threads(num_threads)
     config = TrainingConfig()
     folder = resolve_model(base_model, work / "models")
@@ -46,18 +56,25 @@ def measure_capture(num_rows: int, num_threads: int, base_model: str, work: Path
         encode(number % len(PACKAGES), row, tokenizer, config.max_length)
         for number, row in enumerate(rows[:: max(1, len(rows) // num_rows)][:num_rows])
     ]
-    model = lora_model(folder, config)
     checkpoints = work / "capture"
+    turns = [_turn(folder, config, examples, checkpoints) for _ in range(repeats)]
+    return Overhead(tuple(training for training, _ in turns), tuple(capture for _, capture in turns))
+
+
+def _turn(
+    folder: Path, config: TrainingConfig, examples: list[Example], checkpoints: Path
+) -> tuple[float, float]:
+    model = lora_model(folder, config)
     shutil.rmtree(checkpoints, ignore_errors=True)
     began = time.process_time()
     summary = fit(model, examples, config, checkpoints, _ignore)
     trained = time.process_time()
-    midway, step = (checkpoints / MIDWAY_FILE).read_bytes(), midway_step(summary.num_steps)
+    midway = (checkpoints / MIDWAY_FILE).read_bytes()
     captured = time.process_time()
-    capture(model, midway, step, examples, _ignore)
+    capture(model, midway, summary.midway_step, examples, _ignore)
     ended = time.process_time()
     shutil.rmtree(checkpoints)
-    return Overhead(trained - began, ended - captured)
+    return trained - began, ended - captured
 
 
 def _ignore(kind: str, data: Mapping[str, Any]) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from backend.services.contribute.docstrings import build_dataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from benchmarks.training.capture import Overhead
 
 PACKAGES = ("json", "asyncio", "email", "logging")
 NUM_HELD_OUT = 32
@@ -103,8 +107,16 @@ class _Field:
         return Run(num_tokens / seconds, num_tokens / processor_seconds, loss)
 
 
+def measure_training(options: Race, work: Path) -> tuple[Overhead, Outcome]:
+    """What capture adds, then the race. To be run in a process of its own, which finds this by its module."""
+    from benchmarks.training.capture import measure_capture
+
+    parts = options.num_rows, options.num_threads, options.base_folder, work, options.repeats
+    with redirect_stdout(sys.stderr):  # the plain Trainer prints its own report
+        return measure_capture(*parts), race(options, work / "trainer")
+
+
 def race(options: Race, work: Path) -> Outcome:
-    """To be run in a process of its own."""
     import torch
 
     torch.set_num_threads(options.num_threads)

@@ -1,26 +1,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
-from benchmarks.training.__main__ import main
+from backend.chain.local_node import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
 
-
-def test_the_report_has_what_was_measured_and_nothing_else(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_has_what_was_measured_and_nothing_else(tiny_model: Path, tmp_path: Path) -> None:
+    """By the command itself: its processes look their work up by module, and a command is none."""
     sizes = ["--megabytes", "0.3", "--near-megabytes", "0.2", "--rows", "16", "--repeats", "1"]
     places = ["--base-model", str(tiny_model), "--work", str(tmp_path / "work")]
-    assert main(["--json", *sizes, "--threads", "1", *places]) == 0
-    report = json.loads(capsys.readouterr().out)
+    command = [sys.executable, "-m", "benchmarks.training", "--json", "--threads", "1", *sizes, *places]
+    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=ROOT, check=True)
+    report = json.loads(done.stdout)
     ours = {"train_vs_plain_trainer", "capture_overhead"}
     assert set(report["figures"]) == {"validate_mb_s", "near_duplicates_mb_s", "validate_peak_mb", *ours}
     assert all(value > 0 for value in report["figures"].values())
     assert all(value > 0 for value in report["by_processor"].values())
     assert [len(runs) for runs in report["training"].values()] == [1, 1]
+    assert [len(seconds) for seconds in report["capture"].values()] == [1, 1]
     assert 0 <= report["foreign_share"] <= 1
