@@ -77,7 +77,7 @@ class Catalogue:
     ) -> None:
         self._read = read
         self._base = base
-        self._floor = floor
+        self.floor = floor
 
     @property
     def base_name(self) -> str:
@@ -134,7 +134,7 @@ class Catalogue:
         return _newest([v for v in versions if _is_bare(v) and self._is_servable(v)])
 
     def _is_servable(self, version: RegisteredVersion) -> bool:
-        return self._is_known(version.record) and self._floor.allows(version.record)
+        return self._is_known(version.record) and self.floor.allows(version.record)
 
     def _is_known(self, record: VersionRecord) -> bool:
         """Anybody can register our base model at any price: its price is the configured creator's to set."""
@@ -154,8 +154,8 @@ class Catalogue:
                 f"The model {model!r} is the base model without an adapter; here it is {self._base.name!r}.",
                 param="model",
             )
-        if not self._floor.allows(record):
-            floor = self._floor
+        if not self.floor.allows(record):
+            floor = self.floor
             raise PriceBelowFloor(
                 f"The model {model!r} costs {record.prompt_price} token units per million prompt tokens and "
                 f"{record.completion_price} per million completion tokens; this operator serves from "

@@ -42,12 +42,16 @@ _Price = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class BaseOffer(msgspec.Struct, frozen=True):
-    """A base model that is served, and what the bare one costs: token units per million tokens."""
+    """A base model that is served, what the bare one costs, and the least that its adapters must cost to be
+    answered for: token units per million tokens.
+    """
 
     digest: _Hash
     name: Annotated[str, msgspec.Meta(max_length=100)]
     prompt_price: _Price | None = None
     completion_price: _Price | None = None
+    min_prompt_price: _Price | None = None
+    min_completion_price: _Price | None = None
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -112,6 +116,8 @@ class Operators:
             self._catalogue.base_name,
             base.record.prompt_price if base else None,
             base.record.completion_price if base else None,
+            self._catalogue.floor.prompt,
+            self._catalogue.floor.completion,
         )
         return Card(self._own, [offer], sorted(active))
 

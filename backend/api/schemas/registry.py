@@ -109,12 +109,16 @@ class SnapshotView(View):
 
 
 class BaseOfferView(View):
-    """A base model; prices of the bare one in token units per million tokens, null where it has none."""
+    """A base model; prices of the bare one in token units per million tokens, null where it has none.
+    Adapters that cost less than `min_` are not answered for; null where the operator does not say.
+    """
 
     digest: str
     name: str
     prompt_price: int | None
     completion_price: int | None
+    min_prompt_price: int | None
+    min_completion_price: int | None
 
 
 class OperatorCardView(View):

@@ -95,11 +95,21 @@ def test_what_is_no_card_of_this_operator_is_no_answer(town: Town, card: Any) ->
     assert (found.card, found.uptime_ppm) == (None, 0)
 
 
+def test_an_operator_need_not_say_what_it_asks_for_at_least(town: Town) -> None:
+    base = {"digest": some_hash("base"), "name": "tiny"}
+    town.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
+    assert town.standing().card.bases[0].min_prompt_price is None
+
+
 def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
     adapter = some_hash("adapter")
     own = {o.account: s for o, s in town.operators.all({adapter})}[town.installation.operator]
     assert own.card.active_adapters == [adapter]
     assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
+    floor = town.installation.catalogue.floor
+    assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [
+        (floor.prompt, floor.completion)
+    ]
     assert town.strangers.asked == ["https://other/v1/operator"]
 
 
