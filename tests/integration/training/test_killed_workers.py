@@ -143,13 +143,13 @@ def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
         farm.until(lambda _, events: max(steps_of(events), default=0) >= 6)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    # Nothing is written between the two workers. Killed on a checkpoint, the job repeats no step.
+    # Nothing is written between the two workers. Killed on a checkpoint, the job repeats no step; where its
+    # process was far ahead of what the worker had heard, none may be left.
     num_before = len(steps_of(list(farm.training.events(farm.job.id))))
     with farm.worker():
         job = farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
     steps = steps_of(list(farm.training.events(job.id)))
-    resumed_at = steps[num_before]
-    assert resumed_at > 4  # from a checkpoint, not from the beginning
+    assert all(step > 4 for step in steps[num_before:])  # from a checkpoint, not from the beginning
     assert job.cid is not None
     EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == farm.undisturbed()
