@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -90,3 +91,12 @@ WalletDep = Annotated[Caller, Depends(get_wallet)]
 def asks_for(dependant: Dependant, dependency: Any) -> bool:
     """Whether an endpoint stands on this dependency, directly or through others."""
     return dependant.call is dependency or any(asks_for(each, dependency) for each in dependant.dependencies)
+
+
+def admit_operator(
+    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> None:
+    """Revenue and exposure are nobody's business but the operator's, who holds the token."""
+    shown = credentials.credentials.encode() if credentials else b""
+    if not hmac.compare_digest(shown, services.metrics_token().encode()):
+        raise Unauthenticated("Send 'Authorization: Bearer' with the operator's metrics token.")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from backend.api.deps import asks_for, get_caller, get_wallet
+from backend.api.deps import admit_operator, asks_for, get_caller, get_wallet
 from backend.api.idempotency import IdempotentRoute, takes_key
 from backend.api.schemas.answers import ErrorView
 from backend.services.idempotency import HEADER
@@ -23,7 +23,12 @@ KEY_PARAMETER = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorView"}}}
-CALLERS = {"anyone": "anybody", "key": "an API key or a session", "session": "a signed-in wallet's session"}
+CALLERS = {
+    "anyone": "anybody",
+    "key": "an API key or a session",
+    "session": "a signed-in wallet's session",
+    "operator": "whoever has the operator's metrics token",
+}
 
 
 def document(app: FastAPI, routers: tuple[APIRouter, ...]) -> dict[str, Any]:
@@ -50,6 +55,8 @@ def document(app: FastAPI, routers: tuple[APIRouter, ...]) -> dict[str, Any]:
 
 def caller_of(route: APIRoute) -> str:
     """Who may call it: a name of `CALLERS`."""
+    if asks_for(route.dependant, admit_operator):
+        return "operator"
     if asks_for(route.dependant, get_wallet):
         return "session"
     return "key" if asks_for(route.dependant, get_caller) else "anyone"

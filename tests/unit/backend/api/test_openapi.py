@@ -48,7 +48,10 @@ def test_every_schema_is_a_json_schema(document: Json) -> None:
 def test_every_operation_says_who_may_call_it_and_how_it_refuses(document: Json) -> None:
     for method, path, operation in operations(document):
         has_token = "security" in operation
-        assert operation["x-caller"] in ({"key", "session"} if has_token else {"anyone"}), (method, path)
+        assert operation["x-caller"] in ({"key", "session", "operator"} if has_token else {"anyone"}), (
+            method,
+            path,
+        )
         assert {"4XX", "5XX"} <= set(operation["responses"])
         assert "422" not in operation["responses"]
 
