@@ -124,7 +124,7 @@ class ErrorProbe:
         if not asking:
             return None
         places, probes = zip(*asking, strict=True)
-        own = logits if len(places) == len(logits) else logits[places]
+        own = logits if len(places) == len(logits) else logits[list(places)]  # a tuple indexes dimensions
         return Expected(places, probes, self._expected(own))
 
     def add(self, expected: Expected, token_ids: Sequence[int]) -> None:

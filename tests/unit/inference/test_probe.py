@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.probe import TOP_TOKENS, ProbeSums, likeliest
+from inference.probe import TOP_TOKENS, ErrorProbe, ProbeSums, likeliest
 
 
 @given(rows=st.integers(1, 4), vocab=st.sampled_from([5, 256, 2048, 2049, 4096]), seed=st.integers(0, 99))
@@ -38,6 +41,20 @@ def test_errors_add_up_and_come_only_with_an_answer() -> None:
     assert states.is_finite
     probe.add_error(torch.tensor([float("inf"), 0.0]))
     assert not probe.finish(1).is_finite
+
+
+@pytest.mark.parametrize("asking", [(0,), (1,), (0, 2), (0, 1, 3), (0, 1, 2, 3)])
+def test_errors_are_of_those_who_ask_in_any_company(asking: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    outputs: Any = SimpleNamespace(output_rows=torch.randn(20, 6).__getitem__)
+    errors, logits = ErrorProbe(outputs), torch.randn(4, 20)
+    requests: Any = [SimpleNamespace(probe=ProbeSums(1) if place in asking else None) for place in range(4)]
+    found = errors.expect(requests, logits)
+    assert found is not None
+    for place, row in zip(asking, found.outputs, strict=True):
+        alone = errors.expect([requests[place]], logits[[place]])
+        assert alone is not None
+        assert torch.allclose(row, alone.outputs[0])
 
 
 def test_before_the_prompt_was_seen_there_is_no_probe() -> None:
