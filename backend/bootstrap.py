@@ -353,11 +353,12 @@ class Installation:
 
     @cached_property
     def attributors(self) -> tuple[Attributor, ...]:
-        """The first that can say attributes an answer."""
-        from backend.services.attribute import HiddenCosine, Uniform
+        """The first that can say attributes an answer: docs/adr/0016 says why in this order."""
+        from backend.services.attribute import HiddenCosine, Ridge, Uniform
         from backend.services.attribution_index import Indices
 
-        return HiddenCosine(Indices()), Uniform()
+        indices = Indices()
+        return Ridge(indices, "error"), HiddenCosine(indices), Uniform()
 
     @cached_property
     def generate(self) -> Generate:

@@ -118,7 +118,10 @@ class Recomputation:
             raise NotRepeatable("the answer was drawn by chance, without a seed", "request")
         tokens = self._shown.signed.receipt.completion_tokens
         again = replace(sampling, max_tokens=max(tokens, 1), logprobs=MAX_ALTERNATIVES)
-        return Chat("again", chat.prompt, again, self._folder(record), probe=bool(record.snapshots))
+        has_shares = bool(record.snapshots)
+        return Chat(
+            "again", chat.prompt, again, self._folder(record), probe=has_shares, probe_error=has_shares
+        )
 
     def _folder(self, record: VersionRecord) -> AdapterFolder | None:
         if int(record.adapter_digest, 16) == 0:

@@ -107,11 +107,15 @@ def attribution_check(
     probe: Probe | None,
 ) -> Check:
     """Whether the shares follow from the adapter's own index. `attributors`: those that serve answers, in
-    their order.
+    their order. One that was the first when an answer was signed may not be so now, so that an answer is
+    judged by its own; but all alike it shares only where no other applies.
     """
     if method not in {attributor.method for attributor in attributors}:
         return Check("attribution", is_right=None, message=f"no answer is attributed by {method} here")
-    found = attribute(attributors, folder, positions, Probe() if probe is None else probe)
+    last_resort = attributors[-1]
+    own = [each for each in attributors if each.method == method and each is not last_resort]
+    applicable = attributors if method == last_resort.method else [*own, last_resort]
+    found = attribute(applicable, folder, positions, Probe() if probe is None else probe)
     if found.method != method:
         if probe is None:
             text = f"{method} needs the answer's state: give --request and --answer, and --re-execute"

@@ -1,9 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
 
+from backend.domain.attribution import UNIFORM_METHOD, shares_from_scores
+from backend.ports.attribution import Probe
 from backend.ports.engine import TokenLogprob, TokenLogprobs
-from backend.services.reexecute import ROUNDING_GAP, Difference, Repeated, execution_check, first_difference
+from backend.services.attribute import Uniform
+from backend.services.reexecute import (
+    ROUNDING_GAP,
+    Difference,
+    Repeated,
+    attribution_check,
+    execution_check,
+    first_difference,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def place(*tokens: tuple[str, float]) -> TokenLogprobs:
@@ -68,3 +85,43 @@ def test_an_answer_that_goes_on_where_ours_ended_is_too() -> None:
     found = first_difference("Hello there now", ours)
     assert found == Difference(2, b"<|im_end|>", b" now", pytest.approx(1.0))
     assert first_difference("Hello there now", repeated(*HELLO)) == Difference(2, b"", b" now", None)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A method that says the same of every answer that has a probe."""
+
+    method: str
+    found: tuple[float, float]
+
+    def prepare(self, adapter_folder: Path) -> None:
+        pass
+
+    def scores(self, folder: Path, positions: Sequence[int], probe: Probe) -> Mapping[int, float] | None:
+        return None if probe.hidden is None else dict(zip(positions, self.found, strict=True))
+
+
+METHODS = (Scores("new-1", (1.0, 3.0)), Scores("old-1", (3.0, 1.0)), Uniform())
+PROBE = Probe([1.0])
+
+
+def check(method: str, scores: tuple[float, float], probe: Probe | None) -> bool | None:
+    shares = shares_from_scores(dict(enumerate(scores)))
+    return attribution_check(METHODS, Path(), (0, 1), method, shares, probe).is_right
+
+
+def test_shares_are_judged_by_the_method_that_was_signed() -> None:
+    assert check("new-1", (1.0, 3.0), PROBE) is True
+    assert check("new-1", (3.0, 1.0), PROBE) is False
+    assert check("old-1", (3.0, 1.0), PROBE) is True  # it was the first once
+    assert check("old-1", (1.0, 3.0), PROBE) is False
+
+
+def test_sharing_all_alike_is_right_only_where_nothing_else_applies() -> None:
+    assert check(UNIFORM_METHOD, (1.0, 1.0), PROBE) is False
+    assert check(UNIFORM_METHOD, (1.0, 1.0), Probe()) is True
+
+
+def test_without_the_answers_state_or_the_method_nothing_is_claimed() -> None:
+    assert check("new-1", (1.0, 3.0), None) is None
+    assert check("unheard-of-1", (1.0, 3.0), PROBE) is None
