@@ -57,7 +57,8 @@ class AdapterArena:
         for linear in PARENT_BY_LINEAR:
             widths = architecture.linear_shape(linear)
             shrink, expand = (
-                lazy_zeros((len(self._layers), num_rows, width), dtype, device) for width in widths
+                lazy_zeros((len(self._layers), num_rows, width), dtype, device, in_large_pages=True)
+                for width in widths
             )
             self._shrink[linear], self._expand[linear] = shrink, expand
             columns = architecture.place(linear)[1]

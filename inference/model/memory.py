@@ -12,11 +12,21 @@ _STRETCH = 2**26  # several weights share one: shorter mappings than a large pag
 _ALIGNMENT = 64  # a cache line, and a vector register
 
 
-def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
-    """As `torch.zeros`, which on a CPU writes every page and so takes a whole budget on the first day."""
+def lazy_zeros(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    in_large_pages: bool = False,
+) -> torch.Tensor:
+    """As `torch.zeros`, which on a CPU writes every page and so takes a whole budget on the first day.
+    `in_large_pages`: faster to read, and taken by 2 MiB instead of 4 KiB.
+    """
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.frombuffer(_pages(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    pages = _large_pages(num_bytes) if in_large_pages else _pages(num_bytes)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class LargePages:
@@ -33,9 +43,7 @@ class LargePages:
         """At an address that is a multiple of 64; its memory goes back with the last tensor beside it."""
         num_bytes = math.prod(shape) * dtype.itemsize
         if self._stretch is None or self._used + num_bytes > len(self._stretch):
-            self._stretch, self._used = _pages(max(num_bytes, _STRETCH)), 0
-            with contextlib.suppress(OSError):  # a system without large pages is slower, nothing else
-                self._stretch.madvise(mmap.MADV_HUGEPAGE)
+            self._stretch, self._used = _large_pages(max(num_bytes, _STRETCH)), 0
         tensor = torch.frombuffer(self._stretch, dtype=dtype, count=math.prod(shape), offset=self._used).view(
             shape
         )
@@ -45,3 +53,10 @@ class LargePages:
 
 def _pages(num_bytes: int) -> mmap.mmap:
     return mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _large_pages(num_bytes: int) -> mmap.mmap:
+    pages = _pages(num_bytes)
+    with contextlib.suppress(OSError):  # a system without large pages is slower, nothing else
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return pages

@@ -2,18 +2,16 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 from inference.model.memory import LargePages, lazy_zeros
 
-if TYPE_CHECKING:
-    import pytest
 
-
-def test_lazy_zeros_are_zeros_and_writable() -> None:
-    tensor = lazy_zeros((3, 5, 7), torch.bfloat16, "cpu")
+@pytest.mark.parametrize("in_large_pages", [False, True])
+def test_lazy_zeros_are_zeros_and_writable(*, in_large_pages: bool) -> None:
+    tensor = lazy_zeros((3, 5, 7), torch.bfloat16, "cpu", in_large_pages=in_large_pages)
     assert (tensor.shape, tensor.dtype, tensor.is_contiguous()) == ((3, 5, 7), torch.bfloat16, True)
     assert not tensor.any()
     tensor[1] = 2.0
