@@ -140,7 +140,7 @@ class Admission:
                 text = f"The answer cost {bill.charge}, above its bound of {reservation.amount}."
                 raise ReservationLost(text)
             cumulative = books.line_end(reservation) + bill.charge
-            receipt = _receipt(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
+            receipt = receipt_of(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
             stored = self._signed(receipt, payer, bill)
             books.charge(reservation, stored)
             return stored
@@ -175,7 +175,8 @@ class Admission:
         )
 
 
-def _receipt(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> Receipt:
+def receipt_of(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> Receipt:
+    """What is signed for an answer that brings its channel to `cumulative`. `served_at`: Unix seconds."""
     return Receipt(
         channel_id=channel,
         cumulative=cumulative,

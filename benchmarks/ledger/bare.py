@@ -13,8 +13,9 @@ from backend.api.app import create_app
 from backend.app import keep
 from backend.bootstrap import Installation, utc_now
 from backend.domain.ids import ZERO_HASH, ReceiptId
-from backend.domain.receipt import Receipt, SignedReceipt
+from backend.domain.receipt import SignedReceipt
 from backend.ports.serving import NewReceipt, Reservation
+from backend.services.admission import receipt_of
 from backend.serving import services_of
 from backend.settings import load_settings
 
@@ -43,18 +44,7 @@ class NoLedger:
         """Nothing was kept."""
 
     async def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
-        receipt = Receipt(
-            channel_id=reservation.channel_id,
-            cumulative=bill.charge,
-            charge=bill.charge,
-            request_hash=bill.request_hash,
-            response_hash=bill.response_hash,
-            slices_hash=bill.slices_hash,
-            prompt_tokens=bill.prompt_tokens,
-            completion_tokens=bill.completion_tokens,
-            attribution_hash=bill.attribution_hash,
-            served_at=0,
-        )
+        receipt = receipt_of(reservation.channel_id, bill.charge, bill, served_at=0)
         signed = SignedReceipt(receipt, bill.method, bill.slices, UNSIGNED)
         operator = self._market.operator
         return NewReceipt(ReceiptId(ZERO_HASH), operator, payer.account, signed, bill.salt, payer.key_id)
