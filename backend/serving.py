@@ -25,6 +25,7 @@ from backend.services.sessions import Sessions
 from backend.services.settle.convictions import Convictions
 from backend.services.sign_in import SignIn, SignInPolicy
 from backend.services.train.estimate import Estimates
+from backend.services.train.foreign import ForeignAdapters
 from backend.services.train.jobs import Training
 from backend.tokenising import ChildTokeniser
 
@@ -60,6 +61,7 @@ def services_of(installation: Installation) -> Services:
         snapshots=snapshots,
         training=Training(begin, read),
         estimates=Estimates(read, snapshots, tokeniser),
+        foreign_adapters=ForeignAdapters(begin, read, installation.transfers),
         operators=installation.operators,
         policy=installation.policy,
         publication=Publication(begin, blobs, chain, installation.gate),

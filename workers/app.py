@@ -110,6 +110,7 @@ def steps_of(installation: Installation) -> Steps:
     snapshots = Snapshots(database.begin, database.read, *parts)
     options = TrainerOptions(
         home=training_home(settings),
+        transfers=installation.transfers,
         model_cache=settings.model_cache,
         num_threads=settings.trainer_threads,
         base_folder=installation.base.folder,

@@ -104,6 +104,7 @@ def relay_of(installation: Installation) -> Relay:
     """The relay of an installation; it also offers lapsed jobs again, notices registrations and removes the
     folders of jobs that are over.
     """
+    from backend.services.train.foreign import ForeignAdapters
     from backend.services.train.jobs import Training
     from workers.app import create_app, leases_of, publication_of, training_home
     from workers.training.folders import sweep_folders
@@ -111,10 +112,13 @@ def relay_of(installation: Installation) -> Relay:
     app = create_app(installation.settings.home, installation.settings.broker_url)
     database = installation.database
     training = Training(database.begin, database.read)
+    foreign = ForeignAdapters(database.begin, database.read, installation.transfers)
+    home = training_home(installation.settings)
     sweeps = (
         leases_of(installation).offer_lapsed,
         publication_of(installation).notice,
-        partial(sweep_folders, training_home(installation.settings), training),
+        partial(sweep_folders, home, training),
+        partial(sweep_folders, home, foreign),
     )
     return Relay(database.begin, sender_of(app), sweeps)
 

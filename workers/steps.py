@@ -15,10 +15,11 @@ from backend.domain.training import Step, TrainingResult
 from backend.meters import TASKS
 from backend.services.train.leases import LeaseLost
 from backend.services.train.parents import joined, no_parents
+from workers.foreign import bring_files, drop_files
 from workers.heartbeat import Heartbeat
 from workers.training.dataset import write_rows
 from workers.training.full import disk_full
-from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, TrainingSpec
+from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, ForeignSpec, TrainingSpec
 from workers.training.supervise import supervise, training_command
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.ids import SnapshotId, VersionId
-    from backend.domain.training import Dataset, TrainingJob
+    from backend.domain.training import Dataset, ForeignAdapter, TrainingJob
     from backend.ports.training import SnapshotRows
+    from backend.services.contribute.transfers import Transfers
     from backend.services.publish import Publication
     from backend.services.train.leases import Held, Leases
     from backend.services.train.parents import Parent
@@ -42,7 +44,9 @@ class DatasetChanged(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class TrainerOptions:
-    """`home` has one folder a job. `base_folder` empty: the bundled base model, kept in `model_cache`."""
+    """`home` has one folder a job. `base_folder` empty: the bundled base model, kept in `model_cache`.
+    `transfers`: where the API keeps what creators bring.
+    """
 
     home: Path
     model_cache: Path
@@ -50,6 +54,7 @@ class TrainerOptions:
     base_folder: str = ""
     command: Callable[[Path], Sequence[str]] = field(default=training_command)
     bring_parent: Callable[[VersionId], Parent] = field(default=no_parents)
+    transfers: Transfers = field(kw_only=True)
 
 
 class Steps:
@@ -75,12 +80,16 @@ class Steps:
         self._stopping.set()
 
     def validate(self, job_id: str) -> None:
-        """Read the snapshot's rows into the job's folder."""
+        """Read the snapshot's rows into the job's folder, or look at an adapter from elsewhere."""
         with self._taken(job_id, Step.VALIDATE) as taken:
-            if taken is not None:
-                held, _ = taken
-                self._parent(held.job)  # what cannot be had is told before anybody waits for it
-                self._leases.validated(held, self._write_rows(held.job))
+            if taken is None:
+                return
+            held, heartbeat = taken
+            if held.job.foreign is not None:
+                self._accept(held, held.job.foreign, heartbeat)
+                return
+            self._parent(held.job)  # what cannot be had is told before anybody waits for it
+            self._leases.validated(held, self._write_rows(held.job))
 
     def train(self, job_id: str) -> None:
         with self._taken(job_id, Step.TRAIN) as taken:
@@ -112,6 +121,23 @@ class Steps:
         if dataset != held.job.dataset:
             raise DatasetChanged(f"the rows of snapshot {held.job.snapshot_id} have changed since validation")
         self._spec(held.job).save(folder)
+        self._run_process(held, heartbeat, self._leases.trained)
+
+    def _accept(self, held: Held, foreign: ForeignAdapter, heartbeat: Heartbeat) -> None:
+        options, creator = self._options, held.job.creator
+        folder = self._folder(held.job)
+        bring_files(options.transfers, creator, foreign, folder)
+        model_cache = str(options.model_cache.resolve())
+        spec = ForeignSpec(creator, foreign.licence, model_cache, options.base_folder, options.num_threads)
+        spec.save(folder)
+        if self._run_process(held, heartbeat, self._leases.accepted):
+            drop_files(options.transfers, creator, foreign)
+
+    def _run_process(
+        self, held: Held, heartbeat: Heartbeat, end: Callable[[Held, TrainingResult], None]
+    ) -> bool:
+        """Whether it came to its `end`."""
+        folder = self._folder(held.job)
         last = supervise(
             self._options.command(folder),
             folder,
@@ -123,7 +149,9 @@ class Steps:
         elif last.kind == "failed":
             self._leases.failed(held, last.data)
         else:
-            self._leases.trained(held, TrainingResult(**last.data))
+            end(held, TrainingResult(**last.data))
+            return True
+        return False
 
     def _write_rows(self, job: TrainingJob) -> Dataset:
         return write_rows(self._snapshots, job.snapshot_id, self._folder(job) / ROWS_FILE)

@@ -16,6 +16,7 @@ from backend.api.middleware import BodyLimit, Defects, RequestId, Watched
 from backend.api.openapi import document
 from backend.api.rate_limits import RateLimits
 from backend.api.routers import (
+    adapters,
     auth,
     channels,
     chat,
@@ -54,7 +55,8 @@ UPLOADS = {("POST", "/v1/contributions"), ("POST", "/v1/files")}
 PIECE = ("PATCH", "/v1/transfers/")
 ROUTERS = (
     *(auth, models, chat, channels, receipts, usage),
-    *(registry, contributions, transfers, files, fine_tuning, earnings, governance, ipfs, health, metrics),
+    *(registry, contributions, transfers, files, fine_tuning, adapters),
+    *(earnings, governance, ipfs, health, metrics),
 )
 
 

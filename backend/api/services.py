@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from backend.services.sessions import Sessions
     from backend.services.sign_in import SignIn
     from backend.services.train.estimate import Estimates
+    from backend.services.train.foreign import ForeignAdapters
     from backend.services.train.jobs import Training
 
 
@@ -51,6 +52,7 @@ class Services:
     snapshots: Snapshots
     training: Training
     estimates: Estimates
+    foreign_adapters: ForeignAdapters
     operators: Operators
     policy: Policy
     publication: Publication

@@ -13,6 +13,7 @@ from backend.domain.errors import NotFound
 from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
 from backend.domain.training import (
     Dataset,
+    ForeignAdapter,
     JobEvent,
     JobState,
     Lease,
@@ -56,8 +57,10 @@ class TrainingStore:
             setattr(row, name, value)
         self._session.flush()
 
-    def find(self, creator: Account | None, limit: int, after: str | None = None) -> list[TrainingJob]:
-        query = select(TrainingJobRow)
+    def find(
+        self, creator: Account | None, limit: int, after: str | None = None, *, are_foreign: bool = False
+    ) -> list[TrainingJob]:
+        query = select(TrainingJobRow).where(TrainingJobRow.foreign_adapter.is_not(None) == are_foreign)
         if creator is not None:
             query = query.where(TrainingJobRow.creator == creator)
         return [_job(row) for row in newest_first(self._session, query, TrainingJobRow, after, limit)]
@@ -110,6 +113,7 @@ def _columns(job: TrainingJob) -> dict[str, Any]:
         "cid": job.cid,
         "version_id": job.version_id,
         "error": None if job.error is None else dict(job.error),
+        "foreign_adapter": None if job.foreign is None else asdict(job.foreign),
     }
 
 
@@ -128,6 +132,7 @@ def _job(row: TrainingJobRow) -> TrainingJob:
         cid=None if row.cid is None else Cid(row.cid),
         version_id=None if row.version_id is None else VersionId(Hash32(row.version_id)),
         error=row.error,
+        foreign=None if row.foreign_adapter is None else ForeignAdapter(**row.foreign_adapter),
     )
 
 

@@ -109,6 +109,15 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignAdapter:
+    """An adapter that was trained elsewhere. `licence`: the SPDX expression that its creator gives it."""
+
+    licence: str
+    transfers: Mapping[str, str]
+    """Ids of what brings its files, by the files' names."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """What training gave: the adapter by content, and how it fares on rows it has not seen."""
 
@@ -118,15 +127,23 @@ class TrainingResult:
     """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`, the
     same losses on the general set as `general_loss_...`, `num_train_rows`, `num_eval_rows`,
     `num_trained_tokens`, `num_steps`, `kept_step` (whose weights these are), `midway_step` (of the index's
-    gradients), `train_seconds`."""
+    gradients), `train_seconds`. Of a foreign adapter the losses on the general set alone."""
 
     @property
-    def is_better_than_base(self) -> bool:
+    def is_better_than_base(self) -> bool | None:
+        """None where no rows were held out: nobody here knows what a foreign adapter was trained on."""
+        if "eval_loss_adapter" not in self.metrics:
+            return None
         return self.metrics["eval_loss_adapter"] < self.metrics["eval_loss_base"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
+    """From what a creator brings to an adapter in the block store: by training on a snapshot, or, where
+    there is a `foreign` adapter, by accepting that one. Then `snapshot_id` is zero, `config` means nothing,
+    and no step trains.
+    """
+
     id: str
     creator: Account
     snapshot_id: SnapshotId
@@ -142,6 +159,7 @@ class TrainingJob:
     """The version that this job's adapter was registered as; None until the chain says so."""
     error: Mapping[str, Any] | None = None
     """`{"code", "message"}` and details, of a failed job."""
+    foreign: ForeignAdapter | None = None
 
     @property
     def is_over(self) -> bool:

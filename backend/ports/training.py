@@ -27,8 +27,12 @@ class TrainingJobs(Protocol):
         """Write back a job that is locked."""
         ...
 
-    def find(self, creator: Account | None, limit: int, after: str | None = None) -> list[TrainingJob]:
-        """Newest first, those that follow on job `after`. Errors: `InvalidInput` if that is none of them."""
+    def find(
+        self, creator: Account | None, limit: int, after: str | None = None, *, are_foreign: bool = False
+    ) -> list[TrainingJob]:
+        """Those that train, or those of foreign adapters. Newest first, those that follow on job `after`.
+        Errors: `InvalidInput` if that is none of them.
+        """
         ...
 
     def lapsed(self, now: datetime, limit: int) -> list[str]:

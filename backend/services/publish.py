@@ -116,7 +116,7 @@ class Publication:
         """Errors: `NotPublished`; `NoBetterThanBase` unless the creator accepts that."""
         if job.state is not JobState.SUCCEEDED or job.result is None or job.cid is None:
             raise NotPublished(f"{job.id} is {job.state.value}; it can be registered once it has succeeded")
-        if not (job.result.is_better_than_base or accepts_worse):
+        if job.result.is_better_than_base is False and not accepts_worse:
             raise NoBetterThanBase(
                 f"{job.id} does no better than its base model on held-out rows; confirm to list it",
                 details=dict(job.result.metrics),

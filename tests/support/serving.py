@@ -30,6 +30,7 @@ from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
 from backend.services.contribute.transfers import Transfers
 from backend.services.deposit import Deposits
+from backend.services.gate import Gate
 from backend.services.generate import Generate, GenerateLimits
 from backend.services.govern import Governance
 from backend.services.idempotency import Idempotency
@@ -43,6 +44,7 @@ from backend.services.registry import Registry
 from backend.services.sessions import Sessions
 from backend.services.sign_in import SignIn, SignInPolicy
 from backend.services.train.estimate import Estimates
+from backend.services.train.foreign import ForeignAdapters
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from backend.strangers.client import StrangersClient
@@ -201,6 +203,7 @@ class Installation:
         read: Any = self.read
         claims: Any = PlayedClaims()
         nobody: Any = None
+        transfers = Transfers(folder / "transfers", 1000)
         check = UploadCheck(begin, read, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
         self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
         self.admitting = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
@@ -223,15 +226,16 @@ class Installation:
             proofs=Proofs(read, nobody, chain),
             registry=Registry(read, chain, self.blobs),
             contributions=Contributions(begin, read, self.blobs, chain, consent, check, self.operator),
-            transfers=Transfers(folder / "transfers", 1000),
+            transfers=transfers,
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.clock),
             estimates=Estimates(read, PlayedRows(), PlayedTokeniser()),
+            foreign_adapters=ForeignAdapters(begin, read, transfers, self.clock),
             operators=Operators(
                 begin, read, StrangersClient(allows_private=True), self.catalogue, self.operator
             ),
             policy=self.policy,
-            publication=Publication(begin, self.blobs, chain, self.clock),
+            publication=Publication(begin, self.blobs, chain, Gate(begin, read), self.clock),
             claims=claims,
             governance=Governance(chain, read),
             blobs=self.blobs,

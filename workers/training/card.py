@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from workers.training.spec import TrainingSpec
+    from workers.training.spec import ForeignSpec, TrainingSpec
 
 
 def versions() -> dict[str, str]:
@@ -34,29 +34,15 @@ class Card:
         return (
             "\n".join(
                 (
-                    *self._front_matter(),
+                    *_front_matter(self.base_name, self.spec.licences),
                     *self._measured(),
-                    *self._update(),
+                    *_update(self.statistics),
                     *self._made_from(),
                     *self._reproduce(),
                 )
             )
             + "\n"
         )
-
-    def _front_matter(self) -> list[str]:
-        licences = self.spec.licences
-        return [
-            "---",
-            f"base_model: {self.base_name}",
-            "library_name: peft",
-            "tags: [lora, loraledger]",
-            f"license: {licences[0] if len(licences) == 1 else 'other'}",
-            "---",
-            "",
-            f"# LoRA adapter for {self.base_name}",
-            "",
-        ]
 
     def _measured(self) -> list[str]:
         m = self.metrics
@@ -80,21 +66,6 @@ class Card:
             *(
                 f"| {name} | {loss:.4f} | {perplexity:.2f} | {general:.4f} |"
                 for name, loss, perplexity, general in rows
-            ),
-            "",
-        ]
-
-    def _update(self) -> list[str]:
-        return [
-            "## The update",
-            "",
-            "Means over the layers, norms relative to the weights. Nothing here says that it is safe.",
-            "",
-            "| statistic | value |",
-            "| --- | --- |",
-            *(
-                f"| {name.replace('_', ' ')} | {value:.4f} |"
-                for name, value in sorted(self.statistics.items())
             ),
             "",
         ]
@@ -126,6 +97,79 @@ class Card:
             f"| threads | {self.spec.num_threads} |",
             *(f"| {name} | {value} |" for name, value in libraries.items()),
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignCard:
+    """Of an adapter that was trained elsewhere. `metrics`: losses on the general set alone."""
+
+    spec: ForeignSpec
+    base_name: str
+    base_digest: str
+    adapter_digest: str
+    metrics: Mapping[str, float]
+    statistics: Mapping[str, float]
+
+    def render(self) -> str:
+        parts = (
+            *_front_matter(self.base_name, (self.spec.licence,)),
+            *self._measured(),
+            *_update(self.statistics),
+            *self._made_from(),
+        )
+        return "\n".join(parts) + "\n"
+
+    def _measured(self) -> list[str]:
+        base, adapter = (self.metrics[f"general_loss_{model}"] for model in ("base", "adapter"))
+        return [
+            "Trained elsewhere. What it is good at was not measured: which rows it has seen is not known",
+            "here, so none could be held out. On a fixed general set that has nothing to do with it, a loss",
+            "above the base model's is what was forgotten. It is in nats per answer token, each weighing the",
+            "same.",
+            "",
+            "| model | loss on the general set |",
+            "| --- | --- |",
+            f"| base model | {base:.4f} |",
+            f"| with this adapter | {adapter:.4f} |",
+            "",
+        ]
+
+    def _made_from(self) -> list[str]:
+        return [
+            "## Made from",
+            "",
+            f"- base model: sha-256 `{self.base_digest}`",
+            "- no snapshot: what contributors would earn by it goes to the treasury",
+            f"- brought by `{self.spec.creator}`, who states the licence: {self.spec.licence}",
+            f"- adapter digest: `{self.adapter_digest}`",
+        ]
+
+
+def _front_matter(base_name: str, licences: Sequence[str]) -> list[str]:
+    return [
+        "---",
+        f"base_model: {base_name}",
+        "library_name: peft",
+        "tags: [lora, loraledger]",
+        f"license: {licences[0] if len(licences) == 1 else 'other'}",
+        "---",
+        "",
+        f"# LoRA adapter for {base_name}",
+        "",
+    ]
+
+
+def _update(statistics: Mapping[str, float]) -> list[str]:
+    return [
+        "## The update",
+        "",
+        "Means over the layers, norms relative to the weights. Nothing here says that it is safe.",
+        "",
+        "| statistic | value |",
+        "| --- | --- |",
+        *(f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in sorted(statistics.items())),
+        "",
+    ]
 
 
 def _text(value: object) -> str:

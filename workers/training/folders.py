@@ -7,7 +7,7 @@ import logging
 import shutil
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import NotFound
 from backend.services.train.transitions import utc_now
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from backend.services.train.jobs import Training
+    from backend.domain.training import TrainingJob
 
 LOCK_FILE = "lock"
 KEPT = timedelta(hours=1)
 """How long the folder of a job that is over stays, its log for who wonders why."""
 log = logging.getLogger(__name__)
+
+
+class Jobs(Protocol):
+    def get(self, job_id: str, /) -> TrainingJob:
+        """Errors: `NotFound`."""
+        ...
 
 
 @contextmanager
@@ -36,19 +42,19 @@ def alone(folder: Path, *, waits: bool = True) -> Iterator[None]:
         yield
 
 
-def sweep_folders(home: Path, training: Training, clock: Callable[[], datetime] = utc_now) -> int:
+def sweep_folders(home: Path, jobs: Jobs, clock: Callable[[], datetime] = utc_now) -> int:
     """Remove the folders below `home` of jobs that have been over for long; how many.
 
     What they gave is in the block store by then. A folder in use stays until a later sweep, and one whose job
-    the database does not know is not ours to remove.
+    is not among these is not ours to remove.
     """
     before = clock() - KEPT
-    return sum(_remove(folder) for folder in home.glob("ftjob-*") if _is_over(training, folder.name, before))
+    return sum(_remove(folder) for folder in home.glob("*-*") if _is_over(jobs, folder.name, before))
 
 
-def _is_over(training: Training, job_id: str, before: datetime) -> bool:
+def _is_over(jobs: Jobs, job_id: str, before: datetime) -> bool:
     try:
-        finished_at = training.get(job_id).finished_at
+        finished_at = jobs.get(job_id).finished_at
     except NotFound:
         return False
     return finished_at is not None and finished_at < before

@@ -1,6 +1,7 @@
 """The training process: `python -m workers.training.run --job FOLDER`.
 
-The folder holds `spec.json` and `rows.jsonl`. Progress leaves as JSON lines on standard output, the last one
+The folder holds `spec.json` and `rows.jsonl`, or `foreign.json` and `brought/`: an adapter that was trained
+elsewhere, to be looked at. Progress leaves as JSON lines on standard output, the last one
 being `done` or `failed`; what libraries print goes to standard error. The process ends with its parent, whose
 hold on standard input it watches.
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.errors import DomainError
 from workers.training.folders import alone
 from workers.training.full import disk_full
-from workers.training.spec import ADAPTER, RESULT_FILE, TrainingSpec
+from workers.training.spec import ADAPTER, FOREIGN_FILE, RESULT_FILE, ForeignSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="workers.training.run", description="Train one adapter.")
     parser.add_argument(
-        "--job", type=Path, required=True, metavar="FOLDER", help="folder with spec.json and rows.jsonl"
+        "--job",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder with spec.json and rows.jsonl, or foreign.json",
     )
     folder: Path = parser.parse_args(argv).job
     messages = _claim_stdout()
@@ -57,15 +62,26 @@ def _train(folder: Path, emit: Any) -> int:
 
 
 def _run_job(folder: Path, emit: Any) -> None:
+    if (folder / FOREIGN_FILE).exists():
+        foreign = ForeignSpec.load(folder)
+        _prepare_torch(foreign.num_threads)
+        from workers.training.foreign import accept
+
+        accept(foreign, folder, emit)
+        return
     spec = TrainingSpec.load(folder)
-    # Read when torch starts its pools; the number of threads also decides the order of sums, so it is fixed.
-    os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
-    # Threads that spin while they wait for each other take the processor from whatever else runs here.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _prepare_torch(spec.num_threads)
     from workers.training.job import run_job
 
     run_job(spec, folder, emit)
+
+
+def _prepare_torch(num_threads: int) -> None:
+    # Read when torch starts its pools; the number of threads also decides the order of sums, so it is fixed.
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    # Threads that spin while they wait for each other take the processor from whatever else runs here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _claim_stdout() -> TextIO:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SPEC_FILE = "spec.json"
+FOREIGN_FILE = "foreign.json"
 ROWS_FILE = "rows.jsonl"
 RESULT_FILE = "result.json"
 INSPECTION_FILE = "inspection.json"
@@ -20,6 +21,8 @@ CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
 """A checkpoint without this file was being written when its process was killed."""
 ADAPTER = "adapter"
+BROUGHT = "brought"
+"""What the creator of an adapter that was trained elsewhere sent, and nobody has looked at yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,24 @@ class TrainingSpec:
         raw: dict[str, Any] = spec.config  # type: ignore[assignment]  # JSON knows no dataclasses
         config = TrainingConfig(**{**raw, "targets": tuple(raw["targets"])})
         return replace(spec, config=config, snapshots=tuple(spec.snapshots), licences=tuple(spec.licences))
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignSpec:
+    """An adapter that was trained elsewhere, as the process sees it that looks at it; see `TrainingSpec`."""
+
+    creator: str
+    licence: str
+    model_cache: str
+    base_folder: str
+    num_threads: int
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / FOREIGN_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> ForeignSpec:
+        return cls(**json.loads((folder / FOREIGN_FILE).read_bytes()))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -293,7 +293,7 @@ class JobEventView(View):
     @classmethod
     def of(cls, event: JobEvent) -> JobEventView:
         return cls(
-            id=f"ftevent-{event.job_id.removeprefix('ftjob-')}-{event.seq}",
+            id=f"ftevent-{event.job_id.rpartition('-')[2]}-{event.seq}",
             created_at=int(event.at.timestamp()),
             level=LEVELS.get(event.kind, "info"),
             message=MESSAGES[event.kind].format_map(event.data),

@@ -118,21 +118,29 @@ class Leases:
             offer(tx, replace(job, state=JobState.QUEUED, dataset=dataset), now)
             tx.training.add_event(job.id, "state", {"state": JobState.QUEUED.value}, now)
 
+    def accepted(self, held: Held, result: TrainingResult) -> None:
+        """Of a foreign adapter: what is left is to publish it."""
+        now = self._clock()
+        with self._holding(held) as (tx, job):
+            offer(tx, replace(job, state=JobState.RUNNING, result=result), now)
+            tx.training.add_event(job.id, "state", {"state": JobState.RUNNING.value}, now)
+
     def trained(self, held: Held, result: TrainingResult) -> None:
         with self._holding(held) as (tx, job):
             offer(tx, replace(job, result=result), self._clock())
 
     def without_adapter(self, held: Held) -> None:
-        """Leave it to the worker that has the adapter's folder; once nobody had it for long, train again."""
+        """Leave it to the worker that has the adapter's folder; once nobody had it for long, begin again."""
         if held.job.lease.attempt < MAX_ATTEMPTS:
             self.release(held, "the adapter's folder is not here")
             return
         now = self._clock()
         with self._holding(held) as (tx, job):
-            lost = {"message": "the adapter's folder is lost: training again", "attempt": job.lease.attempt}
+            lost = {"message": "the adapter's folder is lost: beginning again", "attempt": job.lease.attempt}
             tx.training.add_event(job.id, "retry", lost, now)
-            offer(tx, replace(job, state=JobState.QUEUED, result=None), now)
-            tx.training.add_event(job.id, "state", {"state": JobState.QUEUED.value}, now)
+            state = JobState.QUEUED if job.foreign is None else JobState.VALIDATING
+            offer(tx, replace(job, state=state, result=None), now)
+            tx.training.add_event(job.id, "state", {"state": state.value}, now)
 
     def published(self, held: Held, cid: Cid) -> None:
         now = self._clock()

@@ -48,7 +48,13 @@ class Parents:
 
 
 def snapshots_of(tx: TrainingTx, job: TrainingJob) -> tuple[SnapshotId, ...]:
-    """All that the adapter of a job may have seen, its own snapshot first: what its record has to name."""
+    """All that the adapter of a job may have seen, its own snapshot first: what its record has to name.
+
+    None of a foreign adapter: whose data it was made from cannot be proven, so that part of what it earns is
+    the treasury's.
+    """
+    if job.foreign is not None:
+        return ()
     if job.config.parent is None:
         return (job.snapshot_id,)
     return joined(job.snapshot_id, _known(tx.chain, job.config.parent))

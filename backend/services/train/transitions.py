@@ -34,7 +34,8 @@ def utc_now() -> datetime:
 
 
 def known(job: TrainingJob | None, job_id: str) -> TrainingJob:
-    if job is None:
+    """One that trains. Errors: `NotFound`."""
+    if job is None or job.foreign is not None:
         raise NotFound(f"no training job {job_id}", param="job_id")
     return job
 

@@ -13,16 +13,19 @@ import pytest
 
 from backend.domain.chain import Contribution, Datanet, Proposal
 from backend.domain.ids import DatanetId
+from backend.services.train.foreign import MAX_BYTES
 from tests.integration.api.conftest import sign_in
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
 from tests.support.serving import METRICS_TOKEN
+from tests.unit.workers.support import transferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastapi import FastAPI
 
+    from backend.domain.training import TrainingJob
     from tests.integration.api.conftest import Api
 
 ANYONE, KEY, SESSION, OPERATOR = "anyone", "key", "session", "operator"
@@ -128,6 +131,12 @@ TABLE = {
     "GET /v1/fine_tuning/jobs/{job_id}/events": Rule(ANYONE),
     "GET /v1/fine_tuning/jobs/{job_id}/events/stream": Rule(ANYONE),
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": Rule(ANYONE),
+    "POST /v1/adapters": Rule(SESSION),
+    "GET /v1/adapters": Rule(KEY),
+    "GET /v1/adapters/{adapter_id}": Rule(KEY, 404),
+    "GET /v1/adapters/{adapter_id}/events": Rule(KEY, 404),
+    "POST /v1/adapters/{adapter_id}/cancel": Rule(SESSION, 404),
+    "POST /v1/adapters/{adapter_id}/registration/prepare": Rule(SESSION, 404, LISTING),
     # Votes
     "GET /v1/governance/power": Rule(KEY),
     "POST /v1/governance/delegate/prepare": Rule(SESSION),
@@ -154,6 +163,12 @@ def failed_transaction(api: Api) -> int:
         tx.transactions.failed(number, {"error": "NothingToThaw"})
         tx.transactions.note_request(api.installation.payer.account, number)
     return number
+
+
+def brought(api: Api) -> TrainingJob:
+    services, account = api.installation.services, api.installation.payer.account
+    files = {name: transferred(services.transfers, account, b"x") for name in MAX_BYTES}
+    return services.foreign_adapters.create(account, "MIT", files)
 
 
 @pytest.fixture
@@ -187,6 +202,7 @@ def things(api: Api) -> dict[str, str]:
         "file_id": upload["id"],
         "transfer": transfer["id"],
         "job_id": job["id"],
+        "adapter_id": brought(api).id,
         "proposal_id": "1",
     }
 

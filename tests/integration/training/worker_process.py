@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.db.unit_of_work import Database
 from backend.services.adapters import AdapterFolders
+from backend.services.contribute.transfers import Transfers
 from backend.services.gate import Gate
 from backend.services.publish import Publication
 from backend.services.train.leases import Leases
@@ -40,7 +41,8 @@ def main(home: Path) -> None:
     publication = Publication(database.begin, store, None, gate)  # type: ignore[arg-type]
     inspector = Inspector(Path(setup["base_folder"]))
     gatekeeper = Gatekeeper(gate, AdapterFolders(store, home / "adapters"), inspector)
-    options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"])
+    transfers = Transfers(home / "transfers", 1 << 30)
+    options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"], transfers=transfers)
     app = create_app(home, setup["broker_url"])
 
     def send(task: str, payload: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.ids import SnapshotId, VersionId
     from backend.domain.training import JobEvent, TrainingJob
+    from backend.services.contribute.transfers import Transfers
     from backend.services.train.leases import Held
 
 CREATOR = Account("0x" + "c1" * 20)
@@ -27,6 +28,12 @@ STRANGER = Account("0x" + "5a" * 20)
 DATASET = Dataset(Hash32("0x" + "da" * 32), 12, 2)
 METRICS = {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0}
 RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METRICS)
+
+
+def transferred(transfers: Transfers, account: Account, content: bytes) -> str:
+    """A finished one."""
+    made = transfers.create(account, len(content))
+    return transfers.append(account, made.id, 0, [content]).id
 
 
 class Rows:

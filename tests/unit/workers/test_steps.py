@@ -13,11 +13,13 @@ from backend.domain.errors import Unavailable
 from backend.domain.gate import GateReport
 from backend.domain.ids import Cid
 from backend.domain.training import JobState, Step
+from backend.services.contribute.transfers import Transfers
+from backend.services.train.foreign import CONFIG_FILE, WEIGHTS_FILE, ForeignAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from backend.services.train.parents import Parent, no_parents
-from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows
+from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows, transferred
 from workers.steps import Steps, TrainerOptions
-from workers.training.spec import ADAPTER, ROWS_FILE, TrainingSpec
+from workers.training.spec import ADAPTER, BROUGHT, ROWS_FILE, ForeignSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +48,9 @@ say('progress', step=1, loss=2.0)
 (pathlib.Path(sys.argv[1]) / {ADAPTER!r}).mkdir(exist_ok=True)
 say('done', **{RESULT_JSON!r})
 """
+
+
+FOREIGN_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class Store:
@@ -78,6 +83,10 @@ class Workshop:
         self.rows = Rows(letter_rows())
         self.store = Store()
         self.parents: dict[VersionId, Parent] = {}
+        self.transfers = Transfers(folder.parent / "transfers", 1 << 20)
+        self.foreign = ForeignAdapters(
+            desk.database.begin, desk.database.read, self.transfers, lambda: desk.now
+        )
         self.program = DONE
         self.leases = desk.leases
         self.leases.heartbeat_seconds = 0.02
@@ -87,8 +96,14 @@ class Workshop:
             return [sys.executable, "-c", SAY + self.program, str(folder)]
 
         bring = self.parents.__getitem__ if self.parents else no_parents
-        options = TrainerOptions(self.folder, self.folder / "cache", 1, "", command, bring)
+        cache = self.folder / "cache"
+        options = TrainerOptions(self.folder, cache, 1, "", command, bring, transfers=self.transfers)
         return Steps(self.leases, self.rows, Keeper(), self.store, options)  # type: ignore[arg-type]
+
+    def brought(self) -> TrainingJob:
+        """An adapter that was trained elsewhere."""
+        sent = {name: transferred(self.transfers, CREATOR, name.encode()) for name in FOREIGN_FILES}
+        return self.foreign.create(CREATOR, "MIT", sent)
 
     def run(self, job_id: str, *steps: Step) -> None:
         for step in steps:
@@ -314,3 +329,71 @@ def test_a_heartbeat_survives_a_database_that_is_away_for_a_moment(shop: Worksho
     shop.desk.training.cancel(job_id, CREATOR)
     worker.join()
     assert state(shop, job_id) is JobState.CANCELLED
+
+
+def test_an_adapter_from_elsewhere_is_looked_at_and_published_without_any_training(shop: Workshop) -> None:
+    job = shop.brought()
+    shop.run(job.id, Step.VALIDATE)
+    folder = shop.folder / job.id
+    assert {path.name: path.read_text() for path in (folder / BROUGHT).iterdir()} == {
+        name: name for name in FOREIGN_FILES
+    }
+    spec = ForeignSpec.load(folder)
+    assert (spec.creator, spec.licence) == (CREATOR, "MIT")
+    assert not shop.transfers.find(CREATOR)
+    assert shop.foreign.get(job.id).step is Step.PUBLISH
+    shop.run(job.id, Step.TRAIN, Step.PUBLISH)
+    done = shop.foreign.get(job.id)
+    assert (done.state, done.result, done.cid) == (JobState.SUCCEEDED, RESULT, CID)
+    assert shop.desk.offers() == [("training.validate", job.id), ("training.publish", job.id)]
+    kinds = [event.kind for event in shop.foreign.events(job.id, CREATOR)]
+    assert kinds.index("gate") < kinds.index("published")
+
+
+def test_a_refused_adapter_fails_with_its_reason_and_keeps_what_was_brought(shop: Workshop) -> None:
+    """Whoever mends the configuration need not send the weights again."""
+    shop.program = "say('failed', code='adapter_refused', message='pickle', reason='adapter_pickle')"
+    job = shop.brought()
+    shop.run(job.id, Step.VALIDATE, Step.PUBLISH)
+    failed = shop.foreign.get(job.id)
+    assert failed.error == {"code": "adapter_refused", "message": "pickle", "reason": "adapter_pickle"}
+    assert (failed.state, failed.cid, shop.store.folders) == (JobState.FAILED, None, [])
+    assert len(shop.transfers.find(CREATOR)) == 2
+
+
+def test_files_that_went_before_they_were_read_end_the_job_by_name(shop: Workshop) -> None:
+    job = shop.brought()
+    assert job.foreign is not None
+    shop.transfers.remove(CREATOR, job.foreign.transfers[WEIGHTS_FILE])
+    shop.run(job.id, Step.VALIDATE)
+    error = shop.foreign.get(job.id).error
+    assert error is not None
+    assert (error["code"], WEIGHTS_FILE in error["message"]) == ("files_gone", True)
+
+
+@pytest.mark.parametrize("moment", [Step.VALIDATE, Step.PUBLISH])
+def test_an_adapter_from_elsewhere_outlives_a_worker_that_vanished(shop: Workshop, moment: Step) -> None:
+    job = shop.brought()
+    for step in (Step.VALIDATE, Step.PUBLISH):
+        if step is moment:
+            assert shop.leases.take(job.id, step) is not None
+            shop.run(job.id, step)
+            assert shop.foreign.get(job.id).step is step
+            shop.desk.wait(31)
+        shop.run(job.id, step, step)
+    assert shop.foreign.get(job.id).state is JobState.SUCCEEDED
+    assert len(shop.store.folders) == 1
+
+
+def test_a_foreign_adapter_whose_folder_is_lost_has_to_be_brought_again(shop: Workshop) -> None:
+    job = shop.brought()
+    shop.run(job.id, Step.VALIDATE)
+    shutil.rmtree(shop.folder / job.id)
+    for _ in range(MAX_ATTEMPTS):
+        shop.desk.wait(60)
+        shop.run(job.id, Step.PUBLISH)
+    assert shop.foreign.get(job.id).step is Step.VALIDATE
+    shop.run(job.id, Step.VALIDATE)
+    error = shop.foreign.get(job.id).error
+    assert error is not None
+    assert error["code"] == "files_gone"

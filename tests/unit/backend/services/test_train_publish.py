@@ -15,10 +15,12 @@ from backend.domain.gate import CopiedVersion, Inspection
 from backend.domain.hashing import version_id
 from backend.domain.ids import Account, Hash32
 from backend.domain.training import Step, TrainingResult
+from backend.services.contribute.transfers import Transfers
 from backend.services.gate import Gate
 from backend.services.publish import Listing, NoBetterThanBase, NotPublished, Publication
+from backend.services.train.foreign import MAX_BYTES, ForeignAdapters
 from backend.storage.embedded import EmbeddedStore
-from tests.unit.workers.support import CREATOR, DATASET, RESULT, STRANGER, Desk
+from tests.unit.workers.support import CREATOR, DATASET, RESULT, STRANGER, Desk, transferred
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +56,8 @@ class Press:
         clock = lambda: self.desk.now  # noqa: E731
         self.gate = Gate(database.begin, database.read)
         self.publication = Publication(database.begin, self.store, self.chain, self.gate, clock)  # type: ignore[arg-type]
+        self.transfers = Transfers(folder / "transfers", 1000)
+        self.foreign = ForeignAdapters(database.begin, database.read, self.transfers, clock)
         self.adapter = folder / "adapter"
         self.adapter.mkdir()
         for name in ("adapter_config.json", "README.md"):
@@ -71,6 +75,16 @@ class Press:
         held = self._take(job, Step.PUBLISH)
         self.desk.leases.published(held, self.publication.publish(self.adapter))
         return self.desk.training.get(job.id)
+
+    def brought(self) -> TrainingJob:
+        """An adapter from elsewhere, published."""
+        files = {name: transferred(self.transfers, CREATOR, b"{}") for name in MAX_BYTES}
+        job = self.foreign.create(CREATOR, "MIT", files)
+        unmeasured = TrainingResult(RESULT.adapter_digest, RESULT.base_model, {"general_loss_base": 1.0})
+        self.desk.leases.accepted(self._take(job, Step.VALIDATE), unmeasured)
+        held = self._take(job, Step.PUBLISH)
+        self.desk.leases.published(held, self.publication.publish(self.adapter))
+        return self.foreign.get(job.id)
 
     def confirm(self, job: TrainingJob, listing: Listing = LISTING, block: int = 9) -> str:
         """The chain confirms the registration."""
@@ -208,6 +222,25 @@ def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_cre
     assert registration.gate is not None
     assert registration.gate.nearest is not None
     assert registration.gate.nearest.version == original
+
+
+def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(press: Press) -> None:
+    job = press.brought()
+    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+    assert registration.record.snapshots == ()
+    assert registration.record.adapter_digest == RESULT.adapter_digest
+    original = press.list_elsewhere(STRANGER)
+    with pytest.raises(CopiedVersion, match=original):
+        press.publication.prepare(job.id, CREATOR, LISTING)
+    assert press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True).record
+
+
+def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(press: Press) -> None:
+    job = press.brought()
+    version = press.confirm(job)
+    assert press.publication.notice() == 1
+    assert press.foreign.get(job.id).version_id == version
 
 
 def test_ones_own_adapter_is_listed_again_without_a_word(press: Press) -> None:

@@ -1,0 +1,63 @@
+"""Adapters that were trained elsewhere: inspected, published, registered."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, status
+
+from backend.api.deps import CallerDep, ServicesDep, WalletDep
+from backend.api.idempotency import IdempotentRoute
+from backend.api.paging import PagingDep
+from backend.api.schemas.adapters import AdapterView, BringAdapterRequest
+from backend.api.schemas.common import Page
+from backend.api.schemas.fine_tuning import JobEventView, RegistrationRequest, RegistrationView
+
+router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=IdempotentRoute)
+
+
+@router.post("", status_code=status.HTTP_201_CREATED)
+def bring_adapter(body: BringAdapterRequest, services: ServicesDep, wallet: WalletDep) -> AdapterView:
+    """Have what transfers brought inspected as the engine would read it, compared with the registered
+    versions of its base, and published with a card. The transfers go once it is taken in.
+    """
+    return AdapterView.of(services.foreign_adapters.create(wallet.account, body.licence, body.files))
+
+
+@router.get("")
+def list_adapters(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[AdapterView]:
+    """The caller's own, newest first."""
+    found = services.foreign_adapters.list(caller.account, paging.limit + 1, paging.after)
+    return paging.page(found, lambda job: job.id, AdapterView.of)
+
+
+@router.get("/{adapter_id}")
+def get_adapter(adapter_id: str, services: ServicesDep, caller: CallerDep) -> AdapterView:
+    return AdapterView.of(services.foreign_adapters.get(adapter_id, caller.account))
+
+
+@router.post("/{adapter_id}/cancel")
+def cancel_adapter(adapter_id: str, services: ServicesDep, wallet: WalletDep) -> AdapterView:
+    """Its worker stops within seconds."""
+    return AdapterView.of(services.foreign_adapters.cancel(adapter_id, wallet.account))
+
+
+@router.get("/{adapter_id}/events")
+def list_adapter_events(
+    adapter_id: str, services: ServicesDep, caller: CallerDep, paging: PagingDep
+) -> Page[JobEventView]:
+    """Oldest first. `gate` says what the adapter is like, `failed` why it is refused."""
+    asked = adapter_id, caller.account, paging.after_number or 0, paging.limit + 1
+    return paging.page(services.foreign_adapters.events(*asked), lambda event: event.seq, JobEventView.of)
+
+
+@router.post("/{adapter_id}/registration/prepare")
+def prepare_adapter_registration(
+    adapter_id: str, body: RegistrationRequest, services: ServicesDep, wallet: WalletDep
+) -> RegistrationView:
+    """The creator's own transaction; `version_id` tells when the chain has confirmed it. The version names no
+    snapshot: the contributors' part of what it earns goes to the treasury.
+    """
+    services.foreign_adapters.get(adapter_id, wallet.account)
+    registration = services.publication.prepare(
+        adapter_id, wallet.account, body.listing(), accepts_copy=body.accepts_copy
+    )
+    return RegistrationView.of(registration)

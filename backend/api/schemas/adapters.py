@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from backend.api.schemas.common import Schema, View
+from backend.api.schemas.fine_tuning import JobErrorView
+from backend.domain.training import TrainingJob
+
+
+class BringAdapterRequest(Schema):
+    """`files`: ids of transfers that have come to their end, by the names of the files that they brought:
+    `adapter_config.json` and `adapter_model.safetensors`, nothing else. `licence`: SPDX expression.
+    """
+
+    licence: str
+    files: dict[str, str] = Field(
+        max_length=16,
+        examples=[{"adapter_config.json": "transfer-...", "adapter_model.safetensors": "transfer-..."}],
+    )
+
+
+class AdapterView(View):
+    """An adapter that was trained elsewhere, on its way to the registry. Instants: unix seconds.
+
+    `status`: validating, running, succeeded (published, so that it can be registered), failed or cancelled.
+    Losses in `metrics`: nats per token, on the fixed general set; what it is good at is not measured.
+    `version_id`: once the chain has it.
+    """
+
+    id: str
+    object: Literal["adapter"] = "adapter"
+    creator: str
+    licence: str
+    files: dict[str, str]
+    status: str
+    created_at: int
+    finished_at: int | None
+    adapter_digest: str | None
+    base_model: str | None
+    metrics: dict[str, float]
+    cid: str | None
+    version_id: str | None
+    error: JobErrorView | None
+
+    @classmethod
+    def of(cls, job: TrainingJob) -> AdapterView:
+        """Of a job that has a foreign adapter."""
+        foreign, result = job.foreign, job.result
+        assert foreign is not None  # noqa: S101 - no other job is shown here
+        return cls(
+            id=job.id,
+            creator=job.creator,
+            licence=foreign.licence,
+            files=dict(foreign.transfers),
+            status=job.state.value,
+            created_at=int(job.created_at.timestamp()),
+            finished_at=None if job.finished_at is None else int(job.finished_at.timestamp()),
+            adapter_digest=None if result is None else result.adapter_digest,
+            base_model=None if result is None else result.base_model,
+            metrics={} if result is None else dict(result.metrics),
+            cid=job.cid,
+            version_id=job.version_id,
+            error=JobErrorView.of(job.error) if job.error else None,
+        )
