@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from backend.domain.errors import InvalidInput
+from inference.kernels.cpu import product_arithmetic, this_cpu
 from workers.training.flat import ATTENTION, flatten, is_in_bf16
 from workers.training.rows import packs, plan_batches
 from workers.training.spec import COMPLETE
@@ -53,11 +54,11 @@ class FitSummary:
 
 
 def compute_dtype() -> torch.dtype:
-    """What the frozen weights and all products are in: bfloat16 on GPUs and where the CPU multiplies it in
-    tiles, else float32. Without tiles a CPU takes about twice as long for products in bfloat16.
+    """What the frozen weights and all products are in: bfloat16 on GPUs and on CPUs that multiply it faster
+    than float32, which are those with AMX, and AMD's with AVX-512's instruction for pairs.
     """
-    in_tiles = torch.cuda.is_available() or torch.cpu.get_capabilities().get("amx_bf16", False)
-    return torch.bfloat16 if in_tiles else torch.float32
+    is_fast = torch.cuda.is_available() or product_arithmetic(this_cpu()) in ("tiled", "paired")
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def lora_model(base_folder: Path, config: TrainingConfig) -> Any:

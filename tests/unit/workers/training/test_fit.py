@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from backend.domain.training import TrainingConfig
+from inference.kernels.cpu import Cpu
 from tests.fixtures_engine import peft_warnings_ignored
 from workers.training.fit import compute_dtype, lora_model
 
@@ -13,12 +14,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize(("capabilities", "dtype"), [({"amx_bf16": True}, "bfloat16"), ({}, "float32")])
+@pytest.mark.parametrize(
+    ("vendor", "features", "dtype"),
+    [
+        ("GenuineIntel", {"avx512f", "avx512_bf16", "amx_bf16"}, "bfloat16"),
+        ("AuthenticAMD", {"avx512f", "avx512_bf16"}, "bfloat16"),
+        ("GenuineIntel", {"avx512f", "avx512_bf16"}, "float32"),
+        ("AuthenticAMD", {"avx512f"}, "float32"),
+        ("GenuineIntel", {"avx2"}, "float32"),
+    ],
+)
 def test_products_are_in_what_the_processor_multiplies_fast(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: str
+    monkeypatch: pytest.MonkeyPatch, vendor: str, features: set[str], dtype: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    monkeypatch.setattr("workers.training.fit.this_cpu", lambda: Cpu(vendor, features))
     assert compute_dtype() == getattr(torch, dtype)
 
 
