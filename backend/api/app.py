@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 
 from backend.api import errors
-from backend.api.deps import refuse_nul
+from backend.api.deps import note_chain, refuse_nul
 from backend.api.middleware import BodyLimit, Defects, RequestId, Watched
 from backend.api.openapi import document
 from backend.api.rate_limits import RateLimits
@@ -68,7 +68,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         title="loraledger",
         summary="Specialised models, paid per token, and the people whose data made them.",
         lifespan=_lifespan,
-        dependencies=[Depends(refuse_nul)],
+        dependencies=[Depends(refuse_nul), Depends(note_chain)],
         # Spans alone, and only where `telemetry.traces` was started; what is counted is in `backend.meters`.
         telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
         docs_url=None,  # its page loads scripts from elsewhere; the document itself is at /openapi.json

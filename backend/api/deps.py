@@ -11,6 +11,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from backend.api.rate_limits import RateLimits
+from backend.api.schemas.common import chain_id
 from backend.api.services import Services
 from backend.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from backend.domain.ids import Account
@@ -49,6 +50,11 @@ async def refuse_nul(request: Request) -> None:
     """No name of anything here has a NUL, and PostgreSQL cannot even look for one."""
     if "\0" in request.scope["path"] or "%00" in request.url.query:
         raise InvalidInput("A path and a query have no NUL characters.")
+
+
+async def note_chain(services: ServicesDep) -> None:
+    """Before the request's own fields are read."""
+    chain_id.set(services.sign_in.chain_id)
 
 
 def get_caller(

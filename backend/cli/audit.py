@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import AsJson, show
+from backend.cli.session import AsJson, account, show
 from backend.domain.chain import as_json as as_plain
 from backend.domain.disputes.witnesses import key_word
 from backend.domain.errors import InvalidInput
-from backend.domain.ids import Account
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
+    from backend.domain.ids import Account
     from backend.services.audit.auditor import Verdict
 
 
@@ -38,13 +38,13 @@ def audit(
         raise InvalidInput("--all goes with neither --operator nor --batch", param="all")
     verdicts = _audited(operator, is_all=is_all)
     if batch:
-        verdicts = {account: _only(batch, account, found) for account, found in verdicts.items()}
+        verdicts = {audited: _only(batch, audited, found) for audited, found in verdicts.items()}
     everything = [verdict for found in verdicts.values() for verdict in found]
     if as_json:
         show([_as_json(verdict) for verdict in everything])
     else:
-        for account, found in verdicts.items():
-            _print(account, found)
+        for audited, found in verdicts.items():
+            _print(audited, found)
     if not all(verdict.is_right for verdict in everything):
         raise typer.Exit(1)
 
@@ -58,8 +58,9 @@ def _audited(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
             with installation.database.read() as tx:
                 accounts = [known.account for known in tx.chain.operators()]
         else:
-            accounts = [Account(operator.lower()) if operator else installation.operator.account]
-        return {account: list(installation.auditor.audit(account)) for account in accounts}
+            own = account(installation, operator) if operator else installation.operator.account
+            accounts = [own]
+        return {audited: list(installation.auditor.audit(audited)) for audited in accounts}
     finally:
         installation.close()
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.session import AsJson, open_installation, show
+from backend.cli.session import AsJson, account, open_installation, show
 from backend.domain.policy import Denied, Reason, Subject
 
 if TYPE_CHECKING:
+    from backend.bootstrap import Installation
     from backend.domain.policy import Denial
 
 POLL_SECONDS = 0.5
@@ -32,15 +33,15 @@ def register(app: typer.Typer) -> None:
 def deny(kind: Kind, subject: Of, *, reason: Why = Reason.POLICY) -> None:
     """Refuse an adapter, all that learned from a datanet, a payer, or a folder at the gateway, at once."""
     with open_installation() as installation:
-        denial = installation.policy.deny(Subject.parse(kind, subject), reason)
+        denial = installation.policy.deny(_parsed(installation, kind, subject), reason)
     typer.echo(_as_line(denial))
 
 
 @commands.command()
 def allow(kind: Kind, subject: Of) -> None:
     """End a denial."""
-    found = Subject.parse(kind, subject)
     with open_installation() as installation:
+        found = _parsed(installation, kind, subject)
         installation.policy.allow(found)
     typer.echo(f"{found.kind} {found.id} is not denied any more")
 
@@ -77,6 +78,10 @@ def takedown(
             while not installation.policy.drop_copies(taken):
                 time.sleep(POLL_SECONDS)
     typer.echo("nothing of it is left here")
+
+
+def _parsed(installation: Installation, kind: str, subject: str) -> Subject:
+    return Subject.parse(kind, account(installation, subject) if kind == Denied.PAYER else subject)
 
 
 def _as_json(denial: Denial) -> dict[str, Any]:

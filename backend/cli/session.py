@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backend.domain.caip import account_of
 from backend.domain.errors import NotFound
 from backend.settings import load_settings
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from backend.bootstrap import Installation
     from backend.cli.client import Market
+    from backend.domain.ids import Account
 
 User = Annotated[
     int, typer.Option("--user", help="Index of the local test account that signs.", min=0, max=8)
@@ -47,6 +49,11 @@ def open_installation() -> Iterator[Installation]:
         yield installation
     finally:
         installation.close()
+
+
+def account(installation: Installation, text: str) -> Account:
+    """As an address or by CAIP-10. Errors: `InvalidInput`, for accounts of other chains too."""
+    return account_of(text, installation.deployment.chain_id)
 
 
 def show(found: object) -> None:

@@ -6,13 +6,13 @@ import json
 import logging
 import signal
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.domain.ids import Account
+from backend.cli.session import account
 from backend.settings import load_settings
 from telemetry import logs
 
@@ -78,25 +78,25 @@ def watch(
     task = Task(
         can_challenge=challenge,
         can_answer=answer,
-        only=Account(operator.lower()) if operator else None,
         evidence=evidence,
     )
     limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     is_wrong = False
-    for news in _news(_limited(load_settings(), limits), task, once=once):
+    for news in _news(_limited(load_settings(), limits), task, operator, once=once):
         is_wrong |= news.is_bad
         typer.echo(_as_json(news) if as_json else _as_line(news))
     if once and is_wrong:
         raise typer.Exit(1)
 
 
-def _news(settings: Settings, task: Task, *, once: bool) -> Iterator[News]:
+def _news(settings: Settings, task: Task, operator: str, *, once: bool) -> Iterator[News]:
     from backend.bootstrap import Installation
     from backend.watching import watching
 
     stop = _stop_on_signals(settings.log_format)
     installation = Installation(settings)
     try:
+        task = replace(task, only=account(installation, operator) if operator else None)
         with watching(installation, task, stop) as watcher:
             yield from watcher.run_once() if once else watcher.run(stop)
     finally:

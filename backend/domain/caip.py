@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
 
-if TYPE_CHECKING:
-    from backend.domain.ids import Account
+from backend.domain.errors import InvalidInput
+from backend.domain.ids import Account
 
 NAMESPACE = "eip155"
+ACCOUNT = re.compile(rf"(?:{NAMESPACE}:([0-9]{{1,20}}):)?(0x[0-9a-fA-F]{{40}})")
+"""An address, alone or behind its chain."""
 
 
 def chain_name(chain_id: int) -> str:
@@ -18,3 +20,13 @@ def chain_name(chain_id: int) -> str:
 def account_name(chain_id: int, account: Account) -> str:
     """`eip155:1:0x...`; the address stays in lower case, as everywhere in the API."""
     return f"{chain_name(chain_id)}:{account}"
+
+
+def account_of(text: str, chain_id: int) -> Account:
+    """An address, or an account's name on this chain. Errors: `InvalidInput`, for other chains' names too."""
+    found = ACCOUNT.fullmatch(text)
+    if found is None:
+        raise InvalidInput(f"not an account (0x and 40 hex digits, or {chain_name(chain_id)}: before them)")
+    if found[1] is not None and int(found[1]) != chain_id:
+        raise InvalidInput(f"an account of chain {chain_name(int(found[1]))}; this is {chain_name(chain_id)}")
+    return Account(found[2].lower())

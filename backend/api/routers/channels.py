@@ -21,6 +21,8 @@ from backend.api.schemas.channels import (
     VoucherRequest,
 )
 from backend.api.schemas.common import Page, PreparedTransactionView, TransactionQueued
+from backend.api.services import Services
+from backend.domain.caip import account_of
 from backend.domain.ids import Account
 from backend.domain.voucher import SignedVoucher, Voucher
 
@@ -36,13 +38,13 @@ def list_channels(services: ServicesDep, caller: CallerDep, paging: PagingDep) -
 @router.get("/channels/{channel}")
 def get_channel(channel: str, services: ServicesDep, caller: CallerDep) -> ChannelView:
     """By the channel's id or its operator."""
-    return ChannelView.of(services.channels.get(caller.account, channel.lower()))
+    return ChannelView.of(services.channels.get(caller.account, _name(services, channel)))
 
 
 @router.post("/channels/{channel}/vouchers", status_code=status.HTTP_201_CREATED)
 def add_voucher(channel: str, body: VoucherRequest, services: ServicesDep, caller: CallerDep) -> ChannelView:
     """For payers who keep their session key: the signature is what counts, so an API key may deliver it."""
-    known = services.channels.get(caller.account, channel.lower())
+    known = services.channels.get(caller.account, _name(services, channel))
     voucher = Voucher(known.id, body.waived_until, body.max_cumulative)
     signed = SignedVoucher(voucher, body.signature)
     return ChannelView.of(services.channels.add_voucher(caller.account, signed))
@@ -88,3 +90,8 @@ def prepare_thaw(body: ThawRequest, services: ServicesDep, wallet: WalletDep) ->
 @router.post("/withdrawals/prepare")
 def prepare_withdrawal(services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
     return PreparedTransactionView.of(services.deposits.prepare_withdrawal(wallet.account))
+
+
+def _name(services: Services, channel: str) -> str:
+    """Of a channel, or of its operator, who may be named by CAIP-10."""
+    return account_of(channel, services.sign_in.chain_id) if ":" in channel else channel.lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import (
@@ -15,10 +16,13 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from backend.domain.caip import ACCOUNT, account_of
 from backend.domain.chain import PreparedTransaction
+from backend.domain.errors import InvalidInput
 
 T = TypeVar("T")
-_ACCOUNT = re.compile(r"0x[0-9a-fA-F]{40}")
+chain_id: ContextVar[int] = ContextVar("chain_id")
+"""Of the chain that the request is for: accounts may be named with their chain, which must be this one."""
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _DECIMAL = re.compile(r"[0-9]{1,39}")
 
@@ -29,9 +33,10 @@ def _spelled(pattern: re.Pattern[str]) -> WithJsonSchema:
 
 
 def _account(value: str) -> str:
-    if not _ACCOUNT.fullmatch(value):
-        raise ValueError("not an account (0x and 40 hex digits)")
-    return value.lower()
+    try:
+        return account_of(value, chain_id.get())
+    except InvalidInput as error:
+        raise ValueError(error.message) from None
 
 
 def _hash(value: str) -> str:
@@ -50,7 +55,7 @@ def _amount(value: object) -> object:
 
 INTEGERS_END = 1 << 63
 """What databases count with; ids and cursors beyond are refused, not looked up."""
-AccountField = Annotated[str, AfterValidator(_account), _spelled(_ACCOUNT)]
+AccountField = Annotated[str, AfterValidator(_account), _spelled(ACCOUNT)]
 HashField = Annotated[str, AfterValidator(_hash), _spelled(_HASH)]
 Micro = Annotated[
     int,

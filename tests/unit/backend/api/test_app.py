@@ -9,6 +9,8 @@ from starlette.testclient import TestClient
 from backend.api.app import MAX_BODY_BYTES, create_app
 from backend.settings import Settings
 
+SIGN_IN = SimpleNamespace(chain_id=31337)
+
 
 class Closing:
     def __init__(self) -> None:
@@ -20,7 +22,7 @@ class Closing:
 
 def test_the_server_ends_only_after_running_answers_have_their_receipts() -> None:
     generate = Closing()
-    services: Any = SimpleNamespace(generate=generate)
+    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=generate)
     with TestClient(create_app(services, Settings())) as client:
         assert client.get("/health").json() == {"status": "ok"}
         assert not generate.is_closed
@@ -28,7 +30,9 @@ def test_the_server_ends_only_after_running_answers_have_their_receipts() -> Non
 
 
 def test_readiness_is_a_503_that_names_the_parts() -> None:
-    services: Any = SimpleNamespace(generate=Closing(), readiness=lambda: {"engine": "no socket"})
+    services: Any = SimpleNamespace(
+        sign_in=SIGN_IN, generate=Closing(), readiness=lambda: {"engine": "no socket"}
+    )
     answer = TestClient(create_app(services, Settings())).get("/ready")
     assert answer.status_code == 503
     assert answer.json() == {"status": "unavailable", "faults": {"engine": "no socket"}}
@@ -38,7 +42,7 @@ def test_a_defect_is_a_500_that_tells_nothing_of_the_inside(caplog: pytest.LogCa
     def broken() -> dict[str, str]:
         raise RuntimeError("secret path /etc/keys")
 
-    services: Any = SimpleNamespace(generate=Closing(), readiness=broken)
+    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing(), readiness=broken)
     client = TestClient(create_app(services, Settings()))
     answer = client.get("/ready")
     assert answer.status_code == 500
@@ -48,7 +52,7 @@ def test_a_defect_is_a_500_that_tells_nothing_of_the_inside(caplog: pytest.LogCa
 
 
 def test_every_route_is_in_the_openapi_document_once() -> None:
-    services: Any = SimpleNamespace(generate=Closing())
+    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing())
     document = create_app(services, Settings()).openapi()
     operations = [
         operation["operationId"] for path in document["paths"].values() for operation in path.values()
@@ -66,7 +70,7 @@ def test_every_route_is_in_the_openapi_document_once() -> None:
     ],
 )
 def test_only_an_upload_may_be_large(method: str, path: str) -> None:
-    services: Any = SimpleNamespace(generate=Closing())
+    services: Any = SimpleNamespace(sign_in=SIGN_IN, generate=Closing())
     client = TestClient(create_app(services, Settings(max_upload_bytes=1 << 30)))
     answer = client.request(method, path, content=b" " * (MAX_BODY_BYTES + 1))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
