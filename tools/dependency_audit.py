@@ -1,7 +1,7 @@
 """Asks the registries for known vulnerabilities of what the lock files pin: PyPI by pip-audit, npm by its own
 audit. An answer that says nothing is no clean bill: it is told apart, and fails.
 
-What a registry says changes by itself, so no check of a change asks it: `docs/operating.md`, *Dependencies*.
+Who asks when: `docs/operating.md`, *Dependencies*.
 An advisory that does not concern us is accepted in `accepted_advisories.json`: {"id", "reason", "until"}, the
 last a date after which it is looked at again.
 """
