@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from backend.services.catalogue import Catalogue
     from backend.services.claim import Claims
     from backend.services.contribute.check_upload import UploadCheck
+    from backend.services.contribute.copies import Copies
     from backend.services.contribute.curate import Curation
     from backend.services.contribute.staging import Staging
     from backend.services.contribute.transfers import Transfers
@@ -283,6 +284,12 @@ class Installation:
 
         db = self.database
         return Curation(db.begin, db.read, self.blobs, self.staging, self.operator.account)
+
+    @cached_property
+    def copies(self) -> Copies:
+        from backend.services.contribute.copies import Copies
+
+        return Copies(self.database.read, self.blobs)
 
     @cached_property
     def indexer(self) -> Indexer:

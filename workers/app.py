@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from celery import Celery, Task
 
     from backend.bootstrap import Installation
+    from backend.services.contribute.snapshot import Snapshots
     from backend.services.publish import Publication
     from backend.services.train.leases import Leases
     from backend.settings import Settings
@@ -38,7 +39,7 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
 
     own: dict[str, Any] = {}
     if not broker_url:
-        broker_url = "filesystem://"
+        broker_url = "filesystem://localhost"  # without a host, kombu warns that it takes this one
         folders = _folders(home / "broker")
         own = {"broker_transport": "workers.broker:Transport", "broker_transport_options": folders}
     app = Celery("loraledger", broker=broker_url, set_as_current=False)
@@ -82,7 +83,7 @@ def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
     add_tasks(app, steps)
     worker_shutting_down.connect(stop)
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-    app.worker_main(["worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])
+    app.worker_main(["--quiet", "worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])
 
 
 def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
@@ -99,15 +100,12 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 def steps_of(installation: Installation) -> Steps:
     from pathlib import Path
 
-    from backend.services.contribute.snapshot import Snapshots
     from backend.services.train.parents import Parents
     from workers.gatekeeper import Gatekeeper
     from workers.inspector import Inspector
     from workers.steps import Steps, TrainerOptions
 
     settings, database = installation.settings, installation.database
-    parts = (installation.blobs, installation.chain, installation.operator.account)
-    snapshots = Snapshots(database.begin, database.read, *parts)
     options = TrainerOptions(
         home=training_home(settings),
         transfers=installation.transfers,
@@ -121,7 +119,17 @@ def steps_of(installation: Installation) -> Steps:
         installation.adapter_folders,
         Inspector(Path(installation.base.folder), settings.trainer_threads),
     )
+    snapshots = snapshots_of(installation)
     return Steps(leases_of(installation), snapshots, gatekeeper, publication_of(installation), options)
+
+
+def snapshots_of(installation: Installation) -> Snapshots:
+    """With what other operators took in: it is fetched when a job asks for it."""
+    from backend.services.contribute.snapshot import Snapshots
+
+    database, lane = installation.database, installation.operator.account
+    bring = installation.peers_of(database).bring
+    return Snapshots(database.begin, database.read, installation.blobs, installation.chain, lane, bring)
 
 
 def training_home(settings: Settings) -> Path:

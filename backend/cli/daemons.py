@@ -118,6 +118,7 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
         try:
             curation.advance()
             installation.transfers.sweep()
+            installation.copies.sweep()
             progress = settler.run_once()
             news = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
         except DomainError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, false, func, not_, select
 
 from backend.db.bulk import among, found_among, table_of
 from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
 from backend.db.tables import chain as t
 from backend.domain import chain as d
+from backend.domain.contribution import ReviewReason
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.receipt import VersionRecord
 
@@ -50,6 +51,13 @@ class ChainStore:
     def contributions(self, datanet: DatanetId) -> list[d.Contribution]:
         query = select(t.ContributionRow).filter_by(datanet=datanet).order_by(t.ContributionRow.index)
         return [_contribution(row) for row in self._session.scalars(query)]
+
+    def withdrawn_contents(self) -> set[Hash32]:
+        row = t.ContributionRow
+        is_back = and_(row.is_accepted.is_(False), row.reason == ReviewReason.WITHDRAWN)
+        back = set(self._session.scalars(select(row.cid_digest).where(is_back)))
+        again = select(row.cid_digest).where(row.cid_digest.in_(back), not_(func.coalesce(is_back, false())))
+        return {Hash32(digest) for digest in back.difference(self._session.scalars(again))}
 
     def snapshot(self, snapshot: SnapshotId) -> d.Snapshot | None:
         row = self._session.get(t.SnapshotRow, snapshot)

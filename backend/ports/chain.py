@@ -241,6 +241,10 @@ class ChainView(Protocol):
         """By rising index."""
         ...
 
+    def withdrawn_contents(self) -> set[Hash32]:
+        """Digests of the folders of which all contributions were taken back."""
+        ...
+
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:

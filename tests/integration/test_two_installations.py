@@ -6,14 +6,26 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from backend.bootstrap import BaseFacts
+from backend.domain.content import cid_digest
+from backend.domain.contribution import ReviewReason
+from backend.domain.dataset import canonical_row
+from backend.domain.hashing import accepted_hash, ascii_word, snapshot_id, to_hash
+from backend.domain.ids import DatanetId
+from backend.services.contribute.snapshot import ContributionWithdrawn
+from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 from backend.watching import Task, watching
+from tests.support.operating import Operating, listening, new_operator, serving
 from tests.support.two import Two
-from tools.local_market import CONTRIBUTORS
+from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket, some_hash
+from workers.app import snapshots_of
+from workers.training.dataset import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +33,7 @@ if TYPE_CHECKING:
 
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
+    from backend.domain.ids import Cid, Hash32, SnapshotId
 
 
 @pytest.fixture
@@ -69,3 +82,57 @@ def test_what_one_publishes_the_other_serves_and_the_first_ones_contributors_are
         home.installation.claims.relay(operator, contributor)
         home.pump()
         assert two.market.dollars(contributor) == before + earned.units
+
+
+def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
+    chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path
+) -> None:
+    rows = b"".join(canonical_row({"text": text}) + b"\n" for text in ("one", "two"))
+    facts = BaseFacts("tiny", some_hash("base"), "")
+    with ExitStack() as stack:
+        market = LocalMarket(chain)
+        listener, url = stack.enter_context(listening())
+        home = Operating(tmp_path / "home", market, facts, hardhat_node.url, url)
+        cid = home.installation.blobs.add_folder({DATA_FILE: rows, MANIFEST_FILE: b"{}"})
+        snapshot = recorded(market, rows, cid)
+        home.announce()
+        stack.enter_context(serving(home, listener))
+        keys = new_operator(tmp_path / "away_keys", market)
+        away = Operating(tmp_path / "away", market, facts, hardhat_node.url, "", **keys)
+        stack.callback(away.installation.close)
+        (tmp_path / "away_keys" / "keys").rename(tmp_path / "away" / "keys")
+        away.pump()
+        store = away.installation.blobs
+        assert not store.has(cid)
+        dataset = write_rows(snapshots_of(away.installation), snapshot, tmp_path / "rows.jsonl")
+        assert (dataset.num_rows, dataset.num_contributions) == (2, 1)
+        assert store.has(cid)
+
+        refusal = {"contentHash": content_hash(rows), "isAccepted": False, "reason": ReviewReason.WITHDRAWN}
+        market.send(OPERATOR, "DatasetRegistry", "review", 1, [refusal])
+        away.pump()
+        away.installation.copies.sweep()
+        assert not store.has(cid)
+        with pytest.raises(ContributionWithdrawn):
+            list(snapshots_of(away.installation).rows(snapshot))
+
+
+def content_hash(rows: bytes) -> Hash32:
+    return to_hash(sha256(rows).digest())
+
+
+def recorded(market: LocalMarket, rows: bytes, cid: Cid) -> SnapshotId:
+    """A snapshot of one contribution, accepted."""
+    contribution = {
+        "datanetId": 1,
+        "contentHash": content_hash(rows),
+        "cidDigest": cid_digest(cid),
+        "licence": ascii_word("MIT"),
+        "rows": 2,
+    }
+    accepted = {"contentHash": content_hash(rows), "isAccepted": True, "reason": 0}
+    market.send(CONTRIBUTORS[0], "DatasetRegistry", "createDatanet", ascii_word("docs"), some_hash("about"))
+    market.send(CONTRIBUTORS[0], "DatasetRegistry", "contribute", contribution)
+    market.send(OPERATOR, "DatasetRegistry", "review", 1, [accepted])
+    market.send(OPERATOR, "DatasetRegistry", "freeze", 1, 1)
+    return snapshot_id(DatanetId(1), 1, accepted_hash([True]))

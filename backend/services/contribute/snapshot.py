@@ -13,6 +13,7 @@ from backend.domain.contribution import is_withdrawn
 from backend.domain.dataset import Row, is_too_deep, split_lines
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import licence_word
+from backend.ports.storage import bring_nothing
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, DatanetId, SnapshotId
     from backend.ports.chain import Chain
     from backend.ports.contributions import ContributionTx
-    from backend.ports.storage import BlobStore
+    from backend.ports.storage import BlobStore, Bring
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 REGISTRY = "DatasetRegistry"
+MAX_CONTRIBUTION_BYTES = 4 << 30
+"""Whatever an operator elsewhere may have taken in: bounds what is fetched for one."""
 SPOOL_BYTES = 8 << 20
 READ_BYTES = 1 << 16
 
@@ -48,14 +51,27 @@ class Freezing:
 
 
 class Snapshots:
-    """Implements `backend.ports.training.SnapshotRows`. `lane`: the operator's account that sends."""
+    """Implements `backend.ports.training.SnapshotRows`.
 
-    def __init__(self, begin: Begin, read: Begin, store: BlobStore, chain: Chain, lane: Account) -> None:
+    `lane`: the operator's account that sends. `bring`: has a contribution brought into the store that another
+    operator took in.
+    """
+
+    def __init__(
+        self,
+        begin: Begin,
+        read: Begin,
+        store: BlobStore,
+        chain: Chain,
+        lane: Account,
+        bring: Bring = bring_nothing,
+    ) -> None:
         self._begin = begin
         self._read = read
         self._store = store
         self._chain = chain
         self._lane = lane
+        self._bring = bring
 
     def freeze(self, datanet: DatanetId, count: int) -> Freezing:
         """Freeze the first `count` contributions with the accept bits that the chain has now.
@@ -125,12 +141,17 @@ class Snapshots:
         if is_withdrawn(contribution):
             where = f"contribution {contribution.index} of datanet {contribution.datanet}"
             raise ContributionWithdrawn(f"{where} was taken back: freeze a new snapshot", "snapshot_id")
-        for chunk in self._store.open(cid_of(contribution.cid_digest), DATA_FILE):
+        for chunk in self._open(contribution, DATA_FILE):
             digest.update(chunk)
             file.write(chunk)
         if "0x" + digest.hexdigest() != contribution.content_hash:
             raise _corrupt(contribution, "its rows do not have the hash on the chain")
         file.seek(0)
+
+    def _open(self, contribution: Contribution, name: str) -> Iterator[bytes]:
+        cid = cid_of(contribution.cid_digest)
+        self._bring(cid, MAX_CONTRIBUTION_BYTES)
+        return self._store.open(cid, name)
 
     def _licence(self, contribution: Contribution) -> str:
         """The chain holds up to 32 characters; a longer expression stands in the folder."""
@@ -139,8 +160,9 @@ class Snapshots:
             return word.decode()
         if is_withdrawn(contribution):
             return contribution.licence  # its folder is gone, and the hash is what is left
-        chunks = self._store.open(cid_of(contribution.cid_digest), MANIFEST_FILE)
-        manifest = next(chunks, b"")  # ours fits; a stranger's may be of any size
+        manifest = next(
+            self._open(contribution, MANIFEST_FILE), b""
+        )  # ours fits; a stranger's may be of any size
         licence = _stated_licence(manifest)
         if licence_word(licence) != contribution.licence:
             raise _corrupt(contribution, "its manifest states another licence than the chain")

@@ -7,6 +7,7 @@ import pytest
 from backend.domain.content import ContentMissing
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import Conflict, NotFound, Unavailable
+from backend.services.contribute.copies import SWEEP_SECONDS, Copies
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World, jsonl
@@ -176,3 +177,31 @@ def test_snapshots_from_before_stay_but_are_not_learned_from(world: World) -> No
     assert entry["licence"].startswith("0x"), "its words were in the folder"
     with pytest.raises(ContributionWithdrawn, match="contribution 0 of datanet 1 was taken back"):
         list(world.snapshots.rows(snapshot))
+
+
+def test_a_copy_of_what_was_taken_back_elsewhere_goes_within_a_minute(any_world: World) -> None:
+    """Another operator's uploads: this one has but the chain's word and the copies."""
+    taken_back, kept = (any_world.submit(jsonl({"text": text})) for text in ("back", "kept"))
+    any_world.record(taken_back, 0, is_accepted=True)
+    any_world.record(kept, 1, is_accepted=None)
+    now = [0.0]
+    copies = Copies(any_world.database.read, any_world.store, lambda: now[0])
+    copies.sweep()
+    any_world.record(taken_back, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
+    copies.sweep()
+    assert taken_back.report.cid is not None
+    assert any_world.store.has(taken_back.report.cid)
+    now[0] = SWEEP_SECONDS
+    copies.sweep()
+    assert not any_world.store.has(taken_back.report.cid)
+    assert kept.report.cid is not None
+    assert any_world.store.has(kept.report.cid)
+
+
+def test_a_copy_that_another_contribution_holds_too_stays(any_world: World) -> None:
+    upload = any_world.submit(ROWS)
+    any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
+    any_world.record(upload, 1, is_accepted=None)
+    Copies(any_world.database.read, any_world.store).sweep()
+    assert upload.report.cid is not None
+    assert any_world.store.has(upload.report.cid)
