@@ -19,7 +19,9 @@ def create() -> FastAPI:
     from backend.bootstrap import Installation
     from backend.serving import services_of
 
-    app = create_app(services_of(Installation(settings)), settings)
+    services = services_of(Installation(settings))
+    services.metrics_token()  # made now: whoever scrapes reads it first
+    app = create_app(services, settings)
     keep()
     return app
 

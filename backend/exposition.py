@@ -8,7 +8,9 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import generate_latest
+from prometheus_client.core import CollectorRegistry, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 import backend.meters  # noqa: F401 - so that every name is there before anything was counted
 from backend.bootstrap import utc_now
@@ -17,10 +19,12 @@ from backend.domain.errors import DomainError
 from telemetry.meters import shared_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client.core import Metric
 
     from backend.bootstrap import Installation
-    from backend.domain.figures import Figures, Pending
+    from backend.domain.figures import Figures
     from backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -58,7 +62,7 @@ STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
         "When the most urgent of them voids its batch and slashes the stake.",
         lambda f: f.demand_deadline,
     ),
-    "loraledger_stake_units": ("The operator's stake, in token units.", lambda f: f.stake_units),
+    "loraledger_stake_units": ("The operator's stake, in micro-units.", lambda f: f.stake_units),
     "loraledger_outbox_messages": ("Messages that wait for the relay.", lambda f: f.outbox.count),
     "loraledger_outbox_oldest_timestamp_seconds": (
         "Since when the oldest of them does.",
@@ -77,13 +81,23 @@ async def exposition(installation: Installation) -> bytes:
     figures = await asyncio.to_thread(_figures, installation)
     engine = await _engine(installation)
     registry = CollectorRegistry()
-    up = Gauge("loraledger_up", "Whether a part answers.", ["part"], registry=registry)
-    up.labels("database").set(figures is not None)
-    up.labels("engine").set(engine is not None)
-    if figures is not None:
-        _expose(registry, figures)
+    registry.register(Now(figures, {"database": figures is not None, "engine": engine is not None}))
     counted = generate_latest(shared_registry())
     return b"".join((counted, generate_latest(registry), (engine or "").encode()))
+
+
+class Now(Collector):
+    """What was read for this scrape. Families and no `Gauge`s, whose values all processes would keep, and
+    show again beside those of the next scrape.
+    """
+
+    def __init__(self, figures: Figures | None, up: Mapping[str, bool]) -> None:
+        self._figures, self._up = figures, up
+
+    def collect(self) -> Iterator[Metric]:
+        yield _family("loraledger_up", "Whether a part answers.", "part", self._up)
+        if self._figures is not None:
+            yield from _families(self._figures)
 
 
 def metrics_token(settings: Settings) -> str:
@@ -114,30 +128,29 @@ async def _engine(installation: Installation) -> str | None:
         return None
 
 
-def _expose(registry: CollectorRegistry, figures: Figures) -> None:
+def _families(figures: Figures) -> Iterator[Metric]:
     for name, (text, read) in STATE.items():
         if (value := read(figures)) is not None:
-            Gauge(name, text, registry=registry).set(value)
-    waiting = Gauge(
+            yield GaugeMetricFamily(name, text, value)
+    yield _family(
         "loraledger_pending_transactions",
         "Transactions of ours that are not over, by state.",
-        ["state"],
-        registry=registry,
+        "state",
+        {state: pending.count for state, pending in figures.transactions.items()},
     )
-    since = Gauge(
+    yield _family(
         "loraledger_pending_transaction_oldest_timestamp_seconds",
         "Since when the oldest of a state is queued.",
-        ["state"],
-        registry=registry,
+        "state",
+        {state: pending.oldest_at for state, pending in figures.transactions.items()},
     )
-    for state, pending in figures.transactions.items():
-        _expose_pending(waiting.labels(state), since, state, pending)
-    jobs = Gauge("loraledger_training_jobs", "Fine-tuning jobs, by state.", ["state"], registry=registry)
-    for state, count in figures.jobs.items():
-        jobs.labels(state).set(count)
+    yield _family("loraledger_training_jobs", "Fine-tuning jobs, by state.", "state", figures.jobs)
 
 
-def _expose_pending(waiting: Gauge, since: Gauge, state: str, pending: Pending) -> None:
-    waiting.set(pending.count)
-    if pending.oldest_at is not None:
-        since.labels(state).set(pending.oldest_at)
+def _family(name: str, text: str, label: str, values: Mapping[str, float | None]) -> GaugeMetricFamily:
+    """What there is no value of is left out."""
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for label_value, value in values.items():
+        if value is not None:
+            family.add_metric([label_value], value)
+    return family

@@ -40,6 +40,16 @@ RPC_REQUESTS = Counter(
     "Questions to the chain's node; refused: it answered with an error; unreachable: with nothing of use.",
     ["method", "outcome"],
 )
+OPERATOR_WEI = Gauge(
+    "loraledger_operator_wei",
+    "What the operator's account has for gas, when the sender last asked.",
+    multiprocess_mode="mostrecent",
+)
+GAS_PRICE_WEI = Gauge(
+    "loraledger_gas_price_wei",
+    "What a transaction of ours offers at most for a unit of gas, at that time.",
+    multiprocess_mode="mostrecent",
+)
 TRANSACTIONS = Counter(
     "loraledger_transactions",
     "Steps of our transactions: sent, replaced with higher fees, requeued as their nonce was used elsewhere, "

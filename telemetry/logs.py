@@ -23,15 +23,17 @@ _SECRETS = (
     (re.compile(r"\bll[a-z]_[A-Za-z0-9_-]{16,}"), "ll_***"),  # API keys, session tokens
     (re.compile(r"(?:0x)?[0-9a-fA-F]{128,}"), "0x***"),  # signatures, signed transactions
 )
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-"""Attributes of every record; what else it has was given to it by `extra`."""
+_GIVEN = {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | _GIVEN
+"""Attributes of every record, and uvicorn's for terminals; what else one has was given to it by `extra`."""
 
 
 def setup(form: Format = "text", level: int = logging.INFO) -> None:
-    """Write what is logged to standard error."""
+    """Write what is logged to standard error, warnings of Python among it."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else Text())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
 
 
 def mask(line: str) -> str:

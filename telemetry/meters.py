@@ -46,6 +46,8 @@ def share(folder: Path, name: str) -> None:
         for kind in KINDS:
             _allocate(folder / f"{kind}_{seat}.db")
     except OSError as error:
+        while _held:
+            _held.pop().close()
         log.warning("what this process counts is not shared: %s", error)
         return
     os.environ[FOLDER] = str(folder)

@@ -98,6 +98,10 @@ class Node:
         text: str = self.rpc.request("eth_getCode", account, "latest")
         return text
 
+    def balance(self, account: Account) -> int:
+        """Wei."""
+        return int(self.rpc.request("eth_getBalance", account, "latest"), 16)
+
     def num_transactions(self, account: Account, block: int | None = None) -> int:
         """The account's next nonce; with those that wait in the pool, unless a block is named."""
         tag = "pending" if block is None else hex(block)

@@ -7,6 +7,7 @@ one is signed, and no nonce is ever given twice or left out.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from backend.chain.nonces import user_of
 from backend.chain.rpc import RpcError
 from backend.domain.chain import Attempt, Reverted
 from backend.domain.errors import DomainError, Unavailable
-from backend.meters import TRANSACTIONS
+from backend.meters import GAS_PRICE_WEI, OPERATOR_WEI, TRANSACTIONS
 from telemetry import traces
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ MOST_WAITING = 64
 FILLER_GAS = 21_000
 FEE_CEILING = 1_000 * 10**9
 """Wei per gas that a replacement never exceeds."""
+GAS_SECONDS = 30.0
+"""Between two looks at what is left for gas."""
 
 
 class Sender:
@@ -60,6 +63,7 @@ class Sender:
         self._signers = signers
         self._confirmations = confirmations
         self._stuck_blocks = stuck_blocks
+        self._next_look = 0.0
 
     def run_once(self) -> None:
         """Look after what is under way, then send all that is queued. Errors: `Unavailable`."""
@@ -68,6 +72,7 @@ class Sender:
         for signer in filter(None, map(self._signers, lanes)):
             self._watch(signer)
             self._send_queued(signer)
+            self._look_at_gas(signer)
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
         """Until `stop` is set. A node that is away or unwell is waited for."""
@@ -78,6 +83,12 @@ class Sender:
             except (Unavailable, RpcError) as error:
                 log.warning("sender waits: %s", error)
             stop.wait(poll_seconds)
+
+    def _look_at_gas(self, signer: Signer) -> None:
+        if (now := time.monotonic()) >= self._next_look:
+            self._next_look = now + GAS_SECONDS
+            OPERATOR_WEI.set(self._node.balance(signer.account))
+            GAS_PRICE_WEI.set(self._node.fees().max_fee)
 
     # --- what is under way ---
 

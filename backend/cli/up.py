@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-CHAIN, ENGINE, API = "chain", "engine", "api"
-DAEMONS = ("index", "send", "relay", "worker", "settle", "watch")
+CHAIN, ENGINE, API, WATCH = "chain", "engine", "api", "watch"
+DAEMONS = ("index", "send", "relay", "worker", "settle", WATCH)
 WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
 """It first lets answers end, then signs the receipts of those that did not."""
@@ -149,7 +149,10 @@ class Stack:
     def _part(self, name: str) -> Service:
         from backend import local
 
-        return Service(name, local.main_command(name), self._environment())
+        # Its news go to the same file as its log, which is to be of one form.
+        is_json = name == WATCH and self.settings.log_format == "json"
+        argv = [*local.main_command(name), *(["--json"] if is_json else [])]
+        return Service(name, argv, self._environment())
 
     def _api(self) -> Service:
         from backend import local

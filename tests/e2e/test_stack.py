@@ -11,28 +11,34 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from openai import APIError, OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from backend.cli.client import Market, until
 from backend.cli.demo.asking import Question, ask_all
 from backend.cli.pay import make_deposit, make_key
 from backend.cli.up import end_running
 from backend.cli.wallet import Wallet
+from tests.support.collector import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from tests.support.collector import Sent
 
 CONSUMER, DEPOSIT_UNITS = 7, 5_000_000
 BASE = "SmolLM2-135M-Instruct"
+ANSWER, DEPOSIT = "POST /v1/chat/completions", "POST /v1/deposits/relay"
 pytestmark = pytest.mark.timeout(900)
 
 
 class Stack:
     """One run of `loraledger up --json`."""
 
-    def __init__(self, home: Path, log: Path) -> None:
+    def __init__(self, home: Path, log: Path, more: Mapping[str, str]) -> None:
         self.environment = os.environ | {
             "LORALEDGER_HOME": str(home),
             "LORALEDGER_MODEL_CACHE": os.environ.get(
@@ -40,6 +46,7 @@ class Stack:
                 os.path.abspath(".loraledger/cache/models"),  # noqa: PTH100
             ),
             "LORALEDGER_BATCH_SECONDS": "1",
+            **more,
         }
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
@@ -84,8 +91,8 @@ class Stack:
 
 
 @contextmanager
-def running(home: Path, log: Path) -> Iterator[Stack]:
-    stack = Stack(home, log)
+def running(home: Path, log: Path, **more: str) -> Iterator[Stack]:
+    stack = Stack(home, log, more)
     try:
         yield stack
     finally:
@@ -108,11 +115,19 @@ def await_final(market: Market, receipt_id: str) -> dict[str, Any]:
 
 def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "up.log"
-    with running(home, log) as stack, stack.market(CONSUMER) as market:
+    with (
+        Collector().running() as collector,
+        running(home, log, LORALEDGER_LOG_FORMAT="json", **collector.environment) as stack,
+        stack.market(CONSUMER) as market,
+    ):
         channel = make_deposit(market, DEPOSIT_UNITS)
         key = make_key(market, "test")
         first = ask(stack, key)
         await_final(market, first)
+        _is_traced(collector)
+        _is_logged(home, collector)
+        for _ in range(2):  # what a scrape shows must not be in the next one again
+            _is_counted(stack, home)
 
         for part in ("send", "index", "settle", "relay"):
             stack.kill(part)
@@ -188,6 +203,52 @@ def _change_the_fee_from_the_command_line(stack: Stack) -> None:
     reach("executed")
 
 
+def _is_traced(collector: Collector) -> None:
+    """An answer through API and engine, a deposit from the API to the chain: each is one trace."""
+
+    def found(of: str, ends_with: str) -> dict[str, Sent] | None:
+        traces = (collector.trace(span.trace) for span in collector.spans if span.name == of)
+        return next((trace for trace in traces if ends_with in trace), None)
+
+    answer = until(lambda: found(ANSWER, "llm_request"), "the trace of an answer", 30)
+    chat = answer[f"chat {BASE}"]
+    assert answer["llm_request"].parent == chat.id
+    assert {chat.parent, answer["receipt"].parent, answer["reserve"].parent} == {answer[ANSWER].id}
+    assert {span.service for span in answer.values()} == {"loraledger-api", "loraledger-engine"}
+    deposit = until(lambda: found(DEPOSIT, "transaction confirmed"), "the trace of a deposit", 30)
+    assert deposit["transaction confirmed"].service == "loraledger-sender"
+    assert deposit["transaction confirmed"].parent == deposit[DEPOSIT].id
+
+
+def _is_logged(home: Path, collector: Collector) -> None:
+    """Every line of ours is an object, and a request's names the trace that it is in."""
+    ours = [path for path in (home / "logs").iterdir() if path.stem != "chain"]
+    lines = [json.loads(line) for path in ours for line in path.read_text().splitlines()]
+    (answered,) = [line for line in lines if line.get("route") == "/v1/chat/completions"]
+    assert (answered["method"], answered["status"]) == ("POST", 200)
+    assert answered["request_id"].startswith("req_")
+    assert ANSWER in collector.trace(answered["trace_id"])
+
+
+def _is_counted(stack: Stack, home: Path) -> None:
+    url, token = f"{stack.facts['api']}/metrics", (home / "metrics-token").read_text()
+    assert httpx.get(url).status_code == 401
+    text = httpx.get(url, headers={"authorization": f"Bearer {token}"}).text
+    families = list(text_string_to_metric_families(text))
+    found = {family.name: family.samples for family in families}
+    assert len(found) == len(families), "a family that comes twice is refused by Prometheus"
+    assert {sample.labels["part"]: sample.value for sample in found["loraledger_up"]} == {
+        "database": 1,
+        "engine": 1,
+    }
+    values = {sample.name: sample.value for samples in found.values() for sample in samples}
+    assert values["loraledger_answers_total"] == values["vllm:time_to_first_token_seconds_count"] == 1
+    for name in ("loraledger_operator_wei", "loraledger_gas_price_wei", "loraledger_indexed_block"):
+        assert values[name] > 0
+    sent = {(s.labels["function"], s.labels["step"]) for s in found["loraledger_transactions"]}
+    assert {("commit", "confirmed"), ("depositWithAuthorization", "confirmed")} <= sent
+
+
 def _charged(market: Market, channel: str) -> int:
     return int(market.get(f"/v1/channels/{channel}")["charged"])
 
@@ -219,8 +280,6 @@ def _try_to_ask(stack: Stack, key: str) -> str | None:
 
 
 def _is_back(stack: Stack) -> bool | None:
-    import httpx
-
     try:
         return httpx.get(f"{stack.facts['api']}/ready").is_success or None
     except httpx.HTTPError:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +31,10 @@ def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stderr", stream)
     root.handlers = []  # those of pytest are not ours to close
     logs.setup(request.param)
-    yield stream
+    with warnings.catch_warnings():  # pytest makes them errors
+        warnings.simplefilter("always")
+        yield stream
+    logging.captureWarnings(capture=False)
     root.handlers = before
     root.setLevel(level)
 
@@ -64,6 +68,16 @@ def test_a_line_of_json_is_whole_whatever_is_logged() -> None:
     assert (line["level"], line["logger"], line["seconds"], line["route"]) == ("INFO", "x", 1.5, "/v1/models")
     assert line["time"].endswith("+00:00")
     assert not {"request_id", "trace_id", "error", "args", "levelno"} & set(line)
+
+
+def test_what_python_warns_of_is_a_line_of_the_log(written: io.StringIO) -> None:
+    warnings.warn("something\nis odd", UserWarning, stacklevel=1)
+    assert "something" in written.getvalue()
+    assert "py.warnings" in written.getvalue()
+
+
+def test_colours_for_terminals_stay_out_of_json() -> None:
+    assert "color_message" not in formatted("up", color_message="\x1b[1mup")
 
 
 def test_a_line_names_its_request_and_its_trace() -> None:

@@ -1,0 +1,84 @@
+"""What the processes of a stack send as traces, on a port of loopback that they can send it to."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A span; ids in hex. `links`: the traces that it is linked to."""
+
+    service: str
+    name: str
+    trace: str
+    id: str
+    parent: str
+    links: tuple[str, ...]
+
+
+class Collector:
+    """Takes OTLP over HTTP at `url`."""
+
+    def __init__(self) -> None:
+        self.spans: list[Sent] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                collector.spans += _spans(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of processes that send here, soon after a span has ended."""
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "500"}
+
+    def trace(self, trace: str) -> dict[str, Sent]:
+        """Its spans by name."""
+        return {span.name: span for span in self.spans if span.trace == trace}
+
+    @contextmanager
+    def running(self) -> Iterator[Collector]:
+        thread = threading.Thread(target=self._server.serve_forever)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            thread.join()
+            self._server.server_close()
+
+
+def _spans(request: ExportTraceServiceRequest) -> Iterator[Sent]:
+    for sender in request.resource_spans:
+        names = {a.key: a.value.string_value for a in sender.resource.attributes}
+        for span in (span for scope in sender.scope_spans for span in scope.spans):
+            yield Sent(
+                names["service.name"],
+                span.name,
+                span.trace_id.hex(),
+                span.span_id.hex(),
+                span.parent_span_id.hex(),
+                tuple(link.trace_id.hex() for link in span.links),
+            )
