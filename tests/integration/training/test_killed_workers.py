@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ import pytest
 from redis import Redis
 
 from backend.domain.training import JobState
+from backend.services.contribute.transfers import Transfers
+from backend.services.train.foreign import MAX_BYTES, ForeignAdapters
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
-from tests.fixtures_engine import make_model, peft_warnings_ignored
+from tests.fixtures_engine import edit_adapter, make_adapter, make_model, peft_warnings_ignored
 from tests.support.servers import redis_server
-from tests.unit.workers.support import CREATOR, Desk
+from tests.unit.workers.support import CREATOR, Desk, transferred
 from workers.app import create_app
 from workers.relay import Relay
 from workers.training.job import run_job
@@ -59,6 +62,8 @@ class Farm:
             "broker_url": broker_url,
         }
         (home / "setup.json").write_text(json.dumps(setup))
+        self.transfers = Transfers(home / "transfers", 1 << 30)
+        self.foreign = ForeignAdapters(database.begin, database.read, self.transfers)
         self.training = Training(database.begin, database.read)
         self.job = self.training.create(CREATOR, Desk(database).snapshot(True, True), config)
 
@@ -81,6 +86,15 @@ class Farm:
                 return job
             assert job.state is not JobState.FAILED, (job.error, (self.home / "worker.log").read_text())
             time.sleep(0.05)
+
+    def brought(self) -> TrainingJob:
+        """An adapter that was trained elsewhere."""
+        folder = self.home / "elsewhere"
+        edit_adapter(make_adapter(folder, self.base_folder), base_model_name_or_path="tiny-llama")
+        files = {
+            name: transferred(self.transfers, CREATOR, (folder / name).read_bytes()) for name in MAX_BYTES
+        }
+        return self.foreign.create(CREATOR, "MIT", files)
 
     def undisturbed(self) -> dict[str, bytes]:
         """What the same job gives where nobody is killed."""
@@ -226,3 +240,30 @@ def test_a_worker_that_is_asked_to_stop_gives_its_job_back(farm: Farm) -> None:
         worker.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
     assert farm.training.get(farm.job.id).lease.owner is None
+
+
+@pytest.mark.timeout(600)
+def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_are_killed(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    """Once while it is looked at, and once behind each thing that is noted of it."""
+    farm = Farm(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, lease_seconds=1)
+    farm.training.cancel(farm.job.id, CREATOR)
+    job = farm.brought()
+    events = partial(farm.foreign.events, job.id, CREATOR)
+    for name, value in (("step", "validate"), ("state", "running"), ("step", "publish"), ("message", "")):
+        with farm.worker() as worker:
+            farm.until(lambda *_, n=name, v=value: any(v in event.data.get(n, ()) for event in events()))
+            worker.send_signal(signal.SIGKILL)
+    with farm.worker():
+        farm.until(lambda *_: farm.foreign.get(job.id).is_over)
+    done = farm.foreign.get(job.id)
+    assert (done.state, done.error) == (JobState.SUCCEEDED, None), (tmp_path / "worker.log").read_text()
+    kinds = [event.kind for event in events()]
+    assert kinds.count("published") == 1
+    assert done.cid is not None
+    EmbeddedStore(tmp_path / "ipfs").fetch_folder(done.cid, tmp_path / "fetched")
+    fetched, sent = contents(tmp_path / "fetched"), contents(tmp_path / "elsewhere")
+    assert fetched.keys() == MAX_BYTES.keys() | {"README.md"}
+    assert all(fetched[name] == sent[name] for name in MAX_BYTES)
+    assert not farm.transfers.find(CREATOR)
