@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from backend.cli.transferring import PIECE_BYTES, transfer
-from backend.domain.errors import Unavailable
+from backend.cli.transferring import PIECE_BYTES, transfer_shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -35,21 +32,7 @@ def upload_file(market: Market, where: Mapping[str, Any], path: Path) -> dict[st
     """
     if path.stat().st_size <= PIECE_BYTES:
         return upload(market, where, [path.read_bytes()])
-    return upload(market, {**where, "transfer": _transferred(market, path)})
-
-
-def _transferred(market: Market, path: Path) -> str:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(path.name)
-            return transfer(market, path, lambda done, of: progress.update(task, completed=done, total=of))
-    except (KeyboardInterrupt, Unavailable):
-        typer.echo("interrupted: what arrived stays for a day; the same command goes on from there", err=True)
-        raise
+    return upload(market, {**where, "transfer": transfer_shown(market, path)})
 
 
 def submit(market: Market, upload_id: str) -> dict[str, Any]:

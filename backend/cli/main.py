@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from backend.cli import audit, daemons, data, endpoint, market, pay, policy, proxy, receipts, up, vote, watch
+from backend.cli import (
+    adapters,
+    audit,
+    daemons,
+    data,
+    endpoint,
+    market,
+    pay,
+    policy,
+    proxy,
+    receipts,
+    up,
+    vote,
+    watch,
+)
 from backend.cli.demo import command as demo
 from backend.domain.errors import DomainError
 
@@ -16,7 +30,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (up, demo, pay, proxy, receipts, audit, watch, vote, market, data, policy, endpoint, daemons):
+for part in (
+    *(up, demo, pay, proxy, receipts, audit, watch, vote),
+    *(market, data, adapters, policy, endpoint, daemons),
+):
     part.register(app)
 
 

@@ -6,6 +6,10 @@ import hashlib
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from backend.domain.errors import Unavailable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -34,6 +38,21 @@ def transfer(market: Market, path: Path, tell: Callable[[int, int], None]) -> st
                 return str(under_way["id"])
             file.seek(offset)
             offset = _send(market, under_way["id"], offset, file.read(PIECE_BYTES))
+
+
+def transfer_shown(market: Market, path: Path) -> str:
+    """As `transfer`, with its progress on the terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(path.name)
+            return transfer(market, path, lambda done, of: progress.update(task, completed=done, total=of))
+    except (KeyboardInterrupt, Unavailable):
+        typer.echo("interrupted: what arrived stays for a day; the same command goes on from there", err=True)
+        raise
 
 
 def _create(market: Market, path: Path, digest: str) -> dict[str, Any]:

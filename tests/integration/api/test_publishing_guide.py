@@ -1,0 +1,160 @@
+"""docs/publishing-adapters.md, typed: every command on the page, in its order. Workers are played."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.chain.local_node import ROOT
+from backend.cli import adapters
+from backend.cli.client import Market
+from backend.cli.main import app
+from backend.cli.wallet import Wallet
+from backend.domain.errors import NotFound
+from backend.domain.gate import Inspection
+from backend.domain.hashing import keccak
+from backend.domain.training import Step
+from backend.services.gate import Gate
+from backend.services.publish import Listing
+from backend.services.train.leases import Leases
+from tests.integration.api.test_adapters import RESULT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.testing import Result
+
+    from backend.domain.training import TrainingJob
+    from backend.services.train.leases import Held
+    from tests.integration.api.conftest import Api
+
+GUIDE = ROOT / "docs" / "publishing-adapters.md"
+
+
+@pytest.fixture(autouse=True)
+def _at_the_api(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line finds the API of the test, and signs with its payer's key."""
+
+    def open_market(_user: int) -> Market:
+        return Market(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
+
+    monkeypatch.setattr(adapters, "open_market", open_market)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my-adapter"
+    folder.mkdir()
+    for name in (*adapters.FILES, "README.md"):
+        (folder / name).write_text(name)
+
+
+def type_in(command: str) -> Result:
+    program, *arguments = shlex.split(command)
+    assert program == "loraledger"
+    return CliRunner().invoke(app, arguments)
+
+
+def newest(api: Api) -> TrainingJob | None:
+    found = api.installation.services.foreign_adapters.list(api.installation.payer.account)
+    return found[0] if found else None
+
+
+def taken(api: Api, step: Step) -> Held:
+    """Once it was brought."""
+    while (job := newest(api)) is None or job.is_over:
+        time.sleep(0.05)
+    held = Leases(api.installation.database.begin).take(job.id, step)
+    assert held is not None
+    return held
+
+
+def publish(api: Api) -> None:
+    """As a worker does."""
+    database = api.installation.database
+    leases, gate = Leases(database.begin), Gate(database.begin, database.read)
+    leases.accepted(taken(api, Step.VALIDATE), RESULT)
+    gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
+    leases.published(taken(api, Step.PUBLISH), api.installation.blobs.add_folder({"README.md": b"card"}))
+
+
+def refuse(api: Api) -> None:
+    error = {"code": "adapter_refused", "message": "weights: it is pickle", "reason": "adapter_pickle"}
+    Leases(api.installation.database.begin).failed(taken(api, Step.VALIDATE), error)
+
+
+def type_beside(work: Callable[[Api], None], api: Api, command: str) -> Result:
+    worker = Thread(target=work, args=(api,))
+    worker.start()
+    result = type_in(command)
+    worker.join()
+    return result
+
+
+def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain confirms what the wallet sends."""
+    publication = api.installation.services.publication
+
+    def send(_wallet: Wallet, prepared: dict[str, Any]) -> dict[str, Any]:
+        assert prepared["decoded"]["function"] == "register"
+        listing = Listing("poems", 2_000_000, 4_000_000, 200_000, 300_000)
+        job = newest(api)
+        assert job is not None
+        api.installation.view.register(publication.record(job, listing))
+        publication.notice()
+        return {}
+
+    monkeypatch.setattr(Wallet, "send", send)
+
+
+def test_every_command_of_the_guide_does_what_the_page_says(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(commands) == 3
+    register(api, monkeypatch)
+    first = type_beside(publish, api, commands[0])
+    assert first.exit_code == 0, (first.output, first.exception)
+    job = newest(api)
+    assert job is not None
+    adapter = job.id
+    assert f"{adapter} is validating; not sent: README.md" in first.output
+    assert (
+        f"{adapter} succeeded\n  loss on the general set: 1.5000 without it, 1.2500 with it" in first.output
+    )
+    said = [type_in(command.replace("$ADAPTER", adapter)) for command in commands[1:]]
+    assert [result.exit_code for result in said] == [0, 0], [r.output for r in said]
+    assert said[0].output.startswith(f"{adapter} succeeded\n")
+    assert "no risk score: too few adapters are known" in said[1].output
+    version = api.installation.services.foreign_adapters.get(adapter).version_id
+    assert f"{api.installation.payer.account}/poems is version {version}" in said[1].output
+    assert type_in("loraledger adapter status").output.startswith(f"{adapter} succeeded, version {version}")
+
+
+def test_a_refused_adapter_is_told_by_name_and_ends_the_command_with_one(api: Api) -> None:
+    result = type_beside(refuse, api, "loraledger adapter publish my-adapter --licence MIT")
+    assert result.exit_code == 1
+    assert "refused: weights: it is pickle [adapter_pickle]" in result.output
+
+
+def test_a_folder_that_is_no_adapter_is_not_sent(api: Api) -> None:
+    Path("my-adapter", adapters.FILES[1]).unlink()
+    result = type_in("loraledger adapter publish my-adapter --licence MIT")
+    assert isinstance(result.exception, NotFound)
+    assert "has no adapter_model.safetensors" in str(result.exception)
+    assert not api.installation.services.transfers.find(api.installation.payer.account)
+
+
+def test_a_folder_that_was_sent_in_part_is_not_sent_again(api: Api) -> None:
+    """What a refused attempt had brought is still there."""
+    type_beside(refuse, api, "loraledger adapter publish my-adapter --licence MIT")
+    before = {one.id for one in api.installation.services.transfers.find(api.installation.payer.account)}
+    Path("my-adapter", adapters.FILES[0]).write_text("mended")
+    type_beside(refuse, api, "loraledger adapter publish my-adapter --licence MIT")
+    after = {one.id for one in api.installation.services.transfers.find(api.installation.payer.account)}
+    assert len(before) == 2
+    assert len(after - before) == 1
