@@ -32,15 +32,7 @@ from inference.parallel.leader import lead
 from inference.parallel.shards import Shard
 from inference.prefix import PrefixCache
 from inference.probe import ErrorProbe, ProbeSums
-from inference.protocol import (
-    AdapterBlend,
-    AdapterRef,
-    Chunk,
-    FinishReason,
-    Generate,
-    ProbeStates,
-    Status,
-)
+from inference.protocol import AdapterBlend, AdapterRef, Chunk, FinishReason, Generate, ProbeStates, Status
 from inference.request import Request
 from inference.sampling.grammar import GrammarCompiler
 from inference.sampling.sampler import NOT_FINITE, Choice, choose
@@ -397,4 +389,5 @@ def _chunk(request: Request, choice: Choice | None, text: str, probe: ProbeState
         probe=probe,
         cached_prompt_tokens=request.num_cached_prompt_tokens,
         logprobs=None if choice is None or choice.logprobs is None else [choice.logprobs],
+        queue_seconds=request.queue_seconds,
     )

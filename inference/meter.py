@@ -86,6 +86,9 @@ class Meter:
         self._first_token = self._histogram(
             "vllm:time_to_first_token_seconds", "From a request's arrival to its first token.", _FIRST_TOKEN
         )
+        self._queue = self._histogram(
+            "vllm:request_queue_time_seconds", "From a request's arrival until it first ran.", _FIRST_TOKEN
+        )
         self._between = self._histogram(
             "vllm:inter_token_latency_seconds", "Between two tokens of a request.", _BETWEEN_TOKENS
         )
@@ -147,6 +150,7 @@ class Meter:
         else:
             self._prompt_tokens.inc(chunk.prompt_tokens)
             self._first_token.observe(now - timing.accepted)
+            self._queue.observe(chunk.queue_seconds)
             timing.first = now
         timing.latest = now
 
@@ -161,6 +165,7 @@ class Meter:
             gen_ai__usage__input_tokens=chunk.prompt_tokens,
             gen_ai__usage__output_tokens=chunk.completion_tokens,
             gen_ai__response__finish_reasons=chunk.finish_reason or "",
+            gen_ai__latency__time_in_queue=chunk.queue_seconds,
             gen_ai__latency__time_to_first_token=max(0.0, timing.first - timing.accepted),
         )
         del self._timings[chunk.request_id]

@@ -1,28 +1,24 @@
 """Messages between the engine process and its clients. Nothing here imports torch.
 
-A frame is a big-endian 32-bit length and that many bytes of JSON. Every message is an object whose `type`
-names it, and every message carries the `request_id` that its sender chose; ids are scoped to a connection.
+Every message is an object of JSON whose `type` names it, and carries the `request_id` that its sender chose;
+ids are scoped to a connection. `inference.frames` is how they travel.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 import struct
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_EMBED_ITEMS = 64
 MAX_TOP_LOGPROBS = 20
 MIN_PRIORITY, MAX_PRIORITY = -1, 1
 MAX_DEADLINE_MS = 24 * 3_600_000
 MAX_BLEND_PARTS = 8
 MAX_GRAMMAR_LENGTH = 1 << 16  # characters
-_LENGTH = struct.Struct(">I")
 _WEIGHT = struct.Struct(">d")
 _BLEND_DOMAIN = b"loraledger/blend/v1\0"
 
@@ -272,7 +268,8 @@ class Chunk(Struct, frozen=True, tag="chunk"):
     `completion_tokens` counts every sampled token, the closing one included. `text` may lag behind
     `token_ids` while a character or a stop string is incomplete. The last chunk has a `finish_reason`.
     `cached_prompt_tokens` of the prompt were found in the prefix cache and not computed.
-    `logprobs` has an item for each of `token_ids` if they were asked for.
+    `logprobs` has an item for each of `token_ids` if they were asked for. `queue_seconds`: from the request's
+    arrival until it first ran.
     """
 
     request_id: str
@@ -284,6 +281,7 @@ class Chunk(Struct, frozen=True, tag="chunk"):
     probe: ProbeStates | None = None
     cached_prompt_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
+    queue_seconds: float = 0.0
 
 
 class TokenCount(Struct, frozen=True, tag="token_count"):
@@ -343,60 +341,5 @@ class Error(Struct, frozen=True, tag="error"):
     retryable: bool = False
 
 
-class _Address(Struct):
-    """The least of a message that an error can be addressed to."""
-
-    request_id: str = ""
-
-
 Command = Generate | Abort | CountTokens | Embed | GetStatus | GetMetrics
 Event = Chunk | TokenCount | Embedding | Status | Metrics | Error
-
-_encoder = msgspec.json.Encoder()
-_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
-_events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-_addresses = msgspec.json.Decoder(_Address)
-
-
-class FrameTooLargeError(Exception):
-    """A frame longer than `MAX_FRAME_BYTES`; the connection cannot be used any further."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
-        super().__init__(f"frame of {num_bytes} bytes; at most {MAX_FRAME_BYTES} are allowed")
-
-
-def encode_frame(message: Command | Event) -> bytes:
-    body = _encoder.encode(message)
-    if len(body) > MAX_FRAME_BYTES:
-        raise FrameTooLargeError(len(body))
-    return _LENGTH.pack(len(body)) + body
-
-
-def decode_command(body: bytes) -> Command:
-    """Raises `msgspec.ValidationError` (naming the field) or `msgspec.DecodeError`."""
-    return _commands.decode(body)
-
-
-def decode_event(body: bytes) -> Event:
-    """Raises `msgspec.MsgspecError`."""
-    return _events.decode(body)
-
-
-def find_request_id(body: bytes) -> str:
-    """The request that a malformed message speaks of, or "" when not even that can be read."""
-    try:
-        return _addresses.decode(body).request_id
-    except msgspec.MsgspecError:
-        return ""
-
-
-async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """The next frame's body, or None when the peer has closed. Raises `FrameTooLargeError`."""
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > MAX_FRAME_BYTES:
-            raise FrameTooLargeError(length)
-        return await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None

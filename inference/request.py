@@ -33,6 +33,8 @@ class Request:
     payer: str = ""
     priority: int = 0  # grows while it waits
     waiting_since: float = 0.0
+    arrived_at: float = 0.0
+    queue_seconds: float = 0.0  # until it first ran
     expires_at: float = math.inf
     arrival: int = 0
     slot: int = BASE_SLOT

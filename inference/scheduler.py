@@ -111,7 +111,7 @@ class Scheduler:
         return chain(self._preempted, *self._queues.values())
 
     def add(self, request: Request) -> None:
-        request.waiting_since = self._clock()
+        request.waiting_since = request.arrived_at = self._clock()
         self._queues[request.priority].push(request)
         self._count_waiting(request, 1)
 
@@ -252,6 +252,7 @@ class Scheduler:
         request.num_computed = len(shared) * self._blocks.block_size
         if request.num_preemptions == 0:
             request.num_cached_prompt_tokens = request.num_computed
+            request.queue_seconds = self._clock() - request.arrived_at
             self._queues[request.priority].charge(request, PROMPT_WEIGHT * request.num_pending)
         self._running.append(request)
         step.admitted.append(request)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 
 from inference.config import EngineConfig
 from inference.errors import InferenceError, OverloadedError, SocketTakenError, UnsupportedModelError
+from inference.frames import encode_frame
 from inference.model.sources import resolve_model
-from inference.protocol import Error, encode_frame
+from inference.protocol import Error
 from inference.session import Session
 from inference.worker import EngineWorker
 from telemetry import logs, traces

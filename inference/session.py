@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from inference import protocol, worker
+from inference import frames, worker
 from inference.engine import Failure
 from inference.errors import ContextLengthExceededError, InferenceError, OverloadedError
+from inference.frames import FrameTooLargeError
 from inference.protocol import (
     Abort,
     Chunk,
@@ -19,7 +20,6 @@ from inference.protocol import (
     Embed,
     Embedding,
     Error,
-    FrameTooLargeError,
     Generate,
     GetMetrics,
     GetStatus,
@@ -41,7 +41,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _MAX_COMPILING = 64  # requests of one client that wait for their constraint
-_MAX_UNSENT_BYTES = 2 * protocol.MAX_FRAME_BYTES  # more is kept for no client that does not read
+_MAX_UNSENT_BYTES = 2 * frames.MAX_FRAME_BYTES  # more is kept for no client that does not read
 
 
 class Session:
@@ -71,7 +71,7 @@ class Session:
 
     async def run(self) -> None:
         try:
-            while (body := await protocol.read_frame(self._reader)) is not None:
+            while (body := await frames.read_frame(self._reader)) is not None:
                 await self._handle_frame(body)
                 await self._writer.drain()
         except ConnectionError:
@@ -101,9 +101,9 @@ class Session:
 
     async def _handle_frame(self, body: bytes) -> None:
         try:
-            command = protocol.decode_command(body)
+            command = frames.decode_command(body)
         except msgspec.MsgspecError as error:
-            self._send(Error(protocol.find_request_id(body), "invalid_request", str(error)))
+            self._send(Error(frames.find_request_id(body), "invalid_request", str(error)))
             return
         await self._guard(command.request_id, self._handle(command))
 
@@ -274,9 +274,9 @@ class Session:
         if self._writer.is_closing():
             return
         try:
-            frame = protocol.encode_frame(event)
+            frame = frames.encode_frame(event)
         except FrameTooLargeError as error:
-            frame = protocol.encode_frame(
+            frame = frames.encode_frame(
                 Error(event.request_id, "frame_too_large", f"the answer is a {error}")
             )
         self._writer.write(frame)

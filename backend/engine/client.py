@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack
 import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
+from inference.frames import (
+    MAX_FRAME_BYTES,
+    FrameTooLargeError,
+    decode_event,
+    encode_frame,
+    find_request_id,
+    read_frame,
+)
 from inference.protocol import (
     MAX_EMBED_ITEMS,
-    MAX_FRAME_BYTES,
     Abort,
     Chunk,
     Command,
@@ -22,17 +29,12 @@ from inference.protocol import (
     Embedding,
     Error,
     Event,
-    FrameTooLargeError,
     Generate,
     GetMetrics,
     GetStatus,
     Metrics,
     Status,
     TokenCount,
-    decode_event,
-    encode_frame,
-    find_request_id,
-    read_frame,
 )
 
 if TYPE_CHECKING:

@@ -42,9 +42,7 @@ def status(**changes: int) -> Status:
 
 
 def chunk(request_id: str, tokens: int, reason: FinishReason | None = None) -> Chunk:
-    return Chunk(
-        request_id, "x", [1] * tokens, prompt_tokens=9, completion_tokens=tokens, finish_reason=reason
-    )
+    return Chunk(request_id, "x", [1] * tokens, 9, tokens, reason, queue_seconds=0.5)
 
 
 def read(meter: Meter, **changes: int) -> dict[str, float]:
@@ -65,6 +63,8 @@ def test_a_requests_tokens_are_timed_from_its_arrival_and_from_each_other(meter:
     found = read(meter)
     assert found["vllm:time_to_first_token_seconds_count"] == 1
     assert found["vllm:time_to_first_token_seconds_sum"] == pytest.approx(2.0)
+    assert found["vllm:request_queue_time_seconds_count"] == 1
+    assert found["vllm:request_queue_time_seconds_sum"] == 0.5
     assert found["vllm:inter_token_latency_seconds_count"] == 2
     assert found["vllm:inter_token_latency_seconds_sum"] == pytest.approx(0.1)
     assert found["vllm:e2e_request_latency_seconds_sum"] == pytest.approx(2.1)
@@ -86,6 +86,7 @@ def test_a_request_is_a_span_below_who_asked_for_it(meter: Meter, clock: Clock) 
     assert parent_of(span) == caller
     assert span.attributes is not None
     assert span.attributes["gen_ai.latency.time_to_first_token"] == 2
+    assert span.attributes["gen_ai.latency.time_in_queue"] == 0.5
     assert span.attributes["gen_ai.usage.input_tokens"] == 9
     assert span.start_time is not None
     assert span.end_time is not None

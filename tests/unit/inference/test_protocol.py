@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.frames import decode_command, encode_frame
 from inference.protocol import (
     MAX_BLEND_PARTS,
     AdapterBlend,
@@ -20,8 +21,6 @@ from inference.protocol import (
     Embed,
     EmbedItem,
     Generate,
-    decode_command,
-    encode_frame,
 )
 
 ONE, TWO = AdapterRef("1" * 64, "/one"), AdapterRef("2" * 64, "/two")

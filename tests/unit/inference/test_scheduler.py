@@ -119,13 +119,14 @@ def test_a_lower_class_is_preempted_first() -> None:
 def test_who_has_waited_long_moves_up_a_class() -> None:
     """Urgent requests without an end: from the lowest class it takes two ages to be served."""
     world = World(max_running=1)
-    world.add(2, "background", priority=-1, max_tokens=1)
+    background = world.add(2, "background", priority=-1, max_tokens=1)
     for _ in count():
         world.add(2, "urgent", priority=1, max_tokens=1)
         world.now += 1
         if "background0" in world.step():
             break
     assert 2 * AGEING_SECONDS <= world.now <= 2 * AGEING_SECONDS + 10
+    assert background.queue_seconds == world.now
 
 
 def test_a_preempted_request_is_charged_once() -> None:

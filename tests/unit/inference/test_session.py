@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from inference import protocol, session
+from inference import frames, protocol, session
 from inference.engine import Failure
 from inference.errors import InferenceError, InvalidSchemaError
 from inference.meter import Meter
@@ -47,7 +47,7 @@ class Writer:
 
     def write(self, frame: bytes) -> None:
         self.num_unsent += len(frame)
-        self.events.append(protocol.decode_event(frame[4:]))
+        self.events.append(frames.decode_event(frame[4:]))
 
     async def drain(self) -> None:
         self.num_drained += 1
@@ -79,7 +79,7 @@ async def run_session(
     aborted = [] if aborted is None else aborted
     reader, writer = asyncio.StreamReader(), Writer()
     for command in commands:
-        reader.feed_data(protocol.encode_frame(command))
+        reader.feed_data(frames.encode_frame(command))
     reader.feed_eof()
     tokenizer = SimpleNamespace(encode_prompt=encode_prompt, encode_item=lambda _: ([1], [2]))
     worker: Any = SimpleNamespace(
@@ -125,7 +125,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
 async def test_an_answer_too_large_for_a_frame_is_an_error_of_its_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "MAX_FRAME_BYTES", 300)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 300)
     reader, writer = asyncio.StreamReader(), Writer()
     worker: Any = SimpleNamespace(post=lambda _: None)
     it = session.Session(0, worker, None, None, reader, writer)  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ async def run_compiling(
         it = session.Session(0, recorder, tokenizers, compilers, reader, writer)  # type: ignore[arg-type]
         running = asyncio.create_task(it.run())
         for command in commands:
-            reader.feed_data(protocol.encode_frame(command))
+            reader.feed_data(frames.encode_frame(command))
         while not it._compiling:  # noqa: ASYNC110 -- nothing tells when a command has been read
             await asyncio.sleep(0)
         await asyncio.gather(*it._compiling.values())

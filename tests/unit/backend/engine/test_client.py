@@ -19,7 +19,7 @@ from backend.engine.client import EngineClient
 from backend.engine.gateway import EngineGateway
 from backend.ports.engine import AdapterFolder, Chat, InvalidSchema, Turn
 from backend.ports.engine import Sampling as PortSampling
-from inference import protocol
+from inference import frames, protocol
 from inference.protocol import AdapterRef, Chunk, EmbedItem, JsonSchema, Message, Options, Sampling
 from telemetry import traces
 from tests.support.tracing import recorded
@@ -137,8 +137,8 @@ async def test_an_aborted_embedding_stops_its_work_without_a_word(engine_socket:
     reader, writer = await asyncio.open_unix_connection(engine_socket)
     items = tuple(EmbedItem(prompt="x" * 500) for _ in range(3))
     for command in (protocol.Embed("e", items), protocol.Abort("e"), protocol.GetStatus("s")):
-        writer.write(protocol.encode_frame(command))
-    event = protocol.decode_event(await protocol.read_frame(reader))
+        writer.write(frames.encode_frame(command))
+    event = frames.decode_event(await frames.read_frame(reader))
     assert isinstance(event, protocol.Status)
     assert (event.num_running, event.num_waiting, event.kv_blocks_used) == (0, 0, 0)
     writer.close()
@@ -177,20 +177,20 @@ async def test_a_malformed_command_is_answered_and_the_connection_lives(engine_s
     reader, writer = await asyncio.open_unix_connection(engine_socket)
     for body in (b'{"type": "generate", "request_id": "r", "temperatur": 1}', b"{", b'{"type": "x"}'):
         writer.write(len(body).to_bytes(4, "big") + body)
-        event = protocol.decode_event(await protocol.read_frame(reader))
+        event = frames.decode_event(await frames.read_frame(reader))
         assert isinstance(event, protocol.Error)
         assert event.code == "invalid_request"
-    writer.write(protocol.encode_frame(protocol.GetStatus("s")))
-    assert isinstance(protocol.decode_event(await protocol.read_frame(reader)), protocol.Status)
+    writer.write(frames.encode_frame(protocol.GetStatus("s")))
+    assert isinstance(frames.decode_event(await frames.read_frame(reader)), protocol.Status)
     writer.close()
 
 
 async def test_an_oversized_frame_ends_the_connection(engine_socket: Path) -> None:
     reader, writer = await asyncio.open_unix_connection(engine_socket)
     writer.write((2**32 - 1).to_bytes(4, "big"))
-    event = protocol.decode_event(await protocol.read_frame(reader))
+    event = frames.decode_event(await frames.read_frame(reader))
     assert event.code == "frame_too_large"
-    assert await protocol.read_frame(reader) is None
+    assert await frames.read_frame(reader) is None
     writer.close()
 
 
@@ -206,8 +206,8 @@ async def served_by(
     """A client of an engine that says whatever `answer` returns, or nothing."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (body := await protocol.read_frame(reader)) is not None:
-            event = answer(protocol.decode_command(body))
+        while (body := await frames.read_frame(reader)) is not None:
+            event = answer(frames.decode_command(body))
             if event is not None:
                 text = json.dumps(event).encode()
                 writer.write(len(text).to_bytes(4, "big") + text)
