@@ -13,12 +13,12 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.trace import Span, Tracer, TracerProvider
+    from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
 PARENT = "traceparent"
 MAX_PARENT_LENGTH = 55
@@ -62,14 +62,20 @@ def use(provider: TracerProvider | None) -> None:
             trace.set_tracer_provider(provider)
 
 
+def is_on() -> bool:
+    return _tracer is not None
+
+
 def span(
-    name: str, parent: str | None = None, **attributes: str | float
+    name: str, parent: str | None = None, links: Iterable[str] = (), **attributes: str | float
 ) -> AbstractContextManager[Span | None]:
     """A span around a block, the current one in it: below the current span, or below `parent`, a
-    `traceparent`. None, and next to no time, while traces are off. Dots of names of attributes are written as
+    `traceparent`. None, and next to no time, while traces are off.
+
+    `links`: such names of spans in other traces that it comes of. Dots of names of attributes are written as
     two underscores.
     """
-    return _OFF if _tracer is None else _recorded(_tracer, name, parent, attributes)
+    return _OFF if _tracer is None else _recorded(_tracer, name, parent, links, attributes)
 
 
 def record(name: str, parent: str | None, seconds: float = 0.0, **attributes: str | float) -> None:
@@ -102,13 +108,27 @@ def parent() -> str | None:
 
 @contextmanager
 def _recorded(
-    tracer: Tracer, name: str, parent: str | None, attributes: Mapping[str, str | int | float]
+    tracer: Tracer,
+    name: str,
+    parent: str | None,
+    links: Iterable[str],
+    attributes: Mapping[str, str | int | float],
 ) -> Iterator[Span]:
     # Of an error only its kind is kept: its text may quote what somebody asked.
     with tracer.start_as_current_span(
-        name, _extracted(parent), attributes=_dotted(attributes), record_exception=False
+        name,
+        _extracted(parent),
+        attributes=_dotted(attributes),
+        links=list(map(_link, links)),
+        record_exception=False,
     ) as made:
         yield made
+
+
+def _link(traceparent: str) -> Link:
+    from opentelemetry.trace import Link, get_current_span
+
+    return Link(get_current_span(_extracted(traceparent)).get_span_context())
 
 
 def _extracted(parent: str | None) -> Context | None:

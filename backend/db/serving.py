@@ -206,6 +206,11 @@ class ReceiptStore:
                     param="receipts",
                 )
 
+    def traces(self, operator: Account, batch: int, limit: int) -> Sequence[str]:
+        of_batch = (ReceiptRow.operator == operator) & (ReceiptRow.batch == batch)
+        found = select(ReceiptRow.trace).where(of_batch, ReceiptRow.trace.is_not(None)).limit(limit)
+        return [trace for trace in self._session.scalars(found) if trace is not None]
+
     def adopt(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> int:
         adopted = 0
         for start in range(0, len(receipts), _ID_CHUNK):
@@ -241,6 +246,7 @@ def _values(new: NewReceipt) -> dict[str, Any]:
         "salt": new.salt,
         "method": signed.method,
         "signature": signed.signature,
+        "trace": new.trace,
     }
 
 

@@ -32,7 +32,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class NewReceipt:
-    """A receipt as it is stored. `salt` is for the payer only."""
+    """A receipt as it is stored. `salt` is for the payer only; `trace`: the span of its answer, if any."""
 
     id: ReceiptId
     operator: Account
@@ -40,6 +40,7 @@ class NewReceipt:
     signed: SignedReceipt
     salt: Hash32
     key_id: str | None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

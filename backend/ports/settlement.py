@@ -42,6 +42,10 @@ class SettlementReceipts(Protocol):
         """Mark receipts as being in this batch. `Conflict` if one of them already is in another."""
         ...
 
+    def traces(self, operator: Account, batch: int, limit: int) -> Sequence[str]:
+        """Of the answers in this batch, as far as they were recorded."""
+        ...
+
     def adopt(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> int:
         """As `assign`, of those receipts only that are known here and unsettled; how many."""
         ...

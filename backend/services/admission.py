@@ -12,6 +12,7 @@ from backend.domain.receipt import Receipt, SignedReceipt
 from backend.ports.serving import NewReceipt, Reservation
 from backend.services.books import Books, ReservationLost
 from backend.services.together import Together
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -134,6 +135,7 @@ class Admission:
 
         Raises ReservationLost, and charges nothing, if the reservation has expired or is too small.
         """
+        trace = traces.parent()  # of the answer: what is written together is written elsewhere
 
         def act(books: Books) -> NewReceipt:
             if bill.charge > reservation.amount:
@@ -141,7 +143,7 @@ class Admission:
                 raise ReservationLost(text)
             cumulative = books.line_end(reservation) + bill.charge
             receipt = receipt_of(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
-            stored = self._signed(receipt, payer, bill)
+            stored = self._signed(receipt, payer, bill, trace)
             books.charge(reservation, stored)
             return stored
 
@@ -162,7 +164,7 @@ class Admission:
             books.write(tx)
         return outcomes
 
-    def _signed(self, receipt: Receipt, payer: Payer, bill: Bill) -> NewReceipt:
+    def _signed(self, receipt: Receipt, payer: Payer, bill: Bill, trace: str | None) -> NewReceipt:
         number = receipt_id(receipt)
         signature = self._receipt_key.sign(self._market.receipts.digest(to_bytes(number)))
         return NewReceipt(
@@ -172,6 +174,7 @@ class Admission:
             signed=SignedReceipt(receipt, bill.method, bill.slices, signature),
             salt=bill.salt,
             key_id=payer.key_id,
+            trace=trace,
         )
 
 

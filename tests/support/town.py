@@ -74,7 +74,7 @@ class Town:
             self.sign_voucher(signed.receipt.channel_id, signed.receipt.cumulative)
         return signed
 
-    def store(self, signed: SignedReceipt) -> None:
+    def store(self, signed: SignedReceipt, trace: str | None = None) -> None:
         with self.begin() as tx:
             tx.receipts.add(
                 NewReceipt(
@@ -84,6 +84,7 @@ class Town:
                     signed=signed,
                     salt=some_hash("salt"),
                     key_id=None,
+                    trace=trace,
                 )
             )
 

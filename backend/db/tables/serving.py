@@ -66,6 +66,7 @@ class ReceiptRow(Base):
     payer: Mapped[str] = mapped_column(ACCOUNT)
     key_id: Mapped[str | None] = mapped_column(String(32))
     batch: Mapped[int | None]
+    trace: Mapped[str | None] = mapped_column(String(55))
     salt: Mapped[str] = mapped_column(HASH)
     method: Mapped[str] = mapped_column(String(32))
     signature: Mapped[str] = mapped_column(SIGNATURE)

@@ -35,6 +35,7 @@ from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.fate import adopt, newest_due, outstanding, settle_fates, strays
 from backend.services.settle.take import Take, select
 from backend.services.settle.vet import Vetting
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_LINKS = 128
+"""Of a batch's span to its answers': OpenTelemetry keeps no more of one."""
 _OF_THE_WHOLE_BATCH = {
     "ParentMismatch",
     "NotCurrentSet",
@@ -296,9 +299,11 @@ class Settler:
             lost = tx.batches.get(self.operator, number)
             # Another settler at the same point makes the same key: one of the two fails as a `Conflict`.
             key = f"commit:{self.operator}:{number}:{(lost and lost.commit_tx) or 'first'}"
-            row = tx.transactions.enqueue(self.operator, "Settlement", "commit", offer.arguments, key)
-            tx.batches.put(BatchRecord(self.operator, number, offer.digest, row, is_released=False))
             tx.receipts.assign(self.operator, number, ids)
+            answers = tx.receipts.traces(self.operator, number, MAX_LINKS) if traces.is_on() else ()
+            with traces.span("batch", links=answers, batch__number=number, batch__receipts=len(ids)):
+                row = tx.transactions.enqueue(self.operator, "Settlement", "commit", offer.arguments, key)
+            tx.batches.put(BatchRecord(self.operator, number, offer.digest, row, is_released=False))
         return True
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import format_trace_id
+from sqlalchemy import select
 
+from backend.db.tables.serving import ReceiptRow
 from tests.support.tracing import by_name, name_of, parent_of, recorded
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ def test_an_answer_is_one_trace_from_the_client_to_the_receipt(api: Api) -> None
         assert parent_of(found[name]) == name_of(server)
     attributes = found["receipt"].attributes or {}
     assert attributes["loraledger.receipt_id"] == answer["loraledger"]["receipt_id"]
+    with api.installation.begin() as tx:
+        (kept,) = tx.session.scalars(select(ReceiptRow.trace))
+    assert (kept or "")[:-3] == name_of(found["receipt"])[:-3]  # but for the flags
     text = "".join(span.to_json() for span in spans.get_finished_spans())
     assert "my own business" not in text
     assert api.key not in text

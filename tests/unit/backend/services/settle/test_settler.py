@@ -5,12 +5,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import select
 
+from backend.db.tables.transactions import TransactionRow
 from backend.domain.batch import Header
 from backend.services.audit.auditor import WrongBatch
 from backend.services.settle.settler import Pace, Step
 from tests.support.settling import Died, Dying, assert_all_settled, dying_begin, settle, settled
 from tests.support.town import Town
+from tests.support.tracing import by_name, name_of, recorded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +26,22 @@ def test_receipts_of_all_channels_become_one_batch(town: Town) -> None:
     town.mine()
     assert_all_settled(town, receipts)
     assert len(town.chain.committed) == 1
+
+
+def test_a_batch_is_a_trace_linked_to_those_of_its_answers_and_its_commit_belongs_to_it(town: Town) -> None:
+    answers = [f"00-{number:032x}-{number:016x}-01" for number in (1, 2)]
+    for answer in (*answers, None):
+        signed = town.market.serve(town.market.channels[0])
+        town.store(signed, answer)
+        town.sign_voucher(signed.receipt.channel_id, signed.receipt.cumulative)
+    with recorded() as spans:
+        town.settler().run_once(is_forced=True)
+    batch = by_name(spans)["batch"]
+    assert {f"{link.context.trace_id:032x}" for link in batch.links} == {answer[3:35] for answer in answers}
+    assert batch.parent is None
+    with town.begin() as tx:
+        (commit,) = tx.session.scalars(select(TransactionRow))
+    assert (commit.trace or "")[:-3] == name_of(batch)[:-3]  # but for the flags
 
 
 def test_nothing_is_committed_without_receipts(town: Town) -> None:
