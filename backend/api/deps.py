@@ -15,6 +15,7 @@ from backend.api.schemas.common import chain_id
 from backend.api.services import Services
 from backend.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from backend.domain.ids import Account
+from backend.ports.auth import EVERY_SCOPE, Scope
 from backend.services.keys import KEY_PREFIX
 
 bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a session token (lls_...).")
@@ -22,11 +23,14 @@ bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a ses
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A wallet, by its session (`key_id` None) or by one of its API keys."""
+    """A wallet, by its session (`key_id` None) or by one of its API keys, which may do less."""
 
     account: Account
     key_id: str | None
     token: str
+    may: frozenset[Scope] = EVERY_SCOPE
+    models: tuple[str, ...] | None = None
+    """Names of those that it may ask; None: all."""
 
     @property
     def scopes(self) -> dict[str, str]:
@@ -66,7 +70,7 @@ def get_caller(
     token = credentials.credentials
     if token.startswith(KEY_PREFIX):
         key = services.keys.authenticate(token)
-        return Caller(key.account, key.id, token)
+        return Caller(key.account, key.id, token, key.scopes, key.models)
     return Caller(services.sessions.of(token).account, None, token)
 
 
@@ -75,7 +79,27 @@ async def get_admitted(request: Request, caller: Annotated[Caller, Depends(get_c
     return caller
 
 
-CallerDep = Annotated[Caller, Depends(get_admitted)]
+AdmittedDep = Annotated[Caller, Depends(get_admitted)]
+
+
+def _within(caller: Caller, scope: Scope) -> Caller:
+    if scope not in caller.may:
+        raise Forbidden(f"This API key does not have the scope {scope.value!r}.")
+    return caller
+
+
+def get_answerable(caller: AdmittedDep) -> Caller:
+    """Whoever may ask for answers."""
+    return _within(caller, Scope.ANSWERS)
+
+
+def get_reader(caller: AdmittedDep) -> Caller:
+    """Whoever may see what the account has and did."""
+    return _within(caller, Scope.ACCOUNT)
+
+
+AnswerableDep = Annotated[Caller, Depends(get_answerable)]
+CallerDep = Annotated[Caller, Depends(get_reader)]
 
 
 async def admit_stranger(request: Request) -> None:
@@ -84,7 +108,7 @@ async def admit_stranger(request: Request) -> None:
     await get_rate_limits(request).admit(request, {"address": address})
 
 
-def get_wallet(caller: CallerDep) -> Caller:
+def get_wallet(caller: AdmittedDep) -> Caller:
     """A signed-in wallet: what spends or signs is not for API keys, which live in many places."""
     if caller.key_id is not None:
         raise Forbidden("This needs a signed-in wallet, not an API key.")

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
@@ -18,7 +18,17 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message
 
 from backend.api.completions import CompletionStream
-from backend.api.deps import asks_for, bearer, get_admitted, get_caller, get_services, get_wallet
+from backend.api.deps import (
+    Caller,
+    asks_for,
+    bearer,
+    get_admitted,
+    get_answerable,
+    get_caller,
+    get_reader,
+    get_services,
+    get_wallet,
+)
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
 from backend.domain.ids import Hash32
@@ -27,11 +37,13 @@ from backend.services.idempotency import HEADER
 
 F = TypeVar("F", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Check = Callable[[Caller], Caller]
 
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r'"?([!#-\[\]-~]{1,255})"?')
 """Visible ASCII but quotes and backslashes; in quotes, as the draft has it, or bare, as most clients do."""
+CHECKS: tuple[Check, ...] = (get_wallet, get_answerable, get_reader)
 REPLAYED = {"idempotency-replayed": "true"}
 EFFECTLESS = (DomainError, HTTPException, RequestValidationError, UnicodeEncodeError)
 """What is raised before anything was charged or written."""
@@ -50,7 +62,8 @@ class IdempotentRoute(APIRoute):
         handle = super().get_route_handler()
         if "POST" not in (self.methods or ()):
             return handle
-        is_taken, needs_wallet = takes_key(self), asks_for(self.dependant, get_wallet)
+        is_taken = takes_key(self)
+        checks = [check for check in CHECKS if asks_for(self.dependant, check)]
 
         async def handle_once(request: Request) -> Response:
             text = request.headers.get(HEADER)
@@ -58,7 +71,7 @@ class IdempotentRoute(APIRoute):
                 return await handle(request)
             if not is_taken:
                 raise InvalidInput(f"{HEADER} is not taken here: the answer cannot be kept.", param=HEADER)
-            return await _answered_once(request, text, handle, needs_wallet=needs_wallet)
+            return await _answered_once(request, text, handle, checks)
 
         return handle_once
 
@@ -68,7 +81,7 @@ def takes_key(route: APIRoute) -> bool:
     return "POST" in (route.methods or ()) and not getattr(route.endpoint, "keeps_no_answer", False)
 
 
-async def _answered_once(request: Request, text: str, handle: Handler, *, needs_wallet: bool) -> Response:
+async def _answered_once(request: Request, text: str, handle: Handler, checks: Sequence[Check]) -> Response:
     match = _KEY.fullmatch(text)
     if match is None:
         raise InvalidInput(
@@ -76,10 +89,10 @@ async def _answered_once(request: Request, text: str, handle: Handler, *, needs_
         )
     services, credentials = get_services(request), await bearer(request)
     caller = await get_admitted(request, await run_in_threadpool(get_caller, services, credentials))
-    if needs_wallet:
-        get_wallet(caller)  # kept answers too are only for those who could have asked
+    for check in checks:
+        check(caller)  # kept answers too are only for those who could have asked
     body = await request.body()
-    keyed = KeyedRequest(caller.account, match[1], _fingerprint(request, body))
+    keyed = KeyedRequest(caller.account, match[1], _fingerprint(request, body, caller))
     started = await run_in_threadpool(services.idempotency.start, keyed)
     if isinstance(started, KeptAnswer):
         return Response(started.body, started.status, REPLAYED, started.media_type)
@@ -146,8 +159,10 @@ def _kept(response: Response, body: bytes) -> KeptAnswer:
     return KeptAnswer(response.status_code, response.headers.get("content-type", ""), body)
 
 
-def _fingerprint(request: Request, body: bytes) -> Hash32:
-    what = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+def _fingerprint(request: Request, body: bytes, caller: Caller) -> Hash32:
+    """A key that may not ask every model has its own answers repeated alone."""
+    own = "" if caller.models is None else f"{caller.key_id} "
+    what = f"{own}{request.method} {request.url.path}?{request.url.query}\n".encode()
     return Hash32("0x" + hashlib.sha256(what + body).hexdigest())
 
 

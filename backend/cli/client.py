@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -55,12 +56,8 @@ class Market:
             response = self._send(method, path, **options)
         if response.is_success:
             return response
-        body = _error_of(response)
-        raise ApiRefused(
-            f"{method} {path}: {body.get('message', response.text[:500])}",
-            param=body.get("param"),
-            details={"status": response.status_code, **(body.get("details") or {})},
-        )
+        body = {"message": response.text[:500]} | _error_of(response)
+        raise _refused(method, path, response.status_code, body)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         import httpx
@@ -75,17 +72,35 @@ class Market:
     def get(self, path: str, **params: Any) -> Any:
         return self.request("GET", path, params=params or None)
 
-    def all(self, path: str) -> list[Any]:
+    def all(self, path: str, **params: Any) -> list[Any]:
         """Everything of a list, page by page."""
         found: list[Any] = []
         page = {"next_cursor": ""}
         while (cursor := page["next_cursor"]) is not None:
-            page = self.get(path, limit=100, **({"after": cursor} if cursor else {}))
+            page = self.get(path, limit=100, **params, **({"after": cursor} if cursor else {}))
             found += page["data"]
         return found
 
     def post(self, path: str, body: Any = None) -> Any:
         return self.request("POST", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        return self.request("DELETE", path)
+
+    def events(self, path: str, body: Any) -> Iterator[Any]:
+        """The objects of a stream, as they come. Errors: `ApiRefused`, whenever one comes."""
+        with self._http.stream("POST", path, json=body) as response:
+            if not response.is_success:
+                response.read()
+                raise _refused("POST", path, response.status_code, _error_of(response))
+            for line in response.iter_lines():
+                text = line.removeprefix("data: ")
+                if not text or text == "[DONE]":
+                    continue
+                event = json.loads(text)
+                if "error" in event:
+                    raise _refused("POST", path, response.status_code, event["error"])
+                yield event
 
     def sign_in(self) -> Self:
         challenge = self.post("/v1/auth/challenges", {"account": self.wallet.account})
@@ -138,6 +153,12 @@ def until(probe: Callable[[], T | None], what: str, seconds: float) -> T:
             raise Unavailable(f"waited {seconds:.0f} s for {what}")
         time.sleep(POLL_SECONDS)
     return found
+
+
+def _refused(method: str, path: str, status: int, error: dict[str, Any]) -> ApiRefused:
+    text = f"{method} {path}: {error.get('message', '')}"
+    details = {"status": status, "code": error.get("code"), **(error.get("details") or {})}
+    return ApiRefused(text, param=error.get("param"), details=details)
 
 
 def _error_of(response: Any) -> dict[str, Any]:

@@ -9,9 +9,13 @@ import typer
 from backend.cli import (
     adapters,
     audit,
+    chat,
     daemons,
     data,
+    doctor,
+    earn,
     endpoint,
+    keys,
     market,
     pay,
     policy,
@@ -30,10 +34,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (
-    *(up, demo, pay, proxy, receipts, audit, watch, vote),
-    *(market, data, adapters, policy, endpoint, daemons),
-):
+PARTS = (
+    *(up, demo, doctor, pay, keys, chat, proxy, receipts, earn, audit, watch, vote, market, data, policy),
+    *(adapters, endpoint, daemons),
+)
+for part in PARTS:
     part.register(app)
 
 

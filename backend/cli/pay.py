@@ -1,4 +1,4 @@
-"""A payer on the command line: money into the channel, and keys to spend it with."""
+"""A payer on the command line: money into the channel, and out again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.client import until
-from backend.cli.session import User, open_market
+from backend.cli.client import ApiRefused, until
+from backend.cli.session import AsJson, User, open_market, show
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 INDEXED_SECONDS = 120
 SESSION_SECONDS = 24 * 3600
 UNITS_PER_DOLLAR = 1_000_000
+MICRO_UNITS = 1_000_000
+"""Of a token unit."""
+THAW_SECONDS = 30 * 86_400
+"""Longer than any vault's."""
 PAYER = 7
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(deposit)
-    app.command()(key)
+    for command in (deposit, balance, withdraw):
+        app.command()(command)
 
 
 def deposit(
@@ -37,14 +41,48 @@ def deposit(
     typer.echo(f"channel {channel}: {int(line['available']):,} micro-units can be spent")
 
 
-def key(
-    name: Annotated[str, typer.Argument(help="What you will know it by.")] = "command line",
+def balance(*, user: User = PAYER, as_json: AsJson = False) -> None:
+    """Show what is in the wallet's channels, in micro-units."""
+    with open_market(user) as market:
+        channels = market.all("/v1/channels")
+    if as_json:
+        show(channels)
+        return
+    for line in channels:
+        facts = ", ".join(f"{name} {int(line[name]):,}" for name in ("balance", "available", "thawing"))
+        typer.echo(f"channel {line['id']}: {facts} micro-units")
+
+
+def withdraw(
+    dollars: Annotated[
+        float | None,
+        typer.Argument(help="How much is to thaw, in test dollars; left out: take what has thawed.", min=0),
+    ] = None,
     *,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it has thawed, and take it.")] = False,
     user: User = PAYER,
 ) -> None:
-    """Make an API key that spends the wallet's channel; it is shown this once."""
+    """Take money out of the wallet's channel: it thaws first, and cannot be spent meanwhile."""
     with open_market(user) as market:
-        typer.echo(make_key(market, name))
+        if dollars is not None:
+            amount = str(round(dollars * UNITS_PER_DOLLAR) * MICRO_UNITS)
+            market.wallet.send(market.post("/v1/withdrawals/thaw/prepare", {"amount": amount}))
+            typer.echo(f"{dollars} dollars thaw")
+        if dollars is not None and not wait:
+            return
+        sent = until(lambda: _withdrawn(market, is_patient=wait), "the money to thaw", THAW_SECONDS)
+        typer.echo(f"withdrawn, in transaction {sent}")
+
+
+def _withdrawn(market: Market, *, is_patient: bool) -> str | None:
+    """The transaction's hash; None while the vault says that it is too early."""
+    try:
+        found = market.wallet.send(market.post("/v1/withdrawals/prepare"))
+    except ApiRefused as error:
+        if is_patient and error.details.get("error") == "StillThawing":
+            return None
+        raise
+    return f"0x{bytes(found['transactionHash']).hex()}"
 
 
 def make_deposit(market: Market, units: int) -> str:

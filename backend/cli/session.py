@@ -14,10 +14,13 @@ from backend.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from backend.bootstrap import Installation
     from backend.cli.client import Market
     from backend.domain.ids import Account
+
+PORTS_FILE = "run/ports.json"
 
 User = Annotated[
     int, typer.Option("--user", help="Index of the local test account that signs.", min=0, max=8)
@@ -31,20 +34,32 @@ def open_market(user: int) -> Market:
     from backend.cli.wallet import Wallet
     from backend.local import well_known_accounts
 
-    path = load_settings().home / "run" / "ports.json"
-    if not path.is_file():
-        raise NotFound(f"nothing runs in this home (no {path}); start `loraledger up`")
-    ports = json.loads(path.read_text())
+    home = load_settings().home
+    if (ports := _ports(home)) is None:
+        raise NotFound(f"nothing runs in this home (no {home / PORTS_FILE}); start `loraledger up`")
     wallet = Wallet(well_known_accounts()[user].private_key, f"http://127.0.0.1:{ports['chain']}")
     return Market(f"http://127.0.0.1:{ports['api']}", wallet).sign_in()
 
 
+def _ports(home: Path) -> dict[str, int] | None:
+    """Where `loraledger up` has, or had, chain and API."""
+    path = home / PORTS_FILE
+    found: dict[str, int] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found
+
+
 @contextmanager
 def open_installation() -> Iterator[Installation]:
-    """What lies in this home, for commands that need no API."""
+    """What lies in this home, for commands that need no API; with the chain that `loraledger up` runs in it,
+    where no setting names another.
+    """
     from backend.bootstrap import Installation
 
-    installation = Installation(load_settings())
+    settings = load_settings()
+    ports = None if "rpc_url" in settings.model_fields_set else _ports(settings.home)
+    if ports is not None:
+        settings = settings.model_copy(update={"rpc_url": f"http://127.0.0.1:{ports['chain']}"})
+    installation = Installation(settings)
     try:
         yield installation
     finally:

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from backend.db.bulk import among, found_among, table_of, update_all
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
 from backend.domain.ids import Account
-from backend.ports.auth import ApiKey, Refresh, Session
+from backend.ports.auth import EVERY_SCOPE, ApiKey, Refresh, Scope, Session
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -71,6 +71,8 @@ class AuthStore:
                 created_at=key.created_at,
                 spend_cap=key.spend_cap,
                 spent=key.spent,
+                scopes=sorted(key.scopes),
+                models=None if key.models is None else list(key.models),
             )
         )
         self._session.flush()
@@ -152,4 +154,6 @@ def _key(row: Any) -> ApiKey:
         revoked_at=row.revoked_at,
         spend_cap=row.spend_cap,
         spent=row.spent,
+        scopes=EVERY_SCOPE if row.scopes is None else frozenset(map(Scope, row.scopes)),
+        models=None if row.models is None else tuple(row.models),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -35,9 +36,23 @@ class Session:
     last_refresh: Refresh | None
 
 
+class Scope(StrEnum):
+    """What an API key is for."""
+
+    ANSWERS = "answers"
+    """Asking for answers, at the account's cost."""
+    ACCOUNT = "account"
+    """Seeing what the account has and did, and delivering vouchers that it signed."""
+
+
+EVERY_SCOPE = frozenset(Scope)
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A named key of an account. Amounts in micro-units; `hint` is the head of the secret."""
+    """A named key of an account. Amounts in micro-units; `hint` is the head of the secret. `models`: names of
+    those that it may ask, None for all.
+    """
 
     id: str
     account: Account
@@ -48,6 +63,8 @@ class ApiKey:
     revoked_at: datetime | None
     spend_cap: int | None
     spent: int
+    scopes: frozenset[Scope] = EVERY_SCOPE
+    models: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

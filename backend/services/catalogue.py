@@ -58,6 +58,15 @@ class Model:
     def is_base(self) -> bool:
         return self.record.adapter_digest == ZERO_HASH
 
+    def goes_by(self, name: str) -> bool:
+        """Whether the name, as `Catalogue.resolve` reads them, is one of this version."""
+        if match := _HASH.fullmatch(name):
+            return "0x" + match[1] in (self.id, self.record.adapter_digest)
+        if match := _NAMED.fullmatch(name):
+            is_of = (match[1], match[2]) == (self.record.creator, self.record.name)
+            return is_of and self.id[2:].startswith(match[3] or "")
+        return name == self.name
+
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.support.collector import Sent
 
 CONSUMER, DEPOSIT_UNITS = 7, 5_000_000
+OPERATOR = "1"
 BASE = "SmolLM2-135M-Instruct"
 ANSWER, DEPOSIT = "POST /v1/chat/completions", "POST /v1/deposits/relay"
 pytestmark = pytest.mark.timeout(900)
@@ -171,7 +172,7 @@ def test_a_lost_chain_is_set_aside_and_the_fresh_one_is_governed(tmp_path: Path)
 
 def _pay_from_the_command_line(stack: Stack) -> None:
     assert "micro-units can be spent" in stack.run("deposit", "5")
-    key = stack.run("key").strip()
+    key = stack.run("keys", "create", "--model", BASE, "--scope", "answers").strip()
     with OpenAI(base_url=f"{stack.facts['api']}/v1", api_key=key, max_retries=0) as client:
         question = [{"role": "user", "content": "What is the capital of France?"}]
         answer = client.chat.completions.create(model=BASE, messages=question, max_tokens=16, temperature=0)  # type: ignore[arg-type]
@@ -179,6 +180,23 @@ def _pay_from_the_command_line(stack: Stack) -> None:
     assert (answer.choices[0].message.content or "").strip()
     assert answer.model_extra is not None
     assert int(answer.model_extra["loraledger"]["charge"]) > 0
+    (made,) = json.loads(stack.run("keys", "list", "--json"))
+    assert (made["models"], made["scopes"], int(made["spent"]) > 0) == ([BASE], ["answers"], True)
+    assert "is revoked" in stack.run("keys", "revoke", made["id"])
+    assert "revoked" in stack.run("keys", "list")
+    assert BASE in stack.run("models")
+    assert stack.run("chat", BASE, "What is the capital of France?", "--max-tokens", "8").strip()
+    assert "engine    well" in stack.run("doctor")
+    assert "dollars thaw" in stack.run("withdraw", "1")
+    assert "withdrawn, in transaction 0x" in stack.run("withdraw", "2", "--wait")
+    until(lambda: "thawing 0 micro-units" in stack.run("balance") or None, "the withdrawal to count", 60)
+    until(lambda: _operator_earned(stack), "the operator's earnings to be final", 180)
+    assert "units claimed from 0x" in stack.run("claim", "--user", OPERATOR, "--own-gas")
+
+
+def _operator_earned(stack: Stack) -> bool | None:
+    earnings = json.loads(stack.run("earnings", "--user", OPERATOR, "--json"))
+    return any(int(each["units"]) for each in earnings) or None
 
 
 def _change_the_fee_from_the_command_line(stack: Stack) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, status
 
-from backend.api.deps import CallerDep, ServicesDep, WalletDep, admit_stranger
+from backend.api.deps import AdmittedDep, ServicesDep, WalletDep, admit_stranger
 from backend.api.idempotency import IdempotentRoute, keeps_no_answer
 from backend.api.paging import PagingDep
 from backend.api.schemas.auth import (
@@ -52,7 +52,7 @@ def sign_out(services: ServicesDep, wallet: WalletDep) -> None:
 
 
 @router.get("/auth/me")
-def who_am_i(services: ServicesDep, caller: CallerDep) -> CallerView:
+def who_am_i(services: ServicesDep, caller: AdmittedDep) -> CallerView:
     name = account_name(services.sign_in.chain_id, caller.account)
     return CallerView(account=caller.account, account_id=name, key_id=caller.key_id)
 
@@ -60,7 +60,10 @@ def who_am_i(services: ServicesDep, caller: CallerDep) -> CallerView:
 @router.post("/keys", status_code=status.HTTP_201_CREATED)
 @keeps_no_answer
 def create_key(body: CreateKeyRequest, services: ServicesDep, wallet: WalletDep) -> NewKeyView:
-    return NewKeyView.model_validate(services.keys.create(wallet.account, body.name, body.spend_cap))
+    for name in body.models or ():
+        services.catalogue.record(name)  # a name that nothing has would be found out when it is too late
+    limits = (body.spend_cap, body.scopes, body.models)
+    return NewKeyView.model_validate(services.keys.create(wallet.account, body.name, *limits))
 
 
 @router.get("/keys")

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from backend.api.choices import ChatShape, TextShape
 from backend.api.completions import Completion, CompletionStream, Wanted
-from backend.api.deps import Caller, CallerDep, ServicesDep, get_rate_limits
+from backend.api.deps import AnswerableDep, Caller, ServicesDep, get_rate_limits
 from backend.api.disconnect import ClientLeft, while_connected
 from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.answers import ChatCompletionView, CompletionView
@@ -17,7 +17,9 @@ from backend.api.schemas.chat import ChatCompletionRequest
 from backend.api.schemas.completions import CompletionRequest
 from backend.api.services import Services
 from backend.services.admission import Payer
+from backend.services.catalogue import Model
 from backend.services.generate import AnswerRequest
+from backend.services.keys import check_model
 
 router = APIRouter(prefix="/v1", tags=["answers"], route_class=IdempotentRoute)
 
@@ -38,12 +40,12 @@ def answers(view: type[ChatCompletionView | CompletionView]) -> dict[int | str, 
 
 @router.post("/chat/completions", response_model=None, responses=answers(ChatCompletionView))
 async def create_chat_completion(
-    body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
+    body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: AnswerableDep
 ) -> Response:
     """Answers a chat. With `stream`, as server-sent events; who leaves pays for what was written."""
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
-        model=await services.generate.model(body.model, caller.account),
+        model=await _model(services, caller, body.model),
         prompt=body.turns(),
         sampling=body.sampling(),
         body=await request.body(),
@@ -64,12 +66,12 @@ async def create_chat_completion(
 
 @router.post("/completions", response_model=None, responses=answers(CompletionView))
 async def create_completion(
-    body: CompletionRequest, request: Request, services: ServicesDep, caller: CallerDep
+    body: CompletionRequest, request: Request, services: ServicesDep, caller: AnswerableDep
 ) -> Response:
     """Continues raw text: the model's chat template is not applied."""
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
-        model=await services.generate.model(body.model, caller.account),
+        model=await _model(services, caller, body.model),
         prompt=body.text,
         sampling=body.sampling(),
         body=await request.body(),
@@ -84,6 +86,12 @@ async def create_completion(
         includes_usage=body.includes_usage,
     )
     return await _answered(request, services, caller, asked, wanted)
+
+
+async def _model(services: Services, caller: Caller, name: str) -> Model:
+    model = await services.generate.model(name, caller.account)
+    check_model(caller.models, model)
+    return model
 
 
 async def _answered(

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 from pydantic import Field
 
 from backend.api.schemas.common import AccountField, Micro, Schema, View
+from backend.ports.auth import Scope
+from backend.services.keys import MAX_MODELS
 from backend.services.sessions import Tokens
+
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ChallengeRequest(Schema):
@@ -61,10 +66,14 @@ class SignInView(View):
 
 
 class CreateKeyRequest(Schema):
-    """`spend_cap` in micro-units over the key's life."""
+    """`spend_cap` in micro-units over the key's life. `scopes`: `answers` to ask for them, `account` to see
+    what the account has and did. `models`: names of what it may ask, as in `/v1/models`; left out: all.
+    """
 
     name: str
     spend_cap: Micro | None = None
+    scopes: Annotated[list[Scope], Field(min_length=1)] = sorted(Scope)
+    models: Annotated[list[ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
 
 
 class KeyView(View):
@@ -76,6 +85,8 @@ class KeyView(View):
     revoked_at: datetime | None
     spend_cap: Micro | None
     spent: Micro
+    scopes: list[Scope]
+    models: list[str] | None = Field(description="That it may ask; null: all.")
 
 
 class NewKeyView(View):

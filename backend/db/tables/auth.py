@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import String
+from sqlalchemy import JSON, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import ACCOUNT, HASH, Amount, Base, UtcDateTime
@@ -45,3 +45,5 @@ class ApiKeyRow(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     spend_cap: Mapped[int | None] = mapped_column(Amount)
     spent: Mapped[int] = mapped_column(Amount, default=0)
+    scopes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # null: all
+    models: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # null: all
