@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
-from backend.domain.ids import Account, Hash32
 
 if TYPE_CHECKING:
     import socket
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from backend.chain.sender import Sender
     from backend.db.unit_of_work import Database
     from backend.domain.deployment import Deployment
-    from backend.domain.ids import Cid
+    from backend.domain.ids import Account, Cid, Hash32
+    from backend.own_keys import OwnKeys
     from backend.ports.attribution import Attributor
     from backend.ports.chain import Signer
     from backend.ports.engine import Engine
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
     from backend.services.prove import Proofs
     from backend.services.settle.settler import Settler
     from backend.settings import Settings
-
-LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9
-"""Indices of the development mnemonic, as in `backend.chain.deploy`."""
 
 
 def utc_now() -> datetime:
@@ -147,44 +144,26 @@ class Installation:
     # Keys
 
     @cached_property
+    def own_keys(self) -> OwnKeys:
+        from backend.own_keys import OwnKeys
+
+        return OwnKeys(self.settings, self.deployment.chain_id)
+
+    @cached_property
     def operator(self) -> Signer:
-        return self._own_key("operator", self.settings.operator, LOCAL_OPERATOR)
+        return self.own_keys.operator
 
     @cached_property
     def receipt_key(self) -> Signer:
-        return self._own_key("receipt_key", self.settings.receipt_key, LOCAL_RECEIPT_KEY)
+        return self.own_keys.receipt_key
 
     @cached_property
     def watcher_key(self) -> Signer:
-        return self._own_key("watcher", self.settings.watcher, LOCAL_WATCHER)
-
-    def _own_key(self, name: str, account: str, local_index: int) -> Signer:
-        """The key store's where the setting names one, else the well-known one of the local network."""
-        from backend.chain.keys import local_account
-
-        if account:
-            return self.keystore.open(Account(account))
-        if self.deployment.chain_id != LOCAL_CHAIN_ID:
-            raise InvalidInput(
-                f"set LORALEDGER_{name.upper()} to an account with a key in {self.settings.keystore}",
-                param=name,
-            )
-        return local_account(local_index, self.deployment.chain_id)
+        return self.own_keys.watcher
 
     @cached_property
     def keystore(self) -> KeyStore:
-        from backend.chain.keystore import KeyStore, password_beside
-
-        root = self.settings.keystore
-        if self.settings.keystore_password_file is None:
-            if self.deployment.chain_id != LOCAL_CHAIN_ID:
-                raise InvalidInput(
-                    "set LORALEDGER_KEYSTORE_PASSWORD_FILE: outside the local network the key store's "
-                    "password must not lie beside it",
-                    param="keystore_password_file",
-                )
-            return KeyStore(root, password_beside(root))
-        return KeyStore(root, self.settings.keystore_password_file.read_text().strip())
+        return self.own_keys.store
 
     def signer_of(self, lane: Account) -> Signer | None:
         """The key of a lane of ours."""
