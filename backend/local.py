@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from backend.bootstrap import BaseFacts, Installation
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import Conflict, InvalidInput, NotFound
-from backend.domain.hashing import record_argument, to_hash
+from backend.domain.hashing import record_argument, to_hash, version_id
 from backend.domain.ids import ZERO_HASH
-from backend.domain.receipt import VersionRecord
+from backend.domain.receipt import TRAINING_NAME, VersionRecord
+from backend.paying import record_of
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def prepare_chain(settings: Settings) -> Path | None:
 
 
 def prepare_base(settings: Settings) -> BaseFacts:
-    """Note the base model's digest and, if this market does not know it yet, queue its registration."""
+    """Note the base model's digest, and queue the registrations of its record and of training's, if this
+    market does not know them yet.
+    """
     from inference.errors import InferenceError
     from inference.model.base_model import base_model_digest
     from inference.model.sources import model_name, resolve_model
@@ -151,20 +154,23 @@ def prepare_base(settings: Settings) -> BaseFacts:
     except InferenceError as error:
         raise InvalidInput(str(error), param="base_model") from error
     name = model_name(folder).rpartition("/")[2]
+    if name.lower() == TRAINING_NAME:
+        raise InvalidInput(f"no base model is named {name!r}: training is paid by that name", "base_model")
     facts = BaseFacts(name, to_hash(bytes.fromhex(base_model_digest(folder))), str(folder.resolve()))
     installation = Installation(settings)
     try:
         installation.note_base(facts)
-        _register_base(installation, facts)
+        _register(installation, f"base:{facts.digest}", _base_record(installation, facts))
+        if (record := record_of(installation)) is not None:
+            _register(installation, f"training:{version_id(record)}", record)
     finally:
         installation.close()
     return facts
 
 
-def _register_base(installation: Installation, facts: BaseFacts) -> None:
-    operator = installation.operator.account
-    record = VersionRecord(
-        creator=operator,
+def _base_record(installation: Installation, facts: BaseFacts) -> VersionRecord:
+    return VersionRecord(
+        creator=installation.operator.account,
         name=facts.name.lower(),
         adapter_digest=ZERO_HASH,
         cid_digest=ZERO_HASH,
@@ -175,9 +181,12 @@ def _register_base(installation: Installation, facts: BaseFacts) -> None:
         operator_ppm=BASE_OPERATOR_PPM,
         creator_ppm=BASE_CREATOR_PPM,
     )
-    call, args, key = ("AdapterRegistry", "register"), [record_argument(record)], f"base:{facts.digest}"
+
+
+def _register(installation: Installation, key: str, record: VersionRecord) -> None:
+    call, args = ("AdapterRegistry", "register"), [record_argument(record)]
     with installation.database.begin() as tx:
-        enqueue_again(tx.transactions, operator, call, args, key, MOST_ATTEMPTS)
+        enqueue_again(tx.transactions, record.creator, call, args, key, MOST_ATTEMPTS)
 
 
 def _is_deployed(settings: Settings) -> bool:

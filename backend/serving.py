@@ -10,6 +10,7 @@ from backend.bootstrap import utc_now
 from backend.chain.contract_wallets import WalletCalls
 from backend.chain.keys import recover
 from backend.exposition import exposition, metrics_token
+from backend.paying import payments_of
 from backend.readiness import faults
 from backend.services.channels import Channels
 from backend.services.consent import Consent
@@ -43,6 +44,7 @@ def services_of(installation: Installation) -> Services:
     sessions = Sessions(begin, read, utc_now)
     consent = Consent(recover, WalletCalls.connect(settings.rpc_url))
     snapshots = Snapshots(begin, read, blobs, chain, lane)
+    payments = payments_of(installation)
     tokeniser = ChildTokeniser(installation.base.folder, settings.model_cache)
     return Services(
         sign_in=SignIn(begin, sessions, consent, utc_now, policy),
@@ -59,8 +61,8 @@ def services_of(installation: Installation) -> Services:
         contributions=Contributions(begin, read, blobs, chain, consent, installation.upload_check, lane),
         transfers=installation.transfers,
         snapshots=snapshots,
-        training=Training(begin, read),
-        estimates=Estimates(read, snapshots, tokeniser),
+        training=Training(begin, read, payments),
+        estimates=Estimates(read, snapshots, tokeniser, payments.price),
         foreign_adapters=ForeignAdapters(begin, read, installation.transfers),
         operators=installation.operators,
         policy=installation.policy,

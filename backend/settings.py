@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """Versions that ask less for prompt tokens are not served; token units per million tokens."""
     min_completion_price: int = Field(default=1, ge=0, lt=1 << 63)
     """Likewise for completion tokens."""
+    training_price: int = Field(default=400_000, ge=0, lt=1 << 63)
+    """Of a million tokens trained, in token units; 0: training is free, and nobody needs a channel for it."""
     key_requests_per_minute: int = Field(default=1000, ge=0)
     """Of one API key, by each API process; 0: no limit."""
     wallet_requests_per_minute: int = Field(default=5000, ge=0)

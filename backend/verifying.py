@@ -108,6 +108,8 @@ class Recomputation:
         if len(records) != 1:
             raise NotRepeatable("answers of several adapters at once are not computed again", "receipt")
         (record,) = records
+        if record.is_training:
+            raise NotRepeatable("the receipt is for training: there is no answer to compute again", "receipt")
         here = self._installation.base.digest
         if record.base_model != here:
             text = f"the answer is by the base model {record.base_model}, here is {here}"

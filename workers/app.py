@@ -92,6 +92,8 @@ def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
 
     installation = Installation(settings)
     try:
+        if settings.training_price and QUEUE_BY_TASK["training.publish"] in queues:
+            _ = installation.receipt_key  # whoever publishes charges: told now, not when a job was trained
         work(create_app(settings.home, settings.broker_url), steps_of(installation), queues)
     finally:
         installation.close()
@@ -138,9 +140,10 @@ def training_home(settings: Settings) -> Path:
 
 
 def leases_of(installation: Installation) -> Leases:
+    from backend.paying import payments_of
     from backend.services.train.leases import Leases
 
-    return Leases(installation.database.begin)
+    return Leases(installation.database.begin, payments_of(installation))
 
 
 def publication_of(installation: Installation) -> Publication:

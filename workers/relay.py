@@ -104,6 +104,7 @@ def relay_of(installation: Installation) -> Relay:
     """The relay of an installation; it also offers lapsed jobs again, notices registrations and removes the
     folders of jobs that are over.
     """
+    from backend.paying import payments_of
     from backend.services.train.foreign import ForeignAdapters
     from backend.services.train.jobs import Training
     from workers.app import create_app, leases_of, publication_of, training_home
@@ -111,7 +112,7 @@ def relay_of(installation: Installation) -> Relay:
 
     app = create_app(installation.settings.home, installation.settings.broker_url)
     database = installation.database
-    training = Training(database.begin, database.read)
+    training = Training(database.begin, database.read, payments_of(installation))
     foreign = ForeignAdapters(database.begin, database.read, installation.transfers)
     home = training_home(installation.settings)
     sweeps = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.training import Step, TrainingResult
-from backend.meters import TASKS
+from backend.meters import CHARGED_TOKENS, CHARGED_UNITS, TASKS
 from backend.services.train.leases import LeaseLost
 from backend.services.train.parents import joined, no_parents
 from workers.foreign import bring_files, drop_files
@@ -112,7 +112,7 @@ class Steps:
             return
         report = self._gatekeeper.report(held.job, folder)
         self._leases.report(held, "gate", {"message": report.message, **asdict(report)})
-        self._leases.published(held, self._publication.publish(folder / ADAPTER))
+        _count(self._leases.published(held, self._publication.publish(folder / ADAPTER)))
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     def _train(self, held: Held, heartbeat: Heartbeat) -> None:
@@ -210,6 +210,14 @@ class Steps:
                 self._leases.release(held, f"{type(error).__name__}: {error}")
         except LeaseLost:
             log.info("%s is not ours any more", held.job.id)
+
+
+def _count(job: TrainingJob) -> None:
+    """What its receipt charges."""
+    if job.payment is not None and job.result is not None:
+        num_tokens = int(job.result.metrics["num_trained_tokens"])
+        CHARGED_TOKENS.labels("trained").inc(num_tokens)
+        CHARGED_UNITS.inc(num_tokens * job.payment.price)
 
 
 def _named(job: TrainingJob, parent: Parent | None) -> tuple[SnapshotId, ...]:

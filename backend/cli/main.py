@@ -21,6 +21,7 @@ from backend.cli import (
     policy,
     proxy,
     receipts,
+    train,
     up,
     vote,
     watch,
@@ -35,8 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PARTS = (
-    *(up, demo, doctor, pay, keys, chat, proxy, receipts, earn, audit, watch, vote, market, data, policy),
-    *(adapters, endpoint, daemons),
+    *(up, demo, doctor, pay, keys, chat, proxy, receipts, earn, audit, watch, vote, market, data, train),
+    *(adapters, policy, endpoint, daemons),
 )
 for part in PARTS:
     part.register(app)

@@ -68,10 +68,8 @@ def _unsettled(session: Session, operator: Account) -> tuple[Pending, int]:
 
 
 def _reserved(session: Session, now: datetime) -> int:
-    parts = session.execute(
-        select(*summed(ReservationRow.amount)).where(ReservationRow.expires_at > now)
-    ).one()
-    return joined(parts)
+    lasts = ReservationRow.expires_at.is_(None) | (ReservationRow.expires_at > now)
+    return joined(session.execute(select(*summed(ReservationRow.amount)).where(lasts)).one())
 
 
 def _open_batches(session: Session, operator: Account, final: int) -> list[CommittedBatch]:

@@ -21,6 +21,7 @@ from backend.domain.training import (
     TrainingJob,
     TrainingResult,
 )
+from backend.domain.training_payment import Payment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,6 +115,7 @@ def _columns(job: TrainingJob) -> dict[str, Any]:
         "version_id": job.version_id,
         "error": None if job.error is None else dict(job.error),
         "foreign_adapter": None if job.foreign is None else asdict(job.foreign),
+        "payment": None if job.payment is None else asdict(job.payment),
     }
 
 
@@ -133,6 +135,7 @@ def _job(row: TrainingJobRow) -> TrainingJob:
         version_id=None if row.version_id is None else VersionId(Hash32(row.version_id)),
         error=row.error,
         foreign=None if row.foreign_adapter is None else ForeignAdapter(**row.foreign_adapter),
+        payment=None if row.payment is None else Payment(**row.payment),
     )
 
 

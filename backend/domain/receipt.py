@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
+from backend.domain.ids import ZERO_HASH
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 NAME_PATTERN = "[a-z0-9-]{1,32}"
 """Of datanets and adapter versions."""
+TRAINING_NAME = "training"
+"""Of the record that prices training; a base model's has another."""
 
 
 def check_name(name: str) -> None:
@@ -36,6 +39,11 @@ class VersionRecord:
     completion_price: int
     operator_ppm: int
     creator_ppm: int
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it prices tokens that are trained; such a record answers nothing."""
+        return self.adapter_digest == ZERO_HASH and self.name == TRAINING_NAME
 
 
 @dataclass(frozen=True, slots=True)

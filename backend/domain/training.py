@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.domain.ids import Account, Cid, Hash32, SnapshotId
+    from backend.domain.training_payment import Payment
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What an adapter may target: the linear layers of the decoder."""
@@ -160,6 +161,8 @@ class TrainingJob:
     error: Mapping[str, Any] | None = None
     """`{"code", "message"}` and details, of a failed job."""
     foreign: ForeignAdapter | None = None
+    payment: Payment | None = None
+    """None where training was free when the job was made."""
 
     @property
     def is_over(self) -> bool:
@@ -182,7 +185,8 @@ class JobEvent:
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
     tokens_per_second, eta_seconds), `checkpoint` (step, loss), `working` (stage, done, total; in long stages
     that have no steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code,
-    message), `gate` (message, and the fields of `GateReport`), `published` (cid), `registered` (version_id).
+    message), `gate` (message, and the fields of `GateReport`), `published` (cid), `charged` (receipt_id,
+    tokens, charge), `registered` (version_id).
     """
 
     job_id: str

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Money of a channel kept for one running answer, micro-units. Past `expires_at` it does not count."""
+    """Money of a channel kept for one running answer or one job, micro-units. Past `expires_at` it does not
+    count; a job's has no such instant, and is there until the job is over.
+    """
 
     id: str
     channel_id: ChannelId
     key_id: str | None
     amount: int
-    expires_at: datetime
+    expires_at: datetime | None
+
+    def is_over(self, now: datetime) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
 
 @dataclass(frozen=True, slots=True)

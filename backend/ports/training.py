@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from backend.ports.serving import ServingTx
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from backend.domain.ids import Account, SnapshotId
     from backend.domain.training import JobEvent, TrainingJob
-    from backend.ports.chain import ChainView, Transactions
+    from backend.ports.chain import Transactions
     from backend.ports.outbox import Outbox
 
 
@@ -50,15 +52,12 @@ class TrainingJobs(Protocol):
         ...
 
 
-class TrainingTx(Protocol):
+class TrainingTx(ServingTx, Protocol):
     @property
     def training(self) -> TrainingJobs: ...
 
     @property
     def outbox(self) -> Outbox: ...
-
-    @property
-    def chain(self) -> ChainView: ...
 
     @property
     def transactions(self) -> Transactions: ...

@@ -45,6 +45,30 @@ class Market:
     def channel(self, payer: Account) -> ChannelId:
         return channel_id(payer, self.operator, self.collector)
 
+    def charged(
+        self,
+        books: Books,
+        payer: Payer,
+        reservation: Reservation,
+        bill: Bill,
+        receipt_key: Signer,
+        trace: str | None,
+    ) -> NewReceipt:
+        """The receipt, at the end of the line, for which the reservation is exchanged in the books.
+
+        Raises ReservationLost, and charges nothing, if the reservation is gone or too small.
+        """
+        if bill.charge > reservation.amount:
+            raise ReservationLost(f"It cost {bill.charge}, above its bound of {reservation.amount}.")
+        cumulative = books.line_end(reservation) + bill.charge
+        receipt = receipt_of(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
+        number = receipt_id(receipt)
+        signature = receipt_key.sign(self.receipts.digest(to_bytes(number)))
+        signed = SignedReceipt(receipt, bill.method, bill.slices, signature)
+        stored = NewReceipt(number, self.operator, payer.account, signed, bill.salt, payer.key_id, trace)
+        books.charge(reservation, stored)
+        return stored
+
 
 @dataclass(frozen=True, slots=True)
 class Bill:
@@ -138,14 +162,7 @@ class Admission:
         trace = traces.parent()  # of the answer: what is written together is written elsewhere
 
         def act(books: Books) -> NewReceipt:
-            if bill.charge > reservation.amount:
-                text = f"The answer cost {bill.charge}, above its bound of {reservation.amount}."
-                raise ReservationLost(text)
-            cumulative = books.line_end(reservation) + bill.charge
-            receipt = receipt_of(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
-            stored = self._signed(receipt, payer, bill, trace)
-            books.charge(reservation, stored)
-            return stored
+            return self._market.charged(books, payer, reservation, bill, self._receipt_key, trace)
 
         stored: NewReceipt = await self._commits.ask(_Entry(reservation.channel_id, payer.key_id, act))
         return stored
@@ -163,19 +180,6 @@ class Admission:
             outcomes = [_outcome(entry, books) for entry in entries]
             books.write(tx)
         return outcomes
-
-    def _signed(self, receipt: Receipt, payer: Payer, bill: Bill, trace: str | None) -> NewReceipt:
-        number = receipt_id(receipt)
-        signature = self._receipt_key.sign(self._market.receipts.digest(to_bytes(number)))
-        return NewReceipt(
-            id=number,
-            operator=self._market.operator,
-            payer=payer.account,
-            signed=SignedReceipt(receipt, bill.method, bill.slices, signature),
-            salt=bill.salt,
-            key_id=payer.key_id,
-            trace=trace,
-        )
 
 
 def receipt_of(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> Receipt:

@@ -64,7 +64,7 @@ class Books:
         self._spent = {key.id: key.spent for key in keys.values()}
         self._used_at = {key.id: key.last_used_at for key in keys.values()}
         self._kept = {found.id: found for found in reservations}
-        self._dropped = [found.id for found in self._kept.values() if found.expires_at <= now]
+        self._dropped = [found.id for found in self._kept.values() if found.is_over(now)]
         for expired in self._dropped:
             del self._kept[expired]
         self._kept_by_key: Counter[str] = Counter()

@@ -148,7 +148,7 @@ class Catalogue:
     def _is_known(self, record: VersionRecord) -> bool:
         """Anybody can register our base model at any price: its price is the configured creator's to set."""
         is_foreign_bare = record.adapter_digest == ZERO_HASH and record.creator != self._base.creator
-        return record.base_model == self._base.digest and not is_foreign_bare
+        return record.base_model == self._base.digest and not is_foreign_bare and not record.is_training
 
     def _check_servable(self, version: RegisteredVersion, model: str) -> None:
         record = version.record
@@ -158,6 +158,8 @@ class Catalogue:
                 f"this operator serves {self._base.digest}.",
                 param="model",
             )
+        if record.is_training:
+            raise ModelNotFound(f"By {model!r} training is paid; it is no model that answers.", param="model")
         if not self._is_known(record):
             raise ModelNotFound(
                 f"The model {model!r} is the base model without an adapter; here it is {self._base.name!r}.",

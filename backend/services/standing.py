@@ -81,7 +81,7 @@ def kept(reservations: Iterable[Reservation], now: datetime) -> dict[ChannelId, 
     """Sums by channel, without what has expired."""
     sums: dict[ChannelId, int] = {}
     for found in reservations:
-        if found.expires_at > now:
+        if not found.is_over(now):
             sums[found.channel_id] = sums.get(found.channel_id, 0) + found.amount
     return sums
 

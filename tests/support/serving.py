@@ -11,12 +11,14 @@ from backend.api.services import Services
 from backend.chain.keys import recover
 from backend.domain.chain import (
     Channel,
+    Contribution,
     Grant,
     Snapshot,
 )
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import ZERO_HASH, DatanetId, SnapshotId, VersionId
 from backend.domain.receipt import VersionRecord
+from backend.domain.training_payment import training_record
 from backend.services.adapters import AdapterFolders
 from backend.services.admission import Admission, Market
 from backend.services.attribute import HiddenCosine, Uniform
@@ -46,6 +48,7 @@ from backend.services.sign_in import SignIn, SignInPolicy
 from backend.services.train.estimate import Estimates
 from backend.services.train.foreign import ForeignAdapters
 from backend.services.train.jobs import Training
+from backend.services.train.payments import Payments
 from backend.storage.embedded import EmbeddedStore
 from backend.strangers.client import StrangersClient
 
@@ -75,6 +78,7 @@ from tests.support.scripted import (
     some_key,
 )
 
+TRAINING_PRICE = 2
 METRICS_TOKEN = "llm_of_the_operator"
 
 
@@ -153,6 +157,20 @@ class Installation:
         cap = balance + collected if cap is None else cap
         self.view.granted[self.channel] = [Grant(self.channel, key, cap, EXPIRY, None)]
 
+    def record_rows(self, num_rows: int) -> None:
+        """What the chain says of the snapshot's contributions, together."""
+        snapshot = self.view.snapshots[SnapshotId(some_hash("snapshot"))]
+        labels = ("content", "folder", "MIT")
+        for index in range(snapshot.count):
+            rows = num_rows if index == snapshot.accepted[0] else 0 if index in snapshot.accepted else 1000
+            content, folder, licence = (some_hash(f"{label} {index}") for label in labels)
+            contributor, is_accepted = some_account(f"contributor {index}"), index in snapshot.accepted
+            self.view.recorded.append(
+                Contribution(
+                    snapshot.datanet, index, contributor, content, folder, licence, rows, is_accepted, 0, 1, 1
+                )
+            )
+
     def revoke_session(self) -> None:
         now = int(self.clock().timestamp())
         self.view.granted[self.channel] = [
@@ -196,7 +214,10 @@ class Installation:
             prompt_price=10,
             completion_price=20,
         )
-        return self.view.register(base), self.view.register(adapter)
+        self.training_record = training_record(self.operator, base.base_model, TRAINING_PRICE)
+        versions = self.view.register(base), self.view.register(adapter)
+        self.view.register(self.training_record)
+        return versions
 
     def _build(self, folder: Path, chain: Any) -> None:
         begin: Any = self.begin
@@ -212,6 +233,7 @@ class Installation:
         self.folders = AdapterFolders(store, self.folder / "adapters")
         self.policy = Policy(begin, read, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
+        self.payments = Payments(self.market, self.training_record, lambda: self.receipt_key, 60)
         sessions, consent = Sessions(begin, read, self.clock), Consent(recover, self.contracts)
         self.services = Services(
             sign_in=SignIn(begin, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
@@ -228,8 +250,8 @@ class Installation:
             contributions=Contributions(begin, read, self.blobs, chain, consent, check, self.operator),
             transfers=transfers,
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
-            training=Training(begin, read, self.clock),
-            estimates=Estimates(read, PlayedRows(), PlayedTokeniser()),
+            training=Training(begin, read, self.payments, self.clock),
+            estimates=Estimates(read, PlayedRows(), PlayedTokeniser(), self.payments.price),
             foreign_adapters=ForeignAdapters(begin, read, transfers, self.clock),
             operators=Operators(
                 begin, read, StrangersClient(allows_private=True), self.catalogue, self.operator

@@ -11,6 +11,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.gate import GateReport
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.training import JobEvent, JobState, TrainingConfig, TrainingJob
+from backend.domain.training_payment import Payment
 from backend.services.publish import Listing, Registration
 from backend.services.train.estimate import Estimate
 
@@ -26,6 +27,7 @@ MESSAGES = {
     "failed": "{message}",
     "gate": "{message}",
     "published": "The adapter is published as {cid}.",
+    "charged": "{tokens} tokens were trained for {charge} micro-units: receipt {receipt_id}.",
     "registered": "The adapter is registered as {version_id}.",
 }
 """Of each kind of event, from its data."""
@@ -93,11 +95,37 @@ class JobErrorView(View):
         return cls(code=error["code"], message=error["message"], param=error.get("param"), details=details)
 
 
+class PaymentView(View):
+    """`price`: token units per million tokens trained, by the record `version_id`. `max_charge` is kept on
+    the channel until the job is over; `charge` and `receipt_id` are there once its adapter is published.
+    """
+
+    version_id: str
+    channel_id: str
+    price: int
+    max_charge: str
+    charge: str | None
+    receipt_id: str | None
+
+    @classmethod
+    def of(cls, payment: Payment, num_trained: int | None) -> PaymentView:
+        is_charged = payment.receipt_id is not None
+        return cls(
+            version_id=payment.version_id,
+            channel_id=payment.channel_id,
+            price=payment.price,
+            max_charge=str(payment.max_charge),
+            charge=str(payment.price * (num_trained or 0)) if is_charged else None,
+            receipt_id=payment.receipt_id,
+        )
+
+
 class JobView(View):
     """A job as OpenAI's client reads it, and what it has beyond that. Instants: unix seconds.
 
     `status`: validating_files, queued, running, succeeded, failed or cancelled. `fine_tuned_model`: the
-    registered version, once the chain has it. Losses in `metrics`: nats per token.
+    registered version, once the chain has it. Losses in `metrics`: nats per token. `payment` is null where
+    training was free.
     """
 
     id: str
@@ -123,11 +151,12 @@ class JobView(View):
     cid: str | None
     version_id: str | None
     error: JobErrorView | None
+    payment: PaymentView | None
 
     @classmethod
     def of(cls, job: TrainingJob, model: str) -> JobView:
         metrics = dict(job.result.metrics) if job.result else {}
-        trained = metrics.get("num_trained_tokens")
+        trained = None if "num_trained_tokens" not in metrics else int(metrics["num_trained_tokens"])
         return cls(
             id=job.id,
             model=model,
@@ -135,7 +164,7 @@ class JobView(View):
             training_file=job.snapshot_id,
             organization_id=job.creator,
             seed=job.config.seed,
-            trained_tokens=None if trained is None else int(trained),
+            trained_tokens=trained,
             creator=job.creator,
             snapshot_id=job.snapshot_id,
             hyperparameters=_options(job.config),
@@ -148,6 +177,7 @@ class JobView(View):
             cid=job.cid,
             version_id=job.version_id,
             error=JobErrorView.of(job.error) if job.error else None,
+            payment=PaymentView.of(job.payment, trained) if job.payment else None,
         )
 
 
@@ -161,8 +191,9 @@ class ShownRowView(View):
 
 class EstimateView(View):
     """`num_tokens` go through the model, `num_learnt_tokens` carry loss: of all epochs. `seconds`: by the
-    pace of the newest jobs here; null where none has succeeded. `rows`: some, as they are tokenised, the
-    first 1,024 tokens of each.
+    pace of the newest jobs here; null where none has succeeded. `charge` is for the tokens that carry loss,
+    at `price` token units per million; `max_charge` is kept on the channel while the job goes on. `rows`:
+    some, as they are tokenised, the first 1,024 tokens of each.
     """
 
     object: Literal["fine_tuning.job.estimate"] = "fine_tuning.job.estimate"
@@ -174,17 +205,22 @@ class EstimateView(View):
     num_steps: int
     num_tokens: int
     num_learnt_tokens: int
+    price: int
+    charge: str
+    max_charge: str
     seconds: int | None
     rows: list[ShownRowView]
 
     @classmethod
     def of(cls, estimate: Estimate) -> EstimateView:
-        counts = {name: getattr(estimate, name) for name in estimate.__slots__ if name != "shown"}
+        hidden = {"shown", "max_tokens"}
+        counts = {name: getattr(estimate, name) for name in estimate.__slots__ if name not in hidden}
         rows = [
             ShownRowView(contribution=r.contribution, tokens=list(r.tokens), is_learnt=list(r.is_learnt))
             for r in estimate.shown
         ]
-        return cls(**counts, rows=rows)
+        most = str(estimate.max_charge)
+        return cls(**counts, charge=str(estimate.charge), max_charge=most, rows=rows)
 
 
 class RegistrationRequest(Schema):

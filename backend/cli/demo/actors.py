@@ -25,7 +25,7 @@ OPERATOR_PPM, CREATOR_PPM = 300_000, 200_000
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A trained and registered version."""
+    """A trained and registered version; `charge` in micro-units, for its training."""
 
     model: str
     version_id: str
@@ -33,6 +33,9 @@ class Adapter:
     cid: str
     eval_loss_base: float
     eval_loss_adapter: float
+    num_trained_tokens: int
+    charge: int
+    receipt_id: str
 
 
 def create_datanet(market: Market, name: str, description: str) -> int:
@@ -123,6 +126,9 @@ def register(market: Market, name: str, job: dict[str, Any]) -> Adapter:
         cid=job["cid"],
         eval_loss_base=job["metrics"]["eval_loss_base"],
         eval_loss_adapter=job["metrics"]["eval_loss_adapter"],
+        num_trained_tokens=job["trained_tokens"],
+        charge=int(job["payment"]["charge"]),
+        receipt_id=job["payment"]["receipt_id"],
     )
 
 

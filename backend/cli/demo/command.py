@@ -103,7 +103,7 @@ def _play(story: Story, screen: Screen) -> Books:
 def _report(story: Story, books: Books, screen: Screen) -> dict[str, Any]:
     """Amounts in micro-units, as integers."""
     outcome = story.outcome
-    charged = sum(answer.charge for answer in outcome.answers)
+    charged = sum(outcome.charged_by_payer.values())
     receipts = len({answer.receipt_id for answer in outcome.answers})
     balanced = books.is_balanced and charged == books.collected
     return {
@@ -117,12 +117,15 @@ def _report(story: Story, books: Books, screen: Screen) -> dict[str, Any]:
                 "cid": adapter.cid,
                 "eval_loss_base": adapter.eval_loss_base,
                 "eval_loss_adapter": adapter.eval_loss_adapter,
+                "trained_tokens": adapter.num_trained_tokens,
+                "training_charge": adapter.charge,
             }
             for adapter in outcome.adapters
         ],
         "answers": len(outcome.answers),
         "receipts": receipts,
         "charged": charged,
+        "charged_for_training": sum(adapter.charge for adapter in outcome.adapters),
         "collected": books.collected,
         "credited": books.credited,
         "claimed": books.claimed,
@@ -166,6 +169,6 @@ def _show(screen: Screen, story: Story, books: Books, found: dict[str, Any]) -> 
     from backend.cli.demo.tables import answers_table, money_table
 
     screen.console.print(answers_table(story.outcome))
-    screen.console.print(money_table(story.names(), books, found["charged"]))
+    screen.console.print(money_table(story.names(), books, story.outcome.charged_by_payer))
     verdict = "[green]balanced to the last unit[/green]" if found["ok"] else "[red]does not balance[/red]"
     screen.console.print(f"\nThe books: {verdict}. {found['transactions']} transactions on chain.")

@@ -30,7 +30,7 @@ CONTRIBUTORS, CREATOR, CONSUMER, VOTER = (
 WALLETS = (*CONTRIBUTORS, CREATOR, CONSUMER, VOTER)
 """In the order of the local network's test users."""
 NEW_FEE_PPM = 80_000
-DEPOSIT_UNITS = 20_000_000
+DEPOSIT_UNITS, TRAINING_DEPOSIT_UNITS = 20_000_000, 1_000_000
 SETTLE_SECONDS = 180
 
 
@@ -79,13 +79,25 @@ class Outcome:
     contributors: list[Account]
     adapters: list[Adapter] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    channel: ChannelId | None = None
+    channels: list[ChannelId] = field(default_factory=list)
+    """Of those who pay: the creator, who trains, and the consumer."""
     funds_before: dict[Account, int] = field(default_factory=dict)
     fee_before: int = 0
     fee_after: int = 0
     """Of the parameter set that the last batch names."""
     proposal_id: str = ""
     verified: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def charged_by_payer(self) -> dict[str, int]:
+        return {
+            CREATOR: sum(adapter.charge for adapter in self.adapters),
+            CONSUMER: sum(answer.charge for answer in self.answers),
+        }
+
+    @property
+    def receipt_ids(self) -> set[str]:
+        return {a.receipt_id for a in self.adapters} | {a.receipt_id for a in self.answers}
 
 
 class Story:
@@ -143,6 +155,7 @@ class Story:
     def train(self, snapshots: list[str], hyperparameters: dict[str, Any]) -> None:
         """One adapter a snapshot, published and registered at the creator's price."""
         creator = self._markets[CREATOR]
+        self._deposit(creator, TRAINING_DEPOSIT_UNITS)
         jobs = [actors.start_training(creator, snapshot, hyperparameters) for snapshot in snapshots]
         for net, job_id in zip(DATANETS, jobs, strict=True):
             job = self._follow(creator, net.name, job_id)
@@ -152,6 +165,13 @@ class Story:
                 f"{net.name}: held-out loss {adapter.eval_loss_base:.2f} -> {adapter.eval_loss_adapter:.2f}, "
                 f"{adapter.cid[:16]}..., version {adapter.version_id[:10]}..."
             )
+        tokens = sum(adapter.num_trained_tokens for adapter in self.outcome.adapters)
+        charged = self.outcome.charged_by_payer[CREATOR]
+        self._screen.say(f"{tokens:,} tokens trained, {charged:,} micro-units charged")
+
+    def _deposit(self, market: Market, units: int) -> None:
+        self.outcome.channels.append(ChannelId(Hash32(pay.make_deposit(market, units))))
+        self._screen.say(f"deposited {units / 10**6:.2f} dollars; the gateway holds a session key")
 
     def _follow(self, creator: Market, name: str, job_id: str) -> dict[str, Any]:
         with self._screen.progress(name) as move:
@@ -168,12 +188,7 @@ class Story:
 
     def ask(self) -> list[Answer]:
         """Both adapters and the base, all questions in flight at once."""
-        consumer = self._markets[CONSUMER]
-        if self.outcome.channel is None:
-            self.outcome.channel = ChannelId(Hash32(pay.make_deposit(consumer, DEPOSIT_UNITS)))
-            self._screen.say(
-                f"deposited {DEPOSIT_UNITS / 10**6:.2f} dollars; the gateway holds a session key"
-            )
+        self._deposit(self._markets[CONSUMER], DEPOSIT_UNITS)
         base = self._base_model()
         questions = [
             Question(adapter.model, text)
@@ -208,8 +223,8 @@ class Story:
     # 4 and 5
 
     def settle(self) -> int:
-        """Number of the batch by which every answer so far is final."""
-        ids = {answer.receipt_id for answer in self.outcome.answers}
+        """Number of the batch by which every answer so far, and the training, is final."""
+        ids = self.outcome.receipt_ids
         consumer = self._markets[CONSUMER]
 
         def settled() -> int | None:
@@ -273,6 +288,4 @@ class Story:
             self._installation, number, receipt, self.outcome.contributors
         )
         self.outcome.fee_after = books.fee_of(self._installation, number)
-        if self.outcome.channel is None:
-            raise Conflict("nobody deposited")
-        return books.draw_up(self._installation, [self.outcome.channel], self.outcome.funds_before)
+        return books.draw_up(self._installation, self.outcome.channels, self.outcome.funds_before)

@@ -32,21 +32,22 @@ def answers_table(outcome: Outcome) -> Table:
     return table
 
 
-def money_table(names: Mapping[Account, str], books: Books, charged: int) -> Table:
-    """Micro-units: 10^-6 of the token's smallest unit."""
+def money_table(names: Mapping[Account, str], books: Books, charged: Mapping[str, int]) -> Table:
+    """Micro-units: 10^-6 of the token's smallest unit. `charged`: by who paid."""
     table = Table(title="\nWho paid and who earned, in micro-units", title_justify="left")
     table.add_column("who")
     table.add_column("account")
     for column in ("paid", "earned", "claimed", "credited"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_row("consumer", "", f"{charged:,}", "", "", "")
+    for payer, paid in charged.items():
+        table.add_row(payer, "", f"{paid:,}", "", "", "")
     for account, earned in sorted(books.credited.items(), key=lambda item: -item[1]):
         claimed = books.claimed[account]
         row = (names.get(account, "?"), f"{account[:10]}...", "", earned, claimed, earned - claimed)
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
     table.add_section()
     claimed = sum(books.claimed.values())
-    totals = (charged, sum(books.credited.values()), claimed, books.pot)
+    totals = (sum(charged.values()), sum(books.credited.values()), claimed, books.pot)
     table.add_row("together", "", *(f"{total:,}" for total in totals))
     return table
 

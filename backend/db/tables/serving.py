@@ -28,7 +28,7 @@ class ReservationRow(Base):
     channel_id: Mapped[str] = mapped_column(ForeignKey(LineRow.channel_id), index=True)
     key_id: Mapped[str | None] = mapped_column(String(32), index=True)
     amount: Mapped[int] = mapped_column(Amount)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class VoucherRow(Base):

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from backend.domain.training_payment import most_tokens
 from backend.services.train.jobs import check_snapshot
 from backend.services.train.options import parse_config
 
@@ -61,7 +62,8 @@ class Estimate:
     """Counts beyond `num_rows` are projected from a sample where the snapshot has more rows than that has.
 
     `num_tokens` go through the model and `num_learnt_tokens` carry loss, each once an epoch. `seconds` of
-    work by the pace of the newest jobs here; None where none has succeeded yet.
+    work by the pace of the newest jobs here; None where none has succeeded yet. The tokens that carry loss
+    are paid for, at `price` token units per million; `max_tokens` of them are more than any such job has.
     """
 
     num_rows: int
@@ -72,15 +74,30 @@ class Estimate:
     num_steps: int
     num_tokens: int
     num_learnt_tokens: int
+    max_tokens: int
+    price: int
     seconds: int | None
     shown: Sequence[ShownRow]
 
+    @property
+    def charge(self) -> int:
+        """Micro-units."""
+        return self.num_learnt_tokens * self.price
+
+    @property
+    def max_charge(self) -> int:
+        """Micro-units that are kept on the channel while the job goes on."""
+        return self.max_tokens * self.price
+
 
 class Estimates:
-    def __init__(self, read: Begin, snapshots: SnapshotRows, tokeniser: Tokeniser) -> None:
+    """`price`: token units per million tokens trained."""
+
+    def __init__(self, read: Begin, snapshots: SnapshotRows, tokeniser: Tokeniser, price: int) -> None:
         self._read = read
         self._snapshots = snapshots
         self._tokeniser = tokeniser
+        self._price = price
 
     def estimate(self, snapshot_id: SnapshotId, options: Mapping[str, Any]) -> Estimate:
         """Errors: those of `Training.create`, of reading the rows, and `Unavailable`."""
@@ -90,11 +107,16 @@ class Estimates:
             jobs = tx.training.find(None, NUM_JOBS)
         sample, num_rows = _sampled(self._snapshots.rows(snapshot_id))
         found = self._tokeniser.tokenise(sample, config, NUM_SHOWN)
-        return _estimate(config, num_rows, len(sample), found, _seconds_per_token(jobs))
+        return _estimate(config, num_rows, len(sample), found, _seconds_per_token(jobs), self._price)
 
 
 def _estimate(
-    config: TrainingConfig, num_rows: int, num_sampled: int, found: Tokenised, pace: float | None
+    config: TrainingConfig,
+    num_rows: int,
+    num_sampled: int,
+    found: Tokenised,
+    pace: float | None,
+    price: int,
 ) -> Estimate:
     scale = num_rows / num_sampled
     num_usable = round(found.num_usable * scale)
@@ -114,6 +136,8 @@ def _estimate(
         num_steps=num_steps if num_usable > num_eval else 0,
         num_tokens=round(found.num_tokens * trained * epochs),
         num_learnt_tokens=num_learnt,
+        max_tokens=most_tokens(config, num_rows),
+        price=price,
         seconds=None if pace is None else math.ceil(num_learnt * pace),
         shown=found.shown,
     )

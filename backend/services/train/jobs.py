@@ -22,20 +22,23 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, SnapshotId
     from backend.domain.training import JobEvent
     from backend.ports.training import TrainingTx
+    from backend.services.train.payments import Payments
     from backend.services.train.transitions import Begin, Clock
 
 
 class Training:
     """The creator's side."""
 
-    def __init__(self, begin: Begin, read: Begin, clock: Clock = utc_now) -> None:
+    def __init__(self, begin: Begin, read: Begin, payments: Payments, clock: Clock = utc_now) -> None:
         self._begin = begin
         self._read = read
+        self._payments = payments
         self._clock = clock
 
     def create(self, creator: Account, snapshot_id: SnapshotId, config: Mapping[str, Any]) -> TrainingJob:
-        """Queue a job. Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`,
-        `UnfitParent`.
+        """Queue a job, with the most that it can cost kept on the creator's channel. Errors: `InvalidConfig`,
+        `NotFound` for the snapshot or the parent, `EmptySnapshot`, `UnfitParent`, those of
+        `Payments.reserve`.
         """
         parsed = parse_config(config)
         now = self._clock()
@@ -52,6 +55,7 @@ class Training:
             check_snapshot(tx, snapshot_id)
             if parsed.parent is not None:
                 check_parent(tx, snapshot_id, parsed.parent)
+            job = self._payments.reserve(tx, job, now)
             tx.training.add(job)
             job = offer(tx, job, now)
             tx.training.add_event(job.id, "state", {"state": job.state.value}, now)

@@ -23,6 +23,8 @@ from backend.domain.training import (
     TrainingJob,
     TrainingResult,
 )
+from backend.domain.training_payment import most_tokens
+from backend.services.train.payments import withdrawn
 from backend.services.train.transitions import fail, finish, offer, utc_now
 
 if TYPE_CHECKING:
@@ -30,10 +32,15 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Cid
     from backend.ports.training import TrainingTx
+    from backend.services.train.payments import Payments
     from backend.services.train.transitions import Begin, Clock
 
 MAX_ATTEMPTS = 5
 """A step that was begun this often without an end is given up: it kills its workers."""
+
+
+class RowsDiffer(Conflict):
+    """A snapshot has more rows than its contributions say on the chain, by which the job was priced."""
 
 
 class LeaseLost(Conflict):
@@ -54,8 +61,11 @@ class Leases:
     Instants come from this machine: machines that share a database must agree on the time within `seconds`.
     """
 
-    def __init__(self, begin: Begin, clock: Clock = utc_now, seconds: float = 30.0) -> None:
+    def __init__(
+        self, begin: Begin, payments: Payments, clock: Clock = utc_now, seconds: float = 30.0
+    ) -> None:
         self._begin = begin
+        self._payments = payments
         self._clock = clock
         self._term = timedelta(seconds=seconds)
         self.heartbeat_seconds = min(2.0, seconds / 5)
@@ -69,6 +79,9 @@ class Leases:
                 return None
             if job.lease.attempt >= MAX_ATTEMPTS:
                 fail(tx, job, _given_up(step), now)
+                return None
+            if step is Step.TRAIN and (error := withdrawn(tx, job, now)) is not None:
+                fail(tx, job, {"code": error.code, "message": error.message, **error.details}, now)
                 return None
             owner, attempt = str(uuid.uuid4()), job.lease.attempt + 1
             state = JobState.RUNNING if step is Step.TRAIN else job.state
@@ -111,8 +124,10 @@ class Leases:
             tx.training.add_event(job.id, "retry", {"message": error, "attempt": attempt}, now)
 
     def validated(self, held: Held, dataset: Dataset) -> None:
+        """Errors: `RowsDiffer`."""
         now = self._clock()
         with self._holding(held) as (tx, job):
+            _check_bound(job, dataset)
             data = {"digest": dataset.digest, "num_rows": dataset.num_rows}
             tx.training.add_event(job.id, "dataset", data, now)
             offer(tx, replace(job, state=JobState.QUEUED, dataset=dataset), now)
@@ -142,11 +157,13 @@ class Leases:
             offer(tx, replace(job, state=state, result=None), now)
             tx.training.add_event(job.id, "state", {"state": state.value}, now)
 
-    def published(self, held: Held, cid: Cid) -> None:
+    def published(self, held: Held, cid: Cid) -> TrainingJob:
+        """The end of the job, and what it costs."""
         now = self._clock()
         with self._holding(held) as (tx, job):
             tx.training.add_event(job.id, "published", {"cid": cid}, now)
-            finish(tx, replace(job, cid=cid), JobState.SUCCEEDED, now)
+            charged = self._payments.charge(tx, replace(job, cid=cid), now)
+            return finish(tx, charged, JobState.SUCCEEDED, now)
 
     def failed(self, held: Held, error: Mapping[str, Any]) -> None:
         """End a job that no other attempt would bring further."""
@@ -171,6 +188,12 @@ class Leases:
             if job is None or job.is_over or job.lease.owner != held.owner:
                 raise LeaseLost(f"another worker has {held.job.id}, or it was cancelled", param="job_id")
             yield tx, job
+
+
+def _check_bound(job: TrainingJob, dataset: Dataset) -> None:
+    if job.payment is not None and most_tokens(job.config, dataset.num_rows) > job.payment.max_tokens:
+        message = f"snapshot {job.snapshot_id} has {dataset.num_rows} rows, more than its contributions say"
+        raise RowsDiffer(f"{message} on the chain, by which the job was priced", param="snapshot_id")
 
 
 def _given_up(step: Step) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from backend.domain.training import (
     Lease,
     TrainingJob,
 )
+from backend.services.train.payments import release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +57,7 @@ def offer(
 
 
 def finish(tx: TrainingTx, job: TrainingJob, state: JobState, now: datetime) -> TrainingJob:
+    release(tx, job)
     job = replace(job, state=state, finished_at=now, lease=Lease(None, now))
     tx.training.save(job)
     tx.training.add_event(job.id, "state", {"state": state.value}, now)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from openai import BadRequestError, ConflictError, OpenAI
 
+from backend.domain.hashing import version_id
+from backend.domain.ids import Cid
 from backend.domain.training import JobState, Step
 from backend.services.train.leases import Leases
+from tests.integration.api.conftest import FUNDS
 from tests.support.market import some_hash
+from tests.support.serving import TRAINING_PRICE
+from tests.unit.workers.support import DATASET, RESULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.integration.api.conftest import Api
+    from tests.support.serving import Installation
 
 SNAPSHOT = some_hash("snapshot")
+NUM_ROWS = 20
+
+
+@pytest.fixture(autouse=True)
+def _recorded(installation: Installation) -> None:
+    installation.record_rows(NUM_ROWS)
 
 
 @pytest.fixture
@@ -27,7 +40,8 @@ def client(api: Api) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def leases(api: Api) -> Leases:
-    return Leases(api.installation.database.begin)
+    begin: Any = api.installation.begin
+    return Leases(begin, api.installation.payments, api.installation.clock)
 
 
 def test_a_job_is_created_watched_and_cancelled_by_the_stock_client(client: OpenAI) -> None:
@@ -43,6 +57,63 @@ def test_a_job_is_created_watched_and_cancelled_by_the_stock_client(client: Open
     events = list(jobs.list_events(job.id, limit=1))  # goes on from page to page
     assert [event.message for event in events] == ["The job is validating.", "The job is cancelled."]
     assert {(event.object, event.level) for event in events} == {("fine_tuning.job.event", "info")}
+
+
+def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api, leases: Leases) -> None:
+    wanted = {"training_file": SNAPSHOT, "hyperparameters": {"n_epochs": 1, "max_length": 51}}
+    with api.http(api.session) as http:
+        estimate = http.post("/v1/fine_tuning/jobs/estimate", json=wanted).json()
+        job = http.post("/v1/fine_tuning/jobs", json=wanted).json()
+        kept, most = job["payment"], str(NUM_ROWS * 50 * TRAINING_PRICE)
+        assert (estimate["price"], estimate["charge"]) == (TRAINING_PRICE, str(72 * TRAINING_PRICE))
+        assert (kept["max_charge"], kept["charge"], kept["receipt_id"]) == (most, None, None)
+        channel = http.get("/v1/channels").json()["data"][0]
+        assert (channel["id"], channel["available"]) == (kept["channel_id"], str(FUNDS - int(most)))
+        publish(leases, job["id"], num_tokens=60)
+        paid = http.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
+        receipt = http.get(f"/v1/receipts/{paid['payment']['receipt_id']}").json()
+        usage = http.get("/v1/usage", params={"first": "2026-05-04", "last": "2026-05-04"}).json()["data"]
+    assert paid["trained_tokens"] == receipt["receipt"]["prompt_tokens"] == 60
+    assert paid["payment"]["charge"] == receipt["receipt"]["charge"] == str(60 * TRAINING_PRICE)
+    assert [used["spend_micro_units"] for used in usage] == [paid["payment"]["charge"]]
+    assert client.fine_tuning.jobs.retrieve(job["id"]).trained_tokens == 60
+    said = [event.message for event in client.fine_tuning.jobs.list_events(job["id"])]
+    assert any(message.startswith("60 tokens were trained for 120 micro-units: rec") for message in said)
+
+
+def publish(leases: Leases, job_id: str, num_tokens: int) -> None:
+    """What workers make of a job."""
+    metrics = {**RESULT.metrics, "num_trained_tokens": num_tokens}
+    for step in Step:
+        held = leases.take(job_id, step)
+        assert held is not None
+        if step is Step.VALIDATE:
+            leases.validated(held, DATASET)
+        elif step is Step.TRAIN:
+            leases.trained(held, replace(RESULT, metrics=metrics))
+        else:
+            leases.published(held, Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"))
+
+
+def test_who_cannot_pay_for_a_job_is_told_what_is_missing(api: Api) -> None:
+    api.installation.fund(100)
+    wanted = {"training_file": SNAPSHOT, "hyperparameters": {"n_epochs": 1, "max_length": 51}}
+    with api.http(api.session) as http:
+        refusal = http.post("/v1/fine_tuning/jobs", json=wanted)
+        assert http.get("/v1/fine_tuning/jobs").json()["data"] == []
+    error = refusal.json()["error"]
+    assert (refusal.status_code, error["code"]) == (402, "insufficient_balance")
+    lack = str(NUM_ROWS * 50 * TRAINING_PRICE - 100)
+    assert error["details"]["missing"] == {"balance": lack, "authorisation": lack}
+
+
+def test_training_is_no_model_to_ask(api: Api) -> None:
+    version, operator = version_id(api.installation.training_record), api.installation.operator
+    with api.http() as http:
+        assert "training" not in http.get("/v1/models").text
+        for name in (version, f"{operator}/training"):
+            refusal = http.post("/v1/completions", json={"model": name, "prompt": "a"})
+            assert (refusal.status_code, refusal.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_model_may_name_an_adapter_to_go_on_from(client: OpenAI, api: Api) -> None:

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from typer.testing import CliRunner
+
 from backend.chain.local_node import ROOT
+from backend.cli import train
+from backend.cli.client import Market
+from backend.cli.main import app
+from backend.cli.wallet import Wallet
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import keccak
+from backend.domain.ids import SnapshotId
 from backend.domain.training import LINEAR_LAYERS, TrainingConfig
+from backend.domain.training_payment import request_bytes
+from backend.services.train.leases import Leases
 from backend.services.train.options import RANGES
+from tests.integration.api.test_fine_tuning import publish
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
 
     from tests.integration.api.conftest import Api
+    from tests.support.serving import Installation
 
 PAGE = ROOT / "docs" / "training.md"
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^```sh\n(loraledger train .*?)\n```", re.MULTILINE)
 OPTION = re.compile(r"^\| `(\w+)` \| (\S+) \| (.*) \|$", re.MULTILINE)
 
 
+@pytest.fixture(autouse=True)
+def _recorded(installation: Installation) -> None:
+    installation.record_rows(20)
+
+
 def test_every_snippet_runs(
-    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MARKET_URL", api.url)
     monkeypatch.setenv("MARKET_SESSION", api.session)
     monkeypatch.setenv("SNAPSHOT", some_hash("snapshot"))
@@ -34,11 +57,15 @@ def test_every_snippet_runs(
     names["market"].close()
     names["client"].close()
     said = capsys.readouterr().out
-    assert len(snippets) == 7
+    assert len(snippets) == 8
+    job = api.installation.services.training.get(json.loads((tmp_path / "request.json").read_bytes())["id"])
+    assert (tmp_path / "request.json").read_bytes() == request_bytes(job)
     for line in (
         "0 10 ",
         "given  'What'",
         "learnt 'is.'",
+        "about 288 and 30560 are kept meanwhile",
+        "at most 15280",
         "goes on from 0x",
         "validating_files",
         "info The job is validating.",
@@ -47,6 +74,67 @@ def test_every_snippet_runs(
         "not_published",
     ):
         assert line in said
+
+
+@pytest.fixture
+def _at_the_api(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line finds the API of the test, and signs with its payer's key."""
+
+    def open_market(_user: int) -> Market:
+        return Market(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
+
+    monkeypatch.setattr(train, "open_market", open_market)
+
+
+@pytest.mark.usefixtures("_at_the_api")
+def test_every_command_does_what_the_page_says(api: Api) -> None:
+    begin: Any = api.installation.begin
+    leases = Leases(begin, api.installation.payments, api.installation.clock)
+    commands, said = COMMAND.findall(PAGE.read_text()), []
+    assert len(commands) == 5
+    for command in commands:
+        jobs = api.installation.services.training.list()
+        if " watch " in command:
+            publish(leases, jobs[0].id, num_tokens=60)
+        if " cancel " in command:
+            api.installation.clock.pass_seconds(1)
+            said.append(type_in(commands[1].replace("$SNAPSHOT", some_hash("snapshot"))))
+            jobs = api.installation.services.training.list()
+        typed = command.replace("$SNAPSHOT", some_hash("snapshot"))
+        said.append(type_in(typed.replace("$JOB", jobs[0].id if jobs else "")))
+    estimated, created, listed, watched, _, cancelled = said
+    assert "36 rows to train on, 4 held out" in estimated
+    assert "about 288 micro-units, at 2 token units per million tokens" in estimated
+    assert "at most 15,280 micro-units" in created
+    assert "validating_files; at most" in listed
+    assert "The job is validating." in watched
+    assert "succeeded; 60 tokens, 120 micro-units, receipt 0x" in watched
+    assert "is cancelled; nothing was charged" in cancelled
+
+
+def type_in(command: str) -> str:
+    program, *arguments = shlex.split(command)
+    assert program == "loraledger"
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.usefixtures("_at_the_api")
+@pytest.mark.parametrize("given", ["rank", "rank=8 --set rank=9"])
+def test_an_option_has_a_name_and_a_value(given: str) -> None:
+    done = CliRunner().invoke(app, shlex.split(f"loraledger train create 0x --set {given}")[1:])
+    assert isinstance(done.exception, InvalidInput)
+
+
+@pytest.mark.usefixtures("_at_the_api")
+def test_a_job_that_failed_ends_its_watch_with_an_error(api: Api) -> None:
+    training, payer = api.installation.services.training, api.installation.payer.account
+    job = training.create(payer, SnapshotId(some_hash("snapshot")), {})
+    training.cancel(job.id, payer)
+    done = CliRunner().invoke(app, ["train", "watch", job.id])
+    assert done.exit_code == 1
+    assert "cancelled; nothing was charged" in done.output
 
 
 def test_the_table_has_every_option_with_its_default_and_range() -> None:

@@ -24,7 +24,7 @@ from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, peft_warnings_ignored
 from tests.support.servers import redis_server
-from tests.unit.workers.support import CREATOR, Desk, transferred
+from tests.unit.workers.support import CREATOR, MARKET, PAID, TRAINING, Desk, transferred
 from workers.app import create_app
 from workers.relay import Relay
 from workers.training.job import run_job
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from backend.domain.training import JobEvent, TrainingJob
 
 CONFIG = {"rank": 4, "learning_rate": 0.01, "batch_size": 2, "epochs": 8, "checkpoint_steps": 4, "seed": 3}
+FUNDS = 1 << 40
 PROGRAM = Path(__file__).with_name("worker_process.py")
 
 
@@ -64,8 +65,10 @@ class Farm:
         (home / "setup.json").write_text(json.dumps(setup))
         self.transfers = Transfers(home / "transfers", 1 << 30)
         self.foreign = ForeignAdapters(database.begin, database.read, self.transfers)
-        self.training = Training(database.begin, database.read)
-        self.job = self.training.create(CREATOR, Desk(database).snapshot(True, True), config)
+        self.training = Training(database.begin, database.read, PAID)
+        desk = Desk(database)
+        desk.fund(FUNDS)
+        self.job = self.training.create(CREATOR, desk.snapshot(True, True), config)
 
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -95,6 +98,16 @@ class Farm:
             name: transferred(self.transfers, CREATOR, (folder / name).read_bytes()) for name in MAX_BYTES
         }
         return self.foreign.create(CREATOR, "MIT", files)
+
+    def check_charged(self, *jobs: TrainingJob) -> None:
+        """Each of these jobs has cost what it trained, once; nothing else is charged or kept."""
+        with self.database.read() as tx:
+            receipts = [stored.signed.receipt for stored in tx.receipts.page(CREATOR, None, 100)]
+            assert tx.channels.reservations([MARKET.channel(CREATOR)]) == []
+        trained = [int(job.result.metrics["num_trained_tokens"]) for job in jobs if job.result is not None]
+        assert sorted(receipt.prompt_tokens for receipt in receipts) == sorted(trained)
+        assert len(trained) == len(jobs)
+        assert all(receipt.charge == receipt.prompt_tokens * TRAINING.prompt_price for receipt in receipts)
 
     def undisturbed(self) -> dict[str, bytes]:
         """What the same job gives where nobody is killed."""
@@ -162,12 +175,13 @@ def test_a_job_outlives_its_killed_worker_and_ends_as_if_nothing_had_happened(
     num_before = len(steps_of(list(farm.training.events(farm.job.id))))
     with farm.worker():
         job = farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
+        farm.until(lambda *_: not (tmp_path / "training" / job.id / CHECKPOINTS).exists())
     steps = steps_of(list(farm.training.events(job.id)))
     assert all(step > 4 for step in steps[num_before:])  # from a checkpoint, not from the beginning
     assert job.cid is not None
     EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == farm.undisturbed()
-    assert not (tmp_path / "training" / job.id / CHECKPOINTS).exists()
+    farm.check_charged(job)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +213,8 @@ def test_a_job_ends_alike_however_often_its_workers_are_killed(
     with farm.worker():
         job = farm.until(lambda job, _: job.state is JobState.SUCCEEDED)
     kinds = [event.kind for event in farm.training.events(job.id, limit=10_000)]
-    assert kinds.count("published") == 1
+    assert kinds.count("published") == kinds.count("charged") == 1
+    farm.check_charged(job)
     assert job.cid is not None
     EmbeddedStore(tmp_path / "ipfs").fetch_folder(job.cid, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == farm.undisturbed()
@@ -231,6 +246,7 @@ def test_cancelling_reaches_a_worker_that_trains(farm: Farm) -> None:
         # The worker is alone: that it ends the second job shows that it has let the first one go.
         farm.until(lambda *_: farm.training.get(second.id).state is JobState.SUCCEEDED)
     assert farm.training.get(farm.job.id).state is JobState.CANCELLED
+    farm.check_charged(farm.training.get(second.id))
     assert len(farm.training.events(farm.job.id)) == seen
 
 
@@ -267,3 +283,4 @@ def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_a
     assert fetched.keys() == MAX_BYTES.keys() | {"README.md"}
     assert all(fetched[name] == sent[name] for name in MAX_BYTES)
     assert not farm.transfers.find(CREATOR)
+    farm.check_charged()  # nothing: it was trained elsewhere

@@ -21,7 +21,7 @@ from backend.services.gate import Gate
 from backend.services.publish import Publication
 from backend.services.train.leases import Leases
 from backend.storage.embedded import EmbeddedStore
-from tests.unit.workers.support import Rows, letter_rows
+from tests.unit.workers.support import PAID, Rows, letter_rows
 from workers.app import create_app, work
 from workers.gatekeeper import Gatekeeper
 from workers.inspector import Inspector
@@ -36,7 +36,7 @@ def main(home: Path) -> None:
     logging.basicConfig(level=logging.INFO)
     setup = json.loads((home / "setup.json").read_text())
     database = Database.open(setup["database_url"])
-    leases = Leases(database.begin, seconds=setup["lease_seconds"])
+    leases = Leases(database.begin, PAID, seconds=setup["lease_seconds"])
     store, gate = EmbeddedStore(home / "ipfs"), Gate(database.begin, database.read)
     publication = Publication(database.begin, store, None, gate)  # type: ignore[arg-type]
     inspector = Inspector(Path(setup["base_folder"]))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backend.db.tables.chain import SnapshotRow, VersionRow
+from backend.db.tables.chain import ChannelRow, CheckpointRow, ContributionRow, SnapshotRow, VersionRow
 from backend.db.tables.outbox import OutboxRow
-from backend.domain.hashing import accepted_hash, snapshot_id, version_id
+from backend.domain.hashing import TypedDomain, accepted_hash, snapshot_id, version_id
 from backend.domain.ids import Account, DatanetId, Hash32
 from backend.domain.receipt import VersionRecord
 from backend.domain.training import Dataset, Step, TrainingResult
+from backend.domain.training_payment import training_record
+from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
+from backend.services.admission import Market
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
+from backend.services.train.payments import Payments
+from tests.support.scripted import some_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +34,15 @@ STRANGER = Account("0x" + "5a" * 20)
 DATASET = Dataset(Hash32("0x" + "da" * 32), 12, 2)
 METRICS = {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0}
 RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METRICS)
+
+
+OPERATOR, COLLECTOR = Account("0x" + "09" * 20), Account("0x" + "c0" * 20)
+MARKET = Market(OPERATOR, COLLECTOR, TypedDomain(31337, COLLECTOR))
+TRAINING = training_record(OPERATOR, RESULT.base_model, price=5)
+FREE = Payments(MARKET, None, lambda: some_key("receipts"), 60)
+PAID = Payments(MARKET, TRAINING, lambda: some_key("receipts"), 3600)
+NUM_ROWS = 12
+"""Of a contribution."""
 
 
 def transferred(transfers: Transfers, account: Account, content: bytes) -> str:
@@ -68,8 +83,8 @@ class Desk:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.training = Training(database.begin, database.read, lambda: self.now)
-        self.leases = Leases(database.begin, lambda: self.now, seconds=30)
+        self.training = Training(database.begin, database.read, FREE, lambda: self.now)
+        self.leases = Leases(database.begin, FREE, lambda: self.now, seconds=30)
 
     def taken(self, step: Step = Step.VALIDATE, **config: Any) -> Held:
         """A new job whose step somebody has begun."""
@@ -90,7 +105,23 @@ class Desk:
         row.block_number, row.log_index = 1, 0
         with self.database.begin() as tx:
             tx.session.merge(row)
+            for index in range(len(accepted)):
+                tx.session.merge(_recorded(index))
         return frozen
+
+    def fund(self, amount: int) -> None:
+        """A channel of the creator's with a voucher for all of it, and a market that sells training."""
+        channel = MARKET.channel(CREATOR)
+        deposit = ChannelRow(id=channel, payer=CREATOR, operator=OPERATOR, collector=COLLECTOR)
+        deposit.balance, deposit.block_number, deposit.log_index = amount, 1, 1
+        deposit.collected = deposit.reached = deposit.thawing = deposit.thawed_at = 0
+        signed = SignedVoucher(Voucher(channel, 0, amount), "0x" + "00" * 65)
+        head = CheckpointRow(number=3, hash=channel, parent_hash=channel, timestamp=int(time.time()))
+        with self.database.begin() as tx:
+            tx.session.add(deposit)
+            tx.session.add(head)
+            tx.channels.put_voucher(ClientVoucher(signed, CREATOR))
+        self._register(TRAINING)
 
     def version(self, *snapshots: SnapshotId, name: str = "parent") -> VersionId:
         """An adapter that the chain knows."""
@@ -106,18 +137,23 @@ class Desk:
             operator_ppm=0,
             creator_ppm=0,
         )
+        return self._register(record)
+
+    def _register(self, record: VersionRecord) -> VersionId:
         raw = {
             "adapterDigest": record.adapter_digest,
             "cidDigest": record.cid_digest,
             "baseModel": record.base_model,
-            "snapshots": list(snapshots),
-            "promptPrice": 1,
-            "completionPrice": 2,
-            "operatorPpm": 0,
-            "creatorPpm": 0,
+            "snapshots": list(record.snapshots),
+            "promptPrice": record.prompt_price,
+            "completionPrice": record.completion_price,
+            "operatorPpm": record.operator_ppm,
+            "creatorPpm": record.creator_ppm,
         }
         version = version_id(record)
-        row = VersionRow(id=version, creator=STRANGER, name=name, record=raw, is_deprecated=False)
+        row = VersionRow(
+            id=version, creator=record.creator, name=record.name, record=raw, is_deprecated=False
+        )
         row.block_number, row.log_index = 2, 0
         with self.database.begin() as tx:
             tx.session.merge(row)
@@ -134,3 +170,11 @@ class Desk:
         with self.database.begin() as tx:
             rows = tx.session.query(OutboxRow).order_by(OutboxRow.id)
             return [(row.topic, row.payload["job_id"]) for row in rows]
+
+
+def _recorded(index: int) -> ContributionRow:
+    word = f"0x{index:064x}"
+    row = ContributionRow(datanet=1, index=index, contributor=STRANGER, content_hash=word, cid_digest=word)
+    row.licence, row.num_rows, row.is_accepted, row.reason, row.recorded_at = word, NUM_ROWS, True, 0, 1
+    row.block_number, row.log_index = 1, index
+    return row

@@ -132,6 +132,17 @@ def test_a_version_below_the_floor_price_is_not_served(
     assert Catalogue(read, base, FloorPrice(0, 0)).resolve(free).id == free
 
 
+def test_the_record_that_sells_training_is_not_the_base_model(installation: Installation) -> None:
+    """It is the newest record without an adapter, and the operator's own."""
+    training = installation.training_record
+    newest = installation.view.register(replace(training, prompt_price=7))
+    [base] = [model for model in installation.catalogue.models() if model.is_base]
+    assert base.id == installation.base_version == installation.catalogue.resolve("tiny").id
+    for name in (newest, f"{training.creator}/training"):
+        with pytest.raises(ModelNotFound, match="training is paid"):
+            installation.catalogue.resolve(name)
+
+
 def test_an_adapters_digest_means_the_newest_version_of_who_registered_it_first(
     installation: Installation, record: VersionRecord
 ) -> None:

@@ -16,6 +16,7 @@ from tests.unit.workers.support import RESULT, Desk, Rows, letter_rows
 if TYPE_CHECKING:
     from backend.domain.training import TrainingConfig
 
+PRICE = 3
 SHOWN = ShownRow(0, ("What", "is?"), (False, True))
 
 
@@ -34,7 +35,7 @@ class Tokeniser:
 
 def estimated(desk: Desk, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any) -> Estimate:
     rows = Rows(letter_rows(num_rows))
-    estimates = Estimates(desk.database.read, rows, tokeniser or Tokeniser())
+    estimates = Estimates(desk.database.read, rows, tokeniser or Tokeniser(), PRICE)
     return estimates.estimate(desk.snapshot(True, True), options)
 
 
@@ -45,6 +46,12 @@ def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(desk: Desk) 
     assert found.num_steps == 22  # 11 an epoch
     assert (found.num_tokens, found.num_learnt_tokens) == (1620, 648)
     assert found.shown == (SHOWN,)
+
+
+def test_the_price_is_that_of_the_tokens_that_carry_loss(desk: Desk) -> None:
+    found = estimated(desk, 100, epochs=2, batch_size=8, max_length=100)
+    assert (found.charge, found.price) == (648 * PRICE, PRICE)
+    assert found.max_charge == 2 * 100 * 99 * PRICE  # every row, as long as it may be
 
 
 def test_packed_rows_take_fewer_steps_for_the_same_tokens(desk: Desk) -> None:
@@ -85,7 +92,7 @@ def test_nothing_usable_is_no_step(desk: Desk) -> None:
 def test_what_a_job_would_be_refused_for_an_estimate_is_too(desk: Desk) -> None:
     with pytest.raises(InvalidConfig):
         estimated(desk, 10, rank=0)
-    estimates = Estimates(desk.database.read, Rows(letter_rows()), Tokeniser())
+    estimates = Estimates(desk.database.read, Rows(letter_rows()), Tokeniser(), PRICE)
     with pytest.raises(NotFound):
         estimates.estimate(SnapshotId(Hash32("0x" + "00" * 32)), {})
     with pytest.raises(EmptySnapshot):

@@ -1,0 +1,72 @@
+"""What training costs. It is paid as answers are: by receipts, on a record of the operator that sells it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.ids import ZERO_HASH
+from backend.domain.receipt import TRAINING_NAME, VersionRecord
+from backend.domain.split import PPM
+
+if TYPE_CHECKING:
+    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
+    from backend.domain.training import TrainingConfig, TrainingJob
+
+MOST_RECEIPT_TOKENS = (1 << 32) - 1
+"""What a receipt has room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """How a job is paid. `version_id`: the record whose price holds, `price`: token units per million tokens,
+    whatever the operator asks for later jobs. `receipt_id` is there once it is charged.
+    """
+
+    channel_id: ChannelId
+    version_id: VersionId
+    price: int
+    max_tokens: int
+    receipt_id: ReceiptId | None = None
+
+    @property
+    def max_charge(self) -> int:
+        """Micro-units that are kept on the channel until the job is over."""
+        return self.price * self.max_tokens
+
+
+def training_record(operator: Account, base_model: Hash32, price: int) -> VersionRecord:
+    """What this operator sells training on this base model by. There are no contributors to pay: what the fee
+    leaves is the operator's, who is the record's creator too.
+    """
+    return VersionRecord(
+        creator=operator,
+        name=TRAINING_NAME,
+        adapter_digest=ZERO_HASH,
+        cid_digest=ZERO_HASH,
+        base_model=base_model,
+        snapshots=(),
+        prompt_price=price,
+        completion_price=0,
+        operator_ppm=PPM // 2,
+        creator_ppm=PPM // 2,
+    )
+
+
+def most_tokens(config: TrainingConfig, num_rows: int) -> int:
+    """The most that such a job can train on so many rows, whatever is in them. Nothing predicts the first
+    token of a place in a step, and fewer usable rows are never more places.
+    """
+    num_steps = config.steps or max(1, round(config.epochs * -(-num_rows // config.batch_size)))
+    num_places = num_steps * min(config.batch_size, num_rows)
+    if not config.steps:
+        num_places = min(num_places, math.ceil(config.epochs) * num_rows)
+    return num_places * (config.max_length - 1)
+
+
+def request_bytes(job: TrainingJob) -> bytes:
+    """What the request hash of its receipt is of: JSON with sorted keys and no spaces."""
+    asked = {"hyperparameters": asdict(job.config), "id": job.id, "snapshot_id": job.snapshot_id}
+    return json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()

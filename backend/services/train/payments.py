@@ -1,0 +1,176 @@
+"""A job's money moves in the transaction that moves the job, so that neither goes without the other.
+
+It is kept on the creator's channel when the job is made, charged when its adapter is published, and free
+again where that never happens.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import PaymentRequired, Unavailable
+from backend.domain.hashing import (
+    attribution_hash,
+    response_bytes,
+    salted_hash,
+    slices_hash,
+    to_hash,
+    version_id,
+)
+from backend.domain.receipt import Slice
+from backend.domain.split import PPM
+from backend.domain.training_payment import MOST_RECEIPT_TOKENS, Payment, most_tokens, request_bytes
+from backend.ports.serving import Reservation
+from backend.services.admission import Bill, Payer
+from backend.services.books import Books
+from backend.services.standing import standing
+from backend.services.train.options import InvalidConfig
+from telemetry import traces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from backend.domain.ids import SnapshotId
+    from backend.domain.receipt import VersionRecord
+    from backend.domain.training import TrainingConfig, TrainingJob
+    from backend.ports.chain import ChainView, Signer
+    from backend.ports.training import TrainingTx
+    from backend.services.admission import Market
+
+METHOD = "none"
+"""Nobody's contribution is paid for by training: that comes with the adapter's answers."""
+
+
+class TrainingNotOffered(Unavailable):
+    """The chain does not know yet what this operator sells training by."""
+
+
+class PaymentWithdrawn(PaymentRequired):
+    """What was kept for a job is on its channel no more, or may not be collected from it any more."""
+
+
+class Payments:
+    """`record`: what training is sold by, None where it is free. `receipt_key` is opened when it is needed:
+    who only offers jobs to workers has none.
+    """
+
+    def __init__(
+        self,
+        market: Market,
+        record: VersionRecord | None,
+        receipt_key: Callable[[], Signer],
+        max_lag_seconds: int,
+    ) -> None:
+        self._market = market
+        self._record = record
+        self._receipt_key = receipt_key
+        self._max_lag_seconds = max_lag_seconds
+
+    @property
+    def price(self) -> int:
+        """Token units per million tokens trained."""
+        return 0 if self._record is None else self._record.prompt_price
+
+    def reserve(self, tx: TrainingTx, job: TrainingJob, now: datetime) -> TrainingJob:
+        """The job with its payment, and the most that it can cost kept on its creator's channel.
+
+        Errors: `InvalidConfig` for more tokens than a receipt has room for, `TrainingNotOffered`, those of
+        `Admission.reserve`.
+        """
+        if self._record is None:
+            return job
+        channel = self._market.channel(job.creator)
+        version = version_id(self._record)
+        if tx.chain.version(version) is None:
+            message = "The record by which this operator sells training is not confirmed yet; try again."
+            raise TrainingNotOffered(message, details={"version_id": version})
+        max_tokens = _most_tokens(tx.chain, job.snapshot_id, job.config)
+        payment = Payment(channel, version, self._record.prompt_price, max_tokens)
+        tx.channels.lock(channel)
+        books = Books.opened(tx, [channel], [], now)
+        books.check(channel, None, payment.max_charge, self._max_lag_seconds)
+        books.keep(_reservation(job.id, payment))
+        books.write(tx)
+        return replace(job, payment=payment)
+
+    def charge(self, tx: TrainingTx, job: TrainingJob, now: datetime) -> TrainingJob:
+        """The job with its receipt, for the tokens that were trained. Whoever holds the job calls it once."""
+        payment = job.payment
+        if payment is None:
+            return job
+        tx.channels.lock(payment.channel_id)
+        books = Books.opened(tx, [payment.channel_id], [], now)
+        reservation, bill = _reservation(job.id, payment), _bill(job, payment)
+        payer, key, trace = Payer(job.creator), self._receipt_key(), traces.parent()
+        receipt = self._market.charged(books, payer, reservation, bill, key, trace)
+        books.write(tx)
+        data = {"receipt_id": receipt.id, "tokens": bill.prompt_tokens, "charge": str(bill.charge)}
+        tx.training.add_event(job.id, "charged", data, now)
+        return replace(job, payment=replace(payment, receipt_id=receipt.id))
+
+
+def release(tx: TrainingTx, job: TrainingJob) -> None:
+    """Free what is still kept for the job."""
+    if job.payment is not None:
+        tx.channels.lock(job.payment.channel_id)
+        tx.channels.drop_reservations([_reservation(job.id, job.payment).id])
+
+
+def withdrawn(tx: TrainingTx, job: TrainingJob, now: datetime) -> PaymentWithdrawn | None:
+    """Why nobody should begin to train: the job's channel does not cover any more what is kept on it."""
+    if job.payment is None:
+        return None
+    missing = standing(tx, job.payment.channel_id, now).missing(0)
+    if not missing:
+        return None
+    lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())
+    message = f"the channel lacks {lacks} for what was kept on it when the job was made"
+    details = {name: str(lack) for name, lack in missing.items()}
+    return PaymentWithdrawn(f"{message}: cover it, and make the job again", details={"missing": details})
+
+
+def _most_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
+    most = most_tokens(config, _num_rows(chain, snapshot_id))
+    if most > MOST_RECEIPT_TOKENS:
+        name = "steps" if config.steps else "epochs"
+        message = f"such a job may train {most} tokens, and a receipt has room for {MOST_RECEIPT_TOKENS}"
+        raise InvalidConfig(f"{message}: ask for fewer {name}", param=name)
+    return most
+
+
+def _num_rows(chain: ChainView, snapshot_id: SnapshotId) -> int:
+    """As the contributions say on the chain."""
+    snapshot = chain.snapshot(snapshot_id)
+    if snapshot is None:
+        return 0
+    accepted = set(snapshot.accepted)
+    return sum(c.num_rows for c in chain.contributions(snapshot.datanet) if c.index in accepted)
+
+
+def _reservation(job_id: str, payment: Payment) -> Reservation:
+    """It does not expire: the job ends it."""
+    number = job_id.removeprefix("ftjob-")
+    return Reservation(number, payment.channel_id, None, payment.max_charge, None)
+
+
+def _bill(job: TrainingJob, payment: Payment) -> Bill:
+    if job.result is None:
+        raise ValueError(f"{job.id} has not been trained")
+    tokens = int(job.result.metrics["num_trained_tokens"])
+    slices = (Slice(payment.version_id, PPM, ()),)
+    salt = secrets.token_bytes(32)
+    return Bill(
+        charge=tokens * payment.price,
+        request_hash=salted_hash(salt, request_bytes(job)),
+        response_hash=salted_hash(salt, response_bytes([job.result.adapter_digest])),
+        slices=slices,
+        slices_hash=slices_hash(slices),
+        method=METHOD,
+        attribution_hash=attribution_hash(METHOD, slices),
+        prompt_tokens=tokens,
+        completion_tokens=0,
+        salt=to_hash(salt),
+    )

@@ -1,0 +1,139 @@
+"""A job's money on a real chain: registered, kept, charged, settled, audited and verified."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.bootstrap import BaseFacts
+from backend.chain.local_node import ROOT
+from backend.cli import receipts
+from backend.cli.main import app
+from backend.domain.hashing import to_hash
+from backend.domain.ids import Cid
+from backend.domain.split import UNIT
+from backend.domain.training import Dataset, Step
+from backend.domain.training_payment import request_bytes
+from backend.domain.voucher import SignedVoucher, Voucher
+from backend.local import prepare_base
+from backend.services.train.payments import TrainingNotOffered
+from backend.serving import services_of
+from inference.model.base_model import base_model_digest
+from tests.fixtures_engine import make_model
+from tests.support.operating import Operating, deposit
+from tests.unit.workers.support import RESULT
+from tools.local_market import PAYERS, LocalMarket
+from workers.app import leases_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.bootstrap import Installation
+    from backend.chain.client import ChainClient
+    from backend.chain.local_node import LocalNode
+    from backend.domain.training import TrainingJob
+
+CREATOR, DEPOSIT, TOKENS = PAYERS[0], 1_000_000, 4321
+CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+GUIDE = ROOT / "docs" / "training.md"
+
+
+@pytest.fixture
+def operating(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> Iterator[Operating]:
+    market = LocalMarket(chain)
+    market._contribute()
+    model = make_model(tmp_path / "model")
+    facts = BaseFacts("model", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
+    home, url = tmp_path / "home", "http://127.0.0.1:1"
+    made = Operating(home, market, facts, hardhat_node.url, url, base_model=str(model), model_cache=tmp_path)
+    yield made
+    made.installation.close()
+
+
+def published(installation: Installation, job: TrainingJob) -> TrainingJob:
+    """What workers make of it, without the training."""
+    leases = leases_of(installation)
+    for step in Step:
+        taken = leases.take(job.id, step)
+        assert taken is not None
+        if step is Step.VALIDATE:
+            leases.validated(taken, Dataset(to_hash(b"\1" * 32), 20, 2))
+        elif step is Step.TRAIN:
+            leases.trained(taken, replace(RESULT, metrics={**RESULT.metrics, "num_trained_tokens": TOKENS}))
+        else:
+            return leases.published(taken, CID)
+    raise AssertionError
+
+
+def test_training_is_paid_settled_and_audited_like_an_answer(
+    operating: Operating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation, market = operating.installation, operating.market
+    prepare_base(operating.settings)
+    services = services_of(installation)
+    operator = installation.operator.account
+    deposit(market, CREATOR, operator, DEPOSIT)
+    installation.indexer.catch_up()
+    channel = installation.market.channel(CREATOR.account)
+    voucher = Voucher(channel, 0, DEPOSIT * UNIT)
+    signature = CREATOR.sign(market.vault.voucher_digest(voucher))
+    services.channels.add_voucher(CREATOR.account, SignedVoucher(voucher, signature))
+    snapshot = market.adapter.snapshots[0]
+    with pytest.raises(TrainingNotOffered):
+        services.training.create(CREATOR.account, snapshot, {})
+    operating.pump()
+    prepare_base(operating.settings)  # the next start registers nothing again
+    operating.pump()
+
+    job = published(installation, services.training.create(CREATOR.account, snapshot, {}))
+    assert job.payment is not None
+    charge = TOKENS * operating.settings.training_price
+    settled = installation.settler.run_once(is_forced=True)
+    assert settled.skipped == {}
+    operating.pump()
+    ledger = installation.auditor.follow(operator)
+    assert ledger.collected == {channel: charge}
+    assert sum(ledger.balances.values()) == charge
+    with installation.database.read() as tx:
+        terms = tx.chain.latest_parameter_set()
+        names = [version.record.name for version in tx.chain.versions(creator=operator)]
+    assert terms is not None
+    assert sorted(names) == ["model", "training"]
+    assert ledger.balances[operator] == charge - charge * terms.fee_ppm // 10**6
+    assert services.catalogue.models()[0].name == "model"
+
+    (tmp_path / "request.json").write_bytes(request_bytes(job))
+    (tmp_path / "answer.txt").write_text(RESULT.adapter_digest)
+    monkeypatch.chdir(tmp_path)
+    checks = verified(installation, str(job.payment.receipt_id), monkeypatch)
+    assert {check["name"]: check["is_right"] for check in checks} == dict.fromkeys(
+        ("hash", "signature", "slices", "charge", "batch", "content"), True
+    )
+
+
+def verified(
+    installation: Installation, receipt: str, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
+    """By the command of the guide."""
+
+    @contextmanager
+    def opened() -> Iterator[Installation]:
+        yield installation
+
+    monkeypatch.setattr(receipts, "open_installation", opened)
+    [command] = re.findall(r"^loraledger (receipts verify .*)$", GUIDE.read_text(), re.MULTILINE)
+    arguments = shlex.split(command.replace("$RECEIPT", receipt))
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    again = CliRunner().invoke(app, [*arguments, "--re-execute"])
+    assert "no answer to compute again" in str(again.exception)
+    found: list[dict[str, Any]] = json.loads(done.output)
+    return found

@@ -1,0 +1,91 @@
+"""An installation whose payer trains, with everything scripted but database, books and keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.ids import Cid, SnapshotId
+from backend.domain.training import Dataset, Step, TrainingResult
+from backend.domain.training_payment import training_record
+from backend.services.train.jobs import Training
+from backend.services.train.leases import Leases
+from backend.services.train.payments import Payments
+from tests.support.market import some_hash
+from tests.support.serving import TRAINING_PRICE, Installation
+
+if TYPE_CHECKING:
+    from backend.domain.training import TrainingJob
+    from backend.ports.serving import StoredReceipt
+    from backend.services.train.leases import Held
+
+SNAPSHOT = SnapshotId(some_hash("snapshot"))
+NUM_ROWS = 20
+CONFIG = {"epochs": 1, "max_length": 51, "batch_size": 10}
+MOST = NUM_ROWS * 50 * TRAINING_PRICE
+"""Kept for a job of `CONFIG`."""
+TOKENS = 321
+CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+RESULT = TrainingResult(
+    some_hash("trained"),
+    some_hash("base model"),
+    {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0, "num_trained_tokens": TOKENS},
+)
+
+
+@dataclass
+class House:
+    """An installation whose payer trains."""
+
+    installation: Installation
+
+    def __post_init__(self) -> None:
+        self.installation.record_rows(NUM_ROWS)
+        self.leases = self.leases_with(self.installation.payments)
+
+    @property
+    def training(self) -> Training:
+        return self.installation.services.training
+
+    def leases_with(self, payments: Payments) -> Leases:
+        begin: Any = self.installation.begin
+        return Leases(begin, payments, self.installation.clock, seconds=30)
+
+    def selling_at(self, price: int) -> Payments:
+        """As after a restart with another setting."""
+        market, key = self.installation.market, self.installation.receipt_key
+        record = training_record(market.operator, some_hash("base model"), price) if price else None
+        return Payments(market, record, lambda: key, 60)
+
+    def training_with(self, payments: Payments) -> Training:
+        begin: Any = self.installation.begin
+        return Training(begin, begin, payments, self.installation.clock)
+
+    def create(self, **options: Any) -> TrainingJob:
+        return self.training.create(self.installation.payer.account, SNAPSHOT, CONFIG | options)
+
+    def taken(self, job: TrainingJob, step: Step) -> Held:
+        held = self.leases.take(job.id, step)
+        assert held is not None
+        return held
+
+    def trained(self, job: TrainingJob, num_tokens: int = TOKENS) -> None:
+        """All but published."""
+        self.leases.validated(self.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3))
+        metrics = {**RESULT.metrics, "num_trained_tokens": num_tokens}
+        self.leases.trained(self.taken(job, Step.TRAIN), replace(RESULT, metrics=metrics))
+
+    def published(self, job: TrainingJob) -> TrainingJob:
+        self.trained(job)
+        return self.leases.published(self.taken(job, Step.PUBLISH), CID)
+
+    @property
+    def reserved(self) -> int:
+        with self.installation.read() as tx:
+            found = tx.channels.reservations([self.installation.channel])
+        return sum(one.amount for one in found)
+
+    @property
+    def receipts(self) -> list[StoredReceipt]:
+        with self.installation.read() as tx:
+            return list(tx.receipts.page(self.installation.payer.account, None, 100))
