@@ -328,8 +328,8 @@ class Installation:
     def operators(self) -> Operators:
         from backend.services.operators import Operators
 
-        db, own = self.database, self.operator.account
-        return Operators(db.begin, db.read, self.strangers, self.catalogue, own)
+        db, own, price = self.database, self.operator.account, self.settings.training_price
+        return Operators(db.begin, db.read, self.strangers, self.catalogue, own, price)
 
     @cached_property
     def policy(self) -> Policy:

@@ -42,8 +42,8 @@ _Price = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class BaseOffer(msgspec.Struct, frozen=True):
-    """A base model that is served, what the bare one costs, and the least that its adapters must cost to be
-    answered for: token units per million tokens.
+    """A base model that is served, what the bare one costs, the least that its adapters must cost to be
+    answered for, and what training on it costs: token units per million tokens.
     """
 
     digest: _Hash
@@ -52,6 +52,7 @@ class BaseOffer(msgspec.Struct, frozen=True):
     completion_price: _Price | None = None
     min_prompt_price: _Price | None = None
     min_completion_price: _Price | None = None
+    training_price: _Price | None = None
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -87,10 +88,12 @@ class Operators:
         strangers: Strangers,
         catalogue: Catalogue,
         own: Account,
+        training_price: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._begin, self._read = begin, read
         self._strangers, self._catalogue, self._own, self._clock = strangers, catalogue, own, clock
+        self._training_price = training_price
         self._standings: dict[tuple[Account, str], Standing] = {}
         self._asking: dict[tuple[Account, str], Future[None]] = {}
         self._lock = threading.Lock()
@@ -118,6 +121,7 @@ class Operators:
             base.record.completion_price if base else None,
             self._catalogue.floor.prompt,
             self._catalogue.floor.completion,
+            self._training_price,
         )
         return Card(self._own, [offer], sorted(active))
 

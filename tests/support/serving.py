@@ -254,7 +254,12 @@ class Installation:
             estimates=Estimates(read, PlayedRows(), PlayedTokeniser(), self.payments.price),
             foreign_adapters=ForeignAdapters(begin, read, transfers, self.clock),
             operators=Operators(
-                begin, read, StrangersClient(allows_private=True), self.catalogue, self.operator
+                begin,
+                read,
+                StrangersClient(allows_private=True),
+                self.catalogue,
+                self.operator,
+                TRAINING_PRICE,
             ),
             policy=self.policy,
             publication=Publication(begin, self.blobs, chain, Gate(begin, read), self.clock),

@@ -110,7 +110,8 @@ class SnapshotView(View):
 
 class BaseOfferView(View):
     """A base model; prices of the bare one in token units per million tokens, null where it has none.
-    Adapters that cost less than `min_` are not answered for; null where the operator does not say.
+    Adapters that cost less than `min_` are not answered for; `training_price` is for tokens trained, 0 where
+    that is free. Null where the operator does not say.
     """
 
     digest: str
@@ -119,6 +120,7 @@ class BaseOfferView(View):
     completion_price: int | None
     min_prompt_price: int | None
     min_completion_price: int | None
+    training_price: int | None
 
 
 class OperatorCardView(View):

@@ -41,7 +41,7 @@ class Town:
         read: Any = self.installation.read
         own = self.installation.operator
         self.operators = Operators(
-            begin, read, self.strangers, self.installation.catalogue, own, lambda: self.now
+            begin, read, self.strangers, self.installation.catalogue, own, 3, lambda: self.now
         )
         self.settle(own, "https://own")
         self.settle(OTHER, "https://other/")
@@ -98,7 +98,8 @@ def test_what_is_no_card_of_this_operator_is_no_answer(town: Town, card: Any) ->
 def test_an_operator_need_not_say_what_it_asks_for_at_least(town: Town) -> None:
     base = {"digest": some_hash("base"), "name": "tiny"}
     town.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
-    assert town.standing().card.bases[0].min_prompt_price is None
+    [offer] = town.standing().card.bases
+    assert (offer.min_prompt_price, offer.training_price) == (None, None)
 
 
 def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
@@ -106,6 +107,7 @@ def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
     own = {o.account: s for o, s in town.operators.all({adapter})}[town.installation.operator]
     assert own.card.active_adapters == [adapter]
     assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
+    assert [base.training_price for base in own.card.bases] == [3]
     floor = town.installation.catalogue.floor
     assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [
         (floor.prompt, floor.completion)
