@@ -19,6 +19,7 @@ from backend.services.contribute.snapshot import Snapshots
 from backend.services.deposit import Deposits
 from backend.services.govern import Governance
 from backend.services.idempotency import Idempotency
+from backend.services.payouts import Payouts
 from backend.services.publish import Publication
 from backend.services.receipts import Receipts
 from backend.services.registry import Registry
@@ -68,6 +69,7 @@ def services_of(installation: Installation) -> Services:
         policy=installation.policy,
         publication=Publication(begin, blobs, chain, installation.gate),
         claims=installation.claims,
+        payouts=Payouts(begin, chain, installation.claims, lane),
         governance=Governance(chain, read),
         blobs=blobs,
         is_here=installation.is_here,

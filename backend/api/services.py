@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backend.services.idempotency import Idempotency
     from backend.services.keys import ApiKeys
     from backend.services.operators import Operators
+    from backend.services.payouts import Payouts
     from backend.services.policy import Policy
     from backend.services.prove import Proofs
     from backend.services.publish import Publication
@@ -57,6 +58,7 @@ class Services:
     policy: Policy
     publication: Publication
     claims: Claims
+    payouts: Payouts
     governance: Governance
     blobs: BlobStore
     is_here: Callable[[Cid], bool]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.eip712 import payload
 from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
-from backend.domain.hashing import GRANT_TYPE, TypedDomain, keccak, to_hash, words
+from backend.domain.hashing import GRANT_TYPE, REVOCATION_TYPE, TypedDomain, keccak, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.split import UNIT
 from backend.services.attempt import enqueue_again
@@ -164,7 +164,8 @@ class Deposits:
         channel = self._funded_channel(payer)
         grant = self._grant(channel, session, units=0)
         nonce = int(self._chain.call(VAULT, "nonces", payer))
-        return grant, nonce, self._grant_message(channel, grant, nonce)
+        message = {"channelId": channel, **grant.as_argument(), "nonce": str(nonce)}
+        return grant, nonce, self._message(GRANT_TYPE, message)
 
     def relay_grant(self, payer: Account, grant: Grant, nonce: int, signature: str) -> int:
         self._funded_channel(payer)
@@ -172,8 +173,18 @@ class Deposits:
         args = [*line, grant.as_argument(), str(nonce), signature]
         return self._relay(payer, "grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
 
-    def prepare_revocation(self, payer: Account, key: Account) -> PreparedTransaction:
-        return self._prepare(payer, "revokeSession", key)
+    def prepare_revocation(
+        self, payer: Account, key: Account
+    ) -> tuple[PreparedTransaction, int, dict[str, Any]]:
+        """For the payer to send, or its nonce and the `SessionRevocation` to sign."""
+        nonce = int(self._chain.call(VAULT, "nonces", payer))
+        message = {"channelId": self._market.channel(payer), "key": key, "nonce": str(nonce)}
+        return self._prepare(payer, "revokeSession", key), nonce, self._message(REVOCATION_TYPE, message)
+
+    def relay_revocation(self, payer: Account, key: Account, nonce: int, signature: str) -> int:
+        self._funded_channel(payer)
+        args = [payer, self._market.operator, self._market.collector, key, str(nonce), signature]
+        return self._relay(payer, "revokeSessionWithSig", args, f"revoke:{payer}:{nonce}:{key}")
 
     def prepare_thaw(self, payer: Account, amount: int) -> PreparedTransaction:
         """`amount` in micro-units; 0 ends a thaw."""
@@ -290,10 +301,9 @@ class Deposits:
         }
         return payload(domain, AUTHORIZATION_TYPE, message)
 
-    def _grant_message(self, channel: ChannelId, grant: Grant, nonce: int) -> dict[str, Any]:
+    def _message(self, declaration: str, message: dict[str, Any]) -> dict[str, Any]:
         domain = TypedDomain(self._chain.chain_id, self._chain.address(VAULT))
-        message = {"channelId": channel, **grant.as_argument(), "nonce": str(nonce)}
-        return payload(domain.fields, GRANT_TYPE, message)
+        return payload(domain.fields, declaration, message)
 
 
 def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:

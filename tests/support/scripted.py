@@ -283,6 +283,7 @@ class PlayedChain:
         holder = args[0]
         answers: dict[str, Any] = {
             "nonces": 0,
+            "payoutWalletOf": holder,
             "balanceOf": 5,
             "delegates": holder,
             "getVotes": 0,

@@ -38,6 +38,7 @@ from backend.services.govern import Governance
 from backend.services.idempotency import Idempotency
 from backend.services.keys import ApiKeys
 from backend.services.operators import Operators
+from backend.services.payouts import Payouts
 from backend.services.policy import Policy
 from backend.services.prove import Proofs
 from backend.services.publish import Publication
@@ -264,6 +265,7 @@ class Installation:
             policy=self.policy,
             publication=Publication(begin, self.blobs, chain, Gate(begin, read), self.clock),
             claims=claims,
+            payouts=Payouts(begin, chain, claims, self.operator),
             governance=Governance(chain, read),
             blobs=self.blobs,
             is_here=lambda cid: cid not in self.elsewhere,

@@ -13,8 +13,10 @@ from backend.api.schemas.channels import (
     GrantBody,
     PreparedDepositView,
     PreparedGrantView,
+    PreparedRevocationView,
     RelayDepositRequest,
     RelayGrantRequest,
+    RelayRevocationRequest,
     RevokeRequest,
     SessionTermsBody,
     ThawRequest,
@@ -78,8 +80,18 @@ def relay_grant(body: RelayGrantRequest, services: ServicesDep, wallet: WalletDe
 @router.post("/sessions/revoke/prepare")
 def prepare_revocation(
     body: RevokeRequest, services: ServicesDep, wallet: WalletDep
-) -> PreparedTransactionView:
-    return PreparedTransactionView.of(services.deposits.prepare_revocation(wallet.account, Account(body.key)))
+) -> PreparedRevocationView:
+    prepared = services.deposits.prepare_revocation(wallet.account, Account(body.key))
+    return PreparedRevocationView.by(*prepared)
+
+
+@router.post("/sessions/revoke/relay", status_code=status.HTTP_202_ACCEPTED)
+def relay_revocation(
+    body: RelayRevocationRequest, services: ServicesDep, wallet: WalletDep
+) -> TransactionQueued:
+    key = Account(body.key)
+    queued = services.deposits.relay_revocation(wallet.account, key, body.nonce, body.signature)
+    return TransactionQueued(transaction_id=queued)
 
 
 @router.post("/withdrawals/thaw/prepare")

@@ -10,7 +10,14 @@ from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import AccountField, Page, PreparedTransactionView, TransactionQueued
-from backend.api.schemas.earnings import ClaimRequest, EarningView
+from backend.api.schemas.earnings import (
+    ClaimRequest,
+    EarningView,
+    PayoutRequest,
+    PayoutView,
+    PreparedPayoutView,
+    RelayPayoutRequest,
+)
 from backend.domain.ids import Account
 from backend.services.claim import MIN_RELAYED_UNITS
 
@@ -40,4 +47,24 @@ def prepare_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) 
 def relay_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
     account = Account(body.account or wallet.account)
     queued = services.claims.relay(Account(body.operator), account, MIN_RELAYED_UNITS)
+    return TransactionQueued(transaction_id=queued)
+
+
+@router.get("/payouts")
+def get_payout(services: ServicesDep, caller: CallerDep) -> PayoutView:
+    """Where the caller's earnings are paid."""
+    return PayoutView(account=caller.account, wallet=services.payouts.wallet_of(caller.account))
+
+
+@router.post("/payouts/prepare")
+def prepare_payout(body: PayoutRequest, services: ServicesDep, wallet: WalletDep) -> PreparedPayoutView:
+    return PreparedPayoutView.of(services.payouts.prepare(wallet.account, Account(body.wallet)))
+
+
+@router.post("/payouts/relay", status_code=status.HTTP_202_ACCEPTED)
+def relay_payout(body: RelayPayoutRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
+    """For accounts whose claims would be relayed too."""
+    change = body.relay
+    terms = (Account(change.wallet), change.nonce, change.deadline, body.signature)
+    queued = services.payouts.relay(wallet.account, *terms, MIN_RELAYED_UNITS)
     return TransactionQueued(transaction_id=queued)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from backend.api.schemas.common import AccountField, HashField, Micro, PreparedTransactionView, Schema, View
+from backend.domain.chain import PreparedTransaction
 from backend.domain.ids import Account, Hash32
 from backend.services.channels import ChannelView as Channel
 from backend.services.deposit import Grant, PreparedDeposit, RelayedDeposit, SessionTerms
@@ -160,6 +161,26 @@ class RelayGrantRequest(Schema):
 
 class RevokeRequest(Schema):
     key: AccountField
+
+
+class PreparedRevocationView(PreparedTransactionView):
+    """To send, or `typed_data` to sign and have relayed with its `nonce`."""
+
+    nonce: Micro
+    typed_data: dict[str, Any]
+
+    @classmethod
+    def by(
+        cls, transaction: PreparedTransaction, nonce: int, typed_data: dict[str, Any]
+    ) -> PreparedRevocationView:
+        plain = PreparedTransactionView.of(transaction).model_dump()
+        return cls(**plain, nonce=nonce, typed_data=typed_data)
+
+
+class RelayRevocationRequest(Schema):
+    key: AccountField
+    nonce: Micro
+    signature: str
 
 
 class ThawRequest(Schema):

@@ -239,11 +239,26 @@ def test_a_revoked_session_ends_and_the_next_has_another_key(till: Till) -> None
     prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
     till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
     till.settle_down()
-    till.send(till.deposits.prepare_revocation(PAYER.account, prepared.relay.grant.key))
+    transaction, _, _ = till.deposits.prepare_revocation(PAYER.account, prepared.relay.grant.key)
+    till.send(transaction)
     till.settle_down()
     assert till.standing().authorised == 0
     grant, _, _ = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     assert grant.key != prepared.relay.grant.key
+
+
+def test_a_session_is_revoked_by_a_signature_too(till: Till) -> None:
+    prepared = till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))
+    till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
+    till.settle_down()
+    key = prepared.relay.grant.key
+    _, nonce, message = till.deposits.prepare_revocation(PAYER.account, key)
+    signature = PAYER.sign(_hash_eip191_message(encode_typed_data(full_message=message)))
+    till.deposits.relay_revocation(PAYER.account, key, nonce, signature)
+    till.settle_down()
+    assert till.standing().authorised == 0
+    with pytest.raises(Reverted):
+        till.deposits.relay_revocation(PAYER.account, some_key("another").account, nonce, signature)
 
 
 def test_a_client_that_keeps_its_session_key_sends_vouchers(till: Till) -> None:
