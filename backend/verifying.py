@@ -102,27 +102,32 @@ class Recomputation:
             return await repeat(engine, chat)
 
     def _chat(self, body: bytes) -> Chat:
-        from backend.ports.engine import Chat
-
         records = self._records()
-        if len(records) != 1:
-            raise NotRepeatable("answers of several adapters at once are not computed again", "receipt")
-        (record,) = records
-        if record.is_training:
+        if any(record.is_training for record in records):
             raise NotRepeatable("the receipt is for training: there is no answer to compute again", "receipt")
+        chat, weights = _asked(body)
+        if len(records) != (len(weights) or 1):
+            raise InvalidInput("the request asks for other adapters than the receipt names", param="request")
         here = self._installation.base.digest
-        if record.base_model != here:
-            text = f"the answer is by the base model {record.base_model}, here is {here}"
-            raise InvalidInput(text, param="base_model")
-        chat = _asked(body)
+        for record in records:
+            if record.base_model != here:
+                text = f"the answer is by the base model {record.base_model}, here is {here}"
+                raise InvalidInput(text, param="base_model")
         sampling = chat.sampling
         if sampling.temperature and sampling.seed is None:
             raise NotRepeatable("the answer was drawn by chance, without a seed", "request")
         tokens = self._shown.signed.receipt.completion_tokens
         again = replace(sampling, max_tokens=max(tokens, 1), logprobs=MAX_ALTERNATIVES)
-        has_shares = bool(record.snapshots)
-        return Chat(
-            "again", chat.prompt, again, self._folder(record), probe=has_shares, probe_error=has_shares
+        has_shares = any(record.snapshots for record in records)
+        folders = [self._folder(record) for record in records]
+        parts = zip(folders, weights, strict=False)
+        return replace(
+            chat,
+            sampling=again,
+            adapter=None if weights else folders[0],
+            blend=tuple((folder, weight) for folder, weight in parts if folder is not None),
+            probe=has_shares,
+            probe_error=has_shares,
         )
 
     def _folder(self, record: VersionRecord) -> AdapterFolder | None:
@@ -143,8 +148,8 @@ def _known(part: Slice, record: VersionRecord | None) -> VersionRecord:
     return record
 
 
-def _asked(body: bytes) -> Chat:
-    """What a request's body asks of the engine, read as the API reads it."""
+def _asked(body: bytes) -> tuple[Chat, list[float]]:
+    """What a request's body asks of the engine, read as the API reads it, and the weights of a blend."""
     from pydantic import ValidationError
 
     from backend.api.schemas.chat import ChatCompletionRequest
@@ -159,7 +164,7 @@ def _asked(body: bytes) -> Chat:
     if asked.num_choices != 1:
         raise NotRepeatable("answers of several choices are not computed again", "request")
     prompt = asked.turns() if isinstance(asked, ChatCompletionRequest) else asked.text
-    return Chat("again", prompt, asked.sampling())
+    return Chat("again", prompt, asked.sampling()), [part.weight for part in asked.blend]
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from backend.domain.ids import Hash32
 from backend.ports.attribution import Probe
 from backend.ports.engine import InvalidSchema, Piece, PromptSize, TokenLogprob, TokenLogprobs
 from inference import protocol
-from inference.protocol import AdapterRef, JsonSchema, Message
+from inference.protocol import AdapterBlend, AdapterRef, BlendPart, JsonSchema, Message
 from telemetry import traces
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class EngineGateway:
             messages=_messages(chat.prompt),
             prompt=_text(chat.prompt),
             adapter=_adapter(chat.adapter),
+            blend=_blend(chat.blend),
             sampling=_sampling(chat.sampling),
             probe=chat.probe,
             probe_error=chat.probe_error,
@@ -77,6 +78,11 @@ def _text(prompt: Prompt) -> str | None:
 
 def _adapter(folder: AdapterFolder | None) -> AdapterRef | None:
     return None if folder is None else AdapterRef(folder.digest.removeprefix("0x"), str(folder.path))
+
+
+def _blend(weighted: Sequence[tuple[AdapterFolder, float]]) -> AdapterBlend | None:
+    parts = [BlendPart(ref, weight) for folder, weight in weighted if (ref := _adapter(folder))]
+    return AdapterBlend(tuple(parts)) if parts else None
 
 
 def _sampling(sampling: Sampling) -> protocol.Sampling:

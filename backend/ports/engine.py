@@ -68,7 +68,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One request to the engine; without an adapter the base model answers.
+    """One request to the engine; without an adapter the base model answers. `blend`: several instead of one,
+    each with how much of its change counts.
 
     `payer` tells apart those among whom the engine divides its capacity fairly, and its prefix cache.
     """
@@ -82,6 +83,7 @@ class Chat:
     priority: Priority = 0
     probe_error: bool = False
     """Whether the probe is to hold the error vector, which takes some work for each token."""
+    blend: tuple[tuple[AdapterFolder, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

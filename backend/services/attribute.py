@@ -136,10 +136,18 @@ def attribute(
     attributors: Sequence[Attributor], adapter_folder: Path, positions: Sequence[int], probe: Probe
 ) -> Attribution:
     """By the first method that can say. `positions`: the version's accepted contributions, at least one."""
+    method, (shares,) = attribute_all(attributors, [(adapter_folder, positions)], probe)
+    return Attribution(method, shares)
+
+
+def attribute_all(
+    attributors: Sequence[Attributor], versions: Sequence[tuple[Path, Sequence[int]]], probe: Probe
+) -> tuple[str, list[tuple[Share, ...]]]:
+    """Of versions that answered together: the receipt names one method, the first that can say of all."""
     for attributor in attributors:
-        scores = attributor.scores(adapter_folder, positions, probe)
-        if scores:
-            return Attribution(attributor.method, shares_from_scores(scores))
+        scores = [attributor.scores(folder, positions, probe) for folder, positions in versions]
+        if all(scores):
+            return attributor.method, [shares_from_scores(each) for each in scores if each]
     raise InvalidInput("No attribution method applies to this version.")
 
 

@@ -12,11 +12,12 @@ from backend.domain.attribution import ERROR_METHOD
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
-from backend.domain.split import PPM, charge
+from backend.domain.split import charge
 from backend.ports.engine import Chat, Sampling, Turn
 from backend.services.admission import Bill, Payer
 from backend.services.answer import Answer, Final
-from backend.services.attribute import Attribution, attribute
+from backend.services.attribute import attribute_all
+from backend.services.blend import Part, price
 from backend.services.positions import Positions
 from backend.services.together import Together
 from backend.services.transcribe import AnswerInterrupted, Transcript, transcribe
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from backend.domain.ids import Account, Hash32
-    from backend.domain.receipt import VersionRecord
+    from backend.domain.ids import Account, Hash32, VersionId
+    from backend.domain.receipt import Share, VersionRecord
     from backend.ports.attribution import Attributor
     from backend.ports.engine import AdapterFolder, Engine, Priority, Prompt, PromptSize
     from backend.ports.serving import CatalogueTx
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from backend.services.admission import Admission
     from backend.services.catalogue import Catalogue, Model
 
-UNATTRIBUTED = Attribution("none", ())
-"""Of a version without snapshots."""
+UNATTRIBUTED = "none"
+"""The method of versions without snapshots."""
 
 FETCHERS = 4
 """Adapters that are fetched at once."""
@@ -81,6 +82,12 @@ class AnswerRequest:
     num_choices: int = 1
     priority: Priority = 0
     seconds: float | None = None
+    blend: tuple[Part, ...] = ()
+    """In the place of `model`, which is the base model then."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.blend or (Part(self.model),)
 
     @property
     def kind(self) -> str:
@@ -92,7 +99,9 @@ class AnswerRequest:
         return "prompt" if isinstance(self.prompt, str) else "messages"
 
 
-_Billed: TypeAlias = "tuple[AnswerRequest, AdapterFolder | None, Transcript]"
+Folders: TypeAlias = "tuple[AdapterFolder | None, ...]"
+"""Of a request's parts; None for the base model."""
+_Billed: TypeAlias = "tuple[AnswerRequest, Folders, Transcript]"
 
 
 class Generate:
@@ -165,19 +174,18 @@ class Generate:
                 raise
 
     async def _run(self, request: AnswerRequest, answer: Answer) -> Final:
-        record = request.model.record
         # Before any work: strangers with empty channels must not occupy the tokeniser.
-        await self._admission.check(request.payer, _price(record, 1, 1))
+        await self._admission.check(request.payer, price(request.parts, 1, 1))
         size = await self._size(request)
         sampling = self._fit(request, size)
-        bound = _price(record, size.num_tokens, sampling.max_tokens * request.num_choices)
+        bound = price(request.parts, size.num_tokens, sampling.max_tokens * request.num_choices)
         with traces.span("reserve"):
             reservation = await self._admission.reserve(request.payer, bound)
         try:
             with traces.span(f"chat {request.model.name}", gen_ai__operation__name="chat"):
-                folder, transcript = await self._produce(replace(request, sampling=sampling), answer)
+                folders, transcript = await self._produce(replace(request, sampling=sampling), answer)
             with traces.span("receipt") as span:
-                bill = await self._bills.ask((request, folder, transcript))
+                bill = await self._bills.ask((request, folders, transcript))
                 receipt = await self._admission.settle(request.payer, reservation, bill)
                 traces.note(span, loraledger__receipt_id=receipt.id)
         except BaseException:
@@ -208,18 +216,16 @@ class Generate:
         wanted = request.sampling.max_tokens or self._limits.default_max_tokens
         return replace(request.sampling, max_tokens=min(wanted, room))
 
-    async def _produce(
-        self, request: AnswerRequest, answer: Answer
-    ) -> tuple[AdapterFolder | None, Transcript]:
+    async def _produce(self, request: AnswerRequest, answer: Answer) -> tuple[Folders, Transcript]:
         seconds = min(self._limits.answer_seconds, request.seconds or self._limits.answer_seconds)
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(deadline):
-                folder = await self._folder(request.model)
+                folders = tuple([await self._folder(part.model) for part in request.parts])
             # The engine is asked to end at the deadline: what it wrote until then is read, and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
-                chats = _chats(request, answer.id, folder, probe_error=self._probe_error)
-                return folder, await transcribe(self._engine, chats, answer, deadline)
+                chats = _chats(request, answer.id, folders, probe_error=self._probe_error)
+                return folders, await transcribe(self._engine, chats, answer, deadline)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
 
@@ -260,36 +266,39 @@ class Generate:
                 found.append(error)
         return found
 
-    def _bill(self, request: AnswerRequest, folder: AdapterFolder | None, transcript: Transcript) -> Bill:
-        attribution = self._attribution(request.model.record, folder, transcript)
-        slices = (Slice(request.model.id, PPM, attribution.shares),)
+    def _bill(self, request: AnswerRequest, folders: Folders, transcript: Transcript) -> Bill:
+        method, shares = self._attribution(request.parts, folders, transcript)
+        slices = tuple(
+            Slice(part.model.id, part.ppm, shares.get(part.model.id, ())) for part in request.parts
+        )
         salt = secrets.token_bytes(32)
         counts = transcript.prompt_tokens, transcript.completion_tokens
         return Bill(
-            charge=charge(slices, [request.model.record], *counts),
+            charge=charge(slices, [part.model.record for part in request.parts], *counts),
             request_hash=salted_hash(salt, request.body),
             response_hash=salted_hash(salt, response_bytes(transcript.texts)),
             slices=slices,
             slices_hash=slices_hash(slices),
-            method=attribution.method,
-            attribution_hash=attribution_hash(attribution.method, slices),
+            method=method,
+            attribution_hash=attribution_hash(method, slices),
             prompt_tokens=transcript.prompt_tokens,
             completion_tokens=transcript.completion_tokens,
             salt=to_hash(salt),
         )
 
     def _attribution(
-        self, record: VersionRecord, folder: AdapterFolder | None, transcript: Transcript
-    ) -> Attribution:
-        if folder is None or not record.snapshots:
-            return UNATTRIBUTED
-        return attribute(
-            self._attributors, folder.path, self._positions.of(record.snapshots), transcript.probe
-        )
-
-
-def _price(record: VersionRecord, prompt_tokens: int, completion_tokens: int) -> int:
-    return prompt_tokens * record.prompt_price + completion_tokens * record.completion_price
+        self, parts: Sequence[Part], folders: Folders, transcript: Transcript
+    ) -> tuple[str, dict[VersionId, tuple[Share, ...]]]:
+        """The method, and the shares of those versions that have snapshots."""
+        learnt = {
+            part.model.id: (folder.path, self._positions.of(part.model.record.snapshots))
+            for part, folder in zip(parts, folders, strict=True)
+            if folder is not None and part.model.record.snapshots
+        }
+        if not learnt:
+            return UNATTRIBUTED, {}
+        method, shares = attribute_all(self._attributors, list(learnt.values()), transcript.probe)
+        return method, dict(zip(learnt, shares, strict=True))
 
 
 def _num_bytes(prompt: Prompt) -> int:
@@ -297,18 +306,20 @@ def _num_bytes(prompt: Prompt) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def _chats(
-    request: AnswerRequest, answer_id: str, folder: AdapterFolder | None, *, probe_error: bool
-) -> list[Chat]:
+def _chats(request: AnswerRequest, answer_id: str, folders: Folders, *, probe_error: bool) -> list[Chat]:
     """One a choice."""
+    parts = zip(request.parts, folders, strict=True)
+    weighted = tuple((folder, part.weight) for part, folder in parts if folder is not None)
+    has_snapshots = any(part.model.record.snapshots for part in request.parts)
     return [
         Chat(
             id=f"{answer_id}-{number}",
             prompt=request.prompt,
             sampling=_seeded(request.sampling, number),
-            adapter=folder,
-            probe=bool(request.model.record.snapshots),
-            probe_error=probe_error and bool(request.model.record.snapshots),
+            adapter=None if request.blend else folders[0],
+            blend=weighted if request.blend else (),
+            probe=has_snapshots,
+            probe_error=probe_error and has_snapshots,
             payer=request.payer.account,
             priority=request.priority,
         )

@@ -15,8 +15,11 @@ from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.answers import ChatCompletionView, CompletionView
 from backend.api.schemas.chat import ChatCompletionRequest
 from backend.api.schemas.completions import CompletionRequest
+from backend.api.schemas.sampling import AnswerFields
 from backend.api.services import Services
+from backend.domain.errors import InvalidInput
 from backend.services.admission import Payer
+from backend.services.blend import Part, blended
 from backend.services.catalogue import Model
 from backend.services.generate import AnswerRequest
 from backend.services.keys import check_model
@@ -43,9 +46,11 @@ async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: AnswerableDep
 ) -> Response:
     """Answers a chat. With `stream`, as server-sent events; who leaves pays for what was written."""
+    model, blend = await _models(services, caller, body)
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
-        model=await _model(services, caller, body.model),
+        model=model,
+        blend=blend,
         prompt=body.turns(),
         sampling=body.sampling(),
         body=await request.body(),
@@ -69,9 +74,11 @@ async def create_completion(
     body: CompletionRequest, request: Request, services: ServicesDep, caller: AnswerableDep
 ) -> Response:
     """Continues raw text: the model's chat template is not applied."""
+    model, blend = await _models(services, caller, body)
     asked = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
-        model=await _model(services, caller, body.model),
+        model=model,
+        blend=blend,
         prompt=body.text,
         sampling=body.sampling(),
         body=await request.body(),
@@ -92,6 +99,17 @@ async def _model(services: Services, caller: Caller, name: str) -> Model:
     model = await services.generate.model(name, caller.account)
     check_model(caller.models, model)
     return model
+
+
+async def _models(services: Services, caller: Caller, body: AnswerFields) -> tuple[Model, tuple[Part, ...]]:
+    """The model that is asked, and what is blended into it."""
+    if not body.blend:
+        return await _model(services, caller, body.model), ()
+    base = await services.generate.model(body.model, caller.account)
+    if not base.is_base:
+        raise InvalidInput("The adapters of a blend are in it; 'model' is the base model.", param="model")
+    weighted = [(await _model(services, caller, part.model), part.weight) for part in body.blend]
+    return base, blended(weighted)
 
 
 async def _answered(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from backend.api.errors import CONTRADICTION
+from backend.domain.split import MAX_SLICES
 from backend.ports.engine import Priority, Sampling
 
 MAX_CHOICES = 8
@@ -73,10 +74,20 @@ class ResponseFormat(Strict):
         return json.dumps({"type": "object"} if schema is None else schema, ensure_ascii=False)
 
 
+class BlendPart(Strict):
+    """`weight`: how much of the adapter's change counts, and of the tokens is charged at its price."""
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    weight: Annotated[float, Field(ge=0.01, le=4)]
+
+
 class Extension(Strict):
-    """What our market adds. `deadline_ms`: the answer is cut off then, and charged for what there is."""
+    """What our market adds. `deadline_ms`: the answer is cut off then, and charged for what there is.
+    `blend`: adapters that answer together; `model` is the base model then.
+    """
 
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
+    blend: Annotated[list[BlendPart], Field(min_length=1, max_length=MAX_SLICES)] | None = None
 
 
 class AnswerFields(Strict):
@@ -127,6 +138,10 @@ class AnswerFields(Strict):
         """The client's own bound on the answer."""
         deadline = self.loraledger.deadline_ms if self.loraledger else None
         return None if deadline is None else deadline / 1000
+
+    @property
+    def blend(self) -> list[BlendPart]:
+        return (self.loraledger.blend if self.loraledger else None) or []
 
     @property
     def includes_usage(self) -> bool:

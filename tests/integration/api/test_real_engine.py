@@ -22,6 +22,7 @@ from backend.services.adapters import AdapterFolders
 from backend.services.admission import Payer
 from backend.services.attribute import HiddenCosine, Uniform
 from backend.services.attribution_index import Indices
+from backend.services.blend import blended
 from backend.services.generate import AnswerRequest, Generate, GenerateLimits
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
+    from backend.domain.receipt import SignedReceipt
     from backend.ports.serving import StoredReceipt
+    from backend.services.catalogue import Model
     from inference.protocol import AdapterRef
 
 HIDDEN = 64
@@ -135,6 +138,35 @@ async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attribute
     again = await generate.start(request(installation, 12))
     assert "".join([piece.text async for _, piece in again.pieces()]) == text
     assert again.final.receipt.signed.slices == signed.slices
+
+
+async def test_a_blend_is_another_answer_and_pays_both_by_one_method(
+    installation: Installation, generate: Generate, model: Path, tmp_path: Path
+) -> None:
+    other = make_adapter(tmp_path / "other", model, seed=9)
+    first = installation.catalogue.resolve(installation.version)
+    record = replace(
+        first.record, name="other", adapter_digest=Hash32(f"0x{other.digest}"), cid_digest=some_hash("other")
+    )
+    installation.store.folders[cid_of(record.cid_digest)] = lambda folder: fill(folder, other)
+    second = installation.catalogue.resolve(installation.view.register(record))
+
+    async def answered(*weighted: tuple[Model, float]) -> tuple[str, SignedReceipt]:
+        base = installation.catalogue.resolve("tiny")
+        asked = replace(request(installation, 12), model=base, blend=blended(weighted))
+        answer = await generate.start(asked)
+        text = "".join([piece.text async for _, piece in answer.pieces()])
+        return text, answer.final.receipt.signed
+
+    alone, _ = await answered((first, 1.0))
+    plain = await generate.start(request(installation, 12))
+    assert "".join([piece.text async for _, piece in plain.pieces()]) == alone
+    text, signed = await answered((first, 1.0), (second, 3.0))
+    assert text != alone
+    assert [part.weight_ppm for part in signed.slices] == [250_000, 750_000]
+    assert signed.method == "hidden-cosine-1"
+    assert [sum(share.ppm for share in part.shares) for part in signed.slices] == [1_000_000] * 2
+    assert signed.receipt.charge == 8 * 10 + 12 * 20
 
 
 async def test_hanging_up_charges_exactly_what_the_engine_did(
