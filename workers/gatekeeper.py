@@ -33,7 +33,8 @@ class Gatekeeper:
         found = self._inspection(job_folder)
         self.gate.note(found)
         self.gate.learn(found.base_model, self.folders, self.inspect)
-        return self.gate.report(found.adapter_digest, job.creator, job.config.parent)
+        parent, has_snapshot = job.config.parent, job.foreign is None
+        return self.gate.report(found.adapter_digest, job.creator, parent, has_snapshot=has_snapshot)
 
     def _inspection(self, job_folder: Path) -> Inspection:
         """Training left one; a job that was trained before there was a gate has none."""

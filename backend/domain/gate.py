@@ -37,7 +37,9 @@ class AdapterRefused(InvalidInput):
 
 
 class CopiedVersion(Conflict):
-    """The adapter is a copy, or a perturbed copy, of a version of somebody else, whom `details` name."""
+    """The adapter is a copy, or a perturbed copy, of a version of somebody else, whom `details` name; or,
+    without a snapshot, of one's own that has one.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,17 @@ class Gate:
             num_learnt += 1
         return num_learnt
 
-    def report(self, adapter_digest: Hash32, creator: Account, parent: VersionId | None = None) -> GateReport:
+    def report(
+        self,
+        adapter_digest: Hash32,
+        creator: Account,
+        parent: VersionId | None = None,
+        *,
+        has_snapshot: bool = True,
+    ) -> GateReport:
         """Of an adapter that was noted, beside the versions of others; `parent` is what it was trained from,
-        and is named by its record. Errors: `NotFound`.
+        and is named by its record. Without a snapshot it is compared with the creator's own versions that
+        have one too: whose contributors a copy would leave out. Errors: `NotFound`.
         """
         with self._read() as tx:
             inspected = tx.inspections.get(adapter_digest)
@@ -84,7 +92,8 @@ class Gate:
             parents = {version.record.adapter_digest for version in versions if version.id == parent}
             others: dict[Hash32, RegisteredVersion] = {}
             for version in versions:  # the first one with these weights is the original
-                if version.record.creator != creator and version.record.adapter_digest not in parents:
+                is_own = version.record.creator == creator and (has_snapshot or not version.record.snapshots)
+                if not is_own and version.record.adapter_digest not in parents:
                     others.setdefault(version.record.adapter_digest, version)
             registered = {version.record.adapter_digest for version in versions}
             found = [

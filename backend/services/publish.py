@@ -167,7 +167,8 @@ class Publication:
     def _report(self, job: TrainingJob, record: VersionRecord) -> GateReport | None:
         """None for what was published before there was a gate."""
         try:
-            return self._gate.report(record.adapter_digest, record.creator, job.config.parent)
+            asked = record.adapter_digest, record.creator, job.config.parent
+            return self._gate.report(*asked, has_snapshot=bool(record.snapshots))
         except NotFound:
             return None
 

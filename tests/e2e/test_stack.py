@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -21,16 +22,17 @@ from backend.cli.demo.asking import Question, ask_all
 from backend.cli.pay import make_deposit, make_key
 from backend.cli.up import end_running
 from backend.cli.wallet import Wallet
+from tests.support.adapters import write_adapter
 from tests.support.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from tests.support.collector import Sent
 
 CONSUMER, DEPOSIT_UNITS = 7, 5_000_000
 OPERATOR = "1"
+TREASURY = 0
 BASE = "SmolLM2-135M-Instruct"
 ANSWER, DEPOSIT = "POST /v1/chat/completions", "POST /v1/deposits/relay"
 pytestmark = pytest.mark.timeout(900)
@@ -167,6 +169,7 @@ def test_a_lost_chain_is_set_aside_and_the_fresh_one_is_governed(tmp_path: Path)
             models = until(lambda: market.get("/v1/models")["data"] or None, "the base model", 60)
             assert [model["id"] for model in models] == [BASE]
             _pay_from_the_command_line(again)
+            _sell_an_adapter_from_elsewhere(again, home, tmp_path / "mine")
             _change_the_fee_from_the_command_line(again)
 
 
@@ -196,6 +199,25 @@ def _pay_from_the_command_line(stack: Stack) -> None:
 def _operator_earned(stack: Stack) -> bool | None:
     earnings = json.loads(stack.run("earnings", "--user", OPERATOR, "--json"))
     return any(int(each["units"]) for each in earnings) or None
+
+
+def _sell_an_adapter_from_elsewhere(stack: Stack, home: Path, folder: Path) -> None:
+    """What contributors would get of its answers is the treasury's: more than half of what they cost."""
+    write_adapter(folder, Path(json.loads((home / "base_model.json").read_text())["folder"]))
+    adapter = stack.run("adapter", "publish", str(folder), "--licence", "MIT").split()[0]
+    terms = ("--name", "mine", "--prices", "20000000", "40000000", "--yes")
+    model = stack.run("adapter", "register", adapter, *terms).splitlines()[-1].split()[0]
+    with stack.market(TREASURY) as treasury, stack.market(CONSUMER) as payer:
+        key, before = make_key(payer, "mine"), _earned(treasury)
+        (answer,) = ask_all(stack.facts["api"], key, [Question(model, "What is the capital of France?")])
+        receipt = await_final(payer, answer.receipt_id)
+        assert [one["shares"] for one in receipt["slices"]] == [[]]
+        assert 2 * (_earned(treasury) - before) > answer.charge > 0
+    assert "every unit is right" in stack.run("audit")
+
+
+def _earned(market: Market) -> int:
+    return sum(int(earning["cumulative"]) for earning in market.all("/v1/earnings"))
 
 
 def _change_the_fee_from_the_command_line(stack: Stack) -> None:

@@ -68,7 +68,7 @@ def taken(api: Api, step: Step) -> Held:
     """Once it was brought."""
     while (job := newest(api)) is None or job.is_over:
         time.sleep(0.05)
-    held = Leases(api.installation.database.begin).take(job.id, step)
+    held = Leases(api.installation.database.begin, api.installation.payments).take(job.id, step)
     assert held is not None
     return held
 
@@ -76,7 +76,7 @@ def taken(api: Api, step: Step) -> Held:
 def publish(api: Api) -> None:
     """As a worker does."""
     database = api.installation.database
-    leases, gate = Leases(database.begin), Gate(database.begin, database.read)
+    leases, gate = Leases(database.begin, api.installation.payments), Gate(database.begin, database.read)
     leases.accepted(taken(api, Step.VALIDATE), RESULT)
     gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
     leases.published(taken(api, Step.PUBLISH), api.installation.blobs.add_folder({"README.md": b"card"}))
@@ -84,7 +84,9 @@ def publish(api: Api) -> None:
 
 def refuse(api: Api) -> None:
     error = {"code": "adapter_refused", "message": "weights: it is pickle", "reason": "adapter_pickle"}
-    Leases(api.installation.database.begin).failed(taken(api, Step.VALIDATE), error)
+    Leases(api.installation.database.begin, api.installation.payments).failed(
+        taken(api, Step.VALIDATE), error
+    )
 
 
 def type_beside(work: Callable[[Api], None], api: Api, command: str) -> Result:

@@ -13,6 +13,7 @@ from backend.domain.ids import Account, Hash32
 from backend.services.gate import Gate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
@@ -43,13 +44,15 @@ class Registry:
         self.gate = Gate(database.begin, database.read)
         self._count = 0
 
-    def register(self, number: int, creator: Account = ALICE, base: Hash32 = BASE) -> str:
+    def register(
+        self, number: int, creator: Account = ALICE, base: Hash32 = BASE, snapshots: Sequence[str] = ()
+    ) -> str:
         self._count += 1
         raw = {
             "adapterDigest": digest(number),
             "cidDigest": digest(900 + number),
             "baseModel": base,
-            "snapshots": [],
+            "snapshots": list(snapshots),
             "promptPrice": 1,
             "completionPrice": 1,
             "operatorPpm": 1,
@@ -120,6 +123,18 @@ def test_ones_own_versions_other_bases_and_bare_models_are_no_copies(registry: R
     report = registry.gate.report(digest(9), BOB)
     assert report.nearest is None
     assert (report.num_compared, report.num_unknown) == (1, 0)
+
+
+def test_without_a_snapshot_ones_own_versions_that_have_one_are_originals_too(registry: Registry) -> None:
+    """Else whoever trained here could list the same weights again, and leave their contributors out."""
+    for number in (1, 2):
+        registry.gate.note(inspection(number, update(number)))
+    registry.register(1, BOB)
+    original = registry.register(2, BOB, snapshots=[digest(77)])
+    assert registry.gate.report(digest(1), BOB, has_snapshot=False).nearest.version == original  # type: ignore[union-attr]
+    assert not registry.gate.report(digest(1), BOB, has_snapshot=False).nearest.is_copy  # type: ignore[union-attr]
+    assert registry.gate.report(digest(2), BOB, has_snapshot=False).nearest.is_copy  # type: ignore[union-attr]
+    assert registry.gate.report(digest(2), BOB).nearest is None
 
 
 def test_what_it_was_trained_from_is_no_copy_under_any_record(registry: Registry) -> None:
