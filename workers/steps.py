@@ -113,6 +113,8 @@ class Steps:
         report = self._gatekeeper.report(held.job, folder)
         self._leases.report(held, "gate", {"message": report.message, **asdict(report)})
         _count(self._leases.published(held, self._publication.publish(folder / ADAPTER)))
+        if held.job.foreign is not None:  # again, for a worker that was killed right behind accepting them
+            drop_files(self._options.transfers, held.job.creator, held.job.foreign)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     def _train(self, held: Held, heartbeat: Heartbeat) -> None:

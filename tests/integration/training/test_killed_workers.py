@@ -273,6 +273,8 @@ def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_a
             worker.send_signal(signal.SIGKILL)
     with farm.worker():
         farm.until(lambda *_: farm.foreign.get(job.id).is_over)
+        is_done = farm.foreign.get(job.id).state is JobState.SUCCEEDED
+        farm.until(lambda *_: not is_done or not farm.transfers.find(CREATOR))
     done = farm.foreign.get(job.id)
     assert (done.state, done.error) == (JobState.SUCCEEDED, None), (tmp_path / "worker.log").read_text()
     kinds = [event.kind for event in events()]
