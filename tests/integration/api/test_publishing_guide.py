@@ -65,8 +65,9 @@ def newest(api: Api) -> TrainingJob | None:
 
 
 def taken(api: Api, step: Step) -> Held:
-    """Once it was brought."""
-    while (job := newest(api)) is None or job.is_over:
+    """Once it was brought: the one that is not over, as the clock stands still and none is the newest."""
+    foreign, payer = api.installation.services.foreign_adapters, api.installation.payer.account
+    while (job := next((one for one in foreign.list(payer) if not one.is_over), None)) is None:
         time.sleep(0.05)
     held = Leases(api.installation.database.begin, api.installation.payments).take(job.id, step)
     assert held is not None
