@@ -19,6 +19,7 @@ from backend.services.contribute.snapshot import Snapshots
 from backend.services.deposit import Deposits
 from backend.services.govern import Governance
 from backend.services.idempotency import Idempotency
+from backend.services.origins import Origins
 from backend.services.payouts import Payouts
 from backend.services.publish import Publication
 from backend.services.receipts import Receipts
@@ -66,6 +67,7 @@ def services_of(installation: Installation) -> Services:
         estimates=Estimates(read, snapshots, tokeniser, payments.price),
         foreign_adapters=ForeignAdapters(begin, read, installation.transfers),
         operators=installation.operators,
+        origins=Origins(read),
         policy=installation.policy,
         publication=Publication(begin, blobs, chain, installation.gate),
         claims=installation.claims,

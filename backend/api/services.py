@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from backend.services.idempotency import Idempotency
     from backend.services.keys import ApiKeys
     from backend.services.operators import Operators
+    from backend.services.origins import Origins
     from backend.services.payouts import Payouts
     from backend.services.policy import Policy
     from backend.services.prove import Proofs
@@ -55,6 +56,7 @@ class Services:
     estimates: Estimates
     foreign_adapters: ForeignAdapters
     operators: Operators
+    origins: Origins
     policy: Policy
     publication: Publication
     claims: Claims

@@ -26,7 +26,7 @@ def among(column: Any) -> ColumnElement[bool]:
 
 def found_among(session: Session, statement: Executable, keys: Collection[Any]) -> Sequence[Any]:
     """Rows of a statement of a table's columns with `among`, past the ORM's loading."""
-    return session.connection().execute(statement, {KEYS: list(keys)}).all()
+    return session.connection().execute(statement, {KEYS: list(keys)}).all() if keys else ()
 
 
 def table_of(entity: type[Base]) -> Table:

@@ -27,6 +27,11 @@ _GRANTS = (
     .where(among(t.GrantRow.channel_id))
     .order_by(t.GrantRow.block_number, t.GrantRow.log_index)
 )
+_REGISTRATIONS = (
+    select(t.VersionRow.id, t.EventRow.timestamp)
+    .where(among(t.VersionRow.id), t.EventRow.block_number == t.VersionRow.block_number)
+    .where(t.EventRow.log_index == t.VersionRow.log_index)
+)
 
 
 class ChainStore:
@@ -82,6 +87,10 @@ class ChainStore:
             t.EventRow.block_number == row.block_number, t.EventRow.log_index == row.log_index
         )
         return self._session.scalar(event)
+
+    def registrations(self, versions: Collection[VersionId]) -> dict[VersionId, int]:
+        rows = found_among(self._session, _REGISTRATIONS, versions)
+        return {VersionId(Hash32(version)): at for version, at in rows}
 
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[d.RegisteredVersion]:
         return [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from backend.db.bulk import among, found_among
 from backend.db.paging import newest_first
 from backend.db.tables.training import TrainingEventRow, TrainingJobRow
 from backend.domain.errors import NotFound
@@ -24,12 +25,16 @@ from backend.domain.training import (
 from backend.domain.training_payment import Payment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
     from sqlalchemy.orm import Session
 
 _OPEN = [JobState.VALIDATING, JobState.QUEUED, JobState.RUNNING]
+
+_FOREIGN = select(TrainingJobRow.version_id, TrainingJobRow.foreign_adapter).where(
+    among(TrainingJobRow.version_id), TrainingJobRow.foreign_adapter.is_not(None)
+)
 
 
 class TrainingStore:
@@ -71,6 +76,10 @@ class TrainingStore:
             TrainingJobRow.state.in_(_OPEN), TrainingJobRow.lease_until <= now
         )
         return list(self._session.scalars(query.order_by(TrainingJobRow.lease_until).limit(limit)))
+
+    def stated_licences(self, versions: Collection[VersionId]) -> dict[VersionId, str]:
+        rows = found_among(self._session, _FOREIGN, versions)
+        return {VersionId(Hash32(version)): foreign["licence"] for version, foreign in rows}
 
     def unregistered(self) -> list[TrainingJob]:
         query = select(TrainingJobRow).where(

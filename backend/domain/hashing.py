@@ -75,6 +75,12 @@ def licence_word(expression: str) -> Hash32:
     return to_hash(ascii_word(expression) if len(raw) <= 32 else keccak(raw))
 
 
+def licence_text(word: Hash32) -> str | None:
+    """The expression of a `licence_word`; None for one that is too long, of which the word is the hash."""
+    raw = bytes.fromhex(word[2:]).rstrip(b"\0")
+    return raw.decode() if raw.isascii() else None
+
+
 def channel_id(payer: Account, operator: Account, collector: Account) -> ChannelId:
     return ChannelId(to_hash(keccak(words(payer, operator, collector))))
 

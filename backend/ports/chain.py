@@ -257,6 +257,10 @@ class ChainView(Protocol):
         """Unix seconds; None if it is not registered."""
         ...
 
+    def registrations(self, versions: Collection[VersionId]) -> Mapping[VersionId, int]:
+        """Likewise of many; what is not registered is missing."""
+        ...
+
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
         """In order of registration."""
         ...

@@ -149,6 +149,17 @@ class CatalogueTx(Protocol):
     def chain(self) -> ChainView: ...
 
 
+class StatedLicences(Protocol):
+    def stated_licences(self, versions: Collection[VersionId]) -> Mapping[VersionId, str]:
+        """SPDX expressions of the adapters among them that were brought here from elsewhere."""
+        ...
+
+
+class OriginsTx(CatalogueTx, Protocol):
+    @property
+    def training(self) -> StatedLicences: ...
+
+
 class ModelsTx(CatalogueTx, Protocol):
     @property
     def policy(self) -> PolicyRepository: ...

@@ -138,6 +138,11 @@ class View:
     def version(self, version: VersionId) -> VersionRecord | None:
         return next((v.record for v in self.versions_list if v.id == version), None)
 
+    def registrations(self, versions: Collection[VersionId]) -> dict[VersionId, int]:
+        """Each a second after the one before."""
+        first = int(NOW.timestamp())
+        return {v.id: first + v.block_number for v in self.versions_list if v.id in versions}
+
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
         return [
             v

@@ -38,6 +38,7 @@ from backend.services.govern import Governance
 from backend.services.idempotency import Idempotency
 from backend.services.keys import ApiKeys
 from backend.services.operators import Operators
+from backend.services.origins import Origins
 from backend.services.payouts import Payouts
 from backend.services.policy import Policy
 from backend.services.prove import Proofs
@@ -262,6 +263,7 @@ class Installation:
                 self.operator,
                 TRAINING_PRICE,
             ),
+            origins=Origins(read),
             policy=self.policy,
             publication=Publication(begin, self.blobs, chain, Gate(begin, read), self.clock),
             claims=claims,

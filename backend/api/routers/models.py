@@ -17,7 +17,9 @@ async def list_models(services: ServicesDep) -> Page[ModelView]:
     """Newest version of each name, the base model first."""
     active = await services.generate.active_adapters()
     models = await run_in_threadpool(services.catalogue.models)
-    return Page(data=[ModelView.of(model, services.catalogue.base_name, active) for model in models])
+    origins = await run_in_threadpool(services.origins.of, models)
+    base_name = services.catalogue.base_name
+    return Page(data=[ModelView.of(model, origins[model.id], base_name, active) for model in models])
 
 
 @router.get("/{model:path}")
@@ -25,4 +27,5 @@ async def get_model(model: str, services: ServicesDep) -> ModelView:
     """`owner/name`, `owner/name@version`, a version id, an adapter digest, or the base model's name."""
     active = await services.generate.active_adapters()
     found = await services.generate.model(model)
-    return ModelView.of(found, services.catalogue.base_name, active)
+    origins = await run_in_threadpool(services.origins.of, [found])
+    return ModelView.of(found, origins[found.id], services.catalogue.base_name, active)

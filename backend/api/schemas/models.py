@@ -6,6 +6,7 @@ from backend.api.schemas.common import View
 from backend.domain.content import cid_of
 from backend.domain.ids import ZERO_HASH, Hash32
 from backend.services.catalogue import Model
+from backend.services.origins import Origin
 
 
 class ModelView(View):
@@ -13,7 +14,7 @@ class ModelView(View):
 
     id: str
     object: str = "model"
-    created: int = Field(default=0, description="Always 0: the chain orders registrations by block.")
+    created: int = Field(description="When it was registered, unix seconds; 0 for the base model.")
     owned_by: str
     root: str = Field(description="The base model.")
     parent: str | None = Field(description="The base model, for adapters.")
@@ -22,6 +23,10 @@ class ModelView(View):
     cid: str | None
     base_model: str
     snapshots: list[str]
+    licence: str | None = Field(
+        description="SPDX expression: the licences of its snapshots' contributions, all at once, or what the "
+        "creator of an adapter from elsewhere stated; null where this operator does not know."
+    )
     prompt_price: int
     completion_price: int
     operator_ppm: int
@@ -31,10 +36,11 @@ class ModelView(View):
     block_number: int
 
     @classmethod
-    def of(cls, model: Model, base_name: str, active: frozenset[Hash32]) -> ModelView:
+    def of(cls, model: Model, origin: Origin, base_name: str, active: frozenset[Hash32]) -> ModelView:
         record = model.record
         return cls(
             id=model.name,
+            created=origin.registered_at,
             owned_by=record.creator,
             root=base_name,
             parent=None if model.is_base else base_name,
@@ -43,6 +49,7 @@ class ModelView(View):
             cid=None if record.cid_digest == ZERO_HASH else cid_of(record.cid_digest),
             base_model=record.base_model,
             snapshots=list(record.snapshots),
+            licence=origin.licence,
             prompt_price=record.prompt_price,
             completion_price=record.completion_price,
             operator_ppm=record.operator_ppm,

@@ -12,7 +12,7 @@ from backend.domain.content import ContentCorrupt, cid_of
 from backend.domain.contribution import is_withdrawn
 from backend.domain.dataset import Row, is_too_deep, split_lines
 from backend.domain.errors import Conflict, NotFound
-from backend.domain.hashing import licence_word
+from backend.domain.hashing import licence_text, licence_word
 from backend.ports.storage import bring_nothing
 from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 from backend.services.contribute.read_rows import RowReader
@@ -155,9 +155,9 @@ class Snapshots:
 
     def _licence(self, contribution: Contribution) -> str:
         """The chain holds up to 32 characters; a longer expression stands in the folder."""
-        word = bytes.fromhex(contribution.licence[2:]).rstrip(b"\0")
-        if word.isascii():
-            return word.decode()
+        text = licence_text(contribution.licence)
+        if text is not None:
+            return text
         if is_withdrawn(contribution):
             return contribution.licence  # its folder is gone, and the hash is what is left
         manifest = next(

@@ -118,12 +118,15 @@ def test_answers_of_it_pay_no_contributor(api: Api, http: httpx.Client) -> None:
         cid_digest=cid_digest(cid),
         snapshots=(),
     )
-    view.register(listed)
+    version = view.register(listed)
     answer = http.post("/v1/completions", json={"model": f"{listed.creator}/mine", "prompt": "a"})
     assert answer.status_code == 200, answer.text
     receipt = http.get(f"/v1/receipts/{answer.json()['loraledger']['receipt_id']}").json()
     (one,) = receipt["slices"]
     assert (one["shares"], int(receipt["receipt"]["charge"]) > 0) == ([], True)
+    assert http.get(f"/v1/models/{version}").json()["licence"] is None
+    api.installation.services.publication.notice()
+    assert http.get(f"/v1/models/{version}").json()["licence"] == "MIT"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from backend.domain.hashing import (
     to_bytes,
 )
 from backend.domain.receipt import Receipt, Share, Slice
+from tests.support.scripted import NOW
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
@@ -360,6 +361,7 @@ def test_models_are_listed_in_openais_shape(api: Api) -> None:
     found = api.openai.models.retrieve(adapter.id)
     assert (found.model_extra or {})["version_id"] == api.installation.version
     assert (found.model_extra or {})["cid"].startswith("bafy")
+    assert (base.created, adapter.created, found.created) == (0, int(NOW.timestamp()) + 1, adapter.created)
     api.openai.chat.completions.create(**chat(api))
     assert (api.openai.models.retrieve(adapter.id).model_extra or {})["is_active"]
     api.installation.engine.is_gone = True
