@@ -284,11 +284,10 @@ class Installation:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        from backend.services.catalogue import BaseModel, Catalogue, FloorPrice
+        from backend.services.catalogue import BaseModel, Catalogue
 
         base = BaseModel(self.base.digest, self.base.name, self.operator.account)
-        floor = FloorPrice(self.settings.min_prompt_price, self.settings.min_completion_price)
-        return Catalogue(self.database.read, base, floor)
+        return Catalogue(self.database.read, base)
 
     @cached_property
     def engine(self) -> Engine:

@@ -64,10 +64,6 @@ class Settings(BaseSettings):
     """Larger uploads are refused."""
     refused_personal_data: str = "CREDIT_CARD,CRYPTO,IBAN_CODE,UK_NHS,UK_NINO,US_SSN"
     """Kinds of personal data whose rows are not taken, with commas; all others are only reported."""
-    min_prompt_price: int = Field(default=1, ge=0, lt=1 << 63)
-    """Versions that ask less for prompt tokens are not served; token units per million tokens."""
-    min_completion_price: int = Field(default=1, ge=0, lt=1 << 63)
-    """Likewise for completion tokens."""
     training_price: int = Field(default=400_000, ge=0, lt=1 << 63)
     """Of a million tokens trained, in token units; 0: training is free, and nobody needs a channel for it."""
     key_requests_per_minute: int = Field(default=1000, ge=0)

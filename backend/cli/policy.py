@@ -1,14 +1,15 @@
-"""`loraledger policy`: what this installation does not serve."""
+"""`loraledger policy`: what this installation does not serve, and below which price nothing."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backend.cli.session import AsJson, account, open_installation, show
-from backend.domain.policy import Denied, Reason, Subject
+from backend.domain.policy import Denied, FloorPrice, Reason, Subject
 
 if TYPE_CHECKING:
     from backend.bootstrap import Installation
@@ -56,6 +57,26 @@ def list_denials(*, as_json: AsJson = False) -> None:
         return
     for denial in denials:
         typer.echo(_as_line(denial))
+
+
+@commands.command()
+def floor(
+    *,
+    prices: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Token units per million prompt tokens, and completion tokens; left out: show it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve no version that asks less for a token, from the next request on."""
+    with open_installation() as installation:
+        if prices is not None:
+            installation.policy.set_floor(FloorPrice(*prices))
+        found = installation.policy.floor()
+    if as_json:
+        show(asdict(found))
+        return
+    typer.echo(f"served from {found.prompt:,} and {found.completion:,} token units per million tokens up")
 
 
 @commands.command()

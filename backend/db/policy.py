@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select, tuple_
 
-from backend.db.tables.policy import DenialRow
-from backend.domain.policy import Denial, Denied, Reason, Subject
+from backend.db.tables.policy import DenialRow, FloorRow
+from backend.domain.policy import Denial, Denied, FloorPrice, Reason, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy.orm import Session
+
+
+_FLOOR = 1
+"""The id of its row."""
 
 
 class PolicyStore:
@@ -46,6 +50,14 @@ class PolicyStore:
     def all(self) -> list[Denial]:
         query = select(DenialRow).order_by(DenialRow.created_at, DenialRow.kind, DenialRow.subject)
         return [_denial(row) for row in self._session.scalars(query)]
+
+    def floor(self) -> FloorPrice:
+        row = self._session.get(FloorRow, _FLOOR)
+        return FloorPrice() if row is None else FloorPrice(row.prompt, row.completion)
+
+    def set_floor(self, floor: FloorPrice) -> None:
+        self._session.merge(FloorRow(id=_FLOOR, prompt=floor.prompt, completion=floor.completion))
+        self._session.flush()
 
 
 def _denial(row: DenialRow) -> Denial:

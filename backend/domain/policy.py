@@ -1,4 +1,4 @@
-"""What an operator does not serve, and why."""
+"""What an operator does not serve, and why; and below which price it serves nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from backend.domain.errors import Forbidden, InvalidInput
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from backend.domain.receipt import VersionRecord
 
 
 class Denied(StrEnum):
@@ -87,3 +89,25 @@ class Denial:
     subject: Subject
     reason: Reason
     created_at: datetime
+
+
+MAX_FLOOR = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class FloorPrice:
+    """The least that this operator answers for: token units per million tokens, as in version records.
+
+    Errors: `InvalidInput` outside 0 to `MAX_FLOOR`.
+    """
+
+    prompt: int = 1
+    completion: int = 1
+
+    def __post_init__(self) -> None:
+        for param in ("prompt", "completion"):
+            if not 0 <= getattr(self, param) <= MAX_FLOOR:
+                raise InvalidInput(f"the floor of {param} tokens must lie between 0 and {MAX_FLOOR}", param)
+
+    def allows(self, record: VersionRecord) -> bool:
+        return record.prompt_price >= self.prompt and record.completion_price >= self.completion

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
 
-    from backend.domain.policy import Denial, Subject
+    from backend.domain.policy import Denial, FloorPrice, Subject
     from backend.ports.chain import ChainView
 
 
@@ -28,6 +28,10 @@ class PolicyRepository(Protocol):
     def all(self) -> Sequence[Denial]:
         """Oldest first."""
         ...
+
+    def floor(self) -> FloorPrice: ...
+
+    def set_floor(self, floor: FloorPrice) -> None: ...
 
 
 class RunningAnswers(Protocol):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.chain import RegisteredVersion
+    from backend.domain.policy import FloorPrice
     from backend.domain.receipt import VersionRecord
     from backend.ports.chain import ChainView
     from backend.ports.serving import ModelsTx
@@ -30,17 +31,6 @@ class ModelNotFound(NotFound):
 
 class PriceBelowFloor(ModelNotFound):
     """The version's creator asks less for a token than this operator serves one for."""
-
-
-@dataclass(frozen=True, slots=True)
-class FloorPrice:
-    """The least that this operator answers for: token units per million tokens, as in version records."""
-
-    prompt: int = 1
-    completion: int = 1
-
-    def allows(self, record: VersionRecord) -> bool:
-        return record.prompt_price >= self.prompt and record.completion_price >= self.completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +68,9 @@ class BaseModel:
 
 
 class Catalogue:
-    def __init__(
-        self,
-        read: Callable[[], AbstractContextManager[ModelsTx]],
-        base: BaseModel,
-        floor: FloorPrice = FloorPrice(),
-    ) -> None:
+    def __init__(self, read: Callable[[], AbstractContextManager[ModelsTx]], base: BaseModel) -> None:
         self._read = read
         self._base = base
-        self.floor = floor
 
     @property
     def base_name(self) -> str:
@@ -96,13 +80,18 @@ class Catalogue:
     def base_digest(self) -> Hash32:
         return self._base.digest
 
+    def floor(self) -> FloorPrice:
+        with self._read() as tx:
+            return tx.policy.floor()
+
     def models(self) -> list[Model]:
         """All that can be served now: newest version of each name, the base model first."""
         with self._read() as tx:
             denials = {denial.subject: denial for denial in tx.policy.all()}
-            listed = (v for v in tx.chain.versions() if self._is_servable(v) and not v.is_deprecated)
+            floor = tx.policy.floor()
+            listed = (v for v in tx.chain.versions() if self._is_servable(v, floor) and not v.is_deprecated)
             versions = [v for v in listed if is_served(denials, tx.chain, v.record)]
-            base = self._newest_base(tx.chain)
+            base = self._newest_base(tx)
         newest = {(v.record.creator, v.record.name): v for v in versions if not _is_bare(v)}
         return [self._model(v) for v in [*([base] if base else []), *newest.values()]]
 
@@ -112,45 +101,45 @@ class Catalogue:
         Raises ModelNotFound, also for what is not served at its price; ModelDenied; PayerDenied.
         """
         with self._read() as tx:
-            found = self._known(tx.chain, model)
-            self._check_servable(found, model)
+            found = self._known(tx, model)
+            self._check_servable(found, model, tx.policy.floor())
             check_answerable(tx.policy, tx.chain, found.record, payer)
         return self._model(found)
 
     def record(self, model: str) -> VersionRecord:
         """Likewise, served here or not. Raises ModelNotFound."""
         with self._read() as tx:
-            return self._known(tx.chain, model).record
+            return self._known(tx, model).record
 
-    def _known(self, chain: ChainView, model: str) -> RegisteredVersion:
-        found = self._find(chain, model)
+    def _known(self, tx: ModelsTx, model: str) -> RegisteredVersion:
+        found = self._find(tx, model)
         if found is None:
             raise ModelNotFound(f"The model {model!r} does not exist here.", param="model")
         return found
 
-    def _find(self, chain: ChainView, model: str) -> RegisteredVersion | None:
+    def _find(self, tx: ModelsTx, model: str) -> RegisteredVersion | None:
         if model == self._base.name:
-            return self._newest_base(chain)
+            return self._newest_base(tx)
         if match := _HASH.fullmatch(model):
-            return _by_hash(chain, Hash32("0x" + match[1]))
+            return _by_hash(tx.chain, Hash32("0x" + match[1]))
         if match := _NAMED.fullmatch(model):
-            versions = chain.versions(creator=Account(match[1]), name=match[2])
+            versions = tx.chain.versions(creator=Account(match[1]), name=match[2])
             return _by_prefix(versions, match[3], model) if match[3] else _newest(versions)
         return None
 
-    def _newest_base(self, chain: ChainView) -> RegisteredVersion | None:
-        versions = chain.versions(creator=self._base.creator)
-        return _newest([v for v in versions if _is_bare(v) and self._is_servable(v)])
+    def _newest_base(self, tx: ModelsTx) -> RegisteredVersion | None:
+        floor, versions = tx.policy.floor(), tx.chain.versions(creator=self._base.creator)
+        return _newest([v for v in versions if _is_bare(v) and self._is_servable(v, floor)])
 
-    def _is_servable(self, version: RegisteredVersion) -> bool:
-        return self._is_known(version.record) and self.floor.allows(version.record)
+    def _is_servable(self, version: RegisteredVersion, floor: FloorPrice) -> bool:
+        return self._is_known(version.record) and floor.allows(version.record)
 
     def _is_known(self, record: VersionRecord) -> bool:
         """Anybody can register our base model at any price: its price is the configured creator's to set."""
         is_foreign_bare = record.adapter_digest == ZERO_HASH and record.creator != self._base.creator
         return record.base_model == self._base.digest and not is_foreign_bare and not record.is_training
 
-    def _check_servable(self, version: RegisteredVersion, model: str) -> None:
+    def _check_servable(self, version: RegisteredVersion, model: str, floor: FloorPrice) -> None:
         record = version.record
         if record.base_model != self._base.digest:
             raise ModelNotFound(
@@ -165,8 +154,7 @@ class Catalogue:
                 f"The model {model!r} is the base model without an adapter; here it is {self._base.name!r}.",
                 param="model",
             )
-        if not self.floor.allows(record):
-            floor = self.floor
+        if not floor.allows(record):
             raise PriceBelowFloor(
                 f"The model {model!r} costs {record.prompt_price} token units per million prompt tokens and "
                 f"{record.completion_price} per million completion tokens; this operator serves from "

@@ -114,13 +114,14 @@ class Operators:
     def card(self, active: Collection[Hash32]) -> Card:
         """Our own. `active`: digests of the adapters that answer without being loaded first."""
         base = next((m for m in self._catalogue.models() if m.is_base), None)
+        floor = self._catalogue.floor()
         offer = BaseOffer(
             self._catalogue.base_digest,
             self._catalogue.base_name,
             base.record.prompt_price if base else None,
             base.record.completion_price if base else None,
-            self._catalogue.floor.prompt,
-            self._catalogue.floor.completion,
+            floor.prompt,
+            floor.completion,
             self._training_price,
         )
         return Card(self._own, [offer], sorted(active))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.domain.ids import Account, Cid
+    from backend.domain.policy import FloorPrice
     from backend.domain.receipt import VersionRecord
     from backend.ports.chain import ChainView
     from backend.ports.policy import PolicyRepository, PolicyTx
@@ -73,6 +74,15 @@ class Policy:
         with self._begin() as tx:
             if not tx.policy.remove(subject):
                 raise NotFound(f"{subject.kind} {subject.id} is not denied.", param="subject")
+
+    def floor(self) -> FloorPrice:
+        with self._read() as tx:
+            return tx.policy.floor()
+
+    def set_floor(self, floor: FloorPrice) -> None:
+        """From the next request on: what asks less is not served."""
+        with self._begin() as tx:
+            tx.policy.set_floor(floor)
 
     def take_down(self, record: VersionRecord, reason: Reason) -> Takedown:
         """Deny the version's weights under any name, and take every folder that holds them out of the store.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import String
+from sqlalchemy import BigInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import HASH, Base, UtcDateTime
@@ -17,3 +17,13 @@ class DenialRow(Base):
     subject: Mapped[str] = mapped_column(HASH, primary_key=True)
     reason: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class FloorRow(Base):
+    """One row, or none while nobody has said anything."""
+
+    __tablename__ = "floor_price"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    prompt: Mapped[int] = mapped_column(BigInteger)
+    completion: Mapped[int] = mapped_column(BigInteger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import threading
@@ -17,7 +18,8 @@ from backend.chain.local_node import ROOT
 from backend.cli import endpoint, policy
 from backend.cli.main import app
 from backend.domain.content import cid_of
-from backend.domain.policy import Reason, Subject
+from backend.domain.errors import InvalidInput
+from backend.domain.policy import FloorPrice, Reason, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,12 +91,33 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         result = CliRunner().invoke(app, arguments[1:])
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
-    assert len(commands) == 5
+    assert len(commands) == 6
     assert "is queued" in said[0]
-    assert "datanet  7  licence" in said[1]
-    assert said[2] == said[1]
-    assert "not denied any more" in said[3]
-    assert "nothing of it is left here" in said[4]
+    assert "served from 2 and 4 token units" in said[1]
+    assert "datanet  7  licence" in said[2]
+    assert said[3] == said[2]
+    assert "not denied any more" in said[4]
+    assert "nothing of it is left here" in said[5]
     listed = CliRunner().invoke(app, ["policy", "list", "--json"]).output
     assert '"adapter"' in listed
     assert '"content"' in listed
+    shown = CliRunner().invoke(app, ["policy", "floor", "--json"]).output
+    assert json.loads(shown) == {"prompt": 2, "completion": 4}
+    refused = CliRunner().invoke(app, ["policy", "floor", "--prices", "-1", "4"])
+    assert isinstance(refused.exception, InvalidInput)
+    assert installation.policy.floor() == FloorPrice(2, 4)
+
+
+def test_a_floor_price_counts_from_the_next_request_on_and_is_told(api: Api) -> None:
+    asked, version = {"model": api.installation.version, "prompt": "a"}, api.installation.version
+    with api.http() as http:
+        assert http.post("/v1/completions", json=asked).status_code == 200
+        api.installation.policy.set_floor(FloorPrice(11, 20))
+        refused = http.post("/v1/completions", json=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "price_below_floor")
+        assert refused.json()["error"]["details"]["floor_prompt_price"] == 11
+        assert http.get("/v1/models").json()["data"] == []
+        [offer] = http.get("/v1/operator").json()["bases"]
+        assert (offer["min_prompt_price"], offer["min_completion_price"]) == (11, 20)
+        api.installation.policy.set_floor(FloorPrice(0, 0))
+        assert http.get("/v1/models").json()["data"][-1]["version_id"] == version

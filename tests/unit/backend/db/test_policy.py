@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from backend.domain.policy import Denial, Denied, Reason, Subject
+from backend.domain.policy import Denial, Denied, FloorPrice, Reason, Subject
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -35,3 +35,14 @@ def test_a_denial_is_removed_once(database: Database) -> None:
         assert tx.policy.remove(PAYER)
         assert not tx.policy.remove(PAYER)
         assert tx.policy.all() == []
+
+
+def test_the_floor_price_is_one_until_another_is_said(database: Database) -> None:
+    floors = [FloorPrice(5, 0), FloorPrice(2**63 - 1, 7)]
+    with database.read() as tx:
+        assert tx.policy.floor() == FloorPrice(1, 1)
+    for floor in floors:
+        with database.begin() as tx:
+            tx.policy.set_floor(floor)
+        with database.read() as tx:
+            assert tx.policy.floor() == floor

@@ -7,7 +7,8 @@ import pytest
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH
-from backend.services.catalogue import BaseModel, Catalogue, FloorPrice, ModelNotFound, PriceBelowFloor
+from backend.domain.policy import FloorPrice
+from backend.services.catalogue import ModelNotFound, PriceBelowFloor
 from tests.support.market import some_account, some_hash
 from tests.support.serving import Installation
 
@@ -127,9 +128,8 @@ def test_a_version_below_the_floor_price_is_not_served(
     assert "per million" in caught.value.message
     assert caught.value.details[f"floor_{price}"] == 1
     assert free not in [model.id for model in installation.catalogue.models()]
-    read: Any = installation.read
-    base = BaseModel(some_hash("base model"), "tiny", installation.operator)
-    assert Catalogue(read, base, FloorPrice(0, 0)).resolve(free).id == free
+    installation.policy.set_floor(FloorPrice(0, 0))
+    assert installation.catalogue.resolve(free).id == free
 
 
 def test_the_record_that_sells_training_is_not_the_base_model(installation: Installation) -> None:

@@ -108,10 +108,7 @@ def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
     assert own.card.active_adapters == [adapter]
     assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
     assert [base.training_price for base in own.card.bases] == [3]
-    floor = town.installation.catalogue.floor
-    assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [
-        (floor.prompt, floor.completion)
-    ]
+    assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [(1, 1)]
     assert town.strangers.asked == ["https://other/v1/operator"]
 
 
