@@ -17,6 +17,7 @@ from backend.api.openapi import document
 from backend.api.rate_limits import RateLimits
 from backend.api.routers import (
     adapters,
+    attribution,
     auth,
     channels,
     chat,
@@ -54,7 +55,7 @@ MAX_PIECES = 16
 UPLOADS = {("POST", "/v1/contributions"), ("POST", "/v1/files")}
 PIECE = ("PATCH", "/v1/transfers/")
 ROUTERS = (
-    *(auth, models, chat, channels, receipts, usage),
+    *(auth, models, chat, channels, receipts, attribution, usage),
     *(registry, contributions, transfers, files, fine_tuning, adapters),
     *(earnings, governance, ipfs, health, metrics),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.rules import from_position
+from backend.domain.split import PPM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +53,15 @@ class ReceiptView:
     slices: tuple[NamedSlice, ...]
     batch_state: BatchState | None
     """None while the receipt's batch is not on the chain, N blocks deep."""
+
+    def weights(self) -> list[tuple[Account | None, int]]:
+        """What each contributor has of the whole answer, ppm rounded down; the most first."""
+        sums: Counter[Account | None] = Counter()
+        for part in self.slices:
+            for named in part.shares:
+                sums[named.contributor] += part.weight_ppm * named.share.ppm
+        ordered = sorted(sums.items(), key=lambda item: (-item[1], item[0] or ""))
+        return [(account, total // PPM) for account, total in ordered]
 
 
 class Receipts:

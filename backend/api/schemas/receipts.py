@@ -102,6 +102,33 @@ class ReceiptDetail(ReceiptSummary):
         )
 
 
+class AccountWeight(View):
+    """`account`: null for contributions that this operator's view of the chain does not know."""
+
+    account: str | None
+    ppm: int
+
+
+class AttributionView(View):
+    """`slices` as in the receipt. `accounts`: what each contributor has of the whole answer, over all slices,
+    in ppm rounded down; the most first. A slice without shares is attributed to nobody.
+    """
+
+    receipt_id: str
+    method: str
+    slices: list[SliceBody]
+    accounts: list[AccountWeight]
+
+    @classmethod
+    def of(cls, view: ReceiptView) -> AttributionView:
+        return cls(
+            receipt_id=view.stored.id,
+            method=view.stored.signed.method,
+            slices=[SliceBody.of(part) for part in view.slices],
+            accounts=[AccountWeight(account=account, ppm=ppm) for account, ppm in view.weights()],
+        )
+
+
 class OpeningView(View):
     """A leaf's place in a Merkle-sum tree. `path`: its siblings upwards, sum 16 bytes and hash 32 each."""
 

@@ -71,6 +71,7 @@ TABLE = {
     "GET /v1/receipts": Rule(KEY),
     "GET /v1/receipts/{receipt_id}": Rule(KEY, 200),  # but for its salt
     "GET /v1/receipts/{receipt_id}/proof": Rule(KEY, 409),  # public, once it is in a batch
+    "GET /v1/attribution/{receipt_id}": Rule(KEY, 200),  # as the receipt
     "GET /v1/usage": Rule(KEY),
     # Money
     "GET /v1/channels": Rule(KEY),

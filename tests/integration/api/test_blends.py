@@ -59,6 +59,23 @@ def test_each_adapter_is_paid_by_its_weight_at_its_price(api: Api, names: list[s
     assert chat.probe
 
 
+def test_the_attribution_of_an_answer_is_its_receipts_summed_up_by_account(
+    api: Api, names: list[str]
+) -> None:
+    asked = {"extra_body": blend((names[0], 0.9), (names[1], 0.3))}
+    bill = (api.openai.completions.create(**ASKED, **asked).model_extra or {})["loraledger"]
+    with api.http() as http:
+        receipt = http.get(f"/v1/receipts/{bill['receipt_id']}").json()
+        found = http.get(f"/v1/attribution/{bill['receipt_id']}").json()
+    assert found["receipt_id"] == receipt["id"]
+    assert (found["method"], found["slices"]) == (receipt["method"], receipt["slices"])
+    shares = receipt["slices"][0]["shares"]
+    expected = {share["contributor"]: share["ppm"] * 750_000 // 1_000_000 for share in shares}
+    assert {each["account"]: each["ppm"] for each in found["accounts"]} == expected
+    assert len(expected) == 3
+    assert [each["ppm"] for each in found["accounts"]] == sorted(expected.values(), reverse=True)
+
+
 def test_a_stream_of_a_blend_has_its_bill_too(api: Api, names: list[str]) -> None:
     messages: Any = [{"role": "user", "content": "hello"}]
     stream = api.openai.chat.completions.create(

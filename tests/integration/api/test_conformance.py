@@ -65,6 +65,7 @@ def test_a_refusal_for_want_of_money(api: Api, server: tuple[FastAPI, str]) -> N
         ("/v1/channels", "/v1/channels"),
         ("/v1/receipts", "/v1/receipts"),
         ("/v1/receipts/0", "/v1/receipts/{receipt_id}"),
+        ("/v1/attribution/0", "/v1/attribution/{receipt_id}"),
         ("/v1/keys", "/v1/keys"),
         ("/v1/auth/me", "/v1/auth/me"),
         ("/v1/earnings", "/v1/earnings"),
