@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ MICRO_UNITS = 1_000_000
 THAW_SECONDS = 30 * 86_400
 """Longer than any vault's."""
 PAYER = 7
+NEEDS_VOUCHER = "insufficient_authorisation"
 
 
 def register(app: typer.Typer) -> None:
@@ -103,6 +104,34 @@ def make_deposit(market: Market, units: int) -> str:
 
     until(spendable, "the deposit to count", INDEXED_SECONDS)
     return channel_id
+
+
+def post_paid(market: Market, path: str, body: Any) -> Any:
+    """What the API answers to a request that costs. Where nothing is missing but leave to charge for it, the
+    wallet signs a voucher for what it can cost at most.
+    """
+    try:
+        return market.post(path, body)
+    except ApiRefused as refused:
+        if refused.details["code"] != NEEDS_VOUCHER:
+            raise
+        end = _sign_voucher(market, refused.details["channel_id"], int(refused.details["required"]))
+    typer.echo(f"signed that the channel may be charged up to {end:,} micro-units", err=True)
+    return market.post(path, body)
+
+
+def _sign_voucher(market: Market, channel_id: str, required: int) -> int:
+    """For `required` micro-units beyond what is charged and reserved; where the channel's line ends by it."""
+    from backend.domain.eip712 import payload
+    from backend.domain.hashing import VOUCHER_TYPE
+
+    path = f"/v1/channels/{channel_id}"
+    channel = market.get(path)
+    end = int(channel["charged"]) + int(channel["reserved"]) + required
+    message = {"channelId": channel_id, "from": "0", "maxCumulative": str(end)}
+    signature = market.wallet.sign_typed_data(payload(channel["voucher_domain"], VOUCHER_TYPE, message))
+    market.post(f"{path}/vouchers", {"max_cumulative": str(end), "signature": signature})
+    return end
 
 
 def make_key(market: Market, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.client import POLL_SECONDS
+from backend.cli.pay import post_paid
 from backend.cli.session import AsJson, User, open_market, show
 from backend.domain.errors import InvalidInput
 
@@ -58,9 +59,12 @@ def estimate(
 
 @commands.command()
 def create(snapshot: Snapshot, *, options: Options = None, model: Parent = "", user: User = CREATOR) -> None:
-    """Make a job; the most that it can cost is kept on the wallet's channel until it is over."""
+    """Make a job; the most that it can cost is kept on the wallet's channel until it is over.
+
+    Where balance suffices and no voucher and no session key reach so far, the wallet signs a voucher.
+    """
     with open_market(user) as market:
-        job = market.post(JOBS, _body(snapshot, model, options or ()))
+        job = post_paid(market, JOBS, _body(snapshot, model, options or ()))
     typer.echo(f"{job['id']} is {job['status']}; {_cost(job)}")
 
 

@@ -38,6 +38,7 @@ class ChannelView:
     grants: tuple[Grant, ...]
     held_keys: frozenset[Account]
     """Those of the session keys that this gateway holds: at most their cap is at risk here."""
+    voucher_domain: TypedDomain
 
 
 SetAside = Callable[[ChainView], Container[ReceiptId]]
@@ -134,6 +135,7 @@ class Channels:
                 thawed_at=on_chain.thawed_at if on_chain else 0,
                 grants=tuple(tx.chain.grants(channel)),
                 held_keys=frozenset(tx.channels.held_keys(channel)),
+                voucher_domain=self._vouchers,
             )
 
 

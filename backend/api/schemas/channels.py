@@ -25,7 +25,8 @@ class SessionKeyView(View):
 
 class ChannelView(View):
     """Amounts in micro-units. `cap`: where the best voucher or session key lets collection end; `thawed_at`:
-    unix seconds from when on `thawing` can be withdrawn, zero while nothing thaws.
+    unix seconds from when on `thawing` can be withdrawn, zero while nothing thaws; `voucher_domain`: of its
+    vouchers, by EIP-712.
     """
 
     id: str
@@ -41,6 +42,7 @@ class ChannelView(View):
     cap: Micro
     available: Micro
     sessions: list[SessionKeyView]
+    voucher_domain: dict[str, Any]
 
     @classmethod
     def of(cls, channel: Channel) -> ChannelView:
@@ -69,6 +71,7 @@ class ChannelView(View):
             cap=line.authorised,
             available=line.available,
             sessions=sessions,
+            voucher_domain=channel.voucher_domain.fields,
         )
 
 

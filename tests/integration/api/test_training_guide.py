@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
 from backend.cli import train
-from backend.cli.client import Market
+from backend.cli.client import ApiRefused, Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.domain.errors import InvalidInput
@@ -23,6 +23,7 @@ from backend.domain.training import LINEAR_LAYERS, TrainingConfig
 from backend.domain.training_payment import request_bytes
 from backend.services.train.leases import Leases
 from backend.services.train.options import RANGES
+from tests.integration.api.conftest import FUNDS
 from tests.integration.api.test_fine_tuning import publish
 from tests.support.market import some_hash
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from tests.support.serving import Installation
 
 PAGE = ROOT / "docs" / "training.md"
+MOST = 15_280
+"""Micro-units that a job of default options may cost."""
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^```sh\n(loraledger train .*?)\n```", re.MULTILINE)
 OPTION = re.compile(r"^\| `(\w+)` \| (\S+) \| (.*) \|$", re.MULTILINE)
@@ -118,6 +121,28 @@ def type_in(command: str) -> str:
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+@pytest.mark.usefixtures("_at_the_api")
+def test_a_missing_voucher_is_signed_for_the_most_that_the_job_can_cost(api: Api) -> None:
+    installation, create = api.installation, f"loraledger train create {some_hash('snapshot')}"
+    installation.fund(FUNDS, cap=0)
+    for number in (1, 2):
+        assert f"charged up to {number * MOST:,} micro-units" in type_in(create)
+        channel = installation.services.channels.get(installation.payer.account, installation.channel)
+        line = channel.standing
+        assert (line.authorised, line.reserved) == (number * MOST, number * MOST)
+
+
+@pytest.mark.usefixtures("_at_the_api")
+def test_no_voucher_is_signed_where_the_balance_does_not_cover_the_job(api: Api) -> None:
+    installation = api.installation
+    installation.fund(MOST - 1, cap=0)
+    refused = CliRunner().invoke(app, ["train", "create", some_hash("snapshot")])
+    assert isinstance(refused.exception, ApiRefused)
+    assert refused.exception.details["code"] == "insufficient_balance"
+    with installation.read() as tx:
+        assert not tx.channels.vouchers(installation.channel)
 
 
 @pytest.mark.usefixtures("_at_the_api")
