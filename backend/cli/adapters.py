@@ -1,4 +1,6 @@
-"""Adapters that were trained elsewhere, from the command line: published, then registered."""
+"""Adapters from the command line: those that were trained elsewhere published and registered, all of them
+listed, shown and fetched.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.client import until
-from backend.cli.session import AsJson, User, open_market, show
+from backend.cli.session import AsJson, User, open_installation, open_market, show
 from backend.cli.transferring import transfer_shown
 from backend.domain.errors import NotFound
+from backend.domain.ids import ZERO_HASH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,7 +27,10 @@ PUBLISH_SECONDS = 3600
 REGISTER_SECONDS = 120
 Folder = Annotated[Path, typer.Argument(help="As PEFT saves it.", exists=True, file_okay=False)]
 AdapterId = Annotated[str, typer.Argument(help="As `loraledger adapter publish` names it.")]
-commands = typer.Typer(help="Publish adapters that were trained elsewhere.", no_args_is_help=True)
+Registered = Annotated[str, typer.Argument(help="`owner/name`, version id or adapter digest.")]
+commands = typer.Typer(
+    help="Publish adapters that were trained elsewhere; list, show and fetch any.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -110,6 +116,44 @@ def status(
     for adapter in found:
         for line in _lines(adapter):
             typer.echo(line)
+
+
+@commands.command("list")
+def list_adapters(*, user: User = CREATOR, as_json: AsJson = False) -> None:
+    """The newest version of each adapter that is served here."""
+    with open_market(user) as market:
+        found = [model for model in market.get("/v1/models")["data"] if model["digest"] is not None]
+    if as_json:
+        show(found)
+        return
+    for model in found:
+        typer.echo(f"{model['id']}  {model['digest']}  {model['licence'] or 'licence unknown'}")
+
+
+@commands.command("show")
+def show_adapter(adapter: Registered, *, user: User = CREATOR, as_json: AsJson = False) -> None:
+    """What is registered of an adapter's version."""
+    with open_market(user) as market:
+        found = market.get(f"/v1/models/{adapter}")
+    if as_json:
+        show(found)
+        return
+    for name, value in found.items():
+        typer.echo(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+@commands.command()
+def pull(
+    adapter: Registered,
+    folder: Annotated[Path, typer.Argument(help="Where it is put; nothing may be there yet.")],
+) -> None:
+    """Fetch an adapter's folder, from here or from another operator's gateway, checked against its CID."""
+    with open_installation() as installation:
+        record = installation.catalogue.record(adapter)
+        if record.adapter_digest == ZERO_HASH:
+            raise NotFound(f"{adapter} is the base model, and no adapter", param="adapter")
+        cid = installation.adapter_folders.fetch(record, folder)
+    typer.echo(f"{cid} is in {folder}")
 
 
 def _followed(market: Market, adapter_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from backend.cli import (
     policy,
     proxy,
     receipts,
+    snapshots,
     train,
     up,
     vote,
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 PARTS = (
     *(up, demo, doctor, pay, keys, chat, proxy, receipts, earn, audit, watch, vote, market, data, train),
-    *(adapters, policy, endpoint, daemons),
+    *(snapshots, adapters, policy, endpoint, daemons),
 )
 for part in PARTS:
     part.register(app)

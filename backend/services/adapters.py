@@ -47,6 +47,12 @@ class AdapterFolders:
             self._fetch(cid, path)
         return AdapterFolder(record.adapter_digest, path)
 
+    def fetch(self, record: VersionRecord, destination: Path) -> Cid:
+        """A copy at a path where nothing is yet. Raises what `folder` does, and Conflict."""
+        cid = cid_of(record.cid_digest)
+        self._download(cid, destination)
+        return cid
+
     def drop(self, cid: Cid) -> None:
         """Delete the copy; whoever is answered from it must be done."""
         shutil.rmtree(self._root / cid, ignore_errors=True)

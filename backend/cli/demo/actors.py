@@ -72,14 +72,6 @@ def await_acceptance(market: Market, upload_id: str) -> dict[str, Any]:
     return until(accepted, f"contribution {upload_id} to be accepted", CHAIN_SECONDS)
 
 
-def freeze(market: Market, datanet: int) -> str:
-    """The id of a snapshot of all that is in the datanet now."""
-    freezing = market.post(f"/v1/datanets/{datanet}/snapshots", {})
-    market.wait_for(freezing)
-    market.find(f"/v1/snapshots/{freezing['snapshot_id']}", CHAIN_SECONDS)
-    return str(freezing["snapshot_id"])
-
-
 def start_training(market: Market, snapshot: str, hyperparameters: dict[str, Any]) -> str:
     body = {"snapshot_id": snapshot, "hyperparameters": hyperparameters}
     return str(market.post("/v1/fine_tuning/jobs", body)["id"])

@@ -10,6 +10,7 @@ from backend.cli import pay
 from backend.cli.client import Market, until
 from backend.cli.demo import actors, books, voting
 from backend.cli.demo.asking import Answer, Question, ask_all
+from backend.cli.snapshots import freeze
 from backend.cli.wallet import Wallet
 from backend.domain.chain import BatchState
 from backend.domain.errors import Conflict
@@ -139,7 +140,7 @@ class Story:
         for market, upload_id in uploads:
             actors.await_acceptance(market, upload_id)
         self._screen.say("recorded on chain and accepted by the curator")
-        return [actors.freeze(creator, datanet) for datanet in ids]
+        return [freeze(creator, datanet) for datanet in ids]
 
     def _contribute(self, name: str, datanet: int, package: str) -> tuple[Market, str]:
         from backend.services.contribute.docstrings import build_dataset

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from openai import BadRequestError, PermissionDeniedError
+from typer.testing import CliRunner
 
+from backend.cli import chat
+from backend.cli.client import Market
+from backend.cli.main import app
+from backend.cli.wallet import Wallet
 from backend.domain.content import cid_of
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import keccak
 from backend.domain.policy import Reason, Subject
 from tests.support.market import some_hash
 
@@ -53,10 +60,10 @@ def test_each_adapter_is_paid_by_its_weight_at_its_price(api: Api, names: list[s
     assert (first["weight_ppm"], second["weight_ppm"]) == (750_000, 250_000)
     assert sum(share["ppm"] for share in first["shares"]) == 1_000_000
     assert second["shares"] == []
-    (chat,) = api.installation.engine.chats
-    assert chat.adapter is None
-    assert [weight for _, weight in chat.blend] == [0.9, 0.3]
-    assert chat.probe
+    (sent,) = api.installation.engine.chats
+    assert sent.adapter is None
+    assert [weight for _, weight in sent.blend] == [0.9, 0.3]
+    assert sent.probe
 
 
 def test_the_attribution_of_an_answer_is_its_receipts_summed_up_by_account(
@@ -110,3 +117,16 @@ def test_an_adapter_that_is_denied_is_denied_in_a_blend(api: Api, names: list[st
     api.installation.policy.deny(Subject.parse("adapter", denied), Reason.POLICY)
     with pytest.raises(PermissionDeniedError):
         api.openai.completions.create(**ASKED, extra_body=blend((names[0], 1.0), (names[1], 1.0)))
+
+
+def test_the_command_line_asks_a_blend(api: Api, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
+    monkeypatch.setattr(chat, "open_market", lambda _user: Market(api.url, wallet).sign_in())
+    asked = ["chat", "tiny", "hello", "--blend", f"{names[0]}=0.9", "--blend", f"{names[1]}=0.3"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, (done.output, done.exception)
+    (sent,) = api.installation.engine.chats
+    assert [weight for _, weight in sent.blend] == [0.9, 0.3]
+    for part in ("0.5", "=0.5", f"{names[0]}=", f"{names[0]}=nan"):
+        refused = CliRunner().invoke(app, ["chat", "tiny", "hello", "--blend", part])
+        assert isinstance(refused.exception, InvalidInput), part

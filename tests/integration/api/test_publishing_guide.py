@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,10 +19,11 @@ from backend.cli import adapters
 from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
-from backend.domain.errors import NotFound
+from backend.domain.errors import Conflict, NotFound
 from backend.domain.gate import Inspection
 from backend.domain.hashing import keccak
 from backend.domain.training import Step
+from backend.services.adapters import AdapterFolders
 from backend.services.gate import Gate
 from backend.services.publish import Listing
 from backend.services.train.leases import Leases
@@ -114,11 +117,18 @@ def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Wallet, "send", send)
 
 
+def fetchable(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The home of the command has what was published."""
+    folders = AdapterFolders(api.installation.blobs, Path("adapters"))
+    home = SimpleNamespace(catalogue=api.installation.catalogue, adapter_folders=folders)
+    monkeypatch.setattr(adapters, "open_installation", lambda: nullcontext(home))
+
+
 def test_every_command_of_the_guide_does_what_the_page_says(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 6
     register(api, monkeypatch)
     first = type_beside(publish, api, commands[0])
     assert first.exit_code == 0, (first.output, first.exception)
@@ -129,13 +139,22 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     assert (
         f"{adapter} succeeded\n  loss on the general set: 1.5000 without it, 1.2500 with it" in first.output
     )
-    said = [type_in(command.replace("$ADAPTER", adapter)) for command in commands[1:]]
+    said = [type_in(command.replace("$ADAPTER", adapter)) for command in commands[1:3]]
     assert [result.exit_code for result in said] == [0, 0], [r.output for r in said]
     assert said[0].output.startswith(f"{adapter} succeeded\n")
     assert "no risk score: too few adapters are known" in said[1].output
     version = api.installation.services.foreign_adapters.get(adapter).version_id
     assert f"{api.installation.payer.account}/poems is version {version}" in said[1].output
     assert type_in("loraledger adapter status").output.startswith(f"{adapter} succeeded, version {version}")
+    fetchable(api, monkeypatch)
+    listed, shown, pulled = (type_in(command.replace("$MODEL", str(version))) for command in commands[3:])
+    assert f"{RESULT.adapter_digest}  Apache-2.0" in listed.output
+    assert f"version_id: {version}\n" in shown.output
+    assert pulled.exit_code == 0, (pulled.output, pulled.exception)
+    assert Path("a-copy", "README.md").read_text() == "card"
+    assert isinstance(type_in(f"loraledger adapter pull {version} a-copy").exception, Conflict)
+    assert isinstance(type_in("loraledger adapter pull tiny another").exception, NotFound)
+    assert not Path("another").exists()
 
 
 def test_a_refused_adapter_is_told_by_name_and_ends_the_command_with_one(api: Api) -> None:

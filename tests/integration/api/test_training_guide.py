@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from dataclasses import fields
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import train
+from backend.cli import snapshots, train
 from backend.cli.client import ApiRefused, Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
+from backend.domain.chain import Datanet, Snapshot
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
-from backend.domain.ids import SnapshotId
+from backend.domain.ids import DatanetId, SnapshotId
 from backend.domain.training import LINEAR_LAYERS, TrainingConfig
 from backend.domain.training_payment import request_bytes
 from backend.services.train.leases import Leases
@@ -38,6 +41,7 @@ MOST = 15_280
 """Micro-units that a job of default options may cost."""
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^```sh\n(loraledger train .*?)\n```", re.MULTILINE)
+FREEZE = re.compile(r"^```sh\n(loraledger snapshot .*?)\n```", re.MULTILINE)
 OPTION = re.compile(r"^\| `(\w+)` \| (\S+) \| (.*) \|$", re.MULTILINE)
 
 
@@ -86,7 +90,8 @@ def _at_the_api(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_market(_user: int) -> Market:
         return Market(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
 
-    monkeypatch.setattr(train, "open_market", open_market)
+    for module in (train, snapshots):
+        monkeypatch.setattr(module, "open_market", open_market)
 
 
 @pytest.mark.usefixtures("_at_the_api")
@@ -121,6 +126,32 @@ def type_in(command: str) -> str:
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+def confirm(installation: Installation, snapshot: SnapshotId) -> None:
+    """As sender and indexer do, once it is asked for."""
+    sent = None
+    while sent is None:
+        time.sleep(0.05)
+        with installation.begin() as tx:
+            sent = tx.transactions.by_key(f"freeze:{snapshot}:0")
+    installation.view.snapshots[snapshot] = Snapshot(
+        snapshot, DatanetId(7), 4, some_hash("bits"), (0, 1, 3), 1
+    )
+    with installation.begin() as tx:
+        tx.transactions.confirmed(sent.id)
+
+
+@pytest.mark.usefixtures("_at_the_api")
+def test_a_snapshot_is_named_once_it_is_on_the_chain(api: Api) -> None:
+    installation, snapshot = api.installation, SnapshotId(some_hash("preview (7, 4)"))
+    known = Datanet(DatanetId(7), installation.payer.account, "docs", some_hash("description"), 4)
+    installation.view.datanet_list.append(known)
+    [command] = FREEZE.findall(PAGE.read_text())
+    chain = Thread(target=confirm, args=(installation, snapshot))
+    chain.start()
+    assert type_in(command.replace("$DATANET", "7")) == f"{snapshot}\n"
+    chain.join()
 
 
 @pytest.mark.usefixtures("_at_the_api")
