@@ -6,14 +6,16 @@ that this engine cannot serve exactly is refused by an error that names the plac
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inference.errors import AdapterDigestMismatchError
 from inference.lora.config import read_config
-from inference.lora.files import read_adapter_files
+from inference.lora.files import MAX_CONFIG_DEPTH, read_adapter_files
 from inference.lora.fold import find_runs, fold
-from inference.lora.header import read_header
+from inference.lora.header import header_of, read_header
+from inference.lora.strict_json import parse_object
 from inference.lora.tensors import TENSORS_PER_LINEAR, group_by_linear
 from inference.model.architecture import PARENT_BY_LINEAR
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.lora.block import LoraBlock
+    from inference.lora.fold import Run
     from inference.model.loader import BaseWeights
+
+_MAX_KNOWN_LAYOUTS = 16  # a rank, targets and a library make one; a stranger's headers push out no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,43 @@ class Adapter:
         return any(block.gain is not None for block in self.blocks)
 
 
+class AdapterLoader:
+    """Loads adapters of one base model, on any thread. Those that differ in nothing but their numbers are
+    laid out once: names, shapes and places of hundreds of tensors take as long to check as their numbers.
+    """
+
+    def __init__(self, base: BaseWeights, base_digest: str, max_rank: int) -> None:
+        self._base = base
+        self._base_digest = base_digest
+        self._max_rank = max_rank
+        self._num_linears = base.architecture.num_layers * len(PARENT_BY_LINEAR)
+        self._known_runs = functools.lru_cache(_MAX_KNOWN_LAYOUTS)(self._find_runs)
+
+    def load(self, folder: Path, expected_digest: str, max_bytes: int | None = None) -> Adapter:
+        """Read, verify against `expected_digest`, validate against the base model and convert to its dtype.
+
+        A weights file larger than `max_bytes` is not read. Raises a subclass of `AdapterError` for whatever
+        is wrong.
+        """
+        files = read_adapter_files(folder, max_bytes)
+        if files.digest != expected_digest:
+            raise AdapterDigestMismatchError(str(folder), expected_digest, files.digest)
+        header = header_of(files.weights, self._max_tensors)
+        runs = self._known_runs(files.config, header, len(files.weights))
+        blocks, peak = fold(runs, files.weights, self._base)
+        return Adapter(expected_digest, blocks, sum(block.num_bytes for block in blocks), peak)
+
+    @property
+    def _max_tensors(self) -> int:
+        return self._num_linears * TENSORS_PER_LINEAR
+
+    def _find_runs(self, config: bytes, header: bytes, file_size: int) -> Sequence[Run]:
+        content = parse_object(config, MAX_CONFIG_DEPTH)
+        asked = read_config(content, self._base_digest, max_patterns=self._num_linears)
+        specs = read_header(header, file_size, self._max_tensors)
+        return find_runs(group_by_linear(specs, asked, self._base.architecture, self._max_rank), asked)
+
+
 def load_adapter(
     folder: Path,
     expected_digest: str,
@@ -47,17 +89,5 @@ def load_adapter(
     max_rank: int,
     max_bytes: int | None = None,
 ) -> Adapter:
-    """Read, verify against `expected_digest`, validate against the base model and convert to its dtype.
-
-    A weights file larger than `max_bytes` is not read. Raises a subclass of `AdapterError` for whatever is
-    wrong.
-    """
-    files = read_adapter_files(folder, max_bytes)
-    if files.digest != expected_digest:
-        raise AdapterDigestMismatchError(str(folder), expected_digest, files.digest)
-    num_linears = base.architecture.num_layers * len(PARENT_BY_LINEAR)
-    config = read_config(files.config, base_digest, max_patterns=num_linears)
-    header = read_header(files.weights, max_tensors=num_linears * TENSORS_PER_LINEAR)
-    runs = find_runs(group_by_linear(header, config, base.architecture, max_rank), config)
-    blocks, peak = fold(runs, files.weights, base)
-    return Adapter(expected_digest, blocks, sum(block.num_bytes for block in blocks), peak)
+    """A single one, as `AdapterLoader.load` does it."""
+    return AdapterLoader(base, base_digest, max_rank).load(folder, expected_digest, max_bytes)

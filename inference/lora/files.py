@@ -12,7 +12,7 @@ import os
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inference.errors import (
     AdapterChangedError,
@@ -25,7 +25,7 @@ from inference.errors import (
 from inference.lora.strict_json import canonical, parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from io import BufferedReader
     from pathlib import Path
 
@@ -33,7 +33,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _DIGEST_DOMAIN = b"loraledger/adapter/v1\0"
 _MAX_CONFIG_BYTES = 1024 * 1024
-_MAX_CONFIG_DEPTH = 16
+MAX_CONFIG_DEPTH = 16
 _MAX_ENTRIES = 1000
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What a file is called matters less than what is in it: an archive, as torch and numpy put pickles into, or a
@@ -45,7 +45,7 @@ _PICKLE_HEADS = (b"PK\x03\x04", *(bytes((0x80, protocol)) for protocol in range(
 class AdapterFiles:
     """What was read of a folder, once."""
 
-    config: Mapping[str, Any]
+    config: bytes  # in canonical form
     weights: bytearray
     digest: str
 
@@ -70,11 +70,11 @@ def read_adapter_files(folder: Path, max_weights_bytes: int | None = None) -> Ad
         config_bytes = _read(directory, CONFIG_FILE, _MAX_CONFIG_BYTES)
         weights = _read(directory, WEIGHTS_FILE, max_weights_bytes)
     try:
-        config = parse_object(bytes(config_bytes), _MAX_CONFIG_DEPTH)
-        config_digest = hashlib.sha256(canonical(config)).digest()
+        config = canonical(parse_object(bytes(config_bytes), MAX_CONFIG_DEPTH))
     except ValueError as error:
         raise AdapterConfigError(CONFIG_FILE, str(error)) from error
-    digest = hashlib.sha256(_DIGEST_DOMAIN + config_digest + hashlib.sha256(weights).digest())
+    parts = (hashlib.sha256(part).digest() for part in (config, weights))
+    digest = hashlib.sha256(_DIGEST_DOMAIN + b"".join(parts))
     return AdapterFiles(config, weights, digest.hexdigest())
 
 

@@ -54,11 +54,10 @@ def max_header_bytes(max_tensors: int) -> int:
     return max_tensors * _BYTES_PER_ENTRY + _FREE_BYTES
 
 
-def read_header(weights: bytearray, max_tensors: int) -> dict[str, TensorSpec]:
-    """Specs by tensor name. Together they cover the file from header to end, without gap or overlap.
+def header_of(weights: bytearray, max_tensors: int) -> bytes:
+    """The header of a whole file, which is small enough for so many tensors.
 
-    Raises `AdapterCorruptError`, `AdapterHeaderError`, `AdapterTooManyTensorsError`,
-    `AdapterUnsupportedError`.
+    Raises `AdapterCorruptError`, `AdapterHeaderError`, `AdapterTooManyTensorsError`.
     """
     if len(weights) < _LENGTH.size:
         raise AdapterCorruptError(WEIGHTS_FILE, f"{len(weights)} bytes are no safetensors file")
@@ -70,8 +69,17 @@ def read_header(weights: bytearray, max_tensors: int) -> dict[str, TensorSpec]:
         raise AdapterTooManyTensorsError(
             WEIGHTS_FILE, f"a header of {length} bytes; the base model has room for {max_tensors} tensors"
         )
+    return bytes(weights[_LENGTH.size : data_start])
+
+
+def read_header(header: bytes, file_size: int, max_tensors: int) -> dict[str, TensorSpec]:
+    """Specs by tensor name. Together they cover the file from header to end, without gap or overlap.
+
+    Raises `AdapterCorruptError`, `AdapterHeaderError`, `AdapterTooManyTensorsError`,
+    `AdapterUnsupportedError`.
+    """
     try:
-        entries = parse_object(bytes(weights[_LENGTH.size : data_start]), _MAX_DEPTH)
+        entries = parse_object(header, _MAX_DEPTH)
     except ValueError as error:
         raise AdapterCorruptError(WEIGHTS_FILE, f"its header is no JSON object: {error}") from error
     entries.pop(_METADATA, None)
@@ -80,7 +88,7 @@ def read_header(weights: bytearray, max_tensors: int) -> dict[str, TensorSpec]:
     if len(entries) > max_tensors:
         reason = f"{len(entries)} tensors; the base model has room for {max_tensors}"
         raise AdapterTooManyTensorsError(WEIGHTS_FILE, reason)
-    return _lay_out(entries, data_start, len(weights))
+    return _lay_out(entries, _LENGTH.size + len(header), file_size)
 
 
 def _lay_out(entries: dict[str, Any], data_start: int, file_size: int) -> dict[str, TensorSpec]:

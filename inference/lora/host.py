@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.errors import AdapterError, AdapterTooLargeError
-from inference.lora.adapter import Adapter, load_adapter
+from inference.lora.adapter import Adapter, AdapterLoader
 from inference.lora.header import max_header_bytes
 from inference.lora.registry import AdapterRegistry
 from inference.lora.segments import BASE_SLOT
@@ -37,8 +37,10 @@ class AdapterHost:
         arena: AdapterArena,
         on_loaded: Callable[[], None],
     ) -> None:
+        loader = AdapterLoader(base, base_digest, config.max_rank)
+
         def load(ref: AdapterRef, max_bytes: int) -> Adapter:
-            return load_adapter(Path(ref.path), ref.digest, base, base_digest, config.max_rank, max_bytes)
+            return loader.load(Path(ref.path), ref.digest, max_bytes)
 
         self.arena = arena
         self.slots = AdapterSlots(self.arena, config.num_adapter_slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ import pytest
 import torch
 
 from inference import errors
-from inference.lora.adapter import Adapter, load_adapter
-from inference.lora.files import adapter_digest
+from inference.lora.adapter import Adapter, AdapterLoader, load_adapter
+from inference.lora.files import WEIGHTS_FILE, adapter_digest
 from inference.model.architecture import read_architecture
 from inference.model.loader import BaseWeights
 from inference.protocol import AdapterRef
@@ -62,6 +63,37 @@ def test_a_good_adapter_is_read_with_its_scaling_folded_in(
     torch.testing.assert_close(pair.expand, tensors[f"{Q_PROJ}.lora_B.weight"].T * 2.0)
     assert [block.rank for block in adapter.blocks] == [4, 4]
     assert adapter.num_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_adapters_of_a_layout_that_is_known_are_read_and_refused_as_the_first_one(
+    tiny_llama: Path, original: AdapterRef, tmp_path: Path
+) -> None:
+    """Numbers, scaling, faults and sizes are each one's own."""
+    loader = AdapterLoader(
+        BaseWeights.open(tiny_llama, read_architecture(tiny_llama), torch.float32), BASE_DIGEST, 8
+    )
+
+    def load(ref: AdapterRef) -> Adapter:
+        return loader.load(Path(ref.path), ref.digest)
+
+    def changed(name: str, factor: float) -> AdapterRef:
+        shutil.copytree(original.path, tmp_path / name)
+        copy = AdapterRef(original.digest, str(tmp_path / name))
+        return rewrite_tensors(copy, {key: value * factor for key, value in read_tensors(copy).items()})
+
+    first, doubled = pairs(load(original)), pairs(load(changed("doubled", 2.0)))
+    for key, pair in first.items():
+        torch.testing.assert_close(doubled[key].shrink, pair.shrink * 2)
+        torch.testing.assert_close(doubled[key].expand, pair.expand * 2)
+    rescaled = pairs(load(edit_adapter(changed("rescaled", 1.0), lora_alpha=4)))
+    torch.testing.assert_close(rescaled[0, "q_proj"].expand, first[0, "q_proj"].expand / 2)
+    with pytest.raises(errors.AdapterNotFiniteError):
+        load(changed("endless", math.inf))
+    longer = changed("longer", 1.0)
+    with (Path(longer.path) / WEIGHTS_FILE).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(errors.AdapterHeaderError):
+        load(AdapterRef(adapter_digest(Path(longer.path)), longer.path))
 
 
 @pytest.mark.parametrize(
