@@ -5,8 +5,10 @@ Schemathesis runs as a process of its own, as against any server.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,6 @@ from tests.integration.api.test_how_to import installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from fastapi import FastAPI
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["installation"]
 
+ROOT = Path(__file__).resolve().parents[3]
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 NO_RATES: Any = {name: 0 for name in Settings.model_fields if name.endswith("_per_minute")}
 
@@ -47,7 +49,10 @@ def fuzz(api: Api, folder: Path, examples: int, *selection: str) -> subprocess.C
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{api.url}/openapi.json"]
     command += ["-H", f"Authorization: Bearer {api.session}", "--checks", CHECKS, "-n", str(examples)]
     command += ["--phases", "coverage,fuzzing", "--seed", "1", "--no-color", "--request-timeout", "60"]
-    return subprocess.run([*command, *selection], cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.support.fuzz_hooks"}
+    return subprocess.run(
+        [*command, *selection], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.deep
