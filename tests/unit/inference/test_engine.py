@@ -19,7 +19,7 @@ from inference.errors import (
     NumericalError,
     OverloadedError,
 )
-from inference.lora.adapter import load_adapter
+from inference.lora.adapter import AdapterLoader
 from inference.protocol import AdapterRef, Generate, Message, Sampling
 from tests.fixtures_engine import (
     drain,
@@ -213,13 +213,13 @@ def test_a_request_ends_when_its_deadline_has_passed(tiny_llama: Path) -> None:
 def test_a_deadline_passes_while_everybody_waits_for_an_adapter(
     llama_adapters: list[AdapterRef], make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_load = threading.Event()
+    may_load, load = threading.Event(), AdapterLoader.load
 
     def load_later(*arguments: Any) -> Adapter:
         may_load.wait(30)
-        return load_adapter(*arguments)
+        return load(*arguments)
 
-    monkeypatch.setattr("inference.lora.host.load_adapter", load_later)
+    monkeypatch.setattr(AdapterLoader, "load", load_later)
     answers = run_all(make_engine(), greedy("r", adapter=llama_adapters[0], deadline_ms=50))
     may_load.set()
     assert isinstance(answers["r"].error, DeadlineExceededError)
@@ -389,12 +389,13 @@ def test_a_refused_adapter_is_read_once(
     ref = make_adapter(tmp_path / "a", tiny_llama)
     rewrite_tensors(ref, {name: tensor * 2 for name, tensor in read_tensors(ref).items()})
     read: list[Path] = []
+    load = AdapterLoader.load
 
-    def note(folder: Path, *rest: object) -> Adapter:
+    def note(loader: AdapterLoader, folder: Path, *rest: Any) -> Adapter:
         read.append(folder)
-        return load_adapter(folder, *rest)
+        return load(loader, folder, *rest)
 
-    monkeypatch.setattr("inference.lora.host.load_adapter", note)
+    monkeypatch.setattr(AdapterLoader, "load", note)
     engine = make_engine()
     answers = run_all(engine, greedy("1", adapter=ref), greedy("2", adapter=ref))
     assert {type(answer.error) for answer in answers.values()} == {AdapterDigestMismatchError}
@@ -449,12 +450,13 @@ def test_an_adapter_that_is_hot_in_its_slot_is_not_read_again_when_it_loses_it(
     hot, *others = (make_adapter(tmp_path / str(seed), tiny_llama, seed=seed) for seed in range(6))
     size = (tmp_path / "0" / "adapter_model.safetensors").stat().st_size
     read: list[str] = []
+    load = AdapterLoader.load
 
-    def note(folder: Path, digest: str, *rest: object) -> Adapter:
+    def note(loader: AdapterLoader, folder: Path, digest: str, *rest: Any) -> Adapter:
         read.append(digest)
-        return load_adapter(folder, digest, *rest)
+        return load(loader, folder, digest, *rest)
 
-    monkeypatch.setattr("inference.lora.host.load_adapter", note)
+    monkeypatch.setattr(AdapterLoader, "load", note)
     engine = make_engine(num_adapter_slots=2, adapter_budget_bytes=int(4.5 * size))
     for other in others:
         run_all(engine, greedy("h", adapter=hot, max_tokens=1))

@@ -87,7 +87,7 @@ def test_a_deadline_wakes_a_thread_that_waits_for_an_adapter(
     tiny_llama: Path, llama_adapters: list[AdapterRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_load, is_over = threading.Event(), threading.Event()
-    monkeypatch.setattr("inference.lora.host.load_adapter", lambda *_: may_load.wait(30))
+    monkeypatch.setattr("inference.lora.adapter.AdapterLoader.load", lambda *_: may_load.wait(30))
     engine_worker = EngineWorker(tiny_config(tiny_llama))
     command = greedy("r", adapter=llama_adapters[0], deadline_ms=50)
     engine_worker.submit("r", "", 1, lambda engine: engine.add(command))
