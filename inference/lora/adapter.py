@@ -14,7 +14,7 @@ from inference.errors import AdapterDigestMismatchError
 from inference.lora.config import read_config
 from inference.lora.files import MAX_CONFIG_DEPTH, read_adapter_files
 from inference.lora.fold import find_runs, fold
-from inference.lora.header import header_of, read_header
+from inference.lora.header import LENGTH_BYTES, header_of, max_header_bytes, read_header
 from inference.lora.strict_json import parse_object
 from inference.lora.tensors import TENSORS_PER_LINEAR, group_by_linear
 from inference.model.architecture import PARENT_BY_LINEAR
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from inference.lora.block import LoraBlock
     from inference.lora.fold import Run
+    from inference.model.architecture import Architecture
     from inference.model.loader import BaseWeights
 
 _MAX_KNOWN_LAYOUTS = 16  # a rank, targets and a library make one; a stranger's headers push out no more
@@ -91,3 +92,11 @@ def load_adapter(
 ) -> Adapter:
     """A single one, as `AdapterLoader.load` does it."""
     return AdapterLoader(base, base_digest, max_rank).load(folder, expected_digest, max_bytes)
+
+
+def most_file_bytes(architecture: Architecture, max_rank: int) -> int:
+    """Of a weights file with the largest rank and a magnitude on every linear layer, in 32 bits."""
+    shapes = [architecture.linear_shape(linear) for linear in PARENT_BY_LINEAR]
+    numbers = sum(max_rank * (width + height) + height for width, height in shapes)
+    num_tensors = architecture.num_layers * len(shapes) * TENSORS_PER_LINEAR
+    return LENGTH_BYTES + max_header_bytes(num_tensors) + 4 * architecture.num_layers * numbers

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LENGTH = struct.Struct("<Q")
+LENGTH_BYTES = _LENGTH.size
+"""What a file begins with: how long its header is."""
 _METADATA = "__metadata__"
 _MAX_DEPTH = 3  # the object, an entry, its shape
 _BYTES_PER_ENTRY = 512  # a name, a dtype, a shape and two offsets take about 160

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.errors import AdapterError, AdapterTooLargeError
-from inference.lora.adapter import Adapter, AdapterLoader
-from inference.lora.header import max_header_bytes
+from inference.lora.adapter import Adapter, AdapterLoader, most_file_bytes
 from inference.lora.registry import AdapterRegistry
 from inference.lora.segments import BASE_SLOT
 from inference.lora.slots import AdapterSlots
 from inference.lora.stack import Stack, stack_blend, stack_one
-from inference.lora.tensors import TENSORS_PER_LINEAR
-from inference.model.architecture import PARENT_BY_LINEAR
 from inference.protocol import AdapterBlend, AdapterRef
 
 if TYPE_CHECKING:
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 
     from inference.config import EngineConfig
     from inference.lora.layers import AdapterArena
-    from inference.model.architecture import Architecture
     from inference.model.loader import BaseWeights
 
 
@@ -51,7 +47,7 @@ class AdapterHost:
             config.adapter_budget_bytes,
             config.num_loader_threads,
             growth,
-            int(growth * _largest_file(base.architecture, config.max_rank)),
+            int(growth * most_file_bytes(base.architecture, config.max_rank)),
             on_loaded,
         )
         self._dtype = base.dtype
@@ -129,13 +125,3 @@ class AdapterHost:
         except AdapterError as error:
             self._failures.append((choice, error))
             return None
-
-
-def _largest_file(architecture: Architecture, max_rank: int) -> int:
-    """Bytes of a weights file with the largest rank and a magnitude on every linear layer, in 32 bits."""
-    shapes = [architecture.linear_shape(linear) for linear in PARENT_BY_LINEAR]
-    numbers = sum(
-        max_rank * (in_features + out_features) + out_features for in_features, out_features in shapes
-    )
-    num_tensors = architecture.num_layers * len(shapes) * TENSORS_PER_LINEAR
-    return architecture.num_layers * numbers * 4 + max_header_bytes(num_tensors)

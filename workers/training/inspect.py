@@ -18,18 +18,15 @@ from backend.domain.gate import AdapterRefused, Inspection
 from backend.domain.ids import Hash32
 from inference.config import EngineConfig
 from inference.errors import InferenceError
-from inference.lora.adapter import load_adapter
+from inference.lora.adapter import load_adapter, most_file_bytes
 from inference.lora.files import read_adapter_files
-from inference.lora.header import max_header_bytes
-from inference.lora.tensors import TENSORS_PER_LINEAR
-from inference.model.architecture import PARENT_BY_LINEAR, read_architecture
+from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
 from inference.model.loader import BaseWeights
 from workers.training.spectrum import spectrum
 
 if TYPE_CHECKING:
     from inference.lora.adapter import Adapter
-    from inference.model.architecture import Architecture
 
 
 def inspect(base_folder: Path, adapter_folder: Path) -> Inspection:
@@ -41,7 +38,7 @@ def open_adapter(base_folder: Path, adapter_folder: Path) -> tuple[Adapter, Base
     """(the adapter in fp32, its base, that one's digest). Errors: as `inspect`."""
     base = BaseWeights.open(base_folder, read_architecture(base_folder), torch.float32)
     base_digest, max_rank = base_model_digest(base_folder), EngineConfig(base_folder).max_rank
-    most_bytes = _most_bytes(base.architecture, max_rank)
+    most_bytes = most_file_bytes(base.architecture, max_rank)
     try:
         digest = read_adapter_files(adapter_folder, most_bytes).digest
         adapter = load_adapter(adapter_folder, digest, base, base_digest, max_rank, most_bytes)
@@ -54,14 +51,6 @@ def inspect_loaded(adapter: Adapter, base: BaseWeights, base_digest: str) -> Ins
     """Errors: `AdapterRefused` for an update out of all proportion."""
     sketch, statistics = spectrum(adapter, base)
     return Inspection(Hash32("0x" + adapter.digest), Hash32("0x" + base_digest), sketch, statistics)
-
-
-def _most_bytes(architecture: Architecture, max_rank: int) -> int:
-    """Of a file of weights: in fp32 on every linear layer, with DoRA's magnitudes."""
-    shapes = [architecture.linear_shape(linear) for linear in PARENT_BY_LINEAR]
-    numbers = sum(max_rank * (width + height) + height for width, height in shapes)
-    num_tensors = architecture.num_layers * len(shapes) * TENSORS_PER_LINEAR
-    return 8 + max_header_bytes(num_tensors) + 4 * architecture.num_layers * numbers
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
