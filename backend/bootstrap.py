@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from backend.services.gate import Gate
     from backend.services.generate import Generate, GenerateLimits
     from backend.services.keys import ApiKeys
+    from backend.services.membership import Membership
     from backend.services.operators import Operators
     from backend.services.peers import Peers
     from backend.services.policy import Policy
@@ -94,6 +95,12 @@ class Installation:
         from backend.db.unit_of_work import Database
 
         return Database.open(self.settings.db_url)
+
+    def prepare_database(self) -> None:
+        """All tables as this version has them; does nothing where they are there."""
+        from backend.db.migrate import upgrade
+
+        upgrade(self.database.engine)
 
     @cached_property
     def blobs(self) -> BlobStore:
@@ -328,7 +335,15 @@ class Installation:
         from backend.services.operators import Operators
 
         db, own, price = self.database, self.operator.account, self.settings.training_price
-        return Operators(db.begin, db.read, self.strangers, self.catalogue, own, price)
+        return Operators(db.read, self.strangers, self.catalogue, own, price)
+
+    @cached_property
+    def membership(self) -> Membership:
+        from backend.services.membership import Membership
+
+        db, own = self.database, self.operator.account
+        registry = self.domain("OperatorRegistry")
+        return Membership(db.begin, db.read, self.chain, own, self.receipt_key, registry, self.chain_now)
 
     @cached_property
     def policy(self) -> Policy:

@@ -130,12 +130,10 @@ def prepare_chain(settings: Settings) -> Path | None:
 
     Returns the folder in which a replaced chain's data was set aside, None where nothing was.
     """
-    from backend.db.migrate import upgrade
-
     aside = None if _is_deployed(settings) else _start_afresh(settings)
     installation = Installation(settings)
     try:
-        upgrade(installation.database.engine)
+        installation.prepare_database()
     finally:
         installation.close()
     return aside

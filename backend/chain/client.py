@@ -62,6 +62,9 @@ class ChainClient:
     def block(self, number: int) -> BlockRef | None:
         return self.node.block(number)
 
+    def balance(self, account: Account) -> int:
+        return self.node.balance(account)
+
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         entry = interface(contract).function(function, args)
         result = self.simulate(contract, function, entry.encode(args), block)

@@ -119,7 +119,11 @@ def save(deployment: Deployment, path: Path) -> None:
 def load(path: Path) -> Deployment:
     """`NotFound` without the file, `InvalidInput` when it is not a deployment."""
     if not path.is_file():
-        raise NotFound(f"no deployment file {path}: start with `loraledger up`", param="deployment_file")
+        raise NotFound(
+            f"no deployment file {path}: `loraledger up` makes one for the local network; for another "
+            "one put the market's record there",
+            param="deployment_file",
+        )
     try:
         raw = json.loads(path.read_text())
         addresses = {str(name): Account(address) for name, address in raw["addresses"].items()}

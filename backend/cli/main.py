@@ -14,9 +14,9 @@ from backend.cli import (
     data,
     doctor,
     earn,
-    endpoint,
     keys,
     market,
+    operator,
     pay,
     policy,
     proxy,
@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 PARTS = (
     *(up, demo, doctor, pay, keys, chat, proxy, receipts, earn, audit, watch, vote, market, data, train),
-    *(snapshots, adapters, policy, endpoint, daemons),
+    *(snapshots, adapters, policy, operator, daemons),
 )
 for part in PARTS:
     part.register(app)

@@ -63,6 +63,11 @@ class TransactionStore:
         row = self._session.scalar(select(TransactionRow).filter_by(idempotency_key=idempotency_key))
         return None if row is None else _transaction(row)
 
+    def to_be_mined(self, lane: Account, contract: str, function: str) -> list[ChainTransaction]:
+        query = select(TransactionRow).filter_by(lane=lane, contract=contract, function=function)
+        query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT)))
+        return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
+
     def note_request(self, account: Account, transaction_id: int) -> None:
         insert_if_absent(self._session, RequestRow, account=account, transaction_id=transaction_id)
 

@@ -72,6 +72,10 @@ class Chain(Protocol):
         """None above the head."""
         ...
 
+    def balance(self, account: Account) -> int:
+        """Of the chain's own coin, in wei."""
+        ...
+
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
         """Read. Bytes come back as 0x-hex, addresses in lower case, structs as dicts. Raises `Reverted`."""
         ...
@@ -172,6 +176,10 @@ class SendQueue(Transactions, Protocol):
 
     def lanes(self) -> list[Account]:
         """Keys that have something to send or to watch."""
+        ...
+
+    def to_be_mined(self, lane: Account, contract: str, function: str) -> Sequence[ChainTransaction]:
+        """Queued, or sent and not seen in a block; oldest first."""
         ...
 
     def first_queued(self, lane: Account) -> ChainTransaction | None: ...

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import date, datetime
 
+    from backend.domain.figures import Figures
     from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.voucher import ClientVoucher
     from backend.ports.auth import AuthRepository
-    from backend.ports.chain import ChainView, Transactions
+    from backend.ports.chain import ChainView, SendQueue, Transactions
     from backend.ports.policy import PolicyRepository
 
 
@@ -168,6 +169,13 @@ class ModelsTx(CatalogueTx, Protocol):
 class RegistryTx(CatalogueTx, Protocol):
     @property
     def transactions(self) -> Transactions: ...
+
+
+class MembershipTx(CatalogueTx, Protocol):
+    @property
+    def transactions(self) -> SendQueue: ...
+
+    def figures(self, operator: Account, now: datetime) -> Figures: ...
 
 
 class ChannelTx(Protocol):

@@ -5,18 +5,15 @@ Their own word is a stranger's: bounded, typed, asked for at most every half min
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 
-from backend.domain.errors import InvalidInput
 from backend.ports.strangers import Unreachable
 
 if TYPE_CHECKING:
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
     from backend.domain.chain import Operator
     from backend.domain.ids import Account, Hash32
-    from backend.ports.serving import RegistryTx
+    from backend.ports.serving import CatalogueTx
     from backend.ports.strangers import Strangers
     from backend.services.catalogue import Catalogue
 
@@ -35,7 +32,6 @@ ASK_SECONDS, KEPT_SECONDS = 3.0, 30.0
 MAX_ASKED, ASKED_AT_ONCE = 100, 8
 REMEMBERED = 100
 """Answers, or their absence, from which an operator's uptime is told."""
-MAX_ENDPOINT = 256
 
 _Hash = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$")]
 _Price = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -83,33 +79,20 @@ class Standing:
 class Operators:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[RegistryTx]],
-        read: Callable[[], AbstractContextManager[RegistryTx]],
+        read: Callable[[], AbstractContextManager[CatalogueTx]],
         strangers: Strangers,
         catalogue: Catalogue,
         own: Account,
         training_price: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._begin, self._read = begin, read
+        self._read = read
         self._strangers, self._catalogue, self._own, self._clock = strangers, catalogue, own, clock
         self._training_price = training_price
         self._standings: dict[tuple[Account, str], Standing] = {}
         self._asking: dict[tuple[Account, str], Future[None]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(ASKED_AT_ONCE, "ask-operator")
-
-    def announce(self, endpoint: str) -> int:
-        """Enqueue that this operator serves at `endpoint`, nowhere if it is empty; the transaction's row."""
-        parts = urlsplit(endpoint)
-        is_url = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
-        if endpoint and not (is_url and endpoint.isascii() and len(endpoint) <= MAX_ENDPOINT):
-            raise InvalidInput(
-                f"{endpoint!r} is no http(s) URL of at most {MAX_ENDPOINT} characters.", param="endpoint"
-            )
-        key = f"endpoint:{secrets.token_hex(8)}"
-        with self._begin() as tx:
-            return tx.transactions.enqueue(self._own, "OperatorRegistry", "setEndpoint", [endpoint], key)
 
     def card(self, active: Collection[Hash32]) -> Card:
         """Our own. `active`: digests of the adapters that answer without being loaded first."""

@@ -27,8 +27,12 @@ class PaymentToken:
         """Token units."""
         return int(self._chain.call(PAYMENT_TOKEN, "balanceOf", account))
 
+    def allowance(self, owner: Account, spender: Account) -> int:
+        """Token units."""
+        return int(self._chain.call(PAYMENT_TOKEN, "allowance", owner, spender))
+
     def allows(self, owner: Account, spender: Account, units: int) -> bool:
-        return int(self._chain.call(PAYMENT_TOKEN, "allowance", owner, spender)) >= units
+        return self.allowance(owner, spender) >= units
 
     def approval(self, owner: Account, spender: Account, units: int) -> PreparedTransaction:
         return self._chain.prepare(PAYMENT_TOKEN, "approve", spender, units, sender=owner)

@@ -62,7 +62,7 @@ class Operating:
         self.installation.indexer.catch_up()
 
     def announce(self) -> None:
-        self.installation.operators.announce(self.url)
+        self.installation.membership.announce(self.url)
         self.pump()
 
 

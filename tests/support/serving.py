@@ -256,7 +256,6 @@ class Installation:
             estimates=Estimates(read, PlayedRows(), PlayedTokeniser(), self.payments.price),
             foreign_adapters=ForeignAdapters(begin, read, transfers, self.clock),
             operators=Operators(
-                begin,
                 read,
                 StrangersClient(allows_private=True),
                 self.catalogue,

@@ -15,11 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import endpoint, policy
+from backend.cli import operator, policy
 from backend.cli.main import app
 from backend.domain.content import cid_of
 from backend.domain.errors import InvalidInput
 from backend.domain.policy import FloorPrice, Reason, Subject
+from backend.services.membership import Membership
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,9 +81,17 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     @contextmanager
     def opened() -> Iterator[Any]:
         known = installation.services
-        yield SimpleNamespace(policy=known.policy, catalogue=known.catalogue, operators=known.operators)
+        begin, read = installation.begin, installation.read
+        nothing: Any = None
+        membership = Membership(begin, read, nothing, installation.operator, nothing, nothing, nothing)
+        yield SimpleNamespace(
+            policy=known.policy,
+            catalogue=known.catalogue,
+            membership=membership,
+            prepare_database=lambda: None,
+        )
 
-    for module in (policy, endpoint):
+    for module in (policy, operator):
         monkeypatch.setattr(module, "open_installation", opened)
     said = []
     commands = re.findall(r"^```sh\n(.*?)\n```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)

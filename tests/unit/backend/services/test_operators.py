@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from backend.domain.chain import Operator
-from backend.domain.errors import InvalidInput
 from backend.ports.strangers import Unreachable
 from backend.services.operators import KEPT_SECONDS, Card, Operators
 from tests.support.market import some_account, some_hash
@@ -37,11 +36,10 @@ class Town:
     def __init__(self, folder: Path, database: Database) -> None:
         self.installation = Installation(folder, database)
         self.strangers, self.now = PlayedStrangers(), 0.0
-        begin: Any = self.installation.begin
         read: Any = self.installation.read
         own = self.installation.operator
         self.operators = Operators(
-            begin, read, self.strangers, self.installation.catalogue, own, 3, lambda: self.now
+            read, self.strangers, self.installation.catalogue, own, 3, lambda: self.now
         )
         self.settle(own, "https://own")
         self.settle(OTHER, "https://other/")
@@ -110,23 +108,3 @@ def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
     assert [base.training_price for base in own.card.bases] == [3]
     assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [(1, 1)]
     assert town.strangers.asked == ["https://other/v1/operator"]
-
-
-def test_an_endpoint_is_announced_as_a_transaction_of_the_operator(town: Town) -> None:
-    number = town.operators.announce("https://market.example/")
-    with town.installation.read() as tx:
-        queued = tx.transactions.get(number)
-    assert (queued.contract, queued.function, queued.args) == (
-        "OperatorRegistry",
-        "setEndpoint",
-        ("https://market.example/",),
-    )
-    assert town.operators.announce("") > number
-
-
-@pytest.mark.parametrize(
-    "url", ["market.example", "ftp://x", "https://x/" + "y" * 300, "https://x/?q", "https://"]
-)
-def test_what_is_no_base_url_is_not_announced(town: Town, url: str) -> None:
-    with pytest.raises(InvalidInput):
-        town.operators.announce(url)

@@ -1,0 +1,179 @@
+"""`loraledger operator`: this installation's place in the market."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from backend.cli.client import until
+from backend.cli.session import AsJson, open_installation, show
+from backend.domain.chain import TransactionState
+from backend.domain.dollars import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars
+from backend.domain.errors import Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.domain.chain import ChainTransaction
+    from backend.services.membership import Membership, Place
+
+CONFIRMED_SECONDS = 1800
+LOCKED_SECONDS = 90 * 86_400
+"""Longer than any stake is locked."""
+LOOK_SECONDS = 2.0
+
+Wait = Annotated[bool, typer.Option("--wait", help="Until `loraledger send` has it confirmed.")]
+
+commands = typer.Typer(help="Stake, receipt key and endpoint of this operator.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(commands, name="operator")
+
+
+@commands.command("show")
+def show_place(*, as_json: AsJson = False) -> None:
+    """What the market has of this operator. Exit code 1 if it could not settle, with what to do."""
+    with _membership() as membership:
+        found = membership.place()
+    if as_json:
+        show(_as_json(found))
+    else:
+        for name, text in _lines(found):
+            typer.echo(f"{name:12} {text}")
+    for obstacle in found.obstacles:
+        typer.echo(f"cannot settle: {obstacle}", err=True)
+    if found.obstacles:
+        raise typer.Exit(1)
+
+
+@commands.command()
+def join(
+    *,
+    stake: Annotated[float, typer.Option(help="Dollars that the stake is brought to.", min=0.000001)],
+    wait: Wait = False,
+) -> None:
+    """Stake and register the receipt key, as far as that is not done yet; may be repeated."""
+    with _membership() as membership:
+        _follow(membership, membership.join(round(stake * UNITS_PER_DOLLAR)), is_patient=wait)
+
+
+@commands.command()
+def endpoint(
+    url: Annotated[str, typer.Argument(help="Base URL of the API, as others reach it; '' for none.")],
+    *,
+    wait: Wait = False,
+) -> None:
+    """Register where this operator serves: others fetch adapters and batch data there."""
+    with _membership() as membership:
+        _follow(membership, [membership.announce(url)], is_patient=wait)
+
+
+@commands.command()
+def unstake(
+    dollars: Annotated[float, typer.Argument(help="How much of the stake is to leave; 0 keeps all.", min=0)],
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it is free, and take it.")] = False,
+) -> None:
+    """Ask a part of the stake back, in the place of what was asked back before. It is locked first."""
+    with _membership() as membership:
+        units = round(dollars * UNITS_PER_DOLLAR)
+        queued = membership.unstake(units * (MICRO_PER_DOLLAR // UNITS_PER_DOLLAR))
+        _follow(membership, queued, is_patient=wait)
+        if wait and units:
+            taken = until(lambda: _taken(membership), "the stake to be free", LOCKED_SECONDS)
+            _follow(membership, taken, is_patient=True)
+
+
+@commands.command()
+def withdraw(*, wait: Wait = False) -> None:
+    """Take what has left the stake, and what slashes of others owe this account."""
+    with _membership() as membership:
+        _follow(membership, membership.withdraw(), is_patient=wait)
+
+
+@contextmanager
+def _membership() -> Iterator[Membership]:
+    """With tables in the database: an operator joins before anything else has run here."""
+    with open_installation() as installation:
+        installation.prepare_database()
+        yield installation.membership
+
+
+def _follow(membership: Membership, queued: Sequence[ChainTransaction], *, is_patient: bool) -> None:
+    """Say each transaction, and if `is_patient` how it ended. Errors: `Conflict` for one that failed."""
+    for each in queued:
+        typer.echo(f"transaction {each.id}, {each.contract}.{each.function}, is {each.state}")
+    if not queued:
+        typer.echo("nothing is missing")
+    if not is_patient:
+        return
+    for each in queued:
+        done = until(
+            lambda at=each.id: _confirmed(membership, at),  # type: ignore[misc]
+            f"transaction {each.id} to be confirmed: see that `loraledger send` runs",
+            CONFIRMED_SECONDS,
+        )
+        typer.echo(f"transaction {done.id}, {done.contract}.{done.function}, is confirmed: {done.hash}")
+
+
+def _confirmed(membership: Membership, transaction: int) -> ChainTransaction | None:
+    found = membership.transaction(transaction)
+    if found.state is TransactionState.FAILED:
+        why = (found.error or {}).get("message", "for no reason given")
+        raise Conflict(f"transaction {found.id}, {found.contract}.{found.function}, failed: {why}")
+    return found if found.state is TransactionState.CONFIRMED else None
+
+
+def _taken(membership: Membership) -> list[ChainTransaction] | None:
+    from backend.services.membership import StillLocked
+
+    try:
+        return membership.withdraw()
+    except StillLocked:
+        time.sleep(LOOK_SECONDS)
+        return None
+
+
+def _lines(place: Place) -> Iterator[tuple[str, str]]:
+    from backend.services.membership import instant
+
+    yield "account", place.account
+    yield "endpoint", place.endpoint or "none"
+    yield "receipt key", f"{place.receipt_key}{'' if place.has_key else ', not registered'}"
+    for other in place.keys:
+        if other != place.receipt_key:
+            yield "older key", other
+    yield "stake", in_dollars(place.stake)
+    if (leaving := place.leaving) is not None:
+        batch = "" if leaving.locked_by is None else f", once batch {leaving.locked_by} is final"
+        yield "leaving", f"{in_dollars(leaving.amount)}, from {instant(leaving.free_at)} on{batch}"
+    yield (
+        "cover",
+        f"{in_dollars(place.cover)}, of which the next batch needs {in_dollars(place.cover_needed)}",
+    )
+    yield "owed", in_dollars(place.owed)
+    yield "gas", f"{place.wei:,} wei"
+
+
+def _as_json(place: Place) -> dict[str, Any]:
+    """Amounts as decimal strings of micro-units, as in the API."""
+    leaving = place.leaving
+    return {
+        "account": place.account,
+        "endpoint": place.endpoint,
+        "keys": list(place.keys),
+        "receipt_key": place.receipt_key,
+        "is_key_registered": place.has_key,
+        "stake": str(place.stake),
+        "leaving": None if leaving is None else asdict(leaving) | {"amount": str(leaving.amount)},
+        "cover": str(place.cover),
+        "cover_needed": str(place.cover_needed),
+        "owed": str(place.owed),
+        "wei": str(place.wei),
+        "obstacles": list(place.obstacles),
+    }

@@ -1,0 +1,102 @@
+"""An account that nobody staked for becomes an operator, and leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.chain.indexer import Indexer
+from backend.chain.keys import local_account
+from backend.chain.sender import Sender
+from backend.domain.chain import TransactionState
+from backend.domain.errors import Conflict
+from backend.domain.hashing import TypedDomain
+from backend.services.membership import Membership, StillLocked
+from tests.support.deployment import fund, key
+
+if TYPE_CHECKING:
+    from backend.chain.client import ChainClient
+    from backend.db.unit_of_work import Database
+    from backend.domain.chain import ChainTransaction
+
+HOLDER, OPERATOR, RECEIPT_KEY = local_account(3), key("a new operator"), key("its receipt key")
+DOLLAR, UNIT = 10**6, 10**6
+
+
+class Newcomer:
+    def __init__(self, chain: ChainClient, database: Database) -> None:
+        self.chain, self.database = chain, database
+        signers = {one.account: one for one in (HOLDER, OPERATOR)}
+        self._sender = Sender(chain, database.begin, signers.get, 0)
+        self._indexer = Indexer(chain, database.begin, chain.deployment, 0)
+        self.membership = self.member(OPERATOR)
+
+    def member(self, operator: Any) -> Membership:
+        begin: Any = self.database.begin
+        read: Any = self.database.read
+        domain = TypedDomain(self.chain.chain_id, self.chain.address("OperatorRegistry"))
+        now = lambda: self.chain.head().timestamp  # noqa: E731
+        return Membership(begin, read, self.chain, operator.account, RECEIPT_KEY, domain, now)
+
+    def give(self, units: int) -> None:
+        with self.database.begin() as tx:
+            args = [OPERATOR.account, str(units)]
+            tx.transactions.enqueue(HOLDER.account, "TestUSD", "transfer", args, "gift")
+        self.pump()
+
+    def pump(self, queued: list[ChainTransaction] | None = None) -> None:
+        """All is sent, mined and indexed; nothing of it failed."""
+        for _ in range(6):
+            self._sender.run_once()
+        self._indexer.catch_up()
+        for one in queued or ():
+            found = self.membership.transaction(one.id)
+            assert found.state == TransactionState.CONFIRMED, found.error
+
+    def held(self) -> int:
+        found: int = self.chain.call("TestUSD", "balanceOf", OPERATOR.account)
+        return found
+
+    def wait(self, seconds: int) -> None:
+        self.chain.node.rpc.request("evm_increaseTime", seconds)
+        self.chain.node.rpc.request("evm_mine")
+
+
+def test_an_operator_joins_is_found_and_takes_its_stake_back(
+    chain: ChainClient, sqlite_database: Database
+) -> None:
+    newcomer = Newcomer(chain, sqlite_database)
+    membership = newcomer.membership
+    assert len(membership.place().obstacles) == 3
+    with pytest.raises(Conflict, match="has 0 dollars"):
+        membership.join(1_000 * DOLLAR)
+    newcomer.give(1_500 * DOLLAR)
+    with pytest.raises(Conflict, match="nothing to pay gas with"):
+        membership.join(1_000 * DOLLAR)
+    fund(chain.node, OPERATOR.account)
+    newcomer.pump(membership.join(1_000 * DOLLAR))
+    assert membership.join(1_000 * DOLLAR) == []
+    newcomer.pump([membership.announce("https://market.example")])
+    found = membership.place()
+    assert found.obstacles == ()
+    assert (found.endpoint, found.keys) == ("https://market.example", (RECEIPT_KEY.account,))
+    assert (found.stake, found.cover, found.leaving) == (1_000 * DOLLAR * UNIT,) * 2 + (None,)
+
+    with pytest.raises(Conflict, match=f"bound to operator {OPERATOR.account} for ever"):
+        newcomer.member(HOLDER).join(DOLLAR)
+
+    newcomer.pump(membership.unstake(400 * DOLLAR * UNIT))
+    leaving = membership.place().leaving
+    assert leaving is not None
+    assert (leaving.amount, leaving.locked_by) == (400 * DOLLAR * UNIT, None)
+    with pytest.raises(StillLocked):
+        membership.withdraw()
+    newcomer.wait(chain.call("OperatorRegistry", "unstakeSeconds"))
+    newcomer.pump(membership.withdraw())
+    assert newcomer.held() == 900 * DOLLAR
+    assert membership.place().stake == 600 * DOLLAR * UNIT
+    with pytest.raises(Conflict, match="Nothing of the stake leaves"):
+        membership.withdraw()
+    newcomer.pump(membership.join(1_000 * DOLLAR))  # and it comes back
+    assert membership.place().stake == 1_000 * DOLLAR * UNIT
