@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, delete, func, insert, select, union, update
+from sqlalchemy import Select, delete, func, select, union, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
+from backend.db.bulk import insert_all
 from backend.db.paging import newest_first
 from backend.db.tables.contributions import RowHashRow, UploadRow
 from backend.domain.contribution import (
@@ -94,8 +95,7 @@ class UploadStore:
 
     def add_rows(self, upload_id: str, rows: Sequence[tuple[int, Hash32]]) -> None:
         values = [{"upload_id": upload_id, "line": line, "row_hash": row_hash} for line, row_hash in rows]
-        if values:
-            self._session.execute(insert(RowHashRow), values)
+        insert_all(self._session, RowHashRow, values)
 
     def copies(self, upload_id: str) -> Iterator[Copy]:
         account = Account(self._session.get_one(UploadRow, upload_id).account)

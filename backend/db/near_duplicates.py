@@ -10,7 +10,6 @@ from sqlalchemy import (
     Subquery,
     delete,
     func,
-    insert,
     literal,
     select,
     tuple_,
@@ -19,6 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
+from backend.db.bulk import insert_all
 from backend.db.session import copy_if_absent
 from backend.db.tables.contributions import RowHashRow, UploadRow
 from backend.db.tables.near_duplicates import DatanetBandRow, RowSketchRow
@@ -46,8 +46,7 @@ class SketchStore:
             {"upload_id": upload_id, "line": line, **dict(zip(BANDS, sketch, strict=True))}
             for line, sketch in rows
         ]
-        if values:
-            self._session.execute(insert(RowSketchRow), values)
+        insert_all(self._session, RowSketchRow, values)
 
     def drop(self, upload_id: str, limit: int) -> bool:
         lines = self._lines(upload_id, 0, limit)

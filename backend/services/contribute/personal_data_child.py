@@ -24,10 +24,6 @@ MIN_SCORE = 0.4
 """What is found by its form alone, as phone numbers are, has 0.4; what is hardly a form has less."""
 UNUSED = frozenset({"torch", "transformers", "tensorflow", "jax", "cupy", "mxnet", "stanza", "gliner"})
 """What spaCy and presidio would load because it is there."""
-SIX_DIGITS = re.compile(r"\d(?:\D{0,4}\d){5}")
-"""No number of the other kinds has fewer, telephone numbers with their country's code included, nor more than
-four characters between two of them.
-"""
 SHOWN = 2
 """Characters of a value that are shown at either end, of long ones."""
 
@@ -46,6 +42,17 @@ class Gated:
     recogniser: Any
 
 
+def digits(least: int) -> str:
+    """Pattern of so many. In no number of any kind do more than four characters stand between two of them."""
+    return rf"\d(?:\D{{0,4}}\d){{{least - 1}}}"
+
+
+TELEPHONE = re.compile(rf"[+\uFF0B]\D{{0,9}}{digits(6)}|{digits(7)}")
+"""A number has a plus, be it of full width, and six digits with its country's code; or is dialled in North
+America, with seven, or from there, with nine: 011, and those six.
+"""
+
+
 def recognisers() -> list[Gated]:
     """Of strict forms and of those with a checksum; telephone numbers: international form, or the USA's."""
     import tldextract
@@ -57,14 +64,14 @@ def recognisers() -> list[Gated]:
 
     return [
         Gated(re.compile("@"), known.EmailRecognizer()),
-        Gated(SIX_DIGITS, known.CreditCardRecognizer()),
+        Gated(re.compile(digits(13)), known.CreditCardRecognizer()),
         Gated(re.compile(r"(?i)[a-z]{2}[ -]?\d{2}"), known.IbanRecognizer()),
         Gated(re.compile(r"(?i)[13][a-z0-9]{25}"), known.CryptoRecognizer()),
-        Gated(SIX_DIGITS, known.UsSsnRecognizer()),
-        Gated(SIX_DIGITS, known.NhsRecognizer()),
-        Gated(SIX_DIGITS, known.UkNinoRecognizer()),
+        Gated(re.compile(digits(9)), known.UsSsnRecognizer()),
+        Gated(re.compile(digits(10)), known.NhsRecognizer()),
+        Gated(re.compile(digits(6)), known.UkNinoRecognizer()),
         Gated(re.compile(r"\d\.\d{1,3}\.\d|:[0-9A-Fa-f]{0,4}:"), known.IpRecognizer()),
-        Gated(SIX_DIGITS, known.PhoneRecognizer(supported_regions=("US",))),
+        Gated(TELEPHONE, known.PhoneRecognizer(supported_regions=("US",))),
     ]
 
 

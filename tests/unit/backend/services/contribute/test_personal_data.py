@@ -9,7 +9,7 @@ import pytest
 from backend.domain.contribution import PersonalKind, UploadState
 from backend.domain.dataset import Row, RowFormat
 from backend.services.contribute.personal_data import MAY_HOLD, Child, PersonalDataUnchecked
-from backend.services.contribute.personal_data_child import masked
+from backend.services.contribute.personal_data_child import TELEPHONE, masked
 from tests.support.contributions import World, jsonl
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ HELD = {
     "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa": "CRYPTO",
     "+49 30 901820": "PHONE_NUMBER",
     "(212) 555-0100": "PHONE_NUMBER",
+    "310-1234": "PHONE_NUMBER",
+    "011 49 30 901820": "PHONE_NUMBER",
+    "(+(49) 30 901820": "PHONE_NUMBER",
     "+٤٩ ٣٠ ٩٠١٨٢٠": "PHONE_NUMBER",
 }
 NOT_HELD = ("4111 1111 1111 1112", "DE89 3704 0044 0532 0130 01", "a@b", "at 10:30", "std::vector", "3.11.7")
@@ -66,7 +69,7 @@ def test_no_telephone_number_has_fewer_digits_than_the_gate_asks_for() -> None:
     import phonenumbers
     from phonenumbers import PhoneMetadata
 
-    regions = map(PhoneMetadata.metadata_for_region, phonenumbers.SUPPORTED_REGIONS)
+    regions = [PhoneMetadata.metadata_for_region(name) for name in phonenumbers.SUPPORTED_REGIONS]
     others = map(PhoneMetadata.metadata_for_nongeo_region, phonenumbers.COUNTRY_CODES_FOR_NON_GEO_REGIONS)
     shortest = [
         len(str(known.country_code))
@@ -75,6 +78,15 @@ def test_no_telephone_number_has_fewer_digits_than_the_gate_asks_for() -> None:
     ]
     assert len(shortest) > 200
     assert min(shortest) == 6
+    america = PhoneMetadata.metadata_for_region("US")
+    dialled = [known.general_desc for known in regions if known.country_code == america.country_code]
+    assert min(length for kind in dialled for length in kind.possible_length) == 7
+    assert len(america.international_prefix) + min(shortest) > 7, "from there to elsewhere"
+
+
+def test_what_no_telephone_number_is_does_not_pass_its_gate() -> None:
+    assert TELEPHONE.search("+2.12345")
+    assert not TELEPHONE.search("2.12345")
 
 
 def test_every_kind_is_among_them() -> None:
