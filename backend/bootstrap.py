@@ -139,7 +139,10 @@ class Installation:
     def base(self) -> BaseFacts:
         path = self.settings.base_model_file
         if not path.is_file():
-            raise NotFound(f"no {path}: start with `loraledger up`, which prepares the base model")
+            raise NotFound(
+                f"no {path}: `loraledger operator base --prices PROMPT COMPLETION` prepares the base model; "
+                "on the local network `loraledger up` does"
+            )
         return BaseFacts(**json.loads(path.read_text()))
 
     def note_base(self, facts: BaseFacts) -> None:

@@ -14,25 +14,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from backend.bootstrap import BaseFacts, Installation
+from backend.bootstrap import Installation
 from backend.domain.chain import ChainReplaced
-from backend.domain.errors import Conflict, InvalidInput, NotFound
-from backend.domain.hashing import record_argument, to_hash, version_id
-from backend.domain.ids import ZERO_HASH
-from backend.domain.receipt import TRAINING_NAME, VersionRecord
-from backend.paying import record_of
-from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
+from backend.domain.errors import Conflict, NotFound
+from backend.offering import offers_of, prepare_offer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.bootstrap import BaseFacts
     from backend.domain.ids import Account
     from backend.settings import Settings
 
-BASE_PROMPT_PRICE, BASE_COMPLETION_PRICE = 200_000, 400_000
-"""Token units per million tokens: 0.20 and 0.40 test dollars."""
-BASE_OPERATOR_PPM, BASE_CREATOR_PPM = 500_000, 500_000
-"""Of what the fee leaves. A bare base model has no contributors to pay."""
+BASE_PRICES = 200_000, 400_000
+"""Token units per million prompt tokens, and completion tokens: 0.20 and 0.40 test dollars."""
 CHAIN_DATA = (
     "deployment.json",
     "loraledger.db",
@@ -143,48 +138,13 @@ def prepare_base(settings: Settings) -> BaseFacts:
     """Note the base model's digest, and queue the registrations of its record and of training's, if this
     market does not know them yet.
     """
-    from inference.errors import InferenceError
-    from inference.model.base_model import base_model_digest
-    from inference.model.sources import model_name, resolve_model
-
-    try:
-        folder = resolve_model(settings.base_model, settings.model_cache)
-    except InferenceError as error:
-        raise InvalidInput(str(error), param="base_model") from error
-    name = model_name(folder).rpartition("/")[2]
-    if name.lower() == TRAINING_NAME:
-        raise InvalidInput(f"no base model is named {name!r}: training is paid by that name", "base_model")
-    facts = BaseFacts(name, to_hash(bytes.fromhex(base_model_digest(folder))), str(folder.resolve()))
     installation = Installation(settings)
     try:
-        installation.note_base(facts)
-        _register(installation, f"base:{facts.digest}", _base_record(installation, facts))
-        if (record := record_of(installation)) is not None:
-            _register(installation, f"training:{version_id(record)}", record)
+        offer = prepare_offer(installation, BASE_PRICES)
+        offers_of(installation).register(offer.records)
     finally:
         installation.close()
-    return facts
-
-
-def _base_record(installation: Installation, facts: BaseFacts) -> VersionRecord:
-    return VersionRecord(
-        creator=installation.operator.account,
-        name=facts.name.lower(),
-        adapter_digest=ZERO_HASH,
-        cid_digest=ZERO_HASH,
-        base_model=facts.digest,
-        snapshots=(),
-        prompt_price=BASE_PROMPT_PRICE,
-        completion_price=BASE_COMPLETION_PRICE,
-        operator_ppm=BASE_OPERATOR_PPM,
-        creator_ppm=BASE_CREATOR_PPM,
-    )
-
-
-def _register(installation: Installation, key: str, record: VersionRecord) -> None:
-    call, args = ("AdapterRegistry", "register"), [record_argument(record)]
-    with installation.database.begin() as tx:
-        enqueue_again(tx.transactions, record.creator, call, args, key, MOST_ATTEMPTS)
+    return offer.facts
 
 
 def _is_deployed(settings: Settings) -> bool:

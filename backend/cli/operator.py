@@ -14,11 +14,13 @@ from backend.cli.session import AsJson, open_installation, show
 from backend.domain.chain import TransactionState
 from backend.domain.dollars import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars
 from backend.domain.errors import Conflict
+from backend.domain.hashing import version_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from backend.domain.chain import ChainTransaction
+    from backend.offering import Offer
     from backend.services.membership import Membership, Place
 
 CONFIRMED_SECONDS = 1800
@@ -28,7 +30,9 @@ LOOK_SECONDS = 2.0
 
 Wait = Annotated[bool, typer.Option("--wait", help="Until `loraledger send` has it confirmed.")]
 
-commands = typer.Typer(help="Stake, receipt key and endpoint of this operator.", no_args_is_help=True)
+commands = typer.Typer(
+    help="Stake, receipt key, endpoint and base model of this operator.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +63,38 @@ def join(
 ) -> None:
     """Stake and register the receipt key, as far as that is not done yet; may be repeated."""
     with _membership() as membership:
-        _follow(membership, membership.join(round(stake * UNITS_PER_DOLLAR)), is_patient=wait)
+        _follow(membership.transaction, membership.join(round(stake * UNITS_PER_DOLLAR)), is_patient=wait)
+
+
+@commands.command()
+def base(
+    *,
+    prices: Annotated[
+        tuple[int, int],
+        typer.Option(
+            help="Of the bare base model: token units per million prompt tokens, and completion tokens. "
+            "A dollar is 1,000,000 token units."
+        ),
+    ],
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Note the base model that is served here, and register by which records its answers and training on it
+    are sold, as far as that is not done yet; may be repeated, and with other prices.
+    """
+    from backend.offering import offers_of, prepare_offer
+
+    with open_installation() as installation:
+        installation.prepare_database()
+        offer, offers = prepare_offer(installation, prices), offers_of(installation)
+        if not as_json:
+            for line in _offer_lines(offer):
+                typer.echo(line)
+        offers.check(offer.base)
+        queued = offers.register(offer.records)
+        done = _follow(offers.transaction, queued, is_patient=wait, is_aside=as_json)
+    if as_json:
+        show(_offer_as_json(offer, done))
 
 
 @commands.command()
@@ -70,7 +105,7 @@ def endpoint(
 ) -> None:
     """Register where this operator serves: others fetch adapters and batch data there."""
     with _membership() as membership:
-        _follow(membership, [membership.announce(url)], is_patient=wait)
+        _follow(membership.transaction, [membership.announce(url)], is_patient=wait)
 
 
 @commands.command()
@@ -83,17 +118,17 @@ def unstake(
     with _membership() as membership:
         units = round(dollars * UNITS_PER_DOLLAR)
         queued = membership.unstake(units * (MICRO_PER_DOLLAR // UNITS_PER_DOLLAR))
-        _follow(membership, queued, is_patient=wait)
+        _follow(membership.transaction, queued, is_patient=wait)
         if wait and units:
             taken = until(lambda: _taken(membership), "the stake to be free", LOCKED_SECONDS)
-            _follow(membership, taken, is_patient=True)
+            _follow(membership.transaction, taken, is_patient=True)
 
 
 @commands.command()
 def withdraw(*, wait: Wait = False) -> None:
     """Take what has left the stake, and what slashes of others owe this account."""
     with _membership() as membership:
-        _follow(membership, membership.withdraw(), is_patient=wait)
+        _follow(membership.transaction, membership.withdraw(), is_patient=wait)
 
 
 @contextmanager
@@ -104,29 +139,42 @@ def _membership() -> Iterator[Membership]:
         yield installation.membership
 
 
-def _follow(membership: Membership, queued: Sequence[ChainTransaction], *, is_patient: bool) -> None:
-    """Say each transaction, and if `is_patient` how it ended. Errors: `Conflict` for one that failed."""
+def _follow(
+    find: Callable[[int], ChainTransaction],
+    queued: Sequence[ChainTransaction],
+    *,
+    is_patient: bool,
+    is_aside: bool = False,
+) -> list[ChainTransaction]:
+    """Say each transaction, and if `is_patient` how it ended; `is_aside`: where it is in nobody's way.
+
+    Errors: `Conflict` for one that failed.
+    """
     for each in queued:
-        typer.echo(f"transaction {each.id}, {each.contract}.{each.function}, is {each.state}")
+        typer.echo(f"transaction {each.id}, {each.contract}.{each.function}, is {each.state}", err=is_aside)
     if not queued:
-        typer.echo("nothing is missing")
+        typer.echo("nothing is missing", err=is_aside)
     if not is_patient:
-        return
-    for each in queued:
-        done = until(
-            lambda at=each.id: _confirmed(membership, at),  # type: ignore[misc]
-            f"transaction {each.id} to be confirmed: see that `loraledger send` runs",
-            CONFIRMED_SECONDS,
-        )
-        typer.echo(f"transaction {done.id}, {done.contract}.{done.function}, is confirmed: {done.hash}")
+        return list(queued)
+    return [_confirmed(find, each.id, is_aside=is_aside) for each in queued]
 
 
-def _confirmed(membership: Membership, transaction: int) -> ChainTransaction | None:
-    found = membership.transaction(transaction)
-    if found.state is TransactionState.FAILED:
-        why = (found.error or {}).get("message", "for no reason given")
-        raise Conflict(f"transaction {found.id}, {found.contract}.{found.function}, failed: {why}")
-    return found if found.state is TransactionState.CONFIRMED else None
+def _confirmed(
+    find: Callable[[int], ChainTransaction], transaction: int, *, is_aside: bool
+) -> ChainTransaction:
+    def probe() -> ChainTransaction | None:
+        found = find(transaction)
+        if found.state is TransactionState.FAILED:
+            why = (found.error or {}).get("message", "for no reason given")
+            raise Conflict(f"transaction {found.id}, {found.contract}.{found.function}, failed: {why}")
+        return found if found.state is TransactionState.CONFIRMED else None
+
+    what = f"transaction {transaction} to be confirmed: see that `loraledger send` runs"
+    done = until(probe, what, CONFIRMED_SECONDS)
+    typer.echo(
+        f"transaction {done.id}, {done.contract}.{done.function}, is confirmed: {done.hash}", err=is_aside
+    )
+    return done
 
 
 def _taken(membership: Membership) -> list[ChainTransaction] | None:
@@ -176,4 +224,38 @@ def _as_json(place: Place) -> dict[str, Any]:
         "owed": str(place.owed),
         "wei": str(place.wei),
         "obstacles": list(place.obstacles),
+    }
+
+
+def _offer_lines(offer: Offer) -> Iterator[str]:
+    facts, base = offer.facts, offer.base
+    yield f"base model   {facts.name}, sha-256 {facts.digest[2:]}, in {facts.folder}"
+    prices = f"{base.prompt_price:,} and {base.completion_price:,} token units"
+    yield f"answers      {prices} per million prompt and completion tokens, by version {version_id(base)}"
+    if (training := offer.training) is None:
+        yield "training     free"
+        return
+    price = f"{training.prompt_price:,} token units per million tokens trained"
+    yield f"training     {price}, by version {version_id(training)}"
+
+
+def _offer_as_json(offer: Offer, transactions: Sequence[ChainTransaction]) -> dict[str, Any]:
+    """Prices in token units per million tokens."""
+    base, training = offer.base, offer.training
+    return asdict(offer.facts) | {
+        "prompt_price": base.prompt_price,
+        "completion_price": base.completion_price,
+        "version_id": version_id(base),
+        "training_price": training.prompt_price if training else 0,
+        "training_version_id": version_id(training) if training else None,
+        "transactions": [
+            {
+                "id": each.id,
+                "contract": each.contract,
+                "function": each.function,
+                "state": each.state,
+                "hash": each.hash,
+            }
+            for each in transactions
+        ],
     }

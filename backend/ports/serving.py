@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from backend.ports.chain import SenderTx
 from backend.ports.settlement import SessionKeys
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
     from backend.domain.voucher import ClientVoucher
     from backend.ports.auth import AuthRepository
-    from backend.ports.chain import ChainView, SendQueue, Transactions
+    from backend.ports.chain import ChainView, Transactions
     from backend.ports.policy import PolicyRepository
 
 
@@ -171,10 +172,11 @@ class RegistryTx(CatalogueTx, Protocol):
     def transactions(self) -> Transactions: ...
 
 
-class MembershipTx(CatalogueTx, Protocol):
-    @property
-    def transactions(self) -> SendQueue: ...
+class OffersTx(ModelsTx, SenderTx, Protocol):
+    pass
 
+
+class MembershipTx(CatalogueTx, SenderTx, Protocol):
     def figures(self, operator: Account, now: datetime) -> Figures: ...
 
 

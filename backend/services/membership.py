@@ -1,13 +1,11 @@
 """Our own operator at the `OperatorRegistry`: its stake, its receipt key, its endpoint.
 
 What can be asked of the contracts is asked of them, at the newest block; endpoint and list of keys are in
-events alone, so they come from the index. What would fail is refused before it is queued; what is queued and
-not mined yet is not queued again.
+events alone, so they come from the index. What would fail is refused before it is queued.
 """
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,9 +17,10 @@ from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import ZERO_ACCOUNT, Account
 from backend.domain.split import UNIT, mul_ppm_down
 from backend.services.payment_token import PaymentToken
+from backend.services.wishes import Call, Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from backend.domain.chain import ChainTransaction
@@ -119,16 +118,6 @@ class Place:
         return None if self.wei else f"{self.account} has nothing to pay gas with: send it the network's coin"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A transaction that is wished for. `wish` says from which state to which: equal wishes are one."""
-
-    contract: str
-    function: str
-    args: tuple[Any, ...]
-    wish: str
-
-
 class Membership:
     """`domain`: the registry's, in which a receipt key consents. `chain_now`: unix seconds."""
 
@@ -142,7 +131,7 @@ class Membership:
         domain: TypedDomain,
         chain_now: Callable[[], int],
     ) -> None:
-        self._begin, self._read, self._chain = begin, read, chain
+        self._read, self._chain, self._wishes = read, chain, Wishes(begin, read, chain, own)
         self._own, self._receipt_key, self._domain = own, receipt_key, domain
         self._token, self._now = PaymentToken(chain), chain_now
 
@@ -174,7 +163,7 @@ class Membership:
         if units <= 0:
             raise InvalidInput("A stake is more than nothing.", param="stake")
         key_calls = self._key_calls()  # judged first: a stake is of no use to whoever has no receipt key
-        return self._queue([*self._stake_calls(units), *key_calls])
+        return self._wishes.queue([*self._stake_calls(units), *key_calls])
 
     def announce(self, endpoint: str) -> ChainTransaction:
         """Have it registered that this operator serves at `endpoint`, nowhere if it is empty."""
@@ -184,8 +173,7 @@ class Membership:
             raise InvalidInput(
                 f"{endpoint!r} is no http(s) URL of at most {MAX_ENDPOINT} characters.", param="endpoint"
             )
-        with self._begin() as tx:
-            return _enqueue(tx, self._own, Call(REGISTRY, "setEndpoint", (endpoint,), "endpoint"))
+        return self._wishes.add(Call(REGISTRY, "setEndpoint", (endpoint,), "endpoint"))
 
     def unstake(self, amount: int) -> list[ChainTransaction]:
         """Ask `amount` micro-units of the stake back, in the place of what was asked back before; 0 keeps it.
@@ -203,7 +191,7 @@ class Membership:
                 "would begin the wait anew."
             )
         wish = f"unstake:{kept['unstaking']}:{kept['unstakeAt']}:{amount}"
-        return self._queue([Call(REGISTRY, "startUnstake", (str(amount),), wish)])
+        return self._wishes.queue([Call(REGISTRY, "startUnstake", (str(amount),), wish)])
 
     def withdraw(self) -> list[ChainTransaction]:
         """Take what has left the stake, and what slashes owe this account.
@@ -217,11 +205,10 @@ class Membership:
             raise locked
         calls = [] if locked else [Call(REGISTRY, "unstake", (), f"taken:{kept['unstakeAt']}")]
         calls += [Call(REGISTRY, "withdrawOwed", (), f"owed:{owed}")] if owed else []
-        return self._queue(calls)
+        return self._wishes.queue(calls)
 
     def transaction(self, transaction_id: int) -> ChainTransaction:
-        with self._read() as tx:
-            return tx.transactions.get(transaction_id)
+        return self._wishes.transaction(transaction_id)
 
     # --- what the contracts say ---
 
@@ -288,7 +275,7 @@ class Membership:
         ]
 
     def _key_calls(self) -> list[Call]:
-        """Errors: `Conflict` where the registry would never take the key."""
+        """Errors: `Conflict` for a key that is never this operator's."""
         key = self._receipt_key.account
         if key == self._own:
             raise Conflict(f"{key} is the operator itself: a receipt key is another account. {_ANOTHER_KEY}")
@@ -298,41 +285,7 @@ class Membership:
         if owner != ZERO_ACCOUNT:
             raise Conflict(_taken(key, owner))
         consent = self._receipt_key.sign(self._domain.receipt_key_digest(self._own))
-        call = Call(REGISTRY, "addReceiptKey", (key, consent), f"key:{key}")
-        self._chain.prepare(call.contract, call.function, *call.args, sender=self._own)
-        return [call]
-
-    # --- the queue ---
-
-    def _queue(self, calls: Sequence[Call]) -> list[ChainTransaction]:
-        """In their order on the operator's lane, but for those that wait there already."""
-        if calls and not self._chain.balance(self._own):
-            raise Conflict(f"{self._own} has nothing to pay gas with: send it the network's coin.")
-        with self._begin() as tx:
-            tx.transactions.lock_lane(self._own)  # or two commands at once would each queue theirs
-            waiting = [_waiting(tx, self._own, call) for call in calls]
-            pairs = zip(calls, waiting, strict=True)
-            return [known or _enqueue(tx, self._own, call) for call, known in pairs]
-
-
-def _waiting(tx: MembershipTx, lane: Account, call: Call) -> ChainTransaction | None:
-    """What is queued or sent for the same wish. Errors: `Conflict` where another wish for the same function
-    is: this one was judged by what that one is about to change.
-    """
-    found = tx.transactions.to_be_mined(lane, call.contract, call.function)
-    for one in found:
-        if one.idempotency_key.rpartition(":")[0] != call.wish:
-            raise Conflict(
-                f"Transaction {one.id}, {call.contract}.{call.function}, is under way: repeat this once it "
-                "is mined, and see that `loraledger send` runs.",
-                details={"transaction_id": one.id},
-            )
-    return next((one for one in found if one.args == call.args), None)
-
-
-def _enqueue(tx: MembershipTx, lane: Account, call: Call) -> ChainTransaction:
-    key = f"{call.wish}:{secrets.token_hex(8)}"
-    return tx.transactions.get(tx.transactions.enqueue(lane, call.contract, call.function, call.args, key))
+        return [Call(REGISTRY, "addReceiptKey", (key, consent), f"key:{key}", is_simulated=True)]
 
 
 def _taken(key: Account, owner: Account) -> str:

@@ -107,6 +107,17 @@ def test_joining_again_before_anything_is_mined_queues_nothing_more(desk: Desk) 
     assert desk.membership.join(1_000 * 10**6) == first
 
 
+def test_what_is_sent_already_is_not_simulated_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On top of the node's pool, where it is, it would fail."""
+    first = desk.membership.join(10**6)
+
+    def fails(*_args: Any, **_options: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(desk.chain, "prepare", fails)
+    assert desk.membership.join(10**6) == first
+
+
 def test_joining_again_does_only_what_is_missing(desk: Desk) -> None:
     desk.chain.stake["stake"] = 600 * DOLLAR
     desk.chain.key_owner = OWN

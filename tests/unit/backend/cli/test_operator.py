@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from backend import offering
+from backend.bootstrap import BaseFacts
+from backend.cli import client, operator
+from backend.cli.main import app
+from backend.domain.chain import ChainTransaction, TransactionState
+from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.hashing import to_hash, version_id
+from backend.domain.ids import ZERO_ACCOUNT
+from backend.domain.training_payment import training_record
+from backend.offering import Offer
+from backend.services.membership import Leaving, Place, StillLocked
+from backend.services.offers import base_record
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from click.testing import Result
+
+    from backend.domain.receipt import VersionRecord
+
+OWN, KEY = some_account("operator"), some_account("receipt key")
+DOLLAR, MICRO = 10**6, 10**12
+MINED = to_hash(b"\1" * 32)
+WELL = Place(OWN, "https://market.example", (KEY,), KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15)
+BASE = base_record(OWN, some_hash("base"), "Tiny", (200_000, 400_000))
+TRAINING = training_record(OWN, some_hash("base"), 300_000)
+FACTS = BaseFacts("Tiny", some_hash("base"), "/models/Tiny")
+
+
+class Desk:
+    """Membership, offers and installation in one: what is queued is confirmed when it is looked at again."""
+
+    def __init__(self) -> None:
+        self.place_now, self.asked = WELL, list[tuple[Any, ...]]()
+        self.queues = ["stake", "addReceiptKey"]
+        self.ends_as, self.num_locked = TransactionState.CONFIRMED, 0
+        self.refusal: DomainError | None = None
+        self.offer = Offer(FACTS, BASE, TRAINING)
+        self._known: dict[int, ChainTransaction] = {}
+
+    # the installation
+
+    def prepare_database(self) -> None:
+        self.asked.append(("prepare_database",))
+
+    @property
+    def membership(self) -> Desk:
+        return self
+
+    # the services
+
+    def place(self) -> Place:
+        return self.place_now
+
+    def join(self, units: int) -> list[ChainTransaction]:
+        return self._queued("join", units)
+
+    def unstake(self, amount: int) -> list[ChainTransaction]:
+        return self._queued("unstake", amount)
+
+    def withdraw(self) -> list[ChainTransaction]:
+        self.num_locked -= 1
+        if self.num_locked >= 0:
+            raise StillLocked("400 dollars leave, from then on.")
+        return self._queued("withdraw")
+
+    def check(self, record: VersionRecord) -> None:
+        self.asked.append(("check", record))
+        if self.refusal:
+            raise self.refusal
+
+    def register(self, records: Sequence[VersionRecord]) -> list[ChainTransaction]:
+        return self._queued("register", *records)
+
+    def transaction(self, transaction_id: int) -> ChainTransaction:
+        return self._known[transaction_id]
+
+    def _queued(self, *asked: Any) -> list[ChainTransaction]:
+        self.asked.append(asked)
+        if self.refusal:
+            raise self.refusal
+        return [self._one(function) for function in self.queues]
+
+    def _one(self, function: str) -> ChainTransaction:
+        number = len(self._known) + 1
+        queued = ChainTransaction(
+            number, OWN, "Registry", function, (), "", TransactionState.QUEUED, None, None, None, None, None
+        )
+        is_failed = self.ends_as is TransactionState.FAILED
+        ended = {"error": {"message": "it reverted"}} if is_failed else {"hash": MINED}
+        self._known[number] = replace(queued, state=self.ends_as, **ended)
+        return queued
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    made = Desk()
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        yield made
+
+    monkeypatch.setattr(operator, "open_installation", opened)
+    monkeypatch.setattr(operator, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(client, "POLL_SECONDS", 0)
+    monkeypatch.setattr(offering, "offers_of", lambda _: made)
+    monkeypatch.setattr(offering, "prepare_offer", lambda _, prices: made.asked.append(prices) or made.offer)
+    return made
+
+
+def typed(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["operator", *arguments])
+
+
+def test_an_operator_that_could_settle_is_shown_and_the_exit_code_is_0(desk: Desk) -> None:
+    shown = typed("show")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("receipt key", "key").splitlines())
+    assert lines == {
+        "account": OWN,
+        "endpoint": "https://market.example",
+        "key": KEY,
+        "stake": "1,000 dollars",
+        "cover": "1,000 dollars, of which the next batch needs 100 dollars",
+        "owed": "0 dollars",
+        "gas": "7,000,000,000,000,000 wei",
+    }
+    assert desk.asked == [("prepare_database",)]  # an operator joins before anything else has run
+
+
+def test_an_operator_that_could_not_settle_is_told_each_reason_and_the_exit_code_is_1(desk: Desk) -> None:
+    leaving = Leaving(1_000 * MICRO, 1_800_000_000, 7)
+    desk.place_now = replace(WELL, key_owner=ZERO_ACCOUNT, leaving=leaving, wei=0)
+    shown = typed("show")
+    assert shown.exit_code == 1
+    assert shown.stderr.splitlines() == [f"cannot settle: {why}" for why in desk.place_now.obstacles]
+    assert len(desk.place_now.obstacles) == 3
+    assert f"receipt key  {KEY}, not registered\n" in shown.stdout
+    assert (
+        "leaving      1,000 dollars, from 2027-01-15 08:00:00 UTC on, once batch 7 is final" in shown.stdout
+    )
+
+
+def test_what_is_shown_as_json_has_amounts_as_text_and_the_exit_code_of_the_rest(desk: Desk) -> None:
+    well = {
+        "account": OWN,
+        "endpoint": "https://market.example",
+        "keys": [KEY],
+        "receipt_key": KEY,
+        "is_key_registered": True,
+        "stake": "1000000000000000",
+        "leaving": None,
+        "cover": "1000000000000000",
+        "cover_needed": "100000000000000",
+        "owed": "0",
+        "wei": "7000000000000000",
+        "obstacles": [],
+    }
+    shown = typed("show", "--json")
+    assert (shown.exit_code, json.loads(shown.stdout)) == (0, well)
+    desk.place_now = replace(WELL, leaving=Leaving(MICRO, 1_800_000_000, None), wei=0)
+    shown = typed("show", "--json")
+    leaving = {"amount": "1000000000000", "free_at": 1_800_000_000, "locked_by": None}
+    told = {"leaving": leaving, "cover": "999000000000000", "wei": "0"}
+    assert shown.exit_code == 1
+    assert json.loads(shown.stdout) == well | told | {"obstacles": list(desk.place_now.obstacles)}
+
+
+def test_joining_names_what_is_queued_and_only_who_waits_is_told_the_end(desk: Desk) -> None:
+    queued = ["transaction 1, Registry.stake, is queued", "transaction 2, Registry.addReceiptKey, is queued"]
+    assert typed("join", "--stake", "1000.5").stdout.splitlines() == queued
+    assert desk.asked[-1] == ("join", 1_000_500_000)
+    waited = typed("join", "--stake", "1", "--wait")
+    assert waited.exit_code == 0
+    assert waited.stdout.splitlines()[2:] == [
+        f"transaction 3, Registry.stake, is confirmed: {MINED}",
+        f"transaction 4, Registry.addReceiptKey, is confirmed: {MINED}",
+    ]
+
+
+def test_joining_again_says_that_nothing_is_missing(desk: Desk) -> None:
+    desk.queues = []
+    for more in ([], ["--wait"]):
+        assert typed("join", "--stake", "1", *more).stdout == "nothing is missing\n"
+
+
+def test_who_waits_for_what_fails_is_told_why(desk: Desk) -> None:
+    desk.ends_as = TransactionState.FAILED
+    for command in (["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]):
+        failed = typed(*command, "--wait").exception
+        assert isinstance(failed, Conflict)
+        assert "Registry.stake, failed: it reverted" in str(failed)
+
+
+def test_who_waits_for_a_sender_that_does_not_run_is_told_to_start_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "CONFIRMED_SECONDS", 0)
+    desk.ends_as = TransactionState.SENT
+    waited = typed("join", "--stake", "1", "--wait").exception
+    assert isinstance(waited, Unavailable)
+    assert "see that `loraledger send` runs" in str(waited)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]],
+)
+def test_a_refusal_is_the_services_own_word(desk: Desk, command: list[str]) -> None:
+    desk.refusal = Conflict("Send it the network's coin.")
+    refused = typed(*command)
+    assert refused.exit_code == 1
+    assert refused.exception is desk.refusal
+    assert "is queued" not in refused.output
+
+
+@pytest.mark.parametrize(
+    "command", [["join", "--stake", "0"], ["join"], ["unstake", "-1"], ["base"], ["base", "--prices", "1"]]
+)
+def test_what_makes_no_sense_is_wrong_usage(desk: Desk, command: list[str]) -> None:
+    assert typed(*command).exit_code == 2
+    assert desk.asked == []
+
+
+def test_a_stake_that_is_asked_back_is_taken_by_who_waits_as_soon_as_it_is_free(desk: Desk) -> None:
+    desk.queues, desk.num_locked = ["startUnstake"], 3
+    assert typed("unstake", "400").stdout == "transaction 1, Registry.startUnstake, is queued\n"
+    assert desk.asked[-1] == ("unstake", 400 * MICRO)
+    assert typed("unstake", "400", "--wait").exit_code == 0
+    assert desk.asked[-1] == ("withdraw",)
+    assert desk.num_locked == -1
+
+
+def test_a_stake_that_is_kept_is_not_waited_for(desk: Desk) -> None:
+    assert typed("unstake", "0", "--wait").exit_code == 0
+    assert desk.asked[-1] == ("unstake", 0)
+
+
+def test_withdrawing_does_not_wait_for_what_is_locked(desk: Desk) -> None:
+    desk.num_locked = 1
+    assert isinstance(typed("withdraw", "--wait").exception, StillLocked)
+    assert typed("withdraw", "--wait").exit_code == 0
+    assert desk.asked[-1] == ("withdraw",)
+
+
+def test_the_base_model_is_told_with_what_it_is_sold_by(desk: Desk) -> None:
+    desk.queues = ["register"]
+    done = typed("base", "--prices", "200000", "400000")
+    prices = "200,000 and 400,000 token units per million prompt and completion tokens"
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        f"base model   Tiny, sha-256 {FACTS.digest[2:]}, in /models/Tiny",
+        f"answers      {prices}, by version {version_id(BASE)}",
+        f"training     300,000 token units per million tokens trained, by version {version_id(TRAINING)}",
+        "transaction 1, Registry.register, is queued",
+    ]
+    assert desk.asked == [
+        ("prepare_database",),
+        (200_000, 400_000),
+        ("check", BASE),
+        ("register", BASE, TRAINING),
+    ]
+    desk.offer = Offer(FACTS, BASE, None)
+    assert "training     free\n" in typed("base", "--prices", "200000", "400000").stdout
+    assert desk.asked[-1] == ("register", BASE)
+
+
+def test_the_base_model_as_json_is_all_that_is_on_standard_output(desk: Desk) -> None:
+    desk.queues = ["register"]
+    done = typed("base", "--prices", "200000", "400000", "--json")
+    one = {"id": 1, "contract": "Registry", "function": "register", "state": "queued", "hash": None}
+    told = {
+        "name": "Tiny",
+        "digest": FACTS.digest,
+        "folder": "/models/Tiny",
+        "prompt_price": 200_000,
+        "completion_price": 400_000,
+        "version_id": version_id(BASE),
+        "training_price": 300_000,
+        "training_version_id": version_id(TRAINING),
+        "transactions": [one],
+    }
+    assert json.loads(done.stdout) == told
+    assert done.stderr == "transaction 1, Registry.register, is queued\n"
+    waited = json.loads(typed("base", "--prices", "200000", "400000", "--json", "--wait").stdout)
+    assert waited["transactions"] == [one | {"id": 2, "state": "confirmed", "hash": MINED}]
+    desk.queues, desk.offer = [], Offer(FACTS, BASE, None)
+    free = json.loads(typed("base", "--prices", "200000", "400000", "--json").stdout)
+    assert (free["training_price"], free["training_version_id"], free["transactions"]) == (0, None, [])
+
+
+def test_help_says_in_which_units_prices_are() -> None:
+    told = " ".join(
+        CliRunner().invoke(app, ["operator", "base", "--help"], env={"COLUMNS": "200"}).stdout.split()
+    )
+    assert "token units per million prompt tokens, and completion tokens" in told
+    assert "A dollar is 1,000,000 token units" in told
