@@ -109,7 +109,7 @@ class _Taps:
         self._places, self._is_real = row_places(lengths)
         self._sums = self._sketch.zeros(len(rows))
         _backward(self._model, rows)
-        return self._sums.T.contiguous()
+        return self._sums
 
     @torch.no_grad()
     def _tap(self, name: str, layer: Any) -> None:
@@ -137,8 +137,7 @@ class _Taps:
         """`inner` [1, tokens, rank] is s A x, `outer` [1, tokens, out] dy."""
         by_row = self._by_row(inner) * self._is_real.unsqueeze(2)
         products = by_row.transpose(1, 2) @ self._by_row(outer.to(inner.dtype))  # [rows, rank, out]
-        gradients = products.permute(2, 1, 0).float()
-        self._sketch.add(self._sums, name, gradients.reshape(-1, gradients.shape[2]))
+        self._sketch.add(self._sums, name, products.float())
 
     def _by_row(self, tokens: Tensor) -> Tensor:
         """[rows, longest, size] of [1, tokens, size]."""

@@ -29,23 +29,27 @@ class CountSketch:
             raise ValueError(f"the size of a sketch is a power of two, not {size}")
         self.size = size
         self._seed = seed
-        self._tables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
 
     def zeros(self, num_rows: int) -> Tensor:
-        """What `add` adds to: [size, rows], so that a coordinate of all rows is one stretch of memory."""
-        return torch.zeros(self.size, num_rows)
+        """What `add` adds to: [rows, size]."""
+        return torch.zeros(num_rows, self.size)
 
     def add(self, sums: Tensor, module: str, gradients: Tensor) -> None:
-        """Add `gradients` [coordinates, rows] fp32 of one module to `sums` [size, rows]."""
-        buckets, signs = self._table(module, len(gradients))
-        sums.index_add_(0, buckets, gradients * signs)
+        """Add `gradients` [rows, inputs, outputs] fp32 of one module to `sums` [rows, size]. Its coordinates
+        are counted as those of its weight [outputs, inputs] are.
+        """
+        buckets, signs = self._table(module, gradients.shape[1], gradients.shape[2])
+        sums.index_add_(1, buckets, gradients.flatten(1) * signs)
 
-    def _table(self, module: str, length: int) -> tuple[Tensor, Tensor]:
-        """(sum of each coordinate int64 [length], its sign fp32 [length, 1])."""
-        if module not in self._tables or len(self._tables[module][0]) != length:
+    def _table(self, module: str, num_inputs: int, num_outputs: int) -> tuple[Tensor, Tensor]:
+        """(sum of each coordinate int64, its sign fp32), both [inputs * outputs] in the gradients' order."""
+        name = module, num_inputs, num_outputs
+        if name not in self._tables:
             key = int.from_bytes(hashlib.sha256(f"{self._seed}:{module}".encode()).digest()[:16], "little")
-            raw = np.random.Philox(key=key).random_raw(length)
+            drawn = np.random.Philox(key=key).random_raw(num_outputs * num_inputs)
+            raw = drawn.reshape(num_outputs, num_inputs).T.flatten()
             buckets = torch.from_numpy((raw % np.uint64(self.size)).astype(np.int64))
-            signs = torch.from_numpy(1 - 2 * (raw >> np.uint64(63)).astype(np.float32)).unsqueeze(1)
-            self._tables[module] = buckets, signs
-        return self._tables[module]
+            signs = torch.from_numpy(1 - 2 * (raw >> np.uint64(63)).astype(np.float32))
+            self._tables[name] = buckets, signs
+        return self._tables[name]
