@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.bootstrap import utc_now
-from backend.domain.errors import DiskFull, DomainError
+from backend.domain.errors import Conflict, DiskFull, DomainError
+from backend.paying import payments_of
 from backend.services.standing import check_fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backend.bootstrap import Installation
 
@@ -45,9 +46,9 @@ class Part:
         return None
 
 
-def faults(installation: Installation) -> dict[str, str]:
-    """Part -> what is wrong with it, and what to do; empty when all parts answer."""
-    found = ((part.name, part.fault(installation)) for part in PARTS)
+def faults(installation: Installation, parts: Sequence[Part] | None = None) -> dict[str, str]:
+    """Part -> what is wrong with it, and what to do; empty when all parts answer. `parts`: else `PARTS`."""
+    found = ((part.name, part.fault(installation)) for part in (PARTS if parts is None else parts))
     return {name: fault for name, fault in found if fault is not None}
 
 
@@ -77,6 +78,17 @@ def _engine_accepts(installation: Installation) -> None:
         probe.connect(str(installation.settings.engine_socket))
 
 
+def _could_settle(installation: Installation) -> None:
+    if obstacles := installation.membership.place().obstacles:
+        raise Conflict(f"It could not settle: {'; '.join(obstacles)}.")
+
+
+def _is_sold(installation: Installation) -> None:
+    installation.catalogue.resolve(installation.base.name)
+    with installation.database.read() as tx:
+        payments_of(installation).check_offered(tx.chain)
+
+
 PARTS = (
     Part(
         "disk",
@@ -89,7 +101,7 @@ PARTS = (
         _read_something,
         "The database does not answer as it should.",
         "See that LORALEDGER_DATABASE_URL names it, that it runs, and that its tables are there: "
-        "`loraledger up` makes them.",
+        "`loraledger index` makes them.",
     ),
     Part(
         "chain",
@@ -111,3 +123,19 @@ PARTS = (
     ),
 )
 """In the order in which a fault is the cause of those below."""
+OPERATOR_PARTS = (
+    Part(
+        "operator",
+        _could_settle,
+        "What the market has of this operator cannot be read.",
+        "`loraledger operator show` says what the market has of it.",
+    ),
+    Part(
+        "base",
+        _is_sold,
+        "What the base model is sold by cannot be read.",
+        "`loraledger operator base --prices PROMPT COMPLETION` registers what the base model and training on "
+        "it cost, which counts once `loraledger index` has it.",
+    ),
+)
+"""What an operator must have on the chain to earn. No answer fails for it yet, so `/ready` does not ask."""

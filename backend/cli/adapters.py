@@ -13,7 +13,6 @@ from backend.cli.client import until
 from backend.cli.session import AsJson, User, open_installation, open_market, show
 from backend.cli.transferring import transfer_shown
 from backend.domain.errors import NotFound
-from backend.domain.ids import ZERO_HASH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -147,11 +146,15 @@ def pull(
     adapter: Registered,
     folder: Annotated[Path, typer.Argument(help="Where it is put; nothing may be there yet.")],
 ) -> None:
-    """Fetch an adapter's folder, from here or from another operator's gateway, checked against its CID."""
+    """Fetch an adapter's folder, from here or from another operator's gateway, checked against its CID.
+
+    The chain must be indexed in this home: `loraledger index`.
+    """
+    from backend.services.catalogue import adapter_record
+
     with open_installation() as installation:
-        record = installation.catalogue.record(adapter)
-        if record.adapter_digest == ZERO_HASH:
-            raise NotFound(f"{adapter} is the base model, and no adapter", param="adapter")
+        installation.prepare_database()  # whoever only fetches has run nothing else here
+        record = adapter_record(installation.database.read, adapter)
         cid = installation.adapter_folders.fetch(record, folder)
     typer.echo(f"{cid} is in {folder}")
 

@@ -12,15 +12,18 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(*, as_json: AsJson = False) -> None:
-    """Look at disk, database, chain, indexer and engine of this home. Exit code 1 if a part is at fault."""
-    from backend.readiness import PARTS, faults
+    """Look at disk, database, chain, indexer and engine of this home, and at what its operator has on the
+    chain: stake, receipt key, record of the base model. Exit code 1 if one is at fault.
+    """
+    from backend.readiness import OPERATOR_PARTS, PARTS, faults
 
+    parts = (*PARTS, *OPERATOR_PARTS)
     with open_installation() as installation:
-        found = faults(installation)
+        found = faults(installation, parts)
     if as_json:
         show(found)
     else:
-        for part in PARTS:
+        for part in parts:
             typer.echo(f"{part.name:9} {found.get(part.name, 'well')}")
     if found:
         raise typer.Exit(1)

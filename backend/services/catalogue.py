@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.domain.ids import ZERO_HASH, Account, Hash32, VersionId
 from backend.domain.receipt import NAME_PATTERN
 from backend.services.policy import check_answerable, is_served
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backend.domain.policy import FloorPrice
     from backend.domain.receipt import VersionRecord
     from backend.ports.chain import ChainView
-    from backend.ports.serving import ModelsTx
+    from backend.ports.serving import CatalogueTx, ModelsTx
 
 _HASH = re.compile(r"(?:0x)?([0-9a-f]{64})")
 _NAMED = re.compile(rf"(0x[0-9a-f]{{40}})/({NAME_PATTERN})(?:@(?:0x)?([0-9a-f]{{4,64}}))?")
@@ -118,14 +118,7 @@ class Catalogue:
         return found
 
     def _find(self, tx: ModelsTx, model: str) -> RegisteredVersion | None:
-        if model == self._base.name:
-            return self._newest_base(tx)
-        if match := _HASH.fullmatch(model):
-            return _by_hash(tx.chain, Hash32("0x" + match[1]))
-        if match := _NAMED.fullmatch(model):
-            versions = tx.chain.versions(creator=Account(match[1]), name=match[2])
-            return _by_prefix(versions, match[3], model) if match[3] else _newest(versions)
-        return None
+        return self._newest_base(tx) if model == self._base.name else _registered(tx.chain, model)
 
     def _newest_base(self, tx: ModelsTx) -> RegisteredVersion | None:
         floor, versions = tx.policy.floor(), tx.chain.versions(creator=self._base.creator)
@@ -173,6 +166,35 @@ class Catalogue:
         is_base = _is_bare(version)
         name = self._base.name if is_base else f"{record.creator}/{record.name}@{version.id[2:14]}"
         return Model(version.id, record, name, version.is_deprecated, version.block_number)
+
+
+def adapter_record(read: Callable[[], AbstractContextManager[CatalogueTx]], adapter: str) -> VersionRecord:
+    """Of any adapter that is registered, for whoever serves none: `owner/name`, `owner/name@version prefix`,
+    version id or adapter digest. Raises ModelNotFound, and Unavailable before the chain is indexed.
+    """
+    with read() as tx:
+        cursor, found = tx.chain.cursor(), _registered(tx.chain, adapter)
+    if cursor is None:
+        raise Unavailable(
+            "No block of the chain is indexed in this home yet: run `loraledger index`, and repeat this once "
+            "it has read the chain."
+        )
+    if found is None or _is_bare(found):
+        raise ModelNotFound(
+            f"No adapter {adapter!r} is registered up to block {cursor.number}, the last that is indexed in "
+            "this home; `loraledger index` reads on.",
+            param="adapter",
+        )
+    return found.record
+
+
+def _registered(chain: ChainView, model: str) -> RegisteredVersion | None:
+    if match := _HASH.fullmatch(model):
+        return _by_hash(chain, Hash32("0x" + match[1]))
+    if match := _NAMED.fullmatch(model):
+        versions = chain.versions(creator=Account(match[1]), name=match[2])
+        return _by_prefix(versions, match[3], model) if match[3] else _newest(versions)
+    return None
 
 
 def _is_bare(version: RegisteredVersion) -> bool:

@@ -74,6 +74,12 @@ class Payments:
         """Token units per million tokens trained."""
         return 0 if self._record is None else self._record.prompt_price
 
+    def check_offered(self, chain: ChainView) -> None:
+        """Raises TrainingNotOffered while the chain does not have what training is sold by."""
+        if self._record is not None and chain.version(version := version_id(self._record)) is None:
+            message = "The record by which this operator sells training is not confirmed yet; try again."
+            raise TrainingNotOffered(message, details={"version_id": version})
+
     def reserve(self, tx: TrainingTx, job: TrainingJob, now: datetime) -> TrainingJob:
         """The job with its payment, and the most that it can cost kept on its creator's channel.
 
@@ -83,12 +89,9 @@ class Payments:
         if self._record is None:
             return job
         channel = self._market.channel(job.creator)
-        version = version_id(self._record)
-        if tx.chain.version(version) is None:
-            message = "The record by which this operator sells training is not confirmed yet; try again."
-            raise TrainingNotOffered(message, details={"version_id": version})
+        self.check_offered(tx.chain)
         max_tokens = _most_tokens(tx.chain, job.snapshot_id, job.config)
-        payment = Payment(channel, version, self._record.prompt_price, max_tokens)
+        payment = Payment(channel, version_id(self._record), self._record.prompt_price, max_tokens)
         tx.channels.lock(channel)
         books = Books.opened(tx, [channel], [], now)
         books.check(channel, None, payment.max_charge, self._max_lag_seconds)

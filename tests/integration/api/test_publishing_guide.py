@@ -120,7 +120,8 @@ def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 def fetchable(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The home of the command has what was published."""
     folders = AdapterFolders(api.installation.blobs, Path("adapters"))
-    home = SimpleNamespace(catalogue=api.installation.catalogue, adapter_folders=folders)
+    index = SimpleNamespace(read=api.installation.read)
+    home = SimpleNamespace(database=index, prepare_database=lambda: None, adapter_folders=folders)
     monkeypatch.setattr(adapters, "open_installation", lambda: nullcontext(home))
 
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from backend.chain.deploy import save
+from backend.domain.deployment import Deployment
+from tests.support.market import some_account, some_hash
+
 HEAVY = ("torch", "transformers", "web3", "sqlalchemy", "fastapi", "celery", "openai", "httpx")
 
 
@@ -38,6 +42,15 @@ def test_a_part_without_an_installation_says_what_to_do(command: str, tmp_path: 
     result = run(command, LORALEDGER_HOME=str(tmp_path))
     assert result.returncode == 1
     assert "loraledger up" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_who_fetches_an_adapter_into_a_fresh_home_is_told_to_index_the_chain(tmp_path: Path) -> None:
+    deployment = Deployment(11155111, 1, some_hash("block"), {"AdapterRegistry": some_account("registry")})
+    save(deployment, tmp_path / "deployment.json")
+    result = run("adapter", "pull", some_hash("adapter"), "a-copy", LORALEDGER_HOME=str(tmp_path))
+    assert result.returncode == 1
+    assert "run `loraledger index`" in result.stderr
     assert "Traceback" not in result.stderr
 
 

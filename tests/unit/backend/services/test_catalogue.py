@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.domain.policy import FloorPrice
-from backend.services.catalogue import ModelNotFound, PriceBelowFloor
+from backend.services.catalogue import ModelNotFound, PriceBelowFloor, adapter_record
 from tests.support.market import some_account, some_hash
 from tests.support.serving import Installation
 
@@ -149,3 +149,31 @@ def test_an_adapters_digest_means_the_newest_version_of_who_registered_it_first(
     newer = installation.view.register(replace(record, prompt_price=11))
     installation.view.register(replace(record, creator=some_account("copyist"), prompt_price=12))
     assert installation.catalogue.resolve(record.adapter_digest).id == newer
+
+
+def test_an_adapter_is_found_by_whoever_serves_nothing(
+    installation: Installation, record: VersionRecord
+) -> None:
+    foreign = replace(record, base_model=some_hash("another base"))
+    version = installation.view.register(foreign)
+    for name in (version, f"{record.creator}/docs", f"{record.creator}/docs@{version[2:10]}"):
+        assert adapter_record(installation.read, name) == foreign
+
+
+def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: Installation) -> None:
+    cursor = installation.view.cursor()
+    assert cursor is not None
+    for name in ("tiny", installation.base_version, "0x" + "ab" * 32):
+        with pytest.raises(
+            ModelNotFound, match=f"up to block {cursor.number}, .*`loraledger index` reads on"
+        ):
+            adapter_record(installation.read, name)
+
+
+def test_without_an_index_nothing_is_said_of_adapters_but_how_to_make_one(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation.view, "cursor", lambda: None)
+    for name in (installation.version, "nothing"):
+        with pytest.raises(Unavailable, match="run `loraledger index`, and repeat this"):
+            adapter_record(installation.read, name)
