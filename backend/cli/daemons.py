@@ -92,17 +92,30 @@ def relay() -> None:
 
 def index() -> None:
     """Follow the chain into the database."""
-    _run("indexer", lambda installation, stop: installation.indexer.run(stop))
+    _run("indexer", _index)
 
 
 def send() -> None:
     """Sign, send and watch this installation's transactions."""
-    _run("sender", lambda installation, stop: installation.sender.run(stop))
+    _run("sender", _send)
 
 
 def settle() -> None:
     """Batch receipts, commit and finalise; see to uploads on their way to the chain."""
     _run("settler", _settle)
+
+
+def _index(installation: Installation, stop: threading.Event) -> None:
+    """With tables in the database, as the sender: with these two a fresh installation begins."""
+    indexer = installation.indexer  # a home without a market says so, and stays as it is
+    installation.prepare_database()
+    indexer.run(stop)
+
+
+def _send(installation: Installation, stop: threading.Event) -> None:
+    sender = installation.sender
+    installation.prepare_database()
+    sender.run(stop)
 
 
 def _relay(installation: Installation, stop: threading.Event) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import text
 
 import migrations
 from backend.db.session import open_engine
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 
+LOCK = 0x6C6F7261
+"""Of PostgreSQL, while tables are made: processes of a fresh installation start at once. SQLite lets only one
+write at a time anyway.
+"""
+
+
 def upgrade(engine: Engine) -> None:
-    """Bring the database to the newest revision; does nothing where it is there."""
+    """Bring the database to the newest revision; does nothing where it is there. Many may call it at once."""
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         command.upgrade(_config(connection), "head")
 
 

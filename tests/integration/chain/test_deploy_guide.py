@@ -7,23 +7,28 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
-from backend.chain.deployer import ARTIFACTS
+from backend.chain.deployer import ARTIFACTS, Deployer
 from backend.chain.keys import import_key
-from backend.chain.local_node import ROOT
+from backend.chain.local_node import ROOT, free_port
 from backend.chain.market import CONTRACTS
 from backend.chain.node import Node
+from backend.cli.client import until
 from backend.domain.ids import Account
+from tests.fixtures_engine import make_model
 from tests.support.deployment import fund, key, public_node, put_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 GUIDE = ROOT / "docs" / "deploy.md"
 ENDPOINT = "https://sepolia.example.org"
@@ -31,6 +36,7 @@ SEPOLIA = 11155111
 TOKEN_AT = Account("0x1c7d4b196cb0c7b01d743fbc6116a902379c7238")
 PLACEHOLDER = re.compile(r"0x([0-9a-f]{2})\1{19}")
 DELEGATE = "loraledger market delegate --key"
+WELL = ("disk", "database", "chain", "indexer", "engine", "operator", "base")
 HOLDERS = [key("0x" + digit * 40) for digit in "123456"]
 
 
@@ -69,6 +75,23 @@ class Shell:
             check=False,
         )
 
+    def start(self, script: str) -> None:
+        """What goes on in the background, until `end`."""
+        started = self.run(f"{script}\njobs -p >> .pids")
+        assert started.returncode == 0, started.stderr
+
+    def end(self) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def num_running(self) -> int:
+        return sum(Path(f"/proc/{pid}/exe").exists() for pid in self._pids())
+
+    def _pids(self) -> list[int]:
+        known = self.folder / ".pids"
+        return [int(pid) for pid in known.read_text().split()] if known.is_file() else []
+
     def value(self, name: str) -> str:
         return self.run(f'printf %s "${name}"').stdout
 
@@ -83,14 +106,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.fixture
-def shell(node: Node, tmp_path: Path) -> Shell:
+def shell(node: Node, tmp_path: Path) -> Iterator[Shell]:
     shutil.copytree(ROOT / "deployments", tmp_path / "deployments")
-    return Shell(tmp_path, str(node.rpc._provider.endpoint_uri))
+    made = Shell(tmp_path, str(node.rpc._provider.endpoint_uri))
+    yield made
+    made.end()
 
 
 @pytest.mark.timeout(900)
 def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: Node) -> None:
-    with_key, copy, plan, deploy, delegate, check, sources, install = commands()
+    with_key, copy, plan, deploy, delegate, check, sources, *operate = commands()
     done = shell.run(with_key)
     assert done.returncode == 0, done.stderr
     deployer = Account(shell.value("DEPLOYER"))
@@ -126,8 +151,7 @@ def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: N
     written = shell.run(sources)
     assert len(written.stdout.split()) == len(CONTRACTS) + 1, written.stderr
     _explorer_could_verify(shell.folder, node)
-    assert shell.run(install).returncode == 0
-    _an_installation_reads(shell.folder / "operator" / "deployment.json")
+    _operates(shell, node, operate)
 
 
 def _edit(terms: Path) -> None:
@@ -160,12 +184,68 @@ def _explorer_could_verify(folder: Path, node: Node) -> None:
         assert entry["address"] == record["addresses"][contract]
 
 
-def _an_installation_reads(path: Path) -> None:
-    from backend.chain.deploy import load
+def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
+    """A fresh home serves, and could settle, by the page's commands alone."""
+    install, follow, join, show, serve, look = blocks
+    made = shell.run(install)
+    assert made.returncode == 0, made.stderr
+    operator, watcher = map(Account, made.stdout.split())
+    model, port = make_model(shell.folder / "Tiny"), free_port()
+    shell.run(f"LORALEDGER_BASE_MODEL={model}; LORALEDGER_ENGINE_DTYPE=float32; LORALEDGER_API_PORT={port}")
+    shell.start(follow)  # and they make the tables
+    ill = shell.run(f"{look.strip()} --json")
+    assert ill.returncode == 1
+    assert {"operator", "base"} < json.loads(ill.stdout).keys()
+    refused = shell.run(join)
+    assert refused.returncode == 1
+    assert "nothing to pay gas with" in refused.stderr
+    fund(node, operator, watcher)
+    _mint(node, operator, 1_000 * 10**6)
+    joined = shell.run(join)
+    assert joined.returncode == 0, joined.stderr
+    assert joined.stdout.count("is confirmed: 0x") == 6
+    assert "answers      200,000 and 400,000 token units" in joined.stdout
+    sent = node.num_transactions(operator)
+    _typed_again_sends_only_the_endpoint(shell, join)
+    assert node.num_transactions(operator) == sent + 1
+    shown = until(lambda: _done(shell.run(show)), "the index to have the receipt key", 120)
+    assert "endpoint     https://market.example\n" in shown
+    assert "stake        1,000 dollars\n" in shown
 
-    deployment = load(path)
-    assert deployment.chain_id == SEPOLIA
-    assert set(CONTRACTS) < set(deployment.addresses)
+    shell.start(serve)
+    well = until(lambda: _done(shell.run(look)), "all to be well", 300)
+    assert [line.split() for line in well.splitlines()] == [[part, "well"] for part in WELL]
+    answer = until(lambda: _answer(f"http://127.0.0.1:{port}/v1/models"), "the API to answer", 300)
+    assert shell.num_running() == 6
+    (model_served,) = answer.json()["data"]
+    assert model_served["id"] == "Tiny"
+    assert (model_served["prompt_price"], model_served["completion_price"]) == (200_000, 400_000)
+
+
+def _typed_again_sends_only_the_endpoint(shell: Shell, join: str) -> None:
+    again = shell.run(join)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("nothing is missing") == 2
+    assert again.stdout.count("is confirmed: 0x") == 1
+
+
+def _mint(node: Node, account: Account, units: int) -> None:
+    sender = Deployer(node, key("who gives"))
+    fund(node, sender.account)
+    sender.addresses = {"TestUSD": TOKEN_AT}
+    sender.send("TestUSD", "mint", account, units)
+
+
+def _done(command: subprocess.CompletedProcess[str]) -> str | None:
+    return command.stdout if command.returncode == 0 else None
+
+
+def _answer(url: str) -> httpx.Response | None:
+    try:
+        answer = httpx.get(url)
+    except httpx.TransportError:
+        return None
+    return answer if answer.is_success else None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
+from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +35,33 @@ def test_upgrading_again_changes_nothing(empty: Database) -> None:
     before = sorted(inspect(empty.engine).get_table_names())
     upgrade(empty.engine)
     assert sorted(inspect(empty.engine).get_table_names()) == before
+
+
+def test_processes_that_start_at_once_lead_it_there_together(empty: Database, database_url: str) -> None:
+    code = (
+        "import sys\n"
+        "from backend.db.migrate import upgrade\n"
+        "from backend.db.unit_of_work import Database\n"
+        "print(flush=True)\n"
+        "sys.stdin.readline()\n"
+        "upgrade(Database.open(sys.argv[1]).engine)\n"
+    )
+    argv = [sys.executable, "-c", code, database_url]
+    with ExitStack() as stack:
+        starting = [
+            stack.enter_context(Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True))
+            for _ in range(3)
+        ]
+        for process in starting:
+            assert process.stdout is not None
+            process.stdout.readline()  # all have imported what they need
+        for process in starting:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        ended = [(process.communicate()[1], process.returncode) for process in starting]
+    assert [code for _, code in ended] == [0, 0, 0], ended
+    check(empty.engine)
 
 
 def test_a_table_that_no_migration_makes_is_noticed(empty: Database) -> None:
