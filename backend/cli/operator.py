@@ -87,10 +87,10 @@ def base(
     with open_installation() as installation:
         installation.prepare_database()
         offer, offers = prepare_offer(installation, prices), offers_of(installation)
+        offers.check(offer.base)
         if not as_json:
             for line in _offer_lines(offer):
                 typer.echo(line)
-        offers.check(offer.base)
         queued = offers.register(offer.records)
         done = _follow(offers.transaction, queued, is_patient=wait, is_aside=as_json)
     if as_json:
