@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from inference.lora.fold import Run
     from inference.lora.segments import Segment
 
 
@@ -118,3 +119,8 @@ class Kernels(Protocol):
 
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
         """`segments` are disjoint, in order, and within `num_tokens`."""
+
+    def take_factors(self, weights: bytearray, run: Run, shrink: Tensor, expand: Tensor) -> None:
+        """From an adapter's file to memory, on the CPU: each layer's A into `shrink` [num_layers, rank, in],
+        and B, scaled in fp32, into `expand` [num_layers, rank, out]; rounded once.
+        """

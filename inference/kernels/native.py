@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -30,14 +31,18 @@ if TYPE_CHECKING:
         Rotation,
         Singles,
     )
+    from inference.lora.fold import Run
+    from inference.lora.header import TensorSpec
     from inference.lora.segments import Segment
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_STORED = (torch.float32, torch.bfloat16, torch.float16)  # `Format` in factors.h
 DTYPES = frozenset(_SUFFIX)
 _PANEL = 32  # outputs beside each other in a packed weight, kPanel in panels.h
 _DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs in a step, kDepth there
+_MAX_KNOWN_RUNS = 1024  # adapters of one layout share theirs, some seven or a few hundred
 # Runs of more tokens than this are products large enough for the library that computes the base model's.
 _MAX_NATIVE_TOKENS = 64
 
@@ -46,6 +51,10 @@ _Pointer, _Index, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 class _LoraPart(ctypes.Structure):
     _fields_ = (("shrink", _Pointer), ("expand", _Pointer), ("out", _Index), ("column", _Index))
+
+
+class _StoredMatrix(ctypes.Structure):
+    _fields_ = (("place", _Index), ("format", _Index))
 
 
 class _LoraSegment(ctypes.Structure):
@@ -59,6 +68,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "token_attention": (*[_Pointer] * 7, *[_Index] * 6, _Pointer),
     "argmax": (_Pointer, _Index, _Index, _Pointer, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
+    "take_factors": (*[_Pointer] * 3, *[_Index] * 4, _Float, *[_Pointer] * 2),
 }
 
 
@@ -155,6 +165,18 @@ class NativeKernels(PortableKernels):
 
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
         return _NativeLora(self, segments)
+
+    def take_factors(self, weights: bytearray, run: Run, shrink: Tensor, expand: Tensor) -> None:
+        """Numbers below fp32's normal range may count as zero."""
+        self._functions["take_factors"](
+            _address(torch.frombuffer(weights, dtype=torch.uint8)),
+            *_stored_matrices(run),
+            *shrink.shape,
+            expand.shape[2],
+            run.scaling,
+            _address(shrink),
+            _address(expand),
+        )
 
     def native_parts(self, parts: tuple[LoraPart, ...]) -> ctypes.Array[_LoraPart]:
         native = self._parts.get(parts)
@@ -292,6 +314,17 @@ def _native_parts(parts: Sequence[LoraPart]) -> ctypes.Array[_LoraPart]:
             for part in parts
         )
     )
+
+
+@functools.lru_cache(_MAX_KNOWN_RUNS)
+def _stored_matrices(run: Run) -> tuple[ctypes.Array[_StoredMatrix], ctypes.Array[_StoredMatrix]]:
+    """A and B of each layer."""
+
+    def native(matrices: Sequence[TensorSpec]) -> ctypes.Array[_StoredMatrix]:
+        stored = (_StoredMatrix(each.start, _STORED.index(each.dtype)) for each in matrices)
+        return (_StoredMatrix * len(matrices))(*stored)
+
+    return native([specs.down for specs in run.specs]), native([specs.up for specs in run.specs])
 
 
 def _address(tensor: Tensor) -> int:

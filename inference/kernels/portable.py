@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Rotation,
         Singles,
     )
+    from inference.lora.fold import Run
     from inference.lora.segments import Segment
 
 _MAX_STACKED_TOKENS = 64
@@ -76,6 +77,11 @@ class PortableKernels:
         if num_tokens <= _MAX_STACKED_TOKENS:
             return StackedLora(segments, num_tokens)
         return SegmentedLora(segments)
+
+    def take_factors(self, weights: bytearray, run: Run, shrink: Tensor, expand: Tensor) -> None:
+        torch.stack([specs.down.read(weights) for specs in run.specs], out=shrink)
+        ups = torch.stack([specs.up.read(weights) for specs in run.specs]).float().mul_(run.scaling)
+        expand.copy_(ups.to(expand.dtype).transpose(1, 2))
 
 
 class AddedLora(ABC):

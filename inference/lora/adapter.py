@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inference.errors import AdapterDigestMismatchError
+from inference.kernels.portable import PortableKernels
 from inference.lora.config import read_config
 from inference.lora.files import MAX_CONFIG_DEPTH, read_adapter_files
 from inference.lora.fold import find_runs, fold
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from inference.kernels.interface import Kernels
     from inference.lora.block import LoraBlock
     from inference.lora.fold import Run
     from inference.model.architecture import Architecture
@@ -50,7 +52,11 @@ class AdapterLoader:
     laid out once: names, shapes and places of hundreds of tensors take as long to check as their numbers.
     """
 
-    def __init__(self, base: BaseWeights, base_digest: str, max_rank: int) -> None:
+    def __init__(
+        self, base: BaseWeights, base_digest: str, max_rank: int, kernels: Kernels | None = None
+    ) -> None:
+        """`kernels` are of the CPU and of the base's dtype; None: plain torch."""
+        self._kernels = PortableKernels() if kernels is None else kernels
         self._base = base
         self._base_digest = base_digest
         self._max_rank = max_rank
@@ -68,7 +74,7 @@ class AdapterLoader:
             raise AdapterDigestMismatchError(str(folder), expected_digest, files.digest)
         header = header_of(files.weights, self._max_tensors)
         runs = self._known_runs(files.config, header, len(files.weights))
-        blocks, peak = fold(runs, files.weights, self._base)
+        blocks, peak = fold(runs, files.weights, self._base, self._kernels)
         return Adapter(expected_digest, blocks, sum(block.num_bytes for block in blocks), peak)
 
     @property

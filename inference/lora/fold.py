@@ -1,7 +1,6 @@
 """From the tensors of a file to blocks in the engine's dtype, with scaling and DoRA's magnitude folded in.
 
-A block is converted by a few operations on all of its layers at once: one by one, hundreds of small matrices
-take longer than their numbers do.
+A block is converted at once: one by one, hundreds of small matrices take longer than their numbers do.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from inference.kernels.interface import Kernels
     from inference.lora.config import AdapterConfig
     from inference.lora.tensors import LinearSpecs
     from inference.model.loader import BaseWeights
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _NORM_ROWS = 1024  # of the base weight that are in fp32 at once
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """Neighbouring layers of one linear, one rank and one scaling: what becomes a block."""
 
@@ -42,6 +42,10 @@ class Run:
     def expand_shape(self) -> tuple[int, ...]:
         return len(self.specs), *reversed(self.specs[0].up.shape)
 
+    def block(self, shrink: Tensor, expand: Tensor) -> LoraBlock:
+        first = self.specs[0]
+        return LoraBlock(first.linear, range(first.layer, first.layer + len(self.specs)), shrink, expand)
+
 
 def find_runs(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[Run]:
     """Raises `AdapterConfigError` if a scaling is no number."""
@@ -55,7 +59,9 @@ def find_runs(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[Run
     return [Run(specs, scaling) for specs, scaling in runs]
 
 
-def fold(runs: Sequence[Run], weights: bytearray, base: BaseWeights) -> tuple[list[LoraBlock], float]:
+def fold(
+    runs: Sequence[Run], weights: bytearray, base: BaseWeights, kernels: Kernels
+) -> tuple[list[LoraBlock], float]:
     """A block for each run, and the largest absolute value of any `expand`. `weights` is the whole file.
 
     Raises `AdapterNotFiniteError`.
@@ -64,10 +70,11 @@ def fold(runs: Sequence[Run], weights: bytearray, base: BaseWeights) -> tuple[li
     expand_sizes = [math.prod(run.expand_shape) for run in runs]
     content = reserve((sum(shrink_sizes) + sum(expand_sizes),), base.dtype)
     parts = torch.split(content, shrink_sizes + expand_sizes)
-    blocks = [
-        _block(run, shrink.view(run.shrink_shape), expand.view(run.expand_shape), weights)
-        for run, shrink, expand in zip(runs, parts[: len(runs)], parts[len(runs) :], strict=True)
-    ]
+    blocks = []
+    for run, shrink, expand in zip(runs, parts[: len(runs)], parts[len(runs) :], strict=True):
+        block = run.block(shrink.view(run.shrink_shape), expand.view(run.expand_shape))
+        kernels.take_factors(weights, run, block.shrink, block.expand)
+        blocks.append(block)
     shrinks, expands = torch.split(content, [sum(shrink_sizes), sum(expand_sizes)])
     peak = _peak(expands)
     if not math.isfinite(peak) or not math.isfinite(_peak(shrinks)):
@@ -76,15 +83,6 @@ def fold(runs: Sequence[Run], weights: bytearray, base: BaseWeights) -> tuple[li
         replace(block, gain=_gain(run, block, weights, base)) for run, block in zip(runs, blocks, strict=True)
     ]
     return gained, peak
-
-
-def _block(run: Run, shrink: Tensor, expand: Tensor, weights: bytearray) -> LoraBlock:
-    """Scaled in fp32 and rounded once, into `shrink` and `expand`."""
-    torch.stack([specs.down.read(weights) for specs in run.specs], out=shrink)
-    up = torch.stack([specs.up.read(weights) for specs in run.specs]).float().mul_(run.scaling)
-    expand.copy_(up.to(expand.dtype).transpose(1, 2))
-    first = run.specs[0]
-    return LoraBlock(first.linear, range(first.layer, first.layer + len(run.specs)), shrink, expand)
 
 
 def _peak(numbers: Tensor) -> float:
@@ -109,13 +107,12 @@ def _not_finite(runs: Sequence[Run], blocks: Sequence[LoraBlock]) -> AdapterNotF
 
 def _gain(run: Run, block: LoraBlock, weights: bytearray, base: BaseWeights) -> OutputGain | None:
     """None unless it is DoRA."""
-    gains = [
-        _layer_gain(specs, shrink, expand, specs.magnitude.read(weights).float(), base)
-        for specs, shrink, expand in zip(run.specs, block.shrink, block.expand, strict=True)
-        if specs.magnitude is not None
-    ]
-    if not gains:
+    magnitudes = [specs.magnitude for specs in run.specs if specs.magnitude is not None]
+    if not magnitudes:
         return None
+    read = (magnitude.read(weights).float() for magnitude in magnitudes)
+    layers = zip(run.specs, block.shrink, block.expand, read, strict=True)
+    gains = [_layer_gain(*layer, base) for layer in layers]
     # A layer without a bias among others that have one keeps what it has.
     offsets = [torch.zeros_like(gain.factor) if gain.offset is None else gain.offset for gain in gains]
     has_bias = any(gain.offset is not None for gain in gains)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.errors import AdapterError, AdapterTooLargeError
+from inference.kernels.choice import choose_kernels
 from inference.lora.adapter import Adapter, AdapterLoader, most_file_bytes
 from inference.lora.registry import AdapterRegistry
 from inference.lora.segments import BASE_SLOT
@@ -33,7 +34,8 @@ class AdapterHost:
         arena: AdapterArena,
         on_loaded: Callable[[], None],
     ) -> None:
-        loader = AdapterLoader(base, base_digest, config.max_rank)
+        kernels = choose_kernels(config.kernels, base.dtype, "cpu")
+        loader = AdapterLoader(base, base_digest, config.max_rank, kernels)
 
         def load(ref: AdapterRef, max_bytes: int) -> Adapter:
             return loader.load(Path(ref.path), ref.digest, max_bytes)

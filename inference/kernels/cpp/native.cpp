@@ -8,6 +8,7 @@
 // on its company.
 
 #include "attention.h"
+#include "factors.h"
 #include "lora.h"
 #include "products.h"
 #include "rows.h"
@@ -44,6 +45,11 @@ using namespace loraledger;
     extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraPart* parts, Index num_parts,              \
                                       const LoraSegment* segments, Index num_segments, T* output, Index out_stride) { \
         add_lora(states, in, Deltas{parts, num_parts, segments, num_segments}, output, out_stride);                   \
+    }                                                                                                                  \
+    extern "C" void take_factors_##SUFFIX(const char* file, const StoredMatrix* downs, const StoredMatrix* ups,       \
+                                          Index layers, Index rank, Index in, Index out, float scaling, T* shrink,    \
+                                          T* expand) {                                                                \
+        take_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand);                               \
     }
 
 LORALEDGER_KERNELS(float, float32)

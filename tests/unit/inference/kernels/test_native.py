@@ -19,7 +19,10 @@ from inference.kernels.cpu import Cpu, this_cpu
 from inference.kernels.interface import HeadNorms, LoraPart, Pages, Rotation, Singles
 from inference.kernels.native import NativeKernels
 from inference.kernels.portable import PortableKernels
+from inference.lora.fold import Run
+from inference.lora.header import TensorSpec
 from inference.lora.segments import Segment
+from inference.lora.tensors import LinearSpecs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +66,22 @@ def test_sums_and_norms(dtype: torch.dtype, seed: int, num_tokens: int, width: i
     actual = NativeKernels(dtype).add_rms_norm(hidden, delta if has_delta else None, weight, 1e-5)
     assert_same(actual, expected)
     assert torch.equal(hidden, expected_sum)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_number_of_16_bits_is_read_from_a_file(stored: torch.dtype, dtype: torch.dtype) -> None:
+    """NaN, infinity and what is below the normal range among them, from an odd address on."""
+    numbers = torch.arange(2**16).to(torch.int32).short().view(stored)
+    file = bytearray(b" " + numbers.view(torch.uint8).numpy().tobytes())
+    specs = TensorSpec(stored, (1, 2**16), 1), TensorSpec(stored, (2**16, 1), 1)
+    run = Run([LinearSpecs(0, "q_proj", "q_proj", *specs, None)], 1.0)
+    shrink, expand = torch.empty(2, 1, 1, 2**16, dtype=dtype)
+    NativeKernels(dtype).take_factors(file, run, shrink, expand)
+    assert torch.equal(shrink.isnan(), expand.isnan())
+    tiny = 2.0**-126 if dtype == torch.bfloat16 else 0.0  # what may count as zero
+    for found in (shrink, expand):
+        torch.testing.assert_close(found[0, 0], numbers.to(dtype), rtol=0, atol=tiny, equal_nan=True)
 
 
 @settings(max_examples=30, deadline=None)

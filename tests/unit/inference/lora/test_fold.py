@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from inference.kernels.choice import choose_kernels
 from inference.lora import block as block_module
-from inference.lora.adapter import Adapter, load_adapter
+from inference.lora.adapter import Adapter, AdapterLoader
 from inference.lora.block import reserve
 from inference.lora.files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest
 from inference.model.architecture import PARENT_BY_LINEAR, read_architecture
@@ -23,6 +24,7 @@ from tests.support.adapters import pairs
 if TYPE_CHECKING:
     import pytest
 
+    from inference.config import KernelChoice
     from inference.model.architecture import Architecture
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -37,11 +39,13 @@ KEYS = [(layer, linear) for layer in range(2) for linear in PARENT_BY_LINEAR]
 @given(
     linears=st.dictionaries(st.sampled_from(KEYS), LINEARS, min_size=1),
     dtype=st.sampled_from(DTYPES),
+    choice=st.sampled_from(["auto", "portable"]),
     num_blanks=st.integers(0, 3),
 )
 def test_it_equals_the_plain_way_to_the_bit(
     linears: dict[tuple[int, str], Linear],
     dtype: torch.dtype,
+    choice: KernelChoice,
     num_blanks: int,
     tiny_llama: Path,
     tmp_path: Path,
@@ -52,7 +56,7 @@ def test_it_equals_the_plain_way_to_the_bit(
     torch.manual_seed(0)
     architecture = read_architecture(tiny_llama)
     tensors = write(tmp_path, architecture, linears, num_blanks)
-    adapter = load(tmp_path, architecture, tiny_llama, dtype)
+    adapter = load(tmp_path, architecture, tiny_llama, dtype, choice)
     found = pairs(adapter)
     assert found.keys() == linears.keys()
     for (layer, linear), (rank, alpha, _) in linears.items():
@@ -90,9 +94,12 @@ def write(
     return tensors
 
 
-def load(folder: Path, architecture: Architecture, model: Path, dtype: torch.dtype) -> Adapter:
+def load(
+    folder: Path, architecture: Architecture, model: Path, dtype: torch.dtype, choice: KernelChoice = "auto"
+) -> Adapter:
     base = BaseWeights.open(model, architecture, dtype)
-    return load_adapter(folder, adapter_digest(folder), base, "b" * 64, max_rank=8)
+    loader = AdapterLoader(base, "b" * 64, 8, choose_kernels(choice, dtype, "cpu"))
+    return loader.load(folder, adapter_digest(folder))
 
 
 def test_like_layers_are_one_block_in_one_stretch_of_memory(tiny_llama: Path, tmp_path: Path) -> None:
