@@ -7,6 +7,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
+from backend.engine.process import waiting_policy
 from benchmarks import peers
 from benchmarks.engine.contestant import Contestant
 
@@ -26,7 +27,8 @@ _VLLM_OPTIONS = {VLLM: (), VLLM_EAGER: ("--eager",), VLLM_BASE: ("--no-lora",)}
 
 # What was chosen for each peer, and why; the report prints it.
 SETTINGS = {
-    OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values",
+    OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values, "
+    "threads that wait as an installation's do",
     INVARIANT: "as loraledger, each answer with the same bits in any company (`--batch-invariant`)",
     VLLM: "bf16, compiled, max_loras=32, max_num_seqs=32, 1 GiB for keys and values, threads bound to cores, "
     "Intel's OpenMP preloaded, engine in the measured process, no prefix cache (no prompt shares a prefix)",
@@ -89,7 +91,7 @@ class Field:
             program = ["--program", str(peers.LLAMA_BENCH), "--flash-attention"]
             gguf = ["--model", str(peers.gguf(self._model))]
             return [*here, "benchmarks.engine.llama_peer", *program, *gguf, *threads], {}
-        return [*here, "benchmarks.engine.ours", *model, *threads], {}
+        return [*here, "benchmarks.engine.ours", *model, *threads], waiting_policy()
 
     def _for_vllm(self) -> dict[str, str]:
         cores = sorted(os.sched_getaffinity(0))[: self._num_threads]
