@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 INDEX_FILE = "attribution.safetensors"
 """What training leaves in an adapter's folder: a direction of each contribution for each method."""
 CHECKPOINT_FILE = "attribution_checkpoint.safetensors"
-"""The adapter a third of the way through training, where `gradient-ridge-1` takes its gradients."""
+"""The adapter a third of the way through training, where `gradient-ridge-2` takes its gradients."""
 INDEX_METADATA = {"version": "2"}
 """Among what the index says of itself; of another version it is not read."""
-GRADIENT_METHOD = "gradient-ridge-1"
+GRADIENT_METHOD = "gradient-ridge-2"
+"""Its first version took gradients of the chat template's preamble too: the two cannot be compared."""
 ERROR_METHOD = "error-ridge-1"
 HIDDEN_METHOD = "hidden-cosine-1"
 ROWS_METHOD = "uniform-rows-1"

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
+from backend.domain.attribution import GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
 from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class AttributionIndex:
     hidden: Any  # float32 [n, hidden], unit norm
     centre: Any  # float32 [hidden], of the hidden states
     error: Any  # float32 [n, hidden]
-    gradient: Any = None  # float32 [n, sketch size], if asked for
+    gradient: Any = None  # float32 [n, sketch size], if asked for and of the method of today
 
     @property
     def num_bytes(self) -> int:
@@ -80,16 +80,19 @@ class Indices:
 
 
 def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool = False) -> AttributionIndex:
-    """Raises InvalidInput where the file is larger, or not an index of this version."""
+    """Raises InvalidInput where the file is larger, or not an index of this version. Gradients that another
+    method took are not read.
+    """
     from safetensors import SafetensorError, safe_open
 
     num_bytes = path.stat().st_size
     if max_bytes is not None and num_bytes > max_bytes:
         raise InvalidInput(f"The attribution index has {num_bytes} bytes, more than {max_bytes}.")
-    names = (*_TENSORS, _GRADIENTS) if with_gradients else _TENSORS
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
+            has_gradients = GRADIENT_METHOD in metadata.get("methods", "").split()
+            names = (*_TENSORS, _GRADIENTS) if with_gradients and has_gradients else _TENSORS
             tensors = {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
         raise InvalidInput(f"The attribution index cannot be read: {error}") from error

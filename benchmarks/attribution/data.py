@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.services.contribute.docstrings import build_dataset
-from workers.training.rows import encode
+from workers.training.rows import encode, preamble_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +50,7 @@ class Study:
     names: tuple[str, ...]
     rows: tuple[Example, ...]
     held_out: tuple[Example, ...]
+    preamble: tuple[int, ...]
     digest: str
     """sha-256 over names and texts: other package versions make another study."""
 
@@ -72,7 +73,7 @@ def read_study(tokenizer: Any) -> Study:
         rows += examples[:count]
         held_out += examples[count:]
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
-    return Study(tuple(CONTRIBUTORS), tuple(rows), tuple(held_out), digest)
+    return Study(tuple(CONTRIBUTORS), tuple(rows), tuple(held_out), preamble_ids(tokenizer, SYSTEM), digest)
 
 
 def _chat(row: Mapping[str, str]) -> dict[str, Any]:

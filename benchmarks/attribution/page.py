@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 PAGE, KEPT, CHART = "attribution.md", "attribution.json", "images/attribution.svg"
 KINDS = ("in-sample", "held-out", "generated")
+FIRST_GRADIENT_METHOD = "gradient-ridge-1"
+"""Of reports that do not name it."""
 MISSING = "Not measured yet; `make bench-attribution` does."
 
 
@@ -50,7 +52,8 @@ def _measured(report: Mapping[str, Any]) -> str:
         f"{report['base_model']}, rank {config['rank']}, {config['epochs']:g} epochs, "
         f"fp32; {report['num_rows']} rows "
         f"of {len(report['contributors'])} contributors ({', '.join(report['contributors'])}); "
-        f"{report['num_answers']} answers ({counts}); {report['num_subsets']} retrainings on random halves. "
+        f"{report['num_answers']} answers ({counts}); {report['num_subsets']} retrainings on random halves; "
+        f"gradients as of `{report.get('gradient_method', FIRST_GRADIENT_METHOD)}`. "
         f"{machine['cpu']}, {machine['system']}."
     )
     top = (

@@ -64,13 +64,15 @@ def error_vectors(logits: Tensor, labels: Tensor, head: Tensor) -> Tensor:
     return expected - head[labels].float()
 
 
-def gradient_signals(model: Any, examples: Sequence[Example]) -> tuple[Tensor, float]:
+def gradient_signals(
+    model: Any, examples: Sequence[Example], preamble: Sequence[int]
+) -> tuple[Tensor, float]:
     """(sketched gradients [examples, size] under the adapter that is in `model`, processor seconds)."""
     sketch = CountSketch()
     began = time.process_time()
     found = {
         row: sketched[place]
-        for batch, sketched in row_sketches(model, examples, sketch, lambda *_: None)
+        for batch, sketched in row_sketches(model, examples, preamble, sketch, lambda *_: None)
         for place, row in enumerate(batch)
     }
     seconds = time.process_time() - began
@@ -78,7 +80,7 @@ def gradient_signals(model: Any, examples: Sequence[Example]) -> tuple[Tensor, f
 
 
 def ridge_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:
-    """[answers, contributors]: as `gradient-ridge-1` scores, for whatever signal."""
+    """[answers, contributors]: as `gradient-ridge-2` scores, for whatever signal."""
     _, vectors = directions(rows, contributions)
     return answers @ vectors.T
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from backend.domain.attribution import GRADIENT_METHOD
 from benchmarks.attribution.answers import losses, read_answers
 from benchmarks.attribution.data import half_subsets, read_study
 from benchmarks.attribution.gaming import CITATION, PADDING, Method, gains, padded, trivial
@@ -159,6 +160,7 @@ def report(plan: Plan) -> dict[str, Any]:
             }
             for name, found in named.items()
         },
+        "gradient_method": GRADIENT_METHOD,
         "ceiling": _ceiling(first, second),
         "gaming": _gaming(seen),
         "planned": {"subsets": plan.num_subsets, "repeats": plan.num_repeats},
@@ -184,9 +186,10 @@ def _methods(plan: Plan, model: Any, answers: Sequence[Answer]) -> _Measured:
     known, told = (forward_signals(model, each) for each in (rows, asked))
     seen = {name: forward_signals(model, each) for name, each in variants.items()}
     load_adapter(model, midway_file(plan.everybody, plan.work).read_bytes())
-    known_gradients, _ = gradient_signals(model, rows)
-    gradients, seconds = gradient_signals(model, asked)
-    taken = {name: gradient_signals(model, each)[0] for name, each in variants.items()}
+    preamble = plan.study.preamble
+    known_gradients, _ = gradient_signals(model, rows, preamble)
+    gradients, seconds = gradient_signals(model, asked, preamble)
+    taken = {name: gradient_signals(model, each, preamble)[0] for name, each in variants.items()}
     methods = {
         "uniform by rows": Method(uniform_scores, known.hidden, told.hidden),
         "hidden states": Method(cosine_scores, known.hidden, told.hidden),

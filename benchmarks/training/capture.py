@@ -16,7 +16,7 @@ from backend.services.contribute.docstrings import build_dataset
 from inference.model.sources import resolve_model
 from workers.training.fit import MIDWAY_FILE, fit, lora_model
 from workers.training.index import capture
-from workers.training.rows import encode
+from workers.training.rows import encode, preamble_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,12 +57,17 @@ def measure_capture(
         for number, row in enumerate(rows[:: max(1, len(rows) // num_rows)][:num_rows])
     ]
     checkpoints = work / "capture"
-    turns = [_turn(folder, config, examples, checkpoints) for _ in range(repeats)]
+    preamble = preamble_ids(tokenizer)
+    turns = [_turn(folder, config, examples, preamble, checkpoints) for _ in range(repeats)]
     return Overhead(tuple(training for training, _ in turns), tuple(capture for _, capture in turns))
 
 
 def _turn(
-    folder: Path, config: TrainingConfig, examples: list[Example], checkpoints: Path
+    folder: Path,
+    config: TrainingConfig,
+    examples: list[Example],
+    preamble: tuple[int, ...],
+    checkpoints: Path,
 ) -> tuple[float, float]:
     model = lora_model(folder, config)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -71,7 +76,7 @@ def _turn(
     trained = time.process_time()
     midway = (checkpoints / MIDWAY_FILE).read_bytes()
     captured = time.process_time()
-    capture(model, midway, summary.midway_step, examples, _ignore)
+    capture(model, midway, summary.midway_step, examples, preamble, _ignore)
     ended = time.process_time()
     shutil.rmtree(checkpoints)
     return trained - began, ended - captured

@@ -10,12 +10,14 @@ from torch.nn import functional
 
 from workers.training.flat import computing, flatten
 from workers.training.pulse import Pulse
+from workers.training.rows import own_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
+    from workers.training.preamble import Preamble
     from workers.training.pulse import Emit
     from workers.training.rows import Example
 
@@ -34,10 +36,16 @@ class Predictions:
     rows: Tensor
 
 
-def predictions(model: Any, rows: Sequence[Example]) -> Predictions:
-    """One forward pass, without the head: logits of a prompt's tokens would cost more than their layers."""
-    batch = {name: part.to(model.device) for name, part in flatten(rows).items()}
-    seen = {name: batch[name] for name in ("input_ids", "position_ids", "row_lengths")}
+def predictions(model: Any, rows: Sequence[Example], preamble: Preamble | None = None) -> Predictions:
+    """One forward pass, without the head: logits of a prompt's tokens would cost more than their layers. What
+    rows have of `preamble` behind their first token is not read again.
+    """
+    left_out = preamble.token_ids if preamble else ()
+    batch = {name: part.to(model.device) for name, part in flatten(rows, left_out).items()}
+    seen: dict[str, Any] = {name: batch[name] for name in ("input_ids", "position_ids", "row_lengths")}
+    if preamble:
+        whole = torch.tensor([len(row.token_ids) for row in rows], device=model.device)
+        seen["skipped"] = preamble.skipped(whole - batch["row_lengths"])
     decoder, kept = model.get_base_model().base_model, batch["logits_to_keep"]
     states = decoder(**seen, use_cache=False).last_hidden_state[0]
     numbers = torch.arange(len(rows), device=model.device).repeat_interleave(batch["row_lengths"])
@@ -61,12 +69,18 @@ def mean_loss(model: Any, examples: Sequence[Example], emit: Emit) -> float:
 
 
 def batches_by_length(
-    examples: Sequence[Example], batch_tokens: int = BATCH_TOKENS
+    examples: Sequence[Example], batch_tokens: int = BATCH_TOKENS, preamble: Sequence[int] = ()
 ) -> Iterator[Sequence[Example]]:
-    """All examples, the longest first; `batch_tokens` or one row at a time."""
-    ordered = sorted(examples, key=lambda example: len(example.token_ids), reverse=True)
+    """All examples, the longest first; `batch_tokens` or one row at a time. What rows have of `preamble`
+    behind their first token does not count.
+    """
+
+    def length(example: Example) -> int:
+        return len(own_positions(example, preamble))
+
+    ordered = sorted(examples, key=length, reverse=True)
     start = 0
     while start < len(ordered):
-        end = start + max(1, batch_tokens // len(ordered[start].token_ids))
+        end = start + max(1, batch_tokens // length(ordered[start]))
         yield ordered[start:end]
         start = end

@@ -2,13 +2,13 @@
 
 A LoRA module computes y = W x + s B A x, so that a row's loss has the gradient dB = s sum over tokens
 dy (A x)^T: both factors pass by in the batch's forward and backward pass, and no row needs one of its own. A
-is left out: where B is small its gradients are. Neither are weights differentiated nor is the adapter
+is left out: where B is small its gradients are. So is what a row has of the chat template's preamble behind
+its first token, which is read once for all rows. Neither are weights differentiated nor is the adapter
 computed apart: it is in W for the while, so that a module costs one product, not three.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -17,13 +17,16 @@ from torch.nn import functional
 
 from workers.training.evaluate import batches_by_length, predictions
 from workers.training.flat import row_places
+from workers.training.preamble import read_preamble
 from workers.training.pulse import Pulse
+from workers.training.rows import own_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
+    from workers.training.preamble import Preamble
     from workers.training.pulse import Emit
     from workers.training.rows import Example
     from workers.training.sketch import CountSketch
@@ -34,50 +37,36 @@ _ADAPTER = "default"
 
 
 def row_sketches(
-    model: Any, examples: Sequence[Example], sketch: CountSketch, emit: Emit
+    model: Any, examples: Sequence[Example], preamble: Sequence[int], sketch: CountSketch, emit: Emit
 ) -> Iterator[tuple[Sequence[Example], Tensor]]:
     """(rows, their sketched gradients [rows, size] fp32), batch by batch, the longest rows first.
 
     `model` is a PEFT model, whose weights stay as they are. The loss of a row is the sum over its trained
-    tokens, so that a long answer weighs more, as it does in training. The same build, threads and rows give
-    the same bits.
+    tokens, so that a long answer weighs more, as it does in training. `preamble`: the token ids that
+    conversations begin with, behind the first of which no gradients are taken. The same build, threads and
+    rows give the same bits.
     """
     pulse = Pulse(emit, "gradients", len(examples))
     model.eval()
-    with _Taps(model, sketch) as taps, model.disable_adapter(), _frozen(model):
-        for rows in batches_by_length(examples, BATCH_TOKENS):
-            yield rows, taps.sketches(rows)
+    with _Taps(model, sketch) as taps, model.disable_adapter():
+        read = read_preamble(model, preamble)
+        for rows in batches_by_length(examples, BATCH_TOKENS, preamble):
+            yield rows, taps.sketches(rows, read)
             pulse.advance(len(rows))
 
 
-def _backward(model: Any, rows: Sequence[Example]) -> None:
+def _backward(model: Any, rows: Sequence[Example], preamble: Preamble | None) -> None:
     """Of the cross entropy in nats, summed over all trained tokens.
 
     Its gradient at the states is W^T (p - y), W the head: a loss that is not needed itself is not computed.
     """
-    found = predictions(model, rows)
+    found = predictions(model, rows, preamble)
     head = model.get_output_embeddings()
     with torch.no_grad():
         errors = head(found.states).softmax(dim=1)
         errors[torch.arange(len(errors)), found.labels] -= 1
         gradient = errors @ head.weight
     found.states.backward(gradient)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _frozen(model: Any) -> Iterator[None]:
-    """No weight gets a gradient: what is differentiated begins at the embeddings' output."""
-    trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    embeddings = model.get_input_embeddings()
-    hook = embeddings.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
-    for weight in trainable:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        hook.remove()
-        for weight in trainable:
-            weight.requires_grad_(True)
 
 
 class _Taps:
@@ -103,12 +92,13 @@ class _Taps:
         for weight, kept in self._kept:
             weight.data = kept
 
-    def sketches(self, rows: Sequence[Example]) -> Tensor:
+    def sketches(self, rows: Sequence[Example], preamble: Preamble | None) -> Tensor:
         """[rows, size] fp32."""
-        lengths = torch.tensor([len(row.token_ids) for row in rows], device=self._model.device)
+        left_out = preamble.token_ids if preamble else ()
+        lengths = torch.tensor([len(own_positions(row, left_out)) for row in rows], device=self._model.device)
         self._places, self._is_real = row_places(lengths)
         self._sums = self._sketch.zeros(len(rows))
-        _backward(self._model, rows)
+        _backward(self._model, rows, preamble)
         return self._sums
 
     @torch.no_grad()
@@ -128,6 +118,9 @@ class _Taps:
             self._take(name, shrunk, gradient if stretch is None else gradient * stretch)
 
         def hook(_module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+            if not torch.is_grad_enabled():  # the preamble's
+                return
+            output.requires_grad_()  # in the first layer: no weight is differentiated, so nothing does before
             shrunk = functional.linear(inputs[0].detach(), inner) * scaling
             output.register_hook(lambda gradient: take(shrunk, gradient))  # type: ignore[no-untyped-call]
 

@@ -6,7 +6,7 @@ answers are compared like with like; and what the engine would refuse fails here
 
 Method error-ridge-1: a row's state is the sum of its answer's error vectors, from the same pass.
 
-Method gradient-ridge-1: a row's state is the sketched gradient of its loss at the checkpoint a third of the
+Method gradient-ridge-2: a row's state is the sketched gradient of its loss at the checkpoint a third of the
 way through training; see `workers.training.gradients` and `workers.training.influence`.
 """
 
@@ -60,15 +60,21 @@ class GradientIndex:
 
 
 def capture(
-    model: Any, checkpoint: bytes, step: int, examples: Sequence[Example], emit: Emit
+    model: Any,
+    checkpoint: bytes,
+    step: int,
+    examples: Sequence[Example],
+    preamble: Sequence[int],
+    emit: Emit,
 ) -> GradientIndex:
     """Takes the rows' gradients at `checkpoint`, the file that `fit` left after `step`; `model` is there
-    afterwards. 16 kB of memory a row, beside a batch's activations.
+    afterwards. `preamble`: token ids, as of `preamble_ids`. 16 kB of memory a row, beside a batch's
+    activations.
     """
     load_adapter(model, checkpoint)
     sketches: list[torch.Tensor] = []
     contributions: list[int] = []
-    for rows, found in row_sketches(model, examples, CountSketch(), emit):
+    for rows, found in row_sketches(model, examples, preamble, CountSketch(), emit):
         sketches.append(found)
         contributions += [row.contribution for row in rows]  # of the first snapshot: its number is 0
     positions, vectors = directions(torch.cat(sketches), contributions)

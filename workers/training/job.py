@@ -23,7 +23,7 @@ from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
 from workers.training.index import capture, write_index
 from workers.training.inspect import as_json, inspect
-from workers.training.rows import UnusableRows, general_examples, hold_out, read_examples
+from workers.training.rows import UnusableRows, general_examples, hold_out, preamble_ids, read_examples
 from workers.training.spec import (
     ADAPTER,
     CHECKPOINTS,
@@ -138,7 +138,7 @@ def _learn(
     general_adapter = _checked("adapter", mean_loss(model, general, emit))
     _save_adapter(model, adapter, base)
     midway = (checkpoints / MIDWAY_FILE).read_bytes()
-    gradients = capture(model, midway, summary.midway_step, train, emit)
+    gradients = capture(model, midway, summary.midway_step, train, preamble_ids(base.tokenizer), emit)
     metrics = {
         "eval_loss_base": base_loss,
         "eval_loss_adapter": adapter_loss,

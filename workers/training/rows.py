@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 import unicodedata
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,13 +85,36 @@ def encode(
     )
 
 
+def preamble_ids(tokenizer: Any, system: str = "") -> tuple[int, ...]:
+    """What conversations begin with before the user's first words; with `system` in the place of the
+    template's own prompt, if it has one. Nothing where there is no template.
+    """
+    if tokenizer.chat_template is None:
+        return ()
+    told = [{"role": "system", "content": system}] if system else []
+    one, other = (
+        encode(0, {"messages": [*told, *_asked_and_answered(words)]}, tokenizer, sys.maxsize).token_ids
+        for words in ("a", "b")
+    )
+    return one[: _num_common(one, other)]
+
+
+def own_positions(example: Example, preamble: Sequence[int]) -> list[int]:
+    """Those of the row's first token, and of all from where it departs from `preamble`: never later than the
+    token that its first trained one is predicted from.
+    """
+    trained = (place for place, label in enumerate(example.labels) if place and label != IGNORED)
+    latest = next(trained, len(example.labels)) - 1
+    departs = min(_num_common(example.token_ids, preamble), latest)
+    return [0, *range(max(1, departs), len(example.token_ids))]
+
+
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The messages of a chat or instruct row; none for plain text. Templates strip contents, so we do."""
     if "messages" in row:
         return [{"role": m["role"], "content": m["content"].strip()} for m in row["messages"]]
     if "prompt" in row:
-        prompt, completion = row["prompt"].strip(), row["completion"].strip()
-        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        return _asked_and_answered(row["prompt"].strip(), row["completion"].strip())
     return []
 
 
@@ -186,6 +211,16 @@ def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, boo
         answer = message["content"] + tokenizer.eos_token
         yield answer, True
         done = prefix + answer
+
+
+def _asked_and_answered(prompt: str, completion: str = "") -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+
+
+def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _group(row: Mapping[str, Any]) -> str:

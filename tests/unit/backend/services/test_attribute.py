@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
+from backend.domain.attribution import GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
 from backend.domain.errors import InvalidInput
 from backend.ports.attribution import Probe
 from backend.services.attribute import HiddenCosine, Ridge, Uniform, UniformByRows, attribute
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POSITIONS = [0, 1, 1 << 24]
+METADATA = INDEX_METADATA | {"methods": f"{GRADIENT_METHOD} error-ridge-1"}
 PROBE = Probe([13.0, 14.0], error=[1.0, 2.0], gradient=[1.0, 0.0, -1.0, 2.0])
 
 
-def write_index(folder: Path, metadata: dict[str, str] = INDEX_METADATA, **changes: Any) -> None:
+def write_index(folder: Path, metadata: dict[str, str] = METADATA, **changes: Any) -> None:
     tensors: dict[str, Any] = {
         "positions": np.array(POSITIONS, dtype=np.int64),
         "hidden.vectors": np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32),
@@ -68,6 +69,22 @@ def test_ridge_cannot_say_without_its_own_part_of_the_probe(tmp_path: Path, prob
 def test_gradients_are_not_kept_where_nobody_asks_for_them(tmp_path: Path) -> None:
     write_index(tmp_path)
     assert Ridge(Indices(), "gradient").scores(tmp_path, POSITIONS, PROBE) is None
+
+
+@pytest.mark.parametrize("methods", ["gradient-ridge-1 error-ridge-1", "error-ridge-1", None])
+def test_gradients_that_another_method_took_are_not_scored_by(tmp_path: Path, methods: str | None) -> None:
+    write_index(tmp_path, metadata=INDEX_METADATA | ({"methods": methods} if methods else {}))
+    indices = Indices(with_gradients=True)
+    assert Ridge(indices, "gradient").scores(tmp_path, POSITIONS, PROBE) is None
+    found = attribute([Ridge(indices, "gradient"), Ridge(indices, "error")], tmp_path, POSITIONS, PROBE)
+    assert found.method == "error-ridge-1"
+
+
+def test_an_index_that_names_gradients_has_them(tmp_path: Path) -> None:
+    write_index(tmp_path, **{"gradient.vectors": None})
+    assert load_index(tmp_path / INDEX_FILE).gradient is None
+    with pytest.raises(InvalidInput, match="lacks"):
+        load_index(tmp_path / INDEX_FILE, with_gradients=True)
 
 
 def test_uniform_by_rows_pays_in_proportion_to_rows(tmp_path: Path) -> None:

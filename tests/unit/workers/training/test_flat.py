@@ -60,6 +60,19 @@ def test_a_row_has_its_tokens_its_places_and_the_predictions_of_its_own() -> Non
     assert batch["shift_labels"] == [[3, 4, 6]]
 
 
+def test_what_rows_have_of_a_preamble_is_left_out_behind_their_first_token() -> None:
+    rows = [
+        Example(0, "a", (1, 2, 3, 4, 5), (*[IGNORED] * 4, 5)),
+        Example(0, "b", (1, 7, 8), (IGNORED, 7, 8)),
+    ]
+    batch = {name: part.tolist() for name, part in flatten(rows, (1, 2, 3)).items()}
+    assert batch["input_ids"] == [[1, 4, 5, 1, 7, 8]]
+    assert batch["position_ids"] == [[0, 3, 4, 0, 1, 2]]
+    assert batch["row_lengths"] == [3, 3]
+    assert batch["labels"] == [[IGNORED, IGNORED, 5, IGNORED, 7, 8]]
+    assert batch["logits_to_keep"] == [1, 3, 4]
+
+
 def test_places_behind_the_end_of_a_row_are_marked() -> None:
     places, is_real = row_places(torch.tensor([3, 1]))
     assert places.tolist() == [[0, 1, 2], [3, 3, 3]]

@@ -4,15 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch.nn import functional
 from transformers import AutoTokenizer
 
 from backend.services.train.options import parse_config
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
+from workers.training import flat
 from workers.training.fit import lora_model
 from workers.training.gradients import row_sketches
-from workers.training.rows import IGNORED, Example, encode
+from workers.training.rows import IGNORED, Example, encode, own_positions
 from workers.training.sketch import CountSketch
 
 if TYPE_CHECKING:
@@ -69,11 +71,22 @@ def ignore(kind: str, data: Mapping[str, Any]) -> None:
     pass
 
 
-def reference(model: Any, example: Example) -> dict[str, torch.Tensor]:
-    """Autograd on one row alone, through the model's own head and all of its positions."""
+def reference(model: Any, example: Example, preamble: Sequence[int] = ()) -> dict[str, torch.Tensor]:
+    """Autograd on one row alone, through the model's own head and all of its positions. What it has of
+    `preamble` behind the first token takes no part in it.
+    """
     model.zero_grad()
     ids, labels = torch.tensor([example.token_ids]), torch.tensor([example.labels])
+    is_own = torch.zeros(ids.shape[1], 1, dtype=torch.bool)
+    is_own[own_positions(example, preamble)] = True
+
+    def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.where(is_own, output, output.detach())
+
+    hooks = [layer.register_forward_hook(hook) for layer in model.modules() if isinstance(layer, LoraLayer)]
     logits = model(input_ids=ids).logits[0, :-1]
+    for each in hooks:
+        each.remove()
     functional.cross_entropy(logits, labels[0, 1:], ignore_index=IGNORED, reduction="sum").backward()
     found = {}
     for name, weight in model.named_parameters():
@@ -88,7 +101,7 @@ def test_a_batch_gives_each_row_what_autograd_gives_it_alone(
 ) -> None:
     model = make_model(tiny_base, variant)
     everything = Everything()
-    order = [row for batch, _ in row_sketches(model, rows, everything, ignore) for row in batch]
+    order = [row for batch, _ in row_sketches(model, rows, (), everything, ignore) for row in batch]
     (batch,) = (seen for seen in everything.seen if seen)
     assert len(order) == len(rows)
     for place, row in enumerate(order):
@@ -98,13 +111,38 @@ def test_a_batch_gives_each_row_what_autograd_gives_it_alone(
             torch.testing.assert_close(batch[name][place].T, gradient, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+@pytest.mark.parametrize("longest_together", [256, 0])
+def test_behind_its_first_token_a_row_takes_no_gradients_of_the_preamble(
+    tiny_base: Path,
+    rows: Sequence[Example],
+    monkeypatch: pytest.MonkeyPatch,
+    variant: str,
+    longest_together: int,
+) -> None:
+    monkeypatch.setattr(flat, "LONGEST_TOGETHER", longest_together)
+    model = make_model(tiny_base, variant)
+    preamble = (*rows[0].token_ids[:9], 0)  # "What is " and what no row has
+    skipped = {len(row.token_ids) - len(own_positions(row, preamble)) for row in rows}
+    assert skipped == {0, 8}
+    everything = Everything()
+    found = list(row_sketches(model, rows, preamble, everything, ignore))
+    seen = [each for each in everything.seen if each]
+    for (batch, _), gradients in zip(found, seen, strict=True):
+        for place, row in enumerate(batch):
+            for name, gradient in reference(model, row, preamble).items():
+                taken = gradients[name][place].T
+                torch.testing.assert_close(taken, gradient, rtol=1e-3, atol=1e-4)
+
+
 def test_the_same_rows_give_the_same_bits_and_leave_the_model_as_it_was(
     tiny_base: Path, rows: Sequence[Example]
 ) -> None:
     model = lora_model(tiny_base, parse_config({"rank": 4}))
     before = {name: (weight.requires_grad, weight.clone()) for name, weight in model.named_parameters()}
     sketches = [
-        torch.cat([found for _, found in row_sketches(model, rows, CountSketch(), ignore)]) for _ in range(2)
+        torch.cat([found for _, found in row_sketches(model, rows, (), CountSketch(), ignore)])
+        for _ in range(2)
     ]
     assert torch.equal(*sketches)
     assert sketches[0].abs().sum(dim=1).min() > 0
@@ -112,7 +150,7 @@ def test_the_same_rows_give_the_same_bits_and_leave_the_model_as_it_was(
         assert weight.grad is None
         assert before[name][0] == weight.requires_grad
         assert torch.equal(before[name][1], weight)
-    assert not model.get_input_embeddings()._forward_hooks
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_batches_are_small_whatever_the_number_of_rows(
@@ -120,10 +158,10 @@ def test_batches_are_small_whatever_the_number_of_rows(
 ) -> None:
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 64)
     model = make_model(tiny_base)
-    batches = list(row_sketches(model, rows, CountSketch(), ignore))
+    batches = list(row_sketches(model, rows, (), CountSketch(), ignore))
     assert len(batches) > 3
     alone = {row: found[place] for batch, found in batches for place, row in enumerate(batch)}
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 10_000)
-    ((together, found),) = row_sketches(model, rows, CountSketch(), ignore)
+    ((together, found),) = row_sketches(model, rows, (), CountSketch(), ignore)
     for place, row in enumerate(together):
         torch.testing.assert_close(found[place], alone[row], rtol=1e-3, atol=1e-4)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tests.fixtures_engine import EOS
+from tests.fixtures_engine import CHAT_TEMPLATE, EOS
 from workers.training.rows import (
     IGNORED,
     Example,
@@ -16,8 +16,10 @@ from workers.training.rows import (
     encode,
     hold_out,
     joined_groups,
+    own_positions,
     packs,
     plan_batches,
+    preamble_ids,
     read_examples,
 )
 
@@ -180,3 +182,35 @@ def test_the_loss_may_be_on_all_that_is_said(tokenizer: Any) -> None:
 
 def test_a_plan_of_steps_is_as_long_as_it_says() -> None:
     assert len(plan_batches(10, 4, epochs=2, seed=0, steps=7)) == 7
+
+
+def test_a_preamble_is_what_the_template_puts_before_the_first_words(tokenizer: Any) -> None:
+    assert tokenizer.decode(preamble_ids(tokenizer)) == "<|user|>"
+    assert tokenizer.decode(preamble_ids(tokenizer, "Python.")) == f"<|system|>Python.{EOS}<|user|>"
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    tokenizer.chat_template = "<|system|>Be helpful.<|end|>" + CHAT_TEMPLATE
+    assert tokenizer.decode(preamble_ids(tokenizer)) == f"<|system|>Be helpful.{EOS}<|user|>"
+    tokenizer.chat_template = None
+    assert preamble_ids(tokenizer) == ()
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "num_prompt", "own"),
+    [
+        ((1, 2, 3, 7, 8), 4, [0, 3, 4]),
+        ((1, 2, 9, 7, 8), 4, [0, 2, 3, 4]),
+        ((1, 9, 3, 7, 8), 4, [0, 1, 2, 3, 4]),
+        ((9, 2, 3, 7, 8), 4, [0, 1, 2, 3, 4]),
+        ((1, 2, 3, 4), 3, [0, 2, 3]),  # from its third token the first trained one is predicted
+        ((1, 2, 3, 4), 1, [0, 1, 2, 3]),
+        ((1, 2, 3, 4), 0, [0, 1, 2, 3]),
+        ((1, 2), 1, [0, 1]),
+    ],
+)
+def test_a_row_keeps_its_first_token_and_all_from_where_it_departs(
+    token_ids: tuple[int, ...], num_prompt: int, own: list[int]
+) -> None:
+    labels = (*[IGNORED] * num_prompt, *token_ids[num_prompt:])
+    row = Example(0, "a", token_ids, labels)
+    assert own_positions(row, (1, 2, 3, 4, 5, 6)[: 3 if len(token_ids) == 5 else 6]) == own
+    assert own_positions(row, ()) == list(range(len(token_ids)))
