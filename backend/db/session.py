@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from backend.db.base import Base
 
+CACHE_KIBIBYTES = 32 * 1024
+"""Of a connection's pages, kept as they are read. With the usual two MiB the trees of a datanet's rows are
+read again and again.
+"""
 BUSY_MILLISECONDS = 30_000
 SQLITE_BEGIN = "sqlite_begin"
 """Execution option: the statement that opens a transaction, BEGIN IMMEDIATE unless it only reads."""
@@ -63,6 +67,7 @@ def _configure(connection: Any, _record: Any) -> None:
         "synchronous=FULL",  # NORMAL may lose the last commits when power fails; receipts must not
         f"busy_timeout={BUSY_MILLISECONDS}",
         "foreign_keys=ON",
+        f"cache_size=-{CACHE_KIBIBYTES}",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 
