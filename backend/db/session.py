@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from backend.db.base import Base
 
-CACHE_KIBIBYTES = 32 * 1024
+CACHE_KIBIBYTES = 16 * 1024
 """Of a connection's pages, kept as they are read. With the usual two MiB the trees of a datanet's rows are
 read again and again.
 """

@@ -30,8 +30,6 @@ UNDETERMINED = "und"
 
 
 class Profiler:
-    """Takes rows one by one."""
-
     def __init__(self, count_tokens: CountTokens) -> None:
         self._count_tokens = count_tokens
         self.num_rows = 0
@@ -42,12 +40,17 @@ class Profiler:
         self._end = "0x" + "g" * 64
         """No hash from here on is sampled."""
 
-    def add(self, row: Row, row_hash: Hash32, num_characters: int) -> None:
-        self.num_rows += 1
-        self.num_characters += num_characters
-        self._lengths[num_characters.bit_length()] += 1
-        if row_hash >= self._end:
-            return
+    def add(self, rows: Sequence[tuple[Row, Hash32]]) -> None:
+        """Those that come next, with their hashes."""
+        lengths = [row.num_characters for row, _ in rows]
+        self.num_rows += len(rows)
+        self.num_characters += sum(lengths)
+        self._lengths.update([length.bit_length() for length in lengths])
+        for row, row_hash in rows:
+            if row_hash < self._end:
+                self._take(row, row_hash)
+
+    def _take(self, row: Row, row_hash: Hash32) -> None:
         ranked = (-int(row_hash, 16), _text(row))
         if len(self._sample) < SAMPLE_ROWS:
             heapq.heappush(self._sample, ranked)

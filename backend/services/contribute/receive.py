@@ -153,8 +153,7 @@ def write_rows(
     lines = _Lines(reader, log)
     with target.open("wb") as file:
         for rows in screen(_portions(lines.sound(stream))):
-            for row, row_hash in rows:
-                profiler.add(row, row_hash, row.num_characters)
+            profiler.add(rows)
             block = b"".join([row.canonical + b"\n" for row, _ in rows])
             file.write(block)
             digest.update(block)
