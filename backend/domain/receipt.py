@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH
+from backend.domain.split import PPM
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId
@@ -44,6 +45,26 @@ class VersionRecord:
     def is_training(self) -> bool:
         """Whether it prices tokens that are trained; such a record answers nothing."""
         return self.adapter_digest == ZERO_HASH and self.name == TRAINING_NAME
+
+
+def own_record(
+    operator: Account, base_model: Hash32, name: str, prompt_price: int, completion_price: int
+) -> VersionRecord:
+    """What an operator sells in its own name, without an adapter. There are no contributors to pay: what the
+    fee leaves is the operator's, who is the record's creator too. Prices in token units per million tokens.
+    """
+    return VersionRecord(
+        creator=operator,
+        name=name,
+        adapter_digest=ZERO_HASH,
+        cid_digest=ZERO_HASH,
+        base_model=base_model,
+        snapshots=(),
+        prompt_price=prompt_price,
+        completion_price=completion_price,
+        operator_ppm=PPM // 2,
+        creator_ppm=PPM // 2,
+    )
 
 
 @dataclass(frozen=True, slots=True)

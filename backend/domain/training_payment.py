@@ -7,12 +7,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.ids import ZERO_HASH
-from backend.domain.receipt import TRAINING_NAME, VersionRecord
-from backend.domain.split import PPM
+from backend.domain.receipt import TRAINING_NAME, own_record
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
+    from backend.domain.receipt import VersionRecord
     from backend.domain.training import TrainingConfig, TrainingJob
 
 MOST_RECEIPT_TOKENS = (1 << 32) - 1
@@ -38,21 +37,8 @@ class Payment:
 
 
 def training_record(operator: Account, base_model: Hash32, price: int) -> VersionRecord:
-    """What this operator sells training on this base model by. There are no contributors to pay: what the fee
-    leaves is the operator's, who is the record's creator too.
-    """
-    return VersionRecord(
-        creator=operator,
-        name=TRAINING_NAME,
-        adapter_digest=ZERO_HASH,
-        cid_digest=ZERO_HASH,
-        base_model=base_model,
-        snapshots=(),
-        prompt_price=price,
-        completion_price=0,
-        operator_ppm=PPM // 2,
-        creator_ppm=PPM // 2,
-    )
+    """What this operator sells training on this base model by."""
+    return own_record(operator, base_model, TRAINING_NAME, price, 0)
 
 
 def most_tokens(config: TrainingConfig, num_rows: int) -> int:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.ids import ZERO_HASH
-from backend.domain.receipt import TRAINING_NAME, VersionRecord
-from backend.domain.split import PPM
+from backend.domain.receipt import TRAINING_NAME, own_record
 from backend.services.wishes import Call, Wishes
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from backend.domain.chain import ChainTransaction
     from backend.domain.ids import Account, Hash32
+    from backend.domain.receipt import VersionRecord
     from backend.ports.chain import Chain
     from backend.ports.serving import OffersTx
 
@@ -31,8 +31,7 @@ MAX_PRICE = (1 << 63) - 1
 
 def base_record(operator: Account, base_model: Hash32, name: str, prices: tuple[int, int]) -> VersionRecord:
     """What this operator sells answers of the bare base model by; what a record's name has no room for is
-    left out of `name`. There are no contributors to pay: what the fee leaves is the operator's, who is the
-    record's creator too. `prices`: token units per million prompt tokens, and completion tokens.
+    left out of `name`. `prices`: token units per million prompt tokens, and completion tokens.
 
     Errors: `InvalidInput`.
     """
@@ -44,18 +43,7 @@ def base_record(operator: Account, base_model: Hash32, name: str, prices: tuple[
     if spelled == TRAINING_NAME:
         message = f"no base model is named {name!r}: training is paid by that name; rename its folder or file"
         raise InvalidInput(message, param="base_model")
-    return VersionRecord(
-        creator=operator,
-        name=spelled,
-        adapter_digest=ZERO_HASH,
-        cid_digest=ZERO_HASH,
-        base_model=base_model,
-        snapshots=(),
-        prompt_price=prices[0],
-        completion_price=prices[1],
-        operator_ppm=PPM // 2,
-        creator_ppm=PPM // 2,
-    )
+    return own_record(operator, base_model, spelled, *prices)
 
 
 class Offers:
