@@ -161,12 +161,17 @@ struct Deltas {
     Index num_segments;
 };
 
-// The work of `deltas`, and what lies before each unit in bytes of weights, those of all last.
+// Reading a row of weights takes as long as what so many tokens compute with it.
+constexpr Index kTokensPerRead = 2;
+
+// The work of `deltas`, and what lies before each unit in such times, those of all last.
 struct LoraWork {
     std::vector<LoraUnit> units;
     std::vector<Index> costs;
 
-    LoraWork(const Deltas& deltas, Index in) {
+    // `width(part)`: numbers that a unit reads for each of its rows.
+    template <class F>
+    LoraWork(const Deltas& deltas, F width) {
         Index cost = 0;
         for (Index s = 0; s < deltas.num_segments; ++s) {
             const LoraSegment& segment = deltas.segments[s];
@@ -175,7 +180,7 @@ struct LoraWork {
                     const Index count = std::min(kTokensPerUnit, segment.end - start);
                     units.push_back({start, count, segment.first_row, segment.rank, part});
                     costs.push_back(cost);
-                    cost += segment.rank * (in + deltas.parts[part].out);
+                    cost += segment.rank * width(deltas.parts[part]) * (kTokensPerRead + count);
                 }
             }
         }
@@ -194,7 +199,7 @@ struct LoraWork {
 
 template <class T>
 void add_lora(const T* states, Index in, const Deltas& deltas, T* output, Index out_stride) {
-    const LoraWork work(deltas, in);
+    const LoraWork work(deltas, [&](const LoraPart& part) { return in + part.out; });
 #pragma omp parallel
     {
         std::vector<float> shrunk;

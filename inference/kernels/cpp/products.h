@@ -36,7 +36,10 @@ class Expansion {
    public:
     // Keeps the shrunk states in `buffer`.
     Expansion(const Deltas& deltas, Index in, std::vector<float>& buffer)
-        : deltas_(deltas), work_(deltas, in), in_(in), offsets_(deltas.num_segments + 1) {
+        : deltas_(deltas),
+          work_(deltas, [&](const LoraPart&) { return in; }),
+          in_(in),
+          offsets_(deltas.num_segments + 1) {
         for (Index s = 0; s < deltas.num_segments; ++s) {
             const LoraSegment& segment = deltas.segments[s];
             offsets_[s + 1] = offsets_[s] + (segment.end - segment.start) * segment.rank;
