@@ -120,7 +120,10 @@ class Kernels(Protocol):
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
         """`segments` are disjoint, in order, and within `num_tokens`."""
 
-    def take_factors(self, weights: bytearray, run: Run, shrink: Tensor, expand: Tensor) -> None:
+    def take_factors(
+        self, weights: memoryview, run: Run, shrink: Tensor, expand: Tensor
+    ) -> tuple[float, float]:
         """From an adapter's file to memory, on the CPU: each layer's A into `shrink` [num_layers, rank, in],
-        and B, scaled in fp32, into `expand` [num_layers, rank, out]; rounded once.
+        and B, scaled in fp32, into `expand` [num_layers, rank, out]; rounded once. The largest absolute value
+        of either, as it is there now: NaN where one is.
         """

@@ -68,7 +68,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "token_attention": (*[_Pointer] * 7, *[_Index] * 6, _Pointer),
     "argmax": (_Pointer, _Index, _Index, _Pointer, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
-    "take_factors": (*[_Pointer] * 3, *[_Index] * 4, _Float, *[_Pointer] * 2),
+    "take_factors": (*[_Pointer] * 3, *[_Index] * 4, _Float, *[_Pointer] * 3),
 }
 
 
@@ -166,8 +166,11 @@ class NativeKernels(PortableKernels):
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
         return _NativeLora(self, segments)
 
-    def take_factors(self, weights: bytearray, run: Run, shrink: Tensor, expand: Tensor) -> None:
+    def take_factors(
+        self, weights: memoryview, run: Run, shrink: Tensor, expand: Tensor
+    ) -> tuple[float, float]:
         """Numbers below fp32's normal range may count as zero."""
+        peaks = (_Float * 2)()
         self._functions["take_factors"](
             _address(torch.frombuffer(weights, dtype=torch.uint8)),
             *_stored_matrices(run),
@@ -176,7 +179,9 @@ class NativeKernels(PortableKernels):
             run.scaling,
             _address(shrink),
             _address(expand),
+            peaks,
         )
+        return peaks[0], peaks[1]
 
     def native_parts(self, parts: tuple[LoraPart, ...]) -> ctypes.Array[_LoraPart]:
         native = self._parts.get(parts)

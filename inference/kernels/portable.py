@@ -78,10 +78,13 @@ class PortableKernels:
             return StackedLora(segments, num_tokens)
         return SegmentedLora(segments)
 
-    def take_factors(self, weights: bytearray, run: Run, shrink: Tensor, expand: Tensor) -> None:
+    def take_factors(
+        self, weights: memoryview, run: Run, shrink: Tensor, expand: Tensor
+    ) -> tuple[float, float]:
         torch.stack([specs.down.read(weights) for specs in run.specs], out=shrink)
         ups = torch.stack([specs.up.read(weights) for specs in run.specs]).float().mul_(run.scaling)
         expand.copy_(ups.to(expand.dtype).transpose(1, 2))
+        return _peak(shrink), _peak(expand)
 
 
 class AddedLora(ABC):
@@ -147,6 +150,12 @@ def gather(pages: Pages, block_tables: Tensor) -> tuple[Tensor, Tensor]:
     keys = pages.keys.index_select(0, chosen).view(count, width, *pages.keys.shape[1:])
     values = pages.values.index_select(0, chosen).view(count, width, *pages.values.shape[1:])
     return keys.permute(0, 2, 1, 4, 3).flatten(2, 3), values.transpose(1, 2).flatten(2, 3)
+
+
+def _peak(numbers: Tensor) -> float:
+    """Largest absolute value, NaN if there is one."""
+    low, high = numbers.aminmax()
+    return float(torch.maximum(-low, high))
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from inference.errors import AdapterDigestMismatchError
 from inference.kernels.portable import PortableKernels
+from inference.lora.block import reserve
 from inference.lora.config import read_config
-from inference.lora.files import MAX_CONFIG_DEPTH, read_adapter_files
+from inference.lora.files import MAX_CONFIG_DEPTH, ReadMemory, read_adapter_files
 from inference.lora.fold import find_runs, fold
 from inference.lora.header import LENGTH_BYTES, header_of, max_header_bytes, read_header
 from inference.lora.strict_json import parse_object
@@ -23,6 +24,8 @@ from inference.model.architecture import PARENT_BY_LINEAR
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from torch import Tensor
 
     from inference.kernels.interface import Kernels
     from inference.lora.block import LoraBlock
@@ -41,6 +44,7 @@ class Adapter:
     blocks: Sequence[LoraBlock]  # each (layer, linear) is in one at most
     num_bytes: int
     peak: float  # the largest absolute value of any `expand`
+    memory: Tensor | None = None  # all A and B; another adapter's as soon as the registry evicts this one
 
     @property
     def is_dora(self) -> bool:
@@ -61,21 +65,29 @@ class AdapterLoader:
         self._base_digest = base_digest
         self._max_rank = max_rank
         self._num_linears = base.architecture.num_layers * len(PARENT_BY_LINEAR)
+        self._read_memory = ReadMemory()
         self._known_runs = functools.lru_cache(_MAX_KNOWN_LAYOUTS)(self._find_runs)
 
-    def load(self, folder: Path, expected_digest: str, max_bytes: int | None = None) -> Adapter:
+    def load(
+        self,
+        folder: Path,
+        expected_digest: str,
+        max_bytes: int | None = None,
+        spare: list[Tensor] | None = None,
+    ) -> Adapter:
         """Read, verify against `expected_digest`, validate against the base model and convert to its dtype.
 
-        A weights file larger than `max_bytes` is not read. Raises a subclass of `AdapterError` for whatever
-        is wrong.
+        A weights file larger than `max_bytes` is not read. `spare` is memory of adapters that nobody needs,
+        which is taken or given back. Raises a subclass of `AdapterError` for whatever is wrong.
         """
-        files = read_adapter_files(folder, max_bytes)
+        files = read_adapter_files(folder, max_bytes, self._read_memory)
         if files.digest != expected_digest:
             raise AdapterDigestMismatchError(str(folder), expected_digest, files.digest)
         header = header_of(files.weights, self._max_tensors)
         runs = self._known_runs(files.config, header, len(files.weights))
-        blocks, peak = fold(runs, files.weights, self._base, self._kernels)
-        return Adapter(expected_digest, blocks, sum(block.num_bytes for block in blocks), peak)
+        memory = reserve((sum(run.size for run in runs),), self._base.dtype, spare)
+        blocks, peak = fold(runs, files.weights, memory, self._base, self._kernels)
+        return Adapter(expected_digest, blocks, sum(block.num_bytes for block in blocks), peak, memory)
 
     @property
     def _max_tensors(self) -> int:

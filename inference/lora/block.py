@@ -65,12 +65,18 @@ class LoraBlock:
         return self.shrink.nbytes + self.expand.nbytes + (0 if self.gain is None else self.gain.num_bytes)
 
 
-def reserve(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for what stays, to be written once.
+def reserve(shape: tuple[int, ...], dtype: torch.dtype, spare: list[Tensor] | None = None) -> Tensor:
+    """Memory for what stays, to be written once. `spare` is what nobody needs any more, and is emptied: one
+    of the same shape is taken, and the kernel need not clear pages for it.
 
     Pages of its own, which go back to the kernel with the tensor: what malloc hands out lies between what
     loads need for a moment, and gaps as large as adapters remain of it.
     """
+    same = next((each for each in spare or () if (each.shape, each.dtype) == (shape, dtype)), None)
+    if spare is not None:
+        spare.clear()  # what does not fit goes back before there is more
+    if same is not None:
+        return same
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes < _OWN_PAGES:
         return torch.empty(shape, dtype=dtype)

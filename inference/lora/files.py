@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ _DIGEST_DOMAIN = b"loraledger/adapter/v1\0"
 _MAX_CONFIG_BYTES = 1024 * 1024
 MAX_CONFIG_DEPTH = 16
 _MAX_ENTRIES = 1000
+_MAX_KEPT_BYTES = 32 * 1024 * 1024
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What a file is called matters less than what is in it: an archive, as torch and numpy put pickles into, or a
 # pickle of any protocol since 2.
@@ -46,8 +48,23 @@ class AdapterFiles:
     """What was read of a folder, once."""
 
     config: bytes  # in canonical form
-    weights: bytearray
+    weights: memoryview
     digest: str
+
+
+class ReadMemory(threading.local):
+    """Where a thread reads one file after the other: clearing pages for each takes longer than to read it."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+
+    def take(self, size: int) -> memoryview:
+        """So many bytes, whatever is in them; the thread's until it takes some again."""
+        if size > _MAX_KEPT_BYTES:
+            return memoryview(bytearray(size))
+        if size > len(self._kept):
+            self._kept = bytearray(size)
+        return memoryview(self._kept)[:size]
 
 
 def adapter_digest(folder: Path) -> str:
@@ -60,15 +77,19 @@ def adapter_digest(folder: Path) -> str:
     return read_adapter_files(folder).digest
 
 
-def read_adapter_files(folder: Path, max_weights_bytes: int | None = None) -> AdapterFiles:
-    """Raises `AdapterFileMissingError`, `AdapterIrregularFileError`, `AdapterPickleError`,
+def read_adapter_files(
+    folder: Path, max_weights_bytes: int | None = None, memory: ReadMemory | None = None
+) -> AdapterFiles:
+    """With a `memory`, the weights are there until this thread takes of it again.
+
+    Raises `AdapterFileMissingError`, `AdapterIrregularFileError`, `AdapterPickleError`,
     `AdapterTooLargeError`, `AdapterChangedError`, `AdapterConfigError`.
     """
     with _opened(folder) as directory:
         for name in _regular_files(directory):
             _refuse_pickle(directory, name)
-        config_bytes = _read(directory, CONFIG_FILE, _MAX_CONFIG_BYTES)
-        weights = _read(directory, WEIGHTS_FILE, max_weights_bytes)
+        config_bytes = _read(directory, CONFIG_FILE, _MAX_CONFIG_BYTES, ReadMemory())
+        weights = _read(directory, WEIGHTS_FILE, max_weights_bytes, memory or ReadMemory())
     try:
         config = canonical(parse_object(bytes(config_bytes), MAX_CONFIG_DEPTH))
     except ValueError as error:
@@ -111,13 +132,13 @@ def _refuse_pickle(directory: int, name: str) -> None:
         raise AdapterPickleError(name, "pickle can run code when read; save the adapter as safetensors")
 
 
-def _read(directory: int, name: str, max_bytes: int | None) -> bytearray:
+def _read(directory: int, name: str, max_bytes: int | None, memory: ReadMemory) -> memoryview:
     with _open_regular(directory, name) as file:
         size = os.fstat(file.fileno()).st_size
         if max_bytes is not None and size > max_bytes:
             raise AdapterTooLargeError(name, f"{size} bytes, at most {max_bytes} are read")
         try:
-            content = bytearray(size)
+            content = memory.take(size)
         except MemoryError as error:
             raise AdapterTooLargeError(name, f"{size} bytes do not fit into memory") from error
         if file.readinto(content) != size or file.read(1):

@@ -42,6 +42,11 @@ class Run:
     def expand_shape(self) -> tuple[int, ...]:
         return len(self.specs), *reversed(self.specs[0].up.shape)
 
+    @property
+    def size(self) -> int:
+        """How many numbers A and B are in all layers."""
+        return math.prod(self.shrink_shape) + math.prod(self.expand_shape)
+
     def block(self, shrink: Tensor, expand: Tensor) -> LoraBlock:
         first = self.specs[0]
         return LoraBlock(first.linear, range(first.layer, first.layer + len(self.specs)), shrink, expand)
@@ -60,37 +65,30 @@ def find_runs(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[Run
 
 
 def fold(
-    runs: Sequence[Run], weights: bytearray, base: BaseWeights, kernels: Kernels
+    runs: Sequence[Run],
+    weights: memoryview,
+    memory: Tensor,
+    base: BaseWeights,
+    kernels: Kernels,
 ) -> tuple[list[LoraBlock], float]:
-    """A block for each run, and the largest absolute value of any `expand`. `weights` is the whole file.
+    """A block for each run, all in `memory` [sum of the runs' `size`], and the largest absolute value of any
+    `expand`. `weights` is the whole file.
 
     Raises `AdapterNotFiniteError`.
     """
-    shrink_sizes = [math.prod(run.shrink_shape) for run in runs]
-    expand_sizes = [math.prod(run.expand_shape) for run in runs]
-    content = reserve((sum(shrink_sizes) + sum(expand_sizes),), base.dtype)
-    parts = torch.split(content, shrink_sizes + expand_sizes)
-    blocks = []
-    for run, shrink, expand in zip(runs, parts[: len(runs)], parts[len(runs) :], strict=True):
+    blocks, peaks = [], []
+    for run, own in zip(runs, torch.split(memory, [run.size for run in runs]), strict=True):
+        shrink, expand = torch.split(own, [math.prod(run.shrink_shape), math.prod(run.expand_shape)])
         block = run.block(shrink.view(run.shrink_shape), expand.view(run.expand_shape))
-        kernels.take_factors(weights, run, block.shrink, block.expand)
+        # Taken after conversion: scaling or a narrower type can overflow what was finite in the file.
+        peaks.append(kernels.take_factors(weights, run, block.shrink, block.expand))
         blocks.append(block)
-    shrinks, expands = torch.split(content, [sum(shrink_sizes), sum(expand_sizes)])
-    peak = _peak(expands)
-    if not math.isfinite(peak) or not math.isfinite(_peak(shrinks)):
+    if not all(math.isfinite(peak) for pair in peaks for peak in pair):
         raise _not_finite(runs, blocks)
     gained = [
         replace(block, gain=_gain(run, block, weights, base)) for run, block in zip(runs, blocks, strict=True)
     ]
-    return gained, peak
-
-
-def _peak(numbers: Tensor) -> float:
-    """Largest absolute value, NaN if there is one. Taken after conversion: scaling or a narrower type can
-    overflow what was finite in the file.
-    """
-    low, high = numbers.aminmax()
-    return float(torch.maximum(-low, high))
+    return gained, max(expand for _, expand in peaks)
 
 
 def _not_finite(runs: Sequence[Run], blocks: Sequence[LoraBlock]) -> AdapterNotFiniteError:
@@ -105,7 +103,7 @@ def _not_finite(runs: Sequence[Run], blocks: Sequence[LoraBlock]) -> AdapterNotF
     return AdapterNotFiniteError(module, "it holds NaN or infinity, or overflows the engine's dtype")
 
 
-def _gain(run: Run, block: LoraBlock, weights: bytearray, base: BaseWeights) -> OutputGain | None:
+def _gain(run: Run, block: LoraBlock, weights: memoryview, base: BaseWeights) -> OutputGain | None:
     """None unless it is DoRA."""
     magnitudes = [specs.magnitude for specs in run.specs if specs.magnitude is not None]
     if not magnitudes:

@@ -44,11 +44,12 @@ class TensorSpec:
     shape: tuple[int, ...]
     start: int
 
-    def read(self, weights: bytearray) -> Tensor:
+    def read(self, weights: memoryview) -> Tensor:
         """A view, which keeps the whole file in memory; a copy only where numbers lie across words."""
         count, start = math.prod(self.shape), self.start
         if start % self.dtype.itemsize:
-            weights, start = weights[start : start + count * self.dtype.itemsize], 0
+            own = bytearray(weights[start : start + count * self.dtype.itemsize])
+            return torch.frombuffer(own, dtype=self.dtype).view(self.shape)
         return torch.frombuffer(weights, dtype=self.dtype, count=count, offset=start).view(self.shape)
 
 
@@ -56,7 +57,7 @@ def max_header_bytes(max_tensors: int) -> int:
     return max_tensors * _BYTES_PER_ENTRY + _FREE_BYTES
 
 
-def header_of(weights: bytearray, max_tensors: int) -> bytes:
+def header_of(weights: memoryview, max_tensors: int) -> bytes:
     """The header of a whole file, which is small enough for so many tensors.
 
     Raises `AdapterCorruptError`, `AdapterHeaderError`, `AdapterTooManyTensorsError`.

@@ -18,6 +18,8 @@ from inference.protocol import AdapterBlend, AdapterRef
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import Tensor
+
     from inference.config import EngineConfig
     from inference.lora.layers import AdapterArena
     from inference.model.loader import BaseWeights
@@ -37,8 +39,8 @@ class AdapterHost:
         kernels = choose_kernels(config.kernels, base.dtype, "cpu")
         loader = AdapterLoader(base, base_digest, config.max_rank, kernels)
 
-        def load(ref: AdapterRef, max_bytes: int) -> Adapter:
-            return loader.load(Path(ref.path), ref.digest, max_bytes)
+        def load(ref: AdapterRef, max_bytes: int, spare: list[Tensor]) -> Adapter:
+            return loader.load(Path(ref.path), ref.digest, max_bytes, spare)
 
         self.arena = arena
         self.slots = AdapterSlots(self.arena, config.num_adapter_slots)

@@ -22,6 +22,8 @@ from inference.threads import compute_with
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from torch import Tensor
+
     from inference.lora.adapter import Adapter
     from inference.protocol import AdapterRef
 
@@ -43,16 +45,17 @@ class AdapterRegistry:
 
     def __init__(
         self,
-        load: Callable[[AdapterRef, int], Adapter],
+        load: Callable[[AdapterRef, int, list[Tensor]], Adapter],
         budget_bytes: int,
         num_threads: int,
         bytes_per_stored_byte: float = 1.0,
         max_load_bytes: int | None = None,
         on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
-        """`load` is given the largest weights file that it may read. `bytes_per_stored_byte` says how much
-        larger an adapter is in memory than its file; none may need more than `max_load_bytes`. `on_loaded` is
-        called on a loader thread whenever a load has ended.
+        """`load` is given the largest weights file that it may read, and the memory of what was evicted for
+        it, which it takes or gives back. `bytes_per_stored_byte` says how much larger an adapter is in memory
+        than its file; none may need more than `max_load_bytes`. `on_loaded` is called on a loader thread
+        whenever a load has ended.
         """
         self._load = load
         self._budget_bytes = budget_bytes
@@ -156,10 +159,13 @@ class AdapterRegistry:
         """
         waiting = [load for load in self._loads.values() if load.future is None]
         for load in sorted(waiting, key=lambda load: self._pins.age(load.ref.digest)):
-            if not self._make_room(load.num_bytes, self._pins.age(load.ref.digest)):
+            evicted = self._make_room(load.num_bytes, self._pins.age(load.ref.digest))
+            if evicted is None:
                 return
+            # Slots have copies, so nothing reads an adapter that is not resident.
+            spare = [adapter.memory for adapter in evicted if adapter.memory is not None]
             self._reserved_bytes += load.num_bytes
-            load.future = self._pool.submit(self._load, load.ref, load.file_bytes)
+            load.future = self._pool.submit(self._load, load.ref, load.file_bytes, spare)
             load.future.add_done_callback(lambda _: self._on_loaded())
 
     def _finish(self, load: _Load, future: Future[Adapter]) -> None:
@@ -171,7 +177,7 @@ class AdapterRegistry:
         except BaseException as error:  # noqa: BLE001  # a stranger's folder must end nothing
             self._failures.append((load.ref, AdapterError(load.ref.path, f"cannot be loaded: {error!r}")))
             return
-        if self._make_room(adapter.num_bytes, self._pins.age(adapter.digest)):
+        if self._make_room(adapter.num_bytes, self._pins.age(adapter.digest)) is not None:
             self._resident[adapter.digest] = adapter
             self.resident_bytes += adapter.num_bytes
         elif adapter.num_bytes > self._budget_bytes:
@@ -184,19 +190,19 @@ class AdapterRegistry:
         adapter, load = self._resident.get(digest), self._loads.get(digest)
         return adapter.num_bytes if adapter is not None else load.num_bytes if load is not None else 0
 
-    def _make_room(self, num_bytes: int, age: float) -> bool:
+    def _make_room(self, num_bytes: int, age: float) -> list[Adapter] | None:
         """Evict, as far as needed, what nobody older than `age` waits for: first what nobody does, the least
-        recently used of it first, then what the youngest do. Nothing, and False, if that is too little.
+        recently used of it first, then what the youngest do. Nothing, and None, if that is too little.
         """
         excess = self.resident_bytes + self._reserved_bytes + num_bytes - self._budget_bytes
         if excess <= 0:
-            return True
+            return []
         # Few are pinned and many are not, so only the former are looked at one by one.
         pinned = {digest: self._pins.age(digest) for digest in self._pins.digests if digest in self._resident}
         younger = sorted((digest for digest in pinned if pinned[digest] > age), key=lambda d: -pinned[d])
         kept_bytes = sum(self._resident[digest].num_bytes for digest in pinned if pinned[digest] <= age)
         if excess > self.resident_bytes - kept_bytes:
-            return False
+            return None
         idle = (digest for digest in self._resident if digest not in pinned)
         victims = []
         for digest in itertools.chain(idle, younger):
@@ -204,6 +210,6 @@ class AdapterRegistry:
             excess -= self._resident[digest].num_bytes
             if excess <= 0:
                 break
-        for digest in victims:
-            self.resident_bytes -= self._resident.pop(digest).num_bytes
-        return True
+        evicted = [self._resident.pop(digest) for digest in victims]
+        self.resident_bytes -= sum(adapter.num_bytes for adapter in evicted)
+        return evicted

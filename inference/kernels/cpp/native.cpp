@@ -48,8 +48,8 @@ using namespace loraledger;
     }                                                                                                                  \
     extern "C" void take_factors_##SUFFIX(const char* file, const StoredMatrix* downs, const StoredMatrix* ups,       \
                                           Index layers, Index rank, Index in, Index out, float scaling, T* shrink,    \
-                                          T* expand) {                                                                \
-        take_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand);                               \
+                                          T* expand, float* peaks) {                                                  \
+        take_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand, peaks);                        \
     }
 
 LORALEDGER_KERNELS(float, float32)

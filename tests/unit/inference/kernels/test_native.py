@@ -73,15 +73,34 @@ def test_sums_and_norms(dtype: torch.dtype, seed: int, num_tokens: int, width: i
 def test_every_number_of_16_bits_is_read_from_a_file(stored: torch.dtype, dtype: torch.dtype) -> None:
     """NaN, infinity and what is below the normal range among them, from an odd address on."""
     numbers = torch.arange(2**16).to(torch.int32).short().view(stored)
-    file = bytearray(b" " + numbers.view(torch.uint8).numpy().tobytes())
+    file = memoryview(bytearray(b" " + numbers.view(torch.uint8).numpy().tobytes()))
     specs = TensorSpec(stored, (1, 2**16), 1), TensorSpec(stored, (2**16, 1), 1)
     run = Run([LinearSpecs(0, "q_proj", "q_proj", *specs, None)], 1.0)
     shrink, expand = torch.empty(2, 1, 1, 2**16, dtype=dtype)
-    NativeKernels(dtype).take_factors(file, run, shrink, expand)
+    peaks = NativeKernels(dtype).take_factors(file, run, shrink, expand)
+    assert all(math.isnan(peak) for peak in peaks)
     assert torch.equal(shrink.isnan(), expand.isnan())
     tiny = 2.0**-126 if dtype == torch.bfloat16 else 0.0  # what may count as zero
     for found in (shrink, expand):
         torch.testing.assert_close(found[0, 0], numbers.to(dtype), rtol=0, atol=tiny, equal_nan=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(DTYPES, SEEDS, st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.0, 1.0, math.inf, math.nan]))
+def test_the_largest_of_an_adapters_numbers(
+    dtype: torch.dtype, seed: int, rank: int, out: int, one: float
+) -> None:
+    """Anywhere among others, of either sign."""
+    torch.manual_seed(seed)
+    numbers = torch.randn(2, rank * out).to(dtype)
+    numbers[1, torch.randint(rank * out, ())] = -one
+    file = memoryview(bytearray(numbers.view(torch.uint8).numpy().tobytes()))
+    specs = TensorSpec(dtype, (rank, out), 0), TensorSpec(dtype, (out, rank), numbers[0].nbytes)
+    run = Run([LinearSpecs(0, "q_proj", "q_proj", *specs, None)], 2.0)
+    shrink, expand = torch.empty(2, 1, rank, out, dtype=dtype)
+    found = [NativeKernels(dtype).take_factors(file, run, shrink, expand) for _ in range(2)]
+    expected = PORTABLE.take_factors(file, run, shrink, expand)
+    assert all(str(each) == str(expected) for each in found)  # NaN is not equal to itself
 
 
 @settings(max_examples=30, deadline=None)

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -186,8 +186,8 @@ def test_a_file_that_grew_since_room_was_made_for_it(ref: AdapterRef, load: Call
 def test_what_is_written_between_reading_and_use_is_not_used(
     good: AdapterRef, ref: AdapterRef, load: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_then_replace(folder: Path, max_bytes: int | None) -> files.AdapterFiles:
-        content = files.read_adapter_files(folder, max_bytes)
+    def read_then_replace(folder: Path, *of_the_loader: Any) -> files.AdapterFiles:
+        content = files.read_adapter_files(folder, *of_the_loader)
         (folder / WEIGHTS_FILE).write_bytes(b"replaced")
         return content
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from inference.errors import AdapterCorruptError, AdapterError, AdapterFileMissingError, AdapterTooLargeError
 from inference.lora.adapter import Adapter
+from inference.lora.block import reserve
 from inference.lora.registry import AdapterRegistry
 from inference.protocol import AdapterRef
 from inference.threads import compute_with
@@ -54,7 +56,7 @@ class Loading:
             self.registry.collect()
         self._gate.clear()
 
-    def _load(self, ref: AdapterRef, max_bytes: int) -> Adapter:
+    def _load(self, ref: AdapterRef, max_bytes: int, spare: list[torch.Tensor]) -> Adapter:
         assert self._gate.wait(10)
         name = Path(ref.path).name
         self.loaded.append(name)
@@ -62,7 +64,8 @@ class Loading:
             raise AdapterCorruptError("x", "bad")
         if name == "c":
             raise Panic
-        return Adapter(ref.digest, (), self.num_bytes, 0.0)
+        memory = reserve((self.num_bytes,), torch.uint8, spare)
+        return Adapter(ref.digest, (), self.num_bytes, 0.0, memory)
 
 
 @pytest.fixture
@@ -264,10 +267,42 @@ def test_a_path_that_no_file_system_knows_is_its_adapters_own_error(
     assert isinstance(error, AdapterFileMissingError)
 
 
+def test_a_load_is_given_the_memory_of_what_was_evicted_for_it(loading: Callable[[int], Loading]) -> None:
+    it = loading(2 * SIZE)
+    kept, evicted, new = it.ref("1"), it.ref("2"), it.ref("3")
+    places = {}
+    for ref in (evicted, kept, new):
+        it.want(ref)
+        it.finish()
+        adapter = it.want(ref)
+        assert adapter is not None
+        assert adapter.memory is not None
+        places[ref] = adapter.memory.data_ptr()
+        it.registry.forget(ref.digest)
+    assert places[new] == places[evicted] != places[kept]
+
+
+def test_memory_of_another_size_is_given_back(loading: Callable[[int], Loading]) -> None:
+    it = loading(2 * SIZE)
+    it.want(it.ref("1"))
+    it.finish()
+    evicted = it.want(it.ref("1"))
+    assert evicted is not None
+    assert evicted.memory is not None
+    memory = weakref.ref(evicted.memory)
+    del evicted
+    it.registry.forget(it.ref("1").digest)
+    it.num_bytes = 2 * SIZE
+    it.want(it.ref("2", size=2 * SIZE))
+    it.finish()
+    assert it.registry.resident_bytes == 2 * SIZE
+    assert memory() is None
+
+
 def test_a_load_computes_alone_and_leaves_the_step_its_threads(tmp_path: Path) -> None:
     before, seen = torch.get_num_threads(), []
 
-    def load(ref: AdapterRef, _: int) -> Adapter:
+    def load(ref: AdapterRef, _: int, spare: list[torch.Tensor]) -> Adapter:
         seen.append(torch.get_num_threads())
         return Adapter(ref.digest, (), SIZE, 0.0)
 
