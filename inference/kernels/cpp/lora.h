@@ -25,7 +25,13 @@ inline Floats add_products(Floats sums, const Bfloat16* x, const Bfloat16* row) 
     std::memcpy(&right, row, sizeof right);
     return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), left, right));
 #else
-    return multiply_add(load(x + kLanes), load(row + kLanes), multiply_add(load(x), load(row), sums));
+    // A word holds two numbers, which a shift and a mask widen.
+    Words left, right;
+    std::memcpy(&left, x, sizeof left);
+    std::memcpy(&right, row, sizeof right);
+    sums = multiply_add(reinterpret_cast<Floats>(left << 16), reinterpret_cast<Floats>(right << 16), sums);
+    return multiply_add(reinterpret_cast<Floats>(left & 0xffff0000u), reinterpret_cast<Floats>(right & 0xffff0000u),
+                        sums);
 #endif
 }
 
