@@ -36,7 +36,7 @@ _DIGEST_DOMAIN = b"loraledger/adapter/v1\0"
 _MAX_CONFIG_BYTES = 1024 * 1024
 MAX_CONFIG_DEPTH = 16
 _MAX_ENTRIES = 1000
-_MAX_KEPT_BYTES = 32 * 1024 * 1024
+_MAX_KEPT_BYTES = 32 * 1024 * 1024  # by a loader thread between loads, outside of the host cache's budget
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What a file is called matters less than what is in it: an archive, as torch and numpy put pickles into, or a
 # pickle of any protocol since 2.
