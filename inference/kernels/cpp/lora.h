@@ -73,23 +73,30 @@ struct LoraSegment {
     Index start, end, first_row, rank;
 };
 
+// How many rows further on those of the next segment lie; 0 for the last one.
+inline Index rows_ahead(const LoraSegment* segments, Index num_segments, Index s) {
+    return s + 1 < num_segments ? segments[s + 1].first_row - segments[s].first_row : 0;
+}
+
 constexpr Index kTokensPerUnit = 8;
 
 // At most kTokensPerUnit tokens of one adapter through one linear layer.
 struct LoraUnit {
     Index start, count, first_row, rank, part;
+    Index rows_ahead;  // to the next adapter's, which a segment's first unit of each part reads ahead
 };
 
-// result[t][0..width) += sum over rows of weights[t][row] * rows[row][0..width), each element rounded once.
+// result[t][0..width) = initial[t][0..width) + sum over rows of weights[t][row] * rows[row][0..width), each element
+// rounded once. `initial` may be `result`, and with stride 0 it is one row for all tokens.
 template <Index kTokens, class T, class Result>
 void add_rows(const float* weights, const T* rows, Index row_stride, Index num_rows, Index width, Index ahead,
-              Result* result, Index result_stride) {
+              const Result* initial, Index initial_stride, Result* result, Index result_stride) {
     constexpr Index kVectors = kTokens == 1 ? 4 : 2, kWidth = kVectors * kLanes;
     Index at = 0;
     for (; at + kWidth <= width; at += kWidth) {
         Floats sums[kTokens][kVectors];
         for (Index t = 0; t < kTokens; ++t) {
-            for (Index j = 0; j < kVectors; ++j) sums[t][j] = load(result + t * result_stride + at + j * kLanes);
+            for (Index j = 0; j < kVectors; ++j) sums[t][j] = load(initial + t * initial_stride + at + j * kLanes);
         }
         for (Index r = 0; r < num_rows; ++r) {
             const T* row = rows + r * row_stride + at;
@@ -112,7 +119,7 @@ void add_rows(const float* weights, const T* rows, Index row_stride, Index num_r
     for (; at < width; at += kLanes) {
         const Index count = std::min(kLanes, width - at);
         for (Index t = 0; t < kTokens; ++t) {
-            Floats sums = load(result + t * result_stride + at, count);
+            Floats sums = load(initial + t * initial_stride + at, count);
             for (Index r = 0; r < num_rows; ++r) {
                 sums = multiply_add(all(weights[t * num_rows + r]), load(rows + r * row_stride + at, count), sums);
             }
@@ -127,7 +134,7 @@ void shrink_unit(const T* states, Index in, const LoraPart& part, const LoraUnit
     const Index rank = unit.rank;
     const T* x = states + unit.start * in;
     const T* shrink = static_cast<const T*>(part.shrink) + unit.first_row * in;
-    const Index ahead = rank * in * static_cast<Index>(sizeof(T));  // the next adapter's rows usually follow this one's
+    const Index ahead = unit.rows_ahead * in * static_cast<Index>(sizeof(T));
     Index t = 0;
     for (; t + 2 <= unit.count; t += 2) {
         Index r = 0;
@@ -147,21 +154,22 @@ void shrink_unit(const T* states, Index in, const LoraPart& part, const LoraUnit
 
 template <class T>
 void expand_unit(const float* shrunk, const LoraPart& part, const LoraUnit& unit, T* output, Index out_stride) {
-    const Index rank = unit.rank, out = part.out, ahead = rank * out * static_cast<Index>(sizeof(T));
+    const Index rank = unit.rank, out = part.out;
+    const Index ahead = unit.rows_ahead * out * static_cast<Index>(sizeof(T));
     const T* expand = static_cast<const T*>(part.expand) + unit.first_row * out;
     T* result = output + unit.start * out_stride + part.column;
     Index t = 0;
-    for (; t + 4 <= unit.count; t += 4) {
-        add_rows<4>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result + t * out_stride, out_stride);
+    for (; t + 4 <= unit.count; t += 4, result += 4 * out_stride) {
+        add_rows<4>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result, out_stride);
     }
-    for (; t < unit.count; ++t) {
-        add_rows<1>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result + t * out_stride, out_stride);
+    for (; t < unit.count; ++t, result += out_stride) {
+        add_rows<1>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result, out_stride);
     }
 }
 
 // What a step's adapters add to one projection.
 struct Deltas {
-    const LoraPart* parts;
+    const LoraPart* parts;  // in the order of their columns, disjoint
     Index num_parts;
     const LoraSegment* segments;  // in order, disjoint
     Index num_segments;
@@ -184,7 +192,8 @@ struct LoraWork {
             for (Index start = segment.start; start < segment.end; start += kTokensPerUnit) {
                 for (Index part = 0; part < deltas.num_parts; ++part) {
                     const Index count = std::min(kTokensPerUnit, segment.end - start);
-                    units.push_back({start, count, segment.first_row, segment.rank, part});
+                    const Index ahead = start == segment.start ? rows_ahead(deltas.segments, deltas.num_segments, s) : 0;
+                    units.push_back({start, count, segment.first_row, segment.rank, part, ahead});
                     costs.push_back(cost);
                     cost += segment.rank * width(deltas.parts[part]) * (kTokensPerRead + count);
                 }

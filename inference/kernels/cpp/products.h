@@ -49,7 +49,7 @@ class Expansion {
         shrunk_ = buffer.data();
     }
 
-    // A thread's share of what must be done before `add`.
+    // A thread's share of what must be done before `begin`.
     void shrink(const Bfloat16* states) const {
         work_.each_own([&](const LoraUnit& unit) {
             float* own = shrunk_ + place(unit.part, segment_of(unit.start), unit.start);
@@ -57,34 +57,60 @@ class Expansion {
         });
     }
 
-    // sums[t][0..width) += the deltas of `num_tokens` tokens from `from` on, for outputs from `column` on.
-    void add(Index from, Index num_tokens, Index column, Index width, float* sums) const {
+    // sums[t][0..width) = `bias` [width] and the deltas of `num_tokens` tokens from `from` on, for outputs from `column` on.
+    void begin(Index from, Index num_tokens, Index column, Index width, const float* bias, float* sums) const {
+        const Index behind = from + num_tokens;
+        const auto row_of = [&](Index token) { return sums + (token - from) * width; };
+        Index t = from;
+        for (Index s = segment_of(from); s < deltas_.num_segments && deltas_.segments[s].start < behind; ++s) {
+            const Index first = std::max(from, deltas_.segments[s].start);
+            const Index last = std::min(behind, deltas_.segments[s].end);
+            for (; t < first; ++t) std::copy(bias, bias + width, row_of(t));
+            begin_segment(s, first, last, column, width, bias, row_of(first));
+            t = last;
+        }
+        for (; t < behind; ++t) std::copy(bias, bias + width, row_of(t));
+    }
+
+   private:
+    // As `begin`, of some tokens of one segment.
+    void begin_segment(Index s, Index from, Index behind, Index column, Index width, const float* bias,
+                       float* sums) const {
+        const auto without_delta = [&](Index first, Index last) {
+            for (Index t = 0; t < behind - from; ++t) {
+                std::copy(bias + first - column, bias + last - column, sums + t * width + first - column);
+            }
+        };
+        Index done = column;
         for (Index p = 0; p < deltas_.num_parts; ++p) {
             const LoraPart& part = deltas_.parts[p];
             const Index first = std::max(column, part.column);
             const Index last = std::min(column + width, part.column + part.out);
             if (first >= last) continue;
-            const Index behind = from + num_tokens;
-            for (Index s = segment_of(from); s < deltas_.num_segments && deltas_.segments[s].start < behind; ++s) {
-                const LoraSegment& segment = deltas_.segments[s];
-                const Index rank = segment.rank, end = std::min(behind, segment.end);
-                const Bfloat16* rows =
-                    static_cast<const Bfloat16*>(part.expand) + segment.first_row * part.out + first - part.column;
-                Index ahead = rank * part.out * static_cast<Index>(sizeof *rows);
-                Index t = std::max(from, segment.start);
-                for (; t + 4 <= end; t += 4, ahead = 0) {
-                    add_rows<4>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead,
-                                sums + (t - from) * width + first - column, width);
-                }
-                for (; t < end; ++t, ahead = 0) {
-                    add_rows<1>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead,
-                                sums + (t - from) * width + first - column, width);
-                }
-            }
+            without_delta(done, first);
+            add_part(s, p, from, behind, first, last, bias + first - column, sums + first - column, width);
+            done = last;
+        }
+        without_delta(done, column + width);
+    }
+
+    // As `begin`, for outputs from `first` up to `last`, which are of one part.
+    void add_part(Index s, Index p, Index from, Index behind, Index first, Index last, const float* bias, float* sums,
+                  Index width) const {
+        const LoraPart& part = deltas_.parts[p];
+        const Index rank = deltas_.segments[s].rank;
+        const Bfloat16* rows = static_cast<const Bfloat16*>(part.expand) +
+                               deltas_.segments[s].first_row * part.out + first - part.column;
+        Index ahead = rows_ahead(deltas_.segments, deltas_.num_segments, s) * part.out * static_cast<Index>(sizeof *rows);
+        Index t = from;
+        for (; t + 4 <= behind; t += 4, sums += 4 * width, ahead = 0) {
+            add_rows<4>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead, bias, 0, sums, width);
+        }
+        for (; t < behind; ++t, sums += width, ahead = 0) {
+            add_rows<1>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead, bias, 0, sums, width);
         }
     }
 
-   private:
     // The first segment that ends behind a token.
     Index segment_of(Index token) const {
         const LoraSegment* end = deltas_.segments + deltas_.num_segments;
@@ -114,12 +140,16 @@ inline void widen_bias(const Bfloat16* bias, Index count, float* widened) {
 }
 
 // The sums of `num_rows` tokens from `start` on, for outputs from `column` on, before any input: bias and deltas.
-inline const std::vector<float>& begin_sums(const Expansion& expansion, const Bfloat16* bias, Index start,
-                                            Index num_rows, Index column, Index count, Index width) {
-    static thread_local std::vector<float> sums;
-    if (sums.size() < static_cast<std::size_t>(num_rows * width)) sums.resize(num_rows * width);
-    for (Index row = 0; row < num_rows; ++row) widen_bias(bias, count, sums.data() + row * width);
-    expansion.add(start, num_rows, column, width, sums.data());
+inline const float* begin_sums(const Expansion& expansion, const Bfloat16* bias, Index start, Index num_rows,
+                               Index column, Index count, Index width) {
+    static thread_local std::vector<float> buffer;
+    const std::size_t needed = (1 + num_rows) * width;
+    if (buffer.size() < needed) buffer.resize(needed);
+    float* widened = buffer.data();
+    float* sums = widened + width;
+    widen_bias(bias, count, widened);
+    std::fill(widened + count, sums, 0.0f);
+    expansion.begin(start, num_rows, column, width, widened, sums);
     return sums;
 }
 
@@ -149,7 +179,7 @@ void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* pa
             const float* sums = nullptr;
             if (deltas.num_segments != 0) {
                 sums = begin_sums(expansion, bias == nullptr ? nullptr : bias + left, start, num_rows, left,
-                                  std::min(width, out - left), width).data();
+                                  std::min(width, out - left), width);
             }
             for (Index p = first; p < last; ++p) {
                 const Index column = p * kPanel, count = std::min(kPanel, out - column);
