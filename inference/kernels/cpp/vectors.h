@@ -34,6 +34,23 @@ typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 
+// GCC's own conversions between vectors of other lengths take them apart and put them together again.
+inline Words widen(Halves bits) {
+#ifdef __AVX512F__
+    return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(bits)));
+#else
+    return __builtin_convertvector(bits, Words);
+#endif
+}
+
+inline Halves narrow(Words bits) {
+#ifdef __AVX512F__
+    return reinterpret_cast<Halves>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(bits)));
+#else
+    return __builtin_convertvector(bits, Halves);
+#endif
+}
+
 // The first `count` elements of a row; the other lanes are zero.
 inline Floats load(const float* row, Index count = kLanes) {
     Floats lanes = {};
@@ -44,7 +61,7 @@ inline Floats load(const float* row, Index count = kLanes) {
 inline Floats load(const Bfloat16* row, Index count = kLanes) {
     Halves bits = {};
     std::memcpy(&bits, row, count * sizeof *row);
-    return reinterpret_cast<Floats>(__builtin_convertvector(bits, Words) << 16);
+    return reinterpret_cast<Floats>(widen(bits) << 16);
 }
 
 inline void store(Floats lanes, float* row, Index count = kLanes) { std::memcpy(row, &lanes, count * sizeof *row); }
@@ -57,7 +74,7 @@ inline void store(Floats lanes, Bfloat16* row, Index count = kLanes) {
     const Words bits = reinterpret_cast<Words>(lanes);
     const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const Words quiet = rounded | 0x7fc0u;
-    const Halves halves = __builtin_convertvector(lanes == lanes ? rounded : quiet, Halves);
+    const Halves halves = narrow(lanes == lanes ? rounded : quiet);
 #endif
     std::memcpy(row, &halves, count * sizeof *row);
 }
@@ -75,13 +92,23 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// Halves on each other, and so on: the same order in either way of writing it.
 inline float sum(Floats lanes) {
+#ifdef __AVX512F__
+    const __m512d whole = reinterpret_cast<__m512d>(lanes);
+    const __m256 eight = _mm256_add_ps(_mm256_castpd_ps(_mm512_castpd512_pd256(whole)),
+                                       _mm256_castpd_ps(_mm512_extractf64x4_pd(whole, 1)));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float values[kLanes];
     std::memcpy(values, &lanes, sizeof lanes);
     for (Index width = kLanes / 2; width > 0; width /= 2) {
         for (Index i = 0; i < width; ++i) values[i] += values[i + width];
     }
     return values[0];
+#endif
 }
 
 // f(index, count) for each vector of a row of `n`; the last may have fewer than kLanes elements.
