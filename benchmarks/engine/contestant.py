@@ -30,10 +30,13 @@ class ContestantError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A measurement, and the share of the machine's CPU time that others took or that went to the host."""
+    """A measurement; the share of the machine's CPU time that others took or that went to the host; and what
+    was read from disks.
+    """
 
     measurement: Measurement
     foreign_cpu: float
+    disk_bytes: int
 
 
 class Contestant:
@@ -68,7 +71,8 @@ class Contestant:
         before = Usage.now(self._process.pid)
         self._send({"task": task, "workload": asdict(workload)})
         measurement = Measurement(**self._answer())
-        return Run(measurement, Usage.now(self._process.pid).foreign_share_since(before))
+        after = Usage.now(self._process.pid)
+        return Run(measurement, after.foreign_share_since(before), after.disk_bytes - before.disk_bytes)
 
     def close(self) -> None:
         """End the process, by force if it does not end by itself."""

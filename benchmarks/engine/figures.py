@@ -46,6 +46,7 @@ def row(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
         "rss_mib": percentile([one.rss_bytes for one in measured], 50) / MIB,
         "peak_rss_mib": max(one.peak_rss_bytes for one in measured) / MIB,
         "foreign_cpu": spread([run.foreign_cpu for run in runs]),
+        "disk_read_mib": sum(run.disk_bytes for run in runs) / MIB,
         **{name: spread([one.extra[name] for one in measured]) for name in measured[0].extra},
     }
 

@@ -26,11 +26,14 @@ _TELLING_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds so far: of the whole machine, busy or stolen by its host, and of one process."""
+    """So far: CPU seconds of the whole machine, busy or stolen by its host, and of one process; and what that
+    process had the kernel read from disks, which is nothing for files in the page cache.
+    """
 
     at: float
     machine_seconds: float
     process_seconds: float
+    disk_bytes: int
 
     @classmethod
     def now(cls, pid: int) -> Self:
@@ -40,7 +43,8 @@ class Usage:
         # The command's name, in brackets, may hold blanks. Children count once they were waited for.
         process = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
         busy = user + nice + system + irq + softirq + steal
-        return cls(time.monotonic(), busy / _TICK, sum(map(int, process)) / _TICK)
+        disk = dict(_fields(Path(f"/proc/{pid}/io").read_text()))["read_bytes"]
+        return cls(time.monotonic(), busy / _TICK, sum(map(int, process)) / _TICK, int(disk))
 
     def foreign_share_since(self, before: Usage) -> float:
         """Part of the machine's CPU time between the two that went to others, 0 to 1."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ZIPF_REQUESTS = 3_000
 ZIPF_WARM_UP = 500
+ZIPF_TURN = 250  # requests: some ten seconds, in which a shared machine's pace changes little
 NUM_ADAPTERS = 1_000
 FEW_ADAPTERS = 5
 NUM_LOADS = 10
@@ -101,14 +102,13 @@ class Season:
         }
 
     def _zipf(self) -> None:
-        """Many adapters against few, each set in an engine of its own; together `ZIPF_REQUESTS` a set."""
+        """Many adapters against few, each set in an engine of its own; at least `ZIPF_REQUESTS` a set."""
         sets = {"zipf5": [*self.adapters[:FEW_ADAPTERS]], "zipf1000": [*self.adapters[:NUM_ADAPTERS]]}
         for name, adapters in sets.items():
             self._play(f"{OURS} {name}", "closed_loop", ClosedLoop(adapters, ZIPF_WARM_UP, seed=-1))
-        count = math.ceil(ZIPF_REQUESTS / self.num_repeats)
-        for repeat in range(self.num_repeats):
-            for name in in_turn([*sets], repeat):
-                workload = ClosedLoop(sets[name], count, seed=repeat)
+        for turn in range(num_zipf_turns(self.num_repeats)):
+            for name in in_turn([*sets], turn):
+                workload = ClosedLoop(sets[name], ZIPF_TURN, seed=turn)
                 self.results.add(OURS, name, self._play(f"{OURS} {name}", "closed_loop", workload))
 
     def _cold(self) -> None:
@@ -152,6 +152,11 @@ def in_turn(entries: Sequence[T], repeat: int) -> Sequence[T]:
     return entries if repeat % 2 == 0 else entries[::-1]
 
 
+def num_zipf_turns(num_repeats: int) -> int:
+    """How often each set of adapters has its turn."""
+    return max(num_repeats, math.ceil(ZIPF_REQUESTS / ZIPF_TURN))
+
+
 def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
     """How many adapters the groups need."""
     needed = {
@@ -170,7 +175,7 @@ def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int
     needed = {
         "batch": batch * (num_repeats + 1),
         "profile": 3 * num_repeats,
-        "zipf": 2 * (num_repeats + 1),
+        "zipf": 2 * (num_zipf_turns(num_repeats) + 1),
         "cold": 1 + 2 * num_repeats,
         "registry": num_repeats,
     }

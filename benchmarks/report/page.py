@@ -146,15 +146,19 @@ def _rows(report: Mapping[str, Any]) -> str:
             "",
             f"![Throughput]({CHART})",
             "",
-            *table([*head, "CPU of others"], _busy(report, rows)),
+            *table([*head, "CPU of others", "from disk (MiB)"], _with_circumstances(report, rows)),
             "",
         ]
     )
 
 
-def _busy(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
-    shares = [f"{row['foreign_cpu']['median']:.0%}" for row in _timed(report)]
-    return [[*row, share] for row, share in zip(rows, shares, strict=True)]
+def _with_circumstances(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
+    told = [[f"{row['foreign_cpu']['median']:.0%}", _disk(row)] for row in _timed(report)]
+    return [row + more for row, more in zip(rows, told, strict=True)]
+
+
+def _disk(row: Mapping[str, Any]) -> str:
+    return f"{row['disk_read_mib']:,.0f}" if "disk_read_mib" in row else "-"
 
 
 def _timed(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:

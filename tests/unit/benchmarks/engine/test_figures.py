@@ -11,8 +11,9 @@ from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import Results
 
 
-def run(speed: float = 1.0, *, ttft: float = 0.1, foreign: float = 0.0, **extra: float) -> Run:
-    return Run(Measurement(1.0, int(1000 * speed), [ttft] * 4, [0.01, 0.02], 2**20, 2**21, extra), foreign)
+def run(speed: float = 1.0, *, ttft: float = 0.1, foreign: float = 0.0, disk: int = 0, **extra: float) -> Run:
+    measured = Measurement(1.0, int(1000 * speed), [ttft] * 4, [0.01, 0.02], 2**20, 2**21, extra)
+    return Run(measured, foreign, disk)
 
 
 def played(**runs: list[Run]) -> Results:
@@ -79,8 +80,13 @@ def test_a_row_has_speed_latencies_and_memory() -> None:
     assert made["foreign_cpu"]["max"] == 0.5
 
 
+def test_what_was_read_from_disks_is_that_of_all_runs() -> None:
+    made = row((OURS, "zipf1000"), [run(disk=3 * 2**20), run(), run(disk=2**20)])
+    assert made["disk_read_mib"] == 4
+
+
 def test_a_mean_gap_is_not_passed_off_as_a_percentile() -> None:
-    single = Run(Measurement(1.0, 10, [0.1], [0.01], 1, 1), 0.0)
+    single = Run(Measurement(1.0, 10, [0.1], [0.01], 1, 1), 0.0, 0)
     made = row((LLAMA, "base"), [single, single])
     assert made["itl_ms"] == {"p50": None, "p99": None}
     assert made["itl_mean_ms"] == pytest.approx(10)

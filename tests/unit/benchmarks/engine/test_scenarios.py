@@ -37,7 +37,7 @@ class Player:
     def run(self, task: str, workload: Any) -> Run:
         self.calls.append((self.name, task, workload))
         extra = {"cold_minus_warm_ms": 1.0, "registry_overhead": 0.0}
-        return Run(Measurement(1.0, 100, [0.1], [0.1], 1, 1, extra), 0.0)
+        return Run(Measurement(1.0, 100, [0.1], [0.1], 1, 1, extra), 0.0, 0)
 
 
 @dataclass
@@ -88,6 +88,18 @@ def test_the_zipf_runs_add_up_to_all_requests(played: tuple[Stage, Season, list[
     for count in (scenarios.FEW_ADAPTERS, scenarios.NUM_ADAPTERS):
         measured = [loop for loop in loops if len(loop.adapters) == count and loop.seed >= 0]
         assert sum(loop.num_requests for loop in measured) >= scenarios.ZIPF_REQUESTS
+
+
+def test_both_sets_answer_the_same_requests_one_right_after_the_other(
+    played: tuple[Stage, Season, list[str]],
+) -> None:
+    stage, _, _ = played
+    loops = [workload for _, _, workload in stage.calls if isinstance(workload, ClosedLoop)]
+    measured = [loop for loop in loops if loop.seed >= 0]
+    assert [one.seed for one in measured[::2]] == [one.seed for one in measured[1::2]]
+    for one, other in zip(measured[::2], measured[1::2], strict=True):
+        assert len(one.adapters) != len(other.adapters)
+        assert one.num_requests == other.num_requests
 
 
 def test_no_adapter_is_loaded_cold_twice(played: tuple[Stage, Season, list[str]]) -> None:

@@ -40,7 +40,7 @@ SPEEDS = {
 def report() -> dict[str, Any]:
     results = Results(
         {
-            entry: [Run(Measurement(1.0, speed, [0.1], [0.01, 0.02], 2**30, 2**30), 0.01)]
+            entry: [Run(Measurement(1.0, speed, [0.1], [0.01, 0.02], 2**30, 2**30), 0.01, 0)]
             for entry, speed in SPEEDS.items()
         }
     )
@@ -85,7 +85,9 @@ def test_a_profiled_step_is_told_apart_from_what_the_machine_allows(report: dict
     parts = {f"{name}_ms": 2.0 for name in PARTS} | {"step_ms": 12.0}
     measured = Measurement(1.0, 900, [0.1], [0.01, 0.02], 1, 1, parts | dict.fromkeys(LIMITS, 4.0))
     assert "Where a decode step goes" not in page(report)
-    report["rows"] += [row((OURS, f"profile_{name}"), [Run(measured, 0.01)]) for name in ("base", "lora32")]
+    report["rows"] += [
+        row((OURS, f"profile_{name}"), [Run(measured, 0.01, 0)]) for name in ("base", "lora32")
+    ]
     text = page(report)
     assert "| the whole step | **12.0** | **12.0** |" in text
     assert "| attention | 2.0 | 2.0 |" in text
