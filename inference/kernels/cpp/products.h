@@ -88,14 +88,14 @@ class Expansion {
             const Index last = std::min(column + width, part.column + part.out);
             if (first >= last) continue;
             without_delta(done, first);
-            add_part(s, p, from, behind, first, last, bias + first - column, sums + first - column, width);
+            begin_part(s, p, from, behind, first, last, bias + first - column, sums + first - column, width);
             done = last;
         }
         without_delta(done, column + width);
     }
 
     // As `begin`, for outputs from `first` up to `last`, which are of one part.
-    void add_part(Index s, Index p, Index from, Index behind, Index first, Index last, const float* bias, float* sums,
+    void begin_part(Index s, Index p, Index from, Index behind, Index first, Index last, const float* bias, float* sums,
                   Index width) const {
         const LoraPart& part = deltas_.parts[p];
         const Index rank = deltas_.segments[s].rank;
