@@ -31,6 +31,26 @@ void pack(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {
     }
 }
 
+// The sums of some tokens for some of a weight's outputs. Tokens and outputs count from the first to before the last.
+struct Window {
+    Index first_token, last_token, first, last;
+    const float* bias;  // of the outputs from `first` on
+    float* sums;        // [tokens, stride], from the first token and output on
+    Index stride;
+
+    Window of_tokens(Index from, Index to) const {
+        return {from, to, first, last, bias, sums + (from - first_token) * stride, stride};
+    }
+
+    Window of_outputs(Index from, Index to) const {
+        return {first_token, last_token, from, to, bias + (from - first), sums + (from - first), stride};
+    }
+
+    void begin_with_bias() const {
+        for (Index t = 0; t < last_token - first_token; ++t) std::copy(bias, bias + (last - first), sums + t * stride);
+    }
+};
+
 // What a step's adapters add to the outputs of one weight.
 class Expansion {
    public:
@@ -57,57 +77,52 @@ class Expansion {
         });
     }
 
-    // sums[t][0..width) = `bias` [width] and the deltas of `num_tokens` tokens from `from` on, for outputs from `column` on.
-    void begin(Index from, Index num_tokens, Index column, Index width, const float* bias, float* sums) const {
-        const Index behind = from + num_tokens;
-        const auto row_of = [&](Index token) { return sums + (token - from) * width; };
-        Index t = from;
-        for (Index s = segment_of(from); s < deltas_.num_segments && deltas_.segments[s].start < behind; ++s) {
-            const Index first = std::max(from, deltas_.segments[s].start);
-            const Index last = std::min(behind, deltas_.segments[s].end);
-            for (; t < first; ++t) std::copy(bias, bias + width, row_of(t));
-            begin_segment(s, first, last, column, width, bias, row_of(first));
-            t = last;
+    // Each sum of `window` = its bias and the delta of its token's adapter.
+    void begin(const Window& window) const {
+        Index done = window.first_token;
+        for (Index s = segment_of(done); s < deltas_.num_segments && deltas_.segments[s].start < window.last_token; ++s) {
+            const Index from = std::max(done, deltas_.segments[s].start);
+            const Index to = std::min(window.last_token, deltas_.segments[s].end);
+            window.of_tokens(done, from).begin_with_bias();
+            begin_segment(s, window.of_tokens(from, to));
+            done = to;
         }
-        for (; t < behind; ++t) std::copy(bias, bias + width, row_of(t));
+        window.of_tokens(done, window.last_token).begin_with_bias();
     }
 
    private:
-    // As `begin`, of some tokens of one segment.
-    void begin_segment(Index s, Index from, Index behind, Index column, Index width, const float* bias,
-                       float* sums) const {
-        const auto without_delta = [&](Index first, Index last) {
-            for (Index t = 0; t < behind - from; ++t) {
-                std::copy(bias + first - column, bias + last - column, sums + t * width + first - column);
-            }
-        };
-        Index done = column;
+    // As `begin`, of tokens of one segment.
+    void begin_segment(Index s, const Window& window) const {
+        Index done = window.first;
         for (Index p = 0; p < deltas_.num_parts; ++p) {
             const LoraPart& part = deltas_.parts[p];
-            const Index first = std::max(column, part.column);
-            const Index last = std::min(column + width, part.column + part.out);
-            if (first >= last) continue;
-            without_delta(done, first);
-            begin_part(s, p, from, behind, first, last, bias + first - column, sums + first - column, width);
-            done = last;
+            const Index from = std::max(window.first, part.column);
+            const Index to = std::min(window.last, part.column + part.out);
+            if (from >= to) continue;
+            window.of_outputs(done, from).begin_with_bias();
+            begin_part(s, p, window.of_outputs(from, to));
+            done = to;
         }
-        without_delta(done, column + width);
+        window.of_outputs(done, window.last).begin_with_bias();
     }
 
-    // As `begin`, for outputs from `first` up to `last`, which are of one part.
-    void begin_part(Index s, Index p, Index from, Index behind, Index first, Index last, const float* bias, float* sums,
-                  Index width) const {
+    // As `begin_segment`, for outputs of one part.
+    void begin_part(Index s, Index p, const Window& window) const {
         const LoraPart& part = deltas_.parts[p];
-        const Index rank = deltas_.segments[s].rank;
-        const Bfloat16* rows = static_cast<const Bfloat16*>(part.expand) +
-                               deltas_.segments[s].first_row * part.out + first - part.column;
+        const LoraSegment& segment = deltas_.segments[s];
+        const Bfloat16* rows =
+            static_cast<const Bfloat16*>(part.expand) + segment.first_row * part.out + window.first - part.column;
+        const Index width = window.last - window.first, num_tokens = window.last_token - window.first_token;
+        const float* shrunk = shrunk_ + place(p, s, window.first_token);
         Index ahead = rows_ahead(deltas_.segments, deltas_.num_segments, s) * part.out * static_cast<Index>(sizeof *rows);
-        Index t = from;
-        for (; t + 4 <= behind; t += 4, sums += 4 * width, ahead = 0) {
-            add_rows<4>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead, bias, 0, sums, width);
+        Index t = 0;
+        for (; t + 4 <= num_tokens; t += 4, ahead = 0) {
+            add_rows<4>(shrunk + t * segment.rank, rows, part.out, segment.rank, width, ahead, window.bias, 0,
+                        window.sums + t * window.stride, window.stride);
         }
-        for (; t < behind; ++t, sums += width, ahead = 0) {
-            add_rows<1>(shrunk_ + place(p, s, t), rows, part.out, rank, last - first, ahead, bias, 0, sums, width);
+        for (; t < num_tokens; ++t, ahead = 0) {
+            add_rows<1>(shrunk + t * segment.rank, rows, part.out, segment.rank, width, ahead, window.bias, 0,
+                        window.sums + t * window.stride, window.stride);
         }
     }
 
@@ -149,7 +164,7 @@ inline const float* begin_sums(const Expansion& expansion, const Bfloat16* bias,
     float* sums = widened + width;
     widen_bias(bias, count, widened);
     std::fill(widened + count, sums, 0.0f);
-    expansion.begin(start, num_rows, column, width, widened, sums);
+    expansion.begin({start, start + num_rows, column, column + width, widened, sums, width});
     return sums;
 }
 
