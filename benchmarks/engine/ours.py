@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,17 +70,27 @@ class OurEngine:
             self._reference(folder)  # hashing all of them is the publisher's work, not the loop's
         requests = enumerate(zipf_requests(workload))
         clock = TokenClock()
+        in_flight: dict[str, str] = {}  # adapter of each request
+        num_adapters = []
+        before = self._adapter_work()
 
         def submit_next() -> None:
             for number, (prompt, folder, new_tokens) in requests:
+                in_flight[str(number)] = folder
                 self._submit(clock, str(number), prompt, self._reference(folder), new_tokens)
                 return
 
         for _ in range(workload.num_clients):
             submit_next()
-        for _ in self._finished(clock):
+        for name in self._finished(clock):
+            num_adapters.append(len(set(in_flight.values())))
+            del in_flight[name]
             submit_next()
-        return clock.measurement()
+        measured = clock.measurement(adapters_in_flight=fmean(num_adapters))
+        done = {name: after - before[name] for name, after in self._adapter_work().items()}
+        done["request_ms"] = 1000 * measured.seconds
+        each = {name: total / workload.num_requests for name, total in done.items()}
+        return replace(measured, extra=measured.extra | each)
 
     def loads(self, **fields: Any) -> Measurement:
         """Each adapter twice on an idle engine: the first answer waits for its load, the second does not."""
@@ -108,6 +121,19 @@ class OurEngine:
             raise RuntimeError(f"{num_new} of {len(workload.adapters)} adapters stayed in the host cache")
         weights = num_new * workload.bytes_per_adapter
         return clock.measurement(registry_overhead=growth / weights - 1)
+
+    def _adapter_work(self) -> dict[str, float]:
+        """What was done for adapters since the engine's start."""
+        status = self._engine.status()
+        loaders = [
+            thread.ident for thread in threading.enumerate() if thread.name.startswith("adapter-loader")
+        ]
+        clocks = [time.pthread_getcpuclockid(ident) for ident in loaders if ident is not None]
+        return {
+            "slot_writes": status.adapter_host_hits,
+            "adapter_loads": status.adapter_loads,
+            "loading_cpu_ms": 1000 * sum(map(time.clock_gettime, clocks)),
+        }
 
     def _activate(self, clock: TokenClock, folders: Sequence[str], seed: str) -> None:
         for number, (folder, prompt) in enumerate(zip(folders, prompts(seed, len(folders)), strict=True)):

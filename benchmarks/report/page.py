@@ -58,6 +58,15 @@ PARTS = {
     "rest": "between them: scheduling, Python, the profiler",
 }
 
+# What a request of the closed loop costs, as `benchmarks.engine.ours` names it.
+WORK = {
+    "request_ms": "milliseconds, all cores and clients together",
+    "adapters_in_flight": "different adapters among the requests in flight",
+    "slot_writes": "adapters copied to a slot",
+    "adapter_loads": "adapters loaded",
+    "loading_cpu_ms": "milliseconds of one core that loads took",
+}
+
 
 def page(
     report: Mapping[str, Any] | None,
@@ -71,7 +80,7 @@ def page(
     parts = [(HERE / "method.md").read_text()]
     parts += [_bars(figures)] if report is None else [_machine(report), _bars(figures)]
     if report is not None:
-        parts += [_rows(report), _profile(report), _cost(report, price_per_hour)]
+        parts += [_rows(report), _profile(report), _loop(report), _cost(report, price_per_hour)]
     return "\n".join([*parts, price_of_ledger(ledger), (HERE / "not_measured.md").read_text()])
 
 
@@ -203,6 +212,23 @@ def _least_cost(step_ms: float, known: Mapping[str, float]) -> str:
         f" Read at that rate they take {reading_ms:.1f} ms: were there nothing else to do for them, decoding "
         f"with 32 adapters would have {step_ms / (step_ms + reading_ms):.2f} of the speed without one."
     )
+
+
+def _loop(report: Mapping[str, Any]) -> str:
+    found = [
+        row for row in report["rows"] if row["scenario"] in {"zipf5", "zipf1000"} and "request_ms" in row
+    ]
+    if not found:
+        return ""
+    lines = table(
+        ["of each request", *(SCENARIOS[row["scenario"]] for row in found)],
+        [[text, *(f"{row[name]['median']:.2f}" for row in found)] for name, text in WORK.items()],
+    )
+    told = (
+        "The same requests either way, medians of the turns. More adapters at once are more rows that each "
+        "step reads, and fewer tokens that share them."
+    )
+    return "\n".join(["## Where many adapters cost", "", told, "", *lines, ""])
 
 
 def _cost(report: Mapping[str, Any], price: float) -> str:

@@ -49,6 +49,18 @@ def test_a_closed_loop_answers_every_request(ours: OurEngine, adapters: list[str
     assert measured.num_tokens == sum(new_tokens for _, _, new_tokens in zipf_requests(workload))
 
 
+def test_a_closed_loop_tells_what_adapters_cost_a_request(ours: OurEngine, adapters: list[str]) -> None:
+    workload = ClosedLoop(adapters, 20, seed=1, num_clients=3, shortest=1, longest=3)
+    first, again = (ours.closed_loop(**asdict(workload)) for _ in range(2))
+    drawn = {folder for _, folder, _ in zipf_requests(workload)}
+    assert first.extra["adapter_loads"] == len(drawn) / 20
+    assert first.extra["loading_cpu_ms"] > 0
+    assert again.extra["adapter_loads"] == again.extra["loading_cpu_ms"] == 0
+    assert again.extra["slot_writes"] > 0  # two slots hold fewer than were drawn
+    assert 1 < first.extra["adapters_in_flight"] <= 3
+    assert first.extra["request_ms"] == pytest.approx(1000 * first.seconds / 20)
+
+
 def test_loads_are_compared_with_answers_that_need_none(ours: OurEngine, adapters: list[str]) -> None:
     for from_disk in (False, True):
         workload = Loads(adapters[:3], f"loads {from_disk}", from_disk=from_disk)

@@ -21,7 +21,7 @@ from benchmarks.ledger.measure import ALL, NONE, RECEIPTS, Size
 from benchmarks.report.__main__ import DOCS, KEPT, KEPT_LEDGER, PAGE, main
 from benchmarks.report.chart import bar_chart
 from benchmarks.report.cost import costs
-from benchmarks.report.page import BARS, CHART, LIMITS, PARTS, chart, page
+from benchmarks.report.page import BARS, CHART, LIMITS, PARTS, WORK, chart, page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +94,17 @@ def test_a_profiled_step_is_told_apart_from_what_the_machine_allows(report: dict
     assert "The rows of 32 adapters are 4 MB a step. Read at that rate they take 1.0 ms" in text
     assert "would have 0.92 of the speed without one." in text
     assert "| 900 |" not in text
+
+
+def test_what_many_adapters_cost_a_request_stands_beside_what_few_do(report: dict[str, Any]) -> None:
+    assert "Where many adapters cost" not in page(report)
+    for scenario, value in (("zipf5", 1.0), ("zipf1000", 2.5)):
+        measured = Measurement(1.0, 800, [0.1], [0.01, 0.02], 1, 1, dict.fromkeys(WORK, value))
+        report["rows"] = [one for one in report["rows"] if one["scenario"] != scenario]
+        report["rows"].append(row((OURS, scenario), [Run(measured, 0.01, 0)]))
+    text = page(report)
+    assert "| of each request | 5 adapters, Zipf | 1,000 adapters, Zipf |" in text
+    assert "| adapters loaded | 1.00 | 2.50 |" in text
 
 
 def test_a_chart_has_a_bar_for_every_row_in_the_order_of_scenarios(report: dict[str, Any]) -> None:
