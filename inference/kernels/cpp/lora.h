@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
@@ -91,41 +92,42 @@ struct LoraUnit {
 template <Index kTokens, class T, class Result>
 void add_rows(const float* weights, const T* rows, Index row_stride, Index num_rows, Index width, Index ahead,
               const Result* initial, Index initial_stride, Result* result, Index result_stride) {
-    constexpr Index kVectors = kTokens == 1 ? 4 : 2, kWidth = kVectors * kLanes;
     Index at = 0;
-    for (; at + kWidth <= width; at += kWidth) {
+    // As many columns as kVectors hold at a time, `count` of them in a last vector that is not full.
+    const auto add = [&](auto vectors, Index count) {
+        constexpr Index kVectors = vectors;
         Floats sums[kTokens][kVectors];
         for (Index t = 0; t < kTokens; ++t) {
-            for (Index j = 0; j < kVectors; ++j) sums[t][j] = load(initial + t * initial_stride + at + j * kLanes);
+            for (Index j = 0; j < kVectors; ++j) {
+                sums[t][j] = load(initial + t * initial_stride + at + j * kLanes, count);
+            }
         }
         for (Index r = 0; r < num_rows; ++r) {
             const T* row = rows + r * row_stride + at;
             if (ahead != 0) {
-                for (Index j = 0; j < kWidth; j += 64 / static_cast<Index>(sizeof(T))) {
+                for (Index j = 0; j < kVectors * kLanes; j += 64 / static_cast<Index>(sizeof(T))) {
                     __builtin_prefetch(reinterpret_cast<const char*>(row + j) + ahead, 0, 2);
                 }
             }
             for (Index j = 0; j < kVectors; ++j) {
-                const Floats lanes = load(row + j * kLanes);
+                const Floats lanes = load(row + j * kLanes, count);
                 for (Index t = 0; t < kTokens; ++t) {
                     sums[t][j] = multiply_add(all(weights[t * num_rows + r]), lanes, sums[t][j]);
                 }
             }
         }
         for (Index t = 0; t < kTokens; ++t) {
-            for (Index j = 0; j < kVectors; ++j) store(sums[t][j], result + t * result_stride + at + j * kLanes);
-        }
-    }
-    for (; at < width; at += kLanes) {
-        const Index count = std::min(kLanes, width - at);
-        for (Index t = 0; t < kTokens; ++t) {
-            Floats sums = load(initial + t * initial_stride + at, count);
-            for (Index r = 0; r < num_rows; ++r) {
-                sums = multiply_add(all(weights[t * num_rows + r]), load(rows + r * row_stride + at, count), sums);
+            for (Index j = 0; j < kVectors; ++j) {
+                store(sums[t][j], result + t * result_stride + at + j * kLanes, count);
             }
-            store(sums, result + t * result_stride + at, count);
         }
-    }
+    };
+    const auto add_all = [&](auto vectors) {
+        for (; at + vectors * kLanes <= width; at += vectors * kLanes) add(vectors, kLanes);
+    };
+    add_all(std::integral_constant<Index, kTokens == 1 ? 4 : 2>());
+    add_all(std::integral_constant<Index, 1>());
+    if (at < width) add(std::integral_constant<Index, 1>(), width - at);
 }
 
 // shrunk[t][r], [count, rank], of a unit's tokens.
