@@ -162,12 +162,8 @@ def _rows(report: Mapping[str, Any]) -> str:
 
 
 def _with_circumstances(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
-    told = [[f"{row['foreign_cpu']['median']:.0%}", _disk(row)] for row in _timed(report)]
+    told = [[f"{row['foreign_cpu']['median']:.0%}", f"{row['disk_read_mib']:,.0f}"] for row in _timed(report)]
     return [row + more for row, more in zip(rows, told, strict=True)]
-
-
-def _disk(row: Mapping[str, Any]) -> str:
-    return f"{row['disk_read_mib']:,.0f}" if "disk_read_mib" in row else "-"
 
 
 def _timed(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:

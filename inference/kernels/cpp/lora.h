@@ -93,7 +93,7 @@ template <Index kTokens, class T, class Result>
 void add_rows(const float* weights, const T* rows, Index row_stride, Index num_rows, Index width, Index ahead,
               const Result* initial, Index initial_stride, Result* result, Index result_stride) {
     Index at = 0;
-    // As many columns as kVectors hold at a time, `count` of them in a last vector that is not full.
+    // kVectors from `at` on, of which only a row's last one may have a `count` below kLanes.
     const auto add = [&](auto vectors, Index count) {
         constexpr Index kVectors = vectors;
         Floats sums[kTokens][kVectors];
