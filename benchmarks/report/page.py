@@ -60,7 +60,7 @@ PARTS = {
 
 # What a request of the closed loop costs, as `benchmarks.engine.ours` names it.
 WORK = {
-    "request_ms": "milliseconds, all cores and clients together",
+    "request_ms": "milliseconds of the whole machine",
     "adapters_in_flight": "different adapters among the requests in flight",
     "slot_writes": "adapters copied to a slot",
     "adapter_loads": "adapters loaded",

@@ -54,8 +54,9 @@ def test_a_closed_loop_tells_what_adapters_cost_a_request(ours: OurEngine, adapt
     first, again = (ours.closed_loop(**asdict(workload)) for _ in range(2))
     drawn = {folder for _, folder, _ in zipf_requests(workload)}
     assert first.extra["adapter_loads"] == len(drawn) / 20
-    assert first.extra["loading_cpu_ms"] > 0
-    assert again.extra["adapter_loads"] == again.extra["loading_cpu_ms"] == 0
+    assert again.extra["adapter_loads"] == 0
+    # Not zero: a loader may go back to sleep after the run that it worked for.
+    assert first.extra["loading_cpu_ms"] > again.extra["loading_cpu_ms"] >= 0
     assert again.extra["slot_writes"] > 0  # two slots hold fewer than were drawn
     assert 1 < first.extra["adapters_in_flight"] <= 3
     assert first.extra["request_ms"] == pytest.approx(1000 * first.seconds / 20)
