@@ -21,6 +21,7 @@ from benchmarks.engine.workload import Batch, ClosedLoop, Loads, Residents, prom
 from inference.config import EngineConfig
 from inference.engine import Engine, Failure, Output
 from inference.lora.files import WEIGHTS_FILE, adapter_digest
+from inference.lora.registry import LOADER_THREADS
 from inference.protocol import AdapterRef, Generate, Sampling
 
 if TYPE_CHECKING:
@@ -125,9 +126,7 @@ class OurEngine:
     def _adapter_work(self) -> dict[str, float]:
         """What was done for adapters since the engine's start."""
         status = self._engine.status()
-        loaders = [
-            thread.ident for thread in threading.enumerate() if thread.name.startswith("adapter-loader")
-        ]
+        loaders = [each.ident for each in threading.enumerate() if each.name.startswith(LOADER_THREADS)]
         clocks = [time.pthread_getcpuclockid(ident) for ident in loaders if ident is not None]
         return {
             "slot_writes": status.adapter_host_hits,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from inference.lora.adapter import Adapter
     from inference.protocol import AdapterRef
 
+LOADER_THREADS = "adapter-loader"  # what their names begin with
+
 
 @dataclass(slots=True)
 class _Load:
@@ -64,7 +66,7 @@ class AdapterRegistry:
         self._on_loaded = on_loaded
         # A loader computes alone: threads that helped it would take the step's place on the cores, and spin
         # there for more work.
-        self._pool = ThreadPoolExecutor(num_threads, "adapter-loader", compute_with, (1,))
+        self._pool = ThreadPoolExecutor(num_threads, LOADER_THREADS, compute_with, (1,))
         self._resident: OrderedDict[str, Adapter] = OrderedDict()  # least recently used first
         self.resident_bytes = 0
         self.num_loads = 0
