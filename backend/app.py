@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
-from backend.process import watch_process
+from backend.installation.telemetry import watch_process
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ def create() -> FastAPI:
     settings = load_settings()
     watch_process(settings, "api")  # before what counts is imported
     from backend.api.app import create_app
-    from backend.bootstrap import Installation
-    from backend.serving import services_of
+    from backend.installation.api_services import services_of
+    from backend.installation.installation import Installation
 
     services = services_of(Installation(settings))
     services.metrics_token()  # made now: whoever scrapes reads it first

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from backend.chain.client import ChainClient
-from backend.chain.deploy import deploy_local
 from backend.db.base import Base
 from backend.db.tables import load_all
 from backend.db.unit_of_work import Database
+from backend.deployment.local import deploy_local
 from tests.support.servers import hardhat_server, postgres_schema, postgres_server, snapshot
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.contracts import interface
-from backend.chain.deploy import ARTIFACTS, Deployer, deploy_local
 from backend.chain.keys import LocalSigner, local_account
 from backend.chain.local_node import LocalNode
 from backend.chain.node import Node
+from backend.deployment.local import ARTIFACTS, Deployer, deploy_local
 from backend.domain.batch import Header
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.hashing import TypedDomain, ascii_word, channel_id, keccak, to_bytes, word

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.deployer import Deployer
 from backend.chain.keys import local_account
+from backend.deployment.deployer import Deployer
 from backend.domain.hashing import (
     TypedDomain,
     accepted_hash,

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from celery import Celery, Task
 
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
     from backend.services.contribute.snapshot import Snapshots
-    from backend.services.publish import Publication
     from backend.services.train.leases import Leases
+    from backend.services.train.publication import Publication
     from backend.settings import Settings
     from workers.steps import Steps
 
@@ -88,7 +88,7 @@ def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
 
 def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
     """A worker of this installation, in this process."""
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
 
     installation = Installation(settings)
     try:
@@ -103,8 +103,8 @@ def steps_of(installation: Installation) -> Steps:
     from pathlib import Path
 
     from backend.services.train.parents import Parents
-    from workers.gatekeeper import Gatekeeper
-    from workers.inspector import Inspector
+    from workers.inspection import Inspector
+    from workers.screening import Gatekeeper
     from workers.steps import Steps, TrainerOptions
 
     settings, database = installation.settings, installation.database
@@ -140,14 +140,14 @@ def training_home(settings: Settings) -> Path:
 
 
 def leases_of(installation: Installation) -> Leases:
-    from backend.paying import payments_of
+    from backend.installation.training_payments import payments_of
     from backend.services.train.leases import Leases
 
     return Leases(installation.database.begin, payments_of(installation))
 
 
 def publication_of(installation: Installation) -> Publication:
-    from backend.services.publish import Publication
+    from backend.services.train.publication import Publication
 
     return Publication(installation.database.begin, installation.blobs, installation.chain, installation.gate)
 

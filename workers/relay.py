@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from backend.meters import DELIVERIES
+from backend.metrics import DELIVERIES
 from backend.ports.outbox import OutboxQueue
 from telemetry import traces
 from workers.app import QUEUE_BY_TASK
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
     from backend.ports.outbox import Message
 
 RELAY_SECONDS = 0.5
@@ -104,8 +104,8 @@ def relay_of(installation: Installation) -> Relay:
     """The relay of an installation; it also offers lapsed jobs again, notices registrations and removes the
     folders of jobs that are over.
     """
-    from backend.paying import payments_of
-    from backend.services.train.foreign import ForeignAdapters
+    from backend.installation.training_payments import payments_of
+    from backend.services.train.imported import ImportedAdapters
     from backend.services.train.jobs import Training
     from workers.app import create_app, leases_of, publication_of, training_home
     from workers.training.folders import sweep_folders
@@ -113,7 +113,7 @@ def relay_of(installation: Installation) -> Relay:
     app = create_app(installation.settings.home, installation.settings.broker_url)
     database = installation.database
     training = Training(database.begin, database.read, payments_of(installation))
-    foreign = ForeignAdapters(database.begin, database.read, installation.transfers)
+    foreign = ImportedAdapters(database.begin, database.read, installation.transfers)
     home = training_home(installation.settings)
     sweeps = (
         leases_of(installation).offer_lapsed,

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.training import Step, TrainingResult
-from backend.meters import CHARGED_TOKENS, CHARGED_UNITS, TASKS
+from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
 from backend.services.train.leases import LeaseLost
 from backend.services.train.parents import joined, no_parents
-from workers.foreign import bring_files, drop_files
 from workers.heartbeat import Heartbeat
+from workers.imported import bring_files, drop_files
 from workers.training.dataset import write_rows
-from workers.training.full import disk_full
-from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, ForeignSpec, TrainingSpec
+from workers.training.disk_full import as_disk_full
+from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, ImportSpec, TrainingSpec
 from workers.training.supervise import supervise, training_command
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.ids import SnapshotId, VersionId
-    from backend.domain.training import Dataset, ForeignAdapter, TrainingJob
+    from backend.domain.training import Dataset, ImportedAdapter, TrainingJob
     from backend.ports.training import SnapshotRows
     from backend.services.contribute.transfers import Transfers
-    from backend.services.publish import Publication
     from backend.services.train.leases import Held, Leases
     from backend.services.train.parents import Parent
-    from workers.gatekeeper import Gatekeeper
+    from backend.services.train.publication import Publication
+    from workers.screening import Gatekeeper
 
 log = logging.getLogger(__name__)
 
@@ -125,12 +125,12 @@ class Steps:
         self._spec(held.job).save(folder)
         self._run_process(held, heartbeat, self._leases.trained)
 
-    def _accept(self, held: Held, foreign: ForeignAdapter, heartbeat: Heartbeat) -> None:
+    def _accept(self, held: Held, foreign: ImportedAdapter, heartbeat: Heartbeat) -> None:
         options, creator = self._options, held.job.creator
         folder = self._folder(held.job)
         bring_files(options.transfers, creator, foreign, folder)
         model_cache = str(options.model_cache.resolve())
-        spec = ForeignSpec(creator, foreign.licence, model_cache, options.base_folder, options.num_threads)
+        spec = ImportSpec(creator, foreign.licence, model_cache, options.base_folder, options.num_threads)
         spec.save(folder)
         if self._run_process(held, heartbeat, self._leases.accepted):
             drop_files(options.transfers, creator, foreign)
@@ -205,7 +205,7 @@ class Steps:
 
     def _give_back(self, held: Held, error: Exception) -> None:
         try:
-            known = disk_full(error, self._options.home / held.job.id) or error
+            known = as_disk_full(error, self._options.home / held.job.id) or error
             if isinstance(known, DomainError) and (known is not error or not isinstance(error, Unavailable)):
                 self._leases.failed(held, {"code": known.code, "message": known.message, **known.details})
             else:

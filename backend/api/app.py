@@ -70,7 +70,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         summary="Specialised models, paid per token, and the people whose data made them.",
         lifespan=_lifespan,
         dependencies=[Depends(refuse_nul), Depends(note_chain)],
-        # Spans alone, and only where `telemetry.traces` was started; what is counted is in `backend.meters`.
+        # Spans alone, and only where `telemetry.traces` was started; what is counted is in `backend.metrics`.
         telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
         docs_url=None,  # its page loads scripts from elsewhere; the document itself is at /openapi.json
         redoc_url=None,

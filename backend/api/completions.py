@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from backend.api.choices import Shape
     from backend.ports.engine import Piece, TokenLogprobs
-    from backend.services.answer import Answer, Final
+    from backend.services.answers.answer import Answer, Final
 
 FINISH_REASONS = {"abort": "stop"}
 """OpenAI has no word for an answer that was cut off."""

@@ -16,7 +16,7 @@ from backend.api.services import Services
 from backend.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from backend.domain.ids import Account
 from backend.ports.auth import EVERY_SCOPE, Scope
-from backend.services.keys import KEY_PREFIX
+from backend.services.accounts.api_keys import KEY_PREFIX
 
 bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a session token (lls_...).")
 

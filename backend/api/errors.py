@@ -15,6 +15,7 @@ from backend.api.rate_limits import RateLimitExceeded
 from backend.api.tus import TUS_VERSION, UnknownTusVersion
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.content import ContentCorrupt
+from backend.domain.denials import ContentWithheld, ModelWithheld
 from backend.domain.errors import (
     Conflict,
     DiskFull,
@@ -27,11 +28,10 @@ from backend.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from backend.domain.policy import ContentWithheld, ModelWithheld
-from backend.meters import ERRORS
+from backend.metrics import ERRORS
+from backend.services.accounts.idempotency import IdempotencyKeyReused
 from backend.services.contribute.receive import UploadTooLarge
 from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
-from backend.services.idempotency import IdempotencyKeyReused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -33,7 +33,7 @@ from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
 from backend.domain.ids import Hash32
 from backend.ports.idempotency import KeptAnswer, KeyedRequest
-from backend.services.idempotency import HEADER
+from backend.services.accounts.idempotency import HEADER
 
 F = TypeVar("F", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

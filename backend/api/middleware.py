@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from backend.api.errors import error_body, internal_error_body
-from backend.meters import REQUESTS, RESPONSE_START
+from backend.metrics import REQUESTS, RESPONSE_START
 from telemetry import logs
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from backend.api.deps import admit_operator, asks_for, get_caller, get_wallet
 from backend.api.idempotency import IdempotentRoute, takes_key
 from backend.api.schemas.answers import ErrorView
-from backend.services.idempotency import HEADER
+from backend.services.accounts.idempotency import HEADER
 
 DESCRIPTION = """Errors have OpenAI's shape with a stable `code`. Every answer has `x-request-id`.
 Amounts are in micro-units of the payment token, as decimal strings; lists go on with `next_cursor`."""

@@ -20,11 +20,11 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.requests import Request
 
 from backend.domain.errors import DomainError
-from backend.meters import ANSWERS, CHARGED_TOKENS, CHARGED_UNITS
+from backend.metrics import ANSWERS, CHARGED_TOKENS, CHARGED_UNITS
 
 if TYPE_CHECKING:
     from backend.domain.receipt import Receipt
-    from backend.services.answer import Answer
+    from backend.services.answers.answer import Answer
     from backend.settings import Settings
 
 REQUESTS, TOKENS = "requests", "tokens"

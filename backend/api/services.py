@@ -1,4 +1,4 @@
-"""What the API is made of: every service a router calls. `backend.bootstrap` builds it from adapters."""
+"""Every service that a router of the API calls. `backend.installation` builds it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Cid
     from backend.ports.storage import BlobStore
-    from backend.services.catalogue import Catalogue
-    from backend.services.channels import Channels
-    from backend.services.claim import Claims
+    from backend.services.accounts.api_keys import ApiKeys
+    from backend.services.accounts.claims import Claims
+    from backend.services.accounts.idempotency import Idempotency
+    from backend.services.accounts.payouts import Payouts
+    from backend.services.accounts.sessions import Sessions
+    from backend.services.accounts.sign_in import SignIn
+    from backend.services.answers.generate import Generate
+    from backend.services.channels.channels import Channels
+    from backend.services.channels.deposits import Deposits
     from backend.services.contribute.contributions import Contributions
     from backend.services.contribute.snapshot import Snapshots
     from backend.services.contribute.transfers import Transfers
-    from backend.services.deposit import Deposits
-    from backend.services.generate import Generate
-    from backend.services.govern import Governance
-    from backend.services.idempotency import Idempotency
-    from backend.services.keys import ApiKeys
-    from backend.services.operators import Operators
-    from backend.services.origins import Origins
-    from backend.services.payouts import Payouts
-    from backend.services.policy import Policy
-    from backend.services.prove import Proofs
-    from backend.services.publish import Publication
-    from backend.services.receipts import Receipts
-    from backend.services.registry import Registry
-    from backend.services.sessions import Sessions
-    from backend.services.sign_in import SignIn
+    from backend.services.market.catalogue import Catalogue
+    from backend.services.market.denials import Policy
+    from backend.services.market.governance import Governance
+    from backend.services.market.provenance import Origins
+    from backend.services.market.registry import Registry
+    from backend.services.operator.directory import Operators
+    from backend.services.receipts.proofs import Proofs
+    from backend.services.receipts.receipts import Receipts
     from backend.services.train.estimate import Estimates
-    from backend.services.train.foreign import ForeignAdapters
+    from backend.services.train.imported import ImportedAdapters
     from backend.services.train.jobs import Training
+    from backend.services.train.publication import Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Services:
     snapshots: Snapshots
     training: Training
     estimates: Estimates
-    foreign_adapters: ForeignAdapters
+    imported_adapters: ImportedAdapters
     operators: Operators
     origins: Origins
     policy: Policy

@@ -33,7 +33,7 @@ class WalletCalls:
 
     @classmethod
     def connect(cls, url: str) -> Self:
-        """Over a connection of its own, which neither waits long nor tries again: strangers cause calls."""
+        """Uses its own connection, a short timeout and no retries: outside callers trigger these calls."""
         return cls(Node(Rpc(url, retries=1, timeout_seconds=MAX_SECONDS)))
 
     def accepts(self, account: Account, digest: bytes, signature: str) -> bool | None:

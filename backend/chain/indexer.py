@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backend.chain.rpc import RpcError
 from backend.domain.errors import DomainError, Unavailable
-from backend.meters import HEAD_BLOCK, INDEXED_EVENTS, REORGED_EVENTS, REORGS
+from backend.metrics import HEAD_BLOCK, INDEXED_EVENTS, REORGED_EVENTS, REORGS
 
 if TYPE_CHECKING:
     import threading

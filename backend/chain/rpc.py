@@ -11,7 +11,7 @@ from web3.exceptions import Web3ValueError
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 
 from backend.domain.errors import Unavailable
-from backend.meters import RPC_REQUESTS
+from backend.metrics import RPC_REQUESTS
 
 if TYPE_CHECKING:
     from web3.types import RPCEndpoint

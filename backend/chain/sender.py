@@ -18,7 +18,7 @@ from backend.chain.nonces import user_of
 from backend.chain.rpc import RpcError
 from backend.domain.chain import Attempt, Reverted
 from backend.domain.errors import DomainError, Unavailable
-from backend.meters import GAS_PRICE_WEI, OPERATOR_WEI, TRANSACTIONS
+from backend.metrics import GAS_PRICE_WEI, OPERATOR_WEI, TRANSACTIONS
 from telemetry import traces
 
 if TYPE_CHECKING:

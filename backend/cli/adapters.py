@@ -11,7 +11,7 @@ import typer
 
 from backend.cli.client import until
 from backend.cli.session import AsJson, User, open_installation, open_market, show
-from backend.cli.transferring import transfer_shown
+from backend.cli.transfers import transfer_shown
 from backend.domain.errors import NotFound
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def pull(
 
     The chain must be indexed in this home: `loraledger index`.
     """
-    from backend.services.catalogue import adapter_record
+    from backend.services.market.catalogue import adapter_record
 
     with open_installation() as installation:
         installation.prepare_database()  # whoever only fetches has run nothing else here

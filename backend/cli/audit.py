@@ -50,7 +50,7 @@ def audit(
 
 
 def _audited(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
 
     installation = Installation(load_settings())
     try:

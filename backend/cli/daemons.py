@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.domain.errors import DomainError, InvalidInput
-from backend.process import watch_process
+from backend.installation.telemetry import watch_process
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
 
 SETTLE_SECONDS = 0.5
 log = logging.getLogger("loraledger")
@@ -50,7 +50,7 @@ def engine(
     ] = None,
 ) -> None:
     """Run the engine that all API processes of an installation share."""
-    from backend import local
+    from backend.installation import local_network as local
 
     argv, environment = local.engine_command(load_settings(), ends_with_stdin=False)
     os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606  # our own interpreter; whoever watches us watches it
@@ -78,7 +78,7 @@ def ipfs(
     """Serve the block store as a Kubo RPC on loopback, for tools that speak it."""
     import uvicorn
 
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
 
     app, listener = Installation(load_settings()).kubo_rpc(port)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/api/v0", flush=True)
@@ -146,7 +146,7 @@ def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> No
     """Run `body` until SIGTERM or Ctrl-C; what it was doing is finished or taken up by the next start."""
     settings = load_settings()
     watch_process(settings, name)
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli import contributing
+from backend.cli import contribution_steps
 from backend.cli.session import AsJson, User, open_market, show
 from backend.settings import load_settings
 
@@ -47,7 +47,7 @@ def build(
 @commands.command()
 def validate(rows: Rows, *, licence: Licence, as_json: AsJson = False) -> None:
     """Check a file as an upload would be, without any service; exit code 1 if there is a defect."""
-    from backend.checking import check_file
+    from backend.installation.upload_check import check_file
 
     report = asdict(check_file(rows, licence, load_settings()))
     _show_report(report, as_json=as_json)
@@ -72,7 +72,7 @@ def push(
     with open_market(user) as market:
         where = {"datanet": datanet, "name": name or rows.name, "licence": licence}
         where["accept_partial"] = accept_partial
-        upload = contributing.upload_file(market, where, rows)
+        upload = contribution_steps.upload_file(market, where, rows)
         _show_report(upload["report"], as_json=False)
         if upload["state"] != "draft":
             sound = upload["report"]["num_rows"]
@@ -81,7 +81,7 @@ def push(
             raise typer.Exit(1)
         if not is_agreed:
             typer.confirm("Sign and contribute it?", abort=True)
-        submitted = contributing.submit(market, upload["id"])
+        submitted = contribution_steps.submit(market, upload["id"])
     typer.echo(f"{submitted['id']} is {submitted['state']}; `loraledger data status` follows it")
 
 
@@ -125,7 +125,7 @@ def withdraw(
     if not is_agreed:
         typer.confirm("Take it back? The same rows earn nothing in what is trained from now on.", abort=True)
     with open_market(user) as market:
-        upload = contributing.withdraw(market, upload_id)
+        upload = contribution_steps.withdraw(market, upload_id)
     typer.echo(f"{upload['id']} is {upload['state']}; `loraledger data status` follows it")
 
 
@@ -133,4 +133,4 @@ def _show_report(report: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         show(report)
     else:
-        typer.echo("\n".join(contributing.report_lines(report)))
+        typer.echo("\n".join(contribution_steps.report_lines(report)))

@@ -15,7 +15,7 @@ def doctor(*, as_json: AsJson = False) -> None:
     """Look at disk, database, chain, indexer and engine of this home, and at what its operator has on the
     chain: stake, receipt key, record of the base model. Exit code 1 if one is at fault.
     """
-    from backend.readiness import OPERATOR_PARTS, PARTS, faults
+    from backend.installation.readiness import OPERATOR_PARTS, PARTS, faults
 
     parts = (*PARTS, *OPERATOR_PARTS)
     with open_installation() as installation:

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def key() -> None:
     """Make a key in the key store; prints its account."""
-    from backend import market
+    from backend.deployment import command as market
 
     typer.echo(market.make_key(load_settings()))
 
@@ -35,7 +35,7 @@ def key() -> None:
 @commands.command()
 def plan(terms: TermsFile) -> None:
     """Check a terms file and print what it comes to, quorum arithmetic included. Sends nothing."""
-    from backend import market
+    from backend.deployment import command as market
 
     for line in market.plan(terms):
         typer.echo(line)
@@ -51,7 +51,7 @@ def deploy(
     """Deploy the contracts, hand out the tokens, hand over to the timelock; prints the record's path. A run
     that died is continued by the same command.
     """
-    from backend import market
+    from backend.deployment import command as market
 
     typer.echo(market.deploy(load_settings(), terms, key, folder))
 
@@ -66,7 +66,7 @@ def check(
     """Read a market from the chain and print what is off, one line each; exit code 1 if anything is."""
     from dataclasses import asdict
 
-    from backend import market
+    from backend.deployment import command as market
 
     report = market.check(load_settings(), record, terms)
     if as_json:
@@ -88,7 +88,7 @@ def delegate(
     to: Annotated[str, typer.Option(help="Who votes with them; left out: the holder itself.")] = "",
 ) -> None:
     """Let an account's market tokens count as votes: until then they have none."""
-    from backend import market
+    from backend.deployment import command as market
 
     typer.echo(f"mined in block {market.delegate(load_settings(), record, key, to)}")
 
@@ -100,7 +100,7 @@ def sources(
     folder: Annotated[Path, typer.Option(help="Where the files go.")] = Path("build/sources"),
 ) -> None:
     """Write what block explorers need to verify the sources: standard-JSON inputs, constructor arguments."""
-    from backend import market
+    from backend.deployment import command as market
 
     for path in market.write_sources(load_settings(), record, folder):
         typer.echo(path)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from backend.domain.chain import ChainTransaction
-    from backend.offering import Offer
-    from backend.services.membership import Membership, Place
+    from backend.installation.base_model import Offer
+    from backend.services.operator.membership import Membership, Place
 
 CONFIRMED_SECONDS = 1800
 LOCKED_SECONDS = 90 * 86_400
@@ -82,7 +82,7 @@ def base(
     """Note the base model that is served here, and register by which records its answers and training on it
     are sold, as far as that is not done yet; may be repeated, and with other prices.
     """
-    from backend.offering import offers_of, prepare_offer
+    from backend.installation.base_model import offers_of, prepare_offer
 
     with open_installation() as installation:
         installation.prepare_database()
@@ -178,7 +178,7 @@ def _confirmed(
 
 
 def _taken(membership: Membership) -> list[ChainTransaction] | None:
-    from backend.services.membership import StillLocked
+    from backend.services.operator.membership import StillLocked
 
     try:
         return membership.withdraw()
@@ -188,7 +188,7 @@ def _taken(membership: Membership) -> list[ChainTransaction] | None:
 
 
 def _lines(place: Place) -> Iterator[tuple[str, str]]:
-    from backend.services.membership import instant
+    from backend.services.operator.membership import instant
 
     yield "account", place.account
     yield "endpoint", place.endpoint or "none"

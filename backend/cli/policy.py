@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from backend.cli.session import AsJson, account, open_installation, show
-from backend.domain.policy import Denied, FloorPrice, Reason, Subject
+from backend.domain.denials import Denied, FloorPrice, Reason, Subject
 
 if TYPE_CHECKING:
-    from backend.bootstrap import Installation
-    from backend.domain.policy import Denial
+    from backend.domain.denials import Denial
+    from backend.installation.installation import Installation
 
 POLL_SECONDS = 0.5
 

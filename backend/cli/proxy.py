@@ -14,7 +14,7 @@ from backend.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from backend.cli.client import Market
-    from backend.cli.proxying import Purse
+    from backend.cli.proxy_server import Purse
 
 MICRO_PER_DOLLAR = 10**12
 SESSION_SECONDS = 24 * 3600
@@ -42,7 +42,7 @@ def proxy(
     """
     import uvicorn
 
-    from backend.cli.proxying import Proxy
+    from backend.cli.proxy_server import Proxy
     from backend.loopback import listen
 
     if step > cap:
@@ -58,7 +58,7 @@ def proxy(
 
 def open_purse(market: Market, cap: int, step: int) -> Purse:
     """A new session key, granted up to `cap` micro-units beyond what is charged, once the grant counts."""
-    from backend.cli.proxying import Purse
+    from backend.cli.proxy_server import Purse
     from backend.cli.wallet import Wallet
 
     channel = market.get("/v1/channels")["data"][0]

@@ -15,8 +15,8 @@ from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, ReceiptId
 
 if TYPE_CHECKING:
-    from backend.bootstrap import Installation
-    from backend.services.verify import Check, ShownReceipt
+    from backend.installation.installation import Installation
+    from backend.services.receipts.verification import Check, ShownReceipt
 
 PAYER = 7
 MARKS = {True: "right", False: "WRONG", None: "open"}
@@ -107,7 +107,7 @@ def _checks(
     recomputes: bool,
     executes: bool,
 ) -> list[Check]:
-    from backend.verifying import Recomputation, verification_of
+    from backend.installation.verification import Recomputation, verification_of
 
     checks = list(verification_of(installation).checks(shown))
     again = Recomputation(installation, shown, body, answer)
@@ -123,8 +123,8 @@ def _checks(
 
 
 def _shown(installation: Installation, receipt: str) -> ShownReceipt:
-    from backend.services.shown import parse_shown
-    from backend.verifying import stored
+    from backend.installation.verification import stored
+    from backend.services.receipts.receipt_file import parse_shown
 
     if _ID.fullmatch(receipt.lower()):
         return stored(installation, ReceiptId(Hash32(receipt.lower())))

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from backend.bootstrap import Installation
     from backend.cli.client import Market
     from backend.domain.ids import Account
+    from backend.installation.installation import Installation
 
 PORTS_FILE = "run/ports.json"
 
@@ -32,7 +32,7 @@ def open_market(user: int) -> Market:
     """Signed in at the stack that `loraledger up` runs in this home. Errors: `NotFound` if none ever did."""
     from backend.cli.client import Market
     from backend.cli.wallet import Wallet
-    from backend.local import well_known_accounts
+    from backend.installation.local_network import well_known_accounts
 
     home = load_settings().home
     if (ports := _ports(home)) is None:
@@ -53,7 +53,7 @@ def open_installation() -> Iterator[Installation]:
     """What lies in this home, for commands that need no API; with the chain that `loraledger up` runs in it,
     where no setting names another.
     """
-    from backend.bootstrap import Installation
+    from backend.installation.installation import Installation
 
     settings = load_settings()
     ports = None if "rpc_url" in settings.model_fields_set else _ports(settings.home)

@@ -96,7 +96,7 @@ class Stack:
 
     def start(self, stop: threading.Event) -> None:
         """Start what is not running yet; returns early when told to stop."""
-        from backend import local
+        from backend.installation import local_network as local
 
         self.say("chain: starting a Hardhat node")
         self.supervisor.start(self._chain())
@@ -121,12 +121,12 @@ class Stack:
         return True
 
     def _environment(self) -> dict[str, str]:
-        from backend import local
+        from backend.installation import local_network as local
 
         return local.child_environment(self.settings, self.rpc_url, self.ports.api)
 
     def _chain(self) -> Service:
-        from backend import local
+        from backend.installation import local_network as local
 
         log = self.supervisor.log_of(CHAIN)
         log.unlink(missing_ok=True)
@@ -138,7 +138,7 @@ class Stack:
         )
 
     def _engine(self) -> Service:
-        from backend import local
+        from backend.installation import local_network as local
 
         argv, environment = local.engine_command(self.settings)
         socket = self.settings.engine_socket
@@ -147,7 +147,7 @@ class Stack:
         return Service(ENGINE, argv, self._environment() | environment, is_ready=socket.exists)
 
     def _part(self, name: str) -> Service:
-        from backend import local
+        from backend.installation import local_network as local
 
         # Its news go to the same file as its log, which is to be of one form.
         is_json = name == WATCH and self.settings.log_format == "json"
@@ -155,7 +155,7 @@ class Stack:
         return Service(name, argv, self._environment())
 
     def _api(self) -> Service:
-        from backend import local
+        from backend.installation import local_network as local
 
         return Service(
             API,
@@ -168,8 +168,8 @@ class Stack:
 
 def describe(stack: Stack) -> dict[str, Any]:
     """What a client needs: where everything is, and the test accounts."""
-    from backend import local
-    from backend.bootstrap import Installation
+    from backend.installation import local_network as local
+    from backend.installation.installation import Installation
 
     deployment = Installation(stack.settings).deployment
     return {
@@ -248,7 +248,7 @@ def _try_lock(file: TextIO) -> bool:
 
 
 def _ports(settings: Settings) -> Ports:
-    from backend.local import free_port
+    from backend.installation.local_network import free_port
 
     path = settings.home / "run" / "ports.json"
     wanted, patience = Ports(8545, settings.api_port), 0.0

@@ -19,9 +19,9 @@ from telemetry import logs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backend.installation.watcher import Task
     from backend.services.watch.news import News
     from backend.settings import Settings
-    from backend.watching import Task
 
 HELP = "Default: LORALEDGER_WATCH_{}."
 
@@ -73,7 +73,7 @@ def watch(
     LORALEDGER_WATCHER pays for what is sent, never more for gas than LORALEDGER_WATCH_MAX_GAS_PRICE.
     Ends on SIGTERM or Ctrl-C.
     """
-    from backend.watching import Task
+    from backend.installation.watcher import Task
 
     task = Task(
         can_challenge=challenge,
@@ -90,8 +90,8 @@ def watch(
 
 
 def _news(settings: Settings, task: Task, operator: str, *, once: bool) -> Iterator[News]:
-    from backend.bootstrap import Installation
-    from backend.watching import watching
+    from backend.installation.installation import Installation
+    from backend.installation.watcher import watching
 
     stop = _stop_on_signals(settings.log_format)
     installation = Installation(settings)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from backend.db.tables.inspections import InspectionRow
-from backend.domain.gate import Inspection
 from backend.domain.ids import Hash32
+from backend.domain.screening import Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ _AT_A_TIME = 200
 
 
 class InspectionStore:
-    """Implements `backend.ports.gate.Inspections`."""
+    """Implements `backend.ports.screening.Inspections`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -14,7 +14,7 @@ from backend.domain.errors import NotFound
 from backend.domain.ids import Account, Cid, Hash32, SnapshotId, VersionId
 from backend.domain.training import (
     Dataset,
-    ForeignAdapter,
+    ImportedAdapter,
     JobEvent,
     JobState,
     Lease,
@@ -143,7 +143,7 @@ def _job(row: TrainingJobRow) -> TrainingJob:
         cid=None if row.cid is None else Cid(row.cid),
         version_id=None if row.version_id is None else VersionId(Hash32(row.version_id)),
         error=row.error,
-        foreign=None if row.foreign_adapter is None else ForeignAdapter(**row.foreign_adapter),
+        foreign=None if row.foreign_adapter is None else ImportedAdapter(**row.foreign_adapter),
         payment=None if row.payment is None else Payment(**row.payment),
     )
 

@@ -12,6 +12,7 @@ from backend.db.auth import AuthStore
 from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
+from backend.db.denials import PolicyStore
 from backend.db.event_log import EventLog
 from backend.db.faults import FAULTS, stated
 from backend.db.figures import figures
@@ -19,7 +20,6 @@ from backend.db.idempotency import IdempotencyStore
 from backend.db.inspections import InspectionStore
 from backend.db.near_duplicates import SketchStore
 from backend.db.outbox import OutboxStore
-from backend.db.policy import PolicyStore
 from backend.db.serving import ChannelStore, ReceiptStore
 from backend.db.session import SQLITE_BEGIN, open_engine
 from backend.db.training import TrainingStore

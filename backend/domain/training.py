@@ -110,7 +110,7 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignAdapter:
+class ImportedAdapter:
     """An adapter that was trained elsewhere. `licence`: the SPDX expression that its creator gives it."""
 
     licence: str
@@ -160,7 +160,7 @@ class TrainingJob:
     """The version that this job's adapter was registered as; None until the chain says so."""
     error: Mapping[str, Any] | None = None
     """`{"code", "message"}` and details, of a failed job."""
-    foreign: ForeignAdapter | None = None
+    foreign: ImportedAdapter | None = None
     payment: Payment | None = None
     """None where training was free when the job was made."""
 
@@ -185,7 +185,7 @@ class JobEvent:
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
     tokens_per_second, eta_seconds), `checkpoint` (step, loss), `working` (stage, done, total; in long stages
     that have no steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code,
-    message), `gate` (message, and the fields of `GateReport`), `published` (cid), `charged` (receipt_id,
+    message), `gate` (message, and the fields of `ScreeningReport`), `published` (cid), `charged` (receipt_id,
     tokens, charge), `registered` (version_id).
     """
 

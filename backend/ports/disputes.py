@@ -29,7 +29,7 @@ class Sent:
         return not self.error
 
 
-class Accuser(Protocol):
+class DisputeSender(Protocol):
     """Sends calls with one key, within limits of gas."""
 
     @property

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backend.domain.voucher import ClientVoucher
     from backend.ports.auth import AuthRepository
     from backend.ports.chain import ChainView, Transactions
-    from backend.ports.policy import PolicyRepository
+    from backend.ports.denials import PolicyRepository
 
 
 @dataclass(frozen=True, slots=True)

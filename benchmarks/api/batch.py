@@ -10,11 +10,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backend.bootstrap import Installation
-from backend.chain.deploy import DOLLAR, deploy_local, save
 from backend.chain.keys import local_account
 from backend.chain.local_node import LocalNode
 from backend.db.migrate import upgrade
+from backend.deployment.local import DOLLAR, deploy_local, save
 from backend.domain.hashing import (
     accepted_hash,
     ascii_word,
@@ -27,6 +26,7 @@ from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, DatanetId
 from backend.domain.receipt import Receipt, Share, Slice
 from backend.domain.split import PPM, charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
+from backend.installation.installation import Installation
 from backend.ports.serving import NewReceipt
 from benchmarks.api import market
 from benchmarks.api.figures import Row, Timed

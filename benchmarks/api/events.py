@@ -12,11 +12,11 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from backend.bootstrap import Installation
 from backend.chain.contracts import encode, interface
 from backend.db.migrate import upgrade
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import channel_id
+from backend.installation.installation import Installation
 from benchmarks.api import market, told
 from benchmarks.api.figures import Row, Timed
 from benchmarks.api.node import START, block_hash

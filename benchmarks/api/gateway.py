@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
-from backend.bootstrap import Installation
 from backend.chain.local_node import free_port
 from backend.domain.errors import Unavailable
+from backend.installation.installation import Installation
 from benchmarks.api import market
 from benchmarks.api.figures import Row
 from benchmarks.engine.machine import Usage

@@ -9,13 +9,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.bootstrap import BaseFacts, Installation
-from backend.chain.deploy import save
 from backend.db.migrate import upgrade
+from backend.deployment.local import save
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.content import cid_of
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.hashing import version_id
+from backend.installation.installation import BaseFacts, Installation
 from backend.settings import Settings
 from benchmarks.api import told
 

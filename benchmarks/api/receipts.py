@@ -13,10 +13,10 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from backend.app import keep
-from backend.bootstrap import Installation
+from backend.installation.installation import Installation
 from backend.ports.engine import Piece, PromptSize, Sampling, Turn
-from backend.services.admission import Payer
-from backend.services.generate import AnswerRequest
+from backend.services.answers.generate import AnswerRequest
+from backend.services.channels.admission import Payer
 from benchmarks.api import market
 from benchmarks.api.figures import Row, Timed
 

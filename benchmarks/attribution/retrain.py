@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from workers.training.pulse import Emit
+    from workers.training.progress import Emit
     from workers.training.rows import Example
 
 CONFIG = TrainingConfig()

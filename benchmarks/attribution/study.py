@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from benchmarks.attribution.answers import Answer
     from benchmarks.attribution.data import Study
     from benchmarks.attribution.measure import Floats
-    from workers.training.pulse import Emit
+    from workers.training.progress import Emit
     from workers.training.rows import Example
 
 

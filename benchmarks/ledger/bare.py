@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, cast
 
 from backend.api.app import create_app
 from backend.app import keep
-from backend.bootstrap import Installation, utc_now
 from backend.domain.ids import ZERO_HASH, ReceiptId
 from backend.domain.receipt import SignedReceipt
+from backend.installation.api_services import services_of
+from backend.installation.installation import Installation, utc_now
 from backend.ports.serving import NewReceipt, Reservation
-from backend.services.admission import receipt_of
-from backend.serving import services_of
+from backend.services.channels.admission import receipt_of
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from backend.services.admission import Admission, Bill, Market, Payer
+    from backend.services.channels.admission import Admission, Bill, Market, Payer
 
 UNSIGNED = "0x" + "00" * 65
 
 
 class NoLedger:
-    """In the place of `backend.services.admission.Admission`; no database is asked, and no key."""
+    """In the place of `backend.services.channels.admission.Admission`; no database is asked, and no key."""
 
     def __init__(self, market: Market) -> None:
         self._market = market

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from backend.bootstrap import Installation
 from backend.chain.local_node import free_port
 from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_of
@@ -27,6 +26,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.hashing import version_id
 from backend.domain.ids import Hash32
 from backend.engine.process import EngineProcess
+from backend.installation.installation import Installation
 from benchmarks.api import market, told
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.ledger.load import Load, Question, measured

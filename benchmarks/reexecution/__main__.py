@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.ports.engine import TokenLogprob, TokenLogprobs
-from backend.services.reexecute import MAX_ALTERNATIVES, ROUNDING_GAP, Repeated
+from backend.services.receipts.reexecution import MAX_ALTERNATIVES, ROUNDING_GAP, Repeated
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.reexecution.rates import bare, honest, swapped, table

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from backend.services.reexecute import first_difference
+from backend.services.receipts.reexecution import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from backend.services.reexecute import Repeated
+    from backend.services.receipts.reexecution import Repeated
 
     Answers = Mapping[tuple[int, int], Repeated]
     """By number of the adapter (-1: none) and of the prompt."""

@@ -39,7 +39,7 @@ _IDLE_KEYS |= {"peft_version", "qalora_group_size", "revision", "target_modules"
 # Ways to begin training that leave the base weights alone. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
 # move a part of the base into the adapter, which then fits no base that is shared.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-# Rank and alpha patterns are regular expressions written by strangers. Without repetition or alternatives
+# Rank and alpha patterns are regular expressions from untrusted files. Without repetition or alternatives
 # they cannot be made to backtrack, and module names need neither.
 _SAFE_PATTERN = re.compile(r"\^?[\w.\\]{1,200}\$?", re.ASCII)
 _TRUSTED_LIBRARY = re.compile(r"transformers(\.\w+)*", re.ASCII)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from backend.bootstrap import BaseFacts
 from backend.domain.content import cid_digest
 from backend.domain.contribution import ReviewReason
 from backend.domain.dataset import canonical_row
 from backend.domain.hashing import accepted_hash, ascii_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
+from backend.installation.installation import BaseFacts
+from backend.installation.watcher import Task, watching
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
-from backend.watching import Task, watching
 from tests.support.operating import Operating, listening, new_operator, serving
 from tests.support.two import Two
 from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket, some_hash

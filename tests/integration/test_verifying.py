@@ -19,17 +19,17 @@ from backend.cli import receipts
 from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
-from backend.services.shown import parse_shown
-from backend.verifying import Recomputation, verification_of
+from backend.installation.verification import Recomputation, verification_of
+from backend.services.receipts.receipt_file import parse_shown
 from tests.support.two import Two
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from backend.bootstrap import Installation
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
+    from backend.installation.installation import Installation
 
 GUIDE = ROOT / "docs" / "verifying.md"
 PAYER = 7

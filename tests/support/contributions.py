@@ -16,12 +16,12 @@ from backend.domain.content import cid_digest
 from backend.domain.contribution import PersonalKind
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
-from backend.services.consent import Consent
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
+from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
 from tests.support.scripted import PlayedContracts
 

@@ -17,7 +17,7 @@ from backend.domain.hashing import TypedDomain, ascii_word, record_argument
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
 from backend.domain.split import PPM
 from backend.domain.voucher import Voucher
-from backend.services.settle.take import compact
+from backend.services.settle.select import compact
 from tests.support.market import some_hash
 from tests.support.shop import LONG, Shop, furnish
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.deployer import Deployer, artifact
 from backend.chain.keys import LocalSigner
-from backend.chain.launch import launch
 from backend.chain.local_node import ROOT, LocalNode, command, free_port, wait_until_ready
-from backend.chain.profiles import DAY, PRODUCTION
-from backend.chain.quorum import TOKEN
-from backend.chain.terms import TIMELOCK, Terms
+from backend.deployment.deploy import launch
+from backend.deployment.deployer import Deployer, artifact
+from backend.deployment.profiles import DAY, PRODUCTION
+from backend.deployment.quorum import TOKEN
+from backend.deployment.terms import TIMELOCK, Terms
 from backend.domain.hashing import keccak
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.chain.node import Node
-    from backend.chain.record import Record
+    from backend.deployment.record import Record
     from backend.domain.ids import Account
     from backend.ports.chain import Signer
 

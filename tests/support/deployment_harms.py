@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.checks.market import check_market
 from backend.chain.contracts import interface
-from backend.chain.deployer import artifact
-from backend.chain.market import CURATOR, GUARDIAN
-from backend.chain.profiles import DAY
-from backend.chain.quorum import TOKEN
+from backend.deployment.checks.market import check_market
+from backend.deployment.contracts import CURATOR, GUARDIAN
+from backend.deployment.deployer import artifact
+from backend.deployment.profiles import DAY
+from backend.deployment.quorum import TOKEN
 from backend.domain.hashing import keccak, words
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account
 from tests.support.deployment import DEPLOYER, HOLDERS, STRANGER, acting, fund, key, production_terms
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.chain.node import Node
-    from backend.chain.record import Record
+    from backend.deployment.record import Record
 
 TERMS = production_terms(Account("0x1c7d4b196cb0c7b01d743fbc6116a902379c7238"))
 

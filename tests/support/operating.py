@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from backend.api.app import create_app
-from backend.bootstrap import BaseFacts, Installation
-from backend.chain.deploy import save
 from backend.chain.keys import create_key, local_account
 from backend.db.migrate import upgrade
+from backend.deployment.local import save
 from backend.domain.hashing import TypedDomain
-from backend.serving import services_of
+from backend.installation.api_services import services_of
+from backend.installation.installation import BaseFacts, Installation
 from backend.settings import Settings
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from backend.ports.engine import (
     TokenLogprob,
     TokenLogprobs,
 )
-from backend.services.claim import Claimable, NothingToClaim
+from backend.services.accounts.claims import Claimable, NothingToClaim
 from backend.services.train.estimate import ShownRow, Tokenised
 from tests.support.market import CHAIN_ID, some_account, some_hash
 

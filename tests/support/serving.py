@@ -19,40 +19,40 @@ from backend.domain.hashing import TypedDomain
 from backend.domain.ids import ZERO_HASH, DatanetId, SnapshotId, VersionId
 from backend.domain.receipt import VersionRecord
 from backend.domain.training_payment import training_record
-from backend.services.adapters import AdapterFolders
-from backend.services.admission import Admission, Market
-from backend.services.attribute import HiddenCosine, Uniform
-from backend.services.attribution_index import Indices
-from backend.services.catalogue import BaseModel, Catalogue
-from backend.services.channels import Channels
-from backend.services.consent import Consent
+from backend.outbound.client import OutboundClient
+from backend.services.accounts.api_keys import ApiKeys
+from backend.services.accounts.idempotency import Idempotency
+from backend.services.accounts.payouts import Payouts
+from backend.services.accounts.sessions import Sessions
+from backend.services.accounts.sign_in import SignIn, SignInPolicy
+from backend.services.answers.attribution import HiddenCosine, Uniform
+from backend.services.answers.attribution_index import Indices
+from backend.services.answers.generate import Generate, GenerateLimits
+from backend.services.channels.admission import Admission, Market
+from backend.services.channels.channels import Channels
+from backend.services.channels.deposits import Deposits
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
 from backend.services.contribute.transfers import Transfers
-from backend.services.deposit import Deposits
-from backend.services.gate import Gate
-from backend.services.generate import Generate, GenerateLimits
-from backend.services.govern import Governance
-from backend.services.idempotency import Idempotency
-from backend.services.keys import ApiKeys
-from backend.services.operators import Operators
-from backend.services.origins import Origins
-from backend.services.payouts import Payouts
-from backend.services.policy import Policy
-from backend.services.prove import Proofs
-from backend.services.publish import Publication
-from backend.services.receipts import Receipts
-from backend.services.registry import Registry
-from backend.services.sessions import Sessions
-from backend.services.sign_in import SignIn, SignInPolicy
+from backend.services.market.adapter_folders import AdapterFolders
+from backend.services.market.catalogue import BaseModel, Catalogue
+from backend.services.market.denials import Policy
+from backend.services.market.governance import Governance
+from backend.services.market.provenance import Origins
+from backend.services.market.registry import Registry
+from backend.services.market.screening import Gate
+from backend.services.operator.directory import Operators
+from backend.services.receipts.proofs import Proofs
+from backend.services.receipts.receipts import Receipts
 from backend.services.train.estimate import Estimates
-from backend.services.train.foreign import ForeignAdapters
+from backend.services.train.imported import ImportedAdapters
 from backend.services.train.jobs import Training
 from backend.services.train.payments import Payments
+from backend.services.train.publication import Publication
+from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
-from backend.strangers.client import StrangersClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, Work
     from backend.domain.ids import Cid
     from backend.ports.serving import NewReceipt, Reservation
-    from backend.services.admission import Bill, Payer
+    from backend.services.channels.admission import Bill, Payer
 
 from tests.support.market import CHAIN_ID, some_account, some_hash
 from tests.support.scripted import (
@@ -254,10 +254,10 @@ class Installation:
             snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
             training=Training(begin, read, self.payments, self.clock),
             estimates=Estimates(read, PlayedRows(), PlayedTokeniser(), self.payments.price),
-            foreign_adapters=ForeignAdapters(begin, read, transfers, self.clock),
+            imported_adapters=ImportedAdapters(begin, read, transfers, self.clock),
             operators=Operators(
                 read,
-                StrangersClient(allows_private=True),
+                OutboundClient(allows_private=True),
                 self.catalogue,
                 self.operator,
                 TRAINING_PRICE,

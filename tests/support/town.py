@@ -19,11 +19,11 @@ from backend.domain.chain import (
 from backend.domain.hashing import receipt_id
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
-from backend.services.admission import Market as AdmissionMarket
+from backend.services.accounts.claims import Claims
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
-from backend.services.channels import Channels
-from backend.services.claim import Claims
+from backend.services.channels.admission import Market as AdmissionMarket
+from backend.services.channels.channels import Channels
 from backend.services.settle.convictions import Convictions
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore

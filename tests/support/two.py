@@ -10,7 +10,6 @@ import numpy as np
 from openai import OpenAI
 from safetensors.numpy import save_file
 
-from backend.bootstrap import BaseFacts
 from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_digest
 from backend.domain.hashing import channel_id, record_argument, to_hash, version_id
@@ -18,6 +17,7 @@ from backend.domain.ids import Hash32
 from backend.domain.split import UNIT
 from backend.domain.voucher import Voucher
 from backend.engine.process import EngineProcess
+from backend.installation.installation import BaseFacts
 from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import make_adapter, make_model
 from tests.integration.api.conftest import sign_in

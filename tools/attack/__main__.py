@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from backend.chain.client import ChainClient
-from backend.chain.deploy import deploy_local, save
 from backend.chain.local_node import LocalNode
+from backend.deployment.local import deploy_local, save
 from backend.storage.embedded import EmbeddedStore
 from tools.attack.play import Round, play
 from tools.attack.stage import Stage, StageError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.accuser import ChainAccuser, GasLimits
+from backend.chain.dispute_sender import ChainDisputeSender, GasLimits
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.db.migrate import upgrade
@@ -26,7 +26,7 @@ from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTr
 from backend.domain.rules import Rules
 from backend.domain.split import UNIT
 from backend.domain.voucher import Voucher
-from backend.services.settle.take import compact
+from backend.services.settle.select import compact
 from tools.local_market import OPERATOR, PAYERS, LocalMarket
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Stage(LocalMarket):
                         Call("Disputes", *self._shown(tx.chain, forgery, demanded.demand, i, headers))
                         for i in demanded.unanswered
                     ]
-        return sum(sent.is_done for sent in ChainAccuser(self.chain, OPERATOR, LIMITS).send(calls))
+        return sum(sent.is_done for sent in ChainDisputeSender(self.chain, OPERATOR, LIMITS).send(calls))
 
     def finalise(self, batch: Batch, header: Header) -> None:
         self.pass_time(max(header.final_at - self.chain.head().timestamp, 0) + 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from workers.training.spec import ForeignSpec, TrainingSpec
+    from workers.training.spec import ImportSpec, TrainingSpec
 
 
 def versions() -> dict[str, str]:
@@ -26,7 +26,7 @@ class Card:
     base_digest: str
     metrics: Mapping[str, float]
     statistics: Mapping[str, float]
-    """Of the update: see `backend.domain.gate.Inspection`."""
+    """Of the update: see `backend.domain.screening.Inspection`."""
     versions: Mapping[str, str]
 
     def render(self) -> str:
@@ -100,10 +100,10 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignCard:
+class ImportCard:
     """Of an adapter that was trained elsewhere. `metrics`: losses on the general set alone."""
 
-    spec: ForeignSpec
+    spec: ImportSpec
     base_name: str
     base_digest: str
     adapter_digest: str

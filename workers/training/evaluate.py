@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from workers.training.flat import computing, flatten
-from workers.training.pulse import Pulse
+from workers.training.packing import computing, flatten
+from workers.training.progress import Pulse
 from workers.training.rows import own_positions
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from workers.training.preamble import Preamble
-    from workers.training.pulse import Emit
+    from workers.training.progress import Emit
     from workers.training.rows import Example
 
 BATCH_TOKENS = 4096

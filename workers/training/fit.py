@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from backend.domain.errors import InvalidInput
 from inference.kernels.cpu import product_arithmetic, this_cpu
-from workers.training.flat import ATTENTION, flatten, is_in_bf16
+from workers.training.packing import ATTENTION, flatten, is_in_bf16
 from workers.training.rows import packs, plan_batches
 from workers.training.spec import COMPLETE
 from workers.training.stopping import EarlyStop
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.training import TrainingConfig
-    from workers.training.pulse import Emit
+    from workers.training.progress import Emit
     from workers.training.rows import Example
 
 MIDWAY_FILE = "midway.safetensors"

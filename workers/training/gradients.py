@@ -16,9 +16,9 @@ from peft.tuners.lora import LoraLayer
 from torch.nn import functional
 
 from workers.training.evaluate import batches_by_length, predictions
-from workers.training.flat import row_places
+from workers.training.packing import row_places
 from workers.training.preamble import read_preamble
-from workers.training.pulse import Pulse
+from workers.training.progress import Pulse
 from workers.training.rows import own_positions
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from workers.training.preamble import Preamble
-    from workers.training.pulse import Emit
+    from workers.training.progress import Emit
     from workers.training.rows import Example
     from workers.training.sketch import CountSketch
 

@@ -1,4 +1,4 @@
-"""The attribution index: one direction per contribution and method, read by `backend.services.attribute`.
+"""The attribution index: one direction per contribution and method, read by `answers.attribution_index`.
 
 Method hidden-cosine-1: a row's state is the mean of the final hidden states that its answer's tokens were
 predicted from, under the adapter. The engine computes it here as it does when it serves, so that rows and
@@ -34,7 +34,7 @@ from inference.engine import Engine, Failure
 from inference.protocol import AdapterRef
 from workers.training.gradients import row_sketches
 from workers.training.influence import RIDGE, directions
-from workers.training.pulse import Pulse
+from workers.training.progress import Pulse
 from workers.training.rows import IGNORED
 from workers.training.sketch import SKETCH_SEED, CountSketch
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.protocol import ProbeStates
-    from workers.training.pulse import Emit
+    from workers.training.progress import Emit
     from workers.training.rows import Example
 
 _LENGTH_BYTES = 8

@@ -1,6 +1,6 @@
 """Reads an adapter's folder as the engine does: `python -m workers.training.inspect BASE FOLDER`.
 
-Prints one JSON object, which `workers.inspector` reads: the inspection, or what the engine refuses.
+Prints one JSON object, which `workers.inspection` reads: the inspection, or what the engine refuses.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from backend.domain.gate import AdapterRefused, Inspection
 from backend.domain.ids import Hash32
+from backend.domain.screening import AdapterRefused, Inspection
 from inference.config import EngineConfig
 from inference.errors import InferenceError
 from inference.lora.adapter import load_adapter, most_file_bytes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoTokenizer
 
-from backend.domain.gate import AdapterRefused
+from backend.domain.screening import AdapterRefused
 from inference.errors import InferenceError
 from inference.lora.files import adapter_digest
 from inference.model.base_model import base_model_digest
@@ -32,14 +32,14 @@ from workers.training.spec import (
     ROWS_FILE,
     write_json,
 )
-from workers.training.warm import ParentDiffers, load_parent
+from workers.training.warm_start import ParentDiffers, load_parent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.domain.training import TrainingConfig
     from workers.training.index import GradientIndex
-    from workers.training.pulse import Emit
+    from workers.training.progress import Emit
     from workers.training.rows import Example
     from workers.training.spec import TrainingSpec
 
@@ -60,7 +60,7 @@ class _Base:
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     """Leaves `adapter/` and `result.json` in `folder`; killed anywhere, it may be run again.
 
-    Errors: `UnusableRows`, `ParentDiffers`, `NonFiniteLoss`, `backend.domain.gate.AdapterRefused`.
+    Errors: `UnusableRows`, `ParentDiffers`, `NonFiniteLoss`, `backend.domain.screening.AdapterRefused`.
     """
     started = time.monotonic()
     torch.set_num_threads(spec.num_threads)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError
+from workers.training.disk_full import as_disk_full
 from workers.training.folders import alone
-from workers.training.full import disk_full
-from workers.training.spec import ADAPTER, FOREIGN_FILE, RESULT_FILE, ForeignSpec, TrainingSpec
+from workers.training.spec import ADAPTER, FOREIGN_FILE, RESULT_FILE, ImportSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def _train(folder: Path, emit: Any) -> int:
         try:
             _run_job(folder, emit)
         except Exception as error:
-            known = error if isinstance(error, DomainError) else disk_full(error, folder)
+            known = error if isinstance(error, DomainError) else as_disk_full(error, folder)
             if known is None:
                 raise
             emit("failed", {"code": known.code, "message": known.message, **known.details})
@@ -63,9 +63,9 @@ def _train(folder: Path, emit: Any) -> int:
 
 def _run_job(folder: Path, emit: Any) -> None:
     if (folder / FOREIGN_FILE).exists():
-        foreign = ForeignSpec.load(folder)
+        foreign = ImportSpec.load(folder)
         _prepare_torch(foreign.num_threads)
-        from workers.training.foreign import accept
+        from workers.training.imported import accept
 
         accept(foreign, folder, emit)
         return

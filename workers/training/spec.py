@@ -57,7 +57,7 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignSpec:
+class ImportSpec:
     """An adapter that was trained elsewhere, as the process sees it that looks at it; see `TrainingSpec`."""
 
     creator: str
@@ -70,7 +70,7 @@ class ForeignSpec:
         write_json(folder / FOREIGN_FILE, asdict(self))
 
     @classmethod
-    def load(cls, folder: Path) -> ForeignSpec:
+    def load(cls, folder: Path) -> ImportSpec:
         return cls(**json.loads((folder / FOREIGN_FILE).read_bytes()))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from backend.domain.gate import SKETCHED, AdapterRefused
+from backend.domain.screening import SKETCHED, AdapterRefused
 from inference.model.architecture import PARENT_BY_LINEAR
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _SIDE = math.isqrt(SKETCHED)
 
 
 def spectrum(adapter: Adapter, base: BaseWeights) -> tuple[bytes, dict[str, float]]:
-    """(sketch, statistics) as in `backend.domain.gate.Inspection`.
+    """(sketch, statistics) as in `backend.domain.screening.Inspection`.
 
     Errors: `AdapterRefused` for an update out of all proportion.
     """

@@ -1,6 +1,6 @@
 """A process that says what training would make of some rows: `python -m workers.training.tokenise`.
 
-JSON on standard input and output, as `backend.tokenising` has it.
+JSON on standard input and output, as `backend.installation.tokenizer` has it.
 """
 
 from __future__ import annotations

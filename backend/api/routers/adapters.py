@@ -19,25 +19,25 @@ def bring_adapter(body: BringAdapterRequest, services: ServicesDep, wallet: Wall
     """Have what transfers brought inspected as the engine would read it, compared with the registered
     versions of its base, and published with a card. The transfers go once it is taken in.
     """
-    return AdapterView.of(services.foreign_adapters.create(wallet.account, body.licence, body.files))
+    return AdapterView.of(services.imported_adapters.create(wallet.account, body.licence, body.files))
 
 
 @router.get("")
 def list_adapters(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[AdapterView]:
     """The caller's own, newest first."""
-    found = services.foreign_adapters.list(caller.account, paging.limit + 1, paging.after)
+    found = services.imported_adapters.list(caller.account, paging.limit + 1, paging.after)
     return paging.page(found, lambda job: job.id, AdapterView.of)
 
 
 @router.get("/{adapter_id}")
 def get_adapter(adapter_id: str, services: ServicesDep, caller: CallerDep) -> AdapterView:
-    return AdapterView.of(services.foreign_adapters.get(adapter_id, caller.account))
+    return AdapterView.of(services.imported_adapters.get(adapter_id, caller.account))
 
 
 @router.post("/{adapter_id}/cancel")
 def cancel_adapter(adapter_id: str, services: ServicesDep, wallet: WalletDep) -> AdapterView:
     """Its worker stops within seconds."""
-    return AdapterView.of(services.foreign_adapters.cancel(adapter_id, wallet.account))
+    return AdapterView.of(services.imported_adapters.cancel(adapter_id, wallet.account))
 
 
 @router.get("/{adapter_id}/events")
@@ -46,7 +46,7 @@ def list_adapter_events(
 ) -> Page[JobEventView]:
     """Oldest first. `gate` says what the adapter is like, `failed` why it is refused."""
     asked = adapter_id, caller.account, paging.after_number or 0, paging.limit + 1
-    return paging.page(services.foreign_adapters.events(*asked), lambda event: event.seq, JobEventView.of)
+    return paging.page(services.imported_adapters.events(*asked), lambda event: event.seq, JobEventView.of)
 
 
 @router.post("/{adapter_id}/registration/prepare")
@@ -56,7 +56,7 @@ def prepare_adapter_registration(
     """The creator's own transaction; `version_id` tells when the chain has confirmed it. The version names no
     snapshot: the contributors' part of what it earns goes to the treasury.
     """
-    services.foreign_adapters.get(adapter_id, wallet.account)
+    services.imported_adapters.get(adapter_id, wallet.account)
     registration = services.publication.prepare(
         adapter_id, wallet.account, body.listing(), accepts_copy=body.accepts_copy
     )

@@ -18,11 +18,11 @@ from backend.api.schemas.completions import CompletionRequest
 from backend.api.schemas.sampling import AnswerFields
 from backend.api.services import Services
 from backend.domain.errors import InvalidInput
-from backend.services.admission import Payer
-from backend.services.blend import Part, blended
-from backend.services.catalogue import Model
-from backend.services.generate import AnswerRequest
-from backend.services.keys import check_model
+from backend.services.accounts.api_keys import check_model
+from backend.services.answers.blend import Part, blended
+from backend.services.answers.generate import AnswerRequest
+from backend.services.channels.admission import Payer
+from backend.services.market.catalogue import Model
 
 router = APIRouter(prefix="/v1", tags=["answers"], route_class=IdempotentRoute)
 

@@ -19,7 +19,7 @@ from backend.api.schemas.earnings import (
     RelayPayoutRequest,
 )
 from backend.domain.ids import Account
-from backend.services.claim import MIN_RELAYED_UNITS
+from backend.services.accounts.claims import MIN_RELAYED_UNITS
 
 router = APIRouter(prefix="/v1", tags=["earnings"], route_class=IdempotentRoute)
 

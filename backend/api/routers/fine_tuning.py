@@ -26,7 +26,7 @@ from backend.api.services import Services
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import Account
 from backend.domain.training import TrainingJob
-from backend.services.catalogue import ModelNotFound
+from backend.services.market.catalogue import ModelNotFound
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=IdempotentRoute)
 

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from backend.api.schemas.common import AccountField, Micro, Schema, View
 from backend.ports.auth import Scope
-from backend.services.keys import MAX_MODELS
-from backend.services.sessions import Tokens
+from backend.services.accounts.api_keys import MAX_MODELS
+from backend.services.accounts.sessions import Tokens
 
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 

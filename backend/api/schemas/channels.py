@@ -7,8 +7,8 @@ from pydantic import Field
 from backend.api.schemas.common import AccountField, HashField, Micro, PreparedTransactionView, Schema, View
 from backend.domain.chain import PreparedTransaction
 from backend.domain.ids import Account, Hash32
-from backend.services.channels import ChannelView as Channel
-from backend.services.deposit import Grant, PreparedDeposit, RelayedDeposit, SessionTerms
+from backend.services.channels.channels import ChannelView as Channel
+from backend.services.channels.deposits import Grant, PreparedDeposit, RelayedDeposit, SessionTerms
 
 UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63)]
 

@@ -12,8 +12,8 @@ from backend.api.schemas.common import (
     Schema,
     View,
 )
-from backend.services.claim import Claimable
-from backend.services.payouts import PreparedPayout
+from backend.services.accounts.claims import Claimable
+from backend.services.accounts.payouts import PreparedPayout
 
 
 class EarningView(View):

@@ -8,12 +8,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from backend.api.schemas.common import HashField, PreparedTransactionView, Schema, View
 from backend.api.schemas.registry import Ppm, Price
 from backend.domain.errors import InvalidInput
-from backend.domain.gate import GateReport
 from backend.domain.ids import Hash32, SnapshotId
+from backend.domain.screening import ScreeningReport
 from backend.domain.training import JobEvent, JobState, TrainingConfig, TrainingJob
 from backend.domain.training_payment import Payment
-from backend.services.publish import Listing, Registration
 from backend.services.train.estimate import Estimate
+from backend.services.train.publication import Listing, Registration
 
 EVENT_ID = r"^(ftevent-[0-9a-z]{1,40}-)?[0-9]{1,18}$"
 MESSAGES = {
@@ -279,7 +279,7 @@ class GateView(View):
     num_unknown: int
 
     @classmethod
-    def of(cls, report: GateReport) -> GateView:
+    def of(cls, report: ScreeningReport) -> GateView:
         risk, near = report.risk, report.nearest
         return cls(
             risk=None if risk is None else RiskView(score=risk.score, by=risk.by),

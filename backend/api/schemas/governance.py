@@ -6,7 +6,7 @@ from pydantic import Field
 
 from backend.api.schemas.common import AccountField, PreparedTransactionView, Schema, View
 from backend.domain.chain import Call
-from backend.services.govern import Ballot, PreparedProposal, ProposalStatus, VotingPower
+from backend.services.market.governance import Ballot, PreparedProposal, ProposalStatus, VotingPower
 
 
 class VotingPowerView(View):

@@ -5,8 +5,8 @@ from pydantic import Field
 from backend.api.schemas.common import View
 from backend.domain.content import cid_of
 from backend.domain.ids import ZERO_HASH, Hash32
-from backend.services.catalogue import Model
-from backend.services.origins import Origin
+from backend.services.market.catalogue import Model
+from backend.services.market.provenance import Origin
 
 
 class ModelView(View):

@@ -5,8 +5,8 @@ from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
 from backend.domain.merkle import Opening
 from backend.ports.serving import StoredReceipt
-from backend.services.prove import Place
-from backend.services.receipts import NamedSlice, ReceiptView
+from backend.services.receipts.proofs import Place
+from backend.services.receipts.receipts import NamedSlice, ReceiptView
 
 
 class ReceiptBody(View):

@@ -13,8 +13,8 @@ from backend.domain.contribution import ReviewReason
 from backend.domain.ids import Account, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
 from backend.domain.split import PPM
-from backend.services.operators import Card, Standing
-from backend.services.registry import ListedBatch
+from backend.services.market.registry import ListedBatch
+from backend.services.operator.directory import Card, Standing
 
 Price = Annotated[int, Field(ge=0, lt=1 << 64)]
 Ppm = Annotated[int, Field(ge=0, le=PPM)]

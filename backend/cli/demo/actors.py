@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import contributing
+from backend.cli import contribution_steps
 from backend.cli.client import until
 from backend.domain.errors import Conflict
-from backend.services.claim import MIN_RELAYED_UNITS
+from backend.services.accounts.claims import MIN_RELAYED_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,10 +53,10 @@ def create_datanet(market: Market, name: str, description: str) -> int:
 def contribute(market: Market, datanet: int, name: str, licence: str, rows: Iterable[bytes]) -> str:
     """Upload, read the report, sign; the upload's id. Errors: `Conflict` with the report's first defects."""
     where = {"datanet": datanet, "name": name, "licence": licence}
-    upload = contributing.upload(market, where, rows)
+    upload = contribution_steps.upload(market, where, rows)
     if upload["state"] != "draft":
         raise Conflict(f"{name} was refused", details={"defects": upload["report"]["defects"][:5]})
-    contributing.submit(market, upload["id"])
+    contribution_steps.submit(market, upload["id"])
     return str(upload["id"])
 
 

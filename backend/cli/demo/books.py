@@ -12,14 +12,14 @@ from backend.domain.split import UNIT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backend.bootstrap import Installation
     from backend.domain.batch import Ledger
     from backend.domain.ids import Account, ChannelId, ReceiptId
+    from backend.installation.installation import Installation
     from backend.ports.chain import Chain
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class AccountSummary:
     """Amounts in micro-units. All but `credited` are answers of the contracts; `credited` is recomputed from
     the batches' public data and holds only if `is_proven`: its hash is the one that the contract pays by.
     """
@@ -47,7 +47,7 @@ class Books:
 
 def draw_up(
     installation: Installation, channels: Iterable[ChannelId], funds_before: dict[Account, int]
-) -> Books:
+) -> AccountSummary:
     """`funds_before`: token units that the accounts of interest held before the first claim.
 
     Errors: `WrongBatch` if a batch is not right.
@@ -57,7 +57,7 @@ def draw_up(
     accounts = sorted(ledger.balances)
     claimed = {a: int(chain.call("Settlement", "claimedOf", operator, a)) for a in accounts}
     now = funds(chain, accounts)
-    return Books(
+    return AccountSummary(
         collected=sum(int(chain.call("PaymentVault", "channelOf", c)["collected"]) for c in channels),
         cumulative_total=int(chain.call("Settlement", "stateOf", operator)["cumulativeTotal"]),
         pot=int(chain.call("PaymentVault", "potOf", chain.address("Settlement"), operator)),

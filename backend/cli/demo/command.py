@@ -14,9 +14,9 @@ from backend.cli.demo.screen import Screen
 from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from backend.bootstrap import Installation
-    from backend.cli.demo.books import Books
+    from backend.cli.demo.books import AccountSummary
     from backend.cli.demo.story import Outcome, Story
+    from backend.installation.installation import Installation
 
 REPORT = Path("build/demo/report.json")
 HOME = Path("build/demo/home")
@@ -39,9 +39,9 @@ def demo(
 
     With DEMO_KEEP=1 the stack stays up afterwards.
     """
-    from backend.bootstrap import Installation
     from backend.cli.demo.stack import DemoStack
     from backend.cli.demo.story import Story
+    from backend.installation.installation import Installation
 
     settings = load_settings()
     _forget_settings()
@@ -80,7 +80,7 @@ def _forget_settings() -> None:
         del os.environ[name]
 
 
-def _play(story: Story, screen: Screen) -> Books:
+def _play(story: Story, screen: Screen) -> AccountSummary:
     with screen.step("contribute", "Three contributors bring data; two datanets are frozen"):
         snapshots = story.contribute()
     with screen.step("train", "A creator trains an adapter on each, publishes and registers both"):
@@ -100,7 +100,7 @@ def _play(story: Story, screen: Screen) -> Books:
         return story.close_books(number)
 
 
-def _report(story: Story, books: Books, screen: Screen) -> dict[str, Any]:
+def _report(story: Story, books: AccountSummary, screen: Screen) -> dict[str, Any]:
     """Amounts in micro-units, as integers."""
     outcome = story.outcome
     charged = sum(outcome.charged_by_payer.values())
@@ -139,7 +139,7 @@ def _report(story: Story, books: Books, screen: Screen) -> dict[str, Any]:
     }
 
 
-def _is_fulfilled(outcome: Outcome, books: Books) -> bool:
+def _is_fulfilled(outcome: Outcome, books: AccountSummary) -> bool:
     """What the loop is for: contributors paid, adapters worth it, a vote that the next batch obeys."""
     return (
         all(outcome.verified.values())
@@ -165,7 +165,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def _show(screen: Screen, story: Story, books: Books, found: dict[str, Any]) -> None:
+def _show(screen: Screen, story: Story, books: AccountSummary, found: dict[str, Any]) -> None:
     from backend.cli.demo.tables import answers_table, money_table
 
     screen.console.print(answers_table(story.outcome))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backend.cli.supervisor import die_with_parent
 from backend.cli.up import end_running
 from backend.domain.errors import Unavailable
-from backend.local import main_command
+from backend.installation.local_network import main_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

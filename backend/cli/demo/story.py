@@ -17,10 +17,10 @@ from backend.domain.errors import Conflict
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
 
 if TYPE_CHECKING:
-    from backend.bootstrap import Installation
     from backend.cli.demo.actors import Adapter
-    from backend.cli.demo.books import Books
+    from backend.cli.demo.books import AccountSummary
     from backend.cli.demo.screen import Screen
+    from backend.installation.installation import Installation
 
 CONTRIBUTORS, CREATOR, CONSUMER, VOTER = (
     ("contributor 1", "contributor 2", "contributor 3"),
@@ -283,7 +283,7 @@ class Story:
         roles = {self._terms().treasury: "treasury", operator: "operator"}
         return roles | {self.account(name): name for name in WALLETS}
 
-    def close_books(self, number: int) -> Books:
+    def close_books(self, number: int) -> AccountSummary:
         receipt = self._last_receipt_of(number)
         self.outcome.verified = books.verify_on_chain(
             self._installation, number, receipt, self.outcome.contributors

@@ -9,7 +9,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.cli.demo.books import Books
+    from backend.cli.demo.books import AccountSummary
     from backend.cli.demo.story import Outcome
     from backend.domain.ids import Account
 
@@ -32,7 +32,7 @@ def answers_table(outcome: Outcome) -> Table:
     return table
 
 
-def money_table(names: Mapping[Account, str], books: Books, charged: Mapping[str, int]) -> Table:
+def money_table(names: Mapping[Account, str], books: AccountSummary, charged: Mapping[str, int]) -> Table:
     """Micro-units: 10^-6 of the token's smallest unit. `charged`: by who paid."""
     table = Table(title="\nWho paid and who earned, in micro-units", title_justify="left")
     table.add_column("who")

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
     from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
-    from backend.services.consent import Consent
     from backend.services.contribute.check_upload import UploadCheck
+    from backend.services.transactions.consent import Consent
 
     Begin = Callable[[], AbstractContextManager[ContributionTx]]
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from backend.domain.contribution import ReviewReason, UploadState, decision
 from backend.domain.errors import Unavailable
-from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 from backend.services.contribute.uploads import (
     current,
     drop_content,
@@ -21,6 +20,7 @@ from backend.services.contribute.uploads import (
     recorded_as,
     release_rows,
 )
+from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable

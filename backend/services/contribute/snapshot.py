@@ -14,9 +14,9 @@ from backend.domain.dataset import Row, is_too_deep, split_lines
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import licence_text, licence_word
 from backend.ports.storage import bring_nothing
-from backend.services.attempt import MOST_ATTEMPTS, enqueue_again
 from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
+from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

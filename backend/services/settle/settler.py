@@ -30,11 +30,11 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.ports.settlement import BatchRecord
-from backend.services.attempt import enqueue_again
 from backend.services.settle.convictions import Convictions, receipts_of
-from backend.services.settle.fate import adopt, newest_due, outstanding, settle_fates, strays
-from backend.services.settle.take import Take, select
-from backend.services.settle.vet import Vetting
+from backend.services.settle.select import Take, select
+from backend.services.settle.status import adopt, newest_due, outstanding, settle_fates, strays
+from backend.services.settle.validate import Vetting
+from backend.services.transactions.retry import enqueue_again
 from telemetry import traces
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingJob
     from backend.ports.chain import ChainView
     from backend.ports.training import TrainingTx
-    from backend.services.adapters import AdapterFolders
+    from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.train.transitions import Begin
 
 MAX_SNAPSHOTS = 4

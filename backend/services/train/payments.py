@@ -23,9 +23,9 @@ from backend.domain.receipt import Slice
 from backend.domain.split import PPM
 from backend.domain.training_payment import MOST_RECEIPT_TOKENS, Payment, most_tokens, request_bytes
 from backend.ports.serving import Reservation
-from backend.services.admission import Bill, Payer
-from backend.services.books import Books
-from backend.services.standing import standing
+from backend.services.channels.admission import Bill, Payer
+from backend.services.channels.balance import standing
+from backend.services.channels.ledger import ChannelLedger
 from backend.services.train.options import InvalidConfig
 from telemetry import traces
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingConfig, TrainingJob
     from backend.ports.chain import ChainView, Signer
     from backend.ports.training import TrainingTx
-    from backend.services.admission import Market
+    from backend.services.channels.admission import Market
 
 METHOD = "none"
 """Nobody's contribution is paid for by training: that comes with the adapter's answers."""
@@ -93,7 +93,7 @@ class Payments:
         max_tokens = _most_tokens(tx.chain, job.snapshot_id, job.config)
         payment = Payment(channel, version_id(self._record), self._record.prompt_price, max_tokens)
         tx.channels.lock(channel)
-        books = Books.opened(tx, [channel], [], now)
+        books = ChannelLedger.opened(tx, [channel], [], now)
         books.check(channel, None, payment.max_charge, self._max_lag_seconds)
         books.keep(_reservation(job.id, payment))
         books.write(tx)
@@ -105,7 +105,7 @@ class Payments:
         if payment is None:
             return job
         tx.channels.lock(payment.channel_id)
-        books = Books.opened(tx, [payment.channel_id], [], now)
+        books = ChannelLedger.opened(tx, [payment.channel_id], [], now)
         reservation, bill = _reservation(job.id, payment), _bill(job, payment)
         payer, key, trace = Payer(job.creator), self._receipt_key(), traces.parent()
         receipt = self._market.charged(books, payer, reservation, bill, key, trace)

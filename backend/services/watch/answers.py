@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
     from backend.domain.merkle import SumTree
     from backend.ports.chain import Chain, ChainTx, ChainView
-    from backend.ports.disputes import Accuser
+    from backend.ports.disputes import DisputeSender
     from backend.services.audit.auditor import Auditor
 
 AT_ONCE = 16
@@ -45,9 +45,9 @@ class Answers:
         read: Callable[[], AbstractContextManager[ChainTx]],
         auditor: Auditor,
         chain: Chain,
-        accuser: Accuser,
+        dispute_sender: DisputeSender,
     ) -> None:
-        self._read, self._auditor, self._chain, self._accuser = read, auditor, chain, accuser
+        self._read, self._auditor, self._chain, self._dispute_sender = read, auditor, chain, dispute_sender
         self._batches: dict[Hash32, Batch] = {}
         self._given: set[tuple[Hash32, int]] = set()
         """Answers that were sent: the view may not show them yet."""
@@ -72,7 +72,9 @@ class Answers:
             return
         for start in range(0, len(waiting), AT_ONCE):
             group = waiting[start : start + AT_ONCE]
-            for (i, _), sent in zip(group, self._accuser.send([call for _, call in group]), strict=True):
+            for (i, _), sent in zip(
+                group, self._dispute_sender.send([call for _, call in group]), strict=True
+            ):
                 if sent.tx_hash is not None:
                     self._given.add((demanded.id, i))
                 if sent.reverted not in ANSWERED_ALREADY:

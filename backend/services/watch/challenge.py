@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account, Hash32
     from backend.ports.chain import Chain, ChainView
-    from backend.ports.disputes import Accuser
+    from backend.ports.disputes import DisputeSender
 
 RESERVING_PART = 16
 """A proof is not reserved any more in the last part of the window, one of so many: it must go out at once."""
@@ -33,7 +33,7 @@ class Challenge:
     """`max_bond_units`: bonds of our open demands together, at most, in units of the payment token."""
 
     chain: Chain
-    accuser: Accuser
+    dispute_sender: DisputeSender
     max_bond_units: int
     _asked: dict[tuple[Hash32, Tree, int], int] = field(default_factory=dict)
     """Key of a leaf -> until when it is not asked for again, as the demand may not be in the view yet."""
@@ -41,12 +41,12 @@ class Challenge:
     def prove(self, view: ChainView, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
         """Reserve the proof, so that its reward is ours, and send it a block later; at once near the end."""
         call = Call("Disputes", proof.verb, proof.args)
-        if why := self.accuser.refusal(call):
+        if why := self.dispute_sender.refusal(call):
             yield news(batch, "refused", f"{proof.verb} would not hold: {why}")
             return
         if self._has_time(view, batch):
             yield from self._reserve(batch, call)
-        yield from outcome(batch, "proved", f"void by {proof.verb}", self.accuser.send([call]))
+        yield from outcome(batch, "proved", f"void by {proof.verb}", self.dispute_sender.send([call]))
 
     def demand(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
@@ -69,8 +69,8 @@ class Challenge:
             Call("Disputes", "demand", (dict(batch.header), int(tree), [f"0x{key:064x}" for key in keys]))
             for tree, keys in groups
         ]
-        approval = self.accuser.approval(bond * affordable)
-        sent = self.accuser.send([*filter(None, [approval]), *calls])[-len(calls) :]
+        approval = self.dispute_sender.approval(bond * affordable)
+        sent = self.dispute_sender.send([*filter(None, [approval]), *calls])[-len(calls) :]
         until = self.chain.head().timestamp + terms.dispute_window // 8
         for one, (tree, keys) in zip(sent, groups, strict=True):
             if one.tx_hash is not None:
@@ -86,7 +86,7 @@ class Challenge:
         for batch, one in sorted(found, key=lambda pair: pair[0].number)[:1]:
             call = Call("Disputes", "unanswered", (one.demand.abi, dict(batch.header)))
             text = f"void: {len(one.unanswered)} leaves of {one.demand.tree.name.lower()} were not shown"
-            yield from outcome(batch, "proved", text, self.accuser.send([call]))
+            yield from outcome(batch, "proved", text, self.dispute_sender.send([call]))
 
     def restore(self, view: ChainView, operator: Account) -> Iterator[News]:
         """Give back what voided batches took: payers theirs, newest batch first, and us our bonds."""
@@ -101,16 +101,16 @@ class Challenge:
             call = Call("Settlement", "refund", (dict(batch.header), [span.refund for span in spans]))
             total = sum(span.until - span.start for span in spans)
             text = f"{total} micro-units are back in {len(spans)} channels"
-            yield from outcome(batch, "refunded", text, self.accuser.send([call]))
+            yield from outcome(batch, "refunded", text, self.dispute_sender.send([call]))
 
     def _has_time(self, view: ChainView, batch: CommittedBatch) -> bool:
         left = int(batch.header["finalAt"]) - self.chain.head().timestamp
         return left > _terms(view, batch).dispute_window // RESERVING_PART
 
     def _reserve(self, batch: CommittedBatch, call: Call) -> Iterator[News]:
-        reservation = self.accuser.reservation(call)
+        reservation = self.dispute_sender.reservation(call)
         if not self.chain.call("Disputes", "reservedAt", reservation):
-            sent = self.accuser.send([Call("Disputes", "reserve", (reservation,))])
+            sent = self.dispute_sender.send([Call("Disputes", "reserve", (reservation,))])
             yield from outcome(batch, "reserved", f"{call.function} is reserved", sent)
 
     def _fresh(
@@ -123,7 +123,8 @@ class Challenge:
             leaf: until for leaf, until in self._asked.items() if until >= now and leaf not in seen
         }
         waiting = {
-            (batch.hash, one.demand.tree, one.demand.keys[i]): one.demand.challenger == self.accuser.account
+            (batch.hash, one.demand.tree, one.demand.keys[i]): one.demand.challenger
+            == self.dispute_sender.account
             for one in demands
             for i in one.unanswered
         } | dict.fromkeys(self._asked, True)
@@ -141,17 +142,17 @@ class Challenge:
         bound = sum(
             len(d.unanswered) * d.demand.bond_units
             for d in ours
-            if d.demand.challenger == self.accuser.account
+            if d.demand.challenger == self.dispute_sender.account
         )
-        room = min(self.max_bond_units - bound, self.accuser.units())
+        room = min(self.max_bond_units - bound, self.dispute_sender.units())
         return max(min(num, room // bond), 0)
 
     def _return_bonds(self, view: ChainView, batch: CommittedBatch) -> Iterator[News]:
         for one in view.demands(batch.hash):
-            if one.unanswered and one.demand.challenger == self.accuser.account:
+            if one.unanswered and one.demand.challenger == self.dispute_sender.account:
                 call = Call("Disputes", "returnBond", (one.demand.abi, dict(batch.header)))
                 text = f"{len(one.unanswered) * one.demand.bond_units} units of bonds are back"
-                yield from outcome(batch, "bond_returned", text, self.accuser.send([call]))
+                yield from outcome(batch, "bond_returned", text, self.dispute_sender.send([call]))
 
 
 def _terms(view: ChainView, batch: CommittedBatch) -> ParameterSet:

@@ -16,7 +16,7 @@ from backend.db.unit_of_work import Database
 from backend.domain.hashing import attribution_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
 from backend.domain.split import PPM
-from backend.services.admission import Bill, Payer
+from backend.services.channels.admission import Bill, Payer
 from tests.support.serving import Installation
 
 NUM_CLIENTS = 32

@@ -13,7 +13,7 @@ import pytest
 
 from backend.domain.chain import Contribution, Datanet, Proposal
 from backend.domain.ids import DatanetId
-from backend.services.train.foreign import MAX_BYTES
+from backend.services.train.imported import MAX_BYTES
 from tests.integration.api.conftest import sign_in
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
@@ -173,7 +173,7 @@ def failed_transaction(api: Api) -> int:
 def brought(api: Api) -> TrainingJob:
     services, account = api.installation.services, api.installation.payer.account
     files = {name: transferred(services.transfers, account, b"x") for name in MAX_BYTES}
-    return services.foreign_adapters.create(account, "MIT", files)
+    return services.imported_adapters.create(account, "MIT", files)
 
 
 @pytest.fixture

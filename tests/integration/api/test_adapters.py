@@ -10,10 +10,10 @@ import pytest
 from tusclient.client import TusClient
 
 from backend.domain.content import cid_digest
-from backend.domain.gate import Inspection
+from backend.domain.screening import Inspection
 from backend.domain.training import Step, TrainingResult
-from backend.services.gate import Gate
-from backend.services.train.foreign import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
+from backend.services.market.screening import Gate
+from backend.services.train.imported import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
 from backend.services.train.leases import Leases
 from tests.integration.api.conftest import sign_in
 from tests.support.market import some_hash

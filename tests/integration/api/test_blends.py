@@ -14,9 +14,9 @@ from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.domain.content import cid_of
+from backend.domain.denials import Reason, Subject
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
-from backend.domain.policy import Reason, Subject
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import contributing, data, transferring
+from backend.cli import contribution_steps, data, transfers
 from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
@@ -110,9 +110,9 @@ def test_a_large_file_goes_on_from_where_it_was_interrupted(
 ) -> None:
     rows = jsonl(*({"text": f"{number} is a number"} for number in range(20)))
     (tmp_path / "rows.jsonl").write_bytes(rows)
-    for module in (contributing, transferring):
+    for module in (contribution_steps, transfers):
         monkeypatch.setattr(module, "PIECE_BYTES", 100)
-    send, begins = transferring._send, []
+    send, begins = transfers._send, []
 
     def interrupted(market: Market, transfer_id: str, offset: int, piece: bytes) -> int:
         begins.append(offset)
@@ -120,7 +120,7 @@ def test_a_large_file_goes_on_from_where_it_was_interrupted(
             raise KeyboardInterrupt
         return send(market, transfer_id, offset, piece)
 
-    monkeypatch.setattr(transferring, "_send", interrupted)
+    monkeypatch.setattr(transfers, "_send", interrupted)
     command = "loraledger data push rows.jsonl --datanet 1 --licence MIT --yes"
     first = type_in(command)
     assert first.exit_code == 130

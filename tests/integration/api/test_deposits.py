@@ -21,10 +21,9 @@ from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import TypedDomain
 from backend.domain.split import UNIT
 from backend.domain.voucher import SignedVoucher, Voucher
-from backend.services.admission import Admission, Market, Payer
-from backend.services.books import InsufficientAuthorisation
-from backend.services.channels import Channels
-from backend.services.deposit import (
+from backend.services.channels.admission import Admission, Market, Payer
+from backend.services.channels.channels import Channels
+from backend.services.channels.deposits import (
     MIN_RELAYED_UNITS,
     ChannelEmpty,
     Deposits,
@@ -32,6 +31,7 @@ from backend.services.deposit import (
     InsufficientTokens,
     SessionTerms,
 )
+from backend.services.channels.ledger import InsufficientAuthorisation
 from tests.support.market import some_hash
 from tests.support.scripted import HeldKeys, some_key
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from backend.domain.chain import ChainTransaction, PreparedTransaction
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Account
-    from backend.services.deposit import PreparedDeposit
-    from backend.services.standing import Standing
+    from backend.services.channels.balance import Standing
+    from backend.services.channels.deposits import PreparedDeposit
 
 OPERATOR, PAYER = local_account(1), local_account(7)
 CONFIRMATIONS = 2
@@ -351,6 +351,6 @@ def test_however_often_a_deposit_is_prepared_one_key_waits_for_it(till: Till) ->
 
 def test_a_key_that_takes_too_long_is_asked_for_again(till: Till) -> None:
     with pytest.MonkeyPatch.context() as patch, till.deposits._creating:
-        patch.setattr("backend.services.deposit.KEY_WAIT_SECONDS", 0.01)
+        patch.setattr("backend.services.channels.deposits.KEY_WAIT_SECONDS", 0.01)
         with pytest.raises(Unavailable):
             till.deposits.prepare(PAYER.account, UNITS, SessionTerms(EXPIRY))

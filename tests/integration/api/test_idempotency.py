@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from backend.services.idempotency import Idempotency
+from backend.services.accounts.idempotency import Idempotency
 from tests.integration.api.conftest import sign_in
 from tests.support.scripted import some_key
 

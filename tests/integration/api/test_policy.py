@@ -18,9 +18,9 @@ from backend.chain.local_node import ROOT
 from backend.cli import operator, policy
 from backend.cli.main import app
 from backend.domain.content import cid_of
+from backend.domain.denials import FloorPrice, Reason, Subject
 from backend.domain.errors import InvalidInput
-from backend.domain.policy import FloorPrice, Reason, Subject
-from backend.services.membership import Membership
+from backend.services.operator.membership import Membership
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

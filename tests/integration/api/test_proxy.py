@@ -16,7 +16,7 @@ from openai import OpenAI
 
 from backend.cli.client import Market
 from backend.cli.proxy import open_purse
-from backend.cli.proxying import Proxy, Purse
+from backend.cli.proxy_server import Proxy, Purse
 from backend.cli.wallet import Wallet
 from backend.domain.chain import Grant
 from backend.domain.hashing import keccak

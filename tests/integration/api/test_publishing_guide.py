@@ -20,13 +20,13 @@ from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.domain.errors import Conflict, NotFound
-from backend.domain.gate import Inspection
 from backend.domain.hashing import keccak
+from backend.domain.screening import Inspection
 from backend.domain.training import Step
-from backend.services.adapters import AdapterFolders
-from backend.services.gate import Gate
-from backend.services.publish import Listing
+from backend.services.market.adapter_folders import AdapterFolders
+from backend.services.market.screening import Gate
 from backend.services.train.leases import Leases
+from backend.services.train.publication import Listing
 from tests.integration.api.test_adapters import RESULT
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ def type_in(command: str) -> Result:
 
 
 def newest(api: Api) -> TrainingJob | None:
-    found = api.installation.services.foreign_adapters.list(api.installation.payer.account)
+    found = api.installation.services.imported_adapters.list(api.installation.payer.account)
     return found[0] if found else None
 
 
 def taken(api: Api, step: Step) -> Held:
     """Once it was brought: the one that is not over, as the clock stands still and none is the newest."""
-    foreign, payer = api.installation.services.foreign_adapters, api.installation.payer.account
+    foreign, payer = api.installation.services.imported_adapters, api.installation.payer.account
     while (job := next((one for one in foreign.list(payer) if not one.is_over), None)) is None:
         time.sleep(0.05)
     held = Leases(api.installation.database.begin, api.installation.payments).take(job.id, step)
@@ -144,7 +144,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     assert [result.exit_code for result in said] == [0, 0], [r.output for r in said]
     assert said[0].output.startswith(f"{adapter} succeeded\n")
     assert "no risk score: too few adapters are known" in said[1].output
-    version = api.installation.services.foreign_adapters.get(adapter).version_id
+    version = api.installation.services.imported_adapters.get(adapter).version_id
     assert f"{api.installation.payer.account}/poems is version {version}" in said[1].output
     assert type_in("loraledger adapter status").output.startswith(f"{adapter} succeeded, version {version}")
     fetchable(api, monkeypatch)

@@ -18,12 +18,12 @@ from backend.engine.client import EngineClient
 from backend.engine.gateway import EngineGateway
 from backend.engine.process import EngineProcess
 from backend.ports.engine import Sampling, Turn
-from backend.services.adapters import AdapterFolders
-from backend.services.admission import Payer
-from backend.services.attribute import HiddenCosine, Uniform
-from backend.services.attribution_index import Indices
-from backend.services.blend import blended
-from backend.services.generate import AnswerRequest, Generate, GenerateLimits
+from backend.services.answers.attribution import HiddenCosine, Uniform
+from backend.services.answers.attribution_index import Indices
+from backend.services.answers.blend import blended
+from backend.services.answers.generate import AnswerRequest, Generate, GenerateLimits
+from backend.services.channels.admission import Payer
+from backend.services.market.adapter_folders import AdapterFolders
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
 from tests.support.market import some_hash
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.receipt import SignedReceipt
     from backend.ports.serving import StoredReceipt
-    from backend.services.catalogue import Model
+    from backend.services.market.catalogue import Model
     from inference.protocol import AdapterRef
 
 HIDDEN = 64

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend.domain.ids import ChannelId
 from backend.domain.voucher import Voucher
-from backend.services.sign_in_message import personal_digest
+from backend.services.accounts.sign_in_message import personal_digest
 from telemetry.logs import JsonLines, Text
 from tests.integration.api.conftest import tokens
 from tests.support.market import some_account, some_hash

@@ -15,12 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.chain.client import ChainClient
-from backend.chain.deploy import load
 from backend.chain.keys import local_account
 from backend.chain.node import Node
 from backend.chain.rpc import Rpc
 from backend.chain.sender import Sender
 from backend.db.unit_of_work import Database
+from backend.deployment.local import load
 
 CONFIRMATIONS, STUCK_BLOCKS = 2, 20
 

@@ -10,10 +10,10 @@ from backend.chain.contract_wallets import WalletCalls
 from backend.chain.keys import local_account, recover
 from backend.domain.errors import InvalidInput, Unauthenticated, Unavailable
 from backend.domain.hashing import keccak
-from backend.services.consent import Consent
-from backend.services.sessions import Sessions
-from backend.services.sign_in import SignIn, SignInPolicy
-from backend.services.sign_in_message import personal_digest
+from backend.services.accounts.sessions import Sessions
+from backend.services.accounts.sign_in import SignIn, SignInPolicy
+from backend.services.accounts.sign_in_message import personal_digest
+from backend.services.transactions.consent import Consent
 from tests.support.contract_wallets import ACCEPTS_ALL, DISHONEST, owned_by, place
 from tests.support.market import CHAIN_ID, some_account
 from tests.support.scripted import ORIGIN, Clock

@@ -8,12 +8,12 @@ import pytest
 
 from backend.chain.client import ChainClient
 from backend.chain.contracts import interface
-from backend.chain.deploy import DOLLAR, deploy_local, load, local_terms, save
-from backend.chain.deployer import Deployer, bytecode
 from backend.chain.keys import local_account
-from backend.chain.market import ADMIN, CURATOR, GUARDIAN, create_market
 from backend.chain.node import Node
-from backend.chain.quorum import TOKEN
+from backend.deployment.contracts import ADMIN, CURATOR, GUARDIAN, create_market
+from backend.deployment.deployer import Deployer, bytecode
+from backend.deployment.local import DOLLAR, deploy_local, load, local_terms, save
+from backend.deployment.quorum import TOKEN
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from backend.domain.ids import ZERO_ACCOUNT, Account, Hash32
@@ -128,7 +128,7 @@ def test_a_deployment_leaves_the_timelock_as_only_administrator(hardhat_node: Lo
 def test_profile_local_is_refused_on_another_chain(
     hardhat_node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.chain.deploy.LOCAL_CHAIN_ID", 1)
+    monkeypatch.setattr("backend.deployment.local.LOCAL_CHAIN_ID", 1)
     with pytest.raises(Forbidden, match="refused on chain 31337"):
         deploy_local(hardhat_node.url)
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.chain.checks.market import check_market
-from backend.chain.checks.reading import all_logs
 from backend.chain.contracts import interface
-from backend.chain.deployer import artifact
-from backend.chain.market import CONTRACTS, GUARDIAN
 from backend.chain.node import Node
-from backend.chain.profiles import DAY
-from backend.chain.quorum import TOKEN
 from backend.chain.rpc import RpcError
-from backend.chain.terms import TIMELOCK
+from backend.deployment.checks.market import check_market
+from backend.deployment.checks.reading import all_logs
+from backend.deployment.contracts import CONTRACTS, GUARDIAN
+from backend.deployment.deployer import artifact
+from backend.deployment.profiles import DAY
+from backend.deployment.quorum import TOKEN
+from backend.deployment.terms import TIMELOCK
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 from backend.domain.ids import Hash32
@@ -187,7 +187,7 @@ def test_the_record_of_another_chain_is_refused(market: Market, change: dict[str
 def test_profile_local_on_a_public_chain_is_off(
     market: Market, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("backend.chain.checks.rules.LOCAL_CHAIN_ID", 1)
+    monkeypatch.setattr("backend.deployment.checks.rules.LOCAL_CHAIN_ID", 1)
     terms = replace(TERMS, profile=0, first_set={**TERMS.first_set, "disputeWindow": 100})
     record = deploy(market.node, tmp_path, terms)
     found = [str(finding) for finding in check_market(market.node, record)]

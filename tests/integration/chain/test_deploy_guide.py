@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from backend.chain.deployer import ARTIFACTS, Deployer
 from backend.chain.keys import import_key
 from backend.chain.local_node import ROOT, free_port
-from backend.chain.market import CONTRACTS
 from backend.chain.node import Node
 from backend.cli.client import until
+from backend.deployment.contracts import CONTRACTS
+from backend.deployment.deployer import ARTIFACTS, Deployer
 from backend.domain.ids import Account
 from tests.fixtures_engine import make_model
 from tests.support.deployment import fund, key, public_node, put_token
@@ -282,8 +282,8 @@ def test_a_command_that_cannot_work_says_why(shell: Shell, command: str, message
 @pytest.mark.parametrize("contract", ["PaymentVault", "Disputes", "TimelockController"])
 def test_the_sources_compile_to_the_deployed_code(contract: str, tmp_path: Path) -> None:
     """As an explorer does it, for one contract of each of the build's inputs."""
-    from backend.chain.deployer import artifact
-    from backend.chain.sources import _build_info, _needed
+    from backend.deployment.deployer import artifact
+    from backend.deployment.sources import _build_info, _needed
 
     built = artifact(contract)
     given = tmp_path / "input.json"

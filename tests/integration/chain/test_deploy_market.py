@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.chain.checks.market import check_market
 from backend.chain.keys import local_account
-from backend.chain.launch import GAS, GAS_A_HOLDER, launch
-from backend.chain.market import CONTRACTS, PAYMENT_TOKEN
 from backend.chain.node import Fees, Node
-from backend.chain.profiles import BOUNDS, LOCAL, PRODUCTION
-from backend.chain.record import read_record
+from backend.deployment.checks.market import check_market
+from backend.deployment.contracts import CONTRACTS, PAYMENT_TOKEN
+from backend.deployment.deploy import GAS, GAS_A_HOLDER, launch
+from backend.deployment.profiles import BOUNDS, LOCAL, PRODUCTION
+from backend.deployment.record import read_record
 from backend.domain.chain import BlockRef, Reverted
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.ids import Account

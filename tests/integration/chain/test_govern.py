@@ -8,7 +8,7 @@ from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.domain.chain import Call, Reverted
 from backend.domain.errors import InvalidInput, NotFound
-from backend.services.govern import Ballot, Governance, ProposalState
+from backend.services.market.governance import Ballot, Governance, ProposalState
 from tests.support.wallet import send
 
 if TYPE_CHECKING:

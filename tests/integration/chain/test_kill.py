@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.chain.deploy import save
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.chain.sender import Sender
+from backend.deployment.local import save
 from backend.domain.chain import TransactionState
 from tests.support.databases import chain_database
 
@@ -31,7 +31,7 @@ FOLLOW = """
 import sys, threading
 from pathlib import Path
 from backend.chain.client import ChainClient
-from backend.chain.deploy import load
+from backend.deployment.local import load
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.chain.sender import Sender

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import func, select
 
-from backend.chain.deploy import save
 from backend.chain.keys import local_account
 from backend.db.tables.transactions import TransactionRow
+from backend.deployment.local import save
 from backend.domain.chain import TransactionState
 from tests.support.faulty_rpc import RealNode, SendingFaults, serving
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.chain.client import ChainClient
-from backend.chain.deploy import deploy_local
 from backend.chain.local_node import LocalNode, command, wait_until_ready
+from backend.deployment.local import deploy_local
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import NotFound, Unavailable
 

@@ -12,7 +12,7 @@ from backend.chain.sender import Sender
 from backend.domain.chain import TransactionState
 from backend.domain.errors import Conflict
 from backend.domain.hashing import TypedDomain
-from backend.services.membership import Membership, StillLocked
+from backend.services.operator.membership import Membership, StillLocked
 from tests.support.deployment import fund, key
 
 if TYPE_CHECKING:

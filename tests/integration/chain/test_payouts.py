@@ -10,8 +10,8 @@ from eth_account.messages import _hash_eip191_message, encode_typed_data
 from backend.chain.sender import Sender
 from backend.domain.chain import Reverted
 from backend.domain.ids import ZERO_ACCOUNT
-from backend.services.claim import NothingToClaim
-from backend.services.payouts import Payouts
+from backend.services.accounts.claims import NothingToClaim
+from backend.services.accounts.payouts import Payouts
 from tests.support.market import some_account
 from tests.support.scripted import PlayedClaims
 from tools.local_market import CONTRIBUTORS, OPERATOR

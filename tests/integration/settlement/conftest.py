@@ -15,10 +15,10 @@ from backend.domain.hashing import (
 from backend.domain.ids import ZERO_HASH
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt
+from backend.services.accounts.claims import Claims
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
-from backend.services.claim import Claims
-from backend.services.prove import Proofs
+from backend.services.receipts.proofs import Proofs
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
 from tools.local_market import CONTRIBUTORS, OPERATOR, PAYERS, LocalMarket

@@ -18,7 +18,7 @@ from backend.domain.errors import NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Share
 from backend.domain.split import PPM, UNIT
-from backend.services.claim import NothingToClaim
+from backend.services.accounts.claims import NothingToClaim
 from backend.services.settle.settler import Step
 from tests.support.market import some_hash
 

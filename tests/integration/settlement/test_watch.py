@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from backend.bootstrap import Installation
-from backend.chain.accuser import ChainAccuser
-from backend.chain.deploy import save
+from backend.chain.dispute_sender import ChainDisputeSender
 from backend.chain.keys import local_account, recover
+from backend.deployment.local import save
 from backend.domain.chain import BatchState
 from backend.domain.disputes.proofs import ZeroLeafProof
 from backend.domain.disputes.witnesses import Tree, balance_key
 from backend.domain.errors import Unavailable
 from backend.domain.judging.case import Finding, Wrong
+from backend.installation.installation import Installation
+from backend.installation.watcher import Task, watching
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
-from backend.watching import Task, watching
 from tools.attack import ways
 from tools.attack.stage import LIMITS, WATCHER, Forgery, Stage
 from tools.local_market import OPERATOR
@@ -248,7 +248,7 @@ def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:
 
     def calls_and_lose(demanded: Demanded) -> Iterator[tuple[int, Call]]:
         found = list(calls(demanded))
-        others = ChainAccuser(room.stage.chain, CURIOUS, LIMITS).send([call for _, call in found])
+        others = ChainDisputeSender(room.stage.chain, CURIOUS, LIMITS).send([call for _, call in found])
         assert all(sent.is_done for sent in others)
         return iter(found)
 

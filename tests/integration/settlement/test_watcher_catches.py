@@ -6,11 +6,11 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backend.bootstrap import Installation
-from backend.chain.deploy import save
+from backend.deployment.local import save
+from backend.installation.installation import Installation
+from backend.installation.watcher import Task, watching
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
-from backend.watching import Task, watching
 from tools.attack.play import play
 from tools.attack.stage import Stage
 from tools.attack.ways import WAYS

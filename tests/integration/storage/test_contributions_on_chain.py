@@ -16,14 +16,14 @@ from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import NotFound
 from backend.domain.hashing import accepted_hash, ascii_word, licence_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
-from backend.services.consent import Consent
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions, WrongSignature
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.docstrings import build_dataset
 from backend.services.contribute.snapshot import Snapshots
 from backend.services.contribute.staging import Staging
-from backend.services.registry import Registry
+from backend.services.market.registry import Registry
+from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
 from tests.support.contract_wallets import owned_by, place
 from tests.support.contributions import sign

@@ -19,7 +19,7 @@ from redis import Redis
 
 from backend.domain.training import JobState
 from backend.services.contribute.transfers import Transfers
-from backend.services.train.foreign import MAX_BYTES, ForeignAdapters
+from backend.services.train.imported import MAX_BYTES, ImportedAdapters
 from backend.services.train.jobs import Training
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import edit_adapter, make_adapter, make_model, peft_warnings_ignored
@@ -64,7 +64,7 @@ class Farm:
         }
         (home / "setup.json").write_text(json.dumps(setup))
         self.transfers = Transfers(home / "transfers", 1 << 30)
-        self.foreign = ForeignAdapters(database.begin, database.read, self.transfers)
+        self.foreign = ImportedAdapters(database.begin, database.read, self.transfers)
         self.training = Training(database.begin, database.read, PAID)
         desk = Desk(database)
         desk.fund(FUNDS)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from backend.bootstrap import BaseFacts
 from backend.chain.local_node import ROOT
 from backend.cli import receipts
 from backend.cli.main import app
@@ -22,9 +21,10 @@ from backend.domain.split import UNIT
 from backend.domain.training import Dataset, Step
 from backend.domain.training_payment import request_bytes
 from backend.domain.voucher import SignedVoucher, Voucher
-from backend.local import prepare_base
+from backend.installation.api_services import services_of
+from backend.installation.installation import BaseFacts
+from backend.installation.local_network import prepare_base
 from backend.services.train.payments import TrainingNotOffered
-from backend.serving import services_of
 from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import make_model
 from tests.support.operating import Operating, deposit
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from backend.bootstrap import Installation
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
     from backend.domain.training import TrainingJob
+    from backend.installation.installation import Installation
 
 CREATOR, DEPOSIT, TOKENS = PAYERS[0], 1_000_000, 4321
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.services.publish import Publication
 from backend.services.train.options import parse_config
+from backend.services.train.publication import Publication
 from backend.storage.embedded import EmbeddedStore
 from inference.lora.files import adapter_digest
 from tests.fixtures_engine import make_model, peft_warnings_ignored

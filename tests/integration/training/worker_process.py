@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.db.unit_of_work import Database
-from backend.services.adapters import AdapterFolders
 from backend.services.contribute.transfers import Transfers
-from backend.services.gate import Gate
-from backend.services.publish import Publication
+from backend.services.market.adapter_folders import AdapterFolders
+from backend.services.market.screening import Gate
 from backend.services.train.leases import Leases
+from backend.services.train.publication import Publication
 from backend.storage.embedded import EmbeddedStore
 from tests.unit.workers.support import PAID, Rows, letter_rows
 from workers.app import create_app, work
-from workers.gatekeeper import Gatekeeper
-from workers.inspector import Inspector
+from workers.inspection import Inspector
 from workers.relay import Relay
+from workers.screening import Gatekeeper
 from workers.steps import Steps, TrainerOptions
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ ATTACKS = {
     "withdraw before collection": (
         "AttacksPayers.t.sol::test_withdraw_before_collection_leaves_what_was_served",
         "AttacksPayers.t.sol::test_withdraw_before_collection_by_a_thaw_kept_for_later",
-        "tests/unit/backend/services/test_admission.py::test_thawing_money_does_not_count",
+        "tests/unit/backend/services/channels/test_admission.py::test_thawing_money_does_not_count",
     ),
     "revoke after use": (
         "AttacksPayers.t.sol::test_revoke_after_use_does_not_take_back_what_was_served",

@@ -12,9 +12,9 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-import backend.meters  # noqa: F401 - their names
+import backend.metrics  # noqa: F401 - their names
 from backend.domain.figures import Figures, Pending
-from backend.exposition import Now
+from backend.installation.metrics import Now
 from inference.meter import Meter
 from inference.protocol import Status
 

@@ -14,7 +14,7 @@ from backend.domain.receipt import VersionRecord
 from backend.domain.training import Dataset, Step, TrainingResult
 from backend.domain.training_payment import training_record
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.services.admission import Market
+from backend.services.channels.admission import Market
 from backend.services.train.jobs import Training
 from backend.services.train.leases import Leases
 from backend.services.train.payments import Payments

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.domain.errors import Unavailable
-from backend.domain.gate import GateReport
 from backend.domain.ids import Cid
+from backend.domain.screening import ScreeningReport
 from backend.domain.training import JobState, Step
 from backend.services.contribute.transfers import Transfers
-from backend.services.train.foreign import CONFIG_FILE, WEIGHTS_FILE, ForeignAdapters
+from backend.services.train.imported import CONFIG_FILE, WEIGHTS_FILE, ImportedAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
 from backend.services.train.parents import Parent, no_parents
 from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows, transferred
 from workers.steps import Steps, TrainerOptions
-from workers.training.spec import ADAPTER, BROUGHT, ROWS_FILE, ForeignSpec, TrainingSpec
+from workers.training.spec import ADAPTER, BROUGHT, ROWS_FILE, ImportSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,8 +70,8 @@ class Store:
 class Keeper:
     """Stands for `Gatekeeper`: says the same of everything."""
 
-    def report(self, job: TrainingJob, job_folder: Path) -> GateReport:
-        return GateReport(None, None, 0, 0)
+    def report(self, job: TrainingJob, job_folder: Path) -> ScreeningReport:
+        return ScreeningReport(None, None, 0, 0)
 
 
 class Workshop:
@@ -84,7 +84,7 @@ class Workshop:
         self.store = Store()
         self.parents: dict[VersionId, Parent] = {}
         self.transfers = Transfers(folder.parent / "transfers", 1 << 20)
-        self.foreign = ForeignAdapters(
+        self.foreign = ImportedAdapters(
             desk.database.begin, desk.database.read, self.transfers, lambda: desk.now
         )
         self.program = DONE
@@ -338,7 +338,7 @@ def test_an_adapter_from_elsewhere_is_looked_at_and_published_without_any_traini
     assert {path.name: path.read_text() for path in (folder / BROUGHT).iterdir()} == {
         name: name for name in FOREIGN_FILES
     }
-    spec = ForeignSpec.load(folder)
+    spec = ImportSpec.load(folder)
     assert (spec.creator, spec.licence) == (CREATOR, "MIT")
     assert not shop.transfers.find(CREATOR)
     assert shop.foreign.get(job.id).step is Step.PUBLISH

@@ -19,7 +19,7 @@ from backend.api.errors import (
     status_of,
 )
 from backend.domain.errors import DomainError, InvalidInput, Overloaded, PaymentRequired, Unavailable
-from backend.services.books import InsufficientBalance
+from backend.services.channels.ledger import InsufficientBalance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

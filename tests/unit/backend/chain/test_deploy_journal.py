@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.chain.journal import Journal, Origin, Step, alone
+from backend.deployment.journal import Journal, Origin, Step, alone
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import Account, Hash32
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.chain.quorum import TOKEN, Quorum, tokens
+from backend.deployment.quorum import TOKEN, Quorum, tokens
 
 
 def quorum(percent: int, *votes: int, supply: int = 10_000_000, threshold: int = 100_000) -> Quorum:

@@ -5,10 +5,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.chain.checks.code import masked
 from backend.chain.contracts import interface
-from backend.chain.market import CONTRACTS, GENERATION, NAMED, PAYMENT_TOKEN, ROLE_OF_FUNCTION, named_by
-from backend.chain.record import Record, read_record, write_record
+from backend.deployment.checks.code import masked
+from backend.deployment.contracts import (
+    CONTRACTS,
+    GENERATION,
+    NAMED,
+    PAYMENT_TOKEN,
+    ROLE_OF_FUNCTION,
+    named_by,
+)
+from backend.deployment.record import Record, read_record, write_record
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import Account, Hash32
 

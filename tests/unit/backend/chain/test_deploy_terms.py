@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.chain.profiles import LOCAL
-from backend.chain.quorum import TOKEN
-from backend.chain.terms import TIMELOCK, Terms, faults
-from backend.chain.terms_file import read_terms, to_account
-from backend.chain.well_known import well_known_accounts
+from backend.deployment.profiles import LOCAL
+from backend.deployment.quorum import TOKEN
+from backend.deployment.terms import TIMELOCK, Terms, faults
+from backend.deployment.terms_file import read_terms, to_account
+from backend.deployment.well_known import well_known_accounts
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import Account
 from tests.support.deployment import EXAMPLE, key, production_terms

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.chain.deploy import save
+from backend.deployment.local import save
 from backend.domain.deployment import Deployment
 from tests.support.market import some_account, some_hash
 

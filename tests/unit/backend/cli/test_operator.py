@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from backend import offering
-from backend.bootstrap import BaseFacts
 from backend.cli import client, operator
 from backend.cli.main import app
 from backend.domain.chain import ChainTransaction, TransactionState
@@ -17,9 +15,11 @@ from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.hashing import to_hash, version_id
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.training_payment import training_record
-from backend.offering import Offer
-from backend.services.membership import Leaving, Place, StillLocked
-from backend.services.offers import base_record
+from backend.installation import base_model
+from backend.installation.base_model import Offer
+from backend.installation.installation import BaseFacts
+from backend.services.operator.membership import Leaving, Place, StillLocked
+from backend.services.operator.offers import base_record
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -114,8 +114,10 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(operator, "open_installation", opened)
     monkeypatch.setattr(operator, "LOOK_SECONDS", 0)
     monkeypatch.setattr(client, "POLL_SECONDS", 0)
-    monkeypatch.setattr(offering, "offers_of", lambda _: made)
-    monkeypatch.setattr(offering, "prepare_offer", lambda _, prices: made.asked.append(prices) or made.offer)
+    monkeypatch.setattr(base_model, "offers_of", lambda _: made)
+    monkeypatch.setattr(
+        base_model, "prepare_offer", lambda _, prices: made.asked.append(prices) or made.offer
+    )
     return made
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from backend.ports.engine import TokenLogprob, TokenLogprobs
-from backend.services.reexecute import Repeated
+from backend.services.receipts.reexecution import Repeated
 from benchmarks.reexecution.rates import Rates, bare, honest, swapped, table
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from backend.services.train.options import parse_config
 from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
-from workers.training import flat
+from workers.training import packing
 from workers.training.fit import lora_model
 from workers.training.gradients import row_sketches
 from workers.training.rows import IGNORED, Example, encode, own_positions
@@ -120,7 +120,7 @@ def test_behind_its_first_token_a_row_takes_no_gradients_of_the_preamble(
     variant: str,
     longest_together: int,
 ) -> None:
-    monkeypatch.setattr(flat, "LONGEST_TOGETHER", longest_together)
+    monkeypatch.setattr(packing, "LONGEST_TOGETHER", longest_together)
     model = make_model(tiny_base, variant)
     preamble = (*rows[0].token_ids[:9], 0)  # "What is " and what no row has
     skipped = {len(row.token_ids) - len(own_positions(row, preamble)) for row in rows}

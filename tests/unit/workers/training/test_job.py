@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from backend.domain.attribution import CHECKPOINT_FILE, INDEX_FILE
-from backend.domain.gate import AdapterRefused
-from backend.services.attribution_index import load_index
+from backend.domain.screening import AdapterRefused
+from backend.services.answers.attribution_index import load_index
 from backend.services.train.options import parse_config
 from inference.config import EngineConfig
 from tests.fixtures_engine import peft_warnings_ignored
@@ -27,7 +27,7 @@ from workers.training.job import run_job
 from workers.training.rows import Example, UnusableRows, encode, general_examples
 from workers.training.run import _train
 from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, RESULT_FILE, ROWS_FILE, TrainingSpec
-from workers.training.warm import ParentDiffers
+from workers.training.warm_start import ParentDiffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -340,7 +340,7 @@ def test_an_adapter_that_diverged_is_refused_by_its_held_out_loss(
 
 
 def test_evaluation_and_index_give_signs_of_life(make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.training.pulse.PULSE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.training.progress.PULSE_SECONDS", 0.0)
     signs: list[tuple[str, int, int]] = []
 
     def emit(kind: str, data: Mapping[str, Any]) -> None:

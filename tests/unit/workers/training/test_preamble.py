@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from backend.domain.training import TrainingConfig
 from tests.fixtures_engine import CHAT_TEMPLATE, FAMILIES, make_model, peft_warnings_ignored
-from workers.training import flat
+from workers.training import packing
 from workers.training.evaluate import predictions
 from workers.training.fit import lora_model
 from workers.training.preamble import read_preamble
@@ -39,7 +39,7 @@ def ragged(tokenizer: Any) -> list[Example]:
 def test_rows_behind_a_preamble_predict_as_they_do_when_they_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, longest_together: int
 ) -> None:
-    monkeypatch.setattr(flat, "LONGEST_TOGETHER", longest_together)
+    monkeypatch.setattr(packing, "LONGEST_TOGETHER", longest_together)
     windowed = {"sliding_window": 8} if family == "mistral" else {}
     base = make_model(tmp_path / family, family, **windowed)
     with peft_warnings_ignored():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend.domain.gate import SKETCHED, AdapterRefused
+from backend.domain.screening import SKETCHED, AdapterRefused
 from tests.fixtures_engine import edit_adapter, make_adapter
 from workers.training.inspect import as_json, inspect, main
 

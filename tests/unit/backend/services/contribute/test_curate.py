@@ -8,8 +8,8 @@ import pytest
 from backend.db.contributions import UploadStore
 from backend.db.tables.contributions import RowHashRow
 from backend.domain.contribution import ReviewReason, UploadState
-from backend.services.attempt import MOST_ATTEMPTS
 from backend.services.contribute.curate import Curation
+from backend.services.transactions.retry import MOST_ATTEMPTS
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from backend.domain.rules import Rules
 from backend.domain.training import Dataset, JobState, Step
 from backend.domain.training_payment import most_tokens, request_bytes, training_record
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.services.admission import Payer
-from backend.services.books import InsufficientAuthorisation, InsufficientBalance
-from backend.services.standing import ViewStale
+from backend.services.channels.admission import Payer
+from backend.services.channels.balance import ViewStale
+from backend.services.channels.ledger import InsufficientAuthorisation, InsufficientBalance
 from backend.services.train.leases import LeaseLost, RowsDiffer
 from backend.services.train.options import InvalidConfig
 from backend.services.train.payments import TrainingNotOffered
@@ -211,7 +211,7 @@ def test_receipts_of_jobs_and_answers_stand_on_one_line(house: House) -> None:
 
 
 def _bill_of(house: House) -> Callable[[int], Any]:
-    from tests.unit.backend.services.test_admission import bill
+    from tests.unit.backend.services.channels.test_admission import bill
 
     return lambda charge: bill(house.installation, charge)
 

@@ -74,7 +74,7 @@ class View:
 
 
 @dataclass
-class Accuser:
+class DisputeSender:
     """Everything that is sent goes through."""
 
     account: Account = WATCHER
@@ -120,8 +120,10 @@ class Proof:
     args: tuple[Any, ...] = ()
 
 
-def challenge(chain: Chain | None = None, accuser: Accuser | None = None, limit: int = PLENTY) -> Any:
-    return Challenge(chain or Chain(), accuser or Accuser(), limit)  # type: ignore[arg-type]
+def challenge(
+    chain: Chain | None = None, dispute_sender: DisputeSender | None = None, limit: int = PLENTY
+) -> Any:
+    return Challenge(chain or Chain(), dispute_sender or DisputeSender(), limit)  # type: ignore[arg-type]
 
 
 def told(news: Iterable[News]) -> list[str]:
@@ -129,30 +131,33 @@ def told(news: Iterable[News]) -> list[str]:
 
 
 def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
-    accuser = Accuser()
-    assert told(challenge(accuser=accuser).prove(View(), batch(1), Proof())) == ["reserved", "proved"]
-    assert accuser.verbs == ["reserve", "badReceipt"]
+    dispute_sender = DisputeSender()
+    assert told(challenge(dispute_sender=dispute_sender).prove(View(), batch(1), Proof())) == [
+        "reserved",
+        "proved",
+    ]
+    assert dispute_sender.verbs == ["reserve", "badReceipt"]
 
 
 def test_what_is_reserved_already_is_not_reserved_again() -> None:
-    accuser = Accuser()
-    list(challenge(Chain(reserved_at=7), accuser).prove(View(), batch(1), Proof()))
-    assert accuser.verbs == ["badReceipt"]
+    dispute_sender = DisputeSender()
+    list(challenge(Chain(reserved_at=7), dispute_sender).prove(View(), batch(1), Proof()))
+    assert dispute_sender.verbs == ["badReceipt"]
 
 
 def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
-    accuser, chain = Accuser(), Chain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
-    list(challenge(chain, accuser).prove(View(), batch(1), Proof()))
-    assert accuser.verbs == ["badReceipt"]
+    dispute_sender, chain = DisputeSender(), Chain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
+    list(challenge(chain, dispute_sender).prove(View(), batch(1), Proof()))
+    assert dispute_sender.verbs == ["badReceipt"]
 
 
 def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
-    accuser, asked = Accuser(), batch(1)
+    dispute_sender, asked = DisputeSender(), batch(1)
     view = View([asked], [demanded(asked, 0, 1, by=some_account("somebody"))])
     wanted = ((Tree.RECEIPTS, tuple(range(100))), (Tree.ENTRIES, (5, 5)))
-    made = challenge(accuser=accuser)
+    made = challenge(dispute_sender=dispute_sender)
     assert told(made.demand(view, asked, wanted)) == ["demanded"] * 3
-    assert [[int(key, 16) for key in call.args[2]] for call in accuser.sent] == [
+    assert [[int(key, 16) for key in call.args[2]] for call in dispute_sender.sent] == [
         list(range(2, 66)),
         list(range(66, 100)),
         [5],
@@ -166,14 +171,14 @@ def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> 
     for challenger, expected in ((WATCHER, []), (some_account("somebody"), [[5, 6]])):
         demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
         view = View([asked], [Demanded(demand.id, OPERATOR, demand, (1,), 0, 1)])
-        accuser = Accuser()
-        list(challenge(accuser=accuser).demand(view, asked, wanted))
-        assert [[int(key, 16) for key in call.args[2]] for call in accuser.sent] == expected
+        dispute_sender = DisputeSender()
+        list(challenge(dispute_sender=dispute_sender).demand(view, asked, wanted))
+        assert [[int(key, 16) for key in call.args[2]] for call in dispute_sender.sent] == expected
 
 
 def test_the_next_round_begins_with_the_last_answer() -> None:
-    asked, accuser = batch(1), Accuser()
-    made = challenge(accuser=accuser)
+    asked, dispute_sender = batch(1), DisputeSender()
+    made = challenge(dispute_sender=dispute_sender)
     list(made.demand(View([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
     demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
     view = View([asked], [Demanded(demand.id, OPERATOR, demand, (), 0, 1)])
@@ -183,33 +188,45 @@ def test_the_next_round_begins_with_the_last_answer() -> None:
 def test_open_bonds_and_what_we_hold_bound_new_ones() -> None:
     one, other = batch(1), batch(2)
     for limit, money, expected in ((7 * BOND, PLENTY, 5), (PLENTY, 4 * BOND + 1, 4), (2 * BOND, PLENTY, 0)):
-        accuser = Accuser(money=money)
+        dispute_sender = DisputeSender(money=money)
         view = View([one, other], [demanded(one, 0, 1)])
-        list(challenge(accuser=accuser, limit=limit).demand(view, other, ((Tree.RECEIPTS, tuple(range(9))),)))
-        assert sum(len(call.args[2]) for call in accuser.sent) == expected
+        list(
+            challenge(dispute_sender=dispute_sender, limit=limit).demand(
+                view, other, ((Tree.RECEIPTS, tuple(range(9))),)
+            )
+        )
+        assert sum(len(call.args[2]) for call in dispute_sender.sent) == expected
 
 
 def test_short_of_bonds_it_asks_for_receipts_that_nobody_can_foresee() -> None:
     chosen = set()
     for _ in range(20):
-        accuser = Accuser()
-        list(challenge(accuser=accuser, limit=BOND).demand(View(), batch(1), ((Tree.RECEIPTS, range(1000)),)))
-        chosen.add(accuser.sent[0].args[2][0])
+        dispute_sender = DisputeSender()
+        list(
+            challenge(dispute_sender=dispute_sender, limit=BOND).demand(
+                View(), batch(1), ((Tree.RECEIPTS, range(1000)),)
+            )
+        )
+        chosen.add(dispute_sender.sent[0].args[2][0])
     assert len(chosen) > 1
 
 
 def test_short_of_bonds_the_most_telling_leaves_of_other_trees_come_first() -> None:
-    accuser = Accuser()
-    list(challenge(accuser=accuser, limit=2 * BOND).demand(View(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)))
-    assert [int(key, 16) for key in accuser.sent[0].args[2]] == [9, 4]
+    dispute_sender = DisputeSender()
+    list(
+        challenge(dispute_sender=dispute_sender, limit=2 * BOND).demand(
+            View(), batch(1), ((Tree.ENTRIES, (9, 4, 7)),)
+        )
+    )
+    assert [int(key, 16) for key in dispute_sender.sent[0].args[2]] == [9, 4]
 
 
 def test_of_several_late_demands_that_of_the_first_batch_voids() -> None:
     first, second = batch(1), batch(2)
     view = View([first, second], [demanded(second, 0, deadline=10), demanded(first, 0, deadline=11)])
-    accuser = Accuser()
-    assert told(challenge(Chain(now=12), accuser).expire(view, OPERATOR)) == ["proved"]
-    assert accuser.sent[0].args[1] == first.header
+    dispute_sender = DisputeSender()
+    assert told(challenge(Chain(now=12), dispute_sender).expire(view, OPERATOR)) == ["proved"]
+    assert dispute_sender.sent[0].args[1] == first.header
 
 
 def test_a_demand_is_not_late_in_its_last_second() -> None:
@@ -220,11 +237,13 @@ def test_a_demand_is_not_late_in_its_last_second() -> None:
 def test_voided_batches_are_refunded_newest_first_and_bonds_come_back_to_their_owner() -> None:
     void = [batch(n, BatchState.VOID) for n in (3, 4)]
     view = View([batch(2), *void], [demanded(void[0], 0, 1), demanded(void[1], 5, by=some_account("other"))])
-    accuser = Accuser()
-    assert told(challenge(accuser=accuser).restore(view, OPERATOR)) == [
+    dispute_sender = DisputeSender()
+    assert told(challenge(dispute_sender=dispute_sender).restore(view, OPERATOR)) == [
         "bond_returned",
         "refunded",
         "refunded",
     ]
-    assert [call.args[0]["number"] for call in accuser.sent[1:]] == [4, 3]
-    assert accuser.sent[1].args[1] == [{"payer": some_account("payer"), "before": 0, "from": 5, "until": 12}]
+    assert [call.args[0]["number"] for call in dispute_sender.sent[1:]] == [4, 3]
+    assert dispute_sender.sent[1].args[1] == [
+        {"payer": some_account("payer"), "before": 0, "from": 5, "until": 12}
+    ]

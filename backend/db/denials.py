@@ -1,0 +1,64 @@
+"""Repository of what the operator does not serve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select, tuple_
+
+from backend.db.tables.denials import DenialRow, FloorRow
+from backend.domain.denials import Denial, Denied, FloorPrice, Reason, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy.orm import Session
+
+
+_FLOOR = 1
+"""The id of its row."""
+
+
+class PolicyStore:
+    """Implements `backend.ports.denials.PolicyRepository`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def put(self, denial: Denial) -> None:
+        subject = denial.subject
+        self._session.merge(
+            DenialRow(
+                kind=subject.kind, subject=subject.id, reason=denial.reason, created_at=denial.created_at
+            )
+        )
+        self._session.flush()
+
+    def remove(self, subject: Subject) -> bool:
+        row = self._session.get(DenialRow, (subject.kind, subject.id))
+        if row is None:
+            return False
+        self._session.delete(row)
+        self._session.flush()
+        return True
+
+    def find(self, subjects: Collection[Subject]) -> list[Denial]:
+        keys = [(subject.kind.value, subject.id) for subject in subjects]
+        query = select(DenialRow).where(tuple_(DenialRow.kind, DenialRow.subject).in_(keys))
+        return [_denial(row) for row in self._session.scalars(query)]
+
+    def all(self) -> list[Denial]:
+        query = select(DenialRow).order_by(DenialRow.created_at, DenialRow.kind, DenialRow.subject)
+        return [_denial(row) for row in self._session.scalars(query)]
+
+    def floor(self) -> FloorPrice:
+        row = self._session.get(FloorRow, _FLOOR)
+        return FloorPrice() if row is None else FloorPrice(row.prompt, row.completion)
+
+    def set_floor(self, floor: FloorPrice) -> None:
+        self._session.merge(FloorRow(id=_FLOOR, prompt=floor.prompt, completion=floor.completion))
+        self._session.flush()
+
+
+def _denial(row: DenialRow) -> Denial:
+    return Denial(Subject(Denied(row.kind), row.subject), Reason(row.reason), row.created_at)

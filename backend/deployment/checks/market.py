@@ -1,0 +1,73 @@
+"""Reads a market from the chain and says what is off."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backend.deployment.checks.agreement import check_distribution, check_terms
+from backend.deployment.checks.code import check_code, check_creation, check_domains
+from backend.deployment.checks.reading import Finding, Reading, UnreadableError, off
+from backend.deployment.checks.roles import (
+    check_manager_members,
+    check_manager_rules,
+    check_scheduled,
+    check_timelock,
+)
+from backend.deployment.checks.rules import check_governance, check_parameters, check_times
+from backend.deployment.checks.votes import check_deployer, check_votes
+from backend.deployment.checks.wiring import check_wiring
+from backend.deployment.deployer import ARTIFACTS
+from backend.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from backend.chain.node import Node
+    from backend.deployment.record import Record
+    from backend.deployment.terms import Terms
+
+CHECKS: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
+    check_code,
+    check_creation,
+    check_domains,
+    check_wiring,
+    check_manager_members,
+    check_manager_rules,
+    check_timelock,
+    check_scheduled,
+    check_parameters,
+    check_times,
+    check_governance,
+    check_votes,
+    check_deployer,
+)
+
+
+def check_market(
+    node: Node, record: Record, terms: Terms | None = None, artifacts: Path = ARTIFACTS
+) -> list[Finding]:
+    """Empty if all is as it should be. Every check runs, whatever the others find.
+
+    Errors: `InvalidInput` when the node's chain is not the record's.
+    """
+    block = node.block(record.block_number) if node.chain_id == record.chain_id else None
+    if block is None or block.hash != record.block_hash:
+        raise InvalidInput(
+            f"the chain at {node.rpc.name} is not the deployment's: its id is {node.chain_id}, and its block "
+            f"{record.block_number} is {'missing' if block is None else block.hash}",
+            param="deployment",
+        )
+    reading = Reading(node, record, artifacts)
+    checks = list(CHECKS)
+    if terms is not None:
+        checks += [partial(check, terms=terms) for check in (check_terms, check_distribution)]
+    return [finding for check in checks for finding in _run(check, reading)]
+
+
+def _run(check: Callable[[Reading], Iterator[Finding]], reading: Reading) -> Iterator[Finding]:
+    try:
+        yield from check(reading)
+    except UnreadableError as error:
+        yield off(error.param or "market", error.message)

@@ -1,0 +1,70 @@
+"""What a block explorer needs to show a contract's source as verified."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from backend.deployment.contracts import CONTRACTS
+from backend.deployment.deployer import ARTIFACTS, artifact
+from backend.deployment.journal import write_durably
+from backend.domain.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.chain.node import Node
+    from backend.deployment.record import Record
+
+
+def write_sources(node: Node, record: Record, folder: Path, artifacts: Path = ARTIFACTS) -> list[Path]:
+    """`<folder>/<contract>.json`: the compiler's standard-JSON input, with the settings of the build; and
+    `contracts.json`: per contract its address, name for the explorer, compiler and constructor arguments.
+
+    Errors: `InvalidInput` where a contract on the chain was not created by this build.
+    """
+    listed: dict[str, Any] = {}
+    written = []
+    for contract in CONTRACTS:
+        built = artifact(contract, artifacts)
+        info = _build_info(built["buildInfoId"], artifacts)
+        path = folder / f"{contract}.json"
+        write_durably(path, json.dumps(_needed(info["input"]), indent=1) + "\n")
+        written.append(path)
+        listed[contract] = {
+            "address": record.addresses[contract],
+            "name": f"{built['inputSourceName']}:{contract}",
+            "compiler": f"v{info['solcLongVersion']}",
+            "input": path.name,
+            "constructor_arguments": _arguments(node, record, contract, built["bytecode"]),
+        }
+    write_durably(folder / "contracts.json", json.dumps(listed, indent=2) + "\n")
+    return [*written, folder / "contracts.json"]
+
+
+def _needed(build_input: dict[str, Any]) -> dict[str, Any]:
+    """The whole of the build's input, less the outputs that only its tools ask for."""
+    outputs = {"*": {"*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"]}}
+    return build_input | {"settings": build_input["settings"] | {"outputSelection": outputs}}
+
+
+def _build_info(name: str, artifacts: Path) -> dict[str, Any]:
+    path = artifacts / "build-info" / f"{name}.json"
+    if not path.is_file():
+        raise NotFound(f"no {path}: run `make setup`, which compiles the contracts", param="artifacts")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def _arguments(node: Node, record: Record, contract: str, creation: str) -> str:
+    """What followed the creation code, hex without 0x, as explorers take it."""
+    tx = node.rpc.request("eth_getTransactionByHash", record.transactions[contract])
+    if tx is None:
+        raise NotFound(f"the node does not have the transaction that created {contract}", param="deployment")
+    if not tx["input"].startswith(creation):
+        raise InvalidInput(
+            f"{contract} was not created by this build: check out the version it was deployed from",
+            param="deployment",
+        )
+    arguments: str = tx["input"][len(creation) :]
+    return arguments

@@ -1,0 +1,141 @@
+"""Reads a terms file (TOML). Every error is named, all of them at once."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from backend.deployment.profiles import NAMES
+from backend.deployment.quorum import TOKEN
+from backend.deployment.terms import PARAMETERS, TIMELOCK, VOTING, Holder, Terms, faults
+from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.hashing import keccak
+from backend.domain.ids import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+MAX_UINT = {32: (1 << 32) - 1, 48: (1 << 48) - 1, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
+
+
+def to_account(text: str) -> Account:
+    """An address, lower-case. `ValueError` says what is wrong; a mixed-case one must have its checksum."""
+    digits = text.removeprefix("0x")
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        raw = b""
+    if not text.startswith("0x") or len(digits) != 40 or len(raw) != 20:
+        raise ValueError(f"{text!r} is not an address: 0x and 40 hex digits are expected")
+    if digits not in (digits.lower(), digits.upper()) and digits != _checksummed(digits):
+        raise ValueError(f"{text} has a wrong checksum (EIP-55): is a digit mistyped?")
+    return Account(text.lower())
+
+
+def _checksummed(digits: str) -> str:
+    lower = digits.lower()
+    nibbles = keccak(lower.encode()).hex()
+    return "".join(c.upper() if int(n, 16) >= 8 else c for c, n in zip(lower, nibbles, strict=False))
+
+
+def _to_holder(text: str) -> Holder:
+    return TIMELOCK if text == TIMELOCK else to_account(text)
+
+
+def _to_distribution(raw: dict[str, int]) -> dict[Holder, int]:
+    found: dict[Holder, int] = {}
+    for text, amount in raw.items():
+        holder = _to_holder(text)
+        if holder in found:
+            raise ValueError(f"names {text} twice")
+        found[holder] = amount * TOKEN
+    return found
+
+
+Address = Annotated[str, AfterValidator(to_account)]
+HolderName = Annotated[str, AfterValidator(_to_holder)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Voting(_Table):
+    delay_seconds: int = Field(ge=0, le=MAX_UINT[48])
+    period_seconds: int = Field(ge=1, le=MAX_UINT[32])
+    late_quorum_extension_seconds: int = Field(ge=0, le=MAX_UINT[48])
+    quorum_percent: int
+    proposal_threshold: int = Field(ge=0)
+
+
+class _Parameters(_Table):
+    fee_ppm: int = Field(ge=0, le=MAX_UINT[32])
+    stake_cover_ppm: int = Field(ge=0, le=MAX_UINT[32])
+    dispute_window_seconds: int = Field(ge=0, le=MAX_UINT[32])
+    min_contributors_ppm: int = Field(ge=0, le=MAX_UINT[32])
+    min_operator_ppm: int = Field(ge=0, le=MAX_UINT[32])
+    max_operator_ppm: int = Field(ge=0, le=MAX_UINT[32])
+    challenger_ppm: int = Field(ge=0, le=MAX_UINT[32])
+    demand_bond: int = Field(ge=0, le=MAX_UINT[128])
+
+
+class _TermsFile(_Table):
+    chain_id: int = Field(ge=1)
+    profile: Literal["local", "production"]
+    payment_token: Address
+    treasury: HolderName
+    guardian: Address
+    curators: list[Address] = Field(min_length=1)
+    thaw_seconds: int = Field(ge=0, le=MAX_UINT[64])
+    unstake_seconds: int = Field(ge=0, le=MAX_UINT[64])
+    timelock_seconds: int = Field(ge=0, le=MAX_UINT[64])
+    supply: int = Field(ge=1)
+    voting: _Voting
+    parameters: _Parameters
+    distribution: Annotated[dict[str, int], AfterValidator(_to_distribution)] = Field(min_length=1)
+
+    def terms(self) -> Terms:
+        voting = self.voting.model_dump()
+        voting["proposal_threshold"] *= TOKEN
+        parameters = self.parameters.model_dump()
+        distribution: Mapping[Holder, int] = self.distribution  # type: ignore[assignment]
+        return Terms(
+            chain_id=self.chain_id,
+            profile=NAMES.index(self.profile),
+            payment_token=Account(self.payment_token),
+            treasury=self.treasury,  # type: ignore[arg-type]
+            guardian=Account(self.guardian),
+            curators=tuple(map(Account, self.curators)),
+            thaw_seconds=self.thaw_seconds,
+            unstake_seconds=self.unstake_seconds,
+            timelock_seconds=self.timelock_seconds,
+            voting_rules={name: voting[key] for name, key in VOTING.items()},
+            first_set={name: parameters[key] for name, key in PARAMETERS.items()},
+            supply=self.supply * TOKEN,
+            distribution=distribution,
+        )
+
+
+def read_terms(path: Path) -> Terms:
+    """`NotFound` without the file; `InvalidInput` whose details name each place and what is wrong there."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (FileNotFoundError, IsADirectoryError):
+        raise NotFound(f"no terms file {path}: begin with deployments/terms.example.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not TOML: {error}", param="terms") from error
+    try:
+        terms = _TermsFile.model_validate(raw).terms()
+    except ValidationError as error:
+        found = {".".join(map(str, e["loc"])): e["msg"].removeprefix("Value error, ") for e in error.errors()}
+        raise _wrong(path, found) from error
+    if found := faults(terms):
+        raise _wrong(path, found)
+    return terms
+
+
+def _wrong(path: Path, found: Mapping[str, str]) -> InvalidInput:
+    return InvalidInput(f"{path} cannot be deployed:", param="terms", details=dict(found))

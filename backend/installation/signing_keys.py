@@ -1,0 +1,64 @@
+"""The keys that an installation signs with."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from backend.chain.keys import local_account
+from backend.chain.keystore import KeyStore, password_beside
+from backend.domain.deployment import LOCAL_CHAIN_ID
+from backend.domain.errors import InvalidInput
+from backend.domain.ids import Account
+
+if TYPE_CHECKING:
+    from backend.ports.chain import Signer
+    from backend.settings import Settings
+
+LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9
+"""Indices of the development mnemonic, as in `backend.deployment.local`."""
+
+
+class SigningKeys:
+    """The key store's where a setting names one, else the well-known ones, for the local network alone.
+
+    Errors: `InvalidInput` that names the setting, `NotFound` for an account whose key is not in the store.
+    """
+
+    def __init__(self, settings: Settings, chain_id: int) -> None:
+        self._settings, self._chain_id = settings, chain_id
+
+    @cached_property
+    def operator(self) -> Signer:
+        return self._key("operator", self._settings.operator, LOCAL_OPERATOR)
+
+    @cached_property
+    def receipt_key(self) -> Signer:
+        return self._key("receipt_key", self._settings.receipt_key, LOCAL_RECEIPT_KEY)
+
+    @cached_property
+    def watcher(self) -> Signer:
+        return self._key("watcher", self._settings.watcher, LOCAL_WATCHER)
+
+    @cached_property
+    def store(self) -> KeyStore:
+        root, file = self._settings.keystore, self._settings.keystore_password_file
+        if file is not None:
+            return KeyStore(root, file.read_text().strip())
+        if self._chain_id != LOCAL_CHAIN_ID:
+            raise InvalidInput(
+                "set LORALEDGER_KEYSTORE_PASSWORD_FILE: outside the local network the key store's "
+                "password must not lie beside it",
+                param="keystore_password_file",
+            )
+        return KeyStore(root, password_beside(root))
+
+    def _key(self, name: str, account: str, local_index: int) -> Signer:
+        if account:
+            return self.store.open(Account(account))
+        if self._chain_id != LOCAL_CHAIN_ID:
+            raise InvalidInput(
+                f"set LORALEDGER_{name.upper()} to an account with a key in {self._settings.keystore}",
+                param=name,
+            )
+        return local_account(local_index, self._chain_id)

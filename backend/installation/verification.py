@@ -1,0 +1,205 @@
+"""Wires the check of a receipt, and the engine of its own on which an answer is computed again.
+
+Like `bootstrap`, a composition root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import InvalidInput, NotFound, Unavailable
+from backend.services.receipts.reexecution import (
+    MAX_ALTERNATIVES,
+    NotRepeatable,
+    attribution_check,
+    execution_check,
+    repeat,
+)
+from backend.services.receipts.verification import Check, ShownReceipt, Verification, content_check
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from backend.domain.ids import ReceiptId
+    from backend.domain.receipt import Slice, VersionRecord
+    from backend.installation.installation import Installation
+    from backend.ports.engine import AdapterFolder, Chat, Engine
+    from backend.services.receipts.reexecution import Repeated
+
+STEP_SECONDS = 0.1
+
+
+def verification_of(installation: Installation) -> Verification:
+    """Nobody else is asked: batch data counts as far as it is in this home."""
+    from backend.chain.keys import recover
+    from backend.services.audit.auditor import Auditor
+    from backend.services.audit.cases import Cases
+
+    db, settlement = installation.database, installation.domain("Settlement")
+    cases = Cases(installation.chain, installation.blobs, recover, settlement)
+    return Verification(db.read, Auditor(db.begin, db.read, cases), recover, settlement)
+
+
+def stored(installation: Installation, receipt: ReceiptId) -> ShownReceipt:
+    """One of this installation's own. Errors: `NotFound`."""
+    with installation.database.read() as tx:
+        found = tx.receipts.get(receipt)
+    if found is None:
+        raise NotFound(f"no receipt {receipt} in this home: give the file that shows it", param="receipt")
+    return ShownReceipt(found.id, found.operator, found.signed, found.salt)
+
+
+class Recomputation:
+    """Of one answer. `body` and `answer`: what the hashes commit to, None where nobody gave them."""
+
+    def __init__(
+        self, installation: Installation, shown: ShownReceipt, body: bytes | None, answer: str | None
+    ) -> None:
+        self._installation, self._shown = installation, shown
+        self._body, self._answer = body, answer
+
+    def content(self) -> Check | None:
+        """Errors: `InvalidInput` where only one of request and answer was given."""
+        if self._body is None and self._answer is None:
+            return None
+        if self._body is None or self._answer is None:
+            raise InvalidInput("request and answer go together", param="request")
+        return content_check(self._shown, self._body, [self._answer])
+
+    def execute(self) -> Repeated:
+        """Errors: `NotRepeatable`; `InvalidInput` for another base model; `Unavailable`."""
+        if self._body is None or self._answer is None:
+            raise InvalidInput("to compute an answer again takes its --request and its --answer", "request")
+        return asyncio.run(self._execute(self._body))
+
+    def execution(self, repeated: Repeated) -> Check:
+        return execution_check(self._answer or "", repeated)
+
+    def attribution(self, repeated: Repeated | None) -> list[Check]:
+        """One for each slice with snapshots."""
+        from backend.services.answers.positions import Positions
+
+        methods = self._installation.attributors
+        positions = Positions(self._installation.database.read)
+        found = []
+        for part, record in zip(self._shown.signed.slices, self._records(), strict=True):
+            if record.snapshots:
+                folder = self._installation.adapter_folders.folder(record).path
+                probe = None if repeated is None else repeated.probe
+                at, method = positions.of(record.snapshots), self._shown.signed.method
+                found.append(attribution_check(methods, folder, at, method, part.shares, probe))
+        return found
+
+    async def _execute(self, body: bytes) -> Repeated:
+        chat = self._chat(body)
+        async with _own_engine(self._installation) as engine:
+            return await repeat(engine, chat)
+
+    def _chat(self, body: bytes) -> Chat:
+        records = self._records()
+        if any(record.is_training for record in records):
+            raise NotRepeatable("the receipt is for training: there is no answer to compute again", "receipt")
+        chat, weights = _asked(body)
+        if len(records) != (len(weights) or 1):
+            raise InvalidInput("the request asks for other adapters than the receipt names", param="request")
+        here = self._installation.base.digest
+        for record in records:
+            if record.base_model != here:
+                text = f"the answer is by the base model {record.base_model}, here is {here}"
+                raise InvalidInput(text, param="base_model")
+        sampling = chat.sampling
+        if sampling.temperature and sampling.seed is None:
+            raise NotRepeatable("the answer was drawn by chance, without a seed", "request")
+        tokens = self._shown.signed.receipt.completion_tokens
+        again = replace(sampling, max_tokens=max(tokens, 1), logprobs=MAX_ALTERNATIVES)
+        has_shares = any(record.snapshots for record in records)
+        folders = [self._folder(record) for record in records]
+        parts = zip(folders, weights, strict=False)
+        return replace(
+            chat,
+            sampling=again,
+            adapter=None if weights else folders[0],
+            blend=tuple((folder, weight) for folder, weight in parts if folder is not None),
+            probe=has_shares,
+            probe_error=has_shares,
+        )
+
+    def _folder(self, record: VersionRecord) -> AdapterFolder | None:
+        if int(record.adapter_digest, 16) == 0:
+            return None
+        return self._installation.adapter_folders.folder(record)
+
+    def _records(self) -> list[VersionRecord]:
+        """Errors: `NotFound`."""
+        with self._installation.database.read() as tx:
+            found = [(part, tx.chain.version(part.version_id)) for part in self._shown.signed.slices]
+        return [_known(part, record) for part, record in found]
+
+
+def _known(part: Slice, record: VersionRecord | None) -> VersionRecord:
+    if record is None:
+        raise NotFound(f"version {part.version_id} is not indexed here", param="version_id")
+    return record
+
+
+def _asked(body: bytes) -> tuple[Chat, list[float]]:
+    """What a request's body asks of the engine, read as the API reads it, and the weights of a blend."""
+    from pydantic import ValidationError
+
+    from backend.api.schemas.chat import ChatCompletionRequest
+    from backend.api.schemas.completions import CompletionRequest
+    from backend.ports.engine import Chat
+
+    try:
+        is_chat = "messages" in json.loads(body)
+        asked = (ChatCompletionRequest if is_chat else CompletionRequest).model_validate_json(body)
+    except (ValueError, TypeError, RecursionError, ValidationError) as error:
+        raise InvalidInput(f"the request is none that the API takes: {error}", param="request") from error
+    if asked.num_choices != 1:
+        raise NotRepeatable("answers of several choices are not computed again", "request")
+    prompt = asked.turns() if isinstance(asked, ChatCompletionRequest) else asked.text
+    return Chat("again", prompt, asked.sampling()), [part.weight for part in asked.blend]
+
+
+@asynccontextmanager
+async def _own_engine(installation: Installation) -> AsyncIterator[Engine]:
+    """Of the home's base model, for one answer: in no company, it has the same bits each time."""
+    from backend.engine.client import EngineClient
+    from backend.engine.gateway import EngineGateway
+    from backend.engine.process import EngineProcess
+
+    settings = installation.settings
+    options: dict[str, str | int] = {
+        "dtype": settings.engine_dtype,
+        "quantization": settings.engine_quantization,
+    }
+    if settings.engine_quantization == "none":
+        options["batch_invariant"] = True
+    with tempfile.TemporaryDirectory(prefix="loraledger-") as folder:
+        socket_path = Path(folder) / "engine.sock"
+        started = EngineProcess(
+            socket_path, installation.base.folder, num_threads=settings.engine_threads, options=options
+        )
+        process = await asyncio.create_subprocess_exec(
+            *started.arguments(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            env=dict(started.environment()),
+        )
+        try:
+            while not socket_path.exists():
+                if process.returncode is not None:
+                    raise Unavailable("the engine ended before it was ready; it says why above")
+                await asyncio.sleep(STEP_SECONDS)
+            async with EngineClient(socket_path) as client:
+                yield EngineGateway(client)
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()  # which is how it learns that nobody needs it any more
+            await process.wait()

@@ -1,0 +1,157 @@
+"""Earnings: what an account can claim from each operator's final batch, and the claim itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import Conflict, DomainError, Unavailable
+from backend.domain.split import UNIT
+from backend.services.audit.auditor import WrongBatch, standing
+from backend.services.transactions.retry import enqueue_again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from backend.domain.batch import Ledger
+    from backend.domain.chain import PreparedTransaction
+    from backend.domain.ids import Account, Hash32
+    from backend.ports.chain import Chain
+    from backend.ports.settlement import MirrorTx
+    from backend.services.audit.auditor import Auditor
+
+MIN_RELAYED_UNITS = 10
+"""The operator pays for the transaction: smaller claims are for the earner's own wallet to send."""
+
+
+class NothingToClaim(Conflict):
+    """The account has less than the wanted amount to claim; `details` says how much it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """What an account earned from one operator by its latest final batch. Amounts in micro-units."""
+
+    operator: Account
+    account: Account
+    cumulative: int
+    claimed: int
+    unverifiable: str | None = None
+    """Why the operator's balances cannot be vouched for now; then only what was claimed before is known."""
+
+    @property
+    def amount(self) -> int:
+        return self.cumulative - self.claimed
+
+    @property
+    def units(self) -> int:
+        """Token units that a claim moves now; the rest stays credited."""
+        return self.amount // UNIT
+
+
+class Claims:
+    """Openings and claims of anybody's earnings from any operator. Claims that we relay go through `lane`."""
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[MirrorTx]],
+        read: Callable[[], AbstractContextManager[MirrorTx]],
+        auditor: Auditor,
+        chain: Chain,
+        lane: Account,
+    ) -> None:
+        self._begin, self._read, self._auditor = begin, read, auditor
+        self._chain, self._lane = chain, lane
+
+    def claimable(self, account: Account) -> list[Claimable]:
+        """Of operators that credited the account by a final batch, or whose batches cannot be judged."""
+        with self._read() as tx:
+            operators = [operator.account for operator in tx.chain.operators()]
+        found = (self._claimable_or_why_not(operator, account) for operator in operators)
+        return [one for one in found if one is not None]
+
+    def prepare(
+        self, operator: Account, account: Account, sender: Account | None = None
+    ) -> PreparedTransaction:
+        """The claim for anybody's wallet; simulated if `sender` is named.
+
+        Errors: `NothingToClaim` below one token unit; `Reverted`.
+        """
+        request, _ = self._request(operator, account, min_units=1)
+        return self._chain.prepare("Settlement", "claim", request, sender=sender)
+
+    def relay(self, operator: Account, account: Account, min_units: int = 1) -> int:
+        """Enqueue the claim as our own transaction; its row. The account's payout wallet is paid.
+
+        Errors: `NothingToClaim` if it is less than `min_units` token units.
+        """
+        request, batch_hash = self._request(operator, account, min_units)
+        call, key = ("Settlement", "claim"), f"claim:{batch_hash}:{account}"
+        with self._begin() as tx:
+            queued = enqueue_again(tx.transactions, self._lane, call, [request], key)
+            tx.transactions.note_request(account, queued)
+            return queued
+
+    def _claimable(self, operator: Account, account: Account) -> Claimable | None:
+        ledger = self._final_ledger(operator)
+        if ledger is None or account not in ledger.balances:
+            return None
+        return Claimable(operator, account, ledger.balances[account], self._claimed(operator, account))
+
+    def _claimable_or_why_not(self, operator: Account, account: Account) -> Claimable | None:
+        try:
+            return self._claimable(operator, account)
+        except DomainError as error:
+            claimed = self._claimed(operator, account)
+            return Claimable(operator, account, claimed, claimed, unverifiable=error.message)
+
+    def _claimed(self, operator: Account, account: Account) -> int:
+        with self._read() as tx:
+            claims = (c.cumulative for c in tx.chain.claims(account) if c.operator == operator)
+            return max(claims, default=0)
+
+    def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
+        """Settlement's `Claim`, and the hash of the batch whose balances it opens."""
+        found, ledger = self._claimable(operator, account), self._final_ledger(operator)
+        amount = 0 if found is None else found.amount
+        minimum = min_units * UNIT
+        if ledger is None or amount < minimum:
+            text = f"{account} has {amount} micro-units to claim from {operator}, less than {minimum}"
+            if amount >= UNIT:
+                text += "; it can still be claimed with one's own wallet"
+            raise NothingToClaim(text, "account", {"amount": str(amount)})
+        request = {
+            "operator": operator,
+            "account": account,
+            "balancesCount": len(ledger.balances),
+            "opening": ledger.open_balance(account).abi,
+        }
+        return request, ledger.hash
+
+    def _final_ledger(self, operator: Account) -> Ledger | None:
+        """The ledger after the operator's latest final batch; None before the first."""
+        with self._read() as tx:
+            number = tx.chain.finalised(operator)
+            batches = standing(tx.chain.batches(operator))
+        final = next((batch.hash for batch in batches if batch.number == number), None)
+        if final is None:
+            return None
+        return self._mirrored(operator, final) or self._audited(operator, final)
+
+    def _audited(self, operator: Account, batch_hash: Hash32) -> Ledger:
+        try:
+            self._auditor.follow(operator)
+        except WrongBatch:
+            # A later batch is wrong; what is final stands, if it was found right before.
+            if (ledger := self._mirrored(operator, batch_hash)) is not None:
+                return ledger
+            raise
+        ledger = self._mirrored(operator, batch_hash)
+        if ledger is None:
+            raise Unavailable(f"the balances of {operator} changed meanwhile; try again")
+        return ledger
+
+    def _mirrored(self, operator: Account, batch_hash: Hash32) -> Ledger | None:
+        with self._read() as tx:
+            return tx.batches.ledger(operator, batch_hash)

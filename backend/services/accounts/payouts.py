@@ -1,0 +1,101 @@
+"""Where an account's earnings are paid: its payout wallet, which its transaction or signature changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.eip712 import payload
+from backend.domain.hashing import PAYOUT_TYPE, TypedDomain
+from backend.services.accounts.claims import NothingToClaim
+from backend.services.transactions.retry import enqueue_again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import PreparedTransaction
+    from backend.domain.ids import Account
+    from backend.ports.chain import Chain
+    from backend.ports.settlement import MirrorTx
+    from backend.services.accounts.claims import Claims
+
+SETTLEMENT = "Settlement"
+DEADLINE_SECONDS = 3600
+"""For which a signature may be relayed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPayout:
+    """Two doors: `transaction` for the account to send, or `typed_data` to sign and have relayed."""
+
+    transaction: PreparedTransaction
+    wallet: Account
+    nonce: int
+    deadline: int
+    typed_data: dict[str, Any]
+
+
+class Payouts:
+    """`lane`: the operator's account, which relays for those whose claims it would relay."""
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[MirrorTx]],
+        chain: Chain,
+        claims: Claims,
+        lane: Account,
+    ) -> None:
+        self._begin, self._chain, self._claims, self._lane = begin, chain, claims, lane
+
+    def wallet_of(self, account: Account) -> Account:
+        """The account itself unless it named another one."""
+        found: Account = self._chain.call(SETTLEMENT, "payoutWalletOf", account)
+        return found
+
+    def prepare(self, account: Account, wallet: Account) -> PreparedPayout:
+        """Errors: `Reverted` for the vault, which nobody is paid at."""
+        transaction = self._chain.prepare(SETTLEMENT, "setPayoutWallet", wallet, sender=account)
+        nonce = int(self._chain.call(SETTLEMENT, "nonces", account))
+        deadline = self._chain.head().timestamp + DEADLINE_SECONDS
+        message = {
+            "account": account,
+            "newWallet": wallet,
+            "nonce": str(nonce),
+            "deadline": str(deadline),
+        }
+        domain = TypedDomain(self._chain.chain_id, self._chain.address(SETTLEMENT))
+        typed_data = payload(domain.fields, PAYOUT_TYPE, message)
+        return PreparedPayout(transaction, wallet, nonce, deadline, typed_data)
+
+    def relay(
+        self,
+        account: Account,
+        wallet: Account,
+        nonce: int,
+        deadline: int,
+        signature: str,
+        min_units: int,
+    ) -> int:
+        """Id of the queued transaction.
+
+        Errors: `NothingToClaim` for who has less than `min_units` token units to claim: not worth the gas;
+        `Reverted`, with nothing sent, where the contract would refuse.
+        """
+        units = sum(claimable.units for claimable in self._claims.claimable(account))
+        if units < min_units:
+            raise NothingToClaim(
+                f"{account} has {units} units to claim; from {min_units} on the change is sent for it, "
+                "else the wallet sends it",
+                details={"units": str(units), "min_units": str(min_units)},
+            )
+        args = [account, wallet, str(nonce), str(deadline), signature]
+        call, key = (SETTLEMENT, "setPayoutWalletWithSig"), f"payout:{account}:{nonce}:{wallet}"
+        with self._begin() as tx:
+            is_known = tx.transactions.by_key(f"{key}:0") is not None
+        if not is_known:  # what would revert is refused before the operator pays for it
+            self._chain.prepare(*call, *args, sender=self._lane)
+        with self._begin() as tx:
+            queued = enqueue_again(tx.transactions, self._lane, call, args, key)
+            tx.transactions.note_request(account, queued)
+            return queued

@@ -1,0 +1,157 @@
+"""Attribution of an answer to contributions.
+
+Each method compares a vector that is known of the answer with one of each contribution, which training left
+in the adapter's folder. How well each predicts influence is measured in docs/attribution.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from backend.domain.attribution import (
+    ERROR_METHOD,
+    GRADIENT_METHOD,
+    HIDDEN_METHOD,
+    ROWS_METHOD,
+    UNIFORM_METHOD,
+    shares_from_scores,
+)
+from backend.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from backend.domain.receipt import Share
+    from backend.ports.attribution import Attributor, Probe
+    from backend.services.answers.attribution_index import Indices
+
+
+class _ByIndex:
+    """A method that needs what training left in the folder."""
+
+    def __init__(self, indices: Indices) -> None:
+        self._indices = indices
+
+    def prepare(self, adapter_folder: Path) -> None:
+        self._indices.get(adapter_folder)
+
+
+class Ridge(_ByIndex):
+    """Dot product of the answer's vector with each contribution's preconditioned one: how far its rows pull
+    the model the way that the answer would.
+    """
+
+    def __init__(self, indices: Indices, part: Literal["error", "gradient"]) -> None:
+        super().__init__(indices)
+        self.method = ERROR_METHOD if part == "error" else GRADIENT_METHOD
+        self._part = part
+
+    def scores(
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
+    ) -> Mapping[int, float] | None:
+        import numpy as np
+
+        vector: Sequence[float] | None = getattr(probe, self._part)
+        index = None if vector is None else self._indices.get(adapter_folder)
+        directions = None if index is None else getattr(index, self._part)
+        if vector is None or index is None or directions is None or len(vector) != directions.shape[1]:
+            return None
+        # In fp64 no product of finite fp32 numbers overflows.
+        found = directions.astype(np.float64) @ np.asarray(vector, dtype=np.float64)
+        return _wanted(index.positions, found, positions)
+
+
+class HiddenCosine(_ByIndex):
+    """Cosine between the answer's mean hidden state, centred, and each contribution's vector."""
+
+    method = HIDDEN_METHOD
+
+    def scores(
+        self, adapter_folder: Path, positions: Sequence[int], probe: Probe
+    ) -> Mapping[int, float] | None:
+        """(1 + cosine) / 2. The bare cosine would give all to one of two: around their centre they are
+        opposites, so whatever leans to one leans away from the other.
+        """
+        import numpy as np
+
+        index = None if probe.hidden is None else self._indices.get(adapter_folder)
+        state = np.asarray(probe.hidden, dtype=np.float32)
+        if index is None or state.shape != index.centre.shape:
+            return None
+        direction = state - index.centre
+        norm = float(np.linalg.norm(direction))
+        cosines = index.hidden @ (direction / norm if norm else direction)
+        return _wanted(index.positions, (1 + cosines) / 2, positions)
+
+
+class UniformByRows(_ByIndex):
+    """Each contribution by the number of its rows: the control that other methods have to beat."""
+
+    method = ROWS_METHOD
+
+    def scores(
+        self,
+        adapter_folder: Path,
+        positions: Sequence[int],
+        probe: Probe,  # noqa: ARG002
+    ) -> Mapping[int, float] | None:
+        """Roots, since shares are by squares."""
+        index = self._indices.get(adapter_folder)
+        if index is None:
+            return None
+        wanted = set(positions)
+        rows = zip(index.positions.tolist(), index.rows.tolist(), strict=True)
+        return {position: math.sqrt(count) for position, count in rows if position in wanted}
+
+
+class Uniform:
+    """Every contribution alike: for versions without an index, and answers that ended without a probe."""
+
+    method = UNIFORM_METHOD
+
+    def prepare(self, adapter_folder: Path) -> None:
+        """Needs nothing."""
+
+    def scores(
+        self,
+        adapter_folder: Path,  # noqa: ARG002
+        positions: Sequence[int],
+        probe: Probe,  # noqa: ARG002
+    ) -> Mapping[int, float]:
+        return dict.fromkeys(positions, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """The shares of an answer and the method they come from."""
+
+    method: str
+    shares: tuple[Share, ...]
+
+
+def attribute(
+    attributors: Sequence[Attributor], adapter_folder: Path, positions: Sequence[int], probe: Probe
+) -> Attribution:
+    """By the first method that can say. `positions`: the version's accepted contributions, at least one."""
+    method, (shares,) = attribute_all(attributors, [(adapter_folder, positions)], probe)
+    return Attribution(method, shares)
+
+
+def attribute_all(
+    attributors: Sequence[Attributor], versions: Sequence[tuple[Path, Sequence[int]]], probe: Probe
+) -> tuple[str, list[tuple[Share, ...]]]:
+    """Of versions that answered together: the receipt names one method, the first that can say of all."""
+    for attributor in attributors:
+        scores = [attributor.scores(folder, positions, probe) for folder, positions in versions]
+        if all(scores):
+            return attributor.method, [shares_from_scores(each) for each in scores if each]
+    raise InvalidInput("No attribution method applies to this version.")
+
+
+def _wanted(known: Any, scores: Any, positions: Sequence[int]) -> dict[int, float]:
+    wanted = set(positions)
+    pairs = zip(known.tolist(), scores.tolist(), strict=True)
+    return {position: score for position, score in pairs if position in wanted}

@@ -1,0 +1,55 @@
+"""Several adapters in one answer: the base model plus the weighted sum of what they change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import InvalidInput
+from backend.domain.receipt import Slice
+from backend.domain.split import MAX_SLICES, PPM, charge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.services.market.catalogue import Model
+
+FIELD = "loraledger.blend"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A version's part of an answer: `weight` is how much of its change counts, `ppm` how much of the tokens
+    is charged at its price and earned by its people.
+    """
+
+    model: Model
+    weight: float = 1.0
+    ppm: int = PPM
+
+
+def blended(weighted: Sequence[tuple[Model, float]]) -> tuple[Part, ...]:
+    """Parts in proportion to the weights, which are above zero; what rounding leaves goes to the first ones.
+
+    Errors: `InvalidInput` for the bare base model, which is in every blend, and for an adapter named twice.
+    """
+    if not 1 <= len(weighted) <= MAX_SLICES:
+        raise InvalidInput(f"A blend has 1 to {MAX_SLICES} adapters.", param=FIELD)
+    if any(model.is_base for model, _ in weighted):
+        raise InvalidInput("A blend is of adapters; the base model is in it anyway.", param=FIELD)
+    if len({model.record.adapter_digest for model, _ in weighted}) < len(weighted):
+        raise InvalidInput("A blend names each adapter once.", param=FIELD)
+    weights = [Fraction(str(weight)) for _, weight in weighted]  # 0.9 is nine tenths, as it was written
+    ppm = [int(weight * PPM / sum(weights)) for weight in weights]
+    rest = PPM - sum(ppm)
+    return tuple(
+        Part(model, weight, part + (number < rest))
+        for number, ((model, weight), part) in enumerate(zip(weighted, ppm, strict=True))
+    )
+
+
+def price(parts: Sequence[Part], prompt_tokens: int, completion_tokens: int) -> int:
+    """Micro-units; it never falls with more tokens."""
+    slices = [Slice(part.model.id, part.ppm, ()) for part in parts]
+    return charge(slices, [part.model.record for part in parts], prompt_tokens, completion_tokens)

@@ -1,0 +1,143 @@
+"""What the engine writes for one answer, all its choices, read to the end whoever leaves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.errors import DomainError, Unavailable
+from backend.ports.attribution import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Sequence
+
+    from backend.ports.engine import Chat, Engine, FinishReason, Piece
+    from backend.services.answers.answer import Answer
+
+ABORT_AGAIN_SECONDS = 0.5
+
+
+class AnswerInterrupted(Unavailable):
+    """The engine stopped in the middle of an answer; nothing was charged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The text of each choice, and its last piece."""
+
+    texts: tuple[str, ...]
+    last: tuple[Piece, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Those of the prompt, once: the choices share it."""
+        return max(piece.prompt_tokens for piece in self.last)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(piece.completion_tokens for piece in self.last)
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        """What no choice had to compute."""
+        return min(piece.cached_prompt_tokens for piece in self.last)
+
+    @property
+    def finish_reasons(self) -> tuple[FinishReason, ...]:
+        return tuple(piece.finish_reason or "abort" for piece in self.last)
+
+    @property
+    def probe(self) -> Probe:
+        """Over the tokens of all choices: the mean of states, the sum of errors. Of choices that were cut off
+        before they had a probe, none are counted.
+        """
+        probes = [(p.probe, p.completion_tokens) for p in self.last if p.probe is not None]
+        total = sum(count for _, count in probes)
+        hidden = [(probe.hidden, count / total) for probe, count in probes if probe.hidden and total]
+        error = [(probe.error, 1.0) for probe, count in probes if probe.error and count]
+        return Probe(_weighted_sum(hidden), _weighted_sum(error))
+
+
+def _weighted_sum(vectors: Sequence[tuple[Sequence[float], float]]) -> list[float] | None:
+    if not vectors:
+        return None
+    weights = [weight for _, weight in vectors]
+    columns = zip(*(vector for vector, _ in vectors), strict=True)
+    return [sum(x * weight for x, weight in zip(column, weights, strict=True)) for column in columns]
+
+
+async def transcribe(engine: Engine, chats: Sequence[Chat], answer: Answer, deadline: float) -> Transcript:
+    """All of `chats` at once, one a choice. The engine is asked to end at `deadline` (the loop's time), or
+    when the reader has left; what it wrote until then counts. Raises what the first choice to fail raises,
+    and ends the others.
+    """
+    if answer.is_abandoned:
+        raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
+    choices = [_choice(engine, chat, number, answer, deadline) for number, chat in enumerate(chats)]
+    found = [await choices[0]] if len(choices) == 1 else await _all(choices)
+    transcript = Transcript(tuple(text for text, _ in found), tuple(last for _, last in found))
+    if not transcript.completion_tokens:
+        raise AnswerInterrupted("The engine stopped before the answer began; nothing was charged.")
+    return transcript
+
+
+async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Piece]]]) -> list[tuple[str, Piece]]:
+    """Tasks cost as much as all else that a short answer takes, so a single choice has none of its own."""
+    tasks = [asyncio.create_task(choice) for choice in choices]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _choice(
+    engine: Engine, chat: Chat, number: int, answer: Answer, deadline: float
+) -> tuple[str, Piece]:
+    texts: list[str] = []
+    last: Piece | None = None
+    try:
+        with _aborted_in_time(engine, chat.id, answer, deadline):
+            async for piece in engine.answer(chat):
+                last = piece
+                texts.append(piece.text)
+                answer.put(number, piece)
+    except asyncio.CancelledError:
+        await _abort(engine, chat.id)
+        raise
+    if last is None or last.finish_reason is None:
+        raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
+    return "".join(texts), last
+
+
+@contextlib.contextmanager
+def _aborted_in_time(engine: Engine, chat_id: str, answer: Answer, deadline: float) -> Iterator[None]:
+    """When the reader has left, or the deadline has come; no task waits for what seldom happens."""
+    loop, aborting = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+
+    def begin() -> None:
+        if not aborting:
+            aborting.append(loop.create_task(_abort_until_heard(engine, chat_id)))
+
+    timer = loop.call_at(deadline, begin)
+    answer.on_hang_up(begin)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for task in aborting:
+            task.cancel()
+
+
+async def _abort_until_heard(engine: Engine, chat_id: str) -> None:
+    while True:  # the engine ignores the abort of a chat that has not reached it yet
+        await _abort(engine, chat_id)
+        await asyncio.sleep(ABORT_AGAIN_SECONDS)
+
+
+async def _abort(engine: Engine, chat_id: str) -> None:
+    with contextlib.suppress(DomainError):  # an engine that is gone has nothing left to abort
+        await engine.abort(chat_id)

@@ -1,0 +1,323 @@
+"""Money into a channel and leave to spend it: prepared for the payer's wallet, or relayed."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.eip712 import payload
+from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
+from backend.domain.hashing import GRANT_TYPE, REVOCATION_TYPE, TypedDomain, keccak, to_hash, words
+from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
+from backend.domain.split import UNIT
+from backend.services.channels.balance import later_now, standing, usable_grants
+from backend.services.transactions.payment_token import PaymentToken
+from backend.services.transactions.retry import enqueue_again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from backend.domain.chain import PreparedTransaction
+    from backend.ports.chain import Chain
+    from backend.ports.serving import DepositTx, HeldKeys
+    from backend.services.channels.admission import Market
+
+AUTHORIZATION_SECONDS = 3600
+MIN_RELAYED_UNITS = 1_000
+"""The operator pays for the transaction: smaller deposits are for the payer's own wallet to send."""
+KEY_WAIT_SECONDS = 10
+VAULT = "PaymentVault"
+AUTHORIZATION_TYPE = (
+    "ReceiveWithAuthorization(address from,address to,uint256 value,"
+    "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+"""EIP-3009."""
+_MAX_UINT128 = (1 << 128) - 1
+
+
+class ChannelEmpty(Conflict):
+    """Nothing was deposited yet, or not deep enough in the chain: there is nothing to grant."""
+
+
+class InsufficientTokens(PaymentRequired):
+    """The payer's wallet holds less than is to be deposited."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What a payer lets a session key sign. `cap`, in micro-units, is a ceiling on the channel's cumulative
+    (None: all that the deposit makes available); `expiry` in unix seconds, later where the key's present
+    grant ends later; without a `key` the gateway holds one.
+    """
+
+    expiry: int
+    cap: int | None = None
+    key: Account | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The contract's `SessionGrant`; the zero key grants nothing."""
+
+    key: Account
+    cap: int
+    expiry: int
+
+    def as_argument(self) -> dict[str, Any]:
+        """As the transaction queue keeps it: integers as decimal strings."""
+        return {"key": self.key, "cap": str(self.cap), "expiry": str(self.expiry)}
+
+
+NO_GRANT = Grant(ZERO_ACCOUNT, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedDeposit:
+    """A relayed deposit but for the payer's signature. `salt` makes its EIP-3009 nonce unique."""
+
+    units: int
+    grant: Grant
+    salt: Hash32
+    valid_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDeposit:
+    """Two doors: `transactions` for the payer to send in order, or `typed_data` to sign and have relayed.
+
+    A payment token that takes no authorisation by signature has the first alone.
+    """
+
+    channel_id: ChannelId
+    transactions: tuple[PreparedTransaction, ...]
+    relay: RelayedDeposit | None
+    typed_data: dict[str, Any] | None
+
+
+class Deposits:
+    """Of the payment token that the deployment names, whichever ERC-20 that is."""
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[DepositTx]],
+        read: Callable[[], AbstractContextManager[DepositTx]],
+        chain: Chain,
+        market: Market,
+        held_keys: HeldKeys,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._begin, self._read = begin, read
+        self._chain = chain
+        self._market = market
+        self._held_keys = held_keys
+        self._clock = clock
+        self._token = PaymentToken(chain)
+        self._creating = threading.Lock()
+
+    def prepare(self, payer: Account, units: int, session: SessionTerms | None) -> PreparedDeposit:
+        """A deposit of `units` token units into the payer's channel; with a session key, given terms."""
+        if not 0 < units <= _MAX_UINT128 // UNIT:
+            raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="units")
+        channel = self._market.channel(payer)
+        if session is not None and session.key is None:
+            self._check_holds(payer, units)
+        grant = NO_GRANT if session is None else self._grant(channel, session, units)
+        expires = self._clock() + timedelta(seconds=AUTHORIZATION_SECONDS)
+        salt = to_hash(secrets.token_bytes(32))
+        relay = RelayedDeposit(units, grant, salt, int(expires.timestamp()))
+        typed_data = self._authorization(payer, channel, relay)
+        relayed = None if typed_data is None else relay
+        return PreparedDeposit(channel, self._transactions(payer, units, grant), relayed, typed_data)
+
+    def relay(self, payer: Account, deposit: RelayedDeposit, signature: str) -> int:
+        """Id of the queued transaction. Raises Reverted, and sends nothing, where the vault would refuse."""
+        if deposit.units < MIN_RELAYED_UNITS:
+            raise InvalidInput(
+                f"A relayed deposit has at least {MIN_RELAYED_UNITS} units; send smaller ones yourself.",
+                param="relay.units",
+            )
+        channel = self._market.channel(payer)
+        nonce = deposit_nonce(channel, deposit.grant, deposit.salt)
+        v, r, s = _parts(signature)
+        authorization = {
+            "validAfter": "0",
+            "validBefore": str(deposit.valid_before),
+            "salt": deposit.salt,
+            "v": v,
+            "r": r,
+            "s": s,
+        }
+        line = (payer, self._market.operator, self._market.collector)
+        args = [*line, str(deposit.units), deposit.grant.as_argument(), authorization]
+        return self._relay(payer, "depositWithAuthorization", args, f"deposit:{nonce}")
+
+    def prepare_grant(self, payer: Account, session: SessionTerms) -> tuple[Grant, int, dict[str, Any]]:
+        """A grant without a deposit: the grant, its nonce and the `SessionGrant` to sign.
+
+        Raises ChannelEmpty before a first deposit.
+        """
+        channel = self._funded_channel(payer)
+        grant = self._grant(channel, session, units=0)
+        nonce = int(self._chain.call(VAULT, "nonces", payer))
+        message = {"channelId": channel, **grant.as_argument(), "nonce": str(nonce)}
+        return grant, nonce, self._message(GRANT_TYPE, message)
+
+    def relay_grant(self, payer: Account, grant: Grant, nonce: int, signature: str) -> int:
+        self._funded_channel(payer)
+        line = (payer, self._market.operator, self._market.collector)
+        args = [*line, grant.as_argument(), str(nonce), signature]
+        return self._relay(payer, "grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
+
+    def prepare_revocation(
+        self, payer: Account, key: Account
+    ) -> tuple[PreparedTransaction, int, dict[str, Any]]:
+        """For the payer to send, or its nonce and the `SessionRevocation` to sign."""
+        nonce = int(self._chain.call(VAULT, "nonces", payer))
+        message = {"channelId": self._market.channel(payer), "key": key, "nonce": str(nonce)}
+        return self._prepare(payer, "revokeSession", key), nonce, self._message(REVOCATION_TYPE, message)
+
+    def relay_revocation(self, payer: Account, key: Account, nonce: int, signature: str) -> int:
+        self._funded_channel(payer)
+        args = [payer, self._market.operator, self._market.collector, key, str(nonce), signature]
+        return self._relay(payer, "revokeSessionWithSig", args, f"revoke:{payer}:{nonce}:{key}")
+
+    def prepare_thaw(self, payer: Account, amount: int) -> PreparedTransaction:
+        """`amount` in micro-units; 0 ends a thaw."""
+        if not 0 <= amount <= _MAX_UINT128:
+            raise InvalidInput("The amount does not fit uint128.", param="amount")
+        return self._prepare(payer, "thaw", amount)
+
+    def prepare_withdrawal(self, payer: Account) -> PreparedTransaction:
+        return self._prepare(payer, "withdraw")
+
+    def _prepare(self, payer: Account, function: str, *args: object) -> PreparedTransaction:
+        line = (self._market.operator, self._market.collector)
+        return self._chain.prepare(VAULT, function, *line, *args, sender=payer)
+
+    def _relay(self, payer: Account, function: str, args: list[Any], key: str) -> int:
+        with self._read() as tx:
+            is_known = tx.transactions.by_key(f"{key}:0") is not None
+        if not is_known:  # refuse what would revert, before the operator pays for it
+            self._chain.prepare(VAULT, function, *args, sender=self._market.operator)
+        with self._begin() as tx:
+            queued = enqueue_again(tx.transactions, self._market.operator, (VAULT, function), args, key)
+            tx.transactions.note_request(payer, queued)
+            return queued
+
+    def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
+        vault = self._chain.address(VAULT)
+        granted = () if grant == NO_GRANT else (grant.as_argument(),)
+        deposit = (VAULT, "deposit", self._market.operator, self._market.collector, units, *granted)
+        if self._token.allows(payer, vault, units):
+            return (self._chain.prepare(*deposit, sender=payer),)
+        approve = self._token.approval(payer, vault, units)
+        return (approve, self._chain.prepare(*deposit))  # cannot be simulated before the approval is mined
+
+    def _check_holds(self, payer: Account, units: int) -> None:
+        """Before a key is made for a deposit that cannot come."""
+        held = self._token.held(payer)
+        if held < units:
+            raise InsufficientTokens(
+                f"{payer} holds {held} token units, less than the deposit of {units}.",
+                param="units",
+                details={"held": str(held), "required": str(units)},
+            )
+
+    def _funded_channel(self, payer: Account) -> ChannelId:
+        channel = self._market.channel(payer)
+        with self._read() as tx:
+            known = tx.chain.channel(channel)
+        if known is None or not known.balance:
+            raise ChannelEmpty(
+                "The channel has no balance yet: grant the session key with a deposit.",
+                details={"channel_id": channel},
+            )
+        return channel
+
+    def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> Grant:
+        with self._read() as tx:
+            now = later_now(tx.chain, self._clock())
+            line = standing(tx, channel, now)
+            grants = {grant.key: grant for grant in tx.chain.grants(channel)}
+        if terms.cap == 0:
+            raise InvalidInput("The session's cap must be positive.", param="session.cap")
+        if terms.expiry <= now.timestamp():
+            raise InvalidInput("The session's expiry has passed.", param="session.expiry")
+        key = terms.key or self._held_key(channel, now)
+        present = grants.get(key)
+        floor = present.cap if present else 0  # the vault lowers neither cap nor expiry of a key
+        cap = max(line.funded + units * UNIT, floor) if terms.cap is None else terms.cap
+        if not floor <= cap <= _MAX_UINT128:
+            raise InvalidInput(
+                f"The session's cap must be at least {floor}, which its key has, and fit uint128.",
+                param="session.cap",
+            )
+        return Grant(key, cap, max(terms.expiry, present.expiry if present else 0))
+
+    def _held_key(self, channel: ChannelId, now: datetime) -> Account:
+        """The newest that is granted or free to be; a new one where all are spent."""
+        held = self._free_key(channel, now)
+        if held is not None:
+            return held
+        # One at a time: making a key takes a second and 256 MiB by design.
+        if not self._creating.acquire(timeout=KEY_WAIT_SECONDS):
+            raise Unavailable("Too many session keys are being made now; try again.")
+        try:
+            return self._free_key(channel, now) or self._new_key(channel)
+        finally:
+            self._creating.release()
+
+    def _free_key(self, channel: ChannelId, now: datetime) -> Account | None:
+        with self._read() as tx:
+            grants = tx.chain.grants(channel)
+            spent = {grant.key for grant in grants} - usable_grants(grants, now).keys()
+            return next((key for key in tx.channels.held_keys(channel) if key not in spent), None)
+
+    def _new_key(self, channel: ChannelId) -> Account:
+        key = self._held_keys.create()
+        with self._begin() as tx:
+            tx.channels.add_held_key(channel, key)
+        return key
+
+    def _authorization(
+        self, payer: Account, channel: ChannelId, relay: RelayedDeposit
+    ) -> dict[str, Any] | None:
+        """None where the token takes none."""
+        domain = self._token.signing_domain(payer)
+        if domain is None:
+            return None
+        message = {
+            "from": payer,
+            "to": self._chain.address(VAULT),
+            "value": str(relay.units),
+            "validAfter": "0",
+            "validBefore": str(relay.valid_before),
+            "nonce": deposit_nonce(channel, relay.grant, relay.salt),
+        }
+        return payload(domain, AUTHORIZATION_TYPE, message)
+
+    def _message(self, declaration: str, message: dict[str, Any]) -> dict[str, Any]:
+        domain = TypedDomain(self._chain.chain_id, self._chain.address(VAULT))
+        return payload(domain.fields, declaration, message)
+
+
+def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:
+    """The EIP-3009 nonce of a relayed deposit: whoever relays it can change neither channel nor grant."""
+    return to_hash(keccak(words(channel, grant.key, grant.cap, grant.expiry, salt)))
+
+
+def _parts(signature: str) -> tuple[int, str, str]:
+    """v, r, s of 65 bytes."""
+    digits = signature.removeprefix("0x")
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        raw = b""
+    if len(raw) != 65:
+        raise InvalidInput("The signature must be 65 bytes of hex.", param="signature")
+    return raw[64], to_hash(raw[:32]), to_hash(raw[32:64])

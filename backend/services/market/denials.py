@@ -1,0 +1,150 @@
+"""What this operator does not serve: it ends at once, what runs ends in peace, what was earned stays earned.
+
+Settlement and claims ask nothing here: an answer that was given is paid for, whatever became of its adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.content import cid_of, decode_cid
+from backend.domain.denials import (
+    ContentWithheld,
+    Denial,
+    Denied,
+    ModelDenied,
+    ModelWithheld,
+    PayerDenied,
+    Reason,
+    Subject,
+)
+from backend.domain.errors import NotFound
+from backend.domain.ids import ZERO_HASH, Hash32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from backend.domain.denials import FloorPrice
+    from backend.domain.ids import Account, Cid
+    from backend.domain.receipt import VersionRecord
+    from backend.ports.chain import ChainView
+    from backend.ports.denials import PolicyRepository, PolicyTx
+    from backend.ports.storage import BlobStore
+    from backend.services.market.adapter_folders import AdapterFolders
+
+
+@dataclass(frozen=True, slots=True)
+class Takedown:
+    """What was taken down, and the answers that may still be using it."""
+
+    adapter: Hash32
+    contents: tuple[Cid, ...]
+    under_way: frozenset[str]
+
+
+class Policy:
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[PolicyTx]],
+        read: Callable[[], AbstractContextManager[PolicyTx]],
+        blobs: BlobStore,
+        folders: AdapterFolders,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._begin, self._read = begin, read
+        self._blobs, self._folders = blobs, folders
+        self._clock = clock
+
+    def denials(self) -> Sequence[Denial]:
+        with self._read() as tx:
+            return tx.policy.all()
+
+    def deny(self, subject: Subject, reason: Reason) -> Denial:
+        """From the next request on."""
+        denial = Denial(subject, reason, self._clock())
+        with self._begin() as tx:
+            tx.policy.put(denial)
+        return denial
+
+    def allow(self, subject: Subject) -> None:
+        """Errors: `NotFound` for what is not denied."""
+        with self._begin() as tx:
+            if not tx.policy.remove(subject):
+                raise NotFound(f"{subject.kind} {subject.id} is not denied.", param="subject")
+
+    def floor(self) -> FloorPrice:
+        with self._read() as tx:
+            return tx.policy.floor()
+
+    def set_floor(self, floor: FloorPrice) -> None:
+        """From the next request on: what asks less is not served."""
+        with self._begin() as tx:
+            tx.policy.set_floor(floor)
+
+    def take_down(self, record: VersionRecord, reason: Reason) -> Takedown:
+        """Deny the version's weights under any name, and take every folder that holds them out of the store.
+
+        May be repeated, and must be where it was cut short: then blocks may still lie in the store.
+        """
+        if record.adapter_digest == ZERO_HASH:
+            raise NotFound("The base model has no adapter that could be taken down.", param="model")
+        now = self._clock()
+        with self._begin() as tx:
+            versions = [v.record for v in tx.chain.versions()]
+            digests = {v.cid_digest for v in versions if v.adapter_digest == record.adapter_digest}
+            tx.policy.put(Denial(Subject(Denied.ADAPTER, record.adapter_digest), reason, now))
+            for digest in digests:
+                tx.policy.put(Denial(Subject(Denied.CONTENT, digest), reason, now))
+            under_way = tx.channels.reserved(now)
+        contents = tuple(sorted(map(cid_of, digests)))
+        self._blobs.forget(*contents)
+        return Takedown(record.adapter_digest, contents, under_way)
+
+    def drop_copies(self, takedown: Takedown) -> bool:
+        """Delete the copies that answers are made from, once those under way have ended; whether it did."""
+        now = self._clock()
+        with self._read() as tx:
+            if takedown.under_way & tx.channels.reserved(now):
+                return False
+        for cid in takedown.contents:
+            self._folders.drop(cid)
+        return True
+
+    def check_content(self, cid: Cid) -> None:
+        """Errors: `ContentWithheld`."""
+        subject = Subject(Denied.CONTENT, f"0x{decode_cid(cid).digest.hex()}")
+        with self._read() as tx:
+            denials = tx.policy.find([subject])
+        for denial in denials:
+            raise ContentWithheld(
+                f"{cid} is not handed out here: {denial.reason}.", "cid", {"reason": denial.reason}
+            )
+
+
+def check_answerable(
+    policy: PolicyRepository, chain: ChainView, record: VersionRecord, payer: Account | None
+) -> None:
+    """Whether the version is served, and to whom. Errors: `ModelDenied`, `ModelWithheld`, `PayerDenied`."""
+    subjects = _subjects(chain, record)
+    asked_by = [] if payer is None else [Subject(Denied.PAYER, payer)]
+    for denial in policy.find([*subjects, *asked_by]):
+        subject, details = denial.subject, {"reason": denial.reason.value}
+        if subject.kind is Denied.PAYER:
+            raise PayerDenied(f"{subject.id} is not answered here: {denial.reason}.", None, details)
+        kind = ModelWithheld if denial.reason.is_legal else ModelDenied
+        text = f"The model is not served here, for its {subject.kind} {subject.id}: {denial.reason}."
+        raise kind(text, "model", details | {subject.kind.value: subject.id})
+
+
+def is_served(denials: Mapping[Subject, Denial], chain: ChainView, record: VersionRecord) -> bool:
+    """Likewise, for many versions in a row."""
+    return not denials or not any(subject in denials for subject in _subjects(chain, record))
+
+
+def _subjects(chain: ChainView, record: VersionRecord) -> list[Subject]:
+    snapshots = (chain.snapshot(snapshot) for snapshot in record.snapshots)
+    datanets = [Subject(Denied.DATANET, str(found.datanet)) for found in snapshots if found is not None]
+    return [Subject(Denied.ADAPTER, record.adapter_digest), *datanets]

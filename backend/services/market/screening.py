@@ -1,0 +1,150 @@
+"""The gate before a listing: what an adapter's update is like, beside all versions of its base model."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import DomainError, NotFound, Unavailable
+from backend.domain.screening import (
+    SAME_MODULE,
+    SKETCHED,
+    AdapterRefused,
+    Inspection,
+    Likeness,
+    ScreeningReport,
+    risk_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from backend.domain.chain import RegisteredVersion
+    from backend.domain.ids import Account, Hash32, VersionId
+    from backend.ports.screening import GateTx, Inspect
+    from backend.services.market.adapter_folders import AdapterFolders
+
+    Begin = Callable[[], AbstractContextManager[GateTx]]
+
+MAX_LEARNT = 16
+"""Versions that are fetched and inspected before one report."""
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """Reports stand on what was noted: of adapters trained here, and of versions that were learnt."""
+
+    def __init__(self, begin: Begin, read: Begin) -> None:
+        self._begin = begin
+        self._read = read
+
+    def note(self, inspection: Inspection) -> None:
+        """Noting again is harmless."""
+        with self._begin() as tx:
+            tx.inspections.put(inspection)
+
+    def learn(self, base_model: Hash32, folders: AdapterFolders, inspect: Inspect) -> int:
+        """Fetch and inspect versions that are not known yet, the newest first; how many are known then.
+
+        What is not within reach is left for the next time; what the engine refuses is not looked at again.
+        """
+        with self._read() as tx:
+            known = tx.inspections.digests(base_model)
+            unknown = {
+                v.record.adapter_digest: v
+                for v in _versions(tx, base_model)
+                if v.record.adapter_digest not in known
+            }
+        num_learnt = 0
+        for version in list(reversed(unknown.values()))[:MAX_LEARNT]:
+            record = version.record
+            try:
+                self.note(inspect(folders.folder(record).path))
+            except AdapterRefused as error:
+                log.warning("version %s is not served: %s", version.id, error)
+                self.note(Inspection(record.adapter_digest, base_model, b"", {}))
+            except (DomainError, OSError) as error:
+                log.info("version %s cannot be inspected now: %s", version.id, error)
+                continue
+            num_learnt += 1
+        return num_learnt
+
+    def report(
+        self,
+        adapter_digest: Hash32,
+        creator: Account,
+        parent: VersionId | None = None,
+        *,
+        has_snapshot: bool = True,
+    ) -> ScreeningReport:
+        """Of an adapter that was noted, beside the versions of others; `parent` is what it was trained from,
+        and is named by its record. Without a snapshot it is compared with the creator's own versions that
+        have one too: whose contributors a copy would leave out. Errors: `NotFound`.
+        """
+        with self._read() as tx:
+            inspected = tx.inspections.get(adapter_digest)
+            if inspected is None or not inspected.sketch:
+                raise NotFound(f"adapter {adapter_digest} was not inspected here", param="adapter_digest")
+            versions = _versions(tx, inspected.base_model)
+            parents = {version.record.adapter_digest for version in versions if version.id == parent}
+            others: dict[Hash32, RegisteredVersion] = {}
+            for version in versions:  # the first one with these weights is the original
+                is_own = version.record.creator == creator and (has_snapshot or not version.record.snapshots)
+                if not is_own and version.record.adapter_digest not in parents:
+                    others.setdefault(version.record.adapter_digest, version)
+            registered = {version.record.adapter_digest for version in versions}
+            found = [
+                (one, _likeness(inspected, one, others.get(one.adapter_digest)))
+                for one in tx.inspections.of_base(inspected.base_model)
+                if one.adapter_digest in registered
+            ]
+        return ScreeningReport(
+            risk_of(
+                inspected.statistics,
+                [one.statistics for one, _ in found if one.adapter_digest != adapter_digest],
+            ),
+            max((near for _, near in found if near), key=_closeness, default=None),
+            len(found),
+            len(registered) - len(found),
+        )
+
+
+def _versions(tx: GateTx, base_model: Hash32) -> list[RegisteredVersion]:
+    """With adapters, in order of registration."""
+    return [
+        version
+        for version in tx.chain.versions()
+        if version.record.base_model == base_model and int(version.record.adapter_digest, 16)
+    ]
+
+
+def _closeness(likeness: Likeness) -> tuple[bool, float]:
+    return likeness.is_copy, max(likeness.cosine, likeness.shared_ppm / 1_000_000)
+
+
+def _likeness(inspected: Inspection, other: Inspection, version: RegisteredVersion | None) -> Likeness | None:
+    if version is None:
+        return None
+    import numpy as np
+
+    one, two = (_layers(each) for each in (inspected, other))
+    if one.shape != two.shape:
+        raise Unavailable(f"the sketches of {inspected.adapter_digest} and {version.id} differ in size")
+    products = (one * two).sum(1)
+    norms = np.sqrt((one**2).sum(1) * (two**2).sum(1))
+    is_same = products >= SAME_MODULE * np.maximum(norms, np.finfo(np.float64).tiny)
+    energy = (one**2).sum(1)
+    total = energy.sum()
+    cosine = float(products.sum() / max(np.sqrt(total * (two**2).sum()), np.finfo(np.float64).tiny))
+    shared = float(energy[is_same].sum() / total) if total else 0.0
+    return Likeness(version.id, version.record.creator, round(cosine, 4), round(shared * 1_000_000))
+
+
+def _layers(inspection: Inspection) -> Any:
+    """float64 [linear layers, SKETCHED]"""
+    import numpy as np
+
+    return np.frombuffer(inspection.sketch, "<f2").astype(np.float64).reshape(-1, SKETCHED)

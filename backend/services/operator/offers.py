@@ -1,0 +1,99 @@
+"""What our own operator sells in its own name, each by a version record: answers of the bare base model, and
+training.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.hashing import record_argument, version_id
+from backend.domain.ids import ZERO_HASH
+from backend.domain.receipt import TRAINING_NAME, own_record
+from backend.services.transactions.operator_transactions import Call, OperatorTransactions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from backend.domain.chain import ChainTransaction
+    from backend.domain.ids import Account, Hash32
+    from backend.domain.receipt import VersionRecord
+    from backend.ports.chain import Chain
+    from backend.ports.serving import OffersTx
+
+REGISTRY = "AdapterRegistry"
+MAX_NAME = 32
+MAX_PRICE = (1 << 63) - 1
+"""What operators can tell of their prices."""
+
+
+def base_record(operator: Account, base_model: Hash32, name: str, prices: tuple[int, int]) -> VersionRecord:
+    """What this operator sells answers of the bare base model by; what a record's name has no room for is
+    left out of `name`. `prices`: token units per million prompt tokens, and completion tokens.
+
+    Errors: `InvalidInput`.
+    """
+    if not all(0 <= price <= MAX_PRICE for price in prices):
+        raise InvalidInput(
+            f"A price is from 0 to {MAX_PRICE} token units per million tokens.", param="prices"
+        )
+    spelled = re.sub("[^a-z0-9-]+", "-", name.lower())[:MAX_NAME]
+    if spelled == TRAINING_NAME:
+        message = f"no base model is named {name!r}: training is paid by that name; rename its folder or file"
+        raise InvalidInput(message, param="base_model")
+    return own_record(operator, base_model, spelled, *prices)
+
+
+class Offers:
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[OffersTx]],
+        read: Callable[[], AbstractContextManager[OffersTx]],
+        chain: Chain,
+        own: Account,
+    ) -> None:
+        self._read, self._chain, self._own = read, chain, own
+        self._wishes = OperatorTransactions(begin, read, chain, own)
+
+    def check(self, record: VersionRecord) -> None:
+        """Errors: `Conflict` where answers would not be sold by this record, registered or not."""
+        with self._read() as tx:
+            floor = tx.policy.floor()
+            known = [one.record for one in tx.chain.versions(creator=self._own) if not one.is_deprecated]
+        if not floor.allows(record):
+            raise Conflict(
+                f"Nothing is served here below {floor.prompt} and {floor.completion} token units per million "
+                "tokens: ask for more, or set another floor (`loraledger policy floor --prices`).",
+                param="prices",
+            )
+        state = self._chain.call(REGISTRY, "versionOf", version_id(record))
+        is_past = record in [one for one in known if _is_of_base(one, record)][:-1]
+        if state["isDeprecated"] or is_past:
+            raise Conflict(
+                "These prices were asked before and given up: a record is registered once, and the newest "
+                "that is not deprecated counts. Ask for others, if only by one unit.",
+                param="prices",
+            )
+
+    def register(self, records: Sequence[VersionRecord]) -> list[ChainTransaction]:
+        """Have those of the records registered that the registry does not have.
+
+        Errors: `Conflict` without gas, `Reverted` for what it would never take.
+        """
+        calls = [
+            Call(REGISTRY, "register", (record_argument(record),), "offer", is_simulated=True)
+            for record in records
+            if not self._chain.call(REGISTRY, "versionOf", version_id(record))["registeredAt"]
+        ]
+        return self._wishes.queue(calls)
+
+    def transaction(self, transaction_id: int) -> ChainTransaction:
+        """Errors: `NotFound`."""
+        return self._wishes.transaction(transaction_id)
+
+
+def _is_of_base(one: VersionRecord, other: VersionRecord) -> bool:
+    is_bare = one.adapter_digest == ZERO_HASH and not one.is_training
+    return is_bare and one.base_model == other.base_model

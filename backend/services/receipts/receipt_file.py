@@ -1,0 +1,79 @@
+"""Receipts from files: what `GET /v1/receipts/{id}` answers, from whoever passed it on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from backend.domain.disputes.witnesses import unpack_list
+from backend.domain.errors import InvalidInput
+from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
+from backend.domain.receipt import Receipt, SignedReceipt, Slice
+from backend.domain.split import MAX_SLICES
+from backend.services.receipts.verification import ShownReceipt
+
+_Hash = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$")]
+_Account = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{40}$")]
+_Amount = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,38}$")]
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+
+
+class _Body(msgspec.Struct):
+    channel_id: _Hash
+    cumulative: _Amount
+    charge: _Amount
+    request_hash: _Hash
+    response_hash: _Hash
+    slices_hash: _Hash
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    attribution_hash: _Hash
+    served_at: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Slice(msgspec.Struct):
+    version_id: _Hash
+    weight_ppm: _Count
+    packed: Annotated[str, msgspec.Meta(pattern="^0x([0-9a-f]{16}){0,256}$")]
+
+
+class _Shown(msgspec.Struct):
+    id: _Hash
+    operator: _Account
+    receipt: _Body
+    method: Annotated[str, msgspec.Meta(pattern="^[!-~]{1,32}$")]
+    slices: Annotated[list[_Slice], msgspec.Meta(min_length=1, max_length=MAX_SLICES)]
+    signature: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{130}$")]
+    salt: _Hash | None = None
+
+
+_SHOWN = msgspec.json.Decoder(_Shown)
+
+
+def parse_shown(text: bytes) -> ShownReceipt:
+    """Errors: `InvalidInput` that names the first field which is missing or malformed."""
+    try:
+        found = _SHOWN.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(f"not a receipt as the API shows it: {error}", param="receipt") from error
+    body = found.receipt
+    receipt = Receipt(
+        channel_id=ChannelId(Hash32(body.channel_id)),
+        cumulative=int(body.cumulative),
+        charge=int(body.charge),
+        request_hash=Hash32(body.request_hash),
+        response_hash=Hash32(body.response_hash),
+        slices_hash=Hash32(body.slices_hash),
+        prompt_tokens=body.prompt_tokens,
+        completion_tokens=body.completion_tokens,
+        attribution_hash=Hash32(body.attribution_hash),
+        served_at=body.served_at,
+    )
+    slices = tuple(
+        Slice(VersionId(Hash32(s.version_id)), s.weight_ppm, unpack_list(bytes.fromhex(s.packed[2:])))
+        for s in found.slices
+    )
+    signed = SignedReceipt(receipt, found.method, slices, found.signature)
+    salt = None if found.salt is None else Hash32(found.salt)
+    return ShownReceipt(ReceiptId(Hash32(found.id)), Account(found.operator), signed, salt)

@@ -1,0 +1,218 @@
+"""From a trained adapter's folder to a version on the chain.
+
+The folder goes to the block store and is fetched back before a job succeeds. Registration is the creator's
+own transaction: prepared here, sent by whoever holds the key, noticed when the chain has confirmed it. So at
+every moment a version is either registered with all its content in place, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.domain.content import ContentCorrupt, cid_digest
+from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from backend.domain.hashing import record_argument, version_id
+from backend.domain.receipt import VersionRecord, check_name
+from backend.domain.screening import CopiedVersion
+from backend.domain.split import PPM
+from backend.domain.training import JobState
+from backend.services.train.parents import snapshots_of
+from backend.services.train.transitions import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from backend.domain.chain import PreparedTransaction
+    from backend.domain.ids import Account, Cid, VersionId
+    from backend.domain.screening import ScreeningReport
+    from backend.domain.training import TrainingJob
+    from backend.ports.chain import Chain
+    from backend.ports.storage import BlobStore
+    from backend.ports.training import TrainingTx
+    from backend.services.market.screening import Gate
+
+    Begin = Callable[[], AbstractContextManager[TrainingTx]]
+
+_REGISTRY = "AdapterRegistry"
+
+
+class NotPublished(Conflict):
+    """The job has no adapter to register (yet)."""
+
+
+class NoBetterThanBase(Conflict):
+    """The adapter predicts the held-out rows no better than the bare base model does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the creator sells an adapter as. Prices in token units per million tokens; parts in ppm of what
+    remains after the protocol fee, the contributors getting the rest.
+    """
+
+    name: str
+    prompt_price: int
+    completion_price: int
+    operator_ppm: int
+    creator_ppm: int
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for param in ("prompt_price", "completion_price"):
+            if not 0 <= getattr(self, param) < 1 << 64:
+                raise InvalidInput(f"{param} must lie between 0 and 2^64 - 1", param=param)
+        for param in ("operator_ppm", "creator_ppm"):
+            if not 0 <= getattr(self, param) <= PPM:
+                raise InvalidInput(f"{param} must lie between 0 and {PPM}", param=param)
+        if self.operator_ppm + self.creator_ppm > PPM:
+            raise InvalidInput("operator and creator together exceed the whole", param="creator_ppm")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A version that will exist once its creator's transaction is confirmed."""
+
+    version_id: VersionId
+    record: VersionRecord
+    transaction: PreparedTransaction
+    gate: ScreeningReport | None
+
+
+class Publication:
+    def __init__(
+        self,
+        begin: Begin,
+        store: BlobStore,
+        chain: Chain,
+        gate: Gate,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._begin = begin
+        self._store = store
+        self._chain = chain
+        self._gate = gate
+        self._clock = clock
+
+    def publish(self, folder: Path) -> Cid:
+        """Store and pin a folder, and read it back by its CID. Doing so again is harmless.
+
+        Errors: `ContentCorrupt` if other bytes come back, `Unavailable`.
+        """
+        cid = self._store.add_directory(folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            fetched = Path(scratch) / "fetched"
+            self._store.fetch_folder(cid, fetched)
+            if _digests(fetched) != _digests(folder):
+                raise ContentCorrupt(f"{cid} does not hold what was stored under it", details={"cid": cid})
+        return cid
+
+    def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
+        """Errors: `NotPublished`; `NoBetterThanBase` unless the creator accepts that."""
+        if job.state is not JobState.SUCCEEDED or job.result is None or job.cid is None:
+            raise NotPublished(f"{job.id} is {job.state.value}; it can be registered once it has succeeded")
+        if job.result.is_better_than_base is False and not accepts_worse:
+            raise NoBetterThanBase(
+                f"{job.id} does no better than its base model on held-out rows; confirm to list it",
+                details=dict(job.result.metrics),
+            )
+        with self._begin() as tx:
+            snapshots = snapshots_of(tx, job)
+        return VersionRecord(
+            creator=job.creator,
+            name=listing.name,
+            adapter_digest=job.result.adapter_digest,
+            cid_digest=cid_digest(job.cid),
+            base_model=job.result.base_model,
+            snapshots=snapshots,
+            prompt_price=listing.prompt_price,
+            completion_price=listing.completion_price,
+            operator_ppm=listing.operator_ppm,
+            creator_ppm=listing.creator_ppm,
+        )
+
+    def prepare(
+        self,
+        job_id: str,
+        account: Account,
+        listing: Listing,
+        *,
+        accepts_worse: bool = False,
+        accepts_copy: bool = False,
+    ) -> Registration:
+        """The creator's transaction, simulated, for their wallet to sign and send.
+
+        Errors: those of `record`, `NotFound`, `Forbidden`, `Reverted` with the registry's reason;
+        `CopiedVersion` unless the creator accepts that: the job shows whose data it was made from, but the
+        same data, options and seed give the adapter that somebody else has listed.
+        """
+        job = self._job_of(job_id, account)
+        record = self.record(job, listing, accepts_worse=accepts_worse)
+        report = self._report(job, record)
+        near = None if report is None else report.nearest
+        if near is not None and near.is_copy and not accepts_copy:
+            raise CopiedVersion(
+                f"the adapter of {job_id} is like version {near.version} of {near.creator}, who was first; "
+                "confirm to list it beside that one",
+                details=asdict(near),
+            )
+        transaction = self._chain.prepare(_REGISTRY, "register", record_argument(record), sender=account)
+        return Registration(version_id(record), record, transaction, report)
+
+    def _report(self, job: TrainingJob, record: VersionRecord) -> ScreeningReport | None:
+        """None for what was published before there was a gate."""
+        try:
+            asked = record.adapter_digest, record.creator, job.config.parent
+            return self._gate.report(*asked, has_snapshot=bool(record.snapshots))
+        except NotFound:
+            return None
+
+    def notice(self) -> int:
+        """Note the versions that the chain now knows for published jobs; how many are new."""
+        now = self._clock()
+        num_noticed = 0
+        with self._begin() as tx:
+            for waiting in tx.training.unregistered():
+                version = _registered_as(tx, waiting)
+                job = tx.training.locked(waiting.id) if version is not None else None
+                if job is None or job.version_id is not None:
+                    continue
+                tx.training.save(replace(job, version_id=version))
+                tx.training.add_event(job.id, "registered", {"version_id": version}, now)
+                num_noticed += 1
+        return num_noticed
+
+    def _job_of(self, job_id: str, account: Account) -> TrainingJob:
+        with self._begin() as tx:
+            job = tx.training.get(job_id)
+        if job is None:
+            raise NotFound(f"no training job {job_id}", param="job_id")
+        if job.creator != account:
+            raise Forbidden(f"only the creator of {job_id} may register its adapter", param="job_id")
+        return job
+
+
+def _registered_as(tx: TrainingTx, job: TrainingJob) -> VersionId | None:
+    """The first version of the creator with these weights and this folder."""
+    if job.result is None or job.cid is None:
+        return None
+    wanted = (job.result.adapter_digest, cid_digest(job.cid))
+    for version in tx.chain.versions(creator=job.creator):
+        if (version.record.adapter_digest, version.record.cid_digest) == wanted:
+            return version.id
+    return None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,48 @@
+"""Denials, on both databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from backend.domain.denials import Denial, Denied, FloorPrice, Reason, Subject
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
+ADAPTER = Subject(Denied.ADAPTER, some_hash("adapter"))
+PAYER = Subject(Denied.PAYER, some_account("payer"))
+
+
+def test_a_denial_takes_the_place_of_an_earlier_one_and_is_found_by_its_subject(database: Database) -> None:
+    later = Denial(ADAPTER, Reason.LEGAL, NOW + timedelta(seconds=1))
+    payer = Denial(PAYER, Reason.POLICY, NOW)
+    with database.begin() as tx:
+        tx.policy.put(Denial(ADAPTER, Reason.HARMFUL, NOW))
+        tx.policy.put(payer)
+        tx.policy.put(later)
+    with database.read() as tx:
+        assert tx.policy.all() == [payer, later]
+        assert tx.policy.find([ADAPTER, Subject(Denied.CONTENT, ADAPTER.id)]) == [later]
+        assert tx.policy.find([]) == []
+
+
+def test_a_denial_is_removed_once(database: Database) -> None:
+    with database.begin() as tx:
+        tx.policy.put(Denial(PAYER, Reason.POLICY, NOW))
+        assert tx.policy.remove(PAYER)
+        assert not tx.policy.remove(PAYER)
+        assert tx.policy.all() == []
+
+
+def test_the_floor_price_is_one_until_another_is_said(database: Database) -> None:
+    floors = [FloorPrice(5, 0), FloorPrice(2**63 - 1, 7)]
+    with database.read() as tx:
+        assert tx.policy.floor() == FloorPrice(1, 1)
+    for floor in floors:
+        with database.begin() as tx:
+            tx.policy.set_floor(floor)
+        with database.read() as tx:
+            assert tx.policy.floor() == floor

@@ -1,0 +1,72 @@
+"""What an engine is asked when an answer is computed again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.errors import InvalidInput
+from backend.installation.verification import Recomputation
+from backend.ports.engine import AdapterFolder
+from backend.services.receipts.reexecution import NotRepeatable
+from tests.support.market import Market, some_hash
+
+if TYPE_CHECKING:
+    from backend.domain.receipt import VersionRecord
+    from backend.ports.engine import Chat
+
+MARKET = Market()
+RECORD = replace(next(iter(MARKET.records.values())), snapshots=())
+FIRST, SECOND = (replace(RECORD, adapter_digest=some_hash(name)) for name in ("first", "second"))
+
+
+class Folders:
+    def folder(self, record: VersionRecord) -> AdapterFolder:
+        return AdapterFolder(record.adapter_digest, Path(record.adapter_digest))
+
+
+class Again(Recomputation):
+    """Of a receipt that names these versions."""
+
+    def __init__(self, *records: VersionRecord) -> None:
+        here = SimpleNamespace(digest=RECORD.base_model)
+        installation: Any = SimpleNamespace(base=here, adapter_folders=Folders())
+        shown: Any = SimpleNamespace(signed=MARKET.serve(MARKET.channels[0]))
+        super().__init__(installation, shown, None, None)
+        self._named = list(records)
+
+    def _records(self) -> list[VersionRecord]:
+        return self._named
+
+    def asked(self, *weights: float, **fields: Any) -> Chat:
+        blend = [{"model": "any", "weight": weight} for weight in weights]
+        body = {"model": "any", "prompt": "hello", "temperature": 0, **fields}
+        return self._chat(json.dumps(body | ({"loraledger": {"blend": blend}} if blend else {})).encode())
+
+
+def test_one_adapter_is_asked_alone_and_several_by_their_weights() -> None:
+    alone = Again(FIRST).asked()
+    assert (alone.adapter and alone.adapter.digest, alone.blend) == (FIRST.adapter_digest, ())
+    together = Again(FIRST, SECOND).asked(0.5, 2.0)
+    assert together.adapter is None
+    assert [(folder.digest, weight) for folder, weight in together.blend] == [
+        (FIRST.adapter_digest, 0.5),
+        (SECOND.adapter_digest, 2.0),
+    ]
+
+
+def test_a_request_for_other_adapters_than_were_paid_is_refused() -> None:
+    for records, weights in (((FIRST,), (1.0, 1.0)), ((FIRST, SECOND), ()), ((FIRST, SECOND), (1.0,))):
+        with pytest.raises(InvalidInput, match="other adapters"):
+            Again(*records).asked(*weights)
+
+
+def test_what_was_drawn_by_chance_is_not_repeatable() -> None:
+    with pytest.raises(NotRepeatable):
+        Again(FIRST).asked(temperature=1)
+    assert Again(FIRST).asked(temperature=1, seed=3).sampling.seed == 3

@@ -1,0 +1,240 @@
+"""Requests to addresses that a stranger chose, against a stranger who does what they can."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpcore2
+import pytest
+
+from backend.outbound.client import OutboundClient
+from backend.ports.outbound import AddressRefused, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+LOOPBACK = "127.0.0.1"
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@contextmanager
+def stranger(play: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that plays its part once for each connection; its port."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    try:
+                        play(connection)
+                    except OSError:
+                        continue  # the client has hung up on us, as it should
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def saying(answer: bytes) -> Callable[[socket.socket], None]:
+    def play(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+    return play
+
+
+def at(port: int, host: str = LOOPBACK) -> str:
+    return f"http://{host}:{port}/x?y=1"
+
+
+def fetch(client: OutboundClient, url: str, max_bytes: int = 1000, seconds: float = 5) -> bytes:
+    return b"".join(client.get(url, accept="*/*", max_bytes=max_bytes, seconds=seconds))
+
+
+class Connecting(httpcore2.NetworkBackend):
+    """Notes where connections would go; nobody answers there."""
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+
+    def connect_tcp(self, host: str, *_args: Any, **_options: Any) -> httpcore2.NetworkStream:
+        self.tried.append(host)
+        raise httpcore2.ConnectError("nobody")
+
+
+def test_the_body_of_an_answer_arrives_whole() -> None:
+    with stranger(saying(HEAD + b"content-length: 5\r\n\r\nhello")) as port:
+        assert fetch(OutboundClient(allows_private=True), at(port)) == b"hello"
+
+
+def test_whoever_allows_private_addresses_is_warned(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        OutboundClient()
+        assert not caplog.records
+        OutboundClient(allows_private=True)
+    assert "private networks" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "0",
+        "[::1]",
+        "[::ffff:7f00:1]",
+    ],
+)
+def test_no_spelling_of_this_machine_is_called(host: str) -> None:
+    network = Connecting()
+    with pytest.raises(Unreachable):
+        fetch(OutboundClient(network=network), at(80, host))
+    assert network.tried == []
+
+
+@pytest.mark.parametrize(
+    "answer", [["10.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["2606:4700::1", "::ffff:10.0.0.1"]]
+)
+def test_a_host_is_refused_if_one_of_its_addresses_is_private(answer: list[str]) -> None:
+    network = Connecting()
+    with pytest.raises(AddressRefused):
+        fetch(OutboundClient(resolve=lambda *_: answer, network=network), at(80, "rebound.example"))
+    assert network.tried == []
+
+
+def test_a_second_look_up_has_no_say_in_where_the_connection_goes() -> None:
+    answers, asked, network = iter([["8.8.8.8"], ["127.0.0.1"]]), [], Connecting()
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        asked.append((host, port))
+        return next(answers)
+
+    with pytest.raises(Unreachable):
+        fetch(OutboundClient(resolve=resolve, network=network), at(81, "rebound.example"))
+    assert asked == [("rebound.example", 81)]
+    assert network.tried == ["8.8.8.8"]
+
+
+def test_the_next_address_is_tried_where_nobody_answers() -> None:
+    network = Connecting()
+    addresses = [f"8.8.8.{number}" for number in range(9)]
+    with pytest.raises(Unreachable):
+        fetch(OutboundClient(resolve=lambda *_: addresses, network=network), at(80, "many.example"))
+    assert network.tried == addresses[:4]
+
+
+@pytest.mark.parametrize(
+    "status", [b"301 Moved", b"302 Found", b"307 Temporary", b"404 Not", b"500 No", b"204 None"]
+)
+def test_a_redirect_is_not_followed_and_only_a_200_is_an_answer(status: bytes) -> None:
+    asked: list[bytes] = []
+
+    def play(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536))
+        head = b"HTTP/1.1 " + status + b"\r\nlocation: http://169.254.169.254/latest\r\n"
+        connection.sendall(head + b"content-length: 0\r\n\r\n")
+
+    with stranger(play) as port, pytest.raises(Unreachable, match=status[:3].decode()):
+        fetch(OutboundClient(allows_private=True), at(port))
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/\r\nhost: other",
+        "http://127.0.0.1/\tx",
+        "http://127.0.0.1/ x",
+        "http://127.0.0.1\\@elsewhere/",
+        "http://user:secret@127.0.0.1/",
+        "http:///path",
+        "http://[::1/",
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:0/",
+        "http://ex\u00e4mple/",
+        "http://127.0.0.1/" + "x" * 3000,
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/",
+        "127.0.0.1/",
+        "",
+    ],
+)
+def test_what_is_no_plain_http_url_is_refused(url: str) -> None:
+    network = Connecting()
+    with pytest.raises(AddressRefused):
+        fetch(OutboundClient(allows_private=True, network=network), url)
+    assert network.tried == []
+
+
+def test_an_announced_and_an_endless_body_end_at_the_limit() -> None:
+    sent = 0
+
+    def endless(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.recv(65536)
+        connection.sendall(HEAD + b"\r\n")
+        while True:
+            sent += connection.send(b"x" * 4096)
+
+    with stranger(endless) as port, pytest.raises(Unreachable, match="more than 1000 bytes"):
+        fetch(OutboundClient(allows_private=True), at(port))
+    assert sent < 64 << 20
+
+
+@pytest.mark.parametrize("head", [b"", HEAD + b"\r\n"], ids=["head", "body"])
+def test_an_answer_that_trickles_ends_at_the_deadline(head: bytes) -> None:
+    """Each piece comes soon after the one before, so a limit on waiting alone would never be met."""
+    has_ended = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head)
+        for byte in HEAD[:-2] * 100:
+            if has_ended.wait(0.02):
+                return
+            connection.sendall(bytes([byte]))
+
+    with stranger(trickle) as port:
+        with pytest.raises(Unreachable, match="did not answer within"):
+            fetch(OutboundClient(allows_private=True), at(port), seconds=0.3)
+        has_ended.set()
+
+
+def test_a_look_up_that_hangs_ends_at_the_deadline() -> None:
+    may_end = threading.Event()
+
+    def resolve(_host: str, _port: int) -> Sequence[str]:
+        may_end.wait(60)
+        return []
+
+    try:
+        with pytest.raises(Unreachable, match="did not answer within"):
+            fetch(OutboundClient(resolve=resolve), at(80, "slow.example"), seconds=0.1)
+    finally:
+        may_end.set()
+
+
+def test_an_answer_that_is_no_http_is_unreachable() -> None:
+    with stranger(saying(b"SSH-2.0-OpenSSH\r\n")) as port, pytest.raises(Unreachable):
+        fetch(OutboundClient(allows_private=True), at(port))
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with stranger(saying(HEAD + b"content-length: 2\r\n\r\nok")) as port:
+        assert fetch(OutboundClient(allows_private=True), at(port)) == b"ok"

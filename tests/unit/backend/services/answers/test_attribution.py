@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from backend.domain.attribution import GRADIENT_METHOD, INDEX_FILE, INDEX_METADATA
+from backend.domain.errors import InvalidInput
+from backend.ports.attribution import Probe
+from backend.services.answers.attribution import HiddenCosine, Ridge, Uniform, UniformByRows, attribute
+from backend.services.answers.attribution_index import AttributionIndex, Indices, load_index
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POSITIONS = [0, 1, 1 << 24]
+METADATA = INDEX_METADATA | {"methods": f"{GRADIENT_METHOD} error-ridge-1"}
+PROBE = Probe([13.0, 14.0], error=[1.0, 2.0], gradient=[1.0, 0.0, -1.0, 2.0])
+
+
+def write_index(folder: Path, metadata: dict[str, str] = METADATA, **changes: Any) -> None:
+    tensors: dict[str, Any] = {
+        "positions": np.array(POSITIONS, dtype=np.int64),
+        "hidden.vectors": np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32),
+        "rows": np.array([4, 1, 9], dtype=np.int64),
+        "hidden.centre": np.array([10, 10], dtype=np.float32),
+        "error.vectors": np.array([[3, 0], [0, -1], [1, 1]], dtype=np.float32),
+        "gradient.vectors": np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 3]], dtype=np.float32),
+    }
+    tensors |= changes
+    save_file({name: t for name, t in tensors.items() if t is not None}, folder / INDEX_FILE, metadata)
+
+
+def test_scores_are_cosines_of_centred_states_moved_to_between_0_and_1(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    scores = HiddenCosine(Indices()).scores(tmp_path, POSITIONS, PROBE)
+    assert scores == pytest.approx({0: 0.8, 1: 0.9, 1 << 24: 0.2})
+
+
+def test_ridge_scores_are_dot_products_and_may_be_negative(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    indices = Indices(with_gradients=True)
+    by_error = Ridge(indices, "error").scores(tmp_path, POSITIONS, PROBE)
+    assert by_error == {0: 3.0, 1: -2.0, 1 << 24: 3.0}
+    by_gradient = Ridge(indices, "gradient").scores(tmp_path, POSITIONS, PROBE)
+    assert by_gradient == {0: 1.0, 1: -1.0, 1 << 24: 6.0}
+    found = attribute([Ridge(indices, "error")], tmp_path, POSITIONS, PROBE)
+    assert found.method == "error-ridge-1"
+    assert [(share.position, share.ppm) for share in found.shares] == [(0, 500_000), (1 << 24, 500_000)]
+
+
+def test_ridge_scores_of_huge_vectors_stay_finite(tmp_path: Path) -> None:
+    huge = np.full((3, 2), 3e38, dtype=np.float32)
+    write_index(tmp_path, **{"error.vectors": huge})
+    found = attribute([Ridge(Indices(), "error")], tmp_path, POSITIONS, Probe(error=[3e38, 3e38]))
+    assert [share.ppm for share in found.shares] == [333_334, 333_333, 333_333]
+
+
+@pytest.mark.parametrize("probe", [Probe([1.0, 2.0]), Probe(error=[1.0] * 3, gradient=[1.0] * 3)])
+def test_ridge_cannot_say_without_its_own_part_of_the_probe(tmp_path: Path, probe: Probe) -> None:
+    write_index(tmp_path)
+    indices = Indices(with_gradients=True)
+    assert Ridge(indices, "error").scores(tmp_path, POSITIONS, probe) is None
+    assert Ridge(indices, "gradient").scores(tmp_path, POSITIONS, probe) is None
+
+
+def test_gradients_are_not_kept_where_nobody_asks_for_them(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    assert Ridge(Indices(), "gradient").scores(tmp_path, POSITIONS, PROBE) is None
+
+
+@pytest.mark.parametrize("methods", ["gradient-ridge-1 error-ridge-1", "error-ridge-1", None])
+def test_gradients_that_another_method_took_are_not_scored_by(tmp_path: Path, methods: str | None) -> None:
+    write_index(tmp_path, metadata=INDEX_METADATA | ({"methods": methods} if methods else {}))
+    indices = Indices(with_gradients=True)
+    assert Ridge(indices, "gradient").scores(tmp_path, POSITIONS, PROBE) is None
+    found = attribute([Ridge(indices, "gradient"), Ridge(indices, "error")], tmp_path, POSITIONS, PROBE)
+    assert found.method == "error-ridge-1"
+
+
+def test_an_index_that_names_gradients_has_them(tmp_path: Path) -> None:
+    write_index(tmp_path, **{"gradient.vectors": None})
+    assert load_index(tmp_path / INDEX_FILE).gradient is None
+    with pytest.raises(InvalidInput, match="lacks"):
+        load_index(tmp_path / INDEX_FILE, with_gradients=True)
+
+
+def test_uniform_by_rows_pays_in_proportion_to_rows(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    found = attribute([UniformByRows(Indices())], tmp_path, POSITIONS, Probe())
+    assert found.method == "uniform-rows-1"
+    assert [share.ppm for share in found.shares] == [285_714, 71_428, 642_858]
+
+
+def test_positions_outside_the_snapshots_get_nothing(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    scores = HiddenCosine(Indices()).scores(tmp_path, [1], PROBE)
+    assert scores == pytest.approx({1: 0.9})
+
+
+def test_shares_follow_the_scores(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    found = attribute([HiddenCosine(Indices()), Uniform()], tmp_path, POSITIONS, PROBE)
+    assert found.method == "hidden-cosine-1"
+    assert [share.position for share in found.shares] == POSITIONS
+    squares = 0.8**2 + 0.9**2 + 0.2**2
+    assert found.shares[0].ppm == pytest.approx(0.8**2 / squares * 1_000_000, abs=2)
+    assert sum(share.ppm for share in found.shares) == 1_000_000
+
+
+def test_of_two_opposite_contributions_the_farther_one_still_earns(tmp_path: Path) -> None:
+    vectors = np.array([[1, 0], [-1, 0]], dtype=np.float32)
+    changes = {"rows": np.ones(2, dtype=np.int64), "hidden.vectors": vectors, "error.vectors": vectors}
+    write_index(tmp_path, positions=np.array([0, 1], dtype=np.int64), **changes)
+    found = attribute([HiddenCosine(Indices())], tmp_path, [0, 1], PROBE)
+    assert [share.ppm for share in found.shares] == pytest.approx([941_176, 58_824], abs=2)
+
+
+def test_a_state_at_the_centre_counts_all_alike(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    found = attribute([HiddenCosine(Indices())], tmp_path, POSITIONS, Probe([10.0, 10.0]))
+    assert [share.ppm for share in found.shares] == [333_334, 333_333, 333_333]
+
+
+@pytest.mark.parametrize("probe", [Probe(), PROBE])
+def test_without_index_or_probe_all_count_alike(tmp_path: Path, probe: Probe) -> None:
+    if probe == Probe():
+        write_index(tmp_path)
+    found = attribute([HiddenCosine(Indices()), Uniform()], tmp_path, [5, 6], probe)
+    assert found.method == "uniform-1"
+    assert [(share.position, share.ppm) for share in found.shares] == [(5, 500_000), (6, 500_000)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden.vectors": None},
+        {"hidden.vectors": np.zeros((2, 2), dtype=np.float32)},
+        {"hidden.vectors": np.full((3, 2), np.nan, dtype=np.float32)},
+        {"hidden.vectors": np.full((3, 2), 1e30, dtype=np.float32)},
+        {"hidden.vectors": np.full((3, 2), 0.9, dtype=np.float32)},
+        {"positions": np.zeros(3, dtype=np.int32)},
+        {"positions": np.zeros((3, 1), dtype=np.int64)},
+        {"hidden.centre": np.zeros(2, dtype=np.float64)},
+        {"hidden.centre": np.full(2, np.inf, dtype=np.float32)},
+        {"rows": None},
+        {"rows": np.array([1, 1, -1], dtype=np.int64)},
+        {"rows": np.ones(2, dtype=np.int64)},
+        {"error.vectors": None},
+        {"error.vectors": np.zeros((3, 3), dtype=np.float32)},
+        {"error.vectors": np.full((3, 2), np.nan, dtype=np.float32)},
+        {"metadata": {"method": "hidden-cosine-1", "version": "1"}},
+        {"metadata": {}},
+    ],
+)
+def test_a_malformed_index_is_found_in_preparation_and_all_count_alike(
+    tmp_path: Path, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_index(tmp_path, **changes)
+    with pytest.raises(InvalidInput):
+        load_index(tmp_path / INDEX_FILE)
+    cosine = HiddenCosine(Indices())
+    cosine.prepare(tmp_path)
+    assert "count alike" in caplog.text
+    found = attribute([cosine, Uniform()], tmp_path, POSITIONS, PROBE)
+    assert found.method == "uniform-1"
+
+
+def test_a_file_that_numpy_cannot_read_is_no_index(tmp_path: Path) -> None:
+    header = b'{"hidden.centre":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    bfloat16 = len(header).to_bytes(8, "little") + header + b"\0\0"
+    for data in (b"not tensors", b"", bfloat16):
+        (tmp_path / INDEX_FILE).write_bytes(data)
+        with pytest.raises(InvalidInput):
+            load_index(tmp_path / INDEX_FILE)
+
+
+def test_a_probe_of_another_model_counts_all_alike(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    found = attribute(
+        [HiddenCosine(Indices()), Uniform()], tmp_path, POSITIONS, Probe([1.0, 2.0, 3.0], [1.0])
+    )
+    assert found.method == "uniform-1"
+
+
+def test_indices_in_memory_stay_within_their_bytes(tmp_path: Path) -> None:
+    loaded: list[str] = []
+
+    def load(path: Path, max_bytes: int, *, with_gradients: bool) -> AttributionIndex:
+        loaded.append(path.parent.name)
+        return load_index(path, max_bytes, with_gradients=with_gradients)
+
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        write_index(folder)
+    a, b, c = folders
+    cosine = HiddenCosine(Indices(max_bytes=2500))  # two of them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backend.services.answers.attribution_index.load_index", load)
+        for folder in (a, b, a, c, a, b):
+            cosine.prepare(folder)
+    assert loaded == ["a", "b", "c", "b"]
+
+
+def test_an_index_above_the_budget_is_not_read(tmp_path: Path) -> None:
+    write_index(tmp_path)
+    assert HiddenCosine(Indices(max_bytes=100)).scores(tmp_path, POSITIONS, PROBE) is None

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.domain.errors import InvalidInput
+from backend.domain.ids import ZERO_HASH, VersionId
+from backend.domain.split import MAX_SLICES, PPM
+from backend.services.answers.blend import blended, price
+from backend.services.market.catalogue import Model
+from tests.support.market import Market, some_hash
+
+if TYPE_CHECKING:
+    from backend.domain.receipt import VersionRecord
+
+WEIGHTS = st.lists(st.floats(0.01, 4), min_size=1, max_size=MAX_SLICES)
+RECORD: VersionRecord = next(iter(Market().records.values()))
+
+
+def model(number: int, prompt_price: int = 10, completion_price: int = 20) -> Model:
+    digest = some_hash(f"adapter {number}")
+    record = replace(
+        RECORD, adapter_digest=digest, prompt_price=prompt_price, completion_price=completion_price
+    )
+    return Model(VersionId(some_hash(f"version {number}")), record, f"{number}", False, 1)
+
+
+@given(WEIGHTS, st.integers(0, 1000), st.integers(0, 1000))
+def test_parts_are_in_proportion_and_make_one_whole(weights: list[float], prompt: int, answer: int) -> None:
+    parts = blended([(model(number), weight) for number, weight in enumerate(weights)])
+    assert sum(part.ppm for part in parts) == PPM
+    for part, weight in zip(parts, weights, strict=True):
+        assert part.ppm > 0
+        assert abs(part.ppm - weight * PPM / sum(weights)) < len(weights)
+    assert price(parts, prompt, answer) <= price(parts, prompt, answer + 1) <= 10 * prompt + 20 * (answer + 1)
+
+
+def test_each_adapter_is_paid_its_part_at_its_own_price() -> None:
+    parts = blended([(model(1, 100, 1000), 3.0), (model(2, 10, 20), 1.0)])
+    assert [part.ppm for part in parts] == [750_000, 250_000]
+    assert price(parts, 4, 2) == (400 + 2000) * 3 // 4 + (40 + 40) // 4
+
+
+def test_the_base_model_and_the_same_adapter_twice_are_no_blend() -> None:
+    base = replace(model(1), record=replace(RECORD, adapter_digest=ZERO_HASH))
+    again = replace(model(1), id=VersionId(some_hash("another version of the same weights")))
+    for wrong in ([(base, 1.0)], [(model(1), 1.0), (again, 1.0)], []):
+        with pytest.raises(InvalidInput):
+            blended(wrong)

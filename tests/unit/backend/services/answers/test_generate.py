@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from backend.domain.attribution import INDEX_FILE, INDEX_METADATA, shares_from_scores
+from backend.domain.content import cid_of
+from backend.domain.errors import Unavailable
+from backend.domain.hashing import (
+    attribution_hash,
+    list_hash,
+    response_bytes,
+    salted_hash,
+    slices_hash,
+    to_bytes,
+)
+from backend.domain.ids import SnapshotId
+from backend.ports.attribution import Probe
+from backend.ports.engine import Sampling, Turn
+from backend.services.answers.generate import (
+    FETCHERS,
+    MAX_BYTES_PER_TOKEN,
+    AnswerInterrupted,
+    AnswerRequest,
+    ContextLengthExceeded,
+)
+from backend.services.channels.admission import Payer
+from backend.services.channels.ledger import InsufficientBalance
+from backend.services.market.catalogue import Model
+from tests.support.market import some_hash
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.ports.serving import StoredReceipt
+    from backend.services.answers.answer import Answer
+
+BODY = b'{"model": "...", "messages": []}'
+FUNDS = 10_000
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    built = Installation(tmp_path, sqlite_database)
+    built.fund(FUNDS)
+    return built
+
+
+def request(
+    installation: Installation, model: str, max_tokens: int = 0, text: str = "say hello"
+) -> AnswerRequest:
+    return AnswerRequest(
+        payer=Payer(installation.payer.account),
+        model=installation.catalogue.resolve(model),
+        prompt=(Turn("user", text),),
+        sampling=Sampling(max_tokens=max_tokens),
+        body=BODY,
+    )
+
+
+def receipts(installation: Installation) -> list[StoredReceipt]:
+    return list(installation.services.receipts.page(installation.payer.account, None, 10))
+
+
+def reserved(installation: Installation) -> int:
+    channel = installation.services.channels.get(installation.payer.account, installation.channel)
+    return channel.standing.reserved
+
+
+async def text_of(answer: Answer) -> str:
+    return "".join([piece.text async for _, piece in answer.pieces()])
+
+
+async def until_idle(installation: Installation) -> None:
+    await installation.generate.close()
+
+
+async def test_an_answer_is_charged_by_its_tokens(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    assert await text_of(answer) == "Hello there, world."
+    receipt = answer.final.receipt.signed.receipt
+    assert (receipt.prompt_tokens, receipt.completion_tokens) == (2, 4)
+    assert receipt.charge == receipt.cumulative == 2 * 10 + 4 * 20
+    assert answer.final.finish_reasons == ("stop",)
+    assert reserved(installation) == 0
+
+
+async def test_the_engine_is_told_who_pays_and_what_it_saved_is_said(installation: Installation) -> None:
+    """What the engine found in its cache costs what it would have cost otherwise."""
+    installation.engine.cached_prompt_tokens = 1
+    answer = await installation.generate.start(request(installation, installation.version))
+    await text_of(answer)
+    assert [chat.payer for chat in installation.engine.chats] == [installation.payer.account]
+    assert answer.final.cached_prompt_tokens == 1
+    assert answer.final.receipt.signed.receipt.prompt_tokens == 2
+
+
+async def test_the_hashes_commit_to_request_answer_and_shares(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    text = await text_of(answer)
+    stored = answer.final.receipt
+    receipt, salt = stored.signed.receipt, to_bytes(stored.salt)
+    assert receipt.request_hash == salted_hash(salt, BODY)
+    assert receipt.response_hash == salted_hash(salt, response_bytes([text]))
+    assert receipt.slices_hash == slices_hash(stored.signed.slices)
+    assert receipt.attribution_hash == attribution_hash(stored.signed.method, stored.signed.slices)
+
+
+async def test_only_accepted_contributions_get_shares(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    await text_of(answer)
+    (part,) = answer.final.receipt.signed.slices
+    assert [share.position for share in part.shares] == [0, 1, 3]
+    assert part.shares == shares_from_scores({0: 1.0, 1: 1.0, 3: 1.0})
+    assert answer.final.receipt.signed.method == "uniform-1"
+
+
+async def test_the_base_model_has_an_empty_list(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, "tiny"))
+    await text_of(answer)
+    (part,) = answer.final.receipt.signed.slices
+    assert part.shares == ()
+    assert list_hash(part.shares) == list_hash(())
+    assert installation.engine.chats[0].adapter is None
+    assert not installation.engine.chats[0].probe
+
+
+async def test_money_is_kept_before_the_engine_works(installation: Installation) -> None:
+    installation.engine.waits_after = 1
+    answer = await installation.generate.start(request(installation, installation.version, max_tokens=3))
+    assert reserved(installation) == 2 * 10 + 3 * 20
+    answer.hang_up()
+    await until_idle(installation)
+
+
+async def test_without_money_the_engine_is_not_asked(installation: Installation) -> None:
+    installation.fund(2 * 10 + 3 * 20 - 1)
+    with pytest.raises(InsufficientBalance):
+        await installation.generate.start(request(installation, installation.version, max_tokens=3))
+    assert not installation.engine.chats
+    assert installation.store.num_fetches == 0
+
+
+async def test_the_answer_fits_the_context(installation: Installation) -> None:
+    installation.engine.max_context = 5
+    answer = await installation.generate.start(request(installation, "tiny", max_tokens=100))
+    await text_of(answer)
+    assert installation.engine.chats[0].sampling.max_tokens == 3
+    assert answer.final.finish_reasons == ("length",)
+
+
+async def test_a_prompt_that_fills_the_context_is_refused(installation: Installation) -> None:
+    installation.engine.max_context = 2
+    with pytest.raises(ContextLengthExceeded) as caught:
+        await installation.generate.start(request(installation, "tiny"))
+    assert caught.value.param == "messages"
+
+
+async def test_the_receipt_is_durable_before_the_answer_ends(installation: Installation) -> None:
+    answer = await installation.generate.start(request(installation, installation.version))
+    async for _ in answer.pieces():
+        pass
+    assert [stored.id for stored in receipts(installation)] == [answer.final.receipt.id]
+
+
+async def test_who_hangs_up_pays_for_what_was_generated(installation: Installation) -> None:
+    installation.engine.waits_after = 2
+    answer = await installation.generate.start(request(installation, installation.version))
+    answer.hang_up()
+    await until_idle(installation)
+    (stored,) = receipts(installation)
+    assert stored.signed.receipt.completion_tokens == 2
+    assert stored.signed.receipt.charge == 2 * 10 + 2 * 20
+    assert reserved(installation) == 0
+
+
+async def test_who_leaves_before_the_first_piece_is_hung_up(installation: Installation) -> None:
+    installation.engine.waits_after = 0
+    starting = asyncio.create_task(installation.generate.start(request(installation, installation.version)))
+    await installation.engine.asked.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await until_idle(installation)
+    assert installation.engine.aborted
+    assert receipts(installation) == []
+    assert reserved(installation) == 0
+
+
+async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
+    installation: Installation,
+) -> None:
+    fetching, go_on = threading.Event(), threading.Event()
+
+    def slow(_folder: Path) -> None:
+        fetching.set()
+        go_on.wait()
+
+    installation.store.folders[cid_of(some_hash("folder"))] = slow
+    starting = asyncio.create_task(installation.generate.start(request(installation, installation.version)))
+    await asyncio.to_thread(fetching.wait)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    go_on.set()
+    await until_idle(installation)
+    assert installation.engine.chats == []
+    assert reserved(installation) == 0
+
+
+async def test_a_malformed_attribution_index_costs_nobody_the_answer(installation: Installation) -> None:
+    def malformed(folder: Path) -> None:
+        (folder / INDEX_FILE).write_bytes(b"no tensors")
+
+    installation.store.folders[cid_of(some_hash("folder"))] = malformed
+    answer = await installation.generate.start(request(installation, installation.version))
+    assert await text_of(answer)
+    signed = answer.final.receipt.signed
+    assert signed.method == "uniform-1"
+    assert [share.position for share in signed.slices[0].shares] == [0, 1, 3]
+
+
+async def test_shares_follow_the_index_and_the_probe(installation: Installation) -> None:
+    def index(folder: Path) -> None:
+        tensors: dict[str, np.ndarray[Any, Any]] = {
+            "positions": np.array([0, 1, 2, 3], dtype=np.int64),
+            "hidden.vectors": np.eye(4, 3, dtype=np.float32),
+            "rows": np.ones(4, dtype=np.int64),
+            "hidden.centre": np.zeros(3, dtype=np.float32),
+            "error.vectors": np.eye(4, 3, dtype=np.float32),
+        }
+        save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
+
+    installation.store.folders[cid_of(some_hash("folder"))] = index
+    installation.engine.probe = Probe((0.6, 0.8, 0.0))
+    answer = await installation.generate.start(request(installation, installation.version))
+    await text_of(answer)
+    signed = answer.final.receipt.signed
+    assert signed.method == "hidden-cosine-1"
+    expected = shares_from_scores({0: 0.8, 1: 0.9, 3: 0.5})  # (1 + cosine) / 2; 2 is not accepted
+    assert [share.position for share in signed.slices[0].shares] == [0, 1, 3]
+    for share, wanted in zip(signed.slices[0].shares, expected, strict=True):
+        assert share.ppm == pytest.approx(wanted.ppm, abs=2)
+
+
+async def test_an_engine_that_breaks_costs_nothing(installation: Installation) -> None:
+    installation.engine.breaks_after = 2
+    answer = await installation.generate.start(request(installation, installation.version))
+    with pytest.raises(Unavailable):
+        await text_of(answer)
+    await until_idle(installation)
+    assert receipts(installation) == []
+    assert reserved(installation) == 0
+
+
+async def test_an_engine_that_is_gone_is_said_before_anything_is_kept(installation: Installation) -> None:
+    installation.engine.is_gone = True
+    with pytest.raises(Unavailable):
+        await installation.generate.start(request(installation, installation.version))
+    assert reserved(installation) == 0
+
+
+async def test_a_free_answer_has_a_receipt_that_is_never_batched(installation: Installation) -> None:
+    record = installation.catalogue.resolve(installation.version).record
+    free = replace(record, name="free", prompt_price=0, completion_price=0)
+    version = installation.view.register(free)
+    model = Model(version, free, "free", is_deprecated=False, block_number=1)
+    wanted = replace(request(installation, installation.version), model=model)
+    answer = await installation.generate.start(wanted)
+    await text_of(answer)
+    (stored,) = receipts(installation)
+    assert stored.signed.receipt.charge == 0
+    with installation.begin() as tx:
+        assert tx.receipts.backlogs(installation.operator) == []
+        assert tx.receipts.unsettled(installation.channel, 0, 10) == []
+
+
+async def test_parallel_answers_tile_the_line(installation: Installation) -> None:
+    answers = await asyncio.gather(
+        *(installation.generate.start(request(installation, installation.version)) for _ in range(8))
+    )
+    await asyncio.gather(*(text_of(answer) for answer in answers))
+    ends = sorted(answer.final.receipt.signed.receipt.cumulative for answer in answers)
+    assert ends == [100 * n for n in range(1, 9)]
+    assert installation.store.num_fetches == 1
+
+
+async def test_what_cannot_be_billed_is_not_charged_and_costs_no_other_its_answer(
+    installation: Installation,
+) -> None:
+    record = installation.catalogue.resolve(installation.version).record
+    unknown = replace(record, name="unknown", snapshots=(SnapshotId(some_hash("not indexed")),))
+    version = installation.view.register(unknown)
+    wanted = request(installation, installation.version)
+    unbilled = replace(wanted, model=Model(version, unknown, "unknown", is_deprecated=False, block_number=1))
+    lost, *answers = await asyncio.gather(*map(installation.generate.start, (unbilled, wanted, wanted)))
+    with pytest.raises(Unavailable, match="not indexed here"):
+        await text_of(lost)
+    assert [await text_of(answer) for answer in answers] == ["Hello there, world."] * 2
+    await until_idle(installation)
+    assert len(receipts(installation)) == 2
+    assert reserved(installation) == 0
+
+
+async def test_closing_charges_what_runs(installation: Installation) -> None:
+    installation.engine.waits_after = 3
+    await installation.generate.start(request(installation, installation.version))
+    await installation.generate.close()
+    (stored,) = receipts(installation)
+    assert stored.signed.receipt.completion_tokens == 3
+
+
+async def test_a_fetch_that_takes_too_long_ends_the_answer_and_frees_its_money(
+    installation: Installation,
+) -> None:
+    go_on = threading.Event()
+
+    def slow(_folder: Path) -> None:
+        go_on.wait()
+
+    installation.store.folders[cid_of(some_hash("folder"))] = slow
+    generate = installation.generating(answer_seconds=0.05)
+    with pytest.raises(AnswerInterrupted, match="too long"):
+        await generate.start(request(installation, installation.version))
+    assert reserved(installation) == 0
+    assert installation.engine.chats == []
+    go_on.set()
+    await generate.close()
+
+
+async def test_slow_fetches_hold_up_only_who_waits_for_them(installation: Installation) -> None:
+    await text_of(await installation.generate.start(request(installation, installation.version)))
+    record = installation.catalogue.resolve(installation.version).record
+    fetching, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(_folder: Path) -> None:
+        fetching.release()
+        go_on.wait()
+
+    waiting = []
+    for number in range(FETCHERS):
+        far = replace(record, adapter_digest=some_hash(f"far {number}"), cid_digest=some_hash(f"at {number}"))
+        installation.store.folders[cid_of(far.cid_digest)] = slow
+        wanted = request(installation, installation.view.register(far))
+        waiting += [asyncio.create_task(installation.generate.start(wanted)) for _ in range(2)]
+    for _ in range(FETCHERS):
+        await asyncio.to_thread(fetching.acquire)
+    await text_of(await installation.generate.start(request(installation, installation.version)))
+    go_on.set()
+    for answer in await asyncio.gather(*waiting):
+        await text_of(answer)
+    assert installation.store.num_fetches == 1 + FETCHERS
+
+
+async def test_an_empty_channel_is_refused_before_the_prompt_is_tokenised(installation: Installation) -> None:
+    installation.fund(10 + 20 - 1)
+    with pytest.raises(InsufficientBalance):
+        await installation.generate.start(request(installation, installation.version))
+    assert installation.engine.counted == []
+
+
+async def test_a_prompt_of_too_many_bytes_is_refused_before_it_is_tokenised(
+    installation: Installation,
+) -> None:
+    text = "x" * (installation.engine.max_context * MAX_BYTES_PER_TOKEN + 1)
+    with pytest.raises(ContextLengthExceeded, match="bytes"):
+        await installation.generate.start(request(installation, "tiny", text=text))
+    assert installation.engine.counted == [(Turn("user", ""),)]
+
+
+async def test_an_answer_that_takes_too_long_is_cut_off_and_charged_so_far(
+    installation: Installation,
+) -> None:
+    installation.engine.waits_after = 2
+    generate = installation.generating(answer_seconds=0.05)
+    answer = await generate.start(request(installation, "tiny"))
+    assert await text_of(answer) == "Hello there"
+    assert answer.final.finish_reasons == ("abort",)
+    assert answer.final.receipt.signed.receipt.completion_tokens == 2
+    await generate.close()

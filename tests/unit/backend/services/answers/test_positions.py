@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.errors import Unavailable
+from backend.domain.ids import SnapshotId
+from backend.domain.rules import to_position
+from backend.services.answers.positions import Positions
+from tests.support.market import some_hash
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
+
+
+def positions_of(installation: Installation) -> Positions:
+    read: Any = installation.read
+    return Positions(read)
+
+
+def test_only_accepted_contributions_have_a_position_each_under_its_snapshots_number(
+    installation: Installation,
+) -> None:
+    (known,) = installation.view.snapshots
+    found = positions_of(installation).of((known, known))
+    assert found == tuple(to_position(number, index) for number in (0, 1) for index in (0, 1, 3))
+
+
+def test_a_snapshot_is_read_once(installation: Installation) -> None:
+    positions = positions_of(installation)
+    snapshots = tuple(installation.view.snapshots)
+    first = positions.of(snapshots)
+    installation.view.snapshots.clear()
+    assert positions.of(snapshots) == first
+
+
+def test_a_snapshot_that_is_not_indexed_is_asked_for_again(installation: Installation) -> None:
+    positions = positions_of(installation)
+    (known,) = installation.view.snapshots
+    new = SnapshotId(some_hash("new"))
+    with pytest.raises(Unavailable, match=new):
+        positions.of((new,))
+    installation.view.snapshots[new] = installation.view.snapshots[known]
+    assert len(positions.of((new,))) == 3

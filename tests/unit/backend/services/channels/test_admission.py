@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
+
+from backend.chain.keys import recover
+from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
+from backend.domain.hashing import receipt_id, slices_hash
+from backend.domain.receipt import Slice
+from backend.domain.split import PPM
+from backend.services.channels.admission import Admission, Bill, Payer
+from backend.services.channels.balance import ViewStale
+from backend.services.channels.ledger import (
+    InsufficientAuthorisation,
+    InsufficientBalance,
+    ReservationLost,
+    SpendCapReached,
+)
+from tests.support.market import some_hash
+from tests.support.scripted import EXPIRY, NOW, some_key
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.ports.serving import NewReceipt, Reservation
+T = TypeVar("T")
+NUMBERS = itertools.count()
+"""Salts make each request's hash its own."""
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
+
+
+@pytest.fixture
+def any_installation(tmp_path: Path, database: Database) -> Installation:
+    """On SQLite and on PostgreSQL."""
+    return Installation(tmp_path, database)
+
+
+@pytest.fixture
+def payer() -> Payer:
+    return Payer(some_key("payer").account)
+
+
+def bill(installation: Installation, charge: int) -> Bill:
+    slices = (Slice(installation.base_version, PPM, ()),)
+    return Bill(
+        charge=charge,
+        request_hash=some_hash(f"request {next(NUMBERS)}"),
+        response_hash=some_hash("response"),
+        slices=slices,
+        slices_hash=slices_hash(slices),
+        method="none",
+        attribution_hash=some_hash("attribution"),
+        prompt_tokens=1,
+        completion_tokens=1,
+        salt=some_hash("salt"),
+    )
+
+
+def settle(installation: Installation, payer: Payer, reservation: Reservation, charge: int) -> int:
+    """Cumulative of the receipt."""
+    stored = installation.admission.settle(payer, reservation, bill(installation, charge))
+    return stored.signed.receipt.cumulative
+
+
+async def at_once(coroutines: list[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
+    return await asyncio.gather(*coroutines, return_exceptions=True)
+
+
+def available(installation: Installation) -> int:
+    channel = installation.services.channels.get(installation.payer.account, installation.channel)
+    return channel.standing.available
+
+
+def test_nothing_runs_without_a_deposit(installation: Installation, payer: Payer) -> None:
+    with pytest.raises(InsufficientBalance) as caught:
+        installation.admission.reserve(payer, 10)
+    assert caught.value.details["missing"] == {"balance": "10", "authorisation": "10"}
+    assert caught.value.details["required"] == "10"
+
+
+def test_the_last_unit_can_be_reserved_and_no_more(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.admission.reserve(payer, 60)
+    with pytest.raises(InsufficientBalance) as caught:
+        installation.admission.reserve(payer, 41)
+    assert caught.value.details["missing"] == {"balance": "1", "authorisation": "1"}
+    assert caught.value.details["available"] == "40"
+    installation.admission.reserve(payer, 40)
+
+
+def test_a_free_answer_needs_no_channel(installation: Installation, payer: Payer) -> None:
+    reservation = installation.admission.reserve(payer, 0)
+    assert settle(installation, payer, reservation, 0) == 0
+
+
+def test_thawing_money_does_not_count(installation: Installation, payer: Payer) -> None:
+    installation.fund(100, thawing=70)
+    with pytest.raises(InsufficientBalance) as caught:
+        installation.admission.reserve(payer, 31)
+    assert caught.value.details["thawing"] == "70"
+    installation.admission.reserve(payer, 30)
+
+
+def test_the_session_cap_is_a_ceiling_on_the_cumulative(installation: Installation, payer: Payer) -> None:
+    installation.fund(1000, cap=50)
+    settle(installation, payer, installation.admission.reserve(payer, 30), 30)
+    with pytest.raises(InsufficientAuthorisation) as caught:
+        installation.admission.reserve(payer, 21)
+    assert caught.value.details["missing"] == {"authorisation": "1"}
+
+
+def test_a_revoked_or_expired_session_ends_at_once(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.revoke_session()
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+    installation.fund(100)
+    installation.clock.pass_seconds(EXPIRY - NOW.timestamp())
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+
+
+def test_a_key_that_the_gateway_does_not_hold_gives_no_credit(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    grants = installation.view.granted[installation.channel]
+    foreign = some_key("client's own").account
+    installation.view.granted[installation.channel] = [replace(grant, key=foreign) for grant in grants]
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+
+
+def put(installation: Installation, **changes: int) -> None:
+    known = installation.view.channels[installation.channel]
+    installation.view.channels[installation.channel] = replace(known, **changes)
+
+
+def test_neither_a_collection_nor_its_refund_changes_what_a_payer_may_spend(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    settle(installation, payer, installation.admission.reserve(payer, 60), 60)
+    assert available(installation) == 40
+    put(installation, balance=40, collected=60, reached=60)
+    assert available(installation) == 40
+    put(installation, balance=100, collected=0)
+    assert available(installation) == 40
+    with pytest.raises(InsufficientBalance):
+        installation.admission.reserve(payer, 41)
+    assert settle(installation, payer, installation.admission.reserve(payer, 40), 40) == 100
+
+
+def test_after_a_refund_no_receipt_is_signed_over_money_that_one_was_signed_over(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(1000)
+    put(installation, reached=500)  # collected, voided and refunded; our database is older than all of it
+    reservation = installation.admission.reserve(payer, 100)
+    assert settle(installation, payer, reservation, 7) == 507
+
+
+def test_receipts_tile_the_line_in_the_order_they_end(any_installation: Installation, payer: Payer) -> None:
+    installation = any_installation
+    installation.fund(100)
+    first = installation.admission.reserve(payer, 50)
+    second = installation.admission.reserve(payer, 50)
+    assert settle(installation, payer, second, 20) == 20
+    assert settle(installation, payer, first, 45) == 65
+    assert available(installation) == 35
+
+
+def test_what_the_chain_has_collected_is_never_charged_again(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100, collected=500)  # as after a restore from an old backup
+    reservation = installation.admission.reserve(payer, 100)
+    assert settle(installation, payer, reservation, 7) == 507
+
+
+def test_a_receipt_is_signed_by_the_receipt_key(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    stored = installation.admission.settle(payer, reservation, bill(installation, 10))
+    receipt = stored.signed.receipt
+    digest = installation.domain.receipt_digest(receipt)
+    assert recover(digest, stored.signed.signature) == installation.receipt_key.account
+    assert stored.id == receipt_id(receipt)
+    with installation.begin() as tx:
+        kept = tx.receipts.get(stored.id)
+    assert kept is not None
+    assert kept.signed == stored.signed
+
+
+def test_a_reservation_is_charged_once(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    settle(installation, payer, reservation, 10)
+    with pytest.raises(ReservationLost):
+        settle(installation, payer, reservation, 10)
+
+
+def test_reservations_of_a_killed_process_expire(any_installation: Installation, payer: Payer) -> None:
+    installation = any_installation
+    installation.fund(100)
+    lost = installation.admission.reserve(payer, 100)
+    with pytest.raises(InsufficientBalance):
+        installation.admission.reserve(payer, 1)
+    installation.clock.pass_seconds(900)
+    installation.admission.reserve(payer, 100)
+    with pytest.raises(ReservationLost):
+        settle(installation, payer, lost, 1)
+
+
+def test_a_released_reservation_is_free_again(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.admission.release(installation.admission.reserve(payer, 100))
+    assert available(installation) == 100
+
+
+def test_an_answer_above_its_bound_is_not_charged(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    with pytest.raises(ReservationLost):
+        settle(installation, payer, reservation, 11)
+
+
+def test_the_spend_cap_of_a_key_counts_running_answers(any_installation: Installation) -> None:
+    installation = any_installation
+    installation.fund(1000)
+    key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=50).key
+    payer = Payer(installation.payer.account, key.id)
+    running = installation.admission.reserve(payer, 30)
+    with pytest.raises(SpendCapReached):
+        installation.admission.reserve(payer, 21)
+    settle(installation, payer, running, 10)
+    installation.admission.reserve(payer, 40)
+    with pytest.raises(SpendCapReached):
+        installation.admission.reserve(payer, 1)
+
+
+def test_a_key_revoked_in_between_does_not_reserve(installation: Installation) -> None:
+    installation.fund(1000)
+    keys = installation.services.keys
+    key = keys.create(installation.payer.account, "old").key
+    keys.revoke(installation.payer.account, key.id)
+    with pytest.raises(Unauthenticated):
+        installation.admission.reserve(Payer(installation.payer.account, key.id), 1)
+
+
+@pytest.mark.parametrize(("balance", "cap"), [(700, 10_000), (10_000, 700)])
+def test_two_hundred_requests_at_a_time_never_spend_more_than_balance_or_cap(
+    any_installation: Installation, payer: Payer, balance: int, cap: int
+) -> None:
+    installation = any_installation
+    installation.fund(balance, cap)
+    start = threading.Barrier(200)
+
+    def ask(charge: int) -> int:
+        """Where the answer's receipt ends; 0 for one that was refused."""
+        start.wait()
+        try:
+            reservation = installation.admission.reserve(payer, 7)
+        except PaymentRequired:
+            return 0
+        if charge:
+            return settle(installation, payer, reservation, charge)
+        installation.admission.release(reservation)
+        return 0
+
+    charges = [7, 5, 0, 3] * 50
+    with ThreadPoolExecutor(200) as threads:
+        ends = sorted(filter(None, threads.map(ask, charges)))
+    with installation.read() as tx:
+        stored = tx.receipts.unsettled(installation.channel, 0, 1000)
+    assert [signed.receipt.cumulative for signed in stored] == ends
+    assert [s.receipt.cumulative - s.receipt.charge for s in stored] == [0, *ends[:-1]]
+    assert max(ends) <= min(balance, cap)
+    assert available(installation) == min(balance, cap) - max(ends)
+
+
+def test_two_hundred_requests_at_a_time_never_spend_more_than_a_keys_cap(
+    any_installation: Installation,
+) -> None:
+    installation = any_installation
+    installation.fund(10_000)
+    key = installation.services.keys.create(installation.payer.account, "capped", spend_cap=350).key
+    payer = Payer(installation.payer.account, key.id)
+    asked = asyncio.run(at_once([installation.admitting.reserve(payer, 7) for _ in range(200)]))
+    kept = [found for found in asked if not isinstance(found, BaseException)]
+    assert len(kept) == 50
+    for reservation in kept:
+        settle(installation, payer, reservation, 6)
+    (known,) = installation.services.keys.list(installation.payer.account)
+    assert known.spent == 300
+    assert installation.admission.reserve(payer, 50)
+    with pytest.raises(SpendCapReached):
+        installation.admission.reserve(payer, 1)
+
+
+def test_what_is_asked_at_a_time_is_one_transaction(installation: Installation, payer: Payer) -> None:
+    installation.fund(10_000)
+    commits = []
+    event.listen(installation.database.engine, "commit", lambda _: commits.append(1))
+    asked = asyncio.run(at_once([installation.admitting.reserve(payer, 1) for _ in range(200)]))
+    assert not any(isinstance(found, BaseException) for found in asked)
+    assert len(commits) <= 3
+
+
+def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
+    any_installation: Installation,
+) -> None:
+    """Each has its groups of many channels; new lines are among them."""
+    installation = any_installation
+    payers = [some_key(f"payer {number}") for number in range(30)]
+    for payer in payers:
+        installation.payer, installation.channel = payer, installation.market.channel(payer.account)
+        installation.fund(1000)
+
+    async def answer(admission: Admission, payer: Payer) -> NewReceipt:
+        reservation = await admission.reserve(payer, 5)
+        return await admission.settle(payer, reservation, bill(installation, 5))
+
+    def process(seed: int) -> list[NewReceipt | BaseException]:
+        begin: Any = installation.begin
+        read: Any = installation.read
+        admission = Admission(
+            begin, read, installation.market, installation.receipt_key, installation.clock, 900, 60
+        )
+        asking = [Payer(payer.account) for payer in payers] * 4
+        random.Random(seed).shuffle(asking)
+        return asyncio.run(at_once([answer(admission, payer) for payer in asking]))
+
+    with ThreadPoolExecutor(3) as processes:
+        answers = [found for group in processes.map(process, range(3)) for found in group]
+    assert [found for found in answers if isinstance(found, BaseException)] == []
+    with installation.read() as tx:
+        lines = tx.channels.charged([installation.market.channel(payer.account) for payer in payers])
+    assert list(lines.values()) == [3 * 4 * 5] * 30
+
+
+def test_a_signer_out_of_reach_fails_its_answer_and_no_other(
+    installation: Installation, payer: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fund(100)
+    first, second = installation.admission.reserve(payer, 10), installation.admission.reserve(payer, 10)
+    sign, answers = installation.receipt_key.sign, iter([None])
+
+    def out_of_reach_at_first(digest: bytes) -> str:
+        if next(answers, sign) is None:
+            raise Unavailable("the key service is away")
+        return sign(digest)
+
+    monkeypatch.setattr(installation.receipt_key, "sign", out_of_reach_at_first)
+    with pytest.raises(Unavailable):
+        settle(installation, payer, first, 4)
+    assert settle(installation, payer, second, 4) == 4
+    assert settle(installation, payer, first, 4) == 8
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    balance=st.integers(0, 200),
+    cap=st.integers(0, 200),
+    steps=st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["settle", "release", "hold"])), max_size=8),
+)
+def test_charged_and_reserved_never_exceed_what_was_signed_or_paid_in(
+    installation: Installation, balance: int, cap: int, steps: list[tuple[int, str]]
+) -> None:
+    payer = Payer(some_key(f"payer {balance} {cap} {steps}").account)
+    installation.payer = some_key(f"payer {balance} {cap} {steps}")
+    installation.channel = installation.market.channel(payer.account)
+    installation.fund(balance, cap)
+    for amount, end in steps:
+        try:
+            reservation = installation.admission.reserve(payer, amount)
+        except (InsufficientBalance, InsufficientAuthorisation):
+            continue
+        if end == "settle":
+            settle(installation, payer, reservation, amount // 2)
+        elif end == "release":
+            installation.admission.release(reservation)
+        line = installation.services.channels.get(payer.account, installation.channel).standing
+        assert line.charged + line.reserved <= min(balance, cap)
+
+
+def test_nothing_is_kept_while_the_view_of_the_chain_is_stale(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    installation.view.lag_seconds = 61
+    for refused in (installation.admission.reserve, installation.admission.check):
+        with pytest.raises(ViewStale) as caught:
+            refused(payer, 1)
+        assert caught.value.details["lag_seconds"] == 61
+    installation.view.lag_seconds = 60
+    assert installation.admission.reserve(payer, 1)
+
+
+def test_what_was_kept_is_settled_though_the_view_went_stale(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    reservation = installation.admission.reserve(payer, 10)
+    installation.view.lag_seconds = 3600
+    assert settle(installation, payer, reservation, 10) == 10
+
+
+def test_a_session_that_has_expired_by_the_chains_clock_is_over(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100)
+    installation.view.lag_seconds = int(NOW.timestamp()) - EXPIRY
+    with pytest.raises(InsufficientAuthorisation):
+        installation.admission.reserve(payer, 1)
+
+
+def test_a_glance_keeps_nothing(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    installation.admission.check(payer, 100)
+    assert available(installation) == 100
+    with pytest.raises(InsufficientBalance):
+        installation.admission.check(payer, 101)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.errors import Conflict, Forbidden
+from backend.domain.voucher import SignedVoucher, Voucher
+from backend.services.channels.admission import (
+    Payer,
+)
+from tests.support.scripted import some_key
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
+
+
+@pytest.fixture
+def any_installation(tmp_path: Path, database: Database) -> Installation:
+    """On SQLite and on PostgreSQL."""
+    return Installation(tmp_path, database)
+
+
+@pytest.fixture
+def payer() -> Payer:
+    return Payer(some_key("payer").account)
+
+
+def available(installation: Installation) -> int:
+    channel = installation.services.channels.get(installation.payer.account, installation.channel)
+    return channel.standing.available
+
+
+def voucher(installation: Installation, signer: str, ceiling: int, waived: int = 0) -> SignedVoucher:
+    unsigned = Voucher(installation.channel, waived, ceiling)
+    signature = some_key(signer).sign(installation.vault_domain.voucher_digest(unsigned))
+    return SignedVoucher(unsigned, signature)
+
+
+def test_a_voucher_of_the_payer_authorises(any_installation: Installation, payer: Payer) -> None:
+    installation = any_installation
+    installation.fund(100, cap=0)
+    channels = installation.services.channels
+    channels.add_voucher(payer.account, voucher(installation, "payer", 40))
+    assert available(installation) == 40
+    with pytest.raises(Conflict):
+        channels.add_voucher(payer.account, voucher(installation, "payer", 40))
+    channels.add_voucher(payer.account, voucher(installation, "payer", 60))
+    assert available(installation) == 60
+    with installation.begin() as tx:
+        (latest,) = tx.channels.vouchers(installation.channel)
+    assert latest.signed.voucher.max_cumulative == 60
+
+
+def test_a_voucher_of_a_stranger_is_refused(installation: Installation, payer: Payer) -> None:
+    installation.fund(100)
+    with pytest.raises(Forbidden):
+        installation.services.channels.add_voucher(payer.account, voucher(installation, "thief", 40))
+
+
+def test_a_voucher_that_waives_unpaid_answers_is_refused(installation: Installation, payer: Payer) -> None:
+    installation.fund(100, collected=10)
+    channels = installation.services.channels
+    with pytest.raises(Conflict):
+        channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=11))
+    channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=10))
+
+
+def test_a_voucher_may_waive_only_what_no_refund_can_bring_back(
+    installation: Installation, payer: Payer
+) -> None:
+    installation.fund(100, collected=10)
+    installation.view.settled_lines[installation.channel] = 4
+    channels = installation.services.channels
+    with pytest.raises(Conflict, match="settled up to 4"):
+        channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=5))
+    channels.add_voucher(payer.account, voucher(installation, "payer", 200, waived=4))

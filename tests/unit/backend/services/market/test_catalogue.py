@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.denials import FloorPrice
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.ids import ZERO_HASH
+from backend.services.market.catalogue import ModelNotFound, PriceBelowFloor, adapter_record
+from tests.support.market import some_account, some_hash
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.receipt import VersionRecord
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
+
+
+@pytest.fixture
+def record(installation: Installation) -> VersionRecord:
+    return installation.catalogue.resolve(installation.version).record
+
+
+def test_a_version_goes_by_name_prefix_id_and_digest(
+    installation: Installation, record: VersionRecord
+) -> None:
+    name = f"{record.creator}/docs"
+    digits = installation.version[2:]
+    for model in (
+        name,
+        f"{name}@{digits[:8]}",
+        f"{name}@0x{digits}",
+        installation.version,
+        digits,
+        record.adapter_digest,
+    ):
+        assert installation.catalogue.resolve(model).id == installation.version
+    assert installation.catalogue.resolve(name).name == f"{name}@{digits[:12]}"
+
+
+def test_a_name_means_its_newest_version_and_a_prefix_the_old_one(
+    installation: Installation, record: VersionRecord
+) -> None:
+    newer = installation.view.register(replace(record, prompt_price=99))
+    name = f"{record.creator}/docs"
+    assert installation.catalogue.resolve(name).id == newer
+    assert installation.catalogue.resolve(f"{name}@{installation.version[2:14]}").id == installation.version
+
+
+def test_a_deprecated_version_is_served_only_by_its_exact_name(
+    installation: Installation, record: VersionRecord
+) -> None:
+    old = installation.view.register(replace(record, name="old"), is_deprecated=True)
+    with pytest.raises(ModelNotFound):
+        installation.catalogue.resolve(f"{record.creator}/old")
+    assert installation.catalogue.resolve(old).is_deprecated
+    assert old not in [model.id for model in installation.catalogue.models()]
+
+
+def test_a_prefix_of_two_versions_is_refused(installation: Installation, record: VersionRecord) -> None:
+    seen: dict[str, str] = {}
+    for price in range(2000):
+        version = installation.view.register(replace(record, name="many", prompt_price=price))
+        prefix = version[2:6]
+        if prefix in seen:
+            with pytest.raises(InvalidInput, match="2 versions"):
+                installation.catalogue.resolve(f"{record.creator}/many@{prefix}")
+            return
+        seen[prefix] = version
+    pytest.fail("no two of 2,000 versions share four digits")
+
+
+@pytest.mark.parametrize("model", ["nothing", "0x12/docs", "", "0x" + "00" * 32, "0x" + "ab" * 32, "../etc"])
+def test_an_unknown_model_is_not_found(installation: Installation, model: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        installation.catalogue.resolve(model)
+    assert caught.value.param == "model"
+    assert caught.value.code == "model_not_found"
+
+
+def test_an_adapter_of_another_base_is_not_served(installation: Installation, record: VersionRecord) -> None:
+    foreign = installation.view.register(replace(record, base_model=some_hash("another base")))
+    with pytest.raises(ModelNotFound, match="base model"):
+        installation.catalogue.resolve(foreign)
+    assert foreign not in [model.id for model in installation.catalogue.models()]
+
+
+def test_the_base_model_is_a_version_of_the_operator(
+    installation: Installation, record: VersionRecord
+) -> None:
+    base = installation.catalogue.resolve("tiny")
+    assert base.is_base
+    assert base.id == installation.base_version
+    stranger = installation.view.register(replace(base.record, creator=some_account("stranger")))
+    assert installation.catalogue.resolve("tiny").id == installation.base_version
+    models = installation.catalogue.models()
+    assert models[0].name == "tiny"
+    assert stranger not in [model.id for model in models]
+
+
+def test_a_strangers_record_of_our_base_model_is_not_served(
+    installation: Installation, record: VersionRecord
+) -> None:
+    bare = replace(record, adapter_digest=ZERO_HASH, cid_digest=ZERO_HASH, snapshots=())
+    stranger = installation.view.register(bare)
+    for model in (stranger, f"{bare.creator}/docs@{stranger[2:14]}"):
+        with pytest.raises(ModelNotFound, match="'tiny'"):
+            installation.catalogue.resolve(model)
+
+
+@pytest.mark.parametrize("price", ["prompt_price", "completion_price"])
+def test_a_version_below_the_floor_price_is_not_served(
+    installation: Installation, record: VersionRecord, price: str
+) -> None:
+    prices: dict[str, Any] = {price: 0}
+    free = installation.view.register(replace(record, creator=some_account("copyist"), **prices))
+    with pytest.raises(PriceBelowFloor) as caught:
+        installation.catalogue.resolve(free)
+    assert caught.value.details[price] == 0
+    assert "per million" in caught.value.message
+    assert caught.value.details[f"floor_{price}"] == 1
+    assert free not in [model.id for model in installation.catalogue.models()]
+    installation.policy.set_floor(FloorPrice(0, 0))
+    assert installation.catalogue.resolve(free).id == free
+
+
+def test_the_record_that_sells_training_is_not_the_base_model(installation: Installation) -> None:
+    """It is the newest record without an adapter, and the operator's own."""
+    training = installation.training_record
+    newest = installation.view.register(replace(training, prompt_price=7))
+    [base] = [model for model in installation.catalogue.models() if model.is_base]
+    assert base.id == installation.base_version == installation.catalogue.resolve("tiny").id
+    for name in (newest, f"{training.creator}/training"):
+        with pytest.raises(ModelNotFound, match="training is paid"):
+            installation.catalogue.resolve(name)
+
+
+def test_an_adapters_digest_means_the_newest_version_of_who_registered_it_first(
+    installation: Installation, record: VersionRecord
+) -> None:
+    newer = installation.view.register(replace(record, prompt_price=11))
+    installation.view.register(replace(record, creator=some_account("copyist"), prompt_price=12))
+    assert installation.catalogue.resolve(record.adapter_digest).id == newer
+
+
+def test_an_adapter_is_found_by_whoever_serves_nothing(
+    installation: Installation, record: VersionRecord
+) -> None:
+    foreign = replace(record, base_model=some_hash("another base"))
+    version = installation.view.register(foreign)
+    for name in (version, f"{record.creator}/docs", f"{record.creator}/docs@{version[2:10]}"):
+        assert adapter_record(installation.read, name) == foreign
+
+
+def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: Installation) -> None:
+    cursor = installation.view.cursor()
+    assert cursor is not None
+    for name in ("tiny", installation.base_version, "0x" + "ab" * 32):
+        with pytest.raises(
+            ModelNotFound, match=f"up to block {cursor.number}, .*`loraledger index` reads on"
+        ):
+            adapter_record(installation.read, name)
+
+
+def test_without_an_index_nothing_is_said_of_adapters_but_how_to_make_one(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation.view, "cursor", lambda: None)
+    for name in (installation.version, "nothing"):
+        with pytest.raises(Unavailable, match="run `loraledger index`, and repeat this"):
+            adapter_record(installation.read, name)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.content import ContentMissing, cid_digest
+from backend.domain.denials import (
+    ContentWithheld,
+    Denied,
+    ModelDenied,
+    ModelWithheld,
+    PayerDenied,
+    Reason,
+    Subject,
+)
+from backend.domain.errors import InvalidInput, NotFound
+from backend.services.channels.admission import Payer
+from backend.services.market.catalogue import ModelNotFound
+from tests.support.market import some_account, some_hash
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.receipt import VersionRecord
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    built = Installation(tmp_path, sqlite_database)
+    built.fund(100_000)
+    return built
+
+
+@pytest.fixture
+def record(installation: Installation) -> VersionRecord:
+    return installation.catalogue.record(installation.version)
+
+
+def deny(installation: Installation, kind: str, subject: str, reason: Reason = Reason.POLICY) -> Subject:
+    found = Subject.parse(kind, subject)
+    installation.policy.deny(found, reason)
+    return found
+
+
+def test_a_denied_adapter_is_refused_under_any_name_and_not_listed(
+    installation: Installation, record: VersionRecord
+) -> None:
+    renamed = installation.view.register(replace(record, name="other", creator=some_account("copier")))
+    denied = deny(installation, "adapter", record.adapter_digest, Reason.HARMFUL)
+    for model in (installation.version, renamed, record.adapter_digest, f"{record.creator}/docs"):
+        with pytest.raises(ModelDenied) as refused:
+            installation.catalogue.resolve(model)
+        assert refused.value.details == {"reason": "harmful", "adapter": record.adapter_digest}
+    assert [model.is_base for model in installation.catalogue.models()] == [True]
+    installation.policy.allow(denied)
+    assert installation.catalogue.resolve(installation.version).id == installation.version
+    assert len(installation.catalogue.models()) == 3
+
+
+def test_what_learned_from_a_denied_datanet_is_refused(installation: Installation) -> None:
+    deny(installation, "datanet", "8")
+    assert installation.catalogue.resolve(installation.version)
+    deny(installation, "datanet", "7", Reason.LICENCE)
+    with pytest.raises(ModelWithheld) as refused:
+        installation.catalogue.resolve(installation.version)
+    assert refused.value.details == {"reason": "licence", "datanet": "7"}
+    assert [model.is_base for model in installation.catalogue.models()] == [True]
+
+
+def test_a_denied_payer_is_refused_and_nobody_else(installation: Installation) -> None:
+    deny(installation, "payer", installation.payer.account.upper().replace("0X", "0x"))
+    for model in ("tiny", installation.version):
+        with pytest.raises(PayerDenied):
+            installation.catalogue.resolve(model, installation.payer.account)
+        assert installation.catalogue.resolve(model, some_account("somebody"))
+        assert installation.catalogue.resolve(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject"),
+    [
+        ("model", "0x12"),
+        ("adapter", "0x12"),
+        ("datanet", "0"),
+        ("datanet", "docs"),
+        ("payer", "0x" + "g" * 40),
+    ],
+)
+def test_what_names_no_subject_is_refused(kind: str, subject: str) -> None:
+    with pytest.raises(InvalidInput):
+        Subject.parse(kind, subject)
+
+
+def test_what_is_not_denied_cannot_be_allowed(installation: Installation) -> None:
+    with pytest.raises(NotFound):
+        installation.policy.allow(Subject(Denied.DATANET, "7"))
+
+
+def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
+    installation: Installation, record: VersionRecord
+) -> None:
+    weights, card = b"w" * 300_000, b"a card that both have"
+    ours = installation.blobs.add_folder({"weights": weights, "README.md": card})
+    neighbour = installation.blobs.add_folder({"weights": b"v" * 300_000, "README.md": card})
+    hosted = replace(record, name="hosted", cid_digest=cid_digest(ours), adapter_digest=some_hash("hosted"))
+    installation.view.register(hosted)
+    repacked = installation.blobs.add_folder({"weights": weights, "README.md": b"another card"})
+    installation.view.register(replace(hosted, cid_digest=cid_digest(repacked)))
+    blocks = [entry.cid for entry in installation.blobs.entries(ours)]
+    for _ in range(2):  # the second time finds nothing to do
+        taken = installation.policy.take_down(hosted, Reason.LEGAL)
+        assert set(taken.contents) == {ours, repacked}
+        assert installation.policy.drop_copies(taken)
+    for cid in (ours, repacked):
+        assert not installation.blobs.has(cid)
+        with pytest.raises(ContentMissing):
+            installation.blobs.block(cid)
+        with pytest.raises(ContentWithheld):
+            installation.policy.check_content(cid)
+    kept = {str(entry.cid) for entry in installation.blobs.entries(neighbour)}
+    assert {str(cid) for cid in blocks} - kept
+    assert installation.blobs.read(neighbour, "README.md") == card
+    installation.policy.check_content(neighbour)
+    with pytest.raises(ModelWithheld):
+        installation.catalogue.resolve(hosted.adapter_digest)
+
+
+def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
+    installation: Installation, record: VersionRecord
+) -> None:
+    installation.store.folders[str(installation.folders.folder(record).path.name)] = lambda _folder: None
+    copy = installation.folders.folder(record).path
+    payer = Payer(installation.payer.account)
+    reservation = installation.admission.reserve(payer, 10)
+    taken = installation.policy.take_down(record, Reason.LEGAL)
+    later = installation.admission.reserve(payer, 10)  # of another adapter: nobody waits for it
+    assert not installation.policy.drop_copies(taken)
+    assert copy.is_dir()
+    installation.admission.release(reservation)
+    assert installation.policy.drop_copies(taken)
+    assert not copy.is_dir()
+    installation.admission.release(later)
+
+
+def test_the_base_model_is_not_taken_down(installation: Installation) -> None:
+    with pytest.raises(NotFound):
+        installation.policy.take_down(installation.catalogue.record("tiny"), Reason.LEGAL)
+    with pytest.raises(ModelNotFound):
+        installation.catalogue.record("nothing")

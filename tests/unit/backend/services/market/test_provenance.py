@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.chain import Contribution
+from backend.domain.hashing import licence_word
+from backend.domain.ids import DatanetId, SnapshotId
+from backend.services.market.provenance import Origin, Origins
+from tests.support.market import some_account, some_hash
+from tests.support.scripted import NOW
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+@pytest.fixture
+def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
+    return Installation(tmp_path, sqlite_database)
+
+
+def record(installation: Installation, *licences: str) -> None:
+    """The contributions of the snapshot's datanet; it accepts the first, the second and the fourth."""
+    for index, licence in enumerate(licences):
+        content, folder, word = some_hash(f"{index}"), some_hash("folder"), licence_word(licence)
+        made = Contribution(
+            DatanetId(7), index, some_account("x"), content, folder, word, 1, True, 0, 1, index
+        )
+        installation.view.recorded.append(made)
+
+
+def origins(installation: Installation) -> dict[str, Origin]:
+    """By name."""
+    read: Any = installation.read
+    models = installation.catalogue.models()
+    found = Origins(read).of(models)
+    return {model.name.partition("@")[0].rpartition("/")[2]: found[model.id] for model in models}
+
+
+def test_a_version_is_there_since_its_registration_and_the_base_model_was_before(
+    installation: Installation,
+) -> None:
+    found = origins(installation)
+    assert found["tiny"] == Origin(0, None)
+    assert found["docs"].registered_at == int(NOW.timestamp()) + 1  # the second that was registered
+
+
+@pytest.mark.parametrize(
+    ("licences", "together"),
+    [
+        (["MIT", "MIT", "GPL-3.0-only", "MIT"], "MIT"),
+        (["MIT", "Apache-2.0 OR MIT", "0BSD", "CC-BY-4.0"], "(Apache-2.0 OR MIT) AND CC-BY-4.0 AND MIT"),
+        (["MIT", "MIT", "MIT", "Apache-2.0 WITH LLVM-exception AND MIT"], None),  # the chain has its hash
+        (["MIT", "MIT", "MIT", "MIT) OR (0BSD"], None),
+        (["MIT", "MIT", "MIT", "my own"], None),
+        (["MIT", "MIT", "MIT", "\x01"], None),
+        (["MIT", "MIT", "MIT", ""], None),
+        ([], None),
+    ],
+)
+def test_it_stands_under_the_licences_of_its_accepted_contributions(
+    installation: Installation, licences: list[str], together: str | None
+) -> None:
+    record(installation, *licences)
+    assert origins(installation)["docs"].licence == together
+
+
+def test_several_snapshots_stand_together_and_are_looked_at_once(installation: Installation) -> None:
+    record(installation, "MIT", "MIT", "MIT", "MIT")
+    other = SnapshotId(some_hash("other snapshot"))
+    snapshot = installation.view.snapshots[SnapshotId(some_hash("snapshot"))]
+    installation.view.snapshots[other] = replace(snapshot, datanet=DatanetId(8), accepted=(0,))
+    installation.view.recorded.append(
+        replace(installation.view.recorded[0], datanet=DatanetId(8), licence=licence_word("0BSD"))
+    )
+    docs = installation.catalogue.resolve(installation.version).record
+    version = installation.view.register(replace(docs, snapshots=(snapshot.id, other)))
+    models = [installation.catalogue.resolve(version)]
+    read: Any = installation.read
+    found = Origins(read)
+    assert found.of(models)[version].licence == "0BSD AND MIT"
+    installation.view.recorded.clear()
+    assert found.of(models)[version].licence == "0BSD AND MIT"

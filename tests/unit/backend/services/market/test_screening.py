@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from backend.db.tables.chain import VersionRow
+from backend.domain.errors import NotFound, Unavailable
+from backend.domain.ids import Account, Hash32
+from backend.domain.screening import MIN_KNOWN, SKETCHED, AdapterRefused, Inspection
+from backend.services.market.screening import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+ALICE, BOB = Account("0x" + "a1" * 20), Account("0x" + "b0" * 20)
+BASE, OTHER_BASE = Hash32("0x" + "ba" * 32), Hash32("0x" + "bb" * 32)
+LAYERS = 4
+
+
+def digest(number: int) -> Hash32:
+    return Hash32(f"0x{number:064x}")
+
+
+def update(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((LAYERS, SKETCHED))
+
+
+def inspection(number: int, values: np.ndarray, base: Hash32 = BASE, **statistics: float) -> Inspection:
+    packed = (values / np.abs(values).max()).astype("<f2").tobytes()
+    return Inspection(digest(number), base, packed, statistics or {"norm": 1.0})
+
+
+class Registry:
+    """A chain's view with versions, and the gate over it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.gate = Gate(database.begin, database.read)
+        self._count = 0
+
+    def register(
+        self, number: int, creator: Account = ALICE, base: Hash32 = BASE, snapshots: Sequence[str] = ()
+    ) -> str:
+        self._count += 1
+        raw = {
+            "adapterDigest": digest(number),
+            "cidDigest": digest(900 + number),
+            "baseModel": base,
+            "snapshots": list(snapshots),
+            "promptPrice": 1,
+            "completionPrice": 1,
+            "operatorPpm": 1,
+            "creatorPpm": 1,
+        }
+        version = f"0x{self._count:064x}"
+        row = VersionRow(id=version, creator=creator, name=f"n{self._count}", record=raw, is_deprecated=False)
+        row.block_number, row.log_index = self._count, 0
+        with self.database.begin() as tx:
+            tx.session.merge(row)
+        return version
+
+    def known(self, number: int, values: np.ndarray, creator: Account = ALICE, **statistics: float) -> str:
+        self.gate.note(inspection(number, values, **statistics))
+        return self.register(number, creator)
+
+
+@pytest.fixture
+def registry(database: Database) -> Registry:
+    return Registry(database)
+
+
+def test_the_nearest_version_of_somebody_else_is_named(registry: Registry) -> None:
+    registry.known(1, update(1))
+    near = registry.known(2, update(2))
+    registry.known(3, update(3) + 5 * update(2), creator=BOB)
+    registry.gate.note(inspection(9, update(2) + 0.3 * update(4)))
+    report = registry.gate.report(digest(9), BOB)
+    assert report.nearest is not None
+    assert (report.nearest.version, report.nearest.creator) == (near, ALICE)
+    assert report.nearest.cosine == pytest.approx(0.96, abs=0.03)
+    assert report.nearest.is_copy
+    assert (report.num_compared, report.num_unknown, report.risk) == (3, 0, None)
+
+
+def test_a_copy_in_other_units_is_the_same_update(registry: Registry) -> None:
+    registry.known(1, update(1))
+    registry.gate.note(inspection(9, 0.01 * update(1)))
+    near = registry.gate.report(digest(9), BOB).nearest
+    assert near is not None
+    assert (near.cosine, near.shared_ppm) == (1.0, 1_000_000)
+
+
+def test_some_layers_of_somebody_elses_are_found_in_a_new_whole(registry: Registry) -> None:
+    original, patched = update(1), 3 * update(2)
+    patched[:2] = original[:2] * 3
+    registry.known(1, original)
+    registry.gate.note(inspection(9, patched))
+    near = registry.gate.report(digest(9), BOB).nearest
+    assert near is not None
+    assert near.cosine < 0.7
+    assert near.shared_ppm == pytest.approx(500_000, abs=100_000)
+    assert near.is_copy
+
+
+def test_who_was_first_with_the_same_weights_is_the_original(registry: Registry) -> None:
+    first = registry.known(1, update(1))
+    registry.register(1, BOB)
+    assert registry.gate.report(digest(1), BOB).nearest.version == first  # type: ignore[union-attr]
+
+
+def test_ones_own_versions_other_bases_and_bare_models_are_no_copies(registry: Registry) -> None:
+    registry.known(1, update(1), creator=BOB)
+    registry.gate.note(inspection(2, update(1), OTHER_BASE))
+    registry.register(2, ALICE, OTHER_BASE)
+    registry.register(0, ALICE)  # the base model itself
+    registry.gate.note(inspection(9, update(1)))
+    report = registry.gate.report(digest(9), BOB)
+    assert report.nearest is None
+    assert (report.num_compared, report.num_unknown) == (1, 0)
+
+
+def test_without_a_snapshot_ones_own_versions_that_have_one_are_originals_too(registry: Registry) -> None:
+    """Else whoever trained here could list the same weights again, and leave their contributors out."""
+    for number in (1, 2):
+        registry.gate.note(inspection(number, update(number)))
+    registry.register(1, BOB)
+    original = registry.register(2, BOB, snapshots=[digest(77)])
+    assert registry.gate.report(digest(1), BOB, has_snapshot=False).nearest.version == original  # type: ignore[union-attr]
+    assert not registry.gate.report(digest(1), BOB, has_snapshot=False).nearest.is_copy  # type: ignore[union-attr]
+    assert registry.gate.report(digest(2), BOB, has_snapshot=False).nearest.is_copy  # type: ignore[union-attr]
+    assert registry.gate.report(digest(2), BOB).nearest is None
+
+
+def test_what_it_was_trained_from_is_no_copy_under_any_record(registry: Registry) -> None:
+    registry.known(1, update(1))
+    parent = registry.register(1)  # a new price
+    registry.gate.note(inspection(9, update(1)))
+    assert registry.gate.report(digest(9), BOB, parent).nearest is None  # type: ignore[arg-type]
+    assert registry.gate.report(digest(9), BOB).nearest is not None
+
+
+def test_an_update_of_nothing_is_like_nothing(registry: Registry) -> None:
+    registry.known(1, update(1))
+    registry.gate.note(Inspection(digest(9), BASE, bytes(LAYERS * SKETCHED * 2), {"norm": 0.0}))
+    near = registry.gate.report(digest(9), BOB).nearest
+    assert near is not None
+    assert (near.cosine, near.is_copy) == (0.0, False)
+
+
+def test_a_score_stands_on_the_other_adapters_alone(registry: Registry) -> None:
+    for number in range(1, MIN_KNOWN + 1):
+        registry.known(number, update(number), norm=1 + number / 100)
+    registry.gate.note(inspection(99, update(99), norm=3.0))
+    risk = registry.gate.report(digest(99), BOB).risk
+    assert risk is not None
+    assert (risk.score, risk.by) == (100, "norm")
+    assert registry.gate.report(digest(1), BOB).risk is None  # without itself too few are left
+
+
+def test_what_was_not_inspected_has_no_report(registry: Registry) -> None:
+    with pytest.raises(NotFound):
+        registry.gate.report(digest(1), BOB)
+
+
+class Folders:
+    """Of versions 1 and 2; nobody has 3."""
+
+    def folder(self, record: Any) -> Any:
+        if record.adapter_digest == digest(3):
+            raise Unavailable("nobody has it")
+        return SimpleNamespace(path=int(record.adapter_digest, 16))
+
+
+def test_versions_from_elsewhere_are_learnt_once_and_the_rest_is_said_to_be_missing(
+    registry: Registry,
+) -> None:
+    asked = []
+
+    def inspect(path: Path) -> Inspection:
+        asked.append(path)
+        if path == 2:
+            raise AdapterRefused("pickle", details={"reason": "adapter_pickle"})
+        return inspection(1, update(1))
+
+    for number in (1, 2, 3):
+        registry.register(number)
+    learn = registry.gate.learn
+    assert learn(BASE, Folders(), inspect) == 2  # type: ignore[arg-type]
+    assert learn(BASE, Folders(), inspect) == 0  # type: ignore[arg-type]
+    assert asked == [2, 1]
+    registry.gate.note(inspection(9, update(9)))
+    report = registry.gate.report(digest(9), BOB)
+    assert (report.num_compared, report.num_unknown) == (1, 2)

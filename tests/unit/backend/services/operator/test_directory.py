@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from backend.domain.chain import Operator
+from backend.ports.outbound import Unreachable
+from backend.services.operator.directory import KEPT_SECONDS, Card, Operators
+from tests.support.market import some_account, some_hash
+from tests.support.serving import Installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+OTHER = some_account("other")
+
+
+class FakeOutbound:
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
+        self.asked.append(url)
+        if url not in self.answers:
+            raise Unreachable("nobody")
+        yield self.answers[url]
+
+
+class Town:
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.installation = Installation(folder, database)
+        self.outbound, self.now = FakeOutbound(), 0.0
+        read: Any = self.installation.read
+        own = self.installation.operator
+        self.operators = Operators(read, self.outbound, self.installation.catalogue, own, 3, lambda: self.now)
+        self.settle(own, "https://own")
+        self.settle(OTHER, "https://other/")
+
+    def settle(self, account: Any, endpoint: str) -> None:
+        self.installation.view.operator_list.append(Operator(account, endpoint, (), 1))
+
+    def answer(self, card: Any) -> None:
+        self.outbound.answers["https://other/v1/operator"] = (
+            card if isinstance(card, bytes) else msgspec.json.encode(card)
+        )
+
+    def standing(self) -> Any:
+        return {o.account: s for o, s in self.operators.all(())}[OTHER]
+
+
+@pytest.fixture
+def town(tmp_path: Path, sqlite_database: Database) -> Town:
+    return Town(tmp_path, sqlite_database)
+
+
+def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(town: Town) -> None:
+    card = Card(OTHER, [], [some_hash("adapter")])
+    town.answer(card)
+    for _ in range(2):
+        assert town.standing().card == card
+    assert town.outbound.asked == ["https://other/v1/operator"]
+    town.outbound.answers.clear()
+    town.now += KEPT_SECONDS
+    town.operators.all(())
+    town.operators._pool.shutdown()  # what was asked again meanwhile
+    found = town.standing()
+    assert (found.card, found.latency_ms, found.uptime_ppm) == (None, None, 500_000)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        Card(some_account("somebody else"), [], []),
+        b"<html>",
+        b"[" * 100_000,
+        b'{"x":' * 100_000,
+        b'{"account": 7, "bases": [], "active_adapters": []}',
+        msgspec.json.encode({"account": OTHER, "bases": [], "active_adapters": ["<script>"]}),
+        msgspec.json.encode({"account": OTHER, "bases": [], "active_adapters": [some_hash("a")] * 10_001}),
+    ],
+)
+def test_what_is_no_card_of_this_operator_is_no_answer(town: Town, card: Any) -> None:
+    town.answer(card)
+    found = town.standing()
+    assert (found.card, found.uptime_ppm) == (None, 0)
+
+
+def test_an_operator_need_not_say_what_it_asks_for_at_least(town: Town) -> None:
+    base = {"digest": some_hash("base"), "name": "tiny"}
+    town.answer(msgspec.json.encode({"account": OTHER, "bases": [base], "active_adapters": []}))
+    [offer] = town.standing().card.bases
+    assert (offer.min_prompt_price, offer.training_price) == (None, None)
+
+
+def test_we_tell_our_own_standing_without_asking(town: Town) -> None:
+    adapter = some_hash("adapter")
+    own = {o.account: s for o, s in town.operators.all({adapter})}[town.installation.operator]
+    assert own.card.active_adapters == [adapter]
+    assert [(b.name, b.prompt_price, b.completion_price) for b in own.card.bases] == [("tiny", 1, 2)]
+    assert [base.training_price for base in own.card.bases] == [3]
+    assert [(b.min_prompt_price, b.min_completion_price) for b in own.card.bases] == [(1, 1)]
+    assert town.outbound.asked == ["https://other/v1/operator"]

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.chain.keys import LocalSigner, recover
+from backend.domain.chain import Operator
+from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.hashing import TypedDomain, keccak
+from backend.domain.ids import ZERO_ACCOUNT, Account
+from backend.services.operator.membership import Membership, Place, StillLocked
+from tests.support.market import CHAIN_ID, some_account
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+    from backend.domain.chain import ChainTransaction
+
+OWN, KEY = some_account("operator"), LocalSigner(keccak(b"receipt key"))
+DOMAIN = TypedDomain(CHAIN_ID, some_account("OperatorRegistry"))
+DOLLAR = 10**12
+NOW = 1_800_000_000
+
+
+class PlayedChain:
+    """What the contracts answer; its owner changes it."""
+
+    def __init__(self) -> None:
+        self.held, self.allowance, self.pot, self.wei = 5_000 * 10**6, 0, 0, 10**18
+        self.stake: dict[str, int] = {"stake": 0, "unstaking": 0, "unstakeAt": 0, "lockedByBatch": 0}
+        self.settled: dict[str, int] = {"last": 0, "finalised": 0, "toRefund": 0}
+        self.key_owner, self.owed = ZERO_ACCOUNT, 0
+        self.prepared: list[str] = []
+
+    def address(self, contract: str) -> Account:
+        return some_account(contract)
+
+    def balance(self, account: Account) -> int:
+        assert account == OWN
+        return self.wei
+
+    def prepare(self, contract: str, function: str, *_args: Any, sender: Account) -> None:
+        assert sender == OWN
+        self.prepared.append(f"{contract}.{function}")
+
+    def call(self, _contract: str, function: str, *_args: Any) -> Any:
+        return {
+            "balanceOf": self.held,
+            "allowance": self.allowance,
+            "stakeOf": self.stake,
+            "stateOf": self.settled,
+            "operatorOfKey": self.key_owner,
+            "owed": self.owed,
+            "potOf": self.pot,
+            "current": {"stakeCoverPpm": 100_000},
+        }[function]
+
+    def leaves(self, dollars: int, at: int, batch: int = 0) -> None:
+        self.stake |= {"unstaking": dollars * DOLLAR, "unstakeAt": at, "lockedByBatch": batch}
+
+
+class Desk:
+    def __init__(self, database: Database, receipt_key: LocalSigner = KEY) -> None:
+        self.chain, self.database = PlayedChain(), database
+        chain: Any = self.chain
+        begin: Any = database.begin
+        read: Any = database.read
+        self.membership = Membership(begin, read, chain, OWN, receipt_key, DOMAIN, lambda: NOW)
+
+    def join(self, dollars: int) -> list[str]:
+        return calls(self.membership.join(dollars * 10**6))
+
+    def place(self) -> Place:
+        return self.membership.place()
+
+    def mined(self, transaction: ChainTransaction) -> None:
+        with self.database.begin() as tx:
+            tx.transactions.failed(transaction.id, {})  # over, whatever became of it
+
+
+def calls(transactions: list[ChainTransaction]) -> list[str]:
+    return [f"{one.function} {one.args[-1]}" if one.args else one.function for one in transactions]
+
+
+@pytest.fixture
+def desk(sqlite_database: Database) -> Desk:
+    return Desk(sqlite_database)
+
+
+def test_who_joins_approves_stakes_and_registers_its_key_in_this_order(desk: Desk) -> None:
+    queued = desk.membership.join(1_000 * 10**6)
+    assert [(one.lane, one.contract, one.function) for one in queued] == [
+        (OWN, "PaymentToken", "approve"),
+        (OWN, "OperatorRegistry", "stake"),
+        (OWN, "OperatorRegistry", "addReceiptKey"),
+    ]
+    assert [one.id for one in queued] == sorted(one.id for one in queued)
+    registry = some_account("OperatorRegistry")
+    assert [one.args for one in queued[:2]] == [(registry, "1000000000"), ("1000000000",)]
+    key, consent = queued[2].args
+    assert recover(DOMAIN.receipt_key_digest(OWN), consent) == key == KEY.account
+    assert desk.chain.prepared == ["OperatorRegistry.addReceiptKey"]
+
+
+def test_joining_again_before_anything_is_mined_queues_nothing_more(desk: Desk) -> None:
+    first = desk.membership.join(1_000 * 10**6)
+    assert desk.membership.join(1_000 * 10**6) == first
+
+
+def test_what_is_sent_already_is_not_simulated_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On top of the node's pool, where it is, it would fail."""
+    first = desk.membership.join(10**6)
+
+    def fails(*_args: Any, **_options: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(desk.chain, "prepare", fails)
+    assert desk.membership.join(10**6) == first
+
+
+def test_joining_again_does_only_what_is_missing(desk: Desk) -> None:
+    desk.chain.stake["stake"] = 600 * DOLLAR
+    desk.chain.key_owner = OWN
+    assert desk.join(600) == []
+    assert desk.join(1_000) == ["approve 400000000", "stake 400000000"]
+    assert desk.chain.prepared == []
+
+
+def test_an_allowance_that_is_enough_is_used_and_a_smaller_one_taken_back_first(desk: Desk) -> None:
+    desk.chain.key_owner, desk.chain.allowance = OWN, 7 * 10**6
+    assert desk.join(7) == ["stake 7000000"]
+    for one in desk.membership.join(7 * 10**6):
+        desk.mined(one)
+    assert desk.join(8) == ["approve 0", "approve 8000000", "stake 8000000"]
+    assert desk.join(8) == ["approve 0", "approve 8000000", "stake 8000000"]
+
+
+def test_another_stake_waits_for_the_one_under_way(desk: Desk) -> None:
+    desk.chain.key_owner, desk.chain.allowance = OWN, 10**12
+    first = desk.membership.join(10**6)[0]
+    with pytest.raises(Conflict, match=f"Transaction {first.id}, OperatorRegistry.stake, is under way"):
+        desk.join(2)
+    desk.chain.stake["stake"] = DOLLAR  # it is mined, and not noticed here: the same stake once more?
+    with pytest.raises(Conflict, match="is under way"):
+        desk.join(2)
+    desk.mined(first)
+    assert desk.join(2) == ["stake 1000000"]
+
+
+def test_a_failed_stake_is_queued_anew(desk: Desk) -> None:
+    desk.chain.key_owner, desk.chain.allowance = OWN, 10**12
+    first = desk.membership.join(10**6)[0]
+    desk.mined(first)
+    (again,) = desk.membership.join(10**6)
+    assert again.id > first.id
+
+
+def test_too_few_tokens_are_told_with_how_many_there_are(desk: Desk) -> None:
+    desk.chain.held = 250 * 10**6
+    with pytest.raises(Conflict, match=r"Stake lacks 1,000 dollars, and .* has 250 dollars") as refused:
+        desk.join(1_000)
+    assert refused.value.details == {"held_units": "250000000", "missing_units": "1000000000"}
+    with desk.database.read() as tx:
+        assert tx.transactions.lanes() == []
+
+
+def test_who_has_nothing_for_gas_queues_nothing(desk: Desk) -> None:
+    desk.chain.wei = 0
+    with pytest.raises(Conflict, match="nothing to pay gas with"):
+        desk.join(1)
+
+
+@pytest.mark.parametrize("units", [0, -1])
+def test_a_stake_is_more_than_nothing(desk: Desk, units: int) -> None:
+    with pytest.raises(InvalidInput):
+        desk.membership.join(units)
+
+
+def test_a_key_of_another_operator_is_refused_before_any_stake(desk: Desk) -> None:
+    desk.chain.key_owner = some_account("other")
+    with pytest.raises(Conflict, match=f"bound to operator {desk.chain.key_owner} for ever"):
+        desk.join(1)
+
+
+def test_the_operator_itself_is_no_receipt_key(sqlite_database: Database) -> None:
+    desk = Desk(sqlite_database)
+    desk.membership._own = KEY.account
+    with pytest.raises(Conflict, match="is the operator itself"):
+        desk.membership.join(1)
+
+
+def test_an_endpoint_is_announced_as_a_transaction_of_the_operator(desk: Desk) -> None:
+    queued = desk.membership.announce("https://market.example/")
+    assert (queued.contract, queued.function, queued.args) == (
+        "OperatorRegistry",
+        "setEndpoint",
+        ("https://market.example/",),
+    )
+    assert desk.membership.announce("").id > queued.id
+
+
+@pytest.mark.parametrize(
+    "url", ["market.example", "ftp://x", "https://x/" + "y" * 300, "https://x/?q", "https://"]
+)
+def test_what_is_no_base_url_is_not_announced(desk: Desk, url: str) -> None:
+    with pytest.raises(InvalidInput):
+        desk.membership.announce(url)
+
+
+def test_a_part_of_the_stake_is_asked_back_once_and_kept_by_zero(desk: Desk) -> None:
+    desk.chain.stake["stake"] = 1_000 * DOLLAR
+    with pytest.raises(Conflict, match="nothing to cancel"):
+        desk.membership.unstake(0)
+    with pytest.raises(InvalidInput, match="The stake is 1,000 dollars"):
+        desk.membership.unstake(1_000 * DOLLAR + 1)
+    (asked,) = desk.membership.unstake(400 * DOLLAR)
+    assert desk.membership.unstake(400 * DOLLAR) == [asked]
+    desk.mined(asked)
+    desk.chain.leaves(400, NOW + 60)
+    with pytest.raises(Conflict, match=r"400 dollars leave already, from 2027-01-15 08:01:00 UTC on"):
+        desk.membership.unstake(400 * DOLLAR)
+    (kept,) = desk.membership.unstake(0)
+    assert (kept.function, kept.args) == ("startUnstake", ("0",))
+
+
+def test_nothing_is_withdrawn_before_it_is_free(desk: Desk) -> None:
+    desk.chain.stake["stake"] = 1_000 * DOLLAR
+    with pytest.raises(Conflict, match="Nothing of the stake leaves"):
+        desk.membership.withdraw()
+    desk.chain.leaves(400, NOW + 1, batch=7)
+    desk.chain.settled |= {"last": 8, "finalised": 6}
+    with pytest.raises(StillLocked, match="from 2027-01-15 08:00:01 UTC on"):
+        desk.membership.withdraw()
+    desk.chain.leaves(400, NOW, batch=7)
+    with pytest.raises(StillLocked, match="once batch 7 is final"):
+        desk.membership.withdraw()
+    desk.chain.settled["finalised"] = 7
+    assert calls(desk.membership.withdraw()) == ["unstake"]
+
+
+def test_a_void_that_ended_all_batches_locks_nothing_unless_refunds_are_open(desk: Desk) -> None:
+    desk.chain.stake["stake"] = DOLLAR
+    desk.chain.leaves(1, NOW, batch=7)
+    desk.chain.settled |= {"last": 6, "finalised": 6, "toRefund": 1}
+    with pytest.raises(StillLocked):
+        desk.membership.withdraw()
+    desk.chain.settled["toRefund"] = 0
+    assert calls(desk.membership.withdraw()) == ["unstake"]
+
+
+def test_what_a_slash_left_of_the_leaving_part_is_told(desk: Desk) -> None:
+    desk.chain.stake["stake"] = 300 * DOLLAR
+    desk.chain.leaves(400, NOW)
+    leaving = desk.place().leaving
+    assert leaving is not None
+    assert (leaving.amount, desk.place().cover) == (300 * DOLLAR, 0)
+    desk.chain.stake["stake"] = 0
+    with pytest.raises(Conflict, match="it was slashed"):
+        desk.membership.withdraw()
+
+
+def test_what_is_owed_is_taken_though_the_stake_is_locked(desk: Desk) -> None:
+    desk.chain.stake["stake"] = DOLLAR
+    desk.chain.leaves(1, NOW + 1)
+    desk.chain.owed = DOLLAR
+    assert calls(desk.membership.withdraw()) == ["withdrawOwed"]
+    desk.chain.leaves(1, NOW)
+    assert calls(desk.membership.withdraw()) == ["unstake", "withdrawOwed"]
+
+
+def well(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that could settle."""
+    desk.chain.stake["stake"], desk.chain.key_owner = 10 * DOLLAR, OWN
+    known = Operator(OWN, "https://market.example", (KEY.account,), 10 * DOLLAR)
+    monkeypatch.setattr("backend.db.chain.ChainStore.operator", lambda _, account: {OWN: known}.get(account))
+
+
+def test_an_operator_that_could_settle_has_no_obstacle(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    well(desk, monkeypatch)
+    found = desk.place()
+    assert found.obstacles == ()
+    assert (found.endpoint, found.keys, found.has_key) == ("https://market.example", (KEY.account,), True)
+    desk.chain.pot = 100 * DOLLAR
+    assert (desk.place().cover_needed, desk.place().obstacles) == (10 * DOLLAR, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"key_owner": ZERO_ACCOUNT}, "is not registered: `loraledger operator join"),
+        ({"key_owner": some_account("other")}, "for ever. Make another"),
+        ({"stake": {"stake": 0, "unstakeAt": 0, "unstaking": 0}}, "no stake covers a batch"),
+        (
+            {"stake": {"stake": DOLLAR, "unstakeAt": 1, "unstaking": DOLLAR, "lockedByBatch": 0}},
+            "or `loraledger operator unstake 0`",
+        ),
+        ({"pot": 100 * DOLLAR + 20}, "10 dollars cover new batches, 10.000000000002 dollars are needed"),
+        ({"wei": 0}, "nothing to pay gas with"),
+    ],
+)
+def test_each_thing_that_keeps_it_from_settling_is_told_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    well(desk, monkeypatch)
+    for name, value in change.items():
+        setattr(desk.chain, name, value)
+    (obstacle,) = desk.place().obstacles
+    assert said in obstacle
+
+
+def test_a_key_that_the_index_has_not_seen_yet_is_told(desk: Desk) -> None:
+    desk.chain.stake["stake"], desk.chain.key_owner = 10 * DOLLAR, OWN
+    (obstacle,) = desk.place().obstacles
+    assert "not in the index yet: see that `loraledger index` runs" in obstacle

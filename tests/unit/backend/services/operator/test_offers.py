@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.domain.chain import RegisteredVersion, Reverted
+from backend.domain.denials import FloorPrice
+from backend.domain.errors import Conflict, InvalidInput
+from backend.domain.hashing import record_argument, version_id
+from backend.domain.ids import ZERO_HASH, Account, VersionId
+from backend.domain.training_payment import training_record
+from backend.services.operator.offers import Offers, base_record
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from backend.db.unit_of_work import Database
+    from backend.domain.receipt import VersionRecord
+
+OWN, BASE = some_account("operator"), some_hash("base model")
+PRICES = (200_000, 400_000)
+ANSWERS, TRAINING = base_record(OWN, BASE, "Tiny", PRICES), training_record(OWN, BASE, 300_000)
+DEARER = base_record(OWN, BASE, "Tiny", (200_001, 400_000))
+
+
+class PlayedRegistry:
+    """What the contract knows of versions."""
+
+    def __init__(self) -> None:
+        self.versions: dict[VersionId, bool] = {}
+        """Whether it is deprecated."""
+        self.prepared: list[Any] = []
+        self.wei, self.refuses = 10**18, False
+
+    def balance(self, account: Account) -> int:
+        assert account == OWN
+        return self.wei
+
+    def call(self, contract: str, function: str, version: VersionId) -> dict[str, Any]:
+        assert (contract, function) == ("AdapterRegistry", "versionOf")
+        known = version in self.versions
+        return {"registeredAt": int(known), "isDeprecated": self.versions.get(version, False)}
+
+    def prepare(self, contract: str, function: str, record: Any, *, sender: Account) -> None:
+        assert (contract, function, sender) == ("AdapterRegistry", "register", OWN)
+        if self.refuses:
+            raise Reverted("AdapterRegistry.register reverted: OperatorShareOutOfRange")
+        self.prepared.append(record)
+
+
+class Desk:
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.registry, self.database = PlayedRegistry(), database
+        self.indexed: list[RegisteredVersion] = []
+        chain: Any = self.registry
+        begin: Any = database.begin
+        read: Any = database.read
+        self.offers = Offers(begin, read, chain, OWN)
+        monkeypatch.setattr(
+            "backend.db.chain.ChainStore.versions", lambda _, creator: self._versions(creator)
+        )
+
+    def _versions(self, creator: Account) -> list[RegisteredVersion]:
+        assert creator == OWN
+        return self.indexed
+
+    def register(self, record: VersionRecord, *, is_deprecated: bool = False) -> None:
+        """Mined and indexed."""
+        version = version_id(record)
+        self.registry.versions[version] = is_deprecated
+        self.indexed.append(RegisteredVersion(version, record, is_deprecated, len(self.indexed)))
+
+
+@pytest.fixture
+def desk(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(sqlite_database, monkeypatch)
+
+
+def test_both_records_are_registered_once_however_often_it_is_asked(desk: Desk) -> None:
+    queued = desk.offers.register([ANSWERS, TRAINING])
+    assert [(one.lane, one.contract, one.function) for one in queued] == [
+        (OWN, "AdapterRegistry", "register")
+    ] * 2
+    arguments = [record_argument(record) for record in (ANSWERS, TRAINING)]
+    assert [one.args for one in queued] == [(argument,) for argument in arguments]
+    assert desk.offers.register([ANSWERS, TRAINING]) == queued
+    assert desk.registry.prepared == arguments
+    assert [desk.offers.transaction(one.id) for one in queued] == queued
+
+
+def test_what_the_registry_has_is_not_registered_again(desk: Desk) -> None:
+    desk.register(ANSWERS)
+    (training,) = desk.offers.register([ANSWERS, TRAINING])
+    assert training.args == (record_argument(TRAINING),)
+    desk.register(TRAINING)
+    desk.registry.wei = 0  # nothing is sent, so nothing is to be paid for
+    assert desk.offers.register([ANSWERS, TRAINING]) == []
+
+
+def test_another_price_is_another_record_whatever_waits(desk: Desk) -> None:
+    first, training = desk.offers.register([ANSWERS, TRAINING])
+    second, same = desk.offers.register([DEARER, TRAINING])
+    assert second.id > first.id
+    assert same == training
+
+
+def test_what_failed_is_queued_anew(desk: Desk) -> None:
+    (first,) = desk.offers.register([ANSWERS])
+    with desk.database.begin() as tx:
+        tx.transactions.failed(first.id, {})
+    (again,) = desk.offers.register([ANSWERS])
+    assert again.id > first.id
+
+
+def test_what_the_registry_refuses_or_nobody_pays_for_is_not_queued(desk: Desk) -> None:
+    desk.registry.refuses = True
+    with pytest.raises(Reverted, match="OperatorShareOutOfRange"):
+        desk.offers.register([ANSWERS])
+    desk.registry.wei = 0
+    with pytest.raises(Conflict, match="nothing to pay gas with"):
+        desk.offers.register([ANSWERS])
+    with desk.database.read() as tx:
+        assert tx.transactions.lanes() == []
+
+
+def test_prices_that_hold_or_are_new_are_taken(desk: Desk) -> None:
+    desk.offers.check(ANSWERS)
+    desk.register(ANSWERS)
+    desk.register(TRAINING)
+    desk.register(replace(ANSWERS, base_model=some_hash("another base")))
+    desk.offers.check(ANSWERS)
+    desk.offers.check(DEARER)
+
+
+def test_prices_that_were_given_up_do_not_come_back(desk: Desk) -> None:
+    desk.register(ANSWERS)
+    desk.register(DEARER)
+    with pytest.raises(Conflict, match="asked before and given up") as refused:
+        desk.offers.check(ANSWERS)
+    assert refused.value.param == "prices"
+    desk.offers.check(DEARER)
+
+
+def test_prices_of_a_deprecated_record_do_not_come_back(desk: Desk) -> None:
+    desk.register(ANSWERS, is_deprecated=True)
+    with pytest.raises(Conflict, match="asked before and given up"):
+        desk.offers.check(ANSWERS)
+
+
+def test_prices_hold_again_where_the_later_ones_are_deprecated(desk: Desk) -> None:
+    desk.register(ANSWERS)
+    desk.register(DEARER, is_deprecated=True)
+    desk.offers.check(ANSWERS)
+
+
+def test_prices_below_ones_own_floor_are_refused(desk: Desk) -> None:
+    with desk.database.begin() as tx:
+        tx.policy.set_floor(FloorPrice(200_001, 1))
+    with pytest.raises(Conflict, match=r"below 200001 and 1 token units .*`loraledger policy floor"):
+        desk.offers.check(ANSWERS)
+    desk.offers.check(DEARER)
+
+
+def test_the_base_models_record_is_the_operators_alone() -> None:
+    assert (ANSWERS.creator, ANSWERS.base_model, ANSWERS.name) == (OWN, BASE, "tiny")
+    assert (ANSWERS.adapter_digest, ANSWERS.cid_digest, ANSWERS.snapshots) == (ZERO_HASH, ZERO_HASH, ())
+    assert (ANSWERS.prompt_price, ANSWERS.completion_price) == PRICES
+    assert ANSWERS.operator_ppm + ANSWERS.creator_ppm == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        ("SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
+        ("Qwen2.5_0.5B", "qwen2-5-0-5b"),
+        ("x" * 40, "x" * 32),
+    ],
+)
+def test_a_records_name_is_the_base_models_as_far_as_a_name_may_be(name: str, spelled: str) -> None:
+    assert base_record(OWN, BASE, name, PRICES).name == spelled
+
+
+def test_no_base_model_goes_by_the_name_of_training() -> None:
+    with pytest.raises(InvalidInput, match="rename its folder"):
+        base_record(OWN, BASE, "Training", PRICES)
+
+
+@pytest.mark.parametrize("prices", [(-1, 1), (1, 1 << 63)])
+def test_a_price_that_no_record_or_card_has_room_for_is_refused(prices: tuple[int, int]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        base_record(OWN, BASE, "tiny", prices)
+    assert refused.value.param == "prices"

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.api.schemas.receipts import ReceiptProofView
+from backend.domain.batch import Entry, Header
+from backend.domain.errors import NotFound
+from backend.domain.hashing import receipt_id
+from backend.domain.ids import ReceiptId
+from backend.domain.merkle import InvalidOpening, Opening
+from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
+from backend.services.receipts.proofs import NotCommitted, Proofs
+from tests.support.market import some_hash
+from tests.support.town import Town
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backend.domain.receipt import SignedReceipt
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    town = Town(tmp_path)
+    yield town
+    town.database.close()
+
+
+@pytest.fixture
+def proofs(town: Town) -> Proofs:
+    return Proofs(town.read, town.auditor(), town.chain)  # type: ignore[arg-type]
+
+
+def commit(town: Town, count: int) -> list[SignedReceipt]:
+    served = [town.serve() for _ in range(count)]
+    town.settler().run_once(is_forced=True)
+    town.mine()
+    return served
+
+
+def opening(shown: dict[str, Any]) -> Opening:
+    return Opening(shown["index"], int(shown["value"]), bytes.fromhex(shown["path"][2:]))
+
+
+def read_back(shown: dict[str, Any]) -> ReceiptProof:
+    """As a client does that has the answer's JSON and nothing else."""
+    index = shown["receipt"]["index"]
+    return ReceiptProof(
+        header=Header.from_chain(shown["header"]),
+        receipt=opening(shown["receipt"]),
+        entries=tuple(
+            ProvenEntry(
+                Entry(e["account"], index, e["slice"], e["part"], int(e["opening"]["value"])),
+                opening(e["opening"]),
+            )
+            for e in shown["entries"]
+        ),
+        balances=tuple(ProvenBalance(b["account"], opening(b["opening"])) for b in shown["balances"]),
+    )
+
+
+def test_every_receipt_of_a_batch_is_shown_offline_from_the_answer_alone(town: Town, proofs: Proofs) -> None:
+    commit(town, 3)
+    for signed in commit(town, 9):  # on top of balances that were there before
+        place = proofs.place(receipt_id(signed.receipt))
+        shown = ReceiptProofView.of(place).model_dump(mode="json")
+        assert read_back(shown).check(signed.receipt) == shown["batch_hash"]
+        committed = town.chain.batches(town.market.operator)[-1]
+        assert (shown["batch_hash"], shown["tx_hash"]) == (committed.hash, committed.tx_hash)
+
+
+def test_a_proof_is_of_one_receipt_and_of_all_that_it_earned(town: Town, proofs: Proofs) -> None:
+    first, second = commit(town, 2)
+    proof = proofs.place(receipt_id(first.receipt)).proof
+    entry, balance = proof.entries[0], proof.balances[0]
+    dearer = replace(entry, entry=replace(entry.entry, value=entry.entry.value + 1))
+    forgeries = {
+        "receipt": [
+            replace(proof, receipt=replace(proof.receipt, value=proof.receipt.value + 1)),
+            replace(proof, header=replace(proof.header, receipts_root=some_hash("x"))),
+            replace(proof, header=replace(proof.header, total=proof.header.total + 1)),
+        ],
+        "entries": [
+            replace(proof, entries=proof.entries[1:]),
+            replace(proof, entries=(dearer, *proof.entries[1:])),
+            replace(proof, entries=(entry, *proof.entries)),
+            replace(proof, header=replace(proof.header, entries_root=some_hash("x"))),
+        ],
+        "balances": [
+            replace(proof, balances=proof.balances[1:]),
+            replace(proof, balances=(balance, *proof.balances)),
+            replace(proof, header=replace(proof.header, balances_root=some_hash("x"))),
+        ],
+    }
+    assert proof.check(first.receipt)
+    for param, proofs_of_part in forgeries.items():
+        for number, forged in enumerate(proofs_of_part):
+            with pytest.raises(InvalidOpening) as caught:
+                forged.check(first.receipt)
+            assert caught.value.param == param, number
+    with pytest.raises(InvalidOpening):
+        proof.check(second.receipt)
+    other_hash = replace(proof.header, final_at=proof.header.final_at + 1)
+    assert replace(proof, header=other_hash).check(first.receipt) != proof.header.hash
+
+
+def test_a_receipt_that_waits_for_its_batch_has_no_proof_yet(town: Town, proofs: Proofs) -> None:
+    signed = town.serve()
+    with pytest.raises(NotCommitted):
+        proofs.place(receipt_id(signed.receipt))
+    with pytest.raises(NotFound):
+        proofs.place(ReceiptId(some_hash("unknown")))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.api.schemas.receipts import ReceiptDetail
+from backend.domain.errors import InvalidInput
+from backend.domain.hashing import receipt_id
+from backend.ports.serving import StoredReceipt
+from backend.services.receipts.receipt_file import parse_shown
+from backend.services.receipts.receipts import NamedShare, NamedSlice, ReceiptView
+from tests.support.market import Market, some_account, some_hash
+
+if TYPE_CHECKING:
+    from backend.domain.receipt import SignedReceipt
+
+
+@pytest.fixture
+def signed() -> SignedReceipt:
+    return Market().serve()
+
+
+@pytest.fixture
+def fields(signed: SignedReceipt) -> dict[str, Any]:
+    """As the API answers its payer."""
+    payer = some_account("payer")
+    stored = StoredReceipt(
+        1, receipt_id(signed.receipt), some_account("operator"), payer, signed, some_hash("salt"), None, None
+    )
+    slices = tuple(
+        NamedSlice(s.version_id, s.weight_ppm, tuple(NamedShare(share, None, None) for share in s.shares))
+        for s in signed.slices
+    )
+    shown = ReceiptDetail.for_viewer(ReceiptView(stored, slices, None), payer)
+    found: dict[str, Any] = json.loads(shown.model_dump_json())
+    return found
+
+
+def test_what_the_api_shows_is_read_back_whole(signed: SignedReceipt, fields: dict[str, Any]) -> None:
+    found = parse_shown(json.dumps(fields).encode())
+    assert found.signed == signed
+    assert (found.id, found.operator) == (receipt_id(signed.receipt), some_account("operator"))
+    assert found.salt == some_hash("salt")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "0x12"},
+        {"operator": None},
+        {"receipt": {}},
+        {"slices": []},
+        {"slices": [{"version_id": some_hash("v"), "weight_ppm": -1, "packed": "0x"}]},
+        {"slices": [{"version_id": some_hash("v"), "weight_ppm": 1, "packed": "0x12"}]},
+        {"method": "a method"},
+        {"signature": "0x"},
+        {"salt": 7},
+    ],
+)
+def test_what_is_malformed_is_refused_by_name(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="not a receipt"):
+        parse_shown(json.dumps(fields | changes).encode())
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"x":' * 100_000])
+def test_what_is_no_json_object_is_refused(text: bytes) -> None:
+    with pytest.raises(InvalidInput, match="not a receipt"):
+        parse_shown(text)

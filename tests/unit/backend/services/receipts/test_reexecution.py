@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.attribution import UNIFORM_METHOD, shares_from_scores
+from backend.ports.attribution import Probe
+from backend.ports.engine import TokenLogprob, TokenLogprobs
+from backend.services.answers.attribution import Uniform
+from backend.services.receipts.reexecution import (
+    ROUNDING_GAP,
+    Difference,
+    Repeated,
+    attribution_check,
+    execution_check,
+    first_difference,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def place(*tokens: tuple[str, float]) -> TokenLogprobs:
+    """The first one was chosen."""
+    ranked = tuple(TokenLogprob(token.encode(), logprob) for token, logprob in tokens)
+    return TokenLogprobs(ranked[0], ranked)
+
+
+def repeated(*places: TokenLogprobs, text: str | None = None) -> Repeated:
+    spoken = b"".join(each.chosen.token for each in places).decode().removesuffix("<|im_end|>")
+    return Repeated(spoken if text is None else text, places, None)
+
+
+HELLO = (place(("Hello", -0.1), ("Hi", -2.0)), place((" there", -0.5), (" the", -0.6), (" you", -3.0)))
+
+
+def test_the_same_text_has_no_difference() -> None:
+    assert first_difference("Hello there", repeated(*HELLO)) is None
+    assert execution_check("Hello there", repeated(*HELLO)).is_right is True
+
+
+def test_what_a_stop_string_cut_off_is_no_difference() -> None:
+    assert first_difference("Hello", repeated(*HELLO, text="Hello")) is None
+
+
+def test_the_first_differing_token_is_named_with_its_gap() -> None:
+    found = first_difference("Hello you", repeated(*HELLO))
+    assert found == Difference(1, b" there", b" you", pytest.approx(2.5))
+    check = execution_check("Hello you", repeated(*HELLO))
+    assert check.is_right is False
+    assert "token 2 is b' you'" in check.message
+    assert "2.500" in check.message
+
+
+def test_of_several_tokens_that_fit_the_likeliest_is_taken() -> None:
+    ours = repeated(place(("A", -0.1), ("B", -9.0), ("Bee", -1.0)))
+    found = first_difference("Bees", ours)
+    assert found is not None
+    assert (found.claimed, found.gap) == (b"Bee", pytest.approx(0.9))
+
+
+def test_a_near_tie_is_left_open() -> None:
+    near = repeated(place(("A", -1.0), ("B", -1.0 - ROUNDING_GAP / 2)))
+    check = execution_check("B", near)
+    assert check.is_right is None
+    assert "rounds" in check.message
+
+
+def test_a_token_that_is_none_of_the_likeliest_has_no_gap_and_is_wrong() -> None:
+    found = first_difference("Bye", repeated(*HELLO))
+    assert found == Difference(0, b"Hello", b"Bye", None)
+    assert execution_check("Bye", repeated(*HELLO)).is_right is False
+
+
+def test_an_answer_that_ended_where_ours_goes_on_is_compared_by_its_closing_token() -> None:
+    ours = repeated(*HELLO, place((" now", -0.3), ("<|im_end|>", -0.5)))
+    assert first_difference("Hello there", ours) == Difference(2, b" now", b"<|im_end|>", pytest.approx(0.2))
+
+
+def test_an_answer_that_goes_on_where_ours_ended_is_too() -> None:
+    ours = repeated(*HELLO, place(("<|im_end|>", -0.3), (" now", -1.3)))
+    found = first_difference("Hello there now", ours)
+    assert found == Difference(2, b"<|im_end|>", b" now", pytest.approx(1.0))
+    assert first_difference("Hello there now", repeated(*HELLO)) == Difference(2, b"", b" now", None)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A method that says the same of every answer that has a probe."""
+
+    method: str
+    found: tuple[float, float]
+
+    def prepare(self, adapter_folder: Path) -> None:
+        pass
+
+    def scores(self, folder: Path, positions: Sequence[int], probe: Probe) -> Mapping[int, float] | None:
+        return None if probe.hidden is None else dict(zip(positions, self.found, strict=True))
+
+
+METHODS = (Scores("new-1", (1.0, 3.0)), Scores("old-1", (3.0, 1.0)), Uniform())
+PROBE = Probe([1.0])
+
+
+def check(method: str, scores: tuple[float, float], probe: Probe | None) -> bool | None:
+    shares = shares_from_scores(dict(enumerate(scores)))
+    return attribution_check(METHODS, Path(), (0, 1), method, shares, probe).is_right
+
+
+def test_shares_are_judged_by_the_method_that_was_signed() -> None:
+    assert check("new-1", (1.0, 3.0), PROBE) is True
+    assert check("new-1", (3.0, 1.0), PROBE) is False
+    assert check("old-1", (3.0, 1.0), PROBE) is True  # it was the first once
+    assert check("old-1", (1.0, 3.0), PROBE) is False
+
+
+def test_sharing_all_alike_is_right_only_where_nothing_else_applies() -> None:
+    assert check(UNIFORM_METHOD, (1.0, 1.0), PROBE) is False
+    assert check(UNIFORM_METHOD, (1.0, 1.0), Probe()) is True
+
+
+def test_without_the_answers_state_or_the_method_nothing_is_claimed() -> None:
+    assert check("new-1", (1.0, 3.0), None) is None
+    assert check("unheard-of-1", (1.0, 3.0), PROBE) is None

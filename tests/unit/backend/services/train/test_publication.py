@@ -1,0 +1,303 @@
+"""Publishing what was trained: `backend.services.train.publication`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backend.db.tables.chain import VersionRow
+from backend.domain.chain import PreparedTransaction
+from backend.domain.content import ContentCorrupt, cid_digest
+from backend.domain.errors import Forbidden, InvalidInput, NotFound
+from backend.domain.hashing import version_id
+from backend.domain.ids import Account, Hash32
+from backend.domain.screening import CopiedVersion, Inspection
+from backend.domain.training import Step, TrainingResult
+from backend.services.contribute.transfers import Transfers
+from backend.services.market.screening import Gate
+from backend.services.train.imported import MAX_BYTES, ImportedAdapters
+from backend.services.train.publication import Listing, NoBetterThanBase, NotPublished, Publication
+from backend.storage.embedded import EmbeddedStore
+from tests.unit.workers.support import CREATOR, DATASET, RESULT, STRANGER, Desk, transferred
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+    from backend.domain.training import TrainingJob
+
+LISTING = Listing("python-docs", 2_000_000, 4_000_000, 200_000, 300_000)
+SKETCH = bytes(range(64)) * 4  # two layers
+WORSE = TrainingResult(
+    RESULT.adapter_digest, RESULT.base_model, {"eval_loss_base": 2.0, "eval_loss_adapter": 2.0}
+)
+
+
+class Chain:
+    """Prepares whatever it is asked to."""
+
+    def __init__(self) -> None:
+        self.prepared: list[tuple[str, str, Any, Account]] = []
+
+    def prepare(self, contract: str, function: str, *args: Any, sender: Account) -> PreparedTransaction:
+        self.prepared.append((contract, function, args[0], sender))
+        return PreparedTransaction(31337, Account("0x" + "aa" * 20), "0x", 0, {}, 1)
+
+
+class Press:
+    """A publication with real store and database."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.desk = Desk(database)
+        self.chain = Chain()
+        self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
+        clock = lambda: self.desk.now  # noqa: E731
+        self.gate = Gate(database.begin, database.read)
+        self.publication = Publication(database.begin, self.store, self.chain, self.gate, clock)  # type: ignore[arg-type]
+        self.transfers = Transfers(folder / "transfers", 1000)
+        self.foreign = ImportedAdapters(database.begin, database.read, self.transfers, clock)
+        self.adapter = folder / "adapter"
+        self.adapter.mkdir()
+        for name in ("adapter_config.json", "README.md"):
+            (self.adapter / name).write_text(name)
+        (self.adapter / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 2000)
+
+    def trained(self, result: TrainingResult = RESULT) -> TrainingJob:
+        job, leases = self.desk.job(), self.desk.leases
+        leases.validated(self._take(job, Step.VALIDATE), DATASET)
+        leases.trained(self._take(job, Step.TRAIN), result)
+        return self.desk.training.get(job.id)
+
+    def published(self, result: TrainingResult = RESULT) -> TrainingJob:
+        job = self.trained(result)
+        held = self._take(job, Step.PUBLISH)
+        self.desk.leases.published(held, self.publication.publish(self.adapter))
+        return self.desk.training.get(job.id)
+
+    def brought(self) -> TrainingJob:
+        """An adapter from elsewhere, published."""
+        files = {name: transferred(self.transfers, CREATOR, b"{}") for name in MAX_BYTES}
+        job = self.foreign.create(CREATOR, "MIT", files)
+        unmeasured = TrainingResult(RESULT.adapter_digest, RESULT.base_model, {"general_loss_base": 1.0})
+        self.desk.leases.accepted(self._take(job, Step.VALIDATE), unmeasured)
+        held = self._take(job, Step.PUBLISH)
+        self.desk.leases.published(held, self.publication.publish(self.adapter))
+        return self.foreign.get(job.id)
+
+    def confirm(self, job: TrainingJob, listing: Listing = LISTING, block: int = 9) -> str:
+        """The chain confirms the registration."""
+        record = self.publication.record(job, listing)
+        raw = {
+            "adapterDigest": record.adapter_digest,
+            "cidDigest": record.cid_digest,
+            "baseModel": record.base_model,
+            "snapshots": list(record.snapshots),
+            "promptPrice": record.prompt_price,
+            "completionPrice": record.completion_price,
+            "operatorPpm": record.operator_ppm,
+            "creatorPpm": record.creator_ppm,
+        }
+        version = version_id(record)
+        row = VersionRow(id=version, creator=job.creator, name=record.name, record=raw, is_deprecated=False)
+        row.block_number, row.log_index = block, 0
+        with self.desk.database.begin() as tx:
+            tx.session.merge(row)
+        return version
+
+    def list_elsewhere(self, creator: Account) -> str:
+        """Somebody else has the same weights on the chain, in a folder of their own."""
+        raw = {
+            "adapterDigest": RESULT.adapter_digest,
+            "cidDigest": "0x" + "77" * 32,
+            "baseModel": RESULT.base_model,
+            "snapshots": [],
+            "promptPrice": 1,
+            "completionPrice": 1,
+            "operatorPpm": 1,
+            "creatorPpm": 1,
+        }
+        version = "0x" + "0e" * 32
+        row = VersionRow(id=version, creator=creator, name="other", record=raw, is_deprecated=False)
+        row.block_number, row.log_index = 3, 0
+        with self.desk.database.begin() as tx:
+            tx.session.merge(row)
+        return version
+
+    def _take(self, job: TrainingJob, step: Step) -> Any:
+        held = self.desk.leases.take(job.id, step)
+        assert held is not None
+        return held
+
+
+@pytest.fixture
+def press(sqlite_database: Database, tmp_path: Path) -> Press:
+    return Press(sqlite_database, tmp_path)
+
+
+def test_a_published_folder_comes_back_by_its_cid(press: Press, tmp_path: Path) -> None:
+    cid = press.publication.publish(press.adapter)
+    assert press.store.has(cid)
+    press.store.fetch_folder(cid, tmp_path / "back")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == {
+        p.name: p.read_bytes() for p in press.adapter.iterdir()
+    }
+
+
+def test_a_warm_start_names_the_snapshots_of_its_parent(press: Press) -> None:
+    seen = press.desk.snapshot(True)
+    job = press.published()
+    parent = press.desk.version(seen, job.snapshot_id)
+    warm = replace(job, config=replace(job.config, parent=parent))
+    assert press.publication.record(job, LISTING).snapshots == (job.snapshot_id,)
+    assert press.publication.record(warm, LISTING).snapshots == (job.snapshot_id, seen)
+
+
+def test_publishing_again_after_a_kill_gives_the_same_cid(press: Press) -> None:
+    assert press.publication.publish(press.adapter) == press.publication.publish(press.adapter)
+
+
+def test_a_store_that_returns_other_bytes_is_found_out(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = press.store.fetch_folder
+
+    def tampered(cid: Any, destination: Path) -> None:
+        real(cid, destination)
+        (destination / "README.md").write_text("another")
+
+    monkeypatch.setattr(press.store, "fetch_folder", tampered)
+    with pytest.raises(ContentCorrupt):
+        press.publication.publish(press.adapter)
+
+
+def test_a_registration_names_what_was_trained_and_published(press: Press) -> None:
+    job = press.published()
+    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+    record = registration.record
+    assert job.cid is not None
+    assert (record.adapter_digest, record.base_model) == (RESULT.adapter_digest, RESULT.base_model)
+    assert (record.cid_digest, record.snapshots) == (cid_digest(job.cid), (job.snapshot_id,))
+    assert (record.creator, record.name, record.completion_price) == (CREATOR, "python-docs", 4_000_000)
+    assert registration.version_id == version_id(record)
+    ((contract, function, struct, sender),) = press.chain.prepared
+    assert (contract, function, sender) == ("AdapterRegistry", "register", CREATOR)
+    assert bytes.fromhex(struct["name"][2:]) == b"python-docs".ljust(32, b"\0")
+    assert struct["promptPrice"] == "2000000"
+
+
+def test_nothing_is_registered_before_it_is_published(press: Press) -> None:
+    job = press.trained()
+    with pytest.raises(NotPublished):
+        press.publication.prepare(job.id, CREATOR, LISTING)
+    assert not press.chain.prepared
+
+
+def test_only_the_creator_registers(press: Press) -> None:
+    job = press.published()
+    with pytest.raises(Forbidden):
+        press.publication.prepare(job.id, STRANGER, LISTING)
+    with pytest.raises(NotFound):
+        press.publication.prepare("ftjob-none", CREATOR, LISTING)
+
+
+def test_an_adapter_no_better_than_its_base_needs_the_creators_word(press: Press) -> None:
+    job = press.published(WORSE)
+    with pytest.raises(NoBetterThanBase) as refusal:
+        press.publication.prepare(job.id, CREATOR, LISTING)
+    assert refusal.value.details == WORSE.metrics
+    assert press.publication.prepare(job.id, CREATOR, LISTING, accepts_worse=True).record
+
+
+def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_creators_word(
+    press: Press,
+) -> None:
+    job = press.published()
+    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    original = press.list_elsewhere(STRANGER)
+    with pytest.raises(CopiedVersion, match=original) as refusal:
+        press.publication.prepare(job.id, CREATOR, LISTING)
+    assert refusal.value.details["creator"] == STRANGER
+    assert not press.chain.prepared
+    registration = press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True)
+    assert registration.gate is not None
+    assert registration.gate.nearest is not None
+    assert registration.gate.nearest.version == original
+
+
+def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(press: Press) -> None:
+    job = press.brought()
+    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+    assert registration.record.snapshots == ()
+    assert registration.record.adapter_digest == RESULT.adapter_digest
+    original = press.list_elsewhere(STRANGER)
+    with pytest.raises(CopiedVersion, match=original):
+        press.publication.prepare(job.id, CREATOR, LISTING)
+    assert press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True).record
+
+
+def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(press: Press) -> None:
+    job = press.brought()
+    version = press.confirm(job)
+    assert press.publication.notice() == 1
+    assert press.foreign.get(job.id).version_id == version
+
+
+def test_ones_own_adapter_is_listed_again_without_a_word(press: Press) -> None:
+    job = press.published()
+    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    press.list_elsewhere(CREATOR)
+    registration = press.publication.prepare(job.id, CREATOR, LISTING)
+    assert registration.gate is not None
+    assert registration.gate.nearest is None
+
+
+def test_a_job_from_before_there_was_a_gate_is_registered_without_a_report(press: Press) -> None:
+    job = press.published()
+    assert press.publication.prepare(job.id, CREATOR, LISTING).gate is None
+
+
+def test_the_chains_confirmation_is_noticed_once(press: Press) -> None:
+    job = press.published()
+    assert press.publication.notice() == 0
+    version = press.confirm(job)
+    assert press.publication.notice() == 1
+    assert press.publication.notice() == 0
+    assert press.desk.training.get(job.id).version_id == version
+    assert press.desk.events(job)[-1].data == {"version_id": version}
+
+
+def test_a_new_price_is_another_version_and_the_job_keeps_its_first(press: Press) -> None:
+    job = press.published()
+    version = press.confirm(job)
+    press.confirm(job, Listing("python-docs", 1, 1, 200_000, 300_000), block=12)
+    press.publication.notice()
+    assert press.desk.training.get(job.id).version_id == version
+
+
+def test_somebody_elses_version_of_other_weights_is_not_taken_for_ours(press: Press) -> None:
+    job = press.published()
+    other = press.published(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
+    press.confirm(other)
+    press.publication.notice()
+    assert press.desk.training.get(job.id).version_id is None
+    assert press.desk.training.get(other.id).version_id is not None
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("name", "Python"),
+        ("name", ""),
+        ("name", "x" * 33),
+        ("prompt_price", -1),
+        ("completion_price", 1 << 64),
+        ("operator_ppm", 1_000_001),
+        ("creator_ppm", 900_000),
+    ],
+)
+def test_a_listing_out_of_range_is_refused_by_name(param: str, value: Any) -> None:
+    terms = {"name": "a", "prompt_price": 1, "completion_price": 1, "operator_ppm": 200_000, "creator_ppm": 1}
+    with pytest.raises(InvalidInput) as refusal:
+        Listing(**{**terms, param: value})
+    assert refusal.value.param == param

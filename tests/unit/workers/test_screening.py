@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.domain.ids import Hash32, SnapshotId
+from backend.domain.screening import AdapterRefused
+from backend.domain.training import JobState, Lease, TrainingConfig, TrainingJob
+from backend.services.market.adapter_folders import AdapterFolders
+from backend.services.market.screening import Gate
+from backend.storage.embedded import EmbeddedStore
+from tests.fixtures_engine import make_adapter
+from tests.unit.workers.support import CREATOR
+from workers.inspection import InspectionBroke, Inspector
+from workers.screening import Gatekeeper
+from workers.training.inspect import as_json, inspect
+from workers.training.spec import ADAPTER, INSPECTION_FILE, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from backend.db.unit_of_work import Database
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+JOB = TrainingJob(
+    "ftjob-1",
+    CREATOR,
+    SnapshotId(Hash32("0x" + "5a" * 32)),
+    TrainingConfig(),
+    JobState.RUNNING,
+    NOW,
+    Lease(None, NOW),
+)
+
+
+@pytest.fixture
+def keeper(sqlite_database: Database, tiny_base: Path, tmp_path: Path) -> Gatekeeper:
+    gate = Gate(sqlite_database.begin, sqlite_database.read)
+    store = EmbeddedStore(tmp_path / "ipfs", is_durable=False)
+    return Gatekeeper(gate, AdapterFolders(store, tmp_path / "adapters"), Inspector(tiny_base))
+
+
+def test_an_adapter_is_inspected_by_a_process_of_its_own_where_training_left_no_word(
+    keeper: Gatekeeper, tiny_base: Path, tmp_path: Path
+) -> None:
+    ref = make_adapter(tmp_path / ADAPTER, tiny_base)
+    report = keeper.report(JOB, tmp_path)
+    assert (report.nearest, report.num_compared) == (None, 0)
+    (tmp_path / ADAPTER / "adapter_model.safetensors").unlink()  # from here on what was written counts
+    with keeper.gate._read() as tx:
+        noted = tx.inspections.get("0x" + ref.digest)  # type: ignore[arg-type]
+    assert noted is not None
+    write_json(tmp_path / INSPECTION_FILE, as_json(noted))
+    assert keeper.report(JOB, tmp_path) == report
+
+
+def test_the_process_tells_what_training_would_have_written(tiny_base: Path, tmp_path: Path) -> None:
+    make_adapter(tmp_path / ADAPTER, tiny_base)
+    told = as_json(Inspector(tiny_base)(tmp_path / ADAPTER))
+    assert json.dumps(told) == json.dumps(as_json(inspect(tiny_base, tmp_path / ADAPTER)))
+
+
+def test_what_the_engine_refuses_is_refused_with_its_code(
+    keeper: Gatekeeper, tiny_base: Path, tmp_path: Path
+) -> None:
+    make_adapter(tmp_path / ADAPTER, tiny_base)
+    (tmp_path / ADAPTER / "more.pkl").write_bytes(b"")
+    with pytest.raises(AdapterRefused) as refusal:
+        keeper.report(JOB, tmp_path)
+    assert refusal.value.details == {"reason": "adapter_pickle"}
+
+
+def test_a_process_that_breaks_down_is_no_verdict_on_the_adapter(tmp_path: Path) -> None:
+    with pytest.raises(InspectionBroke):
+        Inspector(tmp_path / "no-base")(tmp_path / ADAPTER)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from backend.domain.screening import AdapterRefused
+from inference.errors import AdapterTooLargeError
+from inference.lora.files import adapter_digest
+from tests.fixtures_engine import edit_adapter, make_adapter, peft_warnings_ignored
+from tests.support.hostile_adapters import CONFIGS, MARKER, WEIGHTS, pickled
+from workers.training import fit
+from workers.training.evaluate import mean_loss
+from workers.training.fit import ATTENTION
+from workers.training.imported import accept, general_losses
+from workers.training.inspect import as_json, inspect, open_adapter
+from workers.training.rows import general_examples
+from workers.training.run import _train
+from workers.training.spec import ADAPTER, BROUGHT, INSPECTION_FILE, RESULT_FILE, ImportSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tests.support.hostile_adapters import Hostile
+
+CREATOR = "0x" + "c1" * 20
+HOSTILE: Mapping[str, Hostile] = {**WEIGHTS, **{f"config: {name}": one for name, one in CONFIGS.items()}}
+WIDER = {
+    "a rank of ten thousand": AdapterTooLargeError,
+    "a million tiny tensors": AdapterTooLargeError,
+}
+"""Refused by their size, whatever the engine's budget is."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with peft_warnings_ignored():
+        yield
+
+
+@pytest.fixture(scope="module")
+def good(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good") / "adapter"
+    edit_adapter(make_adapter(folder, tiny_base), base_model_name_or_path="somebody/tiny-llama")
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder
+
+
+@pytest.fixture
+def spec(tiny_base: Path) -> ImportSpec:
+    return ImportSpec(CREATOR, "MIT", "", str(tiny_base), 1)
+
+
+@pytest.fixture
+def job(good: Path, tmp_path: Path) -> Path:
+    shutil.copytree(good, tmp_path / "job" / BROUGHT)
+    return tmp_path / "job"
+
+
+def ignore(kind: str, data: Mapping[str, Any]) -> None:
+    pass
+
+
+def test_what_was_brought_is_left_as_a_folder_with_a_card(
+    spec: ImportSpec, job: Path, good: Path, tiny_base: Path
+) -> None:
+    accept(spec, job, ignore)
+    folder = job / ADAPTER
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
+    result = json.loads((job / RESULT_FILE).read_bytes())
+    assert result["adapter_digest"] == "0x" + adapter_digest(good) == "0x" + adapter_digest(folder)
+    assert json.loads((job / INSPECTION_FILE).read_bytes()) == as_json(inspect(tiny_base, good))
+    card = (folder / "README.md").read_text()
+    for said in ("license: MIT", "was not measured", CREATOR, "treasury", "| kurtosis |", "general set"):
+        assert said in card
+
+
+def test_the_same_files_give_the_same_folder_also_where_a_kill_left_something(
+    spec: ImportSpec, job: Path
+) -> None:
+    accept(spec, job, ignore)
+    first = {path.name: path.read_bytes() for path in (job / ADAPTER).iterdir()}
+    (job / RESULT_FILE).unlink()
+    (job / f"{ADAPTER}.partial").mkdir()
+    accept(spec, job, ignore)
+    assert {path.name: path.read_bytes() for path in (job / ADAPTER).iterdir()} == first
+
+
+def test_the_process_does_its_work_once(spec: ImportSpec, job: Path) -> None:
+    spec.save(job)
+    said: list[tuple[str, Any]] = []
+    assert _train(job, lambda kind, data: said.append((kind, data))) == 0
+    assert said[-1] == ("done", json.loads((job / RESULT_FILE).read_bytes()))
+    shutil.rmtree(job / BROUGHT)
+    assert _train(job, ignore) == 0
+
+
+def test_the_process_says_why_it_refuses(spec: ImportSpec, job: Path) -> None:
+    spec.save(job)
+    pickled("adapter_model.safetensors")(job / BROUGHT)
+    said: list[tuple[str, Any]] = []
+    assert _train(job, lambda kind, data: said.append((kind, data))) == 1
+    ((kind, data),) = said
+    assert (kind, data["code"], data["reason"]) == ("failed", "adapter_refused", "adapter_pickle")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_the_engine_refuses_is_refused_by_the_same_name(name: str, spec: ImportSpec, job: Path) -> None:
+    HOSTILE[name].spoil(job / BROUGHT)
+    with pytest.raises(AdapterRefused) as refusal:
+        accept(spec, job, ignore)
+    wanted = WIDER.get(name, HOSTILE[name].error)
+    assert refusal.value.details["reason"] == wanted.code, refusal.value
+    assert [path.name for path in job.iterdir()] == [BROUGHT]
+    assert not (job.parent / MARKER).exists()
+
+
+@pytest.mark.parametrize(
+    "value", ["/etc/passwd", "../base", "a/../b", "~/base", "C:\\base", "file:///x", ["a"]]
+)
+def test_a_configuration_that_leads_somewhere_is_refused(value: Any, spec: ImportSpec, job: Path) -> None:
+    path = job / BROUGHT / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "base_model_name_or_path": value}))
+    with pytest.raises(AdapterRefused, match="base_model_name_or_path") as refusal:
+        accept(spec, job, ignore)
+    assert refusal.value.details == {"reason": "adapter_path"}
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    "kind", [{}, {"use_dora": True}, {"use_rslora": True, "rank_pattern": {"q_proj": 2}}]
+)
+def test_losses_are_those_of_the_adapter_as_peft_has_it(
+    kind: dict[str, Any],
+    dtype: torch.dtype,
+    within: float,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fit, "compute_dtype", lambda: dtype)
+    make_adapter(tmp_path / "adapter", tiny_base, **kind)
+    adapter, base, _ = open_adapter(tiny_base, tmp_path / "adapter")
+    found = general_losses(tiny_base, adapter, base.architecture, ignore)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    model.set_attn_implementation(ATTENTION)
+    examples = general_examples(AutoTokenizer.from_pretrained(tiny_base))
+    peft = PeftModel.from_pretrained(model, tmp_path / "adapter")
+    assert found["general_loss_adapter"] == pytest.approx(mean_loss(peft, examples, ignore), rel=within)
+    with peft.disable_adapter():
+        assert found["general_loss_base"] == pytest.approx(mean_loss(peft, examples, ignore), rel=within)
+    assert found["general_loss_base"] != found["general_loss_adapter"]
