@@ -38,7 +38,7 @@ node_modules/.installed: package.json package-lock.json tools/postinstall.mjs
 
 build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 	@mkdir -p build
-	@$(HARDHAT) build --quiet
+	@$(HARDHAT) build --quiet --no-tests
 	@touch $@
 
 demo: setup ## the value loop on this machine, real parts; writes build/demo/report.json

@@ -2,21 +2,39 @@ import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
 
-// The compiler is the WebAssembly build from npm: nothing is downloaded when contracts are built.
+// The compiler is the WebAssembly build from npm, so that a build downloads nothing.
 const compiler = (runs) => ({
   version: "0.8.34",
   path: require.resolve("solc/soljson.js"),
   settings: { evmVersion: "cancun", optimizer: { enabled: true, runs } },
 });
 
+// Hides solc's warning of transient storage (2394) for OpenZeppelin's ReentrancyGuardTransient only: the guard clears its slot at the end
+// of each call, a use that the warning itself calls safe. Our own contracts are still warned of.
+const knownWarnings = {
+  id: "known-warnings",
+  hookHandlers: {
+    solidity: async () => ({
+      default: async () => ({
+        getCompilationJobErrors: async (context, job, output, next) =>
+          (await next(context, job, output)).filter(
+            ({ errorCode, formattedMessage }) =>
+              errorCode !== "2394" || !formattedMessage?.includes("@openzeppelin/contracts/utils/TransientSlot.sol:"),
+          ),
+      }),
+    }),
+  },
+};
+
 /** @type {import("hardhat/config").HardhatUserConfig} */
 export default {
+  plugins: [knownWarnings],
   solidity: {
     compilers: [compiler(1_000_000)],
-    // Proofs are rare and many: they must fit a contract (EIP-170) before they must be cheap.
+    // Optimised for size: the proofs are many, must fit in one contract (EIP-170), and are rarely called.
     overrides: { "contracts/Disputes.sol": compiler(200) },
     splitTestsCompilation: true,
-    // Deployed as they are.
+    // Deployed unchanged.
     npmFilesToBuild: [
       "@openzeppelin/contracts/access/manager/AccessManager.sol",
       "@openzeppelin/contracts/governance/TimelockController.sol",
@@ -41,13 +59,13 @@ export default {
     },
   },
   networks: {
-    // The local chain behind `loraledger up`: blocks come at an interval, so that confirmations pass.
+    // The local chain of `loraledger up`. Blocks are also mined at an interval, so that transactions gain confirmations.
     node: {
       type: "edr-simulated",
       chainType: "l1",
       chainId: 31337,
       mining: { auto: true, interval: 1000 },
-      // Else every transaction of a burst would push the chain a second further ahead of the clock, for good.
+      // Otherwise each transaction of a burst would move the chain's clock one second further ahead of real time, permanently.
       allowBlocksWithSameTimestamp: true,
     },
   },
