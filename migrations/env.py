@@ -1,4 +1,4 @@
-"""Alembic's entry: the connection comes from `backend.db.migrate`, the target from the declared tables."""
+"""Alembic environment. `backend.db.migrate` passes the connection; the target is the declared tables."""
 
 from __future__ import annotations
 

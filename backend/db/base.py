@@ -25,7 +25,7 @@ class Base(DeclarativeBase):
 
 
 class Amount(TypeDecorator[int]):
-    """uint128 micro-units. Kept as 39 decimal digits, so that order is kept and no database rounds it."""
+    """uint128 micro-units, stored as 39 decimal digits: they sort correctly and no database rounds them."""
 
     impl = String(39)
     cache_ok = True
@@ -43,7 +43,7 @@ class Amount(TypeDecorator[int]):
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC instants in and out; SQLite itself forgets the zone."""
+    """Timezone-aware UTC datetimes. SQLite does not store the time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

@@ -1,4 +1,4 @@
-"""Many rows in one statement, past the unit of work of the ORM, which would look at each of them."""
+"""Bulk statements on SQLAlchemy Core, which skip the ORM's per-object bookkeeping."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KEYS = "keys"
 
 
 def among(column: Any) -> ColumnElement[bool]:
-    """Whether it is one of `KEYS`. For statements made once: to make one costs more than to run it."""
+    """`column IN (KEYS)` for prepared statements: building a statement costs more than executing it."""
     is_one: ColumnElement[bool] = column.in_(bindparam(KEYS, expanding=True))
     return is_one
 
 
 def found_among(session: Session, statement: Executable, keys: Collection[Any]) -> Sequence[Any]:
-    """Rows of a statement of a table's columns with `among`, past the ORM's loading."""
+    """Execute a Core statement that uses `among` for the given keys."""
     return session.connection().execute(statement, {KEYS: list(keys)}).all() if keys else ()
 
 
@@ -34,13 +34,13 @@ def table_of(entity: type[Base]) -> Table:
 
 
 def insert_all(session: Session, entity: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows by column; all have the same ones."""
+    """Insert rows given as column mappings. All mappings have the same columns."""
     if rows:
         session.connection().execute(_insert(entity), rows)
 
 
 def update_all(session: Session, entity: type[Base], key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Each row names its `key` and the columns to change, all the same ones."""
+    """Update rows given as mappings of `key` and the changed columns. All mappings have the same columns."""
     if rows:
         statement = _update(entity, key, frozenset(rows[0]) - {key})
         values = [{**{k: v for k, v in row.items() if k != key}, "_key": row[key]} for row in rows]
@@ -48,7 +48,7 @@ def update_all(session: Session, entity: type[Base], key: str, rows: Sequence[Ma
 
 
 def delete_all(session: Session, entity: type[Base], key: str, values: Sequence[Any]) -> None:
-    """Values that no row has are ignored."""
+    """Delete the rows whose `key` is in `values`. Unknown values are ignored."""
     if values:
         session.connection().execute(_delete(entity, key), [{"_key": value} for value in values])
 

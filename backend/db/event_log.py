@@ -1,4 +1,4 @@
-"""Events, projections and cursor, moved together in one database transaction."""
+"""Event log of the chain: stores events, updates projections and moves the cursor in one transaction."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from backend.db.projections import Key
 
 _CHUNK = 500
-"""Rows asked for in one statement; SQLite limits the number of its variables."""
+"""Rows per statement. SQLite limits the number of bound variables."""
 KEPT_CHECKPOINTS = 1000
-"""A rewind can go back this far by steps; beyond it everything is read again."""
+"""Checkpoints that are retained. A reorg deeper than the oldest one re-indexes the whole chain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An event, and what of the projections it changes."""
+    """An event, its projection rule and the row that the rule changes."""
 
     event: ChainEvent
     rule: Rule | None
@@ -39,7 +39,7 @@ class Change:
 
 
 class EventLog:
-    """What the indexer writes through. Implements `backend.ports.chain.EventLog`."""
+    """Repository of events and checkpoints. Implements `backend.ports.chain.EventLog`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -50,18 +50,21 @@ class EventLog:
         return None if row is None else _block(row)
 
     def locked_cursor(self) -> BlockRef | None:
-        """The cursor; until this transaction ends nobody else moves it."""
-        if self._session.get_bind().dialect.name == "postgresql":  # on SQLite a writer is alone anyway
+        """The cursor, locked against other transactions until this one ends."""
+        if self._session.get_bind().dialect.name == "postgresql":  # SQLite has a single writer
             self._session.execute(text(f"LOCK TABLE {CheckpointRow.__tablename__} IN EXCLUSIVE MODE"))
         return self.cursor()
 
     def checkpoints(self) -> list[BlockRef]:
-        """Blocks to which a rewind can go, newest first."""
+        """Blocks that `rewind` accepts, newest first."""
         rows = self._session.scalars(select(CheckpointRow).order_by(CheckpointRow.number.desc()))
         return [_block(row) for row in rows]
 
     def append(self, events: Sequence[ChainEvent], cursor: BlockRef) -> None:
-        """Take in all events after the old cursor up to the new one. `Conflict` unless it moves forward."""
+        """Add all events after the old cursor up to the new one.
+
+        Errors: `Conflict` if `cursor` is not above the current one.
+        """
         before = self.cursor()
         if before is not None and cursor.number <= before.number:
             raise Conflict(f"block {cursor.number} is indexed already", param="cursor")
@@ -80,9 +83,9 @@ class EventLog:
         self._session.flush()
 
     def rewind(self, to: BlockRef) -> int:
-        """Forget everything above a block that stays. Returns how many events fell out.
+        """Drop all events above block `to` and return how many were dropped.
 
-        The entities that those events touched are made again from the events that remain of them.
+        Rows that those events changed are rebuilt from their remaining events.
         """
         self._session.execute(delete(CheckpointRow).where(CheckpointRow.number > to.number))
         dropped = self._events(EventRow.block_number > to.number)
@@ -113,7 +116,7 @@ class EventLog:
         return self._session.scalar(select(func.count()).select_from(EventRow)) or 0
 
     def _apply(self, changes: Sequence[Change]) -> None:
-        rows = self._known(changes)
+        rows = self._existing_rows(changes)
         for change in changes:
             if change.rule is None:
                 continue
@@ -124,8 +127,8 @@ class EventLog:
                 change.rule.apply(row, change.event)
         self._session.flush()
 
-    def _known(self, changes: Sequence[Change]) -> dict[str | None, Projection]:
-        """By entity, the rows that are there of all that the changes are about."""
+    def _existing_rows(self, changes: Sequence[Change]) -> dict[str | None, Projection]:
+        """Existing projection rows of the changes, by entity."""
         keys: dict[type[Projection], set[Key]] = {}
         for change in changes:
             if change.rule is not None:
@@ -142,8 +145,8 @@ class EventLog:
 
     def _new(self, rule: Rule, event: ChainEvent) -> Projection:
         names = [str(column.key) for column in inspect(rule.table).primary_key]
-        place = {"block_number": event.block_number, "log_index": event.log_index}
-        row = rule.table(**(place | dict(zip(names, rule.key(event), strict=True))))
+        position = {"block_number": event.block_number, "log_index": event.log_index}
+        row = rule.table(**(position | dict(zip(names, rule.key(event), strict=True))))
         self._session.add(row)
         return row
 

@@ -1,6 +1,4 @@
-"""`backend.domain.figures`, read in one transaction. What it costs follows from what is under way, not from
-what is over.
-"""
+"""Reads `backend.domain.figures` in one transaction. Its cost grows with open work, not with history."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ _OPEN_STATES = (TransactionState.QUEUED, TransactionState.SENT, TransactionState
 
 
 def figures(session: Session, operator: Account, now: datetime) -> Figures:
-    """Of one operator's receipts, batches and demands, and of all else that this installation keeps."""
+    """Figures of one operator's receipts, batches and demands, and of the installation's queues and jobs."""
     chain = ChainStore(session)
     cursor, registered = chain.cursor(), chain.operator(operator)
     unsettled, unsettled_units = _unsettled(session, operator)
@@ -57,7 +55,7 @@ def figures(session: Session, operator: Account, now: datetime) -> Figures:
 
 
 def _unsettled(session: Session, operator: Account) -> tuple[Pending, int]:
-    """As `ReceiptStore.backlogs`."""
+    """Count, age and sum of the receipts that `ReceiptStore.backlogs` lists."""
     count, oldest, *parts = session.execute(
         select(func.count(), func.min(ReceiptRow.served_at), *summed(ReceiptRow.charge))
         .outerjoin(ChannelRow, ChannelRow.id == ReceiptRow.channel_id)
@@ -100,7 +98,7 @@ def _transactions(session: Session) -> dict[str, Pending]:
 
 def _jobs(session: Session) -> dict[str, int]:
     rows = session.execute(select(TrainingJobRow.state, func.count()).group_by(TrainingJobRow.state))
-    return {state: count for state, count in rows}  # noqa: C416 - rows are no pairs to a type checker
+    return {state: count for state, count in rows}  # noqa: C416 - mypy does not accept rows as pairs
 
 
 def _pending(count: int, oldest: Any) -> Pending:

@@ -1,4 +1,4 @@
-"""Schema migrations, run in place: they travel with the package and need no ini file."""
+"""Runs the Alembic migrations, which are part of the package and need no ini file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 LOCK = 0x6C6F7261
-"""Of PostgreSQL, while tables are made: processes of a fresh installation start at once. SQLite lets only one
-write at a time anyway.
+"""PostgreSQL advisory lock of an upgrade: the processes of a new installation start at the same time. SQLite
+has a single writer and needs none.
 """
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the database to the newest revision; does nothing where it is there. Many may call it at once."""
+    """Upgrade the database to the newest revision. Safe to call from several processes at once."""
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
@@ -39,7 +39,7 @@ def check(engine: Engine) -> None:
 
 
 def revision(engine: Engine, message: str) -> None:
-    """Write a new revision file from the difference between `engine`'s schema and the tables."""
+    """Generate a revision file from the difference between `engine`'s schema and the declared tables."""
     with engine.begin() as connection:
         command.revision(_config(connection), message=message, autogenerate=True)
 
@@ -52,8 +52,8 @@ def _config(connection: Connection) -> Config:
 
 
 def main() -> None:
-    """`python -m backend.db.migrate MESSAGE` writes the revision that leads to the tables as they are now;
-    with `--check` instead of a message it fails if one is missing.
+    """`python -m backend.db.migrate MESSAGE` generates a revision for the declared tables; with `--check` it
+    fails if a revision is missing.
     """
     with tempfile.TemporaryDirectory() as folder:
         engine = open_engine(f"sqlite:///{folder}/empty.db")

@@ -1,4 +1,4 @@
-"""Parts of lists, newest first, whatever is added to them meanwhile."""
+"""Keyset pagination, newest first: pages stay consistent while rows are added."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def newest_first(
     session: Session, query: Select[Any], table: Any, after: str | None, limit: int
 ) -> Iterable[Any]:
-    """The rows of `query` on a table with `id` and `created_at` that follow on row `after`.
+    """Up to `limit` rows of `query` that come after row `after`. The table has `id` and `created_at`.
 
-    Errors: `InvalidInput` if the query does not find that one.
+    Errors: `InvalidInput` if `query` does not include row `after`.
     """
     if after is not None:
         last = session.scalar(query.where(table.id == after))
         if last is None:
-            raise InvalidInput("`after` is no cursor of this list, or what it named has gone.", param="after")
+            raise InvalidInput("`after` is not an id of this list, or its object was deleted.", param="after")
         is_same = table.created_at == last.created_at
         query = query.where(or_(table.created_at < last.created_at, and_(is_same, table.id > last.id)))
     return session.scalars(query.order_by(table.created_at.desc(), table.id).limit(limit))

@@ -1,8 +1,8 @@
-"""How each event changes the one row that it is about. Pure: an event and a row in, the row changed.
+"""Projection rules: each applies one kind of event to one row. Pure functions of the event and the row.
 
-A rule never reads another row, so that a row can be rebuilt from its own events alone. Anybody may make a
-contract emit a later event of something that was never made (a thaw of no channel): such an event is kept in
-the log and changes nothing.
+A rule never reads another row, so a row can be rebuilt from its own events alone. A contract can be made to
+emit an event for something that was never created (a thaw of a channel without deposits): such an event stays
+in the log and changes no row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`key` gives the primary key of the row that `apply` changes, or fills where the rule `creates`."""
+    """`key` returns the primary key of the row that `apply` updates; `creates` inserts a missing row."""
 
     table: type[t.Projection]
     key: Callable[[ChainEvent], Key]
@@ -35,7 +35,7 @@ class Rule:
 
 
 def entity_of(table: type[t.Projection], key: Key) -> str:
-    """How the log names the row that an event is about."""
+    """Identifier of a row in the event log: table name and primary key."""
     return f"{table.__tablename__}:{json.dumps(key, separators=(',', ':'))}"
 
 
@@ -43,14 +43,17 @@ RULES: dict[tuple[str, str], Rule] = {}
 
 
 def rule_of(event: ChainEvent) -> Rule | None:
-    """None for an event that changes nothing that we project."""
+    """The rule for an event; None if no projection depends on it."""
     return RULES.get((event.contract, event.name))
 
 
 def _on(
     contract: str, names: str, table: type[t.Projection], *key: str, creates: bool = False
 ) -> Callable[[Any], Any]:
-    """Register a rule for events of a contract (`names` separated by blanks); `key` names their arguments."""
+    """Register a rule for events of a contract.
+
+    `names` are event names separated by spaces; `key` names the event arguments that form the primary key.
+    """
 
     def register(apply: Callable[[Any, ChainEvent], None]) -> Callable[[Any, ChainEvent], None]:
         for name in names.split():
@@ -61,7 +64,7 @@ def _on(
 
 
 def _text(word: str) -> str:
-    """A `bytes32` name as text; what is not printable ASCII is replaced, as anybody may write anything."""
+    """A `bytes32` name as text. Contracts do not restrict the bytes, so non-printable ones become `?`."""
     raw = bytes.fromhex(word[2:]).rstrip(b"\0")
     return "".join(chr(b) if 32 <= b < 127 else "?" for b in raw)
 
@@ -172,7 +175,7 @@ def _slashed(row: t.OperatorRow, e: ChainEvent) -> None:
 @_on("Settlement", "BatchCommitted", t.BatchRow, "batchHash", creates=True)
 def _batch_committed(row: t.BatchRow, e: ChainEvent) -> None:
     # Within one block a batch can be committed, voided, refunded and committed again under the same hash.
-    _stands_anew(row, e)
+    _set_position(row, e)
     row.operator, row.number, row.header = e.args["operator"], e.args["number"], e.args["header"]
     row.tx_hash, row.is_refunded = e.tx_hash, False
     row.verb = row.challenger = row.fault = row.faulty_receipt = None
@@ -206,7 +209,7 @@ RULES["Settlement", "BatchesVoided"] = Rule(
 @_on("Disputes", "Demanded", t.DemandRow, "id", creates=True)
 def _demanded(row: t.DemandRow, e: ChainEvent) -> None:
     # Within one block a demand can be made, answered and made again under the same id.
-    _stands_anew(row, e)
+    _set_position(row, e)
     demand = e.args["demand"]
     row.operator, row.batch_hash = e.args["operator"], e.args["batchHash"]
     row.tree, row.keys, row.challenger = demand["tree"], demand["keys"], demand["challenger"]
@@ -220,11 +223,11 @@ def _bond_returned(row: t.DemandRow, e: ChainEvent) -> None:
 
 @_on("Disputes", "Answered", t.AnswerRow, "id", "i", creates=True)
 def _answered(row: t.AnswerRow, e: ChainEvent) -> None:
-    _stands_anew(row, e)
+    _set_position(row, e)
     row.answerer, row.block_hash = e.args["answerer"], e.block_hash
 
 
-def _stands_anew(row: t.Projection, e: ChainEvent) -> None:
+def _set_position(row: t.Projection, e: ChainEvent) -> None:
     row.block_number, row.log_index = e.block_number, e.log_index
 
 

@@ -1,4 +1,4 @@
-"""The database engine. SQLite is set up so that it behaves as strictly as PostgreSQL."""
+"""Creates the SQLAlchemy engine. SQLite is configured to be as strict as PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from backend.db.base import Base
 
 CACHE_KIBIBYTES = 16 * 1024
-"""Of a connection's pages, kept as they are read. With the usual two MiB the trees of a datanet's rows are
-read again and again.
+"""Page cache of one connection. The default of 2 MiB is too small for the indexes of a datanet's rows, which
+would be read from disk repeatedly.
 """
 BUSY_MILLISECONDS = 30_000
 SQLITE_BEGIN = "sqlite_begin"
-"""Execution option: the statement that opens a transaction, BEGIN IMMEDIATE unless it only reads."""
+"""Execution option: the statement that begins a transaction, BEGIN IMMEDIATE unless it is read-only."""
 
 
 def open_engine(url: str | URL) -> Engine:
-    """Engine for a SQLAlchemy URL of SQLite or PostgreSQL; `postgresql://` means psycopg 3."""
+    """Create an engine for a SQLite or PostgreSQL URL; `postgresql://` selects psycopg 3."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed)
@@ -36,7 +36,7 @@ def open_engine(url: str | URL) -> Engine:
 
 
 def insert_if_absent(session: Session, table: type[Base], **values: Any) -> None:
-    """Insert unless a unique key exists already; waits for a rival that is about to commit the same key."""
+    """Insert unless the unique key exists; waits for a concurrent transaction that inserts the same key."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
 
@@ -44,7 +44,7 @@ def insert_if_absent(session: Session, table: type[Base], **values: Any) -> None
 def copy_if_absent(
     session: Session, table: type[Base], columns: Sequence[str], rows: CompoundSelect[Any]
 ) -> None:
-    """Insert what a query finds, except rows whose key exists already."""
+    """Insert the rows of a query, except those whose key exists."""
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(dialect.insert(table).from_select(columns, rows).on_conflict_do_nothing())
 
@@ -52,7 +52,7 @@ def copy_if_absent(
 def _open_sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    # Neither logs nor messages of errors show what rows hold: signatures, and what people asked.
+    # Logs and error messages must not contain row contents such as signatures and prompts.
     engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
@@ -60,11 +60,11 @@ def _open_sqlite(url: URL) -> Engine:
 
 
 def _configure(connection: Any, _record: Any) -> None:
-    # The driver's own BEGIN is deferred: two readers that turn writers would deadlock. So BEGIN is ours.
+    # The driver's deferred BEGIN deadlocks two readers that upgrade to writers. `_begin` replaces it.
     connection.isolation_level = None
     for pragma in (
         "journal_mode=WAL",
-        "synchronous=FULL",  # NORMAL may lose the last commits when power fails; receipts must not
+        "synchronous=FULL",  # NORMAL can lose the last commits on power failure; receipts must survive
         f"busy_timeout={BUSY_MILLISECONDS}",
         "foreign_keys=ON",
         f"cache_size=-{CACHE_KIBIBYTES}",

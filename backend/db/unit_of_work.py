@@ -13,8 +13,8 @@ from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
 from backend.db.denials import PolicyStore
+from backend.db.errors import DRIVER_ERRORS, to_domain_error
 from backend.db.event_log import EventLog
-from backend.db.faults import FAULTS, stated
 from backend.db.figures import figures
 from backend.db.idempotency import IdempotencyStore
 from backend.db.inspections import InspectionStore
@@ -83,8 +83,8 @@ class Database:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield Work(session)
                 is_committing = True
-        except FAULTS as error:
-            _raise_stated(error, is_committing=is_committing)
+        except DRIVER_ERRORS as error:
+            _raise_translated(error, is_committing=is_committing)
 
     @contextmanager
     def read(self) -> Iterator[Work]:
@@ -99,17 +99,17 @@ class Database:
         try:
             with Session(engine, expire_on_commit=False) as session:
                 yield Work(session)
-        except FAULTS as error:
-            _raise_stated(error)
+        except DRIVER_ERRORS as error:
+            _raise_translated(error)
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def _raise_stated(error: Exception, *, is_committing: bool = False) -> NoReturn:
-    """What the database said goes to the log; callers get our own words, which show no statement."""
-    fault = stated(error, is_committing=is_committing)
-    if fault is None:
+def _raise_translated(error: Exception, *, is_committing: bool = False) -> NoReturn:
+    """Log the driver error and raise the domain error, which does not show the SQL statement."""
+    translated = to_domain_error(error, is_committing=is_committing)
+    if translated is None:
         raise error
     log.warning("the database failed: %s", getattr(error, "orig", error))
-    raise fault from error
+    raise translated from error

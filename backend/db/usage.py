@@ -1,4 +1,4 @@
-"""Sums over a payer's receipts, made by the database and exact."""
+"""Exact sums over a payer's receipts, computed by the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1).toordinal()
 _DIGITS, _PART = 39, 13
-"""Amounts are kept in 39 digits: thirds of them, summed apart, leave 64 bits only beyond 900,000 receipts."""
+"""Amounts have 39 digits. Each third is summed separately; 64 bits hold the sums of 900,000 receipts."""
 
 
 def usage_by_day(session: Session, payer: Account, since: int, until: int) -> list[DayUsage]:
@@ -56,14 +56,14 @@ def usage_by_day(session: Session, payer: Account, since: int, until: int) -> li
 
 
 def summed(amount: InstrumentedAttribute[int]) -> list[ColumnElement[int | None]]:
-    """Columns with the parts of an exact sum, for `joined`."""
+    """Columns with the partial sums of an exact sum; `joined` combines them."""
     digits = type_coerce(amount, String)
     starts = range(1, _DIGITS, _PART)
     return [func.sum(cast(func.substr(digits, start, _PART), BigInteger)) for start in starts]
 
 
 def joined(parts: Sequence[Any]) -> int:
-    """A sum from its parts; nothing is 0."""
+    """The sum from its partial sums. NULLs count as 0."""
     total = 0
     for part in parts:
         total = total * 10**_PART + int(part or 0)
@@ -71,7 +71,7 @@ def joined(parts: Sequence[Any]) -> int:
 
 
 def _versions(session: Session, receipts: list[int]) -> dict[int, list[tuple[VersionId, int]]]:
-    """Of these receipts, by their sequence."""
+    """Versions and weights (ppm) of each receipt, by receipt sequence."""
     found: dict[int, list[tuple[VersionId, int]]] = {sequence: [] for sequence in receipts}
     part = ReceiptSliceRow
     for start in range(0, len(receipts), 500):  # SQLite limits the number of a statement's variables

@@ -1,4 +1,4 @@
-"""first tables"""
+"""create the first tables"""
 
 from __future__ import annotations
 

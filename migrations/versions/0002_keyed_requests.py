@@ -1,4 +1,4 @@
-"""keyed requests"""
+"""create the table of idempotent requests"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""near duplicates"""
+"""create the tables of row sketches"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""denials"""
+"""create the table of denials"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sessions with refresh tokens; those that are open end"""
+"""add refresh tokens to sessions; ends open sessions"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""review reasons"""
+"""add the curators' reason code to contributions"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""who asked for which transaction"""
+"""create the table of transaction requests"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""the trace that a message or a transaction belongs to"""
+"""add the trace of outbox messages and transactions"""
 
 from __future__ import annotations
 

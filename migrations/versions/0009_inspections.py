@@ -1,4 +1,4 @@
-"""what was read off adapters' updates"""
+"""create the table of adapter inspections"""
 
 from __future__ import annotations
 

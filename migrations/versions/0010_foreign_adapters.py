@@ -1,4 +1,4 @@
-"""adapters that were trained elsewhere"""
+"""add imported adapters to training jobs"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""what an API key is for, and which models it may ask"""
+"""add scopes and models to API keys"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""the trace that a receipt's answer belongs to"""
+"""add the trace of receipts"""
 
 from __future__ import annotations
 

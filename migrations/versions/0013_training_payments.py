@@ -1,4 +1,4 @@
-"""how training is paid"""
+"""add payments to training jobs"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""the least that this operator answers for"""
+"""create the table of the floor price"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sign-in nonces, sessions and API keys. Secrets are kept as sha-256 only."""
+"""Tables of sign-in nonces, sessions and API keys. Secrets are stored as SHA-256 hashes only."""
 
 from __future__ import annotations
 

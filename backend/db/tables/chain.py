@@ -1,7 +1,7 @@
-"""What the chain said: events, checkpoints, and one table for each kind of projection.
+"""Tables of indexed chain data: events, checkpoints and one table per projection.
 
-Every row of a projection is made from the events of its own entity alone, in their order. So a rewind
-rebuilds just the entities that the dropped events touched.
+A projection row depends only on the events of its own entity, in order. So a rewind rebuilds just the
+entities that the dropped events changed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from backend.db.base import ACCOUNT, HASH, Amount, Base
 UINT256 = String(78)
 """Decimal digits. Never compared in SQL."""
 NUMBER = BigInteger()
-"""Block numbers, instants, counts."""
+"""Block numbers, unix timestamps and counts."""
 
 
 class CheckpointRow(Base):
-    """A block up to which everything is indexed. The highest is the cursor."""
+    """A block up to which all events are indexed. The highest checkpoint is the cursor."""
 
     __tablename__ = "chain_checkpoints"
 
@@ -46,13 +46,13 @@ class EventRow(Base):
     name: Mapped[str] = mapped_column(String(64))
     args: Mapped[dict[str, Any]] = mapped_column(JSON)
     entity: Mapped[str | None] = mapped_column(String(200))
-    """Table and key of the projection that it changes; None for events that are only kept."""
+    """Table and key of the projection row that the event changes; None if it changes none."""
 
 
 class Projection(Base):
-    """Where a row's first event stands; ties the order of things to the chain's.
+    """Position of the event that created the row, so that rows sort in chain order.
 
-    A thing that can be made anew under its old name (a batch, a demand) stands where that happened last.
+    A batch or a demand can be created again under the same id; then it is the position of the last creation.
     """
 
     __abstract__ = True
@@ -93,7 +93,7 @@ class SnapshotRow(Projection):
     count: Mapped[int] = mapped_column(NUMBER)
     accepted_hash: Mapped[str] = mapped_column(HASH)
     accepted: Mapped[str] = mapped_column(Text)
-    """The words of the accept bits, 0x-hex."""
+    """Bitmap of accepted contributions in 256-bit words, 0x-hex."""
 
 
 class VersionRow(Projection):
@@ -117,7 +117,7 @@ class ChannelRow(Projection):
     balance: Mapped[int] = mapped_column(Amount)
     collected: Mapped[int] = mapped_column(Amount)
     reached: Mapped[int] = mapped_column(Amount)
-    """The farthest that it was ever collected."""
+    """Highest value that `collected` ever had; refunds lower only `collected`."""
     thawing: Mapped[int] = mapped_column(Amount)
     thawed_at: Mapped[int] = mapped_column(Amount)
 
@@ -158,16 +158,16 @@ class BatchRow(Projection):
     tx_hash: Mapped[str] = mapped_column(HASH)
     is_refunded: Mapped[bool]
     verb: Mapped[str | None] = mapped_column(String(10))
-    """Selector of the proof that convicted this very batch; None while none did."""
+    """Selector of the fraud proof that convicted this batch; None unless convicted."""
     challenger: Mapped[str | None] = mapped_column(ACCOUNT)
-    """Who earned by the conviction; the zero account if nobody did."""
+    """Account that received the challenger's reward; the zero account if none did."""
     fault: Mapped[int | None]
-    """Solidity's `Fault`, where the proof was about a receipt."""
+    """Solidity's `Fault` if the proof concerned a receipt."""
     faulty_receipt: Mapped[int | None] = mapped_column(NUMBER)
 
 
 class VoidRow(Projection):
-    """The batches of an operator that fell together: those that stood there under these numbers."""
+    """Batches `first` to `last` of an operator, which were voided together."""
 
     __tablename__ = "chain_voids"
 
@@ -177,7 +177,7 @@ class VoidRow(Projection):
     first: Mapped[int] = mapped_column(NUMBER)
     last: Mapped[int] = mapped_column(NUMBER)
     batch_hash: Mapped[str] = mapped_column(HASH)
-    """Of the first: the one that was convicted."""
+    """Hash of batch `first`, the convicted one."""
     tx_hash: Mapped[str] = mapped_column(HASH)
 
 
@@ -196,7 +196,7 @@ class DemandRow(Projection):
 
 
 class AnswerRow(Projection):
-    """The newest answer to a key of a demand. Its calldata is kept with its event only."""
+    """The newest answer to one key of a demand. Its calldata is stored with the event only."""
 
     __tablename__ = "chain_answers"
 
@@ -207,7 +207,7 @@ class AnswerRow(Projection):
 
 
 class FinalityRow(Projection):
-    """Number of an operator's newest final batch."""
+    """Number of the newest final batch of an operator."""
 
     __tablename__ = "chain_finality"
 
@@ -233,8 +233,8 @@ class ProposalRow(Projection):
 
     id: Mapped[str] = mapped_column(UINT256, primary_key=True)
     content: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """The arguments of `ProposalCreated`."""
+    """Arguments of the `ProposalCreated` event."""
     vote_ends_at: Mapped[int] = mapped_column(NUMBER)
     votes: Mapped[list[int]] = mapped_column(JSON)
-    """Against, for, abstaining."""
+    """Votes against, for and abstaining."""
     executable_at: Mapped[int] = mapped_column(NUMBER)

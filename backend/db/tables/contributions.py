@@ -1,4 +1,4 @@
-"""Uploads, and the hash of every row: what finds copies without holding a data set in memory."""
+"""Tables of uploads and of their rows' hashes, which find duplicates without loading a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator does not serve."""
+"""Tables of the operator's denials and floor price."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DenialRow(Base):
 
 
 class FloorRow(Base):
-    """One row, or none while nobody has said anything."""
+    """A single row; no row means the default floor price."""
 
     __tablename__ = "floor_price"
 

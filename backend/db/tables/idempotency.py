@@ -1,4 +1,4 @@
-"""Requests that their clients may repeat, and what they were answered."""
+"""Table of requests with an `Idempotency-Key` and their stored responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.db.base import ACCOUNT, HASH, Base, UtcDateTime
 
 
 class KeyedRequestRow(Base):
-    """`status` is None while the request runs; `body` too where it was too large."""
+    """`status` is None while the request runs. `body` is None then, and if the response was too large."""
 
     __tablename__ = "keyed_requests"
 

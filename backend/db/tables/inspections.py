@@ -1,4 +1,4 @@
-"""What was read off adapters' updates."""
+"""Table of inspections: sketch and statistics of each adapter's weight update."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sketches of rows, and the bands by which a datanet's rows are found again.
+"""Tables of MinHash sketches of rows and of the bands that index a datanet's rows.
 
-A sketch is written once, in the order of lines. The bands of a datanet are scattered over one tree, so only
-rows that were claimed go there.
+A sketch is written once, in line order. Inserts into the band index are random, so only claimed rows are
+indexed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from backend.db.base import Base
 
 class RowSketchRow(Base):
     __tablename__ = "upload_row_sketches"
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy reads it so
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy expects a plain dict
 
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
     line: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -29,7 +29,7 @@ class RowSketchRow(Base):
 
 
 class DatanetBandRow(Base):
-    """No foreign key: to follow one, the database would need a second tree as large as the first."""
+    """No foreign key: enforcing one would need a second index as large as this table."""
 
     __tablename__ = "datanet_bands"
     __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Messages that wait for the relay."""
+"""Table of the transactional outbox, which the relay delivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels' lines, reservations, vouchers, held session keys and receipts."""
+"""Tables of cumulative charges, reservations, vouchers, held session keys and receipts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNATURE = String(132)
 
 
 class LineRow(Base):
-    """How far a channel was charged; the row is the lock under which receipts take their places."""
+    """Cumulative charge of a channel. Locking the row serialises the channel's receipts."""
 
     __tablename__ = "channel_lines"
 
@@ -95,4 +95,4 @@ class ReceiptSliceRow(Base):
     version_id: Mapped[str] = mapped_column(HASH, index=True)
     weight_ppm: Mapped[int]
     shares: Mapped[bytes] = mapped_column(LargeBinary)
-    """Packed as in docs/protocol.md: position 4, ppm 4, entry by entry."""
+    """Packed as in docs/protocol.md: for each share 4 bytes of position and 4 bytes of ppm."""

@@ -1,4 +1,4 @@
-"""Our own batches, and the mirrored ledgers of every operator's."""
+"""Tables of the installation's own batches and of the mirrored ledgers of all operators."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OwnBatchRow(Base):
 
 
 class LedgerRow(Base):
-    """Balances and lines after one right batch. Amounts in the mappings are decimal strings."""
+    """Balances and cumulatives after one valid batch. Amounts in the mappings are decimal strings."""
 
     __tablename__ = "ledgers"
     __table_args__ = (Index(None, "operator", "number"),)

@@ -1,4 +1,4 @@
-"""Fine-tuning jobs and their events."""
+"""Tables of fine-tuning jobs and their events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.db.base import ACCOUNT, HASH, Base, UtcDateTime
 
 class TrainingJobRow(Base):
     __tablename__ = "training_jobs"
-    # The sweep for lapsed leases asks by state and instant, the publisher for what has a CID and no version.
+    # The sweep for expired leases filters by state and expiry.
     __table_args__ = (Index("ix_training_jobs_state_lease_until", "state", "lease_until"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -1,4 +1,4 @@
-"""Our own chain transactions and the nonce lanes of our keys."""
+"""Tables of the installation's chain transactions and of its keys' nonce lanes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEE = String(78)
 
 
 class NonceLane(Base):
-    """Next nonce of one key; the row is the lock of its lane."""
+    """Next nonce of one key. Locking the row serialises the key's transactions."""
 
     __tablename__ = "nonce_lanes"
 
@@ -46,11 +46,11 @@ class TransactionRow(Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     trace: Mapped[str | None] = mapped_column(String(55))
-    """Of who wished for it."""
+    """`traceparent` of the request that queued the transaction."""
 
 
 class RequestRow(Base):
-    """For whom a transaction is sent; the same one may be several accounts' wish."""
+    """Account that requested a transaction. Several accounts may request the same one."""
 
     __tablename__ = "transaction_requests"
 
@@ -59,7 +59,7 @@ class RequestRow(Base):
 
 
 class AttemptRow(Base):
-    """One signed transaction of a nonce, stored before it is broadcast. Any of them may be mined."""
+    """One signed transaction for a nonce, stored before it is broadcast. Any attempt may be mined."""
 
     __tablename__ = "transaction_attempts"
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from backend.db import session as db_session
-from backend.db.faults import stated
+from backend.db.errors import to_domain_error
 from backend.db.unit_of_work import Database
 from backend.domain.errors import DatabaseUnavailable, DiskFull
 from tests.support.databases import fill
@@ -90,17 +90,20 @@ def test_a_missing_table_is_a_defect_and_stays_one(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_server_says_of_itself_is_told_by_its_code(sqlstate: str, kind: type[Exception]) -> None:
-    assert type(stated(said(sqlstate), is_committing=False)) is kind
+    assert type(to_domain_error(said(sqlstate), is_committing=False)) is kind
 
 
 def test_what_a_server_says_of_our_statement_is_our_defect() -> None:
-    assert stated(said("42P01"), is_committing=False) is None
+    assert to_domain_error(said("42P01"), is_committing=False) is None
 
 
 def test_a_commit_whose_end_nobody_heard_promises_nothing() -> None:
-    assert stated(said("08006"), is_committing=True) is None
-    assert isinstance(stated(said("53100"), is_committing=True), DiskFull)
+    assert to_domain_error(said("08006"), is_committing=True) is None
+    assert isinstance(to_domain_error(said("53100"), is_committing=True), DiskFull)
 
 
 def test_an_unknown_code_of_sqlite_is_our_defect() -> None:
-    assert stated(OperationalError("x", {}, sqlite3.OperationalError("near x")), is_committing=False) is None
+    assert (
+        to_domain_error(OperationalError("x", {}, sqlite3.OperationalError("near x")), is_committing=False)
+        is None
+    )

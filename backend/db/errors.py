@@ -1,4 +1,4 @@
-"""Faults of the database itself, told from defects of ours and stated in our own words."""
+"""Translates operational errors of the database into domain errors; programming errors pass unchanged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from backend.domain.errors import DatabaseUnavailable, DiskFull
 if TYPE_CHECKING:
     from backend.domain.errors import DomainError
 
-FAULTS = (DBAPIError, sqlite3.Error)
-"""SQLAlchemy's, and the driver's own while a connection is set up."""
+DRIVER_ERRORS = (DBAPIError, sqlite3.Error)
+"""SQLAlchemy's wrapper, and the bare driver error that is raised while a connection is set up."""
 
 FULL = "There is no room left on the disk of this installation's database."
 BUSY = "The database of this installation is busy."
@@ -29,12 +29,12 @@ _SQLITE = {
     sqlite3.SQLITE_IOERR: BROKEN,
     sqlite3.SQLITE_READONLY: BROKEN,
 }
-"""By the primary result code. Whatever is not here, such as a missing table, is ours to mend."""
+"""By primary result code. Codes that are missing here, such as a missing table, are programming errors."""
 _POSTGRESQL = {
     "08": AWAY,  # connection exceptions
     "40": BUSY,  # deadlocks and failed serialisations
     "53": BUSY,  # too many connections, out of memory
-    "55": BUSY,  # locks that were not to be had
+    "55": BUSY,  # lock not available
     "57": AWAY,  # shut down, starting up
     "58": BROKEN,  # I/O
     "53100": FULL,
@@ -42,9 +42,11 @@ _POSTGRESQL = {
 """By SQLSTATE, else by its class."""
 
 
-def stated(error: Exception, *, is_committing: bool) -> DomainError | None:
-    """What callers are told; None for defects of ours. A connection that is lost while a transaction is being
-    committed leaves open whether it was, so then nothing is promised either: None.
+def to_domain_error(error: Exception, *, is_committing: bool) -> DomainError | None:
+    """The domain error for a driver error; None for programming errors.
+
+    Also None for a connection that is lost during COMMIT: the outcome is unknown, so the message must not
+    promise that nothing was changed.
     """
     text = _text(error)
     if text is None or (is_committing and text == AWAY):
@@ -58,11 +60,11 @@ def _text(error: Exception) -> str | None:
     if isinstance(cause, sqlite3.Error):
         return _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
     state = getattr(cause, "sqlstate", None)
-    if state is None:  # the driver's own word: no server has said anything
+    if state is None:  # raised by the driver, not by the server
         return AWAY if _is_operational(cause) else None
     return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
 
 
 def _is_operational(cause: BaseException | None) -> bool:
-    """By its name in PEP 249: a driver that is not installed cannot be imported to ask."""
+    """Compares the class name defined by PEP 249, because the driver may not be installed."""
     return any(kind.__name__ == "OperationalError" for kind in type(cause).__mro__)
