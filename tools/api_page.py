@@ -1,4 +1,4 @@
-"""The reference in docs/api.md, from the OpenAPI document and the errors' classes."""
+"""Generates the reference part of docs/api.md from the OpenAPI document and the error classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 BEGIN = "<!-- Written by `make docs` from here to the end. -->"
-ROOMS = (backend.api, backend.domain, backend.ports, backend.services)
+PACKAGES = (backend.api, backend.domain, backend.ports, backend.services)
 Json = dict[str, Any]
 
 
 def api_document() -> Json:
-    """The OpenAPI document of this code."""
+    """The OpenAPI document of the current code."""
     return create_app(cast("Any", None), Settings()).openapi()
 
 
@@ -35,13 +35,13 @@ def snapshot(document: Json) -> str:
 
 
 def with_reference(page: str, document: Json) -> str:
-    """The page with its reference as the code has it. ValueError without the mark."""
+    """The page with a regenerated reference. Errors: ValueError if the page lacks the BEGIN marker."""
     before, _ = page.split(BEGIN)
     return f"{before}{BEGIN}\n\n" + "\n".join([*_errors(), *_reference(document)]).rstrip() + "\n"
 
 
 def error_codes() -> dict[str, tuple[int, str]]:
-    """Status and meaning of every code that an answer can carry."""
+    """HTTP status and meaning of every error code that the API returns."""
     found = dict(OWN_CODES)
     for kind in _error_classes():
         text = " ".join((kind.__doc__ or "").split())
@@ -50,10 +50,10 @@ def error_codes() -> dict[str, tuple[int, str]]:
 
 
 def _error_classes() -> Iterable[type[DomainError]]:
-    for room in ROOMS:
-        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
-    names = tuple(f"{room.__name__}." for room in ROOMS)
+    names = tuple(f"{package.__name__}." for package in PACKAGES)
     return [kind for kind in _descendants(DomainError) if kind.__module__.startswith(names)]
 
 

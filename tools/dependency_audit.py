@@ -1,9 +1,8 @@
-"""Asks the registries for known vulnerabilities of what the lock files pin: PyPI by pip-audit, npm by its own
-audit. An answer that says nothing is no clean bill: it is told apart, and fails.
+"""Audits the locked dependencies for known vulnerabilities: PyPI with pip-audit, npm with `npm audit`.
 
-Who asks when: `docs/operating.md`, *Dependencies*.
-An advisory that does not concern us is accepted in `accepted_advisories.json`: {"id", "reason", "until"}, the
-last a date after which it is looked at again.
+A registry that does not answer is reported as "not audited" and fails the audit. `docs/operating.md`,
+*Dependencies*, says when the audit runs. Advisories that do not affect the project are listed in
+`accepted_advisories.json` as {"id", "reason", "until"}; after the date `until` they must be reviewed again.
 """
 
 import json
@@ -21,11 +20,11 @@ HERE = ROOT / "tools"
 PYTHON_LOCK, NPM_LOCK = "requirements.lock", "package-lock.json"
 ACCEPTED = HERE / "accepted_advisories.json"
 UNPINNED = ("torch",)
-"""A range in the lock: what is installed is audited."""
+"""Packages without a pin in the lock file: the installed version is audited."""
 
 
 class NotAudited(Exception):
-    """The registry gave no answer, so nothing is known."""
+    """The registry did not answer, so the audit has no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +35,29 @@ class Advisory:
 
 
 def python_advisories(report: str, errors: str) -> list[Advisory]:
-    """From pip-audit's JSON. It ends with 1 for findings and failures alike, so its status says nothing."""
+    """Parse pip-audit's JSON. Its exit status is 1 for findings and for failures, so it is not used."""
     try:
         packages = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
-        raise NotAudited(f"PyPI gave no advisories:\n{errors.strip()[-2000:]}") from None
+        raise NotAudited(f"PyPI returned no advisories:\n{errors.strip()[-2000:]}") from None
     unknown = [each["name"] for each in packages if "skip_reason" in each]
     if unknown or not packages:
         some = ", ".join(unknown[:5])
         raise NotAudited(f"PyPI has no advisories of {len(unknown)} of {len(packages)} packages: {some}, ...")
     return [
-        Advisory(each["name"], found["id"], f"{each['version']}, cured in {found['fix_versions']}")
+        Advisory(each["name"], found["id"], f"{each['version']}, fixed in {found['fix_versions']}")
         for each in packages
         for found in each["vulns"]
     ]
 
 
 def npm_advisories(report: str, errors: str) -> list[Advisory]:
-    """From npm's JSON, one an advisory and package that it is about."""
+    """Parse the JSON of `npm audit`: one item per advisory and affected package."""
     try:
         packages = json.loads(report)["vulnerabilities"]
     except (ValueError, KeyError):
         text = (errors or report).strip()[-2000:]
-        raise NotAudited(f"the npm registry gave no advisories:\n{text}") from None
+        raise NotAudited(f"the npm registry returned no advisories:\n{text}") from None
     return [
         Advisory(via["name"], via["url"].rpartition("/")[2], f"{via['severity']}: {via['title']}")
         for each in packages.values()
@@ -67,12 +66,12 @@ def npm_advisories(report: str, errors: str) -> list[Advisory]:
     ]
 
 
-def judged(found: Sequence[Advisory], accepted: Sequence[Mapping[str, str]], today: date) -> list[str]:
-    """What is wrong: advisories that nobody accepted, and acceptances that have run out."""
-    known = {each["id"] for each in accepted if date.fromisoformat(each["until"]) >= today}
-    wrong = [f"{a.package}: {a.id} ({a.text})" for a in found if a.id not in known]
-    over = [each["id"] for each in accepted if each["id"] not in known]
-    return wrong + [f"{name}: its acceptance has run out, look at it again" for name in over]
+def list_problems(found: Sequence[Advisory], accepted: Sequence[Mapping[str, str]], today: date) -> list[str]:
+    """Advisories that are not accepted, and acceptances that have expired."""
+    valid = {each["id"] for each in accepted if date.fromisoformat(each["until"]) >= today}
+    problems = [f"{a.package}: {a.id} ({a.text})" for a in found if a.id not in valid]
+    expired = [each["id"] for each in accepted if each["id"] not in valid]
+    return problems + [f"{name}: its acceptance has expired, review it" for name in expired]
 
 
 def ask_pypi() -> list[Advisory]:
@@ -91,17 +90,17 @@ def ask_npm() -> list[Advisory]:
 
 
 def main() -> None:
-    """Exit status: 0 clean, 1 something was found, 2 a registry gave no answer."""
+    """Exit status: 0 no vulnerabilities, 1 vulnerabilities found, 2 a registry did not answer."""
     status = 0
     for name, ask in ((PYTHON_LOCK, ask_pypi), (NPM_LOCK, ask_npm)):
         try:
-            wrong = judged(ask(), json.loads(ACCEPTED.read_text()), _today())
+            problems = list_problems(ask(), json.loads(ACCEPTED.read_text()), _today())
         except NotAudited as error:
             print(f"{name}: NOT AUDITED. {error}", file=sys.stderr)
             status = status or 2
             continue
-        if wrong:
-            print(f"{name}:", *wrong, sep="\n  ", file=sys.stderr)
+        if problems:
+            print(f"{name}:", *problems, sep="\n  ", file=sys.stderr)
             status = 1
             continue
         print(f"{name}: no known vulnerability")
@@ -113,7 +112,7 @@ def _today() -> date:
 
 
 def _pip_audit() -> Path:
-    """The folder of its programs, in an environment of its own: the project needs none of its packages."""
+    """The bin folder of pip-audit's virtual environment, which is separate from the project's."""
     folder, lock = ROOT / "build" / "audit", HERE / "dependency_audit.lock"
     stamp = folder / "installed.lock"
     if not stamp.exists() or stamp.read_text() != lock.read_text():
@@ -138,7 +137,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     except FileNotFoundError:
-        raise NotAudited(f"there is no {command[0]} here") from None
+        raise NotAudited(f"{command[0]} is not installed") from None
 
 
 if __name__ == "__main__":

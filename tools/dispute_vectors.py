@@ -1,4 +1,4 @@
-"""The cases of `tests/vectors/disputes.json`: demands' ids, lookups, proofs as calls. See `make_vectors`."""
+"""Cases of `tests/vectors/disputes.json`: ids of demands, lookups and encoded proofs. See `make_vectors`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Case = dict[str, Any]
 KEYS = [3, 5, 8, 13, 21, (1 << 256) - 1]
-"""Of a tree's leaves; each is worth its place and one."""
+"""Keys of a tree's leaves. The value of leaf `i` is `i + 1`."""
 
 
 def demands() -> Iterator[Case]:
@@ -60,7 +60,7 @@ def demands() -> Iterator[Case]:
 
 
 def lookups() -> Iterator[Case]:
-    """Of a leaf, of each edge, of each gap."""
+    """Lookups of a leaf, of keys before the first and after the last leaf, and of keys in each gap."""
     tree, root = _tree(ENTRIES_TAG, KEYS)
     for key in (3, 21, (1 << 256) - 1, 0, 4, 20, 1 << 255):
         lookup = look_up(tree, KEYS, key)
@@ -81,7 +81,7 @@ def lookups() -> Iterator[Case]:
 
 
 def calls(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Case]:
-    """Each proof once. What they say is not true; how they are written is what counts."""
+    """Each kind of proof once. The proofs are not valid; the cases check their encoding."""
     for proof in _proofs(receipt, record, shares):
         data = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
         yield {

@@ -1,4 +1,4 @@
-"""A furnished market on a local chain, its answers served by hand: what tests and `tools.attack` play on."""
+"""A populated market on a local chain with hand-made receipts, used by tests and `tools.attack`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTRIBUTORS = [local_account(n) for n in (3, 4, 5)]
 CREATOR, PAYERS = local_account(6), [local_account(7), local_account(8)]
 METHOD = "uniform-1"
 REJECTED = 1
-"""Index of the contribution that the curators refused."""
+"""Index of the contribution that the curators rejected."""
 SHARES = (Share(0, 500_001), Share(2, 499_999))
 LONG_AFTER = 86_400
 """Seconds for which a session key is granted."""
@@ -46,14 +46,14 @@ def some_hash(label: str) -> Hash32:
 
 
 class LocalMarket:
-    """A datanet with a snapshot, an adapter trained on it, its bare base, and a channel of each payer."""
+    """A datanet with a snapshot, an adapter trained on it, its base model and one channel per payer."""
 
     def __init__(self, chain: ChainClient) -> None:
         self.chain = chain
         self.settlement = TypedDomain(chain.chain_id, chain.address("Settlement"))
         self.vault = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
-        self.line: dict[ChannelId, int] = {}
-        """How far each channel is charged."""
+        self.cumulative: dict[ChannelId, int] = {}
+        """Cumulative charge of each channel."""
         is_accepted = [n != REJECTED for n in range(len(CONTRIBUTORS))]
         snapshot = snapshot_id(DatanetId(1), len(is_accepted), accepted_hash(is_accepted))
         self.adapter = _record("adapter", (snapshot,), creator_ppm=200_000)
@@ -62,7 +62,7 @@ class LocalMarket:
     # The chain
 
     def send(self, signer: LocalSigner, contract: str, function: str, *args: Any) -> None:
-        """Mined and successful. Errors: `Reverted` and those of `Deployer.send`."""
+        """Send a transaction and wait until it is mined. Errors: `Reverted` and those of `Deployer.send`."""
         deployer = Deployer(self.chain.node, signer)
         deployer.addresses = dict(self.chain.deployment.addresses)
         deployer.send(contract, function, *args)
@@ -75,7 +75,7 @@ class LocalMarket:
         self.rpc("hardhat_mine", "0x1")
 
     def govern(self, function: str, *args: Any) -> None:
-        """What an executed vote does to `Parameters`."""
+        """Call `Parameters` as the timelock, as an executed proposal does."""
         timelock = self.chain.address("TimelockController")
         self.rpc("hardhat_impersonateAccount", timelock)
         self.rpc("hardhat_setBalance", timelock, hex(10**18))
@@ -91,13 +91,13 @@ class LocalMarket:
         return channel_id(payer.account, OPERATOR.account, self.settlement.contract)
 
     def channels(self) -> list[Mapping[str, int]]:
-        """The payers' channels as the vault has them."""
+        """On-chain state of the payers' channels."""
         return [self.chain.call("PaymentVault", "channelOf", self.channel_of(payer)) for payer in PAYERS]
 
-    # Furnishing
+    # Setup
 
-    def furnish(self, deposit: int, session_key: Account = ZERO_ACCOUNT) -> None:
-        """`deposit`: of each payer, in token units; `session_key`: granted by the first payer."""
+    def populate(self, deposit: int, session_key: Account = ZERO_ACCOUNT) -> None:
+        """Each payer deposits `deposit` token units; the first payer grants `session_key`."""
         self._contribute()
         for record in (self.adapter, self.base):
             self.send(CREATOR, "AdapterRegistry", "register", record_argument(record))
@@ -148,13 +148,13 @@ class LocalMarket:
             for v, weight in zip(versions, weights, strict=True)
         )
         amount = charge(slices, versions, tokens, tokens)
-        self.line[channel] = self.line.get(channel, 0) + amount
+        self.cumulative[channel] = self.cumulative.get(channel, 0) + amount
         receipt = Receipt(
             channel_id=channel,
-            cumulative=self.line[channel],
+            cumulative=self.cumulative[channel],
             charge=amount,
-            request_hash=some_hash(f"request {channel} {self.line[channel]}"),
-            response_hash=some_hash(f"response {channel} {self.line[channel]}"),
+            request_hash=some_hash(f"request {channel} {self.cumulative[channel]}"),
+            response_hash=some_hash(f"response {channel} {self.cumulative[channel]}"),
             slices_hash=ZERO_HASH,
             prompt_tokens=tokens,
             completion_tokens=tokens,

@@ -1,7 +1,7 @@
-"""Write `tests/vectors/*.json`, which Solidity and Python tests both read; `--check` only compares.
+"""Writes `tests/vectors/*.json`, which Solidity and Python tests both read; `--check` only compares.
 
-Every file is an array of flat objects: bytes and addresses as 0x-hex, integers as decimal strings. Names are
-those of docs/protocol.md. The values come from `backend.domain`; tests hold them against other encoders.
+Each file is an array of flat objects: bytes and addresses as 0x-hex, integers as decimal strings. Names are
+those of docs/protocol.md. `backend.domain` computes the values; tests compare them with independent encoders.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def account_of(label: str) -> Account:
 
 
 def case(**values: Any) -> Case:
-    """Python names and values as they stand in the file."""
+    """A case in the file's form: camelCase names, encoded values."""
     return {camel_case(name): _plain(value) for name, value in values.items()}
 
 
@@ -112,7 +112,7 @@ def snapshots() -> Iterable[Case]:
 
 
 def shares_of(count: int) -> tuple[Share, ...]:
-    """Equal parts, the remainder to the first; positions with gaps, the last ones in a second snapshot."""
+    """Equal shares, the first with the remainder; positions have gaps, the last are in a second snapshot."""
     if not count:
         return ()
     part = PPM // count

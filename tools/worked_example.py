@@ -1,6 +1,6 @@
-"""The cases of `tests/vectors/example.json`: one small batch, from receipts to roots, a claim and a proof.
+"""Cases of `tests/vectors/example.json`: one small batch with its receipts, roots, a claim and a fraud proof.
 
-`docs/protocol.md` shows them, see `example_page`; a test computes them again from what that page says alone.
+`docs/protocol.md` shows them (see `example_page`); a test recomputes them from the text of that page alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Case = dict[str, Any]
 METHOD = "uniform-1"
 SHORT = 1
-"""Micro-units that the forged batch takes from a contributor and gives to the operator."""
+"""Micro-units that the forged batch moves from a contributor to the operator."""
 
 
 def hash_of(label: str) -> Hash32:
@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 
 class Example:
-    """A datanet of three contributions, the second of them refused; an adapter, its base; three answers."""
+    """A datanet of three contributions (the second rejected), an adapter, its base model, three answers."""
 
     operator, treasury, creator = map(account_of, ("operator", "treasury", "creator"))
     contributors = tuple(account_of(f"contributor {n}") for n in range(3))
@@ -132,14 +132,14 @@ class Example:
 
     @cached_property
     def channels(self) -> list[tuple[Account, Any]]:
-        """Payer and channel, in the order of the channels."""
+        """Pairs of payer and channel, sorted by channel."""
         payers = [account_of(f"payer {n}") for n in range(2)]
         made = [(p, hashing.channel_id(p, self.operator, self.settlement.contract)) for p in payers]
         return sorted(made, key=lambda pair: str(pair[1]))
 
     @cached_property
     def receipts(self) -> tuple[SignedReceipt, ...]:
-        """On the first channel by the adapter, then by both versions; on the other, by the base."""
+        """Two receipts on the first channel (adapter; both versions), one on the other (base model)."""
         shares = (Share(0, 500_001), Share(2, 499_999))
         adapter, base = map(hashing.version_id, (self.adapter, self.base))
         blend = (Slice(adapter, 666_667, shares), Slice(base, 333_333, ()))
@@ -194,7 +194,7 @@ class Example:
         return [(int.from_bytes(keys[32 * i : 32 * i + 32], "big"), tree.value(i)) for i in range(tree.count)]
 
     def forged(self, place: EntryPlace) -> tuple[int, SumTree]:
-        """The key of the first receipt's part that is short in the forged entries, and these."""
+        """The key of the entry that is too small in the forged entries, and the forged entries."""
         account = self.contributors[0]
         short = int(account, 16) << 64 | place.slice << 16 | place.part
         gain = int(self.operator, 16) << 64 | 1
@@ -204,7 +204,7 @@ class Example:
 
 
 def _parts(example: Example) -> list[int]:
-    """Of the first receipt: fee, operator, creator, contributors together; two floors, the first's part."""
+    """Parts of the first receipt: fee, operator, creator, all contributors; two floors; the first's part."""
     (charge,), record = example.charges(example.receipts[0].slices, 17, 41), example.adapter
     shares = example.receipts[0].slices[0].shares
     parts = split(charge, example.terms.fee_ppm, record.operator_ppm, record.creator_ppm, shares)
@@ -289,7 +289,7 @@ def _trees(example: Example) -> Iterator[Case]:
 
 
 def _inner(tree: SumTree) -> Iterator[bytes]:
-    """`sum ‖ hash` of the nodes above the leaves, level by level; promoted ones again."""
+    """`sum ‖ hash` of the nodes above the leaves, level by level; promoted nodes are repeated."""
     level = 1
     while tree.node(level, 0):
         yield from (tree.node(level, at) for at in range(-(-tree.count // (1 << level))))
@@ -324,7 +324,7 @@ def _claim(example: Example) -> Case:
 
 
 def _dispute(example: Example) -> Iterator[Case]:
-    """The same batch, but for an entry of a contributor that is short by what the operator has too much."""
+    """The same batch with one forged entry: a contributor's amount is reduced in favour of the operator."""
     snapshot = SnapshotWitness(example.datanet, len(example.is_accepted), example.accepted)
     place = EntryPlace(0, 3, snapshot, example.contents[0])
     key, tree = example.forged(place)

@@ -91,12 +91,12 @@ class WideMarket(LocalMarket):
         slices = (Slice(version_id(self.adapter), PPM, shares),)
         prompt, completion = chance.randint(10, 500), chance.randint(10, 500)
         amount = charge(slices, [self.adapter], prompt, completion)
-        self.line[channel] = self.line.get(channel, 0) + amount
+        self.cumulative[channel] = self.cumulative.get(channel, 0) + amount
         receipt = Receipt(
             channel_id=channel,
-            cumulative=self.line[channel],
+            cumulative=self.cumulative[channel],
             charge=amount,
-            request_hash=some_hash(f"request {channel} {self.line[channel]}"),
+            request_hash=some_hash(f"request {channel} {self.cumulative[channel]}"),
             response_hash=some_hash("response"),
             slices_hash=ZERO_HASH,
             prompt_tokens=prompt,

@@ -80,7 +80,7 @@ class Market:
         self.payers = [Key(f"payer {n}") for n in range(num_channels)]
         self.channels = sorted(channel_id(p.account, self.operator, self.settlement) for p in self.payers)
         self.payer_of = {channel_id(p.account, self.operator, self.settlement): p for p in self.payers}
-        self.line = dict.fromkeys(self.channels, 0)
+        self.cumulative = dict.fromkeys(self.channels, 0)
         accepted = accepted_hash([True] * num_contributors)
         self.snapshots = {
             snapshot_id(DatanetId(n + 1), num_contributors, accepted): num_contributors for n in range(3)
@@ -131,13 +131,13 @@ class Market:
         records = [self.records[s.version_id] for s in slices]
         prompt, completion = self.random.randint(1, 50), self.random.randint(1, 50)
         amount = charge(slices, records, prompt, completion)
-        self.line[channel] += amount
+        self.cumulative[channel] += amount
         receipt = Receipt(
             channel_id=channel,
-            cumulative=self.line[channel],
+            cumulative=self.cumulative[channel],
             charge=amount,
-            request_hash=some_hash(f"request {self.line[channel]}"),
-            response_hash=some_hash(f"response {self.line[channel]}"),
+            request_hash=some_hash(f"request {self.cumulative[channel]}"),
+            response_hash=some_hash(f"response {self.cumulative[channel]}"),
             slices_hash=slices_hash(slices),
             prompt_tokens=prompt,
             completion_tokens=completion,

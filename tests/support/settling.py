@@ -46,7 +46,7 @@ def assert_all_settled(town: Town, receipts: list[SignedReceipt]) -> None:
     assert town.unsettled() == 0
     assert all(verdict.is_right for verdict in town.auditor().audit(town.market.operator))
     collected = {c: town.chain.channel_by_id[c].collected for c in town.market.channels}
-    assert collected == town.market.line
+    assert collected == town.market.cumulative
 
 
 class Died(Exception):

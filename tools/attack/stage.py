@@ -103,7 +103,7 @@ class Stage(LocalMarket):
         self.indexer = Indexer(chain, self.database.begin, chain.deployment, confirmations=0)
         self.evidence = folder / "evidence.jsonl"
         self.evidence.write_bytes(encode(self._name(), ()))
-        self.furnish(DEPOSIT)
+        self.populate(DEPOSIT)
         self.send(WATCHER, "TestUSD", "mint", WATCHER.account, DEPOSIT)
         self.govern("setDisputeWindow", window)
 

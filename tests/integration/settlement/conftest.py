@@ -48,7 +48,7 @@ class LiveMarket(LocalMarket):
         signers = {key.account: key for key in (OPERATOR, *CONTRIBUTORS)}
         self.sender = Sender(chain, database.begin, signers.get, confirmations=0)
         self.indexer = Indexer(chain, database.begin, chain.deployment, confirmations=0)
-        self.furnish(DEPOSIT, SESSION_KEY.account)
+        self.populate(DEPOSIT, SESSION_KEY.account)
         self.indexer.catch_up()
 
     def pump(self) -> None:

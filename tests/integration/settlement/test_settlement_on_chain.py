@@ -59,10 +59,10 @@ def test_money_travels_from_payers_to_everybody_who_earned_it(market: LiveMarket
     settle(market)
     with market.database.read() as tx:
         (batch,) = tx.chain.batches(OPERATOR)
-        assert all(tx.chain.channel(c).collected == line for c, line in market.line.items())
+        assert all(tx.chain.channel(c).collected == line for c, line in market.cumulative.items())
     (verdict,) = market.auditor().audit(OPERATOR)
     assert verdict.is_right
-    assert verdict.header.total == sum(market.line.values())
+    assert verdict.header.total == sum(market.cumulative.values())
 
     market.sleep(5)
     assert market.settler().finalise() == 1
@@ -164,4 +164,4 @@ def test_the_published_data_holds_every_receipt_that_was_served(market: LiveMark
         assert batch.state is BatchState.COMMITTED
     _, receipts = decode(market.blobs.read(cid_of(batch.header["dataDigest"]), FILE_NAME))
     assert len(receipts) == 12
-    assert sum(signed.receipt.charge for signed in receipts) == sum(market.line.values())
+    assert sum(signed.receipt.charge for signed in receipts) == sum(market.cumulative.values())

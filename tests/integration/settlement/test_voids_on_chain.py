@@ -109,8 +109,8 @@ def assert_settled(market: LiveMarket) -> None:
     assert all(verdict.is_right for verdict in verdicts)
     batches = [market.auditor().batch(OPERATOR, v.header.number) for v in verdicts]
     standing = [(receipt_id(s.receipt), b.number) for b in batches for s in b.receipts]
-    assert sum(b.total for b in batches) == sum(market.line.values())
-    assert {c: collected for c, (_, collected) in channels(market).items()} == market.line
+    assert sum(b.total for b in batches) == sum(market.cumulative.values())
+    assert {c: collected for c, (_, collected) in channels(market).items()} == market.cumulative
     with market.database.read() as tx:
         assert list(tx.receipts.backlogs(OPERATOR)) == []
         for receipt, number in standing:
@@ -119,7 +119,7 @@ def assert_settled(market: LiveMarket) -> None:
             assert stored.batch == number
     state = market.chain.call("Settlement", "stateOf", OPERATOR)
     assert (state["last"], state["toRefund"]) == (len(batches), 0)
-    assert state["cumulativeTotal"] == sum(market.line.values())
+    assert state["cumulativeTotal"] == sum(market.cumulative.values())
 
 
 def test_demands_and_answers_are_projected_with_the_calldata_of_each_answer(market: LiveMarket) -> None:

@@ -11,12 +11,12 @@ from tools.dependency_audit import (
     ACCEPTED,
     Advisory,
     NotAudited,
-    judged,
+    list_problems,
     npm_advisories,
     python_advisories,
 )
 
-FOUND = Advisory("jinja2", "PYSEC-1", "2.0, cured in ['3.1']")
+FOUND = Advisory("jinja2", "PYSEC-1", "2.0, fixed in ['3.1']")
 TODAY = date(2026, 5, 1)
 
 
@@ -60,9 +60,9 @@ def test_no_answer_of_npm_is_no_clean_bill() -> None:
 
 def test_an_advisory_counts_unless_it_is_accepted_for_now() -> None:
     accepted = {"id": "PYSEC-1", "reason": "only its sandbox, which we do not use", "until": "2026-06-01"}
-    assert judged([FOUND], [], TODAY) == ["jinja2: PYSEC-1 (2.0, cured in ['3.1'])"]
-    assert judged([FOUND], [accepted], TODAY) == []
-    assert len(judged([FOUND], [accepted | {"until": "2026-04-30"}], TODAY)) == 2
+    assert list_problems([FOUND], [], TODAY) == ["jinja2: PYSEC-1 (2.0, fixed in ['3.1'])"]
+    assert list_problems([FOUND], [accepted], TODAY) == []
+    assert len(list_problems([FOUND], [accepted | {"until": "2026-04-30"}], TODAY)) == 2
 
 
 def test_every_acceptance_has_a_reason_and_an_end() -> None:

@@ -122,7 +122,7 @@ def test_a_waived_interval_is_left_out_of_the_span() -> None:
     receipts = [market.serve(channel) for _ in range(3)]
     start = receipts[0].receipt.cumulative
     (span,) = market.batch(receipts[1:]).spans
-    assert (span.before, span.start, span.until) == (0, start, market.line[channel])
+    assert (span.before, span.start, span.until) == (0, start, market.cumulative[channel])
 
 
 def test_the_next_batch_starts_where_the_last_ended() -> None:

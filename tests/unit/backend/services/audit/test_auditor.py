@@ -76,7 +76,7 @@ def test_right_batches_are_found_right_with_their_sums(town: Town) -> None:
     found = verdicts(town)
     assert [v.header.number for v in found] == [1, 2]
     assert all(v.is_right for v in found)
-    assert found[1].header.cumulative_total == sum(town.market.line.values())
+    assert found[1].header.cumulative_total == sum(town.market.cumulative.values())
 
 
 def put_field(town: Town, name: str) -> None:
