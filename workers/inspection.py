@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
-import subprocess
-import sys
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Hash32
 from backend.domain.screening import AdapterRefused, Inspection
+from backend.processes.child import Child, ChildError, ChildTimeout, module_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import IO
 
 SECONDS = 600.0
 
@@ -33,29 +33,21 @@ class Inspector:
     num_threads: int = 1
 
     def __call__(self, adapter_folder: Path) -> Inspection:
-        command = [
-            sys.executable,
-            "-m",
-            "workers.training.inspect",
-            str(self.base_folder),
-            str(adapter_folder),
-        ]
+        command = module_command("workers.training.inspect", self.base_folder, adapter_folder)
         threads = {"OMP_NUM_THREADS": str(self.num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-                check=False,
-                env={**os.environ, **threads},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise InspectionBroke(f"{adapter_folder}: not read within {SECONDS:.0f} seconds") from error
-        if done.returncode:
-            raise InspectionBroke(f"{adapter_folder}: code {done.returncode}: {done.stderr[-500:]}")
-        return read_inspection(json.loads(done.stdout))
+        with tempfile.TemporaryFile() as errors:
+            try:
+                with Child(command, seconds=SECONDS, errors=errors, environment=threads) as child:
+                    return read_inspection(child.receive())
+            except ChildTimeout as error:
+                raise InspectionBroke(f"{adapter_folder}: not read within {SECONDS:.0f} seconds") from error
+            except ChildError as error:
+                raise InspectionBroke(f"{adapter_folder}: {error}: {_tail(errors)}") from error
+
+
+def _tail(file: IO[bytes]) -> str:
+    file.seek(max(file.seek(0, os.SEEK_END) - 500, 0))
+    return file.read().decode(errors="replace")
 
 
 def read_inspection(raw: Mapping[str, Any]) -> Inspection:

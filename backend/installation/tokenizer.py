@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Overloaded, Unavailable
+from backend.processes.child import Child, ChildError, module_command
 from backend.services.train.estimate import ShownRow, Tokenised
 
 if TYPE_CHECKING:
@@ -59,17 +57,11 @@ class ChildTokeniser:
             "rows": rows,
         }
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", CHILD],
-                input=json.dumps(asked),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # nothing that it says of a row may reach a log
-                encoding="utf-8",
-                timeout=self.seconds,
-                check=True,
-            )
-        except (subprocess.SubprocessError, OSError) as error:
+            # Its errors are discarded: they could show a row.
+            with Child(module_command(CHILD), seconds=self.seconds) as child:
+                child.send(asked)
+                found = child.receive()
+        except (ChildError, OSError) as error:
             raise TokeniserBroken("the rows could not be tokenised; ask again later") from error
-        found = json.loads(done.stdout)
         shown = [ShownRow(**row) for row in found.pop("shown")]
         return Tokenised(**found, shown=shown)

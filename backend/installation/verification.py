@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
+from backend.processes.child import Child
 from backend.services.receipts.reexecution import (
     MAX_ALTERNATIVES,
     NotRepeatable,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from backend.services.receipts.reexecution import Repeated
 
 STEP_SECONDS = 0.1
+STOP_SECONDS = 30.0
 
 
 def verification_of(installation: Installation) -> Verification:
@@ -186,20 +189,15 @@ async def _own_engine(installation: Installation) -> AsyncIterator[Engine]:
         started = EngineProcess(
             socket_path, installation.base.folder, num_threads=settings.engine_threads, options=options
         )
-        process = await asyncio.create_subprocess_exec(
-            *started.arguments(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            env=dict(started.environment()),
+        process = Child(
+            started.arguments(), errors=None, output=subprocess.DEVNULL, environment=started.environment()
         )
         try:
             while not socket_path.exists():
-                if process.returncode is not None:
+                if process.status is not None:
                     raise Unavailable("the engine ended before it was ready; it says why above")
                 await asyncio.sleep(STEP_SECONDS)
             async with EngineClient(socket_path) as client:
                 yield EngineGateway(client)
         finally:
-            if process.stdin is not None:
-                process.stdin.close()  # which is how it learns that nobody needs it any more
-            await process.wait()
+            await asyncio.to_thread(process.end, STOP_SECONDS)

@@ -1,14 +1,12 @@
 """Reads an adapter's folder as the engine does: `python -m workers.training.inspect BASE FOLDER`.
 
-Prints one JSON object, which `workers.inspection` reads: the inspection, or what the engine refuses.
+Sends one message, which `workers.inspection` reads: the inspection, or what the engine refuses.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ import torch
 
 from backend.domain.ids import Hash32
 from backend.domain.screening import AdapterRefused, Inspection
+from backend.processes.parent import Parent
 from inference.config import EngineConfig
 from inference.errors import InferenceError
 from inference.lora.adapter import load_adapter, most_file_bytes
@@ -62,18 +61,22 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def message(base_folder: Path, adapter_folder: Path) -> dict[str, Any]:
+    """What this process sends: the inspection, or `refused` and `reason`."""
+    try:
+        return as_json(inspect(base_folder, adapter_folder))
+    except AdapterRefused as error:
+        return {"refused": error.message, **error.details}
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(prog="workers.training.inspect", description=__doc__)
     parser.add_argument("base", type=Path)
     parser.add_argument("adapter", type=Path)
-    options = parser.parse_args(argv)
-    try:
-        found = as_json(inspect(options.base, options.adapter))
-    except AdapterRefused as error:
-        found = {"refused": error.message, **error.details}
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
+    options = parser.parse_args()
+    parent = Parent()
+    parent.send(message(options.base, options.adapter))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

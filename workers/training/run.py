@@ -1,9 +1,8 @@
 """The training process: `python -m workers.training.run --job FOLDER`.
 
 The folder holds `spec.json` and `rows.jsonl`, or `foreign.json` and `brought/`: an adapter that was trained
-elsewhere, to be looked at. Progress leaves as JSON lines on standard output, the last one
-being `done` or `failed`; what libraries print goes to standard error. The process ends with its parent, whose
-hold on standard input it watches.
+elsewhere and is to be inspected. It sends messages of its progress to its parent; the last one is `done` or
+`failed`.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ import argparse
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError
+from backend.processes.parent import Parent
 from workers.training.disk_full import as_disk_full
 from workers.training.folders import alone
 from workers.training.spec import ADAPTER, FOREIGN_FILE, RESULT_FILE, ImportSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import TextIO
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,13 +34,11 @@ def main(argv: list[str] | None = None) -> int:
         help="folder with spec.json and rows.jsonl, or foreign.json",
     )
     folder: Path = parser.parse_args(argv).job
-    messages = _claim_stdout()
+    parent = Parent()
 
     def emit(kind: str, data: Mapping[str, Any]) -> None:
-        messages.write(json.dumps({"kind": kind, "data": dict(data)}) + "\n")
-        messages.flush()
+        parent.send({"kind": kind, "data": dict(data)})
 
-    _end_with_parent()
     with alone(folder):
         return _train(folder, emit)
 
@@ -82,24 +78,6 @@ def _prepare_torch(num_threads: int) -> None:
     # Threads that spin while they wait for each other take the processor from whatever else runs here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _claim_stdout() -> TextIO:
-    """Standard output for messages alone: what others print there goes to standard error."""
-    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return messages
-
-
-def _end_with_parent() -> None:
-    """The parent never writes to our standard input: its end means that the parent is gone."""
-
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-        os._exit(3)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 if __name__ == "__main__":

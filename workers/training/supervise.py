@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import selectors
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from backend.processes.child import Child, ChildError, ChildTimeout, module_command
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-    from typing import IO
 
 LOG_FILE = "log.txt"
 POLL_SECONDS = 0.5
@@ -33,7 +29,7 @@ class Message:
 
 
 def training_command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "workers.training.run", "--job", str(folder)]
+    return module_command("workers.training.run", "--job", folder)
 
 
 def supervise(
@@ -47,43 +43,20 @@ def supervise(
 
     Whatever happens, the process is gone afterwards. Errors: `TrainingCrashed`, and what `on_event` raises.
     """
-    with _running(command, folder / LOG_FILE) as process, selectors.DefaultSelector() as selector:
-        output = process.stdout
-        assert output is not None  # noqa: S101 - a pipe was asked for
-        selector.register(output, selectors.EVENT_READ)
+    with (folder / LOG_FILE).open("ab") as errors, Child(command, errors=errors) as child:
+        # Leaving the block kills the process; checkpoints are written atomically, so it needs no time to end.
         heard_at = time.monotonic()
-        pending = b""
         while is_wanted():
-            if not selector.select(POLL_SECONDS):
+            try:
+                message = Message(**child.receive(POLL_SECONDS))
+            except ChildTimeout:
                 if time.monotonic() - heard_at > silence_seconds:
-                    raise TrainingCrashed(f"no sign of life for {silence_seconds:.0f} seconds")
+                    raise TrainingCrashed(f"no sign of life for {silence_seconds:.0f} seconds") from None
                 continue
+            except ChildError as error:
+                raise TrainingCrashed(f"{error} before training was done") from error
             heard_at = time.monotonic()
-            chunk = output.read1(1 << 16)  # type: ignore[attr-defined]  # a BufferedReader, as `bufsize` is -1
-            if not chunk:
-                raise TrainingCrashed(f"the process ended with code {process.wait()} before it was done")
-            *lines, pending = (pending + chunk).split(b"\n")
-            for message in map(_parse, lines):
-                if message.kind in {"done", "failed"}:
-                    return message
-                on_event(message)
+            if message.kind in {"done", "failed"}:
+                return message
+            on_event(message)
     return None
-
-
-@contextmanager
-def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Nothing is written to its standard input: when we die, that pipe closes, and the process ends."""
-    with log.open("ab") as errors, _popen(command, errors) as process:
-        try:
-            yield process
-        finally:
-            process.kill()  # checkpoints appear whole or not at all, so nothing is worth waiting for
-
-
-def _popen(command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-
-
-def _parse(line: bytes) -> Message:
-    raw = json.loads(line)
-    return Message(raw["kind"], raw["data"])

@@ -1,16 +1,16 @@
 """A process that says what training would make of some rows: `python -m workers.training.tokenise`.
 
-JSON on standard input and output, as `backend.installation.tokenizer` has it.
+One message in and one out, as `backend.installation.tokenizer` has it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.processes.parent import Parent
 from workers.training.rows import IGNORED, Example, encode, packs
 
 if TYPE_CHECKING:
@@ -21,17 +21,14 @@ MAX_SHOWN_TOKENS = 1024
 
 def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
-    asked = json.load(sys.stdin)
+    parent = Parent()
+    asked = parent.receive()
     from transformers import AutoTokenizer
 
     from inference.model.sources import resolve_model
 
     folder = resolve_model(asked["base_folder"], Path(asked["model_cache"]))
-    answer = tokenised(asked, AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    with answers:
-        json.dump(answer, answers)
+    parent.send(tokenised(asked, AutoTokenizer.from_pretrained(folder, local_files_only=True)))
 
 
 def tokenised(asked: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
+
+from backend.processes.parent import Parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -120,15 +121,9 @@ def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(present, ensure_ascii=False).encode() + b"\n"
 
 
-def _set_bounds() -> None:
-    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve more than they use
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-
-
 if __name__ == "__main__":
-    _set_bounds()
-    status = main(sys.argv[1], sys.stdout.buffer)
-    sys.stdout.buffer.flush()
-    sys.stdout.flush()
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve more than they use
+    parent = Parent(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
+    status = main(sys.argv[1], parent.output)
+    parent.output.flush()
     os._exit(status)  # the memory that is left may not be enough to end in order

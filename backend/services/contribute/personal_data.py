@@ -7,23 +7,22 @@ alone give away. Most rows cannot hold any and never reach the child, which star
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from backend.domain.contribution import PersonalData, PersonalFinding, PersonalKind
 from backend.domain.dataset import Defect, RowFormat
 from backend.domain.errors import Unavailable
+from backend.processes.child import Child, ChildError, module_command
+from backend.services.contribute.personal_data_child import END
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import IO, Self
+    from typing import Self
 
     from backend.domain.dataset import Row
     from backend.domain.ids import Hash32
@@ -47,7 +46,7 @@ class PersonalDataScreen:
     def __init__(self, refused: frozenset[PersonalKind], log: DefectLog) -> None:
         self._refused = refused
         self._log = log
-        self._child: Child | None = None
+        self._search: PersonalDataSearch | None = None
         self._counts: Counter[PersonalKind] = Counter()
         self._first: list[PersonalFinding] = []
 
@@ -55,15 +54,15 @@ class PersonalDataScreen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._child is not None:
-            self._child.end()
+        if self._search is not None:
+            self._search.end()
 
     def __call__(self, portions: Iterable[Rows]) -> Iterator[Rows]:
         """Of each portion the rows that may be contributed. The child looks at the next one meanwhile.
 
         Errors: `PersonalDataUnchecked`.
         """
-        asked: tuple[Rows, Child | None] | None = None
+        asked: tuple[Rows, PersonalDataSearch | None] | None = None
         for rows in portions:
             following = rows, self._ask(rows)
             if asked is not None:
@@ -76,18 +75,18 @@ class PersonalDataScreen:
         """So far."""
         return PersonalData(dict(self._counts), tuple(self._first))
 
-    def _ask(self, rows: Rows) -> Child | None:
+    def _ask(self, rows: Rows) -> PersonalDataSearch | None:
         """None where there is nothing to be asked."""
         suspects = [row for row, _ in rows if any(map(MAY_HOLD.search, row.texts))]
         if not suspects:
             return None
-        self._child = self._child or Child()
-        self._child.ask(suspects)
-        return self._child
+        self._search = self._search or PersonalDataSearch()
+        self._search.ask(suspects)
+        return self._search
 
-    def _judged(self, rows: Rows, child: Child | None) -> Rows:
+    def _judged(self, rows: Rows, search: PersonalDataSearch | None) -> Rows:
         refused: set[int] = set()
-        for finding in () if child is None else child.answer():
+        for finding in () if search is None else search.answer():
             self._counts[finding.kind] += 1
             if len(self._first) < MAX_FINDINGS_SHOWN:
                 self._first.append(finding)
@@ -97,54 +96,49 @@ class PersonalDataScreen:
         return [(row, row_hash) for row, row_hash in rows if row.line not in refused] if refused else rows
 
 
-class Child:
-    """Asked about rows and read by a thread of its own, so that neither side waits for the other to read."""
+class PersonalDataSearch:
+    """Sends rows to the child process and reads its findings in a thread, so that neither side waits for the
+    other to read.
+    """
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # nothing that it says of a row may reach a log
-            encoding="utf-8",
-        )
+        self._child = Child(module_command(CHILD))  # its errors are discarded: they could show a row
         self._answers: SimpleQueue[list[PersonalFinding] | None] = SimpleQueue()
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def ask(self, rows: Iterable[Row]) -> None:
-        asked = cast("IO[str]", self.process.stdin)
+        """Errors: `PersonalDataUnchecked`."""
+        texts = ([row.line, dict(zip(_fields(row), row.texts, strict=True))] for row in rows)
         try:
-            for row in rows:
-                asked.write(json.dumps([row.line, dict(zip(_fields(row), row.texts, strict=True))]) + "\n")
-            asked.write("\n")
-            asked.flush()
-        except BrokenPipeError:
+            self._child.send(*texts, END)
+        except ChildError:
             raise _broken() from None
 
     def answer(self) -> list[PersonalFinding]:
-        """To the question that was asked first and not answered yet."""
+        """The findings for the oldest question that has no answer yet. Errors: `PersonalDataUnchecked`."""
         findings = self._answers.get()
         if findings is None:
             raise _broken()
         return findings
 
     def end(self) -> None:
-        self.process.kill()
+        self._child.kill()
         self._reader.join()
-        with suppress(BrokenPipeError):  # what it had not read yet
-            self.process.__exit__(None, None, None)
+        self._child.end()
 
     def _read(self) -> None:
-        findings: list[PersonalFinding] = []
-        for line in cast("IO[str]", self.process.stdout):
-            if line == "\n":
-                self._answers.put(findings)
-                findings = []
-                continue
-            number, field, kind, value = json.loads(line)
-            findings.append(PersonalFinding(number, field, PersonalKind(kind), value))
-        self._answers.put(None)
+        try:
+            with suppress(ChildError):
+                while True:
+                    self._answers.put(list(self._receive()))
+        finally:
+            self._answers.put(None)
+
+    def _receive(self) -> Iterator[PersonalFinding]:
+        while (message := self._child.receive()) is not END:
+            line, field, kind, value = message
+            yield PersonalFinding(line, field, PersonalKind(kind), value)
 
 
 def _broken() -> PersonalDataUnchecked:

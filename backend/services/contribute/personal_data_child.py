@@ -1,23 +1,25 @@
 """The child of `personal_data`: finds personal data in texts.
 
-Asked by lines `[line, {field: text}]` up to an empty one, it answers by lines `[line, field, kind, masked]`,
-one for each field and kind, and an empty one. Texts never leave it but masked.
+A question is a series of messages `[line, {field: text}]` and `END`. The answer is a series of messages
+`[line, field, kind, masked]`, one for each field and kind, and `END`. No text leaves the process unmasked.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import resource
 import sys
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
+from backend.processes.parent import Parent
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import ModuleType
 
+END = None
+"""The message that ends a question or an answer."""
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 3600
 MIN_SCORE = 0.4
@@ -94,23 +96,20 @@ def masked(value: str) -> str:
     return f"{value[:SHOWN]}...{value[-SHOWN:]}"
 
 
+def answer(known: Sequence[Gated], question: Iterable[tuple[int, Mapping[str, str]]]) -> Iterator[list[Any]]:
+    for line, texts in question:
+        for field, text in texts.items():
+            for kind, value in findings(known, text):
+                yield [line, field, kind, value]
+
+
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    parent = Parent(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
     sys.meta_path.insert(0, _Absent())
     known = recognisers()
-    pending: list[tuple[int, dict[str, str]]] = []
-    for asked in sys.stdin:
-        if asked != "\n":
-            pending.append(json.loads(asked))
-            continue
-        for line, texts in pending:
-            for field, text in texts.items():
-                for kind, value in findings(known, text):
-                    sys.stdout.write(json.dumps([line, field, kind, value]) + "\n")
-        pending.clear()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+    while True:
+        question = list(iter(parent.receive, END))
+        parent.send(*answer(known, question), END)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ backend.services.contribute.parquet_rows`), and what comes out is checked like a
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from typing import TYPE_CHECKING
 
 from backend.domain.dataset import Defect
 from backend.domain.errors import InvalidInput
+from backend.processes.child import Child, module_command
 from backend.services.contribute.parquet_rows import MEMORY_BYTES, Exit
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
+CHILD = "backend.services.contribute.parquet_rows"
 MAGIC = b"PAR1"
-READ_BYTES = 1 << 16
 
 
 class UnreadableParquet(InvalidInput):
@@ -39,30 +38,21 @@ def parquet_lines(path: Path, add: Callable[[Defect], None]) -> Iterator[bytes]:
 
     Errors: `UnreadableParquet`, `ParquetTooDense`.
     """
-    command = [sys.executable, "-m", "backend.services.contribute.parquet_rows", str(path)]
-    with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
-        try:
-            rows = child.stdout
-            assert rows is not None  # noqa: S101 - asked for above
-            while chunk := rows.read(READ_BYTES):
-                yield chunk
+    with tempfile.TemporaryFile() as errors:
+        with Child(module_command(CHILD, path), errors=errors) as child:
+            yield from child.chunks()
             status = child.wait()
-        finally:
-            child.kill()
-            child.wait()
-            if child.stdout is not None:
-                child.stdout.close()
-        _judge(status, said, add)
+        _judge(status, errors, add)
 
 
-def _judge(status: int, said: IO[bytes], add: Callable[[Defect], None]) -> None:
-    said.seek(0)
+def _judge(status: int, errors: IO[bytes], add: Callable[[Defect], None]) -> None:
+    errors.seek(0)
     if status == Exit.WRONG_COLUMNS:
-        for line in said:
+        for line in errors:
             add(Defect(**json.loads(line)))
     elif status == Exit.UNREADABLE:
-        raise UnreadableParquet(f"the Parquet file cannot be read: {said.read(500).decode(errors='replace')}")
+        reason = errors.read(500).decode(errors="replace")
+        raise UnreadableParquet(f"the Parquet file cannot be read: {reason}")
     elif status != Exit.DONE:
         megabytes = MEMORY_BYTES >> 20
         raise ParquetTooDense(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.domain.screening import SKETCHED, AdapterRefused
 from tests.fixtures_engine import edit_adapter, make_adapter
-from workers.training.inspect import as_json, inspect, main
+from workers.training.inspect import as_json, inspect, message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,15 +114,12 @@ def test_an_update_that_leaves_nothing_of_the_base_is_refused(
     assert refusal.value.details == {"reason": "adapter_out_of_proportion"}
 
 
-def test_the_process_says_what_the_engine_refuses(
-    original: AdapterRef, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+def test_the_process_sends_an_inspection_or_what_the_engine_refuses(
+    original: AdapterRef, tiny_base: Path
 ) -> None:
-    import json
     from pathlib import Path
 
     folder = Path(original.path)
-    assert main([str(tiny_base), str(folder)]) == 0
-    assert json.loads(capsys.readouterr().out) == as_json(inspect(tiny_base, folder))
+    assert message(tiny_base, folder) == as_json(inspect(tiny_base, folder))
     (folder / "extra.bin").write_bytes(b"x")
-    assert main([str(tiny_base), str(folder)]) == 0
-    assert json.loads(capsys.readouterr().out)["reason"] == "adapter_pickle"
+    assert message(tiny_base, folder)["reason"] == "adapter_pickle"

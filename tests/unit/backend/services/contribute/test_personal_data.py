@@ -8,7 +8,7 @@ import pytest
 
 from backend.domain.contribution import PersonalKind, UploadState
 from backend.domain.dataset import Row, RowFormat
-from backend.services.contribute.personal_data import MAY_HOLD, Child, PersonalDataUnchecked
+from backend.services.contribute.personal_data import MAY_HOLD, PersonalDataSearch, PersonalDataUnchecked
 from backend.services.contribute.personal_data_child import TELEPHONE, masked
 from tests.support.contributions import World, jsonl
 
@@ -46,23 +46,23 @@ def world(sqlite_database: Database, tmp_path: Path) -> World:
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[Child]:
-    started = Child()
+def search() -> Iterator[PersonalDataSearch]:
+    started = PersonalDataSearch()
     yield started
     started.end()
 
 
-def asked(child: Child, text: str) -> set[str]:
+def asked(search: PersonalDataSearch, text: str) -> set[str]:
     """Kinds."""
-    child.ask([Row(1, RowFormat.TEXT, (text,), b"")])
-    return {finding.kind for finding in child.answer()}
+    search.ask([Row(1, RowFormat.TEXT, (text,), b"")])
+    return {finding.kind for finding in search.answer()}
 
 
 @pytest.mark.parametrize(("text", "kind"), HELD.items())
-def test_each_kind_is_found_and_no_gate_lets_it_by(child: Child, text: str, kind: str) -> None:
+def test_each_kind_is_found_and_no_gate_lets_it_by(search: PersonalDataSearch, text: str, kind: str) -> None:
     sentence = f"It is {text}, as far as we know."
     assert MAY_HOLD.search(sentence)
-    assert kind in asked(child, sentence)
+    assert kind in asked(search, sentence)
 
 
 def test_no_telephone_number_has_fewer_digits_than_the_gate_asks_for() -> None:
@@ -94,8 +94,8 @@ def test_every_kind_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("text", NOT_HELD)
-def test_what_has_no_form_or_a_wrong_checksum_is_none(child: Child, text: str) -> None:
-    assert asked(child, f"It is {text}, as far as we know.") == set()
+def test_what_has_no_form_or_a_wrong_checksum_is_none(search: PersonalDataSearch, text: str) -> None:
+    assert asked(search, f"It is {text}, as far as we know.") == set()
 
 
 def test_the_child_loads_no_torch_and_asks_no_net() -> None:

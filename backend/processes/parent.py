@@ -1,0 +1,64 @@
+"""The parent of this process, where it is a `backend.processes.child`, and the limits that it sets itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from backend.processes.lines import READ_BYTES, LineBuffer, encode
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+EXIT_ORPHANED = 75
+
+
+class Parent:
+    """The parent process.
+
+    Messages arrive on standard input and leave on standard output; what libraries print goes to standard
+    error. The input ends when the parent has ended or needs the child no more. Then this process exits at
+    once, whatever its other threads do; only native code that holds the interpreter's lock delays that.
+    """
+
+    def __init__(self, *, memory_bytes: int | None = None, cpu_seconds: int | None = None) -> None:
+        """Create one per process, before it reads untrusted data.
+
+        Private memory beyond `memory_bytes` raises `MemoryError`. More processor time than `cpu_seconds`
+        kills the process. None means the parent's limit.
+        """
+        self.output: BinaryIO = os.fdopen(os.dup(sys.stdout.fileno()), "wb", READ_BYTES)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        self._messages: SimpleQueue[bytes] = SimpleQueue()
+        threading.Thread(target=self._read, name="parent", daemon=True).start()
+        _set_limit(resource.RLIMIT_DATA, memory_bytes)
+        _set_limit(resource.RLIMIT_CPU, cpu_seconds)
+
+    def receive(self) -> Any:
+        """The parent's next message. Waits for it."""
+        return json.loads(self._messages.get())
+
+    def send(self, *messages: Any) -> None:
+        """Write one line for each message."""
+        for message in messages:
+            self.output.write(encode(message))
+        self.output.flush()
+
+    def _read(self) -> None:
+        lines = LineBuffer()
+        # Not through `sys.stdin`: a thread that waits in its buffer blocks the interpreter's shutdown.
+        while chunk := os.read(sys.stdin.fileno(), READ_BYTES):
+            lines.add(chunk)
+            while (line := lines.pop()) is not None:
+                self._messages.put(line)
+        os._exit(EXIT_ORPHANED)
+
+
+def _set_limit(which: int, value: int | None) -> None:
+    if value is not None:
+        resource.setrlimit(which, (value, value))
