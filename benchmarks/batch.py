@@ -13,12 +13,13 @@ from statistics import median
 
 from backend.domain.batch import Ledger, build
 from backend.domain.batch_data import BatchName, encode
-from backend.domain.chain import ParameterSet
 from backend.domain.hashing import attribution_hash, channel_id, keccak, slices_hash, to_hash, version_id
 from backend.domain.ids import Account, Hash32, SnapshotId, VersionId
+from backend.domain.money import PPM
+from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
-from backend.domain.split import PPM, charge
+from backend.domain.split import charge
 
 METHOD = "benchmark"
 NUM_CHANNELS = 100

@@ -31,8 +31,8 @@ from backend.domain.disputes.witnesses import (
 from backend.domain.hashing import accepted_words, keccak, receipt_id, to_hash, version_id, word
 from backend.domain.ids import ZERO_HASH, Account, DatanetId
 from backend.domain.merkle import ENTRIES_TAG, RECEIPTS_TAG, SumTree
+from backend.domain.money import PPM
 from backend.domain.receipt import SignedReceipt, Slice
-from backend.domain.split import PPM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -43,8 +43,8 @@ from backend.domain.hashing import (
 )
 from backend.domain.ids import Account, ChannelId, DatanetId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, Opening, SumTree, resolve
+from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
-from backend.domain.split import PPM
 
 if TYPE_CHECKING:
     from tools.gas import Chain

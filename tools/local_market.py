@@ -21,8 +21,9 @@ from backend.domain.hashing import (
     version_id,
 )
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account, ChannelId, DatanetId, Hash32, SnapshotId
+from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
-from backend.domain.split import PPM, charge
+from backend.domain.split import charge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,8 +18,9 @@ from backend.domain.batch import HEADER_FIELDS, Header, Span, camel_case, spans_
 from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree, resolve
+from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, Slice, VersionRecord
-from backend.domain.split import PPM, slice_charges, split
+from backend.domain.split import slice_charges, split
 from backend.domain.voucher import SessionGrant, Voucher
 from tools import dispute_vectors, worked_example
 

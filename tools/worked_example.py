@@ -15,7 +15,6 @@ from backend.chain.contracts import interface
 from backend.domain import hashing
 from backend.domain.batch import HEADER_FIELDS, Ledger, build, camel_case, pack_spans
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
-from backend.domain.chain import ParameterSet
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import leaf_hash, look_up
 from backend.domain.disputes.proofs import WrongEntryProof
@@ -23,9 +22,11 @@ from backend.domain.disputes.witnesses import EntryPlace, ReceiptWitness, Snapsh
 from backend.domain.hashing import TypedDomain, keccak, to_bytes, to_hash
 from backend.domain.ids import ZERO_HASH, Account, DatanetId, Hash32, SnapshotId, VersionId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree
+from backend.domain.money import PPM, mul_ppm_down
+from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
 from backend.domain.rules import Rules
-from backend.domain.split import PPM, mul_ppm_down, slice_charges, split
+from backend.domain.split import slice_charges, split
 from backend.storage.folders import folder_cid
 
 if TYPE_CHECKING:

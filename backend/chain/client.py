@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface, reverted
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
-from backend.domain.chain import ChainEvent, ChainReplaced, PreparedTransaction, Reverted, as_json
+from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
 from backend.domain.errors import Unavailable
+from backend.domain.transactions import PreparedTransaction, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

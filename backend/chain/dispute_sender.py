@@ -15,10 +15,11 @@ from backend.chain.contracts import interface
 from backend.chain.keys import sign_transaction
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
-from backend.domain.chain import Call, Reverted
+from backend.domain.chain import Reverted
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, to_hash, words
+from backend.domain.transactions import Call
 from backend.ports.disputes import Sent
 
 if TYPE_CHECKING:

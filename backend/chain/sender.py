@@ -16,8 +16,9 @@ from backend.chain.keys import sign_transaction
 from backend.chain.node import Fees
 from backend.chain.nonces import user_of
 from backend.chain.rpc import RpcError
-from backend.domain.chain import Attempt, Reverted
+from backend.domain.chain import Reverted
 from backend.domain.errors import DomainError, Unavailable
+from backend.domain.transactions import TransactionAttempt
 from backend.metrics import GAS_PRICE_WEI, OPERATOR_WEI, TRANSACTIONS
 from telemetry import traces
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
     from backend.chain.client import ChainClient
     from backend.chain.node import TxReceipt
-    from backend.domain.chain import BlockRef, ChainTransaction, OpenTransaction
+    from backend.domain.chain import BlockRef
     from backend.domain.ids import Account, Hash32
+    from backend.domain.transactions import ChainTransaction, OpenTransaction
     from backend.ports.chain import SenderTx, SendQueue, Signer
 
 log = logging.getLogger(__name__)
@@ -179,7 +181,9 @@ class Sender:
                     attempt = self._signed(signer, (lane, b""), nonce, FILLER_GAS, fees, head)
                     queue.add_attempt(filler, attempt)
 
-    def _replace(self, signer: Signer, transaction: OpenTransaction, head: BlockRef) -> Attempt | None:
+    def _replace(
+        self, signer: Signer, transaction: OpenTransaction, head: BlockRef
+    ) -> TransactionAttempt | None:
         """The same call with both fees an eighth higher, the least that pools accept."""
         old, now = transaction.attempts[-1], self._node.fees()
         fees = Fees(
@@ -227,7 +231,9 @@ class Sender:
         data = self._data(transaction)
         return self._client.estimate_gas(transaction.contract, transaction.function, data, transaction.lane)
 
-    def _sign_next(self, signer: Signer, transaction: ChainTransaction, gas: int) -> Attempt | None:
+    def _sign_next(
+        self, signer: Signer, transaction: ChainTransaction, gas: int
+    ) -> TransactionAttempt | None:
         """Give it the lane's next nonce, sign and store it; None if another sender was faster."""
         lane = signer.account
         on_chain, fees, head = self._node.num_transactions(lane), self._node.fees(), self._node.head()
@@ -266,7 +272,7 @@ class Sender:
         gas: int,
         fees: Fees,
         head: BlockRef,
-    ) -> Attempt:
+    ) -> TransactionAttempt:
         to, data = call
         fields = {
             "chainId": self._client.chain_id,
@@ -279,9 +285,9 @@ class Sender:
             "maxPriorityFeePerGas": fees.priority_fee,
         }
         raw, tx_hash = sign_transaction(signer, fields)
-        return Attempt(tx_hash, raw, fees.max_fee, fees.priority_fee, sent_at_block=head.number)
+        return TransactionAttempt(tx_hash, raw, fees.max_fee, fees.priority_fee, sent_at_block=head.number)
 
-    def _broadcast(self, attempt: Attempt) -> None:
+    def _broadcast(self, attempt: TransactionAttempt) -> None:
         try:
             self._node.broadcast(attempt.raw)
         except RpcError as error:

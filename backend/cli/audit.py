@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.cli.session import AsJson, account, show
-from backend.domain.chain import as_json as as_plain
 from backend.domain.disputes.witnesses import key_word
 from backend.domain.errors import InvalidInput
+from backend.domain.transactions import as_json as as_plain
 from backend.settings import load_settings
 
 if TYPE_CHECKING:

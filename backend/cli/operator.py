@@ -11,15 +11,15 @@ import typer
 
 from backend.cli.client import until
 from backend.cli.session import AsJson, open_installation, show
-from backend.domain.chain import TransactionState
-from backend.domain.dollars import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
+from backend.domain.money import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars
+from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from backend.domain.chain import ChainTransaction
+    from backend.domain.transactions import ChainTransaction
     from backend.installation.base_model import Offer
     from backend.services.operator.membership import Membership, Place
 

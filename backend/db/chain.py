@@ -10,16 +10,22 @@ from backend.db.bulk import among, found_among, table_of
 from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
 from backend.db.tables import chain as t
-from backend.domain import chain as d
+from backend.domain.channels import Channel, Grant
 from backend.domain.contribution import ReviewReason
+from backend.domain.governance import Proposal
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import VersionRecord
+from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
+from backend.domain.settlement import BatchState, Claim, CommittedBatch, DemandAnswer, DemandStatus, PaidSpan
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
+
+    from backend.domain.chain import BlockRef
 
 _CHANNELS = select(table_of(t.ChannelRow)).where(among(t.ChannelRow.id))
 _GRANTS = (
@@ -38,22 +44,22 @@ class ChainStore:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def cursor(self) -> d.BlockRef | None:
+    def cursor(self) -> BlockRef | None:
         return EventLog(self._session).cursor()
 
-    def datanet(self, datanet: DatanetId) -> d.Datanet | None:
+    def datanet(self, datanet: DatanetId) -> Datanet | None:
         row = self._session.get(t.DatanetRow, datanet)
         return None if row is None else _datanet(row, self._num_contributions().get(row.id, 0))
 
-    def datanets(self) -> list[d.Datanet]:
+    def datanets(self) -> list[Datanet]:
         counts = self._num_contributions()
         return [_datanet(row, counts.get(row.id, 0)) for row in self._all(t.DatanetRow)]
 
-    def contribution(self, datanet: DatanetId, index: int) -> d.Contribution | None:
+    def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
         row = self._session.get(t.ContributionRow, (datanet, index))
         return None if row is None else _contribution(row)
 
-    def contributions(self, datanet: DatanetId) -> list[d.Contribution]:
+    def contributions(self, datanet: DatanetId) -> list[Contribution]:
         query = select(t.ContributionRow).filter_by(datanet=datanet).order_by(t.ContributionRow.index)
         return [_contribution(row) for row in self._session.scalars(query)]
 
@@ -64,7 +70,7 @@ class ChainStore:
         again = select(row.cid_digest).where(row.cid_digest.in_(back), not_(func.coalesce(is_back, false())))
         return {Hash32(digest) for digest in back.difference(self._session.scalars(again))}
 
-    def snapshot(self, snapshot: SnapshotId) -> d.Snapshot | None:
+    def snapshot(self, snapshot: SnapshotId) -> Snapshot | None:
         row = self._session.get(t.SnapshotRow, snapshot)
         return None if row is None else _snapshot(row)
 
@@ -92,90 +98,90 @@ class ChainStore:
         rows = found_among(self._session, _REGISTRATIONS, versions)
         return {VersionId(Hash32(version)): at for version, at in rows}
 
-    def versions(self, creator: Account | None = None, name: str | None = None) -> list[d.RegisteredVersion]:
+    def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
         return [
-            d.RegisteredVersion(VersionId(Hash32(row.id)), _record(row), row.is_deprecated, row.block_number)
+            RegisteredVersion(VersionId(Hash32(row.id)), _record(row), row.is_deprecated, row.block_number)
             for row in self._all(t.VersionRow, creator=creator, name=name)
         ]
 
-    def channel(self, channel: ChannelId) -> d.Channel | None:
+    def channel(self, channel: ChannelId) -> Channel | None:
         row = self._session.get(t.ChannelRow, channel)
         return None if row is None else _channel(row)
 
-    def channels(self, payer: Account | None = None, operator: Account | None = None) -> list[d.Channel]:
+    def channels(self, payer: Account | None = None, operator: Account | None = None) -> list[Channel]:
         return [_channel(row) for row in self._all(t.ChannelRow, payer=payer, operator=operator)]
 
-    def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, d.Channel]:
+    def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, Channel]:
         rows = found_among(self._session, _CHANNELS, channels)
         return {(found := _channel(row)).id: found for row in rows}
 
-    def grants(self, channel: ChannelId) -> list[d.Grant]:
+    def grants(self, channel: ChannelId) -> list[Grant]:
         return self.known_grants([channel]).get(channel, [])
 
-    def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[d.Grant]]:
-        found: dict[ChannelId, list[d.Grant]] = {}
+    def known_grants(self, channels: Collection[ChannelId]) -> dict[ChannelId, list[Grant]]:
+        found: dict[ChannelId, list[Grant]] = {}
         for grant in found_among(self._session, _GRANTS, channels):
             channel = ChannelId(Hash32(grant.channel_id))
-            made = d.Grant(channel, Account(grant.key), grant.cap, grant.expiry, grant.revoked_at)
+            made = Grant(channel, Account(grant.key), grant.cap, grant.expiry, grant.revoked_at)
             found.setdefault(channel, []).append(made)
         return found
 
-    def parameter_set(self, number: int) -> d.ParameterSet | None:
+    def parameter_set(self, number: int) -> ParameterSet | None:
         row = self._session.get(t.ParameterSetRow, number)
         return None if row is None else _parameter_set(row)
 
-    def latest_parameter_set(self) -> d.ParameterSet | None:
+    def latest_parameter_set(self) -> ParameterSet | None:
         newest = select(t.ParameterSetRow).order_by(t.ParameterSetRow.id.desc()).limit(1)
         row = self._session.scalar(newest)
         return None if row is None else _parameter_set(row)
 
-    def operator(self, operator: Account) -> d.Operator | None:
+    def operator(self, operator: Account) -> Operator | None:
         row = self._session.get(t.OperatorRow, operator)
         return None if row is None else _operator(row)
 
-    def operators(self) -> list[d.Operator]:
+    def operators(self) -> list[Operator]:
         return [_operator(row) for row in self._all(t.OperatorRow)]
 
-    def batches(self, operator: Account) -> list[d.CommittedBatch]:
+    def batches(self, operator: Account) -> list[CommittedBatch]:
         return DisputeStore(self._session).batches(operator, self.finalised(operator))
 
-    def batch(self, batch_hash: Hash32) -> d.CommittedBatch | None:
+    def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         row = self._session.get(t.BatchRow, batch_hash)
         known = [] if row is None else self.batches(Account(row.operator))
         return next((batch for batch in known if batch.hash == batch_hash), None)
 
-    def spans(self, batch_hash: Hash32) -> tuple[d.PaidSpan, ...]:
+    def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
         return DisputeStore(self._session).spans(batch_hash)
 
     def settled(self, channel: ChannelId) -> int:
         known = self.channel(channel)
         batches = [] if known is None else self.batches(known.operator)
-        final = [batch for batch in batches if batch.state is d.BatchState.FINAL]
+        final = [batch for batch in batches if batch.state is BatchState.FINAL]
         return DisputeStore(self._session).settled(channel, final[-1]) if final else 0
 
-    def demands(self, batch_hash: Hash32) -> list[d.Demanded]:
+    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
         return DisputeStore(self._session).demands([batch_hash])
 
-    def open_demands(self, operator: Account) -> list[d.Demanded]:
-        pending = [b.hash for b in self.batches(operator) if b.state is d.BatchState.COMMITTED]
+    def open_demands(self, operator: Account) -> list[DemandStatus]:
+        pending = [b.hash for b in self.batches(operator) if b.state is BatchState.COMMITTED]
         found = (one for one in DisputeStore(self._session).demands(pending) if one.unanswered)
         return sorted(found, key=lambda one: one.demand.deadline)
 
-    def answers(self, demand: Hash32) -> list[d.Answered]:
+    def answers(self, demand: Hash32) -> list[DemandAnswer]:
         return DisputeStore(self._session).answers(demand)
 
     def finalised(self, operator: Account) -> int:
         row = self._session.get(t.FinalityRow, operator)
         return 0 if row is None else row.number
 
-    def claims(self, account: Account) -> list[d.Claim]:
+    def claims(self, account: Account) -> list[Claim]:
         return [_claim(row) for row in self._all(t.ClaimRow, account=account)]
 
-    def proposal(self, proposal: int) -> d.Proposal | None:
+    def proposal(self, proposal: int) -> Proposal | None:
         row = self._session.get(t.ProposalRow, str(proposal))
         return None if row is None else _proposal(row)
 
-    def proposals(self) -> list[d.Proposal]:
+    def proposals(self) -> list[Proposal]:
         return [_proposal(row) for row in self._all(t.ProposalRow)]
 
     def _all(self, table: type[Any], **where: Any) -> list[Any]:
@@ -189,8 +195,8 @@ class ChainStore:
         return {row.datanet: row.num for row in counts}
 
 
-def _datanet(row: t.DatanetRow, num_contributions: int) -> d.Datanet:
-    return d.Datanet(
+def _datanet(row: t.DatanetRow, num_contributions: int) -> Datanet:
+    return Datanet(
         id=DatanetId(row.id),
         creator=Account(row.creator),
         name=row.name,
@@ -199,8 +205,8 @@ def _datanet(row: t.DatanetRow, num_contributions: int) -> d.Datanet:
     )
 
 
-def _contribution(row: t.ContributionRow) -> d.Contribution:
-    return d.Contribution(
+def _contribution(row: t.ContributionRow) -> Contribution:
+    return Contribution(
         datanet=DatanetId(row.datanet),
         index=row.index,
         contributor=Account(row.contributor),
@@ -215,8 +221,8 @@ def _contribution(row: t.ContributionRow) -> d.Contribution:
     )
 
 
-def _snapshot(row: t.SnapshotRow) -> d.Snapshot:
-    return d.Snapshot(
+def _snapshot(row: t.SnapshotRow) -> Snapshot:
+    return Snapshot(
         id=SnapshotId(Hash32(row.id)),
         datanet=DatanetId(row.datanet),
         count=row.count,
@@ -248,9 +254,9 @@ def _record(row: t.VersionRow) -> VersionRecord:
     )
 
 
-def _channel(row: Any) -> d.Channel:
+def _channel(row: Any) -> Channel:
     """Of a `ChannelRow` or its columns."""
-    return d.Channel(
+    return Channel(
         id=ChannelId(Hash32(row.id)),
         payer=Account(row.payer),
         operator=Account(row.operator),
@@ -263,9 +269,9 @@ def _channel(row: Any) -> d.Channel:
     )
 
 
-def _parameter_set(row: t.ParameterSetRow) -> d.ParameterSet:
+def _parameter_set(row: t.ParameterSetRow) -> ParameterSet:
     values = row.values
-    return d.ParameterSet(
+    return ParameterSet(
         id=row.id,
         treasury=Account(values["treasury"]),
         fee_ppm=values["feePpm"],
@@ -279,12 +285,12 @@ def _parameter_set(row: t.ParameterSetRow) -> d.ParameterSet:
     )
 
 
-def _operator(row: t.OperatorRow) -> d.Operator:
-    return d.Operator(Account(row.account), row.endpoint, tuple(map(Account, row.keys)), row.stake)
+def _operator(row: t.OperatorRow) -> Operator:
+    return Operator(Account(row.account), row.endpoint, tuple(map(Account, row.keys)), row.stake)
 
 
-def _claim(row: t.ClaimRow) -> d.Claim:
-    return d.Claim(
+def _claim(row: t.ClaimRow) -> Claim:
+    return Claim(
         operator=Account(row.operator),
         account=Account(row.account),
         wallet=Account(row.wallet),
@@ -295,10 +301,10 @@ def _claim(row: t.ClaimRow) -> d.Claim:
     )
 
 
-def _proposal(row: t.ProposalRow) -> d.Proposal:
+def _proposal(row: t.ProposalRow) -> Proposal:
     content = row.content
     against, for_, abstain = row.votes
-    return d.Proposal(
+    return Proposal(
         id=int(row.id),
         proposer=Account(content["proposer"]),
         description=content["description"],

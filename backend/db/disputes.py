@@ -13,9 +13,17 @@ from sqlalchemy import select
 
 from backend.db.projections import entity_of
 from backend.db.tables import chain as t
-from backend.domain import chain as d
 from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
+from backend.domain.settlement import (
+    VERBS,
+    BatchState,
+    CommittedBatch,
+    Conviction,
+    DemandAnswer,
+    DemandStatus,
+    PaidSpan,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,15 +40,15 @@ class DisputeStore:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def batches(self, operator: Account, final: int, after: int = 0) -> list[d.CommittedBatch]:
+    def batches(self, operator: Account, final: int, after: int = 0) -> list[CommittedBatch]:
         """Those with numbers above `after`. `final`: number of the operator's newest final batch."""
         is_wanted = (t.BatchRow.operator == operator) & (t.BatchRow.number > after)
         rows = self._ordered(t.BatchRow, is_wanted)
         voids = self._ordered(t.VoidRow, t.VoidRow.operator == operator)
         by_hash = {row.hash: row for row in rows}
-        return [_batch(row, final, _voiding(_void_of(row, voids), by_hash)) for row in rows]
+        return [_batch(row, final, _conviction(_void_of(row, voids), by_hash)) for row in rows]
 
-    def spans(self, batch_hash: Hash32) -> tuple[d.PaidSpan, ...]:
+    def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
         """The settlement's collections right before the batch's own event, as the vault reported them."""
         batch = self._session.get(t.BatchRow, batch_hash)
         if batch is None:
@@ -48,7 +56,7 @@ class DisputeStore:
         before = select(t.EventRow).where(
             t.EventRow.block_number == batch.block_number, t.EventRow.log_index < batch.log_index
         )
-        spans: list[d.PaidSpan] = []
+        spans: list[PaidSpan] = []
         for event in self._session.scalars(before.order_by(t.EventRow.log_index.desc())):
             is_next = event.log_index == batch.log_index - 1 - len(spans)
             span = self._span(event, batch) if is_next else None
@@ -57,7 +65,7 @@ class DisputeStore:
             spans.insert(0, span)
         return tuple(spans)
 
-    def _span(self, event: t.EventRow, batch: t.BatchRow) -> d.PaidSpan | None:
+    def _span(self, event: t.EventRow, batch: t.BatchRow) -> PaidSpan | None:
         """None for an event that is not a collection of this batch's operator."""
         if (event.contract, event.name, event.tx_hash) != ("PaymentVault", "Collected", batch.tx_hash):
             return None
@@ -66,9 +74,9 @@ class DisputeStore:
         if channel is None or channel.operator != batch.operator:
             return None
         ids = ChannelId(Hash32(channel.id)), Account(channel.payer)
-        return d.PaidSpan(*ids, args["before"], args["from"], args["until"])
+        return PaidSpan(*ids, args["before"], args["from"], args["until"])
 
-    def settled(self, channel: ChannelId, final: d.CommittedBatch) -> int:
+    def settled(self, channel: ChannelId, final: CommittedBatch) -> int:
         """How far the channel's line was collected when this batch had been committed."""
         batch, event = self._session.get_one(t.BatchRow, final.hash), t.EventRow
         is_before = (event.block_number < batch.block_number) | (
@@ -85,7 +93,7 @@ class DisputeStore:
         end = {"Collected": "until", "Refunded": "collected"}
         return 0 if found is None else int(found.args[end[found.name]])
 
-    def demands(self, batches: Sequence[Hash32]) -> list[d.Demanded]:
+    def demands(self, batches: Sequence[Hash32]) -> list[DemandStatus]:
         rows: list[t.DemandRow] = []
         for start in range(0, len(batches), _ID_CHUNK):
             chunk = batches[start : start + _ID_CHUNK]
@@ -94,7 +102,7 @@ class DisputeStore:
         answered = self._answered(rows)
         return [_demand(row, answered[row.id]) for row in rows]
 
-    def answers(self, demand: Hash32) -> list[d.Answered]:
+    def answers(self, demand: Hash32) -> list[DemandAnswer]:
         """By rising place of the key."""
         row = self._session.get(t.DemandRow, demand)
         answer, event = t.AnswerRow, t.EventRow
@@ -133,15 +141,15 @@ def _void_of(batch: t.BatchRow, voids: Iterable[t.VoidRow]) -> t.VoidRow | None:
     return next((void for void in later if void.first <= batch.number <= void.last), None)
 
 
-def _voiding(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> d.Voiding | None:
+def _conviction(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> Conviction | None:
     if void is None:
         return None
     convicted = batches[void.batch_hash]
     verb, challenger = convicted.verb or "", convicted.challenger or ZERO_ACCOUNT
-    return d.Voiding(
+    return Conviction(
         first=void.first,
         convicted=Hash32(void.batch_hash),
-        verb=d.VERBS.get(verb, verb),
+        verb=VERBS.get(verb, verb),
         challenger=None if challenger == ZERO_ACCOUNT else Account(challenger),
         fault=None if convicted.fault is None else Fault(convicted.fault),
         receipt=convicted.faulty_receipt,
@@ -150,24 +158,24 @@ def _voiding(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> d.Voidin
     )
 
 
-def _batch(row: t.BatchRow, final: int, voiding: d.Voiding | None) -> d.CommittedBatch:
-    state = d.BatchState.FINAL if row.number <= final else d.BatchState.COMMITTED
-    return d.CommittedBatch(
+def _batch(row: t.BatchRow, final: int, conviction: Conviction | None) -> CommittedBatch:
+    state = BatchState.FINAL if row.number <= final else BatchState.COMMITTED
+    return CommittedBatch(
         operator=Account(row.operator),
         number=row.number,
         hash=Hash32(row.hash),
         header=row.header,
-        state=state if voiding is None else d.BatchState.VOID,
+        state=state if conviction is None else BatchState.VOID,
         tx_hash=Hash32(row.tx_hash),
         block_number=row.block_number,
-        voiding=voiding,
+        conviction=conviction,
         is_refunded=row.is_refunded,
     )
 
 
-def _demand(row: t.DemandRow, answered: set[int]) -> d.Demanded:
+def _demand(row: t.DemandRow, answered: set[int]) -> DemandStatus:
     returned = int(row.returned_units)
-    return d.Demanded(
+    return DemandStatus(
         id=Hash32(row.id),
         operator=Account(row.operator),
         demand=Demand(
@@ -184,7 +192,7 @@ def _demand(row: t.DemandRow, answered: set[int]) -> d.Demanded:
     )
 
 
-def _answer(row: t.AnswerRow, event: t.EventRow) -> d.Answered:
-    return d.Answered(
+def _answer(row: t.AnswerRow, event: t.EventRow) -> DemandAnswer:
+    return DemandAnswer(
         Hash32(row.demand_id), row.key_index, Account(row.answerer), event.args["call"], row.block_number
     )

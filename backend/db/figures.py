@@ -14,16 +14,17 @@ from backend.db.tables.serving import ReceiptRow, ReservationRow
 from backend.db.tables.training import TrainingJobRow
 from backend.db.tables.transactions import TransactionRow
 from backend.db.usage import joined, summed
-from backend.domain.chain import BatchState, TransactionState
 from backend.domain.figures import Figures, Pending
+from backend.domain.settlement import BatchState
+from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.orm import Session
 
-    from backend.domain.chain import CommittedBatch, Demanded
     from backend.domain.ids import Account
+    from backend.domain.settlement import CommittedBatch, DemandStatus
 
 _OPEN_STATES = (TransactionState.QUEUED, TransactionState.SENT, TransactionState.MINED)
 
@@ -75,7 +76,7 @@ def _open_batches(session: Session, operator: Account, final: int) -> list[Commi
     return [batch for batch in found if batch.state is BatchState.COMMITTED]
 
 
-def _deadline(demand: Demanded) -> int:
+def _deadline(demand: DemandStatus) -> int:
     return demand.demand.deadline
 
 

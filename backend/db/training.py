@@ -18,11 +18,11 @@ from backend.domain.training import (
     JobEvent,
     JobState,
     Lease,
+    Payment,
     TrainingConfig,
     TrainingJob,
     TrainingResult,
 )
-from backend.domain.training_payment import Payment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -10,9 +10,15 @@ from sqlalchemy import delete, func, select
 
 from backend.db.session import insert_if_absent
 from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, TransactionRow
-from backend.domain.chain import Attempt, ChainTransaction, OpenTransaction, TransactionState, as_json
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.ids import Account, Hash32
+from backend.domain.transactions import (
+    ChainTransaction,
+    OpenTransaction,
+    TransactionAttempt,
+    TransactionState,
+    as_json,
+)
 from telemetry import traces
 
 if TYPE_CHECKING:
@@ -154,7 +160,7 @@ class TransactionStore:
         self._session.flush()
         return row.id
 
-    def add_attempt(self, transaction_id: int, attempt: Attempt) -> None:
+    def add_attempt(self, transaction_id: int, attempt: TransactionAttempt) -> None:
         self._row(transaction_id).tx_hash = attempt.tx_hash
         self._session.add(
             AttemptRow(
@@ -221,18 +227,18 @@ class TransactionStore:
         return 0 if last is None else last + 1
 
     def _opened(self, rows: Sequence[TransactionRow]) -> list[OpenTransaction]:
-        attempts: dict[int, list[Attempt]] = {row.id: [] for row in rows}
+        attempts: dict[int, list[TransactionAttempt]] = {row.id: [] for row in rows}
         for start in range(0, len(rows), _ID_CHUNK):
             ids = [row.id for row in rows[start : start + _ID_CHUNK]]
             for a in self._session.scalars(select(AttemptRow).where(AttemptRow.transaction_id.in_(ids))):
-                attempt = Attempt(
+                attempt = TransactionAttempt(
                     Hash32(a.tx_hash), a.raw, int(a.max_fee), int(a.priority_fee), a.sent_at_block
                 )
                 attempts[a.transaction_id].append(attempt)
         return [_open(row, attempts[row.id]) for row in rows]
 
 
-def _open(row: TransactionRow, attempts: Sequence[Attempt]) -> OpenTransaction:
+def _open(row: TransactionRow, attempts: Sequence[TransactionAttempt]) -> OpenTransaction:
     return OpenTransaction(
         id=row.id,
         contract=row.contract,

@@ -6,8 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
+from backend.domain.money import PPM
 from backend.domain.receipt import Share
-from backend.domain.split import MAX_SHARES, PPM
+from backend.domain.split import MAX_SHARES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

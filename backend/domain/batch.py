@@ -22,7 +22,7 @@ from backend.domain.rules import BadReceipt, Rules
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from backend.domain.chain import ParameterSet
+    from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import SignedReceipt
 
 MAX_SPANS = 256

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.chain import TransactionState
+from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from backend.domain.chain import ChainTransaction, Contribution
     from backend.domain.dataset import Defect, RowFormat
     from backend.domain.ids import Account, Cid, DatanetId, Hash32
     from backend.domain.near_duplicates import NearCopies
+    from backend.domain.registries import Contribution
+    from backend.domain.transactions import ChainTransaction
 
 
 class UploadState(StrEnum):

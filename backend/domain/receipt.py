@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH
-from backend.domain.split import PPM
+from backend.domain.money import PPM
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Hash32, SnapshotId, VersionId

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import attribution_hash, slices_hash, to_bytes
-from backend.domain.split import MAX_SHARES, MAX_SLICES, PPM, Parts, slice_charges, split
+from backend.domain.money import PPM
+from backend.domain.split import MAX_SHARES, MAX_SLICES, Parts, slice_charges, split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.domain.chain import ParameterSet
     from backend.domain.ids import Account, SnapshotId, VersionId
+    from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import SignedReceipt, Slice, VersionRecord
 
 POSITION_BITS = 24

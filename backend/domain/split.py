@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from backend.domain.money import PPM, mul_ppm_down
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.domain.receipt import Share, Slice
 
-PPM = 1_000_000
-UNIT = 1_000_000
-"""Micro-units in a token unit: tokens move in whole units only."""
 MAX_SLICES = 4
 MAX_SHARES = 256
 
@@ -34,11 +33,6 @@ class Parts:
     operator: int
     creator: int
     contributors: tuple[int, ...]
-
-
-def mul_ppm_down(amount: int, ppm: int) -> int:
-    """`amount * ppm / 1,000,000`, rounded down."""
-    return amount * ppm // PPM
 
 
 def slice_charges(

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from backend.domain.ids import Account, Cid, Hash32, SnapshotId
-    from backend.domain.training_payment import Payment
+    from backend.domain.ids import Account, ChannelId, Cid, Hash32, ReceiptId, SnapshotId
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What an adapter may target: the linear layers of the decoder."""
@@ -136,6 +135,24 @@ class TrainingResult:
         if "eval_loss_adapter" not in self.metrics:
             return None
         return self.metrics["eval_loss_adapter"] < self.metrics["eval_loss_base"]
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """How a job is paid: from a channel, at the price in force when the job was made."""
+
+    channel_id: ChannelId
+    version_id: VersionId
+    """The operator's training record, which fixes the price."""
+    price: int  # token units per million tokens
+    max_tokens: int
+    receipt_id: ReceiptId | None = None
+    """None until the job is charged."""
+
+    @property
+    def max_charge(self) -> int:
+        """Micro-units that the job reserves on the channel until it ends."""
+        return self.price * self.max_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from backend.domain.receipt import TRAINING_NAME, own_record
 
 if TYPE_CHECKING:
-    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
+    from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.domain.training import TrainingConfig, TrainingJob
 
 MOST_RECEIPT_TOKENS = (1 << 32) - 1
 """What a receipt has room for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Payment:
-    """How a job is paid. `version_id`: the record whose price holds, `price`: token units per million tokens,
-    whatever the operator asks for later jobs. `receipt_id` is there once it is charged.
-    """
-
-    channel_id: ChannelId
-    version_id: VersionId
-    price: int
-    max_tokens: int
-    receipt_id: ReceiptId | None = None
-
-    @property
-    def max_charge(self) -> int:
-        """Micro-units that are kept on the channel until the job is over."""
-        return self.price * self.max_tokens
 
 
 def training_record(operator: Account, base_model: Hash32, price: int) -> VersionRecord:

@@ -7,30 +7,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from backend.domain.chain import (
-        Answered,
-        Attempt,
-        BlockRef,
-        ChainEvent,
-        ChainTransaction,
-        Channel,
-        Claim,
-        CommittedBatch,
-        Contribution,
-        Datanet,
-        Demanded,
-        Grant,
-        OpenTransaction,
-        Operator,
-        PaidSpan,
-        ParameterSet,
-        PreparedTransaction,
-        Proposal,
-        RegisteredVersion,
-        Snapshot,
-    )
+    from backend.domain.chain import BlockRef, ChainEvent
+    from backend.domain.channels import Channel, Grant
+    from backend.domain.governance import Proposal
     from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+    from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import VersionRecord
+    from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
+    from backend.domain.settlement import Claim, CommittedBatch, DemandAnswer, DemandStatus, PaidSpan
+    from backend.domain.transactions import (
+        ChainTransaction,
+        OpenTransaction,
+        PreparedTransaction,
+        TransactionAttempt,
+    )
 
 
 class Signer(Protocol):
@@ -210,7 +200,7 @@ class SendQueue(Transactions, Protocol):
         """
         ...
 
-    def add_attempt(self, transaction_id: int, attempt: Attempt) -> None: ...
+    def add_attempt(self, transaction_id: int, attempt: TransactionAttempt) -> None: ...
 
     def mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None: ...
 
@@ -301,15 +291,15 @@ class ChainView(Protocol):
         """How far its line is collected by final batches: no refund takes that back."""
         ...
 
-    def demands(self, batch_hash: Hash32) -> list[Demanded]:
+    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
         """All that were ever made of this batch, in their order."""
         ...
 
-    def open_demands(self, operator: Account) -> list[Demanded]:
+    def open_demands(self, operator: Account) -> list[DemandStatus]:
         """Those of this operator's pending batches that have unanswered keys; by rising deadline."""
         ...
 
-    def answers(self, demand: Hash32) -> list[Answered]:
+    def answers(self, demand: Hash32) -> list[DemandAnswer]:
         """By rising place of the key."""
         ...
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.domain.chain import Call
     from backend.domain.ids import Account, Hash32
+    from backend.domain.transactions import Call
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from backend.domain.hashing import (
     version_id,
 )
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, DatanetId
+from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, Slice
-from backend.domain.split import PPM, charge
+from backend.domain.split import charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.installation import Installation
 from backend.ports.serving import NewReceipt

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from backend.domain.split import PPM
+from backend.domain.money import PPM
 from benchmarks.attribution.measure import as_paid
 from workers.training.rows import encode
 

@@ -11,11 +11,12 @@ from eth_account.messages import encode_typed_data
 from backend.chain.keys import local_account, recover
 from backend.db.tables.chain import ContributionRow, DatanetRow, SnapshotRow
 from backend.db.tables.transactions import TransactionRow
-from backend.domain.chain import BlockRef, TransactionState
+from backend.domain.chain import BlockRef
 from backend.domain.content import cid_digest
 from backend.domain.contribution import PersonalKind
 from backend.domain.hashing import accepted_hash, keccak, licence_word, snapshot_id
 from backend.domain.ids import Account, DatanetId, Hash32
+from backend.domain.transactions import TransactionState
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.contributions import Contributions
 from backend.services.contribute.curate import Curation

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from backend.domain.hashing import attribution_hash, slices_hash
 from backend.domain.ids import VersionId
+from backend.domain.money import PPM
 from backend.domain.receipt import Share, Slice
-from backend.domain.split import PPM
 from tests.support.accused import random_root
 from tests.support.market import METHOD, some_hash
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from backend.chain.contracts import interface
 from backend.chain.keys import local_account, recover
 from backend.domain.batch import Header, camel_case
-from backend.domain.chain import ParameterSet, Reverted
+from backend.domain.chain import Reverted
 from backend.domain.disputes.proofs import holds
 from backend.domain.disputes.witnesses import AnsweredReceipt, Demand, Lookup, key_word
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import TypedDomain, ascii_word, record_argument
 from backend.domain.ids import ZERO_ACCOUNT, Account, VersionId
-from backend.domain.split import PPM
+from backend.domain.money import PPM
+from backend.domain.parameters import ParameterSet
 from backend.domain.voucher import Voucher
 from backend.services.settle.select import compact
 from tests.support.market import some_hash

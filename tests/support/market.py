@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from eth_keys.datatypes import PrivateKey, Signature
 
 from backend.domain.batch import Batch, Ledger, build
-from backend.domain.chain import Contribution, ParameterSet, Snapshot
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
@@ -23,9 +22,12 @@ from backend.domain.hashing import (
     version_id,
 )
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.money import PPM
+from backend.domain.parameters import ParameterSet
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.registries import Contribution, Snapshot
 from backend.domain.rules import Rules
-from backend.domain.split import PPM, charge
+from backend.domain.split import charge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

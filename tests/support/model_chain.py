@@ -7,26 +7,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch import Header, Span, spans_hash
-from backend.domain.chain import (
-    Answered,
-    BatchState,
-    BlockRef,
-    Channel,
-    Claim,
-    CommittedBatch,
-    Demanded,
-    Grant,
-    Operator,
-    PaidSpan,
-    ParameterSet,
-    PreparedTransaction,
-    Reverted,
-    Voiding,
-)
+from backend.domain.chain import BlockRef, Reverted
+from backend.domain.channels import Channel, Grant
 from backend.domain.hashing import TypedDomain, to_bytes
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, Hash32
 from backend.domain.merkle import BALANCES_TAG, Opening, resolve
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
+from backend.domain.registries import Operator
+from backend.domain.settlement import (
+    BatchState,
+    Claim,
+    CommittedBatch,
+    Conviction,
+    DemandAnswer,
+    DemandStatus,
+    PaidSpan,
+)
+from backend.domain.transactions import PreparedTransaction
 from backend.domain.voucher import Voucher
 from tests.support.market import CHAIN_ID, Market, recover, some_account, some_hash
 
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from backend.domain.disputes.witnesses import Fault
+    from backend.domain.parameters import ParameterSet
 
 
 def refuse(error: str, **args: Any) -> Reverted:
@@ -58,7 +56,7 @@ class ModelChain:
     paid: list[Claim] = field(default_factory=list)
     final: int = 0
     others: list[Operator] = field(default_factory=list)
-    demanded: list[Demanded] = field(default_factory=list)
+    demanded: list[DemandStatus] = field(default_factory=list)
     calls: dict[Hash32, Any] = field(default_factory=dict)
     """What transactions called, as the node decodes it."""
     is_lagging: bool = False
@@ -133,7 +131,7 @@ class ModelChain:
             for s in next(found, [])
         )
 
-    def open_demands(self, operator: Account) -> list[Demanded]:
+    def open_demands(self, operator: Account) -> list[DemandStatus]:
         return [d for d in self.demanded if d.operator == operator]
 
     def settled(self, channel: ChannelId) -> int:
@@ -141,10 +139,10 @@ class ModelChain:
         spans = (span for batch in final for span in self._spans_of[batch.hash])
         return max((span.until for span in spans if span.channel_id == channel), default=0)
 
-    def demands(self, batch_hash: Hash32) -> list[Demanded]:
+    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
         return [d for d in self.demanded if d.demand.batch_hash == batch_hash]
 
-    def answers(self, demand: Hash32) -> list[Answered]:
+    def answers(self, demand: Hash32) -> list[DemandAnswer]:
         return []
 
     def called(self, tx_hash: Hash32) -> Any:
@@ -181,7 +179,7 @@ class ModelChain:
         """As a proof does. `fault`, `receipt`: what is wrong with which receipt of that batch."""
         fallen = [b for b in self.standing() if b.number >= number]
         self.height += 1
-        voiding = Voiding(
+        conviction = Conviction(
             first=number,
             convicted=fallen[0].hash,
             verb=verb,
@@ -193,7 +191,7 @@ class ModelChain:
         )
         for batch in fallen:
             at = self.committed.index(batch)
-            self.committed[at] = replace(batch, state=BatchState.VOID, voiding=voiding)
+            self.committed[at] = replace(batch, state=BatchState.VOID, conviction=conviction)
 
     def unrefunded(self) -> list[CommittedBatch]:
         """Voided ones, in the order of their refunds."""

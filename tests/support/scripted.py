@@ -9,21 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backend.chain.keys import LocalSigner
-from backend.domain.chain import (
-    BlockRef,
-    Channel,
-    Contribution,
-    Datanet,
-    Demanded,
-    Grant,
-    Operator,
-    PreparedTransaction,
-    Proposal,
-    RegisteredVersion,
-    Snapshot,
-)
+from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, version_id
+from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
+from backend.domain.transactions import PreparedTransaction
 from backend.ports.attribution import Probe
 from backend.ports.engine import (
     Chat,
@@ -43,8 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from pathlib import Path
 
+    from backend.domain.channels import Channel, Grant
+    from backend.domain.governance import Proposal
     from backend.domain.ids import Account, ChannelId, Cid, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
+    from backend.domain.settlement import DemandStatus
     from backend.domain.training import TrainingConfig
     from backend.services.train.estimate import Rows
 
@@ -81,7 +74,7 @@ class View:
     """How far channels are finally collected; as far as they are collected where none is named."""
     snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
     committed: list[Any] = field(default_factory=list)
-    demanded: list[Demanded] = field(default_factory=list)
+    demanded: list[DemandStatus] = field(default_factory=list)
     datanet_list: list[Datanet] = field(default_factory=list)
     recorded: list[Contribution] = field(default_factory=list)
     proposal_list: list[Proposal] = field(default_factory=list)
@@ -116,7 +109,7 @@ class View:
         found = self.channels.get(channel)
         return self.settled_lines.get(channel, found.collected if found else 0)
 
-    def open_demands(self, operator: Account) -> list[Demanded]:
+    def open_demands(self, operator: Account) -> list[DemandStatus]:
         return [found for found in self.demanded if found.operator == operator]
 
     def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, Channel]:

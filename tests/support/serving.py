@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from backend.api.services import Services
 from backend.chain.keys import recover
-from backend.domain.chain import (
-    Channel,
-    Contribution,
-    Grant,
-    Snapshot,
-)
+from backend.domain.channels import Channel, Grant
 from backend.domain.hashing import TypedDomain
 from backend.domain.ids import ZERO_HASH, DatanetId, SnapshotId, VersionId
 from backend.domain.receipt import VersionRecord
+from backend.domain.registries import Contribution, Snapshot
 from backend.domain.training_payment import training_record
 from backend.outbound.client import OutboundClient
 from backend.services.accounts.api_keys import ApiKeys

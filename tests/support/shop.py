@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Ledger, build
-from backend.domain.chain import Contribution, ParameterSet, Snapshot
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
@@ -18,9 +17,11 @@ from backend.domain.hashing import (
     version_id,
 )
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, DatanetId, SnapshotId, VersionId
+from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice, VersionRecord
+from backend.domain.registries import Contribution, Snapshot
 from backend.domain.rules import Rules, to_position
-from backend.domain.split import PPM, charge
+from backend.domain.split import charge
 from tests.support.market import CHAIN_ID, METHOD, Key, parameter_set, recover, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from backend.domain.batch import Batch
     from backend.domain.hashing import TypedDomain as Domain
+    from backend.domain.parameters import ParameterSet
     from backend.ports.chain import Recover, Signer
 
 LONG = 256

@@ -12,10 +12,8 @@ from backend.db.base import Base
 from backend.db.session import open_engine
 from backend.db.tables.transactions import TransactionRow
 from backend.db.unit_of_work import Database, Work
-from backend.domain.chain import (
-    Grant,
-    Reverted,
-)
+from backend.domain.chain import Reverted
+from backend.domain.channels import Grant
 from backend.domain.hashing import receipt_id
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.ports.serving import NewReceipt

@@ -14,7 +14,7 @@ from backend.domain.attribution import INDEX_FILE, INDEX_METADATA
 from backend.domain.content import cid_digest
 from backend.domain.hashing import channel_id, record_argument, to_hash, version_id
 from backend.domain.ids import Hash32
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
 from backend.domain.voucher import Voucher
 from backend.engine.process import EngineProcess
 from backend.installation.installation import BaseFacts

@@ -9,7 +9,7 @@ from backend.chain.keys import sign_transaction
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.node import TxReceipt
-    from backend.domain.chain import PreparedTransaction
+    from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Signer
 
 

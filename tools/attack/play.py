@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.chain import BatchState
+from backend.domain.settlement import BatchState
 from tools.attack.stage import WATCHER, Forgery, StageError
 from tools.local_market import CONTRIBUTORS
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.domain.batch import Header
-    from backend.domain.chain import CommittedBatch
+    from backend.domain.settlement import CommittedBatch
     from tools.attack.stage import Stage
     from tools.attack.ways import Way
 
@@ -58,7 +58,7 @@ def play(stage: Stage, way: Way, is_right: Callable[[Header], bool], step: Calla
     due, paid = stage.claim(CONTRIBUTORS[0].account)
     if not due or paid != due:
         raise StageError(f"a contributor got {paid} units, not {due}")
-    return Round(way.name, fell.voiding.verb if fell.voiding else "", seconds, num_leaves, paid)
+    return Round(way.name, fell.conviction.verb if fell.conviction else "", seconds, num_leaves, paid)
 
 
 def _wait(
@@ -89,11 +89,11 @@ def _wait(
 
 
 def _check_fall(way: Way, fell: CommittedBatch) -> None:
-    voiding = fell.voiding
-    if voiding is None or voiding.verb not in way.verbs:
-        raise StageError(f"it fell by {voiding}, not by {' or '.join(way.verbs)}")
-    if voiding.challenger != WATCHER.account:
-        raise StageError(f"the challenger's part went to {voiding.challenger}")
+    conviction = fell.conviction
+    if conviction is None or conviction.verb not in way.verbs:
+        raise StageError(f"it fell by {conviction}, not by {' or '.join(way.verbs)}")
+    if conviction.challenger != WATCHER.account:
+        raise StageError(f"the challenger's part went to {conviction.challenger}")
 
 
 def _until(probe: Callable[[], bool], step: Callable[[], object], what: str) -> None:

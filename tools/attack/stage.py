@@ -13,7 +13,6 @@ from backend.db.migrate import upgrade
 from backend.db.unit_of_work import Database
 from backend.domain.batch import Batch, Header, Ledger, Span, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
-from backend.domain.chain import Call
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import look_up
 from backend.domain.errors import DomainError
@@ -23,8 +22,9 @@ from backend.domain.hashing import (
     to_hash,
 )
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, SumTree
+from backend.domain.money import UNIT
 from backend.domain.rules import Rules
-from backend.domain.split import UNIT
+from backend.domain.transactions import Call
 from backend.domain.voucher import Voucher
 from backend.services.settle.select import compact
 from tools.local_market import OPERATOR, PAYERS, LocalMarket
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from backend.chain.client import ChainClient
     from backend.chain.keys import LocalSigner
-    from backend.domain.chain import CommittedBatch
     from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import SignedReceipt
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.storage import BlobStore
 
 WATCHER = local_account(9)

@@ -34,8 +34,8 @@ from backend.api.schemas.registry import (
     TransactionView,
     VersionRecordBody,
 )
-from backend.domain.chain import TransactionState
 from backend.domain.ids import Account, DatanetId, Hash32, SnapshotId
+from backend.domain.transactions import TransactionState
 
 router = APIRouter(prefix="/v1", tags=["registry"], route_class=IdempotentRoute)
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from backend.api.schemas.common import AccountField, HashField, Micro, PreparedTransactionView, Schema, View
-from backend.domain.chain import PreparedTransaction
 from backend.domain.ids import Account, Hash32
+from backend.domain.transactions import PreparedTransaction
 from backend.services.channels.channels import ChannelView as Channel
 from backend.services.channels.deposits import Grant, PreparedDeposit, RelayedDeposit, SessionTerms
 

@@ -17,8 +17,8 @@ from pydantic import (
 )
 
 from backend.domain.caip import ACCOUNT, account_of
-from backend.domain.chain import PreparedTransaction
 from backend.domain.errors import InvalidInput
+from backend.domain.transactions import PreparedTransaction
 
 T = TypeVar("T")
 chain_id: ContextVar[int] = ContextVar("chain_id")

@@ -10,8 +10,7 @@ from backend.api.schemas.registry import Ppm, Price
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.screening import ScreeningReport
-from backend.domain.training import JobEvent, JobState, TrainingConfig, TrainingJob
-from backend.domain.training_payment import Payment
+from backend.domain.training import JobEvent, JobState, Payment, TrainingConfig, TrainingJob
 from backend.services.train.estimate import Estimate
 from backend.services.train.publication import Listing, Registration
 

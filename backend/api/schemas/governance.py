@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from backend.api.schemas.common import AccountField, PreparedTransactionView, Schema, View
-from backend.domain.chain import Call
+from backend.domain.transactions import Call
 from backend.services.market.governance import Ballot, PreparedProposal, ProposalStatus, VotingPower
 
 

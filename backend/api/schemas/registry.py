@@ -7,12 +7,14 @@ from pydantic import Field
 
 from backend.api.schemas.common import HashField, Micro, Schema, View
 from backend.domain.batch import Header
-from backend.domain.chain import ChainTransaction, Contribution, Datanet, Operator, Snapshot, Voiding
 from backend.domain.content import cid_of
 from backend.domain.contribution import ReviewReason
 from backend.domain.ids import Account, Hash32, SnapshotId
+from backend.domain.money import PPM
 from backend.domain.receipt import VersionRecord
-from backend.domain.split import PPM
+from backend.domain.registries import Contribution, Datanet, Operator, Snapshot
+from backend.domain.settlement import Conviction
+from backend.domain.transactions import ChainTransaction
 from backend.services.market.registry import ListedBatch
 from backend.services.operator.directory import Card, Standing
 
@@ -160,7 +162,7 @@ class OperatorView(View):
         )
 
 
-class VoidingView(View):
+class ConvictionView(View):
     """Why batches fell: `convicted` is the one that was proved wrong, the others fell with it."""
 
     first: int
@@ -173,9 +175,9 @@ class VoidingView(View):
     block_number: int
 
     @classmethod
-    def of(cls, voiding: Voiding) -> VoidingView:
-        fault = None if voiding.fault is None else voiding.fault.name.lower()
-        fields = {f.name: getattr(voiding, f.name) for f in dataclass_fields(voiding)}
+    def of(cls, conviction: Conviction) -> ConvictionView:
+        fault = None if conviction.fault is None else conviction.fault.name.lower()
+        fields = {f.name: getattr(conviction, f.name) for f in dataclass_fields(conviction)}
         return cls(**fields | {"fault": fault})
 
 
@@ -193,7 +195,7 @@ class BatchView(View):
     final_at: int
     data: str = Field(description="CID of the folder with its receipts.")
     tx_hash: str
-    voiding: VoidingView | None = Field(description="Why it is void; null while it is not.")
+    conviction: ConvictionView | None = Field(description="Why it is void; null while it is not.")
     is_refunded: bool = Field(description="Whether what a void batch collected is back in its channels.")
 
     @classmethod
@@ -212,7 +214,7 @@ class BatchView(View):
             final_at=header.final_at,
             data=cid_of(header.data_digest),
             tx_hash=batch.tx_hash,
-            voiding=None if batch.voiding is None else VoidingView.of(batch.voiding),
+            conviction=None if batch.conviction is None else ConvictionView.of(batch.conviction),
             is_refunded=batch.is_refunded,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.hashing import balances_hash, to_hash
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,9 +12,9 @@ from backend.cli.demo import actors, books, voting
 from backend.cli.demo.asking import Answer, Question, ask_all
 from backend.cli.snapshots import freeze
 from backend.cli.wallet import Wallet
-from backend.domain.chain import BatchState
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
+from backend.domain.settlement import BatchState
 
 if TYPE_CHECKING:
     from backend.cli.demo.actors import Adapter

@@ -27,11 +27,10 @@ from backend.domain.disputes.witnesses import ITEM, Fault, Tree, balance_key, re
 from backend.domain.hashing import receipt_id, to_bytes
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account
 from backend.domain.merkle import InvalidOpening
-from backend.domain.split import mul_ppm_down
+from backend.domain.money import mul_ppm_down
 
 if TYPE_CHECKING:
     from backend.domain.batch import Header, Span
-    from backend.domain.chain import Contribution, ParameterSet
     from backend.domain.disputes.witnesses import (
         BalanceWitness,
         Demand,
@@ -42,7 +41,9 @@ if TYPE_CHECKING:
     )
     from backend.domain.ids import DatanetId
     from backend.domain.merkle import Opening
+    from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import Receipt, VersionRecord
+    from backend.domain.registries import Contribution
 
 _FIRST_CONTRIBUTOR = 3
 _U128 = (1 << 128) - 1

@@ -12,8 +12,9 @@ from backend.domain.disputes.lookups import InvalidWitness
 from backend.domain.disputes.witnesses import ITEM, SLICE, Fault, unpack_list
 from backend.domain.hashing import keccak, snapshot_id, to_hash, version_id
 from backend.domain.ids import VersionId
+from backend.domain.money import PPM, mul_ppm_down
 from backend.domain.rules import from_position
-from backend.domain.split import MAX_SHARES, MAX_SLICES, PPM, mul_ppm_down
+from backend.domain.split import MAX_SHARES, MAX_SLICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

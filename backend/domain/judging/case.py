@@ -12,9 +12,9 @@ from backend.domain.receipt import SignedReceipt
 
 if TYPE_CHECKING:
     from backend.domain.batch import Batch, Header, Ledger, Span
-    from backend.domain.chain import Contribution, Snapshot
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import DatanetId, SnapshotId, VersionId
+    from backend.domain.registries import Contribution, Snapshot
 
 Answers = Mapping[tuple[Tree, int], Lookup | AnsweredReceipt]
 """By tree and key: a receipt's index, an entry's key, an account."""

@@ -19,8 +19,8 @@ from backend.domain.judging.shown_receipts import ShownReceipts
 from backend.domain.judging.sums import judge_sums
 
 if TYPE_CHECKING:
-    from backend.domain.chain import ParameterSet
     from backend.domain.judging.case import Case, IsSigned, Judgement, Registry
+    from backend.domain.parameters import ParameterSet
 
 
 def judge(case: Case, registry: Registry, terms: ParameterSet, is_signed: IsSigned) -> Judgement:

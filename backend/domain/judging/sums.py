@@ -29,11 +29,11 @@ from backend.domain.split import slice_charges
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backend.domain.chain import ParameterSet
     from backend.domain.judging.case import Case, Judgement, Registry
     from backend.domain.judging.hidden_trees import Shown
     from backend.domain.judging.shown_receipts import Known
     from backend.domain.merkle import SumTree
+    from backend.domain.parameters import ParameterSet
 
 _FIRST_CONTRIBUTOR = 3
 

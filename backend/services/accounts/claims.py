@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
 from backend.services.audit.auditor import WrongBatch, standing
 from backend.services.transactions.retry import enqueue_again
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.batch import Ledger
-    from backend.domain.chain import PreparedTransaction
     from backend.domain.ids import Account, Hash32
+    from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.settlement import MirrorTx
     from backend.services.audit.auditor import Auditor

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import PreparedTransaction
     from backend.domain.ids import Account
+    from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.settlement import MirrorTx
     from backend.services.accounts.claims import Claims

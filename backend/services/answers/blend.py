@@ -7,8 +7,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput
+from backend.domain.money import PPM
 from backend.domain.receipt import Slice
-from backend.domain.split import MAX_SLICES, PPM, charge
+from backend.domain.split import MAX_SLICES, charge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

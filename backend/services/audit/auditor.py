@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Batch, Header, Ledger
-from backend.domain.chain import BatchState
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.judging.case import Finding, Needs, Right, Wrong
 from backend.domain.judging.judge import judge
+from backend.domain.settlement import BatchState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import CommittedBatch
     from backend.domain.disputes.proofs import Proof
     from backend.domain.disputes.witnesses import Tree
     from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
     from backend.ports.settlement import MirrorTx
     from backend.services.audit.cases import Cases

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.domain.batch import Ledger
-    from backend.domain.chain import Answered, CommittedBatch
     from backend.domain.disputes.witnesses import Tree
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, Hash32
     from backend.domain.judging.case import IsSigned
     from backend.domain.receipt import SignedReceipt
+    from backend.domain.settlement import CommittedBatch, DemandAnswer
     from backend.ports.chain import Chain, ChainView, Recover
     from backend.ports.storage import BlobStore, Bring
     from backend.services.audit.published import Published
@@ -98,7 +98,7 @@ class Cases:
                 found[demanded.demand.tree, key] = self._shown_by(answered)
         return found
 
-    def _shown_by(self, answered: Answered) -> Lookup | AnsweredReceipt:
+    def _shown_by(self, answered: DemandAnswer) -> Lookup | AnsweredReceipt:
         place = (answered.demand, answered.key_index, answered.block_number)
         if place not in self._shown:
             args = self._chain.decode(self._chain.address("Disputes"), answered.call)["args"]

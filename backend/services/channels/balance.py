@@ -11,7 +11,8 @@ from backend.domain.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from backend.domain.chain import BlockRef, Channel, Grant
+    from backend.domain.chain import BlockRef
+    from backend.domain.channels import Channel, Grant
     from backend.domain.ids import Account, ChannelId
     from backend.ports.chain import ChainView
     from backend.ports.serving import ChannelTx, Reservation

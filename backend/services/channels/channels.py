@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from backend.domain.chain import Grant
+    from backend.domain.channels import Grant
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId
     from backend.domain.voucher import SignedVoucher, Voucher

@@ -12,7 +12,7 @@ from backend.domain.eip712 import payload
 from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
 from backend.domain.hashing import GRANT_TYPE, REVOCATION_TYPE, TypedDomain, keccak, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
 from backend.services.channels.balance import later_now, standing, usable_grants
 from backend.services.transactions.payment_token import PaymentToken
 from backend.services.transactions.retry import enqueue_again
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from backend.domain.chain import PreparedTransaction
+    from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.serving import DepositTx, HeldKeys
     from backend.services.channels.admission import Market

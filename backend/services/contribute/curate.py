@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import Contribution
     from backend.domain.contribution import Upload
     from backend.domain.ids import Account
+    from backend.domain.registries import Contribution
     from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
     from backend.services.contribute.staging import Staging

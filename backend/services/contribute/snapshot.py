@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import BinaryIO
 
-    from backend.domain.chain import Contribution, Snapshot
     from backend.domain.ids import Account, DatanetId, SnapshotId
+    from backend.domain.registries import Contribution, Snapshot
     from backend.ports.chain import Chain
     from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore, Bring

@@ -14,7 +14,7 @@ from backend.domain.errors import Conflict
 from backend.services.contribute.licences import UnknownLicence, parse_licence
 
 if TYPE_CHECKING:
-    from backend.domain.chain import Datanet
+    from backend.domain.registries import Datanet
     from backend.ports.storage import BlobStore
 
 TERMS_FILE = "datanet.json"

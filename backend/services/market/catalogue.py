@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import RegisteredVersion
     from backend.domain.denials import FloorPrice
     from backend.domain.receipt import VersionRecord
+    from backend.domain.registries import RegisteredVersion
     from backend.ports.chain import ChainView
     from backend.ports.serving import CatalogueTx, ModelsTx
 

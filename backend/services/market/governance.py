@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import Call, PreparedTransaction, Proposal
+    from backend.domain.governance import Proposal
     from backend.domain.ids import Account
+    from backend.domain.transactions import Call, PreparedTransaction
     from backend.ports.chain import Chain, ChainTx
 
 GOVERNOR = "MarketGovernor"

@@ -16,16 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import (
-        ChainTransaction,
-        CommittedBatch,
-        Contribution,
-        Datanet,
-        PreparedTransaction,
-    )
     from backend.domain.contribution import ReviewReason
     from backend.domain.ids import Account, DatanetId
     from backend.domain.receipt import VersionRecord
+    from backend.domain.registries import Contribution, Datanet
+    from backend.domain.settlement import CommittedBatch
+    from backend.domain.transactions import ChainTransaction, PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.serving import RegistryTx
     from backend.ports.storage import BlobStore

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
-    from backend.domain.chain import RegisteredVersion
     from backend.domain.ids import Account, Hash32, VersionId
+    from backend.domain.registries import RegisteredVersion
     from backend.ports.screening import GateTx, Inspect
     from backend.services.market.adapter_folders import AdapterFolders
 

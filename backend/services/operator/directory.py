@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import Operator
     from backend.domain.ids import Account, Hash32
+    from backend.domain.registries import Operator
     from backend.ports.outbound import OutboundHttp
     from backend.ports.serving import CatalogueTx
     from backend.services.market.catalogue import Catalogue

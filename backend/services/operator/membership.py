@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backend.domain.deployment import PAYMENT_TOKEN
-from backend.domain.dollars import in_dollars
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import ZERO_ACCOUNT, Account
-from backend.domain.split import UNIT, mul_ppm_down
+from backend.domain.money import UNIT, in_dollars, mul_ppm_down
 from backend.services.transactions.operator_transactions import Call, OperatorTransactions
 from backend.services.transactions.payment_token import PaymentToken
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import ChainTransaction
     from backend.domain.hashing import TypedDomain
+    from backend.domain.transactions import ChainTransaction
     from backend.ports.chain import Chain, Signer
     from backend.ports.serving import MembershipTx
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import ChainTransaction
     from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import VersionRecord
+    from backend.domain.transactions import ChainTransaction
     from backend.ports.chain import Chain
     from backend.ports.serving import OffersTx
 

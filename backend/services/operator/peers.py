@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import Operator
     from backend.domain.ids import Account, Cid
+    from backend.domain.registries import Operator
     from backend.ports.outbound import OutboundHttp
     from backend.ports.serving import CatalogueTx
     from backend.ports.storage import BlobStore

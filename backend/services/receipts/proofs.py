@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.batch import Batch, Entry
-    from backend.domain.chain import CommittedBatch
     from backend.domain.ids import Account, Hash32, ReceiptId
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
     from backend.ports.serving import ProofTx
     from backend.services.audit.auditor import Auditor

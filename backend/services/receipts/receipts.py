@@ -8,16 +8,16 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.money import PPM
 from backend.domain.rules import from_position
-from backend.domain.split import PPM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import BatchState
     from backend.domain.ids import Account, DatanetId, ReceiptId, VersionId
     from backend.domain.receipt import Share
+    from backend.domain.settlement import BatchState
     from backend.ports.chain import ChainView
     from backend.ports.serving import DayUsage, ServingTx, StoredReceipt
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InvalidInput, Unavailable
-from backend.domain.split import PPM
+from backend.domain.money import PPM
 from backend.ports.attribution import Probe
 from backend.services.answers.attribution import attribute
 from backend.services.receipts.verification import Check

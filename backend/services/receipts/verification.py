@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import CommittedBatch
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.domain.receipt import Receipt, SignedReceipt
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView, Recover
     from backend.ports.settlement import MirrorTx
     from backend.services.audit.auditor import Auditor

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from backend.domain.batch import Batch
-    from backend.domain.chain import CommittedBatch, Voiding
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
+    from backend.domain.settlement import CommittedBatch, Conviction
     from backend.ports.chain import Chain, ChainView
     from backend.ports.settlement import SettlementTx
     from backend.ports.storage import BlobStore
@@ -69,12 +69,12 @@ class Convictions:
     def lessons(self, tx: SettlementTx) -> Lessons:
         aside: dict[ReceiptId, str] = {}
         objection, finalised = "", tx.chain.finalised(self.operator)
-        for batch, voiding in self._convicted(tx.chain):
+        for batch, conviction in self._convicted(tx.chain):
             try:
-                aside |= self._set_aside(batch, voiding)
+                aside |= self._set_aside(batch, conviction)
                 # Once its number is final again, an honest batch has taken its place.
                 if not objection and batch.number > finalised:
-                    objection = self._object(tx, batch, voiding)
+                    objection = self._object(tx, batch, conviction)
             except Conflict as error:
                 objection = f"batch {batch.number} was convicted and its data cannot be read: {error}"
         return Lessons(aside, objection)
@@ -82,36 +82,36 @@ class Convictions:
     def aside(self, view: ChainView) -> Mapping[ReceiptId, str]:
         """As in `lessons`, as far as the data of the convicted batches can be read."""
         aside: dict[ReceiptId, str] = {}
-        for batch, voiding in self._convicted(view):
+        for batch, conviction in self._convicted(view):
             with suppress(Conflict):
-                aside |= self._set_aside(batch, voiding)
+                aside |= self._set_aside(batch, conviction)
         return aside
 
-    def _convicted(self, view: ChainView) -> Iterator[tuple[CommittedBatch, Voiding]]:
+    def _convicted(self, view: ChainView) -> Iterator[tuple[CommittedBatch, Conviction]]:
         """Without those that fell only because one before them did."""
         for batch in view.batches(self.operator):
-            if batch.voiding is not None and batch.voiding.convicted == batch.hash:
-                yield batch, batch.voiding
+            if batch.conviction is not None and batch.conviction.convicted == batch.hash:
+                yield batch, batch.conviction
 
-    def _set_aside(self, batch: CommittedBatch, voiding: Voiding) -> dict[ReceiptId, str]:
-        case = (batch.hash, voiding.tx_hash)
+    def _set_aside(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
+        case = (batch.hash, conviction.tx_hash)
         if case not in self._aside:
-            self._aside[case] = self._find_aside(batch, voiding)
+            self._aside[case] = self._find_aside(batch, conviction)
             for receipt, why in self._aside[case].items():
                 log.error("receipt %s is set aside: %s", receipt, why)
         return self._aside[case]
 
-    def _object(self, tx: SettlementTx, batch: CommittedBatch, voiding: Voiding) -> str:
-        case = (batch.hash, voiding.tx_hash)
+    def _object(self, tx: SettlementTx, batch: CommittedBatch, conviction: Conviction) -> str:
+        case = (batch.hash, conviction.tx_hash)
         if case not in self._objections:
-            self._objections[case] = self._find_objection(tx, batch, voiding)
+            self._objections[case] = self._find_objection(tx, batch, conviction)
         return self._objections[case]
 
-    def _find_aside(self, batch: CommittedBatch, voiding: Voiding) -> dict[ReceiptId, str]:
-        if voiding.verb == "equivocation":
-            index = self._equivocated(batch, voiding)
-        elif voiding.fault is not None and voiding.fault not in _OF_THE_PLACE:
-            index = voiding.receipt
+    def _find_aside(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
+        if conviction.verb == "equivocation":
+            index = self._equivocated(batch, conviction)
+        elif conviction.fault is not None and conviction.fault not in _OF_THE_PLACE:
+            index = conviction.receipt
         else:
             return {}
         receipts = receipts_of(batch, self.blobs, self.settlement)
@@ -120,28 +120,28 @@ class Convictions:
             raise Conflict("it is not what the batch committed to")
         # Evidence that came through another contract names nobody to us: then all are suspect.
         guilty = receipts if index is None else receipts[index : index + 1]
-        fault = "" if voiding.fault is None else f" ({voiding.fault.name.lower()})"
-        why = f"convicted by {voiding.verb}{fault} in batch {batch.number}; it is never settled again"
+        fault = "" if conviction.fault is None else f" ({conviction.fault.name.lower()})"
+        why = f"convicted by {conviction.verb}{fault} in batch {batch.number}; it is never settled again"
         return {receipt_id(signed.receipt): why for signed in guilty}
 
-    def _equivocated(self, batch: CommittedBatch, voiding: Voiding) -> int | None:
+    def _equivocated(self, batch: CommittedBatch, conviction: Conviction) -> int | None:
         """The receipt's place in the batch, by the evidence that the conviction's transaction showed."""
-        call = self.chain.called(voiding.tx_hash) or {}
-        if (call.get("contract"), call.get("function")) != ("Disputes", voiding.verb):
+        call = self.chain.called(conviction.tx_hash) or {}
+        if (call.get("contract"), call.get("function")) != ("Disputes", conviction.verb):
             return None
         args = call["args"]
         is_this = Header.from_chain(args["header"]).hash == batch.hash
         return int(args["opening"]["index"]) if is_this else None
 
-    def _find_objection(self, tx: SettlementTx, batch: CommittedBatch, voiding: Voiding) -> str:
-        if voiding.verb not in _OF_THE_TREES and voiding.fault not in _OF_THE_PLACE:
+    def _find_objection(self, tx: SettlementTx, batch: CommittedBatch, conviction: Conviction) -> str:
+        if conviction.verb not in _OF_THE_TREES and conviction.fault not in _OF_THE_PLACE:
             return ""
         header = Header.from_chain(batch.header)
         rebuilt = self._rebuilt(tx, header, receipts_of(batch, self.blobs, self.settlement))
         if rebuilt is None or not _is_same(rebuilt, header):
             return ""
         return (
-            f"batch {batch.number} was convicted by {voiding.verb}, yet this installation would build the "
+            f"batch {batch.number} was convicted by {conviction.verb}, yet this installation would build the "
             "same one again: it does not keep the contracts' rules, and settles nothing until it is updated"
         )
 

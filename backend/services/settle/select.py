@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from backend.domain.batch import Ledger, Span
-    from backend.domain.chain import Channel, Grant
+    from backend.domain.channels import Channel, Grant
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import ChannelId
     from backend.domain.receipt import SignedReceipt

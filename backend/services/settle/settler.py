@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.batch import Ledger
-    from backend.domain.chain import CommittedBatch
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain, Recover
     from backend.ports.settlement import SessionKeys, SettlementTx
     from backend.ports.storage import BlobStore
@@ -196,7 +196,7 @@ class Settler:
             return
         with self.begin() as tx:
             for batch in outstanding(tx.chain.batches(self.operator)):
-                void = batch.voiding.tx_hash if batch.voiding else ""
+                void = batch.conviction.tx_hash if batch.conviction else ""
                 self._enqueue(tx, call, _refund(tx, batch), f"refund:{batch.hash}:{void}")
 
     def _would_pass(self, call: tuple[str, str], *args: Any) -> bool:

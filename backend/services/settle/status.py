@@ -12,15 +12,16 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from backend.domain.chain import BatchState, TransactionState
+from backend.domain.settlement import BatchState
+from backend.domain.transactions import TransactionState
 from backend.ports.settlement import BatchRecord
 from backend.services.audit.auditor import standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.domain.chain import CommittedBatch
     from backend.domain.ids import Account, Hash32, ReceiptId
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
     from backend.ports.settlement import SettlementTx
 

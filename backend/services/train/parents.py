@@ -10,9 +10,9 @@ from backend.domain.errors import InvalidInput, NotFound
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backend.domain.chain import Snapshot
     from backend.domain.ids import SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
+    from backend.domain.registries import Snapshot
     from backend.domain.training import TrainingJob
     from backend.ports.chain import ChainView
     from backend.ports.training import TrainingTx

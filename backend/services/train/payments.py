@@ -19,9 +19,10 @@ from backend.domain.hashing import (
     to_hash,
     version_id,
 )
+from backend.domain.money import PPM
 from backend.domain.receipt import Slice
-from backend.domain.split import PPM
-from backend.domain.training_payment import MOST_RECEIPT_TOKENS, Payment, most_tokens, request_bytes
+from backend.domain.training import Payment
+from backend.domain.training_payment import MOST_RECEIPT_TOKENS, most_tokens, request_bytes
 from backend.ports.serving import Reservation
 from backend.services.channels.admission import Bill, Payer
 from backend.services.channels.balance import standing

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import record_argument, version_id
+from backend.domain.money import PPM
 from backend.domain.receipt import VersionRecord, check_name
 from backend.domain.screening import CopiedVersion
-from backend.domain.split import PPM
 from backend.domain.training import JobState
 from backend.services.train.parents import snapshots_of
 from backend.services.train.transitions import utc_now
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from backend.domain.chain import PreparedTransaction
     from backend.domain.ids import Account, Cid, VersionId
     from backend.domain.screening import ScreeningReport
     from backend.domain.training import TrainingJob
+    from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
     from backend.ports.training import TrainingTx

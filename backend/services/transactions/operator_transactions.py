@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from backend.domain.chain import ChainTransaction
     from backend.domain.ids import Account
+    from backend.domain.transactions import ChainTransaction
     from backend.ports.chain import Chain, SenderTx
 
 

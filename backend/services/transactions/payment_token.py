@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.chain import PreparedTransaction, Reverted
+from backend.domain.chain import Reverted
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.eip712 import DOMAIN_FIELDS, separator
 from backend.domain.ids import ZERO_HASH
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account
+    from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
 
 DEFAULT_VERSION = "1"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.chain import TransactionState
+from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.domain.chain import ChainTransaction
     from backend.domain.ids import Account
+    from backend.domain.transactions import ChainTransaction
     from backend.ports.chain import Transactions
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from backend.domain.chain import Call
 from backend.domain.disputes.lookups import look_up
 from backend.domain.disputes.witnesses import ReceiptWitness, Tree, balance_key
 from backend.domain.errors import NotFound
+from backend.domain.transactions import Call
 from backend.services.audit.auditor import WrongBatch
 from backend.services.watch.news import News, news, outcome
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.batch import Batch
-    from backend.domain.chain import CommittedBatch, Demanded
     from backend.domain.ids import Account, Hash32
     from backend.domain.merkle import SumTree
+    from backend.domain.settlement import CommittedBatch, DemandStatus
     from backend.ports.chain import Chain, ChainTx, ChainView
     from backend.ports.disputes import DisputeSender
     from backend.services.audit.auditor import Auditor
@@ -63,7 +63,7 @@ class Answers:
             if batch is not None:
                 yield from self._answer(batch, one)
 
-    def _answer(self, batch: CommittedBatch, demanded: Demanded) -> Iterator[News]:
+    def _answer(self, batch: CommittedBatch, demanded: DemandStatus) -> Iterator[News]:
         tree = demanded.demand.tree.name.lower()
         try:
             waiting = [(i, call) for i, call in self.calls(demanded) if (demanded.id, i) not in self._given]
@@ -81,7 +81,7 @@ class Answers:
                     text = f"leaf {i} of {tree} in demand {demanded.id[:10]}"
                     yield from outcome(batch, "answered", text, [sent])
 
-    def calls(self, demanded: Demanded) -> Iterator[tuple[int, Call]]:
+    def calls(self, demanded: DemandStatus) -> Iterator[tuple[int, Call]]:
         """Place of the key, and the call that answers it. Errors: `AnswersUnknown`; `Unavailable`."""
         demand = demanded.demand
         with self._read() as tx:

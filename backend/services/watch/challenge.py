@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
-from backend.domain.chain import BatchState, Call
 from backend.domain.disputes.witnesses import MAX_KEYS, Tree
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
+from backend.domain.settlement import BatchState
+from backend.domain.transactions import Call
 from backend.services.watch.news import News, news, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backend.domain.chain import CommittedBatch, ParameterSet
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import Account, Hash32
+    from backend.domain.parameters import ParameterSet
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain, ChainView
     from backend.ports.disputes import DisputeSender
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backend.domain.chain import CommittedBatch
     from backend.domain.ids import Account, Hash32
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.disputes import Sent
 
 

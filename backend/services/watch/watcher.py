@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import Ledger
-from backend.domain.chain import BatchState, ChainReplaced
+from backend.domain.chain import ChainReplaced
 from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.domain.judging.case import Right, Wrong
+from backend.domain.settlement import BatchState
 from backend.services.audit.auditor import standing
 from backend.services.watch.news import News, news
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from backend.domain.batch import Header
-    from backend.domain.chain import BlockRef, CommittedBatch, ParameterSet
+    from backend.domain.chain import BlockRef
     from backend.domain.ids import Account, Hash32
     from backend.domain.judging.case import Case, IsSigned, Judgement, Registry
+    from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import SignedReceipt
+    from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
     from backend.ports.settlement import MirrorTx
     from backend.services.audit.cases import Cases

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.db.unit_of_work import Database
 from backend.domain.hashing import attribution_hash, slices_hash, to_hash
+from backend.domain.money import PPM
 from backend.domain.receipt import Slice
-from backend.domain.split import PPM
 from backend.services.channels.admission import Bill, Payer
 from tests.support.serving import Installation
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from backend.domain.chain import Contribution, Datanet, Proposal
+from backend.domain.governance import Proposal
 from backend.domain.ids import DatanetId
+from backend.domain.registries import Contribution, Datanet
 from backend.services.train.imported import MAX_BYTES
 from tests.integration.api.conftest import sign_in
 from tests.support.market import some_account, some_hash

@@ -15,10 +15,10 @@ from backend.cli import contribution_steps, data, transfers
 from backend.cli.client import Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
-from backend.domain.chain import Contribution, Datanet
 from backend.domain.content import cid_digest
 from backend.domain.hashing import keccak, licence_word
 from backend.domain.ids import DatanetId
+from backend.domain.registries import Contribution, Datanet
 from tests.support.contributions import jsonl
 from tests.support.market import some_account, some_hash
 

@@ -16,10 +16,11 @@ from backend.chain.client import ChainClient
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account, recover, sign_transaction
 from backend.chain.sender import Sender
-from backend.domain.chain import Reverted, TransactionState
+from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import TypedDomain
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
+from backend.domain.transactions import TransactionState
 from backend.domain.voucher import SignedVoucher, Voucher
 from backend.services.channels.admission import Admission, Market, Payer
 from backend.services.channels.channels import Channels
@@ -37,9 +38,9 @@ from tests.support.scripted import HeldKeys, some_key
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.domain.chain import ChainTransaction, PreparedTransaction
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Account
+    from backend.domain.transactions import ChainTransaction, PreparedTransaction
     from backend.services.channels.balance import Standing
     from backend.services.channels.deposits import PreparedDeposit
 

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from backend.domain.chain import Datanet
 from backend.domain.ids import DatanetId
+from backend.domain.registries import Datanet
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:

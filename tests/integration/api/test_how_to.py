@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.chain import Datanet
 from backend.domain.hashing import keccak
 from backend.domain.ids import DatanetId
+from backend.domain.registries import Datanet
 from tests.integration.api.conftest import FUNDS
 from tests.support.market import CHAIN_ID, some_account, some_hash
 from tests.support.scripted import PlayedChain

@@ -6,8 +6,9 @@ import base64
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.chain import Contribution, Datanet, Operator, Proposal
+from backend.domain.governance import Proposal
 from backend.domain.ids import DatanetId
+from backend.domain.registries import Contribution, Datanet, Operator
 from tests.integration.api.conftest import sign_in
 from tests.integration.api.test_rooms import a_batch
 from tests.support.market import some_account, some_hash

@@ -18,7 +18,7 @@ from backend.cli.client import Market
 from backend.cli.proxy import open_purse
 from backend.cli.proxy_server import Proxy, Purse
 from backend.cli.wallet import Wallet
-from backend.domain.chain import Grant
+from backend.domain.channels import Grant
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 from backend.loopback import listen

@@ -13,18 +13,12 @@ from eth_account.messages import _hash_eip191_message, encode_typed_data
 
 from backend.api.app import MAX_UPLOADS
 from backend.domain.batch import Header, camel_case
-from backend.domain.chain import (
-    BatchState,
-    CommittedBatch,
-    Datanet,
-    Demanded,
-    Operator,
-    Proposal,
-    Voiding,
-)
 from backend.domain.content import cid_digest
 from backend.domain.disputes.witnesses import Demand, Fault, Tree
+from backend.domain.governance import Proposal
 from backend.domain.ids import DatanetId
+from backend.domain.registries import Datanet, Operator
+from backend.domain.settlement import BatchState, CommittedBatch, Conviction, DemandStatus
 from backend.domain.training import JobState
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 from tests.integration.api.conftest import sign_in
@@ -162,20 +156,20 @@ def a_batch(number: int, **changes: Any) -> CommittedBatch:
 
 def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     view, operator = api.installation.view, some_account("operator")
-    voiding = Voiding(2, some_hash("x"), "badReceipt", None, Fault.PRICE, 3, some_hash("proof"), 9)
-    void = a_batch(2, state=BatchState.VOID, voiding=voiding, is_refunded=True)
+    conviction = Conviction(2, some_hash("x"), "badReceipt", None, Fault.PRICE, 3, some_hash("proof"), 9)
+    void = a_batch(2, state=BatchState.VOID, conviction=conviction, is_refunded=True)
     held = a_batch(2, hash=some_hash("anew"))
     view.committed += [a_batch(1, state=BatchState.FINAL), void, held]
     demand = Demand(held.hash, Tree.ENTRIES, (1,), some_account("challenger"), 50, 1)
-    view.demanded.append(Demanded(demand.id, operator, demand, (0,), 0, 1))
+    view.demanded.append(DemandStatus(demand.id, operator, demand, (0,), 0, 1))
 
     url = f"{api.url}/v1/operators/{operator}/batches"
     page = httpx.get(url, params={"limit": 2}).json()
     newest, fallen = page["data"]
-    assert (newest["state"], newest["is_held"], newest["voiding"]) == ("committed", True, None)
+    assert (newest["state"], newest["is_held"], newest["conviction"]) == ("committed", True, None)
     assert (newest["total"], newest["final_at"]) == ("7", 90)
     assert (fallen["state"], fallen["is_held"], fallen["is_refunded"]) == ("void", False, True)
-    assert fallen["voiding"] == {
+    assert fallen["conviction"] == {
         "first": 2,
         "convicted": some_hash("x"),
         "verb": "badReceipt",

@@ -18,10 +18,10 @@ from backend.cli import snapshots, train
 from backend.cli.client import ApiRefused, Market
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
-from backend.domain.chain import Datanet, Snapshot
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 from backend.domain.ids import DatanetId, SnapshotId
+from backend.domain.registries import Datanet, Snapshot
 from backend.domain.training import LINEAR_LAYERS, TrainingConfig
 from backend.domain.training_payment import request_bytes
 from backend.services.train.leases import Leases

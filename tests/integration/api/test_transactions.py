@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.api.routers import registry
-from backend.domain.chain import Attempt
+from backend.domain.transactions import TransactionAttempt
 from tests.integration.api.conftest import sign_in
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
@@ -72,7 +72,7 @@ def test_a_transaction_is_followed_to_its_confirmation_over_a_reorganised_chain(
 
     def send(store: TransactionStore) -> None:
         store.take_nonce(lane, number, 0, 21_000)
-        store.add_attempt(number, Attempt(HASH, "0x", 1, 1, 1))
+        store.add_attempt(number, TransactionAttempt(HASH, "0x", 1, 1, 1))
 
     with api.installation.begin() as tx:
         tx.transactions.lock_lane(lane)

@@ -17,8 +17,8 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
 from backend.api.app import MAX_PIECES
-from backend.domain.chain import Datanet
 from backend.domain.ids import DatanetId
+from backend.domain.registries import Datanet
 from tests.integration.api.conftest import sign_in
 from tests.support.contributions import jsonl
 from tests.support.market import some_account, some_hash

@@ -10,7 +10,7 @@ import pytest
 from backend.chain.client import ChainClient
 from backend.chain.dispute_sender import ChainDisputeSender, GasLimits
 from backend.chain.keys import local_account
-from backend.domain.chain import Call
+from backend.domain.transactions import Call
 from tests.support.market import some_hash
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import pytest
 
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
-from backend.domain.chain import Call, Reverted
+from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, NotFound
+from backend.domain.transactions import Call
 from backend.services.market.governance import Ballot, Governance, ProposalState
 from tests.support.wallet import send
 

@@ -14,7 +14,7 @@ from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.chain.sender import Sender
 from backend.deployment.local import save
-from backend.domain.chain import TransactionState
+from backend.domain.transactions import TransactionState
 from tests.support.databases import chain_database
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 from backend.chain.keys import local_account
 from backend.db.tables.transactions import TransactionRow
 from backend.deployment.local import save
-from backend.domain.chain import TransactionState
+from backend.domain.transactions import TransactionState
 from tests.support.faulty_rpc import RealNode, SendingFaults, serving
 
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ import pytest
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.chain.sender import Sender
-from backend.domain.chain import TransactionState
 from backend.domain.errors import Conflict
 from backend.domain.hashing import TypedDomain
+from backend.domain.transactions import TransactionState
 from backend.services.operator.membership import Membership, StillLocked
 from tests.support.deployment import fund, key
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.db.unit_of_work import Database
-    from backend.domain.chain import ChainTransaction
+    from backend.domain.transactions import ChainTransaction
 
 HOLDER, OPERATOR, RECEIPT_KEY = local_account(3), key("a new operator"), key("its receipt key")
 DOLLAR, UNIT = 10**6, 10**6

@@ -8,16 +8,16 @@ import pytest
 
 from backend.chain.keys import local_account, sign_transaction
 from backend.chain.sender import STUCK_BLOCKS, Sender
-from backend.domain.chain import TransactionState
 from backend.domain.hashing import keccak, to_hash
+from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.chain.client import ChainClient
     from backend.db.unit_of_work import Database
-    from backend.domain.chain import ChainTransaction
     from backend.domain.ids import Account
+    from backend.domain.transactions import ChainTransaction
 
 OPERATOR, USER = local_account(1), local_account(3)
 CONFIRMATIONS = 2

@@ -12,12 +12,12 @@ from backend.chain.keys import local_account
 from backend.db.base import Base
 from backend.db.unit_of_work import Database
 from backend.domain.batch_data import FILE_NAME, decode
-from backend.domain.chain import BatchState
 from backend.domain.content import cid_of
 from backend.domain.errors import NotFound
 from backend.domain.hashing import receipt_id
+from backend.domain.money import PPM, UNIT
 from backend.domain.receipt import Share
-from backend.domain.split import PPM, UNIT
+from backend.domain.settlement import BatchState
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.settle.settler import Step
 from tests.support.market import some_hash

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.keys import local_account
-from backend.domain.chain import BatchState, PaidSpan
 from backend.domain.disputes.witnesses import Demand, Tree
 from backend.domain.hashing import receipt_id
 from backend.domain.ids import ZERO_HASH, Account
+from backend.domain.settlement import BatchState, PaidSpan
 from backend.services.settle.settler import Step
 
 if TYPE_CHECKING:
-    from backend.domain.chain import Channel, Demanded
+    from backend.domain.channels import Channel
+    from backend.domain.settlement import DemandStatus
     from tests.integration.settlement.conftest import LiveMarket
 
 OPERATOR, CHALLENGER = local_account(1).account, local_account(5)
@@ -51,7 +52,7 @@ def header_of(market: LiveMarket, number: int) -> dict[str, Any]:
     return next(dict(b.header) for b in reversed(batches) if b.number == number)
 
 
-def demand_entries(market: LiveMarket, number: int) -> Demanded:
+def demand_entries(market: LiveMarket, number: int) -> DemandStatus:
     """The first two entries of the treasury."""
     batch = market.auditor().batch(OPERATOR, number)
     keys = ["0x" + batch.entry_keys[i * 32 : i * 32 + 32].hex() for i in (0, 1)]
@@ -72,7 +73,7 @@ def convict(market: LiveMarket, number: int) -> None:
     market.indexer.catch_up()
 
 
-def answer(market: LiveMarket, asked: Demanded, place: int, number: int) -> None:
+def answer(market: LiveMarket, asked: DemandStatus, place: int, number: int) -> None:
     batch = market.auditor().batch(OPERATOR, number)
     index = [int.from_bytes(batch.entry_keys[i : i + 32], "big") for i in (0, 32)].index(
         asked.demand.keys[place]
@@ -174,10 +175,10 @@ def test_voided_batches_are_refunded_to_the_unit_and_their_receipts_settled_agai
         second, third = tx.chain.batches(OPERATOR)[1:]
         operator = tx.chain.operator(OPERATOR)
         spans = tx.chain.spans(third.hash)
-    assert second.voiding == third.voiding
-    assert second.voiding is not None
-    assert (second.voiding.first, second.voiding.convicted) == (2, second.hash)
-    assert (second.voiding.verb, second.voiding.challenger) == ("unanswered", CHALLENGER.account)
+    assert second.conviction == third.conviction
+    assert second.conviction is not None
+    assert (second.conviction.first, second.conviction.convicted) == (2, second.hash)
+    assert (second.conviction.verb, second.conviction.challenger) == ("unanswered", CHALLENGER.account)
     assert operator is not None
     stake = market.chain.call("OperatorRegistry", "stakeOf", OPERATOR)["stake"]
     assert operator.stake == stake

@@ -15,11 +15,11 @@ import pytest
 from backend.chain.dispute_sender import ChainDisputeSender
 from backend.chain.keys import local_account, recover
 from backend.deployment.local import save
-from backend.domain.chain import BatchState
 from backend.domain.disputes.proofs import ZeroLeafProof
 from backend.domain.disputes.witnesses import Tree, balance_key
 from backend.domain.errors import Unavailable
 from backend.domain.judging.case import Finding, Wrong
+from backend.domain.settlement import BatchState
 from backend.installation.installation import Installation
 from backend.installation.watcher import Task, watching
 from backend.services.audit.auditor import Auditor
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.chain.local_node import LocalNode
     from backend.domain.batch import Batch, Header
-    from backend.domain.chain import Call, Demanded
+    from backend.domain.settlement import DemandStatus
+    from backend.domain.transactions import Call
     from backend.services.watch.news import News
     from backend.services.watch.watcher import Watcher
 
@@ -194,9 +195,9 @@ def test_a_watcher_killed_after_its_reservation_leaves_it_to_its_successor(room:
     before = room.num_sent()
     assert what(room.watcher().run_once()) == ["wrong", "proved"]
     assert room.num_sent() == before + 1
-    voiding = room.stage.batch(header.hash).voiding
-    assert voiding is not None
-    assert voiding.challenger == WATCHER.account
+    conviction = room.stage.batch(header.hash).conviction
+    assert conviction is not None
+    assert conviction.challenger == WATCHER.account
 
 
 def test_demands_on_the_own_operator_are_answered_from_batch_data(room: Room) -> None:
@@ -246,7 +247,7 @@ def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:
     assert watcher.answers is not None
     calls = watcher.answers.calls
 
-    def calls_and_lose(demanded: Demanded) -> Iterator[tuple[int, Call]]:
+    def calls_and_lose(demanded: DemandStatus) -> Iterator[tuple[int, Call]]:
         found = list(calls(demanded))
         others = ChainDisputeSender(room.stage.chain, CURIOUS, LIMITS).send([call for _, call in found])
         assert all(sent.is_done for sent in others)

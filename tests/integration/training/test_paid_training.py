@@ -17,7 +17,7 @@ from backend.cli import receipts
 from backend.cli.main import app
 from backend.domain.hashing import to_hash
 from backend.domain.ids import Cid
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
 from backend.domain.training import Dataset, Step
 from backend.domain.training_payment import request_bytes
 from backend.domain.voucher import SignedVoucher, Voucher

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.chain.contracts import all_errors, interface, reverted
-from backend.domain.chain import VERBS
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Account, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
+from backend.domain.settlement import VERBS
 
 ACCOUNT = "0x" + "ab" * 20
 RECORD = {

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from backend.cli import client, operator
 from backend.cli.main import app
-from backend.domain.chain import ChainTransaction, TransactionState
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.hashing import to_hash, version_id
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.training_payment import training_record
+from backend.domain.transactions import ChainTransaction, TransactionState
 from backend.installation import base_model
 from backend.installation.base_model import Offer
 from backend.installation.installation import BaseFacts

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from backend.db.tables.chain import EventRow
-from backend.domain.chain import BatchState, BlockRef, ChainEvent, PaidSpan
+from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+from backend.domain.settlement import BatchState, PaidSpan
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, Work
@@ -232,9 +233,9 @@ def test_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_give
             BatchState.VOID,
             BatchState.VOID,
         ]
-        assert first.voiding is None
-        assert second.voiding == third.voiding
-        why = third.voiding
+        assert first.conviction is None
+        assert second.conviction == third.conviction
+        why = third.conviction
         assert why is not None
         assert (why.first, why.convicted, why.verb) == (2, word(2), "badReceipt")
         assert (why.challenger, why.fault, why.receipt, why.block_number) == (ALICE, Fault.PRICE, 7, 2)
@@ -259,7 +260,7 @@ def test_a_batch_committed_anew_under_its_old_hash_within_a_block_stands(databas
         take_in(tx, committed(1, 1), *convicted(1, ALICE), voided(1, 1, 1), refunded(1, 1), committed(1, 1))
     with database.read() as tx:
         (batch,) = tx.chain.batches(OPERATOR)
-        assert (batch.state, batch.voiding, batch.is_refunded) == (BatchState.COMMITTED, None, False)
+        assert (batch.state, batch.conviction, batch.is_refunded) == (BatchState.COMMITTED, None, False)
 
 
 def test_a_conviction_that_paid_nobody_has_no_challenger(database: Database) -> None:
@@ -267,8 +268,8 @@ def test_a_conviction_that_paid_nobody_has_no_challenger(database: Database) -> 
         take_in(tx, committed(1, 1), *convicted(1, Account("0x" + "00" * 20)), voided(1, 1, 1))
     with database.read() as tx:
         (batch,) = tx.chain.batches(OPERATOR)
-        assert batch.voiding is not None
-        assert batch.voiding.challenger is None
+        assert batch.conviction is not None
+        assert batch.conviction.challenger is None
 
 
 def collected(channel: int, before: int, start: int, until: int) -> tuple[str, str, dict[str, Any]]:

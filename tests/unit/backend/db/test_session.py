@@ -10,8 +10,8 @@ from sqlalchemy.exc import IntegrityError
 from backend.db.session import open_engine
 from backend.db.tables.transactions import AttemptRow
 from backend.db.unit_of_work import Database
-from backend.domain.chain import Attempt
 from backend.domain.ids import Account, Hash32
+from backend.domain.transactions import TransactionAttempt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def test_sqlite_is_strict_and_survives_readers(tmp_path: Path) -> None:
 
 
 def test_foreign_keys_hold_on_every_engine(database: Database) -> None:
-    orphan = Attempt(Hash32("0x" + "11" * 32), "0x", max_fee=1, priority_fee=1, sent_at_block=1)
+    orphan = TransactionAttempt(Hash32("0x" + "11" * 32), "0x", max_fee=1, priority_fee=1, sent_at_block=1)
     with database.begin() as tx:
         lane = Account("0x" + "22" * 20)
         known = tx.transactions.enqueue(lane, "TestUSD", "mint", (), "a")

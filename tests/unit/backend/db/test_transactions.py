@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.chain import Attempt, TransactionState
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account, Hash32
+from backend.domain.transactions import TransactionAttempt, TransactionState
 from tests.support.market import some_account
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def test_rivals_for_one_transaction_give_it_one_nonce(database: Database) -> Non
 
 def test_a_requeued_transaction_forgets_nonce_and_attempts(database: Database) -> None:
     transaction = enqueue(database, "a")
-    attempt = Attempt(Hash32("0x" + "ab" * 32), "0x02", max_fee=10, priority_fee=1, sent_at_block=3)
+    attempt = TransactionAttempt(
+        Hash32("0x" + "ab" * 32), "0x02", max_fee=10, priority_fee=1, sent_at_block=3
+    )
     with database.begin() as tx:
         tx.transactions.lock_lane(LANE)
         tx.transactions.take_nonce(LANE, transaction, 0, gas=1)

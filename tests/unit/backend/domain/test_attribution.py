@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.attribution import ScoreNotFinite, shares_from_scores
+from backend.domain.money import PPM
 from backend.domain.receipt import Share
-from backend.domain.split import MAX_SHARES, PPM
+from backend.domain.split import MAX_SHARES
 
 scores = st.dictionaries(
     st.integers(0, (1 << 32) - 1), st.floats(-1e300, 1e300), min_size=1, max_size=MAX_SHARES + 40

@@ -13,9 +13,9 @@ from backend.domain.errors import NotFound
 from backend.domain.hashing import attribution_hash, receipt_id, slices_hash, to_bytes
 from backend.domain.ids import ZERO_HASH, VersionId
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, resolve
+from backend.domain.money import PPM
 from backend.domain.receipt import Share, SignedReceipt, Slice
 from backend.domain.rules import BadReceipt, Rules, from_position, to_position
-from backend.domain.split import PPM
 from tests.support.market import Market, in_order, parameter_set, some_account
 
 if TYPE_CHECKING:

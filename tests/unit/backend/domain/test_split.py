@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.ids import ZERO_HASH, VersionId
+from backend.domain.money import PPM, mul_ppm_down
 from backend.domain.receipt import Share, Slice
-from backend.domain.split import PPM, charge, mul_ppm_down, slice_charges, split
+from backend.domain.split import charge, slice_charges, split
 from tests.support.market import Market
 
 ppms = st.lists(st.integers(1, 10_000), min_size=1, max_size=256)

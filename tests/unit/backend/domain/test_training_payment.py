@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backend.domain.ids import SnapshotId
+from backend.domain.money import PPM
 from backend.domain.receipt import Slice
-from backend.domain.split import PPM, charge, split
+from backend.domain.split import charge, split
 from backend.domain.training import JobState, Lease, TrainingConfig, TrainingJob
 from backend.domain.training_payment import most_tokens, request_bytes, training_record
 from tests.support.market import some_account, some_hash

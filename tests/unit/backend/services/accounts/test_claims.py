@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.batch import Header
-from backend.domain.chain import Operator
-from backend.domain.split import UNIT
+from backend.domain.money import UNIT
+from backend.domain.registries import Operator
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.audit.auditor import WrongBatch
 from tests.support.market import some_account, some_hash

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH, VersionId
-from backend.domain.split import MAX_SLICES, PPM
+from backend.domain.money import PPM
+from backend.domain.split import MAX_SLICES
 from backend.services.answers.blend import blended, price
 from backend.services.market.catalogue import Model
 from tests.support.market import Market, some_hash

@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
-from backend.domain.chain import BatchState, CommittedBatch
 from backend.domain.content import ContentMissing, cid_digest
+from backend.domain.settlement import BatchState, CommittedBatch
 from backend.services.audit.cases import RETRY_SECONDS, Cases
 from backend.storage.folders import folder_cid
 from tests.support.market import CHAIN_ID, Market, recover, some_hash

@@ -16,8 +16,8 @@ from sqlalchemy import event
 from backend.chain.keys import recover
 from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
 from backend.domain.hashing import receipt_id, slices_hash
+from backend.domain.money import PPM
 from backend.domain.receipt import Slice
-from backend.domain.split import PPM
 from backend.services.channels.admission import Admission, Bill, Payer
 from backend.services.channels.balance import ViewStale
 from backend.services.channels.ledger import (

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.chain import Contribution
 from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId, SnapshotId
+from backend.domain.registries import Contribution
 from backend.services.market.provenance import Origin, Origins
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import NOW

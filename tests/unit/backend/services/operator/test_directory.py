@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from backend.domain.chain import Operator
+from backend.domain.registries import Operator
 from backend.ports.outbound import Unreachable
 from backend.services.operator.directory import KEPT_SECONDS, Card, Operators
 from tests.support.market import some_account, some_hash

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.chain.keys import LocalSigner, recover
-from backend.domain.chain import Operator
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import TypedDomain, keccak
 from backend.domain.ids import ZERO_ACCOUNT, Account
+from backend.domain.registries import Operator
 from backend.services.operator.membership import Membership, Place, StillLocked
 from tests.support.market import CHAIN_ID, some_account
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.domain.chain import ChainTransaction
+    from backend.domain.transactions import ChainTransaction
 
 OWN, KEY = some_account("operator"), LocalSigner(keccak(b"receipt key"))
 DOMAIN = TypedDomain(CHAIN_ID, some_account("OperatorRegistry"))

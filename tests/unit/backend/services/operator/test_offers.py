@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.chain import RegisteredVersion, Reverted
+from backend.domain.chain import Reverted
 from backend.domain.denials import FloorPrice
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import record_argument, version_id
 from backend.domain.ids import ZERO_HASH, Account, VersionId
+from backend.domain.registries import RegisteredVersion
 from backend.domain.training_payment import training_record
 from backend.services.operator.offers import Offers, base_record
 from tests.support.market import some_account, some_hash

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.domain.chain import Operator
 from backend.domain.content import ContentMissing
+from backend.domain.registries import Operator
 from backend.ports.outbound import AnsweredOtherwise, Unreachable
 from backend.services.operator.peers import AWAY_SECONDS, LACKS_SECONDS, Peers
 from backend.storage.embedded import EmbeddedStore

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.chain import Demanded
 from backend.domain.disputes.witnesses import Demand, Tree
+from backend.domain.settlement import DemandStatus
 from backend.services.settle.settler import Step
 from tests.support.market import some_account
 from tests.support.settling import Died, Dying, assert_all_settled, dying_begin, settle, settle_batches
@@ -120,7 +120,7 @@ def test_a_batch_under_an_open_demand_is_not_finalised_and_those_before_it_are(t
     settle_batches(town, 3)
     held = town.chain.standing()[1]
     demand = Demand(held.hash, Tree.ENTRIES, (1,), some_account("challenger"), 1, 1)
-    town.chain.demanded = [Demanded(demand.id, held.operator, demand, (0,), 0, 1)]
+    town.chain.demanded = [DemandStatus(demand.id, held.operator, demand, (0,), 0, 1)]
     town.chain.time += 60
     assert town.settler().finalise() == 1
     town.mine()

@@ -118,10 +118,10 @@ def equivocate(town: Town, guilty: int, function: str) -> Settler:
     """Convict the newest batch by a receipt that overlaps with its receipt `guilty`."""
     town.chain.void_from(1, "equivocation")
     batch = town.chain.committed[-1]
-    assert batch.voiding is not None
+    assert batch.conviction is not None
     args = {"header": batch.header, "opening": {"index": str(guilty)}}
     call = {"contract": "Disputes", "function": function, "args": args}
-    town.chain.calls[batch.voiding.tx_hash] = call
+    town.chain.calls[batch.conviction.tx_hash] = call
     return town.settler()
 
 

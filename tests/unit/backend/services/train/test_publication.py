@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.db.tables.chain import VersionRow
-from backend.domain.chain import PreparedTransaction
 from backend.domain.content import ContentCorrupt, cid_digest
 from backend.domain.errors import Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import version_id
 from backend.domain.ids import Account, Hash32
 from backend.domain.screening import CopiedVersion, Inspection
 from backend.domain.training import Step, TrainingResult
+from backend.domain.transactions import PreparedTransaction
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.screening import Gate
 from backend.services.train.imported import MAX_BYTES, ImportedAdapters

@@ -3,9 +3,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.chain import BatchState, BlockRef, Call, CommittedBatch, Demanded, Operator, PaidSpan
+from backend.domain.chain import BlockRef
 from backend.domain.disputes.witnesses import Demand, Tree
 from backend.domain.ids import ChannelId
+from backend.domain.registries import Operator
+from backend.domain.settlement import BatchState, CommittedBatch, DemandStatus, PaidSpan
 from backend.ports.disputes import Sent
 from backend.services.watch.challenge import Challenge
 from tests.support.market import parameter_set, some_account, some_hash
@@ -13,8 +15,9 @@ from tests.support.market import parameter_set, some_account, some_hash
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backend.domain.chain import ParameterSet
     from backend.domain.ids import Account, Hash32
+    from backend.domain.parameters import ParameterSet
+    from backend.domain.transactions import Call
     from backend.services.watch.news import News
 
 OPERATOR, WATCHER = some_account("operator"), some_account("watcher")
@@ -36,9 +39,9 @@ def batch(number: int, state: BatchState = BatchState.COMMITTED) -> CommittedBat
     )
 
 
-def demanded(of: CommittedBatch, *keys: int, deadline: int = 2_000, by: Account = WATCHER) -> Demanded:
+def demanded(of: CommittedBatch, *keys: int, deadline: int = 2_000, by: Account = WATCHER) -> DemandStatus:
     demand = Demand(of.hash, Tree.RECEIPTS, keys, by, deadline, BOND)
-    return Demanded(demand.id, OPERATOR, demand, tuple(range(len(keys))), 0, 1)
+    return DemandStatus(demand.id, OPERATOR, demand, tuple(range(len(keys))), 0, 1)
 
 
 @dataclass
@@ -46,7 +49,7 @@ class View:
     """The part of `ChainView` that challenges use."""
 
     known: list[CommittedBatch] = field(default_factory=list)
-    asked: list[Demanded] = field(default_factory=list)
+    asked: list[DemandStatus] = field(default_factory=list)
 
     def parameter_set(self, number: int) -> ParameterSet:
         terms = parameter_set(number, fee_ppm=0, window=WINDOW)
@@ -63,10 +66,10 @@ class View:
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None:
         return next((one for one in self.known if one.hash == batch_hash), None)
 
-    def demands(self, batch_hash: Hash32) -> list[Demanded]:
+    def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
         return [one for one in self.asked if one.demand.batch_hash == batch_hash]
 
-    def open_demands(self, operator: Account) -> list[Demanded]:
+    def open_demands(self, operator: Account) -> list[DemandStatus]:
         return sorted(self.asked, key=lambda one: one.demand.deadline)
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
@@ -170,7 +173,7 @@ def test_a_search_goes_round_by_round_and_others_demands_do_not_hold_it_up() -> 
     wanted = ((Tree.ENTRIES, (5, 6)),)
     for challenger, expected in ((WATCHER, []), (some_account("somebody"), [[5, 6]])):
         demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), challenger, 2_000, BOND)
-        view = View([asked], [Demanded(demand.id, OPERATOR, demand, (1,), 0, 1)])
+        view = View([asked], [DemandStatus(demand.id, OPERATOR, demand, (1,), 0, 1)])
         dispute_sender = DisputeSender()
         list(challenge(dispute_sender=dispute_sender).demand(view, asked, wanted))
         assert [[int(key, 16) for key in call.args[2]] for call in dispute_sender.sent] == expected
@@ -181,7 +184,7 @@ def test_the_next_round_begins_with_the_last_answer() -> None:
     made = challenge(dispute_sender=dispute_sender)
     list(made.demand(View([asked]), asked, ((Tree.ENTRIES, (9, 10)),)))
     demand = Demand(asked.hash, Tree.ENTRIES, (9, 10), WATCHER, 2_000, BOND)
-    view = View([asked], [Demanded(demand.id, OPERATOR, demand, (), 0, 1)])
+    view = View([asked], [DemandStatus(demand.id, OPERATOR, demand, (), 0, 1)])
     assert told(made.demand(view, asked, ((Tree.ENTRIES, (5,)),))) == ["demanded"]
 
 

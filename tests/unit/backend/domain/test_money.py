@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.dollars import in_dollars
+from backend.domain.money import in_dollars
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Payment channels and session keys of `PaymentVault`. Amounts are in micro-units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backend.domain.ids import Account, ChannelId
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A payer's isolated balance towards one operator."""
+
+    id: ChannelId
+    payer: Account
+    operator: Account
+    collector: Account
+    balance: int
+    """Deposited and neither withdrawn nor collected; includes `thawing`."""
+    collected: int
+    """The collected cumulative: everything below it is paid or waived."""
+    thawing: int
+    """Part of the balance that the payer is withdrawing."""
+    thawed_at: int
+    """Unix seconds from which the thawing part can be withdrawn; zero while nothing thaws."""
+    reached: int = 0
+    """The highest cumulative that was ever collected, refunds included: receipts up to it were signed."""
+
+    @property
+    def available(self) -> int:
+        """The part of the balance that can pay for requests."""
+        return max(self.balance - self.thawing, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A session key of a channel: signs vouchers up to the cumulative `cap` until `expiry` or revocation."""
+
+    channel_id: ChannelId
+    key: Account
+    cap: int
+    expiry: int  # unix seconds
+    revoked_at: int | None  # unix seconds

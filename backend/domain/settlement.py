@@ -1,0 +1,131 @@
+"""Committed batches, disputes about them, and claims, as events of `Settlement` and `Disputes` report them.
+
+Source: docs/protocol.md, "Batch" and "Disputes". Amounts are in micro-units unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backend.domain.disputes.witnesses import Demand, Fault
+    from backend.domain.ids import Account, ChannelId, Hash32
+
+
+class BatchState(StrEnum):
+    COMMITTED = "committed"
+    FINAL = "final"
+    VOID = "void"
+
+
+VERBS = {
+    "0x85d32166": "badReceipt",
+    "0x30e11da2": "badPosition",
+    "0xe2a78ad0": "wrongEntry",
+    "0xd96f2bd2": "wrongBalance",
+    "0xc50f7058": "wrongOrder",
+    "0xff3b48db": "zeroLeaf",
+    "0x44037c16": "equivocation",
+    "0xc685f3b9": "unanswered",
+}
+"""Selector -> function of `IDisputes` that convicts a batch. The contract's events carry the selector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conviction:
+    """A successful fraud proof. It voids the convicted batch and all later batches of the operator."""
+
+    first: int
+    """Number of the convicted batch, the first of the voided ones."""
+    convicted: Hash32
+    """Hash of the convicted batch."""
+    verb: str
+    """The proof, one of `VERBS`."""
+    challenger: Account | None
+    """The account that is rewarded, if any."""
+    fault: Fault | None
+    """The fault of a single receipt, if the proof is about one."""
+    receipt: int | None
+    """Index of that receipt in the batch."""
+    tx_hash: Hash32
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedBatch:
+    """A batch as its operator committed it; `header` has the fields of Solidity's `BatchHeader`."""
+
+    operator: Account
+    number: int
+    hash: Hash32
+    header: Mapping[str, Any]
+    state: BatchState
+    tx_hash: Hash32
+    block_number: int
+    conviction: Conviction | None = None
+    """Set if and only if `state` is VOID."""
+    is_refunded: bool = False
+    """Whether the vault has returned to the channels what a void batch collected."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaidSpan:
+    """The part of a channel's cumulative that a batch collects.
+
+    `[start, until)` is paid; `[before, start)`, after the previously collected cumulative, is waived.
+    """
+
+    channel_id: ChannelId
+    payer: Account
+    before: int
+    start: int
+    until: int
+
+    @property
+    def refund(self) -> dict[str, Any]:
+        """Solidity's `Refund`."""
+        return {"payer": self.payer, "before": self.before, "from": self.start, "until": self.until}
+
+
+@dataclass(frozen=True, slots=True)
+class DemandStatus:
+    """A demand on the chain and the keys of it that are still unanswered."""
+
+    id: Hash32
+    operator: Account
+    demand: Demand
+    unanswered: tuple[int, ...]
+    """Indices of the unanswered keys, rising; empty once the bonds were returned."""
+    returned_units: int
+    """Bonds returned to the challenger, in token units."""
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class DemandAnswer:
+    """The answer to one key of a demand."""
+
+    demand: Hash32
+    key_index: int
+    answerer: Account
+    call: str
+    """Call data of `answer` or `answerReceipt`, 0x-hex."""
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A payout of an account's earnings from one operator, to the wallet that the account chose."""
+
+    operator: Account
+    account: Account
+    wallet: Account
+    amount: int
+    cumulative: int
+    """All that the account has claimed from this operator so far."""
+    tx_hash: Hash32
+    block_number: int

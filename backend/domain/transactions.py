@@ -1,0 +1,117 @@
+"""Calls of contracts and the transactions that carry them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.caip import chain_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backend.domain.ids import Account, Hash32
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a contract of the deployment. `contract` is its name in `Deployment.addresses`."""
+
+    contract: str
+    function: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTransaction:
+    """A call for a user's wallet to sign, with a decoded form that the user can read."""
+
+    chain_id: int
+    to: Account
+    data: str
+    value: int  # wei
+    decoded: Mapping[str, Any]
+    """`{"contract": name, "function": name, "args": {name: value}}`, integers as decimal strings."""
+    gas: int | None
+    """Gas limit, estimated with a margin; None if the sender is not known."""
+
+    @property
+    def chain(self) -> str:
+        """CAIP-2 identifier."""
+        return chain_name(self.chain_id)
+
+
+class TransactionState(StrEnum):
+    QUEUED = "queued"
+    SENT = "sent"
+    MINED = "mined"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTransaction:
+    """A transaction of ours, queued or sent. `lane` is the account of the key that sends it."""
+
+    id: int
+    lane: Account
+    contract: str
+    function: str
+    args: tuple[Any, ...]
+    idempotency_key: str
+    state: TransactionState
+    nonce: int | None
+    hash: Hash32 | None
+    """Hash of the mined attempt, else of the latest one; None while queued."""
+    block_number: int | None
+    block_hash: Hash32 | None
+    error: Mapping[str, Any] | None
+    """`{"error": custom error or kind, "message": text, "args": {...}}` of a failed transaction."""
+    trace: str | None = None
+    """`traceparent` of the request that queued it (W3C Trace Context)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionAttempt:
+    """One signed version of a transaction. A replacement has the same nonce and higher fees (wei per gas)."""
+
+    tx_hash: Hash32
+    raw: str
+    max_fee: int
+    priority_fee: int
+    sent_at_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction that has a nonce and is not confirmed yet."""
+
+    id: int
+    contract: str
+    function: str
+    args: tuple[Any, ...]
+    nonce: int
+    gas: int
+    is_mined: bool
+    attempts: tuple[TransactionAttempt, ...]
+    """By rising fee, which is the order of signing."""
+    trace: str | None = None
+
+    @property
+    def is_filler(self) -> bool:
+        """Whether it only fills a nonce gap, so that transactions with later nonces can be mined."""
+        return not self.contract
+
+
+def as_json(value: Any) -> Any:
+    """Convert arguments for JSON: integers to decimal strings, bytes to 0x-hex, sequences to lists."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    return [as_json(item) for item in value]
