@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.ports.engine import TokenLogprob, TokenLogprobs
+    from inference.protocol import TokenLogprob, TokenLogprobs
 
 
 class Shape(Protocol):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from backend.api.choices import Shape
-    from backend.ports.engine import Piece, TokenLogprobs
     from backend.services.answers.answer import Answer, Final
+    from inference.protocol import Chunk, TokenLogprobs
 
 FINISH_REASONS = {"abort": "stop"}
 """OpenAI has no word for an answer that was cut off."""
@@ -52,17 +52,17 @@ class Completion:
         self._created = int(time.time())
 
     async def whole(self) -> dict[str, Any]:
-        found: list[list[Piece]] = [[] for _ in range(self._wanted.num_choices)]
+        found: list[list[Chunk]] = [[] for _ in range(self._wanted.num_choices)]
         try:
-            async for index, piece in self.answer.pieces():
-                found[index].append(piece)
+            async for index, chunk in self.answer.chunks():
+                found[index].append(chunk)
         except asyncio.CancelledError:
             self.answer.hang_up()
             raise
         final = self.answer.final
         choices = [
-            self._shape.whole(index, "".join(piece.text for piece in pieces), self._logprobs(pieces), reason)
-            for index, (pieces, reason) in enumerate(zip(found, _reasons(final), strict=True))
+            self._shape.whole(index, "".join(chunk.text for chunk in chunks), self._logprobs(chunks), reason)
+            for index, (chunks, reason) in enumerate(zip(found, _reasons(final), strict=True))
         ]
         return self._object(self._shape.whole_object, choices) | bill(final)
 
@@ -72,8 +72,8 @@ class Completion:
             for index in range(self._wanted.num_choices):
                 if (opening := self._shape.opening(index)) is not None:
                     yield self._chunk([opening])
-            async for index, piece in self.answer.pieces():
-                yield self._chunk([self._shape.piece(index, piece.text, self._logprobs([piece]))])
+            async for index, chunk in self.answer.chunks():
+                yield self._chunk([self._shape.piece(index, chunk.text, self._logprobs([chunk]))])
             final = self.answer.final
             *closings, last = (self._shape.closing(*ended) for ended in enumerate(_reasons(final)))
             for closing in closings:
@@ -91,10 +91,10 @@ class Completion:
             yield event(internal_error_body())
             raise
 
-    def _logprobs(self, pieces: Sequence[Piece]) -> list[TokenLogprobs] | None:
+    def _logprobs(self, chunks: Sequence[Chunk]) -> list[TokenLogprobs] | None:
         if not self._wanted.has_logprobs:
             return None
-        return [place for piece in pieces for place in piece.logprobs]
+        return [place for chunk in chunks for place in chunk.logprobs or ()]
 
     def _chunk(self, choices: list[dict[str, Any]], extra: Mapping[str, Any] | None = None) -> str:
         return event(self._object(self._shape.chunk_object, choices) | dict(extra or {}))

@@ -1,4 +1,7 @@
-"""Async client of the engine process. Torch-free; one connection carries any number of requests at once."""
+"""Async client of the engine process: implements `backend.ports.engine.Engine` over a Unix socket.
+
+One connection carries any number of concurrent requests. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import asyncio
 import itertools
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
+from backend.domain.ids import Hash32
+from backend.ports.engine import InvalidSchema
 from inference.frames import (
     MAX_FRAME_BYTES,
     FrameTooLargeError,
@@ -36,49 +41,34 @@ from inference.protocol import (
     Status,
     TokenCount,
 )
+from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
     from pathlib import Path
 
     from backend.domain.errors import DomainError
-    from inference.protocol import AdapterBlend, AdapterRef, EmbedItem, Message, ProbeStates, Sampling
+    from inference.protocol import AdapterRef, EmbedItem, Message, ProbeStates
 
 E = TypeVar("E", bound=Event)
 
 logger = logging.getLogger(__name__)
 
-_MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES  # the engine reads a command when it has taken in the one before
-
-
-class _GenerateFields(TypedDict, total=False):
-    """Those of `Generate`."""
-
-    messages: tuple[Message, ...]
-    prompt: str | None
-    adapter: AdapterRef | None
-    blend: AdapterBlend | None
-    sampling: Sampling
-    probe: bool
-    probe_error: bool
-    payer: str
-    priority: int
-    deadline_ms: int | None
-    traceparent: str | None
+_MAX_UNSENT_BYTES = 4 * MAX_FRAME_BYTES  # the engine reads the next command once it has accepted the last
 
 
 class EngineClient:
-    """Connects on first use, and again after the engine was restarted.
+    """Connects on first use, and reconnects after the engine restarts.
 
-    Errors of all methods: `Unavailable` where the same call may succeed later (engine down, restarted in the
-    middle, or `Overloaded`), `InvalidInput` where the request itself is at fault; `details["code"]` is the
-    engine's own name for it.
+    Errors of all methods: `Unavailable` where the same call may succeed later (the engine is down, restarts
+    during the call, or is `Overloaded`), `InvalidInput` where the request itself is at fault;
+    `details["code"]` is the engine's error code.
     """
 
-    def __init__(self, socket_path: Path, deadline_s: float = 30.0) -> None:
-        """`deadline_s` bounds, in seconds, what is answered between two steps: `count_tokens`, `status`."""
+    def __init__(self, socket_path: Path, deadline_seconds: float = 30.0) -> None:
+        """`deadline_seconds`: time limit of calls that need no forward pass: `count_tokens`, `status`."""
         self._socket_path = socket_path
-        self._deadline_s = deadline_s
+        self._deadline_seconds = deadline_seconds
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
         self._numbers = itertools.count()
@@ -95,15 +85,13 @@ class EngineClient:
             await self._connection.close()
             self._connection = None
 
-    async def generate(
-        self, *, request_id: str | None = None, **fields: Unpack[_GenerateFields]
-    ) -> AsyncGenerator[Chunk, None]:
-        """The answer, chunk by chunk; the last one has a `finish_reason`.
+    async def generate(self, request: Generate) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer; the last chunk has a `finish_reason`. The request carries the current span.
 
-        Closing the iterator early aborts the request; the last chunk seen says how many tokens there were. To
-        have the exact number, `abort(request_id)` instead and read on: the last chunk then says `abort`.
+        Closing the iterator early aborts the request, and tokens after the last chunk read are not reported.
+        For the exact number, call `abort(request_id)` and read on to the chunk with finish reason `abort`.
         """
-        command = Generate(request_id or self._new_id(), **fields)
+        command = msgspec.structs.replace(request, traceparent=request.traceparent or traces.parent())
         connection = await self._connected()
         is_finished = False
         async with connection.events(command) as events:
@@ -117,36 +105,40 @@ class EngineClient:
                     connection.send(Abort(command.request_id))
 
     async def abort(self, request_id: str) -> None:
-        """End a request of this client; unknown ids are ignored."""
+        """End a request of this client. Unknown ids are ignored."""
         if self._connection is not None:
             self._connection.send(Abort(request_id))
 
     async def count_tokens(self, messages: Sequence[Message] = (), prompt: str | None = None) -> TokenCount:
-        """Prompt tokens that `generate` would report, and the context they have to fit in."""
+        """Count the prompt tokens that `generate` would report; the result has the model's context too."""
         command = CountTokens(self._new_id(), tuple(messages), prompt)
-        return await self._ask(command, TokenCount, self._deadline_s)
+        return await self._ask(command, TokenCount, self._deadline_seconds)
 
     async def embed(self, items: Sequence[EmbedItem], adapter: AdapterRef | None = None) -> list[ProbeStates]:
-        """States of given prompts and answers, as `generate(probe=True)` would return them, in order."""
+        """Compute the states of given prompts and answers, in order, as a `Generate` with `probe` would."""
         states: list[ProbeStates] = []
         for start in range(0, len(items), MAX_EMBED_ITEMS):
-            part = tuple(items[start : start + MAX_EMBED_ITEMS])
-            states += (await self._ask(Embed(self._new_id(), part, adapter), Embedding)).items
+            chunk = tuple(items[start : start + MAX_EMBED_ITEMS])
+            states += (await self._ask(Embed(self._new_id(), chunk, adapter), Embedding)).items
         return states
 
     async def status(self) -> Status:
-        return await self._ask(GetStatus(self._new_id()), Status, self._deadline_s)
+        return await self._ask(GetStatus(self._new_id()), Status, self._deadline_seconds)
 
-    async def metrics(self, deadline_s: float) -> str:
-        """What the engine counts, in Prometheus' text format."""
-        return (await self._ask(GetMetrics(self._new_id()), Metrics, deadline_s)).text
+    async def active_adapters(self) -> Sequence[Hash32]:
+        """Digests of the adapters in device slots, which answer without a load."""
+        return [Hash32(f"0x{digest}") for digest in (await self.status()).active_adapters]
 
-    async def _ask(self, command: Command, answer: type[E], deadline_s: float | None = None) -> E:
+    async def metrics(self, deadline_seconds: float) -> str:
+        """Return the engine's metrics in Prometheus' text format."""
+        return (await self._ask(GetMetrics(self._new_id()), Metrics, deadline_seconds)).text
+
+    async def _ask(self, command: Command, answer: type[E], deadline_seconds: float | None = None) -> E:
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_seconds):
                 return await self._answer(command, answer)
         except TimeoutError as error:
-            raise _unavailable(f"it did not answer within {deadline_s:g} s") from error
+            raise _unavailable(f"it did not answer within {deadline_seconds:g} s") from error
 
     async def _answer(self, command: Command, answer: type[E]) -> E:
         connection = await self._connected()
@@ -168,7 +160,7 @@ class EngineClient:
 
 
 class _Connection:
-    """One socket and a queue of events for every request under way; None in a queue means it was lost."""
+    """One socket, and a queue of events for each request. None in a queue: the connection is lost."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -186,12 +178,12 @@ class _Connection:
 
     @asynccontextmanager
     async def events(self, command: Command) -> AsyncIterator[asyncio.Queue[Event | None]]:
-        """Send `command` and receive what carries its request id until the block is left."""
+        """Send `command` and queue the events with its request id until the block exits."""
         if command.request_id in self._queues:
             raise InvalidInput(f"request id {command.request_id!r} is in use", "request_id")
         if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             raise Overloaded(
-                "the inference engine is behind with what it was sent; try again shortly",
+                "the inference engine has too many unread requests; try again shortly",
                 details={"code": "overloaded"},
             )
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -231,7 +223,7 @@ class _Connection:
 
 
 def _decode(body: bytes) -> Event:
-    """An event that cannot be decoded is an error of its own request, and of no other."""
+    """Decode an event; one that is malformed becomes an error of its own request only."""
     try:
         return decode_event(body)
     except msgspec.MsgspecError as error:
@@ -243,11 +235,11 @@ def _decode(body: bytes) -> Event:
 async def _next(events: asyncio.Queue[Event | None], expected: type[E]) -> E:
     event = await events.get()
     if event is None:
-        raise _unavailable("it ended while it worked on this request")
+        raise _unavailable("it ended during this request")
     if isinstance(event, Error):
         raise _domain_error(event)
     if not isinstance(event, expected):
-        raise _unavailable(f"it answered with {type(event).__name__} where {expected.__name__} belongs")
+        raise _unavailable(f"it answered with {type(event).__name__} instead of {expected.__name__}")
     return event
 
 
@@ -259,7 +251,9 @@ def _unavailable(reason: str) -> Unavailable:
 
 
 def _domain_error(error: Error) -> DomainError:
+    details = {"code": error.code}
     if error.code == "overloaded":
-        return Overloaded(error.message, details={"code": error.code})
-    kind = Unavailable if error.retryable else InvalidInput
-    return kind(error.message, details={"code": error.code})
+        return Overloaded(error.message, details=details)
+    if error.code == "invalid_schema":
+        return InvalidSchema(error.message, "response_format", details)
+    return (Unavailable if error.retryable else InvalidInput)(error.message, details=details)

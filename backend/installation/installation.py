@@ -302,9 +302,8 @@ class Installation:
     @cached_property
     def engine(self) -> Engine:
         from backend.engine.client import EngineClient
-        from backend.engine.gateway import EngineGateway
 
-        return EngineGateway(EngineClient(self.settings.engine_socket))
+        return EngineClient(self.settings.engine_socket)
 
     @cached_property
     def limits(self) -> GenerateLimits:

@@ -10,12 +10,14 @@ import json
 import subprocess
 import tempfile
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from backend.domain.errors import InvalidInput, NotFound, Unavailable
 from backend.processes.child import Child
+from backend.services.market.adapter_folders import adapter_ref
 from backend.services.receipts.reexecution import (
     MAX_ALTERNATIVES,
     NotRepeatable,
@@ -24,6 +26,7 @@ from backend.services.receipts.reexecution import (
     repeat,
 )
 from backend.services.receipts.verification import Check, ShownReceipt, Verification, content_check
+from inference.protocol import AdapterBlend, AdapterRef, BlendPart
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from backend.domain.ids import ReceiptId
     from backend.domain.receipt import Slice, VersionRecord
     from backend.installation.installation import Installation
-    from backend.ports.engine import AdapterFolder, Chat, Engine
+    from backend.ports.engine import Engine
     from backend.services.receipts.reexecution import Repeated
+    from inference.protocol import Generate
 
 STEP_SECONDS = 0.1
 STOP_SECONDS = 30.0
@@ -93,22 +97,22 @@ class Recomputation:
         found = []
         for part, record in zip(self._shown.signed.slices, self._records(), strict=True):
             if record.snapshots:
-                folder = self._installation.adapter_folders.folder(record).path
+                folder = self._installation.adapter_folders.folder(record)
                 probe = None if repeated is None else repeated.probe
                 at, method = positions.of(record.snapshots), self._shown.signed.method
                 found.append(attribution_check(methods, folder, at, method, part.shares, probe))
         return found
 
     async def _execute(self, body: bytes) -> Repeated:
-        chat = self._chat(body)
+        request = self._request(body)
         async with _own_engine(self._installation) as engine:
-            return await repeat(engine, chat)
+            return await repeat(engine, request)
 
-    def _chat(self, body: bytes) -> Chat:
+    def _request(self, body: bytes) -> Generate:
         records = self._records()
         if any(record.is_training for record in records):
             raise NotRepeatable("the receipt is for training: there is no answer to compute again", "receipt")
-        chat, weights = _asked(body)
+        request, weights = _parsed_request(body)
         if len(records) != (len(weights) or 1):
             raise InvalidInput("the request asks for other adapters than the receipt names", param="request")
         here = self._installation.base.digest
@@ -116,27 +120,27 @@ class Recomputation:
             if record.base_model != here:
                 text = f"the answer is by the base model {record.base_model}, here is {here}"
                 raise InvalidInput(text, param="base_model")
-        sampling = chat.sampling
+        sampling = request.sampling
         if sampling.temperature and sampling.seed is None:
             raise NotRepeatable("the answer was drawn by chance, without a seed", "request")
         tokens = self._shown.signed.receipt.completion_tokens
         again = replace(sampling, max_tokens=max(tokens, 1), logprobs=MAX_ALTERNATIVES)
         has_shares = any(record.snapshots for record in records)
-        folders = [self._folder(record) for record in records]
-        parts = zip(folders, weights, strict=False)
+        refs = [self._adapter(record) for record in records]
+        parts = [BlendPart(ref, weight) for ref, weight in zip(refs, weights, strict=False) if ref]
         return replace(
-            chat,
+            request,
             sampling=again,
-            adapter=None if weights else folders[0],
-            blend=tuple((folder, weight) for folder, weight in parts if folder is not None),
+            adapter=None if weights else refs[0],
+            blend=AdapterBlend(tuple(parts)) if parts else None,
             probe=has_shares,
             probe_error=has_shares,
         )
 
-    def _folder(self, record: VersionRecord) -> AdapterFolder | None:
+    def _adapter(self, record: VersionRecord) -> AdapterRef | None:
         if int(record.adapter_digest, 16) == 0:
             return None
-        return self._installation.adapter_folders.folder(record)
+        return adapter_ref(record, self._installation.adapter_folders.folder(record))
 
     def _records(self) -> list[VersionRecord]:
         """Errors: `NotFound`."""
@@ -151,13 +155,12 @@ def _known(part: Slice, record: VersionRecord | None) -> VersionRecord:
     return record
 
 
-def _asked(body: bytes) -> tuple[Chat, list[float]]:
-    """What a request's body asks of the engine, read as the API reads it, and the weights of a blend."""
+def _parsed_request(body: bytes) -> tuple[Generate, list[float]]:
+    """Parse a request body as the API does. Returns the engine's message, and the weights of a blend."""
     from pydantic import ValidationError
 
     from backend.api.schemas.chat import ChatCompletionRequest
     from backend.api.schemas.completions import CompletionRequest
-    from backend.ports.engine import Chat
 
     try:
         is_chat = "messages" in json.loads(body)
@@ -166,15 +169,14 @@ def _asked(body: bytes) -> tuple[Chat, list[float]]:
         raise InvalidInput(f"the request is none that the API takes: {error}", param="request") from error
     if asked.num_choices != 1:
         raise NotRepeatable("answers of several choices are not computed again", "request")
-    prompt = asked.turns() if isinstance(asked, ChatCompletionRequest) else asked.text
-    return Chat("again", prompt, asked.sampling()), [part.weight for part in asked.blend]
+    message = replace(asked.to_generate(default_max_tokens=1), request_id="again", priority=0)
+    return message, [part.weight for part in asked.blend]
 
 
 @asynccontextmanager
 async def _own_engine(installation: Installation) -> AsyncIterator[Engine]:
     """Of the home's base model, for one answer: in no company, it has the same bits each time."""
     from backend.engine.client import EngineClient
-    from backend.engine.gateway import EngineGateway
     from backend.engine.process import EngineProcess
 
     settings = installation.settings
@@ -198,6 +200,6 @@ async def _own_engine(installation: Installation) -> AsyncIterator[Engine]:
                     raise Unavailable("the engine ended before it was ready; it says why above")
                 await asyncio.sleep(STEP_SECONDS)
             async with EngineClient(socket_path) as client:
-                yield EngineGateway(client)
+                yield client
         finally:
             await asyncio.to_thread(process.end, STOP_SECONDS)

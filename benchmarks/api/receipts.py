@@ -14,36 +14,44 @@ from typing import TYPE_CHECKING
 
 from backend.app import keep
 from backend.installation.installation import Installation
-from backend.ports.engine import Piece, PromptSize, Sampling, Turn
 from backend.services.answers.generate import AnswerRequest
 from backend.services.channels.admission import Payer
 from benchmarks.api import market
 from benchmarks.api.figures import Row, Timed
+from inference.protocol import Chunk, Generate, Message, Sampling, TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from backend.domain.ids import Hash32
-    from backend.ports.engine import Chat, Engine, Prompt
+    from backend.ports.engine import Engine
     from benchmarks.api.market import Paying
 
 NUM_CLIENTS = 200
 NUM_CONTRIBUTORS = 64
 PROMPT_TOKENS, COMPLETION_TOKENS = 100, 50
-REQUEST = (Turn("user", "What is a merkle-sum tree?"),)
+REQUEST = Generate(
+    "",
+    (Message("user", "What is a merkle-sum tree?"),),
+    sampling=Sampling(max_tokens=COMPLETION_TOKENS),
+)
 
 
 class MemoryEngine:
     """Implements `backend.ports.engine.Engine`; every answer is there at once."""
 
-    async def count_tokens(self, prompt: Prompt) -> PromptSize:  # noqa: ARG002
-        return PromptSize(PROMPT_TOKENS, 4096)
+    async def count_tokens(
+        self,
+        messages: Sequence[Message] = (),  # noqa: ARG002
+        prompt: str | None = None,  # noqa: ARG002
+    ) -> TokenCount:
+        return TokenCount("", PROMPT_TOKENS, 4096)
 
-    async def answer(self, chat: Chat) -> AsyncIterator[Piece]:  # noqa: ARG002
-        yield Piece("An answer.", PROMPT_TOKENS, COMPLETION_TOKENS, "stop")
+    async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+        yield Chunk(request.request_id, "An answer.", [], PROMPT_TOKENS, COMPLETION_TOKENS, "stop")
 
-    async def abort(self, chat_id: str) -> None:
+    async def abort(self, request_id: str) -> None:
         """Nothing runs on."""
 
     async def active_adapters(self) -> Sequence[Hash32]:
@@ -98,9 +106,9 @@ async def _run(installation: Installation, model: str, asks: Iterator[Paying], s
         while time.perf_counter() < end:
             paying = next(asks)
             payer = Payer(paying.account, paying.key_id)
-            request = AnswerRequest(payer, resolved, REQUEST, Sampling(max_tokens=COMPLETION_TOKENS), b"{}")
+            request = AnswerRequest(payer, resolved, REQUEST, b"{}")
             answer = await generate.start(request)
-            async for _ in answer.pieces():
+            async for _ in answer.chunks():
                 pass
             count += bool(answer.final.receipt)
         return count

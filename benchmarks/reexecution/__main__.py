@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.ports.engine import TokenLogprob, TokenLogprobs
-from backend.services.receipts.reexecution import MAX_ALTERNATIVES, ROUNDING_GAP, Repeated
+from backend.services.receipts.reexecution import MAX_ALTERNATIVES, ROUNDING_GAP, repeated_answer
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.reexecution.rates import bare, honest, swapped, table
@@ -95,7 +94,7 @@ def _answers(config: EngineConfig, adapters: Sequence[AdapterRef], tokens: int) 
             chunks.setdefault(chunk.request_id, []).append(chunk)
     finally:
         engine.close()
-    return {_key(name): _repeated(found) for name, found in chunks.items()}
+    return {_key(name): repeated_answer(found) for name, found in chunks.items()}
 
 
 def _sound(engine: Engine) -> Iterator[Chunk]:
@@ -108,18 +107,6 @@ def _sound(engine: Engine) -> Iterator[Chunk]:
 def _key(name: str) -> tuple[int, int]:
     adapter, prompt = map(int, name.split())
     return adapter, prompt
-
-
-def _repeated(chunks: Sequence[Chunk]) -> Repeated:
-    places = tuple(
-        TokenLogprobs(
-            TokenLogprob(place.chosen.token, place.chosen.logprob),
-            tuple(TokenLogprob(each.token, each.logprob) for each in place.top),
-        )
-        for chunk in chunks
-        for place in chunk.logprobs or ()
-    )
-    return Repeated("".join(chunk.text for chunk in chunks), places, None)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,21 +12,23 @@ from backend.chain.keys import LocalSigner
 from backend.domain.chain import BlockRef
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, version_id
+from backend.domain.ids import Hash32
 from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
 from backend.domain.transactions import PreparedTransaction
-from backend.ports.attribution import Probe
-from backend.ports.engine import (
-    Chat,
+from backend.ports.engine import InvalidSchema
+from backend.services.accounts.claims import Claimable, NothingToClaim
+from backend.services.train.estimate import ShownRow, Tokenised
+from inference.protocol import (
+    Chunk,
     FinishReason,
-    InvalidSchema,
-    Piece,
-    Prompt,
-    PromptSize,
+    Generate,
+    JsonSchema,
+    Message,
+    ProbeStates,
+    TokenCount,
     TokenLogprob,
     TokenLogprobs,
 )
-from backend.services.accounts.claims import Claimable, NothingToClaim
-from backend.services.train.estimate import ShownRow, Tokenised
 from tests.support.market import CHAIN_ID, some_account, some_hash
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from backend.domain.channels import Channel, Grant
     from backend.domain.governance import Proposal
-    from backend.domain.ids import Account, ChannelId, Cid, DatanetId, Hash32, SnapshotId, VersionId
+    from backend.domain.ids import Account, ChannelId, Cid, DatanetId, SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
     from backend.domain.settlement import DemandStatus
     from backend.domain.training import TrainingConfig
@@ -152,12 +154,12 @@ class View:
         return number
 
 
-def scripted_logprobs(word: str, num_top: int | None) -> tuple[TokenLogprobs, ...]:
+def scripted_logprobs(word: str, num_top: int | None) -> list[TokenLogprobs] | None:
     """Each word is a token; the next likeliest is bytes that are no text alone."""
     if num_top is None:
-        return ()
-    ranked = (TokenLogprob(word.encode(), -0.5), TokenLogprob(b"\xe2\x82", -1.5))
-    return (TokenLogprobs(ranked[0], ranked[:num_top]),)
+        return None
+    ranked = [TokenLogprob(1, word.encode(), -0.5), TokenLogprob(2, b"\xe2\x82", -1.5)]
+    return [TokenLogprobs(ranked[0], ranked[:num_top])]
 
 
 class ScriptedEngine:
@@ -167,67 +169,70 @@ class ScriptedEngine:
         self.words: Sequence[str] = ("Hello", " there", ", world", ".")
         self.max_context = 128
         self.cached_prompt_tokens = 0
-        self.counted: list[Prompt] = []
+        self.counted: list[Sequence[Message] | str] = []
         self.breaks_after: int | None = None
         self.is_gone = False
         self.waits_after: int | None = None
         self.waits_after_of: dict[str, int] = {}
-        """By chat, before `waits_after`."""
-        self.probe = Probe((1.0, 0.0, 0.0))
-        self.chats: list[Chat] = []
-        self.refused_schema = '{"not": {}}'
+        """By request id, before `waits_after`."""
+        self.probe = ProbeStates([], [1.0, 0.0, 0.0], 0, 0)
+        self.requests: list[Generate] = []
+        self.refused_schema = JsonSchema('{"not": {}}')
         self.asked = asyncio.Event()
         self.is_waiting = threading.Event()
         """Set where it waits, for tests on other threads."""
         self._waking: dict[str, asyncio.Event] = {}
         self._aborted: set[str] = set()
 
-    async def count_tokens(self, prompt: Prompt) -> PromptSize:
+    async def count_tokens(self, messages: Sequence[Message] = (), prompt: str | None = None) -> TokenCount:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
-        self.counted.append(prompt)
-        texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
-        return PromptSize(sum(len(text.split()) for text in texts), self.max_context)
+        self.counted.append(messages if prompt is None else prompt)
+        texts = [message.content for message in messages] if prompt is None else [prompt]
+        return TokenCount("", sum(len(text.split()) for text in texts), self.max_context)
 
     async def metrics(self, deadline_seconds: float) -> str:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
         return "loraledger_scripted_engine 1.0\n"
 
-    async def answer(self, chat: Chat) -> AsyncIterator[Piece]:
-        self.chats.append(chat)
+    async def generate(self, request: Generate) -> AsyncIterator[Chunk]:
+        self.requests.append(request)
         self.asked.set()
-        if chat.sampling.json_schema == self.refused_schema:
+        if request.sampling.constraint == self.refused_schema:
             raise InvalidSchema("schema refused at #: as the script has it", "response_format")
-        waking = self._waking.setdefault(chat.id, asyncio.Event())
-        prompt = (await self.count_tokens(chat.prompt)).num_tokens
-        words = self.words[: chat.sampling.max_tokens]
+        request_id = request.request_id
+        waking = self._waking.setdefault(request_id, asyncio.Event())
+        prompt = (await self.count_tokens(request.messages, request.prompt)).num_tokens
+        words = self.words[: request.sampling.max_tokens]
         for number, word in enumerate(words, start=1):
             if number - 1 == self.breaks_after:
                 raise Unavailable("The engine stopped; nothing was charged, try again.")
-            if number - 1 == self.waits_after_of.get(chat.id, self.waits_after):
+            if number - 1 == self.waits_after_of.get(request_id, self.waits_after):
                 self._loop = asyncio.get_running_loop()
                 self.is_waiting.set()
                 await waking.wait()
-            if chat.id in self._aborted:
-                yield Piece("", prompt, number - 1, "abort", self.probe if chat.probe else None)
+            if request_id in self._aborted:
+                probe = self.probe if request.probe else None
+                yield Chunk(request_id, "", [], prompt, number - 1, "abort", probe)
                 return
             is_last = number == len(words)
             reason: FinishReason | None = (
                 ("stop" if len(words) == len(self.words) else "length") if is_last else None
             )
-            probe = self.probe if is_last and chat.probe else None
-            logprobs = scripted_logprobs(word, chat.sampling.logprobs)
-            yield Piece(word, prompt, number, reason, probe, self.cached_prompt_tokens, logprobs)
+            probe = self.probe if is_last and request.probe else None
+            logprobs = scripted_logprobs(word, request.sampling.logprobs)
+            cached = self.cached_prompt_tokens
+            yield Chunk(request_id, word, [1], prompt, number, reason, probe, cached, logprobs)
 
-    async def abort(self, chat_id: str) -> None:
-        self._aborted.add(chat_id)
-        self._waking.setdefault(chat_id, asyncio.Event()).set()
+    async def abort(self, request_id: str) -> None:
+        self._aborted.add(request_id)
+        self._waking.setdefault(request_id, asyncio.Event()).set()
 
     async def active_adapters(self) -> Sequence[Hash32]:
         if self.is_gone:
             raise Unavailable("The engine is not running; try again.")
-        return [chat.adapter.digest for chat in self.chats if chat.adapter]
+        return [Hash32(f"0x{asked.adapter.digest}") for asked in self.requests if asked.adapter]
 
     def wake(self) -> None:
         """All that wait go on, from whichever thread they are told."""

@@ -51,11 +51,9 @@ async def create_chat_completion(
         payer=Payer(caller.account, caller.key_id),
         model=model,
         blend=blend,
-        prompt=body.turns(),
-        sampling=body.sampling(),
+        message=body.to_generate(services.generate.default_max_tokens),
         body=await request.body(),
         num_choices=body.num_choices,
-        priority=body.priority,
         seconds=body.seconds,
     )
     wanted = Wanted(
@@ -79,8 +77,7 @@ async def create_completion(
         payer=Payer(caller.account, caller.key_id),
         model=model,
         blend=blend,
-        prompt=body.text,
-        sampling=body.sampling(),
+        message=body.to_generate(services.generate.default_max_tokens),
         body=await request.body(),
         num_choices=body.num_choices,
         seconds=body.seconds,

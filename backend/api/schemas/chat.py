@@ -1,20 +1,20 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from backend.api.schemas.sampling import (
-    MAX_TOP_LOGPROBS,
-    PRIORITIES,
     AnswerFields,
     ResponseFormat,
     Strict,
     Text,
     contradiction,
 )
-from backend.ports.engine import Priority, Sampling, Turn
+from inference.protocol import MAX_TOP_LOGPROBS, Generate, JsonSchema, Message
+
+PRIORITIES: dict[str | None, int] = {"flex": -1}
+"""Of service tiers; all others have priority 0."""
 
 
 class TextPart(Strict):
@@ -26,9 +26,9 @@ class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
 
-    def turn(self) -> Turn:
+    def to_message(self) -> Message:
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Turn("system" if self.role == "developer" else self.role, text)
+        return Message("system" if self.role == "developer" else self.role, text)
 
 
 class ChatCompletionRequest(AnswerFields):
@@ -63,21 +63,16 @@ class ChatCompletionRequest(AnswerFields):
         return self
 
     @property
-    def priority(self) -> Priority:
-        return PRIORITIES.get(self.service_tier, 0)
-
-    @property
     def served_tier(self) -> str | None:
         """As the answer names it: OpenAI's do where the request did."""
         return "default" if self.service_tier == "auto" else self.service_tier
 
-    def turns(self) -> tuple[Turn, ...]:
-        return tuple(message.turn() for message in self.messages)
-
-    def sampling(self) -> Sampling:
-        return replace(
-            super().sampling(),
-            max_tokens=self.max_completion_tokens or self.max_tokens or 0,
+    def to_generate(self, default_max_tokens: int) -> Generate:
+        schema = self.response_format.text if self.response_format else None
+        sampling = self._sampling(
+            max_tokens=self.max_completion_tokens or self.max_tokens or default_max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            json_schema=self.response_format.text if self.response_format else None,
+            constraint=None if schema is None else JsonSchema(schema),
         )
+        messages = tuple(message.to_message() for message in self.messages)
+        return Generate("", messages, sampling=sampling, priority=PRIORITIES.get(self.service_tier, 0))

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
-from backend.api.schemas.sampling import MAX_TOP_LOGPROBS, AnswerFields, Text
-from backend.ports.engine import Sampling
+from backend.api.schemas.sampling import AnswerFields, Text
+from inference.protocol import MAX_TOP_LOGPROBS, Generate
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, of this endpoint."""
@@ -22,10 +21,9 @@ class CompletionRequest(AnswerFields):
     prompt: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1, max_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
-    @property
-    def text(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-
-    def sampling(self) -> Sampling:
+    def to_generate(self, default_max_tokens: int) -> Generate:  # noqa: ARG002 - OpenAI sets this one's default
+        text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         max_tokens = self.max_tokens or DEFAULT_MAX_TOKENS
-        return replace(super().sampling(), max_tokens=max_tokens, logprobs=self.logprobs)
+        return Generate(
+            "", prompt=text, sampling=self._sampling(max_tokens=max_tokens, logprobs=self.logprobs)
+        )

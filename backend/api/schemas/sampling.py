@@ -10,14 +10,16 @@ from pydantic_core import PydanticCustomError
 
 from backend.api.errors import CONTRADICTION
 from backend.domain.split import MAX_SLICES
-from backend.ports.engine import Priority, Sampling
+from inference.protocol import MAX_GRAMMAR_LENGTH, Generate, Sampling
 
 MAX_CHOICES = 8
-MAX_TOP_LOGPROBS = 20
-MAX_SCHEMA_LENGTH = 1 << 16
-"""Characters, as the engine takes them."""
-PRIORITIES: dict[str | None, Priority] = {"flex": -1}
-"""Of service tiers; all others are the usual one."""
+SAMPLING_FIELDS = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "min_p", "seed"),
+        *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    }
+)
+"""Request fields that the engine knows by the same name."""
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, Field(max_length=1 << 20)]
@@ -57,11 +59,11 @@ class ResponseFormat(Strict):
             at = "response_format.json_schema"
             raise contradiction(at, f"The parameter '{at}' goes with type 'json_schema', and only with it")
         try:
-            is_small = len(self.text or "") <= MAX_SCHEMA_LENGTH
+            is_small = len(self.text or "") <= MAX_GRAMMAR_LENGTH
         except RecursionError:
             is_small = False
         if not is_small:
-            at, most = "response_format.json_schema.schema", MAX_SCHEMA_LENGTH
+            at, most = "response_format.json_schema.schema", MAX_GRAMMAR_LENGTH
             raise contradiction(at, f"The parameter '{at}' is nested too deep or over {most} characters")
         return self
 
@@ -147,18 +149,12 @@ class AnswerFields(Strict):
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self) -> Sampling:
-        """`max_tokens` of 0: the installation's default."""
-        return Sampling(
-            max_tokens=self.max_tokens or 0,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=self.top_k or 0,
-            min_p=self.min_p or 0.0,
-            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias={int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()},
-            seed=self.seed,
-            stop=self.stops,
-        )
+    def to_generate(self, default_max_tokens: int) -> Generate:
+        """The engine's request, without an id and adapters."""
+        raise NotImplementedError
+
+    def _sampling(self, **fields: Any) -> Sampling:
+        """Sampling parameters, and `fields` that differ between the endpoints."""
+        given = self.model_dump(include=set(SAMPLING_FIELDS), exclude_none=True)
+        bias = {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
+        return Sampling(**given, **fields, logit_bias=bias, stop=self.stops)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from backend.ports.engine import FinishReason, Piece
     from backend.ports.serving import NewReceipt
+    from inference.protocol import Chunk, FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class Final:
 
 
 class Answer:
-    """Pieces as they come, then `final`. The producer never waits for the reader."""
+    """Chunks as they arrive, then `final`. The producer never waits for the reader."""
 
     def __init__(self, answer_id: str) -> None:
         self.id = answer_id
         self.is_abandoned = False
         self._started = asyncio.Event()
         self._ended = asyncio.Event()
-        self._pieces: asyncio.Queue[tuple[int, Piece] | None] = asyncio.Queue()
+        self._chunks: asyncio.Queue[tuple[int, Chunk] | None] = asyncio.Queue()
         self._final: Final | None = None
         self._error: BaseException | None = None
         self._on_hang_up: list[Callable[[], None]] = []
@@ -44,17 +44,15 @@ class Answer:
         return self._final
 
     async def started(self) -> None:
-        """Returns with the first piece; raises what went wrong before it."""
+        """Returns with the first chunk; raises what went wrong before it."""
         await self._started.wait()
         if self._error is not None:
             raise self._error
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """What there is to read, each piece with the number of its choice. Raises what went wrong: then
-        nothing was charged.
-        """
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
+    async def chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
+        """Each chunk with the index of its choice. Raises what went wrong: then nothing was charged."""
+        while (chunk := await self._chunks.get()) is not None:
+            yield chunk
         if self._error is not None:
             raise self._error
 
@@ -75,9 +73,9 @@ class Answer:
             react()
         self._on_hang_up.append(react)
 
-    def put(self, choice: int, piece: Piece) -> None:
-        if piece.text or piece.logprobs:
-            self._pieces.put_nowait((choice, piece))
+    def put(self, choice: int, chunk: Chunk) -> None:
+        if chunk.text or chunk.logprobs:
+            self._chunks.put_nowait((choice, chunk))
         self._started.set()
 
     def end(self, final: Final) -> None:
@@ -89,6 +87,6 @@ class Answer:
         self._close()
 
     def _close(self) -> None:
-        self._pieces.put_nowait(None)
+        self._chunks.put_nowait(None)
         self._started.set()
         self._ended.set()

@@ -19,14 +19,16 @@ from backend.domain.attribution import (
     shares_from_scores,
 )
 from backend.domain.errors import InvalidInput
+from backend.ports.attribution import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from backend.domain.receipt import Share
-    from backend.ports.attribution import Attributor, Probe
+    from backend.ports.attribution import Attributor
     from backend.services.answers.attribution_index import Indices
+    from inference.protocol import ProbeStates
 
 
 class _ByIndex:
@@ -149,6 +151,11 @@ def attribute_all(
         if all(scores):
             return attributor.method, [shares_from_scores(each) for each in scores if each]
     raise InvalidInput("No attribution method applies to this version.")
+
+
+def answer_probe(states: ProbeStates | None) -> Probe | None:
+    """The probe of an answer from the engine's states; None where the engine computed none for the answer."""
+    return None if states is None or states.answer is None else Probe(states.answer, states.error)
 
 
 def _wanted(known: Any, scores: Any, positions: Sequence[int]) -> dict[int, float]:

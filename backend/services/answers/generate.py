@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec.structs import replace as replace_fields
+
 from backend.domain.attribution import ERROR_METHOD
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.hashing import attribution_hash, response_bytes, salted_hash, slices_hash, to_hash
 from backend.domain.receipt import Slice
 from backend.domain.split import charge
-from backend.ports.engine import Chat, Sampling, Turn
 from backend.services.answers.answer import Answer, Final
 from backend.services.answers.attribution import attribute_all
 from backend.services.answers.blend import Part, price
@@ -21,6 +22,8 @@ from backend.services.answers.positions import Positions
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
 from backend.services.channels.admission import Bill, Payer
 from backend.services.channels.group_commit import GroupCommit
+from backend.services.market.adapter_folders import adapter_ref
+from inference import protocol
 from telemetry import traces
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32, VersionId
     from backend.domain.receipt import Share, VersionRecord
     from backend.ports.attribution import Attributor
-    from backend.ports.engine import AdapterFolder, Engine, Priority, Prompt, PromptSize
+    from backend.ports.engine import Engine
     from backend.ports.serving import CatalogueTx
     from backend.services.channels.admission import Admission
     from backend.services.market.adapter_folders import AdapterFolders
@@ -68,22 +71,22 @@ class GenerateLimits:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """`body`: the request's bytes as received. `sampling.max_tokens` of 0: the installation's default.
+    """A request to the engine, and who pays for it.
 
-    `num_choices` answers are written, of up to that many tokens each; the prompt is paid for once. With a
-    seed, each choice has its own, rising from it. `seconds`: the client's own bound on the whole.
+    `message` has the prompt, sampling and priority; its id, adapters, probe and payer are set for each
+    choice. `body`: the HTTP request's bytes, which the receipt commits to. `num_choices` answers are
+    generated, of up to `max_tokens` each; the prompt is charged once. With a seed, each choice has its own,
+    rising from it. `seconds`: the client's time limit for the whole answer.
     """
 
     payer: Payer
     model: Model
-    prompt: Prompt
-    sampling: Sampling
+    message: protocol.Generate
     body: bytes
     num_choices: int = 1
-    priority: Priority = 0
     seconds: float | None = None
     blend: tuple[Part, ...] = ()
-    """In the place of `model`, which is the base model then."""
+    """Answers instead of `model`, which is then the base model."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -92,14 +95,14 @@ class AnswerRequest:
     @property
     def kind(self) -> str:
         """How OpenAI's ids of such answers begin."""
-        return "cmpl" if isinstance(self.prompt, str) else "chatcmpl"
+        return "chatcmpl" if self.message.prompt is None else "cmpl"
 
     @property
     def prompt_param(self) -> str:
-        return "prompt" if isinstance(self.prompt, str) else "messages"
+        return "messages" if self.message.prompt is None else "prompt"
 
 
-Folders: TypeAlias = "tuple[AdapterFolder | None, ...]"
+Folders: TypeAlias = "tuple[Path | None, ...]"
 """Of a request's parts; None for the base model."""
 _Billed: TypeAlias = "tuple[AnswerRequest, Folders, Transcript]"
 
@@ -126,11 +129,15 @@ class Generate:
         # Threads of their own: slow fetches must not hold up receipts, which share the loop's.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
         self._prepared: set[Path] = set()
-        self._fetches: dict[Hash32, asyncio.Future[AdapterFolder]] = {}
+        self._fetches: dict[Hash32, asyncio.Future[Path]] = {}
         self._max_context: int | None = None
         # One thread for all: a thread for each answer would fight the loop for the interpreter.
         self._bills: GroupCommit[_Billed, Bill] = GroupCommit(self._bill_all, "bills")
         self._running: dict[asyncio.Task[None], Answer] = {}
+
+    @property
+    def default_max_tokens(self) -> int:
+        return self._limits.default_max_tokens
 
     async def model(self, name: str, payer: Account | None = None) -> Model:
         """Raises what `Catalogue.resolve` does."""
@@ -144,7 +151,7 @@ class Generate:
             return frozenset()
 
     async def start(self, request: AnswerRequest) -> Answer:
-        """Returns with the first piece. Raises PaymentRequired, InvalidInput or Unavailable before it."""
+        """Returns with the first chunk. Raises PaymentRequired, InvalidInput or Unavailable before it."""
         answer = Answer(f"{request.kind}-{secrets.token_hex(16)}")
         # A task of its own: a reader who leaves cannot cancel what is still to be charged.
         task = asyncio.create_task(self._serve(request, answer))
@@ -177,13 +184,13 @@ class Generate:
         # Before any work: a payer with an empty channel must not occupy the tokenizer.
         await self._admission.check(request.payer, price(request.parts, 1, 1))
         size = await self._size(request)
-        sampling = self._fit(request, size)
-        bound = price(request.parts, size.num_tokens, sampling.max_tokens * request.num_choices)
+        max_tokens = self._fit(request, size)
+        bound = price(request.parts, size.num_tokens, max_tokens * request.num_choices)
         with traces.span("reserve"):
             reservation = await self._admission.reserve(request.payer, bound)
         try:
             with traces.span(f"chat {request.model.name}", gen_ai__operation__name="chat"):
-                folders, transcript = await self._produce(replace(request, sampling=sampling), answer)
+                folders, transcript = await self._produce(_limited(request, max_tokens), answer)
             with traces.span("receipt") as span:
                 bill = await self._bills.ask((request, folders, transcript))
                 receipt = await self._admission.settle(request.payer, reservation, bill)
@@ -193,28 +200,30 @@ class Generate:
             raise
         return Final(transcript.finish_reasons, receipt, transcript.cached_prompt_tokens)
 
-    async def _size(self, request: AnswerRequest) -> PromptSize:
+    async def _size(self, request: AnswerRequest) -> protocol.TokenCount:
         if self._max_context is None:
-            self._max_context = (await self._engine.count_tokens((Turn("user", ""),))).max_context
-        num_bytes = _num_bytes(request.prompt)
+            empty = (protocol.Message("user", ""),)
+            self._max_context = (await self._engine.count_tokens(empty)).max_context
+        message = request.message
+        num_bytes = _num_bytes(message)
         if num_bytes > self._max_context * MAX_BYTES_PER_TOKEN:
             raise ContextLengthExceeded(
                 f"The prompt has {num_bytes} bytes; prompt and answer share {self._max_context} tokens.",
                 param=request.prompt_param,
             )
-        size = await self._engine.count_tokens(request.prompt)
+        size = await self._engine.count_tokens(message.messages, message.prompt)
         self._max_context = size.max_context
         return size
 
-    def _fit(self, request: AnswerRequest, size: PromptSize) -> Sampling:
+    def _fit(self, request: AnswerRequest, size: protocol.TokenCount) -> int:
+        """Maximum tokens of a choice."""
         room = size.max_context - size.num_tokens
         if room < 1:
             raise ContextLengthExceeded(
                 f"The prompt has {size.num_tokens} tokens; prompt and answer share {size.max_context}.",
                 param=request.prompt_param,
             )
-        wanted = request.sampling.max_tokens or self._limits.default_max_tokens
-        return replace(request.sampling, max_tokens=min(wanted, room))
+        return min(request.message.sampling.max_tokens, room)
 
     async def _produce(self, request: AnswerRequest, answer: Answer) -> tuple[Folders, Transcript]:
         seconds = min(self._limits.answer_seconds, request.seconds or self._limits.answer_seconds)
@@ -224,16 +233,16 @@ class Generate:
                 folders = tuple([await self._folder(part.model) for part in request.parts])
             # The engine is asked to end at the deadline: what it wrote until then is read, and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
-                chats = _chats(request, answer.id, folders, probe_error=self._probe_error)
-                return folders, await transcribe(self._engine, chats, answer, deadline)
+                messages = _messages(request, answer.id, folders, probe_error=self._probe_error)
+                return folders, await transcribe(self._engine, messages, answer, deadline)
         except TimeoutError as error:
             raise AnswerInterrupted("The answer took too long; nothing was charged.") from error
 
-    async def _folder(self, model: Model) -> AdapterFolder | None:
+    async def _folder(self, model: Model) -> Path | None:
         if model.is_base:
             return None
         found = self._adapters.here(model.record)
-        if found is not None and found.path in self._prepared:
+        if found is not None and found in self._prepared:
             return found
         if found is None:
             await self._fetched(model.record)
@@ -249,11 +258,11 @@ class Generate:
             fetch.add_done_callback(lambda _: self._fetches.pop(record.cid_digest))
         await asyncio.shield(fetch)
 
-    def _prepare(self, record: VersionRecord) -> AdapterFolder:
+    def _prepare(self, record: VersionRecord) -> Path:
         folder = self._adapters.folder(record)
         for attributor in self._attributors if record.snapshots else ():
-            attributor.prepare(folder.path)
-        self._prepared.add(folder.path)
+            attributor.prepare(folder)
+        self._prepared.add(folder)
         return folder
 
     def _bill_all(self, asked: Sequence[_Billed]) -> list[Bill | Exception]:
@@ -291,7 +300,7 @@ class Generate:
     ) -> tuple[str, dict[VersionId, tuple[Share, ...]]]:
         """The method, and the shares of those versions that have snapshots."""
         learnt = {
-            part.model.id: (folder.path, self._positions.of(part.model.record.snapshots))
+            part.model.id: (folder, self._positions.of(part.model.record.snapshots))
             for part, folder in zip(parts, folders, strict=True)
             if folder is not None and part.model.record.snapshots
         }
@@ -301,34 +310,43 @@ class Generate:
         return method, dict(zip(learnt, shares, strict=True))
 
 
-def _num_bytes(prompt: Prompt) -> int:
-    texts = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
+def _num_bytes(message: protocol.Generate) -> int:
+    texts = [each.content for each in message.messages] if message.prompt is None else [message.prompt]
     return sum(len(text.encode()) for text in texts)
 
 
-def _chats(request: AnswerRequest, answer_id: str, folders: Folders, *, probe_error: bool) -> list[Chat]:
-    """One a choice."""
-    parts = zip(request.parts, folders, strict=True)
-    weighted = tuple((folder, part.weight) for part, folder in parts if folder is not None)
+def _limited(request: AnswerRequest, max_tokens: int) -> AnswerRequest:
+    sampling = replace_fields(request.message.sampling, max_tokens=max_tokens)
+    return replace(request, message=replace_fields(request.message, sampling=sampling))
+
+
+def _messages(
+    request: AnswerRequest, answer_id: str, folders: Folders, *, probe_error: bool
+) -> list[protocol.Generate]:
+    """One for each choice."""
+    refs = [
+        protocol.BlendPart(adapter_ref(part.model.record, folder), part.weight)
+        for part, folder in zip(request.parts, folders, strict=True)
+        if folder is not None
+    ]
     has_snapshots = any(part.model.record.snapshots for part in request.parts)
     return [
-        Chat(
-            id=f"{answer_id}-{number}",
-            prompt=request.prompt,
-            sampling=_seeded(request.sampling, number),
-            adapter=None if request.blend else folders[0],
-            blend=weighted if request.blend else (),
+        replace_fields(
+            request.message,
+            request_id=f"{answer_id}-{index}",
+            sampling=_seeded(request.message.sampling, index),
+            adapter=refs[0].adapter if refs and not request.blend else None,
+            blend=protocol.AdapterBlend(tuple(refs)) if request.blend else None,
             probe=has_snapshots,
             probe_error=probe_error and has_snapshots,
             payer=request.payer.account,
-            priority=request.priority,
         )
-        for number in range(request.num_choices)
+        for index in range(request.num_choices)
     ]
 
 
-def _seeded(sampling: Sampling, number: int) -> Sampling:
-    if sampling.seed is None or not number:
+def _seeded(sampling: protocol.Sampling, index: int) -> protocol.Sampling:
+    if sampling.seed is None or not index:
         return sampling
-    seed = sampling.seed + number
-    return replace(sampling, seed=seed if seed < SEEDS_END else seed - 2 * SEEDS_END)
+    seed = sampling.seed + index
+    return replace_fields(sampling, seed=seed if seed < SEEDS_END else seed - 2 * SEEDS_END)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError, Unavailable
 from backend.ports.attribution import Probe
+from backend.services.answers.attribution import answer_probe
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
-    from backend.ports.engine import Chat, Engine, FinishReason, Piece
+    from backend.ports.engine import Engine
     from backend.services.answers.answer import Answer
+    from inference.protocol import Chunk, FinishReason, Generate
 
 ABORT_AGAIN_SECONDS = 0.5
 
@@ -25,35 +27,36 @@ class AnswerInterrupted(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The text of each choice, and its last piece."""
+    """The text of each choice, and its last chunk."""
 
     texts: tuple[str, ...]
-    last: tuple[Piece, ...]
+    last: tuple[Chunk, ...]
 
     @property
     def prompt_tokens(self) -> int:
         """Those of the prompt, once: the choices share it."""
-        return max(piece.prompt_tokens for piece in self.last)
+        return max(chunk.prompt_tokens for chunk in self.last)
 
     @property
     def completion_tokens(self) -> int:
-        return sum(piece.completion_tokens for piece in self.last)
+        return sum(chunk.completion_tokens for chunk in self.last)
 
     @property
     def cached_prompt_tokens(self) -> int:
         """What no choice had to compute."""
-        return min(piece.cached_prompt_tokens for piece in self.last)
+        return min(chunk.cached_prompt_tokens for chunk in self.last)
 
     @property
     def finish_reasons(self) -> tuple[FinishReason, ...]:
-        return tuple(piece.finish_reason or "abort" for piece in self.last)
+        return tuple(chunk.finish_reason or "abort" for chunk in self.last)
 
     @property
     def probe(self) -> Probe:
         """Over the tokens of all choices: the mean of states, the sum of errors. Of choices that were cut off
         before they had a probe, none are counted.
         """
-        probes = [(p.probe, p.completion_tokens) for p in self.last if p.probe is not None]
+        pairs = [(answer_probe(chunk.probe), chunk.completion_tokens) for chunk in self.last]
+        probes = [(probe, count) for probe, count in pairs if probe is not None]
         total = sum(count for _, count in probes)
         hidden = [(probe.hidden, count / total) for probe, count in probes if probe.hidden and total]
         error = [(probe.error, 1.0) for probe, count in probes if probe.error and count]
@@ -68,14 +71,16 @@ def _weighted_sum(vectors: Sequence[tuple[Sequence[float], float]]) -> list[floa
     return [sum(x * weight for x, weight in zip(column, weights, strict=True)) for column in columns]
 
 
-async def transcribe(engine: Engine, chats: Sequence[Chat], answer: Answer, deadline: float) -> Transcript:
-    """All of `chats` at once, one a choice. The engine is asked to end at `deadline` (the loop's time), or
-    when the reader has left; what it wrote until then counts. Raises what the first choice to fail raises,
-    and ends the others.
+async def transcribe(
+    engine: Engine, requests: Sequence[Generate], answer: Answer, deadline: float
+) -> Transcript:
+    """Run all `requests` concurrently, one for each choice. The engine is asked to end at `deadline` (the
+    loop's time), or when the reader has left; what it wrote until then counts. Raises what the first choice
+    to fail raises, and ends the others.
     """
     if answer.is_abandoned:
         raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
-    choices = [_choice(engine, chat, number, answer, deadline) for number, chat in enumerate(chats)]
+    choices = [_choice(engine, request, index, answer, deadline) for index, request in enumerate(requests)]
     found = [await choices[0]] if len(choices) == 1 else await _all(choices)
     transcript = Transcript(tuple(text for text, _ in found), tuple(last for _, last in found))
     if not transcript.completion_tokens:
@@ -83,7 +88,7 @@ async def transcribe(engine: Engine, chats: Sequence[Chat], answer: Answer, dead
     return transcript
 
 
-async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Piece]]]) -> list[tuple[str, Piece]]:
+async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Chunk]]]) -> list[tuple[str, Chunk]]:
     """Tasks cost as much as all else that a short answer takes, so a single choice has none of its own."""
     tasks = [asyncio.create_task(choice) for choice in choices]
     try:
@@ -95,18 +100,18 @@ async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Piece]]]) -> lis
 
 
 async def _choice(
-    engine: Engine, chat: Chat, number: int, answer: Answer, deadline: float
-) -> tuple[str, Piece]:
+    engine: Engine, request: Generate, index: int, answer: Answer, deadline: float
+) -> tuple[str, Chunk]:
     texts: list[str] = []
-    last: Piece | None = None
+    last: Chunk | None = None
     try:
-        with _aborted_in_time(engine, chat.id, answer, deadline):
-            async for piece in engine.answer(chat):
-                last = piece
-                texts.append(piece.text)
-                answer.put(number, piece)
+        with _aborted_in_time(engine, request.request_id, answer, deadline):
+            async for chunk in engine.generate(request):
+                last = chunk
+                texts.append(chunk.text)
+                answer.put(index, chunk)
     except asyncio.CancelledError:
-        await _abort(engine, chat.id)
+        await _abort(engine, request.request_id)
         raise
     if last is None or last.finish_reason is None:
         raise AnswerInterrupted("The engine stopped in the middle of the answer; nothing was charged.")
@@ -114,13 +119,13 @@ async def _choice(
 
 
 @contextlib.contextmanager
-def _aborted_in_time(engine: Engine, chat_id: str, answer: Answer, deadline: float) -> Iterator[None]:
+def _aborted_in_time(engine: Engine, request_id: str, answer: Answer, deadline: float) -> Iterator[None]:
     """When the reader has left, or the deadline has come; no task waits for what seldom happens."""
     loop, aborting = asyncio.get_running_loop(), list[asyncio.Task[None]]()
 
     def begin() -> None:
         if not aborting:
-            aborting.append(loop.create_task(_abort_until_heard(engine, chat_id)))
+            aborting.append(loop.create_task(_abort_until_heard(engine, request_id)))
 
     timer = loop.call_at(deadline, begin)
     answer.on_hang_up(begin)
@@ -132,12 +137,12 @@ def _aborted_in_time(engine: Engine, chat_id: str, answer: Answer, deadline: flo
             task.cancel()
 
 
-async def _abort_until_heard(engine: Engine, chat_id: str) -> None:
-    while True:  # the engine ignores the abort of a chat that has not reached it yet
-        await _abort(engine, chat_id)
+async def _abort_until_heard(engine: Engine, request_id: str) -> None:
+    while True:  # the engine ignores an abort that arrives before its request
+        await _abort(engine, request_id)
         await asyncio.sleep(ABORT_AGAIN_SECONDS)
 
 
-async def _abort(engine: Engine, chat_id: str) -> None:
+async def _abort(engine: Engine, request_id: str) -> None:
     with contextlib.suppress(DomainError):  # an engine that is gone has nothing left to abort
-        await engine.abort(chat_id)
+        await engine.abort(request_id)

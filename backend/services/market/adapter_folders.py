@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.errors import Unavailable
-from backend.ports.engine import AdapterFolder
 from backend.ports.storage import bring_nothing
+from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,18 +34,18 @@ class AdapterFolders:
         self._lock = threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
 
-    def here(self, record: VersionRecord) -> AdapterFolder | None:
-        """What `folder` answers at once."""
+    def here(self, record: VersionRecord) -> Path | None:
+        """The folder if it is on this machine already."""
         path = self._path(record)
-        return AdapterFolder(record.adapter_digest, path) if path.is_dir() else None
+        return path if path.is_dir() else None
 
-    def folder(self, record: VersionRecord) -> AdapterFolder:
+    def folder(self, record: VersionRecord) -> Path:
         """Blocks while the folder is fetched. Raises AdapterMissing, ContentCorrupt or ContentUnsafe."""
         cid = cid_of(record.cid_digest)
         path = self._path(record)
         if not path.is_dir():
             self._fetch(cid, path)
-        return AdapterFolder(record.adapter_digest, path)
+        return path
 
     def fetch(self, record: VersionRecord, destination: Path) -> Cid:
         """A copy at a path where nothing is yet. Raises what `folder` does, and Conflict."""
@@ -81,3 +81,8 @@ class AdapterFolders:
                 f"The adapter's folder {cid} is not within reach now; nothing was charged, try again.",
                 details={"cid": cid},
             ) from error
+
+
+def adapter_ref(record: VersionRecord, folder: Path) -> AdapterRef:
+    """The engine's reference to a version's adapter, which lies in `folder`."""
+    return AdapterRef(record.adapter_digest.removeprefix("0x"), str(folder))

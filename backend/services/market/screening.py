@@ -62,7 +62,7 @@ class Gate:
         for version in list(reversed(unknown.values()))[:MAX_LEARNT]:
             record = version.record
             try:
-                self.note(inspect(folders.folder(record).path))
+                self.note(inspect(folders.folder(record)))
             except AdapterRefused as error:
                 log.warning("version %s is not served: %s", version.id, error)
                 self.note(Inspection(record.adapter_digest, base_model, b"", {}))

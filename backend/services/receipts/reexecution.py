@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.money import PPM
 from backend.ports.attribution import Probe
-from backend.services.answers.attribution import attribute
+from backend.services.answers.attribution import answer_probe, attribute
 from backend.services.receipts.verification import Check
+from inference.protocol import MAX_TOP_LOGPROBS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
     from backend.domain.receipt import Share
     from backend.ports.attribution import Attributor
-    from backend.ports.engine import Chat, Engine, Piece, TokenLogprobs
+    from backend.ports.engine import Engine
+    from inference.protocol import Chunk, Generate, TokenLogprobs
 
-MAX_ALTERNATIVES = 20
+MAX_ALTERNATIVES = MAX_TOP_LOGPROBS
 ROUNDING_GAP = 0.5
 """In nats: a first difference of less is what rounding can do, of more it is not."""
 _CLOSING = re.compile(rb"<\|[a-z_]+\|>|</s>")
@@ -63,13 +65,18 @@ class Repeated:
     probe: Probe | None
 
 
-async def repeat(engine: Engine, chat: Chat) -> Repeated:
-    """`chat` asks for log-probabilities. Errors: those of the engine."""
-    pieces: list[Piece] = [piece async for piece in engine.answer(chat)]
-    if not pieces:
+async def repeat(engine: Engine, request: Generate) -> Repeated:
+    """Answer `request`, which asks for log-probabilities. Errors: those of the engine."""
+    chunks = [chunk async for chunk in engine.generate(request)]
+    if not chunks:
         raise Unavailable("The engine did not answer.")
-    text = "".join(piece.text for piece in pieces)
-    return Repeated(text, tuple(place for piece in pieces for place in piece.logprobs), pieces[-1].probe)
+    return repeated_answer(chunks)
+
+
+def repeated_answer(chunks: Sequence[Chunk]) -> Repeated:
+    text = "".join(chunk.text for chunk in chunks)
+    places = tuple(place for chunk in chunks for place in chunk.logprobs or ())
+    return Repeated(text, places, answer_probe(chunks[-1].probe))
 
 
 def first_difference(claimed: str, repeated: Repeated) -> Difference | None:

@@ -44,7 +44,7 @@ class Parents:
         """Blocks while its folder is fetched. Errors: `NotFound`, those of `AdapterFolders.folder`."""
         with self._read() as tx:
             record = _known(tx.chain, version)
-        return Parent(record, self._folders.folder(record).path)
+        return Parent(record, self._folders.folder(record))
 
 
 def snapshots_of(tx: TrainingTx, job: TrainingJob) -> tuple[SnapshotId, ...]:

@@ -60,9 +60,9 @@ def test_each_adapter_is_paid_by_its_weight_at_its_price(api: Api, names: list[s
     assert (first["weight_ppm"], second["weight_ppm"]) == (750_000, 250_000)
     assert sum(share["ppm"] for share in first["shares"]) == 1_000_000
     assert second["shares"] == []
-    (sent,) = api.installation.engine.chats
+    (sent,) = api.installation.engine.requests
     assert sent.adapter is None
-    assert [weight for _, weight in sent.blend] == [0.9, 0.3]
+    assert [part.weight for part in sent.blend.parts] == [0.9, 0.3]
     assert sent.probe
 
 
@@ -109,7 +109,7 @@ def test_what_is_no_blend_is_refused_before_anything_is_charged(api: Api, names:
         with pytest.raises(BadRequestError) as refused:
             api.openai.completions.create(**ASKED | {"model": model}, extra_body=mixed)
         assert refused.value.param == param
-    assert api.installation.engine.chats == []
+    assert api.installation.engine.requests == []
 
 
 def test_an_adapter_that_is_denied_is_denied_in_a_blend(api: Api, names: list[str]) -> None:
@@ -125,8 +125,8 @@ def test_the_command_line_asks_a_blend(api: Api, names: list[str], monkeypatch: 
     asked = ["chat", "tiny", "hello", "--blend", f"{names[0]}=0.9", "--blend", f"{names[1]}=0.3"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, (done.output, done.exception)
-    (sent,) = api.installation.engine.chats
-    assert [weight for _, weight in sent.blend] == [0.9, 0.3]
+    (sent,) = api.installation.engine.requests
+    assert [part.weight for part in sent.blend.parts] == [0.9, 0.3]
     for part in ("0.5", "=0.5", f"{names[0]}=", f"{names[0]}=nan"):
         refused = CliRunner().invoke(app, ["chat", "tiny", "hello", "--blend", part])
         assert isinstance(refused.exception, InvalidInput), part

@@ -62,7 +62,7 @@ def test_the_stock_client_gets_an_answer_with_its_receipt(api: Api) -> None:
     assert extra["charge"] == "100"
     (listed,) = receipts(api)
     assert listed["id"] == extra["receipt_id"]
-    sampling = api.installation.engine.chats[0].sampling
+    sampling = api.installation.engine.requests[0].sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.seed) == (16, 0, 1)
 
 
@@ -295,7 +295,7 @@ def test_a_wrong_or_unknown_field_is_refused_by_name(
     error = answer.json()["error"]
     assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
     assert f"'{param}'" in error["message"]
-    assert api.installation.engine.chats == []
+    assert api.installation.engine.requests == []
 
 
 @pytest.mark.parametrize(
@@ -346,8 +346,11 @@ def test_parts_of_text_and_developer_messages_are_understood(api: Api) -> None:
         logit_bias={"7": -2},
         frequency_penalty=0.5,
     )
-    (sent,) = api.installation.engine.chats
-    assert [(turn.role, turn.content) for turn in sent.prompt] == [("system", "be brief"), ("user", "ab")]
+    (sent,) = api.installation.engine.requests
+    assert [(message.role, message.content) for message in sent.messages] == [
+        ("system", "be brief"),
+        ("user", "ab"),
+    ]
     assert (sent.sampling.stop, sent.sampling.top_k) == (("x",), 5)
     assert (sent.sampling.logit_bias, sent.sampling.frequency_penalty) == ({7: -2}, 0.5)
 

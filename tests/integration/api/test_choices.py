@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from backend.domain.hashing import response_bytes, salted_hash, to_bytes
+from inference.protocol import JsonSchema
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -40,7 +41,7 @@ def test_each_token_has_its_logprob_and_alternatives(api: Api) -> None:
         (" there", -0.5),
         ("\\xe2\\x82", -1.5),
     ]
-    assert api.installation.engine.chats[0].sampling.logprobs == 2
+    assert api.installation.engine.requests[0].sampling.logprobs == 2
 
 
 def test_without_alternatives_only_the_chosen_tokens_are_named(api: Api) -> None:
@@ -87,7 +88,9 @@ def test_the_stock_client_parses_structured_output(api: Api) -> None:
         model=api.installation.version, messages=HELLO, response_format=Greeting
     )
     assert answer.choices[0].message.parsed == Greeting(text="hi", is_loud=False)
-    schema = json.loads(api.installation.engine.chats[0].sampling.json_schema or "")
+    constraint = api.installation.engine.requests[0].sampling.constraint
+    assert isinstance(constraint, JsonSchema)
+    schema = json.loads(constraint.schema)
     assert list(schema["properties"]) == ["text", "is_loud"]
 
 
@@ -104,8 +107,8 @@ def test_a_json_object_is_a_schema_too_and_text_is_none(api: Api) -> None:
     ask(api, response_format={"type": "json_object"})
     ask(api, response_format={"type": "text"})
     ask(api, response_format={"type": "json_schema", "json_schema": {"name": "any", "schema": {}}})
-    asked = [chat.sampling.json_schema for chat in api.installation.engine.chats]
-    assert asked == ['{"type": "object"}', None, "{}"]
+    constraints = [sent.sampling.constraint for sent in api.installation.engine.requests]
+    assert constraints == [JsonSchema('{"type": "object"}'), None, JsonSchema("{}")]
 
 
 def test_a_schema_that_the_engine_refuses_is_a_400_by_name_and_costs_nothing(api: Api) -> None:
@@ -123,7 +126,7 @@ def test_choices_share_the_prompt_and_pay_for_all_their_tokens(api: Api) -> None
     assert {choice.finish_reason for choice in answer.choices} == {"length"}
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 6)
     assert extra(answer)["charge"] == str(2 * 10 + 6 * 20)
-    assert [chat.sampling.seed for chat in api.installation.engine.chats] == [7, 8, 9]
+    assert [sent.sampling.seed for sent in api.installation.engine.requests] == [7, 8, 9]
     with api.http() as http:
         (stored,) = http.get("/v1/receipts").json()["data"]
     salt = to_bytes(extra(answer)["salt"])
@@ -149,7 +152,7 @@ def test_what_all_choices_may_cost_is_kept_before_the_engine_works(api: Api) -> 
     with pytest.raises(openai.APIStatusError) as caught:
         ask(api, n=3, max_tokens=4)
     assert caught.value.status_code == 402
-    assert api.installation.engine.chats == []
+    assert api.installation.engine.requests == []
 
 
 def test_a_choice_that_breaks_costs_nothing_of_the_others(api: Api) -> None:
@@ -163,7 +166,7 @@ def test_a_choice_that_breaks_costs_nothing_of_the_others(api: Api) -> None:
 def test_a_flexible_tier_waits_behind_others(api: Api) -> None:
     flexible, usual = ask(api, service_tier="flex"), ask(api, service_tier="auto")
     assert (flexible.service_tier, usual.service_tier) == ("flex", "default")
-    assert [chat.priority for chat in api.installation.engine.chats] == [-1, 0]
+    assert [sent.priority for sent in api.installation.engine.requests] == [-1, 0]
     assert ask(api).service_tier is None
 
 

@@ -31,7 +31,7 @@ def test_a_text_is_continued_with_its_receipt(api: Api) -> None:
     assert answer.id.startswith("cmpl-")
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 4)
     assert answer.model_extra["loraledger"]["charge"] == str(4 * 10 + 4 * 20)
-    (sent,) = api.installation.engine.chats
+    (sent,) = api.installation.engine.requests
     assert (sent.prompt, sent.sampling.max_tokens, sent.sampling.stop) == ("Once upon a time", 16, ("x",))
 
 
@@ -117,4 +117,4 @@ def test_what_is_not_kept_is_refused_by_name(
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, code)
     assert error["param"] == param
-    assert api.installation.engine.chats == []
+    assert api.installation.engine.requests == []

@@ -18,7 +18,7 @@ from tests.support.serving import Installation
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.ports.engine import Chat
+    from inference.protocol import Generate
 
 PAGE = Path("docs/api.md")
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -49,13 +49,13 @@ def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
 
 def speak_json(installation: Installation) -> None:
     """Where a schema is asked for."""
-    plain, answer = installation.engine.words, installation.engine.answer
+    plain, generate = installation.engine.words, installation.engine.generate
 
-    def answering(chat: Chat) -> Any:
-        installation.engine.words = ('{"text": ', '"hi"}') if chat.sampling.json_schema else plain
-        return answer(chat)
+    def generate_json(request: Generate) -> Any:
+        installation.engine.words = ('{"text": ', '"hi"}') if request.sampling.constraint else plain
+        return generate(request)
 
-    installation.engine.answer = answering  # type: ignore[method-assign]
+    installation.engine.generate = generate_json  # type: ignore[method-assign]
 
 
 def test_every_snippet_runs(

@@ -48,7 +48,7 @@ def test_a_repeated_request_is_answered_alike_and_charged_once(api: Api, stream:
     assert "idempotency-replayed" not in first.headers
     assert second.headers["idempotency-replayed"] == "true"
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
-    assert num_receipts(api) == len(api.installation.engine.chats) == 1
+    assert num_receipts(api) == len(api.installation.engine.requests) == 1
 
 
 def test_the_stock_client_can_send_the_key(api: Api) -> None:
@@ -128,7 +128,7 @@ def test_what_may_have_been_charged_is_not_run_again(
     assert (again.status_code, again.json()["error"]["code"]) == (409, "request_under_way")
     api.installation.clock.pass_seconds(81)
     assert ask(api, stream=stream).json()["error"]["code"] == "outcome_unknown"
-    assert len(api.installation.engine.chats) == 1
+    assert len(api.installation.engine.requests) == 1
 
 
 def test_a_client_that_leaves_its_stream_finds_it_whole(api: Api) -> None:

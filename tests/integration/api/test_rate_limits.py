@@ -92,7 +92,7 @@ def test_without_tokens_left_no_answer_begins(api: Api, limit: Limit) -> None:
         ask(api)
     assert caught.value.code == "rate_limit_exceeded"
     assert "tokens" in caught.value.message
-    assert len(api.installation.engine.chats) == 2
+    assert len(api.installation.engine.requests) == 2
     with api.http() as http:
         assert http.get("/v1/auth/me").status_code == 200
 

@@ -15,15 +15,15 @@ from backend.domain.content import cid_of
 from backend.domain.errors import Unavailable
 from backend.domain.ids import Hash32
 from backend.engine.client import EngineClient
-from backend.engine.gateway import EngineGateway
 from backend.engine.process import EngineProcess
-from backend.ports.engine import Sampling, Turn
 from backend.services.answers.attribution import HiddenCosine, Uniform
 from backend.services.answers.attribution_index import Indices
 from backend.services.answers.blend import blended
 from backend.services.answers.generate import AnswerRequest, Generate, GenerateLimits
 from backend.services.channels.admission import Payer
 from backend.services.market.adapter_folders import AdapterFolders
+from inference import protocol
+from inference.protocol import Message, Sampling
 from tests.fixtures_engine import make_adapter, make_model
 from tests.support.engine import RunningEngine
 from tests.support.market import some_hash
@@ -101,7 +101,7 @@ async def generate(
             read,
             installation.catalogue,
             AdapterFolders(store, tmp_path / "adapters"),
-            EngineGateway(client),
+            client,
             installation.admitting,
             (HiddenCosine(Indices()), Uniform()),
             GenerateLimits(answer_seconds=240),
@@ -114,8 +114,9 @@ def request(installation: Installation, max_tokens: int) -> AnswerRequest:
     return AnswerRequest(
         payer=Payer(installation.payer.account),
         model=installation.catalogue.resolve(installation.version),
-        prompt=(Turn("user", "hello"),),
-        sampling=Sampling(max_tokens=max_tokens, temperature=0),
+        message=protocol.Generate(
+            "", (Message("user", "hello"),), sampling=Sampling(max_tokens=max_tokens, temperature=0)
+        ),
         body=b"{}",
     )
 
@@ -128,7 +129,7 @@ async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attribute
     installation: Installation, generate: Generate
 ) -> None:
     answer = await generate.start(request(installation, 12))
-    text = "".join([piece.text async for _, piece in answer.pieces()])
+    text = "".join([chunk.text async for _, chunk in answer.chunks()])
     signed = answer.final.receipt.signed
     assert text
     assert (signed.receipt.prompt_tokens, signed.receipt.completion_tokens) == (8, 12)
@@ -136,7 +137,7 @@ async def test_what_the_engine_counts_is_charged_and_what_it_probes_is_attribute
     assert signed.method == "hidden-cosine-1"
     assert sum(share.ppm for share in signed.slices[0].shares) == 1_000_000
     again = await generate.start(request(installation, 12))
-    assert "".join([piece.text async for _, piece in again.pieces()]) == text
+    assert "".join([chunk.text async for _, chunk in again.chunks()]) == text
     assert again.final.receipt.signed.slices == signed.slices
 
 
@@ -155,12 +156,12 @@ async def test_a_blend_is_another_answer_and_pays_both_by_one_method(
         base = installation.catalogue.resolve("tiny")
         asked = replace(request(installation, 12), model=base, blend=blended(weighted))
         answer = await generate.start(asked)
-        text = "".join([piece.text async for _, piece in answer.pieces()])
+        text = "".join([chunk.text async for _, chunk in answer.chunks()])
         return text, answer.final.receipt.signed
 
     alone, _ = await answered((first, 1.0))
     plain = await generate.start(request(installation, 12))
-    assert "".join([piece.text async for _, piece in plain.pieces()]) == alone
+    assert "".join([chunk.text async for _, chunk in plain.chunks()]) == alone
     text, signed = await answered((first, 1.0), (second, 3.0))
     assert text != alone
     assert [part.weight_ppm for part in signed.slices] == [250_000, 750_000]
@@ -188,7 +189,7 @@ async def test_an_engine_that_is_killed_mid_answer_costs_nothing(  # the last te
     answer = await generate.start(request(installation, MAX_TOKENS))
     engine.process.kill()
     with pytest.raises(Unavailable):
-        async for _ in answer.pieces():
+        async for _ in answer.chunks():
             pass
     await generate.close()
     assert receipts(installation) == []

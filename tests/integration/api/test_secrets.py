@@ -64,7 +64,7 @@ def test_no_log_record_holds_a_secret(loud: pytest.LogCaptureFixture, api: Api) 
     with api.http(key) as http:
         asked = {"model": "tiny", "prompt": "my own business"}
         assert http.post("/v1/completions", json=asked).status_code == 200
-        built.engine.answer = None  # type: ignore[assignment]  # a defect, whose traceback is logged
+        built.engine.generate = None  # type: ignore[assignment]  # a defect, whose traceback is logged
         assert http.post("/v1/completions", json=asked).status_code == 500
     text = logged(loud)
     assert "sqlalchemy" in text

@@ -7,6 +7,7 @@ and for each error.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.domain.errors import Unavailable
 from backend.engine.client import EngineClient
-from inference.protocol import Sampling
+from inference.protocol import Generate, Sampling
 
 RETRY_SECONDS = 0.1
 
@@ -22,9 +23,10 @@ RETRY_SECONDS = 0.1
 async def main(socket_path: Path) -> None:
     client = EngineClient(socket_path)
     sampling = Sampling(max_tokens=450, temperature=0.0, ignore_eos=True)
-    while True:
+    for number in itertools.count():
+        request = Generate(str(number), prompt="once", sampling=sampling)
         try:
-            async for chunk in client.generate(prompt="once", sampling=sampling):
+            async for chunk in client.generate(request):
                 if chunk.completion_tokens == 1:
                     say("began")
             say("answered")

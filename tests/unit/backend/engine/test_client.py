@@ -7,20 +7,17 @@ import json
 import subprocess
 import sys
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
-from backend.domain.ids import Hash32
 from backend.engine.client import EngineClient
-from backend.engine.gateway import EngineGateway
-from backend.ports.engine import AdapterFolder, Chat, InvalidSchema, Turn
-from backend.ports.engine import Sampling as PortSampling
+from backend.ports.engine import InvalidSchema
 from inference import frames, protocol
-from inference.protocol import AdapterRef, Chunk, EmbedItem, JsonSchema, Message, Options, Sampling
+from inference.protocol import AdapterRef, Chunk, EmbedItem, Generate, JsonSchema, Message, Options, Sampling
 from telemetry import traces
 from tests.support.tracing import recorded
 
@@ -56,12 +53,8 @@ def short(num_tokens: int) -> Sampling:
 async def test_an_answer_streams_and_ends_with_counts_and_probe(
     client: EngineClient, served_adapter: AdapterRef
 ) -> None:
-    chunks = [
-        chunk
-        async for chunk in client.generate(
-            messages=HELLO, adapter=served_adapter, sampling=short(6), probe=True
-        )
-    ]
+    request = Generate("r", HELLO, adapter=served_adapter, sampling=short(6), probe=True)
+    chunks = [chunk async for chunk in client.generate(request)]
     assert [chunk.completion_tokens for chunk in chunks] == [1, 2, 3, 4, 5, 6]
     assert [chunk.finish_reason for chunk in chunks] == [None] * 5 + ["length"]
     assert chunks[-1].prompt_tokens == (await client.count_tokens(HELLO)).num_tokens == 8
@@ -70,7 +63,7 @@ async def test_an_answer_streams_and_ends_with_counts_and_probe(
 
 
 async def test_the_engine_says_what_it_counts(client: EngineClient, served_adapter: AdapterRef) -> None:
-    stream = client.generate(messages=HELLO, adapter=served_adapter, sampling=short(3))
+    stream = client.generate(Generate("r", HELLO, adapter=served_adapter, sampling=short(3)))
     assert len([chunk async for chunk in stream]) == 3
     found = {family.name: family for family in text_string_to_metric_families(await client.metrics(30))}
     assert found["vllm:generation_tokens"].samples[0].value >= 3
@@ -85,7 +78,7 @@ async def test_several_clients_and_requests_share_the_engine(
     client: EngineClient, engine_socket: Path, served_adapter: AdapterRef
 ) -> None:
     async def text(of: EngineClient, adapter: AdapterRef | None) -> list[int]:
-        stream = of.generate(messages=HELLO, adapter=adapter, sampling=short(8), request_id="same")
+        stream = of.generate(Generate("same", HELLO, adapter=adapter, sampling=short(8)))
         return [token async for chunk in stream for token in chunk.token_ids]
 
     async with EngineClient(engine_socket) as other:
@@ -95,7 +88,7 @@ async def test_several_clients_and_requests_share_the_engine(
 
 
 async def test_hanging_up_in_the_middle_aborts_the_request(client: EngineClient) -> None:
-    async with aclosing(client.generate(messages=HELLO, sampling=LONG)) as stream:
+    async with aclosing(client.generate(Generate("r", HELLO, sampling=LONG))) as stream:
         chunk = await anext(stream)
     assert chunk.completion_tokens == 1
     await until_idle(client)
@@ -103,7 +96,7 @@ async def test_hanging_up_in_the_middle_aborts_the_request(client: EngineClient)
 
 async def test_losing_a_connection_aborts_its_requests(client: EngineClient, engine_socket: Path) -> None:
     other = EngineClient(engine_socket)
-    stream = other.generate(messages=HELLO, sampling=LONG)
+    stream = other.generate(Generate("r", HELLO, sampling=LONG))
     await anext(stream)
     await other.close()
     with pytest.raises(Unavailable):
@@ -114,7 +107,7 @@ async def test_losing_a_connection_aborts_its_requests(client: EngineClient, eng
 
 async def test_an_aborted_answer_ends_with_what_was_generated(client: EngineClient) -> None:
     chunks: list[Chunk] = []
-    async for chunk in client.generate(messages=HELLO, sampling=LONG, request_id="mine", probe=True):
+    async for chunk in client.generate(Generate("mine", HELLO, sampling=LONG, probe=True)):
         chunks.append(chunk)
         if len(chunks) == 3:
             await client.abort("mine")
@@ -159,12 +152,12 @@ async def test_a_request_at_fault_is_invalid_input_with_the_engines_code(
     arguments: dict[str, object], code: str, client: EngineClient
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
-        await anext(client.generate(**arguments))
+        await anext(client.generate(Generate("r", **arguments)))
     assert refusal.value.details["code"] == code
 
 
 async def test_more_than_the_engine_can_queue_is_retryable(client: EngineClient) -> None:
-    streams = [client.generate(messages=HELLO, sampling=LONG) for _ in range(8)]
+    streams = [client.generate(Generate(str(number), HELLO, sampling=LONG)) for number in range(8)]
     outcomes = await asyncio.gather(*(anext(stream) for stream in streams), return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, Overloaded)]
     assert {outcome.details["code"] for outcome in refused} == {"overloaded"}
@@ -226,12 +219,12 @@ async def test_what_is_asked_carries_the_span_that_asks(tmp_path: Path) -> None:
         rest = {"request_id": command.request_id, "text": "", "token_ids": [], "finish_reason": "stop"}
         return {"type": "chunk", **rest, **counts}
 
-    chat = Chat("one", "hello", PortSampling(max_tokens=1))
+    request = Generate("one", prompt="hello", sampling=Sampling(max_tokens=1))
     async with served_by(tmp_path / "e.sock", answer) as client:
         with recorded(), traces.span("outer"):
             within = traces.parent()
-            assert [piece async for piece in EngineGateway(client).answer(chat)]
-        assert [piece async for piece in EngineGateway(client).answer(replace(chat, id="two"))]
+            assert [chunk async for chunk in client.generate(request)]
+        assert [chunk async for chunk in client.generate(replace(request, request_id="two"))]
     assert within is not None
     assert [getattr(each, "traceparent", "") for each in asked if hasattr(each, "sampling")] == [within, None]
 
@@ -256,7 +249,7 @@ async def test_an_event_that_cannot_be_decoded_costs_its_own_request_only(tmp_pa
 
 
 async def test_questions_that_stay_unanswered_are_unavailable(tmp_path: Path) -> None:
-    async with served_by(tmp_path / "e.sock", lambda _: None, deadline_s=0.05) as client:
+    async with served_by(tmp_path / "e.sock", lambda _: None, deadline_seconds=0.05) as client:
         for question in (client.status(), client.count_tokens(prompt="x")):
             with pytest.raises(Unavailable, match=r"did not answer within 0\.05 s"):
                 await question
@@ -279,32 +272,32 @@ async def test_what_the_engine_does_not_read_is_not_kept_without_a_bound(
         with pytest.raises(Overloaded):
             await client.count_tokens(prompt="y")
         reads.set()
-        with pytest.raises(Unavailable, match="ended while it worked"):
+        with pytest.raises(Unavailable, match="ended during this request"):
             await first
 
 
-async def test_the_gateway_speaks_the_port(client: EngineClient, served_adapter: AdapterRef) -> None:
-    gateway = EngineGateway(client)
-    folder = AdapterFolder(Hash32(f"0x{served_adapter.digest}"), served_adapter.path)
-    chat = Chat(
-        "c", (Turn("user", "hello" * 9),), PortSampling(max_tokens=3, temperature=0.0), folder, True, "payer"
-    )
+async def test_a_prefix_is_cached_for_its_payer_and_probes_have_the_models_size(
+    client: EngineClient, served_adapter: AdapterRef
+) -> None:
+    chat = (Message("user", "hello" * 9),)
+    sampling = Sampling(max_tokens=3, temperature=0.0)
+    request = Generate("c", chat, adapter=served_adapter, sampling=sampling, probe=True, payer="payer")
     cached: list[int] = []
     for _ in range(2):
-        pieces = [piece async for piece in gateway.answer(chat)]
-        cached.append(pieces[-1].cached_prompt_tokens)
+        chunks = [chunk async for chunk in client.generate(request)]
+        cached.append(chunks[-1].cached_prompt_tokens)
     assert cached == [0, 32]
-    assert pieces[-1].finish_reason is not None
-    assert (len(pieces[-1].probe.hidden), pieces[-1].probe.error) == (64, None)
-    (*_, last) = [piece async for piece in gateway.answer(replace(chat, probe_error=True))]
-    assert (len(last.probe.hidden), len(last.probe.error)) == (64, 64)
-    assert (await gateway.count_tokens(chat.prompt)).max_context == 512
-    assert await gateway.active_adapters() == [folder.digest]
+    assert chunks[-1].finish_reason is not None
+    assert (len(chunks[-1].probe.answer), chunks[-1].probe.error) == (64, None)
+    (*_, last) = [chunk async for chunk in client.generate(replace(request, probe_error=True))]
+    assert (len(last.probe.answer), len(last.probe.error)) == (64, 64)
+    assert (await client.count_tokens(chat)).max_context == 512
+    assert await client.active_adapters() == [f"0x{served_adapter.digest}"]
 
 
-async def test_the_gateways_parameters_are_the_engines(client: EngineClient) -> None:
+async def test_penalties_and_biases_reach_the_sampler(client: EngineClient) -> None:
     """One token is so likely that only its penalty can end it."""
-    sampling = PortSampling(
+    sampling = Sampling(
         max_tokens=4,
         temperature=0.0,
         min_p=0.1,
@@ -313,52 +306,52 @@ async def test_the_gateways_parameters_are_the_engines(client: EngineClient) -> 
         frequency_penalty=0.5,
         logit_bias={70: 100.0, 71: 99.0},
     )
-    pieces = [
-        piece async for piece in EngineGateway(client).answer(Chat("c", (Turn("user", "x"),), sampling))
+    chunks = [
+        chunk async for chunk in client.generate(Generate("c", (Message("user", "x"),), sampling=sampling))
     ]
-    text = "".join(piece.text for piece in pieces)
+    text = "".join(chunk.text for chunk in chunks)
     assert text[0] != text[1]
     assert set(text[:2]) == set(text)
 
 
-async def test_the_gateway_hands_on_schemas_and_logprobs(client: EngineClient) -> None:
-    schema = '{"enum": ["left", "right"]}'
-    sampling = PortSampling(max_tokens=12, temperature=0.0, logprobs=2, json_schema=schema)
-    chat = Chat("c", (Turn("user", "x"),), sampling, priority=-1)
-    pieces = [piece async for piece in EngineGateway(client).answer(chat)]
-    assert "".join(piece.text for piece in pieces) in {'"left"', '"right"'}
-    places = [place for piece in pieces for place in piece.logprobs]
-    assert len(places) == pieces[-1].completion_tokens
+async def test_a_schema_and_logprobs_go_together(client: EngineClient) -> None:
+    schema = JsonSchema('{"enum": ["left", "right"]}')
+    sampling = Sampling(max_tokens=12, temperature=0.0, logprobs=2, constraint=schema)
+    request = Generate("c", (Message("user", "x"),), sampling=sampling, priority=-1)
+    chunks = [chunk async for chunk in client.generate(request)]
+    assert "".join(chunk.text for chunk in chunks) in {'"left"', '"right"'}
+    places = [place for chunk in chunks for place in chunk.logprobs or ()]
+    assert len(places) == chunks[-1].completion_tokens
     assert all(len(place.top) == 2 for place in places)
     assert b"".join(place.chosen.token for place in places).startswith((b'"left"', b'"right"'))
 
 
-async def test_the_gateway_continues_raw_text(client: EngineClient) -> None:
-    gateway = EngineGateway(client)
-    size = await gateway.count_tokens("Once upon")
-    assert size.num_tokens < (await gateway.count_tokens((Turn("user", "Once upon"),))).num_tokens
-    pieces = [piece async for piece in gateway.answer(Chat("c", "Once upon", PortSampling(max_tokens=2)))]
-    assert pieces[-1].prompt_tokens == size.num_tokens
+async def test_raw_text_is_continued_without_a_chat_template(client: EngineClient) -> None:
+    size = await client.count_tokens(prompt="Once upon")
+    assert size.num_tokens < (await client.count_tokens((Message("user", "Once upon"),))).num_tokens
+    request = Generate("c", prompt="Once upon", sampling=Sampling(max_tokens=2))
+    chunks = [chunk async for chunk in client.generate(request)]
+    assert chunks[-1].prompt_tokens == size.num_tokens
 
 
 async def test_any_json_object_is_a_schema_that_the_engine_takes(client: EngineClient) -> None:
-    sampling = PortSampling(max_tokens=8, temperature=0.0, json_schema='{"type": "object"}')
-    chat = Chat("c", (Turn("user", "x"),), sampling)
-    pieces = [piece async for piece in EngineGateway(client).answer(chat)]
-    assert pieces[0].text.startswith("{")
+    schema = JsonSchema('{"type": "object"}')
+    sampling = Sampling(max_tokens=8, temperature=0.0, constraint=schema)
+    request = Generate("c", (Message("user", "x"),), sampling=sampling)
+    chunks = [chunk async for chunk in client.generate(request)]
+    assert chunks[0].text.startswith("{")
 
 
-async def test_a_refused_schema_is_said_by_the_name_of_its_parameter(client: EngineClient) -> None:
-    sampling = PortSampling(max_tokens=8, json_schema='{"not": {}}')
-    chat = Chat("c", (Turn("user", "x"),), sampling)
+async def test_a_refused_schema_names_the_api_parameter(client: EngineClient) -> None:
+    sampling = Sampling(max_tokens=8, constraint=JsonSchema('{"not": {}}'))
     with pytest.raises(InvalidSchema) as caught:
-        _ = [piece async for piece in EngineGateway(client).answer(chat)]
+        _ = [chunk async for chunk in client.generate(Generate("c", HELLO, sampling=sampling))]
     assert (caught.value.param, caught.value.code) == ("response_format", "invalid_schema")
 
 
 async def test_constrained_answers_and_logprobs_cross_the_socket(client: EngineClient) -> None:
     sampling = Sampling(constraint=Options(("left", "right")), logprobs=2)
-    chunks = [chunk async for chunk in client.generate(prompt="x", sampling=sampling)]
+    chunks = [chunk async for chunk in client.generate(Generate("r", prompt="x", sampling=sampling))]
     assert "".join(chunk.text for chunk in chunks) in {"left", "right"}
     spelled = b"".join(each.chosen.token for chunk in chunks[:-1] for each in chunk.logprobs)
     assert spelled.decode() in {"left", "right"}
@@ -367,7 +360,7 @@ async def test_constrained_answers_and_logprobs_cross_the_socket(client: EngineC
 
 def test_the_client_does_not_import_torch() -> None:
     code = (
-        "import sys, backend.engine.client, backend.engine.gateway, backend.engine.process;"
+        "import sys, backend.engine.client, backend.engine.process;"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

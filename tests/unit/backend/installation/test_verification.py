@@ -12,13 +12,13 @@ import pytest
 
 from backend.domain.errors import InvalidInput
 from backend.installation.verification import Recomputation
-from backend.ports.engine import AdapterFolder
+from backend.services.market.adapter_folders import adapter_ref
 from backend.services.receipts.reexecution import NotRepeatable
 from tests.support.market import Market, some_hash
 
 if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
-    from backend.ports.engine import Chat
+    from inference.protocol import Generate
 
 MARKET = Market()
 RECORD = replace(next(iter(MARKET.records.values())), snapshots=())
@@ -26,8 +26,8 @@ FIRST, SECOND = (replace(RECORD, adapter_digest=some_hash(name)) for name in ("f
 
 
 class Folders:
-    def folder(self, record: VersionRecord) -> AdapterFolder:
-        return AdapterFolder(record.adapter_digest, Path(record.adapter_digest))
+    def folder(self, record: VersionRecord) -> Path:
+        return Path(record.adapter_digest)
 
 
 class Again(Recomputation):
@@ -43,20 +43,21 @@ class Again(Recomputation):
     def _records(self) -> list[VersionRecord]:
         return self._named
 
-    def asked(self, *weights: float, **fields: Any) -> Chat:
+    def asked(self, *weights: float, **fields: Any) -> Generate:
         blend = [{"model": "any", "weight": weight} for weight in weights]
         body = {"model": "any", "prompt": "hello", "temperature": 0, **fields}
-        return self._chat(json.dumps(body | ({"loraledger": {"blend": blend}} if blend else {})).encode())
+        return self._request(json.dumps(body | ({"loraledger": {"blend": blend}} if blend else {})).encode())
 
 
 def test_one_adapter_is_asked_alone_and_several_by_their_weights() -> None:
     alone = Again(FIRST).asked()
-    assert (alone.adapter and alone.adapter.digest, alone.blend) == (FIRST.adapter_digest, ())
+    assert (alone.adapter, alone.blend) == (adapter_ref(FIRST, Path(FIRST.adapter_digest)), None)
     together = Again(FIRST, SECOND).asked(0.5, 2.0)
     assert together.adapter is None
-    assert [(folder.digest, weight) for folder, weight in together.blend] == [
-        (FIRST.adapter_digest, 0.5),
-        (SECOND.adapter_digest, 2.0),
+    assert together.blend is not None
+    assert [(part.adapter, part.weight) for part in together.blend.parts] == [
+        (adapter_ref(FIRST, Path(FIRST.adapter_digest)), 0.5),
+        (adapter_ref(SECOND, Path(SECOND.adapter_digest)), 2.0),
     ]
 
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from backend.ports.engine import TokenLogprob, TokenLogprobs
 from backend.services.receipts.reexecution import Repeated
 from benchmarks.reexecution.rates import Rates, bare, honest, swapped, table
+from inference.protocol import TokenLogprob, TokenLogprobs
 
 
 def answer(text: str, other: str = "?", gap: float = 0.1) -> Repeated:
     """One token, and another one that is `gap` less likely."""
-    ranked = (TokenLogprob(text.encode(), -1.0), TokenLogprob(other.encode(), -1.0 - gap))
+    ranked = [TokenLogprob(1, text.encode(), -1.0), TokenLogprob(2, other.encode(), -1.0 - gap)]
     return Repeated(text, (TokenLogprobs(ranked[0], ranked),), None)
 
 

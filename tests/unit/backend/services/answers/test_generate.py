@@ -21,8 +21,6 @@ from backend.domain.hashing import (
     to_bytes,
 )
 from backend.domain.ids import SnapshotId
-from backend.ports.attribution import Probe
-from backend.ports.engine import Sampling, Turn
 from backend.services.answers.generate import (
     FETCHERS,
     MAX_BYTES_PER_TOKEN,
@@ -33,6 +31,7 @@ from backend.services.answers.generate import (
 from backend.services.channels.admission import Payer
 from backend.services.channels.ledger import InsufficientBalance
 from backend.services.market.catalogue import Model
+from inference.protocol import Generate, Message, ProbeStates, Sampling
 from tests.support.market import some_hash
 from tests.support.serving import Installation
 
@@ -55,13 +54,12 @@ def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
 
 
 def request(
-    installation: Installation, model: str, max_tokens: int = 0, text: str = "say hello"
+    installation: Installation, model: str, max_tokens: int = 16, text: str = "say hello"
 ) -> AnswerRequest:
     return AnswerRequest(
         payer=Payer(installation.payer.account),
         model=installation.catalogue.resolve(model),
-        prompt=(Turn("user", text),),
-        sampling=Sampling(max_tokens=max_tokens),
+        message=Generate("", (Message("user", text),), sampling=Sampling(max_tokens=max_tokens)),
         body=BODY,
     )
 
@@ -76,7 +74,7 @@ def reserved(installation: Installation) -> int:
 
 
 async def text_of(answer: Answer) -> str:
-    return "".join([piece.text async for _, piece in answer.pieces()])
+    return "".join([chunk.text async for _, chunk in answer.chunks()])
 
 
 async def until_idle(installation: Installation) -> None:
@@ -98,7 +96,7 @@ async def test_the_engine_is_told_who_pays_and_what_it_saved_is_said(installatio
     installation.engine.cached_prompt_tokens = 1
     answer = await installation.generate.start(request(installation, installation.version))
     await text_of(answer)
-    assert [chat.payer for chat in installation.engine.chats] == [installation.payer.account]
+    assert [sent.payer for sent in installation.engine.requests] == [installation.payer.account]
     assert answer.final.cached_prompt_tokens == 1
     assert answer.final.receipt.signed.receipt.prompt_tokens == 2
 
@@ -129,8 +127,8 @@ async def test_the_base_model_has_an_empty_list(installation: Installation) -> N
     (part,) = answer.final.receipt.signed.slices
     assert part.shares == ()
     assert list_hash(part.shares) == list_hash(())
-    assert installation.engine.chats[0].adapter is None
-    assert not installation.engine.chats[0].probe
+    assert installation.engine.requests[0].adapter is None
+    assert not installation.engine.requests[0].probe
 
 
 async def test_money_is_kept_before_the_engine_works(installation: Installation) -> None:
@@ -145,7 +143,7 @@ async def test_without_money_the_engine_is_not_asked(installation: Installation)
     installation.fund(2 * 10 + 3 * 20 - 1)
     with pytest.raises(InsufficientBalance):
         await installation.generate.start(request(installation, installation.version, max_tokens=3))
-    assert not installation.engine.chats
+    assert not installation.engine.requests
     assert installation.store.num_fetches == 0
 
 
@@ -153,7 +151,7 @@ async def test_the_answer_fits_the_context(installation: Installation) -> None:
     installation.engine.max_context = 5
     answer = await installation.generate.start(request(installation, "tiny", max_tokens=100))
     await text_of(answer)
-    assert installation.engine.chats[0].sampling.max_tokens == 3
+    assert installation.engine.requests[0].sampling.max_tokens == 3
     assert answer.final.finish_reasons == ("length",)
 
 
@@ -166,7 +164,7 @@ async def test_a_prompt_that_fills_the_context_is_refused(installation: Installa
 
 async def test_the_receipt_is_durable_before_the_answer_ends(installation: Installation) -> None:
     answer = await installation.generate.start(request(installation, installation.version))
-    async for _ in answer.pieces():
+    async for _ in answer.chunks():
         pass
     assert [stored.id for stored in receipts(installation)] == [answer.final.receipt.id]
 
@@ -212,7 +210,7 @@ async def test_who_leaves_while_the_adapter_is_fetched_costs_the_engine_nothing(
         await starting
     go_on.set()
     await until_idle(installation)
-    assert installation.engine.chats == []
+    assert installation.engine.requests == []
     assert reserved(installation) == 0
 
 
@@ -240,7 +238,7 @@ async def test_shares_follow_the_index_and_the_probe(installation: Installation)
         save_file(tensors, folder / INDEX_FILE, INDEX_METADATA)
 
     installation.store.folders[cid_of(some_hash("folder"))] = index
-    installation.engine.probe = Probe((0.6, 0.8, 0.0))
+    installation.engine.probe = ProbeStates([], [0.6, 0.8, 0.0], 0, 0)
     answer = await installation.generate.start(request(installation, installation.version))
     await text_of(answer)
     signed = answer.final.receipt.signed
@@ -331,7 +329,7 @@ async def test_a_fetch_that_takes_too_long_ends_the_answer_and_frees_its_money(
     with pytest.raises(AnswerInterrupted, match="too long"):
         await generate.start(request(installation, installation.version))
     assert reserved(installation) == 0
-    assert installation.engine.chats == []
+    assert installation.engine.requests == []
     go_on.set()
     await generate.close()
 
@@ -373,7 +371,7 @@ async def test_a_prompt_of_too_many_bytes_is_refused_before_it_is_tokenised(
     text = "x" * (installation.engine.max_context * MAX_BYTES_PER_TOKEN + 1)
     with pytest.raises(ContextLengthExceeded, match="bytes"):
         await installation.generate.start(request(installation, "tiny", text=text))
-    assert installation.engine.counted == [(Turn("user", ""),)]
+    assert installation.engine.counted == [(Message("user", ""),)]
 
 
 async def test_an_answer_that_takes_too_long_is_cut_off_and_charged_so_far(

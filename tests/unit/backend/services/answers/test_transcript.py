@@ -7,30 +7,30 @@ import pytest
 
 from backend.domain.errors import Unavailable
 from backend.ports.attribution import Probe
-from backend.ports.engine import Chat, Piece, Sampling, Turn
 from backend.services.answers.answer import Answer
 from backend.services.answers.transcript import AnswerInterrupted, Transcript, transcribe
+from inference.protocol import Chunk, Generate, Message, ProbeStates, Sampling
 from tests.support.scripted import ScriptedEngine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def chats(count: int, probe: bool = False) -> list[Chat]:
-    turns = (Turn("user", "say hello"),)
-    return [Chat(f"chat-{number}", turns, Sampling(max_tokens=16), probe=probe) for number in range(count)]
+def messages(count: int) -> list[Generate]:
+    chat = (Message("user", "say hello"),)
+    return [Generate(f"chat-{index}", chat, sampling=Sampling(max_tokens=16)) for index in range(count)]
 
 
 async def run(
-    engine: ScriptedEngine, asked: Sequence[Chat], answer: Answer, seconds: float = 60
+    engine: ScriptedEngine, requests: Sequence[Generate], answer: Answer, seconds: float = 60
 ) -> Transcript:
     deadline = asyncio.get_running_loop().time() + seconds
-    return await transcribe(engine, asked, answer, deadline)
+    return await transcribe(engine, requests, answer, deadline)
 
 
 async def test_every_choice_is_read_to_its_end() -> None:
     answer = Answer("a")
-    found = await run(ScriptedEngine(), chats(2), answer)
+    found = await run(ScriptedEngine(), messages(2), answer)
     assert found.texts == ("Hello there, world.",) * 2
     assert (found.prompt_tokens, found.completion_tokens) == (2, 8)
     assert found.finish_reasons == ("stop", "stop")
@@ -41,7 +41,7 @@ async def test_a_choice_that_breaks_ends_the_others() -> None:
     engine.breaks_after = 2
     engine.waits_after_of = {"chat-1": 1}
     with pytest.raises(Unavailable):
-        await run(engine, chats(2), Answer("a"))
+        await run(engine, messages(2), Answer("a"))
     assert "chat-1" in engine.aborted
 
 
@@ -49,9 +49,9 @@ async def test_who_leaves_while_one_choice_has_not_begun_pays_for_the_others() -
     engine = ScriptedEngine()
     engine.waits_after_of = {"chat-0": 3, "chat-1": 0}
     answer = Answer("a")
-    reading = asyncio.create_task(run(engine, chats(2), answer))
-    async for _, piece in answer.pieces():
-        if piece.completion_tokens == 3:
+    reading = asyncio.create_task(run(engine, messages(2), answer))
+    async for _, chunk in answer.chunks():
+        if chunk.completion_tokens == 3:
             break
     answer.hang_up()
     found = await reading
@@ -63,25 +63,28 @@ async def test_nothing_at_all_is_an_interruption() -> None:
     engine = ScriptedEngine()
     engine.waits_after = 0
     with pytest.raises(AnswerInterrupted, match="before the answer began"):
-        await run(engine, chats(2), Answer("a"), seconds=0.05)
+        await run(engine, messages(2), Answer("a"), seconds=0.05)
 
 
 async def test_who_has_left_before_is_not_answered() -> None:
     answer, engine = Answer("a"), ScriptedEngine()
     answer.hang_up()
     with pytest.raises(AnswerInterrupted, match="left"):
-        await run(engine, chats(1), answer)
-    assert engine.chats == []
+        await run(engine, messages(1), answer)
+    assert engine.requests == []
 
 
-def last(completion_tokens: int, probe: Probe | None, cached: int = 0) -> Piece:
-    return Piece("", 5, completion_tokens, "stop", probe, cached)
+def last(completion_tokens: int, probe: ProbeStates | None, cached: int = 0) -> Chunk:
+    return Chunk("r", "", [], 5, completion_tokens, "stop", probe, cached)
 
 
 def test_states_are_averaged_and_errors_added_over_the_tokens_of_all_choices() -> None:
-    probes = Probe((1.0, 0.0), error=(1.0, 5.0)), Probe((0.0, 2.0), error=(2.0, -1.0))
-    pieces = (last(1, probes[0], 4), last(3, probes[1], 2), last(7, None, 3))
-    found = Transcript(("", "", ""), pieces)
+    probes = (
+        ProbeStates([], [1.0, 0.0], 5, 1, error=[1.0, 5.0]),
+        ProbeStates([], [0.0, 2.0], 5, 3, error=[2.0, -1.0]),
+    )
+    chunks = (last(1, probes[0], 4), last(3, probes[1], 2), last(7, None, 3))
+    found = Transcript(("", "", ""), chunks)
     assert found.probe == Probe([0.25, 1.5], error=[3.0, 4.0])
     assert found.cached_prompt_tokens == 2
     assert Transcript(("",), (last(7, None),)).probe == Probe()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.content import cid_of
-from backend.services.market.adapter_folders import AdapterFolders, AdapterMissing
+from backend.services.market.adapter_folders import AdapterFolders, AdapterMissing, adapter_ref
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import Market
 from tests.support.scripted import FolderStore
@@ -39,7 +39,7 @@ def test_a_folder_is_fetched_once_however_many_ask(tmp_path: Path, record: Versi
         thread.join()
     assert store.num_fetches == 1
     assert len(set(map(repr, found))) == 1
-    assert folders.folder(record).digest == record.adapter_digest
+    assert f"0x{adapter_ref(record, folders.folder(record)).digest}" == record.adapter_digest
 
 
 def test_a_folder_that_nobody_holds_can_be_asked_for_again(tmp_path: Path, record: VersionRecord) -> None:

@@ -132,8 +132,8 @@ def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
 def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
     installation: Installation, record: VersionRecord
 ) -> None:
-    installation.store.folders[str(installation.folders.folder(record).path.name)] = lambda _folder: None
-    copy = installation.folders.folder(record).path
+    installation.store.folders[str(installation.folders.folder(record).name)] = lambda _folder: None
+    copy = installation.folders.folder(record)
     payer = Payer(installation.payer.account)
     reservation = installation.admission.reserve(payer, 10)
     taken = installation.policy.take_down(record, Reason.LEGAL)

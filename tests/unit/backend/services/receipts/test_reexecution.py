@@ -8,7 +8,6 @@ import pytest
 
 from backend.domain.attribution import UNIFORM_METHOD, shares_from_scores
 from backend.ports.attribution import Probe
-from backend.ports.engine import TokenLogprob, TokenLogprobs
 from backend.services.answers.attribution import Uniform
 from backend.services.receipts.reexecution import (
     ROUNDING_GAP,
@@ -18,6 +17,7 @@ from backend.services.receipts.reexecution import (
     execution_check,
     first_difference,
 )
+from inference.protocol import TokenLogprob, TokenLogprobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def place(*tokens: tuple[str, float]) -> TokenLogprobs:
     """The first one was chosen."""
-    ranked = tuple(TokenLogprob(token.encode(), logprob) for token, logprob in tokens)
+    ranked = [TokenLogprob(0, token.encode(), logprob) for token, logprob in tokens]
     return TokenLogprobs(ranked[0], ranked)
 
 

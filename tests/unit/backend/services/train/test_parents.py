@@ -7,7 +7,6 @@ import pytest
 
 from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, VersionId
-from backend.ports.engine import AdapterFolder
 from backend.services.train.parents import Parents, UnfitParent, snapshots_of
 from tests.unit.workers.support import CREATOR
 
@@ -57,8 +56,8 @@ def test_an_unknown_parent_is_not_found(desk: Desk) -> None:
 
 def test_a_parent_is_brought_here(desk: Desk) -> None:
     class Folders:
-        def folder(self, record: Any) -> AdapterFolder:
-            return AdapterFolder(record.adapter_digest, Path("/adapters/one"))
+        def folder(self, _record: Any) -> Path:
+            return Path("/adapters/one")
 
     version = desk.version(desk.snapshot(True))
     parent = Parents(desk.database.read, Folders()).bring(version)  # type: ignore[arg-type]
