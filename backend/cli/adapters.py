@@ -1,6 +1,4 @@
-"""Adapters from the command line: those that were trained elsewhere published and registered, all of them
-listed, shown and fetched.
-"""
+"""`loraledger adapter`: publish and register imported adapters; list, show and fetch any adapter."""
 
 from __future__ import annotations
 
@@ -9,26 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.client import until
-from backend.cli.session import AsJson, User, open_installation, open_market, show
-from backend.cli.transfers import transfer_shown
+from backend.cli.api_client import wait_until
+from backend.cli.session import AsJson, User, open_client, open_installation, print_json
+from backend.cli.transfers import transfer_with_progress
 from backend.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from backend.cli.client import Market
+    from backend.cli.api_client import ApiClient
 
 CREATOR = 6
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 PUBLISH_SECONDS = 3600
-"""Versions of others may have to be fetched for the comparison."""
+"""The comparison may have to fetch other operators' versions first."""
 REGISTER_SECONDS = 120
-Folder = Annotated[Path, typer.Argument(help="As PEFT saves it.", exists=True, file_okay=False)]
-AdapterId = Annotated[str, typer.Argument(help="As `loraledger adapter publish` names it.")]
+Folder = Annotated[
+    Path, typer.Argument(help="Folder of the adapter, as saved by PEFT.", exists=True, file_okay=False)
+]
+AdapterId = Annotated[str, typer.Argument(help="Id printed by `loraledger adapter publish`.")]
 Registered = Annotated[str, typer.Argument(help="`owner/name`, version id or adapter digest.")]
 commands = typer.Typer(
-    help="Publish adapters that were trained elsewhere; list, show and fetch any.", no_args_is_help=True
+    help="Publish adapters trained elsewhere; list, show and fetch adapters.", no_args_is_help=True
 )
 
 
@@ -43,20 +43,20 @@ def publish(
     licence: Annotated[str, typer.Option(help="SPDX expression, such as Apache-2.0.")],
     user: User = CREATOR,
 ) -> None:
-    """Upload an adapter, have it inspected, compared and published; exit code 1 if it is refused.
+    """Upload an adapter to be inspected, compared and published. Exit code 1 if it is refused.
 
-    Of the folder adapter_config.json and adapter_model.safetensors are taken, and nothing else.
+    Only adapter_config.json and adapter_model.safetensors of the folder are uploaded.
     """
-    left = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
+    skipped = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
     for name in FILES:
         if not (folder / name).is_file():
-            raise NotFound(f"{folder} has no {name}: it is no adapter as PEFT saves one", param=name)
-    with open_market(user) as market:
-        files = {name: transfer_shown(market, folder / name) for name in FILES}
-        adapter = market.post("/v1/adapters", {"licence": licence, "files": files})
-        not_sent = f"; not sent: {', '.join(left)}" if left else ""
+            raise NotFound(f"{folder} has no {name}: name a folder that PEFT saved an adapter in", param=name)
+    with open_client(user) as client:
+        files = {name: transfer_with_progress(client, folder / name) for name in FILES}
+        adapter = client.post("/v1/adapters", {"licence": licence, "files": files})
+        not_sent = f"; not uploaded: {', '.join(skipped)}" if skipped else ""
         typer.echo(f"{adapter['id']} is {adapter['status']}{not_sent}")
-        done = _followed(market, adapter["id"])
+        done = _follow(client, adapter["id"])
     for line in _lines(done):
         typer.echo(line)
     if done["status"] != "succeeded":
@@ -67,50 +67,52 @@ def publish(
 def register_adapter(
     adapter_id: AdapterId,
     *,
-    name: Annotated[str, typer.Option(help="What it is sold as: 1 to 32 of a-z, 0-9 and -.")],
+    name: Annotated[str, typer.Option(help="Name to list it under: 1 to 32 of a-z, 0-9 and -.")],
     prices: Annotated[
         tuple[int, int], typer.Option(help="Token units per million prompt tokens, and completion tokens.")
     ],
     shares: Annotated[
-        tuple[int, int], typer.Option(help="The operators' and your ppm; the rest is the treasury's.")
+        tuple[int, int],
+        typer.Option(help="Shares of the operators and of the creator, in ppm; the treasury gets the rest."),
     ] = (200_000, 300_000),
     accept_copy: Annotated[
-        bool, typer.Option("--accept-copy", help="List it although it is like a version of somebody else.")
+        bool,
+        typer.Option("--accept-copy", help="List it although it is a copy of another creator's version."),
     ] = False,
-    is_agreed: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    is_agreed: Annotated[bool, typer.Option("--yes", help="Sign without asking for confirmation.")] = False,
     user: User = CREATOR,
 ) -> None:
-    """Show what the gate found, and sign the registration of a published adapter."""
+    """Show the screening report of a published adapter, and sign its registration."""
     listing = {"name": name, "accepts_copy": accept_copy}
     listing |= dict(zip(("prompt_price", "completion_price"), prices, strict=True))
     listing |= dict(zip(("operator_ppm", "creator_ppm"), shares, strict=True))
-    with open_market(user) as market:
-        prepared = market.post(f"/v1/adapters/{adapter_id}/registration/prepare", listing)
-        for line in _gate_lines(prepared["gate"]):
+    with open_client(user) as client:
+        prepared = client.post(f"/v1/adapters/{adapter_id}/registration/prepare", listing)
+        for line in _screening_lines(prepared["gate"]):
             typer.echo(line)
         if not is_agreed:
             typer.confirm("Sign and register it?", abort=True)
-        market.wallet.send(prepared["transaction"])
-        version = until(
-            lambda: market.get(f"/v1/adapters/{adapter_id}")["version_id"],
+        client.wallet.send(prepared["transaction"])
+        version = wait_until(
+            lambda: client.get(f"/v1/adapters/{adapter_id}")["version_id"],
             f"{name} to be registered",
             REGISTER_SECONDS,
         )
-        typer.echo(f"{market.wallet.account}/{name} is version {version}")
+        typer.echo(f"{client.wallet.account}/{name} is version {version}")
 
 
 @commands.command()
 def status(
-    adapter_id: Annotated[str, typer.Argument(help="One adapter; left out: all.")] = "",
+    adapter_id: Annotated[str, typer.Argument(help="Id of one adapter. Default: all.")] = "",
     *,
     user: User = CREATOR,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far this wallet's adapters have come."""
-    with open_market(user) as market:
-        found = [market.get(f"/v1/adapters/{adapter_id}")] if adapter_id else market.all("/v1/adapters")
+    """Show the publication status of this wallet's adapters."""
+    with open_client(user) as client:
+        found = [client.get(f"/v1/adapters/{adapter_id}")] if adapter_id else client.list_all("/v1/adapters")
     if as_json:
-        show(found)
+        print_json(found)
         return
     for adapter in found:
         for line in _lines(adapter):
@@ -119,11 +121,11 @@ def status(
 
 @commands.command("list")
 def list_adapters(*, user: User = CREATOR, as_json: AsJson = False) -> None:
-    """The newest version of each adapter that is served here."""
-    with open_market(user) as market:
-        found = [model for model in market.get("/v1/models")["data"] if model["digest"] is not None]
+    """List the newest version of each adapter served here."""
+    with open_client(user) as client:
+        found = [model for model in client.get("/v1/models")["data"] if model["digest"] is not None]
     if as_json:
-        show(found)
+        print_json(found)
         return
     for model in found:
         typer.echo(f"{model['id']}  {model['digest']}  {model['licence'] or 'licence unknown'}")
@@ -131,11 +133,11 @@ def list_adapters(*, user: User = CREATOR, as_json: AsJson = False) -> None:
 
 @commands.command("show")
 def show_adapter(adapter: Registered, *, user: User = CREATOR, as_json: AsJson = False) -> None:
-    """What is registered of an adapter's version."""
-    with open_market(user) as market:
-        found = market.get(f"/v1/models/{adapter}")
+    """Show the registered record of an adapter version."""
+    with open_client(user) as client:
+        found = client.get(f"/v1/models/{adapter}")
     if as_json:
-        show(found)
+        print_json(found)
         return
     for name, value in found.items():
         typer.echo(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
@@ -144,29 +146,29 @@ def show_adapter(adapter: Registered, *, user: User = CREATOR, as_json: AsJson =
 @commands.command()
 def pull(
     adapter: Registered,
-    folder: Annotated[Path, typer.Argument(help="Where it is put; nothing may be there yet.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to create; it must not exist yet.")],
 ) -> None:
-    """Fetch an adapter's folder, from here or from another operator's gateway, checked against its CID.
+    """Fetch an adapter's folder from the local store or another operator's gateway, and verify its CID.
 
-    The chain must be indexed in this home: `loraledger index`.
+    Requires the chain to be indexed in this home: run `loraledger index`.
     """
     from backend.services.market.catalogue import adapter_record
 
     with open_installation() as installation:
-        installation.prepare_database()  # whoever only fetches has run nothing else here
+        installation.prepare_database()  # this may be the first command in this home
         record = adapter_record(installation.database.read, adapter)
         cid = installation.adapter_folders.fetch(record, folder)
     typer.echo(f"{cid} is in {folder}")
 
 
-def _followed(market: Market, adapter_id: str) -> dict[str, Any]:
-    """Once it is over; what happens meanwhile is shown."""
+def _follow(client: ApiClient, adapter_id: str) -> dict[str, Any]:
+    """Print events until the publication has ended; return the adapter."""
     path, num_shown = f"/v1/adapters/{adapter_id}", 0
 
-    def over() -> dict[str, Any] | None:
+    def finished() -> dict[str, Any] | None:
         nonlocal num_shown
-        adapter: dict[str, Any] = market.get(path)
-        events = market.all(f"{path}/events")
+        adapter: dict[str, Any] = client.get(path)
+        events = client.list_all(f"{path}/events")
         for event in events[num_shown:]:
             if event["kind"] in {"gate", "retry", "working"}:
                 typer.echo(event["message"])
@@ -174,9 +176,9 @@ def _followed(market: Market, adapter_id: str) -> dict[str, Any]:
         return adapter if adapter["finished_at"] is not None else None
 
     try:
-        return until(over, f"{adapter_id} to be published", PUBLISH_SECONDS)
+        return wait_until(finished, f"{adapter_id} to be published", PUBLISH_SECONDS)
     except KeyboardInterrupt:
-        typer.echo(f"it goes on without you: `loraledger adapter status {adapter_id}`", err=True)
+        typer.echo(f"publication continues; follow it: `loraledger adapter status {adapter_id}`", err=True)
         raise
 
 
@@ -193,16 +195,16 @@ def _lines(adapter: Mapping[str, Any]) -> Iterator[str]:
         yield f"  refused: {error['message']} [{error['details'].get('reason', error['code'])}]"
 
 
-def _gate_lines(gate: Mapping[str, Any] | None) -> Iterator[str]:
-    if gate is None:
+def _screening_lines(report: Mapping[str, Any] | None) -> Iterator[str]:
+    if report is None:
         return
-    risk, near = gate["risk"], gate["nearest"]
+    risk, nearest = report["risk"], report["nearest"]
     yield (
         "no risk score: too few adapters are known"
         if risk is None
-        else (f"risk score {risk['score']}/100, by {risk['by']}; a low one does not say that it is safe")
+        else (f"risk score {risk['score']}/100, by {risk['by']}; a low score does not mean that it is safe")
     )
-    if near is not None:
-        what = "a copy of" if near["is_copy"] else "the nearest version of others is"
-        yield f"{what} {near['version_id']} by {near['creator']} (cosine {near['cosine']:.2f})"
-    yield f"{gate['num_compared']} versions compared, {gate['num_unknown']} not within reach"
+    if nearest is not None:
+        what = "a copy of" if nearest["is_copy"] else "nearest version of another creator:"
+        yield f"{what} {nearest['version_id']} by {nearest['creator']} (cosine {nearest['cosine']:.2f})"
+    yield f"{report['num_compared']} versions compared, {report['num_unknown']} not reachable"

@@ -1,4 +1,4 @@
-"""`loraledger audit`: recomputes batches from the chain and the batches' public data."""
+"""`loraledger audit`: recompute batches from the chain and their public data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import AsJson, account, show
+from backend.cli.session import AsJson, parse_account, print_json
 from backend.domain.disputes.witnesses import key_word
 from backend.domain.errors import InvalidInput
 from backend.domain.transactions import as_json as as_plain
@@ -24,52 +24,55 @@ def register(app: typer.Typer) -> None:
 
 def audit(
     *,
-    operator: Annotated[str, typer.Option(help="Whose batches; left out: this installation's own.")] = "",
-    is_all: Annotated[bool, typer.Option("--all", help="All operators' batches.")] = False,
+    operator: Annotated[str, typer.Option(help="Operator to audit. Default: this installation's.")] = "",
+    is_all: Annotated[bool, typer.Option("--all", help="Audit all operators.")] = False,
     batch: Annotated[int, typer.Option(help="Show this batch only.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute every batch and say whether every unit is right; exit code 1 if one is not.
+    """Recompute every batch and verify every unit. Exit code 1 if one is wrong.
 
-    Of a wrong batch the first wrong unit is named and the proof by which it falls, or what must be demanded
-    of its operator first.
+    For a wrong batch, print its first wrong unit and the proof that voids it, or the data to demand from its
+    operator first.
     """
     if is_all and (operator or batch):
-        raise InvalidInput("--all goes with neither --operator nor --batch", param="all")
-    verdicts = _audited(operator, is_all=is_all)
+        raise InvalidInput("--all cannot be combined with --operator or --batch", param="all")
+    verdicts_by_operator = _audit(operator, is_all=is_all)
     if batch:
-        verdicts = {audited: _only(batch, audited, found) for audited, found in verdicts.items()}
-    everything = [verdict for found in verdicts.values() for verdict in found]
+        verdicts_by_operator = {
+            account: _select(batch, account, verdicts) for account, verdicts in verdicts_by_operator.items()
+        }
+    everything = [verdict for verdicts in verdicts_by_operator.values() for verdict in verdicts]
     if as_json:
-        show([_as_json(verdict) for verdict in everything])
+        print_json([_as_json(verdict) for verdict in everything])
     else:
-        for audited, found in verdicts.items():
-            _print(audited, found)
+        for account, verdicts in verdicts_by_operator.items():
+            _print(account, verdicts)
     if not all(verdict.is_right for verdict in everything):
         raise typer.Exit(1)
 
 
-def _audited(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
+def _audit(operator: str, *, is_all: bool) -> dict[Account, list[Verdict]]:
     from backend.installation.installation import Installation
 
     installation = Installation(load_settings())
     try:
         if is_all:
             with installation.database.read() as tx:
-                accounts = [known.account for known in tx.chain.operators()]
+                accounts = [registered.account for registered in tx.chain.operators()]
         else:
-            own = account(installation, operator) if operator else installation.operator.account
+            own = parse_account(installation, operator) if operator else installation.operator.account
             accounts = [own]
-        return {audited: list(installation.auditor.audit(audited)) for audited in accounts}
+        return {account: list(installation.auditor.audit(account)) for account in accounts}
     finally:
         installation.close()
 
 
-def _only(batch: int, account: Account, verdicts: list[Verdict]) -> list[Verdict]:
-    shown = [verdict for verdict in verdicts if verdict.header.number == batch]
-    if not shown:
+def _select(batch: int, account: Account, verdicts: list[Verdict]) -> list[Verdict]:
+    """Errors: `InvalidInput` if there is no such batch."""
+    selected = [verdict for verdict in verdicts if verdict.header.number == batch]
+    if not selected:
         raise InvalidInput(f"{account} has no batch {batch} that can be audited", param="batch")
-    return shown
+    return selected
 
 
 def _print(account: Account, verdicts: list[Verdict]) -> None:
@@ -98,17 +101,17 @@ def _as_line(verdict: Verdict) -> str:
     sums = f"{header.receipts_count} receipts, {header.entries_count} entries, {header.total:,} micro-units"
     if finding is None:
         return f"batch {header.number}: every unit is right ({sums})"
-    unit = "" if finding.unit is None else f", from micro-unit {finding.unit:,} on"
+    unit = "" if finding.unit is None else f", starting at micro-unit {finding.unit:,}"
     return f"batch {header.number}: WRONG, {finding.message}{unit}; {_remedy(verdict)} ({sums})"
 
 
 def _remedy(verdict: Verdict) -> str:
-    """What makes the batch fall."""
+    """Describe how the batch can be voided."""
     if verdict.proof is not None:
-        return f"it falls by {verdict.proof.verb}"
-    wanted: dict[str, int] = {}
+        return f"voided by {verdict.proof.verb}"
+    num_demands: dict[str, int] = {}
     for tree, keys in verdict.demands:
-        wanted[tree.name.lower()] = wanted.get(tree.name.lower(), 0) + len(keys)
-    if not wanted:
-        return "there is nothing to demand"
-    return "to be demanded first: " + ", ".join(f"{num} of its {tree}" for tree, num in wanted.items())
+        num_demands[tree.name.lower()] = num_demands.get(tree.name.lower(), 0) + len(keys)
+    if not num_demands:
+        return "nothing to demand"
+    return "demand first: " + ", ".join(f"{num} of its {tree}" for tree, num in num_demands.items())

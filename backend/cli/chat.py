@@ -1,4 +1,4 @@
-"""`loraledger chat`: one question from the command line, paid for by a wallet."""
+"""`loraledger models` and `loraledger chat`: list models and ask one, paid for by a test wallet."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.pay import PAYER
-from backend.cli.session import AsJson, User, open_market, show
+from backend.cli.payments import PAYER
+from backend.cli.session import AsJson, User, open_client, print_json
 from backend.domain.errors import InvalidInput
 
 
@@ -18,57 +18,65 @@ def register(app: typer.Typer) -> None:
 
 
 def models(*, user: User = PAYER, as_json: AsJson = False) -> None:
-    """List what can be asked, with its price."""
-    with open_market(user) as market:
-        found = market.get("/v1/models")["data"]
+    """List the models that can be asked, with their prices."""
+    with open_client(user) as client:
+        found = client.get("/v1/models")["data"]
     if as_json:
-        show(found)
+        print_json(found)
         return
     for model in found:
         prices = f"{model['prompt_price']:,} and {model['completion_price']:,} units per million tokens"
-        typer.echo(f"{model['id']}  {prices}{'' if model['is_active'] else '  (loaded when asked)'}")
+        typer.echo(
+            f"{model['id']}  {prices}{'' if model['is_active'] else '  (loaded on the first request)'}"
+        )
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="As `loraledger models` lists them.")],
-    text: Annotated[str, typer.Argument(help="What you ask.")],
+    model: Annotated[str, typer.Argument(help="Id of a model, from `loraledger models`.")],
+    text: Annotated[str, typer.Argument(help="The question.")],
     *,
-    max_tokens: Annotated[int, typer.Option(help="Of the answer, at most.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.", min=0, max=2)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of the answer.", min=1)] = 256,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature; 0 always selects the likeliest token.", min=0, max=2)
+    ] = 0.0,
     blend: Annotated[
         list[str] | None,
-        typer.Option(help="An adapter that answers too, as model=weight, where MODEL is the base; repeated."),
+        typer.Option(
+            help="Adapter to blend in, as model=weight; MODEL must be the base model. May be repeated."
+        ),
     ] = None,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show it as it is written.")] = True,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print the answer as it is generated.")
+    ] = True,
     user: User = PAYER,
 ) -> None:
-    """Ask a model; the answer goes to standard output, its cost and receipt to standard error."""
-    asked: dict[str, Any] = {
+    """Ask a model. The answer goes to standard output, its cost and receipt id to standard error."""
+    request: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
         "max_completion_tokens": max_tokens,
         "temperature": temperature,
     }
     if blend:
-        asked["loraledger"] = {"blend": [_part(each) for each in blend]}
-    with open_market(user) as market:
+        request["loraledger"] = {"blend": [_parse_blend(each) for each in blend]}
+    with open_client(user) as client:
         if stream:
             last: dict[str, Any] = {}
-            for last in market.events("/v1/chat/completions", asked | {"stream": True}):
+            for last in client.stream("/v1/chat/completions", request | {"stream": True}):
                 typer.echo("".join(c["delta"].get("content") or "" for c in last["choices"]), nl=False)
         else:
-            last = market.post("/v1/chat/completions", asked)
+            last = client.post("/v1/chat/completions", request)
             typer.echo(last["choices"][0]["message"]["content"], nl=False)
     bill = last["loraledger"]
     typer.echo()
     typer.echo(f"{int(bill['charge']):,} micro-units; receipt {bill['receipt_id']}", err=True)
 
 
-def _part(text: str) -> dict[str, Any]:
-    """Errors: `InvalidInput` for what is not model=weight."""
-    name, _, written = text.rpartition("=")
+def _parse_blend(text: str) -> dict[str, Any]:
+    """Parse model=weight. Errors: `InvalidInput`."""
+    name, _, number = text.rpartition("=")
     try:
-        weight = float(written)
+        weight = float(number)
     except ValueError:
         weight = math.nan
     if not name or not math.isfinite(weight):

@@ -1,4 +1,4 @@
-"""The long-running parts, one command each. `loraledger up` starts them all; operators may run them apart."""
+"""Long-running processes of an installation, one command each. `loraledger up` starts all of them."""
 
 from __future__ import annotations
 
@@ -53,12 +53,13 @@ def engine(
     from backend.installation import local_network as local
 
     argv, environment = local.engine_command(load_settings(), ends_with_stdin=False)
-    os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606  # our own interpreter; whoever watches us watches it
+    os.execvpe(argv[0], [*argv, *(options or ())], environment)  # noqa: S606 - keeps the process id that a supervisor watches
 
 
 def worker(
     queue: Annotated[
-        list[str] | None, typer.Option(help="Only this queue (train or publish); may be repeated.")
+        list[str] | None,
+        typer.Option(help="Queue to work on, train or publish; may be repeated. Default: all."),
     ] = None,
 ) -> None:
     """Run training and publishing tasks."""
@@ -68,14 +69,18 @@ def worker(
 
     unknown = sorted(set(queue or ()) - set(QUEUES))
     if unknown:
-        raise InvalidInput(f"no queue {', '.join(unknown)}; there are {', '.join(QUEUES)}", param="queue")
+        raise InvalidInput(
+            f"unknown queue: {', '.join(unknown)}; known queues: {', '.join(QUEUES)}", param="queue"
+        )
     run_worker(settings, tuple(queue or QUEUES))
 
 
 def ipfs(
-    port: Annotated[int, typer.Option(help="Port of loopback; 0 for a free one.", min=0, max=65535)] = 5001,
+    port: Annotated[
+        int, typer.Option(help="Port on the loopback interface; 0 selects a free one.", min=0, max=65535)
+    ] = 5001,
 ) -> None:
-    """Serve the block store as a Kubo RPC on loopback, for tools that speak it."""
+    """Serve the embedded block store as a Kubo RPC API on loopback, for IPFS tools."""
     import uvicorn
 
     from backend.installation.installation import Installation
@@ -86,28 +91,28 @@ def ipfs(
 
 
 def relay() -> None:
-    """Hand the outbox to the workers, and offer work whose lease has run out again."""
+    """Deliver the outbox to the workers, and offer jobs again whose lease has expired."""
     _run("relay", _relay)
 
 
 def index() -> None:
-    """Follow the chain into the database."""
+    """Index the chain into the database."""
     _run("indexer", _index)
 
 
 def send() -> None:
-    """Sign, send and watch this installation's transactions."""
+    """Sign, send and confirm this installation's transactions."""
     _run("sender", _send)
 
 
 def settle() -> None:
-    """Batch receipts, commit and finalise; see to uploads on their way to the chain."""
+    """Commit and finalise batches of receipts; register pending uploads on the chain."""
     _run("settler", _settle)
 
 
 def _index(installation: Installation, stop: threading.Event) -> None:
-    """With tables in the database, as the sender: with these two a fresh installation begins."""
-    indexer = installation.indexer  # a home without a market says so, and stays as it is
+    """Creates the database's tables, as the sender does: a fresh installation starts with these two."""
+    indexer = installation.indexer  # fails before the database is created if the home has no deployment
     installation.prepare_database()
     indexer.run(stop)
 
@@ -126,24 +131,24 @@ def _relay(installation: Installation, stop: threading.Event) -> None:
 
 def _settle(installation: Installation, stop: threading.Event) -> None:
     settler, curation = installation.settler, installation.curation
-    said = ""
+    last_status = ""
     while not stop.is_set():
         try:
             curation.advance()
             installation.transfers.sweep()
             installation.copies.sweep()
             progress = settler.run_once()
-            news = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
+            status = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
         except DomainError as error:
-            news = f"waits: {error}"
-        if news != said:  # the same line twice a second would bury the one that matters
-            log.info("settler %s", news)
-            said = news
+            status = f"waits: {error}"
+        if status != last_status:  # logged on change only: the loop runs twice a second
+            log.info("settler %s", status)
+            last_status = status
         stop.wait(SETTLE_SECONDS)
 
 
 def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> None:
-    """Run `body` until SIGTERM or Ctrl-C; what it was doing is finished or taken up by the next start."""
+    """Run `body` until SIGTERM or Ctrl-C. Interrupted work is resumed by the next start."""
     settings = load_settings()
     watch_process(settings, name)
     from backend.installation.installation import Installation

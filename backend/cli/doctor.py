@@ -1,10 +1,10 @@
-"""`loraledger doctor`: whether the parts of this installation answer, and what to do where one does not."""
+"""`loraledger doctor`: check the parts of this installation and print remedies."""
 
 from __future__ import annotations
 
 import typer
 
-from backend.cli.session import AsJson, open_installation, show
+from backend.cli.session import AsJson, open_installation, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -12,8 +12,8 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(*, as_json: AsJson = False) -> None:
-    """Look at disk, database, chain, indexer and engine of this home, and at what its operator has on the
-    chain: stake, receipt key, record of the base model. Exit code 1 if one is at fault.
+    """Check disk, database, chain, indexer and engine of this home, and the operator's stake, receipt key and
+    base model record on the chain. Exit code 1 if one is faulty.
     """
     from backend.installation.readiness import OPERATOR_PARTS, PARTS, faults
 
@@ -21,9 +21,9 @@ def doctor(*, as_json: AsJson = False) -> None:
     with open_installation() as installation:
         found = faults(installation, parts)
     if as_json:
-        show(found)
+        print_json(found)
     else:
         for part in parts:
-            typer.echo(f"{part.name:9} {found.get(part.name, 'well')}")
+            typer.echo(f"{part.name:9} {found.get(part.name, 'ok')}")
     if found:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`loraledger keys`: API keys that spend a wallet's channel."""
+"""`loraledger keys`: manage API keys that spend from a wallet's channel."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.pay import PAYER
-from backend.cli.session import AsJson, User, open_market, show
+from backend.cli.payments import PAYER
+from backend.cli.session import AsJson, User, open_client, print_json
 from backend.ports.auth import Scope
 
-Scopes = Annotated[list[Scope] | None, typer.Option(help="What it is for; left out: all.")]
+Scopes = Annotated[
+    list[Scope] | None, typer.Option(help="Scope that it grants; may be repeated. Default: all.")
+]
 
-commands = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+commands = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,29 +23,31 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What you will know it by.")] = "command line",
+    name: Annotated[str, typer.Argument(help="Name of the key.")] = "command line",
     *,
     model: Annotated[
-        list[str] | None, typer.Option(help="That it may ask; may be repeated. Left out: all.")
+        list[str] | None, typer.Option(help="Model that it may ask; may be repeated. Default: all.")
     ] = None,
     scope: Scopes = None,
-    spend_cap: Annotated[int | None, typer.Option(help="In micro-units, over its whole life.", min=0)] = None,
+    spend_cap: Annotated[
+        int | None, typer.Option(help="Most that it may spend in its lifetime, in micro-units.", min=0)
+    ] = None,
     user: User = PAYER,
 ) -> None:
-    """Make an API key that spends the wallet's channel; it is shown this once."""
+    """Create an API key that spends from the wallet's channel. Its secret cannot be shown again."""
     limits = {"models": model, "scopes": scope, "spend_cap": None if spend_cap is None else str(spend_cap)}
-    given = {limit: value for limit, value in limits.items() if value}
-    with open_market(user) as market:
-        typer.echo(market.post("/v1/keys", {"name": name, **given})["secret"])
+    body = {"name": name} | {limit: value for limit, value in limits.items() if value}
+    with open_client(user) as client:
+        typer.echo(client.post("/v1/keys", body)["secret"])
 
 
 @commands.command("list")
 def list_keys(*, user: User = PAYER, as_json: AsJson = False) -> None:
-    """The wallet's keys, newest first."""
-    with open_market(user) as market:
-        keys = market.all("/v1/keys")
+    """List the wallet's keys, newest first."""
+    with open_client(user) as client:
+        keys = client.list_all("/v1/keys")
     if as_json:
-        show(keys)
+        print_json(keys)
         return
     for key in keys:
         state = "revoked" if key["revoked_at"] else "valid  "
@@ -54,8 +58,12 @@ def list_keys(*, user: User = PAYER, as_json: AsJson = False) -> None:
 
 
 @commands.command()
-def revoke(key: Annotated[str, typer.Argument(help="Its id, as listed.")], *, user: User = PAYER) -> None:
-    """End a key at once."""
-    with open_market(user) as market:
-        market.delete(f"/v1/keys/{key}")
+def revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key, from `loraledger keys list`.")],
+    *,
+    user: User = PAYER,
+) -> None:
+    """Revoke a key; effective at once."""
+    with open_client(user) as client:
+        client.delete(f"/v1/keys/{key}")
     typer.echo(f"{key} is revoked")

@@ -1,4 +1,4 @@
-"""The `loraledger` command. Nothing heavy is imported before a command needs it."""
+"""The `loraledger` command. Heavy packages are imported by the commands that use them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from backend.cli import (
     daemons,
     data,
     doctor,
-    earn,
+    earnings,
     keys,
     market,
     operator,
-    pay,
+    payments,
     policy,
     proxy,
     receipts,
@@ -36,16 +36,32 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-PARTS = (
-    *(up, demo, doctor, pay, keys, chat, proxy, receipts, earn, audit, watch, vote, market, data, train),
+COMMAND_MODULES = (
+    *(
+        up,
+        demo,
+        doctor,
+        payments,
+        keys,
+        chat,
+        proxy,
+        receipts,
+        earnings,
+        audit,
+        watch,
+        vote,
+        market,
+        data,
+        train,
+    ),
     *(snapshots, adapters, policy, operator, daemons),
 )
-for part in PARTS:
-    part.register(app)
+for module in COMMAND_MODULES:
+    module.register(app)
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 a stated error, 2 wrong usage, 130 interrupted."""
+    """Run the command. Exit codes: 0 success, 1 a reported error, 2 wrong usage, 130 interrupted."""
     try:
         app()
     except DomainError as error:

@@ -1,4 +1,4 @@
-"""`loraledger market`: a market of one's own on an EVM network. See docs/deploy.md."""
+"""`loraledger market`: deploy and check a market on an EVM network. See docs/deploy.md."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.session import AsJson, show
+from backend.cli.session import AsJson, print_json
 from backend.settings import load_settings
 
-TermsFile = Annotated[Path, typer.Argument(help="The terms, a TOML file.")]
+TermsFile = Annotated[Path, typer.Argument(help="Terms of the market, a TOML file.")]
 RecordFile = Annotated[
     Path | None,
-    typer.Argument(help="Record of the deployment; left out: deployments/<chainId>.json of the RPC's chain."),
+    typer.Argument(
+        help="Record of the deployment. Default: deployments/<chainId>.json for the chain of "
+        "LORALEDGER_RPC_URL."
+    ),
 ]
-Key = Annotated[str, typer.Option("--key", help="Account that signs, its key in the key store.")]
+Key = Annotated[str, typer.Option("--key", help="Account that signs; its key must be in the key store.")]
 
 commands = typer.Typer(help="Deploy a market to an EVM network and check it.", no_args_is_help=True)
 
@@ -26,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def key() -> None:
-    """Make a key in the key store; prints its account."""
+    """Create a key in the key store; prints its account."""
     from backend.deployment import command as market
 
     typer.echo(market.make_key(load_settings()))
@@ -34,7 +37,7 @@ def key() -> None:
 
 @commands.command()
 def plan(terms: TermsFile) -> None:
-    """Check a terms file and print what it comes to, quorum arithmetic included. Sends nothing."""
+    """Check a terms file and print the resulting deployment and quorum arithmetic. Sends nothing."""
     from backend.deployment import command as market
 
     for line in market.plan(terms):
@@ -46,10 +49,10 @@ def deploy(
     terms: TermsFile,
     *,
     key: Key,
-    folder: Annotated[Path, typer.Option(help="Where the record goes.")] = Path("deployments"),
+    folder: Annotated[Path, typer.Option(help="Folder to write the record to.")] = Path("deployments"),
 ) -> None:
-    """Deploy the contracts, hand out the tokens, hand over to the timelock; prints the record's path. A run
-    that died is continued by the same command.
+    """Deploy the contracts, distribute the tokens and transfer control to the timelock; prints the record's
+    path. Run the same command to resume an interrupted deployment.
     """
     from backend.deployment import command as market
 
@@ -60,22 +63,24 @@ def deploy(
 def check(
     record: RecordFile = None,
     *,
-    terms: Annotated[Path | None, typer.Option(help="Compare with these terms too.")] = None,
+    terms: Annotated[Path | None, typer.Option(help="Compare with this terms file too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a market from the chain and print what is off, one line each; exit code 1 if anything is."""
+    """Compare a market on the chain with its record; print one line for each difference. Exit code 1 if there
+    is one.
+    """
     from dataclasses import asdict
 
     from backend.deployment import command as market
 
     report = market.check(load_settings(), record, terms)
     if as_json:
-        show([asdict(finding) for finding in report.findings])
+        print_json([asdict(finding) for finding in report.findings])
     else:
         for finding in report.findings:
             typer.echo(finding)
         if not report.is_off:
-            typer.echo(f"all fine: {report.num_contracts} contracts at block {report.block_number}")
+            typer.echo(f"no differences: {report.num_contracts} contracts at block {report.block_number}")
     if report.is_off:
         raise typer.Exit(1)
 
@@ -85,9 +90,9 @@ def delegate(
     record: RecordFile = None,
     *,
     key: Key,
-    to: Annotated[str, typer.Option(help="Who votes with them; left out: the holder itself.")] = "",
+    to: Annotated[str, typer.Option(help="Delegate. Default: the holder itself.")] = "",
 ) -> None:
-    """Let an account's market tokens count as votes: until then they have none."""
+    """Delegate the votes of an account's market tokens: undelegated tokens carry no votes."""
     from backend.deployment import command as market
 
     typer.echo(f"mined in block {market.delegate(load_settings(), record, key, to)}")
@@ -97,9 +102,9 @@ def delegate(
 def sources(
     record: RecordFile = None,
     *,
-    folder: Annotated[Path, typer.Option(help="Where the files go.")] = Path("build/sources"),
+    folder: Annotated[Path, typer.Option(help="Folder to write the files to.")] = Path("build/sources"),
 ) -> None:
-    """Write what block explorers need to verify the sources: standard-JSON inputs, constructor arguments."""
+    """Write standard JSON inputs and constructor arguments, for source verification by block explorers."""
     from backend.deployment import command as market
 
     for path in market.write_sources(load_settings(), record, folder):

@@ -1,4 +1,4 @@
-"""`loraledger operator`: this installation's place in the market."""
+"""`loraledger operator`: manage this operator's stake, receipt key, endpoint and base model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.client import until
-from backend.cli.session import AsJson, open_installation, show
+from backend.cli.api_client import wait_until
+from backend.cli.session import AsJson, open_installation, print_json
 from backend.domain.errors import Conflict
 from backend.domain.hashing import version_id
 from backend.domain.money import MICRO_PER_DOLLAR, UNITS_PER_DOLLAR, in_dollars
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 CONFIRMED_SECONDS = 1800
 LOCKED_SECONDS = 90 * 86_400
-"""Longer than any stake is locked."""
-LOOK_SECONDS = 2.0
+"""Longer than any unstaking period."""
+LOCK_POLL_SECONDS = 2.0
 
-Wait = Annotated[bool, typer.Option("--wait", help="Until `loraledger send` has it confirmed.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until `loraledger send` reports it confirmed.")]
 
 commands = typer.Typer(
-    help="Stake, receipt key, endpoint and base model of this operator.", no_args_is_help=True
+    help="Manage this operator's stake, receipt key, endpoint and base model.", no_args_is_help=True
 )
 
 
@@ -40,30 +40,30 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command("show")
-def show_place(*, as_json: AsJson = False) -> None:
-    """What the market has of this operator. Exit code 1 if it could not settle, with what to do."""
+def show_operator(*, as_json: AsJson = False) -> None:
+    """Show this operator's status on the chain. Exit code 1, with remedies, if it cannot settle."""
     with _membership() as membership:
-        found = membership.place()
+        place = membership.place()
     if as_json:
-        show(_as_json(found))
+        print_json(_as_json(place))
     else:
-        for name, text in _lines(found):
+        for name, text in _lines(place):
             typer.echo(f"{name:12} {text}")
-    for obstacle in found.obstacles:
+    for obstacle in place.obstacles:
         typer.echo(f"cannot settle: {obstacle}", err=True)
-    if found.obstacles:
+    if place.obstacles:
         raise typer.Exit(1)
 
 
 @commands.command()
 def join(
     *,
-    stake: Annotated[float, typer.Option(help="Dollars that the stake is brought to.", min=0.000001)],
+    stake: Annotated[float, typer.Option(help="Stake to reach, in dollars.", min=0.000001)],
     wait: Wait = False,
 ) -> None:
-    """Stake and register the receipt key, as far as that is not done yet; may be repeated."""
+    """Top up the stake and register the receipt key, where missing. May be repeated."""
     with _membership() as membership:
-        _follow(membership.transaction, membership.join(round(stake * UNITS_PER_DOLLAR)), is_patient=wait)
+        _follow(membership.transaction, membership.join(round(stake * UNITS_PER_DOLLAR)), wait=wait)
 
 
 @commands.command()
@@ -72,15 +72,15 @@ def base(
     prices: Annotated[
         tuple[int, int],
         typer.Option(
-            help="Of the bare base model: token units per million prompt tokens, and completion tokens. "
-            "A dollar is 1,000,000 token units."
+            help="Prices of the base model without an adapter: token units per million prompt tokens, and "
+            "completion tokens. A dollar is 1,000,000 token units."
         ),
     ],
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Note the base model that is served here, and register by which records its answers and training on it
-    are sold, as far as that is not done yet; may be repeated, and with other prices.
+    """Prepare the base model of LORALEDGER_BASE_MODEL, and register its prices and those of training on it,
+    where missing. May be repeated, also with other prices.
     """
     from backend.installation.base_model import offers_of, prepare_offer
 
@@ -92,48 +92,50 @@ def base(
             for line in _offer_lines(offer):
                 typer.echo(line)
         queued = offers.register(offer.records)
-        done = _follow(offers.transaction, queued, is_patient=wait, is_aside=as_json)
+        transactions = _follow(offers.transaction, queued, wait=wait, to_stderr=as_json)
     if as_json:
-        show(_offer_as_json(offer, done))
+        print_json(_offer_as_json(offer, transactions))
 
 
 @commands.command()
 def endpoint(
-    url: Annotated[str, typer.Argument(help="Base URL of the API, as others reach it; '' for none.")],
+    url: Annotated[str, typer.Argument(help="Public base URL of the API; '' removes it.")],
     *,
     wait: Wait = False,
 ) -> None:
-    """Register where this operator serves: others fetch adapters and batch data there."""
+    """Register the operator's endpoint: others fetch adapters and batch data from it."""
     with _membership() as membership:
-        _follow(membership.transaction, [membership.announce(url)], is_patient=wait)
+        _follow(membership.transaction, [membership.announce(url)], wait=wait)
 
 
 @commands.command()
 def unstake(
-    dollars: Annotated[float, typer.Argument(help="How much of the stake is to leave; 0 keeps all.", min=0)],
+    dollars: Annotated[
+        float, typer.Argument(help="Amount to unstake, in dollars; 0 cancels an earlier request.", min=0)
+    ],
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it is free, and take it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is unlocked, and withdraw it.")] = False,
 ) -> None:
-    """Ask a part of the stake back, in the place of what was asked back before. It is locked first."""
+    """Request to unstake an amount. Replaces an earlier request; the amount is locked for a period first."""
     with _membership() as membership:
         units = round(dollars * UNITS_PER_DOLLAR)
         queued = membership.unstake(units * (MICRO_PER_DOLLAR // UNITS_PER_DOLLAR))
-        _follow(membership.transaction, queued, is_patient=wait)
+        _follow(membership.transaction, queued, wait=wait)
         if wait and units:
-            taken = until(lambda: _taken(membership), "the stake to be free", LOCKED_SECONDS)
-            _follow(membership.transaction, taken, is_patient=True)
+            queued = wait_until(lambda: _try_withdraw(membership), "the stake to be unlocked", LOCKED_SECONDS)
+            _follow(membership.transaction, queued, wait=True)
 
 
 @commands.command()
 def withdraw(*, wait: Wait = False) -> None:
-    """Take what has left the stake, and what slashes of others owe this account."""
+    """Withdraw unlocked stake, and rewards from slashed operators."""
     with _membership() as membership:
-        _follow(membership.transaction, membership.withdraw(), is_patient=wait)
+        _follow(membership.transaction, membership.withdraw(), wait=wait)
 
 
 @contextmanager
 def _membership() -> Iterator[Membership]:
-    """With tables in the database: an operator joins before anything else has run here."""
+    """Prepares the database first: `operator join` may be the first command in this home."""
     with open_installation() as installation:
         installation.prepare_database()
         yield installation.membership
@@ -143,47 +145,47 @@ def _follow(
     find: Callable[[int], ChainTransaction],
     queued: Sequence[ChainTransaction],
     *,
-    is_patient: bool,
-    is_aside: bool = False,
+    wait: bool,
+    to_stderr: bool = False,
 ) -> list[ChainTransaction]:
-    """Say each transaction, and if `is_patient` how it ended; `is_aside`: where it is in nobody's way.
-
-    Errors: `Conflict` for one that failed.
-    """
+    """Print the transactions; with `wait`, also how each ended. Errors: `Conflict` for one that failed."""
     for each in queued:
-        typer.echo(f"transaction {each.id}, {each.contract}.{each.function}, is {each.state}", err=is_aside)
+        typer.echo(f"transaction {each.id}, {each.contract}.{each.function}, is {each.state}", err=to_stderr)
     if not queued:
-        typer.echo("nothing is missing", err=is_aside)
-    if not is_patient:
+        typer.echo("nothing to do", err=to_stderr)
+    if not wait:
         return list(queued)
-    return [_confirmed(find, each.id, is_aside=is_aside) for each in queued]
+    return [_wait_confirmed(find, each.id, to_stderr=to_stderr) for each in queued]
 
 
-def _confirmed(
-    find: Callable[[int], ChainTransaction], transaction: int, *, is_aside: bool
+def _wait_confirmed(
+    find: Callable[[int], ChainTransaction], transaction: int, *, to_stderr: bool
 ) -> ChainTransaction:
     def probe() -> ChainTransaction | None:
         found = find(transaction)
         if found.state is TransactionState.FAILED:
-            why = (found.error or {}).get("message", "for no reason given")
-            raise Conflict(f"transaction {found.id}, {found.contract}.{found.function}, failed: {why}")
+            reason = (found.error or {}).get("message", "no reason given")
+            raise Conflict(f"transaction {found.id}, {found.contract}.{found.function}, failed: {reason}")
         return found if found.state is TransactionState.CONFIRMED else None
 
-    what = f"transaction {transaction} to be confirmed: see that `loraledger send` runs"
-    done = until(probe, what, CONFIRMED_SECONDS)
+    what = f"transaction {transaction} to be confirmed: check that `loraledger send` is running"
+    confirmed = wait_until(probe, what, CONFIRMED_SECONDS)
     typer.echo(
-        f"transaction {done.id}, {done.contract}.{done.function}, is confirmed: {done.hash}", err=is_aside
+        f"transaction {confirmed.id}, {confirmed.contract}.{confirmed.function}, is confirmed: "
+        f"{confirmed.hash}",
+        err=to_stderr,
     )
-    return done
+    return confirmed
 
 
-def _taken(membership: Membership) -> list[ChainTransaction] | None:
+def _try_withdraw(membership: Membership) -> list[ChainTransaction] | None:
+    """Return None while the stake is locked."""
     from backend.services.operator.membership import StillLocked
 
     try:
         return membership.withdraw()
     except StillLocked:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOCK_POLL_SECONDS)
         return None
 
 
@@ -199,17 +201,14 @@ def _lines(place: Place) -> Iterator[tuple[str, str]]:
     yield "stake", in_dollars(place.stake)
     if (leaving := place.leaving) is not None:
         batch = "" if leaving.locked_by is None else f", once batch {leaving.locked_by} is final"
-        yield "leaving", f"{in_dollars(leaving.amount)}, from {instant(leaving.free_at)} on{batch}"
-    yield (
-        "cover",
-        f"{in_dollars(place.cover)}, of which the next batch needs {in_dollars(place.cover_needed)}",
-    )
+        yield "unstaking", f"{in_dollars(leaving.amount)}, unlocked at {instant(leaving.free_at)}{batch}"
+    yield "cover", f"{in_dollars(place.cover)}; the next batch needs {in_dollars(place.cover_needed)}"
     yield "owed", in_dollars(place.owed)
     yield "gas", f"{place.wei:,} wei"
 
 
 def _as_json(place: Place) -> dict[str, Any]:
-    """Amounts as decimal strings of micro-units, as in the API."""
+    """Amounts are decimal strings of micro-units, as in the API."""
     leaving = place.leaving
     return {
         "account": place.account,
@@ -240,7 +239,7 @@ def _offer_lines(offer: Offer) -> Iterator[str]:
 
 
 def _offer_as_json(offer: Offer, transactions: Sequence[ChainTransaction]) -> dict[str, Any]:
-    """Prices in token units per million tokens."""
+    """Prices are token units per million tokens."""
     base, training = offer.base, offer.training
     return asdict(offer.facts) | {
         "prompt_price": base.prompt_price,

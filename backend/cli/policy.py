@@ -1,4 +1,4 @@
-"""`loraledger policy`: what this installation does not serve, and below which price nothing."""
+"""`loraledger policy`: denials, floor prices and takedowns of this installation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from backend.cli.session import AsJson, account, open_installation, show
+from backend.cli.session import AsJson, open_installation, parse_account, print_json
 from backend.domain.denials import Denied, FloorPrice, Reason, Subject
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 
 Kind = Annotated[str, typer.Argument(help=f"{', '.join(Denied)}.")]
-Of = Annotated[str, typer.Argument(help="Digest, id or account, as the kind has it.")]
+SubjectId = Annotated[str, typer.Argument(help="Digest, id or account, depending on the kind.")]
 Why = Annotated[
-    Reason, typer.Option(help="What whoever is refused is told; legal and licence answer HTTP 451.")
+    Reason,
+    typer.Option(help="Reason given in refusals; `legal` and `licence` are refused with HTTP 451."),
 ]
 
-commands = typer.Typer(help="Say what this installation does not serve.", no_args_is_help=True)
+commands = typer.Typer(help="Configure what this installation refuses to serve.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,29 +32,31 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command()
-def deny(kind: Kind, subject: Of, *, reason: Why = Reason.POLICY) -> None:
-    """Refuse an adapter, all that learned from a datanet, a payer, or a folder at the gateway, at once."""
+def deny(kind: Kind, subject: SubjectId, *, reason: Why = Reason.POLICY) -> None:
+    """Deny an adapter, every adapter trained on a datanet, a payer, or a folder at the gateway. Effective at
+    once.
+    """
     with open_installation() as installation:
-        denial = installation.policy.deny(_parsed(installation, kind, subject), reason)
+        denial = installation.policy.deny(_parse_subject(installation, kind, subject), reason)
     typer.echo(_as_line(denial))
 
 
 @commands.command()
-def allow(kind: Kind, subject: Of) -> None:
-    """End a denial."""
+def allow(kind: Kind, subject: SubjectId) -> None:
+    """Remove a denial."""
     with open_installation() as installation:
-        found = _parsed(installation, kind, subject)
-        installation.policy.allow(found)
-    typer.echo(f"{found.kind} {found.id} is not denied any more")
+        parsed = _parse_subject(installation, kind, subject)
+        installation.policy.allow(parsed)
+    typer.echo(f"{parsed.kind} {parsed.id} is no longer denied")
 
 
 @commands.command("list")
 def list_denials(*, as_json: AsJson = False) -> None:
-    """All denials, oldest first."""
+    """List all denials, oldest first."""
     with open_installation() as installation:
         denials = installation.policy.denials()
     if as_json:
-        show([_as_json(denial) for denial in denials])
+        print_json([_as_json(denial) for denial in denials])
         return
     for denial in denials:
         typer.echo(_as_line(denial))
@@ -64,19 +67,24 @@ def floor(
     *,
     prices: Annotated[
         tuple[int, int] | None,
-        typer.Option(help="Token units per million prompt tokens, and completion tokens; left out: show it."),
+        typer.Option(
+            help="Token units per million prompt tokens, and completion tokens. Default: show the current."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve no version that asks less for a token, from the next request on."""
+    """Set the floor price: versions with lower prices are refused, from the next request on."""
     with open_installation() as installation:
         if prices is not None:
             installation.policy.set_floor(FloorPrice(*prices))
-        found = installation.policy.floor()
+        floor_price = installation.policy.floor()
     if as_json:
-        show(asdict(found))
+        print_json(asdict(floor_price))
         return
-    typer.echo(f"served from {found.prompt:,} and {found.completion:,} token units per million tokens up")
+    typer.echo(
+        f"floor price: {floor_price.prompt:,} prompt and {floor_price.completion:,} completion token units "
+        "per million tokens"
+    )
 
 
 @commands.command()
@@ -85,24 +93,26 @@ def takedown(
     *,
     reason: Why = Reason.LEGAL,
 ) -> None:
-    """Deny an adapter under any name, and delete what is kept of it; may be repeated.
+    """Deny an adapter under every name, and delete its local copies. May be repeated.
 
-    New requests are refused at once. Answers under way end first; then their copy is deleted too.
+    New requests are refused at once. The copy that running answers use is deleted when they have ended.
     """
     with open_installation() as installation:
-        taken = installation.policy.take_down(installation.catalogue.record(model), reason)
+        takedown = installation.policy.take_down(installation.catalogue.record(model), reason)
         typer.echo(
-            f"adapter {taken.adapter} is denied ({reason}); out of the store: {', '.join(taken.contents)}"
+            f"adapter {takedown.adapter} is denied ({reason}); deleted from the store: "
+            f"{', '.join(takedown.contents)}"
         )
-        if not installation.policy.drop_copies(taken):
-            typer.echo(f"waiting for {len(taken.under_way)} answers under way")
-            while not installation.policy.drop_copies(taken):
+        if not installation.policy.drop_copies(takedown):
+            typer.echo(f"waiting for {len(takedown.under_way)} running answers")
+            while not installation.policy.drop_copies(takedown):
                 time.sleep(POLL_SECONDS)
-    typer.echo("nothing of it is left here")
+    typer.echo("all local copies are deleted")
 
 
-def _parsed(installation: Installation, kind: str, subject: str) -> Subject:
-    return Subject.parse(kind, account(installation, subject) if kind == Denied.PAYER else subject)
+def _parse_subject(installation: Installation, kind: str, subject: str) -> Subject:
+    """An account may be given by CAIP-10."""
+    return Subject.parse(kind, parse_account(installation, subject) if kind == Denied.PAYER else subject)
 
 
 def _as_json(denial: Denial) -> dict[str, Any]:

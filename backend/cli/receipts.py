@@ -1,4 +1,4 @@
-"""`loraledger receipts`: what was paid for, and whether it is what it says."""
+"""`loraledger receipts`: list, show and verify receipts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import AsJson, User, open_installation, open_market, show
+from backend.cli.session import AsJson, User, open_client, open_installation, print_json
 from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, ReceiptId
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from backend.services.receipts.verification import Check, ShownReceipt
 
 PAYER = 7
-MARKS = {True: "right", False: "WRONG", None: "open"}
+RESULTS = {True: "right", False: "WRONG", None: "open"}
 _ID = re.compile("0x[0-9a-f]{64}")
 
-commands = typer.Typer(help="See what was paid for, and check it offline.", no_args_is_help=True)
+commands = typer.Typer(help="List receipts, and verify them offline.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,29 +31,29 @@ def register(app: typer.Typer) -> None:
 
 @commands.command("list")
 def list_receipts(*, user: User = PAYER, as_json: AsJson = False) -> None:
-    """The wallet's newest receipts."""
-    with open_market(user) as market:
-        found = market.get("/v1/receipts", limit=100)["data"]
+    """List the wallet's newest receipts."""
+    with open_client(user) as client:
+        found = client.get("/v1/receipts", limit=100)["data"]
     if as_json:
-        show(found)
+        print_json(found)
         return
-    for one in found:
-        batch = "no batch yet" if one["batch"] is None else f"batch {one['batch']}"
-        typer.echo(f"{one['id']}  {int(one['receipt']['charge']):>12,} micro-units  {batch}")
+    for receipt in found:
+        batch = "no batch yet" if receipt["batch"] is None else f"batch {receipt['batch']}"
+        typer.echo(f"{receipt['id']}  {int(receipt['receipt']['charge']):>12,} micro-units  {batch}")
 
 
 @commands.command("show")
 def show_receipt(
-    receipt: Annotated[str, typer.Argument(help="Its id.")],
+    receipt: Annotated[str, typer.Argument(help="Id of the receipt.")],
     *,
     out: Annotated[Path | None, typer.Option(help="Write it to this file, for `verify`.")] = None,
     user: User = PAYER,
 ) -> None:
-    """One receipt as JSON, with all that is needed to check it; the salt is there for its payer only."""
-    with open_market(user) as market:
-        found = market.get(f"/v1/receipts/{receipt}")
+    """Print a receipt as JSON, with all that is needed to verify it. Only its payer gets the salt."""
+    with open_client(user) as client:
+        found = client.get(f"/v1/receipts/{receipt}")
     if out is None:
-        show(found)
+        print_json(found)
     else:
         out.write_text(json.dumps(found, indent=2) + "\n")
         typer.echo(f"written to {out}")
@@ -62,45 +62,49 @@ def show_receipt(
 @commands.command()
 def verify(
     receipt: Annotated[
-        str, typer.Argument(help="File that `show` wrote, or the id of one of this home's own.")
+        str, typer.Argument(help="File written by `show --out`, or the id of a receipt of this installation.")
     ],
     *,
     request: Annotated[
-        Path | None, typer.Option(help="The request's body, byte by byte.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="File with the request's body, byte for byte.", exists=True, dir_okay=False),
     ] = None,
     answer: Annotated[
-        Path | None, typer.Option(help="The answer's text.", exists=True, dir_okay=False)
+        Path | None, typer.Option(help="File with the answer's text.", exists=True, dir_okay=False)
     ] = None,
     recomputes: Annotated[
-        bool, typer.Option("--recompute-attribution", help="From the index in the adapter's folder.")
+        bool,
+        typer.Option(
+            "--recompute-attribution", help="Recompute the shares from the index in the adapter's folder."
+        ),
     ] = False,
     executes: Annotated[
-        bool, typer.Option("--re-execute", help="Compute the answer again; takes --request and --answer.")
+        bool, typer.Option("--re-execute", help="Compute the answer again; needs --request and --answer.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a receipt against the chain as this home knows it; exit code 1 if something is wrong.
+    """Verify a receipt against the chain as indexed in this home. Exit code 1 if something is wrong.
 
-    No API, no node and no engine is asked. --re-execute starts an engine of its own, and fetches the adapter
-    if it is not here.
+    Needs no API, no node and no running engine. --re-execute starts its own engine, and fetches the adapter
+    if it is not stored here.
     """
     with open_installation() as installation:
-        shown = _shown(installation, receipt)
+        loaded = _load_receipt(installation, receipt)
         body = None if request is None else request.read_bytes()
         text = None if answer is None else answer.read_text(encoding="utf-8")
-        checks = _checks(installation, shown, body, text, recomputes=recomputes, executes=executes)
+        checks = _checks(installation, loaded, body, text, recomputes=recomputes, executes=executes)
     if as_json:
-        show([asdict(check) for check in checks])
+        print_json([asdict(check) for check in checks])
     else:
         for check in checks:
-            typer.echo(f"{MARKS[check.is_right]:6} {check.name:12} {check.message}")
+            typer.echo(f"{RESULTS[check.is_right]:6} {check.name:12} {check.message}")
     if any(check.is_right is False for check in checks):
         raise typer.Exit(1)
 
 
 def _checks(
     installation: Installation,
-    shown: ShownReceipt,
+    receipt: ShownReceipt,
     body: bytes | None,
     answer: str | None,
     *,
@@ -109,20 +113,20 @@ def _checks(
 ) -> list[Check]:
     from backend.installation.verification import Recomputation, verification_of
 
-    checks = list(verification_of(installation).checks(shown))
-    again = Recomputation(installation, shown, body, answer)
-    content = again.content()
+    checks = list(verification_of(installation).checks(receipt))
+    recomputation = Recomputation(installation, receipt, body, answer)
+    content = recomputation.content()
     if content is not None:
         checks.append(content)
         if content.is_right is False:
-            return checks  # what was answered to something else is no matter here
-    repeated = again.execute() if executes else None
+            return checks  # the files belong to another receipt, so recomputing them proves nothing
+    repeated = recomputation.execute() if executes else None
     if repeated is not None:
-        checks.append(again.execution(repeated))
-    return [*checks, *(again.attribution(repeated) if recomputes else ())]
+        checks.append(recomputation.execution(repeated))
+    return [*checks, *(recomputation.attribution(repeated) if recomputes else ())]
 
 
-def _shown(installation: Installation, receipt: str) -> ShownReceipt:
+def _load_receipt(installation: Installation, receipt: str) -> ShownReceipt:
     from backend.installation.verification import stored
     from backend.services.receipts.receipt_file import parse_shown
 
@@ -130,5 +134,5 @@ def _shown(installation: Installation, receipt: str) -> ShownReceipt:
         return stored(installation, ReceiptId(Hash32(receipt.lower())))
     path = Path(receipt)
     if not path.is_file():
-        raise NotFound(f"{receipt!r} is neither a file nor a receipt's id", param="receipt")
+        raise NotFound(f"{receipt!r} is neither a file nor the id of a receipt", param="receipt")
     return parse_shown(path.read_bytes())

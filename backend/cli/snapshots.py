@@ -1,4 +1,4 @@
-"""`loraledger snapshot`: what adapters are trained on, frozen by a datanet's creator."""
+"""`loraledger snapshot`: freeze a datanet's contributions for training."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import User, open_market
+from backend.cli.session import User, open_client
 
 if TYPE_CHECKING:
-    from backend.cli.client import Market
+    from backend.cli.api_client import ApiClient
 
 CREATOR = 6
 CHAIN_SECONDS = 120
 
-commands = typer.Typer(help="Freeze datanets.", no_args_is_help=True)
+commands = typer.Typer(help="Freeze the contributions of a datanet.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,21 +23,21 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def create(
-    datanet: Annotated[int, typer.Argument(help="Its id; the wallet must have created it.", min=1)],
+    datanet: Annotated[int, typer.Argument(help="Id of a datanet that the wallet created.", min=1)],
     *,
     count: Annotated[
-        int | None, typer.Option(help="Of its contributions, the first so many; left out: all.", min=1)
+        int | None, typer.Option(help="Number of contributions, from the first on. Default: all.", min=1)
     ] = None,
     user: User = CREATOR,
 ) -> None:
-    """Freeze what is accepted in a datanet now; prints the snapshot's id once it can be trained on."""
-    with open_market(user) as market:
-        typer.echo(freeze(market, datanet, count))
+    """Freeze the accepted contributions of a datanet; prints the snapshot's id once it can be trained on."""
+    with open_client(user) as client:
+        typer.echo(freeze(client, datanet, count))
 
 
-def freeze(market: Market, datanet: int, count: int | None = None) -> str:
-    """The id of a snapshot of the first `count` contributions, or of all, once it is on the chain."""
-    freezing = market.post(f"/v1/datanets/{datanet}/snapshots", {} if count is None else {"count": count})
-    market.wait_for(freezing)
-    market.find(f"/v1/snapshots/{freezing['snapshot_id']}", CHAIN_SECONDS)
+def freeze(client: ApiClient, datanet: int, count: int | None = None) -> str:
+    """Freeze the first `count` contributions, or all; returns the snapshot's id once it is indexed."""
+    freezing = client.post(f"/v1/datanets/{datanet}/snapshots", {} if count is None else {"count": count})
+    client.wait_confirmed(freezing)
+    client.wait_until_indexed(f"/v1/snapshots/{freezing['snapshot_id']}", CHAIN_SECONDS)
     return str(freezing["snapshot_id"])

@@ -1,4 +1,4 @@
-"""Keeps child processes running: starts them in order, restarts what dies, ends them in reverse."""
+"""Supervises child processes: starts them in order, restarts those that exit, stops them in reverse order."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _HEALTHY_SECONDS = 30.0
-"""A child that lived this long starts again at once when it dies; younger ones back off."""
+"""A child that ran at least this long is restarted at once; others are restarted with backoff."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One child: `argv` is run with `env` on top of ours; `is_ready` is polled until it holds."""
+    """A child process: `argv` is run with `env` added to this process's environment, and `is_ready` is polled
+    until it returns True.
+    """
 
     name: str
     argv: Sequence[str]
@@ -32,12 +34,12 @@ class Service:
     is_ready: Callable[[], bool] = lambda: True
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
-    """Patience with a child that was told to end; then it is killed."""
+    """Time from `stop_signal` to SIGKILL."""
     ready_seconds: float = 120.0
 
 
 class NotReady(Unavailable):
-    """A service did not become ready; its log says why."""
+    """A service did not become ready; its log shows the reason."""
 
 
 @dataclass
@@ -50,7 +52,7 @@ class _Child:
 
 
 class Supervisor:
-    """Owns the children. Use as a context manager: leaving it ends every child, newest first."""
+    """Owns the child processes. As a context manager, stops all of them on exit, newest first."""
 
     def __init__(self, logs: Path, on_event: Callable[[str], None] = lambda _text: None) -> None:
         self._logs = logs
@@ -65,7 +67,7 @@ class Supervisor:
         self.stop()
 
     def start(self, service: Service) -> None:
-        """Start `service` and return when it is ready. Raises `NotReady`."""
+        """Start `service` and wait until it is ready. Errors: `NotReady`."""
         child = _Child(service, self._spawn(service), time.monotonic())
         self._children[service.name] = child
         deadline = time.monotonic() + service.ready_seconds
@@ -79,7 +81,7 @@ class Supervisor:
         return name in self._children and self._children[name].process.poll() is None
 
     def watch_once(self) -> None:
-        """Restart what has died; a child that keeps dying young waits longer each time (at most 30 s)."""
+        """Restart exited children, with exponential backoff up to 30 s for those that keep exiting early."""
         now = time.monotonic()
         for child in self._children.values():
             if child.process.poll() is None:
@@ -90,9 +92,7 @@ class Supervisor:
                 child.restart_at = now + (
                     min(30.0, 0.5 * 2 ** (child.failures - 1)) if child.failures else 0.0
                 )
-                self._on_event(
-                    f"{child.service.name} ended with {child.process.returncode}; starting it again"
-                )
+                self._on_event(f"{child.service.name}: exited with {child.process.returncode}; restarting")
             elif now >= child.restart_at:
                 _close_stdin(child.process)
                 child.process, child.started_at, child.restart_at = self._spawn(child.service), now, None
@@ -113,11 +113,11 @@ class Supervisor:
             return subprocess.Popen(
                 service.argv,
                 env=os.environ | service.env,
-                stdin=subprocess.PIPE,  # closes when we end, however we end
+                stdin=subprocess.PIPE,  # the kernel closes it however this process ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone; we end the children in order
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads here
+                start_new_session=True,  # Ctrl-C must not reach the children: they are stopped in order
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no threads
             )
 
 
@@ -126,7 +126,9 @@ def _tail(log: Path) -> str:
 
 
 def die_with_parent() -> None:
-    """In the child, before exec, on Linux: a `kill -9` of the parent must leave no orphan on our ports."""
+    """Ask the kernel (Linux only) to kill this child when its parent exits, so that even a `kill -9` of the
+    parent leaves no orphan on the ports. To be called in the child before exec.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

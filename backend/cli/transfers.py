@@ -1,4 +1,4 @@
-"""A large file's way to an installation: in pieces, and onward from where it stopped last time."""
+"""Resumable uploads of large files, by the tus protocol."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from backend.cli.client import Market
+    from backend.cli.api_client import ApiClient
 
 PIECE_BYTES = 8 << 20
-"""What is lost at most when the connection breaks; larger files go this way."""
+"""Most that is lost when the connection breaks. Larger files are uploaded resumably."""
 TUS = {"Tus-Resumable": "1.0.0"}
 
 
-def transfer(market: Market, path: Path, tell: Callable[[int, int], None]) -> str:
-    """Its id, once all bytes are there. `tell` hears how many of how many are, first of all what an earlier
-    attempt had brought: the installation knows the file by its digest.
+def transfer(client: ApiClient, path: Path, on_progress: Callable[[int, int], None]) -> str:
+    """Upload a file in pieces; returns the transfer's id. Resumes an earlier transfer with the same digest.
 
-    Errors: `ApiRefused`, `Unavailable`; what was acknowledged stays for a day.
+    `on_progress(done, total)` is called with bytes, first with what an earlier attempt uploaded. Errors:
+    `ApiError`, `Unavailable`; the installation keeps acknowledged pieces for a day.
     """
     digest = _digest(path)
-    known = [one for one in market.get("/v1/transfers")["data"] if one["sha256"] == digest]
-    under_way: dict[str, Any] = known[0] if known else _create(market, path, digest)
-    size, offset = under_way["num_bytes"], under_way["offset"]
+    earlier = [each for each in client.get("/v1/transfers")["data"] if each["sha256"] == digest]
+    current: dict[str, Any] = earlier[0] if earlier else _create(client, path, digest)
+    size, offset = current["num_bytes"], current["offset"]
     with path.open("rb") as file:
         while True:
-            tell(offset, size)
+            on_progress(offset, size)
             if offset >= size:
-                return str(under_way["id"])
+                return str(current["id"])
             file.seek(offset)
-            offset = _send(market, under_way["id"], offset, file.read(PIECE_BYTES))
+            offset = _send(client, current["id"], offset, file.read(PIECE_BYTES))
 
 
-def transfer_shown(market: Market, path: Path) -> str:
-    """As `transfer`, with its progress on the terminal."""
+def transfer_with_progress(client: ApiClient, path: Path) -> str:
+    """As `transfer`, with a progress bar on the terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
@@ -49,30 +49,30 @@ def transfer_shown(market: Market, path: Path) -> str:
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(path.name)
-            return transfer(market, path, lambda done, of: progress.update(task, completed=done, total=of))
+            return transfer(client, path, lambda done, of: progress.update(task, completed=done, total=of))
     except (KeyboardInterrupt, Unavailable):
-        typer.echo("interrupted: what arrived stays for a day; the same command goes on from there", err=True)
+        typer.echo("interrupted; run the same command within a day to resume", err=True)
         raise
 
 
-def _create(market: Market, path: Path, digest: str) -> dict[str, Any]:
-    told = {"filename": path.name, "sha256": digest}
-    metadata = ",".join(f"{key} {b64encode(value.encode()).decode()}" for key, value in told.items())
+def _create(client: ApiClient, path: Path, digest: str) -> dict[str, Any]:
+    fields = {"filename": path.name, "sha256": digest}
+    metadata = ",".join(f"{key} {b64encode(value.encode()).decode()}" for key, value in fields.items())
     headers = {"Upload-Length": str(path.stat().st_size), "Upload-Metadata": metadata}
-    made: dict[str, Any] = market.request("POST", "/v1/transfers", headers=TUS | headers)
-    return made
+    created: dict[str, Any] = client.request("POST", "/v1/transfers", headers=TUS | headers)
+    return created
 
 
-def _send(market: Market, transfer_id: str, offset: int, piece: bytes) -> int:
-    """Where it ends now."""
+def _send(client: ApiClient, transfer_id: str, offset: int, piece: bytes) -> int:
+    """Upload one piece; returns the new offset."""
     checksum = b64encode(hashlib.sha256(piece).digest()).decode()
     headers = {
         "Content-Type": "application/offset+octet-stream",
         "Upload-Offset": str(offset),
         "Upload-Checksum": f"sha256 {checksum}",
     }
-    answer = market.exchange("PATCH", f"/v1/transfers/{transfer_id}", headers=TUS | headers, content=piece)
-    return int(answer.headers["Upload-Offset"])
+    response = client.send("PATCH", f"/v1/transfers/{transfer_id}", headers=TUS | headers, content=piece)
+    return int(response.headers["Upload-Offset"])
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`loraledger up`: the whole local stack under one supervisor."""
+"""`loraledger up`: run the local stack under one supervisor."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CHAIN, ENGINE, API, WATCH = "chain", "engine", "api", "watch"
 DAEMONS = ("index", "send", "relay", "worker", "settle", WATCH)
 WATCH_SECONDS = 0.25
 API_STOP_SECONDS = 45
-"""It first lets answers end, then signs the receipts of those that did not."""
+"""On shutdown the API waits for answers to end, then signs the receipts of the unfinished ones."""
 END_SECONDS = 90
 ORPHAN_SECONDS = 10.0
-"""How long children of a killed `up` may take to follow it, and to free our ports."""
+"""Time that the children of a killed `up` may take to exit and free their ports."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +40,12 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object each time all is ready.")
+        bool, typer.Option("--json", help="Print a JSON object each time the stack is ready.")
     ] = False,
 ) -> None:
     """Run the local stack: chain, engine, indexer, sender, relay, worker, settler, watcher, API.
 
-    Ctrl-C ends it.
+    Ctrl-C stops it.
     """
     settings = load_settings()
     stop = threading.Event()
@@ -63,26 +63,26 @@ def up(
                     break
                 _announce(stack, as_json=as_json)
                 if not stack.run(stop):
-                    say("the chain is gone, and what it held with it; starting afresh")
-    say("ended")
+                    say("chain: exited and lost its state; starting a new market")
+    say("stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Kept over restarts, so that clients find the stack again."""
+    """Ports of the stack. Stored, so that clients find the stack again after a restart."""
 
     chain: int
     api: int
 
 
 class Stack:
-    """The local services in the order in which they need each other."""
+    """The local services, started in the order of their dependencies."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
         self.say = say
-        self.ports = _ports(settings)
+        self.ports = _choose_ports(settings)
         self.rpc_url = f"http://127.0.0.1:{self.ports.chain}"
-        self.api_url = f"http://{_reachable(settings.api_host)}:{self.ports.api}"
+        self.api_url = f"http://{_connect_host(settings.api_host)}:{self.ports.api}"
         self.settings = settings.model_copy(
             update={"rpc_url": self.rpc_url, "api_port": self.ports.api, "home": settings.home.resolve()}
         )
@@ -95,25 +95,25 @@ class Stack:
         self.supervisor.stop()
 
     def start(self, stop: threading.Event) -> None:
-        """Start what is not running yet; returns early when told to stop."""
+        """Start all services; returns early once `stop` is set."""
         from backend.installation import local_network as local
 
         self.say("chain: starting a Hardhat node")
         self.supervisor.start(self._chain())
-        aside = local.prepare_chain(self.settings)
-        if aside is not None:
-            self.say(f"chain: it is another one than before; the old one's data was set aside in {aside}")
+        archive = local.prepare_chain(self.settings)
+        if archive is not None:
+            self.say(f"chain: a new chain; moved the data of the previous one to {archive}")
         self.say("base model: preparing (12 s the first time)")
         facts = local.prepare_base(self.settings)
         self.say(f"base model: {facts.name}, sha-256 {facts.digest[2:14]}...")
-        for service in (self._engine(), *map(self._part, DAEMONS), self._api()):
+        for service in (self._engine(), *map(self._daemon, DAEMONS), self._api()):
             if stop.is_set():
                 return
             self.say(f"{service.name}: starting")
             self.supervisor.start(service)
 
     def run(self, stop: threading.Event) -> bool:
-        """Keep all parts running. True when told to stop, False when the chain died: it keeps nothing."""
+        """Keep all services running. True once `stop` is set; False if the chain exited, losing its state."""
         while not stop.wait(WATCH_SECONDS):
             if not self.supervisor.is_running(CHAIN):
                 return False
@@ -146,10 +146,10 @@ class Stack:
         socket.unlink(missing_ok=True)
         return Service(ENGINE, argv, self._environment() | environment, is_ready=socket.exists)
 
-    def _part(self, name: str) -> Service:
+    def _daemon(self, name: str) -> Service:
         from backend.installation import local_network as local
 
-        # Its news go to the same file as its log, which is to be of one form.
+        # The watcher's output and its log go to one file, so both must have the same format.
         is_json = name == WATCH and self.settings.log_format == "json"
         argv = [*local.main_command(name), *(["--json"] if is_json else [])]
         return Service(name, argv, self._environment())
@@ -167,7 +167,7 @@ class Stack:
 
 
 def describe(stack: Stack) -> dict[str, Any]:
-    """What a client needs: where everything is, and the test accounts."""
+    """Describe the stack for clients: addresses, contracts, test accounts."""
     from backend.installation import local_network as local
     from backend.installation.installation import Installation
 
@@ -192,26 +192,28 @@ def _announce(stack: Stack, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    stack.say(f"\nAPI    {facts['api']}   (description: {facts['api']}/openapi.json)")
+    stack.say(f"\nAPI    {facts['api']}   (OpenAPI document: {facts['api']}/openapi.json)")
     stack.say(f"chain  {facts['rpc']}   chain id {facts['chain_id']}")
     stack.say(f"logs   {stack.settings.home / 'logs'}\n")
     for name, address in sorted(facts["contracts"].items()):
         stack.say(f"  {name:20} {address}")
-    stack.say("\nTest accounts, known to everybody (mnemonic: eleven times `test`, then `junk`):\n")
+    stack.say("\nTest accounts with public keys (mnemonic: eleven times `test`, then `junk`):\n")
     for entry in facts["accounts"]:
         stack.say(f"  {entry['index']}  {entry['account']}  {entry['role']}")
         stack.say(f"     {entry['private_key']}")
-    stack.say("\nCtrl-C ends everything.")
+    stack.say("\nCtrl-C stops the stack.")
 
 
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
-    """A lock that the kernel holds for as long as we live, however we end; the file names our process."""
+    """Hold a lock that the kernel releases when this process exits. The lock file contains its process id."""
     path = _lock_file(home)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         if not _try_lock(file):
-            raise Conflict(f"another `loraledger up` runs in {home}; set LORALEDGER_HOME for a second one")
+            raise Conflict(
+                f"another `loraledger up` is running in {home}; set LORALEDGER_HOME to run a second one"
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -219,7 +221,7 @@ def _only_one(home: Path) -> Iterator[None]:
 
 
 def end_running(home: Path) -> None:
-    """End the `up` that runs in `home`, if one does. Errors: `Unavailable` if it does not end."""
+    """Stop the `up` that is running in `home`, if any. Errors: `Unavailable` if it does not stop."""
     path = _lock_file(home)
     if not path.is_file():
         return
@@ -228,7 +230,7 @@ def end_running(home: Path) -> None:
         while not _try_lock(file):
             if time.monotonic() > until:
                 raise Unavailable(
-                    f"the `loraledger up` in {home} does not end; see {path} for its process id"
+                    f"`loraledger up` in {home} does not stop; kill the process whose id is in {path}"
                 )
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGTERM)
@@ -247,26 +249,27 @@ def _try_lock(file: TextIO) -> bool:
     return True
 
 
-def _ports(settings: Settings) -> Ports:
+def _choose_ports(settings: Settings) -> Ports:
+    """Prefer the ports of the previous run, then those of the settings; store the choice."""
     from backend.installation.local_network import free_port
 
     path = settings.home / "run" / "ports.json"
-    wanted, patience = Ports(8545, settings.api_port), 0.0
+    preferred, wait_seconds = Ports(8545, settings.api_port), 0.0
     if path.is_file():
-        before = Ports(**json.loads(path.read_text()))
-        is_named = "api_port" in settings.model_fields_set
-        wanted = Ports(before.chain, settings.api_port if is_named else before.api)
-        patience = ORPHAN_SECONDS
-    chosen = Ports(free_port(wanted.chain, patience), free_port(wanted.api, patience))
+        previous = Ports(**json.loads(path.read_text()))
+        is_set = "api_port" in settings.model_fields_set
+        preferred = Ports(previous.chain, settings.api_port if is_set else previous.api)
+        wait_seconds = ORPHAN_SECONDS
+    chosen = Ports(free_port(preferred.chain, wait_seconds), free_port(preferred.api, wait_seconds))
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps({"chain": chosen.chain, "api": chosen.api}))
     draft.replace(path)
     return chosen
 
 
-def _reachable(host: str) -> str:
-    """Where to ask a server that listens on `host`."""
-    return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - asked for, not bound
+def _connect_host(host: str) -> str:
+    """Host by which to connect to a server that listens on `host`."""
+    return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104 - compared, not bound
 
 
 def _is_up(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Governance from the command line: the API prepares, a local test wallet signs and sends."""
+"""`loraledger vote`: governance proposals, prepared by the API, signed and sent by a test wallet."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.session import AsJson, User, open_market, show
+from backend.cli.session import AsJson, User, open_client, print_json
 
 PROPOSALS = "/v1/governance/proposals"
 VOTER = 8
 Id = Annotated[str, typer.Argument(help="Id of the proposal.")]
 
-commands = typer.Typer(help="Change the market's rules by contract calls.", no_args_is_help=True)
+commands = typer.Typer(help="Propose and vote on changes of the market's rules.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,11 +21,11 @@ def register(app: typer.Typer) -> None:
 
 @commands.command("list")
 def list_proposals(*, user: User = VOTER, as_json: AsJson = False) -> None:
-    """All proposals, oldest first."""
-    with open_market(user) as market:
-        proposals = market.all(PROPOSALS)
+    """List all proposals, oldest first."""
+    with open_client(user) as client:
+        proposals = client.list_all(PROPOSALS)
     if as_json:
-        show(proposals)
+        print_json(proposals)
         return
     for proposal in proposals:
         typer.echo(f"{proposal['id']}  {proposal['state']:10} {proposal['description']}")
@@ -33,57 +33,59 @@ def list_proposals(*, user: User = VOTER, as_json: AsJson = False) -> None:
 
 @commands.command("show")
 def show_proposal(proposal: Id, *, user: User = VOTER) -> None:
-    """One proposal, its calls decoded, as JSON."""
-    with open_market(user) as market:
-        show(market.get(f"{PROPOSALS}/{proposal}"))
+    """Print a proposal with its decoded calls, as JSON."""
+    with open_client(user) as client:
+        print_json(client.get(f"{PROPOSALS}/{proposal}"))
 
 
 @commands.command()
 def delegate(*, user: User = VOTER) -> None:
-    """Let the wallet's own tokens count in proposals made from now on."""
+    """Delegate the wallet's votes to itself, so that its tokens count in later proposals."""
     _send(user, "/v1/governance/delegate/prepare", {})
 
 
 @commands.command()
 def propose(
-    fee_ppm: Annotated[int, typer.Argument(help="The new protocol fee in ppm.", min=0, max=1_000_000)],
+    fee_ppm: Annotated[int, typer.Argument(help="New protocol fee, in ppm.", min=0, max=1_000_000)],
     *,
-    description: Annotated[str, typer.Option(help="What it is for; another text for each proposal.")] = "",
+    description: Annotated[
+        str, typer.Option(help="Description; must differ from that of every other proposal of this fee.")
+    ] = "",
     user: User = VOTER,
 ) -> None:
-    """Propose another protocol fee; prints the proposal's id."""
-    with open_market(user) as market:
-        prepared = market.post(f"{PROPOSALS}/prepare", fee_proposal(fee_ppm, description))
-        market.wallet.send(prepared["transaction"])
+    """Propose a new protocol fee; prints the proposal's id."""
+    with open_client(user) as client:
+        prepared = client.post(f"{PROPOSALS}/prepare", fee_proposal(fee_ppm, description))
+        client.wallet.send(prepared["transaction"])
     typer.echo(prepared["proposal_id"])
 
 
 @commands.command()
 def cast(
     proposal: Id,
-    ballot: Annotated[str, typer.Argument(help="for, against or abstain.")],
+    ballot: Annotated[str, typer.Argument(help="`for`, `against` or `abstain`.")],
     *,
-    reason: Annotated[str, typer.Option(help="Recorded with the vote.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, recorded with the vote.")] = "",
     user: User = VOTER,
 ) -> None:
-    """Vote on a proposal that is active."""
+    """Vote on an active proposal."""
     _send(user, f"{PROPOSALS}/{proposal}/vote/prepare", {"ballot": ballot, "reason": reason})
 
 
 @commands.command()
 def queue(proposal: Id, *, user: User = VOTER) -> None:
-    """Start the timelock of a proposal that succeeded."""
+    """Queue a proposal that succeeded in the timelock."""
     _send(user, f"{PROPOSALS}/{proposal}/queue/prepare")
 
 
 @commands.command()
 def execute(proposal: Id, *, user: User = VOTER) -> None:
-    """Make the calls of a queued proposal once its timelock has passed."""
+    """Execute a queued proposal after its timelock delay."""
     _send(user, f"{PROPOSALS}/{proposal}/execute/prepare")
 
 
 def fee_proposal(fee_ppm: int, description: str = "") -> dict[str, Any]:
-    """The body that prepares a proposal of another protocol fee."""
+    """Build the request body of a proposal to set the protocol fee."""
     return {
         "calls": [{"contract": "Parameters", "function": "setFee", "args": [str(fee_ppm)]}],
         "description": description or f"Set the protocol fee to {fee_ppm} ppm",
@@ -91,6 +93,6 @@ def fee_proposal(fee_ppm: int, description: str = "") -> dict[str, Any]:
 
 
 def _send(user: int, path: str, body: dict[str, Any] | None = None) -> None:
-    with open_market(user) as market:
-        sent = market.wallet.send(market.post(path, body))
+    with open_client(user) as client:
+        sent = client.wallet.send(client.post(path, body))
     typer.echo(f"mined in block {sent['blockNumber']}")

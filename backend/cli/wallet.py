@@ -1,4 +1,4 @@
-"""A wallet of the command line: one local key that signs messages, typed data and transactions."""
+"""Wallet of the command line: a local key that signs messages, typed data and transactions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MINED_SECONDS = 60.0
 
 
 class Wallet:
-    """What a browser wallet would do, with a key that this process knows."""
+    """Does what a browser wallet does, with a private key held by this process."""
 
     def __init__(self, private_key: str, rpc_url: str) -> None:
         from eth_account import Account as EthAccount
@@ -37,9 +37,9 @@ class Wallet:
         return "0x" + bytes(self._key.sign_message(signable).signature).hex()
 
     def send(self, prepared: dict[str, Any]) -> dict[str, Any]:
-        """Sign and send a prepared transaction and wait until it is mined; the node's transaction receipt.
+        """Sign and send a prepared transaction, wait until it is mined, and return its transaction receipt.
 
-        Errors: `Conflict` when it fails on chain, `Unavailable` when it is not mined in time.
+        Errors: `Conflict` if it fails on chain, `Unavailable` if it is not mined in time.
         """
         eth = self._web3.eth
         call: dict[str, Any] = {
@@ -56,9 +56,9 @@ class Wallet:
             call | fees | {"gas": int(gas), "nonce": nonce, "chainId": prepared["chain_id"], "type": 2}
         )
         tx_hash = eth.send_raw_transaction(signed.raw_transaction)
-        return self._mined("0x" + bytes(tx_hash).hex())
+        return self._wait_until_mined("0x" + bytes(tx_hash).hex())
 
-    def _mined(self, tx_hash: str) -> dict[str, Any]:
+    def _wait_until_mined(self, tx_hash: str) -> dict[str, Any]:
         from web3.exceptions import TransactionNotFound
 
         until = time.monotonic() + MINED_SECONDS
@@ -71,4 +71,4 @@ class Wallet:
             if tx_receipt["status"] != 1:
                 raise Conflict(f"transaction {tx_hash} was mined, but failed", details={"tx_hash": tx_hash})
             return tx_receipt
-        raise Unavailable(f"transaction {tx_hash} is not mined after {MINED_SECONDS:.0f} s")
+        raise Unavailable(f"transaction {tx_hash} was not mined within {MINED_SECONDS:.0f} s")

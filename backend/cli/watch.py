@@ -1,4 +1,4 @@
-"""`loraledger watch`: judges every batch as it comes, and has the wrong ones voided."""
+"""`loraledger watch`: verify every batch before it is final, and dispute the wrong ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.cli.session import account
+from backend.cli.session import parse_account
 from backend.settings import load_settings
 from telemetry import logs
 
@@ -26,29 +26,31 @@ if TYPE_CHECKING:
 HELP = "Default: LORALEDGER_WATCH_{}."
 
 Challenge = Annotated[
-    bool, typer.Option("--challenge", help="Demand what is withheld, send proofs, refund the payers.")
+    bool,
+    typer.Option("--challenge", help="Demand withheld data, send fraud proofs, and refund the payers."),
 ]
 Answer = Annotated[
     bool | None,
     typer.Option(
-        help="Answer demands on every operator whose batch data is here, or on none; "
-        "left out: on this installation's own, where it has the operator's key."
+        help="Answer demands for every operator whose batch data is stored here, or for none. "
+        "Default: for this installation's operator, if its key is available."
     ),
 ]
 Once = Annotated[
-    bool, typer.Option("--once", help="One pass; exit code 1 if something is wrong or withheld.")
+    bool, typer.Option("--once", help="Make one pass. Exit code 1 if a batch is wrong or its data withheld.")
 ]
 MaxBond = Annotated[
-    int | None, typer.Option(help=f"Open bonds together, in token units. {HELP.format('MAX_BOND')}", min=0)
+    int | None,
+    typer.Option(help=f"Most in open bonds, in token units. {HELP.format('MAX_BOND')}", min=0),
 ]
 MaxGas = Annotated[
-    int | None, typer.Option(help=f"Gas of a transaction. {HELP.format('MAX_GAS')}", min=21_000)
+    int | None, typer.Option(help=f"Gas limit of a transaction. {HELP.format('MAX_GAS')}", min=21_000)
 ]
 Evidence = Annotated[
     Path | None,
     typer.Option(
-        help="Receipts from elsewhere, in the form of batch data: a batch that covers their money "
-        "by others falls by them. Read again when it changes."
+        help="File of receipts from other sources, in the format of batch data: a batch that collects the "
+        "same amounts by other receipts is voided by them. Read again when it changes."
     ),
 ]
 
@@ -61,28 +63,24 @@ def watch(
     *,
     challenge: Challenge = False,
     answer: Answer = None,
-    operator: Annotated[str, typer.Option(help="Watch this one only.")] = "",
+    operator: Annotated[str, typer.Option(help="Watch this operator only. Default: all.")] = "",
     once: Once = False,
     max_bond: MaxBond = None,
     max_gas: MaxGas = None,
     evidence: Evidence = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Follow the chain and judge every batch before it is final, from chain and batch data alone.
+    """Follow the chain and verify every batch before it is final, from the chain and batch data alone.
 
-    LORALEDGER_WATCHER pays for what is sent, never more for gas than LORALEDGER_WATCH_MAX_GAS_PRICE.
-    Ends on SIGTERM or Ctrl-C.
+    LORALEDGER_WATCHER pays for transactions, at most LORALEDGER_WATCH_MAX_GAS_PRICE for gas. SIGTERM or
+    Ctrl-C stops it.
     """
     from backend.installation.watcher import Task
 
-    task = Task(
-        can_challenge=challenge,
-        can_answer=answer,
-        evidence=evidence,
-    )
+    task = Task(can_challenge=challenge, can_answer=answer, evidence=evidence)
     limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     is_wrong = False
-    for news in _news(_limited(load_settings(), limits), task, operator, once=once):
+    for news in _news(_override(load_settings(), limits), task, operator, once=once):
         is_wrong |= news.is_bad
         typer.echo(_as_json(news) if as_json else _as_line(news))
     if once and is_wrong:
@@ -96,7 +94,7 @@ def _news(settings: Settings, task: Task, operator: str, *, once: bool) -> Itera
     stop = _stop_on_signals(settings.log_format)
     installation = Installation(settings)
     try:
-        task = replace(task, only=account(installation, operator) if operator else None)
+        task = replace(task, only=parse_account(installation, operator) if operator else None)
         with watching(installation, task, stop) as watcher:
             yield from watcher.run_once() if once else watcher.run(stop)
     finally:
@@ -111,7 +109,7 @@ def _stop_on_signals(form: logs.Format) -> threading.Event:
     return stop
 
 
-def _limited(settings: Settings, limits: dict[str, int | None]) -> Settings:
+def _override(settings: Settings, limits: dict[str, int | None]) -> Settings:
     return settings.model_copy(update={name: value for name, value in limits.items() if value is not None})
 
 

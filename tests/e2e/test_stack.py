@@ -17,9 +17,9 @@ import pytest
 from openai import APIError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend.cli.client import Market, until
-from backend.cli.demo.asking import Question, ask_all
-from backend.cli.pay import make_deposit, make_key
+from backend.cli.api_client import ApiClient, wait_until
+from backend.cli.demo.questions import Question, ask_all
+from backend.cli.payments import create_key, make_deposit
 from backend.cli.up import end_running
 from backend.cli.wallet import Wallet
 from tests.support.adapters import write_adapter
@@ -66,9 +66,9 @@ class Stack:
             pytest.fail(log.read_text())
         self.facts: dict[str, Any] = json.loads(line)
 
-    def market(self, index: int) -> Market:
+    def market(self, index: int) -> ApiClient:
         wallet = Wallet(self.facts["accounts"][index]["private_key"], self.facts["rpc"])
-        return Market(self.facts["api"], wallet).sign_in()
+        return ApiClient(self.facts["api"], wallet).sign_in()
 
     def kill(self, part: str) -> None:
         os.kill(self.facts["processes"][part], signal.SIGKILL)
@@ -108,12 +108,12 @@ def ask(stack: Stack, key: str, text: str = "What is the capital of France?") ->
     return answer.receipt_id
 
 
-def await_final(market: Market, receipt_id: str) -> dict[str, Any]:
+def await_final(market: ApiClient, receipt_id: str) -> dict[str, Any]:
     def final() -> dict[str, Any] | None:
         receipt: dict[str, Any] = market.get(f"/v1/receipts/{receipt_id}")
         return receipt if receipt["batch_state"] == "final" else None
 
-    return until(final, "the receipt's batch to be final", 180)
+    return wait_until(final, "the receipt's batch to be final", 180)
 
 
 def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None
         stack.market(CONSUMER) as market,
     ):
         channel = make_deposit(market, DEPOSIT_UNITS)
-        key = make_key(market, "test")
+        key = create_key(market, "test")
         first = ask(stack, key)
         await_final(market, first)
         _is_traced(collector)
@@ -140,10 +140,10 @@ def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None
         charged = _charged(market, channel)
         _lose_the_engine_mid_answer(stack, key)
         assert _charged(market, channel) == charged, "an answer that the engine did not finish costs nothing"
-        third = until(lambda: _try_to_ask(stack, key), "the engine to be back", 180)
+        third = wait_until(lambda: _try_to_ask(stack, key), "the engine to be back", 180)
 
         stack.kill("api")
-        until(lambda: _is_back(stack), "the API to be back", 120)
+        wait_until(lambda: _is_back(stack), "the API to be back", 120)
         batches = json.loads(stack.run("audit", "--json"))
         assert all(batch["is_right"] for batch in batches)
         await_final(market, third)
@@ -166,7 +166,7 @@ def test_a_lost_chain_is_set_aside_and_the_fresh_one_is_governed(tmp_path: Path)
             (aside,) = (home / "set-aside").iterdir()
             assert json.loads((aside / "deployment.json").read_text())["block_hash"] == before
             assert "set aside" in log.read_text()
-            models = until(lambda: market.get("/v1/models")["data"] or None, "the base model", 60)
+            models = wait_until(lambda: market.get("/v1/models")["data"] or None, "the base model", 60)
             assert [model["id"] for model in models] == [BASE]
             _pay_from_the_command_line(again)
             _sell_an_adapter_from_elsewhere(again, home, tmp_path / "mine")
@@ -189,10 +189,10 @@ def _pay_from_the_command_line(stack: Stack) -> None:
     assert BASE in stack.run("models")
     assert stack.run("chat", BASE, "What is the capital of France?", "--max-tokens", "8").strip()
     looked = stack.run("doctor")
-    assert all(f"{part:9} well\n" in looked for part in ("engine", "operator", "base"))
-    assert "dollars thaw" in stack.run("withdraw", "1")
-    until(lambda: "thawing 1,000,000,000,000 " in stack.run("balance") or None, "the thaw to count", 60)
-    until(lambda: _operator_earned(stack), "the operator's earnings to be final", 180)
+    assert all(f"{part:9} ok\n" in looked for part in ("engine", "operator", "base"))
+    assert "dollars are thawing" in stack.run("withdraw", "1")
+    wait_until(lambda: "thawing 1,000,000,000,000 " in stack.run("balance") or None, "the thaw to count", 60)
+    wait_until(lambda: _operator_earned(stack), "the operator's earnings to be final", 180)
     assert "units claimed from 0x" in stack.run("claim", "--user", OPERATOR, "--own-gas")
 
 
@@ -208,7 +208,7 @@ def _sell_an_adapter_from_elsewhere(stack: Stack, home: Path, folder: Path) -> N
     terms = ("--name", "mine", "--prices", "20000000", "40000000", "--yes")
     model = stack.run("adapter", "register", adapter, *terms).splitlines()[-1].split()[0]
     with stack.market(TREASURY) as treasury, stack.market(CONSUMER) as payer:
-        key, before = make_key(payer, "mine"), _earned(treasury)
+        key, before = create_key(payer, "mine"), _earned(treasury)
         (answer,) = ask_all(stack.facts["api"], key, [Question(model, "What is the capital of France?")])
         receipt = await_final(payer, answer.receipt_id)
         assert [one["shares"] for one in receipt["slices"]] == [[]]
@@ -216,8 +216,8 @@ def _sell_an_adapter_from_elsewhere(stack: Stack, home: Path, folder: Path) -> N
     assert "every unit is right" in stack.run("audit")
 
 
-def _earned(market: Market) -> int:
-    return sum(int(earning["cumulative"]) for earning in market.all("/v1/earnings"))
+def _earned(market: ApiClient) -> int:
+    return sum(int(earning["cumulative"]) for earning in market.list_all("/v1/earnings"))
 
 
 def _change_the_fee_from_the_command_line(stack: Stack) -> None:
@@ -230,7 +230,7 @@ def _change_the_fee_from_the_command_line(stack: Stack) -> None:
             found = json.loads(stack.run("vote", "list", "--json"))
             return any(p["id"] == proposal and p["state"] == state for p in found) or None
 
-        until(reached, f"the proposal to be {state}", 120)
+        wait_until(reached, f"the proposal to be {state}", 120)
 
     reach("active")
     stack.run("vote", "cast", proposal, "for")
@@ -249,12 +249,12 @@ def _is_traced(collector: Collector) -> None:
         traces = (collector.trace(span.trace) for span in collector.spans if span.name == of)
         return next((trace for trace in traces if ends_with in trace), None)
 
-    answer = until(lambda: found(ANSWER, "llm_request"), "the trace of an answer", 30)
+    answer = wait_until(lambda: found(ANSWER, "llm_request"), "the trace of an answer", 30)
     chat = answer[f"chat {BASE}"]
     assert answer["llm_request"].parent == chat.id
     assert {chat.parent, answer["receipt"].parent, answer["reserve"].parent} == {answer[ANSWER].id}
     assert {span.service for span in answer.values()} == {"loraledger-api", "loraledger-engine"}
-    deposit = until(lambda: found(DEPOSIT, "transaction confirmed"), "the trace of a deposit", 30)
+    deposit = wait_until(lambda: found(DEPOSIT, "transaction confirmed"), "the trace of a deposit", 30)
     assert deposit["transaction confirmed"].service == "loraledger-sender"
     assert deposit["transaction confirmed"].parent == deposit[DEPOSIT].id
 
@@ -288,7 +288,7 @@ def _is_counted(stack: Stack, home: Path) -> None:
     assert {("commit", "confirmed"), ("depositWithAuthorization", "confirmed")} <= sent
 
 
-def _charged(market: Market, channel: str) -> int:
+def _charged(market: ApiClient, channel: str) -> int:
     return int(market.get(f"/v1/channels/{channel}")["charged"])
 
 

@@ -1,1 +1,1 @@
-"""`loraledger demo`: the value loop, end to end, as wallets and the stock OpenAI client live it."""
+"""`loraledger demo`: the value loop end to end, through wallets and the stock OpenAI client."""

@@ -1,4 +1,4 @@
-"""What the demo shows while it works: numbered steps with their time, live bars, tables."""
+"""Terminal output of the demo: numbered, timed steps and progress bars."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """Numbers the steps and remembers how long each took."""
+    """Prints numbered steps and records how long each took."""
 
     def __init__(self, num_steps: int) -> None:
         self.console = Console(highlight=False)
         if not self.console.is_terminal:
-            self.console.width = 110  # a pipe has no width of its own; the tables need this much
+            self.console.width = 110  # a pipe has no width; the tables need this much
         self.seconds: dict[str, float] = {}
         self._num_steps = num_steps
 
@@ -36,7 +36,9 @@ class Screen:
 
     @contextmanager
     def progress(self, name: str) -> Iterator[Callable[[int, int, str], None]]:
-        """`show(done, total, state)` moves a live bar; where there is no terminal, it prints each quarter."""
+        """Yield `show(done, total, state)`, which moves a progress bar, or without a terminal prints a line
+        for each quarter.
+        """
         if not self.console.is_terminal:
             yield _quarters(lambda text: self.say(f"{name}: {text}"))
             return
@@ -49,13 +51,13 @@ class Screen:
 
 
 def _quarters(say: Callable[[str], None]) -> Callable[[int, int, str], None]:
-    said = -1
+    last = -1
 
     def show(done: int, total: int, state: str) -> None:
-        nonlocal said
+        nonlocal last
         quarter = 4 * done // max(total, 1)
-        if quarter != said:
-            said = quarter
+        if quarter != last:
+            last = quarter
             say(f"{done}/{total}  {state}")
 
     return show

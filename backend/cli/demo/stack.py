@@ -1,4 +1,4 @@
-"""The demo's own `loraledger up`, in a process and a home of its own."""
+"""Runs `loraledger up` for the demo, in a separate process and home."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ STOP_SECONDS = 90
 
 
 class DemoStack:
-    """Starts afresh each time; entering gives what `loraledger up --json` says. `keep`: it outlives us."""
+    """Starts a new stack in an empty home; entering returns the output of `loraledger up --json`.
+
+    `keep`: leave the stack running on exit.
+    """
 
     def __init__(self, home: Path, environment: Mapping[str, str], *, keep: bool) -> None:
         self._home = home

@@ -1,4 +1,4 @@
-"""The demo's last page: what base and adapter answered, who paid and who earned."""
+"""Tables of the demo's result: answers of base model and adapters, payments and earnings."""
 
 from __future__ import annotations
 
@@ -9,49 +9,51 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.cli.demo.books import AccountSummary
-    from backend.cli.demo.story import Outcome
+    from backend.cli.demo.reconciliation import Reconciliation
+    from backend.cli.demo.scenario import Outcome
     from backend.domain.ids import Account
 
 MAX_CHARACTERS = 300
 
 
 def answers_table(outcome: Outcome) -> Table:
-    """One question to each adapter, beside what the base said to it."""
-    table = Table(title="\nThe same question to base and adapter", show_lines=True, title_justify="left")
+    """For each adapter, one question with the answers of the base model and of the adapter."""
+    table = Table(title="\nAnswers of base model and adapter", show_lines=True, title_justify="left")
     for column in ("question", "base", "adapter"):
         table.add_column(column, ratio=1)
     adapters = {adapter.model for adapter in outcome.adapters}
-    said_by_base = {a.question.text: a.text for a in outcome.answers if a.question.model not in adapters}
+    base_answers = {a.question.text: a.text for a in outcome.answers if a.question.model not in adapters}
     for model in sorted(adapters):
         answer = next(
-            a for a in outcome.answers if a.question.model == model and a.question.text in said_by_base
+            a for a in outcome.answers if a.question.model == model and a.question.text in base_answers
         )
         question = answer.question.text
-        table.add_row(question, _shortened(said_by_base[question]), _shortened(answer.text))
+        table.add_row(question, _shorten(base_answers[question]), _shorten(answer.text))
     return table
 
 
-def money_table(names: Mapping[Account, str], books: AccountSummary, charged: Mapping[str, int]) -> Table:
-    """Micro-units: 10^-6 of the token's smallest unit. `charged`: by who paid."""
-    table = Table(title="\nWho paid and who earned, in micro-units", title_justify="left")
-    table.add_column("who")
+def money_table(
+    names: Mapping[Account, str], reconciliation: Reconciliation, charged: Mapping[str, int]
+) -> Table:
+    """Amounts in micro-units, 10^-6 of the token's smallest unit. `charged`: by payer."""
+    table = Table(title="\nPayments and earnings, in micro-units", title_justify="left")
+    table.add_column("role")
     table.add_column("account")
     for column in ("paid", "earned", "claimed", "credited"):
         table.add_column(column, justify="right", no_wrap=True)
     for payer, paid in charged.items():
         table.add_row(payer, "", f"{paid:,}", "", "", "")
-    for account, earned in sorted(books.credited.items(), key=lambda item: -item[1]):
-        claimed = books.claimed[account]
+    for account, earned in sorted(reconciliation.credited.items(), key=lambda item: -item[1]):
+        claimed = reconciliation.claimed[account]
         row = (names.get(account, "?"), f"{account[:10]}...", "", earned, claimed, earned - claimed)
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
     table.add_section()
-    claimed = sum(books.claimed.values())
-    totals = (sum(charged.values()), sum(books.credited.values()), claimed, books.pot)
-    table.add_row("together", "", *(f"{total:,}" for total in totals))
+    claimed = sum(reconciliation.claimed.values())
+    totals = (sum(charged.values()), sum(reconciliation.credited.values()), claimed, reconciliation.pot)
+    table.add_row("total", "", *(f"{total:,}" for total in totals))
     return table
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "..."

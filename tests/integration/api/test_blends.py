@@ -10,7 +10,7 @@ from openai import BadRequestError, PermissionDeniedError
 from typer.testing import CliRunner
 
 from backend.cli import chat
-from backend.cli.client import Market
+from backend.cli.api_client import ApiClient
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.domain.content import cid_of
@@ -121,7 +121,7 @@ def test_an_adapter_that_is_denied_is_denied_in_a_blend(api: Api, names: list[st
 
 def test_the_command_line_asks_a_blend(api: Api, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
-    monkeypatch.setattr(chat, "open_market", lambda _user: Market(api.url, wallet).sign_in())
+    monkeypatch.setattr(chat, "open_client", lambda _user: ApiClient(api.url, wallet).sign_in())
     asked = ["chat", "tiny", "hello", "--blend", f"{names[0]}=0.9", "--blend", f"{names[1]}=0.3"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, (done.output, done.exception)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.cli.client import ApiRefused, Market
+from backend.cli.api_client import ApiClient, ApiError
 from backend.cli.wallet import Wallet
 from backend.domain.hashing import keccak
 
@@ -19,24 +19,24 @@ DAY = 86_400
 
 
 @pytest.fixture
-def market(api: Api) -> Iterator[Market]:
+def market(api: Api) -> Iterator[ApiClient]:
     wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
-    with Market(api.url, wallet).sign_in() as found:
+    with ApiClient(api.url, wallet).sign_in() as found:
         yield found
 
 
-def test_a_session_is_refreshed_without_a_word(api: Api, market: Market) -> None:
+def test_a_session_is_refreshed_without_a_word(api: Api, market: ApiClient) -> None:
     for _ in range(3):
         api.installation.clock.pass_seconds(3600)
         assert market.get("/v1/auth/me")["account"] == market.wallet.account
 
 
-def test_a_session_that_is_over_is_followed_by_another(api: Api, market: Market) -> None:
+def test_a_session_that_is_over_is_followed_by_another(api: Api, market: ApiClient) -> None:
     api.installation.clock.pass_seconds(31 * DAY)
     assert market.post("/v1/withdrawals/prepare")["decoded"]["function"] == "withdraw"
 
 
-def test_rows_that_are_read_once_are_not_sent_again(api: Api, market: Market) -> None:
+def test_rows_that_are_read_once_are_not_sent_again(api: Api, market: ApiClient) -> None:
     api.installation.clock.pass_seconds(3600)
-    with pytest.raises(ApiRefused, match="refresh it, or sign in again"):
+    with pytest.raises(ApiError, match="refresh it, or sign in again"):
         market.request("POST", "/v1/contributions", content=iter([b"rows"]))

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
-from backend.cli import contribution_steps, data, transfers
-from backend.cli.client import Market
+from backend.cli import contributions, data, transfers
+from backend.cli.api_client import ApiClient
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.domain.content import cid_digest
@@ -36,12 +36,12 @@ GUIDE = ROOT / "docs" / "contributing-data.md"
 def _at_the_api(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line finds the API of the test, and signs with its payer's key."""
 
-    def open_market(_user: int) -> Market:
-        return Market(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
+    def open_client(_user: int) -> ApiClient:
+        return ApiClient(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
 
     known = Datanet(DatanetId(1), some_account("curator"), "docs", some_hash("description"), 4)
     api.installation.view.datanet_list.append(known)
-    monkeypatch.setattr(data, "open_market", open_market)
+    monkeypatch.setattr(data, "open_client", open_client)
     monkeypatch.setenv("LORALEDGER_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 
@@ -80,7 +80,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(api: Api) -> None:
         assert result.exit_code == 0, (command, result.output, result.exception)
         said.append(result.output)
     assert "3 rows of json, licence PSF-2.0" in said[0]
-    assert "3 sound rows of instruct, 0 defects, licence PSF-2.0" in said[1]
+    assert "3 valid rows of instruct, 0 defects, licence PSF-2.0" in said[1]
     assert said[1].strip() in said[2]
     assert re.search(r"^upload-\w+ submitted in datanet 1: rows.jsonl$", said[3], re.MULTILINE)
     assert re.match(r"upload-\w+ is withdrawing; ", said[4])
@@ -91,7 +91,7 @@ def test_a_refused_file_is_not_signed(tmp_path: Path) -> None:
     result = type_in("loraledger data push rows.jsonl --datanet 1 --licence MIT --yes")
     assert result.exit_code == 1
     assert "line 1, text: must be a string, not a number [wrong_type]" in result.output
-    assert "refused: nothing of it is kept" in result.output
+    assert "refused; nothing was stored" in result.output
 
 
 def test_nothing_is_signed_without_a_yes(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_nothing_is_signed_without_a_yes(tmp_path: Path) -> None:
     upload_id = line.split()[0]
     assert line == f"{upload_id} draft in datanet 1: rows.jsonl"
     shown = type_in(f"loraledger data status {upload_id}").output
-    assert "1 sound rows of text, 0 defects, licence MIT" in shown
+    assert "1 valid rows of text, 0 defects, licence MIT" in shown
 
 
 def test_a_large_file_goes_on_from_where_it_was_interrupted(
@@ -110,11 +110,11 @@ def test_a_large_file_goes_on_from_where_it_was_interrupted(
 ) -> None:
     rows = jsonl(*({"text": f"{number} is a number"} for number in range(20)))
     (tmp_path / "rows.jsonl").write_bytes(rows)
-    for module in (contribution_steps, transfers):
+    for module in (contributions, transfers):
         monkeypatch.setattr(module, "PIECE_BYTES", 100)
     send, begins = transfers._send, []
 
-    def interrupted(market: Market, transfer_id: str, offset: int, piece: bytes) -> int:
+    def interrupted(market: ApiClient, transfer_id: str, offset: int, piece: bytes) -> int:
         begins.append(offset)
         if len(begins) == 3:
             raise KeyboardInterrupt
@@ -124,10 +124,10 @@ def test_a_large_file_goes_on_from_where_it_was_interrupted(
     command = "loraledger data push rows.jsonl --datanet 1 --licence MIT --yes"
     first = type_in(command)
     assert first.exit_code == 130
-    assert "the same command goes on from there" in first.output
+    assert "run the same command within a day to resume" in first.output
     second = type_in(command)
     assert second.exit_code == 0, second.output
-    assert "20 sound rows" in second.output
+    assert "20 valid rows" in second.output
     assert begins == [0, 100, 200, *range(200, len(rows), 100)]
 
 
@@ -140,7 +140,7 @@ def test_why_a_contribution_was_rejected_is_shown(api: Api, tmp_path: Path) -> N
     api.installation.view.recorded[:] = [replace(recorded, is_accepted=False, reason=2)]
     shown = type_in(f"loraledger data status {upload_id}").output
     assert "rejected, contribution 0" in shown
-    assert "the curators' reason: licence [2]" in shown
+    assert "curators' reason: licence [2]" in shown
 
 
 def test_the_sound_rows_of_a_file_are_contributed_by_ones_word(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_the_sound_rows_of_a_file_are_contributed_by_ones_word(tmp_path: Path) -
     command = "loraledger data push rows.jsonl --datanet 1 --licence MIT --yes"
     refused = type_in(command)
     assert refused.exit_code == 1
-    assert "--accept-partial contributes the 2 sound rows" in refused.output
+    assert "--accept-partial contributes the 2 valid rows" in refused.output
     partly = type_in(f"{command} --accept-partial")
     assert partly.exit_code == 0, partly.output
     assert "line 2, text: must be a string, not a number [wrong_type]" in partly.output
-    assert "partly accepted: the contribution goes without 1 lines" in partly.output
+    assert "partly accepted: 1 lines are left out of the contribution" in partly.output

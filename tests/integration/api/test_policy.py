@@ -102,11 +102,11 @@ def test_every_command_of_the_guide_does_what_the_page_says(
         said.append(result.output)
     assert len(commands) == 6
     assert "is queued" in said[0]
-    assert "served from 2 and 4 token units" in said[1]
+    assert "floor price: 2 prompt and 4 completion token units" in said[1]
     assert "datanet  7  licence" in said[2]
     assert said[3] == said[2]
-    assert "not denied any more" in said[4]
-    assert "nothing of it is left here" in said[5]
+    assert "is no longer denied" in said[4]
+    assert "all local copies are deleted" in said[5]
     listed = CliRunner().invoke(app, ["policy", "list", "--json"]).output
     assert '"adapter"' in listed
     assert '"content"' in listed

@@ -1,4 +1,4 @@
-"""The stock client at the local proxy, which pays by vouchers of its own."""
+"""The stock OpenAI client with the local proxy, which pays by vouchers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
-from backend.cli.client import Market
-from backend.cli.proxy import open_purse
-from backend.cli.proxy_server import Proxy, Purse
+from backend.cli.api_client import ApiClient
+from backend.cli.payment_proxy import PaymentProxy, VoucherSigner
+from backend.cli.proxy import open_voucher_signer
 from backend.cli.wallet import Wallet
 from backend.domain.channels import Grant
 from backend.domain.hashing import keccak
@@ -36,8 +36,8 @@ CAP, STEP = 5_000, 1_000
 
 
 @pytest.fixture
-def purse(api: Api) -> Purse:
-    """Of a key that the client keeps; the gateway holds none that is granted."""
+def signer(api: Api) -> VoucherSigner:
+    """Signs with a session key that the gateway does not hold."""
     installation, session = api.installation, Wallet("0x" + keccak(b"session").hex(), "http://127.0.0.1:1")
     grant = Grant(installation.channel, session.account, CAP, EXPIRY, None)
     installation.view.granted[installation.channel] = [grant]
@@ -47,14 +47,14 @@ def purse(api: Api) -> Purse:
         "chainId": CHAIN_ID,
         "verifyingContract": some_account("vault"),
     }
-    return Purse(installation.channel, domain, session.sign_typed_data, CAP, STEP)
+    return VoucherSigner(installation.channel, domain, session.sign_typed_data, CAP, STEP)
 
 
 @contextmanager
-def proxied(api: Api, purse: Purse, url: str | None = None) -> Iterator[str]:
+def proxied(api: Api, signer: VoucherSigner, url: str | None = None) -> Iterator[str]:
     """A proxy's URL."""
     with listen() as listener:
-        app = Proxy(url or api.url, api.key, purse).app()
+        app = PaymentProxy(url or api.url, api.key, signer).app()
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -77,9 +77,9 @@ def channel(api: Api) -> dict[str, Any]:
     return found
 
 
-def test_the_stock_client_needs_no_key_and_is_paid_for_by_vouchers(api: Api, purse: Purse) -> None:
+def test_the_stock_client_needs_no_key_and_is_paid_for_by_vouchers(api: Api, signer: VoucherSigner) -> None:
     assert channel(api)["cap"] == "0"
-    with proxied(api, purse) as url, client_of(url) as client:
+    with proxied(api, signer) as url, client_of(url) as client:
         assert client.models.list().data[-1].id.startswith("0x")
         for number in (1, 2):
             answer = client.chat.completions.create(
@@ -92,9 +92,9 @@ def test_the_stock_client_needs_no_key_and_is_paid_for_by_vouchers(api: Api, pur
         assert text.choices[0].text == "Hello there, world."
 
 
-def test_a_stream_arrives_as_the_gateway_sends_it_bill_included(api: Api, purse: Purse) -> None:
+def test_a_stream_arrives_as_the_gateway_sends_it_bill_included(api: Api, signer: VoucherSigner) -> None:
     asked: Any = {"model": api.installation.version, "messages": HELLO, "stream": True}
-    with proxied(api, purse) as url, client_of(url) as client:
+    with proxied(api, signer) as url, client_of(url) as client:
         chunks = list(client.chat.completions.create(**asked))
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=asked) as answer:
             lines = list(answer.iter_lines())
@@ -105,9 +105,11 @@ def test_a_stream_arrives_as_the_gateway_sends_it_bill_included(api: Api, purse:
     assert lines[-2:] == ["data: [DONE]", ""]
 
 
-def test_pieces_arrive_while_the_answer_goes_on_and_hanging_up_ends_it(api: Api, purse: Purse) -> None:
+def test_pieces_arrive_while_the_answer_goes_on_and_hanging_up_ends_it(
+    api: Api, signer: VoucherSigner
+) -> None:
     api.installation.engine.waits_after = 2
-    with proxied(api, purse) as url, client_of(url) as client:
+    with proxied(api, signer) as url, client_of(url) as client:
         stream = client.chat.completions.create(model=api.installation.version, messages=HELLO, stream=True)
         seen = ""
         for chunk in stream:
@@ -123,8 +125,8 @@ def test_pieces_arrive_while_the_answer_goes_on_and_hanging_up_ends_it(api: Api,
     assert found["charged"] == "60"  # two tokens of the prompt and two of the answer
 
 
-def test_what_the_proxy_may_spend_ends_at_its_cap(api: Api, purse: Purse) -> None:
-    with proxied(api, replace(purse, end=430)) as url, client_of(url) as client:
+def test_what_the_proxy_may_spend_ends_at_its_cap(api: Api, signer: VoucherSigner) -> None:
+    with proxied(api, replace(signer, max_cumulative=430)) as url, client_of(url) as client:
         asked: Any = {"model": api.installation.version, "messages": HELLO, "max_tokens": 16}
         assert client.chat.completions.create(**asked).choices
         with pytest.raises(openai.APIStatusError) as refused:
@@ -134,9 +136,11 @@ def test_what_the_proxy_may_spend_ends_at_its_cap(api: Api, purse: Purse) -> Non
     assert channel(api)["cap"] == "430"
 
 
-def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(api: Api, purse: Purse) -> None:
+def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(
+    api: Api, signer: VoucherSigner
+) -> None:
     with (
-        proxied(api, replace(purse, step=50)) as url,
+        proxied(api, replace(signer, step=50)) as url,
         client_of(url) as client,
         pytest.raises(openai.APIStatusError) as refused,
     ):
@@ -145,11 +149,11 @@ def test_nothing_is_signed_for_a_request_that_may_cost_more_than_a_step(api: Api
     assert int(channel(api)["cap"]) <= 50
 
 
-def test_other_refusals_of_the_gateway_pass_unchanged(api: Api, purse: Purse) -> None:
+def test_other_refusals_of_the_gateway_pass_unchanged(api: Api, signer: VoucherSigner) -> None:
     api.installation.fund(0)
     grant = Grant(api.installation.channel, Account(some_account("nobody")), CAP, EXPIRY, None)
     api.installation.view.granted[api.installation.channel] = [grant]
-    with proxied(api, purse) as url, client_of(url) as client:
+    with proxied(api, signer) as url, client_of(url) as client:
         with pytest.raises(openai.NotFoundError) as unknown:
             client.chat.completions.create(model="nothing", messages=HELLO)
         assert unknown.value.code == "model_not_found"
@@ -162,8 +166,8 @@ def test_other_refusals_of_the_gateway_pass_unchanged(api: Api, purse: Purse) ->
 
 
 @pytest.mark.parametrize("headers", [{"origin": "https://page.example"}, {"host": "page.example"}])
-def test_no_page_of_a_browser_spends(api: Api, purse: Purse, headers: dict[str, str]) -> None:
-    with proxied(api, purse) as url:
+def test_no_page_of_a_browser_spends(api: Api, signer: VoucherSigner, headers: dict[str, str]) -> None:
+    with proxied(api, signer) as url:
         asked = {"model": api.installation.version, "messages": HELLO}
         refused = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers)
         assert refused.status_code == 403
@@ -171,16 +175,16 @@ def test_no_page_of_a_browser_spends(api: Api, purse: Purse, headers: dict[str, 
     assert channel(api)["charged"] == "0"
 
 
-def test_only_models_and_answers_are_passed_on(api: Api, purse: Purse) -> None:
-    with proxied(api, purse) as url:
+def test_only_models_and_answers_are_passed_on(api: Api, signer: VoucherSigner) -> None:
+    with proxied(api, signer) as url:
         for path in ("/v1/keys", "/v1/receipts", "/v1/channels", "/health"):
             assert httpx.get(url + path).status_code == 404
         assert httpx.delete(f"{url}/v1/models").status_code == 405
 
 
-def test_a_gateway_that_is_gone_is_said_to_be(api: Api, purse: Purse) -> None:
+def test_an_unreachable_gateway_is_reported(api: Api, signer: VoucherSigner) -> None:
     with (
-        proxied(api, purse, "http://127.0.0.1:1") as url,
+        proxied(api, signer, "http://127.0.0.1:1") as url,
         client_of(url) as client,
         pytest.raises(openai.InternalServerError) as gone,
     ):
@@ -188,29 +192,29 @@ def test_a_gateway_that_is_gone_is_said_to_be(api: Api, purse: Purse) -> None:
     assert (gone.value.status_code, gone.value.code) == (503, "unavailable")
 
 
-def test_a_purse_is_a_key_of_its_own_that_the_wallet_granted_up_to_the_cap(
+def test_the_signer_is_a_new_key_that_the_wallet_granted_up_to_the_cap(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation = api.installation
     relayed: list[dict[str, Any]] = []
-    post = Market.post
+    post = ApiClient.post
 
-    def posting(market: Market, path: str, body: Any = None) -> Any:
-        """The chain takes the grant at once."""
+    def fake_post(client: ApiClient, path: str, body: Any = None) -> Any:
+        """Indexes a grant at once."""
         if path != "/v1/sessions/relay":
-            return post(market, path, body)
+            return post(client, path, body)
         relayed.append(body)
         grant = body["grant"]
         granted = Grant(installation.channel, grant["key"], int(grant["cap"]), int(grant["expiry"]), None)
         installation.view.granted[installation.channel].append(granted)
         return {"transaction_id": 1}
 
-    monkeypatch.setattr(Market, "post", posting)
-    monkeypatch.setattr(Market, "wait_for", lambda *_: {})
+    monkeypatch.setattr(ApiClient, "post", fake_post)
+    monkeypatch.setattr(ApiClient, "wait_confirmed", lambda *_: {})
     wallet = Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")
-    with Market(api.url, wallet).sign_in() as market:
-        opened = open_purse(market, CAP, STEP)
-    assert (opened.end, opened.step, opened.channel_id) == (CAP, STEP, installation.channel)
+    with ApiClient(api.url, wallet).sign_in() as client:
+        opened = open_voucher_signer(client, CAP, STEP)
+    assert (opened.max_cumulative, opened.step, opened.channel_id) == (CAP, STEP, installation.channel)
     assert relayed[0]["grant"]["cap"] == str(CAP)
     held = set(installation.held_keys.keys)
     assert relayed[0]["grant"]["key"] not in held

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
 from backend.cli import adapters
-from backend.cli.client import Market
+from backend.cli.api_client import ApiClient
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.domain.errors import Conflict, NotFound
@@ -45,10 +45,10 @@ GUIDE = ROOT / "docs" / "publishing-adapters.md"
 def _at_the_api(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line finds the API of the test, and signs with its payer's key."""
 
-    def open_market(_user: int) -> Market:
-        return Market(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
+    def open_client(_user: int) -> ApiClient:
+        return ApiClient(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
 
-    monkeypatch.setattr(adapters, "open_market", open_market)
+    monkeypatch.setattr(adapters, "open_client", open_client)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my-adapter"
     folder.mkdir()
@@ -136,7 +136,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     job = newest(api)
     assert job is not None
     adapter = job.id
-    assert f"{adapter} is validating; not sent: README.md" in first.output
+    assert f"{adapter} is validating; not uploaded: README.md" in first.output
     assert (
         f"{adapter} succeeded\n  loss on the general set: 1.5000 without it, 1.2500 with it" in first.output
     )

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from backend.chain.local_node import ROOT
 from backend.cli import snapshots, train
-from backend.cli.client import ApiRefused, Market
+from backend.cli.api_client import ApiClient, ApiError
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.domain.errors import InvalidInput
@@ -87,11 +87,11 @@ def test_every_snippet_runs(
 def _at_the_api(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line finds the API of the test, and signs with its payer's key."""
 
-    def open_market(_user: int) -> Market:
-        return Market(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
+    def open_client(_user: int) -> ApiClient:
+        return ApiClient(api.url, Wallet("0x" + keccak(b"payer").hex(), "http://127.0.0.1:1")).sign_in()
 
     for module in (train, snapshots):
-        monkeypatch.setattr(module, "open_market", open_market)
+        monkeypatch.setattr(module, "open_client", open_client)
 
 
 @pytest.mark.usefixtures("_at_the_api")
@@ -159,7 +159,7 @@ def test_a_missing_voucher_is_signed_for_the_most_that_the_job_can_cost(api: Api
     installation, create = api.installation, f"loraledger train create {some_hash('snapshot')}"
     installation.fund(FUNDS, cap=0)
     for number in (1, 2):
-        assert f"charged up to {number * MOST:,} micro-units" in type_in(create)
+        assert f"signed a voucher for {number * MOST:,} micro-units" in type_in(create)
         channel = installation.services.channels.get(installation.payer.account, installation.channel)
         line = channel.standing
         assert (line.authorised, line.reserved) == (number * MOST, number * MOST)
@@ -170,7 +170,7 @@ def test_no_voucher_is_signed_where_the_balance_does_not_cover_the_job(api: Api)
     installation = api.installation
     installation.fund(MOST - 1, cap=0)
     refused = CliRunner().invoke(app, ["train", "create", some_hash("snapshot")])
-    assert isinstance(refused.exception, ApiRefused)
+    assert isinstance(refused.exception, ApiError)
     assert refused.exception.details["code"] == "insufficient_balance"
     with installation.read() as tx:
         assert not tx.channels.vouchers(installation.channel)

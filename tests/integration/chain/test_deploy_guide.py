@@ -20,7 +20,7 @@ import pytest
 from backend.chain.keys import import_key
 from backend.chain.local_node import ROOT, free_port
 from backend.chain.node import Node
-from backend.cli.client import until
+from backend.cli.api_client import wait_until
 from backend.deployment.contracts import CONTRACTS
 from backend.deployment.deployer import ARTIFACTS, Deployer
 from backend.domain.ids import Account
@@ -145,7 +145,7 @@ def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: N
     _delegate(shell, node, delegate)
     fine = shell.run(check)
     assert (fine.returncode, fine.stderr) == (0, "")
-    assert fine.stdout.startswith(f"all fine: {len(CONTRACTS)} contracts at block")
+    assert fine.stdout.startswith(f"no differences: {len(CONTRACTS)} contracts at block")
     assert json.loads(shell.run(check.strip() + " --json").stdout) == []
 
     written = shell.run(sources)
@@ -208,14 +208,14 @@ def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
     sent = node.num_transactions(operator)
     _typed_again_sends_only_the_endpoint(shell, join)
     assert node.num_transactions(operator) == sent + 1
-    shown = until(lambda: _done(shell.run(show)), "the index to have the receipt key", 120)
+    shown = wait_until(lambda: _done(shell.run(show)), "the index to have the receipt key", 120)
     assert "endpoint     https://market.example\n" in shown
     assert "stake        1,000 dollars\n" in shown
 
     shell.start(serve)
-    well = until(lambda: _done(shell.run(look)), "all to be well", 300)
-    assert [line.split() for line in well.splitlines()] == [[part, "well"] for part in WELL]
-    answer = until(lambda: _answer(f"http://127.0.0.1:{port}/v1/models"), "the API to answer", 300)
+    well = wait_until(lambda: _done(shell.run(look)), "all to be well", 300)
+    assert [line.split() for line in well.splitlines()] == [[part, "ok"] for part in WELL]
+    answer = wait_until(lambda: _answer(f"http://127.0.0.1:{port}/v1/models"), "the API to answer", 300)
     assert shell.num_running() == 6
     (model_served,) = answer.json()["data"]
     assert model_served["id"] == "Tiny"
@@ -225,7 +225,7 @@ def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
 def _typed_again_sends_only_the_endpoint(shell: Shell, join: str) -> None:
     again = shell.run(join)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("nothing is missing") == 2
+    assert again.stdout.count("nothing to do") == 2
     assert again.stdout.count("is confirmed: 0x") == 1
 
 

@@ -46,7 +46,7 @@ def test_a_wrong_receipt_is_told_with_its_unit_and_the_proof_to_send() -> None:
     assert verdict.finding is not None
     line = _as_line(verdict)
     assert f"WRONG, receipt {verdict.finding.receipt}: " in line
-    assert f"from micro-unit {verdict.finding.unit:,} on; it falls by badReceipt (" in line
+    assert f"starting at micro-unit {verdict.finding.unit:,}; voided by badReceipt (" in line
     call = json.loads(json.dumps(_as_json(verdict)))["proof"]
     assert call["function"] == "badReceipt"
     assert call["args"][0]["receiptsRoot"] == verdict.header.receipts_root
@@ -57,7 +57,7 @@ def test_a_hidden_tree_is_told_with_what_must_be_demanded_first() -> None:
     move_value(Random(1), spoilt.entries, 1 << 64)
     verdict = verdict_on(spoilt)
     count = sum(len(keys) for _, keys in verdict.demands)
-    assert f"; to be demanded first: {count} of its entries (" in _as_line(verdict)
+    assert f"; demand first: {count} of its entries (" in _as_line(verdict)
     (demand, *_) = json.loads(json.dumps(_as_json(verdict)))["demands"]
     assert demand["tree"] == "entries"
     assert all(len(key) == 66 for key in demand["keys"])

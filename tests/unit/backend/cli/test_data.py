@@ -29,7 +29,7 @@ def test_a_sound_file_is_told_with_what_is_in_it(tmp_path: Path) -> None:
     path.write_bytes(ROWS)
     result = run("validate", str(path), "--licence", "mit")
     assert result.exit_code == 0
-    assert "2 sound rows of instruct, 0 defects, licence MIT" in result.output
+    assert "2 valid rows of instruct, 0 defects, licence MIT" in result.output
     assert "rows by characters: up to 15 1, up to 31 1" in result.output
     assert "tokens" not in result.output, "no base model was prepared in this home"
 
@@ -41,7 +41,7 @@ def test_every_defect_is_told_by_line_and_the_exit_code_is_one(tmp_path: Path) -
     assert result.exit_code == 1
     assert "line 1, prompt: must be a string, not a number [wrong_type]" in result.output
     assert "... and 101 more; in all 1 wrong_type, 200 malformed_json" in result.output
-    assert "no sound row, 201 defects" in result.output
+    assert "no valid row, 201 defects" in result.output
 
 
 def test_rows_that_are_nearly_others_are_told(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_rows_that_are_nearly_others_are_told(tmp_path: Path) -> None:
     text = "Returns the number of items in the list, or zero if there are none at all."
     path.write_bytes(jsonl({"text": text}, {"text": text.upper()}))
     result = run("validate", str(path), "--licence", "MIT")
-    assert "rows that are nearly others: 1 of this upload, 0 of the datanet" in result.output
+    assert "near-duplicate rows: 1 in this upload, 0 in the datanet" in result.output
     assert "line 2: 100 % line 1 by 0x" in result.output
 
 

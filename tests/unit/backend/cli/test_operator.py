@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from backend.cli import client, operator
+from backend.cli import api_client, operator
 from backend.cli.main import app
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.hashing import to_hash, version_id
@@ -112,8 +112,8 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
         yield made
 
     monkeypatch.setattr(operator, "open_installation", opened)
-    monkeypatch.setattr(operator, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(client, "POLL_SECONDS", 0)
+    monkeypatch.setattr(operator, "LOCK_POLL_SECONDS", 0)
+    monkeypatch.setattr(api_client, "POLL_SECONDS", 0)
     monkeypatch.setattr(base_model, "offers_of", lambda _: made)
     monkeypatch.setattr(
         base_model, "prepare_offer", lambda _, prices: made.asked.append(prices) or made.offer
@@ -134,7 +134,7 @@ def test_an_operator_that_could_settle_is_shown_and_the_exit_code_is_0(desk: Des
         "endpoint": "https://market.example",
         "key": KEY,
         "stake": "1,000 dollars",
-        "cover": "1,000 dollars, of which the next batch needs 100 dollars",
+        "cover": "1,000 dollars; the next batch needs 100 dollars",
         "owed": "0 dollars",
         "gas": "7,000,000,000,000,000 wei",
     }
@@ -149,9 +149,8 @@ def test_an_operator_that_could_not_settle_is_told_each_reason_and_the_exit_code
     assert shown.stderr.splitlines() == [f"cannot settle: {why}" for why in desk.place_now.obstacles]
     assert len(desk.place_now.obstacles) == 3
     assert f"receipt key  {KEY}, not registered\n" in shown.stdout
-    assert (
-        "leaving      1,000 dollars, from 2027-01-15 08:00:00 UTC on, once batch 7 is final" in shown.stdout
-    )
+    unlocked = "unstaking    1,000 dollars, unlocked at 2027-01-15 08:00:00 UTC, once batch 7 is final"
+    assert unlocked in shown.stdout
 
 
 def test_what_is_shown_as_json_has_amounts_as_text_and_the_exit_code_of_the_rest(desk: Desk) -> None:
@@ -194,7 +193,7 @@ def test_joining_names_what_is_queued_and_only_who_waits_is_told_the_end(desk: D
 def test_joining_again_says_that_nothing_is_missing(desk: Desk) -> None:
     desk.queues = []
     for more in ([], ["--wait"]):
-        assert typed("join", "--stake", "1", *more).stdout == "nothing is missing\n"
+        assert typed("join", "--stake", "1", *more).stdout == "nothing to do\n"
 
 
 def test_who_waits_for_what_fails_is_told_why(desk: Desk) -> None:
@@ -212,7 +211,7 @@ def test_who_waits_for_a_sender_that_does_not_run_is_told_to_start_it(
     desk.ends_as = TransactionState.SENT
     waited = typed("join", "--stake", "1", "--wait").exception
     assert isinstance(waited, Unavailable)
-    assert "see that `loraledger send` runs" in str(waited)
+    assert "check that `loraledger send` is running" in str(waited)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The REST API as the command line uses it, for one wallet."""
+"""REST API client of the command line."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 
 
-class ApiRefused(Conflict):
-    """The API answered with an error; `details["status"]` is its HTTP status."""
+class ApiError(Conflict):
+    """The API returned an error; `details["status"]` is the HTTP status."""
 
 
-class Market:
-    """One wallet at one installation."""
+class ApiClient:
+    """Calls the API of one installation for one wallet. Renews the wallet's session when it expires."""
 
     def __init__(self, api_url: str, wallet: Wallet) -> None:
         import httpx
@@ -43,23 +43,23 @@ class Market:
         self._http.close()
 
     def request(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON body. Errors: `ApiRefused`, `Unavailable` when nobody answers."""
-        response = self.exchange(method, path, **options)
+        """Return the response's JSON. Errors: `ApiError`, `Unavailable` if the API is not reachable."""
+        response = self.send(method, path, **options)
         return response.json() if response.content else None
 
-    def exchange(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The whole answer. Errors: as above."""
-        response = self._send(method, path, **options)
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Return the whole response. Errors: as `request`."""
+        response = self._send_once(method, path, **options)
         has_expired = response.status_code == HTTPStatus.UNAUTHORIZED and self._refresh_token
         if has_expired and not isinstance(options.get("content"), Iterator):
-            self._renew()
-            response = self._send(method, path, **options)
+            self._renew_session()
+            response = self._send_once(method, path, **options)
         if response.is_success:
             return response
-        body = {"message": response.text[:500]} | _error_of(response)
-        raise _refused(method, path, response.status_code, body)
+        body = {"message": response.text[:500]} | _error_body(response)
+        raise _api_error(method, path, response.status_code, body)
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
         import httpx
 
         try:
@@ -72,8 +72,8 @@ class Market:
     def get(self, path: str, **params: Any) -> Any:
         return self.request("GET", path, params=params or None)
 
-    def all(self, path: str, **params: Any) -> list[Any]:
-        """Everything of a list, page by page."""
+    def list_all(self, path: str, **params: Any) -> list[Any]:
+        """Read all pages of a list."""
         found: list[Any] = []
         page = {"next_cursor": ""}
         while (cursor := page["next_cursor"]) is not None:
@@ -87,54 +87,55 @@ class Market:
     def delete(self, path: str) -> Any:
         return self.request("DELETE", path)
 
-    def events(self, path: str, body: Any) -> Iterator[Any]:
-        """The objects of a stream, as they come. Errors: `ApiRefused`, whenever one comes."""
+    def stream(self, path: str, body: Any) -> Iterator[Any]:
+        """Yield the objects of a server-sent event stream. Errors: `ApiError`, also in mid-stream."""
         with self._http.stream("POST", path, json=body) as response:
             if not response.is_success:
                 response.read()
-                raise _refused("POST", path, response.status_code, _error_of(response))
+                raise _api_error("POST", path, response.status_code, _error_body(response))
             for line in response.iter_lines():
                 text = line.removeprefix("data: ")
                 if not text or text == "[DONE]":
                     continue
                 event = json.loads(text)
                 if "error" in event:
-                    raise _refused("POST", path, response.status_code, event["error"])
+                    raise _api_error("POST", path, response.status_code, event["error"])
                 yield event
 
     def sign_in(self) -> Self:
         challenge = self.post("/v1/auth/challenges", {"account": self.wallet.account})
         signature = self.wallet.sign_message(challenge["message"])
-        self._keep(self.post("/v1/auth/sessions", {"message": challenge["message"], "signature": signature}))
+        signed = {"message": challenge["message"], "signature": signature}
+        self._store_session(self.post("/v1/auth/sessions", signed))
         return self
 
-    def _renew(self) -> None:
-        """The next tokens of the session; a new session if it is over."""
-        spent, self._refresh_token = self._refresh_token, ""
+    def _renew_session(self) -> None:
+        """Refresh the session's tokens; sign in again if the session has ended."""
+        refresh_token, self._refresh_token = self._refresh_token, ""
         try:
-            self._keep(self.post("/v1/auth/refresh", {"refresh_token": spent}))
-        except ApiRefused:
+            self._store_session(self.post("/v1/auth/refresh", {"refresh_token": refresh_token}))
+        except ApiError:
             self.sign_in()
 
-    def _keep(self, session: dict[str, Any]) -> None:
+    def _store_session(self, session: dict[str, Any]) -> None:
         self._refresh_token = str(session["refresh_token"])
         self._http.headers["Authorization"] = f"Bearer {session['token']}"
 
-    def find(self, path: str, seconds: float) -> Any:
-        """What is at `path`, once the indexer has it: it reads the chain a moment after the sender does."""
+    def wait_until_indexed(self, path: str, seconds: float) -> Any:
+        """Poll `path` until it exists: the indexer sees a transaction a moment after the sender does."""
 
-        def found() -> Any | None:
+        def get() -> Any | None:
             try:
                 return self.get(path)
-            except ApiRefused as refused:
-                if refused.details["status"] == HTTPStatus.NOT_FOUND:
+            except ApiError as error:
+                if error.details["status"] == HTTPStatus.NOT_FOUND:
                     return None
                 raise
 
-        return until(found, path, seconds)
+        return wait_until(get, path, seconds)
 
-    def wait_for(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
-        """The relayed transaction once it is confirmed. Raises `Conflict` with the reason if it failed."""
+    def wait_confirmed(self, queued: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+        """Poll a relayed transaction until it is confirmed. Errors: `Conflict` if it fails."""
 
         def confirmed() -> dict[str, Any] | None:
             transaction: dict[str, Any] = self.get(f"/v1/transactions/{queued['transaction_id']}")
@@ -142,11 +143,11 @@ class Market:
                 raise Conflict(f"the transaction failed: {transaction['error']}")
             return transaction if transaction["state"] == "confirmed" else None
 
-        return until(confirmed, f"transaction {queued['transaction_id']} to be confirmed", seconds)
+        return wait_until(confirmed, f"transaction {queued['transaction_id']} to be confirmed", seconds)
 
 
-def until(probe: Callable[[], T | None], what: str, seconds: float) -> T:
-    """The first result that is not None. Errors: `Unavailable` after `seconds`."""
+def wait_until(probe: Callable[[], T | None], what: str, seconds: float) -> T:
+    """Poll until `probe` returns something other than None. Errors: `Unavailable` after `seconds`."""
     deadline = time.monotonic() + seconds
     while (found := probe()) is None:
         if time.monotonic() > deadline:
@@ -155,13 +156,13 @@ def until(probe: Callable[[], T | None], what: str, seconds: float) -> T:
     return found
 
 
-def _refused(method: str, path: str, status: int, error: dict[str, Any]) -> ApiRefused:
+def _api_error(method: str, path: str, status: int, error: dict[str, Any]) -> ApiError:
     text = f"{method} {path}: {error.get('message', '')}"
     details = {"status": status, "code": error.get("code"), **(error.get("details") or {})}
-    return ApiRefused(text, param=error.get("param"), details=details)
+    return ApiError(text, param=error.get("param"), details=details)
 
 
-def _error_of(response: Any) -> dict[str, Any]:
+def _error_body(response: Any) -> dict[str, Any]:
     try:
         body = response.json().get("error", {})
     except ValueError:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from backend.cli import client, pay
-from backend.cli.client import ApiRefused
+from backend.cli import api_client, payments
+from backend.cli.api_client import ApiError
 
 
 class Vault:
-    """A market and its wallet in one: money thaws until it was asked for `patience` times."""
+    """Fakes API client and wallet: the money has thawed after `patience` attempts."""
 
     def __init__(self, patience: int, error: str = "StillThawing") -> None:
         self.wallet = self
@@ -21,7 +21,7 @@ class Vault:
     def post(self, path: str, body: Any = None) -> str:
         if path == "/v1/withdrawals/prepare" and self._patience:
             self._patience -= 1
-            raise ApiRefused("refused", details={"error": self._error})
+            raise ApiError("refused", details={"error": self._error})
         return f"{path} {body}"
 
     def send(self, prepared: str) -> dict[str, bytes]:
@@ -32,8 +32,8 @@ class Vault:
 @pytest.fixture
 def open_vault(monkeypatch: pytest.MonkeyPatch) -> Any:
     def opened(vault: Vault) -> Vault:
-        monkeypatch.setattr(pay, "open_market", lambda _user: nullcontext(vault))
-        monkeypatch.setattr(client, "POLL_SECONDS", 0)
+        monkeypatch.setattr(payments, "open_client", lambda _user: nullcontext(vault))
+        monkeypatch.setattr(api_client, "POLL_SECONDS", 0)
         return vault
 
     return opened
@@ -47,22 +47,22 @@ def test_money_that_is_waited_for_is_taken_as_soon_as_it_has_thawed(
     open_vault: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vault = open_vault(Vault(patience=3))
-    pay.withdraw(2, wait=True, user=7)
+    payments.withdraw(2, wait=True, user=7)
     assert vault.sent == [THAW, TAKE]
-    assert capsys.readouterr().out == f"2 dollars thaw\nwithdrawn, in transaction 0x{'00' * 32}\n"
+    assert capsys.readouterr().out == f"2 dollars are thawing\nwithdrawn in transaction 0x{'00' * 32}\n"
 
 
-def test_money_that_nobody_waits_for_thaws_and_stays(open_vault: Any) -> None:
+def test_without_wait_money_starts_to_thaw_and_is_not_withdrawn(open_vault: Any) -> None:
     vault = open_vault(Vault(patience=1))
-    pay.withdraw(2, wait=False, user=7)
+    payments.withdraw(2, wait=False, user=7)
     assert vault.sent == [THAW]
-    with pytest.raises(ApiRefused):
-        pay.withdraw(None, wait=False, user=7)
-    pay.withdraw(None, wait=False, user=7)
+    with pytest.raises(ApiError):
+        payments.withdraw(None, wait=False, user=7)
+    payments.withdraw(None, wait=False, user=7)
     assert vault.sent == [THAW, TAKE]
 
 
 def test_waiting_does_not_hide_that_there_is_nothing_to_wait_for(open_vault: Any) -> None:
     open_vault(Vault(patience=1, error="NothingThaws"))
-    with pytest.raises(ApiRefused):
-        pay.withdraw(None, wait=True, user=7)
+    with pytest.raises(ApiError):
+        payments.withdraw(None, wait=True, user=7)

@@ -1,4 +1,4 @@
-"""The consumer: the stock OpenAI client, streaming, all questions at once."""
+"""The consumer's questions, asked concurrently by the stock OpenAI client in streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`charge` in micro-units, as the bill in the stream's last chunk says."""
+    """An answer. `charge`: micro-units, from the bill in the stream's last chunk."""
 
     question: Question
     text: str
@@ -33,7 +33,7 @@ class Answer:
 
 
 def ask_all(api_url: str, key: str, questions: Sequence[Question]) -> list[Answer]:
-    """All in flight together, so that the engine answers a mixed batch."""
+    """Ask all questions concurrently, so that the engine runs a mixed batch."""
     from openai import OpenAI
 
     with (

@@ -1,4 +1,4 @@
-"""The six steps of the value loop, played by six wallets."""
+"""The six steps of the value loop, with six wallets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import pay
-from backend.cli.client import Market, until
-from backend.cli.demo import actors, books, voting
-from backend.cli.demo.asking import Answer, Question, ask_all
+from backend.cli import payments
+from backend.cli.api_client import ApiClient, wait_until
+from backend.cli.demo import actions, governance, reconciliation
+from backend.cli.demo.questions import Answer, Question, ask_all
 from backend.cli.snapshots import freeze
 from backend.cli.wallet import Wallet
 from backend.domain.errors import Conflict
@@ -17,8 +17,8 @@ from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId
 from backend.domain.settlement import BatchState
 
 if TYPE_CHECKING:
-    from backend.cli.demo.actors import Adapter
-    from backend.cli.demo.books import AccountSummary
+    from backend.cli.demo.actions import Adapter
+    from backend.cli.demo.reconciliation import Reconciliation
     from backend.cli.demo.screen import Screen
     from backend.installation.installation import Installation
 
@@ -37,7 +37,7 @@ SETTLE_SECONDS = 180
 
 @dataclass(frozen=True, slots=True)
 class Datanet:
-    """A community's data: which contributor brings the docstrings of which package."""
+    """A datanet of docstrings. `packages`: the package that each contributor uploads."""
 
     name: str
     description: str
@@ -70,22 +70,22 @@ DATANETS = (
     ),
 )
 LAST_QUESTIONS = 2
-"""Asked of each adapter again under the new fee."""
+"""Number of questions asked of each adapter again under the new fee."""
 
 
 @dataclass
 class Outcome:
-    """What the story leaves for the report."""
+    """Results of the scenario, for the report."""
 
     contributors: list[Account]
     adapters: list[Adapter] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     channels: list[ChannelId] = field(default_factory=list)
-    """Of those who pay: the creator, who trains, and the consumer."""
+    """Channels of the payers: the creator, who trains, and the consumer."""
     funds_before: dict[Account, int] = field(default_factory=dict)
     fee_before: int = 0
     fee_after: int = 0
-    """Of the parameter set that the last batch names."""
+    """Protocol fee of the parameter set that the last batch names, in ppm."""
     proposal_id: str = ""
     verified: dict[str, bool] = field(default_factory=dict)
 
@@ -101,8 +101,8 @@ class Outcome:
         return {a.receipt_id for a in self.adapters} | {a.receipt_id for a in self.answers}
 
 
-class Story:
-    """One run. `facts` is what `loraledger up --json` printed; `installation` only reads."""
+class Scenario:
+    """One run of the demo. `facts`: output of `loraledger up --json`; `installation` is only read from."""
 
     def __init__(
         self, facts: dict[str, Any], installation: Installation, screen: Screen, max_rows: int
@@ -112,69 +112,70 @@ class Story:
         self._screen = screen
         self._max_rows = max_rows
         users = [entry for entry in facts["accounts"] if entry["role"].startswith("user")]
-        self._markets = {
-            name: Market(self._api_url, Wallet(user["private_key"], facts["rpc"]))
+        self._clients = {
+            name: ApiClient(self._api_url, Wallet(user["private_key"], facts["rpc"]))
             for name, user in zip(WALLETS, users, strict=True)
         }
         self.outcome = Outcome([self.account(name) for name in CONTRIBUTORS])
 
     def account(self, name: str) -> Account:
-        return self._markets[name].wallet.account
+        return self._clients[name].wallet.account
 
     def close(self) -> None:
-        for market in self._markets.values():
-            market.__exit__()
+        for client in self._clients.values():
+            client.__exit__()
 
     # 1
 
     def contribute(self) -> list[str]:
-        """Every contributor's data recorded and accepted; a snapshot of each datanet."""
-        for market in self._markets.values():
-            market.sign_in()
-        creator = self._markets[CREATOR]
-        uploads: list[tuple[Market, str]] = []
-        ids = [actors.create_datanet(creator, net.name, net.description) for net in DATANETS]
-        for datanet, net in zip(ids, DATANETS, strict=True):
-            for name, package in net.packages.items():
-                uploads.append(self._contribute(name, datanet, package))
-        for market, upload_id in uploads:
-            actors.await_acceptance(market, upload_id)
+        """Contribute to both datanets; returns a snapshot of each."""
+        for client in self._clients.values():
+            client.sign_in()
+        creator = self._clients[CREATOR]
+        uploads: list[tuple[ApiClient, str]] = []
+        ids = [actions.create_datanet(creator, each.name, each.description) for each in DATANETS]
+        for datanet_id, datanet in zip(ids, DATANETS, strict=True):
+            for name, package in datanet.packages.items():
+                uploads.append(self._contribute(name, datanet_id, package))
+        for client, upload_id in uploads:
+            actions.await_acceptance(client, upload_id)
         self._screen.say("recorded on chain and accepted by the curator")
-        return [freeze(creator, datanet) for datanet in ids]
+        return [freeze(creator, datanet_id) for datanet_id in ids]
 
-    def _contribute(self, name: str, datanet: int, package: str) -> tuple[Market, str]:
+    def _contribute(self, name: str, datanet: int, package: str) -> tuple[ApiClient, str]:
         from backend.services.contribute.docstrings import build_dataset
 
         dataset = build_dataset(package, self._max_rows)
-        market = self._markets[name]
-        upload_id = actors.contribute(market, datanet, package, dataset.licence, dataset.lines())
-        self._screen.say(f"{name} brings {len(dataset.rows):3} rows of {package} ({dataset.licence})")
-        return market, upload_id
+        client = self._clients[name]
+        upload_id = actions.contribute(client, datanet, package, dataset.licence, dataset.lines())
+        self._screen.say(f"{name} uploaded {len(dataset.rows):3} rows of {package} ({dataset.licence})")
+        return client, upload_id
 
     # 2
 
     def train(self, snapshots: list[str], hyperparameters: dict[str, Any]) -> None:
-        """One adapter a snapshot, published and registered at the creator's price."""
-        creator = self._markets[CREATOR]
+        """Train, publish and register one adapter for each snapshot."""
+        creator = self._clients[CREATOR]
         self._deposit(creator, TRAINING_DEPOSIT_UNITS)
-        jobs = [actors.start_training(creator, snapshot, hyperparameters) for snapshot in snapshots]
-        for net, job_id in zip(DATANETS, jobs, strict=True):
-            job = self._follow(creator, net.name, job_id)
-            adapter = actors.register(creator, net.name, job)
+        jobs = [actions.start_training(creator, snapshot, hyperparameters) for snapshot in snapshots]
+        for datanet, job_id in zip(DATANETS, jobs, strict=True):
+            job = self._follow(creator, datanet.name, job_id)
+            adapter = actions.register(creator, datanet.name, job)
             self.outcome.adapters.append(adapter)
+            losses = f"{adapter.eval_loss_base:.2f} -> {adapter.eval_loss_adapter:.2f}"
             self._screen.say(
-                f"{net.name}: held-out loss {adapter.eval_loss_base:.2f} -> {adapter.eval_loss_adapter:.2f}, "
-                f"{adapter.cid[:16]}..., version {adapter.version_id[:10]}..."
+                f"{datanet.name}: held-out loss {losses}, {adapter.cid[:16]}..., "
+                f"version {adapter.version_id[:10]}..."
             )
         tokens = sum(adapter.num_trained_tokens for adapter in self.outcome.adapters)
         charged = self.outcome.charged_by_payer[CREATOR]
         self._screen.say(f"{tokens:,} tokens trained, {charged:,} micro-units charged")
 
-    def _deposit(self, market: Market, units: int) -> None:
-        self.outcome.channels.append(ChannelId(Hash32(pay.make_deposit(market, units))))
+    def _deposit(self, client: ApiClient, units: int) -> None:
+        self.outcome.channels.append(ChannelId(Hash32(payments.make_deposit(client, units))))
         self._screen.say(f"deposited {units / 10**6:.2f} dollars; the gateway holds a session key")
 
-    def _follow(self, creator: Market, name: str, job_id: str) -> dict[str, Any]:
+    def _follow(self, creator: ApiClient, name: str, job_id: str) -> dict[str, Any]:
         with self._screen.progress(name) as move:
 
             def show(event: dict[str, Any]) -> None:
@@ -183,34 +184,34 @@ class Story:
                     state = f"loss {data['loss']:.2f}, {data['tokens_per_second']:.0f} tokens/s"
                     move(data["step"], data["num_steps"], state)
 
-            return actors.await_training(creator, job_id, show)
+            return actions.await_training(creator, job_id, show)
 
     # 3
 
     def ask(self) -> list[Answer]:
-        """Both adapters and the base, all questions in flight at once."""
-        self._deposit(self._markets[CONSUMER], DEPOSIT_UNITS)
+        """Ask both adapters and the base model, all questions concurrently."""
+        self._deposit(self._clients[CONSUMER], DEPOSIT_UNITS)
         base = self._base_model()
         questions = [
             Question(adapter.model, text)
-            for adapter, net in zip(self.outcome.adapters, DATANETS, strict=True)
-            for text in net.questions
+            for adapter, datanet in zip(self.outcome.adapters, DATANETS, strict=True)
+            for text in datanet.questions
         ]
-        questions += [Question(base, text) for net in DATANETS for text in net.questions[::2]]
+        questions += [Question(base, text) for datanet in DATANETS for text in datanet.questions[::2]]
         return self._ask(questions)
 
     def ask_again(self) -> list[Answer]:
-        """A few more, for the batch under the new fee."""
+        """Ask a few more questions, for the batch under the new fee."""
         return self._ask(
             [
                 Question(adapter.model, text)
-                for adapter, net in zip(self.outcome.adapters, DATANETS, strict=True)
-                for text in net.questions[:LAST_QUESTIONS]
+                for adapter, datanet in zip(self.outcome.adapters, DATANETS, strict=True)
+                for text in datanet.questions[:LAST_QUESTIONS]
             ]
         )
 
     def _ask(self, questions: list[Question]) -> list[Answer]:
-        key = pay.make_key(self._markets[CONSUMER], "demo")
+        key = payments.create_key(self._clients[CONSUMER], "demo")
         answers = ask_all(self._api_url, key, questions)
         self.outcome.answers += answers
         spent = sum(answer.charge for answer in answers)
@@ -218,35 +219,35 @@ class Story:
         return answers
 
     def _base_model(self) -> str:
-        models = self._markets[CONSUMER].get("/v1/models")["data"]
+        models = self._clients[CONSUMER].get("/v1/models")["data"]
         return str(next(m["id"] for m in models if m["parent"] is None))
 
     # 4 and 5
 
     def settle(self) -> int:
-        """Number of the batch by which every answer so far, and the training, is final."""
+        """Wait until all receipts so far are final; returns the number of the last batch."""
         ids = self.outcome.receipt_ids
-        consumer = self._markets[CONSUMER]
+        consumer = self._clients[CONSUMER]
 
-        def settled() -> int | None:
+        def final_batch() -> int | None:
             found = [consumer.get(f"/v1/receipts/{receipt_id}") for receipt_id in ids]
             if any(receipt["batch_state"] != BatchState.FINAL for receipt in found):
                 return None
             return max(int(receipt["batch"]) for receipt in found)
 
-        number = until(settled, "the batch to be final", SETTLE_SECONDS)
+        number = wait_until(final_batch, "the batch to be final", SETTLE_SECONDS)
         self._screen.say(f"batch {number} is final")
         return number
 
     def claim(self) -> None:
         if not self.outcome.funds_before:
-            self.outcome.funds_before = books.funds(self._installation.chain, self._everybody())
+            self.outcome.funds_before = reconciliation.funds(self._installation.chain, self._earners())
         with ThreadPoolExecutor(len(CONTRIBUTORS)) as pool:
-            moved = list(pool.map(lambda name: actors.claim(self._markets[name]), CONTRIBUTORS))
-        for name, units in zip(CONTRIBUTORS, moved, strict=True):
+            claimed = list(pool.map(lambda name: actions.claim(self._clients[name]), CONTRIBUTORS))
+        for name, units in zip(CONTRIBUTORS, claimed, strict=True):
             self._screen.say(f"{name} claimed {units:,} units ({units / 10**6:.6f} dollars)")
 
-    def _everybody(self) -> list[Account]:
+    def _earners(self) -> list[Account]:
         operator = self._installation.operator.account
         treasury = self._terms().treasury
         return [*self.outcome.contributors, self.account(CREATOR), operator, treasury]
@@ -255,38 +256,39 @@ class Story:
 
     def vote(self) -> None:
         self.outcome.fee_before = self._terms().fee_ppm
-        self.outcome.proposal_id = voting.change_fee(self._markets[VOTER], NEW_FEE_PPM, self._screen.say)
+        self.outcome.proposal_id = governance.change_fee(self._clients[VOTER], NEW_FEE_PPM, self._screen.say)
 
-        def changed() -> int | None:
+        def new_fee() -> int | None:
             fee = self._terms().fee_ppm
             return fee if fee == NEW_FEE_PPM else None
 
-        until(changed, "the new fee to be indexed", SETTLE_SECONDS)
+        wait_until(new_fee, "the new fee to be indexed", SETTLE_SECONDS)
 
     def _terms(self) -> Any:
         with self._installation.database.read() as tx:
             terms = tx.chain.latest_parameter_set()
         if terms is None:
-            raise Conflict("the chain has no parameters")
+            raise Conflict("no parameter set is indexed")
         return terms
 
-    # The books
+    # Reconciliation
 
     def _last_receipt_of(self, number: int) -> ReceiptId:
-        consumer = self._markets[CONSUMER]
+        consumer = self._clients[CONSUMER]
         receipts = (consumer.get(f"/v1/receipts/{a.receipt_id}") for a in reversed(self.outcome.answers))
         return next(ReceiptId(Hash32(r["id"])) for r in receipts if r["batch"] == number)
 
     def names(self) -> dict[Account, str]:
-        """Who is behind an account."""
+        """Role of each account."""
         operator = self._installation.operator.account
         roles = {self._terms().treasury: "treasury", operator: "operator"}
         return roles | {self.account(name): name for name in WALLETS}
 
-    def close_books(self, number: int) -> AccountSummary:
+    def reconcile(self, number: int) -> Reconciliation:
+        """Verify batch `number` on the chain, and reconcile all accounts."""
         receipt = self._last_receipt_of(number)
-        self.outcome.verified = books.verify_on_chain(
+        self.outcome.verified = reconciliation.verify_on_chain(
             self._installation, number, receipt, self.outcome.contributors
         )
-        self.outcome.fee_after = books.fee_of(self._installation, number)
-        return books.draw_up(self._installation, self.outcome.channels, self.outcome.funds_before)
+        self.outcome.fee_after = reconciliation.fee_of(self._installation, number)
+        return reconciliation.reconcile(self._installation, self.outcome.channels, self.outcome.funds_before)

@@ -1,4 +1,4 @@
-"""The operator's books as anybody can draw them up: chain calls, and batches recomputed from public data."""
+"""Reconciles an operator's accounts from contract calls and batches recomputed from public data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountSummary:
-    """Amounts in micro-units. All but `credited` are answers of the contracts; `credited` is recomputed from
-    the batches' public data and holds only if `is_proven`: its hash is the one that the contract pays by.
+class Reconciliation:
+    """Amounts in micro-units. `credited` is recomputed from the batches' public data; all others are read
+    from the contracts.
     """
 
     collected: int
@@ -30,12 +30,13 @@ class AccountSummary:
     credited: dict[Account, int]
     claimed: dict[Account, int]
     received: dict[Account, int]
-    """What the token contract says that each account got since the demo began."""
+    """Increase of each account's token balance since the demo began."""
     is_proven: bool
+    """Whether `credited` has the hash by which the contract pays claims."""
 
     @property
     def is_balanced(self) -> bool:
-        """No unit too many or too few, anywhere."""
+        """Whether all amounts agree to the unit."""
         return (
             self.is_proven
             and sum(self.credited.values()) == self.collected == self.cumulative_total
@@ -45,19 +46,19 @@ class AccountSummary:
         )
 
 
-def draw_up(
+def reconcile(
     installation: Installation, channels: Iterable[ChannelId], funds_before: dict[Account, int]
-) -> AccountSummary:
-    """`funds_before`: token units that the accounts of interest held before the first claim.
+) -> Reconciliation:
+    """Reconcile this installation's operator.
 
-    Errors: `WrongBatch` if a batch is not right.
+    `funds_before`: token balances before the first claim, in token units. Errors: `WrongBatch`.
     """
     chain, operator = installation.chain, installation.operator.account
     ledger = installation.auditor.follow(operator)
     accounts = sorted(ledger.balances)
     claimed = {a: int(chain.call("Settlement", "claimedOf", operator, a)) for a in accounts}
     now = funds(chain, accounts)
-    return AccountSummary(
+    return Reconciliation(
         collected=sum(int(chain.call("PaymentVault", "channelOf", c)["collected"]) for c in channels),
         cumulative_total=int(chain.call("Settlement", "stateOf", operator)["cumulativeTotal"]),
         pot=int(chain.call("PaymentVault", "potOf", chain.address("Settlement"), operator)),
@@ -69,14 +70,14 @@ def draw_up(
 
 
 def funds(chain: Chain, accounts: Iterable[Account]) -> dict[Account, int]:
-    """Token units that each account holds."""
+    """Read each account's token balance, in token units."""
     return {account: int(chain.call(PAYMENT_TOKEN, "balanceOf", account)) for account in accounts}
 
 
 def verify_on_chain(
     installation: Installation, number: int, receipt: ReceiptId, accounts: Sequence[Account]
 ) -> dict[str, bool]:
-    """Ask the contract about the receipt in the batch, and about the latest entry of one of `accounts`."""
+    """Have the contract verify a receipt of the batch, and the latest entry of one of `accounts`."""
     proofs, auditor, operator = installation.proofs, installation.auditor, installation.operator.account
     entries = (
         (earlier, entry)
@@ -92,7 +93,7 @@ def verify_on_chain(
 
 
 def fee_of(installation: Installation, number: int) -> int:
-    """The protocol fee, ppm, of the parameter set that a batch names on chain."""
+    """Protocol fee, in ppm, of the parameter set that a batch names on the chain."""
     with installation.database.read() as tx:
         batches = tx.chain.batches(installation.operator.account)
         header = next(batch.header for batch in batches if batch.number == number)
@@ -101,7 +102,7 @@ def fee_of(installation: Installation, number: int) -> int:
 
 
 def _is_paid_by(chain: Chain, operator: Account, ledger: Ledger) -> bool:
-    """Whether the contract pays claims by exactly these balances."""
+    """Whether the hash by which the contract pays claims commits to exactly these balances."""
     tree = ledger.balances_tree()
     expected = balances_hash(to_hash(tree.root), tree.count, ledger.cumulative_total)
     return bool(chain.call("Settlement", "balancesHashOf", operator) == expected)

@@ -1,0 +1,194 @@
+"""Local OpenAI endpoint that pays the gateway with vouchers; its clients need neither API key nor wallet.
+
+A voucher is signed only after the gateway answers 402, and never for more than one step beyond the amount
+charged so far. That step is the most that a gateway can take without answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from backend.domain.eip712 import payload
+from backend.domain.errors import PaymentRequired, Unavailable
+from backend.domain.hashing import VOUCHER_TYPE
+from backend.loopback import LocalCallersOnly
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+NEEDS_VOUCHER = "insufficient_authorisation"
+MAX_TRIES = 4
+"""Tries of one request: concurrent requests may spend the voucher that was signed for it."""
+ANSWER_SECONDS = 600
+FORWARDED_HEADERS = frozenset(
+    {"accept", "accept-encoding", "content-type", "idempotency-key", "x-request-id"}
+)
+DROPPED_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "server", "date"})
+"""Headers of the gateway's response that are not forwarded."""
+
+
+class ProxyCapReached(PaymentRequired):
+    """The request may cost more than this proxy is allowed to spend."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoucherSigner:
+    """Signs vouchers for one channel, within limits in micro-units."""
+
+    channel_id: str
+    domain: Mapping[str, Any]
+    """EIP-712 domain of the payment vault."""
+    sign: Callable[[dict[str, Any]], str]
+    """Signs typed data with the session key."""
+    max_cumulative: int
+    """Highest cumulative amount that a voucher may state."""
+    step: int
+    """Most that a voucher may exceed the amount charged so far, for each request in flight."""
+
+
+class PaymentProxy:
+    def __init__(self, api_url: str, api_key: str, signer: VoucherSigner) -> None:
+        self._signer = signer
+        self._http = httpx.AsyncClient(
+            base_url=api_url,
+            headers={"authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(30, read=ANSWER_SECONDS),
+        )
+        self._signing = asyncio.Lock()
+        self._num_running = 0
+
+    def app(self) -> ASGIApp:
+        """Return the ASGI application, for a server on loopback."""
+        routes = [
+            Route("/v1/models", self._forward, methods=["GET"]),
+            Route("/v1/models/{model:path}", self._forward, methods=["GET"]),
+            Route("/v1/chat/completions", self._forward, methods=["POST"]),
+            Route("/v1/completions", self._forward, methods=["POST"]),
+        ]
+        return LocalCallersOnly(Starlette(routes=routes, lifespan=self._lifespan))
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        yield
+        await self._http.aclose()
+
+    async def _forward(self, request: Request) -> Response:
+        return _ForwardedResponse(self, request)
+
+    async def serve(self, request: Request, receive: Receive, send: Send) -> None:
+        """Forward one request and its response; the request counts as running until the last byte is sent."""
+        self._num_running += 1
+        upstream = None
+        try:
+            upstream = await self._request_paid(request, await request.body())
+            response = _to_response(upstream)
+        except (PaymentRequired, Unavailable) as error:
+            response = _error_response(error)
+        try:
+            await response(request.scope, receive, send)  # returns early if the client disconnects
+        finally:
+            self._num_running -= 1
+            if upstream is not None:
+                await upstream.aclose()
+
+    async def _request_paid(self, request: Request, body: bytes) -> httpx.Response:
+        """Send the request to the gateway; sign a voucher and retry while the gateway asks for one."""
+        headers = {name: value for name, value in request.headers.items() if name in FORWARDED_HEADERS}
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        for _ in range(MAX_TRIES):
+            upstream_request = self._http.build_request(request.method, path, headers=headers, content=body)
+            try:
+                response = await self._http.send(upstream_request, stream=True)
+                if response.status_code != httpx.codes.PAYMENT_REQUIRED:
+                    return response
+                await response.aread()
+            except httpx.TransportError as error:
+                raise Unavailable(f"The gateway is not reachable: {error}") from error
+            refusal = _error_body(response)
+            if refusal.get("code") != NEEDS_VOUCHER:
+                return response
+            await self._authorise(int(refusal["details"]["required"]))
+        return response
+
+    async def _authorise(self, required: int) -> None:
+        """Post a voucher that covers `required` beyond all that is charged and reserved now."""
+        signer, path = self._signer, f"/v1/channels/{self._signer.channel_id}"
+        async with self._signing:
+            channel = await self._call("GET", path)
+            charged, reserved = int(channel["charged"]), int(channel["reserved"])
+            if int(channel["cap"]) >= charged + reserved + required:
+                return  # a voucher for a concurrent request covers this one too
+            cumulative = min(charged + signer.step * max(self._num_running, 1), signer.max_cumulative)
+            if cumulative < charged + reserved + required:
+                left = max(signer.max_cumulative - charged, 0)
+                raise ProxyCapReached(
+                    f"The request may cost {required} micro-units; the proxy signs at most {signer.step} in "
+                    f"advance for each answer, and {left} in all. Start it with a higher --step or --cap.",
+                    details={"required": str(required), "step": str(signer.step), "left": str(left)},
+                )
+            message = {"channelId": signer.channel_id, "from": "0", "maxCumulative": str(cumulative)}
+            signature = signer.sign(payload(signer.domain, VOUCHER_TYPE, message))
+            voucher = {"max_cumulative": str(cumulative), "signature": signature}
+            await self._call("POST", f"{path}/vouchers", voucher)
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise Unavailable(f"The gateway is not reachable: {error}") from error
+        if not response.is_success:
+            message = _error_body(response).get("message", "")
+            raise Unavailable(f"The gateway refuses {method} {path}: {message}")
+        found: dict[str, Any] = response.json()
+        return found
+
+
+class _ForwardedResponse(Response):
+    """Requests the upstream response when it is sent, so that its connection is always released."""
+
+    def __init__(self, proxy: PaymentProxy, request: Request) -> None:
+        super().__init__()
+        self._proxy, self._request = proxy, request
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        await self._proxy.serve(self._request, receive, send)
+
+
+def _to_response(upstream: httpx.Response) -> Response:
+    """Forward a response that was already read as a whole, any other as a stream of its raw bytes."""
+    status = upstream.status_code
+    if upstream.is_stream_consumed:
+        return Response(upstream.content, status, media_type=upstream.headers.get("content-type"))
+    headers = {name: value for name, value in upstream.headers.items() if name not in DROPPED_HEADERS}
+    return StreamingResponse(upstream.aiter_raw(), status, headers)
+
+
+def _error_body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        found = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _error_response(error: PaymentRequired | Unavailable) -> Response:
+    is_money = isinstance(error, PaymentRequired)
+    body = {
+        "message": error.message,
+        "type": "payment_required" if is_money else "server_error",
+        "param": None,
+        "code": error.code,
+        "details": error.details,
+    }
+    return JSONResponse({"error": body}, httpx.codes.PAYMENT_REQUIRED if is_money else 503)
