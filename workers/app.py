@@ -114,7 +114,7 @@ def steps_of(installation: Installation) -> Steps:
         model_cache=settings.model_cache,
         num_threads=settings.trainer_threads,
         base_folder=installation.base.folder,
-        bring_parent=Parents(database.read, installation.adapter_folders).bring,
+        bring_parent=Parents(database, installation.adapter_folders).bring,
     )
     gatekeeper = Gatekeeper(
         installation.gate,
@@ -131,7 +131,7 @@ def snapshots_of(installation: Installation) -> Snapshots:
 
     database, lane = installation.database, installation.operator.account
     bring = installation.peers_of(database).bring
-    return Snapshots(database.begin, database.read, installation.blobs, installation.chain, lane, bring)
+    return Snapshots(database, installation.blobs, installation.chain, lane, bring)
 
 
 def training_home(settings: Settings) -> Path:
@@ -143,13 +143,13 @@ def leases_of(installation: Installation) -> Leases:
     from backend.installation.training_payments import payments_of
     from backend.services.train.leases import Leases
 
-    return Leases(installation.database.begin, payments_of(installation))
+    return Leases(installation.database, payments_of(installation))
 
 
 def publication_of(installation: Installation) -> Publication:
     from backend.services.train.publication import Publication
 
-    return Publication(installation.database.begin, installation.blobs, installation.chain, installation.gate)
+    return Publication(installation.database, installation.blobs, installation.chain, installation.gate)
 
 
 def _folders(root: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class InspectionBroke(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Inspector:
-    """Implements `backend.ports.screening.Inspect`."""
+    """Implements `backend.services.market.screening.Inspect`."""
 
     base_folder: Path
     num_threads: int = 1

@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from backend.metrics import DELIVERIES
-from backend.ports.outbox import OutboxQueue
 from telemetry import traces
 from workers.app import QUEUE_BY_TASK
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from typing import Any
 
     from celery import Celery
 
+    from backend.db.unit_of_work import Database
+    from backend.domain.outbox import Message
     from backend.installation.installation import Installation
-    from backend.ports.outbox import Message
 
 RELAY_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
@@ -29,15 +28,6 @@ BATCH = 100
 REMEMBERED = timedelta(days=1)
 """How long a delivered message stays, for who looks what became of it."""
 log = logging.getLogger(__name__)
-
-
-class RelayQueue(OutboxQueue, Protocol):
-    def forget_delivered(self, before: datetime) -> int: ...
-
-
-class RelayTx(Protocol):
-    @property
-    def outbox(self) -> RelayQueue: ...
 
 
 class Relay:
@@ -48,11 +38,11 @@ class Relay:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[RelayTx]],
+        db: Database,
         send: Callable[[str, Mapping[str, Any]], None],
         sweeps: Sequence[Callable[[], object]],
     ) -> None:
-        self._begin = begin
+        self._db = db
         self._send = send
         self._sweeps = sweeps
 
@@ -70,10 +60,10 @@ class Relay:
 
     def run_once(self) -> int:
         """Deliver what is due; how many messages left."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             messages = tx.outbox.due(BATCH)
         failures = {message.id: self._failure(message) for message in messages}
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             for message_id, failure in failures.items():
                 if failure is None:
                     tx.outbox.delivered(message_id)
@@ -94,7 +84,7 @@ class Relay:
         return None
 
     def sweep(self) -> None:
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.outbox.forget_delivered(datetime.now(UTC) - REMEMBERED)
         for sweep in self._sweeps:
             sweep()
@@ -112,8 +102,8 @@ def relay_of(installation: Installation) -> Relay:
 
     app = create_app(installation.settings.home, installation.settings.broker_url)
     database = installation.database
-    training = Training(database.begin, database.read, payments_of(installation))
-    foreign = ImportedAdapters(database.begin, database.read, installation.transfers)
+    training = Training(database, payments_of(installation))
+    foreign = ImportedAdapters(database, installation.transfers)
     home = training_home(installation.settings)
     sweeps = (
         leases_of(installation).offer_lapsed,
@@ -121,7 +111,7 @@ def relay_of(installation: Installation) -> Relay:
         partial(sweep_folders, home, training),
         partial(sweep_folders, home, foreign),
     )
-    return Relay(database.begin, sender_of(app), sweeps)
+    return Relay(database, sender_of(app), sweeps)
 
 
 def sender_of(app: Celery) -> Callable[[str, Mapping[str, Any]], None]:

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
     from backend.domain.screening import Inspection, ScreeningReport
     from backend.domain.training import TrainingJob
-    from backend.ports.screening import Inspect
     from backend.services.market.adapter_folders import AdapterFolders
-    from backend.services.market.screening import Gate
+    from backend.services.market.screening import Gate, Inspect
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from backend.api.rate_limits import RateLimits
 from backend.api.schemas.common import chain_id
 from backend.api.services import Services
+from backend.domain.auth import EVERY_SCOPE, Scope
 from backend.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from backend.domain.ids import Account
-from backend.ports.auth import EVERY_SCOPE, Scope
 from backend.services.accounts.api_keys import KEY_PREFIX
 
 bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a session token (lls_...).")

@@ -31,8 +31,8 @@ from backend.api.deps import (
 )
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
+from backend.domain.idempotency import KeptAnswer, KeyedRequest
 from backend.domain.ids import Hash32
-from backend.ports.idempotency import KeptAnswer, KeyedRequest
 from backend.services.accounts.idempotency import HEADER
 
 F = TypeVar("F", bound=Callable[..., Any])

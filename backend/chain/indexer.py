@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from backend.chain.client import ChainClient
     from backend.domain.chain import BlockRef, ChainEvent
     from backend.domain.deployment import Deployment
-    from backend.ports.chain import EventSource, IndexerTx
+    from backend.ports.chain import EventLog
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ POLL_SECONDS = 0.5
 class Indexer:
     def __init__(
         self,
-        source: EventSource,
-        begin: Callable[[], AbstractContextManager[IndexerTx]],
+        source: ChainClient,
+        event_log: Callable[[], AbstractContextManager[EventLog]],
         deployment: Deployment,
         confirmations: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
-        self._begin = begin
+        self._event_log = event_log
         self._before_first = deployment.block_number - 1
         self._confirmations = confirmations
         self._clock = clock
@@ -89,8 +90,8 @@ class Indexer:
                 stop.wait(poll_seconds)
 
     def _cursor(self) -> BlockRef | None:
-        with self._begin() as tx:
-            return tx.event_log.cursor()
+        with self._event_log() as event_log:
+            return event_log.cursor()
 
     def _is_canonical(self, block: BlockRef) -> bool:
         found = self._source.block(block.number)
@@ -105,9 +106,9 @@ class Indexer:
         is_stable = events is not None and self._is_canonical(last)
         if not is_stable or not (cursor is None or self._is_canonical(cursor)):
             return True
-        with self._begin() as tx:
-            if tx.event_log.locked_cursor() == cursor:  # else another indexer was faster
-                tx.event_log.append(events or [], last)
+        with self._event_log() as event_log:
+            if event_log.locked_cursor() == cursor:  # else another indexer was faster
+                event_log.append(events or [], last)
         INDEXED_EVENTS.inc(len(events or ()))
         return True
 
@@ -132,17 +133,17 @@ class Indexer:
         return events
 
     def _rewind(self, cursor: BlockRef) -> None:
-        with self._begin() as tx:
-            checkpoints = tx.event_log.checkpoints()
+        with self._event_log() as event_log:
+            checkpoints = event_log.checkpoints()
         fork = next((block for block in checkpoints if self._is_canonical(block)), None)
         if fork is None:
             self._source.check()
             fork = self._source.block(self._before_first)
         if fork is None:
             return
-        with self._begin() as tx:
-            if tx.event_log.locked_cursor() == cursor:
-                dropped = tx.event_log.rewind(fork)
+        with self._event_log() as event_log:
+            if event_log.locked_cursor() == cursor:
+                dropped = event_log.rewind(fork)
                 REORGS.inc()
                 REORGED_EVENTS.inc(dropped)
                 log.warning("reorg: back to block %d, %d events fell out", fork.number, dropped)

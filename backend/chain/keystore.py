@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyStore:
-    """Implements `backend.ports.serving.HeldKeys`: session keys, and the operator's own elsewhere."""
+    """Implements `backend.ports.chain.SessionKeys`: session keys, and the operator's own elsewhere."""
 
     def __init__(self, root: Path, password: str) -> None:
         self._root = root

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import BlockRef
     from backend.domain.ids import Account, Hash32
     from backend.domain.transactions import ChainTransaction, OpenTransaction
-    from backend.ports.chain import SenderTx, SendQueue, Signer
+    from backend.ports.chain import SendQueue, Signer
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ class Sender:
     def __init__(
         self,
         client: ChainClient,
-        begin: Callable[[], AbstractContextManager[SenderTx]],
+        queue: Callable[[], AbstractContextManager[SendQueue]],
         signers: Callable[[Account], Signer | None],
         confirmations: int,
         stuck_blocks: int = STUCK_BLOCKS,
     ) -> None:
         self._client = client
         self._node = client.node
-        self._begin = begin
+        self._queue = queue
         self._signers = signers
         self._confirmations = confirmations
         self._stuck_blocks = stuck_blocks
@@ -69,8 +69,8 @@ class Sender:
 
     def run_once(self) -> None:
         """Look after what is under way, then send all that is queued. Errors: `Unavailable`."""
-        with self._begin() as tx:
-            lanes = tx.transactions.lanes()
+        with self._queue() as queue:
+            lanes = queue.lanes()
         for signer in filter(None, map(self._signers, lanes)):
             self._watch(signer)
             self._send_queued(signer)
@@ -97,8 +97,8 @@ class Sender:
     def _watch(self, signer: Signer) -> None:
         lane, head = signer.account, self._node.head()
         used_up = self._node.num_transactions(lane, max(head.number - self._confirmations, 0))
-        with self._begin() as tx:
-            under_way = tx.transactions.open(lane)
+        with self._queue() as queue:
+            under_way = queue.open(lane)
         is_next = True
         for transaction in under_way:
             # What comes after one that is not mined cannot be mined either, and may only be unknown.
@@ -115,9 +115,9 @@ class Sender:
     @contextmanager
     def _locked(self, signer: Signer, transaction: OpenTransaction) -> Iterator[SendQueue | None]:
         """The queue with the lane locked; None if another sender changed the transaction meanwhile."""
-        with self._begin() as tx:
-            tx.transactions.lock_lane(signer.account)
-            yield tx.transactions if tx.transactions.is_as_seen(transaction) else None
+        with self._queue() as queue:
+            queue.lock_lane(signer.account)
+            yield queue if queue.is_as_seen(transaction) else None
 
     def _record(self, signer: Signer, transaction: OpenTransaction, found: TxReceipt, head: BlockRef) -> None:
         is_deep = found.block_number + self._confirmations <= head.number
@@ -222,9 +222,9 @@ class Sender:
 
     def _first_queued(self, lane: Account) -> tuple[ChainTransaction, bool] | None:
         """The next one that may be sent, and whether others of its lane are still to be mined."""
-        with self._begin() as tx:
-            queued = tx.transactions.first_queued(lane)
-            num_waiting = tx.transactions.num_waiting(lane)
+        with self._queue() as queue:
+            queued = queue.first_queued(lane)
+            num_waiting = queue.num_waiting(lane)
         return None if queued is None or num_waiting >= MOST_WAITING else (queued, num_waiting > 0)
 
     def _estimate(self, transaction: ChainTransaction) -> int:
@@ -237,22 +237,22 @@ class Sender:
         """Give it the lane's next nonce, sign and store it; None if another sender was faster."""
         lane = signer.account
         on_chain, fees, head = self._node.num_transactions(lane), self._node.fees(), self._node.head()
-        with self._begin() as tx:
-            tx.transactions.lock_lane(lane)
-            nonce = tx.transactions.take_nonce(lane, transaction.id, on_chain, gas)
+        with self._queue() as queue:
+            queue.lock_lane(lane)
+            nonce = queue.take_nonce(lane, transaction.id, on_chain, gas)
             if nonce is None:
                 return None
             attempt = self._signed(signer, self._call(transaction), nonce, gas, fees, head)
-            tx.transactions.add_attempt(transaction.id, attempt)
+            queue.add_attempt(transaction.id, attempt)
         _count(transaction, "sent")
         return attempt
 
     def _refuse(self, signer: Signer, transaction: ChainTransaction, error: DomainError) -> None:
-        with self._begin() as tx:
-            tx.transactions.lock_lane(signer.account)
-            if tx.transactions.first_queued(signer.account) == transaction:
+        with self._queue() as queue:
+            queue.lock_lane(signer.account)
+            if queue.first_queued(signer.account) == transaction:
                 log.warning("transaction %d is refused: %s", transaction.id, error)
-                tx.transactions.failed(transaction.id, _described(error))
+                queue.failed(transaction.id, _described(error))
                 _count(transaction, "refused")
 
     # --- both ---

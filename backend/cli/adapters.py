@@ -156,7 +156,7 @@ def pull(
 
     with open_installation() as installation:
         installation.prepare_database()  # this may be the first command in this home
-        record = adapter_record(installation.database.read, adapter)
+        record = adapter_record(installation.database, adapter)
         cid = installation.adapter_folders.fetch(record, folder)
     typer.echo(f"{cid} is in {folder}")
 

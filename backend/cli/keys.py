@@ -8,7 +8,7 @@ import typer
 
 from backend.cli.payments import PAYER
 from backend.cli.session import AsJson, User, open_client, print_json
-from backend.ports.auth import Scope
+from backend.domain.auth import Scope
 
 Scopes = Annotated[
     list[Scope] | None, typer.Option(help="Scope that it grants; may be repeated. Default: all.")

@@ -8,8 +8,8 @@ from sqlalchemy import delete, select, update
 
 from backend.db.bulk import among, found_among, table_of, update_all
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
+from backend.domain.auth import EVERY_SCOPE, ApiKey, Refresh, Scope, Session
 from backend.domain.ids import Account
-from backend.ports.auth import EVERY_SCOPE, ApiKey, Refresh, Scope, Session
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session as DbSession
 
-    from backend.ports.auth import KeyUse
+    from backend.domain.auth import KeyUse
 
 _KEYS = select(table_of(ApiKeyRow)).where(among(ApiKeyRow.id))
 
 
 class AuthStore:
-    """Implements `backend.ports.auth.AuthRepository`."""
+    """Nonces, sessions and API keys. Secrets are stored only as their sha-256."""
+
+    """Nonces, sessions and API keys. Secrets are stored only as their sha-256."""
 
     def __init__(self, session: DbSession) -> None:
         self._session = session
@@ -33,6 +35,7 @@ class AuthStore:
         self._session.flush()
 
     def take_nonce(self, nonce: str, now: datetime) -> bool:
+        """Use the nonce up. False if it is unknown, expired or used. Deletes expired nonces."""
         taken = self._session.execute(
             delete(NonceRow)
             .where(NonceRow.nonce == nonce, NonceRow.expires_at > now)
@@ -42,14 +45,17 @@ class AuthStore:
         return taken is not None
 
     def add_session(self, session: Session) -> None:
+        """Add a session and delete those that have ended."""
         self._session.execute(delete(SessionRow).where(SessionRow.ends_at <= session.created_at))
         self._session.add(SessionRow(id=session.id, **_session_values(session)))
         self._session.flush()
 
     def session_of_token(self, token_hash: str) -> Session | None:
+        """The session with this access token hash, expired or not."""
         return _session(self._session.scalar(select(SessionRow).where(SessionRow.token_hash == token_hash)))
 
     def locked_session(self, session_id: str) -> Session | None:
+        """The session, locked against changes until this transaction ends."""
         return _session(self._session.get(SessionRow, session_id, with_for_update=True))
 
     def save_session(self, session: Session) -> None:
@@ -88,6 +94,7 @@ class AuthStore:
         return None if row is None else _key(row)
 
     def keys(self, account: Account) -> list[ApiKey]:
+        """All keys of the account, newest first, revoked ones included."""
         newest_first = ApiKeyRow.created_at.desc(), ApiKeyRow.id.desc()
         rows = self._session.scalars(
             select(ApiKeyRow).where(ApiKeyRow.account == account).order_by(*newest_first)
@@ -95,6 +102,7 @@ class AuthStore:
         return [_key(row) for row in rows]
 
     def revoke_key(self, key_id: str, now: datetime) -> None:
+        """Idempotent: the time of the first revocation stays."""
         self._session.execute(
             update(ApiKeyRow)
             .where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
@@ -105,6 +113,7 @@ class AuthStore:
         return {row.id: _key(row) for row in found_among(self._session, _KEYS, key_ids)}
 
     def note_use(self, uses: Sequence[KeyUse]) -> None:
+        """Store what these keys have spent. The caller holds the locks of their channels."""
         used = [{"id": u.key_id, "spent": u.spent, "last_used_at": u.last_used_at} for u in uses]
         update_all(self._session, ApiKeyRow, "id", used)
 

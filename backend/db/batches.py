@@ -9,19 +9,22 @@ from sqlalchemy import delete, select
 from backend.db.tables.settlement import LedgerRow, OwnBatchRow
 from backend.domain.batch import Ledger
 from backend.domain.ids import Account, ChannelId, Hash32
-from backend.ports.settlement import BatchRecord
+from backend.domain.settlement import BatchRecord
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
 class BatchStore:
-    """Implements `backend.ports.settlement.Batches`."""
+    """Our own batches, and the mirrored ledgers of all operators."""
+
+    """Our own batches, and the mirrored ledgers of all operators."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def latest(self, operator: Account) -> BatchRecord | None:
+        """The batch with the highest number."""
         newest = select(OwnBatchRow).filter_by(operator=operator).order_by(OwnBatchRow.number.desc()).limit(1)
         return _record(self._session.scalar(newest))
 
@@ -29,11 +32,13 @@ class BatchStore:
         return _record(self._session.get(OwnBatchRow, (operator, number)))
 
     def kept(self, operator: Account) -> set[int]:
+        """Numbers of the batches that are not released."""
         return set(
             self._session.scalars(select(OwnBatchRow.number).filter_by(operator=operator, is_released=False))
         )
 
     def put(self, record: BatchRecord) -> None:
+        """Insert, or replace the record of the same number."""
         self._session.merge(
             OwnBatchRow(
                 operator=record.operator,
@@ -46,6 +51,7 @@ class BatchStore:
         self._session.flush()
 
     def ledger(self, operator: Account, batch_hash: Hash32) -> Ledger | None:
+        """The ledger after this batch; None if it is not mirrored."""
         row = self._session.get(LedgerRow, batch_hash)
         if row is None or row.operator != operator:
             return None
@@ -59,6 +65,7 @@ class BatchStore:
         )
 
     def save_ledger(self, operator: Account, ledger: Ledger) -> None:
+        """Idempotent."""
         self._session.merge(
             LedgerRow(
                 batch_hash=ledger.hash,
@@ -73,6 +80,7 @@ class BatchStore:
         self._session.flush()
 
     def prune_ledgers(self, operator: Account, below: int) -> None:
+        """Delete the ledgers after batches with a number below this."""
         self._session.execute(
             delete(LedgerRow).where(LedgerRow.operator == operator, LedgerRow.number < below)
         )

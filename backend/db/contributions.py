@@ -40,7 +40,9 @@ LINES_AT_ONCE = 1000
 
 
 class UploadStore:
-    """Implements `backend.ports.contributions.Uploads`."""
+    """Uploads and the hashes of their rows."""
+
+    """Uploads and the hashes of their rows."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -54,6 +56,7 @@ class UploadStore:
         return None if row is None else _upload(row)
 
     def locked(self, upload_id: str) -> Upload | None:
+        """The upload, locked against changes until this transaction ends."""
         row = self._session.get(UploadRow, upload_id, with_for_update=True, populate_existing=True)
         return None if row is None else _upload(row)
 
@@ -66,6 +69,7 @@ class UploadStore:
         self._session.flush()
 
     def remove(self, upload_id: str) -> None:
+        """Delete the upload and its rows."""
         self._session.execute(delete(RowHashRow).filter_by(upload_id=upload_id))
         self._session.execute(delete(UploadRow).filter_by(id=upload_id))
 
@@ -76,6 +80,7 @@ class UploadStore:
         limit: int = 100,
         after: str | None = None,
     ) -> list[Upload]:
+        """Newest first, those that follow upload `after`. Errors: `InvalidInput` if it is not among them."""
         wanted = {"account": account, "datanet": datanet}
         query = select(UploadRow).filter_by(
             **{name: value for name, value in wanted.items() if value is not None}
@@ -83,21 +88,25 @@ class UploadStore:
         return [_upload(row) for row in newest_first(self._session, query, UploadRow, after, limit)]
 
     def in_states(self, states: Iterable[UploadState], before: datetime | None = None) -> list[str]:
+        """Ids, oldest first; with `before`, only uploads created before that time."""
         query = select(UploadRow.id).where(UploadRow.state.in_(list(states)))
         if before is not None:
             query = query.where(UploadRow.created_at < before)
         return list(self._session.scalars(query.order_by(UploadRow.created_at, UploadRow.id)))
 
     def next_nonce(self, account: Account) -> int:
+        """One above the highest nonce among the account's uploads that wait for the chain; else 0."""
         highest = select(func.max(UploadRow.nonce)).filter_by(account=account, state=UploadState.SUBMITTED)
         found = self._session.scalar(highest)
         return 0 if found is None else found + 1
 
     def add_rows(self, upload_id: str, rows: Sequence[tuple[int, Hash32]]) -> None:
+        """Add (line, row hash) of further rows, not yet claimed."""
         values = [{"upload_id": upload_id, "line": line, "row_hash": row_hash} for line, row_hash in rows]
         insert_all(self._session, RowHashRow, values)
 
     def copies(self, upload_id: str) -> Iterator[Copy]:
+        """By line: rows that occur earlier in the upload, or that another upload of its datanet claims."""
         account = Account(self._session.get_one(UploadRow, upload_id).account)
         for line, of_line in self._session.execute(_repeated(upload_id)):
             yield Copy(line, upload_id, of_line, account, None)
@@ -106,6 +115,7 @@ class UploadStore:
             yield Copy(line, of_upload, of_line, Account(owner), index)
 
     def rows_by_line(self, upload_id: str) -> Iterator[tuple[int, bool]]:
+        """(line, whether `copies` names it) of all rows, by line."""
         row = RowHashRow
         found = (_repeated(upload_id), _claimed_by_others(upload_id, self._datanet(upload_id)))
         copies = union(*(query.order_by(None).with_only_columns(row.line) for query in found)).subquery()
@@ -120,6 +130,10 @@ class UploadStore:
             yield line, copied_line is not None
 
     def claim_rows(self, upload_id: str, after: str, limit: int) -> str | None:
+        """Claim the next `limit` rows, by hashes above `after`, for the upload in its datanet.
+
+        Returns the last one's hash; None if none was left. Errors: `Conflict` if another upload claims one.
+        """
         try:
             return self._set_claim(upload_id, self._datanet(upload_id), after, limit)
         except IntegrityError:
@@ -130,13 +144,16 @@ class UploadStore:
         return self._session.scalar(unclaimed) is None
 
     def release_rows(self, upload_id: str, after: str, limit: int) -> str | None:
+        """Release the claims of the next `limit` rows, as `claim_rows`; the hashes stay."""
         return self._set_claim(upload_id, None, after, limit)
 
     def drop_lines(self, upload_id: str, lines: Sequence[int]) -> None:
+        """Delete these rows of an upload that claims none."""
         row = RowHashRow
         self._session.execute(delete(row).where(row.upload_id == upload_id, row.line.in_(lines)))
 
     def drop_rows(self, upload_id: str, limit: int) -> bool:
+        """Delete up to `limit` rows; False if none was left."""
         first = select(RowHashRow.line).filter_by(upload_id=upload_id).order_by(RowHashRow.line).limit(limit)
         lines = list(self._session.scalars(first))
         if lines:

@@ -20,12 +20,15 @@ _FLOOR = 1
 
 
 class PolicyStore:
-    """Implements `backend.ports.denials.PolicyRepository`."""
+    """What the operator does not serve, and its floor price."""
+
+    """What the operator does not serve, and its floor price."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def put(self, denial: Denial) -> None:
+        """Add a denial, in place of an earlier one of the same subject."""
         subject = denial.subject
         self._session.merge(
             DenialRow(
@@ -35,6 +38,7 @@ class PolicyStore:
         self._session.flush()
 
     def remove(self, subject: Subject) -> bool:
+        """Whether there was one."""
         row = self._session.get(DenialRow, (subject.kind, subject.id))
         if row is None:
             return False
@@ -43,11 +47,13 @@ class PolicyStore:
         return True
 
     def find(self, subjects: Collection[Subject]) -> list[Denial]:
+        """Denials of these few subjects."""
         keys = [(subject.kind.value, subject.id) for subject in subjects]
         query = select(DenialRow).where(tuple_(DenialRow.kind, DenialRow.subject).in_(keys))
         return [_denial(row) for row in self._session.scalars(query)]
 
     def all(self) -> list[Denial]:
+        """Oldest first."""
         query = select(DenialRow).order_by(DenialRow.created_at, DenialRow.kind, DenialRow.subject)
         return [_denial(row) for row in self._session.scalars(query)]
 

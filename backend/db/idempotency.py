@@ -8,8 +8,8 @@ from sqlalchemy import delete, update
 
 from backend.db.session import insert_if_absent
 from backend.db.tables.idempotency import KeyedRequestRow as Row
+from backend.domain.idempotency import KeptAnswer, KnownRequest
 from backend.domain.ids import Hash32
-from backend.ports.idempotency import KeptAnswer, KnownRequest
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from backend.ports.idempotency import KeyedRequest
+    from backend.domain.idempotency import KeyedRequest
 
 
 class IdempotencyStore:
-    """Implements `backend.ports.idempotency.IdempotencyRepository`."""
+    """Requests with idempotency keys, and their answers."""
+
+    """Requests with idempotency keys, and their answers."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def claim(self, request: KeyedRequest, claim: str, now: datetime) -> KnownRequest:
+        """The request that holds the key: this one with this claim, or another that came first."""
         row = None
         while row is None:  # whoever held the key may forget it between the two statements
             insert_if_absent(
@@ -50,6 +53,7 @@ class IdempotencyStore:
         self._session.execute(delete(Row).where(_is(request, claim)))
 
     def purge(self, before: datetime) -> None:
+        """Delete the requests that started before."""
         self._session.execute(delete(Row).where(Row.started_at < before))
 
 

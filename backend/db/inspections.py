@@ -19,12 +19,15 @@ _AT_A_TIME = 200
 
 
 class InspectionStore:
-    """Implements `backend.ports.screening.Inspections`."""
+    """Inspections of adapters."""
+
+    """Inspections of adapters."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def put(self, inspection: Inspection) -> None:
+        """Add an inspection, in place of an earlier one of the same adapter."""
         self._session.merge(
             InspectionRow(
                 adapter_digest=inspection.adapter_digest,
@@ -44,6 +47,7 @@ class InspectionStore:
         return {Hash32(digest) for digest in self._session.scalars(query)}
 
     def of_base(self, base_model: Hash32) -> Iterator[Inspection]:
+        """Inspections with a sketch. Loads a few at a time."""
         query = select(InspectionRow).filter_by(base_model=base_model)
         query = query.where(func.length(InspectionRow.sketch) > 0).order_by(InspectionRow.adapter_digest)
         for row in self._session.scalars(query.execution_options(yield_per=_AT_A_TIME)):

@@ -1,4 +1,4 @@
-"""Repository of sketches: what finds near duplicates without holding a data set in memory."""
+"""Repository of sketches, which finds near duplicates without holding a data set in memory."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ BANDS = [f"band_{band}" for band in range(NUM_BANDS)]
 
 
 class SketchStore:
-    """Implements `backend.ports.contributions.Sketches`."""
+    """Sketches of rows, by upload."""
+
+    """Sketches of rows, by upload."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def add(self, upload_id: str, rows: Sequence[tuple[int, Sketch]]) -> None:
+        """Add (line, sketch) of further rows, not yet published."""
         values = [
             {"upload_id": upload_id, "line": line, **dict(zip(BANDS, sketch, strict=True))}
             for line, sketch in rows
@@ -49,6 +52,7 @@ class SketchStore:
         insert_all(self._session, RowSketchRow, values)
 
     def drop(self, upload_id: str, limit: int) -> bool:
+        """Delete up to `limit` sketches, none of them published; False if none was left."""
         lines = self._lines(upload_id, 0, limit)
         if lines:
             row = RowSketchRow
@@ -56,10 +60,15 @@ class SketchStore:
         return bool(lines)
 
     def drop_lines(self, upload_id: str, lines: Sequence[int]) -> None:
+        """Delete the sketches of these rows, none of them published."""
         row = RowSketchRow
         self._session.execute(delete(row).where(row.upload_id == upload_id, row.line.in_(lines)))
 
     def publish(self, upload_id: str, after: int, limit: int) -> int | None:
+        """Let other uploads of the datanet find the next `limit` rows by lines above `after`.
+
+        Returns the last one's line; None if none was left. Publishing again changes nothing.
+        """
         lines = self._lines(upload_id, after, limit)
         if not lines:
             return None
@@ -68,6 +77,7 @@ class SketchStore:
         return lines[-1]
 
     def retract(self, upload_id: str, after: int, limit: int) -> int | None:
+        """The reverse of `publish`; the sketches stay."""
         lines = self._lines(upload_id, after, limit)
         if not lines:
             return None
@@ -77,6 +87,9 @@ class SketchStore:
         return lines[-1]
 
     def near_copies(self, upload_id: str) -> Iterator[NearCopy]:
+        """Pairs that share a band and are not the same row: within the upload, then with published rows of
+        its datanet; each by line. Not all of them are similar.
+        """
         datanet = DatanetId(self._session.get_one(UploadRow, upload_id).datanet)
         yield from self._compared(upload_id, _repeated(upload_id))
         yield from self._compared(upload_id, _of_others(upload_id, datanet))

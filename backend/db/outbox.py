@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 from backend.db.session import insert_if_absent
 from backend.db.tables.outbox import OutboxRow
 from backend.domain.errors import NotFound
-from backend.ports.outbox import Message
+from backend.domain.outbox import Message
 from telemetry import traces
 
 if TYPE_CHECKING:
@@ -23,18 +23,28 @@ LONGEST_WAIT_SECONDS = 300
 
 
 class OutboxStore:
-    """Implements `backend.ports.outbox.OutboxQueue`."""
+    """Messages for external effects, written in the transaction of their cause.
+
+    Delivery is at least once: receivers are idempotent by `topic` and `key`.
+    """
+
+    """Messages for external effects, written in the transaction of their cause.
+
+    Delivery is at least once: receivers are idempotent by `topic` and `key`.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def add(self, topic: str, payload: Mapping[str, Any], key: str) -> int:
+        """Message id. The same topic and key is the same message, delivered or not."""
         now = datetime.now(UTC)
         values = {"payload": dict(payload), "created_at": now, "due_at": now, "trace": traces.parent()}
         insert_if_absent(self._session, OutboxRow, topic=topic, key=key, **values)
         return self._session.scalars(select(OutboxRow.id).filter_by(topic=topic, key=key)).one()
 
     def due(self, limit: int) -> list[Message]:
+        """Oldest undelivered messages whose wait is over, locked until the transaction ends."""
         rows = self._session.scalars(
             select(OutboxRow)
             .where(OutboxRow.delivered_at.is_(None), OutboxRow.due_at <= datetime.now(UTC))
@@ -56,6 +66,7 @@ class OutboxStore:
         return cast("CursorResult[Any]", self._session.execute(old)).rowcount
 
     def delayed(self, message_id: int, error: str) -> None:
+        """Count a failed attempt and wait, twice as long each time (1 second to 5 minutes)."""
         row = self._row(message_id)
         wait = min(1 << min(row.num_attempts, 16), LONGEST_WAIT_SECONDS)
         row.num_attempts += 1

@@ -1,4 +1,4 @@
-"""Repositories of channels' lines and of receipts; both serve the settlement's ports too."""
+"""Repositories of channels and of receipts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from backend.domain.errors import Conflict
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, Share, SignedReceipt, Slice
+from backend.domain.serving import DayUsage, NewReceipt, Reservation, StoredReceipt
+from backend.domain.settlement import Backlog
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.ports.serving import DayUsage, NewReceipt, Reservation, StoredReceipt
-from backend.ports.settlement import Backlog
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -53,14 +53,15 @@ _ADDED = insert(table_of(ReceiptRow)).returning(table_of(ReceiptRow).c.sequence,
 
 
 class ChannelStore:
-    """Implements `ChannelRepository` of `ports.serving`, `SettlementVouchers` of `ports.settlement` and
-    `RunningAnswers` of `ports.policy`.
-    """
+    """Charges, reservations and vouchers of channels. Amounts in micro-units."""
+
+    """Charges, reservations and vouchers of channels. Amounts in micro-units."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def lock(self, *channels: ChannelId) -> None:
+        """Lock these channels' cumulatives, reservations and keys' spending until this transaction ends."""
         # In one order everywhere, new lines before those that are there: no two can wait for each other.
         ordered = sorted(set(channels))
         known = self.charged(ordered)
@@ -72,14 +73,17 @@ class ChannelStore:
             self._session.execute(lines.order_by(LineRow.channel_id).with_for_update())
 
     def charged(self, channels: Collection[ChannelId]) -> dict[ChannelId, int]:
+        """Cumulative charge of each channel; channels without one are left out."""
         rows = found_among(self._session, _LINES, channels)
         return {ChannelId(Hash32(channel)): charged for channel, charged in rows}
 
     def advance(self, lines: Mapping[ChannelId, int]) -> None:
+        """Set the cumulative charges of channels that are locked."""
         ends = [{"channel_id": channel, "charged": charged} for channel, charged in lines.items()]
         update_all(self._session, LineRow, "channel_id", ends)
 
     def reservations(self, channels: Collection[ChannelId]) -> list[Reservation]:
+        """All reservations of these channels, expired ones included."""
         rows = found_among(self._session, _RESERVATIONS, channels)
         return [
             Reservation(id_, ChannelId(Hash32(channel)), key_id, amount, expires_at)
@@ -87,6 +91,7 @@ class ChannelStore:
         ]
 
     def reserved(self, now: datetime) -> frozenset[str]:
+        """Ids of the reservations that count at this time: those of running answers."""
         query = select(ReservationRow.id).where(ReservationRow.expires_at > now)
         return frozenset(self._session.scalars(query))
 
@@ -95,9 +100,11 @@ class ChannelStore:
         insert_all(self._session, ReservationRow, rows)
 
     def drop_reservations(self, reservation_ids: Sequence[str]) -> None:
+        """Unknown ids are ignored."""
         delete_all(self._session, ReservationRow, "id", reservation_ids)
 
     def put_voucher(self, voucher: ClientVoucher) -> None:
+        """Store it as this signer's voucher of the channel."""
         signed = voucher.signed
         self._session.merge(
             VoucherRow(
@@ -111,6 +118,7 @@ class ChannelStore:
         self._session.flush()
 
     def vouchers(self, *channels: ChannelId) -> Sequence[ClientVoucher]:
+        """The latest voucher of each signer."""
         rows = found_among(self._session, _VOUCHERS, channels)
         return [ClientVoucher(_voucher(row), Account(row.signer)) for row in rows]
 
@@ -119,18 +127,22 @@ class ChannelStore:
         self._session.flush()
 
     def held_keys(self, channel: ChannelId) -> Sequence[Account]:
+        """Session keys that the gateway holds for the channel, newest first."""
         rows = self._session.scalars(
             select(HeldKeyRow.key).where(HeldKeyRow.channel_id == channel).order_by(HeldKeyRow.id.desc())
         )
         return [Account(key) for key in rows]
 
     def keys_held(self, channels: Collection[ChannelId]) -> list[tuple[ChannelId, Account]]:
+        """All session keys that the gateway holds, each with its channel."""
         rows = found_among(self._session, _HELD_KEYS, channels)
         return [(ChannelId(Hash32(channel)), Account(key)) for channel, key in rows]
 
 
 class ReceiptStore:
-    """Implements `ReceiptRepository` of `ports.serving` and `SettlementReceipts` of `ports.settlement`."""
+    """Receipts. A receipt is *unsettled* while it is assigned to no batch."""
+
+    """Receipts. A receipt is *unsettled* while it is assigned to no batch."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -157,6 +169,7 @@ class ReceiptStore:
         return None if row is None else _stored(row)
 
     def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
+        """Newest first, those with a `sequence` below `before`."""
         query = select(ReceiptRow).where(ReceiptRow.payer == payer)
         if before is not None:
             query = query.where(ReceiptRow.sequence < before)
@@ -164,9 +177,14 @@ class ReceiptStore:
         return [_stored(row) for row in rows]
 
     def usage(self, payer: Account, since: int, until: int) -> Sequence[DayUsage]:
+        """Usage served from `since` to before `until`, unix seconds; by day and then by model."""
         return usage_by_day(self._session, payer, since, until)
 
     def backlogs(self, operator: Account) -> Sequence[Backlog]:
+        """Channels of this operator with unsettled receipts, the one with the oldest such receipt first.
+
+        Receipts up to a channel's collected amount do not count: they were waived.
+        """
         oldest = func.min(ReceiptRow.served_at)
         rows = self._session.execute(
             select(ReceiptRow.channel_id, func.count(), oldest)
@@ -179,6 +197,7 @@ class ReceiptStore:
         return [Backlog(ChannelId(Hash32(channel)), count, since) for channel, count, since in rows]
 
     def unsettled(self, channel: ChannelId, after: int, limit: int) -> Sequence[SignedReceipt]:
+        """The first `limit` unsettled receipts of the channel with a `cumulative` above `after`, rising."""
         rows = self._session.scalars(
             select(ReceiptRow)
             .where(
@@ -193,6 +212,7 @@ class ReceiptStore:
         return [_signed(row) for row in rows]
 
     def assign(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> None:
+        """Mark receipts as being in this batch. Errors: `Conflict` if one of them is in another."""
         for start in range(0, len(receipts), _ID_CHUNK):
             chunk = receipts[start : start + _ID_CHUNK]
             is_ours = ReceiptRow.id.in_(chunk) & (ReceiptRow.operator == operator)
@@ -207,11 +227,13 @@ class ReceiptStore:
                 )
 
     def traces(self, operator: Account, batch: int, limit: int) -> Sequence[str]:
+        """Traces of the answers in this batch, as far as they were recorded."""
         of_batch = (ReceiptRow.operator == operator) & (ReceiptRow.batch == batch)
         found = select(ReceiptRow.trace).where(of_batch, ReceiptRow.trace.is_not(None)).limit(limit)
         return [trace for trace in self._session.scalars(found) if trace is not None]
 
     def adopt(self, operator: Account, batch: int, receipts: Sequence[ReceiptId]) -> int:
+        """As `assign`, for those receipts only that are known here and unsettled; returns their number."""
         adopted = 0
         for start in range(0, len(receipts), _ID_CHUNK):
             is_ours = ReceiptRow.id.in_(receipts[start : start + _ID_CHUNK]) & (
@@ -227,6 +249,7 @@ class ReceiptStore:
         return adopted
 
     def release(self, operator: Account, batch: int) -> int:
+        """Make the batch's receipts unsettled again. Returns their number, which may be 0."""
         released = self._session.execute(
             update(ReceiptRow)
             .where(ReceiptRow.operator == operator, ReceiptRow.batch == batch)

@@ -38,7 +38,9 @@ _FOREIGN = select(TrainingJobRow.version_id, TrainingJobRow.foreign_adapter).whe
 
 
 class TrainingStore:
-    """Implements `backend.ports.training.TrainingJobs`."""
+    """Fine-tuning jobs and their events."""
+
+    """Fine-tuning jobs and their events."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -52,10 +54,12 @@ class TrainingStore:
         return None if row is None else _job(row)
 
     def locked(self, job_id: str) -> TrainingJob | None:
+        """The job, locked against changes until this transaction ends."""
         row = self._session.get(TrainingJobRow, job_id, with_for_update=True, populate_existing=True)
         return None if row is None else _job(row)
 
     def save(self, job: TrainingJob) -> None:
+        """Write back a job that is locked."""
         row = self._session.get(TrainingJobRow, job.id)
         if row is None:
             raise NotFound(f"no training job {job.id}", param="job_id")
@@ -66,22 +70,29 @@ class TrainingStore:
     def find(
         self, creator: Account | None, limit: int, after: str | None = None, *, are_foreign: bool = False
     ) -> list[TrainingJob]:
+        """Jobs that train, or those of imported adapters. Newest first, those that follow job `after`.
+
+        Errors: `InvalidInput` if `after` is not among them.
+        """
         query = select(TrainingJobRow).where(TrainingJobRow.foreign_adapter.is_not(None) == are_foreign)
         if creator is not None:
             query = query.where(TrainingJobRow.creator == creator)
         return [_job(row) for row in newest_first(self._session, query, TrainingJobRow, after, limit)]
 
     def lapsed(self, now: datetime, limit: int) -> list[str]:
+        """Ids of jobs that are not over and whose lease has expired, the longest waiting first."""
         query = select(TrainingJobRow.id).where(
             TrainingJobRow.state.in_(_OPEN), TrainingJobRow.lease_until <= now
         )
         return list(self._session.scalars(query.order_by(TrainingJobRow.lease_until).limit(limit)))
 
     def stated_licences(self, versions: Collection[VersionId]) -> dict[VersionId, str]:
+        """SPDX expressions of the imported adapters among these versions."""
         rows = found_among(self._session, _FOREIGN, versions)
         return {VersionId(Hash32(version)): foreign["licence"] for version, foreign in rows}
 
     def unregistered(self) -> list[TrainingJob]:
+        """Jobs that are published and not known to be registered on the chain."""
         query = select(TrainingJobRow).where(
             TrainingJobRow.state == JobState.SUCCEEDED, TrainingJobRow.version_id.is_(None)
         )
@@ -96,6 +107,7 @@ class TrainingStore:
         return _event(row)
 
     def events(self, job_id: str, after: int, limit: int | None, kind: str | None = None) -> list[JobEvent]:
+        """Events with `seq` above `after`, in order."""
         query = select(TrainingEventRow).filter_by(job_id=job_id).where(TrainingEventRow.seq > after)
         if kind is not None:
             query = query.filter_by(kind=kind)

@@ -33,7 +33,13 @@ _ID_CHUNK = 500
 
 
 class TransactionStore:
-    """Implements `backend.ports.chain.Transactions`, and what the sender needs beside it."""
+    """Our own transactions, which the sender sends in order per lane. The sender uses it as
+    `backend.ports.chain.SendQueue`.
+    """
+
+    """Our own transactions, which the sender sends in order per lane. The sender uses it as
+    `backend.ports.chain.SendQueue`.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -63,6 +69,7 @@ class TransactionStore:
         return row.id
 
     def get(self, transaction_id: int) -> ChainTransaction:
+        """Errors: `NotFound`."""
         return _transaction(self._row(transaction_id))
 
     def by_key(self, idempotency_key: str) -> ChainTransaction | None:
@@ -70,17 +77,21 @@ class TransactionStore:
         return None if row is None else _transaction(row)
 
     def to_be_mined(self, lane: Account, contract: str, function: str) -> list[ChainTransaction]:
+        """Transactions that are queued, or sent and not seen in a block; oldest first."""
         query = select(TransactionRow).filter_by(lane=lane, contract=contract, function=function)
         query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT)))
         return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
 
     def note_request(self, account: Account, transaction_id: int) -> None:
+        """Record that the transaction is sent for this account, perhaps for others too. Idempotent."""
         insert_if_absent(self._session, RequestRow, account=account, transaction_id=transaction_id)
 
     def is_requested(self, account: Account, transaction_id: int) -> bool:
+        """Whether it is sent for this account."""
         return self._session.get(RequestRow, (account, transaction_id)) is not None
 
     def requested(self, account: Account, before: int | None, limit: int) -> list[ChainTransaction]:
+        """Transactions sent for the account, newest first, with an id below `before`."""
         query = select(TransactionRow).join(RequestRow, RequestRow.transaction_id == TransactionRow.id)
         query = query.where(RequestRow.account == account)
         if before is not None:
@@ -115,11 +126,13 @@ class TransactionStore:
         return self._opened(list(rows))
 
     def is_as_seen(self, transaction: OpenTransaction) -> bool:
+        """Whether the transaction is unchanged since `open` returned it."""
         row = self._row(transaction.id)
         self._session.refresh(row)
         return row.state in (State.SENT, State.MINED) and self._opened([row]) == [transaction]
 
     def num_waiting(self, lane: Account) -> int:
+        """Number of transactions that are sent and not yet mined."""
         waiting = select(func.count()).select_from(TransactionRow).filter_by(lane=lane, state=State.SENT)
         return self._session.scalar(waiting) or 0
 
@@ -146,6 +159,7 @@ class TransactionStore:
         return nonce
 
     def fill(self, lane: Account, nonce: int, gas: int) -> int | None:
+        """As `backend.ports.chain.SendQueue.fill`."""
         row = self._session.scalar(select(TransactionRow).filter_by(lane=lane, nonce=nonce))
         if row is not None:
             row.state, row.block_number, row.block_hash, row.error = State.SENT, None, None, None

@@ -34,18 +34,19 @@ if TYPE_CHECKING:
 
     from backend.domain.figures import Figures
     from backend.domain.ids import Account
+    from backend.ports.chain import ChainView
 
 log = logging.getLogger(__name__)
 
 
-class Work:
+class UnitOfWork:
     """One database transaction and its repositories."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.auth = AuthStore(session)
         self.batches = BatchStore(session)
-        self.chain = ChainStore(session)
+        self.chain: ChainView = ChainStore(session)
         self.channels = ChannelStore(session)
         self.contributions = UploadStore(session)
         self.event_log = EventLog(session)
@@ -59,11 +60,12 @@ class Work:
         self.transactions = TransactionStore(session)
 
     def figures(self, operator: Account, now: datetime) -> Figures:
+        """Figures of this operator and of the whole installation at this time."""
         return figures(self.session, operator, now)
 
 
 class Database:
-    """Services are given `begin`. Keep slow work (RPC, files, models) outside: SQLite has one writer."""
+    """Opens units of work. Keep slow work (RPC, files, models) outside: SQLite has one writer."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -73,7 +75,7 @@ class Database:
         return cls(open_engine(url))
 
     @contextmanager
-    def begin(self) -> Iterator[Work]:
+    def begin(self) -> Iterator[UnitOfWork]:
         """Commits when the block ends, rolls back when it raises.
 
         Errors: `DiskFull`, `DatabaseUnavailable`.
@@ -81,13 +83,13 @@ class Database:
         is_committing = False
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                yield Work(session)
+                yield UnitOfWork(session)
                 is_committing = True
         except DRIVER_ERRORS as error:
             _raise_translated(error, is_committing=is_committing)
 
     @contextmanager
-    def read(self) -> Iterator[Work]:
+    def read(self) -> Iterator[UnitOfWork]:
         """One consistent view that waits for no writer. What it changes is rolled back.
 
         Errors: as of `begin`.
@@ -98,9 +100,21 @@ class Database:
         engine = self.engine.execution_options(**options)
         try:
             with Session(engine, expire_on_commit=False) as session:
-                yield Work(session)
+                yield UnitOfWork(session)
         except DRIVER_ERRORS as error:
             _raise_translated(error)
+
+    @contextmanager
+    def event_log(self) -> Iterator[EventLog]:
+        """`begin`, for the indexer: its event log only."""
+        with self.begin() as tx:
+            yield tx.event_log
+
+    @contextmanager
+    def send_queue(self) -> Iterator[TransactionStore]:
+        """`begin`, for the sender: its transactions only."""
+        with self.begin() as tx:
+            yield tx.transactions
 
     def close(self) -> None:
         self.engine.dispose()

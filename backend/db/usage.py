@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, String, cast, func, select, type_coerce
 
 from backend.db.tables.serving import ReceiptRow, ReceiptSliceRow
 from backend.domain.ids import Account, Hash32, VersionId
-from backend.ports.serving import DayUsage
+from backend.domain.serving import DayUsage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ _DIGITS, _PART = 39, 13
 
 
 def usage_by_day(session: Session, payer: Account, since: int, until: int) -> list[DayUsage]:
-    """As `ReceiptRepository.usage`."""
+    """As `ReceiptStore.usage`."""
     day = ReceiptRow.served_at // DAY_SECONDS
     rows = session.execute(
         select(

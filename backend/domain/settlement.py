@@ -129,3 +129,25 @@ class Claim:
     """All that the account has claimed from this operator so far."""
     tx_hash: Hash32
     block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Unsettled receipts of one channel. Receipts with a charge of zero never count."""
+
+    channel_id: ChannelId
+    num_receipts: int
+    oldest_served_at: int  # unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One of our own batches, recorded when its commit is queued."""
+
+    operator: Account
+    number: int
+    data_digest: Hash32
+    commit_tx: int | None
+    """Row id of our newest commit transaction of this number; None if only others committed it."""
+    is_released: bool
+    """True once the commit failed or the batch was voided, and its receipts are unsettled again."""

@@ -34,7 +34,7 @@ class Offer:
 
 def offers_of(installation: Installation) -> Offers:
     db, own = installation.database, installation.operator.account
-    return Offers(db.begin, db.read, installation.chain, own)
+    return Offers(db, installation.chain, own)
 
 
 def prepare_offer(installation: Installation, prices: tuple[int, int]) -> Offer:

@@ -195,7 +195,7 @@ class Installation:
         """Judging by the view of the chain in this database."""
         from backend.services.audit.auditor import Auditor
 
-        return Auditor(db.begin, db.read, self.cases(db))
+        return Auditor(db, self.cases(db))
 
     def cases(self, db: Database, kept: int = 1) -> Cases:
         """With the operators of this database's view of the chain as sources of batch data."""
@@ -212,20 +212,20 @@ class Installation:
             own = self.operator.account
         except (InvalidInput, NotFound):  # whoever only watches has no operator's key
             own = None
-        return Peers(db.read, self.outbound, self.blobs, own)
+        return Peers(db, self.outbound, self.blobs, own)
 
     @cached_property
     def claims(self) -> Claims:
         from backend.services.accounts.claims import Claims
 
         db = self.database
-        return Claims(db.begin, db.read, self.auditor, self.chain, self.operator.account)
+        return Claims(db, self.auditor, self.chain, self.operator.account)
 
     @cached_property
     def proofs(self) -> Proofs:
         from backend.services.receipts.proofs import Proofs
 
-        return Proofs(self.database.read, self.auditor, self.chain)
+        return Proofs(self.database, self.auditor, self.chain)
 
     @cached_property
     def settler(self) -> Settler:
@@ -234,8 +234,7 @@ class Installation:
 
         return Settler(
             operator=self.operator.account,
-            begin=self.database.begin,
-            read=self.database.read,
+            db=self.database,
             chain=self.chain,
             blobs=self.blobs,
             auditor=self.auditor,
@@ -265,39 +264,39 @@ class Installation:
         from backend.services.contribute.check_upload import UploadCheck
 
         db, refused = self.database, self.settings.refused_kinds
-        return UploadCheck(db.begin, db.read, self.staging, self.count_tokens, refused)
+        return UploadCheck(db, self.staging, self.count_tokens, refused)
 
     @cached_property
     def curation(self) -> Curation:
         from backend.services.contribute.curate import Curation
 
         db = self.database
-        return Curation(db.begin, db.read, self.blobs, self.staging, self.operator.account)
+        return Curation(db, self.blobs, self.staging, self.operator.account)
 
     @cached_property
     def copies(self) -> Copies:
         from backend.services.contribute.copies import Copies
 
-        return Copies(self.database.read, self.blobs)
+        return Copies(self.database, self.blobs)
 
     @cached_property
     def indexer(self) -> Indexer:
         from backend.chain.indexer import Indexer
 
-        return Indexer(self.chain, self.database.begin, self.deployment, self.settings.confirmations)
+        return Indexer(self.chain, self.database.event_log, self.deployment, self.settings.confirmations)
 
     @cached_property
     def sender(self) -> Sender:
         from backend.chain.sender import Sender
 
-        return Sender(self.chain, self.database.begin, self.signer_of, self.settings.confirmations)
+        return Sender(self.chain, self.database.send_queue, self.signer_of, self.settings.confirmations)
 
     @cached_property
     def catalogue(self) -> Catalogue:
         from backend.services.market.catalogue import BaseModel, Catalogue
 
         base = BaseModel(self.base.digest, self.base.name, self.operator.account)
-        return Catalogue(self.database.read, base)
+        return Catalogue(self.database, base)
 
     @cached_property
     def engine(self) -> Engine:
@@ -316,8 +315,7 @@ class Installation:
         from backend.services.channels.admission import Admission
 
         return Admission(
-            self.database.begin,
-            self.database.read,
+            self.database,
             self.market,
             self.receipt_key,
             utc_now,
@@ -337,7 +335,7 @@ class Installation:
         from backend.services.operator.directory import Operators
 
         db, own, price = self.database, self.operator.account, self.settings.training_price
-        return Operators(db.read, self.outbound, self.catalogue, own, price)
+        return Operators(db, self.outbound, self.catalogue, own, price)
 
     @cached_property
     def membership(self) -> Membership:
@@ -345,13 +343,13 @@ class Installation:
 
         db, own = self.database, self.operator.account
         registry = self.domain("OperatorRegistry")
-        return Membership(db.begin, db.read, self.chain, own, self.receipt_key, registry, self.chain_now)
+        return Membership(db, self.chain, own, self.receipt_key, registry, self.chain_now)
 
     @cached_property
     def policy(self) -> Policy:
         from backend.services.market.denials import Policy
 
-        return Policy(self.database.begin, self.database.read, self.blobs, self.adapter_folders, utc_now)
+        return Policy(self.database, self.blobs, self.adapter_folders, utc_now)
 
     @cached_property
     def attributors(self) -> tuple[Attributor, ...]:
@@ -367,7 +365,7 @@ class Installation:
         from backend.services.answers.generate import Generate
 
         return Generate(
-            self.database.read,
+            self.database,
             self.catalogue,
             self.adapter_folders,
             self.engine,
@@ -380,13 +378,13 @@ class Installation:
     def gate(self) -> Gate:
         from backend.services.market.screening import Gate
 
-        return Gate(self.database.begin, self.database.read)
+        return Gate(self.database)
 
     @cached_property
     def api_keys(self) -> ApiKeys:
         from backend.services.accounts.api_keys import ApiKeys
 
-        return ApiKeys(self.database.begin, self.database.read, utc_now)
+        return ApiKeys(self.database, utc_now)
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
         """As the base model that is served cuts them."""

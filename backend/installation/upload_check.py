@@ -36,7 +36,7 @@ def check_file(path: Path, licence: str, settings: Settings) -> Report:
     now = datetime.now(UTC)
     upload = Upload("upload-file", NOBODY, DatanetId(0), path.name, UploadState.CHECKING, now, Report(stated))
     with _scratch(settings) as check:
-        with check.begin() as tx:
+        with check.db.begin() as tx:
             tx.contributions.add(upload)
         return check.report(upload, chunks(path))
 
@@ -62,7 +62,7 @@ def _scratch(settings: Settings) -> Iterator[UploadCheck]:
         try:
             upgrade(database.engine)
             staging = Staging(Path(folder) / "uploads", settings.max_upload_bytes)
-            yield UploadCheck(database.begin, database.read, staging, count_tokens, settings.refused_kinds)
+            yield UploadCheck(database, staging, count_tokens, settings.refused_kinds)
         finally:
             database.close()
 

@@ -50,7 +50,7 @@ def verification_of(installation: Installation) -> Verification:
 
     db, settlement = installation.database, installation.domain("Settlement")
     cases = Cases(installation.chain, installation.blobs, recover, settlement)
-    return Verification(db.read, Auditor(db.begin, db.read, cases), recover, settlement)
+    return Verification(db, Auditor(db, cases), recover, settlement)
 
 
 def stored(installation: Installation, receipt: ReceiptId) -> ShownReceipt:
@@ -93,7 +93,7 @@ class Recomputation:
         from backend.services.answers.positions import Positions
 
         methods = self._installation.attributors
-        positions = Positions(self._installation.database.read)
+        positions = Positions(self._installation.database)
         found = []
         for part, record in zip(self._shown.signed.slices, self._records(), strict=True):
             if record.snapshots:

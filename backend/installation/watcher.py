@@ -64,10 +64,9 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
     db = _own_view(installation.settings, installation.deployment.block_hash)
     try:
         yield Watcher(
-            follow=Indexer(chain, db.begin, installation.deployment, confirmations=0).catch_up,
+            follow=Indexer(chain, db.event_log, installation.deployment, confirmations=0).catch_up,
             guard=node_errors,
-            read=db.read,
-            begin=db.begin,
+            db=db,
             chain=chain,
             cases=installation.cases(db, KEPT_BATCHES),
             judge=judge,
@@ -113,7 +112,7 @@ def _challenge(installation: Installation, dispute_sender: DisputeSender) -> Cha
 def _answers(installation: Installation, db: Database, dispute_sender: DisputeSender) -> Answers:
     from backend.services.watch.answers import Answers
 
-    return Answers(db.read, installation.auditor_of(db), installation.chain, dispute_sender)
+    return Answers(db, installation.auditor_of(db), installation.chain, dispute_sender)
 
 
 class _Evidence:

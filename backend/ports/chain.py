@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
+
+from backend.domain.ids import Account
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +13,7 @@ if TYPE_CHECKING:
     from backend.domain.chain import BlockRef, ChainEvent
     from backend.domain.channels import Channel, Grant
     from backend.domain.governance import Proposal
-    from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId, VersionId
+    from backend.domain.ids import ChannelId, DatanetId, Hash32, SnapshotId, VersionId
     from backend.domain.parameters import ParameterSet
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Contribution, Datanet, Operator, RegisteredVersion, Snapshot
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
         PreparedTransaction,
         TransactionAttempt,
     )
+
+
+Recover = Callable[[bytes, str], Account]
+"""`recover(digest, signature)`: account that signed the 32 bytes. `InvalidInput` for malformed or high-s
+signatures.
+"""
 
 
 class Signer(Protocol):
@@ -34,9 +43,15 @@ class Signer(Protocol):
         ...
 
 
-class Recover(Protocol):
-    def __call__(self, digest: bytes, signature: str) -> Account:
-        """Account that signed the 32 bytes. `InvalidInput` for malformed or high-s signatures."""
+class SessionKeys(Protocol):
+    """Encrypted store of the session keys that payers let this gateway hold."""
+
+    def create(self) -> Account:
+        """Create a random key and store it before returning its account."""
+        ...
+
+    def held(self, key: Account) -> Signer | None:
+        """Signer of the key; None if this installation does not hold it."""
         ...
 
 
@@ -85,29 +100,15 @@ class Chain(Protocol):
         ...
 
 
-class EventSource(Protocol):
-    """What the indexer asks of the chain."""
-
-    def head(self) -> BlockRef: ...
-
-    def block(self, number: int) -> BlockRef | None: ...
-
-    def events(self, first: int, last: int) -> list[ChainEvent]:
-        """In order of the chain. Any error but `Unavailable` means: ask for fewer blocks."""
-        ...
-
-    def check(self) -> None:
-        """`ChainReplaced` if this is another chain than the deployment's."""
-        ...
-
-
 class EventLog(Protocol):
-    """Events, projections and cursor: one transaction moves them together."""
+    """The event log as `backend.chain.indexer` uses it: `backend.chain` does not import `backend.db`."""
 
-    def cursor(self) -> BlockRef | None: ...
+    def cursor(self) -> BlockRef | None:
+        """Last block that is indexed."""
+        ...
 
     def locked_cursor(self) -> BlockRef | None:
-        """The cursor; until this transaction ends nobody else moves it."""
+        """The cursor, locked against other indexers until this transaction ends."""
         ...
 
     def checkpoints(self) -> list[BlockRef]:
@@ -115,79 +116,40 @@ class EventLog(Protocol):
         ...
 
     def append(self, events: Sequence[ChainEvent], cursor: BlockRef) -> None:
-        """All events after the old cursor up to the new one."""
+        """Add all events after the old cursor up to the new one."""
         ...
 
     def rewind(self, to: BlockRef) -> int:
-        """Forget everything above this block; how many events fell out."""
+        """Remove everything above this block. Returns the number of removed events."""
         ...
 
 
-class IndexerTx(Protocol):
-    @property
-    def event_log(self) -> EventLog: ...
+class SendQueue(Protocol):
+    """Our own transactions as `backend.chain.sender` uses them: `backend.chain` does not import `backend.db`.
 
-
-class Transactions(Protocol):
-    """Our own transactions, sent by the sender process in order per lane."""
-
-    def enqueue(
-        self,
-        lane: Account,
-        contract: str,
-        function: str,
-        args: Sequence[Any],
-        idempotency_key: str,
-    ) -> int:
-        """Row id. The same key returns the same row; the same key with another call is a `Conflict`."""
-        ...
-
-    def get(self, transaction_id: int) -> ChainTransaction:
-        """`NotFound` when there is none."""
-        ...
-
-    def by_key(self, idempotency_key: str) -> ChainTransaction | None: ...
-
-    def note_request(self, account: Account, transaction_id: int) -> None:
-        """The transaction is sent for this account, perhaps for others too. Idempotent."""
-        ...
-
-    def is_requested(self, account: Account, transaction_id: int) -> bool:
-        """Whether it is sent for this account."""
-        ...
-
-    def requested(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:
-        """Those sent for the account, newest first, with an id below `before`."""
-        ...
-
-
-class SendQueue(Transactions, Protocol):
-    """The sender's side of our transactions."""
+    Lanes are keys; the transactions of a lane are sent in order.
+    """
 
     def lanes(self) -> list[Account]:
-        """Keys that have something to send or to watch."""
-        ...
-
-    def to_be_mined(self, lane: Account, contract: str, function: str) -> Sequence[ChainTransaction]:
-        """Queued, or sent and not seen in a block; oldest first."""
+        """Keys with transactions that are not over."""
         ...
 
     def first_queued(self, lane: Account) -> ChainTransaction | None: ...
 
     def open(self, lane: Account) -> list[OpenTransaction]:
-        """Sent or mined, not yet confirmed; by rising nonce."""
+        """Sent or mined and not yet confirmed, by rising nonce."""
         ...
 
     def is_as_seen(self, transaction: OpenTransaction) -> bool:
-        """Whether it is still what `open` gave."""
+        """Whether the transaction is unchanged since `open` returned it."""
         ...
 
     def num_waiting(self, lane: Account) -> int:
-        """Sent, not yet mined."""
+        """Number of transactions that are sent and not yet mined."""
         ...
 
     def lock_lane(self, lane: Account) -> None:
-        """Until this transaction ends nobody else signs with this key."""
+        """Lock the key against other senders until this transaction ends."""
         ...
 
     def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
@@ -195,8 +157,8 @@ class SendQueue(Transactions, Protocol):
         ...
 
     def fill(self, lane: Account, nonce: int, gas: int) -> int | None:
-        """Have a nonce used that nothing waits to use: by what of ours once had it, which is under way again
-        and whose row id is None, or by a filler, which is still to be signed.
+        """Have a nonce used on which later ones wait. If one of our transactions had it, it is sent again and
+        the result is None; else it is the row id of a new filler, which is still to be signed.
         """
         ...
 
@@ -205,7 +167,7 @@ class SendQueue(Transactions, Protocol):
     def mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None: ...
 
     def unmined(self, transaction_id: int) -> None:
-        """Its block fell out of the chain."""
+        """A reorg removed its block."""
         ...
 
     def confirmed(self, transaction_id: int) -> None: ...
@@ -213,13 +175,8 @@ class SendQueue(Transactions, Protocol):
     def failed(self, transaction_id: int, error: Mapping[str, Any]) -> None: ...
 
     def requeue(self, transaction_id: int) -> None:
-        """A foreign transaction used up its nonce: it can never be mined, so it is sent anew."""
+        """Queue it again: a transaction that is not ours used its nonce, so it can never be mined."""
         ...
-
-
-class SenderTx(Protocol):
-    @property
-    def transactions(self) -> SendQueue: ...
 
 
 class ChainView(Protocol):
@@ -316,8 +273,3 @@ class ChainView(Protocol):
     def proposal(self, proposal: int) -> Proposal | None: ...
 
     def proposals(self) -> list[Proposal]: ...
-
-
-class ChainTx(Protocol):
-    @property
-    def chain(self) -> ChainView: ...

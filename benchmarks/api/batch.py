@@ -25,10 +25,10 @@ from backend.domain.hashing import (
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, DatanetId
 from backend.domain.money import PPM
 from backend.domain.receipt import Receipt, Share, Slice
+from backend.domain.serving import NewReceipt
 from backend.domain.split import charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.installation import Installation
-from backend.ports.serving import NewReceipt
 from benchmarks.api import market
 from benchmarks.api.figures import Row, Timed
 from benchmarks.api.told import some_hash, some_key

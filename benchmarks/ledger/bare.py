@@ -13,9 +13,9 @@ from backend.api.app import create_app
 from backend.app import keep
 from backend.domain.ids import ZERO_HASH, ReceiptId
 from backend.domain.receipt import SignedReceipt
+from backend.domain.serving import NewReceipt, Reservation
 from backend.installation.api_services import services_of
 from backend.installation.installation import Installation, utc_now
-from backend.ports.serving import NewReceipt, Reservation
 from backend.services.channels.admission import receipt_of
 from backend.settings import load_settings
 

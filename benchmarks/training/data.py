@@ -118,11 +118,11 @@ def _near_duplicates(num_bytes: int, work: Path) -> Pace:
     database = Database.open(f"sqlite:///{database_file}")
     Base.metadata.create_all(database.engine)
     staging, refused = Staging(work / "uploads", 2 * num_bytes), Settings().refused_kinds
-    check = UploadCheck(database.begin, database.read, staging, _no_tokens, refused)
+    check = UploadCheck(database, staging, _no_tokens, refused)
     known = _written(work / "known.jsonl", rows(num_bytes, seed=1))
     new = _written(work / "new.jsonl", _partly_copied(num_bytes))
     _check(check, "upload-known", known)
-    claim_rows(database.begin, "upload-known")
+    claim_rows(database, "upload-known")
     watch = Stopwatch()
     report = _check(check, "upload-new", new)
     pace = watch.pace(new.stat().st_size)
@@ -152,7 +152,7 @@ def _check(check: UploadCheck, upload_id: str, path: Path) -> Report:
     account = Account("0x" + "11" * 20)
     now = datetime.now(UTC)
     upload = Upload(upload_id, account, DATANET, "rows", UploadState.CHECKING, now, Report("MIT"))
-    with check.begin() as tx:
+    with check.db.begin() as tx:
         tx.contributions.add(upload)
     report = check.report(upload, _chunks(path))
     _hold(not report.num_defects, f"sound rows were refused: {report.defects[:3]}")

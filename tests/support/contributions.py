@@ -90,7 +90,7 @@ class World:
         self.chain = PlayedChain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.staging = Staging(folder / "uploads", MAX_BYTES)
-        check = UploadCheck(database.begin, database.read, self.staging, count_words, REFUSED)
+        check = UploadCheck(database, self.staging, count_words, REFUSED)
         parts = (
             self.store,
             self.chain,
@@ -99,12 +99,10 @@ class World:
             OPERATOR.account,
             lambda: self.now,
         )
-        self.contributions = Contributions(database.begin, database.read, *parts)  # type: ignore[arg-type]
-        self.curation = Curation(
-            database.begin, database.read, self.store, self.staging, OPERATOR.account, lambda: self.now
-        )
+        self.contributions = Contributions(database, *parts)  # type: ignore[arg-type]
+        self.curation = Curation(database, self.store, self.staging, OPERATOR.account, lambda: self.now)
         data = (self.store, self.chain, OPERATOR.account)
-        self.snapshots = Snapshots(database.begin, database.read, *data)  # type: ignore[arg-type]
+        self.snapshots = Snapshots(database, *data)  # type: ignore[arg-type]
         self._add(DatanetRow(id=NET, creator=OPERATOR.account, name="docs", cid_digest="0x" + "11" * 32))
 
     def upload(

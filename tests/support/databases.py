@@ -14,6 +14,28 @@ from backend.db.unit_of_work import Database
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from backend.db.unit_of_work import UnitOfWork
+
+
+class ViewDatabase(Database):
+    """A database whose units of work read `view` in place of the chain's projections."""
+
+    def __init__(self, database: Database, view: Any) -> None:
+        super().__init__(database.engine)
+        self._view = view
+
+    @contextmanager
+    def begin(self) -> Iterator[UnitOfWork]:
+        with super().begin() as tx:
+            tx.chain = self._view
+            yield tx
+
+    @contextmanager
+    def read(self) -> Iterator[UnitOfWork]:
+        with super().read() as tx:
+            tx.chain = self._view
+            yield tx
+
 
 @contextmanager
 def chain_database() -> Iterator[Database]:

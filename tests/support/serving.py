@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +50,15 @@ from backend.services.transactions.consent import Consent
 from backend.storage.embedded import EmbeddedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from backend.db.unit_of_work import Database, Work
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Cid
-    from backend.ports.serving import NewReceipt, Reservation
+    from backend.domain.serving import NewReceipt, Reservation
     from backend.services.channels.admission import Bill, Payer
 
+from tests.support.databases import ViewDatabase
 from tests.support.market import CHAIN_ID, some_account, some_hash
 from tests.support.scripted import (
     EXPIRY,
@@ -111,6 +111,7 @@ class Installation:
         self.blobs = EmbeddedStore(folder / "ipfs", is_durable=False)
         self.clock, self.engine, self.store = Clock(), ScriptedEngine(), FolderStore()
         self.view = View(self.clock)
+        self.db = ViewDatabase(database, self.view)
         self.folder = folder
         self.elsewhere: set[Cid] = set()
         self.contracts = PlayedContracts()
@@ -123,17 +124,11 @@ class Installation:
         self.base_version, self.version = self._register()
         self._build(folder, chain or PlayedChain())
 
-    @contextmanager
-    def begin(self) -> Iterator[Work]:
-        with self.database.begin() as tx:
-            tx.chain = self.view  # type: ignore[assignment]
-            yield tx
+    def begin(self) -> AbstractContextManager[UnitOfWork]:
+        return self.db.begin()
 
-    @contextmanager
-    def read(self) -> Iterator[Work]:
-        with self.database.read() as tx:
-            tx.chain = self.view  # type: ignore[assignment]
-            yield tx
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        return self.db.read()
 
     def fund(self, balance: int, cap: int | None = None, *, thawing: int = 0, collected: int = 0) -> None:
         """A channel with this balance and a held session key up to `cap` (default: all of it)."""
@@ -176,9 +171,8 @@ class Installation:
         ]
 
     def generating(self, answer_seconds: float) -> Generate:
-        read: Any = self.read
         return Generate(
-            read,
+            self.db,
             self.catalogue,
             self.folders,
             self.engine,
@@ -218,52 +212,50 @@ class Installation:
         return versions
 
     def _build(self, folder: Path, chain: Any) -> None:
-        begin: Any = self.begin
-        read: Any = self.read
         claims: Any = PlayedClaims()
         nobody: Any = None
         transfers = Transfers(folder / "transfers", 1000)
-        check = UploadCheck(begin, read, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
-        self.catalogue = Catalogue(read, BaseModel(some_hash("base model"), "tiny", self.operator))
-        self.admitting = Admission(begin, read, self.market, self.receipt_key, self.clock, 900, 60)
+        check = UploadCheck(self.db, Staging(folder / "uploads", 1000), lambda _texts: None, frozenset())
+        self.catalogue = Catalogue(self.db, BaseModel(some_hash("base model"), "tiny", self.operator))
+        self.admitting = Admission(self.db, self.market, self.receipt_key, self.clock, 900, 60)
         self.admission = Waiting(self.admitting)
         store: Any = self.store
         self.folders = AdapterFolders(store, self.folder / "adapters")
-        self.policy = Policy(begin, read, self.blobs, self.folders, self.clock)
+        self.policy = Policy(self.db, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
         self.payments = Payments(self.market, self.training_record, lambda: self.receipt_key, 60)
-        sessions, consent = Sessions(begin, read, self.clock), Consent(recover, self.contracts)
+        sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
         self.services = Services(
-            sign_in=SignIn(begin, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
+            sign_in=SignIn(self.db, sessions, consent, self.clock, SignInPolicy((ORIGIN,), CHAIN_ID)),
             sessions=sessions,
-            keys=ApiKeys(begin, read, self.clock),
+            keys=ApiKeys(self.db, self.clock),
             catalogue=self.catalogue,
             generate=self.generate,
-            idempotency=Idempotency(begin, self.clock, answer_seconds=80),
-            channels=Channels(begin, read, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
-            deposits=Deposits(begin, read, chain, self.market, self.held_keys, self.clock),
-            receipts=Receipts(read),
-            proofs=Proofs(read, nobody, chain),
-            registry=Registry(read, chain, self.blobs),
-            contributions=Contributions(begin, read, self.blobs, chain, consent, check, self.operator),
+            idempotency=Idempotency(self.db, self.clock, answer_seconds=80),
+            channels=Channels(self.db, self.market, self.vault_domain, recover, self.clock, lambda _: ()),
+            deposits=Deposits(self.db, chain, self.market, self.held_keys, self.clock),
+            receipts=Receipts(self.db),
+            proofs=Proofs(self.db, nobody, chain),
+            registry=Registry(self.db, chain, self.blobs),
+            contributions=Contributions(self.db, self.blobs, chain, consent, check, self.operator),
             transfers=transfers,
-            snapshots=Snapshots(begin, read, self.blobs, chain, self.operator),
-            training=Training(begin, read, self.payments, self.clock),
-            estimates=Estimates(read, PlayedRows(), PlayedTokeniser(), self.payments.price),
-            imported_adapters=ImportedAdapters(begin, read, transfers, self.clock),
+            snapshots=Snapshots(self.db, self.blobs, chain, self.operator),
+            training=Training(self.db, self.payments, self.clock),
+            estimates=Estimates(self.db, PlayedRows(), PlayedTokeniser(), self.payments.price),
+            imported_adapters=ImportedAdapters(self.db, transfers, self.clock),
             operators=Operators(
-                read,
+                self.db,
                 OutboundClient(allows_private=True),
                 self.catalogue,
                 self.operator,
                 TRAINING_PRICE,
             ),
-            origins=Origins(read),
+            origins=Origins(self.db),
             policy=self.policy,
-            publication=Publication(begin, self.blobs, chain, Gate(begin, read), self.clock),
+            publication=Publication(self.db, self.blobs, chain, Gate(self.db), self.clock),
             claims=claims,
-            payouts=Payouts(begin, chain, claims, self.operator),
-            governance=Governance(chain, read),
+            payouts=Payouts(self.db, chain, claims, self.operator),
+            governance=Governance(chain, self.db),
             blobs=self.blobs,
             is_here=lambda cid: cid not in self.elsewhere,
             metrics=exposed,

@@ -9,10 +9,12 @@ from backend.domain.batch import Header
 from backend.domain.batch_data import FILE_NAME, decode
 from backend.domain.content import cid_of
 from backend.domain.hashing import receipt_id
+from tests.support.databases import ViewDatabase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.receipt import SignedReceipt
     from tests.support.town import Town
 
@@ -67,20 +69,24 @@ class Dying:
         return getattr(self._target, name)
 
 
-def dying_begin(town: Town, counter: list[int]) -> Callable[[], Any]:
-    """Units of work that die before they begin, before they commit, or right after."""
+class DyingDatabase(ViewDatabase):
+    """Units of work that die before they begin, before they commit, or right after. `counter` counts these
+    steps down to the fatal one.
+    """
 
-    def tick() -> None:
-        counter[0] -= 1
-        if counter[0] == 0:
-            raise Died
+    def __init__(self, town: Town, counter: list[int]) -> None:
+        super().__init__(town.database, town.chain)
+        self._counter = counter
 
     @contextmanager
-    def begin() -> Iterator[Any]:
-        tick()
-        with town.begin() as tx:
+    def begin(self) -> Iterator[UnitOfWork]:
+        self._tick()
+        with super().begin() as tx:
             yield tx
-            tick()
-        tick()
+            self._tick()
+        self._tick()
 
-    return begin
+    def _tick(self) -> None:
+        self._counter[0] -= 1
+        if self._counter[0] == 0:
+            raise Died

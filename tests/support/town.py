@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,12 @@ from sqlalchemy import select
 from backend.db.base import Base
 from backend.db.session import open_engine
 from backend.db.tables.transactions import TransactionRow
-from backend.db.unit_of_work import Database, Work
+from backend.db.unit_of_work import Database, UnitOfWork
 from backend.domain.chain import Reverted
 from backend.domain.channels import Grant
 from backend.domain.hashing import receipt_id
+from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.ports.serving import NewReceipt
 from backend.services.accounts.claims import Claims
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
@@ -25,11 +24,12 @@ from backend.services.channels.channels import Channels
 from backend.services.settle.convictions import Convictions
 from backend.services.settle.settler import Pace, Settler
 from backend.storage.embedded import EmbeddedStore
+from tests.support.databases import ViewDatabase
 from tests.support.market import Key, Market, recover, some_hash
 from tests.support.model_chain import THAW_SECONDS, ModelChain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from backend.domain.ids import Account, ChannelId
@@ -48,17 +48,15 @@ class Town:
         self.session_key = Key("session key")
         self.old_session_key = Key("old session key")
 
-    @contextmanager
-    def begin(self) -> Iterator[Work]:
-        with self.database.begin() as tx:
-            tx.chain = self.chain  # type: ignore[assignment]
-            yield tx
+    @property
+    def db(self) -> ViewDatabase:
+        return ViewDatabase(self.database, self.chain)
 
-    @contextmanager
-    def read(self) -> Iterator[Work]:
-        with self.database.read() as tx:
-            tx.chain = self.chain  # type: ignore[assignment]
-            yield tx
+    def begin(self) -> AbstractContextManager[UnitOfWork]:
+        return self.db.begin()
+
+    def read(self) -> AbstractContextManager[UnitOfWork]:
+        return self.db.read()
 
     def held(self, key: Account) -> Key | None:
         ours = (self.session_key, self.old_session_key)
@@ -124,13 +122,12 @@ class Town:
 
     def auditor(self) -> Auditor:
         cases = Cases(self.chain, self.blobs, recover, self.market.domain)
-        return Auditor(self.begin, self.read, cases)
+        return Auditor(self.db, cases)
 
     def settler(self, **changes: Any) -> Settler:
         parts: dict[str, Any] = {
             "operator": self.market.operator,
-            "begin": self.begin,
-            "read": self.read,
+            "db": self.db,
             "chain": self.chain,
             "blobs": self.blobs,
             "auditor": self.auditor(),
@@ -151,7 +148,7 @@ class Town:
         def clock() -> datetime:
             return datetime.fromtimestamp(self.chain.time, UTC)
 
-        return Channels(self.begin, self.read, market, self.chain.vault, recover, clock, convictions.aside)
+        return Channels(self.db, market, self.chain.vault, recover, clock, convictions.aside)
 
     def signed_voucher(self, channel: ChannelId, most: int, waived_until: int) -> SignedVoucher:
         """By the payer."""
@@ -160,4 +157,4 @@ class Town:
         return SignedVoucher(voucher, self.market.payer_of[channel].sign(digest))
 
     def claims(self) -> Claims:
-        return Claims(self.begin, self.read, self.auditor(), self.chain, self.market.operator)
+        return Claims(self.db, self.auditor(), self.chain, self.market.operator)

@@ -15,8 +15,8 @@ from tests.support.market import some_hash
 from tests.support.serving import TRAINING_PRICE, Installation
 
 if TYPE_CHECKING:
+    from backend.domain.serving import StoredReceipt
     from backend.domain.training import TrainingJob
-    from backend.ports.serving import StoredReceipt
     from backend.services.train.leases import Held
 
 SNAPSHOT = SnapshotId(some_hash("snapshot"))
@@ -48,8 +48,7 @@ class House:
         return self.installation.services.training
 
     def leases_with(self, payments: Payments) -> Leases:
-        begin: Any = self.installation.begin
-        return Leases(begin, payments, self.installation.clock, seconds=30)
+        return Leases(self.installation.db, payments, self.installation.clock, seconds=30)
 
     def selling_at(self, price: int) -> Payments:
         """As after a restart with another setting."""
@@ -58,8 +57,7 @@ class House:
         return Payments(market, record, lambda: key, 60)
 
     def training_with(self, payments: Payments) -> Training:
-        begin: Any = self.installation.begin
-        return Training(begin, begin, payments, self.installation.clock)
+        return Training(self.installation.db, payments, self.installation.clock)
 
     def create(self, **options: Any) -> TrainingJob:
         return self.training.create(self.installation.payer.account, SNAPSHOT, CONFIG | options)

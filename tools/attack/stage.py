@@ -100,7 +100,7 @@ class Stage(LocalMarket):
         self.blobs, self.ledger = blobs, Ledger()
         self.database = Database.open(f"sqlite:///{folder / 'stage.db'}")
         upgrade(self.database.engine)
-        self.indexer = Indexer(chain, self.database.begin, chain.deployment, confirmations=0)
+        self.indexer = Indexer(chain, self.database.event_log, chain.deployment, confirmations=0)
         self.evidence = folder / "evidence.jsonl"
         self.evidence.write_bytes(encode(self._name(), ()))
         self.populate(DEPOSIT)

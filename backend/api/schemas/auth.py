@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from backend.api.schemas.common import AccountField, Micro, Schema, View
-from backend.ports.auth import Scope
+from backend.domain.auth import Scope
 from backend.services.accounts.api_keys import MAX_MODELS
 from backend.services.accounts.sessions import Tokens
 

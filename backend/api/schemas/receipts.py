@@ -4,7 +4,7 @@ from backend.api.schemas.common import Micro, View
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
 from backend.domain.merkle import Opening
-from backend.ports.serving import StoredReceipt
+from backend.domain.serving import StoredReceipt
 from backend.services.receipts.proofs import Place
 from backend.services.receipts.receipts import NamedSlice, ReceiptView
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import date
 
 from backend.api.schemas.common import Micro, View
-from backend.ports.serving import DayUsage
+from backend.domain.serving import DayUsage
 
 
 class UsedVersionView(View):

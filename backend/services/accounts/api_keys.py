@@ -7,16 +7,16 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backend.domain.auth import EVERY_SCOPE, ApiKey
 from backend.domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
-from backend.ports.auth import EVERY_SCOPE, ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backend.db.unit_of_work import Database
+    from backend.domain.auth import Scope
     from backend.domain.ids import Account
-    from backend.ports.auth import AuthTx, Scope
     from backend.services.market.catalogue import Model
 
 KEY_PREFIX = "llk_"
@@ -51,11 +51,10 @@ class NewApiKey:
 class ApiKeys:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[AuthTx]],
-        read: Callable[[], AbstractContextManager[AuthTx]],
+        db: Database,
         clock: Callable[[], datetime],
     ) -> None:
-        self._begin, self._read = begin, read
+        self._db = db
         self._clock = clock
 
     def create(
@@ -92,17 +91,17 @@ class ApiKeys:
             scopes=frozenset(scopes),
             models=None if models is None else tuple(dict.fromkeys(models)),
         )
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.auth.add_key(key, secret_hash(secret))
         return NewApiKey(secret, key)
 
     def list(self, account: Account) -> list[ApiKey]:
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.auth.keys(account)
 
     def revoke(self, account: Account, key_id: str) -> ApiKey:
         """Idempotent. Raises NotFound for another account's key too: it does not say whose it is."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             key = tx.auth.key(key_id)
             if key is None or key.account != account:
                 raise NotFound(f"No API key {key_id}.", param="id")
@@ -113,7 +112,7 @@ class ApiKeys:
         return revoked
 
     def authenticate(self, secret: str) -> ApiKey:
-        with self._read() as tx:
+        with self._db.read() as tx:
             key = tx.auth.key_of_secret(secret_hash(secret))
         if key is None or key.revoked_at is not None:
             raise Unauthenticated("The API key is unknown or was revoked.")

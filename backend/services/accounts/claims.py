@@ -11,14 +11,11 @@ from backend.services.audit.auditor import WrongBatch, standing
 from backend.services.transactions.retry import enqueue_again
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
+    from backend.db.unit_of_work import Database
     from backend.domain.batch import Ledger
     from backend.domain.ids import Account, Hash32
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
-    from backend.ports.settlement import MirrorTx
     from backend.services.audit.auditor import Auditor
 
 MIN_RELAYED_UNITS = 10
@@ -55,18 +52,17 @@ class Claims:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[MirrorTx]],
-        read: Callable[[], AbstractContextManager[MirrorTx]],
+        db: Database,
         auditor: Auditor,
         chain: Chain,
         lane: Account,
     ) -> None:
-        self._begin, self._read, self._auditor = begin, read, auditor
+        self._db, self._auditor = db, auditor
         self._chain, self._lane = chain, lane
 
     def claimable(self, account: Account) -> list[Claimable]:
         """Of operators that credited the account by a final batch, or whose batches cannot be judged."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
         found = (self._claimable_or_why_not(operator, account) for operator in operators)
         return [one for one in found if one is not None]
@@ -88,8 +84,8 @@ class Claims:
         """
         request, batch_hash = self._request(operator, account, min_units)
         call, key = ("Settlement", "claim"), f"claim:{batch_hash}:{account}"
-        with self._begin() as tx:
-            queued = enqueue_again(tx.transactions, self._lane, call, [request], key)
+        with self._db.begin() as tx:
+            queued = enqueue_again(tx, self._lane, call, [request], key)
             tx.transactions.note_request(account, queued)
             return queued
 
@@ -107,7 +103,7 @@ class Claims:
             return Claimable(operator, account, claimed, claimed, unverifiable=error.message)
 
     def _claimed(self, operator: Account, account: Account) -> int:
-        with self._read() as tx:
+        with self._db.read() as tx:
             claims = (c.cumulative for c in tx.chain.claims(account) if c.operator == operator)
             return max(claims, default=0)
 
@@ -131,7 +127,7 @@ class Claims:
 
     def _final_ledger(self, operator: Account) -> Ledger | None:
         """The ledger after the operator's latest final batch; None before the first."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             number = tx.chain.finalised(operator)
             batches = standing(tx.chain.batches(operator))
         final = next((batch.hash for batch in batches if batch.number == number), None)
@@ -153,5 +149,5 @@ class Claims:
         return ledger
 
     def _mirrored(self, operator: Account, batch_hash: Hash32) -> Ledger | None:
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.batches.ledger(operator, batch_hash)

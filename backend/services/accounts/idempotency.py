@@ -10,14 +10,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict
-from backend.ports.idempotency import KeptAnswer
+from backend.domain.idempotency import KeptAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from backend.ports.idempotency import IdempotencyTx, KeyedRequest, KnownRequest
+    from backend.db.unit_of_work import Database
+    from backend.domain.idempotency import KeyedRequest, KnownRequest
 
 HEADER = "Idempotency-Key"
 KEPT = timedelta(hours=24)
@@ -39,12 +39,12 @@ class OutcomeUnknown(Conflict):
 class Idempotency:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[IdempotencyTx]],
+        db: Database,
         clock: Callable[[], datetime],
         answer_seconds: float,
     ) -> None:
         """`answer_seconds`: what any request takes at most; one that is not over then was lost."""
-        self._begin = begin
+        self._db = db
         self._clock = clock
         self._longest = timedelta(seconds=answer_seconds)
 
@@ -55,7 +55,7 @@ class Idempotency:
         is not run again: it may have been charged.
         """
         now, claim = self._clock(), secrets.token_hex(16)
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.idempotency.purge(now - KEPT)
             known = tx.idempotency.claim(request, claim, now)
         if known.claim == claim:
@@ -70,12 +70,12 @@ class Idempotency:
         """For `KEPT` from the start on; of a body over `MAX_KEPT_BYTES` only that there was one."""
         if len(answer.body or b"") > MAX_KEPT_BYTES:
             answer = KeptAnswer(answer.status, answer.media_type, None)
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.idempotency.keep(request, claim, answer)
 
     def forget(self, request: KeyedRequest, claim: str) -> None:
         """The request had no effect: the next one under the key runs."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.idempotency.forget(request, claim)
 
     def _answer(self, request: KeyedRequest, known: KnownRequest, now: datetime) -> KeptAnswer:

@@ -11,13 +11,10 @@ from backend.services.accounts.claims import NothingToClaim
 from backend.services.transactions.retry import enqueue_again
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
-    from backend.ports.settlement import MirrorTx
     from backend.services.accounts.claims import Claims
 
 SETTLEMENT = "Settlement"
@@ -41,12 +38,12 @@ class Payouts:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[MirrorTx]],
+        db: Database,
         chain: Chain,
         claims: Claims,
         lane: Account,
     ) -> None:
-        self._begin, self._chain, self._claims, self._lane = begin, chain, claims, lane
+        self._db, self._chain, self._claims, self._lane = db, chain, claims, lane
 
     def wallet_of(self, account: Account) -> Account:
         """The account itself unless it named another one."""
@@ -91,11 +88,11 @@ class Payouts:
             )
         args = [account, wallet, str(nonce), str(deadline), signature]
         call, key = (SETTLEMENT, "setPayoutWalletWithSig"), f"payout:{account}:{nonce}:{wallet}"
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             is_known = tx.transactions.by_key(f"{key}:0") is not None
         if not is_known:  # what would revert is refused before the operator pays for it
             self._chain.prepare(*call, *args, sender=self._lane)
-        with self._begin() as tx:
-            queued = enqueue_again(tx.transactions, self._lane, call, args, key)
+        with self._db.begin() as tx:
+            queued = enqueue_again(tx, self._lane, call, args, key)
             tx.transactions.note_request(account, queued)
             return queued

@@ -14,16 +14,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from backend.domain.auth import Refresh, Session
 from backend.domain.errors import Unauthenticated
-from backend.ports.auth import Refresh, Session
 from backend.services.accounts.api_keys import secret_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account
-    from backend.ports.auth import AuthTx
 
 TOKEN_PREFIX = "lls_"  # noqa: S105 - the prefix that tells a session token from an API key
 REFRESH_PREFIX = "llr_"
@@ -55,16 +54,15 @@ class Tokens:
 class Sessions:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[AuthTx]],
-        read: Callable[[], AbstractContextManager[AuthTx]],
+        db: Database,
         clock: Callable[[], datetime],
         times: SessionTimes | None = None,
     ) -> None:
-        self._begin, self._read = begin, read
+        self._db = db
         self._clock = clock
         self._times = times or SessionTimes()
 
-    def open(self, tx: AuthTx, account: Account) -> Tokens:
+    def open(self, tx: UnitOfWork, account: Account) -> Tokens:
         """A new session in the caller's transaction."""
         now = self._clock()
         session_id = secrets.token_hex(16)
@@ -87,7 +85,7 @@ class Sessions:
 
     def of(self, access_token: str) -> Session:
         """Raises Unauthenticated."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             session = tx.auth.session_of_token(secret_hash(access_token))
         if session is None or session.expires_at <= self._clock():
             raise Unauthenticated(
@@ -98,7 +96,7 @@ class Sessions:
     def refresh(self, refresh_token: str) -> Tokens:
         """The next pair; the access token before it ends. Raises Unauthenticated, RefreshTokenReused."""
         now = self._clock()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             session = tx.auth.locked_session(_session_id(refresh_token))
             if session is None or session.ends_at <= now:
                 raise Unauthenticated(
@@ -121,7 +119,7 @@ class Sessions:
 
     def end(self, access_token: str) -> None:
         """Neither of its tokens is good for anything from here on."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             session = tx.auth.session_of_token(secret_hash(access_token))
             if session is not None:
                 tx.auth.end_session(session.id)

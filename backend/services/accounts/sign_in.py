@@ -13,11 +13,10 @@ from backend.services.accounts.sign_in_message import SignInMessage, parse_messa
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account
-    from backend.ports.auth import AuthTx
     from backend.services.accounts.sessions import Sessions, Tokens
     from backend.services.transactions.consent import Consent
 
@@ -48,13 +47,13 @@ class Challenge:
 class SignIn:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[AuthTx]],
+        db: Database,
         sessions: Sessions,
         consent: Consent,
         clock: Callable[[], datetime],
         policy: SignInPolicy,
     ) -> None:
-        self._begin = begin
+        self._db = db
         self._sessions = sessions
         self._consent = consent
         self._clock = clock
@@ -66,7 +65,7 @@ class SignIn:
         now = self._clock()
         expires_at = now + timedelta(seconds=self._policy.nonce_seconds)
         nonce = secrets.token_hex(16)
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.auth.add_nonce(nonce, expires_at)
         origin = self._policy.origins[0]
         message = SignInMessage(
@@ -87,7 +86,7 @@ class SignIn:
         now = self._clock()
         self._check_fields(message, now)
         self._check_signer(message_text, signature, message.account)
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             if not tx.auth.take_nonce(message.nonce, now):
                 raise Unauthenticated(
                     "The nonce is unknown, expired or already used; ask for a new challenge.", param="message"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from backend.ports.serving import NewReceipt
+    from backend.domain.serving import NewReceipt
     from inference.protocol import Chunk, FinishReason
 
 

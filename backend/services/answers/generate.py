@@ -27,15 +27,14 @@ from inference import protocol
 from telemetry import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Hash32, VersionId
     from backend.domain.receipt import Share, VersionRecord
     from backend.ports.attribution import Attributor
     from backend.ports.engine import Engine
-    from backend.ports.serving import CatalogueTx
     from backend.services.channels.admission import Admission
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue, Model
@@ -110,7 +109,7 @@ _Billed: TypeAlias = "tuple[AnswerRequest, Folders, Transcript]"
 class Generate:
     def __init__(
         self,
-        read: Callable[[], AbstractContextManager[CatalogueTx]],
+        db: Database,
         catalogue: Catalogue,
         adapters: AdapterFolders,
         engine: Engine,
@@ -118,7 +117,7 @@ class Generate:
         attributors: Sequence[Attributor],
         limits: GenerateLimits,
     ) -> None:
-        self._positions = Positions(read)
+        self._positions = Positions(db)
         self._catalogue = catalogue
         self._adapters = adapters
         self._engine = engine

@@ -9,11 +9,8 @@ from backend.domain.errors import Unavailable
 from backend.domain.rules import to_position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import SnapshotId
-    from backend.ports.serving import CatalogueTx
 
 KEPT = 64
 """Versions; the longest lists take some megabytes."""
@@ -25,14 +22,14 @@ class Positions:
     A snapshot's id is the hash of what it accepts: what is known of one stays true on any fork.
     """
 
-    def __init__(self, read: Callable[[], AbstractContextManager[CatalogueTx]]) -> None:
-        self._read = read
+    def __init__(self, db: Database) -> None:
+        self._db = db
         self.of = lru_cache(KEPT)(self._find)
 
     def _find(self, snapshots: tuple[SnapshotId, ...]) -> tuple[int, ...]:
         """Rising. Raises Unavailable if one of them is not indexed: nothing is attributed past it."""
         positions: list[int] = []
-        with self._read() as tx:
+        with self._db.read() as tx:
             for number, snapshot in enumerate(snapshots):
                 found = tx.chain.snapshot(snapshot)
                 if found is None:

@@ -15,16 +15,15 @@ from backend.domain.judging.judge import judge
 from backend.domain.settlement import BatchState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.disputes.proofs import Proof
     from backend.domain.disputes.witnesses import Tree
     from backend.domain.ids import Account
     from backend.domain.judging.case import Judgement
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
-    from backend.ports.settlement import MirrorTx
     from backend.services.audit.cases import Cases
 
 
@@ -53,25 +52,21 @@ class WrongBatch(Conflict):
 
 
 class Auditor:
-    """Judges operators' batches, and mirrors the ledgers that follow from them.
-
-    `read` gives one consistent view of the projections, `begin` commits.
-    """
+    """Judges operators' batches, and mirrors the ledgers that follow from them."""
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[MirrorTx]],
-        read: Callable[[], AbstractContextManager[MirrorTx]],
+        db: Database,
         cases: Cases,
     ) -> None:
-        self._begin, self._read, self._cases = begin, read, cases
+        self._db, self._cases = db, cases
 
     def audit(self, operator: Account) -> Iterator[Verdict]:
         """Verdicts from the operator's first batch on; a wrong one is the last, as all after it fall with it.
 
         Errors: `Unavailable` if the store of batch data cannot be reached.
         """
-        with self._read() as tx:
+        with self._db.read() as tx:
             ledger, parent = Ledger(), None
             for committed in standing(tx.chain.batches(operator)):
                 verdict, batch = self._judge(tx.chain, ledger, parent, committed)
@@ -85,22 +80,22 @@ class Auditor:
 
         Errors: `WrongBatch`; `Unavailable` as `audit`.
         """
-        with self._read() as tx:
+        with self._db.read() as tx:
             batches = standing(tx.chain.batches(operator))
             ledger, known = _resume(tx, operator, batches)
             finalised = tx.chain.finalised(operator)
             for number in range(known, len(batches)):
                 ledger = self._right(tx.chain, ledger, batches, number)[1]
-                with self._begin() as mirror:
+                with self._db.begin() as mirror:
                     mirror.batches.save_ledger(operator, ledger)
         if known < len(batches):
-            with self._begin() as mirror:
+            with self._db.begin() as mirror:
                 mirror.batches.prune_ledgers(operator, below=finalised)
         return ledger
 
     def batch(self, operator: Account, number: int) -> Batch:
         """A right batch with its trees, for openings. Errors: `NotFound`; `WrongBatch`; as `audit`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             batches = [b for b in standing(tx.chain.batches(operator)) if b.number <= number]
             if not batches or batches[-1].number != number:
                 raise NotFound(f"{operator} has no batch {number}", "number")
@@ -149,7 +144,7 @@ def standing(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
     return [batch for batch in batches if batch.state is not BatchState.VOID]
 
 
-def _resume(tx: MirrorTx, operator: Account, batches: Sequence[CommittedBatch]) -> tuple[Ledger, int]:
+def _resume(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> tuple[Ledger, int]:
     """The newest mirrored ledger of these batches, and how many of them it covers."""
     for known in range(len(batches), 0, -1):
         ledger = tx.batches.ledger(operator, batches[known - 1].hash)

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.hashing import channel_id, receipt_id, to_bytes
 from backend.domain.receipt import Receipt, SignedReceipt
-from backend.ports.serving import NewReceipt, Reservation
+from backend.domain.serving import NewReceipt, Reservation
 from backend.services.channels.group_commit import GroupCommit
 from backend.services.channels.ledger import ChannelLedger, ReservationLost
 from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.receipt import Slice
     from backend.ports.chain import Signer
-    from backend.ports.serving import ServingTx
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +104,7 @@ class Admission:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[ServingTx]],
-        read: Callable[[], AbstractContextManager[ServingTx]],
+        db: Database,
         market: Market,
         receipt_key: Signer,
         clock: Callable[[], datetime],
@@ -114,7 +112,7 @@ class Admission:
         max_lag_seconds: int,
     ) -> None:
         """`max_lag_seconds`: how old the last indexed block may be where money is kept."""
-        self._begin, self._read = begin, read
+        self._db = db
         self._market = market
         self._receipt_key = receipt_key
         self._clock = clock
@@ -168,12 +166,12 @@ class Admission:
         return stored
 
     def _look(self, entries: Sequence[_Entry]) -> list[Any]:
-        with self._read() as tx:
+        with self._db.read() as tx:
             books = ChannelLedger.opened(tx, *_names(entries), self._clock())
         return [_outcome(entry, books) for entry in entries]
 
     def _commit(self, entries: Sequence[_Entry]) -> list[Any]:
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             channels, keys = _names(entries)
             tx.channels.lock(*channels)
             books = ChannelLedger.opened(tx, channels, keys, self._clock())

@@ -11,11 +11,12 @@ from backend.domain.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.chain import BlockRef
     from backend.domain.channels import Channel, Grant
     from backend.domain.ids import Account, ChannelId
+    from backend.domain.serving import Reservation
     from backend.ports.chain import ChainView
-    from backend.ports.serving import ChannelTx, Reservation
 
 
 class ViewStale(Unavailable):
@@ -53,13 +54,13 @@ class Standing:
         return {name: lack for name, lack in lacks.items() if lack > 0}
 
 
-def standing(tx: ChannelTx, channel: ChannelId, now: datetime) -> Standing:
+def standing(tx: UnitOfWork, channel: ChannelId, now: datetime) -> Standing:
     """Exact for a caller that holds the channel's lock; a glance otherwise."""
     return standings(tx, [channel], kept(tx.channels.reservations([channel]), now), now)[channel]
 
 
 def standings(
-    tx: ChannelTx, channels: Collection[ChannelId], reserved: Mapping[ChannelId, int], now: datetime
+    tx: UnitOfWork, channels: Collection[ChannelId], reserved: Mapping[ChannelId, int], now: datetime
 ) -> dict[ChannelId, Standing]:
     """Of many channels at once. `reserved` as `kept` gives it."""
     on_chain, charged = tx.chain.known_channels(channels), tx.channels.charged(channels)
@@ -119,7 +120,7 @@ def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:
     return {g.key: g.cap for g in grants if g.revoked_at is None and g.expiry > now.timestamp()}
 
 
-def _authorised(tx: ChannelTx, channels: Mapping[ChannelId, Channel], now: datetime) -> dict[ChannelId, int]:
+def _authorised(tx: UnitOfWork, channels: Mapping[ChannelId, Channel], now: datetime) -> dict[ChannelId, int]:
     """Where the best voucher or usable session key of each channel lets collection end."""
     grants = tx.chain.known_grants(channels)
     caps = {channel: usable_grants(grants.get(channel, ()), now) for channel in channels}

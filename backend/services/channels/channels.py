@@ -14,15 +14,14 @@ from backend.ports.chain import ChainView
 from backend.services.channels.balance import Standing, later_now, standing, usable_grants
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.channels import Grant
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId
     from backend.domain.voucher import SignedVoucher, Voucher
     from backend.ports.chain import Recover
-    from backend.ports.serving import WaiverTx
     from backend.services.channels.admission import Market
 
 
@@ -52,15 +51,14 @@ class Channels:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[WaiverTx]],
-        read: Callable[[], AbstractContextManager[WaiverTx]],
+        db: Database,
         market: Market,
         vouchers: TypedDomain,
         recover: Recover,
         clock: Callable[[], datetime],
         set_aside: SetAside,
     ) -> None:
-        self._begin, self._read = begin, read
+        self._db = db
         self._market = market
         self._vouchers = vouchers
         self._recover = recover
@@ -95,7 +93,7 @@ class Channels:
         signer = self._recover(self._vouchers.voucher_digest(voucher), signed.signature)
         now = self._clock()
         aside = self._aside() if voucher.waived_until else ()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.channels.lock(channel)
             line = standing(tx, channel, now)
             grants = usable_grants(tx.chain.grants(channel), later_now(tx.chain, now))
@@ -120,11 +118,11 @@ class Channels:
         return self._view(payer, channel)
 
     def _aside(self) -> Container[ReceiptId]:
-        with self._read() as tx:
+        with self._db.read() as tx:
             return self._set_aside(tx.chain)
 
     def _view(self, payer: Account, channel: ChannelId) -> ChannelView:
-        with self._read() as tx:
+        with self._db.read() as tx:
             on_chain = tx.chain.channel(channel)
             return ChannelView(
                 id=channel,
@@ -144,7 +142,7 @@ def _reach(voucher: Voucher) -> tuple[int, int]:
     return voucher.max_cumulative, voucher.waived_until
 
 
-def _waivable(tx: WaiverTx, channel: ChannelId, settled: int, aside: Container[ReceiptId]) -> int:
+def _waivable(tx: UnitOfWork, channel: ChannelId, settled: int, aside: Container[ReceiptId]) -> int:
     """Where what is set aside right after the settled part of the line ends."""
     end = settled
     for signed in tx.receipts.unsettled(channel, settled, MAX_WAIVED):

@@ -19,12 +19,11 @@ from backend.services.transactions.retry import enqueue_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backend.db.unit_of_work import Database
     from backend.domain.transactions import PreparedTransaction
-    from backend.ports.chain import Chain
-    from backend.ports.serving import DepositTx, HeldKeys
+    from backend.ports.chain import Chain, SessionKeys
     from backend.services.channels.admission import Market
 
 AUTHORIZATION_SECONDS = 3600
@@ -104,14 +103,13 @@ class Deposits:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[DepositTx]],
-        read: Callable[[], AbstractContextManager[DepositTx]],
+        db: Database,
         chain: Chain,
         market: Market,
-        held_keys: HeldKeys,
+        held_keys: SessionKeys,
         clock: Callable[[], datetime],
     ) -> None:
-        self._begin, self._read = begin, read
+        self._db = db
         self._chain = chain
         self._market = market
         self._held_keys = held_keys
@@ -200,12 +198,12 @@ class Deposits:
         return self._chain.prepare(VAULT, function, *line, *args, sender=payer)
 
     def _relay(self, payer: Account, function: str, args: list[Any], key: str) -> int:
-        with self._read() as tx:
+        with self._db.read() as tx:
             is_known = tx.transactions.by_key(f"{key}:0") is not None
         if not is_known:  # refuse what would revert, before the operator pays for it
             self._chain.prepare(VAULT, function, *args, sender=self._market.operator)
-        with self._begin() as tx:
-            queued = enqueue_again(tx.transactions, self._market.operator, (VAULT, function), args, key)
+        with self._db.begin() as tx:
+            queued = enqueue_again(tx, self._market.operator, (VAULT, function), args, key)
             tx.transactions.note_request(payer, queued)
             return queued
 
@@ -230,7 +228,7 @@ class Deposits:
 
     def _funded_channel(self, payer: Account) -> ChannelId:
         channel = self._market.channel(payer)
-        with self._read() as tx:
+        with self._db.read() as tx:
             known = tx.chain.channel(channel)
         if known is None or not known.balance:
             raise ChannelEmpty(
@@ -240,7 +238,7 @@ class Deposits:
         return channel
 
     def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> Grant:
-        with self._read() as tx:
+        with self._db.read() as tx:
             now = later_now(tx.chain, self._clock())
             line = standing(tx, channel, now)
             grants = {grant.key: grant for grant in tx.chain.grants(channel)}
@@ -273,14 +271,14 @@ class Deposits:
             self._creating.release()
 
     def _free_key(self, channel: ChannelId, now: datetime) -> Account | None:
-        with self._read() as tx:
+        with self._db.read() as tx:
             grants = tx.chain.grants(channel)
             spent = {grant.key for grant in grants} - usable_grants(grants, now).keys()
             return next((key for key in tx.channels.held_keys(channel) if key not in spent), None)
 
     def _new_key(self, channel: ChannelId) -> Account:
         key = self._held_keys.create()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.channels.add_held_key(channel, key)
         return key
 

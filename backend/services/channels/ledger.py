@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from backend.domain.auth import KeyUse
 from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
-from backend.ports.auth import KeyUse
 from backend.services.channels.balance import check_fresh, kept, standings
 
 if TYPE_CHECKING:
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Self
 
+    from backend.db.unit_of_work import UnitOfWork
+    from backend.domain.auth import ApiKey
     from backend.domain.chain import BlockRef
     from backend.domain.ids import ChannelId
-    from backend.ports.auth import ApiKey
-    from backend.ports.serving import NewReceipt, Reservation, ServingTx
+    from backend.domain.serving import NewReceipt, Reservation
     from backend.services.channels.balance import Standing
 
 
@@ -77,7 +78,7 @@ class ChannelLedger:
 
     @classmethod
     def opened(
-        cls, tx: ServingTx, channels: Collection[ChannelId], keys: Collection[str], now: datetime
+        cls, tx: UnitOfWork, channels: Collection[ChannelId], keys: Collection[str], now: datetime
     ) -> Self:
         """Exact for a caller that holds the channels' locks; a glance otherwise."""
         reservations = tx.channels.reservations(channels)
@@ -126,7 +127,7 @@ class ChannelLedger:
         self._advanced.add(channel)
         self._receipts.append(receipt)
 
-    def write(self, tx: ServingTx) -> None:
+    def write(self, tx: UnitOfWork) -> None:
         tx.channels.drop_reservations(self._dropped)
         tx.channels.add_reservations([new for new in self._new if new.id in self._kept])
         tx.receipts.add(*self._receipts)

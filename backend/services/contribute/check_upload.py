@@ -17,19 +17,16 @@ from backend.services.contribute.sketch import sketches
 from backend.services.contribute.uploads import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.contribution import Copy, PersonalKind, Report, Upload
     from backend.domain.dataset import Row
     from backend.domain.ids import Hash32
     from backend.domain.near_duplicates import NearCopy
-    from backend.ports.contributions import ContributionTx
     from backend.services.contribute.profile import CountTokens
     from backend.services.contribute.receive import Received
     from backend.services.contribute.staging import Staging
-
-    Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 
 COPIES = frozenset({"repeated_row", "copied_row"})
@@ -39,8 +36,7 @@ MAX_NEAR_COPIES_SHOWN = 100
 
 @dataclass(frozen=True, slots=True)
 class UploadCheck:
-    begin: Begin
-    read: Begin
+    db: Database
     staging: Staging
     count_tokens: CountTokens
     refused_kinds: frozenset[PersonalKind]
@@ -83,20 +79,20 @@ class UploadCheck:
 
     def _keep(self, upload_id: str, rows: Sequence[tuple[Row, Hash32]]) -> None:
         drawn = sketches(["\n".join(row.texts) for row, _ in rows])
-        with self.begin() as tx:
+        with self.db.begin() as tx:
             tx.contributions.add_rows(upload_id, [(row.line, row_hash) for row, row_hash in rows])
             tx.sketches.add(
                 upload_id, [(row.line, sketch) for (row, _), sketch in zip(rows, drawn, strict=True)]
             )
 
     def _name_copies(self, upload_id: str, log: DefectLog) -> None:
-        with self.read() as tx:
+        with self.db.read() as tx:
             for copy in tx.contributions.copies(upload_id):
                 log.add(_copy_defect(copy, upload_id))
 
     def _is_taken(self, upload: Upload, received: Received, log: DefectLog) -> bool:
         """Whether the datanet has these very bytes, be it from elsewhere."""
-        with self.read() as tx:
+        with self.db.read() as tx:
             recorded = tx.chain.contributions(upload.datanet)
         taken = next((known for known in recorded if known.content_hash == received.content_hash), None)
         if taken is not None:
@@ -116,7 +112,7 @@ class UploadCheck:
     def _without_copies(self, upload_id: str, rows: Iterable[bytes]) -> Iterator[bytes]:
         """`rows`: the upload's, by line. Those that are not handed on are forgotten."""
         copied: list[int] = []
-        with self.read() as tx:
+        with self.db.read() as tx:
             for (line, is_copy), row in zip(tx.contributions.rows_by_line(upload_id), rows, strict=True):
                 if not is_copy:
                     yield row
@@ -128,7 +124,7 @@ class UploadCheck:
         self._forget(upload_id, copied)
 
     def _forget(self, upload_id: str, lines: Sequence[int]) -> None:
-        with self.begin() as tx:
+        with self.db.begin() as tx:
             tx.sketches.drop_lines(upload_id, lines)
             tx.contributions.drop_lines(upload_id, lines)
 
@@ -136,7 +132,7 @@ class UploadCheck:
         """Of each row the one that is most alike, one of its own upload and one of another's."""
         counts: Counter[bool] = Counter()
         first: list[NearCopy] = []
-        with self.read() as tx:
+        with self.db.read() as tx:
             pairs = (pair for pair in tx.sketches.near_copies(upload_id) if pair.similarity_ppm >= NEAR_PPM)
             for (_line, is_own), found in groupby(pairs, lambda p: (p.line, p.of_upload == upload_id)):
                 closest = max(found, key=lambda pair: pair.similarity_ppm)

@@ -27,19 +27,17 @@ from backend.services.contribute.uploads import claim_rows, current, drop_conten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.contribution import Copy
     from backend.domain.dataset import Defect
     from backend.domain.ids import Account, DatanetId
     from backend.ports.chain import Chain
-    from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.transactions.consent import Consent
 
-    Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 REGISTRY = "DatasetRegistry"
 SIGNING_SECONDS = 3600
@@ -64,8 +62,7 @@ class Contributions:
 
     def __init__(
         self,
-        begin: Begin,
-        read: Begin,
+        db: Database,
         store: BlobStore,
         chain: Chain,
         consent: Consent,
@@ -73,8 +70,7 @@ class Contributions:
         lane: Account,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._begin = begin
-        self._read = read
+        self._db = db
         self._store = store
         self._chain = chain
         self._consent = consent
@@ -107,14 +103,14 @@ class Contributions:
         created_at = datetime.fromtimestamp(self._now(), UTC)
         upload_id = f"upload-{secrets.token_hex(8)}"
         upload = Upload(upload_id, account, datanet, _title(name), UploadState.CHECKING, created_at, report)
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.contributions.add(upload)
         try:
             return self._check(upload, stream, accepts_partial=accepts_partial)
         except BaseException as error:
             self._staging.drop(upload.id)
-            drop_rows(self._begin, upload.id)
-            with self._begin() as tx:
+            drop_rows(self._db, upload.id)
+            with self._db.begin() as tx:
                 tx.contributions.remove(upload.id)
             if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise DiskFull("there is no room left for the upload here; nothing was kept") from error
@@ -122,7 +118,7 @@ class Contributions:
 
     def status(self, upload_id: str) -> Upload:
         """The upload as the chain has it now. Errors: `NotFound`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return current(tx, _existing(tx, upload_id))
 
     def find(
@@ -136,7 +132,7 @@ class Contributions:
 
         Errors: `InvalidInput` if that is none of them.
         """
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.contributions.find(account, datanet, limit, after)
 
     def content(self, upload_id: str) -> Iterator[bytes]:
@@ -167,7 +163,7 @@ class Contributions:
             raise Forbidden("only its contributor signs an upload", "upload_id")
         nonce = int(self._chain.call(REGISTRY, "nonces", upload.account))
         instant = self._instant()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             draft = _draft(tx, upload_id)
             nonce = max(nonce, tx.contributions.next_nonce(upload.account))
             draft = replace(draft, ticket=_ticket(draft, nonce, instant))
@@ -191,7 +187,7 @@ class Contributions:
             self._claim(upload_id)
             return self._relay(upload, signature)
         except BaseException:
-            release_rows(self._begin, upload_id)
+            release_rows(self._db, upload_id)
             raise
 
     def withdraw(self, upload_id: str) -> Upload:
@@ -201,7 +197,7 @@ class Contributions:
         Errors: `NotFound`; `Conflict` while it is checked or on its way to the chain; `Unavailable` if the
         store cannot be reached, and then its content goes later.
         """
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             locked = tx.contributions.locked(_existing(tx, upload_id).id)
             upload = current(tx, locked) if locked is not None else _existing(tx, upload_id)
             if upload.state in {UploadState.CHECKING, UploadState.SUBMITTED}:
@@ -214,20 +210,20 @@ class Contributions:
         return upload
 
     def _accepted_licence(self, datanet: DatanetId) -> str | None:
-        with self._read() as tx:
+        with self._db.read() as tx:
             found = tx.chain.datanet(datanet)
         if found is None:
             raise NotFound(f"no datanet {datanet}", "datanet")
         return accepted_licence(self._store, found)
 
     def _claim(self, upload_id: str) -> None:
-        if not claim_rows(self._begin, upload_id):
-            with self._read() as tx:
+        if not claim_rows(self._db, upload_id):
+            with self._db.read() as tx:
                 raise _copied(list(tx.contributions.copies(upload_id)))
 
     def _relay(self, upload: Upload, signature: str) -> Upload:
         """Once all its rows are claimed."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             draft = _draft(tx, upload.id)
             if draft.ticket != upload.ticket:
                 raise SignatureExpired("the typed data was handed out anew meanwhile: sign that", "signature")
@@ -252,11 +248,11 @@ class Contributions:
     def _refuse(self, invalid: Upload) -> Upload:
         """Only its report and the list of defects stay."""
         self._staging.drop_data(invalid.id)
-        drop_rows(self._begin, invalid.id)
+        drop_rows(self._db, invalid.id)
         return self._save(invalid)
 
     def _save(self, upload: Upload) -> Upload:
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.contributions.save(upload)
         return upload
 
@@ -285,14 +281,14 @@ def _ticket(draft: Upload, nonce: int, now: int) -> Ticket:
     return Ticket(nonce, now + SIGNING_SECONDS)
 
 
-def _existing(tx: ContributionTx, upload_id: str) -> Upload:
+def _existing(tx: UnitOfWork, upload_id: str) -> Upload:
     upload = tx.contributions.get(upload_id)
     if upload is None:
         raise NotFound(f"no upload {upload_id}", "upload_id")
     return upload
 
 
-def _draft(tx: ContributionTx, upload_id: str) -> Upload:
+def _draft(tx: UnitOfWork, upload_id: str) -> Upload:
     """Locked; a draft again as well, if its last transaction failed."""
     locked = tx.contributions.locked(upload_id)
     upload = None if locked is None else current(tx, locked)

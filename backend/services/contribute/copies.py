@@ -10,10 +10,9 @@ from backend.domain.content import cid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Hash32
-    from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
 
 log = logging.getLogger(__name__)
@@ -26,11 +25,11 @@ class Copies:
 
     def __init__(
         self,
-        read: Callable[[], AbstractContextManager[ContributionTx]],
+        db: Database,
         store: BlobStore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._store, self._clock = read, store, clock
+        self._db, self._store, self._clock = db, store, clock
         self._gone: set[Hash32] = set()
         self._next_sweep = 0.0
 
@@ -39,7 +38,7 @@ class Copies:
         if (now := self._clock()) < self._next_sweep:
             return
         self._next_sweep = now + SWEEP_SECONDS
-        with self._read() as tx:
+        with self._db.read() as tx:
             withdrawn = tx.chain.withdrawn_contents() - self._gone
         kept = [cid for cid in map(cid_of, sorted(withdrawn)) if self._store.has(cid)]
         if kept:

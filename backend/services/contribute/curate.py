@@ -24,16 +24,14 @@ from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.contribution import Upload
     from backend.domain.ids import Account
     from backend.domain.registries import Contribution
-    from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
     from backend.services.contribute.staging import Staging
 
-    Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +48,13 @@ class Curation:
 
     def __init__(
         self,
-        begin: Begin,
-        read: Begin,
+        db: Database,
         store: BlobStore,
         staging: Staging,
         curator: Account | None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._begin = begin
-        self._read = read
+        self._db = db
         self._store = store
         self._staging = staging
         self._curator = curator
@@ -71,30 +67,30 @@ class Curation:
         To be called again and again. It may be killed anywhere and run beside another one.
         """
         abandoned = datetime.fromtimestamp(self._now(), UTC) - ABANDONED_AFTER
-        with self._read() as tx:
+        with self._db.read() as tx:
             moving = tx.contributions.in_states(MOVING)
             left = tx.contributions.in_states(PASSING, before=abandoned)
         return sum(map(self._drop, left)) + sum(map(self._advance, moving))
 
     def _drop(self, upload_id: str) -> bool:
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             upload = tx.contributions.locked(upload_id)
             if upload is None or upload.state not in PASSING:
                 return False
             tx.contributions.save(replace(upload, state=UploadState.INVALID))  # nobody submits it any more
-        drop_rows(self._begin, upload_id)
-        with self._begin() as tx:
+        drop_rows(self._db, upload_id)
+        with self._db.begin() as tx:
             tx.contributions.remove(upload_id)
         self._staging.drop(upload_id)
         return True
 
     def _advance(self, upload_id: str) -> bool:
-        with self._read() as tx:
+        with self._db.read() as tx:
             stored = tx.contributions.get(upload_id)
             seen = None if stored is None else current(tx, stored)
         if seen is None or not self._clear(seen):
             return False
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             before = tx.contributions.locked(upload_id)
             if before is None:
                 return False
@@ -112,11 +108,11 @@ class Curation:
         """Whether what its state implies is done, which it must be before the state is written down."""
         try:
             if upload.state is UploadState.WITHDRAWN:
-                let_go(self._begin, self._store, self._staging, upload)
+                let_go(self._db, self._store, self._staging, upload)
             elif upload.state is UploadState.WITHDRAWING and self._is_kept(upload):
                 drop_content(self._store, self._staging, upload)
             elif is_free(upload):
-                release_rows(self._begin, upload.id)
+                release_rows(self._db, upload.id)
         except Unavailable as error:
             log.warning("upload %s: %s", upload.id, error)
             return False
@@ -125,7 +121,7 @@ class Curation:
     def _is_kept(self, upload: Upload) -> bool:
         return upload.report.cid is not None and self._store.has(upload.report.cid)
 
-    def _decide(self, tx: ContributionTx, upload: Upload, recorded: Contribution, curator: Account) -> None:
+    def _decide(self, tx: UnitOfWork, upload: Upload, recorded: Contribution, curator: Account) -> None:
         """The same decision again is the same transaction, unless that one failed."""
         if upload.state is UploadState.WITHDRAWING:
             reason = ReviewReason.WITHDRAWN
@@ -136,4 +132,4 @@ class Curation:
         datanet, content_hash = recorded.datanet, recorded.content_hash
         call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, reason)]]
         key = f"review:{datanet}:{content_hash}:{reason}"
-        enqueue_again(tx.transactions, curator, call, args, key, MOST_ATTEMPTS)
+        enqueue_again(tx, curator, call, args, key, MOST_ATTEMPTS)

@@ -19,17 +19,15 @@ from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_again
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
     from typing import BinaryIO
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, DatanetId, SnapshotId
     from backend.domain.registries import Contribution, Snapshot
     from backend.ports.chain import Chain
-    from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore, Bring
 
-    Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 REGISTRY = "DatasetRegistry"
 MAX_CONTRIBUTION_BYTES = 4 << 30
@@ -59,15 +57,13 @@ class Snapshots:
 
     def __init__(
         self,
-        begin: Begin,
-        read: Begin,
+        db: Database,
         store: BlobStore,
         chain: Chain,
         lane: Account,
         bring: Bring = bring_nothing,
     ) -> None:
-        self._begin = begin
-        self._read = read
+        self._db = db
         self._store = store
         self._chain = chain
         self._lane = lane
@@ -81,15 +77,15 @@ class Snapshots:
         """
         snapshot_id, _accepted_hash = self._chain.call(REGISTRY, "previewSnapshot", datanet, count)
         call, args, key = (REGISTRY, "freeze"), [str(datanet), str(count)], f"freeze:{snapshot_id}"
-        with self._begin() as tx:
-            sent = enqueue_again(tx.transactions, self._lane, call, args, key, MOST_ATTEMPTS)
+        with self._db.begin() as tx:
+            sent = enqueue_again(tx, self._lane, call, args, key, MOST_ATTEMPTS)
             if (known := tx.chain.datanet(datanet)) is not None:
                 tx.transactions.note_request(known.creator, sent)
         return Freezing(snapshot_id, sent)
 
     def get(self, snapshot_id: SnapshotId) -> Snapshot:
         """Errors: `NotFound` for one that is not (yet) on the chain."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return _snapshot(tx, snapshot_id)
 
     def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -131,7 +127,7 @@ class Snapshots:
         }
 
     def _accepted(self, snapshot_id: SnapshotId) -> list[Contribution]:
-        with self._read() as tx:
+        with self._db.read() as tx:
             snapshot = _snapshot(tx, snapshot_id)
             recorded = {c.index: c for c in tx.chain.contributions(snapshot.datanet)}
         return [recorded[index] for index in snapshot.accepted]
@@ -189,7 +185,7 @@ def _stated_licence(manifest: bytes) -> str:
     return licence if isinstance(licence, str) and licence.isascii() else ""
 
 
-def _snapshot(tx: ContributionTx, snapshot_id: SnapshotId) -> Snapshot:
+def _snapshot(tx: UnitOfWork, snapshot_id: SnapshotId) -> Snapshot:
     snapshot = tx.chain.snapshot(snapshot_id)
     if snapshot is None:
         raise NotFound(f"no snapshot {snapshot_id}", "snapshot_id")

@@ -12,32 +12,28 @@ from backend.domain.contribution import Upload, UploadState, advanced
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.registries import Contribution
-    from backend.ports.contributions import ContributionTx
     from backend.ports.storage import BlobStore
     from backend.services.contribute.staging import Staging
 
-    Begin = Callable[[], AbstractContextManager[ContributionTx]]
 
 ROWS_AT_ONCE = 2000
 
 
-def current(tx: ContributionTx, upload: Upload) -> Upload:
+def current(tx: UnitOfWork, upload: Upload) -> Upload:
     """The upload with what the chain says of it now."""
     if upload.transaction_id is None:
         return advanced(upload, None, None)
     return judged(tx, upload, recorded_as(tx, upload))
 
 
-def judged(tx: ContributionTx, upload: Upload, recorded: Contribution | None) -> Upload:
+def judged(tx: UnitOfWork, upload: Upload, recorded: Contribution | None) -> Upload:
     sent = None if upload.transaction_id is None else tx.transactions.get(upload.transaction_id)
     return advanced(upload, recorded, sent)
 
 
-def recorded_as(tx: ContributionTx, upload: Upload) -> Contribution | None:
+def recorded_as(tx: UnitOfWork, upload: Upload) -> Contribution | None:
     """What the registry holds under the upload's content hash."""
     if upload.index is not None:
         known = tx.chain.contribution(upload.datanet, upload.index)
@@ -47,7 +43,7 @@ def recorded_as(tx: ContributionTx, upload: Upload) -> Contribution | None:
     return next((c for c in recorded if c.content_hash == upload.report.content_hash), None)
 
 
-def claim_rows(begin: Begin, upload_id: str) -> bool:
+def claim_rows(db: Database, upload_id: str) -> bool:
     """Claim all rows; False if another upload has one. Whoever does not submit then gives up what it claimed.
 
     By rising hash: of two uploads that claim the same rows at once, one gets through.
@@ -55,34 +51,34 @@ def claim_rows(begin: Begin, upload_id: str) -> bool:
     after: str | None = ""
     while after is not None:
         try:
-            with begin() as tx:
+            with db.begin() as tx:
                 after = tx.contributions.claim_rows(upload_id, after, ROWS_AT_ONCE)
         except Conflict:
             return False
     line: int | None = 0
     while line is not None:
-        with begin() as tx:
+        with db.begin() as tx:
             line = tx.sketches.publish(upload_id, line, ROWS_AT_ONCE)
     return True
 
 
-def release_rows(begin: Begin, upload_id: str) -> None:
+def release_rows(db: Database, upload_id: str) -> None:
     """Give up the claims of an upload that others may have the rows of; those of any other stay."""
     line: int | None = 0
     while line is not None:
-        with begin() as tx:
+        with db.begin() as tx:
             if not _is_still_free(tx, upload_id):
                 return
             line = tx.sketches.retract(upload_id, line, ROWS_AT_ONCE)
     after: str | None = ""
     while after is not None:
-        with begin() as tx:
+        with db.begin() as tx:
             if not _is_still_free(tx, upload_id):
                 return
             after = tx.contributions.release_rows(upload_id, after, ROWS_AT_ONCE)
 
 
-def _is_still_free(tx: ContributionTx, upload_id: str) -> bool:
+def _is_still_free(tx: UnitOfWork, upload_id: str) -> bool:
     upload = tx.contributions.locked(upload_id)
     return upload is not None and is_free(current(tx, upload))
 
@@ -92,18 +88,18 @@ def is_free(upload: Upload) -> bool:
     return upload.state in {UploadState.DRAFT, UploadState.REJECTED, UploadState.WITHDRAWN}
 
 
-def drop_rows(begin: Begin, upload_id: str) -> None:
+def drop_rows(db: Database, upload_id: str) -> None:
     is_left = True
     while is_left:
-        with begin() as tx:
+        with db.begin() as tx:
             has_sketches = tx.sketches.drop(upload_id, ROWS_AT_ONCE)
             is_left = tx.contributions.drop_rows(upload_id, ROWS_AT_ONCE) or has_sketches
 
 
-def let_go(begin: Begin, store: BlobStore, staging: Staging, upload: Upload) -> None:
+def let_go(db: Database, store: BlobStore, staging: Staging, upload: Upload) -> None:
     """Free the rows of a withdrawn upload, and keep nothing of their bytes. Errors: `Unavailable`."""
-    release_rows(begin, upload.id)
-    drop_rows(begin, upload.id)
+    release_rows(db, upload.id)
+    drop_rows(db, upload.id)
     drop_content(store, staging, upload)
 
 

@@ -12,14 +12,13 @@ from backend.domain.receipt import NAME_PATTERN
 from backend.services.market.denials import check_answerable, is_served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.denials import FloorPrice
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import RegisteredVersion
     from backend.ports.chain import ChainView
-    from backend.ports.serving import CatalogueTx, ModelsTx
 
 _HASH = re.compile(r"(?:0x)?([0-9a-f]{64})")
 _NAMED = re.compile(rf"(0x[0-9a-f]{{40}})/({NAME_PATTERN})(?:@(?:0x)?([0-9a-f]{{4,64}}))?")
@@ -68,8 +67,8 @@ class BaseModel:
 
 
 class Catalogue:
-    def __init__(self, read: Callable[[], AbstractContextManager[ModelsTx]], base: BaseModel) -> None:
-        self._read = read
+    def __init__(self, db: Database, base: BaseModel) -> None:
+        self._db = db
         self._base = base
 
     @property
@@ -81,12 +80,12 @@ class Catalogue:
         return self._base.digest
 
     def floor(self) -> FloorPrice:
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.policy.floor()
 
     def models(self) -> list[Model]:
         """All that can be served now: newest version of each name, the base model first."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             denials = {denial.subject: denial for denial in tx.policy.all()}
             floor = tx.policy.floor()
             listed = (v for v in tx.chain.versions() if self._is_servable(v, floor) and not v.is_deprecated)
@@ -100,27 +99,27 @@ class Catalogue:
 
         Raises ModelNotFound, also for what is not served at its price; ModelDenied; PayerDenied.
         """
-        with self._read() as tx:
+        with self._db.read() as tx:
             found = self._known(tx, model)
             self._check_servable(found, model, tx.policy.floor())
-            check_answerable(tx.policy, tx.chain, found.record, payer)
+            check_answerable(tx, found.record, payer)
         return self._model(found)
 
     def record(self, model: str) -> VersionRecord:
         """Likewise, served here or not. Raises ModelNotFound."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return self._known(tx, model).record
 
-    def _known(self, tx: ModelsTx, model: str) -> RegisteredVersion:
+    def _known(self, tx: UnitOfWork, model: str) -> RegisteredVersion:
         found = self._find(tx, model)
         if found is None:
             raise ModelNotFound(f"The model {model!r} does not exist here.", param="model")
         return found
 
-    def _find(self, tx: ModelsTx, model: str) -> RegisteredVersion | None:
+    def _find(self, tx: UnitOfWork, model: str) -> RegisteredVersion | None:
         return self._newest_base(tx) if model == self._base.name else _registered(tx.chain, model)
 
-    def _newest_base(self, tx: ModelsTx) -> RegisteredVersion | None:
+    def _newest_base(self, tx: UnitOfWork) -> RegisteredVersion | None:
         floor, versions = tx.policy.floor(), tx.chain.versions(creator=self._base.creator)
         return _newest([v for v in versions if _is_bare(v) and self._is_servable(v, floor)])
 
@@ -168,11 +167,11 @@ class Catalogue:
         return Model(version.id, record, name, version.is_deprecated, version.block_number)
 
 
-def adapter_record(read: Callable[[], AbstractContextManager[CatalogueTx]], adapter: str) -> VersionRecord:
+def adapter_record(db: Database, adapter: str) -> VersionRecord:
     """Of any adapter that is registered, for whoever serves none: `owner/name`, `owner/name@version prefix`,
     version id or adapter digest. Raises ModelNotFound, and Unavailable before the chain is indexed.
     """
-    with read() as tx:
+    with db.read() as tx:
         cursor, found = tx.chain.cursor(), _registered(tx.chain, adapter)
     if cursor is None:
         raise Unavailable(

@@ -24,14 +24,13 @@ from backend.domain.ids import ZERO_HASH, Hash32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.denials import FloorPrice
     from backend.domain.ids import Account, Cid
     from backend.domain.receipt import VersionRecord
     from backend.ports.chain import ChainView
-    from backend.ports.denials import PolicyRepository, PolicyTx
     from backend.ports.storage import BlobStore
     from backend.services.market.adapter_folders import AdapterFolders
 
@@ -48,40 +47,39 @@ class Takedown:
 class Policy:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[PolicyTx]],
-        read: Callable[[], AbstractContextManager[PolicyTx]],
+        db: Database,
         blobs: BlobStore,
         folders: AdapterFolders,
         clock: Callable[[], datetime],
     ) -> None:
-        self._begin, self._read = begin, read
+        self._db = db
         self._blobs, self._folders = blobs, folders
         self._clock = clock
 
     def denials(self) -> Sequence[Denial]:
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.policy.all()
 
     def deny(self, subject: Subject, reason: Reason) -> Denial:
         """From the next request on."""
         denial = Denial(subject, reason, self._clock())
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.policy.put(denial)
         return denial
 
     def allow(self, subject: Subject) -> None:
         """Errors: `NotFound` for what is not denied."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             if not tx.policy.remove(subject):
                 raise NotFound(f"{subject.kind} {subject.id} is not denied.", param="subject")
 
     def floor(self) -> FloorPrice:
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.policy.floor()
 
     def set_floor(self, floor: FloorPrice) -> None:
         """From the next request on: what asks less is not served."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.policy.set_floor(floor)
 
     def take_down(self, record: VersionRecord, reason: Reason) -> Takedown:
@@ -92,7 +90,7 @@ class Policy:
         if record.adapter_digest == ZERO_HASH:
             raise NotFound("The base model has no adapter that could be taken down.", param="model")
         now = self._clock()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             versions = [v.record for v in tx.chain.versions()]
             digests = {v.cid_digest for v in versions if v.adapter_digest == record.adapter_digest}
             tx.policy.put(Denial(Subject(Denied.ADAPTER, record.adapter_digest), reason, now))
@@ -106,7 +104,7 @@ class Policy:
     def drop_copies(self, takedown: Takedown) -> bool:
         """Delete the copies that answers are made from, once those under way have ended; whether it did."""
         now = self._clock()
-        with self._read() as tx:
+        with self._db.read() as tx:
             if takedown.under_way & tx.channels.reserved(now):
                 return False
         for cid in takedown.contents:
@@ -116,7 +114,7 @@ class Policy:
     def check_content(self, cid: Cid) -> None:
         """Errors: `ContentWithheld`."""
         subject = Subject(Denied.CONTENT, f"0x{decode_cid(cid).digest.hex()}")
-        with self._read() as tx:
+        with self._db.read() as tx:
             denials = tx.policy.find([subject])
         for denial in denials:
             raise ContentWithheld(
@@ -124,13 +122,11 @@ class Policy:
             )
 
 
-def check_answerable(
-    policy: PolicyRepository, chain: ChainView, record: VersionRecord, payer: Account | None
-) -> None:
+def check_answerable(tx: UnitOfWork, record: VersionRecord, payer: Account | None) -> None:
     """Whether the version is served, and to whom. Errors: `ModelDenied`, `ModelWithheld`, `PayerDenied`."""
-    subjects = _subjects(chain, record)
+    subjects = _subjects(tx.chain, record)
     asked_by = [] if payer is None else [Subject(Denied.PAYER, payer)]
-    for denial in policy.find([*subjects, *asked_by]):
+    for denial in tx.policy.find([*subjects, *asked_by]):
         subject, details = denial.subject, {"reason": denial.reason.value}
         if subject.kind is Denied.PAYER:
             raise PayerDenied(f"{subject.id} is not answered here: {denial.reason}.", None, details)

@@ -15,13 +15,13 @@ from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak, to_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Mapping, Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.governance import Proposal
     from backend.domain.ids import Account
     from backend.domain.transactions import Call, PreparedTransaction
-    from backend.ports.chain import Chain, ChainTx
+    from backend.ports.chain import Chain
 
 GOVERNOR = "MarketGovernor"
 
@@ -73,9 +73,9 @@ class VotingPower:
 
 
 class Governance:
-    def __init__(self, chain: Chain, begin: Callable[[], AbstractContextManager[ChainTx]]) -> None:
+    def __init__(self, chain: Chain, db: Database) -> None:
         self._chain = chain
-        self._begin = begin
+        self._db = db
 
     def voting_power(self, account: Account) -> VotingPower:
         balance, delegate, votes = (
@@ -124,12 +124,12 @@ class Governance:
 
     def proposals(self) -> list[ProposalStatus]:
         """Oldest first."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             proposals = tx.chain.proposals()
         return [self._status(proposal) for proposal in proposals]
 
     def _known(self, proposal_id: int) -> Proposal:
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             proposal = tx.chain.proposal(proposal_id)
         if proposal is None:
             raise NotFound(f"no proposal {proposal_id}", param="proposal_id")

@@ -9,12 +9,11 @@ from backend.domain.hashing import licence_text
 from backend.services.contribute.licences import UnknownLicence, parse_licence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Hash32, SnapshotId, VersionId
     from backend.ports.chain import ChainView
-    from backend.ports.serving import OriginsTx
     from backend.services.market.catalogue import Model
 
 
@@ -29,8 +28,8 @@ class Origin:
 
 
 class Origins:
-    def __init__(self, read: Callable[[], AbstractContextManager[OriginsTx]]) -> None:
-        self._read = read
+    def __init__(self, db: Database) -> None:
+        self._db = db
         # Snapshots are frozen, and so are the licences in them: each is looked at once.
         self._licences: dict[tuple[SnapshotId, ...], str | None] = {}
 
@@ -39,7 +38,7 @@ class Origins:
         snapshots has those of all their contributions at once.
         """
         adapters = {model.id: model.record.snapshots for model in models if not model.is_base}
-        with self._read() as tx:
+        with self._db.read() as tx:
             registered = tx.chain.registrations(adapters)
             stated = tx.training.stated_licences([v for v, snapshots in adapters.items() if not snapshots])
             known = {v: self._of_snapshots(tx.chain, snapshots) for v, snapshots in adapters.items()}

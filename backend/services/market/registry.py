@@ -13,9 +13,9 @@ from backend.domain.receipt import check_name
 from backend.services.contribute.terms import TERMS_FILE, terms_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.contribution import ReviewReason
     from backend.domain.ids import Account, DatanetId
     from backend.domain.receipt import VersionRecord
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from backend.domain.settlement import CommittedBatch
     from backend.domain.transactions import ChainTransaction, PreparedTransaction
     from backend.ports.chain import Chain
-    from backend.ports.serving import RegistryTx
     from backend.ports.storage import BlobStore
 
 DATASETS = "DatasetRegistry"
@@ -40,19 +39,17 @@ class ListedBatch:
 
 
 class Registry:
-    def __init__(
-        self, read: Callable[[], AbstractContextManager[RegistryTx]], chain: Chain, store: BlobStore
-    ) -> None:
-        self._read = read
+    def __init__(self, db: Database, chain: Chain, store: BlobStore) -> None:
+        self._db = db
         self._chain = chain
         self._store = store
 
     def datanets(self) -> list[Datanet]:
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.chain.datanets()
 
     def datanet(self, datanet: DatanetId) -> Datanet:
-        with self._read() as tx:
+        with self._db.read() as tx:
             found = tx.chain.datanet(datanet)
         if found is None:
             raise NotFound(f"No datanet {datanet}.", param="datanet")
@@ -72,7 +69,7 @@ class Registry:
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
         """By rising index. Raises NotFound."""
         self.datanet(datanet)
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.chain.contributions(datanet)
 
     def prepare_review(
@@ -90,7 +87,7 @@ class Registry:
 
     def batches(self, operator: Account) -> list[ListedBatch]:
         """All that the operator ever committed, voided ones included, newest first; none for a stranger."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             held = {found.demand.batch_hash for found in tx.chain.open_demands(operator)}
             batches = tx.chain.batches(operator)
         return [ListedBatch(batch, batch.hash in held) for batch in reversed(batches)]
@@ -99,14 +96,14 @@ class Registry:
         """One that was sent for the account. Raises NotFound, for those of others too: the chain shows what
         was mined, but what is still queued, for whom, and what was never sent, is nobody else's.
         """
-        with self._read() as tx:
+        with self._db.read() as tx:
             if not tx.transactions.is_requested(account, transaction_id):
                 raise NotFound(f"No transaction {transaction_id} was sent for you.", param="transaction_id")
             return tx.transactions.get(transaction_id)
 
     def transactions(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:
         """Those sent for the account, newest first, with an id below `before`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.transactions.requested(account, before, limit)
 
     def prepare_datanet(

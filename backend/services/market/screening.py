@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from backend.domain.errors import DomainError, NotFound, Unavailable
 from backend.domain.screening import (
@@ -18,15 +18,14 @@ from backend.domain.screening import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from pathlib import Path
     from typing import Any
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, Hash32, VersionId
     from backend.domain.registries import RegisteredVersion
-    from backend.ports.screening import GateTx, Inspect
     from backend.services.market.adapter_folders import AdapterFolders
 
-    Begin = Callable[[], AbstractContextManager[GateTx]]
 
 MAX_LEARNT = 16
 """Versions that are fetched and inspected before one report."""
@@ -34,16 +33,19 @@ MAX_LEARNT = 16
 log = logging.getLogger(__name__)
 
 
+Inspect: TypeAlias = "Callable[[Path], Inspection]"
+"""Inspects the adapter in a folder. Errors: `AdapterRefused` if the engine refuses it, `Unavailable`."""
+
+
 class Gate:
     """Reports stand on what was noted: of adapters trained here, and of versions that were learnt."""
 
-    def __init__(self, begin: Begin, read: Begin) -> None:
-        self._begin = begin
-        self._read = read
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     def note(self, inspection: Inspection) -> None:
         """Noting again is harmless."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.inspections.put(inspection)
 
     def learn(self, base_model: Hash32, folders: AdapterFolders, inspect: Inspect) -> int:
@@ -51,7 +53,7 @@ class Gate:
 
         What is not within reach is left for the next time; what the engine refuses is not looked at again.
         """
-        with self._read() as tx:
+        with self._db.read() as tx:
             known = tx.inspections.digests(base_model)
             unknown = {
                 v.record.adapter_digest: v
@@ -84,7 +86,7 @@ class Gate:
         and is named by its record. Without a snapshot it is compared with the creator's own versions that
         have one too: whose contributors a copy would leave out. Errors: `NotFound`.
         """
-        with self._read() as tx:
+        with self._db.read() as tx:
             inspected = tx.inspections.get(adapter_digest)
             if inspected is None or not inspected.sketch:
                 raise NotFound(f"adapter {adapter_digest} was not inspected here", param="adapter_digest")
@@ -112,7 +114,7 @@ class Gate:
         )
 
 
-def _versions(tx: GateTx, base_model: Hash32) -> list[RegisteredVersion]:
+def _versions(tx: UnitOfWork, base_model: Hash32) -> list[RegisteredVersion]:
     """With adapters, in order of registration."""
     return [
         version

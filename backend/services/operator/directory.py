@@ -18,12 +18,11 @@ from backend.ports.outbound import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Hash32
     from backend.domain.registries import Operator
     from backend.ports.outbound import OutboundHttp
-    from backend.ports.serving import CatalogueTx
     from backend.services.market.catalogue import Catalogue
 
 CARD_PATH = "/v1/operator"
@@ -79,14 +78,14 @@ class Standing:
 class Operators:
     def __init__(
         self,
-        read: Callable[[], AbstractContextManager[CatalogueTx]],
+        db: Database,
         outbound: OutboundHttp,
         catalogue: Catalogue,
         own: Account,
         training_price: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read = read
+        self._db = db
         self._outbound, self._catalogue, self._own, self._clock = outbound, catalogue, own, clock
         self._training_price = training_price
         self._standings: dict[tuple[Account, str], Standing] = {}
@@ -111,7 +110,7 @@ class Operators:
 
     def all(self, active: Collection[Hash32]) -> list[tuple[Operator, Standing]]:
         """All that are registered, and how they answered lately; waits for those never asked before."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             known = tx.chain.operators()
         self._ask_again([o for o in known if o.endpoint and o.account != self._own])
         own = Standing(self.card(active))

@@ -20,12 +20,11 @@ from backend.services.transactions.payment_token import PaymentToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
     from backend.domain.transactions import ChainTransaction
     from backend.ports.chain import Chain, Signer
-    from backend.ports.serving import MembershipTx
 
 REGISTRY, SETTLEMENT, VAULT, PARAMETERS = "OperatorRegistry", "Settlement", "PaymentVault", "Parameters"
 MAX_ENDPOINT = 256
@@ -122,21 +121,20 @@ class Membership:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[MembershipTx]],
-        read: Callable[[], AbstractContextManager[MembershipTx]],
+        db: Database,
         chain: Chain,
         own: Account,
         receipt_key: Signer,
         domain: TypedDomain,
         chain_now: Callable[[], int],
     ) -> None:
-        self._read, self._chain, self._wishes = read, chain, OperatorTransactions(begin, read, chain, own)
+        self._db, self._chain, self._wishes = db, chain, OperatorTransactions(db, chain, own)
         self._own, self._receipt_key, self._domain = own, receipt_key, domain
         self._token, self._now = PaymentToken(chain), chain_now
 
     def place(self) -> Place:
         """Errors: `Unavailable` without the chain."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             known = tx.chain.operator(self._own)
             waits = tx.figures(self._own, datetime.now(UTC)).unsettled_units
         kept, key = self._ask("stakeOf", self._own), self._receipt_key.account

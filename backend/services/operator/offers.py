@@ -14,14 +14,13 @@ from backend.domain.receipt import TRAINING_NAME, own_record
 from backend.services.transactions.operator_transactions import Call, OperatorTransactions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Hash32
     from backend.domain.receipt import VersionRecord
     from backend.domain.transactions import ChainTransaction
     from backend.ports.chain import Chain
-    from backend.ports.serving import OffersTx
 
 REGISTRY = "AdapterRegistry"
 MAX_NAME = 32
@@ -49,17 +48,16 @@ def base_record(operator: Account, base_model: Hash32, name: str, prices: tuple[
 class Offers:
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[OffersTx]],
-        read: Callable[[], AbstractContextManager[OffersTx]],
+        db: Database,
         chain: Chain,
         own: Account,
     ) -> None:
-        self._read, self._chain, self._own = read, chain, own
-        self._wishes = OperatorTransactions(begin, read, chain, own)
+        self._db, self._chain, self._own = db, chain, own
+        self._wishes = OperatorTransactions(db, chain, own)
 
     def check(self, record: VersionRecord) -> None:
         """Errors: `Conflict` where answers would not be sold by this record, registered or not."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             floor = tx.policy.floor()
             known = [one.record for one in tx.chain.versions(creator=self._own) if not one.is_deprecated]
         if not floor.allows(record):

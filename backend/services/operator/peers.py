@@ -15,12 +15,11 @@ from backend.ports.outbound import AnsweredOtherwise, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, Cid
     from backend.domain.registries import Operator
     from backend.ports.outbound import OutboundHttp
-    from backend.ports.serving import CatalogueTx
     from backend.ports.storage import BlobStore
 
 RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
@@ -43,13 +42,13 @@ class Peers:
 
     def __init__(
         self,
-        read: Callable[[], AbstractContextManager[CatalogueTx]],
+        db: Database,
         outbound: OutboundHttp,
         blobs: BlobStore,
         own: Account | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._outbound, self._blobs, self._own = read, outbound, blobs, own
+        self._db, self._outbound, self._blobs, self._own = db, outbound, blobs, own
         self._clock = clock
         self._rests: dict[tuple[Account, Cid | None], float] = {}
         """Until when an operator is not asked: for one content, or at all."""
@@ -74,7 +73,7 @@ class Peers:
                 return
 
     def _candidates(self, cid: Cid, first: Account | None) -> list[Operator]:
-        with self._read() as tx:
+        with self._db.read() as tx:
             known = [o for o in tx.chain.operators() if o.endpoint and o.account != self._own]
         now = self._clock()
         rested = [

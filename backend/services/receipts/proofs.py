@@ -13,14 +13,11 @@ from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProo
 from backend.services.audit.auditor import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
+    from backend.db.unit_of_work import Database
     from backend.domain.batch import Batch, Entry
     from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
-    from backend.ports.serving import ProofTx
     from backend.services.audit.auditor import Auditor
 
 
@@ -41,15 +38,13 @@ class Proofs:
     fell out of its ring.
     """
 
-    def __init__(
-        self, read: Callable[[], AbstractContextManager[ProofTx]], auditor: Auditor, chain: Chain
-    ) -> None:
-        self._read, self._auditor, self._chain = read, auditor, chain
+    def __init__(self, db: Database, auditor: Auditor, chain: Chain) -> None:
+        self._db, self._auditor, self._chain = db, auditor, chain
         self._latest: tuple[Hash32, Batch] | None = None
 
     def place(self, receipt: ReceiptId) -> Place:
         """Of a receipt that is stored here. Errors: `NotFound`; `NotCommitted`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             stored = tx.receipts.get(receipt)
             if stored is None:
                 raise NotFound(f"No receipt {receipt} here.", param="id")
@@ -99,7 +94,7 @@ class Proofs:
         return self._ask("verifyEntry", operator, number, key, opening | {"value": entry.value})
 
     def _ask(self, function: str, operator: Account, number: int, *args: Any) -> bool:
-        with self._read() as tx:
+        with self._db.read() as tx:
             batches = standing(tx.chain.batches(operator))
         header = next(dict(batch.header) for batch in batches if batch.number == number)
         return bool(self._chain.call("Settlement", function, header, *args))

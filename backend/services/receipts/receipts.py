@@ -12,14 +12,14 @@ from backend.domain.money import PPM
 from backend.domain.rules import from_position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account, DatanetId, ReceiptId, VersionId
     from backend.domain.receipt import Share
+    from backend.domain.serving import DayUsage, StoredReceipt
     from backend.domain.settlement import BatchState
     from backend.ports.chain import ChainView
-    from backend.ports.serving import DayUsage, ServingTx, StoredReceipt
 
 MAX_USAGE_DAYS = 366
 DAY_SECONDS = 86_400
@@ -65,12 +65,12 @@ class ReceiptView:
 
 
 class Receipts:
-    def __init__(self, read: Callable[[], AbstractContextManager[ServingTx]]) -> None:
-        self._read = read
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     def get(self, receipt: ReceiptId) -> ReceiptView:
         """Anybody who knows the id may see it: settlement publishes all but the salt."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             stored = tx.receipts.get(receipt)
             if stored is None:
                 raise NotFound(f"No receipt {receipt} here.", param="id")
@@ -78,7 +78,7 @@ class Receipts:
 
     def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
         """The payer's own, newest first, from the one before sequence `before` on."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.receipts.page(payer, before, limit)
 
     def usage(self, payer: Account, first: date, last: date) -> Sequence[DayUsage]:
@@ -87,7 +87,7 @@ class Receipts:
         if not 1 <= num_days <= MAX_USAGE_DAYS:
             raise InvalidInput(f"Ask for 1 to {MAX_USAGE_DAYS} days, not {num_days}.", param="first")
         since = (first - EPOCH).days * DAY_SECONDS
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.receipts.usage(payer, since, since + num_days * DAY_SECONDS)
 
 

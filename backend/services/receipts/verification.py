@@ -27,15 +27,14 @@ from backend.services.audit.auditor import standing
 from backend.services.audit.published import spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.domain.receipt import Receipt, SignedReceipt
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView, Recover
-    from backend.ports.settlement import MirrorTx
     from backend.services.audit.auditor import Auditor
 
 
@@ -63,19 +62,19 @@ class Verification:
 
     def __init__(
         self,
-        read: Callable[[], AbstractContextManager[MirrorTx]],
+        db: Database,
         auditor: Auditor,
         recover: Recover,
         settlement: TypedDomain,
     ) -> None:
-        self._read, self._auditor = read, auditor
+        self._db, self._auditor = db, auditor
         self._recover, self._settlement = recover, settlement
 
     def checks(self, shown: ShownReceipt) -> Iterator[Check]:
         """One after the other, as they are made."""
         receipt = shown.signed.receipt
         yield _equal("hash", "the receipt's id", receipt_id(receipt), shown.id)
-        with self._read() as tx:
+        with self._db.read() as tx:
             yield self._signature(tx.chain, shown)
             yield _hashes(shown.signed)
             yield _charge(tx.chain, shown.signed)
@@ -99,7 +98,7 @@ class Verification:
 
     def _place(self, shown: ShownReceipt) -> Check:
         receipt = shown.signed.receipt
-        with self._read() as tx:
+        with self._db.read() as tx:
             batch = _covering(tx.chain, shown.operator, receipt)
             spans = () if batch is None else spans_of(tx.chain, batch.hash)
         if batch is None:

@@ -24,13 +24,13 @@ from backend.services.audit.published import published
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.batch import Batch
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ReceiptId
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch, Conviction
     from backend.ports.chain import Chain, ChainView
-    from backend.ports.settlement import SettlementTx
     from backend.ports.storage import BlobStore
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Convictions:
     _objections: dict[Case, str] = field(default_factory=dict)
     """What was found before: to find it reads and hashes much, and it never changes."""
 
-    def lessons(self, tx: SettlementTx) -> Lessons:
+    def lessons(self, tx: UnitOfWork) -> Lessons:
         aside: dict[ReceiptId, str] = {}
         objection, finalised = "", tx.chain.finalised(self.operator)
         for batch, conviction in self._convicted(tx.chain):
@@ -101,7 +101,7 @@ class Convictions:
                 log.error("receipt %s is set aside: %s", receipt, why)
         return self._aside[case]
 
-    def _object(self, tx: SettlementTx, batch: CommittedBatch, conviction: Conviction) -> str:
+    def _object(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
         case = (batch.hash, conviction.tx_hash)
         if case not in self._objections:
             self._objections[case] = self._find_objection(tx, batch, conviction)
@@ -133,7 +133,7 @@ class Convictions:
         is_this = Header.from_chain(args["header"]).hash == batch.hash
         return int(args["opening"]["index"]) if is_this else None
 
-    def _find_objection(self, tx: SettlementTx, batch: CommittedBatch, conviction: Conviction) -> str:
+    def _find_objection(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
         if conviction.verb not in _OF_THE_TREES and conviction.fault not in _OF_THE_PLACE:
             return ""
         header = Header.from_chain(batch.header)
@@ -145,7 +145,7 @@ class Convictions:
             "same one again: it does not keep the contracts' rules, and settles nothing until it is updated"
         )
 
-    def _rebuilt(self, tx: SettlementTx, header: Header, receipts: Sequence[SignedReceipt]) -> Batch | None:
+    def _rebuilt(self, tx: UnitOfWork, header: Header, receipts: Sequence[SignedReceipt]) -> Batch | None:
         """The batch as we would build it now; None if we would not."""
         first = header.parent == ZERO_HASH
         parent = Ledger() if first else tx.batches.ledger(self.operator, header.parent)

@@ -12,13 +12,13 @@ from backend.domain.voucher import SignedVoucher, Voucher
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.batch import Ledger, Span
     from backend.domain.channels import Channel, Grant
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import ChannelId
     from backend.domain.receipt import SignedReceipt
-    from backend.ports.chain import Signer
-    from backend.ports.settlement import SessionKeys, SettlementTx
+    from backend.ports.chain import SessionKeys, Signer
     from backend.services.settle.validate import Vetting
 
 _NO_VOUCHER = "no voucher and no held session key covers its next receipt"
@@ -123,7 +123,7 @@ def compact(signature: str) -> tuple[str, str]:
 
 
 def select(
-    tx: SettlementTx,
+    tx: UnitOfWork,
     ledger: Ledger,
     vetting: Vetting,
     keys: SessionKeys,
@@ -164,7 +164,7 @@ def _best(line: _Line, authorities: Iterable[Authority]) -> Take | None:
 
 
 def _authorities(
-    tx: SettlementTx, channel: Channel, keys: SessionKeys, over_before: int
+    tx: UnitOfWork, channel: Channel, keys: SessionKeys, over_before: int
 ) -> Iterator[Authority]:
     """All that the vault would take; also by expired and revoked keys, since what was served against one
     stays collectable for the thaw.
@@ -190,7 +190,7 @@ def _end(grant: Grant) -> int:
 class _Line:
     """A channel's unsettled receipts from `before` on."""
 
-    tx: SettlementTx
+    tx: UnitOfWork
     channel: Channel
     before: int
     vetting: Vetting

@@ -29,7 +29,7 @@ from backend.domain.content import cid_digest
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
-from backend.ports.settlement import BatchRecord
+from backend.domain.settlement import BatchRecord
 from backend.services.settle.convictions import Convictions, receipts_of
 from backend.services.settle.select import Take, select
 from backend.services.settle.status import adopt, newest_due, outstanding, settle_fates, strays
@@ -39,14 +39,13 @@ from telemetry import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.batch import Ledger
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.chain import Chain, Recover
-    from backend.ports.settlement import SessionKeys, SettlementTx
+    from backend.ports.chain import Chain, Recover, SessionKeys
     from backend.ports.storage import BlobStore
     from backend.services.audit.auditor import Auditor
 
@@ -117,15 +116,13 @@ class Offer:
 class Settler:
     """Settles one operator's receipts, one batch in flight at a time.
 
-    `begin` commits, `read` gives a consistent view without locks; `keys` are the session keys that payers let
-    this gateway hold; `recover` is the signers' inverse; `vault` and `settlement` are the EIP-712 domains of
-    the contracts; `clock` gives unix seconds, the later of wall clock and newest block. The operator's own
-    account sends.
+    `keys` are the session keys that payers let this gateway hold; `recover` is the signers' inverse; `vault`
+    and `settlement` are the EIP-712 domains of the contracts; `clock` gives unix seconds, the later of wall
+    clock and newest block. The operator's own account sends.
     """
 
     operator: Account
-    begin: Callable[[], AbstractContextManager[SettlementTx]]
-    read: Callable[[], AbstractContextManager[SettlementTx]]
+    db: Database
     chain: Chain
     blobs: BlobStore
     auditor: Auditor
@@ -145,7 +142,7 @@ class Settler:
         to the audit: nothing is built on it. `Unavailable` if chain or store cannot be reached: run again.
         """
         now = self.clock()
-        with self.begin() as tx:
+        with self.db.begin() as tx:
             batches = tx.chain.batches(self.operator)
             number = settle_fates(tx, self.operator, batches)
             due, found = newest_due(tx.chain, batches, now), strays(tx, self.operator, batches)
@@ -157,7 +154,7 @@ class Settler:
             return Progress(Step.REFUNDING, fallen[0].number)
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
-        with self.read() as tx:
+        with self.db.read() as tx:
             if not (is_forced or self._is_due(tx)):
                 return Progress(Step.IDLE)
             offer, skipped = self._next(tx, ledger)
@@ -169,7 +166,7 @@ class Settler:
     def finalise(self) -> int | None:
         """Enqueue the newest batch that is due, and with it all before it; its number."""
         now = self.clock()
-        with self.read() as tx:
+        with self.db.read() as tx:
             due = newest_due(tx.chain, tx.chain.batches(self.operator), now)
         return self._finalise(due)
 
@@ -179,7 +176,7 @@ class Settler:
         call, header = ("Settlement", "finalise"), dict(due.header)
         if not self._would_pass(call, header):
             return None
-        with self.begin() as tx:
+        with self.db.begin() as tx:
             if tx.chain.finalised(self.operator) < due.number:
                 self._enqueue(tx, call, [header], f"finalise:{due.hash}")
         return due.number
@@ -190,11 +187,11 @@ class Settler:
         Anybody may refund them too: what is refused because somebody was faster is asked anew next time.
         """
         call = ("Settlement", "refund")
-        with self.read() as tx:
+        with self.db.read() as tx:
             args = _refund(tx, first)
         if not self._would_pass(call, *args):
             return
-        with self.begin() as tx:
+        with self.db.begin() as tx:
             for batch in outstanding(tx.chain.batches(self.operator)):
                 void = batch.conviction.tx_hash if batch.conviction else ""
                 self._enqueue(tx, call, _refund(tx, batch), f"refund:{batch.hash}:{void}")
@@ -208,11 +205,11 @@ class Settler:
             return False
         return True
 
-    def _enqueue(self, tx: SettlementTx, call: tuple[str, str], args: Sequence[Any], key: str) -> None:
+    def _enqueue(self, tx: UnitOfWork, call: tuple[str, str], args: Sequence[Any], key: str) -> None:
         """For a call whose effect the view does not show: confirmed before where the view is, it fell out."""
         cursor = tx.chain.cursor()
         seen = None if cursor is None else cursor.number
-        enqueue_again(tx.transactions, self.operator, call, args, key, seen=seen)
+        enqueue_again(tx, self.operator, call, args, key, seen=seen)
 
     def _adopt(self, found: Sequence[CommittedBatch]) -> None:
         """Take in the receipts of batches that stand and that we held for lost, or that others committed."""
@@ -223,16 +220,16 @@ class Settler:
                 log.warning("the receipts of batch %d stay unmarked: %s", batch.number, error)
                 receipts = ()
             ids = [receipt_id(signed.receipt) for signed in receipts]
-            with self.begin() as tx:
+            with self.db.begin() as tx:
                 log.info("batch %d stands, with %d of our receipts", batch.number, adopt(tx, batch, ids))
 
-    def _is_due(self, tx: SettlementTx) -> bool:
+    def _is_due(self, tx: UnitOfWork) -> bool:
         backlogs = tx.receipts.backlogs(self.operator)
         if sum(backlog.num_receipts for backlog in backlogs) >= self.pace.receipts:
             return True
         return any(self.clock() - b.oldest_served_at >= self.pace.seconds for b in backlogs)
 
-    def _next(self, tx: SettlementTx, ledger: Ledger) -> tuple[Offer | Progress, dict[ChannelId, str]]:
+    def _next(self, tx: UnitOfWork, ledger: Ledger) -> tuple[Offer | Progress, dict[ChannelId, str]]:
         """What is to be committed next, and what is left out, why."""
         lessons = self._convictions.lessons(tx)
         if lessons.objection:
@@ -248,7 +245,7 @@ class Settler:
 
     def _offer(
         self,
-        tx: SettlementTx,
+        tx: UnitOfWork,
         ledger: Ledger,
         takes: dict[ChannelId, Take],
         skipped: dict[ChannelId, str],
@@ -292,7 +289,7 @@ class Settler:
         self.blobs.add_folder(offer.files)
         ids = [receipt_id(signed.receipt) for signed in offer.batch.receipts]
         number = offer.batch.number
-        with self.begin() as tx:
+        with self.db.begin() as tx:
             batches = tx.chain.batches(self.operator)
             if settle_fates(tx, self.operator, batches) is not None or outstanding(batches):
                 return False
@@ -323,7 +320,7 @@ def _commitment(batch: Batch, digest: Hash32) -> dict[str, Any]:
     }
 
 
-def _refund(tx: SettlementTx, batch: CommittedBatch) -> list[Any]:
+def _refund(tx: UnitOfWork, batch: CommittedBatch) -> list[Any]:
     """Arguments of `Settlement.refund`."""
     return [dict(batch.header), [span.refund for span in tx.chain.spans(batch.hash)]]
 

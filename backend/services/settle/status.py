@@ -12,18 +12,17 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from backend.domain.settlement import BatchState
+from backend.domain.settlement import BatchRecord, BatchState
 from backend.domain.transactions import TransactionState
-from backend.ports.settlement import BatchRecord
 from backend.services.audit.auditor import standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.ids import Account, Hash32, ReceiptId
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import ChainView
-    from backend.ports.settlement import SettlementTx
 
 
 class Fate(StrEnum):
@@ -33,7 +32,7 @@ class Fate(StrEnum):
     """Its commit failed, another batch took its number, or it was voided."""
 
 
-def settle_fates(tx: SettlementTx, operator: Account, batches: Sequence[CommittedBatch]) -> int | None:
+def settle_fates(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> int | None:
     """Number of the batch under way. Receipts of lost batches are unsettled again afterwards."""
     record = tx.batches.latest(operator)
     while record is not None:
@@ -47,13 +46,13 @@ def settle_fates(tx: SettlementTx, operator: Account, batches: Sequence[Committe
     return None
 
 
-def strays(tx: SettlementTx, operator: Account, batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+def strays(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
     """Those that stand on the chain while we hold them for lost, or know nothing of them."""
     kept = tx.batches.kept(operator)
     return [batch for batch in standing(batches) if batch.number not in kept]
 
 
-def adopt(tx: SettlementTx, batch: CommittedBatch, receipts: Sequence[ReceiptId]) -> int:
+def adopt(tx: UnitOfWork, batch: CommittedBatch, receipts: Sequence[ReceiptId]) -> int:
     """Keep a stray as our own, with those of its receipts that are here; how many. None if it is no stray."""
     found = strays(tx, batch.operator, tx.chain.batches(batch.operator))
     if batch.hash not in {stray.hash for stray in found}:
@@ -83,7 +82,7 @@ def newest_due(chain: ChainView, batches: Sequence[CommittedBatch], now: int) ->
     return due
 
 
-def _fate(tx: SettlementTx, record: BatchRecord, batches: Sequence[CommittedBatch]) -> Fate:
+def _fate(tx: UnitOfWork, record: BatchRecord, batches: Sequence[CommittedBatch]) -> Fate:
     ours = (record.number, record.data_digest)
     if any((batch.number, batch.header["dataDigest"]) == ours for batch in standing(batches)):
         return Fate.STANDS

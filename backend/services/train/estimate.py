@@ -14,10 +14,10 @@ from backend.services.train.options import parse_config
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import SnapshotId
     from backend.domain.training import TrainingConfig, TrainingJob
     from backend.ports.training import SnapshotRows
-    from backend.services.train.transitions import Begin
 
     Rows = Sequence[tuple[int, Mapping[str, Any]]]
 
@@ -93,8 +93,8 @@ class Estimate:
 class Estimates:
     """`price`: token units per million tokens trained."""
 
-    def __init__(self, read: Begin, snapshots: SnapshotRows, tokeniser: Tokeniser, price: int) -> None:
-        self._read = read
+    def __init__(self, db: Database, snapshots: SnapshotRows, tokeniser: Tokeniser, price: int) -> None:
+        self._db = db
         self._snapshots = snapshots
         self._tokeniser = tokeniser
         self._price = price
@@ -102,7 +102,7 @@ class Estimates:
     def estimate(self, snapshot_id: SnapshotId, options: Mapping[str, Any]) -> Estimate:
         """Errors: those of `Training.create`, of reading the rows, and `Unavailable`."""
         config = parse_config(options)
-        with self._read() as tx:
+        with self._db.read() as tx:
             check_snapshot(tx, snapshot_id)
             jobs = tx.training.find(None, NUM_JOBS)
         sample, num_rows = _sampled(self._snapshots.rows(snapshot_id))

@@ -23,10 +23,11 @@ from backend.services.train.transitions import finish, offer, utc_now
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from backend.db.unit_of_work import Database
     from backend.domain.ids import Account
     from backend.domain.training import JobEvent
     from backend.services.contribute.transfers import Transfers
-    from backend.services.train.transitions import Begin, Clock
+    from backend.services.train.transitions import Clock
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 MAX_BYTES = {CONFIG_FILE: 1 << 20, WEIGHTS_FILE: MAX_ADAPTER_BYTES}
@@ -50,9 +51,8 @@ class TooManyAdapters(Conflict):
 class ImportedAdapters:
     """The creator's side, who alone sees them before they are registered."""
 
-    def __init__(self, begin: Begin, read: Begin, transfers: Transfers, clock: Clock = utc_now) -> None:
-        self._begin = begin
-        self._read = read
+    def __init__(self, db: Database, transfers: Transfers, clock: Clock = utc_now) -> None:
+        self._db = db
         self._transfers = transfers
         self._clock = clock
 
@@ -77,7 +77,7 @@ class ImportedAdapters:
             lease=Lease(None, now),
             foreign=foreign,
         )
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             newest = tx.training.find(creator, 100, are_foreign=True)
             if sum(not one.is_over for one in newest) >= MAX_UNDER_WAY:
                 raise TooManyAdapters(f"{MAX_UNDER_WAY} adapters are under way: wait for one, or cancel it")
@@ -88,19 +88,19 @@ class ImportedAdapters:
 
     def get(self, adapter_id: str, creator: Account | None = None) -> TrainingJob:
         """Errors: `NotFound`, also for somebody else's if `creator` is given."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return _known(tx.training.get(adapter_id), adapter_id, creator)
 
     def list(self, creator: Account, limit: int = 50, after: str | None = None) -> Sequence[TrainingJob]:
         """Newest first, those that follow on `after`. Errors: `InvalidInput` if that is none of them."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.training.find(creator, limit, after, are_foreign=True)
 
     def events(
         self, adapter_id: str, creator: Account, after: int = 0, limit: int = 500
     ) -> Sequence[JobEvent]:
         """What happened since the event `after`, oldest first. Errors: `NotFound`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             _known(tx.training.get(adapter_id), adapter_id, creator)
             return tx.training.events(adapter_id, after, limit)
 
@@ -108,7 +108,7 @@ class ImportedAdapters:
         """Its worker stops within seconds; again is harmless. Errors: `NotFound`, `Conflict` once it is
         over.
         """
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             job = _known(tx.training.locked(adapter_id), adapter_id, creator)
             if job.state is JobState.CANCELLED:
                 return job

@@ -19,19 +19,18 @@ from backend.services.train.transitions import finish, known, offer, utc_now
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, SnapshotId
     from backend.domain.training import JobEvent
-    from backend.ports.training import TrainingTx
     from backend.services.train.payments import Payments
-    from backend.services.train.transitions import Begin, Clock
+    from backend.services.train.transitions import Clock
 
 
 class Training:
     """The creator's side."""
 
-    def __init__(self, begin: Begin, read: Begin, payments: Payments, clock: Clock = utc_now) -> None:
-        self._begin = begin
-        self._read = read
+    def __init__(self, db: Database, payments: Payments, clock: Clock = utc_now) -> None:
+        self._db = db
         self._payments = payments
         self._clock = clock
 
@@ -51,7 +50,7 @@ class Training:
             created_at=now,
             lease=Lease(None, now),
         )
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             check_snapshot(tx, snapshot_id)
             if parsed.parent is not None:
                 check_parent(tx, snapshot_id, parsed.parent)
@@ -63,25 +62,25 @@ class Training:
 
     def get(self, job_id: str) -> TrainingJob:
         """Errors: `NotFound`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return known(tx.training.get(job_id), job_id)
 
     def list(
         self, creator: Account | None = None, limit: int = 50, after: str | None = None
     ) -> Sequence[TrainingJob]:
         """Newest first, those that follow on job `after`. Errors: `InvalidInput` if that is none of them."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.training.find(creator, limit, after)
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[JobEvent]:
         """What happened since the event `after`, oldest first. Errors: `NotFound`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             known(tx.training.get(job_id), job_id)
             return tx.training.events(job_id, after, limit)
 
     def checkpoints(self, job_id: str) -> Sequence[JobEvent]:
         """The events of all its checkpoints, newest first. Errors: `NotFound`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             known(tx.training.get(job_id), job_id)
             return tx.training.events(job_id, 0, None, "checkpoint")[::-1]
 
@@ -91,7 +90,7 @@ class Training:
         Errors: `NotFound`, `Forbidden` for anybody but its creator, `Conflict` once it succeeded or failed.
         """
         now = self._clock()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             job = known(tx.training.locked(job_id), job_id)
             if job.creator != account:
                 raise Forbidden(f"only the creator of {job_id} may cancel it", param="job_id")
@@ -102,7 +101,7 @@ class Training:
             return finish(tx, job, JobState.CANCELLED, now)
 
 
-def check_snapshot(tx: TrainingTx, snapshot_id: SnapshotId) -> None:
+def check_snapshot(tx: UnitOfWork, snapshot_id: SnapshotId) -> None:
     snapshot = tx.chain.snapshot(snapshot_id)
     if snapshot is None:
         raise NotFound(f"no snapshot {snapshot_id}, or it is not confirmed yet", param="snapshot_id")

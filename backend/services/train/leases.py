@@ -30,10 +30,10 @@ from backend.services.train.transitions import fail, finish, offer, utc_now
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Cid
-    from backend.ports.training import TrainingTx
     from backend.services.train.payments import Payments
-    from backend.services.train.transitions import Begin, Clock
+    from backend.services.train.transitions import Clock
 
 MAX_ATTEMPTS = 5
 """A step that was begun this often without an end is given up: it kills its workers."""
@@ -62,9 +62,9 @@ class Leases:
     """
 
     def __init__(
-        self, begin: Begin, payments: Payments, clock: Clock = utc_now, seconds: float = 30.0
+        self, db: Database, payments: Payments, clock: Clock = utc_now, seconds: float = 30.0
     ) -> None:
-        self._begin = begin
+        self._db = db
         self._payments = payments
         self._clock = clock
         self._term = timedelta(seconds=seconds)
@@ -73,7 +73,7 @@ class Leases:
     def take(self, job_id: str, step: Step) -> Held | None:
         """Begin a step. None when it is done, somebody else works on it, or it is given up now."""
         now = self._clock()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             job = tx.training.locked(job_id)
             if job is None or job.step is not step or not job.lease.is_free(now):
                 return None
@@ -173,7 +173,7 @@ class Leases:
     def offer_lapsed(self, limit: int = 100) -> int:
         """Offer every job again whose worker died or whose message was lost; how many."""
         now = self._clock()
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             jobs = [tx.training.locked(job_id) for job_id in tx.training.lapsed(now, limit)]
             lapsed = [job for job in jobs if job and not job.is_over and job.lease.until <= now]
             for job in lapsed:
@@ -182,8 +182,8 @@ class Leases:
         return len(lapsed)
 
     @contextmanager
-    def _holding(self, held: Held) -> Iterator[tuple[TrainingTx, TrainingJob]]:
-        with self._begin() as tx:
+    def _holding(self, held: Held) -> Iterator[tuple[UnitOfWork, TrainingJob]]:
+        with self._db.begin() as tx:
             job = tx.training.locked(held.job.id)
             if job is None or job.is_over or job.lease.owner != held.owner:
                 raise LeaseLost(f"another worker has {held.job.id}, or it was cancelled", param="job_id")

@@ -10,14 +10,13 @@ from backend.domain.errors import InvalidInput, NotFound
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import SnapshotId, VersionId
     from backend.domain.receipt import VersionRecord
     from backend.domain.registries import Snapshot
     from backend.domain.training import TrainingJob
     from backend.ports.chain import ChainView
-    from backend.ports.training import TrainingTx
     from backend.services.market.adapter_folders import AdapterFolders
-    from backend.services.train.transitions import Begin
 
 MAX_SNAPSHOTS = 4
 """Of a version record."""
@@ -36,18 +35,18 @@ class Parent:
 class Parents:
     """Adapters that jobs go on from, brought to this machine."""
 
-    def __init__(self, read: Begin, folders: AdapterFolders) -> None:
-        self._read = read
+    def __init__(self, db: Database, folders: AdapterFolders) -> None:
+        self._db = db
         self._folders = folders
 
     def bring(self, version: VersionId) -> Parent:
         """Blocks while its folder is fetched. Errors: `NotFound`, those of `AdapterFolders.folder`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             record = _known(tx.chain, version)
         return Parent(record, self._folders.folder(record))
 
 
-def snapshots_of(tx: TrainingTx, job: TrainingJob) -> tuple[SnapshotId, ...]:
+def snapshots_of(tx: UnitOfWork, job: TrainingJob) -> tuple[SnapshotId, ...]:
     """All that the adapter of a job may have seen, its own snapshot first: what its record has to name.
 
     None of a foreign adapter: whose data it was made from cannot be proven, so that part of what it earns is
@@ -60,7 +59,7 @@ def snapshots_of(tx: TrainingTx, job: TrainingJob) -> tuple[SnapshotId, ...]:
     return joined(job.snapshot_id, _known(tx.chain, job.config.parent))
 
 
-def check_parent(tx: TrainingTx, snapshot_id: SnapshotId, version: VersionId) -> None:
+def check_parent(tx: UnitOfWork, snapshot_id: SnapshotId, version: VersionId) -> None:
     """Errors: `NotFound`, `UnfitParent`.
 
     The job's snapshot contains those of its parent: the index of the new adapter then has a direction for

@@ -21,9 +21,9 @@ from backend.domain.hashing import (
 )
 from backend.domain.money import PPM
 from backend.domain.receipt import Slice
+from backend.domain.serving import Reservation
 from backend.domain.training import Payment
 from backend.domain.training_payment import MOST_RECEIPT_TOKENS, most_tokens, request_bytes
-from backend.ports.serving import Reservation
 from backend.services.channels.admission import Bill, Payer
 from backend.services.channels.balance import standing
 from backend.services.channels.ledger import ChannelLedger
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.ids import SnapshotId
     from backend.domain.receipt import VersionRecord
     from backend.domain.training import TrainingConfig, TrainingJob
     from backend.ports.chain import ChainView, Signer
-    from backend.ports.training import TrainingTx
     from backend.services.channels.admission import Market
 
 METHOD = "none"
@@ -81,7 +81,7 @@ class Payments:
             message = "The record by which this operator sells training is not confirmed yet; try again."
             raise TrainingNotOffered(message, details={"version_id": version})
 
-    def reserve(self, tx: TrainingTx, job: TrainingJob, now: datetime) -> TrainingJob:
+    def reserve(self, tx: UnitOfWork, job: TrainingJob, now: datetime) -> TrainingJob:
         """The job with its payment, and the most that it can cost kept on its creator's channel.
 
         Errors: `InvalidConfig` for more tokens than a receipt has room for, `TrainingNotOffered`, those of
@@ -100,7 +100,7 @@ class Payments:
         books.write(tx)
         return replace(job, payment=payment)
 
-    def charge(self, tx: TrainingTx, job: TrainingJob, now: datetime) -> TrainingJob:
+    def charge(self, tx: UnitOfWork, job: TrainingJob, now: datetime) -> TrainingJob:
         """The job with its receipt, for the tokens that were trained. Whoever holds the job calls it once."""
         payment = job.payment
         if payment is None:
@@ -116,14 +116,14 @@ class Payments:
         return replace(job, payment=replace(payment, receipt_id=receipt.id))
 
 
-def release(tx: TrainingTx, job: TrainingJob) -> None:
+def release(tx: UnitOfWork, job: TrainingJob) -> None:
     """Free what is still kept for the job."""
     if job.payment is not None:
         tx.channels.lock(job.payment.channel_id)
         tx.channels.drop_reservations([_reservation(job.id, job.payment).id])
 
 
-def withdrawn(tx: TrainingTx, job: TrainingJob, now: datetime) -> PaymentWithdrawn | None:
+def withdrawn(tx: UnitOfWork, job: TrainingJob, now: datetime) -> PaymentWithdrawn | None:
     """Why nobody should begin to train: the job's channel does not cover any more what is kept on it."""
     if job.payment is None:
         return None

@@ -25,19 +25,17 @@ from backend.services.train.transitions import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account, Cid, VersionId
     from backend.domain.screening import ScreeningReport
     from backend.domain.training import TrainingJob
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
-    from backend.ports.training import TrainingTx
     from backend.services.market.screening import Gate
 
-    Begin = Callable[[], AbstractContextManager[TrainingTx]]
 
 _REGISTRY = "AdapterRegistry"
 
@@ -87,13 +85,13 @@ class Registration:
 class Publication:
     def __init__(
         self,
-        begin: Begin,
+        db: Database,
         store: BlobStore,
         chain: Chain,
         gate: Gate,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._begin = begin
+        self._db = db
         self._store = store
         self._chain = chain
         self._gate = gate
@@ -121,7 +119,7 @@ class Publication:
                 f"{job.id} does no better than its base model on held-out rows; confirm to list it",
                 details=dict(job.result.metrics),
             )
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             snapshots = snapshots_of(tx, job)
         return VersionRecord(
             creator=job.creator,
@@ -176,7 +174,7 @@ class Publication:
         """Note the versions that the chain now knows for published jobs; how many are new."""
         now = self._clock()
         num_noticed = 0
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             for waiting in tx.training.unregistered():
                 version = _registered_as(tx, waiting)
                 job = tx.training.locked(waiting.id) if version is not None else None
@@ -188,7 +186,7 @@ class Publication:
         return num_noticed
 
     def _job_of(self, job_id: str, account: Account) -> TrainingJob:
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             job = tx.training.get(job_id)
         if job is None:
             raise NotFound(f"no training job {job_id}", param="job_id")
@@ -197,7 +195,7 @@ class Publication:
         return job
 
 
-def _registered_as(tx: TrainingTx, job: TrainingJob) -> VersionId | None:
+def _registered_as(tx: UnitOfWork, job: TrainingJob) -> VersionId | None:
     """The first version of the creator with these weights and this folder."""
     if job.result is None or job.cid is None:
         return None

@@ -16,11 +16,9 @@ from backend.services.train.payments import release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
 
-    from backend.ports.training import TrainingTx
+    from backend.db.unit_of_work import UnitOfWork
 
-    Begin = Callable[[], AbstractContextManager[TrainingTx]]
     Clock = Callable[[], datetime]
 
 OFFER_SECONDS = 30
@@ -42,7 +40,7 @@ def known(job: TrainingJob | None, job_id: str) -> TrainingJob:
 
 
 def offer(
-    tx: TrainingTx, job: TrainingJob, now: datetime, attempt: int = 0, since: datetime | None = None
+    tx: UnitOfWork, job: TrainingJob, now: datetime, attempt: int = 0, since: datetime | None = None
 ) -> TrainingJob:
     """Leave the job's next step to whoever takes it, and wake somebody; `since`: when that was done first."""
     since = since or now
@@ -56,7 +54,7 @@ def offer(
     return job
 
 
-def finish(tx: TrainingTx, job: TrainingJob, state: JobState, now: datetime) -> TrainingJob:
+def finish(tx: UnitOfWork, job: TrainingJob, state: JobState, now: datetime) -> TrainingJob:
     release(tx, job)
     job = replace(job, state=state, finished_at=now, lease=Lease(None, now))
     tx.training.save(job)
@@ -64,6 +62,6 @@ def finish(tx: TrainingTx, job: TrainingJob, state: JobState, now: datetime) -> 
     return job
 
 
-def fail(tx: TrainingTx, job: TrainingJob, error: Mapping[str, Any], now: datetime) -> None:
+def fail(tx: UnitOfWork, job: TrainingJob, error: Mapping[str, Any], now: datetime) -> None:
     tx.training.add_event(job.id, "failed", error, now)
     finish(tx, replace(job, error=error), JobState.FAILED, now)

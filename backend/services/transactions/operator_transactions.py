@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account
     from backend.domain.transactions import ChainTransaction
-    from backend.ports.chain import Chain, SenderTx
+    from backend.ports.chain import Chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,11 @@ class OperatorTransactions:
 
     def __init__(
         self,
-        begin: Callable[[], AbstractContextManager[SenderTx]],
-        read: Callable[[], AbstractContextManager[SenderTx]],
+        db: Database,
         chain: Chain,
         own: Account,
     ) -> None:
-        self._begin, self._read, self._chain, self._own = begin, read, chain, own
+        self._db, self._chain, self._own = db, chain, own
 
     def queue(self, calls: Sequence[Call]) -> list[ChainTransaction]:
         """In their order, but for those that are queued or sent already.
@@ -50,7 +49,7 @@ class OperatorTransactions:
         if calls and not self._chain.balance(self._own):
             raise Conflict(f"{self._own} has nothing to pay gas with: send it the network's coin.")
         self._simulate(calls)
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             tx.transactions.lock_lane(self._own)  # or two commands at once would each queue theirs
             waiting = [self._waiting(tx, call) for call in calls]
             pairs = zip(calls, waiting, strict=True)
@@ -58,23 +57,23 @@ class OperatorTransactions:
 
     def add(self, call: Call) -> ChainTransaction:
         """Behind all that waits, whatever that is."""
-        with self._begin() as tx:
+        with self._db.begin() as tx:
             return self._enqueue(tx, call)
 
     def transaction(self, transaction_id: int) -> ChainTransaction:
         """Errors: `NotFound`."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             return tx.transactions.get(transaction_id)
 
     def _simulate(self, calls: Sequence[Call]) -> None:
         """On top of what waits in the node's pool: what is sent already would fail there."""
-        with self._read() as tx:
+        with self._db.read() as tx:
             new = [call for call in calls if self._waiting(tx, call) is None]
         for call in new:
             if call.is_simulated:
                 self._chain.prepare(call.contract, call.function, *call.args, sender=self._own)
 
-    def _waiting(self, tx: SenderTx, call: Call) -> ChainTransaction | None:
+    def _waiting(self, tx: UnitOfWork, call: Call) -> ChainTransaction | None:
         found = tx.transactions.to_be_mined(self._own, call.contract, call.function)
         for one in found:
             if (_wish_of(one), one.args) == (call.wish, call.args):
@@ -88,7 +87,7 @@ class OperatorTransactions:
                 )
         return None
 
-    def _enqueue(self, tx: SenderTx, call: Call) -> ChainTransaction:
+    def _enqueue(self, tx: UnitOfWork, call: Call) -> ChainTransaction:
         key, transactions = f"{call.wish}:{secrets.token_hex(8)}", tx.transactions
         return transactions.get(transactions.enqueue(self._own, call.contract, call.function, call.args, key))
 

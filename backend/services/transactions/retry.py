@@ -10,9 +10,9 @@ from backend.domain.transactions import TransactionState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backend.db.unit_of_work import UnitOfWork
     from backend.domain.ids import Account
     from backend.domain.transactions import ChainTransaction
-    from backend.ports.chain import Transactions
 
 
 MOST_ATTEMPTS = 5
@@ -20,7 +20,7 @@ MOST_ATTEMPTS = 5
 
 
 def enqueue_again(
-    transactions: Transactions,
+    tx: UnitOfWork,
     lane: Account,
     call: tuple[str, str],
     args: Sequence[Any],
@@ -37,9 +37,11 @@ def enqueue_again(
     """
     for attempt in count(1):
         attempt_key = f"{key}:{attempt - 1}"
-        known = transactions.by_key(attempt_key)
+        known = tx.transactions.by_key(attempt_key)
         if known is None or not (known.state is TransactionState.FAILED or _fell_out(known, seen)):
-            return transactions.enqueue(lane, *call, args, attempt_key)  # it compares with what stands there
+            return tx.transactions.enqueue(
+                lane, *call, args, attempt_key
+            )  # it compares with what stands there
         if attempt == most:
             return known.id
     raise AssertionError

@@ -13,14 +13,14 @@ from backend.services.audit.auditor import WrongBatch
 from backend.services.watch.news import News, news, outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
+    from backend.db.unit_of_work import Database
     from backend.domain.batch import Batch
     from backend.domain.ids import Account, Hash32
     from backend.domain.merkle import SumTree
     from backend.domain.settlement import CommittedBatch, DemandStatus
-    from backend.ports.chain import Chain, ChainTx, ChainView
+    from backend.ports.chain import Chain, ChainView
     from backend.ports.disputes import DisputeSender
     from backend.services.audit.auditor import Auditor
 
@@ -42,12 +42,12 @@ class Answers:
 
     def __init__(
         self,
-        read: Callable[[], AbstractContextManager[ChainTx]],
+        db: Database,
         auditor: Auditor,
         chain: Chain,
         dispute_sender: DisputeSender,
     ) -> None:
-        self._read, self._auditor, self._chain, self._dispute_sender = read, auditor, chain, dispute_sender
+        self._db, self._auditor, self._chain, self._dispute_sender = db, auditor, chain, dispute_sender
         self._batches: dict[Hash32, Batch] = {}
         self._given: set[tuple[Hash32, int]] = set()
         """Answers that were sent: the view may not show them yet."""
@@ -55,7 +55,7 @@ class Answers:
     def give(self, operator: Account) -> Iterator[News]:
         """Answer what is demanded of this operator, the most urgent first. Errors: `Unavailable`."""
         now = self._chain.head().timestamp
-        with self._read() as tx:
+        with self._db.read() as tx:
             due = [one for one in tx.chain.open_demands(operator) if one.demand.deadline >= now]
             known = {one.id: tx.chain.batch(one.demand.batch_hash) for one in due}
         for one in due:
@@ -84,7 +84,7 @@ class Answers:
     def calls(self, demanded: DemandStatus) -> Iterator[tuple[int, Call]]:
         """Place of the key, and the call that answers it. Errors: `AnswersUnknown`; `Unavailable`."""
         demand = demanded.demand
-        with self._read() as tx:
+        with self._db.read() as tx:
             committed = tx.chain.batch(demand.batch_hash)
             if committed is None:
                 raise AnswersUnknown(f"no batch {demand.batch_hash}")

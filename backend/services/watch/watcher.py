@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.batch import Header
     from backend.domain.chain import BlockRef
     from backend.domain.ids import Account, Hash32
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch
     from backend.ports.chain import Chain
-    from backend.ports.settlement import MirrorTx
     from backend.services.audit.cases import Cases
     from backend.services.watch.answers import Answers
     from backend.services.watch.challenge import Challenge
@@ -58,8 +58,7 @@ class Watcher:
 
     follow: Callable[[], None]
     guard: Callable[[], AbstractContextManager[None]]
-    read: Callable[[], AbstractContextManager[MirrorTx]]
-    begin: Callable[[], AbstractContextManager[MirrorTx]]
+    db: Database
     chain: Chain
     cases: Cases
     judge: Callable[[Case, Registry, ParameterSet, IsSigned], Judgement]
@@ -100,7 +99,7 @@ class Watcher:
         """All that can be found and done now, each said once. Errors: `Unavailable`; `ChainReplaced`."""
         with self.guard():
             self.follow()
-            with self.read() as tx:
+            with self.db.read() as tx:
                 known = [operator.account for operator in tx.chain.operators()]
         operators = [one for one in known if self.only in (None, one)]
         answered_for = operators if self.answers_for_all else [one for one in operators if one == self.own]
@@ -135,7 +134,7 @@ class Watcher:
 
     def _watch(self, operator: Account) -> Iterator[News]:
         accuse = None if operator == self.own else self.challenge
-        with self.read() as tx:
+        with self.db.read() as tx:
             if accuse is not None:
                 late = list(accuse.expire(tx.chain, operator))
                 yield from late
@@ -153,7 +152,7 @@ class Watcher:
                 yield from self.challenge.restore(tx.chain, operator)
 
     def _act(
-        self, tx: MirrorTx, batch: CommittedBatch, judgement: Judgement, accuse: Challenge | None
+        self, tx: UnitOfWork, batch: CommittedBatch, judgement: Judgement, accuse: Challenge | None
     ) -> Iterator[News]:
         is_final = batch.state is BatchState.FINAL
         if isinstance(judgement, Right):
@@ -170,7 +169,7 @@ class Watcher:
             if accuse is not None:
                 yield from accuse.demand(tx.chain, batch, judgement.demands)
 
-    def _may_still_come(self, tx: MirrorTx, batch: CommittedBatch) -> bool:
+    def _may_still_come(self, tx: UnitOfWork, batch: CommittedBatch) -> bool:
         terms = tx.chain.parameter_set(int(batch.header["parameterSet"]))
         patience = 0 if terms is None else terms.dispute_window // PATIENCE_PART
         return self.chain.head().timestamp < int(batch.header["committedAt"]) + patience
@@ -178,7 +177,7 @@ class Watcher:
     # Judging, each batch on top of the one before
 
     def _judgements(
-        self, tx: MirrorTx, batches: Sequence[CommittedBatch], ledger: Ledger | None, start: int
+        self, tx: UnitOfWork, batches: Sequence[CommittedBatch], ledger: Ledger | None, start: int
     ) -> Iterator[tuple[CommittedBatch, Judgement]]:
         """Of the batches from place `start` on, `ledger` being the one before it."""
         for place in range(start, len(batches)):
@@ -192,7 +191,7 @@ class Watcher:
                 self._beyond.add(batch.hash)
             yield batch, judgement
 
-    def _resume(self, tx: MirrorTx, batches: Sequence[CommittedBatch]) -> tuple[Ledger | None, int]:
+    def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[Ledger | None, int]:
         """The newest ledger that is known, and the place of the batch after it."""
         for place in range(len(batches), 0, -1):
             newest = batches[place - 1]
@@ -208,7 +207,7 @@ class Watcher:
         num_known = len(self.evidence())
         return not num_known or batch.state is BatchState.FINAL or self._cleared.get(batch.hash) == num_known
 
-    def _judgement(self, tx: MirrorTx, case: Case) -> Judgement:
+    def _judgement(self, tx: UnitOfWork, case: Case) -> Judgement:
         header, ledger = case.header, case.ledger
         known = (ledger is None, case.receipts is None, len(case.answers))
         before = self._open.get(header.hash)
@@ -223,9 +222,9 @@ class Watcher:
             self._open[header.hash] = known, judgement
         return judgement
 
-    def _mirror(self, tx: MirrorTx, right: Right, header: Header) -> Ledger:
+    def _mirror(self, tx: UnitOfWork, right: Right, header: Header) -> Ledger:
         ledger = right.batch.after(header)
-        with self.begin() as mirror:
+        with self.db.begin() as mirror:
             mirror.batches.save_ledger(header.operator, ledger)
             mirror.batches.prune_ledgers(header.operator, below=tx.chain.finalised(header.operator))
         return ledger

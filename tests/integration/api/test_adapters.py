@@ -56,7 +56,7 @@ def brought(api: Api, http: httpx.Client) -> dict[str, Any]:
 def published(api: Api, adapter_id: str) -> Cid:
     """What workers do."""
     database, blobs = api.installation.database, api.installation.blobs
-    leases, gate = Leases(database.begin, api.installation.payments), Gate(database.begin, database.read)
+    leases, gate = Leases(database, api.installation.payments), Gate(database)
     held = leases.take(adapter_id, Step.VALIDATE)
     assert held is not None
     leases.accepted(held, RESULT)
@@ -162,7 +162,7 @@ def test_it_is_no_training_and_nobody_elses(api: Api, http: httpx.Client) -> Non
 
 def test_a_refusal_of_the_engine_is_named(api: Api, http: httpx.Client) -> None:
     made = brought(api, http)
-    leases = Leases(api.installation.database.begin, api.installation.payments)
+    leases = Leases(api.installation.database, api.installation.payments)
     held = leases.take(made["id"], Step.VALIDATE)
     assert held is not None
     leases.failed(held, {"code": "adapter_refused", "message": "no", "reason": "adapter_pickle"})

@@ -75,17 +75,15 @@ class Till:
         settlement = chain.address("Settlement")
         market = Market(OPERATOR.account, settlement, TypedDomain(chain.chain_id, settlement))
         self.vouchers = TypedDomain(chain.chain_id, chain.address("PaymentVault"))
-        begin: Any = database.begin
-        read: Any = database.read
 
         def clock() -> datetime:
             return datetime.fromtimestamp(chain.head().timestamp, UTC)
 
-        self.deposits = Deposits(begin, read, chain, market, self.held_keys, clock)
-        self.channels = Channels(begin, read, market, self.vouchers, recover, clock, lambda _: ())
-        self.admission = Admission(begin, read, market, some_key("receipts"), clock, 900, 60)
-        self.sender = Sender(chain, database.begin, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
-        self.indexer = Indexer(chain, database.begin, deployment, CONFIRMATIONS)
+        self.deposits = Deposits(database, chain, market, self.held_keys, clock)
+        self.channels = Channels(database, market, self.vouchers, recover, clock, lambda _: ())
+        self.admission = Admission(database, market, some_key("receipts"), clock, 900, 60)
+        self.sender = Sender(chain, database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
+        self.indexer = Indexer(chain, database.event_log, deployment, CONFIRMATIONS)
 
     def send(self, prepared: PreparedTransaction) -> None:
         """As the payer's wallet would."""

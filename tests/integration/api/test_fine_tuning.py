@@ -40,8 +40,7 @@ def client(api: Api) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def leases(api: Api) -> Leases:
-    begin: Any = api.installation.begin
-    return Leases(begin, api.installation.payments, api.installation.clock)
+    return Leases(api.installation.db, api.installation.payments, api.installation.clock)
 
 
 def test_a_job_is_created_watched_and_cancelled_by_the_stock_client(client: OpenAI) -> None:

@@ -89,8 +89,7 @@ def test_a_duplicate_meanwhile_is_a_409_to_retry(api: Api) -> None:
 def test_an_answer_outlives_the_server(api: Api) -> None:
     first = ask(api)
     installation = api.installation
-    begin: Any = installation.begin
-    restarted = Idempotency(begin, installation.clock, 80)
+    restarted = Idempotency(installation.db, installation.clock, 80)
     object.__setattr__(installation.services, "idempotency", restarted)
     assert ask(api).content == first.content
     assert num_receipts(api) == 1

@@ -81,9 +81,8 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     @contextmanager
     def opened() -> Iterator[Any]:
         known = installation.services
-        begin, read = installation.begin, installation.read
         nothing: Any = None
-        membership = Membership(begin, read, nothing, installation.operator, nothing, nothing, nothing)
+        membership = Membership(installation.db, nothing, installation.operator, nothing, nothing, nothing)
         yield SimpleNamespace(
             policy=known.policy,
             catalogue=known.catalogue,

@@ -72,7 +72,7 @@ def taken(api: Api, step: Step) -> Held:
     foreign, payer = api.installation.services.imported_adapters, api.installation.payer.account
     while (job := next((one for one in foreign.list(payer) if not one.is_over), None)) is None:
         time.sleep(0.05)
-    held = Leases(api.installation.database.begin, api.installation.payments).take(job.id, step)
+    held = Leases(api.installation.database, api.installation.payments).take(job.id, step)
     assert held is not None
     return held
 
@@ -80,7 +80,7 @@ def taken(api: Api, step: Step) -> Held:
 def publish(api: Api) -> None:
     """As a worker does."""
     database = api.installation.database
-    leases, gate = Leases(database.begin, api.installation.payments), Gate(database.begin, database.read)
+    leases, gate = Leases(database, api.installation.payments), Gate(database)
     leases.accepted(taken(api, Step.VALIDATE), RESULT)
     gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
     leases.published(taken(api, Step.PUBLISH), api.installation.blobs.add_folder({"README.md": b"card"}))
@@ -88,9 +88,7 @@ def publish(api: Api) -> None:
 
 def refuse(api: Api) -> None:
     error = {"code": "adapter_refused", "message": "weights: it is pickle", "reason": "adapter_pickle"}
-    Leases(api.installation.database.begin, api.installation.payments).failed(
-        taken(api, Step.VALIDATE), error
-    )
+    Leases(api.installation.database, api.installation.payments).failed(taken(api, Step.VALIDATE), error)
 
 
 def type_beside(work: Callable[[Api], None], api: Api, command: str) -> Result:
@@ -120,8 +118,9 @@ def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 def fetchable(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The home of the command has what was published."""
     folders = AdapterFolders(api.installation.blobs, Path("adapters"))
-    index = SimpleNamespace(read=api.installation.read)
-    home = SimpleNamespace(database=index, prepare_database=lambda: None, adapter_folders=folders)
+    home = SimpleNamespace(
+        database=api.installation.db, prepare_database=lambda: None, adapter_folders=folders
+    )
     monkeypatch.setattr(adapters, "open_installation", lambda: nullcontext(home))
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.receipt import SignedReceipt
-    from backend.ports.serving import StoredReceipt
+    from backend.domain.serving import StoredReceipt
     from backend.services.market.catalogue import Model
     from inference.protocol import AdapterRef
 
@@ -95,10 +95,9 @@ async def generate(
     installation: Installation, engine: RunningEngine, tmp_path: Path
 ) -> AsyncIterator[Generate]:
     async with EngineClient(engine.socket_path) as client:
-        read: Any = installation.read
         store: Any = installation.store
         made = Generate(
-            read,
+            installation.db,
             installation.catalogue,
             AdapterFolders(store, tmp_path / "adapters"),
             client,

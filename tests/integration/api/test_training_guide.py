@@ -96,8 +96,7 @@ def _at_the_api(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_at_the_api")
 def test_every_command_does_what_the_page_says(api: Api) -> None:
-    begin: Any = api.installation.begin
-    leases = Leases(begin, api.installation.payments, api.installation.clock)
+    leases = Leases(api.installation.db, api.installation.payments, api.installation.clock)
     commands, said = COMMAND.findall(PAGE.read_text()), []
     assert len(commands) == 5
     for command in commands:

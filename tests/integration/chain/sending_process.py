@@ -39,8 +39,8 @@ def send(url: str, file: str, database_url: str) -> None:
     """Until it is killed."""
     key = local_account(1)
     client = ChainClient(Node(Rpc(url, retries=2)), load(Path(file)))
-    begin = Database.open(database_url).begin
-    sender = Sender(client, begin, {key.account: key}.get, CONFIRMATIONS, STUCK_BLOCKS)
+    queue = Database.open(database_url).send_queue
+    sender = Sender(client, queue, {key.account: key}.get, CONFIRMATIONS, STUCK_BLOCKS)
     while True:
         try:
             sender.run(threading.Event(), 0.01)

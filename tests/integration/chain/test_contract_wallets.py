@@ -40,13 +40,13 @@ def wallets(hardhat_node: LocalNode, chain: ChainClient) -> Iterator[WalletCalls
 
 @pytest.fixture
 def sessions(sqlite_database: Database) -> Sessions:
-    return Sessions(sqlite_database.begin, sqlite_database.read, Clock())
+    return Sessions(sqlite_database, Clock())
 
 
 @pytest.fixture
 def sign_in(sqlite_database: Database, sessions: Sessions, wallets: WalletCalls) -> SignIn:
     consent, policy = Consent(recover, wallets), SignInPolicy((ORIGIN,), CHAIN_ID)
-    return SignIn(sqlite_database.begin, sessions, consent, Clock(), policy)
+    return SignIn(sqlite_database, sessions, consent, Clock(), policy)
 
 
 def test_a_contract_wallet_signs_in_by_its_owners_signature(

@@ -25,7 +25,7 @@ CONFIRMATIONS = 1
 
 def indexer(url: str, chain: HonestChain, database: Database) -> Indexer:
     client = ChainClient(Node(Rpc(url, retries=1)), chain.deployment)
-    return Indexer(client, database.begin, chain.deployment, CONFIRMATIONS)
+    return Indexer(client, database.event_log, chain.deployment, CONFIRMATIONS)
 
 
 def state(database: Database) -> tuple[int, Hash32]:

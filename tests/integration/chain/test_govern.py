@@ -29,8 +29,8 @@ def wait(chain: ChainClient, seconds: int) -> None:
 
 
 def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
-    governance = Governance(chain, database.read)
-    indexer = Indexer(chain, database.begin, chain.deployment, confirmations=0)
+    governance = Governance(chain, database)
+    indexer = Indexer(chain, database.event_log, chain.deployment, confirmations=0)
     power = governance.voting_power(VOTER.account)
     assert power.balance > power.votes == 0
     send(chain, VOTER, governance.delegate(VOTER.account))
@@ -63,7 +63,7 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
 
 
 def test_without_delegated_votes_a_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
-    governance = Governance(chain, sqlite_database.read)
+    governance = Governance(chain, sqlite_database)
     with pytest.raises(Reverted) as refused:
         governance.propose(VOTER.account, [set_fee(1)], "Free")
     assert refused.value.error == "GovernorInsufficientProposerVotes"
@@ -71,9 +71,9 @@ def test_without_delegated_votes_a_proposal_is_refused(chain: ChainClient, sqlit
 
 def test_a_proposal_that_nobody_made_is_not_found(chain: ChainClient, sqlite_database: Database) -> None:
     with pytest.raises(NotFound, match="no proposal 1"):
-        Governance(chain, sqlite_database.read).queue(VOTER.account, 1)
+        Governance(chain, sqlite_database).queue(VOTER.account, 1)
 
 
 def test_an_empty_proposal_is_refused(chain: ChainClient, sqlite_database: Database) -> None:
     with pytest.raises(InvalidInput, match="at least one call"):
-        Governance(chain, sqlite_database.read).propose(VOTER.account, [], "nothing")
+        Governance(chain, sqlite_database).propose(VOTER.account, [], "nothing")

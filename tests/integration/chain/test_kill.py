@@ -40,8 +40,8 @@ from backend.db.unit_of_work import Database
 url, file, database_url = sys.argv[1:]
 client, database = ChainClient.connect(url, load(Path(file))), Database.open(database_url)
 key = local_account(1)
-sender = Sender(client, database.begin, {key.account: key}.get, 1)
-indexer = Indexer(client, database.begin, client.deployment, 1)
+sender = Sender(client, database.send_queue, {key.account: key}.get, 1)
+indexer = Indexer(client, database.event_log, client.deployment, 1)
 stop = threading.Event()
 threading.Thread(target=indexer.run, args=(stop, 0.01)).start()
 print("up", flush=True)
@@ -70,11 +70,11 @@ def test_sender_and_indexer_killed_at_random_lose_and_repeat_nothing(
             assert process.stdout.readline() == b"up\n"
             time.sleep(seed.random() / 4)
             process.kill()
-    sender = Sender(chain, database.begin, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
+    sender = Sender(chain, database.send_queue, {OPERATOR.account: OPERATOR}.get, CONFIRMATIONS)
     for _ in range(3):
         sender.run_once()
         chain.node.rpc.request("hardhat_mine", "0x2")
-    Indexer(chain, database.begin, chain.deployment, CONFIRMATIONS).catch_up()
+    Indexer(chain, database.event_log, chain.deployment, CONFIRMATIONS).catch_up()
     with database.read() as tx:
         sent = [tx.transactions.get(i) for i in ids]
         state = tx.event_log.num_events(), tx.event_log.state_hash()
@@ -82,6 +82,6 @@ def test_sender_and_indexer_killed_at_random_lose_and_repeat_nothing(
     events = [e for e in chain.events(1, chain.head().number) if e.name == "EndpointChanged"]
     assert [e.args["endpoint"] for e in events] == [f"https://{i}" for i in range(NUM_TRANSACTIONS)]
     with chain_database() as fresh:
-        Indexer(chain, fresh.begin, chain.deployment, CONFIRMATIONS).catch_up()
+        Indexer(chain, fresh.event_log, chain.deployment, CONFIRMATIONS).catch_up()
         with fresh.read() as tx:
             assert (tx.event_log.num_events(), tx.event_log.state_hash()) == state

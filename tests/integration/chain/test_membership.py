@@ -28,16 +28,14 @@ class Newcomer:
     def __init__(self, chain: ChainClient, database: Database) -> None:
         self.chain, self.database = chain, database
         signers = {one.account: one for one in (HOLDER, OPERATOR)}
-        self._sender = Sender(chain, database.begin, signers.get, 0)
-        self._indexer = Indexer(chain, database.begin, chain.deployment, 0)
+        self._sender = Sender(chain, database.send_queue, signers.get, 0)
+        self._indexer = Indexer(chain, database.event_log, chain.deployment, 0)
         self.membership = self.member(OPERATOR)
 
     def member(self, operator: Any) -> Membership:
-        begin: Any = self.database.begin
-        read: Any = self.database.read
         domain = TypedDomain(self.chain.chain_id, self.chain.address("OperatorRegistry"))
         now = lambda: self.chain.head().timestamp  # noqa: E731
-        return Membership(begin, read, self.chain, operator.account, RECEIPT_KEY, domain, now)
+        return Membership(self.database, self.chain, operator.account, RECEIPT_KEY, domain, now)
 
     def give(self, units: int) -> None:
         with self.database.begin() as tx:

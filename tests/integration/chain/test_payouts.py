@@ -25,9 +25,8 @@ ACCOUNT, COLD = CONTRIBUTORS[0], some_account("cold wallet")
 
 @pytest.fixture
 def payouts(chain: ChainClient, sqlite_database: Database) -> Payouts:
-    begin: Any = sqlite_database.begin
     claims: Any = PlayedClaims()  # 45 units
-    return Payouts(begin, chain, claims, OPERATOR.account)
+    return Payouts(sqlite_database, chain, claims, OPERATOR.account)
 
 
 def test_a_signature_changes_the_wallet_and_the_account_pays_no_gas(
@@ -42,7 +41,7 @@ def test_a_signature_changes_the_wallet_and_the_account_pays_no_gas(
         payouts.relay(ACCOUNT.account, OPERATOR.account, *terms, min_units=10)
     queued = payouts.relay(ACCOUNT.account, COLD, *terms, min_units=10)
     assert payouts.relay(ACCOUNT.account, COLD, *terms, min_units=10) == queued
-    sender = Sender(chain, sqlite_database.begin, {OPERATOR.account: OPERATOR}.get, 0)
+    sender = Sender(chain, sqlite_database.send_queue, {OPERATOR.account: OPERATOR}.get, 0)
     for _ in range(2):
         sender.run_once()
     assert payouts.wallet_of(ACCOUNT.account) == COLD

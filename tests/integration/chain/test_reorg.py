@@ -21,7 +21,7 @@ NO_GRANT = (ZERO_ACCOUNT, 0, 0)
 
 
 def index(chain: ChainClient, database: Database) -> tuple[int, Hash32]:
-    Indexer(chain, database.begin, chain.deployment, CONFIRMATIONS).catch_up()
+    Indexer(chain, database.event_log, chain.deployment, CONFIRMATIONS).catch_up()
     with database.read() as tx:
         return tx.event_log.num_events(), tx.event_log.state_hash()
 

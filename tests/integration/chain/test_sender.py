@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 
 def sender(chain: ChainClient, database: Database) -> Sender:
-    return Sender(chain, database.begin, SIGNERS.get, CONFIRMATIONS)
+    return Sender(chain, database.send_queue, SIGNERS.get, CONFIRMATIONS)
 
 
 def enqueue(database: Database, key: str, *call: Any, lane: Account = OPERATOR.account) -> int:

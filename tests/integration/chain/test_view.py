@@ -26,7 +26,7 @@ def word(value: int) -> Hash32:
 
 
 def index(chain: ChainClient, database: Database) -> None:
-    Indexer(chain, database.begin, chain.deployment, confirmations=0).catch_up()
+    Indexer(chain, database.event_log, chain.deployment, confirmations=0).catch_up()
 
 
 def make_snapshot(chain: ChainClient) -> SnapshotId:

@@ -13,8 +13,8 @@ from backend.domain.hashing import (
     receipt_id,
 )
 from backend.domain.ids import ZERO_HASH
+from backend.domain.serving import NewReceipt
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
-from backend.ports.serving import NewReceipt
 from backend.services.accounts.claims import Claims
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
@@ -46,8 +46,8 @@ class LiveMarket(LocalMarket):
         self.database = database
         self.blobs = EmbeddedStore(folder / "blobs", is_durable=False)
         signers = {key.account: key for key in (OPERATOR, *CONTRIBUTORS)}
-        self.sender = Sender(chain, database.begin, signers.get, confirmations=0)
-        self.indexer = Indexer(chain, database.begin, chain.deployment, confirmations=0)
+        self.sender = Sender(chain, database.send_queue, signers.get, confirmations=0)
+        self.indexer = Indexer(chain, database.event_log, chain.deployment, confirmations=0)
         self.populate(DEPOSIT, SESSION_KEY.account)
         self.indexer.catch_up()
 
@@ -68,13 +68,12 @@ class LiveMarket(LocalMarket):
 
     def auditor(self, database: Database | None = None) -> Auditor:
         db = database or self.database
-        return Auditor(db.begin, db.read, Cases(self.chain, self.blobs, recover, self.settlement))
+        return Auditor(db, Cases(self.chain, self.blobs, recover, self.settlement))
 
     def settler(self) -> Settler:
         return Settler(
             operator=OPERATOR.account,
-            begin=self.database.begin,
-            read=self.database.read,
+            db=self.database,
             chain=self.chain,
             blobs=self.blobs,
             auditor=self.auditor(),
@@ -89,10 +88,10 @@ class LiveMarket(LocalMarket):
 
     def claims(self) -> Claims:
         db = self.database
-        return Claims(db.begin, db.read, self.auditor(), self.chain, OPERATOR.account)
+        return Claims(db, self.auditor(), self.chain, OPERATOR.account)
 
     def proofs(self) -> Proofs:
-        return Proofs(self.database.read, self.auditor(), self.chain)
+        return Proofs(self.database, self.auditor(), self.chain)
 
     def held(self, key: Account) -> Signer | None:
         return SESSION_KEY if key == SESSION_KEY.account else None

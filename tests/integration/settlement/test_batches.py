@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.batch import Ledger
 from backend.domain.ids import ChannelId
-from backend.ports.settlement import BatchRecord
+from backend.domain.settlement import BatchRecord
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:

@@ -149,7 +149,7 @@ def test_another_installation_audits_from_chain_and_public_data_alone(
     settle(market)
     other = Database.open(f"sqlite:///{tmp_path / 'other.db'}")
     Base.metadata.create_all(other.engine)
-    Indexer(market.chain, other.begin, market.chain.deployment, confirmations=0).catch_up()
+    Indexer(market.chain, other.event_log, market.chain.deployment, confirmations=0).catch_up()
     (verdict,) = market.auditor(other).audit(OPERATOR)
     assert verdict.is_right
     assert market.auditor(other).follow(OPERATOR) == market.auditor().follow(OPERATOR)

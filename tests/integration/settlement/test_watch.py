@@ -229,7 +229,7 @@ def test_an_audit_finds_right_what_was_shown_on_demand_alone(room: Room) -> None
     forgery = ways.withheld_and_shown(stage, stage.build(stage.serve_round()))
     header = stage.commit(forgery)
     cases = Cases(stage.chain, stage.blobs, recover, stage.settlement)
-    auditor = Auditor(stage.database.begin, stage.database.read, cases)
+    auditor = Auditor(stage.database, cases)
     (verdict,) = auditor.audit(OPERATOR.account)
     assert verdict.finding is not None
     assert verdict.finding.what == "data_missing"

@@ -51,16 +51,15 @@ class Installation:
         self.database = database
         self.store = EmbeddedStore(home / "ipfs", is_durable=False)
         staging, lane = Staging(home / "uploads", 1 << 20), OPERATOR.account
-        begin, read = database.begin, database.read
-        check = UploadCheck(begin, read, staging, lambda _texts: None, frozenset())
+        check = UploadCheck(database, staging, lambda _texts: None, frozenset())
         consent = Consent(recover, WalletCalls(chain.node))
-        self.contributions = Contributions(begin, read, self.store, chain, consent, check, lane)
-        self.curation = Curation(begin, read, self.store, staging, lane)
-        self.snapshots = Snapshots(begin, read, self.store, chain, lane)
-        self.registry = Registry(read, chain, self.store)  # type: ignore[arg-type]
+        self.contributions = Contributions(database, self.store, chain, consent, check, lane)
+        self.curation = Curation(database, self.store, staging, lane)
+        self.snapshots = Snapshots(database, self.store, chain, lane)
+        self.registry = Registry(database, chain, self.store)  # type: ignore[arg-type]
         signers = {key.account: key for key in (OPERATOR, ALICE, BOB)}
-        self._sender = Sender(chain, begin, signers.get, CONFIRMATIONS)
-        self._indexer = Indexer(chain, begin, deployment, CONFIRMATIONS)
+        self._sender = Sender(chain, database.send_queue, signers.get, CONFIRMATIONS)
+        self._indexer = Indexer(chain, database.event_log, deployment, CONFIRMATIONS)
 
     def send(self, function: str, *args: Any, lane: Any = OPERATOR) -> None:
         with self.database.begin() as tx:

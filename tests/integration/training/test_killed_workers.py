@@ -64,8 +64,8 @@ class Farm:
         }
         (home / "setup.json").write_text(json.dumps(setup))
         self.transfers = Transfers(home / "transfers", 1 << 30)
-        self.foreign = ImportedAdapters(database.begin, database.read, self.transfers)
-        self.training = Training(database.begin, database.read, PAID)
+        self.foreign = ImportedAdapters(database, self.transfers)
+        self.training = Training(database, PAID)
         desk = Desk(database)
         desk.fund(FUNDS)
         self.job = self.training.create(CREATOR, desk.snapshot(True, True), config)
@@ -149,7 +149,7 @@ def farm(sqlite_database: Database, tmp_path: Path) -> Farm:
 
 def relay_of_farm(farm: Farm, broker_url: str) -> Relay:
     app = create_app(farm.home, broker_url)
-    return Relay(farm.database.begin, lambda task, payload: app.send_task(task, kwargs=dict(payload)), ())
+    return Relay(farm.database, lambda task, payload: app.send_task(task, kwargs=dict(payload)), ())
 
 
 @pytest.fixture(params=["files", "redis"])

@@ -36,9 +36,9 @@ def main(home: Path) -> None:
     logging.basicConfig(level=logging.INFO)
     setup = json.loads((home / "setup.json").read_text())
     database = Database.open(setup["database_url"])
-    leases = Leases(database.begin, PAID, seconds=setup["lease_seconds"])
-    store, gate = EmbeddedStore(home / "ipfs"), Gate(database.begin, database.read)
-    publication = Publication(database.begin, store, None, gate)  # type: ignore[arg-type]
+    leases = Leases(database, PAID, seconds=setup["lease_seconds"])
+    store, gate = EmbeddedStore(home / "ipfs"), Gate(database)
+    publication = Publication(database, store, None, gate)  # type: ignore[arg-type]
     inspector = Inspector(Path(setup["base_folder"]))
     gatekeeper = Gatekeeper(gate, AdapterFolders(store, home / "adapters"), inspector)
     transfers = Transfers(home / "transfers", 1 << 30)
@@ -48,7 +48,7 @@ def main(home: Path) -> None:
     def send(task: str, payload: Mapping[str, Any]) -> None:
         app.send_task(task, kwargs=dict(payload))
 
-    relay = Relay(database.begin, send, (leases.offer_lapsed,))
+    relay = Relay(database, send, (leases.offer_lapsed,))
     threading.Thread(target=relay.run, args=(threading.Event(),), daemon=True).start()
     work(app, Steps(leases, Rows(letter_rows()), gatekeeper, publication, options))
 

@@ -83,8 +83,8 @@ class Desk:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.training = Training(database.begin, database.read, FREE, lambda: self.now)
-        self.leases = Leases(database.begin, FREE, lambda: self.now, seconds=30)
+        self.training = Training(database, FREE, lambda: self.now)
+        self.leases = Leases(database, FREE, lambda: self.now, seconds=30)
 
     def taken(self, step: Step = Step.VALIDATE, **config: Any) -> Held:
         """A new job whose step somebody has begun."""

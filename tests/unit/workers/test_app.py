@@ -32,7 +32,7 @@ def test_a_job_is_in_the_trace_of_the_request_that_made_it(tmp_path: Path, sqlit
     with recorded() as spans:
         with traces.span("request", CALLER), sqlite_database.begin() as tx:
             tx.outbox.add("training.train", {"job_id": "ftjob-1"}, "one")
-        assert Relay(sqlite_database.begin, sender_of(app), ()).run_once() == 1
+        assert Relay(sqlite_database, sender_of(app), ()).run_once() == 1
         carried = message_headers(tmp_path)[traces.PARENT]
         task = app.tasks["training.train"]
         task.push_request(**{traces.PARENT: carried})

@@ -39,7 +39,7 @@ def add(database: Database, key: str) -> None:
 
 
 def test_messages_leave_once_and_in_order(sqlite_database: Database, broker: Broker) -> None:
-    relay = Relay(sqlite_database.begin, broker.send, ())
+    relay = Relay(sqlite_database, broker.send, ())
     add(sqlite_database, "a")
     add(sqlite_database, "b")
     assert relay.run_once() == 2
@@ -48,7 +48,7 @@ def test_messages_leave_once_and_in_order(sqlite_database: Database, broker: Bro
 
 
 def test_a_message_waits_while_the_broker_is_away(sqlite_database: Database, broker: Broker) -> None:
-    relay = Relay(sqlite_database.begin, broker.send, ())
+    relay = Relay(sqlite_database, broker.send, ())
     add(sqlite_database, "a")
     broker.is_away = True
     assert relay.run_once() == 0
@@ -59,7 +59,7 @@ def test_a_message_waits_while_the_broker_is_away(sqlite_database: Database, bro
 def test_a_delivered_message_is_forgotten_after_a_day_and_a_waiting_one_never(
     sqlite_database: Database, broker: Broker
 ) -> None:
-    relay = Relay(sqlite_database.begin, broker.send, ())
+    relay = Relay(sqlite_database, broker.send, ())
     for key in ("old", "new"):
         add(sqlite_database, key)
     relay.run_once()
@@ -86,7 +86,7 @@ def test_the_relay_outlives_a_sweep_that_fails(sqlite_database: Database, broker
         stop.set()
 
     add(sqlite_database, "a")
-    relay = Relay(sqlite_database.begin, send, (sweep,))
+    relay = Relay(sqlite_database, send, (sweep,))
     thread = threading.Thread(target=relay.run, args=(stop,))
     thread.start()
     thread.join(60)

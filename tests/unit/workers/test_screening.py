@@ -39,7 +39,7 @@ JOB = TrainingJob(
 
 @pytest.fixture
 def keeper(sqlite_database: Database, tiny_base: Path, tmp_path: Path) -> Gatekeeper:
-    gate = Gate(sqlite_database.begin, sqlite_database.read)
+    gate = Gate(sqlite_database)
     store = EmbeddedStore(tmp_path / "ipfs", is_durable=False)
     return Gatekeeper(gate, AdapterFolders(store, tmp_path / "adapters"), Inspector(tiny_base))
 
@@ -51,7 +51,7 @@ def test_an_adapter_is_inspected_by_a_process_of_its_own_where_training_left_no_
     report = keeper.report(JOB, tmp_path)
     assert (report.nearest, report.num_compared) == (None, 0)
     (tmp_path / ADAPTER / "adapter_model.safetensors").unlink()  # from here on what was written counts
-    with keeper.gate._read() as tx:
+    with keeper.gate._db.read() as tx:
         noted = tx.inspections.get("0x" + ref.digest)  # type: ignore[arg-type]
     assert noted is not None
     write_json(tmp_path / INSPECTION_FILE, as_json(noted))

@@ -84,9 +84,7 @@ class Workshop:
         self.store = Store()
         self.parents: dict[VersionId, Parent] = {}
         self.transfers = Transfers(folder.parent / "transfers", 1 << 20)
-        self.foreign = ImportedAdapters(
-            desk.database.begin, desk.database.read, self.transfers, lambda: desk.now
-        )
+        self.foreign = ImportedAdapters(desk.database, self.transfers, lambda: desk.now)
         self.program = DONE
         self.leases = desk.leases
         self.leases.heartbeat_seconds = 0.02

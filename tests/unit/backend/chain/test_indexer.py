@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from backend.db.unit_of_work import Database, Work
+    from backend.db.event_log import EventLog
+    from backend.db.unit_of_work import Database
 
-    Begin = Callable[[], AbstractContextManager[Work]]
+    Transaction = Callable[[], AbstractContextManager[EventLog]]
 
 GENESIS = 1
 """Number of the block with the first contract."""
@@ -88,7 +89,7 @@ def _staked(block: BlockRef) -> ChainEvent:
 
 
 def indexer(chain: FakeChain, database: Database, confirmations: int = 0) -> Indexer:
-    return Indexer(chain, database.begin, chain.deployment, confirmations)
+    return Indexer(chain, database.event_log, chain.deployment, confirmations)
 
 
 def state(database: Database) -> tuple[BlockRef | None, int, Hash32]:
@@ -138,7 +139,7 @@ def test_slow_answers_shorten_the_range(memory: Database) -> None:
     chain = FakeChain()
     chain.mine(3 * MAX_RANGE)
     ticks = iter(range(0, 10**6, 60))
-    slow = Indexer(chain, memory.begin, chain.deployment, 0, clock=lambda: next(ticks))
+    slow = Indexer(chain, memory.event_log, chain.deployment, 0, clock=lambda: next(ticks))
     assert slow.run_once()
     assert slow.run_once()
     assert chain.asked == [MAX_RANGE, MAX_RANGE // 2]
@@ -315,7 +316,10 @@ def test_killed_at_any_step_it_goes_on_without_loss_or_double(memory: Database) 
                 indexer(chain, database).catch_up()
                 chain.fork(depth=5, length=7)
                 dying = Indexer(
-                    chain, _dies_at(database.begin, fatal, is_committed), chain.deployment, confirmations=0
+                    chain,
+                    _dies_at(database.event_log, fatal, is_committed),
+                    chain.deployment,
+                    confirmations=0,
                 )
                 try:
                     dying.catch_up()
@@ -324,15 +328,15 @@ def test_killed_at_any_step_it_goes_on_without_loss_or_double(memory: Database) 
                 assert state(database)[1:] == replayed(chain)
 
 
-def _dies_at(begin: Begin, fatal: int, is_committed: bool) -> Begin:
+def _dies_at(event_log: Transaction, fatal: int, is_committed: bool) -> Transaction:
     count = 0
 
     @contextmanager
-    def dying() -> Iterator[Work]:
+    def dying() -> Iterator[EventLog]:
         nonlocal count
         count += 1
-        with begin() as tx:
-            yield tx
+        with event_log() as log:
+            yield log
             if count == fatal and not is_committed:
                 raise Killed
         if count == fatal:

@@ -14,7 +14,7 @@ from backend.domain.ids import Account, ChannelId, DatanetId, Hash32, SnapshotId
 from backend.domain.settlement import BatchState, PaidSpan
 
 if TYPE_CHECKING:
-    from backend.db.unit_of_work import Database, Work
+    from backend.db.unit_of_work import Database, UnitOfWork
 
 ALICE, BOB, OPERATOR = (Account(f"0x{i:040x}") for i in range(1, 4))
 DATANET = DatanetId(1)
@@ -28,7 +28,7 @@ def text(value: str) -> str:
     return "0x" + value.encode().ljust(32, b"\0").hex()
 
 
-def take_in(tx: Work, *events: tuple[str, str, dict[str, Any]]) -> None:
+def take_in(tx: UnitOfWork, *events: tuple[str, str, dict[str, Any]]) -> None:
     """One more block with these events, at ten seconds a block."""
     cursor = tx.event_log.cursor()
     number = 1 if cursor is None else cursor.number + 1

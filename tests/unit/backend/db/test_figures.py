@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.figures import Pending
 from backend.domain.hashing import receipt_id
-from backend.ports.serving import NewReceipt, Reservation
+from backend.domain.serving import NewReceipt, Reservation
 from tests.support.market import Market, some_account, some_hash
 from tests.unit.backend.db.test_chain import OPERATOR, committed, demanded, take_in, voided
 

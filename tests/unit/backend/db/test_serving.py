@@ -9,7 +9,7 @@ import pytest
 
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id
-from backend.ports.serving import NewReceipt
+from backend.domain.serving import NewReceipt
 from tests.support.market import Market, some_account, some_hash
 
 if TYPE_CHECKING:

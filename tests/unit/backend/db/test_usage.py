@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.db.usage import DAY_SECONDS, usage_by_day
 from backend.domain.hashing import receipt_id
-from backend.ports.serving import NewReceipt
+from backend.domain.serving import NewReceipt
 from tests.support.market import Market, some_account, some_hash
 
 if TYPE_CHECKING:

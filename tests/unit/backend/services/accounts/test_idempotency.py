@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.ports.idempotency import KeptAnswer, KeyedRequest
+from backend.domain.idempotency import KeptAnswer, KeyedRequest
 from backend.services.accounts.idempotency import (
     KEPT,
     MAX_KEPT_BYTES,
@@ -39,8 +39,7 @@ def idempotency(database: Database, clock: Clock) -> Idempotency:
 
 
 def build(database: Database, clock: Clock) -> Idempotency:
-    begin: Any = database.begin
-    return Idempotency(begin, clock, LONGEST)
+    return Idempotency(database, clock, LONGEST)
 
 
 def test_a_kept_answer_is_given_again_after_a_restart(database: Database, clock: Clock) -> None:

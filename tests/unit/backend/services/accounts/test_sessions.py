@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sessions(database: Database, clock: Clock) -> Sessions:
-    return Sessions(database.begin, database.read, clock)
+    return Sessions(database, clock)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_crash_before_the_commit_leaves_the_token_good(
             raise Dies
 
     with pytest.raises(Dies):
-        Dying(database.begin, database.read, Clock()).refresh(first.refresh)
+        Dying(database, Clock()).refresh(first.refresh)
     assert is_open(sessions, first.access)
     assert is_open(sessions, sessions.refresh(first.refresh).access)
 

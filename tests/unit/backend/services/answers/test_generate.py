@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.ports.serving import StoredReceipt
+    from backend.domain.serving import StoredReceipt
     from backend.services.answers.answer import Answer
 
 BODY = b'{"model": "...", "messages": []}'

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,8 +23,7 @@ def installation(tmp_path: Path, sqlite_database: Database) -> Installation:
 
 
 def positions_of(installation: Installation) -> Positions:
-    read: Any = installation.read
-    return Positions(read)
+    return Positions(installation.db)
 
 
 def test_only_accepted_contributions_have_a_position_each_under_its_snapshots_number(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.db.unit_of_work import Database
-    from backend.ports.serving import NewReceipt, Reservation
+    from backend.domain.serving import NewReceipt, Reservation
 T = TypeVar("T")
 NUMBERS = itertools.count()
 """Salts make each request's hash its own."""
@@ -339,10 +339,8 @@ def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
         return await admission.settle(payer, reservation, bill(installation, 5))
 
     def process(seed: int) -> list[NewReceipt | BaseException]:
-        begin: Any = installation.begin
-        read: Any = installation.read
         admission = Admission(
-            begin, read, installation.market, installation.receipt_key, installation.clock, 900, 60
+            installation.db, installation.market, installation.receipt_key, installation.clock, 900, 60
         )
         asking = [Payer(payer.account) for payer in payers] * 4
         random.Random(seed).shuffle(asking)

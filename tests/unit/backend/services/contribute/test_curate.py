@@ -120,9 +120,7 @@ def test_an_acceptance_that_fails_is_sent_again_but_not_for_ever(world: World) -
 
 
 def test_without_a_curators_key_nothing_is_accepted(world: World) -> None:
-    curation = Curation(
-        world.database.begin, world.database.read, world.store, world.staging, None, lambda: world.now
-    )
+    curation = Curation(world.database, world.store, world.staging, None, lambda: world.now)
     upload = world.submit()
     world.record(upload, 0)
     curation.advance()

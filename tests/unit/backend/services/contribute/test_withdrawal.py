@@ -97,7 +97,7 @@ def test_what_a_crash_left_of_its_content_goes_with_the_next_look(
 
 def test_without_a_curator_here_it_waits_for_one_elsewhere(world: World) -> None:
     upload = accepted(world)
-    parts = (world.database.begin, world.database.read, world.store, world.staging)
+    parts = (world.database, world.store, world.staging)
     world.contributions.withdraw(upload.id)
     Curation(*parts, None, lambda: world.now).advance()
     assert [function for function, _ in world.queued()] == ["contributeWithSig"]
@@ -185,7 +185,7 @@ def test_a_copy_of_what_was_taken_back_elsewhere_goes_within_a_minute(any_world:
     any_world.record(taken_back, 0, is_accepted=True)
     any_world.record(kept, 1, is_accepted=None)
     now = [0.0]
-    copies = Copies(any_world.database.read, any_world.store, lambda: now[0])
+    copies = Copies(any_world.database, any_world.store, lambda: now[0])
     copies.sweep()
     any_world.record(taken_back, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
     copies.sweep()
@@ -202,6 +202,6 @@ def test_a_copy_that_another_contribution_holds_too_stays(any_world: World) -> N
     upload = any_world.submit(ROWS)
     any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
     any_world.record(upload, 1, is_accepted=None)
-    Copies(any_world.database.read, any_world.store).sweep()
+    Copies(any_world.database, any_world.store).sweep()
     assert upload.report.cid is not None
     assert any_world.store.has(upload.report.cid)

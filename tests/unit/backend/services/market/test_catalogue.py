@@ -157,7 +157,7 @@ def test_an_adapter_is_found_by_whoever_serves_nothing(
     foreign = replace(record, base_model=some_hash("another base"))
     version = installation.view.register(foreign)
     for name in (version, f"{record.creator}/docs", f"{record.creator}/docs@{version[2:10]}"):
-        assert adapter_record(installation.read, name) == foreign
+        assert adapter_record(installation, name) == foreign
 
 
 def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: Installation) -> None:
@@ -167,7 +167,7 @@ def test_what_is_not_registered_is_told_with_how_far_the_index_is(installation: 
         with pytest.raises(
             ModelNotFound, match=f"up to block {cursor.number}, .*`loraledger index` reads on"
         ):
-            adapter_record(installation.read, name)
+            adapter_record(installation, name)
 
 
 def test_without_an_index_nothing_is_said_of_adapters_but_how_to_make_one(
@@ -176,4 +176,4 @@ def test_without_an_index_nothing_is_said_of_adapters_but_how_to_make_one(
     monkeypatch.setattr(installation.view, "cursor", lambda: None)
     for name in (installation.version, "nothing"):
         with pytest.raises(Unavailable, match="run `loraledger index`, and repeat this"):
-            adapter_record(installation.read, name)
+            adapter_record(installation, name)

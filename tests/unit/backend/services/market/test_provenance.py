@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -36,9 +36,8 @@ def record(installation: Installation, *licences: str) -> None:
 
 def origins(installation: Installation) -> dict[str, Origin]:
     """By name."""
-    read: Any = installation.read
     models = installation.catalogue.models()
-    found = Origins(read).of(models)
+    found = Origins(installation.db).of(models)
     return {model.name.partition("@")[0].rpartition("/")[2]: found[model.id] for model in models}
 
 
@@ -81,8 +80,7 @@ def test_several_snapshots_stand_together_and_are_looked_at_once(installation: I
     docs = installation.catalogue.resolve(installation.version).record
     version = installation.view.register(replace(docs, snapshots=(snapshot.id, other)))
     models = [installation.catalogue.resolve(version)]
-    read: Any = installation.read
-    found = Origins(read)
+    found = Origins(installation.db)
     assert found.of(models)[version].licence == "0BSD AND MIT"
     installation.view.recorded.clear()
     assert found.of(models)[version].licence == "0BSD AND MIT"

@@ -41,7 +41,7 @@ class Registry:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.gate = Gate(database.begin, database.read)
+        self.gate = Gate(database)
         self._count = 0
 
     def register(

@@ -36,9 +36,10 @@ class Town:
     def __init__(self, folder: Path, database: Database) -> None:
         self.installation = Installation(folder, database)
         self.outbound, self.now = FakeOutbound(), 0.0
-        read: Any = self.installation.read
         own = self.installation.operator
-        self.operators = Operators(read, self.outbound, self.installation.catalogue, own, 3, lambda: self.now)
+        self.operators = Operators(
+            self.installation.db, self.outbound, self.installation.catalogue, own, 3, lambda: self.now
+        )
         self.settle(own, "https://own")
         self.settle(OTHER, "https://other/")
 

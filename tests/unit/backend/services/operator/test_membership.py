@@ -63,9 +63,7 @@ class Desk:
     def __init__(self, database: Database, receipt_key: LocalSigner = KEY) -> None:
         self.chain, self.database = PlayedChain(), database
         chain: Any = self.chain
-        begin: Any = database.begin
-        read: Any = database.read
-        self.membership = Membership(begin, read, chain, OWN, receipt_key, DOMAIN, lambda: NOW)
+        self.membership = Membership(database, chain, OWN, receipt_key, DOMAIN, lambda: NOW)
 
     def join(self, dollars: int) -> list[str]:
         return calls(self.membership.join(dollars * 10**6))

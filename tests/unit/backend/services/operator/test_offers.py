@@ -55,9 +55,7 @@ class Desk:
         self.registry, self.database = PlayedRegistry(), database
         self.indexed: list[RegisteredVersion] = []
         chain: Any = self.registry
-        begin: Any = database.begin
-        read: Any = database.read
-        self.offers = Offers(begin, read, chain, OWN)
+        self.offers = Offers(database, chain, OWN)
         monkeypatch.setattr(
             "backend.db.chain.ChainStore.versions", lambda _, creator: self._versions(creator)
         )

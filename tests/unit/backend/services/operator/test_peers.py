@@ -51,7 +51,7 @@ class Town:
         self.ours, self.theirs = (EmbeddedStore(folder / name, is_durable=False) for name in ("a", "b"))
         self.outbound, self.view, self.now = FakeOutbound(), View(), 0.0
         self.own = some_account("own")
-        self.peers = Peers(self.read, self.outbound, self.ours, self.own, lambda: self.now)  # type: ignore[arg-type]
+        self.peers = Peers(self, self.outbound, self.ours, self.own, lambda: self.now)  # type: ignore[arg-type]
 
     @contextmanager
     def read(self) -> Iterator[Any]:

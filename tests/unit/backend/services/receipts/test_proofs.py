@@ -32,7 +32,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
 
 @pytest.fixture
 def proofs(town: Town) -> Proofs:
-    return Proofs(town.read, town.auditor(), town.chain)  # type: ignore[arg-type]
+    return Proofs(town, town.auditor(), town.chain)  # type: ignore[arg-type]
 
 
 def commit(town: Town, count: int) -> list[SignedReceipt]:

@@ -8,7 +8,7 @@ import pytest
 from backend.api.schemas.receipts import ReceiptDetail
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import receipt_id
-from backend.ports.serving import StoredReceipt
+from backend.domain.serving import StoredReceipt
 from backend.services.receipts.receipt_file import parse_shown
 from backend.services.receipts.receipts import NamedShare, NamedSlice, ReceiptView
 from tests.support.market import Market, some_account, some_hash

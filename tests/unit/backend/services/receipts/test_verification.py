@@ -29,7 +29,7 @@ def shown(town: Town, signed: SignedReceipt) -> ShownReceipt:
 
 
 def verdicts(town: Town, receipt: ShownReceipt) -> dict[str, bool | None]:
-    verification = Verification(town.read, town.auditor(), recover, town.market.domain)
+    verification = Verification(town, town.auditor(), recover, town.market.domain)
     return {check.name: check.is_right for check in verification.checks(receipt)}
 
 

@@ -12,7 +12,7 @@ from backend.domain.disputes.witnesses import Demand, Tree
 from backend.domain.settlement import DemandStatus
 from backend.services.settle.settler import Step
 from tests.support.market import some_account
-from tests.support.settling import Died, Dying, assert_all_settled, dying_begin, settle, settle_batches
+from tests.support.settling import Died, Dying, DyingDatabase, assert_all_settled, settle, settle_batches
 
 if TYPE_CHECKING:
     from tests.support.town import Town
@@ -59,13 +59,13 @@ def test_a_refund_that_fell_out_of_the_chain_after_its_confirmation_is_sent_agai
 def test_a_death_at_any_step_after_a_void_loses_and_doubles_nothing(town: Town, at: int) -> None:
     receipts = settle_batches(town, 3)
     town.chain.void_from(2)
-    begin = dying_begin(town, [at])
+    database = DyingDatabase(town, [at])
     blobs = Dying(town.blobs, {"add_folder", "read"}, 1 + at % 4)
     for _ in range(5):
         auditor = town.auditor()
-        auditor._begin = begin
+        auditor._db = database
         with suppress(Died):
-            town.settler(begin=begin, blobs=blobs, auditor=auditor).run_once(is_forced=True)
+            town.settler(db=database, blobs=blobs, auditor=auditor).run_once(is_forced=True)
         town.mine()
     settle(town)
     assert_all_settled(town, receipts)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backend.domain.hashing import receipt_id
 from backend.services.settle.settler import Settler, Step
+from tests.support.databases import ViewDatabase
 from tests.support.market import Key, parameter_set
 from tests.support.model_chain import refuse
 from tests.support.settling import assert_all_settled, settle, settled
 from tests.support.town import Town
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from backend.domain.ids import ChannelId
@@ -109,10 +109,6 @@ def refuse_some(town: Town, is_refused: Callable[[set[ChannelId]], bool]) -> Non
 
 
 def settler_with_view(town: Town, view: Any) -> Settler:
-    @contextmanager
-    def read() -> Iterator[Any]:
-        with town.read() as tx:
-            tx.chain = view
-            yield tx
-
-    return town.settler(read=read)
+    db = town.db
+    db.read = ViewDatabase(town.database, view).read  # type: ignore[method-assign]
+    return town.settler(db=db)

@@ -11,7 +11,7 @@ from backend.db.tables.transactions import TransactionRow
 from backend.domain.batch import Header
 from backend.services.audit.auditor import WrongBatch
 from backend.services.settle.settler import Pace, Step
-from tests.support.settling import Died, Dying, assert_all_settled, dying_begin, settle, settled
+from tests.support.settling import Died, Dying, DyingDatabase, assert_all_settled, settle, settled
 from tests.support.town import Town
 from tests.support.tracing import by_name, name_of, recorded
 
@@ -186,13 +186,13 @@ def test_an_idle_poll_looks_once_at_the_batches_beside_the_audit(
 def test_a_death_at_any_step_loses_and_doubles_nothing(town: Town, at: int) -> None:
     receipts = [town.serve() for _ in range(4)]
     counter = [at]
-    begin = dying_begin(town, counter)
+    database = DyingDatabase(town, counter)
     blobs = Dying(town.blobs, {"add_folder", "read"}, 1 + at % 3)
     for _ in range(4):
         auditor = town.auditor()
-        auditor._begin = begin
+        auditor._db = database
         with suppress(Died):
-            town.settler(begin=begin, blobs=blobs, auditor=auditor).run_once(is_forced=True)
+            town.settler(db=database, blobs=blobs, auditor=auditor).run_once(is_forced=True)
         town.mine()
         if len(receipts) < 8:
             receipts.append(town.serve())

@@ -35,7 +35,7 @@ class Tokeniser:
 
 def estimated(desk: Desk, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any) -> Estimate:
     rows = Rows(letter_rows(num_rows))
-    estimates = Estimates(desk.database.read, rows, tokeniser or Tokeniser(), PRICE)
+    estimates = Estimates(desk.database, rows, tokeniser or Tokeniser(), PRICE)
     return estimates.estimate(desk.snapshot(True, True), options)
 
 
@@ -92,7 +92,7 @@ def test_nothing_usable_is_no_step(desk: Desk) -> None:
 def test_what_a_job_would_be_refused_for_an_estimate_is_too(desk: Desk) -> None:
     with pytest.raises(InvalidConfig):
         estimated(desk, 10, rank=0)
-    estimates = Estimates(desk.database.read, Rows(letter_rows()), Tokeniser(), PRICE)
+    estimates = Estimates(desk.database, Rows(letter_rows()), Tokeniser(), PRICE)
     with pytest.raises(NotFound):
         estimates.estimate(SnapshotId(Hash32("0x" + "00" * 32)), {})
     with pytest.raises(EmptySnapshot):

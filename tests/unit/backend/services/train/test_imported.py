@@ -37,7 +37,7 @@ class Counter:
         database = desk.database
         self.desk = desk
         self.transfers = Transfers(folder / "transfers", 1 << 41)
-        self.adapters = ImportedAdapters(database.begin, database.read, self.transfers, lambda: desk.now)
+        self.adapters = ImportedAdapters(database, self.transfers, lambda: desk.now)
         self.files = {
             name: transferred(self.transfers, CREATOR, b"{}") for name in (CONFIG_FILE, WEIGHTS_FILE)
         }

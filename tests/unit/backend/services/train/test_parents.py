@@ -60,5 +60,5 @@ def test_a_parent_is_brought_here(desk: Desk) -> None:
             return Path("/adapters/one")
 
     version = desk.version(desk.snapshot(True))
-    parent = Parents(desk.database.read, Folders()).bring(version)  # type: ignore[arg-type]
+    parent = Parents(desk.database, Folders()).bring(version)  # type: ignore[arg-type]
     assert (parent.record.name, parent.folder) == ("parent", Path("/adapters/one"))

@@ -54,10 +54,10 @@ class Press:
         self.chain = Chain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         clock = lambda: self.desk.now  # noqa: E731
-        self.gate = Gate(database.begin, database.read)
-        self.publication = Publication(database.begin, self.store, self.chain, self.gate, clock)  # type: ignore[arg-type]
+        self.gate = Gate(database)
+        self.publication = Publication(database, self.store, self.chain, self.gate, clock)  # type: ignore[arg-type]
         self.transfers = Transfers(folder / "transfers", 1000)
-        self.foreign = ImportedAdapters(database.begin, database.read, self.transfers, clock)
+        self.foreign = ImportedAdapters(database, self.transfers, clock)
         self.adapter = folder / "adapter"
         self.adapter.mkdir()
         for name in ("adapter_config.json", "README.md"):

@@ -16,7 +16,7 @@ LANE = Account("0x" + "11" * 20)
 
 def attempt(database: Database, *args: object, most: int | None = None) -> int:
     with database.begin() as tx:
-        return enqueue_again(tx.transactions, LANE, ("TestUSD", "mint"), args, "key", most)
+        return enqueue_again(tx, LANE, ("TestUSD", "mint"), args, "key", most)
 
 
 def fail(database: Database, transaction: int) -> None:

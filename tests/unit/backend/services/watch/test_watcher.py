@@ -41,8 +41,7 @@ class Scene:
         self.watcher = Watcher(
             follow=self._follow,
             guard=nullcontext,
-            read=self._read,
-            begin=unused,
+            db=self,  # type: ignore[arg-type]
             chain=self,  # type: ignore[arg-type]
             cases=unused,
             judge=unused,
@@ -57,7 +56,7 @@ class Scene:
             raise Unavailable(self.failure)
 
     @contextmanager
-    def _read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[Any]:
         yield SimpleNamespace(chain=SimpleNamespace(operators=lambda: self.operators))
 
 

@@ -1,0 +1,72 @@
+"""Records of served answers: reservations, stored receipts, and usage by day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+    from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
+    from backend.domain.receipt import SignedReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Part of a channel's balance, in micro-units, reserved for one running answer or one training job.
+
+    An answer's reservation does not count past `expires_at`. A job's has None and lasts until the job ends.
+    """
+
+    id: str
+    channel_id: ChannelId
+    key_id: str | None
+    amount: int
+    expires_at: datetime | None
+
+    def is_over(self, now: datetime) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+@dataclass(frozen=True, slots=True)
+class NewReceipt:
+    """A receipt to store. `salt` is for the payer only. `trace`: span of the answer, if it was recorded."""
+
+    id: ReceiptId
+    operator: Account
+    payer: Account
+    signed: SignedReceipt
+    salt: Hash32
+    key_id: str | None
+    trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """A receipt from the database. `sequence` rises in the order of storing and serves as cursor of a page;
+    `batch` is None while the receipt is unsettled.
+    """
+
+    sequence: int
+    id: ReceiptId
+    operator: Account
+    payer: Account
+    signed: SignedReceipt
+    salt: Hash32
+    key_id: str | None
+    batch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DayUsage:
+    """A payer's usage of one model on one day (UTC). `spend` in micro-units."""
+
+    day: date
+    slices_hash: Hash32
+    versions: tuple[tuple[VersionId, int], ...]
+    """Adapter versions of the model with their weights in ppm."""
+    num_answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    spend: int
