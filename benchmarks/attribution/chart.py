@@ -1,4 +1,4 @@
-"""Points with intervals on one scale as SVG, readable on light and on dark pages."""
+"""Interval charts as SVG, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ class Interval:
 
 
 def interval_chart(title: str, rows: Sequence[Interval], ceiling: float | None) -> str:
-    """One line a row, from the least of zero and all lows to one. Raises `ValueError` without rows."""
+    """One line per row, on a scale from zero, or the lowest bound if negative, to one.
+
+    Raises `ValueError` without rows.
+    """
     if not rows:
         raise ValueError("a chart needs rows")
-    least = min(0.0, *(row.low for row in rows))
-    scale = (_WIDTH - _LABEL_WIDTH - _VALUE_WIDTH) / (1 - least)
+    lowest = min(0.0, *(row.low for row in rows))
+    scale = (_WIDTH - _LABEL_WIDTH - _VALUE_WIDTH) / (1 - lowest)
 
     def at(value: float) -> float:
-        return round(_LABEL_WIDTH + scale * (value - least), 1)
+        return round(_LABEL_WIDTH + scale * (value - lowest), 1)
 
     bottom = _TOP + _ROW_HEIGHT * len(rows)
     height = bottom + _BOTTOM

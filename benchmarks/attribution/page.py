@@ -1,4 +1,4 @@
-"""`docs/attribution.md` and its chart from the report of `python -m benchmarks.attribution`."""
+"""Writes `docs/attribution.md` and its chart from the report of `python -m benchmarks.attribution`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HERE = Path(__file__).parent
 PAGE, KEPT, CHART = "attribution.md", "attribution.json", "images/attribution.svg"
 KINDS = ("in-sample", "held-out", "generated")
 FIRST_GRADIENT_METHOD = "gradient-ridge-1"
-"""Of reports that do not name it."""
-MISSING = "Not measured yet; `make bench-attribution` does."
+"""Assumed for reports that do not name their method."""
+MISSING = "Not measured yet; run `make bench-attribution`."
 
 
 def write(folder: Path, report: Mapping[str, Any] | None) -> None:
-    """The page, and for a report its chart and its JSON."""
+    """Write the page to `folder`, and with a report also its chart and JSON."""
     (folder / CHART).parent.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(page(report), encoding="utf-8")
     if report is not None:
@@ -29,48 +29,58 @@ def write(folder: Path, report: Mapping[str, Any] | None) -> None:
 
 
 def page(report: Mapping[str, Any] | None) -> str:
+    """The page as Markdown; without a report it says that the figures are missing."""
     text = (HERE / "page.md").read_text(encoding="utf-8")
-    for name, write_part in (("figures", _measured), ("gaming", _gaming)):
+    for name, write_part in (("figures", _accuracy), ("gaming", _gaming)):
         part = f"{MISSING}\n"
-        if report is not None and (name == "figures" or name in report):  # an older report lacks the rest
+        if report is not None and (name == "figures" or name in report):  # older reports lack "gaming"
             part = write_part(report)
         text = text.replace(f"<!-- {name} -->\n", part)
     return text
 
 
 def chart(report: Mapping[str, Any]) -> str:
-    """LDS of all methods as SVG, with the ceiling."""
+    """LDS of all methods and the ceiling, as SVG."""
     rows = [Interval(name, each["lds"], *each["interval"]) for name, each in _ranked(report)]
     return interval_chart("LDS: rank correlation with retraining (95 % interval)", rows, report["ceiling"])
 
 
-def _measured(report: Mapping[str, Any]) -> str:
+def _accuracy(report: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{number} {kind}" for kind, number in report["num_by_kind"].items())
     config, machine = report["config"], report["machine"]
     ceiling = report["ceiling"]
-    told = (
+    setup = (
         f"{report['base_model']}, rank {config['rank']}, {config['epochs']:g} epochs, "
         f"fp32; {report['num_rows']} rows "
         f"of {len(report['contributors'])} contributors ({', '.join(report['contributors'])}); "
         f"{report['num_answers']} answers ({counts}); {report['num_subsets']} retrainings on random halves; "
-        f"gradients as of `{report.get('gradient_method', FIRST_GRADIENT_METHOD)}`. "
+        f"gradients by `{report.get('gradient_method', FIRST_GRADIENT_METHOD)}`. "
         f"{machine['cpu']}, {machine['system']}."
     )
     top = (
-        "The ceiling was not measured."
+        "The ceiling has not been measured."
         if ceiling is None
-        else f"The ceiling: two seeds agree at **{ceiling:.2f}**, over {report['num_repeats']} halves."
+        else f"Ceiling: two seeds agree at **{ceiling:.2f}**, over {report['num_repeats']} halves."
     )
-    wanted = report["planned"]
+    planned = report["planned"]
     done = (report["num_subsets"], report["num_repeats"])
-    if done != (wanted["subsets"], wanted["repeats"]):
+    if done != (planned["subsets"], planned["repeats"]):
         top += (
-            f" **The run is not complete**: {done[0]} of {wanted['subsets']} halves, {done[1]} of "
-            f"{wanted['repeats']} repeats. Read the figures as a first look."
+            f" **The run is incomplete**: {done[0]} of {planned['subsets']} halves, {done[1]} of "
+            f"{planned['repeats']} repeats. The figures are preliminary."
         )
-    head = ["method", "LDS", "95 %", "lead over hidden states, 95 %", *KINDS, "as paid", "cost", "about"]
+    head = [
+        "method",
+        "LDS",
+        "95 % interval",
+        "lead over hidden states, 95 % interval",
+        *KINDS,
+        "as paid",
+        "cost",
+        "about",
+    ]
     rows = [_row(name, each) for name, each in _ranked(report)]
-    return "\n".join([told, "", f"![LDS of each method]({CHART})", "", *_table(head, rows), "", top, ""])
+    return "\n".join([setup, "", f"![LDS of each method]({CHART})", "", *_table(head, rows), "", top, ""])
 
 
 def _gaming(report: Mapping[str, Any]) -> str:
@@ -80,7 +90,7 @@ def _gaming(report: Mapping[str, Any]) -> str:
         [game, *(_gain(report["gaming"][name][game]) for name in methods)]
         for game in sorted(games, key=lambda game: -report["gaming"][methods[-1]][game]["mean"])
     ]
-    return "\n".join([*_table(["what the attacker does", *methods], rows), ""])
+    return "\n".join([*_table(["attack", *methods], rows), ""])
 
 
 def _gain(each: Mapping[str, float]) -> str:
@@ -88,7 +98,7 @@ def _gain(each: Mapping[str, float]) -> str:
 
 
 def _ranked(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The methods, the best one last."""
+    """The methods in ascending order of LDS."""
     return sorted(report["methods"].items(), key=lambda item: float(item[1]["lds"]))
 
 

@@ -28,12 +28,12 @@ _VLLM_OPTIONS = {VLLM: (), VLLM_EAGER: ("--eager",), VLLM_BASE: ("--no-lora",)}
 # What was chosen for each peer, and why; the report prints it.
 SETTINGS = {
     OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values, "
-    "threads that wait as an installation's do",
-    INVARIANT: "as loraledger, each answer with the same bits in any company (`--batch-invariant`)",
+    "threads that wait as in an installation",
+    INVARIANT: "as loraledger, with `--batch-invariant`",
     VLLM: "bf16, compiled, max_loras=32, max_num_seqs=32, 1 GiB for keys and values, threads bound to cores, "
     "Intel's OpenMP preloaded, engine in the measured process, no prefix cache (no prompt shares a prefix)",
-    VLLM_EAGER: "as vllm, without torch.compile: which is faster with LoRA depends on the CPU",
-    VLLM_BASE: "as vllm, without LoRA: enabling it slows the base model down",
+    VLLM_EAGER: "as vllm, without torch.compile; which of the two is faster with LoRA depends on the CPU",
+    VLLM_BASE: "as vllm, without LoRA, which slows the base model down when enabled",
     PEFT: "bf16 with adapters widened to fp32 (PEFT's default, faster than bf16), SDPA attention, "
     "dynamic cache",
     LLAMA: "bf16 GGUF, built for this CPU, flash attention on, keys and values in bf16 (faster than fp16), "

@@ -1,7 +1,7 @@
 """Writes docs/benchmarks.md and its chart: `python -m benchmarks.report engine.json --ledger ledger.json`.
 
-The reports are kept beside the page, and one that is not given is the one that is kept. One from a machine
-that was busy with other things is refused: another folder, by `--out`, takes any.
+The reports are stored next to the page; a report that is not given is read from there. A report from a busy
+machine is refused, unless `--out` names another folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(
     folder: Path, report: dict[str, Any] | None, price_per_hour: float, ledger: dict[str, Any] | None
 ) -> None:
-    """The page, and for reports the chart and their JSON."""
+    """Write the page to `folder`, and for each report that is given its JSON and chart."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(page(report, price_per_hour, ledger))
     for found, kept in ((report, KEPT), (ledger, KEPT_LEDGER)):
@@ -68,15 +68,15 @@ def _parser() -> argparse.ArgumentParser:
         "file",
         type=Path,
         nargs="?",
-        help="JSON of `python -m benchmarks.engine`; none: the kept one, or a page without its figures",
+        help="JSON of `python -m benchmarks.engine`; default: the stored one, else no figures",
     )
-    add("--ledger", type=Path, help="JSON of `python -m benchmarks.ledger`; none: likewise")
+    add("--ledger", type=Path, help="JSON of `python -m benchmarks.ledger`; default: likewise")
     add("--out", type=Path, default=DOCS, help="folder to write to; default: docs")
     add(
         "--price-per-hour",
         type=float,
         default=PRICE_PER_HOUR,
-        help=f"of the machine; default: {PRICE_PER_HOUR}",
+        help=f"price of the machine; default: {PRICE_PER_HOUR}",
     )
     return parser
 

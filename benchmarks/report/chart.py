@@ -1,4 +1,4 @@
-"""A bar chart as SVG, readable on light and on dark pages."""
+"""Bar charts as SVG, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 720, 230, 60
 _ROW_HEIGHT, _BAR_HEIGHT, _TOP, _BOTTOM = 26, 16, 38, 10
-# One ink and one accent on each ground; our own bars stand out, peers are grey.
+# Accent colour for our bars, grey for peers.
 _STYLE = """
     text { font: 13px system-ui, sans-serif; fill: #1f2328; }
     .title { font-weight: 600; }

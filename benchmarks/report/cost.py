@@ -1,4 +1,4 @@
-"""What a million tokens cost: N adapters on one machine, against N dedicated deployments."""
+"""Cost of a million tokens: N adapters on one machine, compared with N dedicated machines."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Cost:
 
 
 def costs(price_per_hour: float, tokens_per_second: float, many_vs_few: float) -> list[Cost]:
-    """For each of `NUM_ADAPTERS`: one machine kept busy at `tokens_per_second`, the throughput of a batch of
-    32 different adapters, and as many machines as there are adapters sharing the same demand.
+    """Costs for each of `NUM_ADAPTERS`: one machine at full load, and one machine per adapter with the same
+    total demand.
 
-    Beyond the 32 that fit a batch, throughput is `many_vs_few` of that, the measured ratio of 1,000 adapters
-    to 5. A dedicated machine is paid for whether its adapter is asked for or not.
+    `tokens_per_second` is the throughput of a batch of 32 different adapters. With more adapters than fit a
+    batch it is multiplied by `many_vs_few`, the measured ratio of 1,000 adapters to 5. A dedicated machine is
+    paid for while it is idle.
     """
     found = []
     for number in NUM_ADAPTERS:

@@ -1,4 +1,4 @@
-"""What the ledger costs, for `docs/benchmarks.md`: from the JSON of `python -m benchmarks.ledger`."""
+"""Renders the cost of receipts for `docs/benchmarks.md` from the JSON of `python -m benchmarks.ledger`."""
 
 from __future__ import annotations
 
@@ -15,39 +15,35 @@ if TYPE_CHECKING:
 GAS = Path(__file__).resolve().parents[2] / "tests" / "snapshots" / "gas.json"
 GWEI = (0.001, 0.01, 0.1, 1.0, 10.0)
 ANSWERS_PER_BATCH = (1_000, 10_000, 25_000)
-"""A batch has 256 payers at most."""
+"""At most 256 payers fit a batch."""
 FIGURES = {
-    "receipts": "receipts, against neither",
-    "attribution": "attribution, against receipts alone",
-    "ledger": "both, against neither",
+    "receipts": "receipts, compared with neither",
+    "attribution": "attribution, compared with receipts alone",
+    "ledger": "both, compared with neither",
 }
 
 
-def price_of_ledger(report: Mapping[str, Any] | None) -> str:
-    """Without a report it says that the times are missing; gas needs no machine."""
-    parts = ["## The price of the ledger", ""]
-    parts += (
-        ["Missing until it was measured on a machine that does nothing else.", ""] if report is None else []
-    )
-    parts += [] if report is None else _times(report)
+def ledger_section(report: Mapping[str, Any] | None) -> str:
+    """The section as Markdown. Without a report it says that the times are missing; gas is always there."""
+    parts = ["## Cost of receipts", ""]
+    parts += ["Not yet measured on an idle machine.", ""] if report is None else _times(report)
     return "\n".join([*parts, *_gas()])
 
 
 def _times(report: Mapping[str, Any]) -> list[str]:
     size, machine, ranges = report["size"], report["machine"], report["ranges"]
-    told = (
-        f"By `python -m benchmarks.ledger --json`, on {machine['cpu']} with {machine['num_cores']} cores, "
-        f"{report['finished_at']}: {size['num_clients']} clients of the API stream answers of "
-        f"{size['num_tokens']} tokens by one adapter, {size['num_answers']} a run, {size['repeats']} repeats "
-        "in turn, median and range. Without receipts an API runs in which nothing is reserved, signed or "
-        "stored; without attribution the adapter's version has no snapshot, and the engine is asked for no "
-        "probe."
+    text = (
+        f"Measured by `python -m benchmarks.ledger --json` on {machine['cpu']} with {machine['num_cores']} "
+        f"cores, {report['finished_at']}. {size['num_clients']} clients stream answers of "
+        f"{size['num_tokens']} tokens by one adapter, {size['num_answers']} per run, {size['repeats']} "
+        "alternating repeats; median and range. Without receipts, the API reserves, signs and stores "
+        "nothing. Without attribution, the adapter's version has no snapshot, and the engine has no probe."
     )
     rows = [
         [row["name"], *(_spread(row[name], digits) for name, digits in _CELLS.items())]
         for row in report["rows"]
     ]
-    head = ["on", "tokens/s", "first token p50 (ms)", "first token p99 (ms)", "CPU of others"]
+    head = ["enabled", "tokens/s", "first token p50 (ms)", "first token p99 (ms)", "CPU of others"]
     added = [
         [
             text,
@@ -56,8 +52,8 @@ def _times(report: Mapping[str, Any]) -> list[str]:
         ]
         for name, text in FIGURES.items()
     ]
-    compared = table(["", "tokens/s, ratio", "first token p50 later by (ms)"], added)
-    return [told, "", *table(head, rows), "", *compared, ""]
+    compared = table(["", "tokens/s, ratio", "added to first token p50 (ms)"], added)
+    return [text, "", *table(head, rows), "", *compared, ""]
 
 
 _CELLS = {"tokens_per_second": 0, "ttft_p50_ms": 1, "ttft_p99_ms": 1, "foreign_cpu": 2}
@@ -70,13 +66,13 @@ def _spread(value: Mapping[str, float], digits: int) -> str:
 def _gas() -> list[str]:
     gas, market = json.loads(GAS.read_text()), Market()
     used = {number: gas_per_thousand(gas, number, market) for number in ANSWERS_PER_BATCH}
-    told = (
-        f"Gas (`make gas`) as a share of revenue: 1,000 answers of {market.prompt_tokens:,} + "
-        f"{market.completion_tokens} tokens at the base model's {market.prompt_price:.2f} and "
-        f"{market.completion_price:.2f} a million are {market.revenue:.2f} dollars. A batch is one commit, "
-        "one finality, and a voucher by session key for each payer, of whom each has "
-        f"{market.answers_per_payer} of its answers. An ether is {market.dollars_per_ether:,.0f} dollars. "
-        "Whoever claims pays for that, when they want: the last column, whatever the amount."
+    text = (
+        f"Gas (`make gas`) as a share of revenue. 1,000 answers of {market.prompt_tokens:,} + "
+        f"{market.completion_tokens} tokens at the base model's prices of {market.prompt_price:.2f} and "
+        f"{market.completion_price:.2f} per million earn {market.revenue:.2f} dollars. A batch consists of "
+        "one commit, one finalisation, and one voucher by session key per payer, with "
+        f"{market.answers_per_payer} answers per payer. An ether is {market.dollars_per_ether:,.0f} dollars. "
+        "A claim is paid by its sender and costs the same for any amount: the last column."
     )
     rows = [
         [
@@ -87,4 +83,4 @@ def _gas() -> list[str]:
         for gwei in GWEI
     ]
     heads = [f"batches of {number:,} answers: {each:,.0f} gas per 1,000" for number, each in used.items()]
-    return [told, "", *table(["gwei a gas", *heads, "a claim, dollars"], rows), ""]
+    return [text, "", *table(["gwei per gas", *heads, "a claim, dollars"], rows), ""]

@@ -1,4 +1,4 @@
-"""`docs/benchmarks.md` from the JSON of `python -m benchmarks.engine`."""
+"""Renders `docs/benchmarks.md` from the JSON of `python -m benchmarks.engine`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.engine.field import OURS
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.cost import costs
-from benchmarks.report.ledger import price_of_ledger
+from benchmarks.report.ledger import ledger_section
 from benchmarks.report.table import table
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ LIMITS = (
     "adapters_mb",
 )
 
-# Figure: what it says, and the bar that it is held to.
+# By figure: its label and its target.
 BARS = {
     "lora32_vs_vllm": ("32 different adapters: throughput against vLLM's CPU build", ">= 3"),
     "lora32_vs_peft": ("32 different adapters: throughput against PEFT's mixed batch", ">= 9"),
@@ -36,7 +36,10 @@ BARS = {
     "lora1_vs_base": ("one adapter for all against no adapter", ">= 0.92"),
     "zipf1000_vs_5": ("1,000 adapters on disk against 5: throughput", ">= 0.90"),
     "zipf1000_p99_ttft_vs_5": ("1,000 adapters on disk against 5: p99 time to first token", "<= 2"),
-    "cold_minus_warm_ms": ("first token of an adapter not yet loaded, minus one that is, ms", "<= 50"),
+    "cold_minus_warm_ms": (
+        "first token of an adapter that is not loaded, minus that of a loaded one, ms",
+        "<= 50",
+    ),
     "registry_overhead": ("memory of a resident adapter beyond its weights", "<= 0.02"),
 }
 SCENARIOS = {
@@ -48,23 +51,23 @@ SCENARIOS = {
 }
 
 
-# Parts of a decode step, as `benchmarks.engine.profile` names them.
+# Parts of a decode step, by their names in `benchmarks.engine.profile`.
 PARTS = {
-    "products": "products of the base model, with adapters' deltas where they share a pass",
-    "deltas": "adapters' deltas in a pass of their own",
+    "products": "products of the base model, including adapter deltas computed in the same pass",
+    "deltas": "adapter deltas computed in a separate pass",
     "attention": "attention",
-    "row_operations": "norms, gates, rotation",
-    "argmax": "largest logits",
-    "rest": "between them: scheduling, Python, the profiler",
+    "row_operations": "norms, gates, rotary embedding",
+    "argmax": "argmax of the logits",
+    "rest": "remainder: scheduling, Python, the profiler",
 }
 
-# What a request of the closed loop costs, as `benchmarks.engine.ours` names it.
+# Cost of a request in the closed loop, by its names in `benchmarks.engine.ours`.
 WORK = {
-    "request_ms": "milliseconds of the whole machine",
-    "adapters_in_flight": "different adapters among the requests in flight",
-    "slot_writes": "adapters copied to a slot",
+    "request_ms": "machine time, ms",
+    "adapters_in_flight": "distinct adapters among the requests in flight",
+    "slot_writes": "adapters copied into a slot",
     "adapter_loads": "adapters loaded",
-    "loading_cpu_ms": "milliseconds of one core that loads took",
+    "loading_cpu_ms": "CPU time of loads, ms",
 }
 
 
@@ -73,19 +76,19 @@ def page(
     price_per_hour: float = PRICE_PER_HOUR,
     ledger: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as Markdown; without a report it says which figures are missing. `ledger`: likewise, of
-    `python -m benchmarks.ledger`.
+    """The page as Markdown. Without `report` it lists the missing figures; without `ledger`, the report of
+    `python -m benchmarks.ledger`, it says that these are missing.
     """
     figures = dict.fromkeys(BARS) if report is None else report["ranges"]
     parts = [(HERE / "method.md").read_text()]
     parts += [_bars(figures)] if report is None else [_machine(report), _bars(figures)]
     if report is not None:
         parts += [_rows(report), _profile(report), _adapter_work(report), _cost(report, price_per_hour)]
-    return "\n".join([*parts, price_of_ledger(ledger), (HERE / "not_measured.md").read_text()])
+    return "\n".join([*parts, ledger_section(ledger), (HERE / "not_measured.md").read_text()])
 
 
 def chart(report: Mapping[str, Any]) -> str:
-    """Throughput of all contestants as SVG, scenario by scenario."""
+    """Throughput of all engines by scenario, as SVG."""
     bars = [
         Bar(f"{row['contestant']}, {name}", speed["median"], speed["min"], speed["max"], is_ours)
         for scenario, name in SCENARIOS.items()
@@ -102,9 +105,9 @@ def _machine(report: Mapping[str, Any]) -> str:
     hardware = f"{machine['cpu']}, {machine['num_cores']} cores ({flags}), {machine['memory_gib']} GiB"
     software = f"{machine['system']}, Python {machine['python']}"
     effort = f"{report['num_threads']} threads, {report['num_repeats']} repeats"
-    lines = table(["contestant", "version", "settings"], _contestants(report))
-    told = f"{hardware}; {software}; {effort}; {report['finished_at']}."
-    return "\n".join(["## Machine and settings", "", told, "", *lines, ""])
+    lines = table(["engine", "version", "settings"], _contestants(report))
+    setup = f"{hardware}; {software}; {effort}; {report['finished_at']}."
+    return "\n".join(["## Machine and settings", "", setup, "", *lines, ""])
 
 
 def _contestants(report: Mapping[str, Any]) -> list[list[str]]:
@@ -114,8 +117,8 @@ def _contestants(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _bars(figures: Mapping[str, Mapping[str, float] | None]) -> str:
-    missing = [f"- {BARS[name][0]} (bar: {BARS[name][1]})" for name in BARS if figures[name] is None]
-    lines = ["## Figures that have a bar", ""]
+    missing = [f"- {BARS[name][0]} (target: {BARS[name][1]})" for name in BARS if figures[name] is None]
+    lines = ["## Targets", ""]
     found = [
         [text, bar, f"**{value['value']:.3g}**", f"{value['low']:.3g} to {value['high']:.3g}"]
         for name, (text, bar) in BARS.items()
@@ -123,15 +126,15 @@ def _bars(figures: Mapping[str, Mapping[str, float] | None]) -> str:
         if value is not None
     ]
     if found:
-        lines += [*table(["figure", "bar", "measured", "range"], found), ""]
+        lines += [*table(["figure", "target", "measured", "range"], found), ""]
     if missing:
-        lines += ["Missing until they were measured on a machine that does nothing else:", "", *missing, ""]
+        lines += ["Not yet measured on an idle machine:", "", *missing, ""]
     return "\n".join(lines)
 
 
 def _rows(report: Mapping[str, Any]) -> str:
     head = [
-        "contestant",
+        "engine",
         "scenario",
         "tokens/s",
         "first token p50, p99 (ms)",
@@ -147,27 +150,29 @@ def _rows(report: Mapping[str, Any]) -> str:
             _pair(row["itl_ms"]) if row["itl_ms"]["p50"] is not None else _mean(row["itl_mean_ms"]),
             f"{row['rss_mib']:,.0f}",
         ]
-        for row in _timed(report)
+        for row in _unprofiled(report)
     ]
     return "\n".join(
         [
-            "## All rows",
+            "## All measurements",
             "",
             f"![Throughput]({CHART})",
             "",
-            *table([*head, "CPU of others", "from disk (MiB)"], _with_circumstances(report, rows)),
+            *table([*head, "CPU of others", "from disk (MiB)"], _with_conditions(report, rows)),
             "",
         ]
     )
 
 
-def _with_circumstances(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
-    told = [[f"{row['foreign_cpu']['median']:.0%}", f"{row['disk_read_mib']:,.0f}"] for row in _timed(report)]
-    return [row + more for row, more in zip(rows, told, strict=True)]
+def _with_conditions(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
+    conditions = [
+        [f"{row['foreign_cpu']['median']:.0%}", f"{row['disk_read_mib']:,.0f}"] for row in _unprofiled(report)
+    ]
+    return [row + more for row, more in zip(rows, conditions, strict=True)]
 
 
-def _timed(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A profiled run is slower than it would be."""
+def _unprofiled(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Rows without those of profiled runs, which the profiler slows down."""
     return [row for row in report["rows"] if not row["scenario"].startswith(PROFILED)]
 
 
@@ -182,31 +187,31 @@ def _profile(report: Mapping[str, Any]) -> str:
     times = {name: [f"{row[f'{name}_ms']['median']:.1f}" for row in found.values()] for name in PARTS}
     whole = [f"**{row['step_ms']['median']:.1f}**" for row in found.values()]
     lines = table(
-        ["milliseconds of a step", *(SCENARIOS[scenario] for scenario in found)],
-        [["the whole step", *whole], *([PARTS[name], *cells] for name, cells in times.items())],
+        ["part of a step, ms", *(SCENARIOS[scenario] for scenario in found)],
+        [["whole step", *whole], *([PARTS[name], *cells] for name, cells in times.items())],
     )
-    last = next(reversed(found.values()))  # with the most adapters
+    last = next(reversed(found.values()))  # the scenario with most adapters
     known = {name: last[name]["median"] for name in LIMITS}
-    told = (
-        "Steps in which 32 requests decode one token each, taken apart by a profiler. What the machine "
-        f"allows, measured in the same processes: {known['peak_gflop_s']:,.0f} GFLOP/s, at which the "
-        f"products would take {known['products_at_peak_ms']:.1f} ms; nothing but the products, their weights "
-        f"read from memory each time, takes {known['products_alone_ms']:.1f} ms, by torch "
-        f"{known['products_of_torch_ms']:.1f} ms; products of a single token, "
-        f"which do little but read, get {known['read_gb_s']:.0f} GB/s. The rows of 32 adapters are "
-        f"{known['adapters_mb']:.0f} MB a step."
+    text = (
+        "Profile of steps in which 32 requests decode one token each. Limits of the machine, measured in the "
+        f"same processes: the arithmetic peak is {known['peak_gflop_s']:,.0f} GFLOP/s, at which the matrix "
+        f"products of a step would take {known['products_at_peak_ms']:.1f} ms. The products alone, with "
+        f"weights read from memory each time, take {known['products_alone_ms']:.1f} ms, and "
+        f"{known['products_of_torch_ms']:.1f} ms with torch. Products of a single token, which are bound by "
+        f"memory, read {known['read_gb_s']:.0f} GB/s. The rows of 32 adapters are "
+        f"{known['adapters_mb']:.0f} MB per step."
     )
     if "base" in found:
-        told += _least_cost(found["base"]["step_ms"]["median"], known)
-    return "\n".join(["## Where a decode step goes", "", told, "", *lines, ""])
+        text += _adapter_bound(found["base"]["step_ms"]["median"], known)
+    return "\n".join(["## Time of a decode step", "", text, "", *lines, ""])
 
 
-def _least_cost(step_ms: float, known: Mapping[str, float]) -> str:
-    """What a step of `step_ms` loses to adapters' bytes alone."""
+def _adapter_bound(step_ms: float, known: Mapping[str, float]) -> str:
+    """Upper bound of the speed with adapters, given a step of `step_ms` without and the bandwidth."""
     reading_ms = known["adapters_mb"] / known["read_gb_s"]
     return (
-        f" Read at that rate they take {reading_ms:.1f} ms: were there nothing else to do for them, decoding "
-        f"with 32 adapters would have {step_ms / (step_ms + reading_ms):.2f} of the speed without one."
+        f" At that rate they take {reading_ms:.1f} ms to read, which limits decoding with 32 adapters to "
+        f"{step_ms / (step_ms + reading_ms):.2f} of the speed without adapters."
     )
 
 
@@ -215,14 +220,14 @@ def _adapter_work(report: Mapping[str, Any]) -> str:
     if not found:
         return ""
     lines = table(
-        ["of each request", *(SCENARIOS[row["scenario"]] for row in found)],
+        ["per request", *(SCENARIOS[row["scenario"]] for row in found)],
         [[text, *(f"{row[name]['median']:.2f}" for row in found)] for name, text in WORK.items()],
     )
-    told = (
-        "The same requests either way, medians of the turns. More adapters at once are more rows that each "
-        "step reads, and fewer tokens that share them."
+    text = (
+        "The same requests in both cases, medians over the turns. With more distinct adapters in flight each "
+        "step reads more rows, which fewer tokens share."
     )
-    return "\n".join(["## Where many adapters cost", "", told, "", *lines, ""])
+    return "\n".join(["## Cost of many adapters", "", text, "", *lines, ""])
 
 
 def _cost(report: Mapping[str, Any], price: float) -> str:
@@ -236,11 +241,12 @@ def _cost(report: Mapping[str, Any], price: float) -> str:
         [f"{cost.num_adapters:,}", f"{cost.shared:.3f}", f"{cost.dedicated:,.3f}"]
         for cost in costs(price, speed, many)
     ]
-    lines = table(["adapters", "one machine for all", "a machine for each"], rows)
+    lines = table(["adapters", "one shared machine", "one machine each"], rows)
     formula = (
-        f"At {price:.2f} an hour for such a machine (`--price-per-hour`): price / (tokens per second x 3600) "
-        f"x 1,000,000. Shared: {speed:,.0f} tokens/s, times the ratio of 1,000 adapters to 5 beyond a batch. "
-        "Dedicated: the same demand over a machine for each adapter, paid for while it idles."
+        f"At {price:.2f} per hour for this machine (`--price-per-hour`): price / (tokens per second x 3600) "
+        f"x 1,000,000. Shared: {speed:,.0f} tokens/s; with more adapters than fit a batch, times the ratio "
+        "of 1,000 adapters to 5. One machine each: the same demand divided over dedicated machines, "
+        "which are paid for while idle."
     )
     return "\n".join(["## Cost of a million tokens", "", formula, "", *lines, ""])
 

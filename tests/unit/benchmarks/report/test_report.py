@@ -60,7 +60,7 @@ def report() -> dict[str, Any]:
 
 
 def test_the_committed_page_is_that_of_the_committed_report() -> None:
-    """After a change of gas or of the page `python -m benchmarks.report` makes it again from what is kept."""
+    """After a change of gas or of the templates, run `python -m benchmarks.report` to regenerate it."""
     kept = DOCS / KEPT, DOCS / KEPT_LEDGER
     report, ledger = (json.loads(file.read_text()) if file.exists() else None for file in kept)
     assert (DOCS / PAGE).read_text() == page(report, ledger=ledger)
@@ -70,40 +70,40 @@ def test_the_committed_page_is_that_of_the_committed_report() -> None:
 
 def test_without_a_report_every_figure_is_missing_and_none_is_given() -> None:
     text = page(None)
-    assert all(f"- {about} (bar: {bar})" in text for about, bar in BARS.values())
+    assert all(f"- {about} (target: {bar})" in text for about, bar in BARS.values())
     assert "| measured |" not in text
 
 
 def test_figures_are_given_with_their_range_and_the_others_named_as_missing(report: dict[str, Any]) -> None:
     text = page(report)
     assert "against vLLM's CPU build | >= 3 | **4** | 4 to 4 |" in text
-    assert "- 32 different adapters: throughput against PEFT's mixed batch (bar: >= 9)" in text
+    assert "- 32 different adapters: throughput against PEFT's mixed batch (target: >= 9)" in text
     assert "Any GPU" in text
 
 
-def test_a_profiled_step_is_told_apart_from_what_the_machine_allows(report: dict[str, Any]) -> None:
+def test_a_profiled_step_is_reported_with_the_limits_of_the_machine(report: dict[str, Any]) -> None:
     parts = {f"{name}_ms": 2.0 for name in PARTS} | {"step_ms": 12.0}
     measured = Measurement(1.0, 900, [0.1], [0.01, 0.02], 1, 1, parts | dict.fromkeys(LIMITS, 4.0))
-    assert "Where a decode step goes" not in page(report)
+    assert "Time of a decode step" not in page(report)
     report["rows"] += [
         row((OURS, f"profile_{name}"), [Run(measured, 0.01, 0)]) for name in ("base", "lora32")
     ]
     text = page(report)
-    assert "| the whole step | **12.0** | **12.0** |" in text
+    assert "| whole step | **12.0** | **12.0** |" in text
     assert "| attention | 2.0 | 2.0 |" in text
-    assert "The rows of 32 adapters are 4 MB a step. Read at that rate they take 1.0 ms" in text
-    assert "would have 0.92 of the speed without one." in text
+    assert "The rows of 32 adapters are 4 MB per step. At that rate they take 1.0 ms" in text
+    assert "to 0.92 of the speed without adapters." in text
     assert "| 900 |" not in text
 
 
-def test_what_many_adapters_cost_a_request_stands_beside_what_few_do(report: dict[str, Any]) -> None:
-    assert "Where many adapters cost" not in page(report)
+def test_the_cost_of_many_adapters_is_compared_with_that_of_few(report: dict[str, Any]) -> None:
+    assert "Cost of many adapters" not in page(report)
     for scenario, value in (("zipf5", 1.0), ("zipf1000", 2.5)):
         measured = Measurement(1.0, 800, [0.1], [0.01, 0.02], 1, 1, dict.fromkeys(WORK, value))
         report["rows"] = [one for one in report["rows"] if one["scenario"] != scenario]
         report["rows"].append(row((OURS, scenario), [Run(measured, 0.01, 0)]))
     text = page(report)
-    assert "| of each request | 5 adapters, Zipf | 1,000 adapters, Zipf |" in text
+    assert "| per request | 5 adapters, Zipf | 1,000 adapters, Zipf |" in text
     assert "| adapters loaded | 1.00 | 2.50 |" in text
 
 
@@ -131,7 +131,7 @@ def test_a_report_is_written_with_its_chart(report: dict[str, Any], tmp_path: Pa
     (tmp_path / "engine.json").write_text(json.dumps(report))
     out = tmp_path / "docs"
     assert main([str(tmp_path / "engine.json"), "--out", str(out), "--price-per-hour", "0.5"]) == 0
-    assert "At 0.50 an hour" in (out / PAGE).read_text()
+    assert "At 0.50 per hour" in (out / PAGE).read_text()
     assert (out / CHART).exists()
     assert json.loads((out / KEPT).read_text()) == report
 
@@ -150,15 +150,15 @@ def ledger_report() -> dict[str, Any]:
     return report_of({NONE: loads, RECEIPTS: [Load(2.5, 200, [0.1, 0.25], 0.01)], ALL: loads}, Size())
 
 
-def test_the_price_of_the_ledger_has_its_times_and_its_gas(tmp_path: Path) -> None:
-    assert "Missing until it was measured" in page(None)
+def test_the_cost_of_receipts_has_its_times_and_its_gas(tmp_path: Path) -> None:
+    assert "Not yet measured on an idle machine." in page(None)
     (tmp_path / "ledger.json").write_text(json.dumps(ledger_report()))
     out = tmp_path / "docs"
     assert main(["--ledger", str(tmp_path / "ledger.json"), "--out", str(out)]) == 0
     text = (out / PAGE).read_text()
-    assert "| receipts, against neither | 0.800 (0.800 to 0.800) | 25.0 (25.0 to 25.0) |" in text
+    assert "| receipts, compared with neither | 0.800 (0.800 to 0.800) | 25.0 (25.0 to 25.0) |" in text
     assert "| neither | 100 (100 to 100) |" in text
-    assert "gwei a gas" in text
+    assert "gwei per gas" in text
     assert main(["--out", str(out)]) == 0  # from what is kept
     assert (out / PAGE).read_text() == text
 
