@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
-from backend.installation.telemetry import watch_process
+from backend.installation.telemetry import setup_telemetry
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def create() -> FastAPI:
     settings = load_settings()
-    watch_process(settings, "api")  # before what counts is imported
+    setup_telemetry(settings, "api")  # before what counts is imported
     from backend.api.app import create_app
     from backend.installation.api_services import services_of
     from backend.installation.installation import Installation

@@ -1,4 +1,4 @@
-"""Servers for this machine alone: no page of a browser and no other host gets through."""
+"""Loopback servers that refuse browsers' cross-origin requests and other hosts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def listen(port: int = 0) -> socket.socket:
-    """A socket for `uvicorn.Server.run(sockets=[...])`; port 0 takes a free one.
+    """Listening socket for `uvicorn.Server.run(sockets=[...])`; port 0 selects a free port.
 
-    asyncio leaves Nagle's algorithm on for sockets that it is given, which costs 40 ms a call: connections
-    inherit the option from the listener.
+    TCP_NODELAY is set because asyncio leaves Nagle's algorithm on for sockets passed to it, which costs 40 ms
+    a call. Connections inherit the option from the listener.
     """
     listener = socket.create_server(("127.0.0.1", port))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -25,8 +25,8 @@ def listen(port: int = 0) -> socket.socket:
 
 
 class LocalCallersOnly:
-    """Refuses what a browser sends for some page (`Origin`), and names of this machine that are not
-    loopback's: a page can point a name of its own here.
+    """ASGI middleware that refuses requests with an `Origin` header, which browsers send, and requests whose
+    `Host` is not loopback: a web page can resolve its own domain to this machine (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp) -> None:

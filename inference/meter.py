@@ -157,7 +157,7 @@ class Meter:
     def _end(self, chunk: Chunk, timing: _Timing, now: float) -> None:
         self._whole.observe(now - timing.accepted)
         self._ended.labels(self._model, chunk.finish_reason).inc()
-        traces.record(
+        traces.record_span(
             "llm_request",
             timing.parent,
             now - timing.accepted,

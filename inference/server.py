@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logs.setup(options.log_format)
     try:
-        traces.start("engine")
+        traces.setup("engine")
     except traces.TracesMisconfigured as error:
         logger.error("the engine cannot start: %s", error)  # noqa: TRY400  # it says all
         return 1

@@ -1,4 +1,4 @@
-"""How every process of an installation is watched: logs, traces, and what it counts.
+"""Logs, traces and shared metrics of every process.
 
-It knows nothing of what it watches, so that the engine, the API and the workers can all stand on it.
+It imports nothing of the project, so that the engine, the API and the workers can all use it.
 """

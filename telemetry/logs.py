@@ -1,7 +1,7 @@
-"""Log records as lines: for people, or as JSON for what collects them; with the request that they belong to.
+"""Formats log records as text or JSON lines, with the id of the request that they belong to.
 
-What must not be seen in a log is not logged in the first place, which tests hold the code to. What has the
-form of a secret is masked on its way out nevertheless: libraries log too.
+Our own code never logs secrets, which tests verify. Anything with the format of a secret is masked
+nevertheless, because libraries log too.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any, Literal
 Format = Literal["text", "json"]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that is being answered; `x-request-id` in its answer."""
+"""Id of the current request, sent as `x-request-id` in its response."""
 
 _SECRETS = (
     (re.compile(r"\bll[a-z]_[A-Za-z0-9_-]{16,}"), "ll_***"),  # API keys, session tokens
     (re.compile(r"(?:0x)?[0-9a-fA-F]{128,}"), "0x***"),  # signatures, signed transactions
 )
-_GIVEN = {"message", "asctime", "taskName", "color_message"}
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | _GIVEN
-"""Attributes of every record, and uvicorn's for terminals; what else one has was given to it by `extra`."""
+_ADDED = {"message", "asctime", "taskName", "color_message"}
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | _ADDED
+"""Attributes of every record, and uvicorn's for terminals. All others of a record come from `extra`."""
 
 
 def setup(form: Format = "text", level: int = logging.INFO) -> None:
-    """Write what is logged to standard error, warnings of Python among it."""
+    """Write log records and Python warnings to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if form == "json" else Text())
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
 
@@ -42,18 +42,18 @@ def mask(line: str) -> str:
     return line
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        where = f" [{name}]" if (name := request_id.get()) else ""
-        return mask(super().format(record) + where)
+        suffix = f" [{current}]" if (current := request_id.get()) else ""
+        return mask(super().format(record) + suffix)
 
 
-class JsonLines(logging.Formatter):
-    """One object a line: `time` (UTC), `level`, `logger`, `message`; `request_id`, `trace_id` and `span_id`
-    where there are any; `error` with the traceback; and whatever was given as `extra`.
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object a line: `time` (UTC), `level`, `logger`, `message`; `request_id`,
+    `trace_id` and `span_id` if set; `error` with the traceback; and the fields of `extra`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -62,7 +62,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **({"request_id": name} if (name := request_id.get()) else {}),
+            **({"request_id": current} if (current := request_id.get()) else {}),
             **trace_ids(),
             **{key: value for key, value in record.__dict__.items() if key not in _STANDARD},
         }
@@ -72,7 +72,7 @@ class JsonLines(logging.Formatter):
 
 
 def trace_ids() -> dict[str, str]:
-    """Of the current span, as OpenTelemetry writes them; nothing where no span is recorded."""
+    """Ids of the current span in OpenTelemetry's format; empty if no span is recorded."""
     if "opentelemetry.trace" not in sys.modules:
         return {}
     from opentelemetry import trace

@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry, across all processes of an installation. Off unless the environment asks for them.
+"""OpenTelemetry traces across the processes of an installation. Off unless the environment enables them.
 
-The standard variables say where they go: `OTEL_EXPORTER_OTLP_ENDPOINT`, or `OTEL_TRACES_EXPORTER` (`otlp`,
+Configured by the standard variables: `OTEL_EXPORTER_OTLP_ENDPOINT`, or `OTEL_TRACES_EXPORTER` (`otlp`,
 `console`, `none`), `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
-`OTEL_SDK_DISABLED`. What goes from one process to another carries a `traceparent` of W3C's Trace Context.
+`OTEL_SDK_DISABLED`. Messages between processes carry a W3C Trace Context `traceparent`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Link, Span, Tracer, TracerProvider
 
-PARENT = "traceparent"
+TRACEPARENT = "traceparent"
 MAX_PARENT_LENGTH = 55
 _EXPORTERS = {"otlp": "otlp_proto_http", "console": "console"}
 _OFF: AbstractContextManager[Span | None] = nullcontext(None)
@@ -28,12 +28,12 @@ _tracer: Tracer | None = None
 
 
 class TracesMisconfigured(ValueError):
-    """What the environment asks for cannot be had; says which variable, and what to do."""
+    """The environment asks for traces that cannot be exported; names the variable and the remedy."""
 
 
-def start(process: str) -> None:
-    """Trace this process, if the environment asks for it. Raises `TracesMisconfigured`."""
-    names = _wanted(os.environ)
+def setup(process: str) -> None:
+    """Trace this process if the environment enables it. Errors: `TracesMisconfigured`."""
+    names = _exporter_names(os.environ)
     if not names:
         return
     try:
@@ -44,21 +44,21 @@ def start(process: str) -> None:
         raise TracesMisconfigured(
             "OTEL_* asks for traces, whose packages are not installed: pip install 'loraledger[telemetry]'"
         ) from error
-    own = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": f"loraledger-{process}"}
-    provider = TracerProvider(resource=Resource.create(own))
+    attributes = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": f"loraledger-{process}"}
+    provider = TracerProvider(resource=Resource.create(attributes))
     for name in names:
-        provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
-    use(provider)
+        provider.add_span_processor(BatchSpanProcessor(_load_exporter(name)))
+    set_provider(provider)
 
 
-def use(provider: TracerProvider | None) -> None:
-    """Record spans by this provider, or none."""
-    global _tracer  # noqa: PLW0603 - a process has one, as OpenTelemetry has it
+def set_provider(provider: TracerProvider | None) -> None:
+    """Record spans with this provider; None turns traces off."""
+    global _tracer  # noqa: PLW0603 - one for each process, as in OpenTelemetry
     _tracer = None if provider is None else provider.get_tracer("loraledger")
     if provider is not None:
         from opentelemetry import trace
 
-        if trace.get_tracer_provider() is not provider:  # FastAPI's own spans go there too
+        if trace.get_tracer_provider() is not provider:  # FastAPI's own spans use the global provider
             trace.set_tracer_provider(provider)
 
 
@@ -69,82 +69,81 @@ def is_on() -> bool:
 def span(
     name: str, parent: str | None = None, links: Iterable[str] = (), **attributes: str | float
 ) -> AbstractContextManager[Span | None]:
-    """A span around a block, the current one in it: below the current span, or below `parent`, a
-    `traceparent`. None, and next to no time, while traces are off.
+    """Context manager of a span that is current within its block. While traces are off, it yields None and
+    costs next to nothing.
 
-    `links`: such names of spans in other traces that it comes of. Dots of names of attributes are written as
-    two underscores.
+    `parent`: `traceparent` of the parent, by default the current span. `links`: `traceparent`s of spans in
+    other traces that caused this one. Dots in attribute names are written as two underscores.
     """
-    return _OFF if _tracer is None else _recorded(_tracer, name, parent, links, attributes)
+    return _OFF if _tracer is None else _record_block(_tracer, name, parent, links, attributes)
 
 
-def record(name: str, parent: str | None, seconds: float = 0.0, **attributes: str | float) -> None:
-    """A span of that length that ends now."""
+def record_span(name: str, parent: str | None, seconds: float = 0.0, **attributes: str | float) -> None:
+    """Record a span of `seconds` that ends now."""
     if _tracer is None:
         return
     end = time.time_ns()
-    made = _tracer.start_span(
-        name, _extracted(parent), attributes=_dotted(attributes), start_time=end - int(seconds * 1e9)
+    recorded = _tracer.start_span(
+        name, _extract(parent), attributes=_dotted(attributes), start_time=end - int(seconds * 1e9)
     )
-    made.end(end)
+    recorded.end(end)
 
 
-def note(made: Span | None, **attributes: str | float) -> None:
-    """Add attributes to what `span` gave."""
-    if made is not None:
-        made.set_attributes(_dotted(attributes))
+def set_attributes(current: Span | None, **attributes: str | float) -> None:
+    """Add attributes to a span returned by `span`."""
+    if current is not None:
+        current.set_attributes(_dotted(attributes))
 
 
-def parent() -> str | None:
-    """The current span as a `traceparent`, for another process; None where nothing is recorded."""
+def current_traceparent() -> str | None:
+    """The current span as a `traceparent`, for another process; None if no span is recorded."""
     if _tracer is None:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
-    return carrier.get(PARENT)
+    return carrier.get(TRACEPARENT)
 
 
 @contextmanager
-def _recorded(
+def _record_block(
     tracer: Tracer,
     name: str,
     parent: str | None,
     links: Iterable[str],
     attributes: Mapping[str, str | int | float],
 ) -> Iterator[Span]:
-    # Of an error only its kind is kept: its text may quote what somebody asked.
+    # Exceptions are not recorded: their text may quote a user's prompt.
     with tracer.start_as_current_span(
         name,
-        _extracted(parent),
+        _extract(parent),
         attributes=_dotted(attributes),
         links=list(map(_link, links)),
         record_exception=False,
-    ) as made:
-        yield made
+    ) as current:
+        yield current
 
 
 def _link(traceparent: str) -> Link:
     from opentelemetry.trace import Link, get_current_span
 
-    return Link(get_current_span(_extracted(traceparent)).get_span_context())
+    return Link(get_current_span(_extract(traceparent)).get_span_context())
 
 
-def _extracted(parent: str | None) -> Context | None:
+def _extract(parent: str | None) -> Context | None:
     if not parent:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    return TraceContextTextMapPropagator().extract({PARENT: parent})
+    return TraceContextTextMapPropagator().extract({TRACEPARENT: parent})
 
 
 def _dotted(attributes: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
     return {name.replace("__", "."): value for name, value in attributes.items()}
 
 
-def _wanted(environment: Mapping[str, str]) -> list[str]:
-    """Names of exporters."""
+def _exporter_names(environment: Mapping[str, str]) -> list[str]:
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     has_endpoint = any(
@@ -155,17 +154,17 @@ def _wanted(environment: Mapping[str, str]) -> list[str]:
     return [name for name in map(str.strip, text.split(",")) if name not in {"", "none"}]
 
 
-def _exporter(name: str) -> SpanExporter:
+def _load_exporter(name: str) -> SpanExporter:
     from importlib.metadata import entry_points
 
     if name not in _EXPORTERS:
         raise TracesMisconfigured(
-            f"OTEL_TRACES_EXPORTER is {name!r}; there are {', '.join(_EXPORTERS)}, none"
+            f"OTEL_TRACES_EXPORTER is {name!r}; set it to one of {', '.join(_EXPORTERS)}, none"
         )
     found = entry_points(group="opentelemetry_traces_exporter", name=_EXPORTERS[name])
     if not found:
         raise TracesMisconfigured(
             f"the exporter {name!r} is not installed: pip install 'loraledger[telemetry]'"
         )
-    made: SpanExporter = next(iter(found)).load()()
-    return made
+    exporter: SpanExporter = next(iter(found)).load()()
+    return exporter

@@ -66,7 +66,7 @@ def add_tasks(app: Celery, steps: Steps) -> None:
     for step in Step:
 
         def task(self: Task, job_id: str, step: Step = step) -> None:
-            asked_by = self.request.get(traces.PARENT)
+            asked_by = self.request.get(traces.TRACEPARENT)
             with traces.span(f"process training.{step.value}", asked_by, job__id=job_id):
                 steps.run(step, job_id)
 

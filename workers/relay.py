@@ -120,7 +120,7 @@ def sender_of(app: Celery) -> Callable[[str, Mapping[str, Any]], None]:
     def send(task: str, payload: Mapping[str, Any]) -> None:
         if task not in QUEUE_BY_TASK:
             raise LookupError(f"no task for the topic {task!r}")
-        context = traces.parent()
-        app.send_task(task, kwargs=dict(payload), headers={traces.PARENT: context} if context else None)
+        context = traces.current_traceparent()
+        app.send_task(task, kwargs=dict(payload), headers={traces.TRACEPARENT: context} if context else None)
 
     return send

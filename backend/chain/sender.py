@@ -316,7 +316,7 @@ def _hashes(transaction: OpenTransaction) -> list[Hash32]:
 def _count(transaction: ChainTransaction | OpenTransaction, step: str) -> None:
     """And tell the trace of who wished for it."""
     TRANSACTIONS.labels(transaction.function, step).inc()
-    traces.record(
+    traces.record_span(
         f"transaction {step}",
         transaction.trace,
         contract=transaction.contract,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.domain.errors import DomainError, InvalidInput
-from backend.installation.telemetry import watch_process
+from backend.installation.telemetry import setup_telemetry
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def worker(
 ) -> None:
     """Run training and publishing tasks."""
     settings = load_settings()
-    watch_process(settings, "worker")
+    setup_telemetry(settings, "worker")
     from workers.app import QUEUES, run_worker
 
     unknown = sorted(set(queue or ()) - set(QUEUES))
@@ -150,7 +150,7 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
 def _run(name: str, body: Callable[[Installation, threading.Event], None]) -> None:
     """Run `body` until SIGTERM or Ctrl-C. Interrupted work is resumed by the next start."""
     settings = load_settings()
-    watch_process(settings, name)
+    setup_telemetry(settings, name)
     from backend.installation.installation import Installation
 
     stop = threading.Event()

@@ -39,7 +39,12 @@ class OutboxStore:
     def add(self, topic: str, payload: Mapping[str, Any], key: str) -> int:
         """Message id. The same topic and key is the same message, delivered or not."""
         now = datetime.now(UTC)
-        values = {"payload": dict(payload), "created_at": now, "due_at": now, "trace": traces.parent()}
+        values = {
+            "payload": dict(payload),
+            "created_at": now,
+            "due_at": now,
+            "trace": traces.current_traceparent(),
+        }
         insert_if_absent(self._session, OutboxRow, topic=topic, key=key, **values)
         return self._session.scalars(select(OutboxRow.id).filter_by(topic=topic, key=key)).one()
 

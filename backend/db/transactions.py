@@ -56,7 +56,7 @@ class TransactionStore:
             idempotency_key=idempotency_key,
             state=State.QUEUED,
             created_at=datetime.now(UTC),
-            trace=traces.parent(),
+            trace=traces.current_traceparent(),
         )
         row = self._session.scalars(select(TransactionRow).filter_by(idempotency_key=idempotency_key)).one()
         known = {name: getattr(row, name) for name in call}

@@ -91,7 +91,9 @@ class EngineClient:
         Closing the iterator early aborts the request, and tokens after the last chunk read are not reported.
         For the exact number, call `abort(request_id)` and read on to the chunk with finish reason `abort`.
         """
-        command = msgspec.structs.replace(request, traceparent=request.traceparent or traces.parent())
+        command = msgspec.structs.replace(
+            request, traceparent=request.traceparent or traces.current_traceparent()
+        )
         connection = await self._connected()
         is_finished = False
         async with connection.events(command) as events:

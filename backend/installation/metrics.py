@@ -16,7 +16,7 @@ import backend.metrics  # noqa: F401 - so that every name is there before anythi
 from backend.chain.keys import write_once
 from backend.domain.errors import DomainError
 from backend.installation.installation import utc_now
-from telemetry.meters import shared_registry
+from telemetry.metrics import shared_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

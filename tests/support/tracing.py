@@ -25,11 +25,11 @@ _PROVIDER.add_span_processor(SimpleSpanProcessor(_EXPORTER))
 @contextmanager
 def recorded() -> Iterator[InMemorySpanExporter]:
     _EXPORTER.clear()
-    traces.use(_PROVIDER)
+    traces.set_provider(_PROVIDER)
     try:
         yield _EXPORTER
     finally:
-        traces.use(None)
+        traces.set_provider(None)
 
 
 def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:

@@ -193,7 +193,7 @@ class Generate:
             with traces.span("receipt") as span:
                 bill = await self._bills.ask((request, folders, transcript))
                 receipt = await self._admission.settle(request.payer, reservation, bill)
-                traces.note(span, loraledger__receipt_id=receipt.id)
+                traces.set_attributes(span, loraledger__receipt_id=receipt.id)
         except BaseException:
             await self._admission.release(reservation)
             raise

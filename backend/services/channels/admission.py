@@ -157,7 +157,7 @@ class Admission:
 
         Raises ReservationLost, and charges nothing, if the reservation has expired or is too small.
         """
-        trace = traces.parent()  # of the answer: what is written together is written elsewhere
+        trace = traces.current_traceparent()  # of the answer: what is written together is written elsewhere
 
         def act(books: ChannelLedger) -> NewReceipt:
             return self._market.charged(books, payer, reservation, bill, self._receipt_key, trace)

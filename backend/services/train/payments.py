@@ -108,7 +108,7 @@ class Payments:
         tx.channels.lock(payment.channel_id)
         books = ChannelLedger.opened(tx, [payment.channel_id], [], now)
         reservation, bill = _reservation(job.id, payment), _bill(job, payment)
-        payer, key, trace = Payer(job.creator), self._receipt_key(), traces.parent()
+        payer, key, trace = Payer(job.creator), self._receipt_key(), traces.current_traceparent()
         receipt = self._market.charged(books, payer, reservation, bill, key, trace)
         books.write(tx)
         data = {"receipt_id": receipt.id, "tokens": bill.prompt_tokens, "charge": str(bill.charge)}

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.domain.ids import ChannelId
 from backend.domain.voucher import Voucher
 from backend.services.accounts.sign_in_message import personal_digest
-from telemetry.logs import JsonLines, Text
+from telemetry.logs import JsonFormatter, TextFormatter
 from tests.integration.api.conftest import tokens
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
@@ -30,7 +30,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> str:
     and as the lines that are written.
     """
     ours = [each for each in caplog.records if not each.name.startswith(CLIENTS)]
-    forms = (logging.Formatter("%(name)s %(message)s %(args)s"), Text(), JsonLines())
+    forms = (logging.Formatter("%(name)s %(message)s %(args)s"), TextFormatter(), JsonFormatter())
     return "\n".join(form.format(each) for each in ours for form in forms)
 
 

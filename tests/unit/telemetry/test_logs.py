@@ -41,7 +41,7 @@ def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 def formatted(message: str, *args: object, **fields: Any) -> dict[str, Any]:
     record = logging.makeLogRecord({"msg": message, "args": args, "name": "x", "levelname": "INFO", **fields})
-    line: dict[str, Any] = json.loads(logs.JsonLines().format(record))
+    line: dict[str, Any] = json.loads(logs.JsonFormatter().format(record))
     return line
 
 
@@ -85,7 +85,7 @@ def test_a_line_names_its_request_and_its_trace() -> None:
     span = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
     with trace.use_span(span):
         line = formatted("hello")
-    text = logs.Text().format(logging.makeLogRecord({"msg": "hello"}))
+    text = logs.TextFormatter().format(logging.makeLogRecord({"msg": "hello"}))
     logs.request_id.reset(marked)
     assert (line["request_id"], line["trace_id"], line["span_id"]) == (
         "req_1",

@@ -22,16 +22,16 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 def test_off_costs_no_span_and_names_no_parent() -> None:
     with traces.span("anything", CALLER, some__name=1) as span:
         assert span is None
-        assert traces.parent() is None
-        traces.note(span, more=2)
-    traces.record("anything", CALLER, 1.0)
+        assert traces.current_traceparent() is None
+        traces.set_attributes(span, more=2)
+    traces.record_span("anything", CALLER, 1.0)
     assert traces.span("one") is traces.span("two")
 
 
 def test_spans_lie_below_each_other_or_below_who_asked_in_another_process() -> None:
     with recorded() as spans, traces.span("outer", CALLER) as outer, traces.span("inner", gen_ai__model="m"):
-        passed_on = traces.parent()
-        traces.note(outer, receipt__id="0x1")
+        passed_on = traces.current_traceparent()
+        traces.set_attributes(outer, receipt__id="0x1")
     found = by_name(spans)
     assert parent_of(found["outer"]) == CALLER
     assert parent_of(found["inner"]) == name_of(found["outer"])
@@ -42,7 +42,7 @@ def test_spans_lie_below_each_other_or_below_who_asked_in_another_process() -> N
 
 def test_what_is_over_can_be_recorded_with_its_length() -> None:
     with recorded() as spans:
-        traces.record("over", CALLER, 1.5, tokens=3)
+        traces.record_span("over", CALLER, 1.5, tokens=3)
     span = by_name(spans)["over"]
     assert span.start_time is not None
     assert span.end_time is not None
@@ -60,7 +60,7 @@ def test_an_error_leaves_its_kind_and_not_its_words() -> None:
 
 def test_a_parent_that_is_none_begins_a_trace_of_its_own() -> None:
     with recorded() as spans:
-        traces.record("first", "nonsense")
+        traces.record_span("first", "nonsense")
     assert by_name(spans)["first"].parent is None
 
 
@@ -83,18 +83,18 @@ def test_the_standard_variables_say_whether_and_where(
 def test_an_unknown_exporter_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
     with pytest.raises(traces.TracesMisconfigured, match="'jaeger'; there are otlp, console, none"):
-        traces.start("api")
+        traces.setup("api")
 
 
 def test_without_the_extra_a_wish_for_traces_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(traces.TracesMisconfigured, match=r"loraledger\[telemetry\]"):
-        traces.start("api")
+        traces.setup("api")
 
 
 def test_a_process_that_is_asked_to_writes_its_spans_before_it_ends() -> None:
-    code = "from telemetry import traces; traces.start('worker'); traces.record('done', None)"
+    code = "from telemetry import traces; traces.setup('worker'); traces.record_span('done', None)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"OTEL_TRACES_EXPORTER": "console"},

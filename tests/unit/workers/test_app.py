@@ -33,9 +33,9 @@ def test_a_job_is_in_the_trace_of_the_request_that_made_it(tmp_path: Path, sqlit
         with traces.span("request", CALLER), sqlite_database.begin() as tx:
             tx.outbox.add("training.train", {"job_id": "ftjob-1"}, "one")
         assert Relay(sqlite_database, sender_of(app), ()).run_once() == 1
-        carried = message_headers(tmp_path)[traces.PARENT]
+        carried = message_headers(tmp_path)[traces.TRACEPARENT]
         task = app.tasks["training.train"]
-        task.push_request(**{traces.PARENT: carried})
+        task.push_request(**{traces.TRACEPARENT: carried})
         task(job_id="ftjob-1")
         task.pop_request()
     found = by_name(spans)
@@ -48,4 +48,4 @@ def test_a_job_is_in_the_trace_of_the_request_that_made_it(tmp_path: Path, sqlit
 def test_without_traces_messages_carry_none(tmp_path: Path) -> None:
     app = create_app(tmp_path)
     sender_of(app)("training.train", {"job_id": "ftjob-1"})
-    assert traces.PARENT not in message_headers(tmp_path)
+    assert traces.TRACEPARENT not in message_headers(tmp_path)

@@ -222,7 +222,7 @@ async def test_what_is_asked_carries_the_span_that_asks(tmp_path: Path) -> None:
     request = Generate("one", prompt="hello", sampling=Sampling(max_tokens=1))
     async with served_by(tmp_path / "e.sock", answer) as client:
         with recorded(), traces.span("outer"):
-            within = traces.parent()
+            within = traces.current_traceparent()
             assert [chunk async for chunk in client.generate(request)]
         assert [chunk async for chunk in client.generate(replace(request, request_id="two"))]
     assert within is not None

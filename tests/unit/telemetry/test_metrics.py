@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from telemetry import meters
+from telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 COUNT = """
 import os, signal, sys
 from pathlib import Path
-from telemetry import meters
-meters.share(Path(sys.argv[1]), sys.argv[2])
+from telemetry import metrics
+metrics.enable_multiprocess(Path(sys.argv[1]), sys.argv[2])
 from prometheus_client import Counter, Gauge, Histogram
 counter = Counter("things", "Things.", ["kind"])
 Gauge("height", "Height.", multiprocess_mode="mostrecent").set(int(sys.argv[3]))
@@ -35,7 +35,7 @@ READ = """
 import os, sys
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 from prometheus_client import generate_latest
-from telemetry.meters import shared_registry
+from telemetry.metrics import shared_registry
 print(generate_latest(shared_registry()).decode())
 """
 
@@ -73,7 +73,7 @@ def test_a_restart_goes_on_counting_in_the_files_of_who_was_killed(tmp_path: Pat
         process.communicate(b"die" if killed else b"")
         assert process.returncode == (-signal.SIGKILL if killed else 0)
     assert read(tmp_path)['things_total{kind="a"}'] == 15
-    assert len(list(tmp_path.glob("*.db"))) == len(meters.KINDS)
+    assert len(list(tmp_path.glob("*.db"))) == len(metrics.KINDS)
 
 
 def test_where_there_is_no_room_a_process_counts_for_itself(
@@ -82,27 +82,27 @@ def test_where_there_is_no_room_a_process_counts_for_itself(
     def refuse(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.delenv(meters.FOLDER, raising=False)
+    monkeypatch.delenv(metrics.FOLDER_VARIABLE, raising=False)
     monkeypatch.delitem(sys.modules, "prometheus_client", raising=False)
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    meters.share(tmp_path, "api")
-    assert meters.FOLDER not in os.environ
-    assert "is not shared" in caplog.text
+    metrics.enable_multiprocess(tmp_path, "api")
+    assert metrics.FOLDER_VARIABLE not in os.environ
+    assert "are not shared" in caplog.text
 
 
 def test_what_would_be_counted_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import prometheus_client  # noqa: F401 - as a process that is wired in the wrong order does
 
-    monkeypatch.delenv(meters.FOLDER, raising=False)
-    with pytest.raises(RuntimeError, match="before it was said where"):
-        meters.share(tmp_path, "api")
+    monkeypatch.delenv(metrics.FOLDER_VARIABLE, raising=False)
+    with pytest.raises(RuntimeError, match="before any metric is created"):
+        metrics.enable_multiprocess(tmp_path, "api")
 
 
 @pytest.mark.parametrize("make", [lambda folder: folder.write_text("a file"), lambda folder: folder.mkdir()])
 def test_the_folder_may_be_there_or_be_unusable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
 ) -> None:
-    folder = tmp_path / "meters"
+    folder = tmp_path / "metrics"
     make(folder)
     is_usable = folder.is_dir()
     process = counting(folder, "api", 1)
