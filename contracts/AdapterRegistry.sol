@@ -12,7 +12,7 @@ import {Units} from "./libraries/Units.sol";
 contract AdapterRegistry is IAdapterRegistry {
     uint256 private constant _MAX_SNAPSHOTS = 4;
 
-    /// @dev Bit c is set if the character c may stand in a name: `-`, `0-9`, `a-z`.
+    /// @dev Bit c is set if a name may contain the character c: `-`, `0-9`, `a-z`.
     uint256 private constant _NAME_CHARACTERS = (1 << 0x2d) | (0x3ff << 0x30) | (0x3ffffff << 0x61);
 
     /// @inheritdoc IAdapterRegistry
@@ -31,7 +31,7 @@ contract AdapterRegistry is IAdapterRegistry {
     function register(VersionRecord memory record) external returns (VersionId versionId) {
         require(msg.sender == record.creator, NotCreator(msg.sender, record.creator));
         versionId = Hashing.versionId(record);
-        require(_versions[versionId].registeredAt == 0, VersionTaken(versionId));
+        require(_versions[versionId].registeredAt == 0, VersionAlreadyRegistered(versionId));
         _checkName(record.name);
         _checkContent(record);
         _checkSnapshots(record.snapshots);
@@ -77,15 +77,16 @@ contract AdapterRegistry is IAdapterRegistry {
     function _checkSplit(VersionRecord memory record) private view returns (uint32 parameterSet) {
         (uint32 id, uint32 minContributors, uint32 minOperator, uint32 maxOperator) = parameters.splitRules();
         (uint32 operatorPpm, uint32 creatorPpm) = (record.operatorPpm, record.creatorPpm);
-        uint256 given = uint256(operatorPpm) + creatorPpm;
-        require(given <= Units.PPM, SharesExceedWhole(operatorPpm, creatorPpm));
+        uint256 shares = uint256(operatorPpm) + creatorPpm;
+        require(shares <= Units.PPM, SharesExceedWhole(operatorPpm, creatorPpm));
         require(
             operatorPpm >= minOperator && operatorPpm <= maxOperator,
             OperatorShareOutOfRange(operatorPpm, minOperator, maxOperator)
         );
-        // Base-model and training records have no contributors to protect.
+        // Base-model and training records have no contributors.
         if (record.adapterDigest != 0) {
-            require(Units.PPM - given >= minContributors, ContributorsShareTooLow(Units.PPM - given, minContributors));
+            uint256 contributors = Units.PPM - shares;
+            require(contributors >= minContributors, ContributorsShareTooLow(contributors, minContributors));
         }
         return id;
     }
@@ -99,12 +100,12 @@ contract AdapterRegistry is IAdapterRegistry {
         }
     }
 
-    /// @dev One to 32 of `a-z`, `0-9`, `-`, then zeros.
+    /// @dev A name has 1 to 32 characters of `a-z`, `0-9`, `-`, followed by zeros.
     function _checkName(bytes32 name) private pure {
-        uint256 used = 0;
+        uint256 characters = 0;
         for (uint256 rest = uint256(name); rest != 0; rest <<= 8) {
-            used |= 1 << (rest >> 248);
+            characters |= 1 << (rest >> 248);
         }
-        require(used != 0 && used & ~_NAME_CHARACTERS == 0, InvalidName(name));
+        require(characters != 0 && characters & ~_NAME_CHARACTERS == 0, InvalidName(name));
     }
 }

@@ -11,7 +11,7 @@ import {Signatures} from "./libraries/Signatures.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Claims
-/// @notice The part of `Settlement` that pays accounts what final batches credited to them; see `ISettlement`.
+/// @notice The part of `Settlement` that pays out the balances of final batches; see `ISettlement`.
 abstract contract Claims is ISettlement, EIP712, Nonces {
     /// @inheritdoc ISettlement
     IPaymentVault public immutable override vault;
@@ -39,14 +39,15 @@ abstract contract Claims is ISettlement, EIP712, Nonces {
         claimedBy[account] = cumulative;
         address wallet = payoutWalletOf(account);
         emit Claimed(operator, account, wallet, amount, cumulative);
-        // The wall: never more than the final batches collected is paid out, so what the others collected stays.
+        // `finalTotal` caps the total payout at what final batches collected, so that amounts collected by pending and
+        // unrefunded batches stay in the pot.
         vault.payOut(operator, wallet, units, finalTotal);
     }
 
     /// @inheritdoc ISettlement
     function claimMany(Claim[] calldata requests) external {
         for (uint256 i = 0; i < requests.length; ++i) {
-            // A call for each, so that whatever refuses one can be told with its place.
+            // An external call per claim, so that the error of a failed claim can be reported with its index.
             // solhint-disable-next-line no-empty-blocks
             try this.claim(requests[i]) {} catch (bytes memory reason) {
                 require(bytes4(reason) == NothingToClaim.selector, ClaimFailed(i, reason));
@@ -80,18 +81,18 @@ abstract contract Claims is ISettlement, EIP712, Nonces {
         return wallet == address(0) ? account : wallet;
     }
 
-    // --- inside ---
+    // --- internal ---
 
-    /// @notice What may be claimed of `earned`; reverts if that is less than a unit.
-    /// @return units In whole units.
-    /// @return amount The same in micro-units: at most what was earned beyond what was claimed.
+    /// @notice Computes the claimable part of `earned`. Reverts if it is below one unit.
+    /// @return units Claimable token units.
+    /// @return amount The same in micro-units, at most `earned - claimed`.
     function _claimable(
         address operator,
         address account,
         uint128 earned,
         uint128 claimed
     ) private pure returns (uint256 units, uint128 amount) {
-        // A dishonest batch may state less than was claimed already.
+        // A dishonest batch may state a balance below the amount already claimed.
         unchecked {
             uint128 claimable = earned > claimed ? earned - claimed : 0;
             units = Units.toUnitsDown(claimable);
@@ -101,13 +102,13 @@ abstract contract Claims is ISettlement, EIP712, Nonces {
     }
 
     function _setPayoutWallet(address account, address wallet) private {
-        // The vault pays nobody out to itself: every claim of the account would revert.
+        // The vault refuses to pay itself, so every claim of the account would revert.
         require(wallet != address(vault), InvalidWallet(wallet));
         _payoutWallets[account] = wallet;
         emit PayoutWalletChanged(account, wallet == address(0) ? account : wallet);
     }
 
-    /// @notice Opens the balance against the latest final batch.
+    /// @notice Verifies the opening of a balance against the latest final batch.
     /// @return finalTotal The sum of the balances of the operator's latest final batch.
     function _checkBalance(
         address operator,

@@ -23,8 +23,8 @@ import {Signatures} from "./libraries/Signatures.sol";
 /// @title Dataset registry
 /// @notice See `IDatasetRegistry`.
 contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
-    /// @dev The accept bits of a snapshot travel in a fraud proof: 32 kB of them at most. (A list keeps 24 bits for an
-    /// index.)
+    /// @dev Fraud proofs carry the accept bits of a snapshot, which this limits to 32 kB. It is below the 24 bits that
+    /// attribution lists have for an index.
     uint32 private constant _MAX_COUNT = 1 << 18;
 
     /// @inheritdoc IDatasetRegistry
@@ -53,7 +53,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
 
     /// @inheritdoc IDatasetRegistry
     function contribute(Contribution memory contribution) external returns (uint32 index) {
-        index = _takePlaces(contribution.datanetId, 1);
+        index = _allocateIndices(contribution.datanetId, 1);
         _record(_contributions[contribution.datanetId], msg.sender, index, contribution);
     }
 
@@ -65,21 +65,21 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         bytes32 digest = _hashTypedDataV4(Hashing.contribution(contribution, signed.nonce, signed.deadline));
         bool isSigned = Signatures.isValid(signed.contributor, digest, signed.signature);
         require(isSigned, InvalidSignature(signed.contributor));
-        index = _takePlaces(contribution.datanetId, 1);
+        index = _allocateIndices(contribution.datanetId, 1);
         _record(_contributions[contribution.datanetId], signed.contributor, index, contribution);
     }
 
     /// @inheritdoc IDatasetRegistry
     function contributeManyWithSig(SharedTerms calldata shared, SignedContent[] calldata contents) external {
         address contributor = shared.contributor;
-        // Zero is what a broken signature recovers.
+        // An invalid signature recovers to the zero address.
         require(contributor != address(0), InvalidSignature(contributor));
         require(block.timestamp <= shared.deadline, SignatureExpired(shared.deadline));
         _useNonces(contributor, shared.nonce, contents.length);
-        uint32 first = _takePlaces(shared.datanetId, contents.length);
+        uint32 first = _allocateIndices(shared.datanetId, contents.length);
         mapping(bytes32 contentHash => ContributionRecord) storage records = _contributions[shared.datanetId];
         bytes32 domain = _domainSeparatorV4();
-        ContributionMessage memory message = Hashing.newContribution(shared.nonce, shared.deadline);
+        ContributionMessage memory message = Hashing.newContributionMessage(shared.nonce, shared.deadline);
         Contribution memory contribution = Hashing.contributionIn(message);
         (contribution.datanetId, contribution.licence) = (shared.datanetId, shared.licence);
         for (uint256 i = 0; i < contents.length; ++i) {
@@ -89,7 +89,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
             bytes32 digest = MessageHashUtils.toTypedDataHash(domain, Hashing.contribution(message));
             (address signer, , ) = ECDSA.tryRecover(digest, content.r, content.vs);
             require(signer == contributor, InvalidSignature(contributor));
-            // Neither can pass what the batch has taken above.
+            // Indices and nonces were allocated above without overflow.
             unchecked {
                 _record(records, contributor, first + uint32(i), contribution);
                 ++message.nonce;
@@ -152,7 +152,7 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         snapshotId = Hashing.snapshotId(datanetId, count, acceptedHash);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _useNonces(address contributor, uint256 nonce, uint256 count) private {
         uint256 next = nonces[contributor];
@@ -160,9 +160,9 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         nonces[contributor] = next + count;
     }
 
-    /// @notice Takes the datanet's next `count` places.
-    /// @return first The first of them.
-    function _takePlaces(uint64 datanetId, uint256 count) private returns (uint32 first) {
+    /// @notice Allocates the next `count` indices of a datanet.
+    /// @return first The first allocated index.
+    function _allocateIndices(uint64 datanetId, uint256 count) private returns (uint32 first) {
         Datanet storage datanet = _datanets[datanetId];
         address creator = datanet.creator;
         first = datanet.count;
@@ -171,8 +171,8 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         datanet.count = first + uint32(count);
     }
 
-    /// @notice Puts a contribution in its place.
-    /// @param records Those of its datanet.
+    /// @notice Records a contribution at an allocated index.
+    /// @param records The contributions of its datanet.
     function _record(
         mapping(bytes32 contentHash => ContributionRecord) storage records,
         address contributor,
@@ -182,11 +182,11 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         (uint64 datanetId, bytes32 contentHash) = (contribution.datanetId, contribution.contentHash);
         (bytes32 cidDigest, uint64 recordedAt) = (contribution.cidDigest, uint64(block.timestamp));
         require(contentHash != 0 && cidDigest != 0, ZeroHash());
-        ContributionRecord storage kept = records[contentHash];
-        // Read and written in one go, judged after: the slot is looked up once.
-        (address earlier, uint32 place) = (kept.contributor, kept.index);
-        (kept.contributor, kept.index, kept.recordedAt) = (contributor, index, recordedAt);
-        require(earlier == address(0), ContentTaken(datanetId, contentHash, place));
+        ContributionRecord storage stored = records[contentHash];
+        // The check follows the write, so that the slot is read and written together and warmed once.
+        (address recordedBy, uint32 recordedIndex) = (stored.contributor, stored.index);
+        (stored.contributor, stored.index, stored.recordedAt) = (contributor, index, recordedAt);
+        require(recordedBy == address(0), ContentAlreadyRecorded(datanetId, contentHash, recordedIndex));
         emit ContributionRecorded(
             datanetId,
             index,
@@ -199,9 +199,9 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
     }
 
     function _review(uint64 datanetId, Review calldata decision) private {
-        ContributionRecord storage kept = _contributions[datanetId][decision.contentHash];
-        require(kept.contributor != address(0), ContributionUnknown(datanetId, decision.contentHash));
-        uint32 index = kept.index;
+        ContributionRecord storage stored = _contributions[datanetId][decision.contentHash];
+        require(stored.contributor != address(0), ContributionUnknown(datanetId, decision.contentHash));
+        uint32 index = stored.index;
         uint256 bit = 1 << (index & 0xff);
         if (decision.isAccepted) {
             _accepted[datanetId][index >> 8] |= bit;
@@ -211,18 +211,18 @@ contract DatasetRegistry is IDatasetRegistry, AccessManaged, EIP712 {
         emit ContributionReviewed(datanetId, index, msg.sender, decision.isAccepted, decision.reason);
     }
 
-    /// @dev The accept bits of the first `count` contributions in 32-byte words; bits from `count` on are zero.
+    /// @dev Returns the accept bits of the first `count` contributions in 32-byte words; bits from `count` on are zero.
     function _acceptedWords(uint64 datanetId, uint32 count) private view returns (bytes memory) {
         uint32 available = _datanets[datanetId].count;
         require(count != 0 && count <= available, InvalidCount(datanetId, count, available));
         uint256[] memory words = new uint256[]((uint256(count) + 255) >> 8);
-        uint256 any = 0;
+        uint256 union = 0;
         for (uint256 i = 0; i < words.length; ++i) {
             words[i] = _accepted[datanetId][i];
             if (i == words.length - 1) words[i] &= type(uint256).max >> ((words.length << 8) - count);
-            any |= words[i];
+            union |= words[i];
         }
-        require(any != 0, NothingAccepted(datanetId, count));
+        require(union != 0, NothingAccepted(datanetId, count));
         return abi.encodePacked(words);
     }
 }

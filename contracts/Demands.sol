@@ -10,17 +10,20 @@ import {IAdapterRegistry} from "./interfaces/IAdapterRegistry.sol";
 import {Demand, Fault, IDisputes, Lookup, ReceiptWitness, Tree} from "./interfaces/IDisputes.sol";
 import {IOperatorRegistry} from "./interfaces/IOperatorRegistry.sol";
 import {BatchHeader, ISettlement} from "./interfaces/ISettlement.sol";
+import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {Lookups, TreeRoot} from "./libraries/Lookups.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Demands
-/// @notice The part of `Disputes` that forces out the leaves which an operator withholds; see `IDisputes`.
+/// @notice The part of `Disputes` that forces operators to reveal withheld leaves; see `IDisputes`.
 abstract contract Demands is Verdicts, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
+    using ExactTransfer for IERC20;
     using Lookups for TreeRoot;
 
     uint256 private constant _MAX_KEYS = 64;
-    /// @dev An answer may take this part of the dispute window; finding a leaf in a hidden tree takes a few of them.
+    /// @dev The time for an answer is the dispute window divided by this, so that a challenger can search a withheld
+    /// tree with several demands in sequence.
     uint64 private constant _ANSWERS_IN_WINDOW = 8;
 
     /// @inheritdoc IDisputes
@@ -49,7 +52,7 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         uint64 period = answerSeconds(header);
         uint64 until = header.finalAt - 2 * period;
         require(block.timestamp <= until, TooLateToDemand(until));
-        Demand memory asked = Demand({
+        Demand memory demand_ = Demand({
             batchHash: settlement.hold(header),
             tree: tree,
             keys: keys,
@@ -57,79 +60,79 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
             deadline: uint64(block.timestamp) + period,
             bondUnits: Math.ceilDiv(parameters.setAt(header.parameterSet).demandBond, Units.MICRO)
         });
-        id = keccak256(abi.encode(asked));
+        id = keccak256(abi.encode(demand_));
         require(unansweredOf[id] == 0, DemandExists(id));
         unansweredOf[id] = (1 << keys.length) - 1;
-        ++numOpenDemands[asked.batchHash];
-        emit Demanded(id, header.operator, asked.batchHash, asked);
-        _take(msg.sender, asked.bondUnits * keys.length);
+        ++numOpenDemands[demand_.batchHash];
+        emit Demanded(id, header.operator, demand_.batchHash, demand_);
+        token.pull(msg.sender, demand_.bondUnits * keys.length);
     }
 
     /// @inheritdoc IDisputes
     function answer(
-        Demand calldata asked,
+        Demand calldata demand_,
         uint256 i,
         BatchHeader calldata header,
         BatchHeader calldata parent,
         Lookup calldata lookup
     ) external nonReentrant {
-        bytes32 id = _checkOpen(asked, i, header);
-        require(asked.tree != Tree.Receipts, WrongTree(asked.tree));
-        _checkReadable(abi.encodeCall(this.answer, (asked, i, header, parent, lookup)));
-        if (asked.tree == Tree.ParentBalances) {
+        bytes32 id = _checkOpen(demand_, i, header);
+        require(demand_.tree != Tree.Receipts, WrongTree(demand_.tree));
+        _checkCanonical(abi.encodeCall(this.answer, (demand_, i, header, parent, lookup)));
+        if (demand_.tree == Tree.ParentBalances) {
             _checkHeader(parent, header.parent);
-            Lookups.treeOf(parent, asked.tree).find(asked.keys[i], lookup);
+            Lookups.treeOf(parent, demand_.tree).find(demand_.keys[i], lookup);
         } else {
-            Lookups.treeOf(header, asked.tree).find(asked.keys[i], lookup);
+            Lookups.treeOf(header, demand_.tree).find(demand_.keys[i], lookup);
         }
-        _settleAnswer(asked, id, i, header);
+        _recordAnswer(demand_, id, i, header);
     }
 
     /// @inheritdoc IDisputes
     function answerReceipt(
-        Demand calldata asked,
+        Demand calldata demand_,
         uint256 i,
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         bytes calldata signature
     ) external nonReentrant {
-        bytes32 id = _checkOpen(asked, i, header);
-        require(asked.tree == Tree.Receipts, WrongTree(asked.tree));
-        _checkReadable(abi.encodeCall(this.answerReceipt, (asked, i, header, witness, signature)));
+        bytes32 id = _checkOpen(demand_, i, header);
+        require(demand_.tree == Tree.Receipts, WrongTree(demand_.tree));
+        _checkCanonical(abi.encodeCall(this.answerReceipt, (demand_, i, header, witness, signature)));
         uint256 index = witness.opening.index;
-        require(index == uint256(asked.keys[i]), KeyOutOfRange(bytes32(index), header.receiptsCount));
+        require(index == uint256(demand_.keys[i]), KeyOutOfRange(bytes32(index), header.receiptsCount));
         _openReceipt(header, witness.receipt, witness.opening);
         _checkSigned(header.operator, witness.receipt, signature);
         Fault fault = _faultOf(header, witness);
         require(fault == Fault.None, ReceiptIsFaulty(fault));
-        _settleAnswer(asked, id, i, header);
+        _recordAnswer(demand_, id, i, header);
     }
 
     /// @inheritdoc IDisputes
-    function unanswered(Demand calldata asked, BatchHeader calldata header) external {
-        _checkDemand(asked, header);
-        require(block.timestamp > asked.deadline, AnswerNotDue(asked.deadline));
-        _void(header, asked.challenger);
+    function voidUnanswered(Demand calldata demand_, BatchHeader calldata header) external {
+        _checkDemand(demand_, header);
+        require(block.timestamp > demand_.deadline, DeadlineNotPassed(demand_.deadline));
+        _void(header, demand_.challenger);
     }
 
     /// @inheritdoc IDisputes
-    function returnBond(Demand calldata asked, BatchHeader calldata header) external nonReentrant {
-        bytes32 id = _checkDemand(asked, header);
-        require(!settlement.isPending(header), BatchStands(asked.batchHash));
-        uint256 units = _count(unansweredOf[id]) * asked.bondUnits;
+    function returnBond(Demand calldata demand_, BatchHeader calldata header) external nonReentrant {
+        bytes32 id = _checkDemand(demand_, header);
+        require(!settlement.isPending(header), BatchPending(demand_.batchHash));
+        uint256 units = _popCount(unansweredOf[id]) * demand_.bondUnits;
         unansweredOf[id] = 0;
-        --numOpenDemands[asked.batchHash];
-        emit BondReturned(id, asked.challenger, units);
-        token.safeTransfer(asked.challenger, units);
+        --numOpenDemands[demand_.batchHash];
+        emit BondReturned(id, demand_.challenger, units);
+        token.safeTransfer(demand_.challenger, units);
     }
 
     /// @inheritdoc IDisputes
     function answerSeconds(BatchHeader calldata header) public view returns (uint64) {
-        uint64 part = parameters.setAt(header.parameterSet).disputeWindow / _ANSWERS_IN_WINDOW;
-        return part == 0 ? 1 : part;
+        uint64 period = parameters.setAt(header.parameterSet).disputeWindow / _ANSWERS_IN_WINDOW;
+        return period == 0 ? 1 : period;
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _checkKeys(BatchHeader calldata header, Tree tree, bytes32[] calldata keys) private pure {
         require(keys.length != 0 && keys.length <= _MAX_KEYS, InvalidKeyCount(keys.length, _MAX_KEYS));
@@ -140,45 +143,39 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         }
     }
 
-    function _checkDemand(Demand calldata asked, BatchHeader calldata header) private view returns (bytes32 id) {
-        id = keccak256(abi.encode(asked));
+    function _checkDemand(Demand calldata demand_, BatchHeader calldata header) private view returns (bytes32 id) {
+        id = keccak256(abi.encode(demand_));
         require(unansweredOf[id] != 0, DemandUnknown(id));
-        _checkHeader(header, asked.batchHash);
+        _checkHeader(header, demand_.batchHash);
     }
 
     function _checkOpen(
-        Demand calldata asked,
+        Demand calldata demand_,
         uint256 i,
         BatchHeader calldata header
     ) private view returns (bytes32 id) {
-        id = _checkDemand(asked, header);
-        // Once the batch is void its bonds are the challengers' again.
-        require(settlement.isPending(header), BatchIsVoid(asked.batchHash));
-        require(block.timestamp <= asked.deadline, AnswerTooLate(asked.deadline));
+        id = _checkDemand(demand_, header);
+        // Once the batch is voided, `returnBond` pays the remaining bonds back to their challengers.
+        require(settlement.isPending(header), BatchNotPending(demand_.batchHash));
+        require(block.timestamp <= demand_.deadline, AnswerTooLate(demand_.deadline));
         require((unansweredOf[id] >> i) & 1 == 1, AlreadyAnswered(id, i));
     }
 
-    /// @dev The compiler's decoder takes encodings that others refuse; an answer is for everybody to read.
-    function _checkReadable(bytes memory canonical) private pure {
+    /// @dev Solidity's ABI decoder accepts non-canonical encodings that other decoders reject. An answer must be
+    /// readable by all of them.
+    function _checkCanonical(bytes memory canonical) private pure {
         require(keccak256(msg.data) == keccak256(canonical), NotCanonical());
     }
 
-    function _settleAnswer(Demand calldata asked, bytes32 id, uint256 i, BatchHeader calldata header) private {
-        uint256 left = unansweredOf[id] & ~(1 << i);
-        unansweredOf[id] = left;
-        if (left == 0 && --numOpenDemands[asked.batchHash] == 0) settlement.release(header);
+    function _recordAnswer(Demand calldata demand_, bytes32 id, uint256 i, BatchHeader calldata header) private {
+        uint256 remaining = unansweredOf[id] & ~(1 << i);
+        unansweredOf[id] = remaining;
+        if (remaining == 0 && --numOpenDemands[demand_.batchHash] == 0) settlement.release(header);
         emit Answered(id, i, msg.sender, msg.data);
-        token.safeTransfer(msg.sender, asked.bondUnits);
+        token.safeTransfer(msg.sender, demand_.bondUnits);
     }
 
-    function _take(address from, uint256 units) private {
-        uint256 expected = token.balanceOf(address(this)) + units;
-        token.safeTransferFrom(from, address(this), units);
-        uint256 held = token.balanceOf(address(this));
-        require(held == expected, UnexpectedTransfer(expected, held));
-    }
-
-    function _count(uint256 bits) private pure returns (uint256 count) {
+    function _popCount(uint256 bits) private pure returns (uint256 count) {
         for (; bits != 0; bits &= bits - 1) ++count;
     }
 }

@@ -27,21 +27,21 @@ import {Spans} from "./libraries/Spans.sol";
 import {Parts, Split} from "./libraries/Split.sol";
 
 /// @title Disputes
-/// @notice See `IDisputes`. Here are the proofs from data at hand; `Demands` forces out what is withheld, and both
-/// convict by `Verdicts`.
+/// @notice See `IDisputes`. This contract implements the proofs; `Demands` forces operators to reveal withheld data,
+/// and both convict batches through `Verdicts`.
 contract Disputes is Demands {
     using Lookups for TreeRoot;
 
-    uint256 private constant _ITEM = 8;
+    uint256 private constant _ITEM_SIZE = 8;
     uint256 private constant _FIRST_CONTRIBUTOR = 3;
 
     /// @inheritdoc IDisputes
     IDatasetRegistry public immutable override datasets;
 
-    /// @notice Part of a generation: see `Generation`.
-    /// @param settlement_ The batches.
-    /// @param operators_ The stakes.
-    /// @param adapters_ The versions' records; they name the contributions.
+    /// @notice Deployed as part of a `Generation`.
+    /// @param settlement_ The settlement, which stores the batches.
+    /// @param operators_ The registry of stakes and receipt keys.
+    /// @param adapters_ The registry of adapter versions; it names the registry of contributions.
     constructor(
         ISettlement settlement_,
         IOperatorRegistry operators_,
@@ -53,19 +53,21 @@ contract Disputes is Demands {
     // --- proofs ---
 
     /// @inheritdoc IDisputes
-    function badReceipt(
+    function proveBadReceipt(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         bytes calldata spans
     ) external {
         uint128 prefix = _openReceipt(header, witness.receipt, witness.opening);
-        Fault fault = spans.length == 0 ? _faultOf(header, witness) : _placeOf(header, witness.receipt, spans, prefix);
+        Fault fault = spans.length == 0
+            ? _faultOf(header, witness)
+            : _placementFault(header, witness.receipt, spans, prefix);
         require(fault != Fault.None, NoFault());
         _convictReceipt(header, witness, fault);
     }
 
     /// @inheritdoc IDisputes
-    function badPosition(
+    function proveBadPosition(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         uint256 slice,
@@ -74,14 +76,14 @@ contract Disputes is Demands {
     ) external {
         _openReceipt(header, witness.receipt, witness.opening);
         ReceiptRules.checkPreimages(witness);
-        SliceWitness calldata part = ReceiptRules.checkedSlice(witness, slice);
-        (uint256 number, uint32 index) = ReceiptRules.positionAt(part.list, item);
-        require(!ReceiptRules.isInSnapshot(part.record, number, index, snapshot), NoFault());
+        SliceWitness calldata checked = ReceiptRules.checkedSlice(witness, slice);
+        (uint256 number, uint32 index) = ReceiptRules.positionAt(checked.list, item);
+        require(!ReceiptRules.isInSnapshot(checked.record, number, index, snapshot), NoFault());
         _convictReceipt(header, witness, Fault.Position);
     }
 
     /// @inheritdoc IDisputes
-    function wrongEntry(
+    function proveWrongEntry(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         EntryPlace calldata place,
@@ -90,29 +92,29 @@ contract Disputes is Demands {
         _openReceipt(header, witness.receipt, witness.opening);
         ReceiptRules.checkPreimages(witness);
         ReceiptRules.checkedSlice(witness, place.slice);
-        (address account, uint128 expected) = _earned(header, witness, place);
+        (address account, uint128 expected) = _earningOf(header, witness, place);
         bytes32 key = Hashing.entryKey(account, witness.opening.index, place.slice, place.part);
         (uint128 value, ) = Lookups.treeOf(header, Tree.Entries).find(key, lookup);
-        require(value != expected, ValueIsRight(key, value));
+        require(value != expected, ValueMatches(key, value));
         _convict(header);
     }
 
     /// @inheritdoc IDisputes
-    function wrongBalance(BatchHeader calldata header, BalanceWitness calldata witness) external {
+    function proveWrongBalance(BatchHeader calldata header, BalanceWitness calldata witness) external {
         bytes32 key = Hashing.account(witness.account);
-        uint256 expected = _earlierBalance(header, witness, key);
+        uint256 expected = _parentBalance(header, witness, key);
         TreeRoot memory entries = Lookups.treeOf(header, Tree.Entries);
         (, uint128 from) = entries.find(bytes32(uint256(key) << 64), witness.entriesFrom);
         (, uint128 until) = entries.find(bytes32((uint256(key) + 1) << 64), witness.entriesUntil);
         (uint128 value, ) = Lookups.treeOf(header, Tree.Balances).find(key, witness.later);
-        // Entries in order cannot lie the other way round.
-        bool isRight = until >= from && expected + (until - from) == value;
-        require(!isRight, ValueIsRight(key, value));
+        // `until < from` is possible only if the entries are out of order, so it convicts too.
+        bool isCorrect = until >= from && expected + (until - from) == value;
+        require(!isCorrect, ValueMatches(key, value));
         _convict(header);
     }
 
     /// @inheritdoc IDisputes
-    function wrongOrder(BatchHeader calldata header, Tree tree, Lookup calldata leaves) external {
+    function proveWrongOrder(BatchHeader calldata header, Tree tree, Lookup calldata leaves) external {
         require(tree == Tree.Entries || tree == Tree.Balances, WrongTree(tree));
         TreeRoot memory root = Lookups.treeOf(header, tree);
         (bytes32 left, bytes32 right) = (leaves.keys[0], leaves.keys[1]);
@@ -124,7 +126,7 @@ contract Disputes is Demands {
     }
 
     /// @inheritdoc IDisputes
-    function zeroLeaf(
+    function proveZeroLeaf(
         BatchHeader calldata header,
         Tree tree,
         bytes32 leafHash,
@@ -137,7 +139,7 @@ contract Disputes is Demands {
     }
 
     /// @inheritdoc IDisputes
-    function equivocation(
+    function proveEquivocation(
         BatchHeader calldata header,
         Receipt calldata receipt,
         Opening calldata opening,
@@ -150,9 +152,9 @@ contract Disputes is Demands {
         _convict(header);
     }
 
-    // --- receipts, inside ---
+    // --- receipts, internal ---
 
-    function _placeOf(
+    function _placementFault(
         BatchHeader calldata header,
         Receipt calldata receipt,
         bytes calldata spans,
@@ -176,15 +178,16 @@ contract Disputes is Demands {
         require(ChannelId.unwrap(receipt.channelId) == ChannelId.unwrap(other.channelId), ChannelMismatch());
         (uint128 from, uint128 otherFrom) = (receipt.cumulative - receipt.charge, other.cumulative - other.charge);
         bool isOverlap = from < other.cumulative && otherFrom < receipt.cumulative;
-        // An empty interval within another one covers no money.
-        bool isMoney = receipt.charge != 0 && other.charge != 0;
-        require(isOverlap && isMoney, IntervalsApart(from, receipt.cumulative, otherFrom, other.cumulative));
+        // An empty interval overlaps nothing, although it can lie within another one.
+        bool hasAmounts = receipt.charge != 0 && other.charge != 0;
+        require(isOverlap && hasAmounts, IntervalsDisjoint(from, receipt.cumulative, otherFrom, other.cumulative));
     }
 
-    // --- earnings, inside ---
+    // --- earnings, internal ---
 
-    /// @notice Who earns a part of a slice, and what, by the split of the batch's parameter set.
-    function _earned(
+    /// @notice Returns the account that earns a part of a slice and the amount, by the split of the batch's parameter
+    /// set.
+    function _earningOf(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         EntryPlace calldata place
@@ -198,17 +201,18 @@ contract Disputes is Demands {
         if (place.part == 2) return (record.creator, parts.creator);
         uint256 j = place.part - _FIRST_CONTRIBUTOR;
         if (record.snapshots.length == 0) {
-            require(j == 0, NotInvolved(place.part, _FIRST_CONTRIBUTOR + 1));
+            require(j == 0, PartOutOfRange(place.part, _FIRST_CONTRIBUTOR + 1));
             return (terms.treasury, parts.contributors);
         }
         bytes calldata list = witness.parts[place.slice].list;
-        require(j < list.length / _ITEM, NotInvolved(place.part, _FIRST_CONTRIBUTOR + list.length / _ITEM));
-        account = _contributor(record, list, j, place);
+        uint256 count = list.length / _ITEM_SIZE;
+        require(j < count, PartOutOfRange(place.part, _FIRST_CONTRIBUTOR + count));
+        account = _contributorOf(record, list, j, place);
         amount = Split.contributorPart(parts.contributors, list, j);
     }
 
-    /// @notice The contributor of entry `j` of a list, as the registry recorded them.
-    function _contributor(
+    /// @notice Returns the registered contributor of entry `j` of a list.
+    function _contributorOf(
         VersionRecord calldata record,
         bytes calldata list,
         uint256 j,
@@ -216,14 +220,14 @@ contract Disputes is Demands {
     ) private view returns (address) {
         (uint256 number, uint32 index) = ReceiptRules.positionAt(list, j);
         require(ReceiptRules.isInSnapshot(record, number, index, place.snapshot), NoFault());
-        ContributionRecord memory kept = datasets.contributionOf(place.snapshot.datanetId, place.contentHash);
-        bool isIt = kept.contributor != address(0) && kept.index == index;
-        require(isIt, NotTheContributor(place.contentHash, index, kept.index));
-        return kept.contributor;
+        ContributionRecord memory stored = datasets.contributionOf(place.snapshot.datanetId, place.contentHash);
+        bool isMatch = stored.contributor != address(0) && stored.index == index;
+        require(isMatch, ContributionMismatch(place.contentHash, index, stored.index));
+        return stored.contributor;
     }
 
-    /// @notice The account's balance in the parent; zero before the first batch.
-    function _earlierBalance(
+    /// @notice Returns the account's balance in the parent batch; zero for the first batch.
+    function _parentBalance(
         BatchHeader calldata header,
         BalanceWitness calldata witness,
         bytes32 key
@@ -233,9 +237,9 @@ contract Disputes is Demands {
         (value, ) = Lookups.treeOf(witness.parent, Tree.Balances).find(key, witness.earlier);
     }
 
-    /// @dev Whether a node beside the path is worth nothing: then so are all leaves below it.
+    /// @dev Returns whether a sibling on the path has sum zero, which means that all leaves below it have value zero.
     function _hasZeroSibling(bytes calldata path) private pure returns (bool) {
-        for (uint256 at = 0; at < path.length; at += MerkleSum.SIBLING) {
+        for (uint256 at = 0; at < path.length; at += MerkleSum.SIBLING_SIZE) {
             if (bytes16(path[at:at + 16]) == 0) return true;
         }
         return false;

@@ -8,12 +8,13 @@ import {Bounds, IParameters} from "./interfaces/IParameters.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 
 /// @title Generation
-/// @notice The record of one set of operator registry, settlement and disputes, which know each other for ever: were
-/// the fraud proofs replaceable, whoever replaces them could slash. The three are deployed one after the other, each
-/// told the addresses of those to come; this record, deployed last, cannot exist unless they name each other. It can
-/// do nothing. That their code is the published one is for whoever relies on it to check: see docs/deploy.md.
+/// @notice Records one set of operator registry, settlement and disputes, which reference each other immutably: if the
+/// fraud proofs were replaceable, the account that replaces them could slash. The three are deployed in sequence, each
+/// with the precomputed addresses of the later ones. This contract is deployed last, and its constructor reverts unless
+/// they reference each other. It has no functions beyond its getters. It does not verify their code; see
+/// docs/deploy.md for how to.
 contract Generation {
-    /// @notice The stakes and receipt keys.
+    /// @notice The registry of stakes and receipt keys.
     IOperatorRegistry public immutable operators;
 
     /// @notice The collector that payers name when they open a channel.
@@ -23,20 +24,20 @@ contract Generation {
     IDisputes public immutable disputes;
 
     error UnstakeTooShort(uint64 unstakeSeconds, uint64 needed);
-    /// @notice `subject` names another contract than `expected` in its field `field` (ASCII).
+    /// @notice The field `field` (ASCII) of `subject` is `found` instead of `expected`.
     error Miswired(address subject, bytes32 field, address expected, address found);
 
-    /// @notice Checks the set.
-    /// @param disputes_ The fraud proofs, which name the others.
-    /// @param adapters The records to which receipts are to be held.
+    /// @notice Checks that the contracts reference each other.
+    /// @param disputes_ The fraud proofs, which name the other two.
+    /// @param adapters The adapter registry that the fraud proofs must use.
     constructor(IDisputes disputes_, IAdapterRegistry adapters) {
         ISettlement settlement_ = disputes_.settlement();
         IOperatorRegistry operators_ = disputes_.operators();
-        _checkNames(address(settlement_), "disputes", address(disputes_), settlement_.disputes());
-        _checkNames(address(settlement_), "operators", address(operators_), address(settlement_.operators()));
-        _checkNames(address(operators_), "disputes", address(disputes_), operators_.disputes());
-        _checkNames(address(operators_), "settlement", address(settlement_), operators_.settlement());
-        _checkNames(address(disputes_), "adapters", address(adapters), address(disputes_.adapters()));
+        _checkReference(address(settlement_), "disputes", address(disputes_), settlement_.disputes());
+        _checkReference(address(settlement_), "operators", address(operators_), address(settlement_.operators()));
+        _checkReference(address(operators_), "disputes", address(disputes_), operators_.disputes());
+        _checkReference(address(operators_), "settlement", address(settlement_), operators_.settlement());
+        _checkReference(address(disputes_), "adapters", address(adapters), address(disputes_.adapters()));
         _checkToken(settlement_, operators_);
         _checkUnstake(settlement_.parameters(), operators_.unstakeSeconds());
         (operators, settlement, disputes) = (operators_, settlement_, disputes_);
@@ -44,7 +45,7 @@ contract Generation {
 
     function _checkToken(ISettlement settlement_, IOperatorRegistry operators_) private view {
         address token = address(settlement_.vault().token());
-        _checkNames(address(operators_), "token", token, address(operators_.token()));
+        _checkReference(address(operators_), "token", token, address(operators_.token()));
     }
 
     /// @dev A stake must outlast the longest dispute window and the margin.
@@ -54,7 +55,7 @@ contract Generation {
         require(unstakeSeconds >= needed, UnstakeTooShort(unstakeSeconds, needed));
     }
 
-    function _checkNames(address subject, bytes32 field, address expected, address found) private pure {
+    function _checkReference(address subject, bytes32 field, address expected, address found) private pure {
         require(found == expected, Miswired(subject, field, expected, found));
     }
 }

@@ -12,12 +12,13 @@ import {GovernorVotesQuorumFraction} from
     "@openzeppelin/contracts/governance/extensions/GovernorVotesQuorumFraction.sol";
 import {IVotes} from "@openzeppelin/contracts/governance/utils/IVotes.sol";
 
-/// @notice How votes run. Times in seconds.
-/// @param votingDelay From proposal to snapshot of the votes: time to delegate, and cover against borrowed votes.
-/// @param votingPeriod From snapshot to deadline.
+/// @notice Settings of the governor. Times in seconds.
+/// @param votingDelay Time from proposal to vote snapshot: allows delegation and prevents voting with borrowed tokens.
+/// @param votingPeriod Time from vote snapshot to deadline.
 /// @param proposalThreshold Votes needed to propose, in 10^-18 tokens.
-/// @param quorumPercent Part of the supply that must take part.
-/// @param lateQuorumExtension Least time left to vote once the quorum is reached, against a late swing.
+/// @param quorumPercent Quorum in percent of the supply.
+/// @param lateQuorumExtension Minimum voting time left when the quorum is reached, so that a late vote can be
+/// countered.
 struct VotingRules {
     uint48 votingDelay;
     uint32 votingPeriod;
@@ -27,7 +28,7 @@ struct VotingRules {
 }
 
 /// @title Market governor
-/// @notice Proposals and votes (also by signature) on the market's parameters; the timelock executes them.
+/// @notice Governs the market's parameters by proposals and votes (also by signature), executed by the timelock.
 contract MarketGovernor is
     GovernorSettings,
     GovernorCountingSimple,
@@ -48,7 +49,7 @@ contract MarketGovernor is
         GovernorTimelockControl(timelock)
     {}
 
-    // What follows only names the parent that decides, where two of them define a function.
+    // The overrides below are required by Solidity and only select the parent implementation.
 
     /// @inheritdoc GovernorSettings
     function proposalThreshold() public view override(Governor, GovernorSettings) returns (uint256) {

@@ -7,11 +7,11 @@ import {ERC20Votes} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Vo
 import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 
 /// @title Market token
-/// @notice Votes in the market's governance. The supply is fixed at construction. Its clock is the block's timestamp.
-/// It is never the payment token: delegated votes would double the gas of every payment.
+/// @notice The voting token of the market's governance, with a fixed supply and the block timestamp as its clock. It is
+/// not the payment token, because vote checkpoints would double the gas of every payment.
 contract MarketToken is ERC20Permit, ERC20Votes {
     /// @notice Mints the supply.
-    /// @param holder Who receives the whole supply, for distribution.
+    /// @param holder Account that receives the whole supply.
     /// @param supply In 10^-18 tokens.
     constructor(
         address holder,
@@ -20,17 +20,17 @@ contract MarketToken is ERC20Permit, ERC20Votes {
         _mint(holder, supply);
     }
 
-    /// @notice The present, in seconds.
+    /// @notice Returns the block timestamp (ERC-6372).
     function clock() public view override returns (uint48) {
         return uint48(block.timestamp);
     }
 
-    /// @notice Says that the clock is the timestamp (ERC-6372).
+    /// @notice Returns the clock mode, which is the timestamp (ERC-6372).
     function CLOCK_MODE() public pure override returns (string memory) { // solhint-disable-line func-name-mixedcase
         return "mode=timestamp";
     }
 
-    /// @notice The next nonce of `owner`, shared by permits and delegations by signature.
+    /// @notice Returns the next nonce of `owner`, which permits and delegations by signature share.
     function nonces(address owner) public view override(ERC20Permit, Nonces) returns (uint256) {
         return super.nonces(owner);
     }

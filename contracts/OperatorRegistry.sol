@@ -8,6 +8,7 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IOperatorRegistry, Stake} from "./interfaces/IOperatorRegistry.sol";
 import {ISettlement, OperatorState} from "./interfaces/ISettlement.sol";
+import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {Units} from "./libraries/Units.sol";
 
@@ -15,6 +16,7 @@ import {Units} from "./libraries/Units.sol";
 /// @notice See `IOperatorRegistry`.
 contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
+    using ExactTransfer for IERC20;
 
     uint256 private constant _MAX_ENDPOINT = 256;
 
@@ -60,7 +62,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
     /// @inheritdoc IOperatorRegistry
     function addReceiptKey(address key, bytes calldata signature) external {
         require(key != msg.sender, KeyIsOperator(key));
-        require(operatorOfKey[key] == address(0), KeyTaken(key, operatorOfKey[key]));
+        require(operatorOfKey[key] == address(0), KeyAlreadyBound(key, operatorOfKey[key]));
         require(key.code.length == 0, KeyNotExternallyOwned(key));
         bytes32 digest = _hashTypedDataV4(Hashing.receiptKey(msg.sender));
         (address signer, , ) = ECDSA.tryRecoverCalldata(digest, signature);
@@ -75,35 +77,32 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
         require(amount != 0, ZeroAmount());
         _stakes[msg.sender].stake += amount;
         emit Staked(msg.sender, amount);
-        uint256 expected = token.balanceOf(address(this)) + units;
-        token.safeTransferFrom(msg.sender, address(this), units);
-        uint256 held = token.balanceOf(address(this));
-        require(held == expected, UnexpectedTransfer(expected, held));
+        token.pull(msg.sender, units);
     }
 
     /// @inheritdoc IOperatorRegistry
     function startUnstake(uint128 amount) external {
-        Stake storage kept = _stakes[msg.sender];
-        require(amount <= kept.stake, InsufficientStake(msg.sender, kept.stake, amount));
+        Stake storage stored = _stakes[msg.sender];
+        require(amount <= stored.stake, InsufficientStake(msg.sender, stored.stake, amount));
         uint64 unstakeAt = amount == 0 ? 0 : uint64(block.timestamp) + unstakeSeconds;
         uint64 lockedByBatch = ISettlement(settlement).stateOf(msg.sender).last;
-        kept.unstaking = amount;
-        kept.unstakeAt = unstakeAt;
-        kept.lockedByBatch = lockedByBatch;
+        stored.unstaking = amount;
+        stored.unstakeAt = unstakeAt;
+        stored.lockedByBatch = lockedByBatch;
         emit UnstakeStarted(msg.sender, amount, unstakeAt, lockedByBatch);
     }
 
     /// @inheritdoc IOperatorRegistry
     function unstake() external nonReentrant returns (uint128 amount) {
-        Stake memory kept = _stakes[msg.sender];
-        require(kept.unstakeAt != 0, NothingUnstakes(msg.sender));
-        require(block.timestamp >= kept.unstakeAt, StillLocked(msg.sender, kept.unstakeAt));
-        _checkFinal(msg.sender, kept.lockedByBatch);
-        // A slash in between may have left less than was asked back.
-        uint256 units = Units.toUnitsDown(kept.unstaking < kept.stake ? kept.unstaking : kept.stake);
+        Stake memory stored = _stakes[msg.sender];
+        require(stored.unstakeAt != 0, NothingUnstaking(msg.sender));
+        require(block.timestamp >= stored.unstakeAt, StillLocked(msg.sender, stored.unstakeAt));
+        _checkFinal(msg.sender, stored.lockedByBatch);
+        // A slash in between may have reduced the stake below the requested amount.
+        uint256 units = Units.toUnitsDown(stored.unstaking < stored.stake ? stored.unstaking : stored.stake);
         require(units != 0, ZeroAmount());
         amount = Units.toAmount(units);
-        _stakes[msg.sender] = Stake(kept.stake - amount, 0, 0, 0);
+        _stakes[msg.sender] = Stake(stored.stake - amount, 0, 0, 0);
         emit Unstaked(msg.sender, amount);
         token.safeTransfer(msg.sender, units);
     }
@@ -119,12 +118,12 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
         address treasury
     ) external nonReentrant {
         require(msg.sender == disputes, NotDisputes(msg.sender));
-        uint128 held = _stakes[operator].stake;
-        require(amount <= held, InsufficientStake(operator, held, amount));
+        uint128 staked = _stakes[operator].stake;
+        require(amount <= staked, InsufficientStake(operator, staked, amount));
         uint256 units = Units.toUnitsDown(amount);
         uint256 reward = Units.mulPpmDown(units, challengerPpm);
         uint256 rest = units - reward;
-        _stakes[operator].stake = held - Units.toAmount(units);
+        _stakes[operator].stake = staked - Units.toAmount(units);
         emit Slashed(operator, challenger, Units.toAmount(reward), treasury, Units.toAmount(rest));
         _payOrOwe(challenger, reward);
         _payOrOwe(treasury, rest);
@@ -148,11 +147,11 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
 
     /// @inheritdoc IOperatorRegistry
     function coverOf(address operator) external view returns (uint128) {
-        (uint128 held, uint128 unstaking) = (_stakes[operator].stake, _stakes[operator].unstaking);
-        return held > unstaking ? held - unstaking : 0;
+        (uint128 staked, uint128 unstaking) = (_stakes[operator].stake, _stakes[operator].unstaking);
+        return staked > unstaking ? staked - unstaking : 0;
     }
 
-    /// @dev A payee that the token refuses, as tokens with block lists do, must not stand in the way of a slash.
+    /// @dev A payee that the token refuses, for instance by a block list, must not prevent a slash.
     function _payOrOwe(address payee, uint256 units) private {
         if (units == 0 || token.trySafeTransfer(payee, units)) return;
         uint128 amount = Units.toAmount(units);

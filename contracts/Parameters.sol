@@ -15,7 +15,8 @@ contract Parameters is IParameters, AccessManaged {
     /// @inheritdoc IParameters
     IPaymentVault public immutable override vault;
 
-    /// @dev What commits and registrations read, in one slot: the pause, and a copy of the current set's rules.
+    /// @dev The values that commits and registrations read, packed into one slot: the pause and a copy of the current
+    /// set's rules.
     struct Rules {
         uint64 pausedUntil;
         uint32 id;
@@ -29,11 +30,11 @@ contract Parameters is IParameters, AccessManaged {
     Rules private _rules;
     mapping(uint32 id => ParameterSet) private _sets;
 
-    /// @notice Starts with one set, checked against the profile's bounds.
+    /// @notice Appends the first set, checked against the profile's bounds.
     /// @param authority The access manager.
-    /// @param profile_ Which hard bounds hold.
-    /// @param vault_ The vault, whose thaw must outlast every governed delay of a collection.
-    /// @param first Set 0.
+    /// @param profile_ Profile that selects the hard bounds.
+    /// @param vault_ The vault, whose thaw must exceed every governed delay of a collection.
+    /// @param first Parameter set 0.
     constructor(
         address authority,
         Profile profile_,
@@ -47,7 +48,7 @@ contract Parameters is IParameters, AccessManaged {
         require(thaw > delays, ThawTooShort(thaw, delays + 1));
         profile = profile_;
         vault = vault_;
-        _put(0, first, limits);
+        _store(0, first, limits);
     }
 
     // --- governance ---
@@ -119,7 +120,7 @@ contract Parameters is IParameters, AccessManaged {
     function commitTerms(uint32 id) external view returns (uint32 disputeWindow, uint32 stakeCoverPpm) {
         (uint32 currentSet, uint64 until) = (_rules.id, _rules.pausedUntil);
         (disputeWindow, stakeCoverPpm) = (_rules.disputeWindow, _rules.stakeCoverPpm);
-        require(id == currentSet, NotCurrentSet(id, currentSet));
+        require(id == currentSet, ParameterSetNotCurrent(id, currentSet));
         require(block.timestamp >= until, CommitsArePaused(until));
     }
 
@@ -158,14 +159,14 @@ contract Parameters is IParameters, AccessManaged {
         return Profiles.boundsOf(profile);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _append(ParameterSet memory next) private {
-        _put(_rules.id + 1, next, bounds());
+        _store(_rules.id + 1, next, bounds());
     }
 
-    function _put(uint32 id, ParameterSet memory set, Bounds memory limits) private {
-        _check(set, limits);
+    function _store(uint32 id, ParameterSet memory set, Bounds memory limits) private {
+        _checkSet(set, limits);
         _sets[id] = set;
         _rules = Rules({
             pausedUntil: _rules.pausedUntil,
@@ -179,16 +180,16 @@ contract Parameters is IParameters, AccessManaged {
         emit ParameterSetAppended(id, set);
     }
 
-    function _check(ParameterSet memory set, Bounds memory limits) private pure {
+    function _checkSet(ParameterSet memory set, Bounds memory limits) private pure {
         require(set.treasury != address(0), OutOfBounds("treasury", 0, 1, type(uint160).max));
         _checkRange("feePpm", set.feePpm, 0, limits.maxFeePpm);
         _checkRange("stakeCoverPpm", set.stakeCoverPpm, limits.minStakeCoverPpm, limits.maxStakeCoverPpm);
         _checkRange("disputeWindow", set.disputeWindow, limits.minDisputeWindow, limits.maxDisputeWindow);
         _checkRange("minContributorsPpm", set.minContributorsPpm, 0, limits.maxContributorsFloorPpm);
         _checkRange("minOperatorPpm", set.minOperatorPpm, 0, limits.maxOperatorFloorPpm);
-        // Operator's least and contributors' least must leave room for each other, or nothing could be registered.
-        uint256 room = Units.PPM - set.minContributorsPpm;
-        _checkRange("minOperatorPpm", set.minOperatorPpm, 0, room);
+        // The two minimum shares must not exceed one together; otherwise no adapter could be registered.
+        uint256 available = Units.PPM - set.minContributorsPpm;
+        _checkRange("minOperatorPpm", set.minOperatorPpm, 0, available);
         _checkRange("maxOperatorPpm", set.maxOperatorPpm, set.minOperatorPpm, Units.PPM);
         _checkRange("challengerPpm", set.challengerPpm, limits.minChallengerPpm, limits.maxChallengerPpm);
         _checkRange("demandBond", set.demandBond, limits.minDemandBond, limits.maxDemandBond);

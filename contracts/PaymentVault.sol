@@ -18,15 +18,17 @@ import {
     Refund,
     SessionGrant
 } from "./interfaces/IPaymentVault.sol";
+import {ExactTransfer} from "./libraries/ExactTransfer.sol";
 import {Hashing} from "./libraries/Hashing.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Payment vault
-/// @notice See `IPaymentVault`. Here is the money; which keys may sign for a payer is in `SessionKeys`.
+/// @notice See `IPaymentVault`. This contract implements channels and pots; `SessionKeys` implements session keys.
 contract PaymentVault is SessionKeys {
     using SafeERC20 for IERC20;
+    using ExactTransfer for IERC20;
 
-    /// @dev A pot, and all that was ever paid out of it.
+    /// @dev The balance of a pot and the total ever paid out of it.
     struct Pot {
         uint128 amount;
         uint128 paid;
@@ -38,10 +40,11 @@ contract PaymentVault is SessionKeys {
     mapping(ChannelId channelId => Channel) private _channels;
     mapping(address collector => mapping(address operator => Pot)) private _pots;
 
-    /// @dev One while a function that moves tokens runs.
+    /// @dev One while a `nonReentrant` function runs.
     uint256 private transient _isEntered;
 
-    /// @dev As OpenZeppelin's guard, for less gas: a top-up is what payers send most.
+    /// @dev Equivalent to OpenZeppelin's guard with less gas, because top-ups are the most frequent transaction of
+    /// payers.
     modifier nonReentrant() {
         require(_isEntered == 0, ReentrancyGuardReentrantCall());
         _isEntered = 1;
@@ -63,7 +66,7 @@ contract PaymentVault is SessionKeys {
         uint256 units
     ) external nonReentrant returns (ChannelId channelId) {
         channelId = _credit(msg.sender, operator, collector, units);
-        _pull(units);
+        token.pull(msg.sender, units);
     }
 
     /// @inheritdoc IPaymentVault
@@ -74,8 +77,8 @@ contract PaymentVault is SessionKeys {
         SessionGrant calldata grant
     ) external nonReentrant returns (ChannelId channelId) {
         channelId = _credit(msg.sender, operator, collector, units);
-        _grantIfNamed(channelId, grant);
-        _pull(units);
+        _grantIfPresent(channelId, grant);
+        token.pull(msg.sender, units);
     }
 
     /// @inheritdoc IPaymentVault
@@ -86,7 +89,7 @@ contract PaymentVault is SessionKeys {
         SessionGrant calldata grant,
         Permit calldata permit
     ) external nonReentrant returns (ChannelId channelId) {
-        // Anybody can send the permit first; the allowance, not this call, decides.
+        // Anyone can submit the permit first and make this call fail; the allowance decides.
         try
             IERC20Permit(address(token)).permit(
                 msg.sender,
@@ -99,8 +102,8 @@ contract PaymentVault is SessionKeys {
             )
         {} catch {} // solhint-disable-line no-empty-blocks
         channelId = _credit(msg.sender, operator, collector, units);
-        _grantIfNamed(channelId, grant);
-        _pull(units);
+        _grantIfPresent(channelId, grant);
+        token.pull(msg.sender, units);
     }
 
     /// @inheritdoc IPaymentVault
@@ -113,10 +116,10 @@ contract PaymentVault is SessionKeys {
         Authorization calldata authorization
     ) external nonReentrant returns (ChannelId channelId) {
         channelId = _credit(payer, operator, collector, units);
-        _grantIfNamed(channelId, grant);
-        uint256 before = _held();
+        _grantIfPresent(channelId, grant);
+        uint256 before = token.balance();
         _receive(payer, units, Hashing.depositNonce(channelId, grant, authorization.salt), authorization);
-        _checkReceived(before, units);
+        token.checkReceived(before, units);
     }
 
     // --- payers: withdrawals ---
@@ -126,7 +129,7 @@ contract PaymentVault is SessionKeys {
         ChannelId channelId = Hashing.channelId(msg.sender, operator, collector);
         Channel storage channel = _channels[channelId];
         require(amount <= channel.balance, InsufficientBalance(channelId, channel.balance, amount));
-        require(amount != 0 || channel.thawedAt != 0, NothingThaws(channelId));
+        require(amount != 0 || channel.thawedAt != 0, NothingThawing(channelId));
         uint64 thawedAt = amount == 0 ? 0 : uint64(block.timestamp) + thawSeconds;
         channel.thawing = amount;
         channel.thawedAt = thawedAt;
@@ -138,9 +141,9 @@ contract PaymentVault is SessionKeys {
         ChannelId channelId = Hashing.channelId(msg.sender, operator, collector);
         Channel storage channel = _channels[channelId];
         (uint128 balance, uint128 thawing, uint64 thawedAt) = (channel.balance, channel.thawing, channel.thawedAt);
-        require(thawedAt != 0, NothingThaws(channelId));
+        require(thawedAt != 0, NothingThawing(channelId));
         require(block.timestamp >= thawedAt, StillThawing(channelId, thawedAt));
-        // Collections do not wait for a thaw: the channel may hold less than was to leave.
+        // A collection during the thaw may have reduced the balance below the thawing amount.
         uint256 units = Units.toUnitsDown(thawing < balance ? thawing : balance);
         require(units != 0, ZeroAmount());
         amount = Units.toAmount(units);
@@ -164,16 +167,16 @@ contract PaymentVault is SessionKeys {
         for (uint256 i = 0; i < collections.length; ++i) {
             Collection memory collection = collections[i];
             ChannelId channelId = Hashing.channelId(collection.payer, operator, msg.sender);
-            require(ChannelId.unwrap(channelId) > ChannelId.unwrap(previous), NotRising(channelId));
+            require(ChannelId.unwrap(channelId) > ChannelId.unwrap(previous), ChannelsNotAscending(channelId));
             uint128 from = _collect(domain, channelId, collection);
             Hashing.writeSpan(spans, i, channelId, collection.before, from, collection.until);
             total += collection.until - from;
             previous = channelId;
         }
         spansHash = keccak256(spans);
-        Pot storage kept = _pots[msg.sender][operator];
-        pot = kept.amount + total;
-        kept.amount = pot;
+        Pot storage stored = _pots[msg.sender][operator];
+        pot = stored.amount + total;
+        stored.amount = pot;
     }
 
     /// @inheritdoc IPaymentVault
@@ -183,16 +186,16 @@ contract PaymentVault is SessionKeys {
     ) external returns (uint128 total, bytes32 spansHash) {
         bytes memory spans = Hashing.newSpans(refunds.length);
         for (uint256 i = 0; i < refunds.length; ++i) {
-            Refund calldata undone = refunds[i];
-            ChannelId channelId = Hashing.channelId(undone.payer, operator, msg.sender);
-            total += _refund(channelId, undone.before, undone.from, undone.until);
-            Hashing.writeSpan(spans, i, channelId, undone.before, undone.from, undone.until);
+            Refund calldata item = refunds[i];
+            ChannelId channelId = Hashing.channelId(item.payer, operator, msg.sender);
+            total += _refund(channelId, item.before, item.from, item.until);
+            Hashing.writeSpan(spans, i, channelId, item.before, item.from, item.until);
         }
         spansHash = keccak256(spans);
-        Pot storage kept = _pots[msg.sender][operator];
-        uint128 pot = kept.amount;
+        Pot storage stored = _pots[msg.sender][operator];
+        uint128 pot = stored.amount;
         require(total <= pot, InsufficientPot(pot, total));
-        kept.amount = pot - total;
+        stored.amount = pot - total;
     }
 
     /// @inheritdoc IPaymentVault
@@ -200,12 +203,12 @@ contract PaymentVault is SessionKeys {
         require(to != address(0) && to != address(this), InvalidRecipient(to));
         uint128 amount = Units.toAmount(units);
         require(amount != 0, ZeroAmount());
-        Pot storage kept = _pots[msg.sender][operator];
-        (uint128 pot, uint128 paid) = (kept.amount, kept.paid);
-        require(paid <= limit && amount <= limit - paid, PaidOutLimit(paid, amount, limit));
+        Pot storage stored = _pots[msg.sender][operator];
+        (uint128 pot, uint128 paid) = (stored.amount, stored.paid);
+        require(paid <= limit && amount <= limit - paid, PayoutLimitExceeded(paid, amount, limit));
         require(amount <= pot, InsufficientPot(pot, amount));
-        (kept.amount, kept.paid) = (pot - amount, paid + amount);
-        // The token's own event says what moved; what for is the collector's to say.
+        (stored.amount, stored.paid) = (pot - amount, paid + amount);
+        // The token logs the transfer and the collector logs its reason.
         token.safeTransfer(to, units);
     }
 
@@ -235,15 +238,9 @@ contract PaymentVault is SessionKeys {
         return Hashing.depositNonce(channelId, grant, salt);
     }
 
-    // --- deposits, inside ---
+    // --- deposits, internal ---
 
-    function _pull(uint256 units) private {
-        uint256 before = _held();
-        token.safeTransferFrom(msg.sender, address(this), units);
-        _checkReceived(before, units);
-    }
-
-    /// @dev Credits before the tokens arrive: nothing that pays out can run in between, and `_checkReceived` follows.
+    /// @dev Credits before the tokens arrive: nothing that pays out can run before the balance is checked.
     function _credit(
         address payer,
         address operator,
@@ -275,32 +272,10 @@ contract PaymentVault is SessionKeys {
         );
     }
 
-    /// @notice `token.balanceOf(address(this))`.
-    function _held() private view returns (uint256 units) {
-        (address asset, bytes4 selector) = (address(token), IERC20.balanceOf.selector);
-        // Each deposit asks twice: call and answer share the scratch space, and no memory is taken.
-        // solhint-disable-next-line no-inline-assembly
-        assembly ("memory-safe") {
-            mstore(0, selector)
-            mstore(4, address())
-            let isDone := staticcall(gas(), asset, 0, 36, 0, 32)
-            if iszero(and(isDone, gt(returndatasize(), 31))) { revert(0, 0) }
-            units := mload(0)
-        }
-    }
+    // --- collection, internal ---
 
-    function _checkReceived(uint256 before, uint256 units) private view {
-        // Fewer than before are many more than asked for.
-        unchecked {
-            uint256 received = _held() - before;
-            require(received == units, UnexpectedTransfer(units, received));
-        }
-    }
-
-    // --- collection, inside ---
-
-    /// @notice Collects against one voucher.
-    /// @return from Where the paid interval begins.
+    /// @notice Collects one voucher.
+    /// @return from Start of the paid interval.
     function _collect(
         bytes32 domain,
         ChannelId channelId,
@@ -320,8 +295,8 @@ contract PaymentVault is SessionKeys {
         emit Collected(channelId, before, from, until);
     }
 
-    /// @notice Undoes the latest collection of a channel; the pot is the caller's to mind.
-    /// @return amount What went back, in micro-units.
+    /// @notice Reverts the latest collection of a channel. The calling function reduces the pot.
+    /// @return amount Amount returned to the channel, in micro-units.
     function _refund(
         ChannelId channelId,
         uint128 before,

@@ -8,7 +8,7 @@ import {Hashing} from "./libraries/Hashing.sol";
 import {Signatures} from "./libraries/Signatures.sol";
 
 /// @title Session keys
-/// @notice The part of `PaymentVault` that says which keys sign vouchers for a payer; see `IPaymentVault`.
+/// @notice The part of `PaymentVault` that manages the session keys of payers; see `IPaymentVault`.
 abstract contract SessionKeys is IPaymentVault, EIP712, Nonces {
     uint64 private constant _MAX_THAW = 365 days;
 
@@ -65,9 +65,9 @@ abstract contract SessionKeys is IPaymentVault, EIP712, Nonces {
         return _sessions[channelId][key];
     }
 
-    // --- inside ---
+    // --- internal ---
 
-    function _grantIfNamed(ChannelId channelId, SessionGrant calldata grant) internal {
+    function _grantIfPresent(ChannelId channelId, SessionGrant calldata grant) internal {
         if (grant.key != address(0)) _grant(channelId, grant);
     }
 
@@ -76,9 +76,9 @@ abstract contract SessionKeys is IPaymentVault, EIP712, Nonces {
         Session storage session = _sessions[channelId][key];
         (uint128 cap, uint64 expiry) = (session.cap, session.expiry);
         require(expiry != 0, NotAuthorised(channelId, key));
-        uint256 ends = uint256(expiry) + thawSeconds;
-        // An instant that has passed fits.
-        require(block.timestamp <= ends, SessionOver(channelId, key, uint64(ends)));
+        uint256 collectableUntil = uint256(expiry) + thawSeconds;
+        // The error is raised only if `collectableUntil` is in the past, so that it fits into 64 bits.
+        require(block.timestamp <= collectableUntil, VouchersExpired(channelId, key, uint64(collectableUntil)));
         require(until <= cap, CapExceeded(channelId, key, cap, until));
     }
 
@@ -108,7 +108,7 @@ abstract contract SessionKeys is IPaymentVault, EIP712, Nonces {
         if (expiry > block.timestamp) expiry = uint64(block.timestamp);
         session.expiry = expiry;
         session.isRevoked = true;
-        // A key that was never granted keeps its zero, by which no voucher of it is collectable.
+        // A key that was never granted keeps expiry zero, so that its vouchers stay uncollectable.
         emit SessionRevoked(channelId, key, expiry == 0 ? 0 : expiry + thawSeconds);
     }
 }

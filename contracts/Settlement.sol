@@ -20,10 +20,10 @@ import {MerkleSum} from "./libraries/MerkleSum.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Settlement
-/// @notice See `ISettlement`. Here are the batches; what accounts do with their earnings is in `Claims`.
+/// @notice See `ISettlement`. This contract implements batches; `Claims` implements claims and payout wallets.
 contract Settlement is Claims {
     uint32 private constant _RING_SIZE = 256;
-    /// @dev One slot is the latest final batch's, which stays verifiable until a later one is final.
+    /// @dev One slot is reserved for the latest final batch, which stays verifiable until a later one is final.
     uint32 private constant _MAX_PENDING = _RING_SIZE - 1;
     uint256 private constant _MAX_SPANS = 256;
 
@@ -39,9 +39,9 @@ contract Settlement is Claims {
     /// @dev Bit `number % 256` is set while an open demand holds the batch.
     mapping(address operator => uint256 bits) private _held;
 
-    /// @notice Part of a generation: see `Generation`.
-    /// @param parameters_ The governed numbers; they name the vault that their bounds were checked against.
-    /// @param operators_ The registry of the same generation.
+    /// @notice Deployed as part of a `Generation`.
+    /// @param parameters_ The governed parameters; they name the vault against which their bounds were checked.
+    /// @param operators_ The operator registry of the same generation.
     /// @param disputes_ The fraud proofs of the same generation.
     constructor(
         IParameters parameters_,
@@ -63,11 +63,11 @@ contract Settlement is Claims {
         Commitment memory commitment,
         Collection[] calldata collections
     ) external returns (uint64 number, bytes32 batchHash) {
-        OperatorState storage kept = _states[msg.sender];
-        OperatorState memory state = kept;
+        OperatorState storage stored = _states[msg.sender];
+        OperatorState memory state = stored;
         _checkCommitment(commitment, collections.length, state);
         (uint32 window, uint32 coverPpm) = parameters.commitTerms(commitment.parameterSet);
-        // The vault calls nobody, so collecting before the effects below lets nothing in between.
+        // `collect` makes no external calls, so calling it before the effects below allows no reentrancy.
         (uint128 total, bytes32 spansHash, uint128 pot) = vault.collect(msg.sender, collections);
         require(total == commitment.total, TotalMismatch(total, commitment.total));
         _checkCover(pot, coverPpm);
@@ -76,9 +76,9 @@ contract Settlement is Claims {
         batchHash = Hashing.batch(header);
         number = header.number;
         _rings[msg.sender][number % _RING_SIZE] = batchHash;
-        kept.last = uint32(number);
-        kept.finalAt = uint40(header.finalAt);
-        kept.cumulativeTotal = header.cumulativeTotal;
+        stored.last = uint32(number);
+        stored.finalAt = uint40(header.finalAt);
+        stored.cumulativeTotal = header.cumulativeTotal;
         emit BatchCommitted(msg.sender, number, batchHash, header);
     }
 
@@ -103,7 +103,7 @@ contract Settlement is Claims {
         (address operator, uint64 number) = (header.operator, header.number);
         require(number > _states[operator].finalised, AlreadyFinal(number));
         require(block.timestamp >= header.finalAt, NotYetFinal(header.finalAt));
-        require(_held[operator] & _bitsOf(_states[operator].finalised + 1, number) == 0, BatchHeld(operator, number));
+        require(_held[operator] & _ringBits(_states[operator].finalised + 1, number) == 0, BatchHeld(operator, number));
         _states[operator].finalised = uint32(number);
         balancesHashOf[operator] = Hashing.balances(
             header.balancesRoot,
@@ -117,28 +117,28 @@ contract Settlement is Claims {
 
     /// @inheritdoc ISettlement
     function voidFrom(BatchHeader calldata header) external {
-        bytes32 batchHash = _checkHoldable(header);
+        bytes32 batchHash = _checkDisputable(header);
         (address operator, uint32 first) = (header.operator, uint32(header.number));
         OperatorState storage state = _states[operator];
         uint32 last = state.last;
-        // The total and the latest `finalAt` stay: the former falls with each refund, the latter must not fall, else a
-        // next batch could make a parent final before its time.
+        // `cumulativeTotal` decreases with each refund. `finalAt` never decreases; otherwise a later batch could be
+        // final before its parent.
         state.last = first - 1;
         state.toRefund += uint24(last - first + 1);
-        _held[operator] &= ~_bitsOf(first, last);
+        _held[operator] &= ~_ringBits(first, last);
         emit BatchesVoided(operator, first, last, batchHash);
     }
 
     /// @inheritdoc ISettlement
     function hold(BatchHeader calldata header) external returns (bytes32 batchHash) {
-        batchHash = _checkHoldable(header);
-        _held[header.operator] |= _bitsOf(header.number, header.number);
+        batchHash = _checkDisputable(header);
+        _held[header.operator] |= _ringBits(header.number, header.number);
     }
 
     /// @inheritdoc ISettlement
     function release(BatchHeader calldata header) external {
         require(msg.sender == disputes, NotDisputes(msg.sender));
-        if (isPending(header)) _held[header.operator] &= ~_bitsOf(header.number, header.number);
+        if (isPending(header)) _held[header.operator] &= ~_ringBits(header.number, header.number);
     }
 
     // --- views ---
@@ -176,14 +176,14 @@ contract Settlement is Claims {
 
     /// @inheritdoc ISettlement
     function isPending(BatchHeader calldata header) public view returns (bool) {
-        return header.number > _states[header.operator].finalised && _isKept(header, Hashing.batch(header));
+        return header.number > _states[header.operator].finalised && _isInRing(header, Hashing.batch(header));
     }
 
     /// @inheritdoc ISettlement
     function isHeld(address operator, uint64 number) external view returns (bool) {
         OperatorState memory state = _states[operator];
         bool isOpen = number > state.finalised && number <= state.last;
-        return isOpen && _held[operator] & _bitsOf(number, number) != 0;
+        return isOpen && _held[operator] & _ringBits(number, number) != 0;
     }
 
     /// @inheritdoc ISettlement
@@ -218,7 +218,7 @@ contract Settlement is Claims {
         return Hashing.receipt(receipt);
     }
 
-    // --- inside ---
+    // --- internal ---
 
     function _checkCommitment(
         Commitment memory commitment,
@@ -232,7 +232,7 @@ contract Settlement is Claims {
         );
         require(state.toRefund == 0, RefundsOutstanding(msg.sender, state.toRefund));
         require(state.last - state.finalised < _MAX_PENDING, RingFull(state.last, state.finalised));
-        // Before the first batch the ring holds zero at that place, which is what a first batch names as its parent.
+        // Before the first batch the slot is zero, which is the parent that a first batch names.
         bytes32 parent = _rings[msg.sender][state.last % _RING_SIZE];
         require(parent == commitment.parent, ParentMismatch(parent, commitment.parent));
     }
@@ -270,23 +270,23 @@ contract Settlement is Claims {
 
     function _checkKnown(BatchHeader calldata header) private view returns (bytes32 batchHash) {
         batchHash = Hashing.batch(header);
-        require(_isKept(header, batchHash), BatchUnknown(batchHash));
+        require(_isInRing(header, batchHash), BatchUnknown(batchHash));
     }
 
-    function _checkHoldable(BatchHeader calldata header) private view returns (bytes32 batchHash) {
+    function _checkDisputable(BatchHeader calldata header) private view returns (bytes32 batchHash) {
         require(msg.sender == disputes, NotDisputes(msg.sender));
         batchHash = _checkKnown(header);
         require(header.number > _states[header.operator].finalised, AlreadyFinal(header.number));
     }
 
-    /// @dev A slot past the latest batch is what a void leaves behind.
-    function _isKept(BatchHeader calldata header, bytes32 batchHash) private view returns (bool) {
+    /// @dev Slots after the latest batch may hold hashes of voided batches, which do not count.
+    function _isInRing(BatchHeader calldata header, bytes32 batchHash) private view returns (bool) {
         (address operator, uint64 number) = (header.operator, header.number);
         return number <= _states[operator].last && _rings[operator][number % _RING_SIZE] == batchHash;
     }
 
-    /// @dev The bits of the batches `first` to `last`, at most 255 of them, in a word that goes round with the ring.
-    function _bitsOf(uint256 first, uint256 last) private pure returns (uint256) {
+    /// @dev Returns the bits of batches `first` to `last`, at most 255, in a word that wraps around as the ring does.
+    function _ringBits(uint256 first, uint256 last) private pure returns (uint256) {
         uint256 ones = (1 << (last - first + 1)) - 1;
         uint256 shift = first % _RING_SIZE;
         return (ones << shift) | (ones >> (_RING_SIZE - shift));

@@ -14,8 +14,8 @@ import {ReceiptRules} from "./libraries/ReceiptRules.sol";
 import {Units} from "./libraries/Units.sol";
 
 /// @title Verdicts
-/// @notice The part of `Disputes` that its proofs and demands share: the receipts of a batch, and its conviction; see
-/// `IDisputes`.
+/// @notice The part of `Disputes` that proofs and demands share: verification of receipts, and conviction of a batch;
+/// see `IDisputes`.
 abstract contract Verdicts is IDisputes {
     using Lookups for TreeRoot;
 
@@ -45,10 +45,10 @@ abstract contract Verdicts is IDisputes {
         emit Reserved(hash);
     }
 
-    // --- what a batch says, inside ---
+    // --- receipts, internal ---
 
-    /// @notice Reverts unless the receipt stands in the batch's tree.
-    /// @return prefix The sum of the receipts left of it.
+    /// @notice Reverts unless the batch includes the receipt.
+    /// @return prefix Sum of the receipts with lower indices.
     function _openReceipt(
         BatchHeader calldata header,
         Receipt calldata receipt,
@@ -72,9 +72,9 @@ abstract contract Verdicts is IDisputes {
         require(found == expected, HeaderMismatch(expected, found));
     }
 
-    // --- convictions, inside ---
+    // --- convictions, internal ---
 
-    /// @dev The reward is the caller's if they reserved this very call in an earlier block.
+    /// @dev The caller is rewarded if it reserved this call in an earlier block.
     function _convict(BatchHeader calldata header) internal {
         uint256 at = reservedAt[keccak256(abi.encode(msg.sender, keccak256(msg.data)))];
         _void(header, at != 0 && at < block.number ? msg.sender : address(0));

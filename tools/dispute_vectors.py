@@ -83,9 +83,9 @@ def lookups() -> Iterator[Case]:
 def calls(receipt: Receipt, record: VersionRecord, shares: tuple[Share, ...]) -> Iterator[Case]:
     """Each kind of proof once. The proofs are not valid; the cases check their encoding."""
     for proof in _proofs(receipt, record, shares):
-        data = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+        data = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
         yield {
-            "verb": proof.verb,
+            "function": proof.function,
             "data": "0x" + data.hex(),
             "batchHash": proof.header.hash,
             "receiptId": receipt_id(receipt),

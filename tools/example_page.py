@@ -1,4 +1,4 @@
-"""The worked example of docs/protocol.md, every number of it from `tests/vectors/example.json`."""
+"""Renders the worked example of docs/protocol.md from `tests/vectors/example.json`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Case = dict[str, Any]
 
 
 def with_example(page: str, vector: Path) -> str:
-    """The page with its example as the vector has it. ValueError without the two marks."""
+    """Return the page with the rendered example. Raises `ValueError` without the two marks."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     cases = {one["name"]: one for one in json.loads(vector.read_text())}
@@ -46,9 +46,9 @@ def _example(cases: dict[str, Case]) -> Iterator[str]:
 def _setting(cases: dict[str, Case]) -> Iterator[str]:
     market, snapshot = cases["market"], cases["snapshot"]
     yield (
-        "All accounts, and hashes of what lies outside, are bytes of the `keccak` of a word. "
+        "All accounts, and hashes of external content, are bytes of the `keccak` of a word. "
         f"The fee is {market['feePpm']} ppm. Datanet {snapshot['datanetId']} has {snapshot['count']} "
-        "contributions, the second one refused."
+        "contributions, of which the second is rejected."
     )
     yield from _table(
         ("what", "value"),
@@ -63,10 +63,10 @@ def _setting(cases: dict[str, Case]) -> Iterator[str]:
             ("snapshot", snapshot["snapshotId"]),
         ],
     )
-    yield "Two versions are registered, an adapter trained on the snapshot and its bare base:"
+    yield "Two versions are registered, an adapter trained on the snapshot and its base model:"
     fields = [name for name in cases["adapter"] if name not in ("name", "snapshots")]
     rows = [(_label(name), cases["adapter"][name], cases["base"][name]) for name in fields]
-    rows.insert(4, ("`snapshots`", "the one above", "none"))
+    rows.insert(4, ("`snapshots`", "the snapshot above", "none"))
     yield from _table(("field", "adapter", "base"), rows)
 
 
@@ -76,9 +76,9 @@ def _label(name: str) -> str:
 
 def _receipts(receipts: list[Case]) -> Iterator[str]:
     yield (
-        "**Receipts.** The adapter answers the first payer, then both versions together; the base answers "
-        "the second payer. Each time the request is `{}`, the response `Paris.`, both salts are zero. "
-        "The charges of the slices are floored one by one."
+        "**Receipts.** The adapter answers the first payer, then adapter and base answer together; the base "
+        "answers the second payer. Each request is `{}`, each response `Paris.`, and all salts are zero. "
+        "The charges of the slices are rounded down separately."
     )
     names = (
         "channelId",
@@ -95,26 +95,26 @@ def _receipts(receipts: list[Case]) -> Iterator[str]:
         yield f"*{receipt['name'].capitalize()}*"
         yield from _code((name, receipt[name]) for name in names)
     first = receipts[0]
-    yield "Common to all three, and the first one's list (positions 0 and 2) and signature:"
+    yield "Common to all three receipts, and the list (positions 0 and 2) and signature of the first:"
     names = ("requestHash", "responseHash", "servedAt", "method", "lists", "signature")
     yield from _code((name, first[name]) for name in names)
 
 
 def _trees(cases: dict[str, Case]) -> Iterator[str]:
-    yield "**Entries.** In the order of their keys; who earns nothing by a part has no entry."
+    yield "**Entries.** In the order of their keys. A part of zero has no entry."
     entries = _all(cases, "entry")
     yield from _table(
-        ("place", "account", "receipt", "slice", "part", "value"),
+        ("index", "account", "receipt", "slice", "part", "value"),
         [(str(n), *_place(entry["key"]), entry["value"]) for n, entry in enumerate(entries)],
     )
-    yield f"The key of the first is `{entries[0]['key']}`, its leaf `{entries[0]['leafHash']}`."
-    yield "**Balances.** The batch is the operator's first, so they are the sums of the entries."
+    yield f"The key of the first entry is `{entries[0]['key']}`, its leaf `{entries[0]['leafHash']}`."
+    yield "**Balances.** This is the operator's first batch, so its balances are the sums of the entries."
     balances = _all(cases, "balance")
     rows = [("0x" + b["key"][26:], b["value"], b["leafHash"]) for b in balances]
     yield from _table(("account", "value", "leaf"), rows)
     yield (
-        "**Trees.** Of each root, sum and count; of the two small ones also what stands above the leaves, "
-        "`sum ‖ hash`, level by level."
+        "**Trees.** Root, sum and count of each tree. The inner nodes of the two small trees follow "
+        "as `sum ‖ hash`, level by level."
     )
     trees = [cases[f"{name} tree"] for name in ("receipts", "entries", "balances")]
     rows = [(t["name"].removesuffix(" tree"), t["count"], t["sum"], t["root"]) for t in trees]
@@ -136,15 +136,18 @@ def _levels(tree: Case) -> Iterator[tuple[int, str]]:
 
 
 def _node(digits: str) -> str:
-    """A packed node with its sum in decimals."""
+    """Format a packed node with its sum in decimals."""
     return f"{int(digits[:32], 16)} ‖ 0x{digits[32:]}"
 
 
 def _batch(header: Case, spans: Case, data: Case) -> Iterator[str]:
-    yield "**Batch.** Its two spans, packed, and the header that the chain makes of the commitment:"
+    yield "**Batch.** Its two packed spans, and the header that the contract derives from the commitment:"
     names = [name for name in header if name not in ("name", "batchHash", "balancesHash")]
     yield from _code([("spans", spans["spans"]), *((name, header[name]) for name in names)])
-    yield f"Its hash is `{header['batchHash']}`. Final, its balances are kept as `{header['balancesHash']}`."
+    yield (
+        f"Its hash is `{header['batchHash']}`. Once it is final, its balances are stored as "
+        f"`{header['balancesHash']}`."
+    )
     name_line, first, *_ = data["text"].splitlines()
     yield "The first two lines of its `batch.jsonl`:"
     yield f"```json\n{name_line}\n{first}\n```"
@@ -157,34 +160,35 @@ def _claim(claim: Case, header: Case, tree: Case) -> Iterator[str]:
     )
     yield from _code(("path", _node(one)) for one in _nodes(claim["path"]))
     yield (
-        f"keccak of that node and, right of it, `{claim['value']} ‖ leaf` is the root `{tree['root']}`, and "
-        f"the sum is {tree['sum']}; with the count they make the kept `{header['balancesHash']}`. "
-        f"{claim['units']} token units are paid, the rest stays credited."
+        f"The keccak of that node and, on its right, `{claim['value']} ‖ leaf` is the root `{tree['root']}`, "
+        f"and the sum is {tree['sum']}. With the count they hash to the stored `{header['balancesHash']}`. "
+        f"{claim['units']} token units are paid; the remainder stays credited."
     )
 
 
 def _proof(proof: Case, header: Case) -> Iterator[str]:
     yield (
-        f"**A proof.** The same batch, but the operator wrote {proof['value']} where the contributor earns "
-        f"{proof['expected']}, and as much more for itself. Its entries' root is then "
-        f"`{header['entriesRoot']}` and its hash `{header['batchHash']}`. The watcher demands the leaf with "
-        f"the key `{proof['key']}`, is shown place {proof['index']} with the path"
+        f"**A proof.** In the same batch the operator writes {proof['value']} where the contributor earns "
+        f"{proof['expected']}, and the difference for itself. The root of the entries is then "
+        f"`{header['entriesRoot']}` and the batch hash `{header['batchHash']}`. The watcher demands the leaf "
+        f"with the key `{proof['key']}`, receives leaf {proof['index']} with the path"
     )
     yield from _code(("", _node(one)) for one in _nodes(proof["path"]))
     num_nodes = len(proof["receiptPath"][2:]) // NODE
     yield (
-        f"and sends `{proof['verb']}` with the header, the receipt (leaf 0, its path the {num_nodes} nodes "
-        "beside it, `slices` and `attribution` as above, the adapter's record and list), "
+        f"and sends `{proof['function']}` with the header, "
+        f"the receipt (leaf 0 with a path of {num_nodes} nodes, "
+        "`slices` and `attribution` as above, the adapter's record and list), "
         f"slice {proof['slice']}, part {proof['part']}, the snapshot's preimage, the content hash "
-        f"`{proof['contentHash']}` of the contribution, and that look-up. The contract computes the part "
-        "anew; what the two floors leave over is the first one's, whose ppm is the larger:"
+        f"`{proof['contentHash']}` of the contribution, and that look-up. The contract recomputes the part. "
+        "The remainder of the two rounded parts goes to the first contributor, whose ppm is larger:"
     )
     yield from _code(zip(PARTS, proof["parts"], strict=True))
-    yield f"The call is {len(proof['data'][2:]) // 2} bytes, `data` of the vector."
+    yield f"The calldata has {len(proof['data'][2:]) // 2} bytes; it is `data` of the vector."
 
 
 def _all(cases: dict[str, Case], name: str) -> list[Case]:
-    """Those called by the name and a number, in their order."""
+    """Return the cases called `name` followed by a number, in order."""
     return [one for key, one in cases.items() if key.rstrip("0123456789") == f"{name} "]
 
 

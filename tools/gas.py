@@ -275,12 +275,12 @@ def conviction_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, 
 def _convict(chain: Chain, proof: Proof, name: str = "") -> dict[str, int]:
     """By a challenger who reserved the proof and is paid for it, their first tokens."""
     challenger = chain.fresh(f"challenger {name}")
-    call = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+    call = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
     reservation = keccak(word(challenger.account) + keccak(call))
     reserve = chain.send(challenger, "Disputes", "reserve", reservation)
-    gas = chain.send(challenger, "Disputes", proof.verb, *proof.args)
+    gas = chain.send(challenger, "Disputes", proof.function, *proof.args)
     if not chain.ask("TestUSD", "balanceOf", challenger.account):
-        sys.exit(f"{proof.verb}: the challenger was not paid")
+        sys.exit(f"{proof.function}: the challenger was not paid")
     return {name: gas, "reserve": reserve}
 
 

@@ -337,7 +337,7 @@ def _dispute(example: Example) -> Iterator[Case]:
     (opening,) = lookup.openings
     yield case(
         "proof",
-        verb=proof.verb,
+        function=proof.function,
         receipt_path=witness.opening.path,
         slice=place.slice,
         part=place.part,
@@ -348,5 +348,5 @@ def _dispute(example: Example) -> Iterator[Case]:
         expected=dict(example.entries)[key],
         path=opening.path,
         parts=_parts(example),
-        data=interface("Disputes").function(proof.verb, proof.args).encode(proof.args),
+        data=interface("Disputes").function(proof.function, proof.args).encode(proof.args),
     )

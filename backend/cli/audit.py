@@ -83,7 +83,7 @@ def _print(account: Account, verdicts: list[Verdict]) -> None:
 
 def _as_json(verdict: Verdict) -> dict[str, object]:
     proof = verdict.proof
-    call = None if proof is None else {"function": proof.verb, "args": as_plain(proof.args)}
+    call = None if proof is None else {"function": proof.function, "args": as_plain(proof.args)}
     return {
         "is_right": verdict.is_right,
         "finding": None if verdict.finding is None else asdict(verdict.finding),
@@ -108,7 +108,7 @@ def _as_line(verdict: Verdict) -> str:
 def _remedy(verdict: Verdict) -> str:
     """Describe how the batch can be voided."""
     if verdict.proof is not None:
-        return f"voided by {verdict.proof.verb}"
+        return f"voided by {verdict.proof.function}"
     num_demands: dict[str, int] = {}
     for tree, keys in verdict.demands:
         num_demands[tree.name.lower()] = num_demands.get(tree.name.lower(), 0) + len(keys)

@@ -16,7 +16,7 @@ from backend.db.tables import chain as t
 from backend.domain.disputes.witnesses import Demand, Fault, Tree
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.settlement import (
-    VERBS,
+    DISPUTE_FUNCTIONS,
     BatchState,
     CommittedBatch,
     Conviction,
@@ -145,11 +145,11 @@ def _conviction(void: t.VoidRow | None, batches: dict[str, t.BatchRow]) -> Convi
     if void is None:
         return None
     convicted = batches[void.batch_hash]
-    verb, challenger = convicted.verb or "", convicted.challenger or ZERO_ACCOUNT
+    proof, challenger = convicted.proof or "", convicted.challenger or ZERO_ACCOUNT
     return Conviction(
         first=void.first,
         convicted=Hash32(void.batch_hash),
-        verb=VERBS.get(verb, verb),
+        proof=DISPUTE_FUNCTIONS.get(proof, proof),
         challenger=None if challenger == ZERO_ACCOUNT else Account(challenger),
         fault=None if convicted.fault is None else Fault(convicted.fault),
         receipt=convicted.faulty_receipt,

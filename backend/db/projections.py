@@ -178,7 +178,7 @@ def _batch_committed(row: t.BatchRow, e: ChainEvent) -> None:
     _set_position(row, e)
     row.operator, row.number, row.header = e.args["operator"], e.args["number"], e.args["header"]
     row.tx_hash, row.is_refunded = e.tx_hash, False
-    row.verb = row.challenger = row.fault = row.faulty_receipt = None
+    row.proof = row.challenger = row.fault = row.faulty_receipt = None
 
 
 @_on("Settlement", "BatchRefunded", t.BatchRow, "batchHash")
@@ -188,7 +188,7 @@ def _batch_refunded(row: t.BatchRow, _e: ChainEvent) -> None:
 
 @_on("Disputes", "BatchConvicted", t.BatchRow, "batchHash")
 def _batch_convicted(row: t.BatchRow, e: ChainEvent) -> None:
-    row.verb, row.challenger = e.args["verb"], e.args["challenger"]
+    row.proof, row.challenger = e.args["proof"], e.args["challenger"]
 
 
 @_on("Disputes", "ReceiptFaulty", t.BatchRow, "batchHash")

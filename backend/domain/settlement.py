@@ -22,15 +22,15 @@ class BatchState(StrEnum):
     VOID = "void"
 
 
-VERBS = {
-    "0x85d32166": "badReceipt",
-    "0x30e11da2": "badPosition",
-    "0xe2a78ad0": "wrongEntry",
-    "0xd96f2bd2": "wrongBalance",
-    "0xc50f7058": "wrongOrder",
-    "0xff3b48db": "zeroLeaf",
-    "0x44037c16": "equivocation",
-    "0xc685f3b9": "unanswered",
+DISPUTE_FUNCTIONS = {
+    "0xa4123a91": "proveBadReceipt",
+    "0x18d53680": "proveBadPosition",
+    "0x6643cc58": "proveWrongEntry",
+    "0x27b16471": "proveWrongBalance",
+    "0x50b50c3e": "proveWrongOrder",
+    "0x41eaa22f": "proveZeroLeaf",
+    "0xa5526aaa": "proveEquivocation",
+    "0xd29b308b": "voidUnanswered",
 }
 """Selector -> function of `IDisputes` that convicts a batch. The contract's events carry the selector."""
 
@@ -43,8 +43,8 @@ class Conviction:
     """Number of the convicted batch, the first of the voided ones."""
     convicted: Hash32
     """Hash of the convicted batch."""
-    verb: str
-    """The proof, one of `VERBS`."""
+    proof: str
+    """Function of `Disputes` that convicted the batch, one of `DISPUTE_FUNCTIONS`."""
     challenger: Account | None
     """The account that is rewarded, if any."""
     fault: Fault | None

@@ -7,19 +7,19 @@ import {IParameters} from "./IParameters.sol";
 /// @notice Identifies an adapter version: `keccak256(abi.encode(record))`.
 type VersionId is bytes32;
 
-/// @notice An adapter version as it is sold. Ratios in ppm, prices in token units per million tokens.
-/// @param creator Who registers it and earns the creator's part.
-/// @param name ASCII, left-aligned, zero-padded: 1 to 32 of `a-z`, `0-9`, `-`. Names are each creator's own; where
-/// several records bear one name it means the latest that is not deprecated.
+/// @notice The terms on which an adapter version is sold. Ratios in ppm, prices in token units per million tokens.
+/// @param creator Account that registers the version and earns the creator's share.
+/// @param name 1 to 32 characters of `a-z`, `0-9`, `-` in ASCII, left-aligned and zero-padded. Each creator has a
+/// separate namespace. A name that several records share refers to the latest one that is not deprecated.
 /// @param adapterDigest sha-256 of the adapter's canonical content; zero for a base-model or training record.
-/// @param cidDigest Folder of the adapter; zero for a base-model or training record.
+/// @param cidDigest CID digest of the adapter's folder; zero for a base-model or training record.
 /// @param baseModel sha-256 of the base model.
-/// @param snapshots What it was trained on, at most four, none for a base-model or training record. A warm start names
-/// its parent's too.
-/// @param promptPrice For a million prompt tokens.
-/// @param completionPrice For a million completion tokens.
-/// @param operatorPpm The operator's part of what remains after the protocol fee.
-/// @param creatorPpm The creator's part, likewise; the contributors get what remains.
+/// @param snapshots Snapshots that the adapter was trained on: at most four, none for a base-model or training record.
+/// An adapter trained from a warm start also names the snapshots of its parent.
+/// @param promptPrice Price of a million prompt tokens.
+/// @param completionPrice Price of a million completion tokens.
+/// @param operatorPpm The operator's share of the charge after the protocol fee.
+/// @param creatorPpm The creator's share of the same amount; the contributors earn the remainder.
 struct VersionRecord {
     address creator;
     bytes32 name;
@@ -33,10 +33,10 @@ struct VersionRecord {
     uint32 creatorPpm;
 }
 
-/// @notice What the registry keeps of a version.
-/// @param registeredAt Instant in seconds; zero if it is not registered.
-/// @param parameterSet The set whose rules it was held to.
-/// @param isDeprecated Whether its creator advises against it.
+/// @notice The stored state of a version.
+/// @param registeredAt Unix seconds of the registration; zero if the version is not registered.
+/// @param parameterSet Id of the parameter set whose split rules the record was checked against.
+/// @param isDeprecated Whether the creator deprecated the version.
 struct Version {
     uint64 registeredAt;
     uint32 parameterSet;
@@ -44,29 +44,30 @@ struct Version {
 }
 
 /// @title Adapter registry
-/// @notice Records of adapter versions, of base models and of training. A record never changes; its id is its hash, so
-/// callers pass the record again where its content is needed. A new price is a new record of the same weights.
+/// @notice Registers adapter versions, base models and training records. A record is immutable and its id is its hash,
+/// so callers pass the record again where its content is needed. A new price is a new record of the same weights.
 ///
-/// Trust: a creator registers in their own name only. That the weights were trained on the named snapshots is the
-/// creator's claim; the chain shows only that the snapshots exist.
+/// Trust: an account registers records under its own name only. The contract checks that the named snapshots exist;
+/// that the weights were trained on them is the creator's claim.
 interface IAdapterRegistry {
-    /// @notice A version is registered.
+    /// @notice A version was registered.
     event VersionRegistered(
         VersionId indexed versionId,
         address indexed creator,
         bytes32 indexed name,
         VersionRecord record
     );
-    /// @notice The creator advises against a version. Royalties earned or yet to be settled are untouched.
+    /// @notice The creator deprecated a version. Royalties, both settled and not yet settled, are unaffected.
     event VersionDeprecated(VersionId indexed versionId, address indexed creator);
 
     error NotCreator(address caller, address creator);
-    error VersionTaken(VersionId versionId);
+    error VersionAlreadyRegistered(VersionId versionId);
     error VersionUnknown(VersionId versionId);
     error VersionIsDeprecated(VersionId versionId);
     error InvalidName(bytes32 name);
     error ZeroHash();
-    /// @notice A record without adapter digest is a base-model or training record: it has neither folder nor snapshots.
+    /// @notice The record names a folder or snapshots without an adapter digest. Base-model and training records have
+    /// neither.
     error NotAnAdapter();
     error TooManySnapshots(uint256 count, uint256 maxCount);
     error SnapshotUnknown(SnapshotId snapshotId);
@@ -75,21 +76,21 @@ interface IAdapterRegistry {
     error ContributorsShareTooLow(uint256 contributorsPpm, uint32 min);
     error SharesExceedWhole(uint32 operatorPpm, uint32 creatorPpm);
 
-    /// @notice Registers a version of the caller.
+    /// @notice Registers a version. Only `record.creator`.
     function register(VersionRecord calldata record) external returns (VersionId);
 
-    /// @notice Marks a version of the caller as deprecated, for good.
+    /// @notice Deprecates a version permanently. Only `record.creator`.
     function deprecate(VersionRecord calldata record) external;
 
-    /// @notice Where snapshots are looked up.
+    /// @notice The registry in which snapshots are looked up.
     function datasets() external view returns (IDatasetRegistry);
 
-    /// @notice Whose split rules hold at registration.
+    /// @notice The source of the split rules that registration enforces.
     function parameters() external view returns (IParameters);
 
-    /// @notice The id of a record, registered or not.
+    /// @notice Returns the id of a record, whether or not it is registered.
     function versionIdOf(VersionRecord calldata record) external pure returns (VersionId);
 
-    /// @notice The state of a version; all zero if it is not registered.
+    /// @notice Returns the state of a version; all zero if it is not registered.
     function versionOf(VersionId versionId) external view returns (Version memory);
 }

@@ -5,15 +5,15 @@ pragma solidity 0.8.34;
 type SnapshotId is bytes32;
 
 /// @notice A community data set.
-/// @param creator Who created it.
+/// @param creator Account that created it.
 /// @param count Number of contributions recorded so far.
 struct Datanet {
     address creator;
     uint32 count;
 }
 
-/// @notice What a contributor uploads; the bytes themselves are on IPFS.
-/// @param datanetId Where it goes.
+/// @notice Metadata of an upload; the content is on IPFS.
+/// @param datanetId Datanet to which it is contributed.
 /// @param contentHash sha-256 of the canonical bytes; unique within the datanet.
 /// @param cidDigest sha-256 digest of the CIDv1 of its folder.
 /// @param licence SPDX expression in ASCII, left-aligned; its `keccak256` if longer than 32 bytes.
@@ -35,8 +35,8 @@ struct SignedContribution {
     bytes signature;
 }
 
-/// @notice What the contributions of one relayed batch have in common. Fields as in `Contribution` and
-/// `SignedContribution`; `nonce` is the first one's, each further one signed the next.
+/// @notice Fields that all contributions of one relayed batch share, as in `Contribution` and `SignedContribution`.
+/// The first contribution is signed with `nonce`, each further one with the next nonce.
 struct SharedTerms {
     address contributor;
     uint64 datanetId;
@@ -45,8 +45,8 @@ struct SharedTerms {
     uint256 deadline;
 }
 
-/// @notice One contribution of a relayed batch. Fields as in `Contribution`, and the contributor's signature as
-/// `r` and `vs` (EIP-2098).
+/// @notice One contribution of a relayed batch: fields as in `Contribution`, and the contributor's signature as `r` and
+/// `vs` (EIP-2098).
 struct SignedContent {
     bytes32 contentHash;
     bytes32 cidDigest;
@@ -55,10 +55,10 @@ struct SignedContent {
     bytes32 vs;
 }
 
-/// @notice What the registry keeps of a contribution.
-/// @param contributor Who earns for it; zero if there is none with that hash.
-/// @param index Its place in the datanet, from 0.
-/// @param recordedAt Instant in seconds.
+/// @notice The stored state of a contribution.
+/// @param contributor Account that earns from it; zero if no contribution has the hash.
+/// @param index Index within the datanet, from 0.
+/// @param recordedAt Unix seconds at which it was recorded.
 struct ContributionRecord {
     address contributor;
     uint32 index;
@@ -66,19 +66,19 @@ struct ContributionRecord {
 }
 
 /// @notice A curator's decision.
-/// @param contentHash Which contribution.
-/// @param isAccepted Whether later snapshots contain it.
-/// @param reason Machine-readable code, zero for none; listed in the documentation of contributions.
+/// @param contentHash Content hash of the reviewed contribution.
+/// @param isAccepted Whether later snapshots include it.
+/// @param reason Reason code, zero for none; see docs/contributing-data.md.
 struct Review {
     bytes32 contentHash;
     bool isAccepted;
     uint16 reason;
 }
 
-/// @notice What the registry keeps of a snapshot.
-/// @param datanetId Whose contributions; zero if there is no such snapshot.
-/// @param count It spans the first `count` contributions.
-/// @param frozenAt Instant in seconds.
+/// @notice The stored state of a snapshot.
+/// @param datanetId Datanet of the snapshot; zero if the snapshot does not exist.
+/// @param count The snapshot covers the first `count` contributions.
+/// @param frozenAt Unix seconds at which it was frozen.
 struct Snapshot {
     uint64 datanetId;
     uint32 count;
@@ -86,20 +86,20 @@ struct Snapshot {
 }
 
 /// @title Dataset registry
-/// @notice Datanets, their contributions in order of recording, curators' decisions, and snapshots.
+/// @notice Stores datanets, their contributions in order of recording, curators' reviews, and snapshots.
 ///
-/// A contribution is kept under its content hash, in one slot; whoever needs the contributor at an index passes the
+/// A contribution is stored by content hash, in one slot. To look up the contributor at an index, callers pass the
 /// hash.
 ///
-/// Trust: anyone may create a datanet and contribute. Curators (a role of the access manager, governed) decide what
-/// later snapshots contain; they change neither contributors nor snapshots that exist.
+/// Trust: anyone may create a datanet and contribute. Curators (a governed role of the access manager) decide what
+/// later snapshots include; they can change neither contributors nor existing snapshots.
 ///
-/// The first to record a content hash is its contributor: whoever sees it in the mempool can record it first, by a
-/// transaction of its own. A contributor who minds sends through a private relay; curators reject whom they find to
-/// have copied. A rejected contribution keeps its hash, as earlier snapshots may contain it and its contributor must
-/// stay provable: the same bytes do not enter the same datanet again.
+/// The first account to record a content hash is its contributor, so an observer of the mempool can front-run a
+/// contribution. A private relay prevents this, and curators reject copies that they detect. A rejected contribution
+/// keeps its hash, because earlier snapshots may include it and its contributor must stay provable: the same bytes
+/// cannot enter the same datanet again.
 interface IDatasetRegistry {
-    /// @notice Datanet `datanetId` exists. `cidDigest` is the folder with its description.
+    /// @notice A datanet was created. `cidDigest` is the CID digest of the folder with its description.
     event DatanetCreated(uint64 indexed datanetId, address indexed creator, bytes32 name, bytes32 cidDigest);
     /// @notice A contribution was recorded.
     event ContributionRecorded(
@@ -111,7 +111,7 @@ interface IDatasetRegistry {
         bytes32 licence,
         uint32 rows
     );
-    /// @notice A curator decided.
+    /// @notice A curator reviewed a contribution.
     event ContributionReviewed(
         uint64 indexed datanetId,
         uint32 indexed index,
@@ -119,7 +119,7 @@ interface IDatasetRegistry {
         bool isAccepted,
         uint16 reason
     );
-    /// @notice A snapshot exists. `accepted` are the words of its accept bits, big-endian.
+    /// @notice A snapshot was frozen. `accepted` contains its accept bits as big-endian 32-byte words.
     event SnapshotFrozen(
         SnapshotId indexed snapshotId,
         uint64 indexed datanetId,
@@ -131,7 +131,7 @@ interface IDatasetRegistry {
     error ZeroHash();
     error DatanetUnknown(uint64 datanetId);
     error DatanetFull(uint64 datanetId);
-    error ContentTaken(uint64 datanetId, bytes32 contentHash, uint32 index);
+    error ContentAlreadyRecorded(uint64 datanetId, bytes32 contentHash, uint32 index);
     error ContributionUnknown(uint64 datanetId, bytes32 contentHash);
     error InvalidSignature(address signer);
     error InvalidAccountNonce(address account, uint256 currentNonce);
@@ -141,45 +141,45 @@ interface IDatasetRegistry {
 
     /// @notice Creates a datanet; ids count from 1.
     /// @param name ASCII, left-aligned, for display; not unique.
-    /// @param cidDigest Folder with its description.
+    /// @param cidDigest CID digest of the folder with its description.
     function createDatanet(bytes32 name, bytes32 cidDigest) external returns (uint64 datanetId);
 
     /// @notice Records a contribution of the caller.
     function contribute(Contribution calldata contribution) external returns (uint32 index);
 
-    /// @notice Records a contribution by its contributor's signature (EOA or EIP-1271); anyone may relay it.
+    /// @notice Records a contribution that its contributor signed (EOA or EIP-1271). Anyone may relay it.
     function contributeWithSig(SignedContribution calldata signed) external returns (uint32 index);
 
-    /// @notice As `contributeWithSig`, many of one contributor, which must be an externally owned account; one that
-    /// fails reverts all.
+    /// @notice Records several contributions of one contributor, which must be an externally owned account. Anyone may
+    /// relay them. Reverts if one of them fails.
     function contributeManyWithSig(SharedTerms calldata shared, SignedContent[] calldata contents) external;
 
-    /// @notice Decides on contributions of a datanet. Only curators. A later decision replaces an earlier one.
+    /// @notice Accepts or rejects contributions of a datanet. A later review replaces an earlier one. Only curators.
     function review(uint64 datanetId, Review[] calldata reviews) external;
 
-    /// @notice Freezes the first `count` contributions with their accept bits as they stand. Anyone may; freezing the
-    /// same again changes nothing and emits nothing. At least one contribution must be accepted.
+    /// @notice Freezes the first `count` contributions with their current accept bits. Anyone may call it. If the same
+    /// snapshot exists, nothing changes and no event is emitted. At least one contribution must be accepted.
     function freeze(uint64 datanetId, uint32 count) external returns (SnapshotId);
 
-    /// @notice The state of a datanet; all zero if there is none.
+    /// @notice Returns the state of a datanet; all zero if it does not exist.
     function datanetOf(uint64 datanetId) external view returns (Datanet memory);
 
-    /// @notice The nonce of the next contribution that `contributor` signs.
+    /// @notice Returns the nonce that the next signed contribution of `contributor` must carry.
     function nonces(address contributor) external view returns (uint256);
 
-    /// @notice Number of datanets.
+    /// @notice Returns the number of datanets.
     function numDatanets() external view returns (uint64);
 
-    /// @notice The contribution with that content; all zero if there is none.
+    /// @notice Returns the contribution with a content hash; all zero if there is none.
     function contributionOf(uint64 datanetId, bytes32 contentHash) external view returns (ContributionRecord memory);
 
-    /// @notice Whether curators accept the contribution at `index` at present.
+    /// @notice Returns whether the contribution at `index` is currently accepted.
     function isAccepted(uint64 datanetId, uint32 index) external view returns (bool);
 
-    /// @notice The snapshot with that id; all zero if there is none.
+    /// @notice Returns the state of a snapshot; all zero if it does not exist.
     function snapshotOf(SnapshotId snapshotId) external view returns (Snapshot memory);
 
-    /// @notice What `freeze` would freeze now.
+    /// @notice Returns the snapshot that `freeze` would create in the current block.
     function previewSnapshot(
         uint64 datanetId,
         uint32 count

@@ -8,8 +8,8 @@ import {IOperatorRegistry} from "./IOperatorRegistry.sol";
 import {IParameters} from "./IParameters.sol";
 import {BatchHeader, ISettlement, Opening, Receipt} from "./ISettlement.sol";
 
-/// @notice The trees of which leaves can be demanded. `ParentBalances` is the previous batch's: without it a batch on
-/// top of withheld balances could not be proved wrong.
+/// @notice The trees whose leaves can be demanded. `ParentBalances` is the previous batch's balances tree: without it,
+/// a batch on top of withheld balances could not be proved wrong.
 enum Tree {
     Receipts,
     Entries,
@@ -17,53 +17,54 @@ enum Tree {
     ParentBalances
 }
 
-/// @notice What is wrong with a receipt, in the order in which it is looked for.
+/// @notice The faults of a receipt, in the order in which they are checked.
 enum Fault {
     None,
-    Value, // its leaf is worth another amount than its charge
-    ZeroCharge, // an answer priced at zero is never batched
-    Slices, // not one to four slices with weights that make one whole
+    Value, // the value of its leaf differs from its charge
+    ZeroCharge, // the charge is zero; answers priced at zero are never batched
+    Slices, // not one to four slices whose weights sum to one
     Attribution, // not a method and one list hash per slice
     Version, // a slice's version was not registered when the batch was committed
     List, // a slice's list is malformed, or names a snapshot that its version does not have
-    Price, // the charge is not what weights, tokens and registered prices make
-    Place, // it is off its place on the line: gap, overlap, foreign channel or outside its span
+    Price, // the charge does not follow from weights, tokens and registered prices
+    Place, // its interval leaves a gap, overlaps another, or is in no span of its channel
     Position // a list names a contribution that is not in its snapshot
 }
 
-/// @notice Shows the value under a key. One opening: of the leaf with that key; of the first leaf, whose key is
-/// larger; or of the last leaf, whose key is smaller. Two openings: of neighbours around the key.
-/// @param keys The keys of the opened leaves.
+/// @notice Proof of the value under a key, which is zero if no leaf has the key. One opening proves the leaf with the
+/// key, or its absence by the first leaf with a larger key or the last leaf with a smaller one. Two openings prove its
+/// absence by adjacent leaves around the key.
+/// @param keys Keys of the opened leaves.
 /// @param openings Their openings, in the same order.
 struct Lookup {
     bytes32[] keys;
     Opening[] openings;
 }
 
-/// @notice A snapshot's preimage.
-/// @param datanetId Its datanet.
-/// @param count It spans the first `count` contributions.
-/// @param accepted The accept bits in 32-byte words, as `SnapshotFrozen` published them.
+/// @notice The preimage of a snapshot id.
+/// @param datanetId Datanet of the snapshot.
+/// @param count The snapshot covers the first `count` contributions.
+/// @param accepted Accept bits in 32-byte words, as in `SnapshotFrozen`.
 struct SnapshotWitness {
     uint64 datanetId;
     uint32 count;
     bytes accepted;
 }
 
-/// @notice The preimages behind one slice.
-/// @param record The version's record.
-/// @param list The slice's attribution list: entries of position 4, ppm 4.
+/// @notice The preimages of one slice.
+/// @param record Record of the slice's version.
+/// @param list Attribution list of the slice: entries of position 4, ppm 4.
 struct SliceWitness {
     VersionRecord record;
     bytes list;
 }
 
-/// @notice A receipt of a batch with the preimages of its hashes, as far as a proof needs them.
+/// @notice A receipt of a batch with those preimages of its hashes that a proof needs.
 /// @param receipt The receipt.
-/// @param opening Its leaf in the batch's receipts.
-/// @param slices Preimage of `slicesHash`: versionId 32, weight 4, slice by slice.
-/// @param attribution Preimage of `attributionHash`: method 32, list hash 32, list by list.
-/// @param parts One for each slice, in their order.
+/// @param opening Inclusion proof in the receipts tree.
+/// @param slices Preimage of `slicesHash`: versionId 32, weight 4 for each slice.
+/// @param attribution Preimage of `attributionHash`: method 32, then list hash 32 for each slice.
+/// @param parts Preimages of each slice, in order.
 struct ReceiptWitness {
     Receipt receipt;
     Opening opening;
@@ -72,11 +73,11 @@ struct ReceiptWitness {
     SliceWitness[] parts;
 }
 
-/// @notice Names a part of a receipt's charge, and the contributor behind it where there is one.
-/// @param slice The slice's place in the receipt.
-/// @param part 0 the fee, 1 the operator, 2 the creator, 3 + j the contributor j of the slice's list.
-/// @param snapshot The snapshot of the contribution; looked at for parts from 3 on of a version with snapshots only.
-/// @param contentHash The contribution's content hash, likewise.
+/// @notice Identifies a part of a receipt's charge, and the contribution that earns it, if any.
+/// @param slice Index of the slice in the receipt.
+/// @param part 0 for the fee, 1 for the operator, 2 for the creator, 3 + j for contributor j of the slice's list.
+/// @param snapshot Snapshot of the contribution; read only for parts from 3 on of a version with snapshots.
+/// @param contentHash Content hash of the contribution; read only in the same case.
 struct EntryPlace {
     uint16 slice;
     uint16 part;
@@ -84,13 +85,13 @@ struct EntryPlace {
     bytes32 contentHash;
 }
 
-/// @notice What an account's balance follows from.
-/// @param account Whose balance.
-/// @param parent The previous batch's header; not looked at for batch 1.
-/// @param earlier The account's key in the parent's balances; not looked at for batch 1.
-/// @param later The account's key in this batch's balances.
-/// @param entriesFrom The key `account << 64` in this batch's entries.
-/// @param entriesUntil The key `(account + 1) << 64` in this batch's entries.
+/// @notice The values that determine an account's balance.
+/// @param account Account whose balance is wrong.
+/// @param parent Header of the previous batch; not read for batch 1.
+/// @param earlier Look-up of the account in the parent's balances; not read for batch 1.
+/// @param later Look-up of the account in this batch's balances.
+/// @param entriesFrom Look-up of the key `account << 64` in this batch's entries.
+/// @param entriesUntil Look-up of the key `(account + 1) << 64` in this batch's entries.
 struct BalanceWitness {
     address account;
     BatchHeader parent;
@@ -100,15 +101,15 @@ struct BalanceWitness {
     Lookup entriesUntil;
 }
 
-/// @notice A bonded demand for leaves of a batch's trees. Its id is `keccak256(abi.encode(demand))`.
-/// @param batchHash Which batch.
-/// @param tree Which tree.
-/// @param keys 1 to 64, each demanded for itself: a receipt's index in the tree of receipts, a leaf's key in the
-/// others; a key that has no leaf is answered by its neighbours.
-/// @param challenger Who pays the bond, and has it back, and the challenger's part of the slash, for what is not
-/// answered.
-/// @param deadline The last instant, in seconds, of an answer.
-/// @param bondUnits Bond per key, in token units: the answerer's.
+/// @notice A bonded demand to reveal leaves of a tree. Its id is `keccak256(abi.encode(demand))`.
+/// @param batchHash Hash of the batch.
+/// @param tree Tree of the leaves.
+/// @param keys 1 to 64 keys, answered one by one: a leaf's index in the receipts tree, a leaf's key in the other trees.
+/// The answer to a key without a leaf is a proof of its absence.
+/// @param challenger Account that pays the bond. If keys stay unanswered, it gets their bonds back and the challenger's
+/// share of the slash.
+/// @param deadline Last Unix second in which an answer is accepted.
+/// @param bondUnits Bond per key in token units, paid to the account that answers it.
 struct Demand {
     bytes32 batchHash;
     Tree tree;
@@ -119,54 +120,56 @@ struct Demand {
 }
 
 /// @title Disputes
-/// @notice Proofs that a batch is wrong. Each voids the batch and all after it, by one transaction of anybody, and
-/// slashes its operator: the part of the pot that the batch's parameter set demands as stake cover, as far as the stake
-/// reaches. After that anybody refunds the channels at the settlement.
+/// @notice Fraud proofs against batches. A valid proof is one transaction that anyone may send. It voids the batch and
+/// all later ones, and slashes the operator by the fraction of its pot that the batch's parameter set requires as stake
+/// cover, limited to its stake. Anyone can then refund the channels in the settlement.
 ///
-/// Every wrong batch has a proof, and no right one has any. *In a proof a revert is an acquittal*: every witness that
-/// is not what the chain or the batch names reverts, and only a contradiction between the batch and the rules voids.
-/// Where the operator hides what a proof needs, a *demand* forces it out or voids the batch: answers are due after an
-/// eighth of the batch's dispute window, and a demand is taken as long as its answer, and after that a proof, an eighth
-/// for each, still fit before `finalAt`. A batch under an open demand does not become final.
+/// Every invalid batch has a proof and no valid batch has one. *A proof that reverts acquits the batch*: a witness that
+/// does not match the hashes on the chain or in the batch reverts, and only a contradiction between the batch and the
+/// rules voids it. If the operator withholds data that a proof needs, a *demand* forces it to reveal the data or voids
+/// the batch. Answers are due within an eighth of the batch's dispute window. A demand is accepted only while two
+/// eighths remain before `finalAt`: one for the answer and one for a proof based on it. A batch with an open demand
+/// cannot be finalised.
 ///
-/// The challenger's part of the slash (governed, below one half, so that self-accusation costs more than it brings) is
-/// paid to a caller who reserved exactly this call in an earlier block, so that nobody who merely sees a proof on its
-/// way earns by it; else all goes to the treasury. For an unanswered demand it is its challenger's in any case.
+/// The challenger's share of the slash is paid to the caller if it reserved the same call in an earlier block, so that
+/// copying a proof from the mempool earns nothing; otherwise the whole slash goes to the treasury. The share is
+/// governed and below one half, so that self-accusation costs more than it earns. For an unanswered demand, its
+/// challenger always receives the share.
 ///
-/// Units: `bondUnits` are token units, held here and nowhere mixed with payers' money; values of leaves and slashes are
-/// micro-units.
+/// Units: `bondUnits` are token units, held by this contract separately from payers' deposits; values of leaves and
+/// slashes are micro-units.
 ///
-/// Trust: no owner, nothing to configure. That a model really ran, that an attribution method is right and that an
-/// operator settles what it served are beyond any proof here; see docs/trust-model.md.
+/// Trust: no owner and no configuration. No proof here covers whether a model ran, whether an attribution method is
+/// right, or whether an operator settles everything that it served; see docs/trust-model.md.
 interface IDisputes {
-    /// @notice `hash` was reserved; it counts from the next block on.
+    /// @notice `hash` was reserved, effective from the next block.
     event Reserved(bytes32 indexed hash);
-    /// @notice A proof held: the batch is void. `verb` is the selector of the proof.
+    /// @notice A batch was convicted and voided. `proof` is the selector of the function that proved it.
     event BatchConvicted(
         address indexed operator,
         uint64 indexed number,
         bytes32 indexed batchHash,
-        bytes4 verb,
+        bytes4 proof,
         address challenger
     );
-    /// @notice A receipt of a batch that is now void has this fault.
+    /// @notice A receipt of a voided batch was proved to have `fault`.
     event ReceiptFaulty(bytes32 indexed batchHash, uint32 receiptIndex, Fault fault);
     /// @notice Leaves were demanded.
     event Demanded(bytes32 indexed id, address indexed operator, bytes32 indexed batchHash, Demand demand);
-    /// @notice Key `i` of a demand was answered by `call`, the whole calldata of the answer in its canonical encoding;
-    /// `answerer` got its bond.
+    /// @notice Key `i` of a demand was answered and `answerer` received its bond. `call` is the answer's calldata in
+    /// canonical encoding.
     event Answered(bytes32 indexed id, uint256 indexed i, address indexed answerer, bytes call);
-    /// @notice The challenger has `units` of bond back: for the keys of a demand that a void left unanswered.
+    /// @notice The challenger received `units` of bond back for keys that were unanswered when the batch was voided.
     event BondReturned(bytes32 indexed id, address indexed challenger, uint256 units);
 
     error NoFault();
     error AlreadyReserved(bytes32 hash);
-    error ValueIsRight(bytes32 key, uint256 value);
-    error NotInvolved(uint256 part, uint256 count);
-    error NotTheContributor(bytes32 contentHash, uint32 expected, uint32 found);
+    error ValueMatches(bytes32 key, uint256 value);
+    error PartOutOfRange(uint256 part, uint256 count);
+    error ContributionMismatch(bytes32 contentHash, uint32 expected, uint32 found);
     error LeavesInOrder(bytes32 left, bytes32 right);
     error LeafHasValue(uint128 value);
-    error IntervalsApart(uint128 from, uint128 until, uint128 otherFrom, uint128 otherUntil);
+    error IntervalsDisjoint(uint128 from, uint128 until, uint128 otherFrom, uint128 otherUntil);
     error SameReceipt(bytes32 receiptHash);
     error ChannelMismatch();
     error NotSignedBy(address operator, address signer);
@@ -179,39 +182,38 @@ interface IDisputes {
     error DemandUnknown(bytes32 id);
     error AlreadyAnswered(bytes32 id, uint256 i);
     error WrongTree(Tree tree);
-    /// @notice The answer's calldata is not the one canonical encoding of its arguments.
+    /// @notice The answer's calldata is not the canonical encoding of its arguments.
     error NotCanonical();
     error AnswerTooLate(uint64 deadline);
-    error AnswerNotDue(uint64 deadline);
+    error DeadlineNotPassed(uint64 deadline);
     error ReceiptIsFaulty(Fault fault);
-    error BatchStands(bytes32 batchHash);
-    error BatchIsVoid(bytes32 batchHash);
-    error UnexpectedTransfer(uint256 expected, uint256 received);
+    error BatchPending(bytes32 batchHash);
+    error BatchNotPending(bytes32 batchHash);
 
     // --- proofs ---
 
-    /// @notice Announces a proof without showing it, so that its challenger's part goes to who found it.
-    /// @param hash `keccak256(abi.encode(sender, keccak256(calldata)))` of the call to come.
+    /// @notice Commits to a proof without revealing it, which secures the challenger's share for the caller of the
+    /// proof.
+    /// @param hash `keccak256(abi.encode(sender, keccak256(calldata)))` of the later call.
     function reserve(bytes32 hash) external;
 
-    /// @notice Shows that a receipt is faulty.
+    /// @notice Proves that a receipt is faulty.
     /// @param header The batch.
     /// @param witness The receipt, with the preimages that the fault needs.
-    /// @param spans The batch's spans, packed as `spansHash` covers them, to show that the receipt is misplaced; else
-    /// empty.
-    function badReceipt(
+    /// @param spans Preimage of `spansHash` to prove the fault `Place`; empty to prove any other fault.
+    function proveBadReceipt(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         bytes calldata spans
     ) external;
 
-    /// @notice Shows that a receipt's list names a contribution that is not in its snapshot.
+    /// @notice Proves that a receipt's list names a contribution that is not in its snapshot.
     /// @param header The batch.
     /// @param witness The receipt, with its preimages.
-    /// @param slice The slice's place in the receipt.
-    /// @param item The contribution's place in the slice's list.
+    /// @param slice Index of the slice in the receipt.
+    /// @param item Index of the contribution in the slice's list.
     /// @param snapshot The snapshot.
-    function badPosition(
+    function proveBadPosition(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         uint256 slice,
@@ -219,46 +221,47 @@ interface IDisputes {
         SnapshotWitness calldata snapshot
     ) external;
 
-    /// @notice Shows that the entry of a part of a receipt's charge is not what the split makes of it.
+    /// @notice Proves that an entry differs from the amount that the split assigns to its part of a receipt's charge.
     /// @param header The batch.
     /// @param witness The receipt, with its preimages.
-    /// @param place The part.
-    /// @param lookup The part's key in the batch's entries.
-    function wrongEntry(
+    /// @param place The part of the charge.
+    /// @param lookup Look-up of the part's key in the batch's entries.
+    function proveWrongEntry(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         EntryPlace calldata place,
         Lookup calldata lookup
     ) external;
 
-    /// @notice Shows that an account's balance is not its balance in the parent and its entries.
-    function wrongBalance(BatchHeader calldata header, BalanceWitness calldata witness) external;
+    /// @notice Proves that an account's balance differs from the sum of its balance in the parent and its entries.
+    function proveWrongBalance(BatchHeader calldata header, BalanceWitness calldata witness) external;
 
-    /// @notice Shows two leaves of the entries or the balances whose keys do not rise with their places.
+    /// @notice Proves that two leaves of the entries or the balances are not in ascending order of key.
     /// @param header The batch.
     /// @param tree Entries or balances.
-    /// @param leaves The two, the one further left first.
-    function wrongOrder(BatchHeader calldata header, Tree tree, Lookup calldata leaves) external;
+    /// @param leaves The two leaves, the one with the lower index first.
+    function proveWrongOrder(BatchHeader calldata header, Tree tree, Lookup calldata leaves) external;
 
-    /// @notice Shows a leaf that is worth nothing, which no tree has, or such a node beside the path of any leaf.
+    /// @notice Proves that a tree has a leaf of value zero, which is invalid: the opened leaf itself, or the leaves
+    /// below a sibling with sum zero on its path.
     /// @param header The batch.
     /// @param tree Receipts, entries or balances.
-    /// @param leafHash The leaf's hash.
-    /// @param opening Its opening.
-    function zeroLeaf(
+    /// @param leafHash Hash of the opened leaf.
+    /// @param opening Opening of the leaf.
+    function proveZeroLeaf(
         BatchHeader calldata header,
         Tree tree,
         bytes32 leafHash,
         Opening calldata opening
     ) external;
 
-    /// @notice Shows that the operator signed another receipt over money that a receipt of the batch covers.
+    /// @notice Proves that the operator signed two receipts with overlapping intervals, one of which is in the batch.
     /// @param header The batch.
-    /// @param receipt The batch's receipt.
-    /// @param opening Its opening.
+    /// @param receipt The receipt in the batch.
+    /// @param opening Opening of that receipt.
     /// @param other The other receipt.
-    /// @param signature Its signature by a receipt key of the operator.
-    function equivocation(
+    /// @param signature Signature of the other receipt by a receipt key of the operator.
+    function proveEquivocation(
         BatchHeader calldata header,
         Receipt calldata receipt,
         Opening calldata opening,
@@ -268,80 +271,80 @@ interface IDisputes {
 
     // --- demands ---
 
-    /// @notice Demands leaves. The bond, per key, is the batch's parameter set's, in whole units rounded up; this
-    /// contract needs an allowance.
-    /// @return id The demand's id.
+    /// @notice Demands leaves of a tree. The bond per key is the `demandBond` of the batch's parameter set, rounded up
+    /// to whole units. This contract needs an allowance.
+    /// @return id Id of the demand.
     function demand(
         BatchHeader calldata header,
         Tree tree,
         bytes32[] calldata keys
     ) external returns (bytes32 id);
 
-    /// @notice Answers key `i` of a demand for entries or balances; the caller gets its bond.
-    /// @param asked The demand.
-    /// @param i Which of its keys.
+    /// @notice Answers key `i` of a demand for entries or balances. The caller receives its bond.
+    /// @param demand_ The demand.
+    /// @param i Index of the answered key.
     /// @param header The batch.
-    /// @param parent The previous batch's header if its balances are asked for; else not looked at.
-    /// @param lookup The key in the tree.
+    /// @param parent Header of the previous batch; read only if the demand is for `ParentBalances`.
+    /// @param lookup Look-up of the key in the tree.
     function answer(
-        Demand calldata asked,
+        Demand calldata demand_,
         uint256 i,
         BatchHeader calldata header,
         BatchHeader calldata parent,
         Lookup calldata lookup
     ) external;
 
-    /// @notice Answers key `i` of a demand for receipts; the caller gets its bond.
-    /// @param asked The demand.
-    /// @param i Which of its keys.
+    /// @notice Answers key `i` of a demand for receipts. The caller receives its bond.
+    /// @param demand_ The demand.
+    /// @param i Index of the answered key.
     /// @param header The batch.
-    /// @param witness The receipt with all its preimages. It must be free of every fault but `Place` and `Position`,
-    /// which then can be shown from what it reveals.
-    /// @param signature The receipt's signature by a receipt key of the batch's operator.
+    /// @param witness The receipt with all its preimages. It must have no fault other than `Place` or `Position`, which
+    /// can be proved from the revealed data.
+    /// @param signature Signature of the receipt by a receipt key of the batch's operator.
     function answerReceipt(
-        Demand calldata asked,
+        Demand calldata demand_,
         uint256 i,
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         bytes calldata signature
     ) external;
 
-    /// @notice Voids a batch for a demand whose deadline passed unanswered.
-    function unanswered(Demand calldata asked, BatchHeader calldata header) external;
+    /// @notice Voids a batch because a demand was not answered by its deadline.
+    function voidUnanswered(Demand calldata demand_, BatchHeader calldata header) external;
 
-    /// @notice Returns the bond of what was not answered of a demand, once its batch is void. Anyone may.
-    function returnBond(Demand calldata asked, BatchHeader calldata header) external;
+    /// @notice Pays the bonds of unanswered keys back to the challenger once the batch is voided. Anyone may call it.
+    function returnBond(Demand calldata demand_, BatchHeader calldata header) external;
 
     // --- views ---
 
-    /// @notice The keys of a demand that are yet to be answered: bit `i` for key `i`. Zero if all are, or there is no
-    /// such demand.
+    /// @notice Returns the unanswered keys of a demand: bit `i` for key `i`. Zero if all keys are answered or the
+    /// demand does not exist.
     function unansweredOf(bytes32 id) external view returns (uint256);
 
-    /// @notice Number of demands of a batch that are not wholly answered.
+    /// @notice Returns the number of demands on a batch that have unanswered keys.
     function numOpenDemands(bytes32 batchHash) external view returns (uint256);
 
-    /// @notice The block in which a hash was reserved; zero if it was not.
+    /// @notice Returns the block number in which a hash was reserved; zero if it was not.
     function reservedAt(bytes32 hash) external view returns (uint256);
 
-    /// @notice How long an answer to a demand for leaves of this batch may take, in seconds.
+    /// @notice Returns the time limit for answers to a demand on this batch, in seconds.
     function answerSeconds(BatchHeader calldata header) external view returns (uint64);
 
-    /// @notice The batches.
+    /// @notice The settlement, which stores the batches.
     function settlement() external view returns (ISettlement);
 
-    /// @notice The stakes and receipt keys.
+    /// @notice The registry of stakes and receipt keys.
     function operators() external view returns (IOperatorRegistry);
 
-    /// @notice The governed numbers.
+    /// @notice The governed parameters.
     function parameters() external view returns (IParameters);
 
-    /// @notice The versions' records.
+    /// @notice The registry of adapter versions.
     function adapters() external view returns (IAdapterRegistry);
 
-    /// @notice The contributions.
+    /// @notice The registry of contributions.
     function datasets() external view returns (IDatasetRegistry);
 
-    /// @notice The token of the bonds: the payment token.
+    /// @notice The token of the bonds, which is the payment token.
     function token() external view returns (IERC20);
 }

@@ -4,10 +4,10 @@ pragma solidity 0.8.34;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 
 /// @notice An operator's stake. Amounts in micro-units.
-/// @param stake All that can be slashed, the leaving part included.
-/// @param unstaking The part asked back; it covers no new batch.
-/// @param unstakeAt Instant in seconds from which the leaving part may go; zero while none leaves.
-/// @param lockedByBatch The batch that must be final before the leaving part may go.
+/// @param stake Total stake, which can be slashed; includes `unstaking`.
+/// @param unstaking Amount being unstaked; it covers no new batch.
+/// @param unstakeAt Unix seconds from which `unstaking` can be withdrawn; zero if nothing is being unstaked.
+/// @param lockedByBatch Number of the batch that must be final before `unstaking` can be withdrawn.
 struct Stake {
     uint128 stake;
     uint128 unstaking;
@@ -16,25 +16,25 @@ struct Stake {
 }
 
 /// @title Operator registry
-/// @notice Operators' stakes, receipt keys and endpoints.
+/// @notice Holds operators' stakes and registers their receipt keys and endpoints.
 ///
-/// Units: an *amount* is in micro-units; `units` are the payment token's smallest units. Stakes are held here, apart
-/// from the payers' money in the vault.
+/// Units: an *amount* is in micro-units; `units` are the payment token's smallest units. Stakes are held by this
+/// contract, separately from payers' deposits in the vault.
 ///
-/// Trust: no owner. Only `disputes`, fixed at construction as one set with this registry and its settlement, can slash,
-/// and never more than the stake. While no contract lives at that address nobody can slash.
+/// Trust: no owner. Only `disputes`, which is fixed at construction together with the settlement, can slash, and never
+/// more than the stake. While that address has no code, no slash is possible.
 interface IOperatorRegistry {
-    /// @notice `operator` serves at `endpoint`.
+    /// @notice `operator` set its endpoint.
     event EndpointChanged(address indexed operator, string endpoint);
-    /// @notice `key` signs receipts of `operator`, for ever.
+    /// @notice `key` was bound to `operator` permanently as a receipt key.
     event ReceiptKeyAdded(address indexed operator, address indexed key);
-    /// @notice `amount` came into the stake of `operator`.
+    /// @notice `operator` staked `amount`.
     event Staked(address indexed operator, uint128 amount);
-    /// @notice `amount` of the stake may leave from `unstakeAt` on, once batch `lockedByBatch` is final.
+    /// @notice `amount` of the stake can be withdrawn from `unstakeAt` on, once batch `lockedByBatch` is final.
     event UnstakeStarted(address indexed operator, uint128 amount, uint64 unstakeAt, uint64 lockedByBatch);
-    /// @notice `amount` left the stake to its operator.
+    /// @notice `operator` withdrew `amount` of its stake.
     event Unstaked(address indexed operator, uint128 amount);
-    /// @notice `operator` lost `reward` to `challenger` and `rest` to `treasury`.
+    /// @notice The stake of `operator` was slashed: `reward` for `challenger`, `rest` for `treasury`.
     event Slashed(
         address indexed operator,
         address indexed challenger,
@@ -43,45 +43,44 @@ interface IOperatorRegistry {
         uint128 rest
     );
 
-    /// @notice `amount` of a slash could not be transferred to `payee`, who can withdraw it.
+    /// @notice `amount` of a slash could not be transferred to `payee`, which can withdraw it.
     event Owed(address indexed payee, uint128 amount);
-    /// @notice `payee` withdrew the `amount` that was owed.
+    /// @notice `payee` withdrew the amount that it was owed.
     event OwedWithdrawn(address indexed payee, uint128 amount);
 
     error ZeroAmount();
     error ZeroAddress();
-    error UnexpectedTransfer(uint256 expected, uint256 received);
     error EndpointTooLong(uint256 length, uint256 maxLength);
-    error KeyTaken(address key, address operator);
+    error KeyAlreadyBound(address key, address operator);
     error KeyIsOperator(address key);
     error KeyNotExternallyOwned(address key);
     error InvalidKeySignature(address key);
     error InsufficientStake(address operator, uint128 stake, uint128 amount);
-    error NothingUnstakes(address operator);
+    error NothingUnstaking(address operator);
     error StillLocked(address operator, uint64 unstakeAt);
     error BatchNotFinal(address operator, uint64 number);
     error NotDisputes(address caller);
     error NothingOwed(address payee);
 
-    /// @notice States where the caller serves (an HTTPS base URL, at most 256 bytes). Empty means that it does not.
+    /// @notice Sets the caller's endpoint: an HTTPS base URL of at most 256 bytes, or empty while it does not serve.
     function setEndpoint(string calldata endpoint) external;
 
-    /// @notice Binds `key` to the caller for ever. The key consents by its `ReceiptKey(address operator)` signature, so
-    /// that nobody can take another's key. It must be an externally owned account other than the caller.
+    /// @notice Binds `key` to the caller permanently. The key must sign `ReceiptKey(address operator)`, so that no
+    /// operator can bind a key that it does not hold. It must be an externally owned account other than the caller.
     function addReceiptKey(address key, bytes calldata signature) external;
 
-    /// @notice Adds `units` of the caller's tokens to the caller's stake. The registry needs an allowance.
+    /// @notice Transfers `units` from the caller into the caller's stake. This contract needs an allowance.
     function stake(uint256 units) external;
 
-    /// @notice Asks `amount` of the caller's stake back (anew, if some is leaving already). Zero cancels.
+    /// @notice Starts unstaking `amount` of the caller's stake. It replaces an unstake in progress; zero cancels it.
     function startUnstake(uint128 amount) external;
 
-    /// @notice Pays the caller the part that has left its lock, in whole units, as far as it was not slashed.
-    /// @return amount What left, in micro-units.
+    /// @notice Pays the caller the unlocked part of its stake in whole units, reduced to the stake that slashes left.
+    /// @return amount Amount paid, in micro-units.
     function unstake() external returns (uint128 amount);
 
-    /// @notice Takes `amount` of a stake, in whole units rounded down; `challenger` gets `challengerPpm` of it,
-    /// `treasury` the rest. What cannot be transferred to one of them is owed to it. Only `disputes`.
+    /// @notice Slashes `amount` of a stake, rounded down to whole units: `challengerPpm` of it for `challenger`, the
+    /// remainder for `treasury`. A payee whose transfer fails can withdraw its part later. Only `disputes`.
     function slash(
         address operator,
         uint128 amount,
@@ -90,31 +89,31 @@ interface IOperatorRegistry {
         address treasury
     ) external;
 
-    /// @notice Pays the caller what slashes owe it.
-    /// @return amount What left, in micro-units.
+    /// @notice Pays the caller the slash proceeds whose transfer failed.
+    /// @return amount Amount paid, in micro-units.
     function withdrawOwed() external returns (uint128 amount);
 
-    /// @notice The token of the stakes: the payment token.
+    /// @notice The staked token, which is the payment token.
     function token() external view returns (IERC20);
 
-    /// @notice How long a stake stays locked after it was asked back, in seconds.
+    /// @notice Delay between `startUnstake` and `unstake`, in seconds.
     function unstakeSeconds() external view returns (uint64);
 
-    /// @notice Whose batches lock the stakes.
+    /// @notice The settlement contract whose batches lock stakes.
     function settlement() external view returns (address);
 
-    /// @notice Who alone can slash.
+    /// @notice The only account that can slash.
     function disputes() external view returns (address);
 
-    /// @notice The operator to whom `key` is bound; zero if none.
+    /// @notice Returns the operator to which `key` is bound; zero if it is not bound.
     function operatorOfKey(address key) external view returns (address);
 
-    /// @notice The state of an operator's stake.
+    /// @notice Returns an operator's stake.
     function stakeOf(address operator) external view returns (Stake memory);
 
-    /// @notice What `payee` can withdraw of slashes whose transfer failed, in micro-units.
+    /// @notice Returns the amount that `payee` can withdraw with `withdrawOwed`, in micro-units.
     function owed(address payee) external view returns (uint128);
 
-    /// @notice The part of the stake that covers new batches, in micro-units.
+    /// @notice Returns the part of the stake that covers new batches: the stake without `unstaking`, in micro-units.
     function coverOf(address operator) external view returns (uint128);
 }

@@ -6,16 +6,16 @@ import {IOperatorRegistry} from "./IOperatorRegistry.sol";
 import {IParameters} from "./IParameters.sol";
 
 /// @notice The signed record of one answer. Amounts in micro-units.
-/// @param channelId Whose channel pays.
-/// @param cumulative The end of this answer's interval on the channel's line.
-/// @param charge Its length: the interval is `[cumulative - charge, cumulative)`.
+/// @param channelId Channel that pays.
+/// @param cumulative The channel's cumulative charge after this answer.
+/// @param charge Charge of this answer, which pays the interval `[cumulative - charge, cumulative)` of the channel.
 /// @param requestHash Salted hash of the request's bytes.
 /// @param responseHash Salted hash of the response's bytes.
-/// @param slicesHash Hash of the versions that answered and their weights.
+/// @param slicesHash Hash of the adapter versions that answered and their weights.
 /// @param promptTokens Number of prompt tokens.
 /// @param completionTokens Number of completion tokens.
 /// @param attributionHash Hash of the method and of one attribution list per slice.
-/// @param servedAt Instant in seconds, by the operator's clock.
+/// @param servedAt Unix seconds by the operator's clock.
 struct Receipt {
     ChannelId channelId;
     uint128 cumulative;
@@ -29,21 +29,21 @@ struct Receipt {
     uint64 servedAt;
 }
 
-/// @notice A batch. Its hash is `keccak256(abi.encode(header))`. Amounts in micro-units, instants in seconds.
-/// @param operator Whose batch.
-/// @param number From 1.
-/// @param parent Hash of the operator's previous batch, zero for the first.
-/// @param parameterSet The set that its split follows.
-/// @param committedAt When it was committed.
-/// @param finalAt From when on it may be finalised: never before its parent.
-/// @param total What it collected; the sum of its receipts and of its entries.
-/// @param cumulativeTotal Its parent's plus `total`; the sum of its balances.
-/// @param spansHash Hash of what was collected from which channel.
-/// @param receiptsRoot Merkle-sum root of the receipts, in order of (channel, cumulative).
+/// @notice A batch. Its hash is `keccak256(abi.encode(header))`. Amounts in micro-units, times in Unix seconds.
+/// @param operator Operator that committed the batch.
+/// @param number Number of the batch, from 1.
+/// @param parent Hash of the operator's previous batch; zero for the first.
+/// @param parameterSet Id of the parameter set that applies to the batch.
+/// @param committedAt Time of the commit.
+/// @param finalAt Earliest time of finalisation, never before the parent's.
+/// @param total Collected amount, equal to the sum of the receipts and to the sum of the entries.
+/// @param cumulativeTotal The parent's `cumulativeTotal` plus `total`, equal to the sum of the balances.
+/// @param spansHash Hash of the collected interval of each channel.
+/// @param receiptsRoot Merkle-sum root of the receipts, ordered by (channel, cumulative).
 /// @param receiptsCount Number of receipts.
-/// @param entriesRoot Merkle-sum root of the entries, in order of key.
+/// @param entriesRoot Merkle-sum root of the entries, ordered by key.
 /// @param entriesCount Number of entries.
-/// @param balancesRoot Merkle-sum root of the balances, in order of account.
+/// @param balancesRoot Merkle-sum root of the balances, ordered by account.
 /// @param balancesCount Number of balances.
 /// @param dataDigest CID digest of the folder with the batch's data.
 struct BatchHeader {
@@ -65,8 +65,7 @@ struct BatchHeader {
     bytes32 dataDigest;
 }
 
-/// @notice What an operator says about a batch; the rest of the header follows from the chain. Fields as in
-/// `BatchHeader`.
+/// @notice The fields of a `BatchHeader` that the operator provides. The contract derives the others.
 struct Commitment {
     bytes32 parent;
     uint32 parameterSet;
@@ -80,21 +79,21 @@ struct Commitment {
     bytes32 dataDigest;
 }
 
-/// @notice Proof of one leaf of a Merkle-sum tree.
-/// @param index The leaf's place, from 0.
-/// @param value The leaf's value.
-/// @param path Siblings from the leaf upwards, 48 bytes each: sum 16, hash 32. None where a node is promoted.
+/// @notice Inclusion proof of one leaf of a Merkle-sum tree.
+/// @param index Index of the leaf, from 0.
+/// @param value Value of the leaf.
+/// @param path Siblings from the leaf to the root, 48 bytes each: sum 16, hash 32. A promoted node has no sibling.
 struct Opening {
     uint32 index;
     uint128 value;
     bytes path;
 }
 
-/// @notice A claim of an account's earnings from an operator's latest final batch.
-/// @param operator Whose pot pays.
-/// @param account Who earned; its payout wallet receives.
-/// @param balancesCount Number of balances in that batch.
-/// @param opening The account's leaf in the balances of that batch.
+/// @notice A claim of an account's earnings against an operator's latest final batch.
+/// @param operator Operator whose pot pays.
+/// @param account Account that earned; its payout wallet is paid.
+/// @param balancesCount Number of balances in the batch.
+/// @param opening Inclusion proof of the account in the batch's balances.
 struct Claim {
     address operator;
     address account;
@@ -102,11 +101,11 @@ struct Claim {
     Opening opening;
 }
 
-/// @notice Names an entry: what `account` earns from one part of one slice of one receipt.
-/// @param account Who earns.
-/// @param receiptIndex The receipt's place in the batch.
-/// @param slice The slice's place in the receipt.
-/// @param part 0 the fee, 1 the operator, 2 the creator, 3 + j the contributor j of the slice's list.
+/// @notice Identifies an entry: the earnings of `account` from one part of one slice of one receipt.
+/// @param account Account that earns.
+/// @param receiptIndex Index of the receipt in the batch.
+/// @param slice Index of the slice in the receipt.
+/// @param part 0 for the fee, 1 for the operator, 2 for the creator, 3 + j for contributor j of the slice's list.
 struct EntryKey {
     address account;
     uint32 receiptIndex;
@@ -114,12 +113,12 @@ struct EntryKey {
     uint16 part;
 }
 
-/// @notice Where an operator's chain of batches stands.
+/// @notice The state of an operator's chain of batches.
 /// @param last Number of the latest batch; zero if there is none.
-/// @param finalised Number of the latest final batch; all before it are final too.
-/// @param toRefund Number of voided batches whose channels are yet to be refunded: those numbered from `last + 1` on.
-/// @param finalAt The latest `finalAt` of all batches so far, voided ones included.
-/// @param cumulativeTotal All that was collected and not refunded, in micro-units: once nothing is to be refunded, the
+/// @param finalised Number of the latest final batch; all earlier ones are final too.
+/// @param toRefund Number of voided batches that are not refunded yet, numbered from `last + 1` on.
+/// @param finalAt The latest `finalAt` of all batches, including voided ones.
+/// @param cumulativeTotal Amount collected and not refunded, in micro-units. If `toRefund` is zero, it equals the
 /// `cumulativeTotal` of the latest batch.
 struct OperatorState {
     uint32 last;
@@ -130,18 +129,17 @@ struct OperatorState {
 }
 
 /// @title Settlement
-/// @notice The collector of operators' batches. A batch collects payers' vouchers and commits, by three Merkle-sum
-/// trees over the same money, to the receipts behind it, to what each account earns from each of them, and to all
-/// balances so far. After the dispute window it is final, and accounts claim against its balances.
+/// @notice Settles operators' batches as an optimistic rollup does. A batch collects payers' vouchers and commits, by
+/// three Merkle-sum trees over the same amount, to its receipts, to the earnings of each account from each receipt,
+/// and to all balances so far. After the dispute window it is final, and accounts claim against its balances.
 ///
-/// Units: amounts in micro-units; tokens move in whole units, what is left below one stays claimable.
+/// Units: amounts in micro-units. Tokens move in whole units; a remainder below one unit stays claimable.
 ///
-/// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only money of
-/// its own channels: a claim leaves in the pot what the batches not yet final, and those yet to be refunded, have
-/// collected. Only `disputes`, fixed at construction as one set with this contract and its operator registry, can void
-/// a batch, with all after it, or hold its finality; it does so on the proofs of `IDisputes` alone. Anyone can then
-/// refund a voided batch, newest first, which restores its channels to the unit. Before that the operator commits
-/// nothing new.
+/// Trust: no owner and no upgrade. An operator can collect only what payers signed, and can misallocate only amounts of
+/// its own channels: claims cannot touch what pending and unrefunded batches collected. Only `disputes`, which is fixed
+/// at construction together with the operator registry, can void a batch and all later ones, or hold its finality, and
+/// only by the proofs of `IDisputes`. Anyone can then refund the voided batches, newest first, which restores their
+/// channels exactly. The operator cannot commit before all of them are refunded.
 interface ISettlement {
     /// @notice A batch was committed.
     event BatchCommitted(
@@ -150,19 +148,19 @@ interface ISettlement {
         bytes32 indexed batchHash,
         BatchHeader header
     );
-    /// @notice The batch, and with it every batch before it, is final. `finalTotal` is its cumulative total.
+    /// @notice The batch and all earlier ones were finalised. `finalTotal` is its cumulative total.
     event BatchFinalised(
         address indexed operator,
         uint64 indexed number,
         bytes32 indexed batchHash,
         uint128 finalTotal
     );
-    /// @notice The batches from `first` to `last` were voided; `batchHash` is the first one's.
+    /// @notice The batches from `first` to `last` were voided. `batchHash` is the hash of batch `first`.
     event BatchesVoided(address indexed operator, uint64 indexed first, uint64 last, bytes32 indexed batchHash);
-    /// @notice The channels of a voided batch are as they were before it; `amount` went back into them.
+    /// @notice A voided batch was refunded: `amount` returned to its channels, which are as before the batch.
     event BatchRefunded(address indexed operator, uint64 indexed number, bytes32 indexed batchHash, uint128 amount);
-    /// @notice `wallet` received `amount` for `account`; `cumulative` is all that `account` claimed from `operator` so
-    /// far.
+    /// @notice `wallet` received `amount` for `account`. `cumulative` is the total that `account` has claimed from
+    /// `operator`.
     event Claimed(
         address indexed operator,
         address indexed account,
@@ -170,7 +168,7 @@ interface ISettlement {
         uint128 amount,
         uint128 cumulative
     );
-    /// @notice `account` is paid at `wallet` from now on.
+    /// @notice `account` changed its payout wallet to `wallet`.
     event PayoutWalletChanged(address indexed account, address indexed wallet);
 
     error ParentMismatch(bytes32 expected, bytes32 named);
@@ -190,55 +188,55 @@ interface ISettlement {
     error NotYetFinal(uint64 finalAt);
     error BalancesMismatch(address operator, bytes32 expected, bytes32 opened);
     error NothingToClaim(address operator, address account, uint128 claimable);
-    /// @notice The claim at place `i` of a list reverts with `reason`.
+    /// @notice Claim `i` of the list reverted with `reason`.
     error ClaimFailed(uint256 i, bytes reason);
     error InvalidSignature(address signer);
     error InvalidWallet(address wallet);
     error SignatureExpired(uint256 deadline);
 
-    /// @notice Commits the caller's next batch and collects its vouchers. Reverts if the parent or the parameter set
-    /// is another than the caller named, so that nothing is committed on top of something unseen, while voided batches
-    /// are to be refunded, and while 255 batches are not final.
-    /// @param commitment What the batch commits to. No tree may be empty.
-    /// @param collections One per channel, strictly rising by channel id, 1 to 256; together exactly
-    /// `commitment.total`.
+    /// @notice Commits the caller's next batch and collects its vouchers. Reverts if the parent or the current
+    /// parameter set differs from the named one, so that an operator never commits on top of a state that it has not
+    /// seen. Reverts also while voided batches await refunds, and while 255 batches are pending.
+    /// @param commitment The batch's commitments. No tree may be empty.
+    /// @param collections 1 to 256 collections, one per channel, in strictly ascending order of channel id; their sum
+    /// must equal `commitment.total`.
     function commit(
         Commitment calldata commitment,
         Collection[] calldata collections
     ) external returns (uint64 number, bytes32 batchHash);
 
-    /// @notice Makes a batch, and with it all before it, final. Anyone may, from its `finalAt` on, while none of them
-    /// is held by an open demand.
+    /// @notice Finalises a batch and all earlier ones. Anyone may call it from the batch's `finalAt` on, unless an open
+    /// demand holds one of them.
     function finalise(BatchHeader calldata header) external;
 
-    /// @notice Restores the channels of the newest voided batch that is not refunded yet. Anyone may.
+    /// @notice Refunds the newest voided batch that is not refunded yet. Anyone may call it.
     /// @param header The voided batch.
-    /// @param refunds Its spans, in their order, with the payers of their channels.
+    /// @param refunds The batch's spans in order, with the payers of their channels.
     function refund(BatchHeader calldata header, Refund[] calldata refunds) external;
 
-    /// @notice Voids a batch that is not final, and all after it. Only `disputes`.
+    /// @notice Voids a pending batch and all later ones. Only `disputes`.
     function voidFrom(BatchHeader calldata header) external;
 
-    /// @notice Keeps a batch that is not final from becoming final until `release`. Only `disputes`.
+    /// @notice Prevents the finalisation of a pending batch until `release`. Only `disputes`.
     /// @return batchHash The batch's hash.
     function hold(BatchHeader calldata header) external returns (bytes32 batchHash);
 
-    /// @notice Ends a `hold`; nothing happens if the batch was voided meanwhile. Only `disputes`.
+    /// @notice Ends a `hold`. It has no effect if the batch was voided in between. Only `disputes`.
     function release(BatchHeader calldata header) external;
 
-    /// @notice Pays an account's payout wallet what it earned since its last claim, in whole units. Anyone may. Reverts
-    /// with `NothingToClaim` if that is less than one.
+    /// @notice Pays an account's payout wallet its earnings since the last claim, in whole units. Anyone may call it.
+    /// Reverts with `NothingToClaim` if they are below one unit.
     function claim(Claim calldata request) external;
 
-    /// @notice As `claim`, many. An account that has less than a unit to claim, as when somebody claimed for it
-    /// meanwhile, is passed over; any other failure reverts all with `ClaimFailed`, which says of which and why.
+    /// @notice Executes several claims. It skips claims that revert with `NothingToClaim`, for instance because they
+    /// were claimed in the meantime, and reverts with `ClaimFailed` on any other failure.
     function claimMany(Claim[] calldata requests) external;
 
-    /// @notice Pays the caller's earnings at `wallet` from now on; zero means at the caller. The
-    /// vault, which cannot be paid, is refused.
+    /// @notice Sets the wallet that receives the caller's claims; zero resets it to the caller. The vault is refused,
+    /// because it cannot be paid.
     function setPayoutWallet(address wallet) external;
 
-    /// @notice As `setPayoutWallet`, by the account's `PayoutChange` signature (EOA or EIP-1271); anyone may relay it.
+    /// @notice Sets the payout wallet by the account's `PayoutChange` signature (EOA or EIP-1271). Anyone may relay it.
     function setPayoutWalletWithSig(
         address account,
         address wallet,
@@ -247,7 +245,7 @@ interface ISettlement {
         bytes calldata signature
     ) external;
 
-    /// @notice Whether the receipt stands in the batch and was signed by a receipt key of the batch's operator.
+    /// @notice Returns whether the batch includes the receipt and a receipt key of the batch's operator signed it.
     /// Reverts if the opening is malformed or the batch is not among the operator's latest 256.
     function verifyReceipt(
         BatchHeader calldata header,
@@ -256,55 +254,55 @@ interface ISettlement {
         bytes calldata signature
     ) external view returns (bool);
 
-    /// @notice Whether the entry stands in the batch with the opening's value. Reverts as `verifyReceipt`.
+    /// @notice Returns whether the batch includes the entry with the opening's value. Reverts as `verifyReceipt` does.
     function verifyEntry(
         BatchHeader calldata header,
         EntryKey calldata key,
         Opening calldata opening
     ) external view returns (bool);
 
-    /// @notice Whether the batch stands and is not final: whether it can be voided.
+    /// @notice Returns whether the batch is neither voided nor final, so that it can be voided.
     function isPending(BatchHeader calldata header) external view returns (bool);
 
-    /// @notice Whether an open demand keeps batch `number` from becoming final.
+    /// @notice Returns whether an open demand prevents the finalisation of batch `number`.
     function isHeld(address operator, uint64 number) external view returns (bool);
 
-    /// @notice The EIP-712 digest of a receipt: what a receipt key signs.
+    /// @notice Returns the EIP-712 digest of a receipt, which a receipt key signs.
     function receiptDigest(Receipt calldata receipt) external view returns (bytes32);
 
-    /// @notice Number of batches whose hashes are kept per operator.
+    /// @notice Returns the number of batch hashes that are stored per operator.
     function ringSize() external pure returns (uint32);
 
-    /// @notice Where an operator's chain of batches stands.
+    /// @notice Returns the state of an operator's chain of batches.
     function stateOf(address operator) external view returns (OperatorState memory);
 
-    /// @notice The hash kept in the ring for batch `number`; zero if there is none, it is voided or overwritten.
+    /// @notice Returns the stored hash of batch `number`; zero if it does not exist, is voided or was overwritten.
     function batchHashAt(address operator, uint64 number) external view returns (bytes32);
 
-    /// @notice `keccak256(abi.encode(balancesRoot, balancesCount, cumulativeTotal))` of the latest final batch.
+    /// @notice Returns `keccak256(abi.encode(balancesRoot, balancesCount, cumulativeTotal))` of the latest final batch.
     function balancesHashOf(address operator) external view returns (bytes32);
 
-    /// @notice What `account` claimed from `operator` so far, in micro-units.
+    /// @notice Returns the total that `account` has claimed from `operator`, in micro-units.
     function claimedOf(address operator, address account) external view returns (uint128);
 
-    /// @notice Where an account is paid.
+    /// @notice Returns the wallet that receives an account's claims.
     function payoutWalletOf(address account) external view returns (address);
 
-    /// @notice The hash of a batch.
+    /// @notice Returns the hash of a batch.
     function hashBatch(BatchHeader calldata header) external pure returns (bytes32);
 
-    /// @notice The EIP-712 struct hash of a receipt: its key in the tree of receipts.
+    /// @notice Returns the EIP-712 struct hash of a receipt, which is its key in the receipts tree.
     function hashReceipt(Receipt calldata receipt) external pure returns (bytes32);
 
     /// @notice The vault from which this contract collects.
     function vault() external view returns (IPaymentVault);
 
-    /// @notice The governed numbers.
+    /// @notice The governed parameters.
     function parameters() external view returns (IParameters);
 
-    /// @notice The operators' stakes and receipt keys.
+    /// @notice The registry of stakes and receipt keys.
     function operators() external view returns (IOperatorRegistry);
 
-    /// @notice Who alone can void a batch: the fraud proofs.
+    /// @notice The fraud proofs: the only account that can void a batch.
     function disputes() external view returns (address);
 }

@@ -6,14 +6,15 @@ import {ChannelId, SessionGrant} from "../interfaces/IPaymentVault.sol";
 import {Contribution, SnapshotId} from "../interfaces/IDatasetRegistry.sol";
 import {VersionId, VersionRecord} from "../interfaces/IAdapterRegistry.sol";
 
-/// @notice One adapter version's part of an answer.
+/// @notice The share of one adapter version in an answer.
 struct Slice {
     VersionId versionId;
     uint32 weightPpm;
 }
 
-/// @notice A `Contribution` as EIP-712 encodes it. A struct of values only lies in memory word for word, so the fields
-/// from `datanetId` to `rows` are one, and all are the preimage of its struct hash.
+/// @notice A `Contribution` in EIP-712 encoding. A struct without dynamic fields is laid out in memory one word per
+/// field, so the whole struct is the preimage of the struct hash, and the fields from `datanetId` to `rows` are a
+/// `Contribution`.
 struct ContributionMessage {
     bytes32 typeHash;
     uint64 datanetId;
@@ -26,7 +27,7 @@ struct ContributionMessage {
 }
 
 /// @title Hashing
-/// @notice The ids, keys and struct hashes of the protocol, as `docs/protocol.md` fixes them.
+/// @notice Computes the ids, keys and struct hashes that docs/protocol.md specifies.
 library Hashing {
     bytes32 private constant _RECEIPT_TYPEHASH =
         keccak256(
@@ -48,9 +49,9 @@ library Hashing {
         keccak256("PayoutChange(address account,address newWallet,uint256 nonce,uint256 deadline)");
     bytes32 private constant _RECEIPT_KEY_TYPEHASH = keccak256("ReceiptKey(address operator)");
 
-    uint256 private constant _SPAN = 80;
-    uint256 private constant _HEADER = 16 * 32;
-    uint256 private constant _CONTRIBUTION = 8 * 32;
+    uint256 private constant _SPAN_SIZE = 80;
+    uint256 private constant _HEADER_SIZE = 16 * 32;
+    uint256 private constant _CONTRIBUTION_SIZE = 8 * 32;
 
     function channelId(address payer, address operator, address collector) internal pure returns (ChannelId) {
         return ChannelId.wrap(_hash(account(payer), account(operator), account(collector)));
@@ -74,10 +75,10 @@ library Hashing {
 
     /// @notice `keccak256(abi.encode(header))`.
     function batch(BatchHeader memory header) internal pure returns (bytes32 hash) {
-        // A struct of values only lies in memory as `abi.encode` writes it: a word for each field, cleaned.
+        // The memory layout of a struct without dynamic fields equals its `abi.encode`: one cleaned word per field.
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
-            hash := keccak256(header, _HEADER)
+            hash := keccak256(header, _HEADER_SIZE)
         }
     }
 
@@ -109,15 +110,15 @@ library Hashing {
         return keccak256(abi.encode(_CONTRIBUTION_TYPEHASH, content, nonce, deadline));
     }
 
-    /// @notice A message to fill in: its own contribution is `contributionIn` it.
-    function newContribution(
+    /// @notice Returns a message whose contribution is still empty; write it through `contributionIn`.
+    function newContributionMessage(
         uint256 nonce,
         uint256 deadline
     ) internal pure returns (ContributionMessage memory message) {
         (message.typeHash, message.nonce, message.deadline) = (_CONTRIBUTION_TYPEHASH, nonce, deadline);
     }
 
-    /// @notice The contribution within a message.
+    /// @notice Returns a reference to the contribution inside a message.
     function contributionIn(ContributionMessage memory message) internal pure returns (Contribution memory content) {
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
@@ -125,51 +126,51 @@ library Hashing {
         }
     }
 
-    /// @notice EIP-712 struct hash of a contribution.
+    /// @notice Returns the EIP-712 struct hash of a contribution.
     function contribution(ContributionMessage memory message) internal pure returns (bytes32 hash) {
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
-            hash := keccak256(message, _CONTRIBUTION)
+            hash := keccak256(message, _CONTRIBUTION_SIZE)
         }
     }
 
     function payoutChange(
-        address who,
+        address earner,
         address newWallet,
         uint256 nonce,
         uint256 deadline
     ) internal pure returns (bytes32) {
-        return keccak256(abi.encode(_PAYOUT_CHANGE_TYPEHASH, who, newWallet, nonce, deadline));
+        return keccak256(abi.encode(_PAYOUT_CHANGE_TYPEHASH, earner, newWallet, nonce, deadline));
     }
 
     function receiptKey(address operator) internal pure returns (bytes32) {
         return keccak256(abi.encode(_RECEIPT_KEY_TYPEHASH, operator));
     }
 
-    /// @notice EIP-712 struct hash of a receipt, which is its key in the tree of receipts.
+    /// @notice Returns the EIP-712 struct hash of a receipt, which is its key in the receipts tree.
     function receipt(Receipt memory r) internal pure returns (bytes32) {
         return keccak256(abi.encode(_RECEIPT_TYPEHASH, r));
     }
 
-    /// @notice The key of an entry in the tree of entries, in one word.
+    /// @notice Returns the key of an entry in the entries tree.
     function entry(EntryKey calldata key) internal pure returns (bytes32) {
         return entryKey(key.account, key.receiptIndex, key.slice, key.part);
     }
 
-    /// @notice As `entry`, of its parts.
+    /// @notice Returns the key of an entry in the entries tree, packed into one word.
     function entryKey(
         address earner,
         uint32 receiptIndex,
         uint16 slice,
         uint16 part
     ) internal pure returns (bytes32) {
-        uint256 place = (uint256(receiptIndex) << 32) | (uint256(slice) << 16) | part;
-        return bytes32((uint256(uint160(earner)) << 64) | place);
+        uint256 position = (uint256(receiptIndex) << 32) | (uint256(slice) << 16) | part;
+        return bytes32((uint256(uint160(earner)) << 64) | position);
     }
 
-    /// @notice The key of an account in the tree of balances.
-    function account(address who) internal pure returns (bytes32) {
-        return bytes32(uint256(uint160(who)));
+    /// @notice Returns the key of an account in the balances tree.
+    function account(address earner) internal pure returns (bytes32) {
+        return bytes32(uint256(uint160(earner)));
     }
 
     function slices(Slice[] calldata parts) internal pure returns (bytes32) {
@@ -180,7 +181,7 @@ library Hashing {
         return keccak256(packed);
     }
 
-    /// @notice What a receipt says of the attribution of an answer.
+    /// @notice Returns the `attributionHash` of a receipt.
     /// @param lists One attribution list per slice, in the order of the slices.
     function attribution(bytes32 method, bytes[] calldata lists) internal pure returns (bytes32) {
         bytes32[] memory words = new bytes32[](lists.length + 1);
@@ -191,12 +192,12 @@ library Hashing {
         return keccak256(abi.encodePacked(words));
     }
 
-    /// @notice Room for `count` spans, to be filled by `writeSpan` and hashed.
+    /// @notice Allocates `count` packed spans, to be written by `writeSpan` and hashed.
     function newSpans(uint256 count) internal pure returns (bytes memory) {
-        return new bytes(count * _SPAN);
+        return new bytes(count * _SPAN_SIZE);
     }
 
-    /// @notice Writes span `i` in order: channelId 32, before 16, from 16, until 16.
+    /// @notice Writes span `i` as channelId 32, before 16, from 16, until 16.
     function writeSpan(
         bytes memory spans,
         uint256 i,
@@ -205,8 +206,9 @@ library Hashing {
         uint128 from,
         uint128 until
     ) internal pure {
-        // The last word holds `from` and `until`; the word of `before` ends where it begins.
-        uint256 offset = 32 + i * _SPAN;
+        // The last word holds `from` and `until`. The word of `before` ends where that word begins, and its upper half
+        // is overwritten by the channel.
+        uint256 offset = 32 + i * _SPAN_SIZE;
         uint256 last = (uint256(from) << 128) | until;
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
@@ -219,7 +221,7 @@ library Hashing {
 
     /// @notice `keccak256(abi.encode(a, b, c))`.
     function _hash(bytes32 a, bytes32 b, bytes32 c) private pure returns (bytes32 hash) {
-        // Written beyond the free pointer and forgotten: three words need no memory of their own.
+        // The three words are written after the free memory pointer without allocating them.
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
             let words := mload(0x40)

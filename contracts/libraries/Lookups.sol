@@ -5,7 +5,7 @@ import {Lookup, Tree} from "../interfaces/IDisputes.sol";
 import {BatchHeader, Opening} from "../interfaces/ISettlement.sol";
 import {MerkleSum} from "./MerkleSum.sol";
 
-/// @notice A tree as a header commits to it.
+/// @notice The commitment of a header to a tree.
 struct TreeRoot {
     bytes32 tag;
     bytes32 root;
@@ -14,12 +14,12 @@ struct TreeRoot {
 }
 
 /// @title Lookups
-/// @notice The value under a key of a tree whose leaves stand in rising order of key, absence included.
+/// @notice Verifies the value under a key, or its absence, in a tree whose leaves are in ascending order of key.
 library Lookups {
     error LeafNotInTree(bytes32 root, uint128 sum);
     error LookupMismatch(bytes32 key);
 
-    /// @notice The tree that a header commits to.
+    /// @notice Returns a header's commitment to a tree. `Tree.ParentBalances` selects the balances of the given header.
     function treeOf(BatchHeader calldata header, Tree tree) internal pure returns (TreeRoot memory) {
         if (tree == Tree.Receipts) {
             return TreeRoot(MerkleSum.RECEIPTS, header.receiptsRoot, header.receiptsCount, header.total);
@@ -31,8 +31,8 @@ library Lookups {
         return TreeRoot(MerkleSum.BALANCES, header.balancesRoot, header.balancesCount, sum);
     }
 
-    /// @notice Opens the leaf `key`; reverts if it does not stand there.
-    /// @return prefix The sum of the leaves left of it.
+    /// @notice Verifies the opening of the leaf with `key`; reverts if it is invalid.
+    /// @return prefix Sum of the leaves with lower indices.
     function openKey(
         TreeRoot memory tree,
         bytes32 key,
@@ -41,7 +41,7 @@ library Lookups {
         return openLeaf(tree, MerkleSum.leafHash(tree.tag, key), opening);
     }
 
-    /// @notice As `openKey`, of a leaf whose key may be unknown.
+    /// @notice Verifies the opening of a leaf by its hash, for leaves whose key is unknown.
     function openLeaf(
         TreeRoot memory tree,
         bytes32 leaf,
@@ -53,10 +53,9 @@ library Lookups {
         require(root == tree.root && sum == tree.sum, LeafNotInTree(root, sum));
     }
 
-    /// @notice The value under `key`: of the leaf with that key; zero if the lookup shows two neighbours around it, or
-    /// the first leaf above or the last one below it.
-    /// @return value The leaf's value.
-    /// @return prefix The sum of the leaves left of the key's place.
+    /// @notice Verifies a look-up of `key`; see `Lookup`. Reverts if it is invalid.
+    /// @return value Value of the leaf with `key`; zero if there is none.
+    /// @return prefix Sum of the leaves with lower keys.
     function find(
         TreeRoot memory tree,
         bytes32 key,
@@ -66,7 +65,7 @@ library Lookups {
         require(count == lookup.keys.length && (count == 1 || count == 2), LookupMismatch(key));
         (bytes32 left, Opening calldata first) = (lookup.keys[0], lookup.openings[0]);
         prefix = openKey(tree, left, first);
-        if (count == 2) return (0, _between(tree, key, lookup));
+        if (count == 2) return (0, _findBetween(tree, key, lookup));
         if (left == key) return (first.value, prefix);
         if (left > key) {
             require(first.index == 0, LookupMismatch(key));
@@ -76,7 +75,7 @@ library Lookups {
         return (0, tree.sum);
     }
 
-    function _between(
+    function _findBetween(
         TreeRoot memory tree,
         bytes32 key,
         Lookup calldata lookup

@@ -4,7 +4,7 @@ pragma solidity 0.8.34;
 import {Bounds, Profile} from "../interfaces/IParameters.sol";
 
 /// @title Profiles
-/// @notice The hard bounds of each profile. They differ in times only.
+/// @notice The hard bounds of each profile. The profiles differ only in times.
 library Profiles {
     function boundsOf(Profile profile) internal pure returns (Bounds memory bounds) {
         bounds.maxFeePpm = 200_000;
@@ -13,9 +13,9 @@ library Profiles {
         bounds.maxContributorsFloorPpm = 900_000;
         bounds.maxOperatorFloorPpm = 500_000;
         bounds.minChallengerPpm = 50_000;
-        // Below one half, so that an operator who accuses itself loses most of the slash.
+        // Below one half, so that an operator that accuses itself loses most of the slash.
         bounds.maxChallengerPpm = 490_000;
-        // A tenth of a cent and 1,000 dollars of a token with six decimals.
+        // 0.001 dollars and 1,000 dollars of a token with six decimals.
         bounds.minDemandBond = 1e9;
         bounds.maxDemandBond = 1e15;
         if (profile == Profile.Local) {
@@ -26,7 +26,7 @@ library Profiles {
     }
 
     function _setLocalTimes(Bounds memory bounds) private pure {
-        // Below three a demand and its answer have no second of their own.
+        // A shorter window has no separate seconds for a demand, its answer and a proof.
         bounds.minDisputeWindow = 3 seconds;
         bounds.maxDisputeWindow = 2 minutes;
         bounds.maxPause = 1 minutes;

@@ -10,21 +10,21 @@ import {Split} from "./Split.sol";
 import {Units} from "./Units.sol";
 
 /// @title Receipt rules
-/// @notice What a receipt must satisfy, apart from its place on the line. A witness that is not the preimage of what
-/// the receipt or the chain names reverts; only a fault of the receipt itself is reported.
+/// @notice The rules for a receipt, except for the position of its interval. A witness that is not the preimage of a
+/// hash in the receipt or on the chain reverts; only faults of the receipt itself are returned.
 library ReceiptRules {
-    uint256 private constant _SLICE = 36;
+    uint256 private constant _SLICE_SIZE = 36;
     uint256 private constant _MAX_SLICES = 4;
-    uint256 private constant _ITEM = 8;
+    uint256 private constant _ITEM_SIZE = 8;
     uint256 private constant _MAX_ITEMS = 256;
     uint256 private constant _INDEX_BITS = 24;
 
     error WitnessMismatch(bytes32 expected, bytes32 found);
 
-    /// @notice The receipt's first fault, in the order of `Fault`.
-    /// @param witness The receipt's preimages, as far as they are needed to reach the fault.
-    /// @param value What its leaf is worth in the tree.
-    /// @param committedAt When its batch was committed: a version registered later does not count.
+    /// @notice Returns the receipt's first fault in the order of `Fault`.
+    /// @param witness The receipt, with the preimages that are needed to reach the fault.
+    /// @param value Value of its leaf.
+    /// @param committedAt Time of the batch's commit; versions registered later are invalid.
     function faultOf(
         ReceiptWitness calldata witness,
         uint128 value,
@@ -35,25 +35,25 @@ library ReceiptRules {
         if (value != receipt.charge) return Fault.Value;
         if (value == 0) return Fault.ZeroCharge;
         _checkPreimage(receipt.slicesHash, witness.slices);
-        if (!_areSlices(witness.slices)) return Fault.Slices;
+        if (!_areValidSlices(witness.slices)) return Fault.Slices;
         _checkPreimage(receipt.attributionHash, witness.attribution);
-        if (witness.attribution.length != 32 * (witness.slices.length / _SLICE + 1)) return Fault.Attribution;
+        if (witness.attribution.length != 32 * (witness.slices.length / _SLICE_SIZE + 1)) return Fault.Attribution;
         return _faultOfSlices(witness, value, committedAt, versions);
     }
 
-    /// @notice The witness of slice `i`, its record and list checked against what the receipt names.
+    /// @notice Returns the witness of slice `i` after checking its record and list against the receipt.
     function checkedSlice(
         ReceiptWitness calldata witness,
         uint256 i
-    ) internal pure returns (SliceWitness calldata part) {
-        part = witness.parts[i];
+    ) internal pure returns (SliceWitness calldata slice) {
+        slice = witness.parts[i];
         bytes32 expected = VersionId.unwrap(versionAt(witness.slices, i));
-        bytes32 found = VersionId.unwrap(Hashing.versionId(part.record));
+        bytes32 found = VersionId.unwrap(Hashing.versionId(slice.record));
         require(found == expected, WitnessMismatch(expected, found));
-        _checkPreimage(bytes32(witness.attribution[32 * (i + 1):32 * (i + 2)]), part.list);
+        _checkPreimage(bytes32(witness.attribution[32 * (i + 1):32 * (i + 2)]), slice.list);
     }
 
-    /// @notice What slice `i` costs, by its weight and its record's prices.
+    /// @notice Returns the charge of slice `i` by its weight and its record's prices.
     function chargeOf(ReceiptWitness calldata witness, uint256 i) internal pure returns (uint128) {
         VersionRecord calldata record = witness.parts[i].record;
         return
@@ -66,22 +66,22 @@ library ReceiptRules {
             );
     }
 
-    /// @notice Reverts unless the witness holds what the receipt's hashes name.
+    /// @notice Reverts unless the witness contains the preimages of `slicesHash` and `attributionHash`.
     function checkPreimages(ReceiptWitness calldata witness) internal pure {
         _checkPreimage(witness.receipt.slicesHash, witness.slices);
         _checkPreimage(witness.receipt.attributionHash, witness.attribution);
     }
 
-    /// @notice The contribution behind entry `j` of a list.
-    /// @return snapshot Its snapshot's number in the record.
-    /// @return index Its index in the datanet.
+    /// @notice Returns the contribution that entry `j` of a list names.
+    /// @return snapshot Index of its snapshot in the record.
+    /// @return index Index of the contribution in the datanet.
     function positionAt(bytes calldata list, uint256 j) internal pure returns (uint256 snapshot, uint32 index) {
         uint32 position = _positionAt(list, j);
         return (position >> _INDEX_BITS, position & uint32((1 << _INDEX_BITS) - 1));
     }
 
-    /// @notice Whether a contribution was accepted in the snapshot that the record names as number `snapshot`; reverts
-    /// if the witness is another snapshot's.
+    /// @notice Returns whether snapshot number `snapshot` of the record includes a contribution. Reverts if the witness
+    /// is not the preimage of that snapshot.
     function isInSnapshot(
         VersionRecord calldata record,
         uint256 snapshot,
@@ -98,7 +98,7 @@ library ReceiptRules {
     }
 
     function versionAt(bytes calldata slices, uint256 i) internal pure returns (VersionId) {
-        return VersionId.wrap(bytes32(slices[i * _SLICE:i * _SLICE + 32]));
+        return VersionId.wrap(bytes32(slices[i * _SLICE_SIZE:i * _SLICE_SIZE + 32]));
     }
 
     function _faultOfSlices(
@@ -108,27 +108,27 @@ library ReceiptRules {
         IAdapterRegistry versions
     ) private view returns (Fault) {
         uint256 charge = 0;
-        for (uint256 i = 0; i < witness.slices.length / _SLICE; ++i) {
+        for (uint256 i = 0; i < witness.slices.length / _SLICE_SIZE; ++i) {
             if (!_isRegistered(versions, versionAt(witness.slices, i), committedAt)) return Fault.Version;
-            SliceWitness calldata part = checkedSlice(witness, i);
-            if (!_isList(part.list, part.record.snapshots.length)) return Fault.List;
+            SliceWitness calldata slice = checkedSlice(witness, i);
+            if (!_isValidList(slice.list, slice.record.snapshots.length)) return Fault.List;
             charge += chargeOf(witness, i);
         }
         return charge == value ? Fault.None : Fault.Price;
     }
 
     function _weightAt(bytes calldata slices, uint256 i) private pure returns (uint32) {
-        return uint32(bytes4(slices[i * _SLICE + 32:(i + 1) * _SLICE]));
+        return uint32(bytes4(slices[i * _SLICE_SIZE + 32:(i + 1) * _SLICE_SIZE]));
     }
 
     function _positionAt(bytes calldata list, uint256 j) private pure returns (uint32) {
-        return uint32(bytes4(list[j * _ITEM:j * _ITEM + 4]));
+        return uint32(bytes4(list[j * _ITEM_SIZE:j * _ITEM_SIZE + 4]));
     }
 
-    /// @dev One to four, each with a weight, the weights one whole.
-    function _areSlices(bytes calldata slices) private pure returns (bool) {
-        uint256 count = slices.length / _SLICE;
-        if (slices.length % _SLICE != 0 || count == 0 || count > _MAX_SLICES) return false;
+    /// @dev Valid slices are one to four with positive weights that sum to one.
+    function _areValidSlices(bytes calldata slices) private pure returns (bool) {
+        uint256 count = slices.length / _SLICE_SIZE;
+        if (slices.length % _SLICE_SIZE != 0 || count == 0 || count > _MAX_SLICES) return false;
         uint256 sum = 0;
         for (uint256 i = 0; i < count; ++i) {
             uint256 weight = _weightAt(slices, i);
@@ -138,15 +138,15 @@ library ReceiptRules {
         return sum == Units.PPM;
     }
 
-    /// @dev Empty exactly when the version has no snapshot; else positions strictly rising within its snapshots'
-    /// numbers, each with a part, the parts one whole.
-    function _isList(bytes calldata list, uint256 numSnapshots) private pure returns (bool) {
-        uint256 count = list.length / _ITEM;
+    /// @dev A valid list is empty if the version has no snapshot. Otherwise its positions are strictly ascending and
+    /// name existing snapshots, and its ppm are positive and sum to one.
+    function _isValidList(bytes calldata list, uint256 numSnapshots) private pure returns (bool) {
+        uint256 count = list.length / _ITEM_SIZE;
         if (numSnapshots == 0) return list.length == 0;
-        if (list.length % _ITEM != 0 || count == 0 || count > _MAX_ITEMS) return false;
+        if (list.length % _ITEM_SIZE != 0 || count == 0 || count > _MAX_ITEMS) return false;
         uint256 sum = 0;
         uint256 next = 0;
-        // A few numbers of 32 bits do not overflow.
+        // Sums of at most 256 numbers of 32 bits cannot overflow.
         unchecked {
             for (uint256 j = 0; j < count; ++j) {
                 uint256 item = Split.itemAt(list, j);

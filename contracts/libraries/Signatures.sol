@@ -5,11 +5,10 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
 /// @title Signatures
-/// @notice Off-chain consent of an account of either kind.
+/// @notice Verifies signatures of externally owned accounts and contracts.
 library Signatures {
-    /// @notice Whether `signer` signed `digest`: as an externally owned account first, so that an account with
-    /// delegated code (EIP-7702) keeps its key's signatures, then as a contract (EIP-1271). High-s signatures are
-    /// refused.
+    /// @notice Returns whether `signer` signed `digest`. It tries ECDSA before EIP-1271, so that signatures by the key
+    /// of an account with delegated code (EIP-7702) stay valid. High-s signatures are refused.
     function isValid(address signer, bytes32 digest, bytes calldata signature) internal view returns (bool) {
         (address recovered, ECDSA.RecoverError failure, ) = ECDSA.tryRecoverCalldata(digest, signature);
         if (failure == ECDSA.RecoverError.NoError && recovered == signer) {

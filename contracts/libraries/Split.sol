@@ -12,11 +12,11 @@ struct Parts {
 }
 
 /// @title Split
-/// @notice What a slice of an answer costs and who earns it. Amounts in micro-units, ratios in ppm.
+/// @notice Computes the charge of a slice and its division among the earners. Amounts in micro-units, ratios in ppm.
 library Split {
-    uint256 private constant _ITEM = 8;
+    uint256 private constant _ITEM_SIZE = 8;
 
-    /// @notice The charge of a slice: its weight of tokens times prices, rounded down.
+    /// @notice Returns the charge of a slice: its weight times the price of all tokens, rounded down.
     function sliceCharge(
         uint32 weightPpm,
         uint32 promptTokens,
@@ -28,8 +28,8 @@ library Split {
         return uint128(Units.mulPpmDown(full, weightPpm));
     }
 
-    /// @notice Cuts a slice's charge: the protocol fee first, operator and creator by ppm of the rest, what remains to
-    /// the contributors. `operatorPpm + creatorPpm` is at most one whole, which registration checked.
+    /// @notice Divides a slice's charge: the protocol fee first, then the operator's and the creator's ppm of the rest.
+    /// The contributors earn the remainder. Registration ensures that `operatorPpm + creatorPpm` is at most one.
     function partsOf(
         uint128 charge,
         uint32 feePpm,
@@ -43,33 +43,34 @@ library Split {
         parts.contributors = rest - parts.operator - parts.creator;
     }
 
-    /// @notice What entry `j` of an attribution list earns of `contributors`: its ppm rounded down; what all roundings
-    /// leave goes to the largest ppm, the first of them on a tie.
-    /// @param list Entries of position 4, ppm 4; well-formed, the ppm summing to one whole.
+    /// @notice Returns the earnings of entry `j` of an attribution list: its ppm of `contributors`, rounded down. The
+    /// sum of all rounding remainders goes to the entry with the largest ppm, the first one on a tie.
+    /// @param list Entries of position 4, ppm 4; must be well-formed, with ppm that sum to one.
     function contributorPart(uint128 contributors, bytes calldata list, uint256 j) internal pure returns (uint128) {
-        uint256 count = list.length / _ITEM;
-        uint256 given = 0;
-        uint256 own = 0;
+        uint256 count = list.length / _ITEM_SIZE;
+        uint256 distributed = 0;
+        uint256 share = 0;
         uint256 largest = 0;
         uint256 largestPpm = 0;
-        // 128 bits by 32: neither a part nor the sum of all can overflow.
+        // Products of 128 by 32 bits cannot overflow, nor can the sum of the parts.
         unchecked {
             for (uint256 i = 0; i < count; ++i) {
                 uint256 ppm = uint32(itemAt(list, i));
                 uint256 part = (contributors * ppm) / Units.PPM;
-                given += part;
-                if (i == j) own = part;
+                distributed += part;
+                if (i == j) share = part;
                 if (ppm > largestPpm) (largest, largestPpm) = (i, ppm);
             }
         }
-        return uint128(j == largest ? own + contributors - given : own);
+        return uint128(j == largest ? share + contributors - distributed : share);
     }
 
-    /// @notice Entry `i` of an attribution list, `position << 32 | ppm`. There must be one: it is not checked.
+    /// @notice Returns entry `i` of an attribution list, `position << 32 | ppm`. It does not check that the entry
+    /// exists.
     function itemAt(bytes calldata list, uint256 i) internal pure returns (uint256 item) {
         // solhint-disable-next-line no-inline-assembly
         assembly ("memory-safe") {
-            item := shr(192, calldataload(add(list.offset, mul(i, _ITEM))))
+            item := shr(192, calldataload(add(list.offset, mul(i, _ITEM_SIZE))))
         }
     }
 }

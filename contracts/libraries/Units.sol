@@ -4,29 +4,29 @@ pragma solidity 0.8.34;
 /// @title Units
 /// @notice Conversions between token units and amounts (micro-units, 10^-6 of a token unit), and ratios in ppm.
 library Units {
-    /// @notice One whole, in ppm.
+    /// @notice One in ppm.
     uint256 internal constant PPM = 1_000_000;
 
-    /// @notice Micro-units in a token unit.
+    /// @notice Micro-units per token unit.
     uint128 internal constant MICRO = 1_000_000;
 
-    /// @notice More units than an amount can express.
-    error UnitsTooMany(uint256 units);
+    /// @notice `units` exceed the largest amount.
+    error UnitsOverflow(uint256 units);
 
-    /// @notice The amount of `units`, exact.
+    /// @notice Converts `units` to an amount, exactly.
     function toAmount(uint256 units) internal pure returns (uint128) {
-        require(units <= type(uint128).max / MICRO, UnitsTooMany(units));
+        require(units <= type(uint128).max / MICRO, UnitsOverflow(units));
         unchecked {
             return uint128(units) * MICRO;
         }
     }
 
-    /// @notice The whole units in `amount`.
+    /// @notice Converts `amount` to whole units, rounded down.
     function toUnitsDown(uint128 amount) internal pure returns (uint256) {
         return amount / MICRO;
     }
 
-    /// @notice `ppm` of `amount`, rounded down.
+    /// @notice Returns `ppm` of `amount`, rounded down.
     function mulPpmDown(uint256 amount, uint256 ppm) internal pure returns (uint256) {
         return (amount * ppm) / PPM;
     }

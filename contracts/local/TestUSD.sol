@@ -6,8 +6,8 @@ import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20P
 import {ERC3009} from "@openzeppelin/contracts/token/ERC20/extensions/draft-ERC3009.sol";
 
 /// @title Test dollar
-/// @notice The payment token of a developer's chain: six decimals, EIP-2612 and EIP-3009, and everybody may mint.
-/// It cannot be deployed elsewhere.
+/// @notice The payment token of a local development chain, with six decimals, EIP-2612 and EIP-3009. Anyone may mint.
+/// The constructor reverts on any other chain.
 contract TestUSD is ERC20Permit, ERC3009 {
     uint256 private constant _LOCAL_CHAIN_ID = 31_337;
 
@@ -17,7 +17,7 @@ contract TestUSD is ERC20Permit, ERC3009 {
         require(block.chainid == _LOCAL_CHAIN_ID, NotALocalChain(block.chainid));
     }
 
-    /// @notice Gives `units` (10^-6 dollars) to `account`.
+    /// @notice Mints `units` (10^-6 dollars) to `account`.
     function mint(address account, uint256 units) external {
         _mint(account, units);
     }

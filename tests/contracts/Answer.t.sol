@@ -53,7 +53,7 @@ contract AnswerTest is Disputed {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         voidFrom(book.header);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchIsVoid.selector, asked.batchHash));
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchNotPending.selector, asked.batchHash));
         _answer(book, asked, 0);
     }
 

@@ -126,7 +126,7 @@ contract AnswerReceiptTest is Disputed {
         book.fillReceipts();
         commitBook(book);
         _answer(book, _demand(book, 4), 0, 4);
-        disputes.badReceipt(book.header, book.witnessOf(4), book.spans);
+        disputes.proveBadReceipt(book.header, book.witnessOf(4), book.spans);
         assertVoid(book);
     }
 
@@ -137,7 +137,7 @@ contract AnswerReceiptTest is Disputed {
         book.fillReceipts();
         commitBook(book);
         _answer(book, _demand(book, 1), 0, 1);
-        disputes.badPosition(book.header, book.witnessOf(1), 0, 0, snapshotBehind[snapshots[0]]);
+        disputes.proveBadPosition(book.header, book.witnessOf(1), 0, 0, snapshotBehind[snapshots[0]]);
         assertVoid(book);
     }
 

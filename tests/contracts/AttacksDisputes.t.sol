@@ -97,7 +97,7 @@ contract AttacksDisputesTest is Disputed {
         vm.warp(book.header.finalAt);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchHeld.selector, operator, book.header.number));
         settlement.finalise(book.header);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         assertVoid(book);
     }
 
@@ -125,7 +125,7 @@ contract AttacksDisputesTest is Disputed {
         disputes.reserve(keccak256(abi.encode(challenger, keccak256(proof))));
         vm.roll(block.number + 1);
         uint256 slashed = _slashUnits(book);
-        expectConviction(book, IDisputes.zeroLeaf.selector, challenger);
+        expectConviction(book, IDisputes.proveZeroLeaf.selector, challenger);
         convict(book, challenger);
         vm.assertEq(usd.balanceOf(challenger), slashed / 4);
         vm.assertEq(usd.balanceOf(address(timelock)), slashed - slashed / 4);
@@ -182,7 +182,7 @@ contract AttacksDisputesTest is Disputed {
         uint256 slashed = _slashUnits(book);
         Demand memory asked = demand(book, Tree.Receipts, oneKey(0));
         vm.warp(asked.deadline + 1);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         vm.assertEq(usd.balanceOf(challenger), slashed / 4);
         disputes.returnBond(asked, book.header);
         vm.assertEq(usd.balanceOf(challenger), slashed / 4 + BOND);
@@ -200,7 +200,7 @@ contract AttacksDisputesTest is Disputed {
         bytes memory signature = sign(keyOf("receipt key"), next.receiptDigest(other));
         ReceiptWitness memory witness = book.witnessOf(0);
         vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
-        disputes.equivocation(book.header, witness.receipt, witness.opening, other, signature);
+        disputes.proveEquivocation(book.header, witness.receipt, witness.opening, other, signature);
     }
 
     /// @dev Cross-chain replay, likewise, and a signature made malleable.
@@ -213,10 +213,10 @@ contract AttacksDisputesTest is Disputed {
         bytes memory signature = sign(keyOf("receipt key"), digest);
         ReceiptWitness memory witness = book.witnessOf(0);
         vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
-        disputes.equivocation(book.header, witness.receipt, witness.opening, other, signature);
+        disputes.proveEquivocation(book.header, witness.receipt, witness.opening, other, signature);
         signature = malleate(signed(other));
         vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
-        disputes.equivocation(book.header, witness.receipt, witness.opening, other, signature);
+        disputes.proveEquivocation(book.header, witness.receipt, witness.opening, other, signature);
     }
 
     // --- inside ---

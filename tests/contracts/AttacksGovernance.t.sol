@@ -77,7 +77,7 @@ contract AttacksGovernanceTest is Batches {
         vm.prank(holder);
         governor.castVote(id, 1);
         _execute(id);
-        expectCommitError(c, vouchers, abi.encodeWithSelector(IParameters.NotCurrentSet.selector, 0, 1));
+        expectCommitError(c, vouchers, abi.encodeWithSelector(IParameters.ParameterSetNotCurrent.selector, 0, 1));
         vm.assertEq(parameters.setAt(earlier.parameterSet).feePpm, firstSet().feePpm);
         c.parameterSet = 1;
         commit(c, vouchers);

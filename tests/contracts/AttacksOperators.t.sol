@@ -28,8 +28,8 @@ contract AttacksOperatorsTest is Disputed {
         book.fillReceipts();
         commitBook(book);
         ReceiptWitness memory witness = book.witnessOf(0);
-        expectConviction(book, IDisputes.badReceipt.selector);
-        disputes.badReceipt(book.header, witness, "");
+        expectConviction(book, IDisputes.proveBadReceipt.selector);
+        disputes.proveBadReceipt(book.header, witness, "");
         assertVoid(book);
     }
 
@@ -39,7 +39,7 @@ contract AttacksOperatorsTest is Disputed {
         (book.served[1], book.receipts.keys[1]) = (book.served[0], book.receipts.keys[0]);
         commitBook(book);
         ReceiptWitness memory witness = book.witnessOf(1);
-        disputes.badReceipt(book.header, witness, book.spans);
+        disputes.proveBadReceipt(book.header, witness, book.spans);
         assertVoid(book);
     }
 
@@ -55,7 +55,7 @@ contract AttacksOperatorsTest is Disputed {
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
         disputes.answerReceipt(asked, 0, book.header, witness, signature);
         vm.warp(asked.deadline + 1);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         assertVoid(book);
     }
 
@@ -74,7 +74,7 @@ contract AttacksOperatorsTest is Disputed {
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
         disputes.answer(asked, 0, book.header, book.parent, book.look(Tree.ParentBalances, key));
         vm.warp(asked.deadline + 1);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         assertVoid(book);
     }
 
@@ -91,7 +91,7 @@ contract AttacksOperatorsTest is Disputed {
         commitBook(book);
         ReceiptWitness memory witness = book.witnessOf(2);
         Lookup memory lookup = book.look(Tree.Entries, key);
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
         assertVoid(book);
     }
 
@@ -105,7 +105,7 @@ contract AttacksOperatorsTest is Disputed {
         book.fillReceipts();
         commitBook(book);
         ReceiptWitness memory witness = book.witnessOf(6);
-        disputes.badPosition(book.header, witness, 0, 0, snapshotBehind[snapshots[0]]);
+        disputes.proveBadPosition(book.header, witness, 0, 0, snapshotBehind[snapshots[0]]);
         assertVoid(book);
     }
 
@@ -114,7 +114,7 @@ contract AttacksOperatorsTest is Disputed {
         address robbed = address(uint160(uint256(book.balances.keys[0])));
         book.balances = _allTo(who("accomplice"), _cumulative(book));
         commitBook(book);
-        disputes.wrongBalance(book.header, balanceWitness(book, robbed));
+        disputes.proveWrongBalance(book.header, balanceWitness(book, robbed));
         assertVoid(book);
     }
 
@@ -180,10 +180,10 @@ contract AttacksOperatorsTest is Disputed {
         settlement.refund(book.header, book.refunds);
         Book memory again = wrong();
         vm.assertEq(settlement.hashBatch(again.header), asked.batchHash);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchStands.selector, asked.batchHash));
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchPending.selector, asked.batchHash));
         disputes.returnBond(asked, book.header);
         vm.warp(asked.deadline + 1);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         assertVoid(again);
         disputes.returnBond(asked, book.header);
         vm.assertEq(usd.balanceOf(address(disputes)), 0);
@@ -271,12 +271,12 @@ contract AttacksOperatorsTest is Disputed {
         Opening memory opening = tree.open(0);
         bytes memory rest = _tail(opening.path, 48);
         (opening.value, opening.path) = (tree.values[0] + tree.values[1], rest);
-        vm.expectPartialRevert(MerkleSum.WrongPathLength.selector);
-        disputes.zeroLeaf(book.header, Tree.Balances, node, opening);
+        vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
+        disputes.proveZeroLeaf(book.header, Tree.Balances, node, opening);
         // Padded to the right length it leads elsewhere.
         opening.path = bytes.concat(new bytes(48), rest);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.zeroLeaf(book.header, Tree.Balances, node, opening);
+        disputes.proveZeroLeaf(book.header, Tree.Balances, node, opening);
     }
 
     function test_wrong_depth_is_refused(uint16 length) external {
@@ -286,7 +286,7 @@ contract AttacksOperatorsTest is Disputed {
         Claim memory request = _claimOf(book, 0);
         vm.assume(length != request.opening.path.length);
         request.opening.path = new bytes(length);
-        vm.expectPartialRevert(MerkleSum.WrongPathLength.selector);
+        vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
         settlement.claim(request);
         request = _claimOf(book, 0);
         ++request.balancesCount;

@@ -86,7 +86,7 @@ contract AttacksPayersTest is Batches {
         _revokeSession();
         uint64 until = uint64(block.timestamp) + THAW;
         vm.warp(until + 1);
-        bytes4 selector = IPaymentVault.SessionOver.selector;
+        bytes4 selector = IPaymentVault.VouchersExpired.selector;
         expectCommitError(
             commitmentOf(charge, oneBalance(operator, charge)),
             vouchers,

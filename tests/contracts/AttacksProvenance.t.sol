@@ -18,7 +18,7 @@ contract AttacksProvenanceTest is Disputed {
         vm.assume(copier != address(0));
         bytes32 content = contentOf(datanetId, 0);
         Contribution memory copy = Contribution(datanetId, content, keccak256("another folder"), "MIT", 9);
-        bytes4 selector = IDatasetRegistry.ContentTaken.selector;
+        bytes4 selector = IDatasetRegistry.ContentAlreadyRecorded.selector;
         vm.expectRevert(abi.encodeWithSelector(selector, datanetId, content, 0));
         vm.prank(copier);
         datasets.contribute(copy);
@@ -93,8 +93,8 @@ contract AttacksProvenanceTest is Disputed {
         book.fillReceipts();
         commitBook(book);
         ReceiptWitness memory witness = book.witnessOf(6);
-        expectConviction(book, IDisputes.badReceipt.selector);
-        disputes.badReceipt(book.header, witness, "");
+        expectConviction(book, IDisputes.proveBadReceipt.selector);
+        disputes.proveBadReceipt(book.header, witness, "");
         assertVoid(book);
     }
 
@@ -105,6 +105,6 @@ contract AttacksProvenanceTest is Disputed {
         uint32 i = uint32(word >> 32);
         ReceiptWitness memory witness = book.witnessOf(i);
         EntryPlace memory place = placeOf(book, i, uint16(word >> 16), uint16(word));
-        disputes.wrongEntry(book.header, witness, place, book.look(Tree.Entries, key));
+        disputes.proveWrongEntry(book.header, witness, place, book.look(Tree.Entries, key));
     }
 }

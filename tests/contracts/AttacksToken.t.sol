@@ -7,6 +7,7 @@ import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
 import {PaymentVault} from "../../contracts/PaymentVault.sol";
 import {IOperatorRegistry} from "../../contracts/interfaces/IOperatorRegistry.sol";
 import {IPaymentVault} from "../../contracts/interfaces/IPaymentVault.sol";
+import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Payments} from "./support/Payments.sol";
 import {BlockingToken, ChargingToken} from "./support/Tokens.sol";
 
@@ -156,9 +157,9 @@ contract AttacksTokenTest is Payments {
         charging.mint(address(this), 2 * uint256(units));
         charging.approve(address(other), units);
         charging.approve(address(registry), units);
-        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.UnexpectedTransfer.selector, units, units - 1));
+        vm.expectRevert(abi.encodeWithSelector(ExactTransfer.UnexpectedTransfer.selector, units, units - 1));
         other.deposit(operator, collector, units, noGrant());
-        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.UnexpectedTransfer.selector, units, units - 1));
+        vm.expectRevert(abi.encodeWithSelector(ExactTransfer.UnexpectedTransfer.selector, units, units - 1));
         registry.stake(units);
     }
 

@@ -36,7 +36,7 @@ contract BadPositionTest is Disputed {
         SnapshotWitness memory snapshot = placeOf(book, i, slice, 3 + item).snapshot;
         ReceiptWitness memory witness = book.witnessOf(i);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.NoFault.selector));
-        disputes.badPosition(book.header, witness, slice, item, snapshot);
+        disputes.proveBadPosition(book.header, witness, slice, item, snapshot);
     }
 
     function test_another_snapshot_is_refused(uint256 i, uint256 slice, uint256 item, uint256 kind) external {
@@ -49,7 +49,7 @@ contract BadPositionTest is Disputed {
         if (kind % 4 == 3) snapshot.datanetId += 1;
         ReceiptWitness memory witness = book.witnessOf(i);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.badPosition(book.header, witness, slice, item, snapshot);
+        disputes.proveBadPosition(book.header, witness, slice, item, snapshot);
     }
 
     function test_another_list_or_record_is_refused(uint256 kind) external {
@@ -63,7 +63,7 @@ contract BadPositionTest is Disputed {
         if (kind == 2) (witness.parts[0], witness.parts[1]) = (witness.parts[1], witness.parts[0]);
         if (kind == 3) witness.slices = book.served[5].slices;
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.badPosition(book.header, witness, 0, 0, snapshot);
+        disputes.proveBadPosition(book.header, witness, 0, 0, snapshot);
     }
 
     function test_a_place_that_the_receipt_does_not_have_is_refused(uint256 slice, uint256 item) external {
@@ -71,9 +71,9 @@ contract BadPositionTest is Disputed {
         ReceiptWitness memory witness = book.witnessOf(6);
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
         vm.expectRevert();
-        disputes.badPosition(book.header, witness, bound(slice, 4, type(uint256).max), 0, snapshot);
+        disputes.proveBadPosition(book.header, witness, bound(slice, 4, type(uint256).max), 0, snapshot);
         vm.expectRevert();
-        disputes.badPosition(book.header, witness, 0, bound(item, 3, type(uint256).max), snapshot);
+        disputes.proveBadPosition(book.header, witness, 0, bound(item, 3, type(uint256).max), snapshot);
     }
 
     function test_anothers_opening_is_refused() external {
@@ -82,7 +82,7 @@ contract BadPositionTest is Disputed {
         witness.opening = book.witnessOf(2).opening;
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[0]];
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.badPosition(book.header, witness, 0, 0, snapshot);
+        disputes.proveBadPosition(book.header, witness, 0, 0, snapshot);
     }
 
     function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 slice, uint256 seed) external {
@@ -91,7 +91,7 @@ contract BadPositionTest is Disputed {
         (i, slice, item) = _position(book, i, slice, seed);
         SnapshotWitness memory snapshot = placeOf(book, i, slice, 3 + item).snapshot;
         ReceiptWitness memory witness = book.witnessOf(i);
-        bytes memory call = abi.encodeCall(IDisputes.badPosition, (book.header, witness, slice, item, snapshot));
+        bytes memory call = abi.encodeCall(IDisputes.proveBadPosition, (book.header, witness, slice, item, snapshot));
         expectAcquittal(book, call, seed);
     }
 
@@ -110,8 +110,8 @@ contract BadPositionTest is Disputed {
         SnapshotWitness memory snapshot = snapshotBehind[snapshots[position >> 24]];
         vm.expectEmit(address(disputes));
         emit IDisputes.ReceiptFaulty(Hashing.batch(book.header), 6, Fault.Position);
-        expectConviction(book, IDisputes.badPosition.selector);
-        disputes.badPosition(book.header, witness, slice, 0, snapshot);
+        expectConviction(book, IDisputes.proveBadPosition.selector);
+        disputes.proveBadPosition(book.header, witness, slice, 0, snapshot);
         assertVoid(book);
     }
 

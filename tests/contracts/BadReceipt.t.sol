@@ -29,10 +29,10 @@ contract BadReceiptTest is Disputed {
         (witness.slices, witness.attribution, witness.parts) = ("", "", book.served[0].parts);
         uint256 before = vm.snapshotState();
         _expectFault(book, i, Fault.Value);
-        disputes.badReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(book.header, witness, "");
         vm.revertToState(before);
         _expectFault(book, j, Fault.Value);
-        disputes.badReceipt(book.header, book.witnessOf(j), "");
+        disputes.proveBadReceipt(book.header, book.witnessOf(j), "");
         assertVoid(book);
     }
 
@@ -233,7 +233,7 @@ contract BadReceiptTest is Disputed {
         Book memory book = committed();
         ReceiptWitness memory witness = book.witnessOf(_receipt(book, i));
         bytes memory spans = isPlace ? book.spans : bytes("");
-        expectAcquittal(book, abi.encodeCall(IDisputes.badReceipt, (book.header, witness, spans)), seed);
+        expectAcquittal(book, abi.encodeCall(IDisputes.proveBadReceipt, (book.header, witness, spans)), seed);
     }
 
     function test_anothers_opening_is_refused(uint256 i, uint256 j) external {
@@ -243,7 +243,7 @@ contract BadReceiptTest is Disputed {
         ReceiptWitness memory witness = book.witnessOf(i);
         witness.opening = book.witnessOf(j).opening;
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.badReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(book.header, witness, "");
     }
 
     function test_anything_but_the_preimages_is_refused(uint256 i, uint256 kind) external {
@@ -257,7 +257,7 @@ contract BadReceiptTest is Disputed {
         if (kind == 2) witness.parts[last].record.operatorPpm += 1;
         if (kind == 3) witness.parts[last].list = bytes.concat(witness.parts[last].list, bytes8(0));
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.badReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(book.header, witness, "");
     }
 
     function test_other_spans_are_refused(uint256 at, uint256 i) external {
@@ -268,14 +268,14 @@ contract BadReceiptTest is Disputed {
         bytes4 selector = ReceiptRules.WitnessMismatch.selector;
         ReceiptWitness memory witness = book.witnessOf(_receipt(book, i));
         vm.expectRevert(abi.encodeWithSelector(selector, keccak256(book.spans), keccak256(spans)));
-        disputes.badReceipt(book.header, witness, spans);
+        disputes.proveBadReceipt(book.header, witness, spans);
     }
 
     function test_a_receipt_of_another_batch_is_refused() external {
         Book memory book = committed();
         ReceiptWitness memory witness = first().witnessOf(0);
         vm.expectRevert();
-        disputes.badReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(book.header, witness, "");
     }
 
     // --- inside ---
@@ -302,20 +302,20 @@ contract BadReceiptTest is Disputed {
     function _expectFault(Book memory book, uint256 i, Fault fault) private {
         vm.expectEmit(address(disputes));
         emit IDisputes.ReceiptFaulty(Hashing.batch(book.header), uint32(i), fault);
-        expectConviction(book, IDisputes.badReceipt.selector);
+        expectConviction(book, IDisputes.proveBadReceipt.selector);
     }
 
     function _convict(Book memory book, uint256 i, Fault fault) private {
         ReceiptWitness memory witness = book.witnessOf(i);
         _expectFault(book, i, fault);
-        disputes.badReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(book.header, witness, "");
         assertVoid(book);
     }
 
     function _convictPlace(Book memory book, uint256 i) private {
         ReceiptWitness memory witness = book.witnessOf(i);
         _expectFault(book, i, Fault.Place);
-        disputes.badReceipt(book.header, witness, book.spans);
+        disputes.proveBadReceipt(book.header, witness, book.spans);
         assertVoid(book);
     }
 
@@ -323,9 +323,9 @@ contract BadReceiptTest is Disputed {
         ReceiptWitness memory witness = book.witnessOf(i);
         bytes memory none = abi.encodeWithSelector(IDisputes.NoFault.selector);
         vm.expectRevert(none);
-        disputes.badReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(book.header, witness, "");
         vm.expectRevert(none);
-        disputes.badReceipt(book.header, witness, book.spans);
+        disputes.proveBadReceipt(book.header, witness, book.spans);
     }
 
     function _cut(bytes memory data, uint256 count) private pure returns (bytes memory less) {

@@ -92,7 +92,7 @@ contract ClaimTest is Batches {
         if (isClaimed) settlement.claim(claims[which]);
         uint256 pot = vault.potOf(address(settlement), operator);
         claims[which].opening.path = bytes.concat(claims[which].opening.path, hex"00");
-        bytes memory reason = abi.encodeWithSelector(MerkleSum.WrongPathLength.selector, 49, 48);
+        bytes memory reason = abi.encodeWithSelector(MerkleSum.InvalidPathLength.selector, 49, 48);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.ClaimFailed.selector, which, reason));
         settlement.claimMany(claims);
         vm.assertEq(vault.potOf(address(settlement), operator), pot);
@@ -155,7 +155,7 @@ contract ClaimTest is Batches {
         commit(9 * MICRO, oneBalance(_other, 15 * MICRO));
         Claim memory request = claimOf(_other, forged, 0);
         vm.expectRevert(
-            abi.encodeWithSelector(IPaymentVault.PaidOutLimit.selector, 5 * MICRO, 6 * MICRO, 6 * MICRO)
+            abi.encodeWithSelector(IPaymentVault.PayoutLimitExceeded.selector, 5 * MICRO, 6 * MICRO, 6 * MICRO)
         );
         settlement.claim(request);
     }

@@ -213,7 +213,7 @@ contract CollectTest is Payments {
             spans = abi.encodePacked(spans, channel(), uint128(0), uint128(0), until);
         }
         (all[0], all[1]) = (all[1], all[0]);
-        vm.expectPartialRevert(IPaymentVault.NotRising.selector);
+        vm.expectPartialRevert(IPaymentVault.ChannelsNotAscending.selector);
         vm.prank(collector);
         vault.collect(operator, all);
 
@@ -229,7 +229,7 @@ contract CollectTest is Payments {
         Collection[] memory all = new Collection[](2);
         all[0] = collection(_payerKey, 0, 5);
         all[1] = collection(_payerKey, 5, 9);
-        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.NotRising.selector, channel()));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.ChannelsNotAscending.selector, channel()));
         vm.prank(collector);
         vault.collect(operator, all);
     }
@@ -242,7 +242,7 @@ contract CollectTest is Payments {
     function _collectOrExpire(uint64 late, uint64 expiry) private {
         Collection memory c = collection(keyOf("session key"), 0, MICRO);
         if (late > THAW) {
-            bytes4 selector = IPaymentVault.SessionOver.selector;
+            bytes4 selector = IPaymentVault.VouchersExpired.selector;
             expectCollectError(c, abi.encodeWithSelector(selector, channel(), sessionKey, expiry + THAW));
         } else {
             collect(c);

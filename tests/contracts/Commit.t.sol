@@ -65,9 +65,9 @@ contract CommitTest is Batches {
         Commitment memory c = commitmentOf(5, oneBalance(_account, 5));
         vm.prank(address(timelock));
         parameters.setFee(70_000);
-        expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.NotCurrentSet.selector, 0, 1));
+        expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.ParameterSetNotCurrent.selector, 0, 1));
         c.parameterSet = 2;
-        expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.NotCurrentSet.selector, 2, 1));
+        expectCommitError(c, collections(5), abi.encodeWithSelector(IParameters.ParameterSetNotCurrent.selector, 2, 1));
     }
 
     function test_a_total_other_than_the_sum_collected_is_refused(uint128 stated) external {

@@ -57,7 +57,7 @@ contract ContributeTest is Datanets {
     function test_copied_data_under_another_wallet_is_refused() external {
         contribute("data");
         vm.expectRevert(
-            abi.encodeWithSelector(IDatasetRegistry.ContentTaken.selector, datanetId, keccak256("data"), 0)
+            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"), 0)
         );
         vm.prank(who("copier"));
         datasets.contribute(contribution(keccak256("data")));
@@ -69,7 +69,7 @@ contract ContributeTest is Datanets {
         SnapshotId frozen = datasets.freeze(datanetId, 1);
         review("data", false);
         vm.expectRevert(
-            abi.encodeWithSelector(IDatasetRegistry.ContentTaken.selector, datanetId, keccak256("data"), 0)
+            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256("data"), 0)
         );
         vm.prank(who("victim"));
         datasets.contribute(contribution(keccak256("data")));
@@ -180,7 +180,7 @@ contract ContributeTest is Datanets {
         datasets.contributeManyWithSig(shared, contents);
         shared.deadline = block.timestamp;
         vm.expectRevert(
-            abi.encodeWithSelector(IDatasetRegistry.ContentTaken.selector, datanetId, keccak256(abi.encode(0)), 0)
+            abi.encodeWithSelector(IDatasetRegistry.ContentAlreadyRecorded.selector, datanetId, keccak256(abi.encode(0)), 0)
         );
         datasets.contributeManyWithSig(shared, _resigned(contents, 2));
         _setCount((1 << 18) - 1);

@@ -5,6 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {Demand, IDisputes, Tree} from "../../contracts/interfaces/IDisputes.sol";
 import {IParameters} from "../../contracts/interfaces/IParameters.sol";
 import {ISettlement} from "../../contracts/interfaces/ISettlement.sol";
+import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Hashing} from "../../contracts/libraries/Hashing.sol";
 import {Book} from "./support/Books.sol";
 import {Disputed} from "./support/Disputed.sol";
@@ -155,7 +156,7 @@ contract DemandTest is Disputed {
     function test_a_bond_that_does_not_arrive_is_refused() external {
         Book memory book = committed();
         vm.mockCall(address(usd), abi.encodeWithSelector(IERC20.transferFrom.selector), abi.encode(true));
-        bytes4 selector = IDisputes.UnexpectedTransfer.selector;
+        bytes4 selector = ExactTransfer.UnexpectedTransfer.selector;
         _expectError(book, Tree.Entries, _keys(1), abi.encodeWithSelector(selector, BOND, 0));
     }
 

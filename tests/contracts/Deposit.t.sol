@@ -13,6 +13,7 @@ import {
     Session,
     SessionGrant
 } from "../../contracts/interfaces/IPaymentVault.sol";
+import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Units} from "../../contracts/libraries/Units.sol";
 import {Payments} from "./support/Payments.sol";
 import {Log} from "./support/Vm.sol";
@@ -79,7 +80,7 @@ contract DepositTest is Payments {
         vm.prank(payer);
         vault.deposit(operator, collector, 0, noGrant());
         uint256 units = uint256(type(uint128).max) / MICRO + 1;
-        vm.expectRevert(abi.encodeWithSelector(Units.UnitsTooMany.selector, units));
+        vm.expectRevert(abi.encodeWithSelector(Units.UnitsOverflow.selector, units));
         vm.prank(payer);
         vault.deposit(operator, collector, units, noGrant());
     }
@@ -97,7 +98,7 @@ contract DepositTest is Payments {
         charging.mint(payer, _UNITS);
         vm.startPrank(payer);
         charging.approve(address(other), _UNITS);
-        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.UnexpectedTransfer.selector, _UNITS, _UNITS - 1));
+        vm.expectRevert(abi.encodeWithSelector(ExactTransfer.UnexpectedTransfer.selector, _UNITS, _UNITS - 1));
         other.deposit(operator, collector, _UNITS, noGrant());
         vm.stopPrank();
     }

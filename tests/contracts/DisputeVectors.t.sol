@@ -20,74 +20,74 @@ import {Base} from "./support/Base.sol";
 contract Mirror {
     using Lookups for TreeRoot;
 
-    function badReceipt(
+    function proveBadReceipt(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         bytes calldata spans
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.badReceipt, (header, witness, spans)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.proveBadReceipt, (header, witness, spans)));
     }
 
-    function badPosition(
+    function proveBadPosition(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         uint256 slice,
         uint256 item,
         SnapshotWitness calldata snapshot
     ) external pure returns (bytes32, bytes memory) {
-        bytes memory again = abi.encodeCall(IDisputes.badPosition, (header, witness, slice, item, snapshot));
+        bytes memory again = abi.encodeCall(IDisputes.proveBadPosition, (header, witness, slice, item, snapshot));
         return (Hashing.batch(header), again);
     }
 
-    function wrongEntry(
+    function proveWrongEntry(
         BatchHeader calldata header,
         ReceiptWitness calldata witness,
         EntryPlace calldata place,
         Lookup calldata lookup
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.wrongEntry, (header, witness, place, lookup)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.proveWrongEntry, (header, witness, place, lookup)));
     }
 
-    function wrongBalance(
+    function proveWrongBalance(
         BatchHeader calldata header,
         BalanceWitness calldata witness
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.wrongBalance, (header, witness)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.proveWrongBalance, (header, witness)));
     }
 
-    function wrongOrder(
+    function proveWrongOrder(
         BatchHeader calldata header,
         Tree tree,
         Lookup calldata leaves
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.wrongOrder, (header, tree, leaves)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.proveWrongOrder, (header, tree, leaves)));
     }
 
-    function zeroLeaf(
+    function proveZeroLeaf(
         BatchHeader calldata header,
         Tree tree,
         bytes32 leafHash,
         Opening calldata opening
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.zeroLeaf, (header, tree, leafHash, opening)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.proveZeroLeaf, (header, tree, leafHash, opening)));
     }
 
-    function equivocation(
+    function proveEquivocation(
         BatchHeader calldata header,
         Receipt calldata receipt,
         Opening calldata opening,
         Receipt calldata other,
         bytes calldata signature
     ) external pure returns (bytes32, bytes memory) {
-        bytes memory again = abi.encodeCall(IDisputes.equivocation, (header, receipt, opening, other, signature));
+        bytes memory again = abi.encodeCall(IDisputes.proveEquivocation, (header, receipt, opening, other, signature));
         return (Hashing.batch(header), again);
     }
 
-    function unanswered(
+    function voidUnanswered(
         Demand calldata asked,
         BatchHeader calldata header
     ) external pure returns (bytes32, bytes memory) {
-        return (Hashing.batch(header), abi.encodeCall(IDisputes.unanswered, (asked, header)));
+        return (Hashing.batch(header), abi.encodeCall(IDisputes.voidUnanswered, (asked, header)));
     }
 
     function find(

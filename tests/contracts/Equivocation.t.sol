@@ -38,7 +38,7 @@ contract EquivocationTest is Disputed {
         Receipt memory other = _other(book.served[0].receipt, book.served[0].receipt.cumulative, 1);
         bytes memory signature = sign(keyOf("second receipt key"), settlement.receiptDigest(other));
         Opening memory opening = book.open(Tree.Receipts, 0);
-        disputes.equivocation(book.header, book.served[0].receipt, opening, other, signature);
+        disputes.proveEquivocation(book.header, book.served[0].receipt, opening, other, signature);
         assertVoid(book);
     }
 
@@ -76,7 +76,7 @@ contract EquivocationTest is Disputed {
         (i, j) = (bound(i, 0, 6), bound(j, 0, 6));
         (Receipt memory one, Receipt memory two) = (book.served[i].receipt, book.served[j].receipt);
         bytes memory error = abi.encodeWithSelector(
-            IDisputes.IntervalsApart.selector,
+            IDisputes.IntervalsDisjoint.selector,
             one.cumulative - one.charge,
             one.cumulative,
             two.cumulative - two.charge,
@@ -124,10 +124,10 @@ contract EquivocationTest is Disputed {
         Opening memory opening = book.open(Tree.Receipts, 0);
         bytes memory elsewhere = sign(keyOf("receipt key"), typedDigest(address(disputes), hash));
         vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
-        disputes.equivocation(book.header, book.served[0].receipt, opening, other, elsewhere);
+        disputes.proveEquivocation(book.header, book.served[0].receipt, opening, other, elsewhere);
         elsewhere = sign(keyOf("receipt key"), typedDigest(block.chainid + 1, address(settlement), hash));
         vm.expectPartialRevert(IDisputes.NotSignedBy.selector);
-        disputes.equivocation(book.header, book.served[0].receipt, opening, other, elsewhere);
+        disputes.proveEquivocation(book.header, book.served[0].receipt, opening, other, elsewhere);
     }
 
     function test_a_receipt_outside_the_batch_is_no_ground(uint256 i) external {
@@ -139,7 +139,7 @@ contract EquivocationTest is Disputed {
         Receipt memory other = book.served[i].receipt;
         bytes memory signature = signed(other);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.equivocation(book.header, receipt, opening, other, signature);
+        disputes.proveEquivocation(book.header, receipt, opening, other, signature);
     }
 
     function test_an_interval_below_zero_is_no_ground(uint128 cumulative) external {
@@ -159,7 +159,7 @@ contract EquivocationTest is Disputed {
         bytes memory signature = signed(receipt);
         expectAcquittal(
             book,
-            abi.encodeCall(IDisputes.equivocation, (book.header, receipt, opening, receipt, signature)),
+            abi.encodeCall(IDisputes.proveEquivocation, (book.header, receipt, opening, receipt, signature)),
             seed
         );
     }
@@ -182,8 +182,8 @@ contract EquivocationTest is Disputed {
     function _convict(Book memory book, uint256 i, Receipt memory other) private {
         bytes memory signature = signed(other);
         Opening memory opening = book.open(Tree.Receipts, i);
-        expectConviction(book, IDisputes.equivocation.selector);
-        disputes.equivocation(book.header, book.served[i].receipt, opening, other, signature);
+        expectConviction(book, IDisputes.proveEquivocation.selector);
+        disputes.proveEquivocation(book.header, book.served[i].receipt, opening, other, signature);
         assertVoid(book);
     }
 
@@ -191,7 +191,7 @@ contract EquivocationTest is Disputed {
         // Of an empty interval below zero there is none.
         Receipt memory receipt = book.served[i].receipt;
         bytes memory error = abi.encodeWithSelector(
-            IDisputes.IntervalsApart.selector,
+            IDisputes.IntervalsDisjoint.selector,
             receipt.cumulative - receipt.charge,
             receipt.cumulative,
             other.cumulative - other.charge,
@@ -209,6 +209,6 @@ contract EquivocationTest is Disputed {
     ) private {
         Opening memory opening = book.open(Tree.Receipts, i);
         vm.expectRevert(error);
-        disputes.equivocation(book.header, book.served[i].receipt, opening, other, signature);
+        disputes.proveEquivocation(book.header, book.served[i].receipt, opening, other, signature);
     }
 }

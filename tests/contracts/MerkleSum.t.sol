@@ -59,7 +59,7 @@ contract MerkleSumTest is Base {
         uint256 expected = opening.path.length;
         vm.assume(length != expected);
         opening.path = new bytes(length);
-        vm.expectRevert(abi.encodeWithSelector(MerkleSum.WrongPathLength.selector, length, expected));
+        vm.expectRevert(abi.encodeWithSelector(MerkleSum.InvalidPathLength.selector, length, expected));
         _opener.open(bytes32(0), uint32(count), opening);
     }
 

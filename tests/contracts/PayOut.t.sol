@@ -22,7 +22,7 @@ contract PayOutTest is Payments {
         uint128 amount = uint128(units) * MICRO;
         bool isPaid = amount <= _POT && amount <= limit;
         if (amount > limit) {
-            vm.expectRevert(abi.encodeWithSelector(IPaymentVault.PaidOutLimit.selector, 0, amount, limit));
+            vm.expectRevert(abi.encodeWithSelector(IPaymentVault.PayoutLimitExceeded.selector, 0, amount, limit));
         } else if (amount > _POT) {
             vm.expectRevert(abi.encodeWithSelector(IPaymentVault.InsufficientPot.selector, _POT, amount));
         }
@@ -36,7 +36,7 @@ contract PayOutTest is Payments {
         vm.startPrank(collector);
         vault.payOut(operator, _to, 300, 400 * MICRO);
         bytes memory error = abi.encodeWithSelector(
-            IPaymentVault.PaidOutLimit.selector,
+            IPaymentVault.PayoutLimitExceeded.selector,
             300 * MICRO,
             101 * MICRO,
             400 * MICRO
@@ -45,7 +45,7 @@ contract PayOutTest is Payments {
         vault.payOut(operator, _to, 101, 400 * MICRO);
         vault.payOut(operator, _to, 100, 400 * MICRO);
         vm.expectRevert(
-            abi.encodeWithSelector(IPaymentVault.PaidOutLimit.selector, 400 * MICRO, MICRO, 399 * MICRO)
+            abi.encodeWithSelector(IPaymentVault.PayoutLimitExceeded.selector, 400 * MICRO, MICRO, 399 * MICRO)
         );
         vault.payOut(operator, _to, 1, 399 * MICRO);
         vm.stopPrank();

@@ -18,7 +18,7 @@ contract ReceiptKeyTest is Batches {
 
     function test_a_key_is_bound_for_ever() external {
         bytes memory signature = sign(keyOf("receipt key"), _digest(operator));
-        bytes memory error = abi.encodeWithSelector(IOperatorRegistry.KeyTaken.selector, receiptKey, operator);
+        bytes memory error = abi.encodeWithSelector(IOperatorRegistry.KeyAlreadyBound.selector, receiptKey, operator);
         _expectError(operator, receiptKey, signature, error);
         address other = who("other operator");
         signature = sign(keyOf("receipt key"), _digest(other));

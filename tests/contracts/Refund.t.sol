@@ -140,7 +140,7 @@ contract RefundTest is Disputed {
         Claim memory request = claimOf(thief, forged, 0);
         // All that was ever paid out of the pot stays within what the final batches collected.
         bytes memory error = abi.encodeWithSelector(
-            IPaymentVault.PaidOutLimit.selector,
+            IPaymentVault.PayoutLimitExceeded.selector,
             earlier - left,
             asked,
             earlier + book.total

@@ -38,7 +38,7 @@ contract RegisterTest is Datanets {
         vm.expectRevert(abi.encodeWithSelector(IAdapterRegistry.NotCreator.selector, address(this), _creator));
         adapters.register(record);
         VersionId id = _register(record);
-        _expectError(record, abi.encodeWithSelector(IAdapterRegistry.VersionTaken.selector, id));
+        _expectError(record, abi.encodeWithSelector(IAdapterRegistry.VersionAlreadyRegistered.selector, id));
     }
 
     function test_a_new_price_is_a_new_record_of_the_same_name() external {

@@ -23,7 +23,7 @@ contract ReserveTest is Disputed {
         Book memory book = wrong();
         _reserve(book, challenger);
         vm.roll(block.number + 1 + blocks);
-        expectConviction(book, IDisputes.zeroLeaf.selector, challenger);
+        expectConviction(book, IDisputes.proveZeroLeaf.selector, challenger);
         convict(book, challenger);
         vm.assertTrue(usd.balanceOf(challenger) != 0);
         assertVoid(book);
@@ -63,7 +63,7 @@ contract ReserveTest is Disputed {
         _reserve(book, challenger);
         vm.roll(block.number + 1);
         bytes memory proof = bytes.concat(proofOf(book), bytes1(tail));
-        expectConviction(book, IDisputes.zeroLeaf.selector);
+        expectConviction(book, IDisputes.proveZeroLeaf.selector);
         vm.prank(challenger);
         (bool isHeld, ) = address(disputes).call(proof);
         vm.assertTrue(isHeld);
@@ -79,7 +79,7 @@ contract ReserveTest is Disputed {
     /// @dev All of the slash is the treasury's.
     function _convictFor(Book memory book, address sender) private {
         uint256 before = usd.balanceOf(address(timelock));
-        expectConviction(book, IDisputes.zeroLeaf.selector);
+        expectConviction(book, IDisputes.proveZeroLeaf.selector);
         convict(book, sender);
         assertVoid(book);
         vm.assertEq(usd.balanceOf(sender), 0);

@@ -36,7 +36,7 @@ contract ReturnBondTest is Disputed {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         vm.warp(asked.deadline + 1);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         uint256 reward = usd.balanceOf(challenger);
         disputes.returnBond(asked, book.header);
         vm.assertEq(usd.balanceOf(challenger), reward + BOND);
@@ -58,7 +58,7 @@ contract ReturnBondTest is Disputed {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree.Entries, oneKey(0));
         vm.warp(block.timestamp + later);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchStands.selector, asked.batchHash));
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.BatchPending.selector, asked.batchHash));
         disputes.returnBond(asked, book.header);
     }
 

@@ -4,6 +4,7 @@ pragma solidity 0.8.34;
 import {OperatorRegistry} from "../../contracts/OperatorRegistry.sol";
 import {IOperatorRegistry, Stake} from "../../contracts/interfaces/IOperatorRegistry.sol";
 import {BatchHeader} from "../../contracts/interfaces/ISettlement.sol";
+import {ExactTransfer} from "../../contracts/libraries/ExactTransfer.sol";
 import {Batches} from "./support/Batches.sol";
 import {BlockingToken, ChargingToken} from "./support/Tokens.sol";
 
@@ -30,7 +31,7 @@ contract StakeTest is Batches {
         charging.mint(operator, 10);
         vm.startPrank(operator);
         charging.approve(address(other), 10);
-        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.UnexpectedTransfer.selector, 10, 9));
+        vm.expectRevert(abi.encodeWithSelector(ExactTransfer.UnexpectedTransfer.selector, 10, 9));
         other.stake(10);
         vm.stopPrank();
     }
@@ -63,7 +64,7 @@ contract StakeTest is Batches {
 
     function test_nothing_leaves_early_or_unasked(uint64 early) external {
         early = uint64(bound(early, 1, UNSTAKE));
-        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstakes.selector, operator));
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstaking.selector, operator));
         uint64 unstakeAt = uint64(block.timestamp) + UNSTAKE;
         _startUnstake(MICRO);
         vm.warp(unstakeAt - early);
@@ -75,7 +76,7 @@ contract StakeTest is Batches {
         _startUnstake(0);
         vm.assertEq(operators.coverOf(operator), _STAKE);
         vm.warp(block.timestamp + UNSTAKE);
-        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstakes.selector, operator));
+        _expectUnstakeError(abi.encodeWithSelector(IOperatorRegistry.NothingUnstaking.selector, operator));
     }
 
     function test_no_more_is_asked_back_than_there_is() external {

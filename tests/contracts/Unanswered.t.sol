@@ -15,11 +15,11 @@ contract UnansweredTest is Disputed {
         Book memory book = committed();
         Demand memory asked = demand(book, Tree(tree % 4), oneKey(0));
         vm.warp(asked.deadline);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.AnswerNotDue.selector, asked.deadline));
-        disputes.unanswered(asked, book.header);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.DeadlineNotPassed.selector, asked.deadline));
+        disputes.voidUnanswered(asked, book.header);
         vm.warp(uint256(asked.deadline) + 1 + late);
-        expectConviction(book, IDisputes.unanswered.selector, challenger);
-        disputes.unanswered(asked, book.header);
+        expectConviction(book, IDisputes.voidUnanswered.selector, challenger);
+        disputes.voidUnanswered(asked, book.header);
         assertVoid(book);
     }
 
@@ -39,7 +39,7 @@ contract UnansweredTest is Disputed {
             uint128(units - units / 4) * MICRO
         );
         vm.prank(sender);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         vm.assertEq(usd.balanceOf(challenger), units / 4);
     }
 
@@ -53,7 +53,7 @@ contract UnansweredTest is Disputed {
         }
         vm.assertEq(disputes.unansweredOf(idOf(asked)), 1 << silent);
         vm.warp(asked.deadline + 1);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         assertVoid(book);
     }
 
@@ -63,7 +63,7 @@ contract UnansweredTest is Disputed {
         disputes.answer(asked, 0, book.header, book.parent, book.look(Tree.Entries, 0));
         vm.warp(asked.deadline + 1);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.DemandUnknown.selector, idOf(asked)));
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         vm.assertTrue(settlement.isPending(book.header));
     }
 
@@ -75,7 +75,7 @@ contract UnansweredTest is Disputed {
         vm.warp(uint256(book.header.finalAt) + 1 days);
         vm.expectRevert(abi.encodeWithSelector(ISettlement.BatchHeld.selector, operator, 2));
         settlement.finalise(book.header);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         assertVoid(book);
     }
 
@@ -84,7 +84,7 @@ contract UnansweredTest is Disputed {
         Demand memory asked = demand(book, Tree.Balances, oneKey(0));
         committed();
         vm.warp(asked.deadline + 1);
-        disputes.unanswered(asked, book.header);
+        disputes.voidUnanswered(asked, book.header);
         vm.assertEq(settlement.stateOf(operator).last, 0);
         vm.assertEq(settlement.stateOf(operator).toRefund, 2);
     }
@@ -94,10 +94,10 @@ contract UnansweredTest is Disputed {
         Demand memory one = demand(book, Tree.Balances, oneKey(0));
         Demand memory two = demand(book, Tree.Entries, oneKey(0));
         vm.warp(one.deadline + 1);
-        disputes.unanswered(one, book.header);
+        disputes.voidUnanswered(one, book.header);
         bytes memory unknown = abi.encodeWithSelector(ISettlement.BatchUnknown.selector, Hashing.batch(book.header));
         vm.expectRevert(unknown);
-        disputes.unanswered(two, book.header);
+        disputes.voidUnanswered(two, book.header);
     }
 
     function test_another_demand_or_batch_is_unknown(uint256 field) external {
@@ -107,12 +107,12 @@ contract UnansweredTest is Disputed {
         Book memory other = first();
         bytes4 selector = IDisputes.HeaderMismatch.selector;
         vm.expectRevert(abi.encodeWithSelector(selector, asked.batchHash, Hashing.batch(other.header)));
-        disputes.unanswered(asked, other.header);
+        disputes.voidUnanswered(asked, other.header);
         field %= 3;
         if (field == 0) asked.challenger = address(this);
         if (field == 1) asked.deadline -= 1;
         if (field == 2) asked.batchHash = Hashing.batch(other.header);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.DemandUnknown.selector, idOf(asked)));
-        disputes.unanswered(asked, other.header);
+        disputes.voidUnanswered(asked, other.header);
     }
 }

@@ -40,7 +40,7 @@ contract WithdrawTest is Payments {
     }
 
     function test_nothing_leaves_without_a_thaw() external {
-        _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThaws.selector, channel()));
+        _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThawing.selector, channel()));
     }
 
     function test_a_thaw_serves_once() external {
@@ -48,7 +48,7 @@ contract WithdrawTest is Payments {
         vm.warp(block.timestamp + THAW);
         vm.prank(payer);
         vault.withdraw(operator, collector);
-        _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThaws.selector, channel()));
+        _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThawing.selector, channel()));
     }
 
     function test_a_thaw_of_zero_ends_a_thaw() external {
@@ -56,12 +56,12 @@ contract WithdrawTest is Payments {
         _thaw(0);
         vm.assertEq(vault.channelOf(channel()).thawedAt, 0);
         vm.warp(block.timestamp + THAW);
-        _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThaws.selector, channel()));
+        _expectWithdrawError(abi.encodeWithSelector(IPaymentVault.NothingThawing.selector, channel()));
     }
 
     function test_a_thaw_of_zero_on_a_channel_never_opened_is_refused() external {
         operator = who("operator without channel");
-        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.NothingThaws.selector, channel()));
+        vm.expectRevert(abi.encodeWithSelector(IPaymentVault.NothingThawing.selector, channel()));
         _thaw(0);
     }
 

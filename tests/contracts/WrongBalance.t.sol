@@ -72,8 +72,8 @@ contract WrongBalanceTest is Disputed {
         witness.entriesFrom = book.single(Tree.Entries, last);
         witness.entriesUntil = book.single(Tree.Entries, 0);
         vm.assertTrue(uint256(witness.entriesFrom.keys[0]) < key << 64);
-        expectConviction(book, IDisputes.wrongBalance.selector);
-        disputes.wrongBalance(book.header, witness);
+        expectConviction(book, IDisputes.proveWrongBalance.selector);
+        disputes.proveWrongBalance(book.header, witness);
         assertVoid(book);
     }
 
@@ -125,7 +125,7 @@ contract WrongBalanceTest is Disputed {
         bytes32 found = Hashing.batch(witness.parent);
         bytes4 selector = IDisputes.HeaderMismatch.selector;
         vm.expectRevert(abi.encodeWithSelector(selector, book.header.parent, found));
-        disputes.wrongBalance(book.header, witness);
+        disputes.proveWrongBalance(book.header, witness);
     }
 
     function test_another_accounts_lookup_is_refused(uint256 i, address other, uint256 which) external {
@@ -142,7 +142,7 @@ contract WrongBalanceTest is Disputed {
         if (which == 3) (witness.entriesUntil, key) = (wrongs.entriesUntil, bytes32((uint256(key) + 1) << 64));
         vm.assume(keccak256(abi.encode(witness)) != before);
         vm.expectRevert(abi.encodeWithSelector(Lookups.LookupMismatch.selector, key));
-        disputes.wrongBalance(book.header, witness);
+        disputes.proveWrongBalance(book.header, witness);
     }
 
     function test_the_parents_balances_do_not_pass_for_the_batchs(uint256 i) external {
@@ -150,13 +150,13 @@ contract WrongBalanceTest is Disputed {
         BalanceWitness memory witness = balanceWitness(book, _account(book, _balance(book, i)));
         (witness.earlier, witness.later) = (witness.later, witness.earlier);
         vm.expectRevert();
-        disputes.wrongBalance(book.header, witness);
+        disputes.proveWrongBalance(book.header, witness);
     }
 
     function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 seed) external {
         Book memory book = committed();
         BalanceWitness memory witness = balanceWitness(book, _account(book, _balance(book, i)));
-        expectAcquittal(book, abi.encodeCall(IDisputes.wrongBalance, (book.header, witness)), seed);
+        expectAcquittal(book, abi.encodeCall(IDisputes.proveWrongBalance, (book.header, witness)), seed);
     }
 
     // --- inside ---
@@ -171,15 +171,15 @@ contract WrongBalanceTest is Disputed {
 
     function _convict(Book memory book, address account) private {
         BalanceWitness memory witness = balanceWitness(book, account);
-        expectConviction(book, IDisputes.wrongBalance.selector);
-        disputes.wrongBalance(book.header, witness);
+        expectConviction(book, IDisputes.proveWrongBalance.selector);
+        disputes.proveWrongBalance(book.header, witness);
         assertVoid(book);
     }
 
     function _expectRight(Book memory book, address account) private {
         bytes32 key = Hashing.account(account);
         BalanceWitness memory witness = balanceWitness(book, account);
-        vm.expectRevert(abi.encodeWithSelector(IDisputes.ValueIsRight.selector, key, book.balances.valueOf(key)));
-        disputes.wrongBalance(book.header, witness);
+        vm.expectRevert(abi.encodeWithSelector(IDisputes.ValueMatches.selector, key, book.balances.valueOf(key)));
+        disputes.proveWrongBalance(book.header, witness);
     }
 }

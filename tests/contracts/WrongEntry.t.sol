@@ -100,7 +100,7 @@ contract WrongEntryTest is Disputed {
             i,
             placeOf(book, i, slice, part),
             book.look(Tree.Entries, key),
-            abi.encodeWithSelector(IDisputes.ValueIsRight.selector, key, value)
+            abi.encodeWithSelector(IDisputes.ValueMatches.selector, key, value)
         );
     }
 
@@ -113,7 +113,7 @@ contract WrongEntryTest is Disputed {
             0,
             placeOf(book, 0, 0, part),
             book.look(Tree.Entries, key),
-            abi.encodeWithSelector(IDisputes.ValueIsRight.selector, key, book.entries.valueOf(key))
+            abi.encodeWithSelector(IDisputes.ValueMatches.selector, key, book.entries.valueOf(key))
         );
     }
 
@@ -125,7 +125,7 @@ contract WrongEntryTest is Disputed {
         for (uint256 part = 3; part < 259; part += 255) {
             bytes32 key = keyOfPlace(book, 0, 3, part);
             bytes memory isRight = abi.encodeWithSelector(
-                IDisputes.ValueIsRight.selector,
+                IDisputes.ValueMatches.selector,
                 key,
                 book.entries.valueOf(key)
             );
@@ -133,7 +133,7 @@ contract WrongEntryTest is Disputed {
         }
         ReceiptWitness memory witness = book.witnessOf(0);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.NoFault.selector));
-        disputes.badReceipt(book.header, witness, "");
+        disputes.proveBadReceipt(book.header, witness, "");
         vm.revertToState(before);
         bytes32 last = keyOfPlace(book, 0, 3, 258);
         book.entries.shift(book.entries.placeOf(last), 0, 1);
@@ -162,7 +162,7 @@ contract WrongEntryTest is Disputed {
         ReceiptWitness memory witness = book.witnessOf(i);
         EntryPlace memory place = placeOf(book, i, 0, 1);
         vm.expectRevert();
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
     function test_parts_that_a_slice_does_not_have_are_refused(uint16 part) external {
@@ -172,7 +172,7 @@ contract WrongEntryTest is Disputed {
         Lookup memory lookup = book.look(Tree.Entries, 0);
         EntryPlace memory place = placeOf(book, 0, 0, 0);
         place.part = part;
-        bytes4 selector = IDisputes.NotInvolved.selector;
+        bytes4 selector = IDisputes.PartOutOfRange.selector;
         _expectError(book, 0, place, lookup, abi.encodeWithSelector(selector, part, 4));
         _expectError(book, 1, place, lookup, abi.encodeWithSelector(selector, part, 4));
     }
@@ -184,7 +184,7 @@ contract WrongEntryTest is Disputed {
         place.slice = uint16(bound(slice, 4, type(uint16).max));
         ReceiptWitness memory witness = book.witnessOf(6);
         vm.expectRevert();
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
     function test_another_contribution_is_refused(bytes32 contentHash) external {
@@ -194,7 +194,7 @@ contract WrongEntryTest is Disputed {
         vm.assume(contentHash != place.contentHash);
         Lookup memory lookup = book.look(Tree.Entries, 0);
         place.contentHash = contentHash;
-        bytes4 selector = IDisputes.NotTheContributor.selector;
+        bytes4 selector = IDisputes.ContributionMismatch.selector;
         _expectError(book, i, place, lookup, abi.encodeWithSelector(selector, contentHash, index, 0));
         place.contentHash = contentOf(place.snapshot.datanetId, 4);
         _expectError(book, i, place, lookup, abi.encodeWithSelector(selector, place.contentHash, index, 4));
@@ -209,7 +209,7 @@ contract WrongEntryTest is Disputed {
         EntryPlace memory place = placeOf(book, 3, 1, 3);
         vm.assertEq(place.contentHash, contentOf(place.snapshot.datanetId, 0));
         place.contentHash = keccak256("unknown");
-        bytes4 selector = IDisputes.NotTheContributor.selector;
+        bytes4 selector = IDisputes.ContributionMismatch.selector;
         _expectError(
             book,
             3,
@@ -226,10 +226,10 @@ contract WrongEntryTest is Disputed {
         ReceiptWitness memory witness = book.witnessOf(1);
         Lookup memory lookup = book.look(Tree.Entries, 0);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
-    /// @dev What badPosition shows is no entry's matter.
+    /// @dev What proveBadPosition shows is no entry's matter.
     function test_a_contribution_outside_its_snapshot_has_no_right_entry() external {
         Book memory book = honest();
         Served memory served = book.served[1];
@@ -254,7 +254,7 @@ contract WrongEntryTest is Disputed {
         if (kind == 4) witness.attribution = book.served[5].attribution;
         if (kind == 5) witness.parts[1].record.snapshots[0] = SnapshotId.wrap(0);
         vm.expectPartialRevert(ReceiptRules.WitnessMismatch.selector);
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
     function test_anothers_opening_is_refused() external {
@@ -264,7 +264,7 @@ contract WrongEntryTest is Disputed {
         EntryPlace memory place = placeOf(book, 6, 0, 0);
         Lookup memory lookup = book.look(Tree.Entries, 0);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
     function test_a_right_batch_survives_any_change_of_a_proof(uint256 i, uint256 slice, uint256 seed) external {
@@ -274,7 +274,7 @@ contract WrongEntryTest is Disputed {
         EntryPlace memory place = placeOf(book, i, slice, part);
         Lookup memory lookup = book.look(Tree.Entries, keyOfPlace(book, i, slice, part));
         ReceiptWitness memory witness = book.witnessOf(i);
-        expectAcquittal(book, abi.encodeCall(IDisputes.wrongEntry, (book.header, witness, place, lookup)), seed);
+        expectAcquittal(book, abi.encodeCall(IDisputes.proveWrongEntry, (book.header, witness, place, lookup)), seed);
     }
 
     // --- inside ---
@@ -301,8 +301,8 @@ contract WrongEntryTest is Disputed {
         EntryPlace memory place = placeOf(book, i, slice, part);
         ReceiptWitness memory witness = book.witnessOf(i);
         Lookup memory lookup = book.look(Tree.Entries, key);
-        expectConviction(book, IDisputes.wrongEntry.selector);
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        expectConviction(book, IDisputes.proveWrongEntry.selector);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
         assertVoid(book);
     }
 
@@ -315,7 +315,7 @@ contract WrongEntryTest is Disputed {
     ) private {
         ReceiptWitness memory witness = book.witnessOf(i);
         vm.expectRevert(error);
-        disputes.wrongEntry(book.header, witness, place, lookup);
+        disputes.proveWrongEntry(book.header, witness, place, lookup);
     }
 
     /// @dev One receipt of a blend of four slices, the last with a list of 256 contributions.

@@ -18,8 +18,8 @@ contract WrongOrderTest is Disputed {
         leaves.swap(i, j);
         commitBook(book);
         Lookup memory shown = book.pair(tree, i, j);
-        expectConviction(book, IDisputes.wrongOrder.selector);
-        disputes.wrongOrder(book.header, tree, shown);
+        expectConviction(book, IDisputes.proveWrongOrder.selector);
+        disputes.proveWrongOrder(book.header, tree, shown);
         assertVoid(book);
     }
 
@@ -34,7 +34,7 @@ contract WrongOrderTest is Disputed {
         if (isBalances) book.balances = leaves;
         else book.entries = leaves;
         commitBook(book);
-        disputes.wrongOrder(book.header, tree, book.pair(tree, i, i + 1));
+        disputes.proveWrongOrder(book.header, tree, book.pair(tree, i, i + 1));
         assertVoid(book);
     }
 
@@ -44,7 +44,7 @@ contract WrongOrderTest is Disputed {
         Leaves memory leaves = book.leavesOf(tree);
         (i, j) = (bound(i, 0, leaves.keys.length - 1), bound(j, 0, leaves.keys.length - 1));
         vm.expectRevert(abi.encodeWithSelector(IDisputes.LeavesInOrder.selector, leaves.keys[i], leaves.keys[j]));
-        disputes.wrongOrder(book.header, tree, book.pair(tree, i, j));
+        disputes.proveWrongOrder(book.header, tree, book.pair(tree, i, j));
     }
 
     function test_only_leaves_of_the_tree_count(bool isBalances, uint256 i) external {
@@ -55,11 +55,11 @@ contract WrongOrderTest is Disputed {
         (shown.openings[0].index, shown.openings[1].index) = (shown.openings[1].index, shown.openings[0].index);
         // Where the last leaf is promoted its path has another length too.
         vm.expectRevert();
-        disputes.wrongOrder(book.header, tree, shown);
+        disputes.proveWrongOrder(book.header, tree, shown);
         shown = book.pair(tree, i - 1, i);
         (shown.keys[0], shown.keys[1]) = (shown.keys[1], shown.keys[0]);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.wrongOrder(book.header, tree, shown);
+        disputes.proveWrongOrder(book.header, tree, shown);
     }
 
     function test_neither_leaf_is_taken_at_its_word(bool isBalances, uint256 i, bool isLeft) external {
@@ -69,14 +69,14 @@ contract WrongOrderTest is Disputed {
         Lookup memory shown = book.pair(tree, i - 1, i);
         shown.keys[isLeft ? 0 : 1] = isLeft ? bytes32(type(uint256).max) : bytes32(0);
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.wrongOrder(book.header, tree, shown);
+        disputes.proveWrongOrder(book.header, tree, shown);
     }
 
     function test_a_right_batch_survives_any_change_of_a_proof(bool isBalances, uint256 i, uint256 seed) external {
         Tree tree = _treeOf(isBalances);
         Book memory book = committed();
         i = bound(i, 1, book.leavesOf(tree).keys.length - 1);
-        bytes memory call = abi.encodeCall(IDisputes.wrongOrder, (book.header, tree, book.pair(tree, i, i - 1)));
+        bytes memory call = abi.encodeCall(IDisputes.proveWrongOrder, (book.header, tree, book.pair(tree, i, i - 1)));
         expectAcquittal(book, call, seed);
     }
 
@@ -84,9 +84,9 @@ contract WrongOrderTest is Disputed {
         Book memory book = committed();
         Lookup memory shown = book.pair(Tree.Receipts, 1, 0);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.Receipts));
-        disputes.wrongOrder(book.header, Tree.Receipts, shown);
+        disputes.proveWrongOrder(book.header, Tree.Receipts, shown);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.ParentBalances));
-        disputes.wrongOrder(book.header, Tree.ParentBalances, shown);
+        disputes.proveWrongOrder(book.header, Tree.ParentBalances, shown);
     }
 
     function _treeOf(bool isBalances) private pure returns (Tree) {

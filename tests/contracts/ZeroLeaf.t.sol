@@ -22,8 +22,8 @@ contract ZeroLeafTest is Disputed {
         if (which == Tree.Balances) book.balances = leaves;
         commitBook(book);
         Opening memory opening = book.open(which, at);
-        expectConviction(book, IDisputes.zeroLeaf.selector);
-        disputes.zeroLeaf(book.header, which, _leaf(which, key), opening);
+        expectConviction(book, IDisputes.proveZeroLeaf.selector);
+        disputes.proveZeroLeaf(book.header, which, _leaf(which, key), opening);
         assertVoid(book);
     }
 
@@ -33,7 +33,7 @@ contract ZeroLeafTest is Disputed {
         book.entries = book.entries.insert(0, key, 0);
         commitBook(book);
         bytes32 leaf = book.sums(Tree.Entries).leaves[0];
-        disputes.zeroLeaf(book.header, Tree.Entries, leaf, book.open(Tree.Entries, 0));
+        disputes.proveZeroLeaf(book.header, Tree.Entries, leaf, book.open(Tree.Entries, 0));
         assertVoid(book);
     }
 
@@ -44,8 +44,8 @@ contract ZeroLeafTest is Disputed {
         commitBook(book);
         Opening memory opening = book.open(Tree.Entries, 0);
         bytes32 leaf = _leaf(Tree.Entries, book.leavesOf(Tree.Entries).keys[0]);
-        expectConviction(book, IDisputes.zeroLeaf.selector);
-        disputes.zeroLeaf(book.header, Tree.Entries, leaf, opening);
+        expectConviction(book, IDisputes.proveZeroLeaf.selector);
+        disputes.proveZeroLeaf(book.header, Tree.Entries, leaf, opening);
         assertVoid(book);
     }
 
@@ -57,10 +57,10 @@ contract ZeroLeafTest is Disputed {
         Opening memory opening = book.open(which, i);
         bytes memory error = abi.encodeWithSelector(IDisputes.LeafHasValue.selector, opening.value);
         vm.expectRevert(error);
-        disputes.zeroLeaf(book.header, which, _leaf(which, leaves.keys[i]), opening);
+        disputes.proveZeroLeaf(book.header, which, _leaf(which, leaves.keys[i]), opening);
         opening.value = 0;
         vm.expectPartialRevert(Lookups.LeafNotInTree.selector);
-        disputes.zeroLeaf(book.header, which, _leaf(which, leaves.keys[i]), opening);
+        disputes.proveZeroLeaf(book.header, which, _leaf(which, leaves.keys[i]), opening);
     }
 
     function test_a_node_above_leaves_does_not_pass_for_one(uint256 tree) external {
@@ -72,8 +72,8 @@ contract ZeroLeafTest is Disputed {
             path[i] = opening.path[48 + i];
         }
         opening.path = path;
-        vm.expectPartialRevert(MerkleSum.WrongPathLength.selector);
-        disputes.zeroLeaf(book.header, which, keccak256("node"), opening);
+        vm.expectPartialRevert(MerkleSum.InvalidPathLength.selector);
+        disputes.proveZeroLeaf(book.header, which, keccak256("node"), opening);
     }
 
     function test_the_only_leaf_has_the_value_of_all() external {
@@ -81,14 +81,14 @@ contract ZeroLeafTest is Disputed {
         Opening memory opening = book.open(Tree.Receipts, 0);
         opening.value = 0;
         vm.expectRevert(abi.encodeWithSelector(Lookups.LeafNotInTree.selector, book.header.receiptsRoot, 0));
-        disputes.zeroLeaf(book.header, Tree.Receipts, book.header.receiptsRoot, opening);
+        disputes.proveZeroLeaf(book.header, Tree.Receipts, book.header.receiptsRoot, opening);
     }
 
     function test_the_parents_leaves_are_another_batchs() external {
         Book memory book = committed();
         Opening memory opening = book.open(Tree.ParentBalances, 0);
         vm.expectRevert(abi.encodeWithSelector(IDisputes.WrongTree.selector, Tree.ParentBalances));
-        disputes.zeroLeaf(book.header, Tree.ParentBalances, keccak256("leaf"), opening);
+        disputes.proveZeroLeaf(book.header, Tree.ParentBalances, keccak256("leaf"), opening);
     }
 
     function test_a_right_batch_survives_any_change_of_a_proof(uint256 tree, uint256 i, uint256 seed) external {
@@ -97,7 +97,7 @@ contract ZeroLeafTest is Disputed {
         Leaves memory leaves = book.leavesOf(which);
         i = bound(i, 0, leaves.keys.length - 1);
         bytes32 leaf = _leaf(which, leaves.keys[i]);
-        bytes memory call = abi.encodeCall(IDisputes.zeroLeaf, (book.header, which, leaf, book.open(which, i)));
+        bytes memory call = abi.encodeCall(IDisputes.proveZeroLeaf, (book.header, which, leaf, book.open(which, i)));
         expectAcquittal(book, call, seed);
     }
 

@@ -163,7 +163,7 @@ class World:
         )
         return frozen
 
-    def fail(self, transaction_id: int | None, error: str = "ContentTaken") -> None:
+    def fail(self, transaction_id: int | None, error: str = "ContentAlreadyRecorded") -> None:
         """The chain refuses the transaction."""
         with self.database.begin() as tx:
             row = tx.session.get_one(TransactionRow, transaction_id)

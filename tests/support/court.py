@@ -112,11 +112,11 @@ class Court:
     def convicts(self, proof: Batchwise | EquivocationProof) -> bool:
         """Whether the contract would, which the twin has to know."""
         try:
-            data = interface("Disputes").function(proof.verb, proof.args).encode(proof.args)
+            data = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
         except InvalidInput:  # not even a call
             return False
         try:
-            self.chain.simulate("Disputes", proof.verb, data, sender=CHALLENGER.account)
+            self.chain.simulate("Disputes", proof.function, data, sender=CHALLENGER.account)
         except Reverted:
             is_convicted = False
         else:
@@ -153,11 +153,11 @@ class Court:
 
     def falls_by_silence(self, demand: Demand, accused: Accused) -> bool:
         args = (demand.abi, accused.header.abi)
-        data = interface("Disputes").function("unanswered", args).encode(args)
+        data = interface("Disputes").function("voidUnanswered", args).encode(args)
         with self.undone():
             self.sleep(WINDOW // 8 + 1)
             try:
-                self.chain.simulate("Disputes", "unanswered", data)
+                self.chain.simulate("Disputes", "voidUnanswered", data)
             except Reverted:
                 return False
         return True

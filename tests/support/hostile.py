@@ -52,7 +52,7 @@ class Accuser:
         self.header, self.draft, self.trees = accused.header, accused.draft, accused.trees
 
     def proofs(self, count: int) -> Iterator[AnyProof]:
-        """Of every verb in turn; every other one with something in it changed."""
+        """Of every proof in turn; every other one with something in it changed."""
         makers = (
             self.bad_receipt,
             self.bad_position,

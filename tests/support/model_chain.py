@@ -174,7 +174,11 @@ class ModelChain:
         return [b for b in self.committed if b.state is not BatchState.VOID]
 
     def void_from(
-        self, number: int, verb: str = "unanswered", fault: Fault | None = None, receipt: int | None = None
+        self,
+        number: int,
+        proof: str = "voidUnanswered",
+        fault: Fault | None = None,
+        receipt: int | None = None,
     ) -> None:
         """As a proof does. `fault`, `receipt`: what is wrong with which receipt of that batch."""
         fallen = [b for b in self.standing() if b.number >= number]
@@ -182,7 +186,7 @@ class ModelChain:
         conviction = Conviction(
             first=number,
             convicted=fallen[0].hash,
-            verb=verb,
+            proof=proof,
             challenger=None,
             fault=fault,
             receipt=receipt,
@@ -235,7 +239,7 @@ class ModelChain:
         if commitment["parent"] != parent:
             raise refuse("ParentMismatch", expected=parent, named=commitment["parent"])
         if int(commitment["parameterSet"]) != self.sets[-1].id:
-            raise refuse("NotCurrentSet", named=commitment["parameterSet"], current=self.sets[-1].id)
+            raise refuse("ParameterSetNotCurrent", named=commitment["parameterSet"], current=self.sets[-1].id)
         spans = [self._span(collection) for collection in collections]
         assert [s.channel_id for s in spans] == sorted({s.channel_id for s in spans})
         if sum(s.amount for s in spans) != int(commitment["total"]):

@@ -151,7 +151,7 @@ def show(round_: Round, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(round_)), flush=True)
         return
-    fate = f"void by {round_.verb}" if round_.verb else "stands"
+    fate = f"void by {round_.proof}" if round_.proof else "stands"
     print(
         f"{round_.way:34} {fate:20} {round_.seconds:5.1f} s  {round_.num_leaves:3} leaves shown  "
         f"{round_.paid_units:6} units paid",

@@ -26,7 +26,7 @@ class Round:
     """What became of it. Bonds in token units."""
 
     way: str
-    verb: str
+    proof: str
     """By which the batch fell; empty if it stood."""
     seconds: float
     """From the commitment to the last refund, or to the verdict that it is right."""
@@ -48,7 +48,7 @@ def play(stage: Stage, way: Way, is_right: Callable[[Header], bool], step: Calla
     started = time.monotonic()
     fell, num_leaves = _wait(stage, forgery, header, way, lambda: is_right(header), step)
     seconds = time.monotonic() - started
-    if way.verbs:
+    if way.proofs:
         _check_fall(way, fell)
         if (after := stage.channels()) != before:
             raise StageError(f"the channels are {after}, not {before}")
@@ -58,7 +58,7 @@ def play(stage: Stage, way: Way, is_right: Callable[[Header], bool], step: Calla
     due, paid = stage.claim(CONTRIBUTORS[0].account)
     if not due or paid != due:
         raise StageError(f"a contributor got {paid} units, not {due}")
-    return Round(way.name, fell.conviction.verb if fell.conviction else "", seconds, num_leaves, paid)
+    return Round(way.name, fell.conviction.proof if fell.conviction else "", seconds, num_leaves, paid)
 
 
 def _wait(
@@ -80,18 +80,18 @@ def _wait(
         if found.state is BatchState.VOID and found.is_refunded:
             return found, num_leaves
         if is_right():
-            if way.verbs:
+            if way.proofs:
                 raise StageError("the watcher calls a wrong batch right")
             return found, num_leaves
         if stage.chain.head().timestamp >= header.final_at:
             break
-    raise StageError("nobody caught the batch in time" if way.verbs else "the batch was not called right")
+    raise StageError("nobody caught the batch in time" if way.proofs else "the batch was not called right")
 
 
 def _check_fall(way: Way, fell: CommittedBatch) -> None:
     conviction = fell.conviction
-    if conviction is None or conviction.verb not in way.verbs:
-        raise StageError(f"it fell by {conviction}, not by {' or '.join(way.verbs)}")
+    if conviction is None or conviction.proof not in way.proofs:
+        raise StageError(f"it fell by {conviction}, not by {' or '.join(way.proofs)}")
     if conviction.challenger != WATCHER.account:
         raise StageError(f"the challenger's part went to {conviction.challenger}")
 

@@ -27,11 +27,11 @@ STOLEN = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`verbs`: the proofs of `Disputes` by which the batch may fall; none for one that must stand."""
+    """`proofs`: the proofs of `Disputes` by which the batch may fall; none for one that must stand."""
 
     name: str
     forge: Callable[[Stage, Batch], Forgery]
-    verbs: tuple[str, ...]
+    proofs: tuple[str, ...]
 
 
 def wrong_price(stage: Stage, batch: Batch) -> Forgery:
@@ -148,23 +148,23 @@ def withheld_and_shown(_stage: Stage, batch: Batch) -> Forgery:
     return replace(Forgery.of(batch), is_published=False)
 
 
-RECEIPT = ("badReceipt",)
+RECEIPT = ("proveBadReceipt",)
 WAYS = (
     Way("wrong price", wrong_price, RECEIPT),
     Way("receipt off its place", off_place, RECEIPT),
     Way("list that makes no whole", false_list, RECEIPT),
-    Way("contribution outside its snapshot", outside_snapshot, ("badPosition",)),
+    Way("contribution outside its snapshot", outside_snapshot, ("proveBadPosition",)),
     Way("version not registered", unregistered_version, RECEIPT),
-    Way("foreign signature", foreign_signature, ("unanswered",)),
-    Way("entry short", entry_short, ("wrongEntry",)),
-    Way("spare entry", spare_leaf, ("wrongEntry",)),
-    Way("entry worth nothing", zero_leaf, ("zeroLeaf",)),
-    Way("entries out of order", swapped_order, ("wrongOrder", "wrongEntry", "unanswered")),
-    Way("balance short", balance_short, ("wrongBalance",)),
-    Way("spare balance", spare_balance, ("wrongBalance",)),
-    Way("receipt signed twice", double_signed, ("equivocation",)),
-    Way("withheld", withheld, ("unanswered",)),
-    Way("withheld, and a spare entry", withheld_and_wrong, ("wrongEntry",)),
+    Way("foreign signature", foreign_signature, ("voidUnanswered",)),
+    Way("entry short", entry_short, ("proveWrongEntry",)),
+    Way("spare entry", spare_leaf, ("proveWrongEntry",)),
+    Way("entry worth nothing", zero_leaf, ("proveZeroLeaf",)),
+    Way("entries out of order", swapped_order, ("proveWrongOrder", "proveWrongEntry", "voidUnanswered")),
+    Way("balance short", balance_short, ("proveWrongBalance",)),
+    Way("spare balance", spare_balance, ("proveWrongBalance",)),
+    Way("receipt signed twice", double_signed, ("proveEquivocation",)),
+    Way("withheld", withheld, ("voidUnanswered",)),
+    Way("withheld, and a spare entry", withheld_and_wrong, ("proveWrongEntry",)),
     Way("withheld, but shown on demand", withheld_and_shown, ()),
 )
 

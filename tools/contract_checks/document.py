@@ -24,18 +24,18 @@ def exemptions() -> str:
         [each["detector"], ", ".join(f"`{place}`" for place in each["where"]), each["reason"]]
         for each in entries
     ]
-    return _table(["detector", "where", "why it is right as it is"], rows)
+    return _table(["detector", "where", "reason"], rows)
 
 
 def survivors() -> str:
     entries: list[dict[str, Any]] = json.loads((HERE / "survivors.json").read_text())
     place = "`{file}` `{function}`"
     rows = [[place.format(**each), f"`{each['change']}`", each["reason"]] for each in entries]
-    return _table(["where", "change", "why it lives"], rows)
+    return _table(["where", "change", "reason"], rows)
 
 
 def filled(page: str) -> str:
-    """The page with what stands between its markers replaced."""
+    """Return the page with the tables between its markers replaced."""
     tables = {"exemptions": exemptions(), "survivors": survivors()}
     between = r"<!-- (?P<name>\w+) -->\n.*?<!-- end of (?P=name) -->"
     return re.sub(

@@ -167,7 +167,7 @@ class ConvictionView(View):
 
     first: int
     convicted: str
-    verb: str = Field(description="The proof: a function of the contract `Disputes`.")
+    proof: str = Field(description="Function of the contract `Disputes` that voided the batch.")
     fault: str | None = Field(description="What was wrong with the receipt, where the proof was about one.")
     receipt: int | None = Field(description="That receipt's place in the convicted batch.")
     challenger: str | None = Field(description="Who earned by it, if anybody did.")

@@ -157,7 +157,7 @@ class BatchRow(Projection):
     header: Mapped[dict[str, Any]] = mapped_column(JSON)
     tx_hash: Mapped[str] = mapped_column(HASH)
     is_refunded: Mapped[bool]
-    verb: Mapped[str | None] = mapped_column(String(10))
+    proof: Mapped[str | None] = mapped_column(String(10))
     """Selector of the fraud proof that convicted this batch; None unless convicted."""
     challenger: Mapped[str | None] = mapped_column(ACCOUNT)
     """Account that received the challenger's reward; the zero account if none did."""

@@ -1,7 +1,7 @@
 """The fraud proofs as calls of `Disputes`, and what each of them shows.
 
-`verb` is the function, `args` its arguments. `holds` is the twin of the contract's evaluation: whether the
-call would convict, provided that the batch stands and is not final yet.
+`function` is the name in the contract, `args` are its arguments. `holds` is the twin of the contract's
+evaluation: it says whether the call would convict a batch that is pending.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Proof(Protocol):
     """Any of the classes below."""
 
     @property
-    def verb(self) -> str:
+    def function(self) -> str:
         """Function of `Disputes`."""
         ...
 
@@ -84,7 +84,7 @@ class Proof(Protocol):
 class BadReceiptProof:
     """A receipt is faulty in itself, or off its place if the batch's `spans` are given."""
 
-    verb: ClassVar[str] = "badReceipt"
+    function: ClassVar[str] = "proveBadReceipt"
     header: Header
     witness: ReceiptWitness
     spans: tuple[Span, ...] = ()
@@ -112,7 +112,7 @@ class BadReceiptProof:
 class BadPositionProof:
     """Entry `item` of a slice's list names a contribution that is not in its snapshot."""
 
-    verb: ClassVar[str] = "badPosition"
+    function: ClassVar[str] = "proveBadPosition"
     header: Header
     witness: ReceiptWitness
     slice: int
@@ -135,7 +135,7 @@ class BadPositionProof:
 class WrongEntryProof:
     """The entry of a part of a receipt's charge is not what the split makes of it."""
 
-    verb: ClassVar[str] = "wrongEntry"
+    function: ClassVar[str] = "proveWrongEntry"
     header: Header
     witness: ReceiptWitness
     place: EntryPlace
@@ -187,7 +187,7 @@ class WrongEntryProof:
 class WrongBalanceProof:
     """An account's balance is not its balance in the parent and its entries."""
 
-    verb: ClassVar[str] = "wrongBalance"
+    function: ClassVar[str] = "proveWrongBalance"
     header: Header
     witness: BalanceWitness
 
@@ -216,7 +216,7 @@ class WrongBalanceProof:
 class WrongOrderProof:
     """Two leaves of the entries or the balances, the one further left first, whose keys do not rise."""
 
-    verb: ClassVar[str] = "wrongOrder"
+    function: ClassVar[str] = "proveWrongOrder"
     header: Header
     tree: Tree
     leaves: Lookup
@@ -239,7 +239,7 @@ class WrongOrderProof:
 class ZeroLeafProof:
     """A leaf that is worth nothing (its key may be unknown), or has a node beside its path that is."""
 
-    verb: ClassVar[str] = "zeroLeaf"
+    function: ClassVar[str] = "proveZeroLeaf"
     header: Header
     tree: Tree
     leaf_hash: bytes
@@ -259,7 +259,7 @@ class ZeroLeafProof:
 class EquivocationProof:
     """The operator signed another receipt over money that a receipt of the batch covers."""
 
-    verb: ClassVar[str] = "equivocation"
+    function: ClassVar[str] = "proveEquivocation"
     header: Header
     receipt: Receipt
     opening: Opening
@@ -288,7 +288,7 @@ class EquivocationProof:
 class UnansweredProof:
     """A demand whose deadline passed without an answer to each key."""
 
-    verb: ClassVar[str] = "unanswered"
+    function: ClassVar[str] = "voidUnanswered"
     demand: Demand
     header: Header
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 Case = tuple[Hash32, Hash32]
 """A batch and the transaction that convicted it."""
 
-_OF_THE_TREES = {"wrongEntry", "wrongBalance", "wrongOrder", "zeroLeaf"}
+_OF_THE_TREES = {"proveWrongEntry", "proveWrongBalance", "proveWrongOrder", "proveZeroLeaf"}
 _OF_THE_PLACE = {Fault.VALUE, Fault.PLACE}
 """Faults of a receipt's leaf, not of the receipt."""
 
@@ -108,7 +108,7 @@ class Convictions:
         return self._objections[case]
 
     def _find_aside(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
-        if conviction.verb == "equivocation":
+        if conviction.proof == "proveEquivocation":
             index = self._equivocated(batch, conviction)
         elif conviction.fault is not None and conviction.fault not in _OF_THE_PLACE:
             index = conviction.receipt
@@ -121,28 +121,28 @@ class Convictions:
         # Evidence that came through another contract names nobody to us: then all are suspect.
         guilty = receipts if index is None else receipts[index : index + 1]
         fault = "" if conviction.fault is None else f" ({conviction.fault.name.lower()})"
-        why = f"convicted by {conviction.verb}{fault} in batch {batch.number}; it is never settled again"
+        why = f"convicted by {conviction.proof}{fault} in batch {batch.number}; it is never settled again"
         return {receipt_id(signed.receipt): why for signed in guilty}
 
     def _equivocated(self, batch: CommittedBatch, conviction: Conviction) -> int | None:
         """The receipt's place in the batch, by the evidence that the conviction's transaction showed."""
         call = self.chain.called(conviction.tx_hash) or {}
-        if (call.get("contract"), call.get("function")) != ("Disputes", conviction.verb):
+        if (call.get("contract"), call.get("function")) != ("Disputes", conviction.proof):
             return None
         args = call["args"]
         is_this = Header.from_chain(args["header"]).hash == batch.hash
         return int(args["opening"]["index"]) if is_this else None
 
     def _find_objection(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
-        if conviction.verb not in _OF_THE_TREES and conviction.fault not in _OF_THE_PLACE:
+        if conviction.proof not in _OF_THE_TREES and conviction.fault not in _OF_THE_PLACE:
             return ""
         header = Header.from_chain(batch.header)
         rebuilt = self._rebuilt(tx, header, receipts_of(batch, self.blobs, self.settlement))
         if rebuilt is None or not _is_same(rebuilt, header):
             return ""
         return (
-            f"batch {batch.number} was convicted by {conviction.verb}, yet this installation would build the "
-            "same one again: it does not keep the contracts' rules, and settles nothing until it is updated"
+            f"batch {batch.number} was convicted by {conviction.proof}, yet this installation would build "
+            "the same one again: it deviates from the contracts' rules and settles nothing until updated"
         )
 
     def _rebuilt(self, tx: UnitOfWork, header: Header, receipts: Sequence[SignedReceipt]) -> Batch | None:

@@ -56,7 +56,7 @@ MAX_LINKS = 128
 """Of a batch's span to its answers': OpenTelemetry keeps no more of one."""
 _OF_THE_WHOLE_BATCH = {
     "ParentMismatch",
-    "NotCurrentSet",
+    "ParameterSetNotCurrent",
     "ParameterSetUnknown",
     "CommitsArePaused",
     "StakeTooLow",

@@ -42,13 +42,13 @@ class Challenge:
 
     def prove(self, view: ChainView, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
         """Reserve the proof, so that its reward is ours, and send it a block later; at once near the end."""
-        call = Call("Disputes", proof.verb, proof.args)
+        call = Call("Disputes", proof.function, proof.args)
         if why := self.dispute_sender.refusal(call):
-            yield news(batch, "refused", f"{proof.verb} would not hold: {why}")
+            yield news(batch, "refused", f"{proof.function} would not hold: {why}")
             return
         if self._has_time(view, batch):
             yield from self._reserve(batch, call)
-        yield from outcome(batch, "proved", f"void by {proof.verb}", self.dispute_sender.send([call]))
+        yield from outcome(batch, "proved", f"void by {proof.function}", self.dispute_sender.send([call]))
 
     def demand(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
@@ -86,7 +86,7 @@ class Challenge:
         late = [one for one in view.open_demands(operator) if one.demand.deadline < now]
         found = [(batch, one) for one in late if (batch := view.batch(one.demand.batch_hash)) is not None]
         for batch, one in sorted(found, key=lambda pair: pair[0].number)[:1]:
-            call = Call("Disputes", "unanswered", (one.demand.abi, dict(batch.header)))
+            call = Call("Disputes", "voidUnanswered", (one.demand.abi, dict(batch.header)))
             text = f"void: {len(one.unanswered)} leaves of {one.demand.tree.name.lower()} were not shown"
             yield from outcome(batch, "proved", text, self.dispute_sender.send([call]))
 

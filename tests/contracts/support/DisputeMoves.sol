@@ -74,7 +74,7 @@ abstract contract DisputeMoves is OperatorMoves {
         if (block.timestamp <= kept.demand.deadline) vm.warp(kept.demand.deadline + 1);
         operator = kept.operator;
         uint256 stakeBefore = operators.stakeOf(operator).stake;
-        disputes.unanswered(kept.demand, kept.whole.header);
+        disputes.voidUnanswered(kept.demand, kept.whole.header);
         _bookVoid(kept.whole, stakeBefore);
         _done();
     }
@@ -209,15 +209,15 @@ abstract contract DisputeMoves is OperatorMoves {
         BatchHeader memory header = whole.header;
         if (whole.flaw == Flaw.ZeroLeaf) {
             PlainTree memory tree = balancesTree(whole);
-            return abi.encodeCall(IDisputes.zeroLeaf, (header, Tree.Balances, tree.leaves[0], tree.open(0)));
+            return abi.encodeCall(IDisputes.proveZeroLeaf, (header, Tree.Balances, tree.leaves[0], tree.open(0)));
         }
-        if (whole.flaw == Flaw.Price) return abi.encodeCall(IDisputes.badReceipt, (header, witnessOf(whole, 0), ""));
+        if (whole.flaw == Flaw.Price) return abi.encodeCall(IDisputes.proveBadReceipt, (header, witnessOf(whole, 0), ""));
         if (whole.flaw == Flaw.Balance) {
-            return abi.encodeCall(IDisputes.wrongBalance, (header, _balanceWitness(whole)));
+            return abi.encodeCall(IDisputes.proveWrongBalance, (header, _balanceWitness(whole)));
         }
         bytes32 key = Hashing.entryKey(contributors[0], 0, 0, VICTIM_PART);
         Lookup memory lookup = Books.look(whole.entries, MerkleSum.ENTRIES, key);
-        return abi.encodeCall(IDisputes.wrongEntry, (header, witnessOf(whole, 0), victimPlace(), lookup));
+        return abi.encodeCall(IDisputes.proveWrongEntry, (header, witnessOf(whole, 0), victimPlace(), lookup));
     }
 
     function _balanceWitness(Whole memory whole) private view returns (BalanceWitness memory witness) {

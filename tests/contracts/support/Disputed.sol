@@ -36,7 +36,7 @@ abstract contract Disputed is RightBatch {
     /// @notice The call that convicts `wrong`.
     function proofOf(Book memory book) internal pure returns (bytes memory) {
         bytes32 leaf = MerkleSum.leafHash(MerkleSum.BALANCES, bytes32(0));
-        return abi.encodeCall(IDisputes.zeroLeaf, (book.header, Tree.Balances, leaf, book.open(Tree.Balances, 0)));
+        return abi.encodeCall(IDisputes.proveZeroLeaf, (book.header, Tree.Balances, leaf, book.open(Tree.Balances, 0)));
     }
 
     /// @notice Convicts `wrong` as `sender`.
@@ -86,13 +86,13 @@ abstract contract Disputed is RightBatch {
     // --- verdicts ---
 
     /// @notice Expects that the next call convicts the batch; nobody reserved.
-    function expectConviction(Book memory book, bytes4 verb) internal {
-        expectConviction(book, verb, address(0));
+    function expectConviction(Book memory book, bytes4 proof) internal {
+        expectConviction(book, proof, address(0));
     }
 
-    function expectConviction(Book memory book, bytes4 verb, address by) internal {
+    function expectConviction(Book memory book, bytes4 proof, address by) internal {
         vm.expectEmit(address(disputes));
-        emit IDisputes.BatchConvicted(operator, book.header.number, Hashing.batch(book.header), verb, by);
+        emit IDisputes.BatchConvicted(operator, book.header.number, Hashing.batch(book.header), proof, by);
     }
 
     function assertVoid(Book memory book) internal view {

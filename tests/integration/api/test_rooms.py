@@ -156,7 +156,7 @@ def a_batch(number: int, **changes: Any) -> CommittedBatch:
 
 def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     view, operator = api.installation.view, some_account("operator")
-    conviction = Conviction(2, some_hash("x"), "badReceipt", None, Fault.PRICE, 3, some_hash("proof"), 9)
+    conviction = Conviction(2, some_hash("x"), "proveBadReceipt", None, Fault.PRICE, 3, some_hash("proof"), 9)
     void = a_batch(2, state=BatchState.VOID, conviction=conviction, is_refunded=True)
     held = a_batch(2, hash=some_hash("anew"))
     view.committed += [a_batch(1, state=BatchState.FINAL), void, held]
@@ -172,7 +172,7 @@ def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     assert fallen["conviction"] == {
         "first": 2,
         "convicted": some_hash("x"),
-        "verb": "badReceipt",
+        "proof": "proveBadReceipt",
         "fault": "price",
         "receipt": 3,
         "challenger": None,

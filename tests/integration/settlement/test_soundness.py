@@ -56,7 +56,7 @@ def refunded(court: Court, random: Random) -> None:
     accused = court.commit(draft)
     end = try_to_convict(case_of(accused, Ledger()), accused, court.shop).end
     assert isinstance(end, Wrong)
-    court.send(CHALLENGER.account, "Disputes", end.proof.verb, *end.proof.args)
+    court.send(CHALLENGER.account, "Disputes", end.proof.function, *end.proof.args)
     court.refund(accused)
 
 

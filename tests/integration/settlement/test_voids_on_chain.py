@@ -69,7 +69,7 @@ def convict(market: LiveMarket, number: int) -> None:
     asked = demand_entries(market, number)
     market.sleep(WINDOW // 8 + 1)
     header = header_of(market, number)
-    market.send(CHALLENGER, "Disputes", "unanswered", asked.demand.abi, header)
+    market.send(CHALLENGER, "Disputes", "voidUnanswered", asked.demand.abi, header)
     market.indexer.catch_up()
 
 
@@ -137,7 +137,7 @@ def test_demands_and_answers_are_projected_with_the_calldata_of_each_answer(mark
     assert (still.unanswered, shown.key_index, shown.answerer) == ((0,), 1, OPERATOR)
     call = market.chain.decode(market.chain.address("Disputes"), shown.call)
     assert call["function"] == "answer"
-    assert Demand.from_chain(call["args"]["asked"]) == asked.demand
+    assert Demand.from_chain(call["args"]["demand_"]) == asked.demand
     answer(market, asked, 0, 1)
     with market.database.read() as tx:
         assert tx.chain.open_demands(OPERATOR) == []
@@ -155,7 +155,7 @@ def test_a_held_batch_waits_and_those_before_it_become_final(market: LiveMarket)
     market.pump()
     assert states(market)[:2] == [(1, BatchState.FINAL, False), (2, BatchState.COMMITTED, False)]
     assert market.settler().finalise() is None
-    market.send(CHALLENGER, "Disputes", "unanswered", asked.demand.abi, header_of(market, 2))
+    market.send(CHALLENGER, "Disputes", "voidUnanswered", asked.demand.abi, header_of(market, 2))
     market.indexer.catch_up()
     with market.database.read() as tx:
         assert tx.chain.open_demands(OPERATOR) == []
@@ -178,7 +178,7 @@ def test_voided_batches_are_refunded_to_the_unit_and_their_receipts_settled_agai
     assert second.conviction == third.conviction
     assert second.conviction is not None
     assert (second.conviction.first, second.conviction.convicted) == (2, second.hash)
-    assert (second.conviction.verb, second.conviction.challenger) == ("unanswered", CHALLENGER.account)
+    assert (second.conviction.proof, second.conviction.challenger) == ("voidUnanswered", CHALLENGER.account)
     assert operator is not None
     stake = market.chain.call("OperatorRegistry", "stakeOf", OPERATOR)["stake"]
     assert operator.stake == stake
@@ -219,7 +219,7 @@ def test_a_reorganisation_that_takes_the_void_back_leaves_the_batches_standing(
     standing = states(market)
     market.sleep(WINDOW // 8 + 1)
     fork = market.chain.node.rpc.request("evm_snapshot")
-    market.send(CHALLENGER, "Disputes", "unanswered", asked.demand.abi, header_of(market, 1))
+    market.send(CHALLENGER, "Disputes", "voidUnanswered", asked.demand.abi, header_of(market, 1))
     market.indexer.catch_up()
     run(market, rounds)
     market.chain.node.rpc.request("evm_revert", fork)

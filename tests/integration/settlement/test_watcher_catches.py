@@ -59,5 +59,5 @@ def test_every_way_to_commit_a_wrong_batch_is_caught_and_undone_to_the_unit(
             rounds = [play(stage, way, is_right, step) for way in WAYS]
     finally:
         stage.close()
-    assert sum(bool(round_.verb) for round_ in rounds) >= 11  # ten corrupted, one withheld
+    assert sum(bool(round_.proof) for round_ in rounds) >= 11  # ten corrupted, one withheld
     assert all(round_.paid_units > 0 for round_ in rounds)

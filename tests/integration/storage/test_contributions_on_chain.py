@@ -134,7 +134,7 @@ def test_content_that_somebody_recorded_first_comes_back_as_a_draft(market: Inst
     draft = market.contributions.status(upload.id)
     assert draft.state is UploadState.DRAFT
     assert draft.error is not None
-    assert draft.error["error"] == "ContentTaken"
+    assert draft.error["error"] == "ContentAlreadyRecorded"
 
 
 def test_a_curators_rejection_reaches_the_contributor_and_later_snapshots(market: Installation) -> None:

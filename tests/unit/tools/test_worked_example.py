@@ -262,7 +262,7 @@ def test_the_proof_shows_an_entry_that_the_split_does_not_make() -> None:
 def test_the_call_holds_what_the_page_shows() -> None:
     proof, entry = CASES["proof"], interface("Disputes").by_selector(raw(CASES["proof"]["data"])[:4])
     assert entry is not None
-    assert entry.name == proof["verb"]
+    assert entry.name == proof["function"]
     args = entry.decode_args(raw(proof["data"])[4:])
     assert args["witness"]["opening"]["path"] == proof["receiptPath"]
     assert args["place"]["contentHash"] == proof["contentHash"]

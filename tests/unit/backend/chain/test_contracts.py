@@ -9,7 +9,7 @@ from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Account, Hash32, SnapshotId
 from backend.domain.receipt import VersionRecord
-from backend.domain.settlement import VERBS
+from backend.domain.settlement import DISPUTE_FUNCTIONS
 
 ACCOUNT = "0x" + "ab" * 20
 RECORD = {
@@ -101,8 +101,14 @@ def test_text_that_is_no_utf8_is_read_without_failing() -> None:
 
 def test_verbs_are_named_by_their_selectors_and_none_is_missing() -> None:
     disputes = interface("Disputes")
-    selectors = {"0x" + disputes.selector(name).hex(): name for name in VERBS.values()}
-    assert selectors == VERBS
+    selectors = {"0x" + disputes.selector(name).hex(): name for name in DISPUTE_FUNCTIONS.values()}
+    assert selectors == DISPUTE_FUNCTIONS
     functions = (entry for entry in disputes.abi if entry["type"] == "function")
     calls = {entry["name"] for entry in functions if entry["stateMutability"] == "nonpayable"}
-    assert calls - set(VERBS.values()) == {"reserve", "demand", "answer", "answerReceipt", "returnBond"}
+    assert calls - set(DISPUTE_FUNCTIONS.values()) == {
+        "reserve",
+        "demand",
+        "answer",
+        "answerReceipt",
+        "returnBond",
+    }

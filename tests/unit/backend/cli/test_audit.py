@@ -46,9 +46,9 @@ def test_a_wrong_receipt_is_told_with_its_unit_and_the_proof_to_send() -> None:
     assert verdict.finding is not None
     line = _as_line(verdict)
     assert f"WRONG, receipt {verdict.finding.receipt}: " in line
-    assert f"starting at micro-unit {verdict.finding.unit:,}; voided by badReceipt (" in line
+    assert f"starting at micro-unit {verdict.finding.unit:,}; voided by proveBadReceipt (" in line
     call = json.loads(json.dumps(_as_json(verdict)))["proof"]
-    assert call["function"] == "badReceipt"
+    assert call["function"] == "proveBadReceipt"
     assert call["args"][0]["receiptsRoot"] == verdict.header.receipts_root
 
 

@@ -63,6 +63,6 @@ def test_without_wait_money_starts_to_thaw_and_is_not_withdrawn(open_vault: Any)
 
 
 def test_waiting_does_not_hide_that_there_is_nothing_to_wait_for(open_vault: Any) -> None:
-    open_vault(Vault(patience=1, error="NothingThaws"))
+    open_vault(Vault(patience=1, error="NothingThawing"))
     with pytest.raises(ApiError):
         payments.withdraw(None, wait=True, user=7)

@@ -212,7 +212,7 @@ def refunded(number: int, name: int) -> tuple[str, str, dict[str, Any]]:
 def convicted(name: int, challenger: Account) -> list[tuple[str, str, dict[str, Any]]]:
     """Receipt 7 charged a wrong price."""
     fault = {"batchHash": word(name), "receiptIndex": 7, "fault": Fault.PRICE.value}
-    args = {"operator": OPERATOR, "number": 2, "batchHash": word(name), "verb": "0x85d32166"}
+    args = {"operator": OPERATOR, "number": 2, "batchHash": word(name), "proof": "0xa4123a91"}
     return [
         ("Disputes", "ReceiptFaulty", fault),
         ("Disputes", "BatchConvicted", {**args, "challenger": challenger}),
@@ -237,7 +237,7 @@ def test_batches_fall_with_the_one_that_was_convicted_and_their_numbers_are_give
         assert second.conviction == third.conviction
         why = third.conviction
         assert why is not None
-        assert (why.first, why.convicted, why.verb) == (2, word(2), "badReceipt")
+        assert (why.first, why.convicted, why.proof) == (2, word(2), "proveBadReceipt")
         assert (why.challenger, why.fault, why.receipt, why.block_number) == (ALICE, Fault.PRICE, 7, 2)
         assert [b.is_refunded for b in (second, third)] == [False, True]
     with database.begin() as tx:

@@ -70,12 +70,12 @@ def test_a_lookup_shows_the_value_under_its_key_and_under_no_other(case: dict[st
         root.find(other, lookup)
 
 
-@pytest.mark.parametrize("case", cases("data"), ids=lambda case: case["verb"])
+@pytest.mark.parametrize("case", cases("data"), ids=lambda case: case["function"])
 def test_a_proof_as_a_call_is_decoded_to_what_it_was_made_of(case: dict[str, Any]) -> None:
     data = to_bytes(case["data"])
     entry = interface("Disputes").by_selector(data[:4])
     assert entry is not None
-    assert entry.name == case["verb"]
+    assert entry.name == case["function"]
     args = entry.decode_args(data[4:])
     assert entry.encode(tuple(args.values())) == data
     if "receipt" in args.get("witness", {}):
@@ -96,7 +96,7 @@ def test_an_answered_receipt_is_what_the_batch_data_would_have_had() -> None:
         data = entry.encode((demand.abi, 0, header.abi, witness.abi, signed.signature))
         args = entry.decode_args(data[4:])
         assert AnsweredReceipt.from_chain(args).signed == signed
-        assert Demand.from_chain(args["asked"]) == demand
+        assert Demand.from_chain(args["demand_"]) == demand
 
 
 def test_receipts_and_openings_survive_the_way_through_decimal_text() -> None:

@@ -67,7 +67,7 @@ def test_a_failed_transaction_makes_a_draft_that_can_be_signed_again(world: Worl
     draft = world.contributions.status(upload.id)
     assert (draft.state, draft.ticket) == (UploadState.DRAFT, None)
     assert draft.error is not None
-    assert draft.error["error"] == "ContentTaken"
+    assert draft.error["error"] == "ContentAlreadyRecorded"
     assert world.upload(ROWS, BOB).state is UploadState.DRAFT, "its rows are free again"
     world.now += 1
     again = world.contributions.submit(upload.id, world.sign(upload))

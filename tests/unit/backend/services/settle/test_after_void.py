@@ -109,7 +109,7 @@ def test_receipts_of_a_batch_committed_elsewhere_are_marked_where_they_are_known
 
 def test_an_unanswered_demand_says_nothing_about_the_receipts(town: Town) -> None:
     receipts = settle_batches(town, 1)
-    town.chain.void_from(1, "unanswered")
+    town.chain.void_from(1, "voidUnanswered")
     settle(town)
     assert_all_settled(town, receipts)
     old, new = town.chain.committed

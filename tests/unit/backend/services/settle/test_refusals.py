@@ -78,7 +78,7 @@ def test_a_refusal_of_the_whole_batch_leaves_everything_as_it_was(town: Town) ->
     stale = Stale(town.chain, latest=honest)
     progress = settler_with_view(town, stale).run_once(is_forced=True)
     assert progress.step is Step.REFUSED
-    assert "NotCurrentSet" in progress.reason
+    assert "ParameterSetNotCurrent" in progress.reason
     assert (town.mine(), town.unsettled()) == (0, 1)
 
 

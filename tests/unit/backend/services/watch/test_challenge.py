@@ -101,7 +101,7 @@ class DisputeSender:
         return [Sent(call, some_hash(f"tx {len(self.sent)}")) for call in calls]
 
     @property
-    def verbs(self) -> list[str]:
+    def functions(self) -> list[str]:
         return [call.function for call in self.sent]
 
 
@@ -119,7 +119,7 @@ class Chain:
 
 @dataclass
 class Proof:
-    verb: str = "badReceipt"
+    function: str = "proveBadReceipt"
     args: tuple[Any, ...] = ()
 
 
@@ -139,19 +139,19 @@ def test_a_proof_is_reserved_a_block_before_it_is_sent() -> None:
         "reserved",
         "proved",
     ]
-    assert dispute_sender.verbs == ["reserve", "badReceipt"]
+    assert dispute_sender.functions == ["reserve", "proveBadReceipt"]
 
 
 def test_what_is_reserved_already_is_not_reserved_again() -> None:
     dispute_sender = DisputeSender()
     list(challenge(Chain(reserved_at=7), dispute_sender).prove(View(), batch(1), Proof()))
-    assert dispute_sender.verbs == ["badReceipt"]
+    assert dispute_sender.functions == ["proveBadReceipt"]
 
 
 def test_near_the_end_of_the_window_a_proof_goes_out_at_once() -> None:
     dispute_sender, chain = DisputeSender(), Chain(now=COMMITTED_AT + WINDOW - WINDOW // 16)
     list(challenge(chain, dispute_sender).prove(View(), batch(1), Proof()))
-    assert dispute_sender.verbs == ["badReceipt"]
+    assert dispute_sender.functions == ["proveBadReceipt"]
 
 
 def test_demands_have_at_most_64_keys_and_repeat_none_that_is_open() -> None:
