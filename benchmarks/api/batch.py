@@ -128,7 +128,7 @@ def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:  # noqa: A
         "SQLite to the event of their commit, on Hardhat that mines at once; all but the first of the "
         "repeats audit the batch before them, as the settler does"
     )
-    busy = tuple(run.foreign_cpu for run in runs)
+    busy = tuple(run.other_cpu for run in runs)
     cpu = {"cpu_seconds": [round(run.cpu_seconds, 2) for run in runs]}
     return [Row("batch_10000_s", method, tuple(run.wall_seconds for run in runs), busy, cpu)]
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Timed:
-    """One repeat. `cpu_seconds` are ours; `foreign_cpu` is the part of the machine that others took."""
+    """One repeat. `cpu_seconds` are ours; `other_cpu` is the part of the machine that others took."""
 
     count: int = 0
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    foreign_cpu: float = 0.0
+    other_cpu: float = 0.0
 
     @classmethod
     @contextmanager
@@ -32,7 +32,7 @@ class Timed:
         yield timed
         timed.wall_seconds = time.perf_counter() - wall
         timed.cpu_seconds = time.process_time() - cpu
-        timed.foreign_cpu = Usage.now(os.getpid()).foreign_share_since(before)
+        timed.other_cpu = Usage.now(os.getpid()).other_share_since(before)
 
     @property
     def rate(self) -> float:
@@ -46,7 +46,7 @@ class Row:
     name: str
     method: str
     values: tuple[float, ...]
-    foreign_cpu: tuple[float, ...]
+    other_cpu: tuple[float, ...]
     details: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -57,7 +57,7 @@ class Row:
             name,
             method,
             tuple(run.rate for run in runs),
-            tuple(run.foreign_cpu for run in runs),
+            tuple(run.other_cpu for run in runs),
             {"per_cpu_second": per_cpu},
         )
 
@@ -73,6 +73,6 @@ class Row:
             "low": round(min(self.values), 3),
             "high": round(max(self.values), 3),
             "repeats": len(self.values),
-            "foreign_cpu": [round(share, 3) for share in self.foreign_cpu],
+            "other_cpu": [round(share, 3) for share in self.other_cpu],
             **self.details,
         }

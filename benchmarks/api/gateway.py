@@ -43,7 +43,7 @@ class Heard:
 
     delays: list[float] = field(default_factory=list)
     api_cpu_seconds: float = 0.0
-    foreign_cpu: float = 0.0
+    other_cpu: float = 0.0
 
     def percentile(self, number: int) -> float:
         return quantiles(self.delays, n=100, method="inclusive")[number - 1]
@@ -70,7 +70,7 @@ def _rows(name: str, heard: Sequence[Heard], seconds: float) -> list[Row]:
         f"{NUM_STREAMS} streams of {TOKENS_PER_SECOND} tokens/s for {seconds:g} s, {steps}; uvicorn and HTTP "
         "on loopback; from the engine's write to the client's read, the client's own time included"
     )
-    busy = tuple(one.foreign_cpu for one in heard)
+    busy = tuple(one.other_cpu for one in heard)
     cpu = [round(one.api_cpu_seconds / len(one.delays) * 1e6, 1) for one in heard]
     details = {"api_cpu_us_per_token": cpu, "tokens": [len(one.delays) for one in heard]}
     return [
@@ -108,7 +108,7 @@ def _listen(installation: Installation, furnished: Furnished, seconds: float, ap
     heard.api_cpu_seconds = api_after.process_seconds - api_before.process_seconds
     own = heard.api_cpu_seconds + engine_after.process_seconds - engine_before.process_seconds
     capacity = (after.at - before.at) * (os.cpu_count() or 1)
-    heard.foreign_cpu = max(after.foreign_share_since(before) - own / capacity, 0.0)
+    heard.other_cpu = max(after.other_share_since(before) - own / capacity, 0.0)
     return heard
 
 

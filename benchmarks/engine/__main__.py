@@ -1,8 +1,8 @@
-"""Our engine against its peers, in one run: `python -m benchmarks.engine --json > engine.json`.
+"""Benchmarks the engine against its peers: `python -m benchmarks.engine --json > engine.json`.
 
 SmolLM2-135M in bf16, 32 prompts of 32 tokens, 64 new tokens, adapters of rank 8 on all linear layers. All
-contestants run the same workload on the same cores, warm, one after the other. The machine should do nothing
-else: each row says what share of the CPU others took.
+contestants run the same workload on the same cores, warmed up, one after the other. Run it on an idle
+machine: each row reports the CPU share of other processes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from benchmarks import peers
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.engine.contestant import ContestantError
-from benchmarks.engine.field import SETTINGS, Field
 from benchmarks.engine.figures import QUIET, is_quiet, ratios, row
-from benchmarks.engine.scenarios import GROUPS, Results, Season, num_adapters, num_runs
+from benchmarks.engine.launcher import SETTINGS, Launcher
+from benchmarks.engine.scenarios import GROUPS, Results, Suite, num_adapters, num_runs
 from inference.errors import InferenceError
 from inference.model.sources import resolve_model
 
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if not report["is_quiet"]:
         limit = f"{QUIET:.0%}"
-        console.print(f"The machine was busy: others took more than {limit} of its CPU.", style="yellow")
+        console.print(
+            f"The machine was busy: other processes used more than {limit} of its CPU.", style="yellow"
+        )
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
     else:
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace, groups: Sequence[str], console: Console) ->
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, console=console) as progress,
-        Field(model, options.threads, WORK / "logs") as field,
+        Launcher(model, options.threads, WORK / "logs") as launcher,
     ):
         count = num_adapters(groups, options.repeats)
         made = progress.add_task("adapters", total=count)
@@ -73,8 +75,8 @@ def run(options: argparse.Namespace, groups: Sequence[str], console: Console) ->
             progress.update(runs, advance=1, description=name)
 
         adapters = [str(folder.resolve()) for folder in folders]
-        season = Season(field, model, adapters, options.repeats, has_peers, Results(), on_run)
-        return _report(season.run(groups), options)
+        suite = Suite(launcher, model, adapters, options.repeats, has_peers, Results(), on_run)
+        return _report(suite.run(groups), options)
 
 
 def _report(results: Results, options: argparse.Namespace) -> dict[str, Any]:
@@ -112,12 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--json", action="store_true", help="print one JSON object; progress goes to standard error")
-    add("--repeats", type=_positive, default=5, help="measured runs of each row; default: 5")
-    add("--only", action="append", choices=GROUPS, help="this group alone; may be given again")
-    add("--without-peers", action="store_true", help="our engine alone; ratios to peers are null")
-    add("--threads", type=_positive, default=2, help="of every contestant; default: 2")
+    add("--repeats", type=_positive, default=5, help="measured runs per row; default: 5")
+    add("--only", action="append", choices=GROUPS, help="run only this group; may be repeated")
+    add("--without-peers", action="store_true", help="run our engine only; ratios to peers are null")
+    add("--threads", type=_positive, default=2, help="threads of each contestant; default: 2")
     add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    add(
+        "--model-cache",
+        type=Path,
+        default=Path(".loraledger/cache/models"),
+        help="folder of converted models",
+    )
     return parser
 
 

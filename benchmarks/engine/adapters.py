@@ -1,4 +1,4 @@
-"""Adapters to measure with: PEFT folders with random weights, made once and kept."""
+"""Generates adapters for benchmarks: PEFT folders with random weights, reused between runs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ RANK = 8
 def make_adapters(
     root: Path, model: Path, count: int, rank: int = RANK, on_made: Callable[[], None] = lambda: None
 ) -> list[Path]:
-    """`count` folders under `root` with LoRA of `rank` on all linear layers of `model`, in bf16. Those there
-    already are kept: the n-th for a model has the same bytes every time. `on_made` is called for each.
+    """Write `count` folders under `root` with LoRA of `rank` on all linear layers of `model`, in bf16.
+
+    Existing folders are reused: the n-th adapter of a model always has the same bytes. `on_made` is called
+    for each folder.
     """
     architecture = read_architecture(model)
     root = root / f"{model.name}-rank{rank}"
@@ -43,7 +45,7 @@ def make_adapters(
 
 
 def num_weight_bytes(model: Path, rank: int = RANK) -> int:
-    """What the weights of one such adapter take in bf16."""
+    """Size of the weights of one such adapter in bf16, in bytes."""
     architecture = read_architecture(model)
     features = sum(sum(architecture.linear_shape(linear)) for linear in PARENT_BY_LINEAR)
     return architecture.num_layers * features * rank * torch.bfloat16.itemsize
@@ -56,7 +58,7 @@ def _write(folder: Path, architecture: Architecture, rank: int, seed: int) -> No
         for linear in PARENT_BY_LINEAR:
             in_features, out_features = architecture.linear_shape(linear)
             name = f"base_model.model.{architecture.linear_name(layer, linear)}"
-            # A delta of a few percent of a layer's output: neither lost in rounding nor an overflow.
+            # Deltas are a few percent of a layer's output: neither rounded away nor overflowing.
             down = torch.randn(rank, in_features, generator=source) * in_features**-0.5
             up = torch.randn(out_features, rank, generator=source) * 0.02
             tensors[f"{name}.lora_A.weight"] = down.bfloat16()

@@ -1,7 +1,7 @@
-"""A contestant is a process that runs workloads when told to and sleeps otherwise.
+"""Contestants: child processes that run workloads on request and sleep otherwise.
 
-Parent and child exchange lines of JSON over the child's standard input and output. Whatever else the child or
-its libraries print goes to its log. Standard library only: peers import this in their own environments.
+Parent and child exchange lines of JSON over the child's standard input and output. Other output of the child
+and its libraries goes to its log. Standard library only: peers import this module in their own environments.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class ContestantError(Exception):
-    """A contestant failed or ended; the message says where its log is."""
+    """A contestant failed or exited; the message names its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A measurement; the share of the machine's CPU time that others took or that went to the host; and what
-    was read from disks.
+    """A measurement, with the share of the machine's CPU time used by other processes or the host, and the
+    bytes read from disks.
     """
 
     measurement: Measurement
-    foreign_cpu: float
+    other_cpu: float
     disk_bytes: int
 
 
 class Contestant:
-    """The parent's side. A context manager: the process ends with it."""
+    """The parent's side. A context manager that stops the process."""
 
     def __init__(
         self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start the process and wait until it is ready. Raises `ContestantError`."""
+        """Start the process and wait for its first message. Raises `ContestantError`."""
         self.name = name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,15 +67,15 @@ class Contestant:
         self.close()
 
     def run(self, task: str, workload: Any) -> Run:
-        """Have the child run `task` on a workload dataclass. Raises `ContestantError`."""
+        """Run `task` on a workload dataclass in the child. Raises `ContestantError`."""
         before = Usage.now(self._process.pid)
         self._send({"task": task, "workload": asdict(workload)})
         measurement = Measurement(**self._answer())
         after = Usage.now(self._process.pid)
-        return Run(measurement, after.foreign_share_since(before), after.disk_bytes - before.disk_bytes)
+        return Run(measurement, after.other_share_since(before), after.disk_bytes - before.disk_bytes)
 
     def close(self) -> None:
-        """End the process, by force if it does not end by itself."""
+        """Close standard input and wait for the exit; kill the process after 30 s."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -87,19 +87,19 @@ class Contestant:
             self._process.stdout.close()
 
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdin is not None  # noqa: S101 - `Popen` was given a pipe
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise self._error("ended early") from error
+            raise self._error("exited early") from error
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdout is not None  # noqa: S101 - `Popen` was given a pipe
         line = self._process.stdout.readline()
         if not line:
             self.close()
-            raise self._error(f"ended with status {self._process.returncode}")
+            raise self._error(f"exited with status {self._process.returncode}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise self._error(answer["error"])
@@ -110,32 +110,32 @@ class Contestant:
 
 
 def serve(settings: Mapping[str, Any], tasks: Mapping[str, Callable[..., Measurement]]) -> None:
-    """The child's side: announce `settings`, then run tasks until standard input closes.
+    """The child's side: send `settings`, then run tasks until standard input closes.
 
-    Call `claim_output` before anything that may print.
+    Call `reserve_stdout` before anything that may print.
     """
-    _say({**settings, "started_after_seconds": time.process_time()})
+    _send_to_parent({**settings, "started_after_seconds": time.process_time()})
     for line in sys.stdin:
-        order = json.loads(line)
+        command = json.loads(line)
         try:
-            answer = asdict(tasks[order["task"]](**order["workload"]))
+            answer = asdict(tasks[command["task"]](**command["workload"]))
         except Exception as error:
-            _say({"error": f"{order['task']} failed: {error!r}"})
+            _send_to_parent({"error": f"{command['task']} failed: {error!r}"})
             raise
-        _say(answer)
+        _send_to_parent(answer)
 
 
-def claim_output() -> None:
-    """Keep standard output for answers; from now on prints go to standard error."""
-    global _answers  # noqa: PLW0603 - one process has one standard output
-    _answers = os.dup(1)
+def reserve_stdout() -> None:
+    """Reserve standard output for messages to the parent; redirect prints to standard error."""
+    global _stdout  # noqa: PLW0603 - one process has one standard output
+    _stdout = os.dup(1)
     os.dup2(2, 1)
 
 
-_answers = 1
+_stdout = 1
 
 
-def _say(message: dict[str, Any]) -> None:
+def _send_to_parent(message: dict[str, Any]) -> None:
     data = json.dumps(message).encode() + b"\n"
     while data:
-        data = data[os.write(_answers, data) :]
+        data = data[os.write(_stdout, data) :]

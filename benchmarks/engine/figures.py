@@ -1,11 +1,11 @@
-"""From runs to figures: rows, and the ratios that have a bar."""
+"""Computes rows and ratios from runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
+from benchmarks.engine.launcher import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
 from benchmarks.engine.measure import percentile, spread
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from benchmarks.engine.scenarios import Entry, Results
 
 MIB = 2**20
-QUIET = 0.05  # share of the CPU that others may have taken before a run says little
+QUIET = 0.05  # CPU share of other processes above which a run is not representative
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A figure with a bar: its value over all repeats, and the least and greatest of a single one."""
+    """A figure over all repeats, with the lowest and highest of a single repeat."""
 
     value: float
     low: float
@@ -28,8 +28,10 @@ class Ratio:
 
 
 def row(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
-    """One contestant in one scenario. Latencies are those of all repeats together; where a run has a single
-    gap, that is a mean, of which there are no percentiles.
+    """The row of one contestant in one scenario.
+
+    Latency percentiles are over all repeats together. If a run has a single gap between tokens, it is a mean,
+    and percentiles are None.
     """
     measured = [run.measurement for run in runs]
     first = [seconds for one in measured for seconds in one.ttft_seconds]
@@ -45,22 +47,22 @@ def row(entry: Entry, runs: Sequence[Run]) -> dict[str, Any]:
         "itl_mean_ms": 1000 * sum(gaps) / len(gaps) if gaps else None,
         "rss_mib": percentile([one.rss_bytes for one in measured], 50) / MIB,
         "peak_rss_mib": max(one.peak_rss_bytes for one in measured) / MIB,
-        "foreign_cpu": spread([run.foreign_cpu for run in runs]),
+        "other_cpu": spread([run.other_cpu for run in runs]),
         "disk_read_mib": sum(run.disk_bytes for run in runs) / MIB,
         **{name: spread([one.extra[name] for one in measured]) for name in measured[0].extra},
     }
 
 
 def is_quiet(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether the machine was ours in most repeats of every row."""
-    return all(one["foreign_cpu"]["median"] <= QUIET for one in rows)
+    """Whether other processes used at most `QUIET` of the CPU in most repeats of every row."""
+    return all(one["other_cpu"]["median"] <= QUIET for one in rows)
 
 
 def ratios(results: Results) -> dict[str, Ratio | None]:
-    """Every figure of the bars; None where what it compares was not run.
+    """All ratios by name; None if one of the compared scenarios was not run.
 
-    Compared are runs of the same repeat, which were close in time; the value is the median of those. A
-    percentile of times is the exception: the value compares those of all repeats together.
+    A ratio is the median over repeats of ratios of runs of the same repeat, which were close in time. Ratios
+    of a percentile are the exception: their value compares the percentiles over all repeats together.
     """
     runs = results.runs
     lora32 = (OURS, "lora32")
@@ -81,7 +83,7 @@ def ratios(results: Results) -> dict[str, Ratio | None]:
 
 
 def _fastest(*contestants: Sequence[Run] | None) -> Sequence[Run] | None:
-    """The runs of the best of those that took part; None if none did."""
+    """The runs with the highest median throughput; None if there are none."""
     present = [runs for runs in contestants if runs]
     return max(present, key=lambda runs: spread([_throughput(run) for run in runs])["median"], default=None)
 

@@ -1,4 +1,4 @@
-"""llama.cpp as a contestant: its own batched benchmark, which neither samples nor speaks HTTP."""
+"""llama.cpp as a contestant: its own batched benchmark, which neither samples nor uses HTTP."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import subprocess
 from typing import Any
 
-from benchmarks.engine.contestant import claim_output, serve
+from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.workload import Batch
 
 
 class LlamaPeer:
-    """Each run is a process of its own that warms itself up with one whole run, not counted."""
+    """Each run is a separate process, which warms up with one uncounted run."""
 
     def __init__(self, program: str, model: str, threads: int, *, has_flash_attention: bool) -> None:
         flash = "on" if has_flash_attention else "off"
@@ -22,7 +22,7 @@ class LlamaPeer:
         self._command += ["-ctk", "bf16", "-ctv", "bf16", "-c", "8192", "--output-format", "jsonl"]
 
     def batch(self, **fields: Any) -> Measurement:
-        """Prompts are random tokens of its own choice, as many and as long as ours."""
+        """Prompts are random tokens chosen by llama.cpp, in the number and length of ours."""
         workload = Batch(**fields)
         if any(folder is not None for folder in workload.adapters):
             raise ValueError("llama.cpp cannot mix adapters in a batch")
@@ -36,21 +36,21 @@ class LlamaPeer:
             seconds=rows[-1]["t"],
             num_tokens=count * workload.new_tokens,
             ttft_seconds=[rows[-1]["t_pp"]] * count,
-            itl_seconds=[rows[-1]["t_tg"] / steps],  # it reports no more than the mean
+            itl_seconds=[rows[-1]["t_tg"] / steps],  # only the mean is reported
             rss_bytes=peak,
             peak_rss_bytes=peak,
         )
 
 
 def _run(command: list[str]) -> tuple[str, int]:
-    """Standard output and peak memory in bytes. Raises `OSError` when the program fails."""
+    """Run the program; its standard output and peak memory in bytes. Raises `OSError` if it fails."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert process.stdout is not None  # noqa: S101 - `Popen` was given a pipe
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise OSError(f"{command[0]} ended with status {process.returncode}")
+        raise OSError(f"{command[0]} exited with status {process.returncode}")
     return output, usage.ru_maxrss * 1024
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--flash-attention", action="store_true")
     options = parser.parse_args()
-    claim_output()
+    reserve_stdout()
     peer = LlamaPeer(
         options.program, options.model, options.threads, has_flash_attention=options.flash_attention
     )

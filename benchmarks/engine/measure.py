@@ -1,4 +1,4 @@
-"""What one run of a workload yields, in whatever process it ran. Standard library only: peers import it."""
+"""Measurements of one run of a workload. Standard library only: peers import this module."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Times of one run. `seconds` is wall time from the first submission to the last token."""
+    """Result of one run. `seconds` is wall time from the first submission to the last token."""
 
     seconds: float
-    num_tokens: int  # new tokens; prompts do not count
+    num_tokens: int  # new tokens, without prompts
     ttft_seconds: list[float]  # of each request, from its submission
-    itl_seconds: list[float]  # gaps between the tokens of one request, all requests
+    itl_seconds: list[float]  # gaps between consecutive tokens of a request, for all requests
     rss_bytes: int  # at the end of the run
     peak_rss_bytes: int  # since the process started
     extra: dict[str, float] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Measurement:
 
 
 class TokenClock:
-    """Notes when each request was submitted and when each of its tokens came."""
+    """Records when each request was submitted and when each of its tokens arrived."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -49,7 +49,7 @@ class TokenClock:
         return self._submitted[request_id]
 
     def tokens(self, request_id: str, count: int, now: float | None = None) -> None:
-        """`count` tokens came at once; the first of them ends the gap, the others have none."""
+        """Record `count` tokens that arrived together: the first ends a gap, the others have a zero gap."""
         if count == 0:
             return
         at = time.perf_counter() if now is None else now
@@ -64,7 +64,7 @@ class TokenClock:
 
     @property
     def last_ttft(self) -> float:
-        """Seconds that the latest first token took."""
+        """Time to first token of the latest request that has one, in seconds."""
         return self._ttft[-1]
 
     def measurement(self, **extra: float) -> Measurement:
@@ -85,7 +85,7 @@ def rss_bytes() -> int:
 
 
 def peak_rss_bytes() -> int:
-    """Most that this process has had resident."""
+    """Peak resident memory of this process."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

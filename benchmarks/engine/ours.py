@@ -1,4 +1,4 @@
-"""Our own engine as a contestant. `python -m benchmarks.engine` starts it."""
+"""Our engine as a contestant; started by `python -m benchmarks.engine`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.engine.contestant import claim_output, serve
+from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement, TokenClock, percentile, rss_bytes
 from benchmarks.engine.profile import StepProfile, limits
 from benchmarks.engine.workload import Batch, ClosedLoop, Loads, Residents, prompts, zipf_requests
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class OurEngine:
-    """Workloads on one warm `Engine`; each leaves it idle."""
+    """Runs workloads on one `Engine`. Each workload ends with the engine idle."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._engine = Engine(config)
@@ -41,22 +41,22 @@ class OurEngine:
         self._engine.close()
 
     def batch(self, **fields: Any) -> Measurement:
-        """All requests submitted at once."""
+        """Submit all requests at once and run them."""
         clock = self._submit_all(Batch(**fields))
         for _ in self._finished(clock):
             pass
         return clock.measurement()
 
     def profile(self, **fields: Any) -> Measurement:
-        """As `batch`; the steps in which every request decodes are taken apart."""
+        """Like `batch`, with a profile of the steps in which every request decodes."""
         workload = Batch(**fields)
         clock, profile = self._submit_all(workload), StepProfile()
         waiting = {str(number) for number in range(len(workload.prompts))}
         while not self._engine.is_idle:
             outputs = self._engine.step() if waiting else profile.step(self._engine.step)
             if self._engine.is_stalled:
-                time.sleep(0.001)  # adapters are being loaded
-            for output in _sound(outputs):
+                time.sleep(0.001)  # adapters are loading
+            for output in _chunks(outputs):
                 clock.tokens(output.request_id, len(output.token_ids))
                 waiting.discard(output.request_id)
         known = limits(self._engine.architecture, len(workload.prompts))
@@ -65,13 +65,13 @@ class OurEngine:
         return clock.measurement(**profile.milliseconds(), **known, adapters_mb=num_bytes / 1e6)
 
     def closed_loop(self, **fields: Any) -> Measurement:
-        """Every client submits its next request as soon as its last one is answered."""
+        """Run `num_clients` clients; each submits its next request when its last one is answered."""
         workload = ClosedLoop(**fields)
         for folder in workload.adapters:
-            self._reference(folder)  # hashing all of them is the publisher's work, not the loop's
+            self._reference(folder)  # hash all adapters before the clock starts
         requests = enumerate(zipf_requests(workload))
         clock = TokenClock()
-        in_flight: dict[str, str] = {}  # adapter of each request
+        in_flight: dict[str, str] = {}  # adapter by request id
         num_adapters = []
         before = self._adapter_work()
 
@@ -88,13 +88,13 @@ class OurEngine:
             del in_flight[name]
             submit_next()
         measured = clock.measurement(adapters_in_flight=fmean(num_adapters))
-        done = {name: after - before[name] for name, after in self._adapter_work().items()}
-        done["request_ms"] = 1000 * measured.seconds
-        each = {name: total / workload.num_requests for name, total in done.items()}
-        return replace(measured, extra=measured.extra | each)
+        work = {name: after - before[name] for name, after in self._adapter_work().items()}
+        work["request_ms"] = 1000 * measured.seconds
+        per_request = {name: total / workload.num_requests for name, total in work.items()}
+        return replace(measured, extra=measured.extra | per_request)
 
     def loads(self, **fields: Any) -> Measurement:
-        """Each adapter twice on an idle engine: the first answer waits for its load, the second does not."""
+        """Request each adapter twice on an idle engine: the first request waits for its load."""
         workload = Loads(**fields)
         differences, clock = [], TokenClock()
         for number, folder in enumerate(workload.adapters):
@@ -109,7 +109,7 @@ class OurEngine:
         return clock.measurement(cold_minus_warm_ms=percentile(differences, 50))
 
     def residents(self, **fields: Any) -> Measurement:
-        """How much memory grows while adapters become resident, once all else has reached its full size."""
+        """Measure the growth of memory while adapters become resident, after all buffers are full size."""
         workload = Residents(**fields)
         clock = TokenClock()
         self._fill_kv_cache(clock)
@@ -124,7 +124,7 @@ class OurEngine:
         return clock.measurement(registry_overhead=growth / weights - 1)
 
     def _adapter_work(self) -> dict[str, float]:
-        """What was done for adapters since the engine's start."""
+        """Work done for adapters since the engine started."""
         status = self._engine.status()
         loaders = [each.ident for each in threading.enumerate() if each.name.startswith(LOADER_THREADS)]
         clocks = [time.pthread_getcpuclockid(ident) for ident in loaders if ident is not None]
@@ -139,16 +139,18 @@ class OurEngine:
             self._first_token(clock, f"{seed} {number}", prompt, self._reference(folder))
 
     def _fill_kv_cache(self, clock: TokenClock) -> None:
-        """Touch every kv_block: pages that were never written are not resident, and would count as growth."""
+        """Write every kv_block. Memory pages that were never written are not resident, and would count as
+        growth later.
+        """
         size = self._engine.config.kv_block_size
-        num_prompts = self._engine.status().kv_blocks_total  # of two blocks each: twice what there is
+        num_prompts = self._engine.status().kv_blocks_total  # two blocks per prompt: twice the total
         for number, prompt in enumerate(prompts("fill", num_prompts, 2 * size - 1)):
             self._submit(clock, f"fill {number}", prompt, None, 1)
         for _ in self._finished(clock):
             pass
 
     def _first_token(self, clock: TokenClock, name: str, prompt: list[int], adapter: AdapterRef) -> float:
-        """Seconds from submission to first token; the engine is idle before and after."""
+        """Seconds from submission to first token of one request on an idle engine."""
         self._submit(clock, name, prompt, adapter, 1)
         for _ in self._finished(clock):
             pass
@@ -169,14 +171,15 @@ class OurEngine:
         self._engine.add(Generate(name, prompt=".", adapter=adapter, sampling=sampling), prompt)
 
     def _finished(self, clock: TokenClock) -> Iterator[str]:
-        """Step until idle, noting tokens; the id of each request that ends."""
-        for output in _sound(self._engine.run()):
+        """Step until idle and record tokens; yields the id of each request that ends."""
+        for output in _chunks(self._engine.run()):
             clock.tokens(output.request_id, len(output.token_ids))
             if output.finish_reason is not None:
                 yield output.request_id
 
 
-def _sound(outputs: Iterable[Output]) -> Iterator[Chunk]:
+def _chunks(outputs: Iterable[Output]) -> Iterator[Chunk]:
+    """The chunks in `outputs`. Raises the error of a request that failed."""
     for output in outputs:
         if isinstance(output, Failure):
             raise output.error
@@ -188,10 +191,10 @@ def _reference(folder: str) -> AdapterRef:
 
 
 def _drop_pages(folder: Path) -> None:
-    """Have the kernel forget what it holds of the files, so that the next read comes from the disk."""
+    """Drop the files from the page cache, so that the next read comes from the disk."""
     for path in folder.iterdir():
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # pages that were not written yet are kept
+            os.fsync(file.fileno())  # dirty pages are not dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -202,11 +205,11 @@ def main() -> None:
     parser.add_argument("--kv-budget-bytes", type=int, default=2**30)
     parser.add_argument("--batch-invariant", choices=("yes", "no"), default="no")
     options = parser.parse_args()
-    claim_output()
+    reserve_stdout()
     config = EngineConfig(
         options.model,
         num_threads=options.threads,
-        kernels="native",  # what "auto" falls back to is not what is measured here
+        kernels="native",  # "auto" could fall back to portable kernels
         batch_invariant=options.batch_invariant == "yes",
         kv_budget_bytes=options.kv_budget_bytes,
         num_adapter_slots=32,

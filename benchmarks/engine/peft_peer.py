@@ -11,13 +11,13 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
 
-from benchmarks.engine.contestant import claim_output, serve
+from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement, TokenClock
 from benchmarks.engine.workload import Batch
 
 
 class _Clock(StoppingCriteria):
-    """Called by `generate` after each step, when every sequence has one token more."""
+    """Called by `generate` after each step, when every sequence has one more token."""
 
     def __init__(self, clock: TokenClock, names: list[str]) -> None:
         self._clock = clock
@@ -30,13 +30,13 @@ class _Clock(StoppingCriteria):
 
 
 class PeftPeer:
-    """Workloads on one warm model; adapters are loaded when first named and stay."""
+    """Runs workloads on one model; adapters are loaded on first use and stay loaded."""
 
     def __init__(self, model: str) -> None:
         base: Any = AutoModelForCausalLM.from_pretrained(
             model, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
-        base.generation_config.eos_token_id = None  # every answer has its full length
+        base.generation_config.eos_token_id = None  # every answer has the full length
         base.generation_config.pad_token_id = 0
         self._model = base.eval()
         self._names: dict[str, str] = {}
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    claim_output()
+    reserve_stdout()
     torch.set_num_threads(options.threads)
     peer = PeftPeer(options.model)
     version = f"peft {peft.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""Where a decode step's time goes, and what the machine allows."""
+"""Profiles decode steps and measures the limits of the machine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a part is made of: names of functions whose time, that of what they call included, is its own. Of all
-# that a step calls, only projections have no name but this; with deltas in one pass they have another.
+# By part: the functions whose cumulative time it is. Only projections are called through `__call__`, or
+# through `with_deltas` when adapter deltas are computed in the same pass.
 PARTS = {
     "products": ("__call__", "with_deltas"),
     "deltas": ("add_lora",),
@@ -35,14 +35,14 @@ PARTS = {
 }
 _ENGINE = Path(inference.__file__).parent
 _ROUNDS = 7
-_PEAK_ROWS, _PEAK_WIDTH = 512, 1024  # enough to keep the arithmetic units busy whatever the memory does
+_PEAK_ROWS, _PEAK_WIDTH = 512, 1024  # large enough to be bound by arithmetic, not by memory
 
 
 class StepProfile:
-    """Times whole steps and their parts. The profiler's own cost lands in `rest`, about a millisecond."""
+    """Times whole steps and their parts. The profiler's overhead, about a millisecond, is in `rest`."""
 
     def __init__(self, code: Path = _ENGINE) -> None:
-        """`code`: the folder of the functions that parts are made of."""
+        """`code`: the folder whose functions are counted as parts."""
         self._code = code
         self._profile = cProfile.Profile()
         self._seconds = 0.0
@@ -56,8 +56,8 @@ class StepProfile:
         return result
 
     def milliseconds(self) -> dict[str, float]:
-        """A step's mean, and that of each part; `rest` is what lies between them. Raises `ValueError` when
-        nothing was timed.
+        """Mean time of a step and of each part; `rest` is the remainder. Raises `ValueError` if no step was
+        timed.
         """
         if self._num_steps == 0:
             raise ValueError("no step was timed")
@@ -68,20 +68,20 @@ class StepProfile:
             for part, names in PARTS.items()
         }
         seconds["rest"] = self._seconds - sum(seconds.values())
-        each = {f"{part}_ms": 1000 * spent / self._num_steps for part, spent in seconds.items()}
-        return {"step_ms": 1000 * self._seconds / self._num_steps, **each}
+        mean = {f"{part}_ms": 1000 * spent / self._num_steps for part, spent in seconds.items()}
+        return {"step_ms": 1000 * self._seconds / self._num_steps, **mean}
 
 
 def _outermost(entry: tuple[Any, ...], names: Collection[str]) -> float:
-    """Seconds of a function, without those in which one of `names` had called it."""
+    """Seconds of a function, without calls by one of `names`, which already include them."""
     _, _, _, seconds, callers = entry
     return float(seconds - sum(caller[3] for (_, _, name), caller in callers.items() if name in names))
 
 
 def limits(architecture: Architecture, num_rows: int) -> dict[str, float]:
-    """The base model's products and nothing else for a step of `num_rows` tokens, weights from memory as in a
-    step; what they would take at the arithmetic peak, the best that torch or we reach with hot weights; and
-    how fast weights can be read.
+    """Limits of the machine for a step of `num_rows` tokens: time of the base model's products alone, with
+    weights from memory as in a step, with our kernels and with torch; their time at the arithmetic peak, the
+    best that torch or our kernels reach with cached weights; and the bandwidth of reading weights.
     """
     kernels = choose_kernels("auto", torch.bfloat16, "cpu")
     shapes = [architecture.linear_shape(linear)[::-1] for linear in PARENT_BY_LINEAR]
@@ -106,7 +106,7 @@ def limits(architecture: Architecture, num_rows: int) -> dict[str, float]:
 
 
 def _peak(kernels: Kernels, dtype: torch.dtype) -> float:
-    """Operations a second of large products, again and again with the same weight."""
+    """Operations per second of large products, repeated with the same weight."""
     weight = torch.randn(_PEAK_WIDTH, _PEAK_WIDTH).to(dtype)
     linears = [make_linear(weight, None, kernels)] * 10
     seconds = _fastest(linears, [torch.randn(_PEAK_ROWS, _PEAK_WIDTH).to(dtype)] * len(linears))
@@ -115,7 +115,7 @@ def _peak(kernels: Kernels, dtype: torch.dtype) -> float:
 
 @torch.inference_mode()
 def _fastest(linears: Sequence[Projection], states: Sequence[torch.Tensor]) -> float:
-    """Seconds of the fastest of some rounds through all."""
+    """Seconds of the fastest of `_ROUNDS` rounds through all products."""
     seconds = []
     for _ in range(_ROUNDS):
         began = time.perf_counter()

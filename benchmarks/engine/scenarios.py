@@ -1,7 +1,7 @@
-"""What is run: each scenario's contestants in turn, all warm, several times over.
+"""Runs the scenarios: each on all its contestants in turn, warmed up, with repeats.
 
-Nobody is measured while another computes. Every second repeat goes through the contestants backwards, so that
-a machine that grows slower or faster favours none.
+Only one contestant computes at a time. Every second repeat runs the contestants in reverse order, so that a
+machine that becomes slower or faster over time favours none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engine.adapters import num_weight_bytes
-from benchmarks.engine.field import INVARIANT, LLAMA, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
+from benchmarks.engine.launcher import INVARIANT, LLAMA, OURS, PEFT, VLLM, VLLM_BASE, VLLM_EAGER
 from benchmarks.engine.workload import NUM_PROMPTS, Batch, ClosedLoop, Loads, Residents, prompts
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.engine.contestant import Run
-    from benchmarks.engine.field import Field
+    from benchmarks.engine.launcher import Launcher
 
 ZIPF_REQUESTS = 3_000
 ZIPF_WARM_UP = 500
-ZIPF_TURN = 250  # requests: some ten seconds, in which a shared machine's pace changes little
+ZIPF_TURN = 250  # requests: about ten seconds, over which the speed of a shared machine varies little
 NUM_ADAPTERS = 1_000
 FEW_ADAPTERS = 5
 NUM_LOADS = 10
-NUM_WARM_UP = 40  # more than there are slots, so that each has been written
+NUM_WARM_UP = 40  # more than the number of slots, so that every slot is written
 NUM_RESIDENTS = 120
 
 GROUPS = ("batch", "profile", "zipf", "cold", "registry")
@@ -48,10 +48,10 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
-class Season:
-    """All that the scenarios share. `adapters` holds at least as many folders as `num_adapters` asks for."""
+class Suite:
+    """Runs groups of scenarios. `adapters` has at least as many folders as `num_adapters` returns."""
 
-    field: Field
+    launcher: Launcher
     model: Path
     adapters: Sequence[str]
     num_repeats: int
@@ -60,8 +60,8 @@ class Season:
     on_run: Callable[[str], None]
 
     def run(self, groups: Sequence[str]) -> Results:
-        """Raises `ContestantError`."""
-        play = {
+        """Run `groups` in order. Raises `ContestantError`."""
+        run_group = {
             "batch": self._batch,
             "profile": self._profile,
             "zipf": self._zipf,
@@ -69,30 +69,30 @@ class Season:
             "registry": self._registry,
         }
         for group in groups:
-            play[group]()
-            self.results.versions |= self.field.versions
-            self.field.close()
+            run_group[group]()
+            self.results.versions |= self.launcher.versions
+            self.launcher.close()
         return self.results
 
     def _batch(self) -> None:
-        """32 prompts at once: the base model, one adapter for all, and an adapter for each."""
+        """32 prompts at once: without adapter, with one adapter for all, and with one adapter each."""
         adapters = self._by_scenario()
         entries = batch_entries(has_peers=self.has_peers)
-        self.field.contestant(INVARIANT, **{"batch-invariant": "yes"})
+        self.launcher.contestant(INVARIANT, **{"batch-invariant": "yes"})
         for name, scenario in entries:
-            self._play(name, "batch", Batch(prompts("warm-up"), adapters[scenario]))
+            self._measure(name, "batch", Batch(prompts("warm-up"), adapters[scenario]))
         for repeat in range(self.num_repeats):
             for name, scenario in in_turn(entries, repeat):
                 workload = Batch(prompts(f"repeat {repeat}"), adapters[scenario])
-                self.results.add(name, scenario, self._play(name, "batch", workload))
+                self.results.add(name, scenario, self._measure(name, "batch", workload))
 
     def _profile(self) -> None:
-        """Where a step of ours goes, for each kind of batch."""
+        """Profile a step of our engine for each kind of batch."""
         adapters = self._by_scenario()
         for repeat in range(self.num_repeats):
             for scenario in in_turn([*adapters], repeat):
                 workload = Batch(prompts(f"profile {repeat}"), adapters[scenario])
-                self.results.add(OURS, f"profile_{scenario}", self._play(OURS, "profile", workload))
+                self.results.add(OURS, f"profile_{scenario}", self._measure(OURS, "profile", workload))
 
     def _by_scenario(self) -> dict[str, list[str | None]]:
         return {
@@ -102,28 +102,28 @@ class Season:
         }
 
     def _zipf(self) -> None:
-        """Many adapters against few, each set in an engine of its own; at least `ZIPF_REQUESTS` a set."""
+        """Many adapters against few, each set in a separate engine, at least `ZIPF_REQUESTS` per set."""
         sets = {"zipf5": [*self.adapters[:FEW_ADAPTERS]], "zipf1000": [*self.adapters[:NUM_ADAPTERS]]}
         for name, adapters in sets.items():
-            self._play(f"{OURS} {name}", "closed_loop", ClosedLoop(adapters, ZIPF_WARM_UP, seed=-1))
+            self._measure(f"{OURS} {name}", "closed_loop", ClosedLoop(adapters, ZIPF_WARM_UP, seed=-1))
         for turn in range(num_zipf_turns(self.num_repeats)):
             for name in in_turn([*sets], turn):
                 workload = ClosedLoop(sets[name], ZIPF_TURN, seed=turn)
-                self.results.add(OURS, name, self._play(f"{OURS} {name}", "closed_loop", workload))
+                self.results.add(OURS, name, self._measure(f"{OURS} {name}", "closed_loop", workload))
 
     def _cold(self) -> None:
-        """Loads from the page cache, and loads from the disk; no adapter comes twice."""
+        """Loads from the page cache and from the disk; no adapter is loaded twice."""
         name = f"{OURS} cold"
         fresh = iter(self.adapters)
-        self._play(name, "loads", Loads([next(fresh)], "warm-up"))
+        self._measure(name, "loads", Loads([next(fresh)], "warm-up"))
         for repeat in range(self.num_repeats):
             for scenario in in_turn(["cold", "cold_from_disk"], repeat):
                 adapters = [next(fresh) for _ in range(NUM_LOADS)]
                 workload = Loads(adapters, f"{scenario} {repeat}", from_disk=scenario == "cold_from_disk")
-                self.results.add(OURS, scenario, self._play(name, "loads", workload))
+                self.results.add(OURS, scenario, self._measure(name, "loads", workload))
 
     def _registry(self) -> None:
-        """Memory never shrinks back to what it was, so every repeat has a new process."""
+        """Memory of resident adapters. Each repeat has a new process, because memory does not shrink back."""
         workload = Residents(
             warm_up=[*self.adapters[:NUM_WARM_UP]],
             adapters=[*self.adapters[NUM_WARM_UP : NUM_WARM_UP + NUM_RESIDENTS]],
@@ -131,17 +131,17 @@ class Season:
         )
         for _ in range(self.num_repeats):
             name = f"{OURS} residents"
-            self.field.contestant(name, **{"kv-budget-bytes": str(64 * 2**20)})
-            self.results.add(OURS, "residents", self._play(name, "residents", workload))
-            self.field.close()
+            self.launcher.contestant(name, **{"kv-budget-bytes": str(64 * 2**20)})
+            self.results.add(OURS, "residents", self._measure(name, "residents", workload))
+            self.launcher.close()
 
-    def _play(self, name: str, task: str, workload: Any) -> Run:
+    def _measure(self, name: str, task: str, workload: Any) -> Run:
         self.on_run(name)
-        return self.field.contestant(name).run(task, workload)
+        return self.launcher.contestant(name).run(task, workload)
 
 
 def batch_entries(*, has_peers: bool) -> list[Entry]:
-    """Who runs which batch."""
+    """The contestants of each batch scenario."""
     ours = [(OURS, "base"), (OURS, "lora1"), (OURS, "lora32"), (INVARIANT, "base"), (INVARIANT, "lora32")]
     vllm = [(name, scenario) for name in (VLLM, VLLM_EAGER) for scenario in ("lora1", "lora32")]
     theirs = [*vllm, (VLLM_BASE, "base"), (PEFT, "lora32"), (LLAMA, "base")]
@@ -149,16 +149,17 @@ def batch_entries(*, has_peers: bool) -> list[Entry]:
 
 
 def in_turn(entries: Sequence[T], repeat: int) -> Sequence[T]:
+    """`entries`, reversed in every second repeat."""
     return entries if repeat % 2 == 0 else entries[::-1]
 
 
 def num_zipf_turns(num_repeats: int) -> int:
-    """How often each set of adapters has its turn."""
+    """Number of turns of each set of adapters."""
     return max(num_repeats, math.ceil(ZIPF_REQUESTS / ZIPF_TURN))
 
 
 def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
-    """How many adapters the groups need."""
+    """Number of adapters that the groups need."""
     needed = {
         "batch": NUM_PROMPTS,
         "profile": NUM_PROMPTS,
@@ -170,7 +171,7 @@ def num_adapters(groups: Sequence[str], num_repeats: int) -> int:
 
 
 def num_runs(groups: Sequence[str], num_repeats: int, *, has_peers: bool) -> int:
-    """How many runs there will be, warm-ups included."""
+    """Number of runs, warm-ups included."""
     batch = len(batch_entries(has_peers=has_peers))
     needed = {
         "batch": batch * (num_repeats + 1),

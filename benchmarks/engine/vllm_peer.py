@@ -1,4 +1,4 @@
-"""vLLM's CPU build as a contestant; runs in its own environment, see `benchmarks.peers`."""
+"""vLLM's CPU build as a contestant. Runs in its own environment, see `benchmarks.peers`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import zlib
 from typing import Any
 
-from benchmarks.engine.contestant import claim_output, serve
+from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import Measurement, TokenClock
 from benchmarks.engine.workload import NUM_PROMPTS, Batch
 
 
 class VllmPeer:
-    """Workloads on one warm engine in this process, driven step by step as ours is."""
+    """Runs workloads on one engine in this process, driven step by step like ours."""
 
     def __init__(self, model: str, *, has_lora: bool, is_eager: bool) -> None:
         from vllm import LLM
@@ -63,10 +63,10 @@ def _lora(folder: str) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--no-lora", action="store_true", help="without support for adapters")
-    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--no-lora", action="store_true", help="disable LoRA")
+    parser.add_argument("--eager", action="store_true", help="disable torch.compile")
     options = parser.parse_args()
-    claim_output()
+    reserve_stdout()
     import vllm
 
     peer = VllmPeer(options.model, has_lora=not options.no_lora, is_eager=options.eager)

@@ -1,4 +1,4 @@
-"""Prompts and draws, the same for every contestant. Standard library only: peers import it too."""
+"""Workloads, identical for every contestant. Standard library only: peers import this module."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 NUM_PROMPTS = 32
 PROMPT_TOKENS = 32
 NEW_TOKENS = 64
-_TOKEN_IDS = range(1_000, 49_000)  # ordinary words of SmolLM2's vocabulary, none of its special tokens
+_TOKEN_IDS = range(1_000, 49_000)  # ordinary tokens of SmolLM2's vocabulary, without special tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Requests submitted at once; `adapters[i]` is the folder that `prompts[i]` is answered with."""
+    """Requests submitted at once; `adapters[i]` is the adapter folder for `prompts[i]`."""
 
     prompts: list[list[int]]
     adapters: list[str | None]
@@ -27,7 +27,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoop:
-    """`num_clients` clients, each submitting its next request when the last one is answered.
+    """`num_clients` clients, each of which submits its next request when its last one is answered.
 
     `adapters` are ordered by popularity: the n-th is drawn with probability proportional to 1/n.
     """
@@ -43,7 +43,7 @@ class ClosedLoop:
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """Adapters that the engine has never seen, one at a time; `from_disk` drops them from the page cache."""
+    """Adapters that the engine has not loaded, one at a time; `from_disk` drops them from the page cache."""
 
     adapters: list[str]
     seed: str
@@ -52,7 +52,7 @@ class Loads:
 
 @dataclass(frozen=True, slots=True)
 class Residents:
-    """`warm_up` fills every slot and buffer, then memory is watched while `adapters` become resident."""
+    """`warm_up` fills every slot and buffer; memory is measured while `adapters` become resident."""
 
     warm_up: list[str]
     adapters: list[str]
@@ -60,7 +60,7 @@ class Residents:
 
 
 def prompts(seed: str, count: int = NUM_PROMPTS, num_tokens: int = PROMPT_TOKENS) -> list[list[int]]:
-    """Random token ids; another `seed` shares no prefix, so no cache of prefixes can answer it."""
+    """Random token ids. Different seeds share no prefix, so a prefix cache has no effect."""
     source = random.Random(seed)  # noqa: S311 - reproducible, not secret
     return [source.choices(_TOKEN_IDS, k=num_tokens) for _ in range(count)]
 

@@ -69,7 +69,7 @@ def _row(name: str, loads: Sequence[Load]) -> dict[str, Any]:
         "tokens_per_second": spread([load.tokens_per_second for load in loads]),
         "ttft_p50_ms": spread([load.ttft_ms(50) for load in loads]),
         "ttft_p99_ms": spread([load.ttft_ms(99) for load in loads]),
-        "foreign_cpu": spread([load.foreign_cpu for load in loads]),
+        "other_cpu": spread([load.other_cpu for load in loads]),
     }
 
 

@@ -25,7 +25,7 @@ class Load:
     wall_seconds: float = 0.0
     num_tokens: int = 0
     first_after: list[float] = field(default_factory=list)
-    foreign_cpu: float = 0.0
+    other_cpu: float = 0.0
     """Part of the machine's CPU that neither the API, the engine nor we took."""
 
     @property
@@ -62,7 +62,7 @@ def measured(port: int, pids: Sequence[int], payers: Sequence[Paying], questions
         Usage.now(pid).process_seconds - was.process_seconds for pid, was in zip(pids, others, strict=True)
     )
     capacity = load.wall_seconds * (os.cpu_count() or 1)
-    load.foreign_cpu = max(after.foreign_share_since(before) - theirs / capacity, 0.0)
+    load.other_cpu = max(after.other_share_since(before) - theirs / capacity, 0.0)
     return load
 
 

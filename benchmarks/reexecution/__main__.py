@@ -1,7 +1,7 @@
-"""Error rates of computing answers again, honest and swapped: `python -m benchmarks.reexecution --json`.
+"""Measures the error rates of re-execution: `python -m benchmarks.reexecution --json`.
 
-SmolLM2-135M with adapters of rank 8 and random weights, greedy answers to plain questions. They are computed
-again as `loraledger receipts verify --re-execute` does: in bf16, batch-invariant.
+Adapters of SmolLM2-135M, of rank 8 with random weights, answer plain questions greedily. Honest and
+substituted answers are re-executed as by `loraledger receipts verify --re-execute`: in bf16, batch-invariant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from backend.services.receipts.reexecution import MAX_ALTERNATIVES, ROUNDING_GAP, repeated_answer
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
-from benchmarks.reexecution.rates import bare, honest, swapped, table
+from benchmarks.reexecution.rates import base_model, honest, swapped, table
 from inference.config import EngineConfig
 from inference.engine import Engine, Failure
 from inference.lora.files import adapter_digest
@@ -44,10 +44,10 @@ QUESTIONS = (
 )
 SERVED: dict[str, dict[str, Any]] = {
     "batch-invariant, bf16": {"batch_invariant": True},
-    "in company, bf16": {},
-    "in company, float32": {"dtype": "float32"},
+    "not batch-invariant, bf16": {},
+    "not batch-invariant, float32": {"dtype": "float32"},
 }
-"""How the operator's engine ran."""
+"""Options of the operator's engine, by name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config: dict[str, Any] = {"model_path": model, "num_threads": options.threads}
     again = _answers(EngineConfig(**config, batch_invariant=True), adapters, options.tokens)
     rows: dict[str, dict[str, Any]] = {}
-    for name, how in SERVED.items():
-        served = _answers(EngineConfig(**config, **how), adapters, options.tokens)
+    for name, options_served in SERVED.items():
+        served = _answers(EngineConfig(**config, **options_served), adapters, options.tokens)
         rows[f"honest, {name}"] = asdict(honest(served, again))
         rows[f"another adapter's, {name}"] = asdict(swapped(served, again, len(adapters)))
-        rows[f"the bare base model's, {name}"] = asdict(bare(served, again))
+        rows[f"the base model's, {name}"] = asdict(base_model(served, again))
     report = {
         "rows": rows,
         "rounding_gap": ROUNDING_GAP,
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answers(config: EngineConfig, adapters: Sequence[AdapterRef], tokens: int) -> Answers:
-    """All of them submitted at once, with and without each adapter."""
+    """Answers to all questions, with each adapter and with none, submitted as one batch."""
     engine = Engine(config)
     try:
         sampling = Sampling(max_tokens=tokens, temperature=0.0, logprobs=MAX_ALTERNATIVES)
@@ -90,14 +90,15 @@ def _answers(config: EngineConfig, adapters: Sequence[AdapterRef], tokens: int) 
                 name = f"{-1 if adapter is None else number} {prompt}"
                 engine.add(Generate(name, (Message("user", question),), adapter=adapter, sampling=sampling))
         chunks: dict[str, list[Chunk]] = {}
-        for chunk in _sound(engine):
+        for chunk in _chunks(engine):
             chunks.setdefault(chunk.request_id, []).append(chunk)
     finally:
         engine.close()
     return {_key(name): repeated_answer(found) for name, found in chunks.items()}
 
 
-def _sound(engine: Engine) -> Iterator[Chunk]:
+def _chunks(engine: Engine) -> Iterator[Chunk]:
+    """Chunks of all requests. Raises the error of a request that fails."""
     for output in engine.run():
         if isinstance(output, Failure):
             raise output.error
@@ -117,11 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--json", action="store_true", help="print one JSON object instead of the table")
-    add("--adapters", type=int, default=3, help="how many; default: 3")
-    add("--tokens", type=int, default=24, help="of each answer, at most; default: 24")
-    add("--threads", type=int, default=2, help="of the engine; default: 2")
+    add("--adapters", type=int, default=3, help="number of adapters; default: 3")
+    add("--tokens", type=int, default=24, help="limit of each answer; default: 24")
+    add("--threads", type=int, default=2, help="threads of the engine; default: 2")
     add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    add(
+        "--model-cache",
+        type=Path,
+        default=Path(".loraledger/cache/models"),
+        help="folder of converted models",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""How often computing an answer again clears an honest operator, and how often it catches another adapter."""
+"""Error rates of re-execution, for honest and for substituted answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from backend.services.receipts.reexecution import Repeated
 
     Answers = Mapping[tuple[int, int], Repeated]
-    """By number of the adapter (-1: none) and of the prompt."""
+    """Answers by the numbers of adapter (-1: none) and prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of answers compared: shares that were the same to the last token, open (a near tie), and called wrong;
-    and the median gap of the first differing token, None where none differed or none had one.
+    """Shares of the compared answers that are the same to the last token, open (a near tie), and wrong.
+
+    `median_gap` and `largest_gap` are over the first differing tokens that have a gap; None without any.
     """
 
     num_answers: int
@@ -29,11 +30,10 @@ class Rates:
     wrong: float
     median_gap: float | None
     largest_gap: float | None
-    """Of the differences with a gap."""
 
 
 def rates(pairs: Sequence[tuple[Repeated, Repeated]]) -> Rates:
-    """Pairs of what was claimed and what was computed again; at least one."""
+    """Rates over pairs of claimed and re-executed answers; at least one pair."""
     found = [first_difference(claimed.text, again) for claimed, again in pairs]
     differences = [each for each in found if each is not None]
     gaps = [each.gap for each in differences if each.gap is not None]
@@ -49,12 +49,12 @@ def rates(pairs: Sequence[tuple[Repeated, Repeated]]) -> Rates:
 
 
 def honest(served: Answers, again: Answers) -> Rates:
-    """Each answer against its own adapter, computed again."""
+    """Compare each answer with a re-execution on its own adapter."""
     return rates([(claimed, again[key]) for key, claimed in served.items() if key[0] >= 0])
 
 
 def swapped(served: Answers, again: Answers, num_adapters: int) -> Rates:
-    """Each answer sold as the next adapter's."""
+    """Compare each answer with a re-execution on the next adapter."""
     return rates(
         [
             (claimed, again[(adapter + 1) % num_adapters, prompt])
@@ -64,15 +64,15 @@ def swapped(served: Answers, again: Answers, num_adapters: int) -> Rates:
     )
 
 
-def bare(served: Answers, again: Answers) -> Rates:
-    """The bare base model's answers, sold as each adapter's."""
+def base_model(served: Answers, again: Answers) -> Rates:
+    """Compare the base model's answers with a re-execution on each adapter."""
     return rates([(served[-1, prompt], found) for (adapter, prompt), found in again.items() if adapter >= 0])
 
 
 def table(rows: Mapping[str, dict[str, Any]]) -> str:
-    """Markdown."""
+    """The rates as a Markdown table."""
     lines = [
-        "| answers | number | the same | open | `WRONG` | median gap | largest gap |",
+        "| answers | number | same | open | `WRONG` | median gap | largest gap |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in rows.items():

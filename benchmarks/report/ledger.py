@@ -56,7 +56,7 @@ def _times(report: Mapping[str, Any]) -> list[str]:
     return [text, "", *table(head, rows), "", *compared, ""]
 
 
-_CELLS = {"tokens_per_second": 0, "ttft_p50_ms": 1, "ttft_p99_ms": 1, "foreign_cpu": 2}
+_CELLS = {"tokens_per_second": 0, "ttft_p50_ms": 1, "ttft_p99_ms": 1, "other_cpu": 2}
 
 
 def _spread(value: Mapping[str, float], digits: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.engine.field import OURS
+from benchmarks.engine.launcher import OURS
 from benchmarks.report.chart import Bar, bar_chart
 from benchmarks.report.cost import costs
 from benchmarks.report.ledger import ledger_section
@@ -166,7 +166,7 @@ def _rows(report: Mapping[str, Any]) -> str:
 
 def _with_conditions(report: Mapping[str, Any], rows: list[list[str]]) -> list[list[str]]:
     conditions = [
-        [f"{row['foreign_cpu']['median']:.0%}", f"{row['disk_read_mib']:,.0f}"] for row in _unprofiled(report)
+        [f"{row['other_cpu']['median']:.0%}", f"{row['disk_read_mib']:,.0f}"] for row in _unprofiled(report)
     ]
     return [row + more for row, more in zip(rows, conditions, strict=True)]
 

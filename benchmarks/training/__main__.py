@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = machine.Usage.now(os.getpid())
     measured = _apart(measure, sizes, options.work)
     overhead, outcome = _apart(measure_training, laps, options.work) if options.rows else (None, None)
-    foreign = machine.Usage.now(os.getpid()).foreign_share_since(before)
+    foreign = machine.Usage.now(os.getpid()).other_share_since(before)
     report = _report(measured, overhead, outcome, foreign)
     if options.json:
         print(json.dumps(report))

@@ -55,4 +55,4 @@ def test_the_report_has_the_figures_and_their_rows(
     (row,) = report["rows"]
     assert row["method"] == "by 3 of 4 s"
     assert (row["low"], row["median"], row["high"]) == (1.0, 2.0, 3.0)
-    assert row["foreign_cpu"] == [0.1, 0.2, 0.3]
+    assert row["other_cpu"] == [0.1, 0.2, 0.3]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CHILD = """
 import os
-from benchmarks.engine.contestant import claim_output, serve
+from benchmarks.engine.contestant import reserve_stdout, serve
 from benchmarks.engine.measure import TokenClock
 
 def count(number):
@@ -31,7 +31,7 @@ def die(number):
 def fail(number):
     raise ValueError("no such thing")
 
-claim_output()
+reserve_stdout()
 serve({"version": "1"}, {"count": count, "die": die, "fail": fail})
 """
 
@@ -69,11 +69,11 @@ def test_a_failed_task_is_named_with_its_log(log: Path) -> None:
 
 
 def test_a_contestant_that_dies_is_an_error(log: Path) -> None:
-    with start(log) as child, pytest.raises(ContestantError, match="ended with status 7"):
+    with start(log) as child, pytest.raises(ContestantError, match="exited with status 7"):
         child.run("die", Number(1))
 
 
 def test_a_contestant_that_cannot_start_is_an_error(log: Path) -> None:
-    with pytest.raises(ContestantError, match="ended with status 1"):
+    with pytest.raises(ContestantError, match="exited with status 1"):
         start(log, "raise SystemExit('no model')")
     assert "no model" in log.read_text()

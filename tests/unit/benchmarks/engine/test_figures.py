@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.engine.contestant import Run
-from benchmarks.engine.field import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
 from benchmarks.engine.figures import is_quiet, ratios, row
+from benchmarks.engine.launcher import LLAMA, OURS, PEFT, VLLM, VLLM_EAGER
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import Results
 
@@ -77,7 +77,7 @@ def test_a_row_has_speed_latencies_and_memory() -> None:
     assert made["itl_ms"] == {"p50": 10, "p99": 20}
     assert made["itl_mean_ms"] == pytest.approx(15)
     assert (made["rss_mib"], made["peak_rss_mib"]) == (1, 2)
-    assert made["foreign_cpu"]["max"] == 0.5
+    assert made["other_cpu"]["max"] == 0.5
 
 
 def test_what_was_read_from_disks_is_that_of_all_runs() -> None:

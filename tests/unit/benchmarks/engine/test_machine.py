@@ -17,13 +17,13 @@ def test_what_others_took_is_their_share_of_all_cores() -> None:
     cores = os.cpu_count() or 1
     before = Usage(at=10.0, machine_seconds=100.0, process_seconds=5.0, disk_bytes=0)
     after = Usage(12.0, machine_seconds=100.0 + 1.5 * cores, process_seconds=5.0 + cores, disk_bytes=0)
-    assert after.foreign_share_since(before) == pytest.approx(0.25)
+    assert after.other_share_since(before) == pytest.approx(0.25)
 
 
 def test_rounding_of_clocks_never_makes_a_share_negative() -> None:
     before = Usage(at=10.0, machine_seconds=100.0, process_seconds=5.0, disk_bytes=0)
-    assert Usage(11.0, 100.4, 5.5, 0).foreign_share_since(before) == 0.0
-    assert before.foreign_share_since(before) == 0.0
+    assert Usage(11.0, 100.4, 5.5, 0).other_share_since(before) == 0.0
+    assert before.other_share_since(before) == 0.0
 
 
 def test_usage_of_a_process_that_computes_grows_and_so_does_the_machines() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from backend.services.receipts.reexecution import Repeated
-from benchmarks.reexecution.rates import Rates, bare, honest, swapped, table
+from benchmarks.reexecution.rates import Rates, base_model, honest, swapped, table
 from inference.protocol import TokenLogprob, TokenLogprobs
 
 
@@ -20,7 +20,7 @@ AGAIN = {
 }
 
 
-def test_honest_answers_are_the_same_open_or_wrongly_accused() -> None:
+def test_honest_answers_are_the_same_open_or_wrong() -> None:
     served = {(0, 0): answer("b"), (1, 0): answer("b"), (-1, 0): answer("z")}
     found = honest(served, AGAIN)
     assert (found.num_answers, found.same, found.is_open, found.wrong) == (2, 0.5, 0.5, 0)
@@ -31,7 +31,7 @@ def test_swapped_answers_are_caught_or_missed() -> None:
     found = swapped(AGAIN, AGAIN, 2)
     assert (found.num_answers, found.same, found.is_open, found.wrong) == (2, 0, 0.5, 0.5)
     assert found.largest_gap == pytest.approx(3.0)
-    assert bare(AGAIN, AGAIN) == Rates(2, 0, 0, 1, None, None)
+    assert base_model(AGAIN, AGAIN) == Rates(2, 0, 0, 1, None, None)
 
 
 def test_the_table_has_a_row_for_each_comparison() -> None:

@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.engine.contestant import Run
-from benchmarks.engine.field import LLAMA, OURS, SETTINGS, VLLM
 from benchmarks.engine.figures import ratios, row
+from benchmarks.engine.launcher import LLAMA, OURS, SETTINGS, VLLM
 from benchmarks.engine.machine import describe
 from benchmarks.engine.measure import Measurement
 from benchmarks.engine.scenarios import Results

@@ -1,4 +1,4 @@
-"""Who takes part: how each contestant is started, with the settings that were found best for it."""
+"""Starts the contestants, each with the settings that are best for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LLAMA = "llama.cpp"
 
 _VLLM_OPTIONS = {VLLM: (), VLLM_EAGER: ("--eager",), VLLM_BASE: ("--no-lora",)}
 
-# What was chosen for each peer, and why; the report prints it.
+# The settings of each contestant, with reasons; the report prints them.
 SETTINGS = {
     OURS: "bf16, native kernels, 32 slots, 1 GiB for adapters, 1 GiB for keys and values, "
     "threads that wait as in an installation",
@@ -41,8 +41,8 @@ SETTINGS = {
 }
 
 
-class Field:
-    """Starts contestants when they are first called for. A context manager: all end with it."""
+class Launcher:
+    """Starts contestants on first use. A context manager that stops them all."""
 
     def __init__(self, model: Path, num_threads: int, logs: Path) -> None:
         self._model = model.resolve()
@@ -58,8 +58,9 @@ class Field:
         self._stack.close()
 
     def contestant(self, name: str, **options: str) -> Contestant:
-        """The running contestant of this name; names starting with ours are processes of our engine, each
-        with its own `options`. Raises `ContestantError`.
+        """The running contestant `name`, started if necessary. Raises `ContestantError`.
+
+        Names that begin with `OURS` are separate processes of our engine, each with its own `options`.
         """
         if name not in self._started:
             command, environment = self._command(name)
@@ -71,7 +72,7 @@ class Field:
         return self._started[name]
 
     def close(self) -> None:
-        """End all that were started; they would be started anew."""
+        """Stop all contestants. They are started again on their next use."""
         self._started.clear()
         self._stack.close()
 
@@ -81,24 +82,24 @@ class Field:
 
     def _command(self, name: str) -> tuple[list[str], Mapping[str, str]]:
         model, threads = ["--model", str(self._model)], ["--threads", str(self._num_threads)]
-        here = [sys.executable, "-m"]
+        python = [sys.executable, "-m"]
         if name in _VLLM_OPTIONS:
-            there = [str(peers.VLLM_PYTHON), "-m", "benchmarks.engine.vllm_peer"]
-            return [*there, *model, *_VLLM_OPTIONS[name]], self._for_vllm()
+            vllm = [str(peers.VLLM_PYTHON), "-m", "benchmarks.engine.vllm_peer"]
+            return [*vllm, *model, *_VLLM_OPTIONS[name]], self._for_vllm()
         if name == PEFT:
-            return [*here, "benchmarks.engine.peft_peer", *model, *threads], {}
+            return [*python, "benchmarks.engine.peft_peer", *model, *threads], {}
         if name == LLAMA:
             program = ["--program", str(peers.LLAMA_BENCH), "--flash-attention"]
             gguf = ["--model", str(peers.gguf(self._model))]
-            return [*here, "benchmarks.engine.llama_peer", *program, *gguf, *threads], {}
-        return [*here, "benchmarks.engine.ours", *model, *threads], waiting_policy()
+            return [*python, "benchmarks.engine.llama_peer", *program, *gguf, *threads], {}
+        return [*python, "benchmarks.engine.ours", *model, *threads], waiting_policy()
 
     def _for_vllm(self) -> dict[str, str]:
         cores = sorted(os.sched_getaffinity(0))[: self._num_threads]
         return {
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a process of its own would poll between runs
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a separate process would poll between runs
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
             "LD_PRELOAD": str(peers.VLLM_OPENMP),
