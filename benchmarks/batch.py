@@ -1,6 +1,6 @@
-"""How long a batch takes to build: `python -m benchmarks.batch [--json] [--receipts N] [--contributors N]`.
+"""Measures building a batch: `python -m benchmarks.batch [--json] [--receipts N] [--contributors N]`.
 
-Real trees, splits and encodings over random honest receipts; signing them is not counted.
+Trees, splits and encodings are real, over random valid receipts. Signing them is not included.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ class Registry:
 
 
 def receipts(registry: Registry, count: int, num_contributors: int) -> list[SignedReceipt]:
-    """Honest receipts on `NUM_CHANNELS` channels, in the order of a batch, with random shares."""
-    source = random.Random(0)  # noqa: S311 - a fixed choice, so that runs compare
+    """Valid receipts on `NUM_CHANNELS` channels, in the order of a batch, with random shares."""
+    source = random.Random(0)  # noqa: S311 - a fixed seed, so that runs are comparable
     operator, settlement = _account("operator"), _account("settlement")
     channels = sorted(channel_id(_account(f"payer {n}"), operator, settlement) for n in range(NUM_CHANNELS))
-    made: list[SignedReceipt] = []
+    found: list[SignedReceipt] = []
     for number in range(count):
         channel = channels[number * NUM_CHANNELS // count]
-        is_first = not made or made[-1].receipt.channel_id != channel
-        begins = 0 if is_first else made[-1].receipt.cumulative
+        is_first = not found or found[-1].receipt.channel_id != channel
+        start = 0 if is_first else found[-1].receipt.cumulative
         parts = [source.randint(1, PPM // num_contributors) for _ in range(num_contributors)]
         parts[0] += PPM - sum(parts)
         slices = (Slice(registry.version_id, PPM, tuple(map(Share, range(num_contributors), parts))),)
@@ -70,7 +70,7 @@ def receipts(registry: Registry, count: int, num_contributors: int) -> list[Sign
         amount = charge(slices, [registry.record], prompt, completion)
         receipt = Receipt(
             channel_id=channel,
-            cumulative=begins + amount,
+            cumulative=start + amount,
             charge=amount,
             request_hash=_hash(f"request {number}"),
             response_hash=_hash(f"response {number}"),
@@ -80,12 +80,12 @@ def receipts(registry: Registry, count: int, num_contributors: int) -> list[Sign
             attribution_hash=attribution_hash(METHOD, slices),
             served_at=1_790_000_000,
         )
-        made.append(SignedReceipt(receipt, METHOD, slices, "0x" + "11" * 65))
-    return made
+        found.append(SignedReceipt(receipt, METHOD, slices, "0x" + "11" * 65))
+    return found
 
 
 def measure(count: int, num_contributors: int, repeats: int) -> dict[str, float]:
-    """Medians in seconds over `repeats` runs in this process."""
+    """Median seconds over `repeats` runs in this process."""
     registry = Registry(num_contributors)
     signed = receipts(registry, count, num_contributors)
     terms = ParameterSet(0, _account("treasury"), 50_000, 0, 0, 0, 0, 0, 0, 0)

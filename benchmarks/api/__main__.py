@@ -1,7 +1,7 @@
-"""What the ledger and the API cost: `python -m benchmarks.api [--json] [--only NAME ...] [--seconds S]`.
+"""Benchmarks the API and settlement: `python -m benchmarks.api [--json] [--only NAME ...] [--seconds S]`.
 
-Each figure is the median of its repeats, all parts real but those that its method names. Other processes on
-the machine show in the rows: `other_cpu` is the part of its CPU that they took.
+Each figure is the median of its repeats. All components are real, except those that the method of the figure
+names. `other_cpu` in the rows is the share of the CPU that other processes used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARTS: dict[str, tuple[Measure, float]] = {
     "gateway": (gateway.measure, 60),
     "batch": (batch.measure, 0),
 }
-"""Each with the seconds of one repeat; a batch takes what it takes."""
+"""Measurements, each with the seconds of one repeat; a batch has no time limit."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,11 +62,11 @@ def _report(rows: Sequence[Row]) -> dict[str, object]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.api", description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to measure; all without it")
-    parser.add_argument("--seconds", type=float, help="of one repeat; without it each part's own")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to measure; default: all")
+    parser.add_argument("--seconds", type=float, help="duration of one repeat; default: by part")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--folder", type=Path, help="on the disk to measure; the system's for temporary files"
+        "--folder", type=Path, help="scratch folder, on the disk to measure; default: the system's"
     )
     return parser
 

@@ -1,6 +1,6 @@
-"""How long 10,000 receipts take from the database to the chain: vetted, built, published, committed.
+"""Measures settling 10,000 receipts: validated, built into a batch, published, committed on chain.
 
-On a local chain with the real contracts: the settler, the sender and the indexer are the real ones.
+Settler, sender, indexer and contracts are real, on a local chain.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from backend.domain.split import charge
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.installation.installation import Installation
 from benchmarks.api import market
+from benchmarks.api.chain_events import some_hash, some_key
 from benchmarks.api.figures import Row, Timed
-from benchmarks.api.told import some_hash, some_key
 from tools.local_market import CREATOR, OPERATOR, LocalMarket
 
 if TYPE_CHECKING:
@@ -45,11 +45,10 @@ if TYPE_CHECKING:
 NUM_RECEIPTS, NUM_CONTRIBUTORS, NUM_PAYERS = 10_000, 64, 20
 DEPOSIT = 10 * DOLLAR
 GAS_MONEY = hex(10**20)
-STORED_AT_ONCE = 1_000
 
 
 class WideMarket(LocalMarket):
-    """One adapter of `NUM_CONTRIBUTORS` contributions by as many people, and `NUM_PAYERS` who ask it."""
+    """A market with one adapter of `NUM_CONTRIBUTORS` contributors, and `NUM_PAYERS` payers."""
 
     def __init__(self, chain: ChainClient) -> None:
         super().__init__(chain)
@@ -80,17 +79,17 @@ class WideMarket(LocalMarket):
             self.send(local_account(0), "TestUSD", "mint", payer.account, DEPOSIT)
             self._deposit(payer, DEPOSIT, ZERO_ACCOUNT)
 
-    def receipts(self, payer: LocalSigner, count: int, chance: random.Random) -> list[SignedReceipt]:
-        """The next answers on the payer's channel, with random shares."""
+    def receipts(self, payer: LocalSigner, count: int, rng: random.Random) -> list[SignedReceipt]:
+        """The next `count` receipts on the payer's channel, with random shares."""
         channel, served_at = self.channel_of(payer), self.chain.head().timestamp
-        return [self._receipt(channel, served_at, chance) for _ in range(count)]
+        return [self._receipt(channel, served_at, rng) for _ in range(count)]
 
-    def _receipt(self, channel: ChannelId, served_at: int, chance: random.Random) -> SignedReceipt:
-        parts = [chance.randint(1, PPM // NUM_CONTRIBUTORS) for _ in range(NUM_CONTRIBUTORS)]
+    def _receipt(self, channel: ChannelId, served_at: int, rng: random.Random) -> SignedReceipt:
+        parts = [rng.randint(1, PPM // NUM_CONTRIBUTORS) for _ in range(NUM_CONTRIBUTORS)]
         parts[0] += PPM - sum(parts)
         shares = tuple(map(Share, range(NUM_CONTRIBUTORS), parts))
         slices = (Slice(version_id(self.adapter), PPM, shares),)
-        prompt, completion = chance.randint(10, 500), chance.randint(10, 500)
+        prompt, completion = rng.randint(10, 500), rng.randint(10, 500)
         amount = charge(slices, [self.adapter], prompt, completion)
         self.cumulative[channel] = self.cumulative.get(channel, 0) + amount
         receipt = Receipt(
@@ -108,32 +107,32 @@ class WideMarket(LocalMarket):
         return self.sign(receipt, slices)
 
 
-def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:  # noqa: ARG001 - its size is given
-    """Seconds; the repeats are batches one after the other on the same chain."""
+def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:  # noqa: ARG001 - the size is fixed
+    """Seconds per batch. The repeats are consecutive batches on the same chain."""
     home = folder / "home"
     home.mkdir()
     with LocalNode.start(folder / "node.log") as node:
-        installation = Installation(market.settings(home, rpc_url=node.url, confirmations=0))
+        installation = Installation(market.build_settings(home, rpc_url=node.url, confirmations=0))
         try:
-            wide = _furnished(installation, node)
-            chance = random.Random(0)  # noqa: S311 - a fixed choice, so that runs compare
+            wide = _start_market(installation, node)
+            rng = random.Random(0)  # noqa: S311 - a fixed seed, so that runs are comparable
             runs = []
             for number in range(1, repeats + 1):
-                _serve(installation, wide, chance)
+                _store_receipts(installation, wide, rng)
                 runs.append(_settle(installation, number))
         finally:
             installation.close()
     method = (
         f"{NUM_RECEIPTS} receipts of {NUM_CONTRIBUTORS} contributors each, {NUM_PAYERS} channels, from "
-        "SQLite to the event of their commit, on Hardhat that mines at once; all but the first of the "
-        "repeats audit the batch before them, as the settler does"
+        "SQLite to the event of their commit, on Hardhat with automine; every repeat but the first "
+        "audits the previous batch, as the settler does"
     )
     busy = tuple(run.other_cpu for run in runs)
     cpu = {"cpu_seconds": [round(run.cpu_seconds, 2) for run in runs]}
     return [Row("batch_10000_s", method, tuple(run.wall_seconds for run in runs), busy, cpu)]
 
 
-def _furnished(installation: Installation, node: LocalNode) -> WideMarket:
+def _start_market(installation: Installation, node: LocalNode) -> WideMarket:
     save(deploy_local(node.url), installation.settings.deployment_file)
     upgrade(installation.database.engine)
     installation.chain.node.rpc.request("evm_setIntervalMining", 0)
@@ -143,10 +142,10 @@ def _furnished(installation: Installation, node: LocalNode) -> WideMarket:
     return wide
 
 
-def _serve(installation: Installation, wide: WideMarket, chance: random.Random) -> None:
-    """Answers of all payers, and the voucher of each that covers them."""
+def _store_receipts(installation: Installation, wide: WideMarket, rng: random.Random) -> None:
+    """Store receipts of all payers, and for each payer a voucher that covers them."""
     for payer in wide.payers:
-        signed = wide.receipts(payer, NUM_RECEIPTS // NUM_PAYERS, chance)
+        signed = wide.receipts(payer, NUM_RECEIPTS // NUM_PAYERS, rng)
         operator = installation.operator.account
         new = [NewReceipt(receipt_id(s.receipt), operator, payer.account, s, ZERO_HASH, None) for s in signed]
         voucher = Voucher(wide.channel_of(payer), 0, signed[-1].receipt.cumulative)
@@ -161,7 +160,7 @@ def _settle(installation: Installation, number: int) -> Timed:
     with Timed.measured() as timed:
         progress = installation.settler.run_once(is_forced=True)
         if progress.number != number or progress.skipped:
-            raise AssertionError(f"batch {number} is not on its way: {progress}")
+            raise AssertionError(f"batch {number} was not queued: {progress}")
         while True:
             installation.sender.run_once()
             installation.indexer.catch_up()

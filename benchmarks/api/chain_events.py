@@ -1,4 +1,4 @@
-"""What a chain tells of a market, event by event: contract, event and arguments, as `ChainEvent` has them."""
+"""Builds chain events of a market: contract, event name and arguments, as in `ChainEvent`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from backend.domain.hashing import version_id as id_of
 from backend.domain.ids import ZERO_HASH, Account, ChannelId, DatanetId, Hash32
 from backend.domain.receipt import VersionRecord
 
-Told = tuple[str, str, dict[str, Any]]
+Event = tuple[str, str, dict[str, Any]]
 
 DATANET = DatanetId(1)
 BALANCE = 10**30
-"""Micro-units: more than any run spends."""
+"""Micro-units, more than any run spends."""
 
 
 def some_hash(label: str) -> Hash32:
@@ -36,8 +36,8 @@ def some_key(label: str) -> LocalSigner:
     return LocalSigner(keccak(label.encode()))
 
 
-def version(name: str, num_contributors: int) -> VersionRecord:
-    """An adapter of the first contributions of `DATANET`."""
+def version_record(name: str, num_contributors: int) -> VersionRecord:
+    """An adapter trained on the first `num_contributors` contributions of `DATANET`."""
     accepted = accepted_hash([True] * num_contributors)
     return VersionRecord(
         creator=some_account("creator"),
@@ -53,14 +53,14 @@ def version(name: str, num_contributors: int) -> VersionRecord:
     )
 
 
-def registered(record: VersionRecord) -> Told:
+def version_registered(record: VersionRecord) -> Event:
     argument = record_argument(record)
     numbers = {name: int(argument[name]) for name in argument if name.endswith(("Price", "Ppm"))}
     named = {"versionId": id_of(record), "creator": record.creator, "name": argument["name"]}
     return "AdapterRegistry", "VersionRegistered", named | {"record": argument | numbers}
 
 
-def frozen(num_contributors: int) -> Told:
+def snapshot_frozen(num_contributors: int) -> Event:
     bits = [True] * num_contributors
     accepted = accepted_hash(bits)
     snapshot = {"snapshotId": snapshot_id(DATANET, num_contributors, accepted), "datanetId": DATANET}
@@ -68,13 +68,13 @@ def frozen(num_contributors: int) -> Told:
     return "DatasetRegistry", "SnapshotFrozen", snapshot | {"accepted": "0x" + accepted_words(bits).hex()}
 
 
-def contributed(index: int) -> Told:
+def contribution_recorded(index: int) -> Event:
     args = {"datanetId": DATANET, "index": index, "contributor": some_account(f"contributor {index}")}
     args |= {"contentHash": some_hash(f"content {index}"), "cidDigest": some_hash(f"data {index}")}
     return "DatasetRegistry", "ContributionRecorded", args | {"licence": ZERO_HASH, "rows": 1}
 
 
-def reviewed(index: int) -> Told:
+def contribution_reviewed(index: int) -> Event:
     args = {"datanetId": DATANET, "index": index, "curator": some_account("curator")}
     return "DatasetRegistry", "ContributionReviewed", args | {"isAccepted": True, "reason": 0}
 
@@ -83,10 +83,10 @@ def session_key(channel: ChannelId) -> Account:
     return some_account(f"session key of {channel}")
 
 
-def opened(
+def channel_opened(
     payer: Account, channel: ChannelId, operator: Account, collector: Account, expiry: int
-) -> list[Told]:
-    """A channel with `BALANCE` and a session key that may spend it until `expiry` (unix seconds)."""
+) -> list[Event]:
+    """Open a channel with `BALANCE` and a session key that may spend it until `expiry` (Unix seconds)."""
     named = {"channelId": channel, "payer": payer, "operator": operator, "collector": collector}
     granted = {"channelId": channel, "key": session_key(channel), "cap": BALANCE, "expiry": expiry}
     return [
@@ -96,20 +96,20 @@ def opened(
     ]
 
 
-def collected(channel: ChannelId, until: int) -> Told:
-    """One micro-unit."""
+def channel_collected(channel: ChannelId, until: int) -> Event:
+    """Collect one micro-unit."""
     args = {"channelId": channel, "before": until - 1, "from": until - 1, "until": until}
     return "PaymentVault", "Collected", args
 
 
-def claimed(operator: Account, number: int) -> Told:
+def earnings_claimed(operator: Account, number: int) -> Event:
     account = some_account(f"contributor {number}")
     args = {"operator": operator, "account": account, "wallet": account, "amount": 1, "cumulative": 1}
     return "Settlement", "Claimed", args
 
 
-def committed(operator: Account, number: int) -> list[Told]:
-    """A batch, and that it is final."""
+def batch_committed(operator: Account, number: int) -> list[Event]:
+    """Commit a batch and finalise it."""
     numbers = dict.fromkeys(("committedAt", "finalAt", "total", "cumulativeTotal"), number)
     counts = dict.fromkeys(("parameterSet", "receiptsCount", "entriesCount", "balancesCount"), 1)
     roots = dict.fromkeys(("receiptsRoot", "entriesRoot", "balancesRoot"), ZERO_HASH)

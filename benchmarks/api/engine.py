@@ -1,8 +1,8 @@
-"""An engine of a script: `python -m benchmarks.api.engine SOCKET TOKENS_PER_SECOND [--lockstep]`.
+"""A fake engine process: `python -m benchmarks.api.engine SOCKET TOKENS_PER_SECOND [--lockstep]`.
 
-It speaks `inference.protocol` on its socket as the real one does. The text of each token is the instant at
+It speaks `inference.protocol` on its socket like the real engine. The text of each token is the time at
 which it is sent, in nanoseconds of the machine's monotonic clock, which all processes share. With
-`--lockstep` all answers move on in one step; without it each keeps its own time from its request on.
+`--lockstep` all answers advance in the same step; otherwise each advances from the time of its own request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PROMPT_TOKENS, MAX_CONTEXT = 16, 65_536
 
 
-class Script:
+class FakeEngine:
     def __init__(self, tokens_per_second: float, *, is_lockstep: bool) -> None:
         self._period = 1 / tokens_per_second
         self._is_lockstep = is_lockstep
@@ -42,19 +42,19 @@ class Script:
                 _send(writer, _reply(command))
         writer.close()
 
-    async def _answer(self, asked: Generate, writer: asyncio.StreamWriter, aborted: set[str]) -> None:
+    async def _answer(self, request: Generate, writer: asyncio.StreamWriter, aborted: set[str]) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         if self._is_lockstep:
             due -= due % self._period
-        for number in range(1, asked.sampling.max_tokens + 1):
+        for number in range(1, request.sampling.max_tokens + 1):
             due += self._period
             await asyncio.sleep(due - loop.time())
-            is_aborted = asked.request_id in aborted
-            is_last = is_aborted or number == asked.sampling.max_tokens
+            is_aborted = request.request_id in aborted
+            is_last = is_aborted or number == request.sampling.max_tokens
             reason: FinishReason | None = ("abort" if is_aborted else "length") if is_last else None
             text = f"{time.monotonic_ns()} "
-            _send(writer, Chunk(asked.request_id, text, [1], PROMPT_TOKENS, number, reason))
+            _send(writer, Chunk(request.request_id, text, [1], PROMPT_TOKENS, number, reason))
             if is_last:
                 return
 
@@ -62,15 +62,15 @@ class Script:
 def _reply(command: Command) -> Event:
     if isinstance(command, CountTokens):
         return TokenCount(command.request_id, PROMPT_TOKENS, MAX_CONTEXT)
-    raise ValueError(f"the script has no answer to {type(command).__name__}")
+    raise ValueError(f"unsupported command {type(command).__name__}")
 
 
 def _send(writer: asyncio.StreamWriter, event: Event) -> None:
     writer.write(encode_frame(event))
 
 
-async def serve(path: Path, script: Script) -> None:
-    async with await asyncio.start_unix_server(script.connected, path) as server:
+async def serve(path: Path, engine: FakeEngine) -> None:
+    async with await asyncio.start_unix_server(engine.connected, path) as server:
         await server.serve_forever()
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("tokens_per_second", type=float)
     parser.add_argument("--lockstep", action="store_true")
     options = parser.parse_args()
-    asyncio.run(serve(options.socket, Script(options.tokens_per_second, is_lockstep=options.lockstep)))
+    asyncio.run(serve(options.socket, FakeEngine(options.tokens_per_second, is_lockstep=options.lockstep)))
 
 
 if __name__ == "__main__":

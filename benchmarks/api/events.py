@@ -1,6 +1,6 @@
-"""How many events a second the indexer takes in: asked over HTTP, decoded, kept, projected, on disk.
+"""Measures the indexer in events per second: fetched over HTTP, decoded, stored, projected, committed.
 
-The node is a process that has the logs in memory; indexer, its client and the database are the real ones.
+The node is a separate process that has the logs in memory. Indexer, RPC client and database are real.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from backend.db.migrate import upgrade
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import channel_id
 from backend.installation.installation import Installation
-from benchmarks.api import market, told
+from benchmarks.api import chain_events, market
 from benchmarks.api.figures import Row, Timed
 from benchmarks.api.node import START, block_hash
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 EVENTS_PER_BLOCK = 20
 EVENTS_PER_SECOND = 4_000
-"""How many are made for a second of a run."""
+"""Number of events generated per second of a run."""
 
 
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
-    """Events a second; each repeat reads the same chain into an empty database."""
+    """Events per second. Each repeat indexes the same chain into an empty database."""
     num_blocks = max(int(seconds * EVENTS_PER_SECOND) // EVENTS_PER_BLOCK, 1)
     logs = folder / "logs"
     logs.write_text("\n".join(_blocks(num_blocks)))
@@ -43,15 +43,15 @@ def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
     if {run.count for run in runs} != {num_blocks * EVENTS_PER_BLOCK}:
         raise AssertionError(f"not {num_blocks * EVENTS_PER_BLOCK} events: {[run.count for run in runs]}")
     method = (
-        f"{num_blocks * EVENTS_PER_BLOCK} events of 11 kinds, {EVENTS_PER_BLOCK} a block, from a node on "
-        "loopback whose logs tell their block's time; SQLite on disk (synchronous=FULL)"
+        f"{num_blocks * EVENTS_PER_BLOCK} events of 11 kinds, {EVENTS_PER_BLOCK} per block, from a node on "
+        "loopback whose logs have block timestamps; SQLite on disk (synchronous=FULL)"
     )
     return [Row.of("events_indexed_s", method, runs)]
 
 
 def _run(home: Path, url: str) -> Timed:
-    market.found(home)
-    installation = Installation(market.settings(home, rpc_url=url, confirmations=0))
+    market.create_home(home)
+    installation = Installation(market.build_settings(home, rpc_url=url, confirmations=0))
     upgrade(installation.database.engine)
     try:
         with Timed.measured() as timed:
@@ -70,16 +70,16 @@ def _node(logs: Path) -> Iterator[str]:
         try:
             port = process.stdout.readline().strip() if process.stdout else ""
             if not port:
-                raise Unavailable("the benchmark's node ended before it listened")
+                raise Unavailable("the benchmark's node exited before it listened")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.kill()
 
 
 def _blocks(count: int) -> Iterator[str]:
-    story = _story(random.Random(0))  # noqa: S311 - a fixed choice, so that runs compare
+    events = _events(random.Random(0))  # noqa: S311 - a fixed seed, so that runs are comparable
     for number in range(1, count + 1):
-        logs = (_log(number, index, *next(story)) for index in range(EVENTS_PER_BLOCK))
+        logs = (_log(number, index, *next(events)) for index in range(EVENTS_PER_BLOCK))
         yield ",".join(json.dumps(log) for log in logs)
 
 
@@ -89,32 +89,36 @@ def _log(block: int, index: int, contract: str, name: str, args: dict[str, Any])
     data = [p for p in entry.inputs if not p["indexed"]]
     topics = [entry.topic, *(encode([p], [args[p["name"]]], name) for p in indexed)]
     return {
-        "address": told.some_account(contract),
+        "address": chain_events.some_account(contract),
         "topics": ["0x" + topic.hex() for topic in topics],
         "data": "0x" + encode(data, [args[p["name"]] for p in data], name).hex(),
         "blockNumber": hex(block),
         "blockHash": block_hash(block),
         "blockTimestamp": hex(START + block),
-        "transactionHash": told.some_hash(f"transaction {block} {index}"),
+        "transactionHash": chain_events.some_hash(f"transaction {block} {index}"),
         "transactionIndex": hex(index),
         "logIndex": hex(index),
         "removed": False,
     }
 
 
-def _story(chance: random.Random) -> Iterator[told.Told]:
-    """A market where payers come, data is contributed, and batches collect from many channels."""
-    operator, settlement = told.some_account("operator"), told.some_account("Settlement")
+def _events(rng: random.Random) -> Iterator[chain_events.Event]:
+    """Endless events of a market: new payers, contributions, and batches that collect from many channels."""
+    operator, settlement = chain_events.some_account("operator"), chain_events.some_account("Settlement")
     channels: list[ChannelId] = []
     number = 0
     while True:
         number += 1
-        payer = told.some_account(f"payer {number}")
+        payer = chain_events.some_account(f"payer {number}")
         channels.append(channel_id(payer, operator, settlement))
-        yield from told.opened(payer, channels[-1], operator, settlement, START)
-        yield from (told.contributed(number), told.reviewed(number), told.claimed(operator, number))
-        for channel in chance.sample(channels, min(len(channels), 5)):
-            yield told.collected(channel, number)
+        yield from chain_events.channel_opened(payer, channels[-1], operator, settlement, START)
+        yield from (
+            chain_events.contribution_recorded(number),
+            chain_events.contribution_reviewed(number),
+            chain_events.earnings_claimed(operator, number),
+        )
+        for channel in rng.sample(channels, min(len(channels), 5)):
+            yield chain_events.channel_collected(channel, number)
         if number % 20 == 0:
-            yield told.registered(told.version(f"adapter-{number}", 1))
-            yield from told.committed(operator, number)
+            yield chain_events.version_registered(chain_events.version_record(f"adapter-{number}", 1))
+            yield from chain_events.batch_committed(operator, number)

@@ -1,4 +1,4 @@
-"""What a run gives: rows with their method and spread, each repeat with the CPU that it and others took."""
+"""Results of runs: rows with method and spread, repeats with the CPU use of this and other processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Timed:
-    """One repeat. `cpu_seconds` are ours; `other_cpu` is the part of the machine that others took."""
+    """One repeat. `cpu_seconds` are of this process; `other_cpu` is the CPU share of other processes."""
 
     count: int = 0
     wall_seconds: float = 0.0
@@ -27,6 +27,7 @@ class Timed:
     @classmethod
     @contextmanager
     def measured(cls) -> Iterator[Self]:
+        """Measure the time of the `with` block."""
         timed, before = cls(), Usage.now(os.getpid())
         wall, cpu = time.perf_counter(), time.process_time()
         yield timed
@@ -41,7 +42,7 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure: the median of its repeats, their range, and how busy the machine was with other things."""
+    """One figure: the median and range of its repeats, with the CPU share of other processes."""
 
     name: str
     method: str
@@ -51,7 +52,7 @@ class Row:
 
     @classmethod
     def of(cls, name: str, method: str, runs: Sequence[Timed]) -> Self:
-        """Of rates: things a second of wall time, and beside it a second of our own CPU time."""
+        """A row of rates: counts per second of wall time, and per second of own CPU time in the details."""
         per_cpu = [round(run.count / run.cpu_seconds, 1) for run in runs]
         return cls(
             name,

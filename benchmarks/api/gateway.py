@@ -1,7 +1,7 @@
-"""What the API adds to a token: from its sending by the engine to its reading by an HTTP client.
+"""Measures the latency that the API adds to a token, from the engine's write to the HTTP client's read.
 
-Three processes: an engine of a script, the API as `loraledger serve` runs it, and this one, which reads all
-streams with bare sockets. Its own time counts as the API's.
+Three processes: a fake engine, the API as run by `loraledger serve`, and this one, which reads all streams
+with plain sockets. Its own time is included.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from benchmarks.api.market import Furnished, Paying
+    from benchmarks.api.market import ApiPayer, SeededMarket
 
 NUM_STREAMS, TOKENS_PER_SECOND = 50, 20
 NUM_CONTRIBUTORS = 64
@@ -38,8 +38,8 @@ _SENT_AT = re.compile(rb'"content":"(\d+) ')
 
 
 @dataclass(slots=True)
-class Heard:
-    """Delays of all tokens in milliseconds; the API's CPU seconds, and what others took of the machine."""
+class TokenDelays:
+    """Delays of all tokens in milliseconds, CPU seconds of the API, and CPU share of other processes."""
 
     delays: list[float] = field(default_factory=list)
     api_cpu_seconds: float = 0.0
@@ -50,31 +50,31 @@ class Heard:
 
 
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
-    """Delays with each stream in its own time, and with all in step, as a batching engine has them."""
+    """Delays with independent streams, and with all streams in lockstep, as from a batching engine."""
     rows: list[Row] = []
     for name, is_lockstep in (("gateway", False), ("gateway_lockstep", True)):
         home = folder / name
-        market.found(home)
-        installation = Installation(market.settings(home, api_port=free_port()))
-        furnished = market.furnish(installation, NUM_CONTRIBUTORS)
+        market.create_home(home)
+        installation = Installation(market.build_settings(home, api_port=free_port()))
+        seeded = market.seed(installation, NUM_CONTRIBUTORS)
         installation.close()
         with _running(installation, is_lockstep=is_lockstep) as (api, engine):
-            heard = [_listen(installation, furnished, seconds, api, engine) for _ in range(repeats)]
-        rows += _rows(name, heard, seconds)
+            measured = [_measure_streams(installation, seeded, seconds, api, engine) for _ in range(repeats)]
+        rows += _rows(name, measured, seconds)
     return rows
 
 
-def _rows(name: str, heard: Sequence[Heard], seconds: float) -> list[Row]:
-    steps = "all in one step of the engine" if "lockstep" in name else "each in its own time"
+def _rows(name: str, measured: Sequence[TokenDelays], seconds: float) -> list[Row]:
+    steps = "all in one step of the engine" if "lockstep" in name else "independent of each other"
     method = (
         f"{NUM_STREAMS} streams of {TOKENS_PER_SECOND} tokens/s for {seconds:g} s, {steps}; uvicorn and HTTP "
         "on loopback; from the engine's write to the client's read, the client's own time included"
     )
-    busy = tuple(one.other_cpu for one in heard)
-    cpu = [round(one.api_cpu_seconds / len(one.delays) * 1e6, 1) for one in heard]
-    details = {"api_cpu_us_per_token": cpu, "tokens": [len(one.delays) for one in heard]}
+    busy = tuple(one.other_cpu for one in measured)
+    cpu = [round(one.api_cpu_seconds / len(one.delays) * 1e6, 1) for one in measured]
+    details = {"api_cpu_us_per_token": cpu, "tokens": [len(one.delays) for one in measured]}
     return [
-        Row(f"{name}_p{p}_ms", method, tuple(one.percentile(p) for one in heard), busy, details)
+        Row(f"{name}_p{p}_ms", method, tuple(one.percentile(p) for one in measured), busy, details)
         for p in (50, 99)
     ]
 
@@ -99,17 +99,19 @@ def _running(installation: Installation, *, is_lockstep: bool) -> Iterator[tuple
         yield pids[0], pids[1]
 
 
-def _listen(installation: Installation, furnished: Furnished, seconds: float, api: int, engine: int) -> Heard:
-    heard = Heard()
+def _measure_streams(
+    installation: Installation, seeded: SeededMarket, seconds: float, api: int, engine: int
+) -> TokenDelays:
+    found = TokenDelays()
     asyncio.run(_until_ready(installation))
     before, api_before, engine_before = (Usage.now(pid) for pid in (os.getpid(), api, engine))
-    asyncio.run(_streams(installation, furnished, seconds, heard))
+    asyncio.run(_streams(installation, seeded, seconds, found))
     after, api_after, engine_after = (Usage.now(pid) for pid in (os.getpid(), api, engine))
-    heard.api_cpu_seconds = api_after.process_seconds - api_before.process_seconds
-    own = heard.api_cpu_seconds + engine_after.process_seconds - engine_before.process_seconds
+    found.api_cpu_seconds = api_after.process_seconds - api_before.process_seconds
+    own = found.api_cpu_seconds + engine_after.process_seconds - engine_before.process_seconds
     capacity = (after.at - before.at) * (os.cpu_count() or 1)
-    heard.other_cpu = max(after.other_share_since(before) - own / capacity, 0.0)
-    return heard
+    found.other_cpu = max(after.other_share_since(before) - own / capacity, 0.0)
+    return found
 
 
 async def _until_ready(installation: Installation) -> None:
@@ -129,18 +131,20 @@ async def _until_ready(installation: Installation) -> None:
     raise Unavailable((settings.home / "log").read_text() or "API and engine did not start")
 
 
-async def _streams(installation: Installation, furnished: Furnished, seconds: float, heard: Heard) -> None:
-    async def one(number: int, paying: Paying) -> None:
+async def _streams(
+    installation: Installation, seeded: SeededMarket, seconds: float, found: TokenDelays
+) -> None:
+    async def one(number: int, payer: ApiPayer) -> None:
         await asyncio.sleep(number / NUM_STREAMS / TOKENS_PER_SECOND)
-        await _stream(installation, furnished.model, paying, int(seconds * TOKENS_PER_SECOND), heard)
+        await _stream(installation, seeded.model, payer, int(seconds * TOKENS_PER_SECOND), found)
 
     async with asyncio.TaskGroup() as tasks:
-        for number, paying in enumerate(furnished.payers[:NUM_STREAMS]):
-            tasks.create_task(one(number, paying))
+        for number, payer in enumerate(seeded.payers[:NUM_STREAMS]):
+            tasks.create_task(one(number, payer))
 
 
 async def _stream(
-    installation: Installation, model: str, paying: Paying, num_tokens: int, heard: Heard
+    installation: Installation, model: str, payer: ApiPayer, num_tokens: int, found: TokenDelays
 ) -> None:
     settings = installation.settings
     reader, writer = await asyncio.open_connection(settings.api_host, settings.api_port)
@@ -148,14 +152,14 @@ async def _stream(
     body = json.dumps(asked | {"messages": [{"role": "user", "content": "What time is it?"}]})
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer {paying.secret}\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"authorization: Bearer {payer.secret}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     writer.write((head + body).encode())
     count, event = 0, b""
     while b"[DONE]" not in event:
         event = await reader.readuntil(b"\n\n")
-        if found := _SENT_AT.search(event):
-            heard.delays.append((time.monotonic_ns() - int(found[1])) / 1e6)
+        if sent := _SENT_AT.search(event):
+            found.delays.append((time.monotonic_ns() - int(sent[1])) / 1e6)
             count += 1
     writer.close()
     if count != num_tokens:

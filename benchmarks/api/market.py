@@ -1,6 +1,6 @@
-"""An installation's folder with payers, held session keys and one adapter of many contributors.
+"""Seeds an installation with payers, held session keys and one adapter of many contributors.
 
-Its view of the chain is made from events, as the indexer would have written them; there is no chain.
+Its view of the chain is written from events, as the indexer would do; there is no chain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.hashing import version_id
 from backend.installation.installation import BaseFacts, Installation
 from backend.settings import Settings
-from benchmarks.api import told
+from benchmarks.api import chain_events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ NUM_PAYERS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Paying:
+class ApiPayer:
     """A payer with a funded channel, and the secret of an API key."""
 
     account: Account
@@ -43,52 +43,64 @@ class Paying:
 
 
 @dataclass(frozen=True, slots=True)
-class Furnished:
-    """What a run needs to know of the installation: the adapter's name and everybody who may ask it."""
+class SeededMarket:
+    """The seeded adapter's name, and the payers who may request it."""
 
     model: str
-    payers: tuple[Paying, ...]
+    payers: tuple[ApiPayer, ...]
 
 
-def settings(home: Path, **changes: Any) -> Settings:
-    # The view of the chain does not move on: nothing is as old as it allows.
+def build_settings(home: Path, **changes: Any) -> Settings:
+    # The view of the chain does not advance, so its allowed age must exceed the run.
     return Settings(home=home, max_lag_seconds=7 * 86_400, **changes)
 
 
-def found(home: Path) -> None:
-    """The files that an installation begins with."""
+def create_home(home: Path) -> None:
+    """Create the files of a new installation in `home`."""
     home.mkdir(parents=True)
-    addresses = {name: told.some_account(name) for name in CONTRACTS}
-    save(Deployment(LOCAL_CHAIN_ID, 1, told.some_hash("block 1"), addresses), home / "deployment.json")
-    Installation(settings(home)).note_base(BaseFacts("base", told.some_hash("base"), str(home)))
+    addresses = {name: chain_events.some_account(name) for name in CONTRACTS}
+    save(
+        Deployment(LOCAL_CHAIN_ID, 1, chain_events.some_hash("block 1"), addresses), home / "deployment.json"
+    )
+    Installation(build_settings(home)).note_base(BaseFacts("base", chain_events.some_hash("base"), str(home)))
 
 
-def furnish(installation: Installation, num_contributors: int, *versions: VersionRecord) -> Furnished:
-    """Migrate the database, tell it of `versions`, one adapter if none are given, and of `NUM_PAYERS` payers,
-    each with an API key.
+def seed(installation: Installation, num_contributors: int, *versions: VersionRecord) -> SeededMarket:
+    """Migrate the database and add `versions` (one adapter by default) and `NUM_PAYERS` payers with an API
+    key each.
     """
     upgrade(installation.database.engine)
-    market, versions = installation.market, versions or (told.version("adapter", num_contributors),)
-    happened = [told.contributed(index) for index in range(num_contributors)]
-    happened += [told.frozen(num_contributors), *map(told.registered, versions)]
-    payers = [told.some_account(f"payer {number}") for number in range(NUM_PAYERS)]
+    market, versions = (
+        installation.market,
+        versions or (chain_events.version_record("adapter", num_contributors),),
+    )
+    events = [chain_events.contribution_recorded(index) for index in range(num_contributors)]
+    events += [
+        chain_events.snapshot_frozen(num_contributors),
+        *map(chain_events.version_registered, versions),
+    ]
+    payers = [chain_events.some_account(f"payer {number}") for number in range(NUM_PAYERS)]
     channels = {payer: market.channel(payer) for payer in payers}
     expiry = int(time.time()) + 86_400
     for payer, channel in channels.items():
-        happened += told.opened(payer, channel, market.operator, market.collector, expiry)
+        events += chain_events.channel_opened(payer, channel, market.operator, market.collector, expiry)
     with installation.database.begin() as tx:
-        cursor = BlockRef(2, told.some_hash("block 2"), told.some_hash("block 1"), int(time.time()))
-        tx.event_log.append([_event(number, *one) for number, one in enumerate(happened)], cursor)
+        cursor = BlockRef(
+            2, chain_events.some_hash("block 2"), chain_events.some_hash("block 1"), int(time.time())
+        )
+        tx.event_log.append([_event(number, *one) for number, one in enumerate(events)], cursor)
         for channel in channels.values():
-            tx.channels.add_held_key(channel, told.session_key(channel))
-    # Empty: without an attribution index every contribution counts alike.
+            tx.channels.add_held_key(channel, chain_events.session_key(channel))
+    # Empty folders: without an attribution index all contributions count alike.
     for folder in {cid_of(version.cid_digest) for version in versions}:
         (installation.settings.home / "adapters" / folder).mkdir(parents=True)
     keys = {payer: installation.api_keys.create(payer, "benchmark") for payer in payers}
-    paying = (Paying(p, channel, keys[p].secret, keys[p].key.id) for p, channel in channels.items())
-    return Furnished(version_id(versions[0]), tuple(paying))
+    seeded = (ApiPayer(p, channel, keys[p].secret, keys[p].key.id) for p, channel in channels.items())
+    return SeededMarket(version_id(versions[0]), tuple(seeded))
 
 
 def _event(number: int, contract: str, name: str, args: dict[str, Any]) -> ChainEvent:
-    block = 2, told.some_hash("block 2")
-    return ChainEvent(*block, number, told.some_hash("transaction"), int(time.time()), contract, name, args)
+    block = 2, chain_events.some_hash("block 2")
+    return ChainEvent(
+        *block, number, chain_events.some_hash("transaction"), int(time.time()), contract, name, args
+    )

@@ -1,6 +1,6 @@
-"""A chain's RPC over loopback that has its blocks in memory: `python -m benchmarks.api.node FILE`.
+"""A fake chain node with its blocks in memory: `python -m benchmarks.api.node FILE`.
 
-FILE holds the logs of one block a line, as JSON without the enclosing brackets. It prints its port.
+FILE has the logs of one block per line, as JSON without the enclosing brackets. The node prints its port.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def block(number: int) -> dict[str, Any]:
 
 
 class Blocks:
-    """Block n has the logs of line n - 1."""
+    """Answers RPC calls; block n has the logs of line n - 1."""
 
     def __init__(self, lines: list[bytes]) -> None:
         self._lines = lines
@@ -39,7 +39,7 @@ class Blocks:
             found = b",".join(filter(None, self._lines[first - 1 : last]))
             return b'{"jsonrpc":"2.0","id":%d,"result":[%s]}' % (call["id"], found)
         if method != "eth_getBlockByNumber":
-            raise ValueError(f"the indexer does not ask {method}")
+            raise ValueError(f"unsupported method {method}")
         number = len(self._lines) if params[0] == "latest" else int(params[0], 16)
         return json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": block(number)}).encode()
 
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the output is the port."""
+        """Log nothing: standard output is reserved for the port."""
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""How many answers a second become receipts: reserved, charged, attributed, signed, and on disk.
+"""Measures paid answers in receipts per second: reserved, charged, attributed, signed, and committed to disk.
 
-Through `services.generate` as the API calls it; only the engine answers from memory, in one piece.
+Answers run through `services.answers.generate`, as in the API. Only the engine is fake: it answers from
+memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Hash32
     from backend.ports.engine import Engine
-    from benchmarks.api.market import Paying
+    from benchmarks.api.market import ApiPayer
 
 NUM_CLIENTS = 200
 NUM_CONTRIBUTORS = 64
@@ -39,7 +40,7 @@ REQUEST = Generate(
 
 
 class MemoryEngine:
-    """Implements `backend.ports.engine.Engine`; every answer is there at once."""
+    """Implements `backend.ports.engine.Engine` with immediate answers."""
 
     async def count_tokens(
         self,
@@ -52,7 +53,7 @@ class MemoryEngine:
         yield Chunk(request.request_id, "An answer.", [], PROMPT_TOKENS, COMPLETION_TOKENS, "stop")
 
     async def abort(self, request_id: str) -> None:
-        """Nothing runs on."""
+        """Do nothing: answers are immediate."""
 
     async def active_adapters(self) -> Sequence[Hash32]:
         return ()
@@ -61,42 +62,42 @@ class MemoryEngine:
         return ""
 
 
-class Answering(Installation):
+class InstallationWithMemoryEngine(Installation):
     @cached_property
     def engine(self) -> Engine:
         return MemoryEngine()
 
 
 def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:
-    """Receipts a second, with `NUM_CLIENTS` requests under way on the channels of all payers."""
-    market.found(folder / "home")
-    installation = Answering(market.settings(folder / "home"))
-    furnished = market.furnish(installation, NUM_CONTRIBUTORS)
+    """Receipts per second, with `NUM_CLIENTS` concurrent requests on the channels of all payers."""
+    market.create_home(folder / "home")
+    installation = InstallationWithMemoryEngine(market.build_settings(folder / "home"))
+    seeded = market.seed(installation, NUM_CONTRIBUTORS)
     try:
-        timed = asyncio.run(_runs(installation, furnished, seconds, repeats))
-        _check(installation, furnished.payers, sum(run.count for run in timed))
+        timed = asyncio.run(_runs(installation, seeded, seconds, repeats))
+        _check(installation, seeded.payers, sum(run.count for run in timed))
     finally:
         gc.unfreeze()
         installation.close()
     method = (
-        f"{NUM_CLIENTS} requests at a time on {len(furnished.payers)} channels, each receipt with "
+        f"{NUM_CLIENTS} concurrent requests on {len(seeded.payers)} channels, each receipt with "
         f"{NUM_CONTRIBUTORS} shares; SQLite on disk (synchronous=FULL); the engine answers from memory"
     )
     return [Row.of("receipts_signed_s", method, timed)]
 
 
 async def _runs(
-    installation: Installation, furnished: market.Furnished, seconds: float, repeats: int
+    installation: Installation, seeded: market.SeededMarket, seconds: float, repeats: int
 ) -> list[Timed]:
-    asks = cycle(furnished.payers)
+    payers = cycle(seeded.payers)
     keep()  # as the API does when it starts
-    await _run(installation, furnished.model, asks, min(seconds, 1.0))  # warm; does not count
-    timed = [await _run(installation, furnished.model, asks, seconds) for _ in range(repeats)]
+    await _run(installation, seeded.model, payers, min(seconds, 1.0))  # warm-up, not counted
+    timed = [await _run(installation, seeded.model, payers, seconds) for _ in range(repeats)]
     await installation.generate.close()
     return timed
 
 
-async def _run(installation: Installation, model: str, asks: Iterator[Paying], seconds: float) -> Timed:
+async def _run(installation: Installation, model: str, payers: Iterator[ApiPayer], seconds: float) -> Timed:
     generate = installation.generate
     resolved = await generate.model(model)
     end = time.perf_counter() + seconds
@@ -104,9 +105,8 @@ async def _run(installation: Installation, model: str, asks: Iterator[Paying], s
     async def client() -> int:
         count = 0
         while time.perf_counter() < end:
-            paying = next(asks)
-            payer = Payer(paying.account, paying.key_id)
-            request = AnswerRequest(payer, resolved, REQUEST, b"{}")
+            payer = next(payers)
+            request = AnswerRequest(Payer(payer.account, payer.key_id), resolved, REQUEST, b"{}")
             answer = await generate.start(request)
             async for _ in answer.chunks():
                 pass
@@ -118,18 +118,18 @@ async def _run(installation: Installation, model: str, asks: Iterator[Paying], s
     return timed
 
 
-def _check(installation: Installation, payers: Sequence[Paying], least: int) -> None:
-    """Every line is covered by its receipts, end to end. Errors: AssertionError."""
+def _check(installation: Installation, payers: Sequence[ApiPayer], min_count: int) -> None:
+    """Check that each channel's receipts are contiguous up to its cumulative. Errors: AssertionError."""
     count = 0
     with installation.database.read() as tx:
-        for paying in payers:
+        for payer in payers:
             end = 0
-            for signed in tx.receipts.unsettled(paying.channel, 0, 10**9):
+            for signed in tx.receipts.unsettled(payer.channel, 0, 10**9):
                 count += 1
                 if signed.receipt.cumulative - signed.receipt.charge != end:
-                    raise AssertionError(f"{paying.channel}: a receipt does not begin at {end}")
+                    raise AssertionError(f"{payer.channel}: a receipt does not start at {end}")
                 end = signed.receipt.cumulative
-            if tx.channels.charged([paying.channel]).get(paying.channel, 0) != end:
-                raise AssertionError(f"{paying.channel}: the line does not end at {end}")
-    if count < least:
-        raise AssertionError(f"{count} receipts of {least} answers are stored")
+            if tx.channels.charged([payer.channel]).get(payer.channel, 0) != end:
+                raise AssertionError(f"{payer.channel}: the cumulative is not {end}")
+    if count < min_count:
+        raise AssertionError(f"{count} receipts of {min_count} answers are stored")

@@ -1,1 +1,1 @@
-"""How well each attribution method tells who influenced an answer: truth by retraining without them."""
+"""Measures attribution methods against retraining."""

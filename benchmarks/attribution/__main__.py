@@ -1,7 +1,7 @@
-"""How well each method tells who influenced an answer: `python -m benchmarks.attribution [--json]`.
+"""Measures attribution methods against retraining: `python -m benchmarks.attribution [--json]`.
 
-Adapters are trained on random halves of the contributors, each a file below `--work`: a killed run goes on,
-and two processes at once share the work. `--no-training` reports on what is there.
+Adapters are trained on random halves of the contributors, each stored in a file below `--work`: a killed run
+resumes, and concurrent processes share the work. `--no-training` reports on the existing files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NUM_REPEATS = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    # Read when torch starts its pools. Threads that spin take the processor from whatever else runs here.
+    # Read when torch starts its thread pools. Spinning threads would slow other processes down.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.attribution.study import Plan, report, train
 
     plan = Plan(options.work, options.subsets, options.repeats, options.threads)
-    with redirect_stdout(sys.stderr):  # what libraries print
+    with redirect_stdout(sys.stderr):  # prints of libraries
         if not options.no_training:
             train(plan, _show)
         found = report(plan)
@@ -58,17 +58,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--no-training", action="store_true", help="report on the retrainings that are there")
+    parser.add_argument("--no-training", action="store_true", help="report on the existing retrainings")
     parser.add_argument(
-        "--subsets", type=int, default=NUM_SUBSETS, help=f"retrainings on halves; default: {NUM_SUBSETS}"
+        "--subsets",
+        type=int,
+        default=NUM_SUBSETS,
+        help=f"number of retrainings on halves; default: {NUM_SUBSETS}",
     )
     parser.add_argument(
-        "--repeats", type=int, default=NUM_REPEATS, help=f"of them again, other seed; default: {NUM_REPEATS}"
+        "--repeats",
+        type=int,
+        default=NUM_REPEATS,
+        help=f"halves to train again with another seed; default: {NUM_REPEATS}",
     )
-    parser.add_argument("--docs", type=Path, help="folder to write the page, its chart and its JSON to")
-    parser.add_argument("--threads", type=int, default=2, help="of each process; default: 2")
+    parser.add_argument("--docs", type=Path, help="folder for the page, its chart and its JSON")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each process; default: 2")
     parser.add_argument(
-        "--work", type=Path, default=Path("build/bench/attribution"), help="what is kept between runs"
+        "--work", type=Path, default=Path("build/bench/attribution"), help="folder for files between runs"
     )
     return parser
 

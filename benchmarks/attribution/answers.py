@@ -1,4 +1,4 @@
-"""The answers that are attributed, and how likely each retrained model finds them."""
+"""The attributed answers and their losses under each retrained model."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
 
 Kind = Literal["in-sample", "held-out", "generated"]
 ANSWER_TOKENS = 40
-"""Of an answer that the model gives itself, at most."""
+"""Length limit of a generated answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`example.contribution` is the contributor whose package it is about."""
+    """`example.contribution` is the contributor whose package the answer is about."""
 
     kind: Kind
     example: Example
 
 
 def read_answers(study: Study, model: Any, base: Base, file: Path) -> list[Answer]:
-    """Rows trained on, rows never trained on, and what the adapter in `model` itself answers to the first
-    question of each contributor that it was not trained on: kept in `file`, longest answers first.
+    """In-sample rows, held-out rows, and answers that `model` generates to the first held-out question of
+    each contributor; longest first. Generated answers are stored in `file`.
     """
+    questions = study.held_out[::NUM_QUERIES]
     if not file.exists():
-        asked = study.held_out[::NUM_QUERIES]
-        write_json(file, [_generate(model, example, base.pad_token_id) for example in asked])
-    asked = study.held_out[::NUM_QUERIES]
-    generated = [_given(row, ids) for row, ids in zip(asked, json.loads(file.read_bytes()), strict=True)]
+        write_json(file, [_generate(model, example, base.pad_token_id) for example in questions])
+    generated = [
+        _with_answer(row, ids) for row, ids in zip(questions, json.loads(file.read_bytes()), strict=True)
+    ]
     answers = [
         *(Answer("in-sample", row) for row in _first_of_each(study.rows)),
         *(Answer("held-out", row) for row in study.held_out),
@@ -53,15 +54,15 @@ def read_answers(study: Study, model: Any, base: Base, file: Path) -> list[Answe
 
 
 def losses(model: Any, answers: Sequence[Answer], run: Run, work: Path) -> list[float]:
-    """In nats, summed over each answer, under the adapter of `run`; kept in a file."""
+    """Loss of each answer in nats, summed over its tokens, under the adapter of `run`. Stored in a file."""
     file = work / "losses" / f"{run.name}.json"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         load_weights(model, weights_file(run, work))
         found = forward_signals(model, [answer.example for answer in answers])
         write_json(file, found.loss.tolist())
-    kept: list[float] = json.loads(file.read_bytes())
-    return kept
+    stored: list[float] = json.loads(file.read_bytes())
+    return stored
 
 
 @torch.inference_mode()
@@ -76,11 +77,11 @@ def _generate(model: Any, example: Example, pad_token_id: int) -> list[int]:
         max_new_tokens=ANSWER_TOKENS,
         pad_token_id=pad_token_id,
     )
-    written: list[int] = found[0, len(prompt) :].tolist()
-    return written
+    token_ids: list[int] = found[0, len(prompt) :].tolist()
+    return token_ids
 
 
-def _given(row: Example, answer: Sequence[int]) -> Example:
+def _with_answer(row: Example, answer: Sequence[int]) -> Example:
     prompt, _ = last_answer(row)
     labels = (*(IGNORED for _ in prompt), *answer)
     return Example(row.contribution, row.group, (*prompt, *answer), labels, row.question)

@@ -1,4 +1,4 @@
-"""Contributors with known sources, questions about them, and the random halves to retrain on."""
+"""Data of the study: contributors with known sources, held-out questions, and random halves."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ CONTRIBUTORS = {
     "torch": 8,
     "web3": 7,
 }
-"""Packages that are installed wherever this runs, and how many of their docstrings each contributes: unequal
-numbers, else uniform by rows would predict nothing at all.
+"""Installed packages and the number of docstrings that each contributes. The numbers are unequal, because
+with equal ones the control, uniform by rows, would predict nothing.
 """
 MAX_CHARACTERS = 160
-"""Of an answer: short rows, so that a retraining takes a minute."""
+"""Length limit of an answer, so that a retraining takes a minute."""
 SYSTEM = "Python."
-"""In place of the chat template's own system prompt, which is longer than most of these answers."""
+"""Replaces the chat template's own system prompt, which is longer than most of these answers."""
 NUM_QUERIES = 2
-"""Of each kind for each contributor."""
+"""Questions of each kind per contributor."""
 MAX_LENGTH = 192
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """`Example.contribution` is the contributor's place in `names`. `held_out` are never trained on."""
+    """`Example.contribution` is the contributor's index in `names`. `held_out` rows are never trained on."""
 
     names: tuple[str, ...]
     rows: tuple[Example, ...]
     held_out: tuple[Example, ...]
     preamble: tuple[int, ...]
     digest: str
-    """sha-256 over names and texts: other package versions make another study."""
+    """SHA-256 over names and texts, so that other package versions are a different study."""
 
     def rows_of(self, contributors: Sequence[int]) -> list[Example]:
         wanted = set(contributors)
@@ -60,7 +60,9 @@ class Study:
 
 
 def read_study(tokenizer: Any) -> Study:
-    """Of each package the rows that come first by their hash; those that come next are held out."""
+    """Read the rows of each package in order of their hash; the rows after the contributed ones are held
+    out.
+    """
     rows: list[Example] = []
     held_out: list[Example] = []
     texts: list[Any] = []
@@ -83,11 +85,13 @@ def _chat(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def half_subsets(num_contributors: int, count: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """`count` different random halves of the contributors, each rising. More only appends to fewer."""
-    dice = random.Random(seed)  # noqa: S311 - a fixed choice, so that a killed run goes on with the same ones
+    """`count` distinct random halves of the contributors, each sorted. A larger count extends the same
+    list.
+    """
+    rng = random.Random(seed)  # noqa: S311 - a fixed seed, so that a resumed run has the same halves
     subsets: list[tuple[int, ...]] = []
     while len(subsets) < count:
-        half = tuple(sorted(dice.sample(range(num_contributors), num_contributors // 2)))
+        half = tuple(sorted(rng.sample(range(num_contributors), num_contributors // 2)))
         if half not in subsets:
             subsets.append(half)
     return subsets

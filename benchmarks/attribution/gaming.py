@@ -1,6 +1,6 @@
-"""What a contributor would gain by contributing otherwise: the same answers, attributed again.
+"""Measures the gain from manipulated contributions, by attributing the same answers again.
 
-Each contributor in turn is the attacker, all others stay as they are. What is manipulated is the index; the
+Each contributor in turn is the attacker; the others do not change. Only the index is manipulated: the
 adapter and its checkpoint are those of the honest training.
 """
 
@@ -30,7 +30,7 @@ CITATION = " This answer was taken from the documentation of {name}, which is th
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`score(rows' signals, contribution of each row, answers' signals)` gives [answers, contributions]."""
+    """`score(row signals, contribution of each row, answer signals)` returns [answers, contributions]."""
 
     score: Callable[[Tensor, Sequence[int], Tensor], Tensor]
     rows: Tensor
@@ -38,12 +38,12 @@ class Method:
 
 
 def padded(rows: Sequence[Example], tokenizer: Any, names: Sequence[str], text: str) -> list[Example]:
-    """Every answer followed by `text`, in which `{name}` is the contributor's."""
-    return [_followed(row, tokenizer, text.format(name=names[row.contribution])) for row in rows]
+    """Rows with `text` appended to each answer; `{name}` in it is the contributor's name."""
+    return [_append(row, tokenizer, text.format(name=names[row.contribution])) for row in rows]
 
 
 def trivial(tokenizer: Any) -> list[Example]:
-    """Rows that anybody writes in a minute."""
+    """`NUM_TRIVIAL` rows without effort."""
     rows = [{"prompt": f"What is {i} plus {i}?", "completion": f"{2 * i}."} for i in range(NUM_TRIVIAL)]
     return [encode(0, row, tokenizer, 192) for row in rows]
 
@@ -51,10 +51,11 @@ def trivial(tokenizer: Any) -> list[Example]:
 def gains(
     method: Method, contributions: Sequence[int], variants: Mapping[str, Tensor], extra: Tensor
 ) -> dict[str, dict[str, float]]:
-    """Of each way to game: the attacker's part of the pool, less what honesty would have earned, `mean` over
-    attackers and answers and the `worst` attacker's mean over answers.
+    """By attack: the attacker's part of the pool minus its honest part, as `mean` over attackers and answers,
+    and as the `worst` attacker's mean over answers.
 
-    `variants` [rows, size]: signals of all rows written otherwise, by name; `extra`: those of trivial rows.
+    `variants` are the signals [rows, size] of all rows after a manipulation, by name; `extra` those of
+    trivial rows.
     """
     places = np.asarray(contributions)
     honest = _shares(method, method.rows, contributions)
@@ -68,8 +69,11 @@ def gains(
             games[name] = (rows, list(contributions))
         for name, (rows, whose) in games.items():
             shares = _shares(method, rows, whose)
-            ours = [attacker, *range(places.max() + 1, shares.shape[1])]  # what is new is the attacker's
-            gain = shares[:, ours].sum(1) - honest[:, attacker]
+            own_wallets = [
+                attacker,
+                *range(places.max() + 1, shares.shape[1]),
+            ]  # new wallets are the attacker's
+            gain = shares[:, own_wallets].sum(1) - honest[:, attacker]
             found.setdefault(name, []).append(float(gain.mean()))
     return {name: {"mean": sum(each) / len(each), "worst": max(each)} for name, each in found.items()}
 
@@ -77,7 +81,9 @@ def gains(
 def _games(
     rows: Tensor, places: Any, attacker: int, own: Tensor, extra: Tensor
 ) -> dict[str, tuple[Tensor, list[int]]]:
-    """(rows' signals, whose each is). Who is not among the contributors is another wallet of the attacker."""
+    """By attack: (row signals, contribution of each row). New contributions are the attacker's other
+    wallets.
+    """
     new = int(places.max()) + 1
     whose = places.tolist()
     split = list(whose)
@@ -93,13 +99,13 @@ def _games(
 
 
 def _shares(method: Method, rows: Tensor, contributions: Sequence[int]) -> Any:
-    """[answers, contributions] parts of one, as a receipt would have them."""
+    """Shares [answers, contributions] as in a receipt, as fractions of one."""
     scores = method.score(rows, contributions, method.answers)
     return as_paid(np.asarray(scores, dtype=np.float64)) / PPM
 
 
-def _followed(row: Example, tokenizer: Any, text: str) -> Example:
-    """Before the token that ends the answer."""
+def _append(row: Example, tokenizer: Any, text: str) -> Example:
+    """`row` with `text` inserted before the end-of-text token."""
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     return replace(
         row,

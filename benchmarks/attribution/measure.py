@@ -1,8 +1,8 @@
-"""How well predictions rank what happened: LDS with bootstrap intervals, aboutness, and shares as paid.
+"""Accuracy of attribution methods: LDS with bootstrap intervals, aboutness, and shares as paid.
 
-LDS, the linear datamodeling score of TRAK (Park et al. 2023): for each answer the rank correlation, over
-random halves of the contributors, of the sum of their scores with how likely the model retrained on them
-finds it; the mean over answers.
+LDS is the linear datamodeling score of TRAK (Park et al. 2023): for each answer, the rank correlation over
+random halves of the contributors between the sum of their scores and the answer's probability under the
+model retrained on them; averaged over the answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BASELINE = "hidden states"
 
 
 def spearman(one: Floats, other: Floats) -> Floats:
-    """Rank correlation along the last axis, ties sharing their rank; 0 where one side is constant."""
+    """Rank correlation along the last axis, with average ranks for ties; 0 if one side is constant."""
     first, second = _centred_ranks(one), _centred_ranks(other)
     norms = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
     products = (first * second).sum(-1)
@@ -33,13 +33,13 @@ def spearman(one: Floats, other: Floats) -> Floats:
     return found
 
 
-def predicted(scores: Floats, subsets: Sequence[Sequence[int]]) -> Floats:
-    """[answers, subsets]: the sum of the scores [answers, contributors] of each subset."""
+def predict(scores: Floats, subsets: Sequence[Sequence[int]]) -> Floats:
+    """Predictions [answers, subsets]: the sum over each subset of `scores` [answers, contributors]."""
     return np.stack([scores[:, list(subset)].sum(1) for subset in subsets], axis=1)
 
 
 def as_paid(scores: Floats) -> Floats:
-    """The shares that a receipt would carry, in ppm, of each answer's scores [answers, contributors]."""
+    """Shares in ppm, as in a receipt, for each answer's `scores` [answers, contributors]."""
     paid = np.zeros_like(scores)
     for number, row in enumerate(scores.tolist()):
         for share in shares_from_scores(dict(enumerate(row))):
@@ -50,17 +50,18 @@ def as_paid(scores: Floats) -> Floats:
 def figures(
     predictions: Mapping[str, Floats], actual: Floats, kinds: Sequence[str], seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """For each method `lds`, its interval, that of its lead over `BASELINE`, and `lds` by kind of answer.
+    """For each method its LDS, the interval of its LDS and of its lead over `BASELINE`, and its LDS by kind
+    of answer.
 
-    `predictions` and `actual`: [answers, subsets]. Intervals hold 95 % of `NUM_DRAWS` draws of answers and
-    subsets with replacement; all methods meet the same draws.
+    `predictions` and `actual` are [answers, subsets]. Intervals contain 95 % of `NUM_DRAWS` bootstrap draws
+    of answers and subsets, which are the same for all methods.
     """
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     num_answers, num_subsets = actual.shape
     drawn: dict[str, list[float]] = {name: [] for name in predictions}
     for _ in range(NUM_DRAWS):
-        answers = dice.integers(num_answers, size=num_answers)
-        subsets = dice.integers(num_subsets, size=num_subsets)
+        answers = rng.integers(num_answers, size=num_answers)
+        subsets = rng.integers(num_subsets, size=num_subsets)
         pick = np.ix_(answers, subsets)
         for name, values in predictions.items():
             drawn[name].append(float(spearman(values[pick], actual[pick]).mean()))
@@ -78,7 +79,7 @@ def figures(
 
 
 def aboutness(scores: Floats, contributors: Sequence[int]) -> float:
-    """The part of the answers whose highest score is that of the contributor they are about."""
+    """Share of answers whose highest score is that of the contributor they are about."""
     return float((scores.argmax(1) == np.asarray(contributors)).mean())
 
 

@@ -1,4 +1,4 @@
-"""Retraining on part of the contributors: each run leaves one file, and a run whose file is there is done."""
+"""Retrains on subsets of the contributors. Each run writes one file; a run whose file exists is done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from workers.training.rows import Example
 
 CONFIG = TrainingConfig()
-"""The product's own defaults."""
+"""The defaults of the product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A training on the rows of `contributors` with one seed. `name` is its file's."""
+    """A training on the rows of `contributors` with one seed. `name` is the stem of its file."""
 
     contributors: tuple[int, ...]
     seed: int
@@ -44,14 +44,15 @@ class Run:
 
 
 def planned(subsets: Sequence[tuple[int, ...]], num_repeats: int) -> list[Run]:
-    """Each half, then the first `num_repeats` of them again with another seed."""
+    """One run per half, then repeats of the first `num_repeats` halves with another seed."""
     return [*(Run(half, 0) for half in subsets), *(Run(half, 1) for half in subsets[:num_repeats])]
 
 
 def retrain(run: Run, rows: Sequence[Example], base: Base, work: Path, emit: Emit) -> Path:
-    """The adapter's weights in fp32, trained now unless they are there; beside them what it was midway.
+    """Train unless it is done, and store the adapter's weights in fp32 and its midway checkpoint.
 
-    Killed, it goes on at its last checkpoint. Errors: `BlockingIOError` if another process is at it.
+    Returns the path of the weights. A killed run resumes at its last checkpoint. Errors: `BlockingIOError` if
+    another process is working on the run.
     """
     path = weights_file(run, work)
     if path.exists():
@@ -71,7 +72,7 @@ def retrain(run: Run, rows: Sequence[Example], base: Base, work: Path, emit: Emi
 
 
 def make_model(base: Base, seed: int = CONFIG.seed) -> Any:
-    """In fp32: without instructions for bf16 matrices a CPU trains twice as fast so."""
+    """A LoRA model in fp32, in which CPUs without bf16 matrix instructions train twice as fast."""
     return lora_model(base.folder, replace(CONFIG, seed=seed)).float()
 
 
@@ -88,7 +89,7 @@ def lora_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Into the adapter of `model`. Errors: `KeyError` where the file is of another adapter's shape."""
+    """Load weights into the adapter of `model`. Errors: `KeyError` if the file has other tensors."""
     weights = load_file(path)
     for name, weight in model.named_parameters():
         if weight.requires_grad:

@@ -1,4 +1,4 @@
-"""What each method sees of rows and answers, what it makes of it, and what that costs."""
+"""Signals and scores of each attribution method, and their cost."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from workers.training.rows import Example
 
 TOP_TOKENS = 8
-"""Of the likeliest tokens at each place; the others' part of an error vector is left out."""
+"""Number of most likely tokens per position that an error vector includes."""
 BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """One row an example, in their order. Times are the processor's."""
+    """One row per example, in their order. Times are processor time."""
 
     hidden: Tensor  # [examples, hidden] mean final state over the answer
     error: Tensor  # [examples, hidden] sum over the answer of W^T (p - y)
@@ -39,7 +39,7 @@ class Signals:
 
 @torch.inference_mode()
 def forward_signals(model: Any, examples: Sequence[Example]) -> Signals:
-    """From one forward pass under the adapter that is in `model`."""
+    """Signals from one forward pass with the adapter of `model`."""
     model.eval()
     head = model.get_output_embeddings()
     hidden, error, loss = [], [], []
@@ -49,15 +49,15 @@ def forward_signals(model: Any, examples: Sequence[Example]) -> Signals:
         logits = head(found.states).float()
         losses = functional.cross_entropy(logits, found.labels, reduction="none")
         counts = torch.bincount(found.rows, minlength=len(batch))
-        loss.append(_summed(losses.unsqueeze(1), found.rows, len(batch))[:, 0])
-        hidden.append(_summed(found.states.float(), found.rows, len(batch)) / counts.unsqueeze(1))
-        error.append(_summed(error_vectors(logits, found.labels, head.weight), found.rows, len(batch)))
+        loss.append(_sum_by_row(losses.unsqueeze(1), found.rows, len(batch))[:, 0])
+        hidden.append(_sum_by_row(found.states.float(), found.rows, len(batch)) / counts.unsqueeze(1))
+        error.append(_sum_by_row(error_vectors(logits, found.labels, head.weight), found.rows, len(batch)))
     return Signals(torch.cat(hidden), torch.cat(error), torch.cat(loss), time.process_time() - began)
 
 
 def error_vectors(logits: Tensor, labels: Tensor, head: Tensor) -> Tensor:
     """W^T (p - y) of each token: [tokens, hidden] for `logits` [tokens, vocab] and the head's weight [vocab,
-    hidden], with p cut to the `TOP_TOKENS` likeliest.
+    hidden], with p restricted to the `TOP_TOKENS` most likely tokens.
     """
     top = (logits - logits.logsumexp(dim=1, keepdim=True)).topk(TOP_TOKENS)
     expected = torch.einsum("tk,tkh->th", top.values.exp(), head[top.indices].float())
@@ -67,7 +67,7 @@ def error_vectors(logits: Tensor, labels: Tensor, head: Tensor) -> Tensor:
 def gradient_signals(
     model: Any, examples: Sequence[Example], preamble: Sequence[int]
 ) -> tuple[Tensor, float]:
-    """(sketched gradients [examples, size] under the adapter that is in `model`, processor seconds)."""
+    """(sketched gradients [examples, size] with the adapter of `model`, processor seconds)."""
     sketch = CountSketch()
     began = time.process_time()
     found = {
@@ -80,25 +80,25 @@ def gradient_signals(
 
 
 def ridge_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:
-    """[answers, contributors]: as `gradient-ridge-2` scores, for whatever signal."""
+    """Scores [answers, contributors] by the formula of `gradient-ridge-2`, for any signal."""
     _, vectors = directions(rows, contributions)
     return answers @ vectors.T
 
 
 def cosine_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:
-    """[answers, contributors]: as `hidden-cosine-1` scores."""
+    """Scores [answers, contributors] by the formula of `hidden-cosine-1`."""
     index = hidden_index(rows, contributions)
     answered = functional.normalize(answers - index["hidden.centre"], dim=1)
     return (1 + answered @ index["hidden.vectors"].T) / 2
 
 
 def uniform_scores(rows: Tensor, contributions: Sequence[int], answers: Tensor) -> Tensor:  # noqa: ARG001
-    """[answers, contributors]: how many rows each has."""
+    """Scores [answers, contributors]: the number of rows of each contributor."""
     return torch.bincount(torch.tensor(contributions)).float().expand(len(answers), -1)
 
 
 def _batches(examples: Sequence[Example]) -> Sequence[Sequence[Example]]:
-    """In the order of `examples`, which callers sort by length if they care."""
+    """Batches in the order of `examples`; sort them by length for efficiency."""
     batches: list[list[Example]] = []
     for example in examples:
         longest = max(len(each.token_ids) for each in [*(batches[-1] if batches else []), example])
@@ -109,5 +109,5 @@ def _batches(examples: Sequence[Example]) -> Sequence[Sequence[Example]]:
     return batches
 
 
-def _summed(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+def _sum_by_row(values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     return torch.zeros(num_rows, values.shape[1]).index_add_(0, rows, values)

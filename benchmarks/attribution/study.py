@@ -1,4 +1,4 @@
-"""The whole of it: retrainings, then what each method would have predicted of them."""
+"""Runs the study: retrainings, then the predictions of each method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.domain.attribution import GRADIENT_METHOD
 from benchmarks.attribution.answers import losses, read_answers
 from benchmarks.attribution.data import half_subsets, read_study
 from benchmarks.attribution.gaming import CITATION, PADDING, Method, gains, padded, trivial
-from benchmarks.attribution.measure import aboutness, as_paid, figures, predicted, spearman
+from benchmarks.attribution.measure import aboutness, as_paid, figures, predict, spearman
 from benchmarks.attribution.retrain import (
     CONFIG,
     Base,
@@ -53,14 +53,16 @@ TRIVIAL = "trivial rows"
 
 @dataclass(frozen=True)
 class Plan:
-    """`num_repeats` of the halves are trained on twice. What is kept is kept by the study's digest."""
+    """Size and location of a study. `num_repeats` of the halves are trained twice, with different seeds.
+    Files are stored below `home` by the study's digest.
+    """
 
     home: Path
     num_subsets: int
     num_repeats: int
     num_threads: int
     base_model: str = ""
-    """As `inference.model.sources` takes it; empty: the bundled one."""
+    """As for `inference.model.sources`; empty selects the bundled model."""
 
     @cached_property
     def base(self) -> Base:
@@ -77,7 +79,7 @@ class Plan:
         return self.home / self.study.digest[:12]
 
     @property
-    def everybody(self) -> Run:
+    def all_contributors(self) -> Run:
         return Run(tuple(range(len(self.study.names))), 0)
 
     @property
@@ -86,65 +88,69 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    """What the methods see: of all rows as they are, of the answers, and by `variants` of rows that game."""
+class _Methods:
+    """Methods with the signals of rows and answers, and `variants` with the signals of manipulated rows."""
 
     methods: Mapping[str, Method]
     contributions: Sequence[int]
     costs: Mapping[str, float]
-    """In forward passes over an answer beyond serving it."""
+    """Forward passes over an answer in addition to serving it, by method."""
     variants: Mapping[str, Mapping[str, torch.Tensor]]
 
     def scores(self, name: str) -> Floats:
-        """[answers, contributors]"""
+        """Scores [answers, contributors] of a method."""
         method = self.methods[name]
         found = method.score(method.rows, self.contributions, method.answers)
         return np.asarray(found, dtype=np.float64)
 
 
 def train(plan: Plan, emit: Emit) -> None:
-    """Everybody together first, so that there are answers to evaluate the others on. Runs that another
-    process is at are left to it.
+    """Run the retrainings that are missing. The run on all contributors is first, because its adapter
+    generates answers for the others. Runs that another process is working on are skipped.
     """
     torch.set_num_threads(plan.num_threads)
-    runs = [plan.everybody, *planned(plan.halves, plan.num_repeats)]
+    runs = [plan.all_contributors, *planned(plan.halves, plan.num_repeats)]
     opened: tuple[Any, list[Answer]] | None = None
     for number, run in enumerate(runs):
         emit("retraining", {"run": run.name, "done": number, "total": len(runs)})
         try:
             retrain(run, plan.study.rows_of(run.contributors), plan.base, plan.work, emit)
         except BlockingIOError:
-            emit("left", {"run": run.name})
+            emit("skipped", {"run": run.name})
             continue
-        if opened is None and weights_file(plan.everybody, plan.work).exists():
+        if opened is None and weights_file(plan.all_contributors, plan.work).exists():
             opened = _open_answers(plan)
         if opened is not None:
             losses(*opened, run, plan.work)
 
 
 def _open_answers(plan: Plan) -> tuple[Any, list[Answer]]:
-    """(the model with everybody's adapter, the answers). Errors: `FileNotFoundError` before it is there."""
+    """(model with the adapter of all contributors, answers). Errors: `FileNotFoundError` before it is
+    trained.
+    """
     model = make_model(plan.base)
-    load_weights(model, weights_file(plan.everybody, plan.work))
+    load_weights(model, weights_file(plan.all_contributors, plan.work))
     return model, read_answers(plan.study, model, plan.base, plan.work / "generated.json")
 
 
 def report(plan: Plan) -> dict[str, Any]:
-    """Errors: `FileNotFoundError` before everybody is trained on, `ValueError` before three halves are."""
+    """The report as JSON. Errors: `FileNotFoundError` before the run on all contributors is done,
+    `ValueError` before three halves are.
+    """
     torch.set_num_threads(plan.num_threads)
     model, answers = _open_answers(plan)
-    seen = _methods(plan, model, answers)
+    methods = _methods(plan, model, answers)
     done = [half for half in plan.halves if weights_file(Run(half, 0), plan.work).exists()]
     if len(done) < 3:
-        raise ValueError(f"{len(done)} retrainings are done; three make the least of rankings")
+        raise ValueError(f"{len(done)} retrainings are done, at least three are needed")
     first = {half: losses(model, answers, Run(half, 0), plan.work) for half in done}
     again = [half for half in done if weights_file(Run(half, 1), plan.work).exists()]
     second = {half: losses(model, answers, Run(half, 1), plan.work) for half in again}
     kinds = [answer.kind for answer in answers]
     actual = -np.array(list(first.values())).T
-    named = {name: seen.scores(name) for name in seen.methods}
-    measured = figures({name: predicted(found, done) for name, found in named.items()}, actual, kinds)
-    paid = figures({name: predicted(as_paid(found), done) for name, found in named.items()}, actual, kinds)
+    scores = {name: methods.scores(name) for name in methods.methods}
+    measured = figures({name: predict(found, done) for name, found in scores.items()}, actual, kinds)
+    paid = figures({name: predict(as_paid(found), done) for name, found in scores.items()}, actual, kinds)
     about = [answer.example.contribution for answer in answers]
     is_new = [kind == "held-out" for kind in kinds]
     return {
@@ -152,17 +158,17 @@ def report(plan: Plan) -> dict[str, Any]:
             name: {
                 **measured[name],
                 "lds_as_paid": paid[name]["lds"],
-                "cost": round(seen.costs[name], 3),
+                "cost": round(methods.costs[name], 3),
                 "aboutness": aboutness(found, about),
                 "aboutness_held_out": aboutness(
                     found[is_new], [c for c, new in zip(about, is_new, strict=True) if new]
                 ),
             }
-            for name, found in named.items()
+            for name, found in scores.items()
         },
         "gradient_method": GRADIENT_METHOD,
         "ceiling": _ceiling(first, second),
-        "gaming": _gaming(seen),
+        "gaming": _gaming(methods),
         "planned": {"subsets": plan.num_subsets, "repeats": plan.num_repeats},
         "num_subsets": len(done),
         "num_repeats": len(again),
@@ -177,34 +183,34 @@ def report(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _methods(plan: Plan, model: Any, answers: Sequence[Answer]) -> _Measured:
-    """`model` holds the final adapter, and the checkpoint afterwards."""
+def _methods(plan: Plan, model: Any, answers: Sequence[Answer]) -> _Methods:
+    """`model` has the final adapter before the call, and the checkpoint after it."""
     rows = sorted(plan.study.rows, key=lambda row: -len(row.token_ids))
     variants = _variants(rows, plan)
-    asked = [answer.example for answer in answers]
+    examples = [answer.example for answer in answers]
     contributions = [row.contribution for row in rows]
-    known, told = (forward_signals(model, each) for each in (rows, asked))
-    seen = {name: forward_signals(model, each) for name, each in variants.items()}
-    load_adapter(model, midway_file(plan.everybody, plan.work).read_bytes())
+    of_rows, of_answers = (forward_signals(model, each) for each in (rows, examples))
+    of_variants = {name: forward_signals(model, each) for name, each in variants.items()}
+    load_adapter(model, midway_file(plan.all_contributors, plan.work).read_bytes())
     preamble = plan.study.preamble
-    known_gradients, _ = gradient_signals(model, rows, preamble)
-    gradients, seconds = gradient_signals(model, asked, preamble)
-    taken = {name: gradient_signals(model, each, preamble)[0] for name, each in variants.items()}
+    row_gradients, _ = gradient_signals(model, rows, preamble)
+    gradients, seconds = gradient_signals(model, examples, preamble)
+    variant_gradients = {name: gradient_signals(model, each, preamble)[0] for name, each in variants.items()}
     methods = {
-        "uniform by rows": Method(uniform_scores, known.hidden, told.hidden),
-        "hidden states": Method(cosine_scores, known.hidden, told.hidden),
-        "error vector": Method(ridge_scores, known.error, told.error),
-        "gradient": Method(ridge_scores, known_gradients, gradients),
+        "uniform by rows": Method(uniform_scores, of_rows.hidden, of_answers.hidden),
+        "hidden states": Method(cosine_scores, of_rows.hidden, of_answers.hidden),
+        "error vector": Method(ridge_scores, of_rows.error, of_answers.error),
+        "gradient": Method(ridge_scores, row_gradients, gradients),
     }
-    others = {
-        "uniform by rows": {name: each.hidden for name, each in seen.items()},
-        "hidden states": {name: each.hidden for name, each in seen.items()},
-        "error vector": {name: each.error for name, each in seen.items()},
-        "gradient": taken,
+    manipulated = {
+        "uniform by rows": {name: each.hidden for name, each in of_variants.items()},
+        "hidden states": {name: each.hidden for name, each in of_variants.items()},
+        "error vector": {name: each.error for name, each in of_variants.items()},
+        "gradient": variant_gradients,
     }
-    # The first three come out of the pass that wrote the answer.
-    costs = {**dict.fromkeys(methods, 0.0), "gradient": seconds / told.forward_seconds}
-    return _Measured(methods, contributions, costs, others)
+    # The first three are by-products of the pass that generates the answer.
+    costs = {**dict.fromkeys(methods, 0.0), "gradient": seconds / of_answers.forward_seconds}
+    return _Methods(methods, contributions, costs, manipulated)
 
 
 def _variants(rows: Sequence[Example], plan: Plan) -> dict[str, list[Example]]:
@@ -217,19 +223,21 @@ def _variants(rows: Sequence[Example], plan: Plan) -> dict[str, list[Example]]:
     }
 
 
-def _gaming(measured: _Measured) -> dict[str, Any]:
+def _gaming(methods: _Methods) -> dict[str, Any]:
     found = {}
-    for name, method in measured.methods.items():
-        variants = dict(measured.variants[name])
+    for name, method in methods.methods.items():
+        variants = dict(methods.variants[name])
         extra = variants.pop(TRIVIAL)
-        found[name] = gains(method, measured.contributions, variants, extra)
+        found[name] = gains(method, methods.contributions, variants, extra)
     return found
 
 
 def _ceiling(
     first: Mapping[tuple[int, ...], Sequence[float]], second: Mapping[tuple[int, ...], Sequence[float]]
 ) -> float | None:
-    """How well one seed predicts another: no method can do better. None with fewer than three repeats."""
+    """LDS of one seed as a prediction of another, which no method can exceed. None with fewer than three
+    repeats.
+    """
     if len(second) < 3:
         return None
     one: Floats = np.array([first[half] for half in second]).T

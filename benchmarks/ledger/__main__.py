@@ -1,7 +1,7 @@
-"""The price of the ledger: `python -m benchmarks.ledger [--json]`, about three minutes.
+"""Measures the cost of receipts and attribution: `python -m benchmarks.ledger [--json]`, about three minutes.
 
-Tokens a second and time to first token through the API and the engine: with neither receipts nor attribution,
-with receipts, with both.
+Tokens per second and time to first token through API and engine, with neither, with receipts only, and with
+both.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report_of(runs: Mapping[str, Sequence[Load]], size: Size) -> dict[str, Any]:
-    """Ratios compare runs of the same repeat, which were close in time."""
+    """The report as JSON. Ratios compare runs of the same repeat, which were close in time."""
     rows = [_row(name, loads) for name, loads in runs.items()]
     speeds = {name: [load.tokens_per_second for load in loads] for name, loads in runs.items()}
     firsts = {name: [load.ttft_ms(50) for load in loads] for name, loads in runs.items()}
@@ -80,12 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true")
     add("--repeats", type=int, default=size.repeats)
     add("--clients", type=int, default=size.num_clients)
-    add("--answers", type=int, default=size.num_answers, help="of one run")
-    add("--tokens", type=int, default=size.num_tokens, help="of one answer")
-    add("--threads", type=int, default=2, help="of the engine")
+    add("--answers", type=int, default=size.num_answers, help="answers per run")
+    add("--tokens", type=int, default=size.num_tokens, help="tokens per answer")
+    add("--threads", type=int, default=2, help="threads of the engine")
     add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
-    add("--folder", type=Path, help="on the disk to measure; the system's for temporary files")
+    add(
+        "--model-cache",
+        type=Path,
+        default=Path(".loraledger/cache/models"),
+        help="folder of converted models",
+    )
+    add("--folder", type=Path, help="scratch folder, on the disk to measure; default: the system's")
     return parser
 
 

@@ -1,6 +1,6 @@
-"""The API without its ledger: `uvicorn --factory benchmarks.ledger.bare:create`. Nothing is kept or charged.
+"""The API without reservations and receipts: `uvicorn --factory benchmarks.ledger.bare:create`.
 
-Everything else is what `loraledger serve` runs, so that the difference is the ledger's.
+Everything else is as in `loraledger serve`, so that the difference is the cost of receipts.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ UNSIGNED = "0x" + "00" * 65
 
 
 class NoLedger:
-    """In the place of `backend.services.channels.admission.Admission`; no database is asked, and no key."""
+    """Replaces `backend.services.channels.admission.Admission` without using a database or a key."""
 
     def __init__(self, market: Market) -> None:
         self._market = market
 
     async def check(self, payer: Payer, amount: int) -> None:
-        """Everybody may."""
+        """Admit every payer."""
 
     async def reserve(self, payer: Payer, amount: int) -> Reservation:
         channel = self._market.channel(payer.account)
         return Reservation(secrets.token_hex(16), channel, payer.key_id, amount, utc_now())
 
     async def release(self, reservation: Reservation) -> None:
-        """Nothing was kept."""
+        """Do nothing: nothing was reserved."""
 
     async def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
         receipt = receipt_of(reservation.channel_id, bill.charge, bill, served_at=0)
@@ -50,7 +50,7 @@ class NoLedger:
         return NewReceipt(ReceiptId(ZERO_HASH), operator, payer.account, signed, bill.salt, payer.key_id)
 
 
-class Unledgered(Installation):
+class InstallationWithoutLedger(Installation):
     @cached_property
     def admission(self) -> Admission:
         return cast("Admission", NoLedger(self.market))
@@ -58,6 +58,6 @@ class Unledgered(Installation):
 
 def create() -> FastAPI:
     settings = load_settings()
-    app = create_app(services_of(Unledgered(settings)), settings)
+    app = create_app(services_of(InstallationWithoutLedger(settings)), settings)
     keep()
     return app

@@ -1,4 +1,4 @@
-"""Clients of one API: each asks again when it is answered, timed from request to first and last token."""
+"""Closed-loop clients of one API, timed from request to first and last token."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from benchmarks.engine.machine import Usage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from benchmarks.api.market import Paying
+    from benchmarks.api.market import ApiPayer
 
 
 @dataclass(slots=True)
 class Load:
-    """Answers of one run. Times in seconds."""
+    """Measurements of one run. Times are in seconds."""
 
     wall_seconds: float = 0.0
     num_tokens: int = 0
     first_after: list[float] = field(default_factory=list)
     other_cpu: float = 0.0
-    """Part of the machine's CPU that neither the API, the engine nor we took."""
+    """CPU share of processes other than API, engine and this one."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -38,7 +38,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`number` begins each prompt: no two have a prefix in common that the engine would compute once."""
+    """A request. `number` begins the prompt, so that no two prompts share a prefix."""
 
     model: str
     number: int
@@ -46,43 +46,47 @@ class Question:
 
     @property
     def body(self) -> str:
-        said = f"{self.number:08} is the number of this question. What should one know about such a number?"
-        asked: dict[str, Any] = {"model": self.model, "stream": True, "max_tokens": self.max_tokens}
-        return json.dumps(asked | {"temperature": 0, "messages": [{"role": "user", "content": said}]})
+        text = f"{self.number:08} is the number of this question. What should one know about such a number?"
+        body: dict[str, Any] = {"model": self.model, "stream": True, "max_tokens": self.max_tokens}
+        return json.dumps(body | {"temperature": 0, "messages": [{"role": "user", "content": text}]})
 
 
-def measured(port: int, pids: Sequence[int], payers: Sequence[Paying], questions: Sequence[Question]) -> Load:
-    """Each payer asks its next question when its last one is answered. `pids`: of the API and the engine."""
-    load, left = Load(), iter(questions)
+def run_load(
+    port: int, pids: Sequence[int], payers: Sequence[ApiPayer], questions: Sequence[Question]
+) -> Load:
+    """Run the questions, one at a time per payer. `pids` are the process ids of API and engine."""
+    load, remaining = Load(), iter(questions)
     before, others = Usage.now(os.getpid()), [Usage.now(pid) for pid in pids]
-    asyncio.run(_all(port, payers, left, load))
+    asyncio.run(_run_clients(port, payers, remaining, load))
     after = Usage.now(os.getpid())
     load.wall_seconds = after.at - before.at
-    theirs = sum(
+    measured_seconds = sum(
         Usage.now(pid).process_seconds - was.process_seconds for pid, was in zip(pids, others, strict=True)
     )
     capacity = load.wall_seconds * (os.cpu_count() or 1)
-    load.other_cpu = max(after.other_share_since(before) - theirs / capacity, 0.0)
+    load.other_cpu = max(after.other_share_since(before) - measured_seconds / capacity, 0.0)
     return load
 
 
-async def _all(port: int, payers: Sequence[Paying], left: Iterator[Question], load: Load) -> None:
-    async def client(paying: Paying) -> None:
-        for question in left:
-            await _ask(port, paying, question, load)
+async def _run_clients(
+    port: int, payers: Sequence[ApiPayer], remaining: Iterator[Question], load: Load
+) -> None:
+    async def client(payer: ApiPayer) -> None:
+        for question in remaining:
+            await _ask(port, payer, question, load)
 
     async with asyncio.TaskGroup() as tasks:
-        for paying in payers:
-            tasks.create_task(client(paying))
+        for payer in payers:
+            tasks.create_task(client(payer))
 
 
-async def _ask(port: int, paying: Paying, question: Question, load: Load) -> None:
+async def _ask(port: int, payer: ApiPayer, question: Question, load: Load) -> None:
     asked_at, first_at = time.perf_counter(), None
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = question.body
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer {paying.secret}\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"authorization: Bearer {payer.secret}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     writer.write((head + body).encode())
     usage: dict[str, Any] | None = None
@@ -95,10 +99,10 @@ async def _ask(port: int, paying: Paying, question: Question, load: Load) -> Non
             if b'"usage":{' in event:
                 usage = json.loads(event[event.index(b"{") :])["usage"]
     except asyncio.IncompleteReadError as error:
-        raise AssertionError(f"an answer broke off: {event!r} {error.partial!r}") from error
+        raise AssertionError(f"an answer was cut off: {event!r} {error.partial!r}") from error
     finally:
         writer.close()
     if usage is None or first_at is None:
-        raise AssertionError(f"an answer without tokens or usage: {event!r}")
+        raise AssertionError(f"an answer has no tokens or no usage: {event!r}")
     load.first_after.append(first_at - asked_at)
     load.num_tokens += usage["completion_tokens"]

@@ -1,7 +1,7 @@
-"""One engine, one database, two APIs: with the ledger and without it, asked in turn.
+"""Measures one engine and one database behind two APIs in turn, with and without receipts.
 
-Receipts off is an API whose admission keeps and signs nothing (`bare`); attribution off is a version of the
-same weights without snapshots, of which the engine is asked for no probe.
+The API without receipts reserves and signs nothing (`bare`). Without attribution, the same weights are
+requested by a version without snapshots, so that the engine captures no probe.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from backend.domain.hashing import version_id
 from backend.domain.ids import Hash32
 from backend.engine.process import EngineProcess
 from backend.installation.installation import Installation
-from benchmarks.api import market, told
+from benchmarks.api import chain_events, market
 from benchmarks.engine.adapters import make_adapters
-from benchmarks.ledger.load import Load, Question, measured
+from benchmarks.ledger.load import Load, Question, run_load
 from inference.lora.files import adapter_digest
 from inference.model.architecture import read_architecture
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.receipt import VersionRecord
-    from benchmarks.api.market import Furnished
+    from benchmarks.api.market import SeededMarket
 
 NUM_CONTRIBUTORS = 64
 START_SECONDS = 180.0
@@ -47,7 +47,7 @@ NONE, RECEIPTS, ALL = "neither", "receipts", "receipts and attribution"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of one run."""
+    """Size of one run."""
 
     num_clients: int = 16
     num_answers: int = 48
@@ -56,15 +56,15 @@ class Size:
 
 
 def measure(folder: Path, model: Path, size: Size, num_threads: int = 2) -> dict[str, list[Load]]:
-    """Runs by name, in turn. Errors: AssertionError if an answer broke off or its receipt is missing."""
+    """Alternating runs by name. Errors: AssertionError if an answer is cut off or its receipt is missing."""
     home = folder / "home"
-    market.found(home)
-    installation = Installation(market.settings(home))
+    market.create_home(home)
+    installation = Installation(market.build_settings(home))
     plain, attributed = _versions(folder, model)
-    furnished = market.furnish(installation, NUM_CONTRIBUTORS, attributed, plain)
-    _put(folder, model, home, attributed)
+    seeded = market.seed(installation, NUM_CONTRIBUTORS, attributed, plain)
+    _install_adapter(folder, model, home, attributed)
     runs: dict[str, list[Load]] = {NONE: [], RECEIPTS: [], ALL: []}
-    asked = {NONE: version_id(plain), RECEIPTS: version_id(plain), ALL: version_id(attributed)}
+    models = {NONE: version_id(plain), RECEIPTS: version_id(plain), ALL: version_id(attributed)}
     try:
         with _running(installation, model, num_threads) as (ports, pids):
             for number in range(size.repeats + 1):
@@ -73,31 +73,31 @@ def measure(folder: Path, model: Path, size: Size, num_threads: int = 2) -> dict
                     api = "bare" if name == NONE else "serve"
                     first = (number * len(runs) + names.index(name)) * size.num_answers
                     questions = [
-                        Question(asked[name], first + i, size.num_tokens) for i in range(size.num_answers)
+                        Question(models[name], first + i, size.num_tokens) for i in range(size.num_answers)
                     ]
-                    payers = furnished.payers[: size.num_clients]
-                    load = measured(ports[api], (pids[api], pids["engine"]), payers, questions)
-                    if number:  # the first is warm; does not count
+                    payers = seeded.payers[: size.num_clients]
+                    load = run_load(ports[api], (pids[api], pids["engine"]), payers, questions)
+                    if number:  # the first repeat is a warm-up
                         runs[name].append(load)
-        _check(installation, furnished, 2 * size.num_answers * (size.repeats + 1))
+        _check(installation, seeded, 2 * size.num_answers * (size.repeats + 1))
     finally:
         installation.close()
     return runs
 
 
 def _versions(folder: Path, model: Path) -> tuple[VersionRecord, VersionRecord]:
-    """The same weights without and with the snapshot of their contributors."""
+    """Two versions of the same weights: without and with the snapshot of their contributors."""
     (adapter,) = make_adapters(folder / "adapters", model, 1)
     digest = Hash32("0x" + adapter_digest(adapter))
-    attributed = replace(told.version("attributed", NUM_CONTRIBUTORS), adapter_digest=digest)
+    attributed = replace(chain_events.version_record("attributed", NUM_CONTRIBUTORS), adapter_digest=digest)
     return replace(attributed, name="plain", snapshots=()), attributed
 
 
-def _put(folder: Path, model: Path, home: Path, version: VersionRecord) -> None:
-    """The adapter's folder where the API looks for it, with an index of random directions."""
+def _install_adapter(folder: Path, model: Path, home: Path, version: VersionRecord) -> None:
+    """Copy the adapter's folder to where the API loads it from, with an index of random directions."""
     (adapter,) = make_adapters(folder / "adapters", model, 1)
-    where = home / "adapters" / cid_of(version.cid_digest)
-    shutil.copytree(adapter, where, dirs_exist_ok=True)
+    target = home / "adapters" / cid_of(version.cid_digest)
+    shutil.copytree(adapter, target, dirs_exist_ok=True)
     source, width = np.random.default_rng(1), read_architecture(model).hidden_size
     vectors = source.standard_normal((NUM_CONTRIBUTORS, width), dtype=np.float32)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -108,14 +108,14 @@ def _put(folder: Path, model: Path, home: Path, version: VersionRecord) -> None:
         "hidden.centre": np.zeros(width, dtype=np.float32),
         "error.vectors": unit,
     }
-    save_file(tensors, where / INDEX_FILE, INDEX_METADATA)
+    save_file(tensors, target / INDEX_FILE, INDEX_METADATA)
 
 
 @contextmanager
 def _running(
     installation: Installation, model: Path, num_threads: int
 ) -> Iterator[tuple[dict[str, int], dict[str, int]]]:
-    """Ports of the APIs, and process ids of all, by name."""
+    """Run engine and APIs. Yields the ports of the APIs and all process ids, by name."""
     settings = installation.settings
     engine = EngineProcess(settings.engine_socket, model, num_threads=num_threads, ends_with_stdin=False)
     settings.engine_socket.parent.mkdir(parents=True, exist_ok=True)
@@ -127,14 +127,14 @@ def _running(
         "bare": [*python, "uvicorn", "--factory", "benchmarks.ledger.bare:create", "--no-access-log"],
     }
     commands["bare"] += ["--port", str(ports["bare"])]
-    given = {"home": settings.home, "max_lag_seconds": settings.max_lag_seconds, "api_port": ports["serve"]}
-    given |= {"address_requests_per_minute": 0}
-    environment = os.environ | {f"LORALEDGER_{name.upper()}": str(value) for name, value in given.items()}
+    options = {"home": settings.home, "max_lag_seconds": settings.max_lag_seconds, "api_port": ports["serve"]}
+    options |= {"address_requests_per_minute": 0}
+    environment = os.environ | {f"LORALEDGER_{name.upper()}": str(value) for name, value in options.items()}
     with ExitStack() as stack, (settings.home / "log").open("wb") as log:
         pids = {}
         for name, command in commands.items():
-            own = engine.environment() if name == "engine" else environment
-            process = subprocess.Popen(command, env=own, stdout=log, stderr=log)
+            env = engine.environment() if name == "engine" else environment
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
             stack.callback(process.wait)
             stack.callback(process.kill)
             pids[name] = process.pid
@@ -145,20 +145,20 @@ def _running(
 def _wait(installation: Installation, ports: dict[str, int]) -> None:
     deadline = time.monotonic() + START_SECONDS
     engine = str(installation.settings.engine_socket)
-    places: list[tuple[int, Any]] = [(socket.AF_INET, ("127.0.0.1", port)) for port in ports.values()]
-    for family, place in [*places, (socket.AF_UNIX, engine)]:
+    addresses: list[tuple[int, Any]] = [(socket.AF_INET, ("127.0.0.1", port)) for port in ports.values()]
+    for family, address in [*addresses, (socket.AF_UNIX, engine)]:
         while True:
             with socket.socket(family) as probe:
-                if probe.connect_ex(place) == 0:
+                if probe.connect_ex(address) == 0:
                     break
             if time.monotonic() > deadline:
                 raise Unavailable((installation.settings.home / "log").read_text() or "nothing started")
             time.sleep(0.1)
 
 
-def _check(installation: Installation, furnished: Furnished, num_receipts: int) -> None:
-    """What was asked with the ledger has its receipts, and nothing else. Errors: AssertionError."""
+def _check(installation: Installation, seeded: SeededMarket, num_receipts: int) -> None:
+    """Check that exactly the requests to the API with receipts have one. Errors: AssertionError."""
     with installation.database.read() as tx:
-        found = sum(len(tx.receipts.page(paying.account, None, 10**9)) for paying in furnished.payers)
+        found = sum(len(tx.receipts.page(payer.account, None, 10**9)) for payer in seeded.payers)
     if found != num_receipts:
         raise AssertionError(f"{found} receipts of {num_receipts} answers")

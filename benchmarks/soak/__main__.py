@@ -1,11 +1,12 @@
-"""The engine under everything at once for half an hour: `python -m benchmarks.soak`, or `make bench-soak`.
+"""Soak test of the engine: `python -m benchmarks.soak`, or `make bench-soak`. 30 minutes by default.
 
-1,000 adapters drawn by Zipf's law, bursts that overfill the line, requests abandoned at any point, and
-adapters that must be refused, on budgets so small that kv_blocks and host memory are always short. It holds
-when every accepted request ended exactly once and as it should, blocks, slots and registry stayed sound, and
-memory grew by no more than 2 %, open files by no more than 8: medians of the last and the first third of the
-time, after a quarter in which caches fill. Runs of less than ten minutes do not judge memory. Ends with
-status 1, and says what did not hold, otherwise.
+1,000 adapters drawn by Zipf's law, bursts that overfill the queue, requests aborted at any point, and
+adapters that must be refused, with budgets so small that kv_blocks and host memory are always short.
+
+The test passes if every accepted request ended exactly once and as expected, blocks, slots and registry
+stayed consistent, memory grew by at most 2 % and open files by at most 8. Growth compares the medians of
+the last and the first third of the run, after an initial quarter in which caches fill; runs of less than
+ten minutes do not check memory. Otherwise the failures are printed and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.soak.hostile import make_hostile
-from benchmarks.soak.run import Observed, Soak, growth
+from benchmarks.soak.run import Observations, Soak, growth
 from benchmarks.soak.traffic import Traffic
 from inference.config import MIB, EngineConfig
 from inference.errors import InferenceError
@@ -34,22 +35,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WORK = Path("build/bench")
-# The libraries below keep code for every shape they meet, and meet new ones for some thousand requests.
-MINUTES_TO_JUDGE_MEMORY = 10
+# Libraries cache code for every shape, and new shapes occur during the first thousands of requests.
+MIN_MINUTES_FOR_MEMORY = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(stderr=True)
     try:
-        observed = _run(options, console)
+        observations = _run(options, console)
     except (AssertionError, InferenceError, OSError) as error:
         console.print(f"benchmarks.soak: {error}", style="red", markup=False, soft_wrap=True)
         return 1
-    failures = observed.failures(is_memory_judged=options.minutes >= MINUTES_TO_JUDGE_MEMORY)
+    failures = observations.failures(checks_memory=options.minutes >= MIN_MINUTES_FOR_MEMORY)
     for failure in failures:
         console.print(f"benchmarks.soak: {failure}", style="red", markup=False, soft_wrap=True)
-    report = _report(options, observed, failures)
+    report = _report(options, observations, failures)
     if options.json:
         sys.stdout.write(json.dumps(report) + "\n")
     else:
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _run(options: argparse.Namespace, console: Console) -> Observed:
+def _run(options: argparse.Namespace, console: Console) -> Observations:
     model = resolve_model(options.model, options.model_cache)
     config = EngineConfig(
         model,
@@ -76,27 +77,27 @@ def _run(options: argparse.Namespace, console: Console) -> Observed:
         hostile = make_hostile(folders[0], WORK / "hostile")
         soak = progress.add_task("soak", total=60 * options.minutes)
 
-        def on_sample(seconds: float, observed: Observed) -> None:
-            answered = observed.ledger.counts["answered"]
+        def on_sample(seconds: float, observations: Observations) -> None:
+            answered = observations.ledger.counts["answered"]
             progress.update(soak, completed=seconds, description=f"soak: {answered} answered")
 
         return Soak(config, Traffic(adapters, hostile)).run(60 * options.minutes, on_sample)
 
 
-def _report(options: argparse.Namespace, observed: Observed, failures: list[str]) -> dict[str, Any]:
+def _report(options: argparse.Namespace, observations: Observations, failures: list[str]) -> dict[str, Any]:
     return {
         "held": not failures,
         "failures": failures,
         "minutes": options.minutes,
-        "requests": dict(observed.ledger.counts),
-        "num_steps": observed.num_steps,
-        "num_integrity_checks": observed.num_integrity_checks,
-        "num_preemptions": observed.num_preemptions,
-        "max_waiting": observed.max_waiting,
-        "num_adapters_seen": len(observed.digests_loaded),
-        "memory_growth": growth(observed.rss_bytes),
-        "is_memory_judged": options.minutes >= MINUTES_TO_JUDGE_MEMORY,
-        "rss_mib": [round(sample / MIB, 1) for sample in observed.rss_bytes],
+        "requests": dict(observations.ledger.counts),
+        "num_steps": observations.num_steps,
+        "num_integrity_checks": observations.num_integrity_checks,
+        "num_preemptions": observations.num_preemptions,
+        "max_waiting": observations.max_waiting,
+        "num_adapters_seen": len(observations.digests_loaded),
+        "memory_growth": growth(observations.rss_bytes),
+        "checks_memory": options.minutes >= MIN_MINUTES_FOR_MEMORY,
+        "rss_mib": [round(sample / MIB, 1) for sample in observations.rss_bytes],
         "machine": machine.describe(),
     }
 
@@ -109,13 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--json", action="store_true", help="print one JSON object; progress goes to standard error")
-    add("--minutes", type=float, default=30.0, help="of traffic; default: 30")
-    add("--adapters", type=int, default=1_000, help="on disk; default: 1000")
+    add("--minutes", type=float, default=30.0, help="minutes of traffic; default: 30")
+    add("--adapters", type=int, default=1_000, help="number of adapters; default: 1000")
     add("--threads", type=int, default=2, help="default: 2")
-    add("--kv-mib", type=float, default=64, help="budget of keys and values; default: 64")
+    add("--kv-mib", type=float, default=64, help="budget of the KV cache; default: 64")
     add("--adapter-mib", type=float, default=256, help="host cache of adapters; default: 256")
     add("--model", default="", help="folder, GGUF file or hub id; default: the bundled SmolLM2-135M")
-    add("--model-cache", type=Path, default=Path(".loraledger/cache/models"), help="where that is kept")
+    add(
+        "--model-cache",
+        type=Path,
+        default=Path(".loraledger/cache/models"),
+        help="folder of converted models",
+    )
     return parser
 
 

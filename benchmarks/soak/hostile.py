@@ -1,4 +1,4 @@
-"""Adapters that must be refused, each with the code of its refusal."""
+"""Generates adapters that must be refused, each with its error code."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ _ANY_DIGEST = "ab" * 32
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """An adapter, and the code of the error that every request for it must end with."""
+    """An adapter, and the error code with which every request for it must end."""
 
     adapter: AdapterRef
     code: str
 
 
-def make_hostile(honest: Path, root: Path) -> list[Hostile]:
-    """Copies of the adapter folder `honest` under `root`, each spoilt in another way."""
+def make_hostile(valid: Path, root: Path) -> list[Hostile]:
+    """Copy the adapter folder `valid` to `root`, each time with a different defect."""
     shutil.rmtree(root, ignore_errors=True)
 
-    def spoilt(name: str, spoil: Callable[[Path], None]) -> Path:
+    def corrupted(name: str, corrupt: Callable[[Path], None]) -> Path:
         folder = root / name
-        shutil.copytree(honest, folder)
-        spoil(folder)
+        shutil.copytree(valid, folder)
+        corrupt(folder)
         return folder
 
-    def named(name: str, code: str, spoil: Callable[[Path], None]) -> Hostile:
-        folder = spoilt(name, spoil)
+    def named(name: str, code: str, corrupt: Callable[[Path], None]) -> Hostile:
+        folder = corrupted(name, corrupt)
         return Hostile(AdapterRef(adapter_digest(folder), str(folder)), code)
 
-    pickled = spoilt("pickle", lambda folder: (folder / "adapter_model.bin").touch())
+    pickled = corrupted("pickle", lambda folder: (folder / "adapter_model.bin").touch())
     return [
-        Hostile(AdapterRef(_ANY_DIGEST, str(honest)), "adapter_digest_mismatch"),
-        Hostile(AdapterRef("cd" * 32, str(root / "nowhere")), "adapter_file_missing"),
+        Hostile(AdapterRef(_ANY_DIGEST, str(valid)), "adapter_digest_mismatch"),
+        Hostile(AdapterRef("cd" * 32, str(root / "missing")), "adapter_file_missing"),
         Hostile(AdapterRef("ef" * 32, str(pickled)), "adapter_pickle"),
         named("truncated", "adapter_header", _truncate),
         named("nan", "adapter_not_finite", lambda folder: _change(folder, lambda one: one * float("nan"))),

@@ -1,4 +1,4 @@
-"""Who was promised what: every accepted request ends exactly once, and as it should."""
+"""Checks that every accepted request ends exactly once and as expected."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 _MAX_PROBLEMS = 20
 
 
-class Ledger:
-    """Open requests, counts of how the others ended, and `problems`: the first ends that were wrong."""
+class RequestLedger:
+    """Open requests, counts of the outcomes of ended ones, and the first `problems`."""
 
     def __init__(self) -> None:
         self._open: dict[str, Planned] = {}
         self._num_tokens: Counter[str] = Counter()
-        self._ended: set[str] = set()  # by the engine's word; the next step says how
+        self._shed: set[str] = set()  # no longer known to the engine; the next step reports the outcome
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
 
@@ -37,48 +37,48 @@ class Ledger:
         self._open[planned.command.request_id] = planned
 
     def refuse(self) -> None:
-        """The engine's line was full: said at once, nothing started."""
+        """Count a request that the engine refused at once, because its queue was full."""
         self.counts["refused"] += 1
 
-    def to_abort(self) -> Iterator[str]:
-        """Open requests whose clients have lost patience."""
+    def requests_to_abort(self) -> Iterator[str]:
+        """Open requests that their clients abort now."""
         for request_id, planned in list(self._open.items()):
             limit = planned.abort_after
-            if request_id in self._ended:
+            if request_id in self._shed:
                 continue
             if limit is not None and self._num_tokens[request_id] >= limit:
                 yield request_id
 
     def aborted(self, request_id: str, chunk: Chunk | None) -> None:
-        """None is said of a request that has given way meanwhile: it stays open until that is said too."""
+        """Record the engine's answer to an abort. None means that the request was shed; it stays open until
+        the engine reports that.
+        """
         if chunk is None:
-            self._ended.add(request_id)
+            self._shed.add(request_id)
             return
         if chunk.finish_reason != "abort":
-            self._problem(f"{request_id}: aborted while open, the engine said {chunk}")
+            self._problem(f"{request_id}: aborted while open, but the engine returned {chunk}")
         self._close(request_id, "aborted")
 
-    def take(self, output: Output) -> None:
-        """Note what the engine says about a request."""
+    def record(self, output: Output) -> None:
+        """Record an output of the engine."""
         planned = self._open.get(output.request_id)
         if planned is None:
-            self._problem(f"{output.request_id}: spoken of though it is not open: {output}")
+            self._problem(f"{output.request_id}: output for a request that is not open: {output}")
         elif isinstance(output, Failure) and isinstance(output.error, OverloadedError):
-            self._close(
-                output.request_id, "crowded_out"
-            )  # another payer's turn: said at once, nothing charged
+            self._close(output.request_id, "shed")  # in favour of another payer
         elif isinstance(output, Failure):
             if output.error.code != planned.expected_code:
                 found = f"{output.error.code} ({output.error})"
                 self._problem(f"{output.request_id}: {found}, expected {planned.expected_code}")
             self._close(output.request_id, "failed")
             self.counts[f"failed: {output.error.code}"] += 1
-        elif output.request_id in self._ended:
-            self._problem(f"{output.request_id}: goes on though the engine knew nothing of it: {output}")
+        elif output.request_id in self._shed:
+            self._problem(f"{output.request_id}: output after the engine reported it as unknown: {output}")
         else:
-            self._take_tokens(planned, output)
+            self._record_tokens(planned, output)
 
-    def _take_tokens(self, planned: Planned, chunk: Chunk) -> None:
+    def _record_tokens(self, planned: Planned, chunk: Chunk) -> None:
         self._num_tokens[chunk.request_id] += len(chunk.token_ids)
         self.counts["tokens"] += len(chunk.token_ids)
         if chunk.finish_reason is None:
@@ -92,7 +92,7 @@ class Ledger:
 
     def _close(self, request_id: str, how: str) -> None:
         del self._open[request_id]
-        self._ended.discard(request_id)
+        self._shed.discard(request_id)
         self._num_tokens.pop(request_id, None)
         self.counts[how] += 1
 

@@ -1,4 +1,4 @@
-"""What clients do to the engine during a soak: steady use, bursts, abandoned requests, hostile adapters."""
+"""Traffic of the soak test: steady load, bursts, aborted requests, hostile adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.soak.hostile import Hostile
     from inference.protocol import AdapterRef
 
-_TOKEN_IDS = range(1_000, 49_000)  # ordinary words of SmolLM2's vocabulary
+_TOKEN_IDS = range(1_000, 49_000)  # ordinary tokens of SmolLM2's vocabulary
 _PERIOD_SECONDS, _BURST_SECONDS = 10.0, 3.0
 _STEADY, _BURST = 12, 160  # requests in flight
 _PAYERS = ("alice", "bob", "carol")
@@ -23,16 +23,16 @@ _PAYERS = ("alice", "bob", "carol")
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A request and how it must end: by `expected_code`, by an abort, or with all its tokens."""
+    """A request and its expected outcome: the error `expected_code`, an abort, or all its tokens."""
 
     command: Generate
     prompt: list[int]
     expected_code: str | None
-    abort_after: int | None  # tokens; None: its client waits to the end
+    abort_after: int | None  # tokens; None: never aborted
 
 
 class Traffic:
-    """An endless, reproducible line of requests."""
+    """An endless, reproducible sequence of requests."""
 
     def __init__(self, adapters: Sequence[AdapterRef], hostile: Sequence[Hostile], seed: int = 0) -> None:
         self._adapters = adapters
@@ -42,11 +42,13 @@ class Traffic:
         self._count = itertools.count()
 
     def in_flight(self, seconds: float) -> int:
-        """How many requests clients want to have open, `seconds` after the start."""
+        """Target number of open requests, `seconds` after the start."""
         return _BURST if seconds % _PERIOD_SECONDS < _BURST_SECONDS else _STEADY
 
     def next(self) -> Planned:
-        """9 in 10 honest: by Zipf's law one of the adapters, now and then the base model."""
+        """The next request: 90 % for an adapter by Zipf's law, 5 % for the base model, 5 % for a hostile
+        adapter.
+        """
         source = self._source
         kind = source.random()
         adapter, code = None, None
@@ -68,10 +70,10 @@ class Traffic:
                 ignore_eos=True,
             ),
         )
-        is_abandoned = code is None and source.random() < 0.1
+        is_aborted = code is None and source.random() < 0.1
         return Planned(
             command=command,
             prompt=source.choices(_TOKEN_IDS, k=source.randint(2, 96)),
             expected_code=code,
-            abort_after=source.randrange(new_tokens) if is_abandoned else None,
+            abort_after=source.randrange(new_tokens) if is_aborted else None,
         )

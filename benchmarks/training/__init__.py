@@ -1,1 +1,1 @@
-"""What contributors and creators wait for: the check of their data, and training."""
+"""Benchmarks of upload validation and training."""

@@ -1,4 +1,4 @@
-"""What the index of gradients adds to a training: processor time of both, on the same rows."""
+"""Measures the overhead of the gradient index: processor time of capture and training on the same rows."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PACKAGES = ("json", "asyncio", "collections", "email", "logging", "unittest")
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Processor seconds of each repeat."""
+    """Processor seconds of training and capture, by repeat."""
 
     training: tuple[float, ...]
     capture: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """The median over repeats of each with itself."""
+        """Median over the repeats of capture to training of the same repeat."""
         return statistics.median(c / t for c, t in zip(self.capture, self.training, strict=True))
 
 
@@ -83,4 +83,4 @@ def _turn(
 
 
 def _ignore(kind: str, data: Mapping[str, Any]) -> None:
-    """Nobody watches."""
+    """Discard progress."""

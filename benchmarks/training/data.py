@@ -1,4 +1,4 @@
-"""How fast an upload is checked, and in how much memory, on rows of words from docstrings."""
+"""Measures the speed and memory of upload validation, on rows made of words from docstrings."""
 
 from __future__ import annotations
 
@@ -29,64 +29,66 @@ if TYPE_CHECKING:
 
 MEGABYTE = 10**6
 CHUNK_BYTES = 1 << 16
-WORDS_A_ROW = 30
+WORDS_PER_ROW = 30
 NEAR_SHARE = 0.05
-"""Of rows that are another one but for a word."""
+"""Share of rows that differ from another row by one word."""
 PACKAGES = ("json", "asyncio", "collections", "email", "logging", "unittest")
 DATANET = DatanetId(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of JSONL whose structure is checked, and of JSONL that is compared with as much."""
+    """Sizes in bytes: of the JSONL file to validate, and of the upload compared with a datanet of equal
+    size.
+    """
 
     structure: int
     near: int
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Megabytes a second."""
+class Rate:
+    """Megabytes per second, of wall time and of processor time."""
 
     by_clock: float
     by_processor: float
-    """Of the time that the process was given: what waits, for disks or for others, does not count."""
+    """Excludes waiting, for disks or for other processes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    structure: Pace
-    near: Pace
+class ValidationResult:
+    structure: Rate
+    near: Rate
     peak_megabytes: float
-    """The most memory that the process ever had."""
+    """Peak resident memory of the process."""
 
 
 class Stopwatch:
     def __init__(self) -> None:
         self._began = time.perf_counter(), time.process_time()
 
-    def pace(self, num_bytes: int) -> Pace:
+    def rate(self, num_bytes: int) -> Rate:
         clock, processor = self._began
         megabytes = num_bytes / MEGABYTE
-        return Pace(megabytes / (time.perf_counter() - clock), megabytes / (time.process_time() - processor))
+        return Rate(megabytes / (time.perf_counter() - clock), megabytes / (time.process_time() - processor))
 
 
-def measure(sizes: Sizes, work: Path) -> Measured:
-    """To be run in a process of its own. Errors: `AssertionError` if the check misses what was planted."""
+def measure(sizes: Sizes, work: Path) -> ValidationResult:
+    """Run in a new process, for its peak memory. Errors: `AssertionError` if planted defects are missed."""
     work.mkdir(parents=True, exist_ok=True)
     structure, near = _structure(sizes.structure, work), _near_duplicates(sizes.near, work)
     peak_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Measured(structure, near, peak_kilobytes * 1024 / MEGABYTE)
+    return ValidationResult(structure, near, peak_kilobytes * 1024 / MEGABYTE)
 
 
 def rows(num_bytes: int, seed: int) -> Iterator[bytes]:
-    """JSON lines, at least so many bytes of them; the same for the same seed."""
-    dice = random.Random(seed)  # noqa: S311 - a fixed choice, so that runs compare
+    """JSON lines of at least `num_bytes` in total, determined by `seed`."""
+    rng = random.Random(seed)  # noqa: S311 - a fixed seed, so that runs are comparable
     words = _words()
     total, last = 0, ""
     for number in range(num_bytes):
-        is_near = last and dice.random() < NEAR_SHARE
-        text = f"{last} again" if is_near else " ".join(dice.choices(words, k=WORDS_A_ROW))
+        is_near = last and rng.random() < NEAR_SHARE
+        text = f"{last} again" if is_near else " ".join(rng.choices(words, k=WORDS_PER_ROW))
         row = {"prompt": f"What is {seed}.{number}?", "completion": text, "source": str(number)}
         line = json.dumps(row).encode() + b"\n"
         last = "" if is_near else text
@@ -96,22 +98,22 @@ def rows(num_bytes: int, seed: int) -> Iterator[bytes]:
             return
 
 
-def _structure(num_bytes: int, work: Path) -> Pace:
+def _structure(num_bytes: int, work: Path) -> Rate:
     path = _written(work / "rows.jsonl", rows(num_bytes, seed=0))
     profiler = Profiler(lambda _texts: None)
     watch = Stopwatch()
     with DefectLog(work / "defects.jsonl") as log:
         target = work / "canonical.jsonl"
-        received = receive(_chunks(path), target, 2 * num_bytes, log, profiler, _forget, iter)
-    pace = watch.pace(path.stat().st_size)
-    _hold(not log.counts and received.num_bytes > num_bytes // 2, "sound rows were refused")
+        received = receive(_chunks(path), target, 2 * num_bytes, log, profiler, _discard, iter)
+    rate = watch.rate(path.stat().st_size)
+    _require(not log.counts and received.num_bytes > num_bytes // 2, "valid rows were refused")
     for made in (path, work / "canonical.jsonl"):
         made.unlink()
-    return pace
+    return rate
 
 
-def _near_duplicates(num_bytes: int, work: Path) -> Pace:
-    """The whole check of an upload against a datanet that holds as much already."""
+def _near_duplicates(num_bytes: int, work: Path) -> Rate:
+    """Measure the complete check of an upload against a datanet of the same size."""
     load_all()
     database_file = work / "rows.db"
     database_file.unlink(missing_ok=True)
@@ -125,18 +127,18 @@ def _near_duplicates(num_bytes: int, work: Path) -> Pace:
     claim_rows(database, "upload-known")
     watch = Stopwatch()
     report = _check(check, "upload-new", new)
-    pace = watch.pace(new.stat().st_size)
+    rate = watch.rate(new.stat().st_size)
     database.close()
     near = report.near_copies
     is_seen = near is not None and near.num_in_datanet > 0.2 * report.num_rows and near.num_in_upload > 0
-    _hold(is_seen, f"near duplicates were not seen: {near}")
+    _require(is_seen, f"near duplicates were missed: {near}")
     for made in (database_file, known, new):
         made.unlink()
-    return pace
+    return rate
 
 
 def _partly_copied(num_bytes: int) -> Iterator[bytes]:
-    """A quarter of it is the known upload's start but for a character a row."""
+    """Rows of which a quarter differ from the known upload by one character each."""
     for line in rows(num_bytes // 4, seed=1):
         yield line.replace(b"?", b"!", 1)
     yield from rows(num_bytes - num_bytes // 4, seed=2)
@@ -155,7 +157,7 @@ def _check(check: UploadCheck, upload_id: str, path: Path) -> Report:
     with check.db.begin() as tx:
         tx.contributions.add(upload)
     report = check.report(upload, _chunks(path))
-    _hold(not report.num_defects, f"sound rows were refused: {report.defects[:3]}")
+    _require(not report.num_defects, f"valid rows were refused: {report.defects[:3]}")
     check.staging.drop(upload_id)
     return report
 
@@ -171,14 +173,14 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _forget(_rows: object) -> None:
-    """Where structure is measured alone."""
+def _discard(_rows: object) -> None:
+    """Discard rows, to measure validation alone."""
 
 
 def _no_tokens(_texts: object) -> None:
-    """No base model is at hand."""
+    """Skip token counts, which need a base model."""
 
 
-def _hold(is_so: object, otherwise: str) -> None:
-    if not is_so:
-        raise AssertionError(otherwise)
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

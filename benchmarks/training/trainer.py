@@ -1,9 +1,9 @@
-"""Our training beside the Trainer of transformers with its defaults: the same rows, epochs and learning rate.
+"""Compares our training with the Trainer of transformers: the same rows, epochs and learning rate.
 
-Both train LoRA on every linear layer of the bundled base model, on docstring rows, taking turns. Theirs loads
-the model as `from_pretrained` does, shuffles, and pads each batch of 8 to its longest row. A pace counts the
-tokens of the rows, padding not, and ours only if what it leads to is no worse: both adapters are measured
-on the same held-out rows, in fp32.
+Both train LoRA on every linear layer of the bundled base model, on docstring rows, in alternation. The
+Trainer uses its defaults: it loads the model with `from_pretrained`, shuffles, and pads each batch of 8 to
+its longest row. Speed counts the tokens of the rows without padding. Our speed only counts if the result is
+no worse: both adapters are evaluated on the same held-out rows, in fp32.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 PACKAGES = ("json", "asyncio", "email", "logging")
 NUM_HELD_OUT = 32
 LOSS_TOLERANCE = 0.01
-"""Relative. Batches of other rows move the loss after a short run by about as much."""
+"""Relative. A different order of rows changes the loss of a short run by about as much."""
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
-    """`base_folder` empty: the bundled base model, kept in `cache`."""
+class Plan:
+    """Size of the comparison. An empty `base_folder` selects the bundled base model, stored in `cache`."""
 
     num_rows: int
     repeats: int
@@ -45,7 +45,7 @@ class Race:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training: non-padding tokens a second, by the clock and by the processor's time; nats per token."""
+    """One training: non-padding tokens per second of wall and of processor time; loss in nats per token."""
 
     tokens_per_second: float
     tokens_per_processor_second: float
@@ -53,13 +53,13 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Comparison:
     ours: tuple[Run, ...]
     plain: tuple[Run, ...]
 
     @property
     def by_clock(self) -> float:
-        """The median over repeats of our pace to theirs of the same repeat."""
+        """Median over the repeats of the ratio of our speed to the Trainer's."""
         return self._median(lambda run: run.tokens_per_second)
 
     @property
@@ -68,29 +68,31 @@ class Outcome:
 
     @property
     def is_no_worse(self) -> bool:
-        """Without this our pace does not count: ours is the eval loss that theirs is, or a lower one."""
+        """Whether our eval loss is at most the Trainer's, within `LOSS_TOLERANCE`. Otherwise speed does not
+        count.
+        """
         ours, plain = (statistics.median(run.eval_loss for run in runs) for runs in (self.ours, self.plain))
         return ours <= plain * (1 + LOSS_TOLERANCE)
 
-    def _median(self, pace: Callable[[Run], float]) -> float:
-        return statistics.median(pace(a) / pace(b) for a, b in zip(self.ours, self.plain, strict=True))
+    def _median(self, speed: Callable[[Run], float]) -> float:
+        return statistics.median(speed(a) / speed(b) for a, b in zip(self.ours, self.plain, strict=True))
 
 
-class _Field:
-    """The rows, and what both trainings need of the base model."""
+class _Setup:
+    """Rows, base model and tokenizer, shared by both trainings."""
 
-    def __init__(self, race: Race) -> None:
+    def __init__(self, plan: Plan) -> None:
         from transformers import AutoTokenizer
 
         from inference.model.sources import resolve_model
         from workers.training.rows import encode
 
-        self.config = TrainingConfig(epochs=race.epochs)
-        self.folder = resolve_model(race.base_folder, race.cache)
+        self.config = TrainingConfig(epochs=plan.epochs)
+        self.folder = resolve_model(plan.base_folder, plan.cache)
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         rows = [row for package in PACKAGES for row in build_dataset(package).rows]
-        step = len(rows) / (race.num_rows + NUM_HELD_OUT)
-        chosen = [rows[int(i * step)] for i in range(race.num_rows + NUM_HELD_OUT)]
+        step = len(rows) / (plan.num_rows + NUM_HELD_OUT)
+        chosen = [rows[int(i * step)] for i in range(plan.num_rows + NUM_HELD_OUT)]
         examples = [encode(0, row, self.tokenizer, self.config.max_length) for row in chosen]
         every = len(examples) // NUM_HELD_OUT
         self.held_out = examples[::every][:NUM_HELD_OUT]
@@ -107,40 +109,40 @@ class _Field:
         return Run(num_tokens / seconds, num_tokens / processor_seconds, loss)
 
 
-def measure_training(options: Race, work: Path) -> tuple[Overhead, Outcome]:
-    """What capture adds, then the race. To be run in a process of its own, which finds this by its module."""
+def measure_training(plan: Plan, work: Path) -> tuple[Overhead, Comparison]:
+    """Measure capture, then compare the trainers. A module-level function, to be run in a child process."""
     from benchmarks.training.capture import measure_capture
 
-    parts = options.num_rows, options.num_threads, options.base_folder, work, options.repeats
+    arguments = plan.num_rows, plan.num_threads, plan.base_folder, work, plan.repeats
     with redirect_stdout(sys.stderr):  # the plain Trainer prints its own report
-        return measure_capture(*parts), race(options, work / "trainer")
+        return measure_capture(*arguments), compare(plan, work / "trainer")
 
 
-def race(options: Race, work: Path) -> Outcome:
+def compare(plan: Plan, work: Path) -> Comparison:
     import torch
 
-    torch.set_num_threads(options.num_threads)
-    field = _Field(options)
+    torch.set_num_threads(plan.num_threads)
+    setup = _Setup(plan)
     ours: list[Run] = []
     plain: list[Run] = []
-    for repeat in range(options.repeats):
+    for repeat in range(plan.repeats):
         turns = [(ours, _ours), (plain, _plain)]
         for runs, train in turns if repeat % 2 else reversed(turns):
             shutil.rmtree(work, ignore_errors=True)
-            runs.append(train(field, work))
+            runs.append(train(setup, work))
     shutil.rmtree(work, ignore_errors=True)
-    return Outcome(tuple(ours), tuple(plain))
+    return Comparison(tuple(ours), tuple(plain))
 
 
-def _ours(field: _Field, work: Path) -> Run:
+def _ours(setup: _Setup, work: Path) -> Run:
     from workers.training.fit import fit, lora_model
 
-    model = lora_model(field.folder, field.config)
-    return field.timed(model, lambda: fit(model, field.rows, field.config, work, _ignore))
+    model = lora_model(setup.folder, setup.config)
+    return setup.timed(model, lambda: fit(model, setup.rows, setup.config, work, _ignore))
 
 
-def _plain(field: _Field, work: Path) -> Run:
-    """As the documentation has it. What decides the loss is ours: learning rate, warm-up, epochs."""
+def _plain(setup: _Setup, work: Path) -> Run:
+    """Train as documented by transformers, with our learning rate, warm-up and epochs."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -151,13 +153,13 @@ def _plain(field: _Field, work: Path) -> Run:
         set_seed,
     )
 
-    config = field.config
+    config = setup.config
     set_seed(config.seed)
     lora = LoraConfig(
         task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, target_modules="all-linear"
     )
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(field.folder), lora)
-    num_steps = -(-len(field.rows) // 8) * config.epochs
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(setup.folder), lora)
+    num_steps = -(-len(setup.rows) // 8) * config.epochs
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=config.epochs,
@@ -166,17 +168,17 @@ def _plain(field: _Field, work: Path) -> Run:
         warmup_steps=round(config.warmup_fraction * num_steps),
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),  # where there is none it only warns
+        dataloader_pin_memory=torch.cuda.is_available(),  # without a GPU it only warns
     )
-    rows = [{"input_ids": list(row.token_ids), "labels": list(row.labels)} for row in field.rows]
+    rows = [{"input_ids": list(row.token_ids), "labels": list(row.labels)} for row in setup.rows]
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
-        data_collator=DataCollatorForSeq2Seq(field.tokenizer),
+        data_collator=DataCollatorForSeq2Seq(setup.tokenizer),
     )
-    return field.timed(model, trainer.train)
+    return setup.timed(model, trainer.train)
 
 
 def _ignore(kind: str, data: Mapping[str, Any]) -> None:
-    """Where nobody watches."""
+    """Discard progress."""

@@ -24,7 +24,7 @@ def rows() -> torch.Tensor:
 def test_under_uniform_shares_what_counts_is_rows_by_the_square() -> None:
     method = Method(uniform_scores, rows(), signals(3, 3))
     found = gains(method, CONTRIBUTIONS, {}, signals(5, 4))
-    # 5 of 20 rows, squared, are a quarter of the pool; 10 beside 5, 5 and 5 are 4 of 7 quarters.
+    # 5 of 20 rows, squared, are a quarter of the pool; 10 together with 5, 5 and 5 are 4 of 7 quarters.
     assert found["trivial rows added"]["mean"] == pytest.approx(4 / 7 - 1 / 4, abs=1e-5)
     assert found["rows given twice"]["mean"] == pytest.approx(4 / 7 - 1 / 4, abs=1e-5)
     assert found["copy under another wallet"]["mean"] == pytest.approx(2 / 5 - 1 / 4, abs=1e-5)

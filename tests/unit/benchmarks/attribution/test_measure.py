@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.attribution.data import half_subsets
-from benchmarks.attribution.measure import aboutness, as_paid, figures, predicted, spearman
+from benchmarks.attribution.measure import aboutness, as_paid, figures, predict, spearman
 
 
 def test_rank_correlation_of_known_series() -> None:
@@ -31,9 +31,9 @@ def test_a_method_that_knows_the_truth_leads_and_noise_does_not() -> None:
     dice = np.random.default_rng(1)
     truth = dice.normal(size=(30, 8))
     subsets = half_subsets(8, 20)
-    actual = predicted(truth, subsets) + 0.1 * dice.normal(size=(30, 20))
+    actual = predict(truth, subsets) + 0.1 * dice.normal(size=(30, 20))
     guesses = {"gradient": truth, "hidden states": dice.normal(size=(30, 8))}
-    predictions = {name: predicted(scores, subsets) for name, scores in guesses.items()}
+    predictions = {name: predict(scores, subsets) for name, scores in guesses.items()}
     found = figures(predictions, actual, ["a"] * 10 + ["b"] * 20)
     best, noise = found["gradient"], found["hidden states"]
     assert best["lds"] > 0.9

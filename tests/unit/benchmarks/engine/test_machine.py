@@ -51,10 +51,10 @@ def test_reading_counts_when_it_reaches_a_disk_and_not_when_the_page_cache_has_i
 
 
 def test_the_machine_is_described() -> None:
-    told = describe()
-    assert told["cpu"]
-    assert told["num_cores"] == os.cpu_count()
-    assert told["memory_gib"] > 0
+    machine_facts = describe()
+    assert machine_facts["cpu"]
+    assert machine_facts["num_cores"] == os.cpu_count()
+    assert machine_facts["memory_gib"] > 0
 
 
 def _is_held(file: int) -> bool:

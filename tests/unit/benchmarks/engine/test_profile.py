@@ -1,4 +1,4 @@
-"""Time taken apart, and the limits beside it."""
+"""Profiles of steps, and the limits of the machine."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_every_request_of_a_soak_ends_as_it_should(
 ) -> None:
     refs = [AdapterRef(adapter_digest(Path(folder)), folder) for folder in adapters]
     observed = Soak(small(tiny_model), Traffic(refs, hostile), steps()).run(25.0, lambda *_: None)
-    assert observed.failures(is_memory_judged=False) == []
+    assert observed.failures(checks_memory=False) == []
     assert observed.ledger.counts["refused"] > 0
     assert observed.num_integrity_checks > 0
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.training.trainer import Outcome, Race, Run, race
+from benchmarks.training.trainer import Comparison, Plan, Run, compare
 from tests.fixtures_engine import peft_warnings_ignored
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ def runs(*paces: float) -> tuple[Run, ...]:
 
 
 def test_each_repeat_is_compared_with_itself() -> None:
-    outcome = Outcome(ours=runs(20, 30, 90), plain=runs(10, 10, 45))
-    assert outcome.by_clock == outcome.by_processor == 2
+    comparison = Comparison(ours=runs(20, 30, 90), plain=runs(10, 10, 45))
+    assert comparison.by_clock == comparison.by_processor == 2
 
 
-def test_an_adapter_that_is_worse_wins_no_race(
+def test_the_speed_of_a_worse_adapter_does_not_count(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.training.fit.fit", lambda *_: None)
-    laps = Race(16, 1, 1, 2, tmp_path, str(tiny_model))
+    plan = Plan(16, 1, 1, 2, tmp_path, str(tiny_model))
     with peft_warnings_ignored():
-        assert not race(laps, tmp_path / "work").is_no_worse
+        assert not compare(plan, tmp_path / "work").is_no_worse
