@@ -31,7 +31,7 @@ from backend.api.deps import (
 )
 from backend.api.services import Services
 from backend.domain.errors import DomainError, InvalidInput
-from backend.domain.idempotency import KeptAnswer, KeyedRequest
+from backend.domain.idempotency import IdempotentRequest, StoredResponse
 from backend.domain.ids import Hash32
 from backend.services.accounts.idempotency import HEADER
 
@@ -92,9 +92,9 @@ async def _answered_once(request: Request, text: str, handle: Handler, checks: S
     for check in checks:
         check(caller)  # kept answers too are only for those who could have asked
     body = await request.body()
-    keyed = KeyedRequest(caller.account, match[1], _fingerprint(request, body, caller))
+    keyed = IdempotentRequest(caller.account, match[1], _fingerprint(request, body, caller))
     started = await run_in_threadpool(services.idempotency.start, keyed)
-    if isinstance(started, KeptAnswer):
+    if isinstance(started, StoredResponse):
         return Response(started.body, started.status, REPLAYED, started.media_type)
     run = _Run(services, keyed, started)
     return await run.response(handle, Request(request.scope, _whole(body)))
@@ -103,7 +103,7 @@ async def _answered_once(request: Request, text: str, handle: Handler, checks: S
 class _Run:
     """The one request that runs under its key."""
 
-    def __init__(self, services: Services, keyed: KeyedRequest, claim: str) -> None:
+    def __init__(self, services: Services, keyed: IdempotentRequest, claim: str) -> None:
         self._services = services
         self._keyed = keyed
         self._claim = claim
@@ -147,7 +147,7 @@ class _Run:
         task.add_done_callback(recordings.discard)
         return StreamingResponse(copy(), stream.status_code, dict(stream.headers))
 
-    async def _end(self, answer: KeptAnswer | None) -> None:
+    async def _end(self, answer: StoredResponse | None) -> None:
         idempotency = self._services.idempotency
         if answer is None:
             await run_in_threadpool(idempotency.forget, self._keyed, self._claim)
@@ -155,8 +155,8 @@ class _Run:
             await run_in_threadpool(idempotency.keep, self._keyed, self._claim, answer)
 
 
-def _kept(response: Response, body: bytes) -> KeptAnswer:
-    return KeptAnswer(response.status_code, response.headers.get("content-type", ""), body)
+def _kept(response: Response, body: bytes) -> StoredResponse:
+    return StoredResponse(response.status_code, response.headers.get("content-type", ""), body)
 
 
 def _fingerprint(request: Request, body: bytes, caller: Caller) -> Hash32:

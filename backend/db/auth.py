@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, select, update
 
 from backend.db.bulk import among, found_among, table_of, update_all
+from backend.db.mapping import from_row
 from backend.db.tables.auth import ApiKeyRow, NonceRow, SessionRow
 from backend.domain.auth import EVERY_SCOPE, ApiKey, Refresh, Scope, Session
-from backend.domain.ids import Account
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session as DbSession
 
     from backend.domain.auth import KeyUse
+    from backend.domain.ids import Account
 
 _KEYS = select(table_of(ApiKeyRow)).where(among(ApiKeyRow.id))
 
 
 class AuthStore:
-    """Nonces, sessions and API keys. Secrets are stored only as their sha-256."""
-
     """Nonces, sessions and API keys. Secrets are stored only as their sha-256."""
 
     def __init__(self, session: DbSession) -> None:
@@ -139,30 +138,14 @@ def _session(row: SessionRow | None) -> Session | None:
     last = None
     if row.spent_hash is not None and row.nonce is not None and row.refreshed_at is not None:
         last = Refresh(row.spent_hash, row.nonce, row.refreshed_at)
-    return Session(
-        id=row.id,
-        account=Account(row.account),
-        created_at=row.created_at,
-        ends_at=row.ends_at,
-        token_hash=row.token_hash,
-        expires_at=row.expires_at,
-        refresh_hash=row.refresh_hash,
-        last_refresh=last,
-    )
+    return from_row(Session, row, last_refresh=last)
 
 
 def _key(row: Any) -> ApiKey:
-    """Of an `ApiKeyRow` or its columns."""
-    return ApiKey(
-        id=row.id,
-        account=Account(row.account),
-        name=row.name,
-        hint=row.hint,
-        created_at=row.created_at,
-        last_used_at=row.last_used_at,
-        revoked_at=row.revoked_at,
-        spend_cap=row.spend_cap,
-        spent=row.spent,
+    """The key of an `ApiKeyRow` or of a result row with its columns."""
+    return from_row(
+        ApiKey,
+        row,
         scopes=EVERY_SCOPE if row.scopes is None else frozenset(map(Scope, row.scopes)),
         models=None if row.models is None else tuple(row.models),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select
 
+from backend.db.mapping import from_row
 from backend.db.tables.settlement import LedgerRow, OwnBatchRow
 from backend.domain.batch import Ledger
 from backend.domain.ids import Account, ChannelId, Hash32
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 
 class BatchStore:
-    """Our own batches, and the mirrored ledgers of all operators."""
-
     """Our own batches, and the mirrored ledgers of all operators."""
 
     def __init__(self, session: Session) -> None:
@@ -87,8 +86,4 @@ class BatchStore:
 
 
 def _record(row: OwnBatchRow | None) -> BatchRecord | None:
-    if row is None:
-        return None
-    return BatchRecord(
-        Account(row.operator), row.number, Hash32(row.data_digest), row.commit_tx, row.is_released
-    )
+    return None if row is None else from_row(BatchRecord, row)

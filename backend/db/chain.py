@@ -1,4 +1,4 @@
-"""The chain's projections, read. Implements `backend.ports.chain.ChainView`."""
+"""Repository of the chain's projections. Implements `backend.ports.chain.ChainView`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sqlalchemy import and_, false, func, not_, select
 from backend.db.bulk import among, found_among, table_of
 from backend.db.disputes import DisputeStore
 from backend.db.event_log import EventLog
+from backend.db.mapping import from_row
 from backend.db.tables import chain as t
 from backend.domain.channels import Channel, Grant
 from backend.domain.contribution import ReviewReason
@@ -57,11 +58,11 @@ class ChainStore:
 
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None:
         row = self._session.get(t.ContributionRow, (datanet, index))
-        return None if row is None else _contribution(row)
+        return None if row is None else from_row(Contribution, row)
 
     def contributions(self, datanet: DatanetId) -> list[Contribution]:
         query = select(t.ContributionRow).filter_by(datanet=datanet).order_by(t.ContributionRow.index)
-        return [_contribution(row) for row in self._session.scalars(query)]
+        return [from_row(Contribution, row) for row in self._session.scalars(query)]
 
     def withdrawn_contents(self) -> set[Hash32]:
         row = t.ContributionRow
@@ -106,14 +107,14 @@ class ChainStore:
 
     def channel(self, channel: ChannelId) -> Channel | None:
         row = self._session.get(t.ChannelRow, channel)
-        return None if row is None else _channel(row)
+        return None if row is None else from_row(Channel, row)
 
     def channels(self, payer: Account | None = None, operator: Account | None = None) -> list[Channel]:
-        return [_channel(row) for row in self._all(t.ChannelRow, payer=payer, operator=operator)]
+        return [from_row(Channel, row) for row in self._all(t.ChannelRow, payer=payer, operator=operator)]
 
     def known_channels(self, channels: Collection[ChannelId]) -> dict[ChannelId, Channel]:
         rows = found_among(self._session, _CHANNELS, channels)
-        return {(found := _channel(row)).id: found for row in rows}
+        return {(found := from_row(Channel, row)).id: found for row in rows}
 
     def grants(self, channel: ChannelId) -> list[Grant]:
         return self.known_grants([channel]).get(channel, [])
@@ -122,8 +123,7 @@ class ChainStore:
         found: dict[ChannelId, list[Grant]] = {}
         for grant in found_among(self._session, _GRANTS, channels):
             channel = ChannelId(Hash32(grant.channel_id))
-            made = Grant(channel, Account(grant.key), grant.cap, grant.expiry, grant.revoked_at)
-            found.setdefault(channel, []).append(made)
+            found.setdefault(channel, []).append(from_row(Grant, grant))
         return found
 
     def parameter_set(self, number: int) -> ParameterSet | None:
@@ -175,7 +175,7 @@ class ChainStore:
         return 0 if row is None else row.number
 
     def claims(self, account: Account) -> list[Claim]:
-        return [_claim(row) for row in self._all(t.ClaimRow, account=account)]
+        return [from_row(Claim, row) for row in self._all(t.ClaimRow, account=account)]
 
     def proposal(self, proposal: int) -> Proposal | None:
         row = self._session.get(t.ProposalRow, str(proposal))
@@ -196,40 +196,12 @@ class ChainStore:
 
 
 def _datanet(row: t.DatanetRow, num_contributions: int) -> Datanet:
-    return Datanet(
-        id=DatanetId(row.id),
-        creator=Account(row.creator),
-        name=row.name,
-        cid_digest=Hash32(row.cid_digest),
-        num_contributions=num_contributions,
-    )
-
-
-def _contribution(row: t.ContributionRow) -> Contribution:
-    return Contribution(
-        datanet=DatanetId(row.datanet),
-        index=row.index,
-        contributor=Account(row.contributor),
-        content_hash=Hash32(row.content_hash),
-        cid_digest=Hash32(row.cid_digest),
-        licence=Hash32(row.licence),
-        num_rows=row.num_rows,
-        is_accepted=row.is_accepted,
-        reason=row.reason,
-        recorded_at=row.recorded_at,
-        block_number=row.block_number,
-    )
+    return from_row(Datanet, row, num_contributions=num_contributions)
 
 
 def _snapshot(row: t.SnapshotRow) -> Snapshot:
-    return Snapshot(
-        id=SnapshotId(Hash32(row.id)),
-        datanet=DatanetId(row.datanet),
-        count=row.count,
-        accepted_hash=Hash32(row.accepted_hash),
-        accepted=tuple(i for i in range(row.count) if _is_accepted(row, i)),
-        block_number=row.block_number,
-    )
+    accepted = tuple(i for i in range(row.count) if _is_accepted(row, i))
+    return from_row(Snapshot, row, accepted=accepted)
 
 
 def _is_accepted(row: t.SnapshotRow, index: int) -> bool:
@@ -254,21 +226,6 @@ def _record(row: t.VersionRow) -> VersionRecord:
     )
 
 
-def _channel(row: Any) -> Channel:
-    """Of a `ChannelRow` or its columns."""
-    return Channel(
-        id=ChannelId(Hash32(row.id)),
-        payer=Account(row.payer),
-        operator=Account(row.operator),
-        collector=Account(row.collector),
-        balance=row.balance,
-        collected=row.collected,
-        thawing=row.thawing,
-        thawed_at=row.thawed_at,
-        reached=row.reached,
-    )
-
-
 def _parameter_set(row: t.ParameterSetRow) -> ParameterSet:
     values = row.values
     return ParameterSet(
@@ -286,19 +243,7 @@ def _parameter_set(row: t.ParameterSetRow) -> ParameterSet:
 
 
 def _operator(row: t.OperatorRow) -> Operator:
-    return Operator(Account(row.account), row.endpoint, tuple(map(Account, row.keys)), row.stake)
-
-
-def _claim(row: t.ClaimRow) -> Claim:
-    return Claim(
-        operator=Account(row.operator),
-        account=Account(row.account),
-        wallet=Account(row.wallet),
-        amount=row.amount,
-        cumulative=row.cumulative,
-        tx_hash=Hash32(row.tx_hash),
-        block_number=row.block_number,
-    )
+    return from_row(Operator, row, keys=tuple(row.keys))
 
 
 def _proposal(row: t.ProposalRow) -> Proposal:

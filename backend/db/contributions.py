@@ -42,8 +42,6 @@ LINES_AT_ONCE = 1000
 class UploadStore:
     """Uploads and the hashes of their rows."""
 
-    """Uploads and the hashes of their rows."""
-
     def __init__(self, session: Session) -> None:
         self._session = session
 

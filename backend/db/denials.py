@@ -22,8 +22,6 @@ _FLOOR = 1
 class PolicyStore:
     """What the operator does not serve, and its floor price."""
 
-    """What the operator does not serve, and its floor price."""
-
     def __init__(self, session: Session) -> None:
         self._session = session
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, inspect, select, text, tuple_
 
 from backend.db.bulk import insert_all
+from backend.db.mapping import from_row
 from backend.db.projections import Rule, entity_of, rule_of
 from backend.db.tables.chain import CheckpointRow, EventRow, Projection
 from backend.domain.chain import BlockRef, ChainEvent
@@ -47,7 +48,7 @@ class EventLog:
     def cursor(self) -> BlockRef | None:
         newest = select(CheckpointRow).order_by(CheckpointRow.number.desc()).limit(1)
         row = self._session.scalar(newest)
-        return None if row is None else _block(row)
+        return None if row is None else from_row(BlockRef, row)
 
     def locked_cursor(self) -> BlockRef | None:
         """The cursor, locked against other transactions until this one ends."""
@@ -58,7 +59,7 @@ class EventLog:
     def checkpoints(self) -> list[BlockRef]:
         """Blocks that `rewind` accepts, newest first."""
         rows = self._session.scalars(select(CheckpointRow).order_by(CheckpointRow.number.desc()))
-        return [_block(row) for row in rows]
+        return [from_row(BlockRef, row) for row in rows]
 
     def append(self, events: Sequence[ChainEvent], cursor: BlockRef) -> None:
         """Add all events after the old cursor up to the new one.
@@ -152,7 +153,7 @@ class EventLog:
 
     def _events(self, *where: Any) -> list[ChainEvent]:
         query = select(EventRow).where(*where).order_by(EventRow.block_number, EventRow.log_index)
-        return [_event(row) for row in self._session.scalars(query)]
+        return [from_row(ChainEvent, row) for row in self._session.scalars(query)]
 
     def _prune(self) -> None:
         oldest_kept = self._session.scalar(
@@ -165,10 +166,6 @@ class EventLog:
             self._session.execute(delete(CheckpointRow).where(CheckpointRow.number < oldest_kept))
 
 
-def _block(row: CheckpointRow) -> BlockRef:
-    return BlockRef(row.number, Hash32(row.hash), Hash32(row.parent_hash), row.timestamp)
-
-
 def _change(event: ChainEvent) -> Change:
     rule = rule_of(event)
     return Change(event, rule, None if rule is None else rule.entity(event))
@@ -178,16 +175,3 @@ def _values(change: Change) -> dict[str, Any]:
     event = change.event
     values = {name: getattr(event, name) for name in ChainEvent.__slots__}
     return values | {"args": dict(event.args), "entity": change.entity}
-
-
-def _event(row: EventRow) -> ChainEvent:
-    return ChainEvent(
-        block_number=row.block_number,
-        block_hash=Hash32(row.block_hash),
-        log_index=row.log_index,
-        tx_hash=Hash32(row.tx_hash),
-        timestamp=row.timestamp,
-        contract=row.contract,
-        name=row.name,
-        args=row.args,
-    )

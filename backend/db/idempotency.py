@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, update
 
 from backend.db.session import insert_if_absent
-from backend.db.tables.idempotency import KeyedRequestRow as Row
-from backend.domain.idempotency import KeptAnswer, KnownRequest
+from backend.db.tables.idempotency import IdempotentRequestRow as Row
+from backend.domain.idempotency import RequestClaim, StoredResponse
 from backend.domain.ids import Hash32
 
 if TYPE_CHECKING:
@@ -17,18 +17,16 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from backend.domain.idempotency import KeyedRequest
+    from backend.domain.idempotency import IdempotentRequest
 
 
 class IdempotencyStore:
     """Requests with idempotency keys, and their answers."""
 
-    """Requests with idempotency keys, and their answers."""
-
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def claim(self, request: KeyedRequest, claim: str, now: datetime) -> KnownRequest:
+    def claim(self, request: IdempotentRequest, claim: str, now: datetime) -> RequestClaim:
         """The request that holds the key: this one with this claim, or another that came first."""
         row = None
         while row is None:  # whoever held the key may forget it between the two statements
@@ -42,14 +40,14 @@ class IdempotencyStore:
                 started_at=now,
             )
             row = self._session.get(Row, (request.account, request.key))
-        answer = None if row.status is None else KeptAnswer(row.status, row.media_type or "", row.body)
-        return KnownRequest(Hash32(row.fingerprint), row.claim, row.started_at, answer)
+        answer = None if row.status is None else StoredResponse(row.status, row.media_type or "", row.body)
+        return RequestClaim(Hash32(row.fingerprint), row.claim, row.started_at, answer)
 
-    def keep(self, request: KeyedRequest, claim: str, answer: KeptAnswer) -> None:
+    def keep(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
         values = {"status": answer.status, "media_type": answer.media_type, "body": answer.body}
         self._session.execute(update(Row).where(_is(request, claim)).values(values))
 
-    def forget(self, request: KeyedRequest, claim: str) -> None:
+    def forget(self, request: IdempotentRequest, claim: str) -> None:
         self._session.execute(delete(Row).where(_is(request, claim)))
 
     def purge(self, before: datetime) -> None:
@@ -57,5 +55,5 @@ class IdempotencyStore:
         self._session.execute(delete(Row).where(Row.started_at < before))
 
 
-def _is(request: KeyedRequest, claim: str) -> ColumnElement[bool]:
+def _is(request: IdempotentRequest, claim: str) -> ColumnElement[bool]:
     return (Row.account == request.account) & (Row.key == request.key) & (Row.claim == claim)

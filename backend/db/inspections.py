@@ -21,8 +21,6 @@ _AT_A_TIME = 200
 class InspectionStore:
     """Inspections of adapters."""
 
-    """Inspections of adapters."""
-
     def __init__(self, session: Session) -> None:
         self._session = session
 

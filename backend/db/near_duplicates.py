@@ -38,8 +38,6 @@ BANDS = [f"band_{band}" for band in range(NUM_BANDS)]
 class SketchStore:
     """Sketches of rows, by upload."""
 
-    """Sketches of rows, by upload."""
-
     def __init__(self, session: Session) -> None:
         self._session = session
 

@@ -28,11 +28,6 @@ class OutboxStore:
     Delivery is at least once: receivers are idempotent by `topic` and `key`.
     """
 
-    """Messages for external effects, written in the transaction of their cause.
-
-    Delivery is at least once: receivers are idempotent by `topic` and `key`.
-    """
-
     def __init__(self, session: Session) -> None:
         self._session = session
 

@@ -107,7 +107,11 @@ def _version_deprecated(row: t.VersionRow, _e: ChainEvent) -> None:
 @_on("PaymentVault", "ChannelOpened", t.ChannelRow, "channelId", creates=True)
 def _channel_opened(row: t.ChannelRow, e: ChainEvent) -> None:
     row.payer, row.operator, row.collector = (e.args[k] for k in ("payer", "operator", "collector"))
-    row.balance, row.collected, row.reached = row.balance or 0, row.collected or 0, row.reached or 0
+    row.balance, row.collected, row.max_collected = (
+        row.balance or 0,
+        row.collected or 0,
+        row.max_collected or 0,
+    )
     row.thawing, row.thawed_at = row.thawing or 0, row.thawed_at or 0
 
 
@@ -131,7 +135,7 @@ def _withdrawn(row: t.ChannelRow, e: ChainEvent) -> None:
 def _collected(row: t.ChannelRow, e: ChainEvent) -> None:
     row.balance -= e.args["until"] - e.args["from"]
     row.collected = e.args["until"]
-    row.reached = max(row.reached, row.collected)
+    row.max_collected = max(row.max_collected, row.collected)
 
 
 @_on("PaymentVault", "Refunded", t.ChannelRow, "channelId")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, insert, select, update
 
 from backend.db.bulk import among, delete_all, found_among, insert_all, table_of, update_all
+from backend.db.mapping import from_row
 from backend.db.session import insert_if_absent
 from backend.db.tables.chain import ChannelRow
 from backend.db.tables.serving import (
+    CumulativeRow,
     HeldKeyRow,
-    LineRow,
     ReceiptRow,
     ReceiptSliceRow,
     ReservationRow,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _ID_CHUNK = 500
 """Ids named in one statement; SQLite limits the number of its variables."""
 
-_LINES = select(LineRow.channel_id, LineRow.charged).where(among(LineRow.channel_id))
+_LINES = select(CumulativeRow.channel_id, CumulativeRow.charged).where(among(CumulativeRow.channel_id))
 _RESERVATIONS = select(
     ReservationRow.id,
     ReservationRow.channel_id,
@@ -55,8 +56,6 @@ _ADDED = insert(table_of(ReceiptRow)).returning(table_of(ReceiptRow).c.sequence,
 class ChannelStore:
     """Charges, reservations and vouchers of channels. Amounts in micro-units."""
 
-    """Charges, reservations and vouchers of channels. Amounts in micro-units."""
-
     def __init__(self, session: Session) -> None:
         self._session = session
 
@@ -67,10 +66,10 @@ class ChannelStore:
         known = self.charged(ordered)
         for channel in ordered:
             if channel not in known:
-                insert_if_absent(self._session, LineRow, channel_id=channel, charged=0)
+                insert_if_absent(self._session, CumulativeRow, channel_id=channel, charged=0)
         if self._session.get_bind().dialect.name == "postgresql":  # on SQLite a writer is alone anyway
-            lines = select(LineRow.channel_id).where(LineRow.channel_id.in_(ordered))
-            self._session.execute(lines.order_by(LineRow.channel_id).with_for_update())
+            lines = select(CumulativeRow.channel_id).where(CumulativeRow.channel_id.in_(ordered))
+            self._session.execute(lines.order_by(CumulativeRow.channel_id).with_for_update())
 
     def charged(self, channels: Collection[ChannelId]) -> dict[ChannelId, int]:
         """Cumulative charge of each channel; channels without one are left out."""
@@ -80,15 +79,12 @@ class ChannelStore:
     def advance(self, lines: Mapping[ChannelId, int]) -> None:
         """Set the cumulative charges of channels that are locked."""
         ends = [{"channel_id": channel, "charged": charged} for channel, charged in lines.items()]
-        update_all(self._session, LineRow, "channel_id", ends)
+        update_all(self._session, CumulativeRow, "channel_id", ends)
 
     def reservations(self, channels: Collection[ChannelId]) -> list[Reservation]:
         """All reservations of these channels, expired ones included."""
         rows = found_among(self._session, _RESERVATIONS, channels)
-        return [
-            Reservation(id_, ChannelId(Hash32(channel)), key_id, amount, expires_at)
-            for id_, channel, key_id, amount, expires_at in rows
-        ]
+        return [from_row(Reservation, row) for row in rows]
 
     def reserved(self, now: datetime) -> frozenset[str]:
         """Ids of the reservations that count at this time: those of running answers."""
@@ -140,8 +136,6 @@ class ChannelStore:
 
 
 class ReceiptStore:
-    """Receipts. A receipt is *unsettled* while it is assigned to no batch."""
-
     """Receipts. A receipt is *unsettled* while it is assigned to no batch."""
 
     def __init__(self, session: Session) -> None:
@@ -274,41 +268,19 @@ def _values(new: NewReceipt) -> dict[str, Any]:
 
 
 def _voucher(row: Any) -> SignedVoucher:
-    voucher = Voucher(ChannelId(Hash32(row.channel_id)), row.waived_until, row.max_cumulative)
-    return SignedVoucher(voucher, row.signature)
+    return SignedVoucher(from_row(Voucher, row), row.signature)
 
 
 def _stored(row: ReceiptRow) -> StoredReceipt:
-    return StoredReceipt(
-        sequence=row.sequence,
-        id=ReceiptId(Hash32(row.id)),
-        operator=Account(row.operator),
-        payer=Account(row.payer),
-        signed=_signed(row),
-        salt=Hash32(row.salt),
-        key_id=row.key_id,
-        batch=row.batch,
-    )
+    return from_row(StoredReceipt, row, signed=_signed(row))
 
 
 def _signed(row: ReceiptRow) -> SignedReceipt:
-    receipt = Receipt(
-        channel_id=ChannelId(Hash32(row.channel_id)),
-        cumulative=row.cumulative,
-        charge=row.charge,
-        request_hash=Hash32(row.request_hash),
-        response_hash=Hash32(row.response_hash),
-        slices_hash=Hash32(row.slices_hash),
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        attribution_hash=Hash32(row.attribution_hash),
-        served_at=row.served_at,
-    )
     slices = tuple(
         Slice(VersionId(Hash32(part.version_id)), part.weight_ppm, _unpack_list(part.shares))
         for part in row.slices
     )
-    return SignedReceipt(receipt, row.method, slices, row.signature)
+    return SignedReceipt(from_row(Receipt, row), row.method, slices, row.signature)
 
 
 def _unpack_list(packed: bytes) -> tuple[Share, ...]:

@@ -32,14 +32,12 @@ if TYPE_CHECKING:
 
 _OPEN = [JobState.VALIDATING, JobState.QUEUED, JobState.RUNNING]
 
-_FOREIGN = select(TrainingJobRow.version_id, TrainingJobRow.foreign_adapter).where(
-    among(TrainingJobRow.version_id), TrainingJobRow.foreign_adapter.is_not(None)
+_FOREIGN = select(TrainingJobRow.version_id, TrainingJobRow.imported_adapter).where(
+    among(TrainingJobRow.version_id), TrainingJobRow.imported_adapter.is_not(None)
 )
 
 
 class TrainingStore:
-    """Fine-tuning jobs and their events."""
-
     """Fine-tuning jobs and their events."""
 
     def __init__(self, session: Session) -> None:
@@ -74,7 +72,7 @@ class TrainingStore:
 
         Errors: `InvalidInput` if `after` is not among them.
         """
-        query = select(TrainingJobRow).where(TrainingJobRow.foreign_adapter.is_not(None) == are_foreign)
+        query = select(TrainingJobRow).where(TrainingJobRow.imported_adapter.is_not(None) == are_foreign)
         if creator is not None:
             query = query.where(TrainingJobRow.creator == creator)
         return [_job(row) for row in newest_first(self._session, query, TrainingJobRow, after, limit)]
@@ -135,7 +133,7 @@ def _columns(job: TrainingJob) -> dict[str, Any]:
         "cid": job.cid,
         "version_id": job.version_id,
         "error": None if job.error is None else dict(job.error),
-        "foreign_adapter": None if job.foreign is None else asdict(job.foreign),
+        "imported_adapter": None if job.foreign is None else asdict(job.foreign),
         "payment": None if job.payment is None else asdict(job.payment),
     }
 
@@ -155,7 +153,7 @@ def _job(row: TrainingJobRow) -> TrainingJob:
         cid=None if row.cid is None else Cid(row.cid),
         version_id=None if row.version_id is None else VersionId(Hash32(row.version_id)),
         error=row.error,
-        foreign=None if row.foreign_adapter is None else ImportedAdapter(**row.foreign_adapter),
+        foreign=None if row.imported_adapter is None else ImportedAdapter(**row.imported_adapter),
         payment=None if row.payment is None else Payment(**row.payment),
     )
 

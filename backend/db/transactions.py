@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select
 
+from backend.db.mapping import from_row
 from backend.db.session import insert_if_absent
 from backend.db.tables.transactions import AttemptRow, NonceLane, RequestRow, TransactionRow
 from backend.domain.errors import Conflict, NotFound
@@ -33,10 +34,6 @@ _ID_CHUNK = 500
 
 
 class TransactionStore:
-    """Our own transactions, which the sender sends in order per lane. The sender uses it as
-    `backend.ports.chain.SendQueue`.
-    """
-
     """Our own transactions, which the sender sends in order per lane. The sender uses it as
     `backend.ports.chain.SendQueue`.
     """
@@ -268,18 +265,5 @@ def _open(row: TransactionRow, attempts: Sequence[TransactionAttempt]) -> OpenTr
 
 
 def _transaction(row: TransactionRow) -> ChainTransaction:
-    return ChainTransaction(
-        id=row.id,
-        lane=Account(row.lane),
-        contract=row.contract,
-        function=row.function,
-        args=tuple(row.args),
-        idempotency_key=row.idempotency_key,
-        state=State(row.state),
-        nonce=row.nonce,
-        hash=None if row.tx_hash is None else Hash32(row.tx_hash),
-        block_number=row.block_number,
-        block_hash=None if row.block_hash is None else Hash32(row.block_hash),
-        error=row.error,
-        trace=row.trace,
-    )
+    tx_hash = None if row.tx_hash is None else Hash32(row.tx_hash)
+    return from_row(ChainTransaction, row, hash=tx_hash, args=tuple(row.args), state=State(row.state))

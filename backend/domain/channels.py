@@ -25,7 +25,7 @@ class Channel:
     """Part of the balance that the payer is withdrawing."""
     thawed_at: int
     """Unix seconds from which the thawing part can be withdrawn; zero while nothing thaws."""
-    reached: int = 0
+    max_collected: int = 0
     """The highest cumulative that was ever collected, refunds included: receipts up to it were signed."""
 
     @property

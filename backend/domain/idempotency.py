@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyedRequest:
+class IdempotentRequest:
     """A request that its client may repeat: the account, its key, and the sha-256 of the request."""
 
     account: Account
@@ -21,7 +21,7 @@ class KeyedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class StoredResponse:
     """A stored answer. `body` is None if it was too large to store."""
 
     status: int
@@ -30,10 +30,10 @@ class KeptAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownRequest:
+class RequestClaim:
     """The first request with a key. `claim` is a secret of the caller that runs it."""
 
     fingerprint: Hash32
     claim: str
     started_at: datetime
-    answer: KeptAnswer | None
+    answer: StoredResponse | None

@@ -50,7 +50,7 @@ def upgrade() -> None:
         sa.Column("header", sa.JSON(), nullable=False),
         sa.Column("tx_hash", sa.String(length=66), nullable=False),
         sa.Column("is_refunded", sa.Boolean(), nullable=False),
-        sa.Column("proof", sa.String(length=10), nullable=True),
+        sa.Column("verb", sa.String(length=10), nullable=True),
         sa.Column("challenger", sa.String(length=42), nullable=True),
         sa.Column("fault", sa.Integer(), nullable=True),
         sa.Column("faulty_receipt", sa.BigInteger(), nullable=True),

@@ -116,7 +116,7 @@ class ChannelRow(Projection):
     collector: Mapped[str] = mapped_column(ACCOUNT)
     balance: Mapped[int] = mapped_column(Amount)
     collected: Mapped[int] = mapped_column(Amount)
-    reached: Mapped[int] = mapped_column(Amount)
+    max_collected: Mapped[int] = mapped_column(Amount)
     """Highest value that `collected` ever had; refunds lower only `collected`."""
     thawing: Mapped[int] = mapped_column(Amount)
     thawed_at: Mapped[int] = mapped_column(Amount)

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db.base import ACCOUNT, HASH, Base, UtcDateTime
 
 
-class KeyedRequestRow(Base):
+class IdempotentRequestRow(Base):
     """`status` is None while the request runs. `body` is None then, and if the response was too large."""
 
-    __tablename__ = "keyed_requests"
+    __tablename__ = "idempotent_requests"
 
     account: Mapped[str] = mapped_column(ACCOUNT, primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)

@@ -12,10 +12,10 @@ from backend.db.base import ACCOUNT, HASH, Amount, Base, UtcDateTime
 SIGNATURE = String(132)
 
 
-class LineRow(Base):
+class CumulativeRow(Base):
     """Cumulative charge of a channel. Locking the row serialises the channel's receipts."""
 
-    __tablename__ = "channel_lines"
+    __tablename__ = "channel_cumulatives"
 
     channel_id: Mapped[str] = mapped_column(HASH, primary_key=True)
     charged: Mapped[int] = mapped_column(Amount, default=0)
@@ -25,7 +25,7 @@ class ReservationRow(Base):
     __tablename__ = "reservations"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    channel_id: Mapped[str] = mapped_column(ForeignKey(LineRow.channel_id), index=True)
+    channel_id: Mapped[str] = mapped_column(ForeignKey(CumulativeRow.channel_id), index=True)
     key_id: Mapped[str | None] = mapped_column(String(32), index=True)
     amount: Mapped[int] = mapped_column(Amount)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

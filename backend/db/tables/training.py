@@ -34,7 +34,7 @@ class TrainingJobRow(Base):
     cid: Mapped[str | None] = mapped_column(String(64))
     version_id: Mapped[str | None] = mapped_column(HASH, index=True)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    foreign_adapter: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    imported_adapter: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     payment: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 

@@ -10,14 +10,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict
-from backend.domain.idempotency import KeptAnswer
+from backend.domain.idempotency import StoredResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from backend.db.unit_of_work import Database
-    from backend.domain.idempotency import KeyedRequest, KnownRequest
+    from backend.domain.idempotency import IdempotentRequest, RequestClaim
 
 HEADER = "Idempotency-Key"
 KEPT = timedelta(hours=24)
@@ -48,7 +48,7 @@ class Idempotency:
         self._clock = clock
         self._longest = timedelta(seconds=answer_seconds)
 
-    def start(self, request: KeyedRequest) -> str | KeptAnswer:
+    def start(self, request: IdempotentRequest) -> str | StoredResponse:
         """A claim to run the request under, which `keep` or `forget` ends; or the answer it had before.
 
         Raises IdempotencyKeyReused, RequestUnderWay and OutcomeUnknown. A request whose claim was never ended
@@ -66,19 +66,19 @@ class Idempotency:
             )
         return self._answer(request, known, now)
 
-    def keep(self, request: KeyedRequest, claim: str, answer: KeptAnswer) -> None:
+    def keep(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
         """For `KEPT` from the start on; of a body over `MAX_KEPT_BYTES` only that there was one."""
         if len(answer.body or b"") > MAX_KEPT_BYTES:
-            answer = KeptAnswer(answer.status, answer.media_type, None)
+            answer = StoredResponse(answer.status, answer.media_type, None)
         with self._db.begin() as tx:
             tx.idempotency.keep(request, claim, answer)
 
-    def forget(self, request: KeyedRequest, claim: str) -> None:
+    def forget(self, request: IdempotentRequest, claim: str) -> None:
         """The request had no effect: the next one under the key runs."""
         with self._db.begin() as tx:
             tx.idempotency.forget(request, claim)
 
-    def _answer(self, request: KeyedRequest, known: KnownRequest, now: datetime) -> KeptAnswer:
+    def _answer(self, request: IdempotentRequest, known: RequestClaim, now: datetime) -> StoredResponse:
         if known.answer is None and now <= known.started_at + self._longest:
             raise RequestUnderWay(
                 f"The request under the key {request.key!r} is being answered; ask again shortly.",

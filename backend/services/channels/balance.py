@@ -112,7 +112,7 @@ def line_end(channel: Channel | None, charged: int) -> int:
 
     A refund does not move it back: a second receipt over the same money would convict its batch.
     """
-    return max(charged, channel.collected, channel.reached) if channel else charged
+    return max(charged, channel.collected, channel.max_collected) if channel else charged
 
 
 def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:

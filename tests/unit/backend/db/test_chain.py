@@ -325,8 +325,8 @@ def test_a_channel_after_a_refund_is_as_it_was_before_the_collection(database: D
         take_in(tx, voided(2, 2, 2), ("PaymentVault", "Refunded", undone))
     with database.read() as tx:
         assert before is not None
-        assert before.reached == 10
-        assert tx.chain.channel(channel) == replace(before, reached=35)
+        assert before.max_collected == 10
+        assert tx.chain.channel(channel) == replace(before, max_collected=35)
         assert tx.chain.settled(channel) == 10
 
 

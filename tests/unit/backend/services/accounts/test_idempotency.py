@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.idempotency import KeptAnswer, KeyedRequest
+from backend.domain.idempotency import IdempotentRequest, StoredResponse
 from backend.services.accounts.idempotency import (
     KEPT,
     MAX_KEPT_BYTES,
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
 
 LONGEST = 80
-ANSWER = KeptAnswer(201, "application/json", b'{"a": 1}')
+ANSWER = StoredResponse(201, "application/json", b'{"a": 1}')
 
 
-def asks(what: str = "pay", key: str = "key", account: str = "payer") -> KeyedRequest:
-    return KeyedRequest(some_account(account), key, some_hash(what))
+def asks(what: str = "pay", key: str = "key", account: str = "payer") -> IdempotentRequest:
+    return IdempotentRequest(some_account(account), key, some_hash(what))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_what_became_of_a_lost_request_is_not_guessed(idempotency: Idempotency, 
 
 
 def test_an_answer_too_large_is_not_run_again_either(idempotency: Idempotency) -> None:
-    large = KeptAnswer(200, "application/json", b" " * (MAX_KEPT_BYTES + 1))
+    large = StoredResponse(200, "application/json", b" " * (MAX_KEPT_BYTES + 1))
     idempotency.keep(asks(), str(idempotency.start(asks())), large)
     with pytest.raises(OutcomeUnknown, match="too large"):
         idempotency.start(asks())
@@ -101,7 +101,7 @@ def test_keys_are_forgotten_after_a_day(idempotency: Idempotency, clock: Clock) 
 
 
 def test_of_many_at_once_one_runs(idempotency: Idempotency) -> None:
-    def start(_number: int) -> str | KeptAnswer | None:
+    def start(_number: int) -> str | StoredResponse | None:
         try:
             return idempotency.start(asks())
         except RequestUnderWay:

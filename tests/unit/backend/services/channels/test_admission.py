@@ -159,7 +159,7 @@ def test_neither_a_collection_nor_its_refund_changes_what_a_payer_may_spend(
     installation.fund(100)
     settle(installation, payer, installation.admission.reserve(payer, 60), 60)
     assert available(installation) == 40
-    put(installation, balance=40, collected=60, reached=60)
+    put(installation, balance=40, collected=60, max_collected=60)
     assert available(installation) == 40
     put(installation, balance=100, collected=0)
     assert available(installation) == 40
@@ -172,7 +172,7 @@ def test_after_a_refund_no_receipt_is_signed_over_money_that_one_was_signed_over
     installation: Installation, payer: Payer
 ) -> None:
     installation.fund(1000)
-    put(installation, reached=500)  # collected, voided and refunded; our database is older than all of it
+    put(installation, max_collected=500)  # collected, voided and refunded; the database is older
     reservation = installation.admission.reserve(payer, 100)
     assert settle(installation, payer, reservation, 7) == 507
 
