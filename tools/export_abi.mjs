@@ -1,4 +1,4 @@
-// Writes the ABIs of the deployed contracts from build/artifacts to backend/chain/abi, one plain array a file.
+// Writes the ABIs of the deployed contracts from build/artifacts to backend/chain/abi, one JSON array per file.
 // With --check it writes nothing and fails if a committed ABI differs from the built one.
 import { existsSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -26,7 +26,7 @@ const contracts = {
 function builtAbi(name, source) {
   const path = join(artifacts, source, `${name}.json`);
   if (!existsSync(path)) {
-    throw new Error(`${path} is missing: build the contracts first`);
+    throw new Error(`${path} is missing: run \`make setup\`, which builds the contracts`);
   }
   return `${JSON.stringify(JSON.parse(readFileSync(path, "utf8")).abi, null, 2)}\n`;
 }

@@ -1,9 +1,9 @@
-"""Measure what the protocol costs: `tests/snapshots/gas.json` and `code_size.json`; `--check` only compares.
+"""Measures gas and code sizes into `tests/snapshots/gas.json` and `code_size.json`; `--check` only compares.
 
-Gas comes from receipts of transactions on a local chain of its own, accounts and slots cold. What one item of
-a batch costs (voucher, refund, contribution) is the difference between batches of 50 and of one, divided
-by 49; the rest of a batch is what the one leaves then. The ring is warm: it has gone round once. Merkle-sum
-proofs are as deep as their names say, their siblings made up.
+Gas is read from transaction receipts on a separate local chain, with cold accounts and slots. The gas of one
+item in a batch (voucher, refund, contribution) is the difference between batches of 50 and of one, divided
+by 49; `commit_batch` is the batch of one without its item. All slots of the ring have been written before.
+Merkle-sum proofs have the depths in their names, with arbitrary siblings.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ IN_BATCH = 50
 RING = 256
 UNLIMITED = 2**256 - 1
 START = 2_000_000_000
-"""Later than any clock's present at which a chain begins."""
+"""Unix seconds, later than the start time of any local chain."""
 FAR = 2**40
-"""An expiry or deadline that does not come."""
+"""An expiry or deadline that is never reached."""
 OPERATOR_KEY = 1
-"""Index of the local operator that `deploy_local` furnishes with a stake."""
+"""Index of the local account to which `deploy_local` gives a stake."""
 
 
 class Chain:
-    """A deployed market, and accounts that act on it.
+    """A deployed market, and accounts that send transactions to it.
 
-    Its time is its own, a second a transaction: headers bear instants, whose bytes, and those of the
-    hashes over them, are paid for.
+    Each transaction advances a deterministic clock by one second: headers contain timestamps, and the gas of
+    calldata depends on their bytes and on those of the hashes over them.
     """
 
     def __init__(self, url: str) -> None:
@@ -87,7 +87,7 @@ class Chain:
         return signer
 
     def send(self, signer: LocalSigner, contract: str, function: str, *args: Any) -> int:
-        """Gas used."""
+        """Send a transaction and return its gas."""
         self._now += 1
         self.node.rpc.request("evm_setNextBlockTimestamp", self._now)
         return self._as(signer).send(contract, function, *args).gas_used
@@ -108,7 +108,7 @@ class Chain:
 
 
 class Payer:
-    """A funded channel, and the key that signs its vouchers."""
+    """A payer with a funded channel, and the key that signs its vouchers."""
 
     def __init__(self, chain: Chain, name: str, units: int, *, by_session: bool = False) -> None:
         self._chain = chain
@@ -138,7 +138,7 @@ class Payer:
 
 
 class Operator:
-    """Commits batches that are as good as any to the chain: what their trees hold only matters to a claim."""
+    """Commits batches with arbitrary roots, which the chain accepts; only claims and proofs open trees."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -150,7 +150,7 @@ class Operator:
     def commit(
         self, payers: Sequence[Payer], amount: int, trees: Mapping[str, tuple[bytes, int]] | None = None
     ) -> int:
-        """Gas used; `amount` from each of the payers. `trees`: roots and counts by name, if they matter."""
+        """Collect `amount` from each payer; return the gas. `trees`: roots and counts by name, if needed."""
         some = keccak(str(self.total).encode())
         roots = dict.fromkeys(("receipts", "entries", "balances"), (some, 1)) | dict(trees or {})
         self._spans = [(p, p.collected, amount) for p in sorted(payers, key=lambda payer: payer.channel)]
@@ -163,7 +163,7 @@ class Operator:
         return gas
 
     def refund(self) -> int:
-        """Gas used to refund the latest batch, which is void: the one before is the latest then."""
+        """Refund the latest batch, which is voided; return the gas. Its parent becomes the latest batch."""
         refunds = [(payer.account, before, before, before + amount) for payer, before, amount in self._spans]
         gas = self._chain.send(self._chain.operator, "Settlement", "refund", self.header, refunds)
         for payer, before, _ in self._spans:
@@ -218,7 +218,7 @@ def _voucher_gas(chain: Chain, operator: Operator, single: int, by_session: bool
 
 
 def _part(many: int, one: int) -> int:
-    """One item's part of a batch, from a batch of `IN_BATCH` and one of one item."""
+    """Return the gas of one item, from a batch of `IN_BATCH` items and a batch of one."""
     return -(-(many - one) // (IN_BATCH - 1))
 
 
@@ -247,7 +247,7 @@ def refund_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, int]
 
 
 def _refund(chain: Chain, operator: Operator, payers: Sequence[Payer]) -> int:
-    """Not the channels' first batch: their slots hold something before, while it stands and after."""
+    """Measure on the second batch of the channels, so that their slots are never zero."""
     operator.commit(payers, MICRO)
     receipts = zero_receipts(len(payers) * MICRO)
     operator.commit(payers, MICRO, {"receipts": (receipts.root, receipts.count)})
@@ -273,7 +273,7 @@ def conviction_gas(chain: Chain, operator: Operator, payer: Payer) -> dict[str, 
 
 
 def _convict(chain: Chain, proof: Proof, name: str = "") -> dict[str, int]:
-    """By a challenger who reserved the proof and is paid for it, their first tokens."""
+    """Convict as a new challenger that reserved the proof and receives the reward."""
     challenger = chain.fresh(f"challenger {name}")
     call = interface("Disputes").function(proof.function, proof.args).encode(proof.args)
     reservation = keccak(word(challenger.account) + keccak(call))
@@ -315,7 +315,7 @@ def _content(i: int) -> bytes:
 
 
 def _relayed(chain: Chain, contributor: LocalSigner, nonces: range) -> tuple[Any, Any]:
-    """Arguments that record the contributor's signed contents of these nonces in datanet 1."""
+    """Return arguments that record the contributor's signed contents with these nonces in datanet 1."""
     shared = (contributor.account, 1, ascii_word("MIT"), nonces[0], FAR)
     return shared, [_signed_content(chain, contributor, nonce) for nonce in nonces]
 
@@ -332,7 +332,7 @@ def _signed_content(chain: Chain, contributor: LocalSigner, nonce: int) -> tuple
 
 
 def _compact(signature: str) -> tuple[bytes, bytes]:
-    """`r` and `vs` (EIP-2098)."""
+    """Return `r` and `vs` (EIP-2098)."""
     raw = bytes.fromhex(signature[2:])
     s, v = int.from_bytes(raw[32:64], "big"), raw[64]
     return raw[:32], word(s | (v - 27) << 255)
@@ -363,7 +363,7 @@ def gas() -> dict[str, int]:
 
 
 def code_sizes() -> dict[str, int]:
-    """Bytes of deployed code."""
+    """Return the size of each contract's deployed code in bytes."""
     sizes = {}
     for name in CONTRACTS:
         artifact = json.loads((ARTIFACTS / "contracts" / f"{name}.sol" / f"{name}.json").read_text())
@@ -372,7 +372,7 @@ def code_sizes() -> dict[str, int]:
 
 
 def drift(path: Path, measured: Mapping[str, int]) -> list[str]:
-    """How the figures differ from those committed in `path`, a line each."""
+    """Return one line for each figure that differs from the snapshot at `path`."""
     committed = json.loads(path.read_text()) if path.exists() else {}
     return [
         f"{path.name}: {name} is {measured.get(name)}, not {committed.get(name)}"
@@ -383,7 +383,7 @@ def drift(path: Path, measured: Mapping[str, int]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if a snapshot differs; write nothing")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a snapshot differs")
     is_check = parser.parse_args().check
     measured = {SNAPSHOTS / "code_size.json": code_sizes(), SNAPSHOTS / "gas.json": gas()}
     stale = [line for path, figures in measured.items() for line in drift(path, figures)]

@@ -1,7 +1,7 @@
-"""Batches to be convicted and the proofs against them, for the figures of disputes in `tools/gas.py`.
+"""Builds invalid batches and the proofs against them, for the dispute figures of `tools/gas.py`.
 
-The proofs hold: one batch is wrong in a receipt's price, in an entry and in a balance. Its receipts and its
-entries are trees built leaf by leaf; of its balances one opening is known, the siblings being made up.
+The proofs are valid: one batch is wrong in a receipt's price, in an entry and in a balance. Its receipts and
+entries are full trees; its balances tree has one known opening with arbitrary siblings.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ NUM_RECEIPTS = 10_000
 NUM_ENTRIES = 670_000
 ENTRIES_EACH = 67
 DEPTH = 20
-"""Of the balances."""
+"""Depth of the balances tree."""
 NUM_SLICES = 4
 LIST_ITEMS = 64
 TOTAL = 10**9
-"""What the batch collects, in micro-units."""
+"""Total of the batch in micro-units."""
 INDEX = 5_000
-"""Of the receipt in question."""
+"""Index of the faulty receipt."""
 SLICE, ITEM = 2, 32
-"""Of the entry in question."""
+"""Slice, and item of its list, of the wrong entry."""
 FIRST_CONTRIBUTOR = 3
 DATANET = DatanetId(2)
 METHOD = "hidden-cosine"
@@ -69,7 +69,7 @@ SOME = to_hash(keccak(b"some"))
 
 
 def deep_opening(account: Account, value: int, total: int) -> tuple[Opening, bytes]:
-    """An opening of one of 2^20 balances that sum to `total`, and the root that it leads to."""
+    """Return an opening of one of 2^20 balances that sum to `total`, and the root that it implies."""
     part = (total - value) // DEPTH
     sums = [part + (total - value) % DEPTH, *[part] * (DEPTH - 1)]
     path = b"".join(s.to_bytes(16, "big") + keccak(bytes([i])) for i, s in enumerate(sums))
@@ -78,12 +78,12 @@ def deep_opening(account: Account, value: int, total: int) -> tuple[Opening, byt
 
 
 def zero_receipts(total: int) -> SumTree:
-    """Two receipts, the second worth nothing."""
+    """Return a tree of two receipts, of which the second has value zero."""
     return SumTree(RECEIPTS_TAG, [(word(1), total), (word(2), 0)])
 
 
 def zero_leaf_proof(header: Header) -> Proof:
-    """Against a batch whose receipts are `zero_receipts`."""
+    """Return the proof against a batch whose receipts are `zero_receipts`."""
     leaf = keccak(RECEIPTS_TAG + word(2))
     return ZeroLeafProof(header, Tree.RECEIPTS, leaf, zero_receipts(header.total).open(1))
 
@@ -114,7 +114,7 @@ class Provenance:
         return cls(contributor.account, contents, snapshot, _registered(chain))
 
     def slices(self) -> tuple[Slice, ...]:
-        """Of an answer to which all versions and contributions gave the same."""
+        """Return slices of an answer in which all versions and contributions have equal shares."""
         shares = tuple(Share(i, PPM // LIST_ITEMS) for i in range(LIST_ITEMS))
         return tuple(Slice(version_id(record), PPM // NUM_SLICES, shares) for record in self.records)
 
@@ -143,14 +143,14 @@ def _registered(chain: Chain) -> tuple[VersionRecord, ...]:
 
 
 class WrongBatch:
-    """`earlier`: the cumulative total of its parent, whose balances are `parent_balances`."""
+    """An invalid batch. `earlier` is the cumulative total of its parent with the root `parent_balances`."""
 
     def __init__(self, provenance: Provenance, channel: ChannelId, earlier: int) -> None:
         self._provenance = provenance
         self._account = provenance.contributor
         self._signed = _answer(provenance.slices(), channel)
         self._earlier, self.parent_balances = deep_opening(self._account, earlier // 2, earlier)
-        # Its entries of this batch are missing.
+        # The balance lacks the account's entries of this batch.
         self._later, self._balances = deep_opening(self._account, earlier // 2, earlier + TOTAL)
 
     @property
@@ -218,7 +218,7 @@ def _entry(account: Account, item: int) -> bytes:
 
 
 def _answer(slices: tuple[Slice, ...], channel: ChannelId) -> SignedReceipt:
-    """Of 20 and 200 tokens, one micro-unit above its price."""
+    """Return a receipt for 20 and 200 tokens that charges one micro-unit above the price."""
     receipt = Receipt(
         channel_id=channel,
         cumulative=TOTAL,

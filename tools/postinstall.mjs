@@ -1,5 +1,5 @@
-// npm run by Node < 22 skips Hardhat's native library, an optional dependency that asks for Node >= 22.
-// Run npm once more under the Node that package.json brings, so that a plain `npm ci` works everywhere.
+// npm under Node < 22 skips Hardhat's native library, an optional dependency that requires Node >= 22.
+// Run npm again under the Node that package.json installs, so that a plain `npm ci` works with any Node.
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 

@@ -1,4 +1,4 @@
-"""What the checks of the contracts share: a folder under build/, installed tools, the compiler."""
+"""Helpers of the contract checks: the folder under build/, installed tools, the compiler."""
 
 import os
 import subprocess
@@ -20,15 +20,15 @@ def fail(text: str) -> NoReturn:
 
 
 def tool(name: str) -> Path:
-    """The folder of the programs of a pinned tool, installed into an environment of its own if missing.
+    """Return the folder with the programs of a pinned tool, installed in a separate environment if missing.
 
-    Slither and Halmos pin packages that the project needs in other versions, so neither can live in .venv.
+    Slither and Halmos pin packages of which the project needs other versions, so they cannot be in .venv.
     """
     lock = HERE / f"{name}.lock"
     venv = BUILD / f"venv-{name}"
     stamp = venv / "installed.lock"
     if not stamp.exists() or stamp.read_text() != lock.read_text():
-        print(f"{name}: Python packages into {venv.relative_to(ROOT)}", flush=True)
+        print(f"{name}: installing Python packages in {venv.relative_to(ROOT)}", flush=True)
         _run([sys.executable, "-m", "venv", "--clear", str(venv)])
         pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _run([*pip, "--no-deps", "-r", str(lock)])
@@ -37,21 +37,21 @@ def tool(name: str) -> Path:
 
 
 def compile_contracts(form: str, out: Path, *folders: str) -> None:
-    """Compile the Solidity sources in `folders` without the optimizer; `form` as `solc.mjs` lists them."""
+    """Compile the Solidity sources in `folders`; `form` is an output format of `solc.mjs`."""
     _run([str(NODE), str(HERE / "solc.mjs"), form, str(out), *folders])
 
 
 def isolated(venv: Path) -> dict[str, str]:
-    """The environment of a program of a tool, without what the project's own environment adds."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    return kept | {
-        "PATH": f"{venv}{os.pathsep}{kept.get('PATH', os.defpath)}",
+    """Return environment variables for a tool's program, without those of the project's environment."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return inherited | {
+        "PATH": f"{venv}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "VIRTUAL_ENV": str(venv.parent),
     }
 
 
 class Clock:
-    """Seconds since it was made."""
+    """Stopwatch that formats the seconds since its creation."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()

@@ -1,7 +1,7 @@
-"""Measures what the Solidity tests execute of contracts/ and fails below 98 % of lines or of statements.
+"""Measures the coverage of contracts/ by the Solidity tests and fails below 98 % of lines or statements.
 
-Hardhat instruments the sources and leaves the instrumented artefacts where a deployment would look for
-its own, so all of it happens in a copy under build/.
+Hardhat writes instrumented artefacts to the folder from which contracts are deployed, so the check runs on a
+copy under build/.
 """
 
 import os
@@ -26,7 +26,7 @@ class Row:
 
 
 def prepare() -> None:
-    """Bring the copy up to date; its build folder stays, so that a second run compiles only what changed."""
+    """Update the copy. Its build folder is kept, so that a second run compiles only changed files."""
     copy = BUILD / "coverage"
     for name in COPIED:
         (source, target) = (ROOT / name, copy / name)
@@ -41,9 +41,9 @@ def prepare() -> None:
 
 
 def measure() -> list[Row]:
-    """One row a file and the row `Total`, in percent."""
+    """Run the tests and return one row per file and the row `Total`, in percent."""
     command = [str(NODE), "node_modules/hardhat/dist/src/cli.js", "test", "solidity", "--coverage"]
-    # Without colours the table can be read. Instrumented code is slow, and more fuzzing reaches nothing more.
+    # The parser needs a table without colours. Instrumented code is slow, and more fuzzing adds no coverage.
     few = {"FUZZ_RUNS": "32", "INVARIANT_RUNS": "8", "INVARIANT_DEPTH": "24"}
     env = os.environ | few | {"NO_COLOR": "1", "HARDHAT_DISABLE_TELEMETRY_PROMPT": "true"}
     env.pop("FORCE_COLOR", None)
@@ -51,11 +51,11 @@ def measure() -> list[Row]:
         command, cwd=BUILD / "coverage", env=env, check=False, capture_output=True, text=True
     )
     if done.returncode != 0:
-        fail(f"the tests failed under coverage:\n{(done.stdout + done.stderr)[-6000:]}")
+        fail(f"coverage: the tests failed:\n{(done.stdout + done.stderr)[-6000:]}")
     matches = filter(None, map(ROW.match, done.stdout.splitlines()))
     rows = [Row(m["name"], float(m["lines"]), float(m["statements"]), m["missing"]) for m in matches]
     if not any(row.name == "Total" for row in rows):
-        fail(f"no coverage table in Hardhat's report:\n{done.stdout[-2000:]}")
+        fail(f"coverage: Hardhat's report has no coverage table:\n{done.stdout[-2000:]}")
     return rows
 
 
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"{row.name:40} lines {row.lines:6.2f} %  statements {row.statements:6.2f} %{missing}")
     total = next(row for row in rows if row.name == "Total")
     print(f"coverage: {total.lines:.2f} % of lines, {total.statements:.2f} % of statements, {clock}")
-    print(f"coverage: page by page in {(BUILD / 'coverage/coverage/html/index.html').relative_to(ROOT)}")
+    print(f"coverage: HTML report in {(BUILD / 'coverage/coverage/html/index.html').relative_to(ROOT)}")
     if min(total.lines, total.statements) < LEAST:
         fail(f"coverage: below {LEAST:g} %")
 

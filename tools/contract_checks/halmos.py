@@ -1,8 +1,8 @@
-"""Proves the money's invariants 2 and 5 symbolically with Halmos, on the compiled contracts.
+"""Proves the payment invariants 2 and 5 symbolically with Halmos, on the compiled contracts.
 
-Every `check_...` of tests/proofs must hold for all arguments and any storage, without a loop cut short; every
-`refute_...`, a false claim about the same code, must be refuted by a counterexample. Anything else fails: a
-counterexample, a time-out, a path that the prover could not follow.
+Every `check_...` of tests/proofs must hold for all arguments and any storage, without bounded loops. Every
+`refute_...`, a false claim about the same code, must be refuted by a counterexample. All other outcomes fail:
+a counterexample, a time-out, a path that Halmos could not explore.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.contract_checks.common import BUILD, HERE, ROOT, Clock, compile_contracts, fail, isolated, tool
 
-OUTCOMES = ("holds", "has a counterexample", "timed out", "got stuck", "only reverts", "broke down")
+OUTCOMES = ("holds", "has a counterexample", "timed out", "got stuck", "only reverts", "crashed")
 HOLDS, REFUTED = OUTCOMES[:2]
 PROJECT = BUILD / "halmos"
 
@@ -32,14 +32,14 @@ class Verdict:
 
 
 def prove(prefix: str, pattern: str, seconds: int) -> list[Verdict]:
-    """The verdicts on all functions whose names begin with `prefix` and that `pattern` matches."""
+    """Return the verdicts on the functions that start with `prefix` and match `pattern`."""
     programs = tool("halmos")
     report = PROJECT / f"{prefix}.json"
     report.unlink(missing_ok=True)
     solver = f"{programs / 'python'} {HERE / 'solver.py'} {seconds}"
     command = [str(programs / "halmos"), "--root", str(PROJECT), "--no-status", "--json-output", str(report)]
     command += ["--match-test", f"^{prefix}_.*({pattern})", "--loop", "8", "--solver-threads", "2"]
-    # Signatures of 65 bytes, one collection or refund a call: the loop's body is what the proofs are about.
+    # Signatures have 65 bytes, and calls have one collection or refund: the proofs cover the loop body.
     command += ["--default-bytes-lengths", "65", "--default-array-lengths", "1"]
     command += ["--solver-command", solver, "--solver-timeout-assertion", f"{seconds + 5}s"]
     env = isolated(programs)
@@ -47,12 +47,12 @@ def prove(prefix: str, pattern: str, seconds: int) -> list[Verdict]:
     done = subprocess.run(command, cwd=PROJECT, env=env, check=False, capture_output=True, text=True)
     (PROJECT / f"{prefix}.log").write_text(done.stdout + done.stderr)
     if not report.exists():
-        fail(f"Halmos did not run to its end:\n{(done.stdout + done.stderr)[-4000:]}")
+        fail(f"halmos: Halmos failed:\n{(done.stdout + done.stderr)[-4000:]}")
     return _verdicts(report)
 
 
 def _builder() -> Path:
-    """What Halmos calls as Forge, to build what `solc.mjs` has built already."""
+    """Create the program that Halmos runs instead of Forge; it does nothing, as `solc.mjs` already built."""
     path = PROJECT / "bin" / "forge"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\nexit 0\n")
@@ -76,11 +76,9 @@ def _verdicts(report: Path) -> list[Verdict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--match", default="", help="check only functions that match this regular expression")
     parser.add_argument(
-        "--match", default="", help="only functions whose names this regular expression matches"
-    )
-    parser.add_argument(
-        "--seconds", type=int, default=120, help="for each question to the solver (default: 120)"
+        "--seconds", type=int, default=120, help="time limit of each solver query (default: 120)"
     )
     arguments = parser.parse_args()
     clock = Clock()
@@ -89,15 +87,15 @@ def main() -> None:
     verdicts = []
     for prefix in ("check", "refute"):
         for verdict in prove(prefix, arguments.match, arguments.seconds):
-            cut = "" if verdict.is_complete else ", a loop was cut short"
+            cut = "" if verdict.is_complete else ", with a bounded loop"
             print(f"{verdict.name}: {verdict.outcome}{cut} ({verdict.seconds:.1f} s)", flush=True)
             verdicts.append(verdict)
     bad = [verdict.name for verdict in verdicts if not verdict.is_good]
     held = sum(verdict.outcome == HOLDS for verdict in verdicts)
     print(f"halmos: {held} proofs hold, {len(verdicts) - held} claims refuted, {clock}")
     if bad or not verdicts:
-        names = ", ".join(bad) or "nothing was proved"
-        fail(f"halmos: not as it must be: {names}; see {PROJECT.relative_to(ROOT)}/*.log")
+        names = ", ".join(bad) or "no function matched"
+        fail(f"halmos: unexpected outcomes: {names}; see {PROJECT.relative_to(ROOT)}/*.log")
 
 
 if __name__ == "__main__":

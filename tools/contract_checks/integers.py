@@ -1,9 +1,9 @@
-"""Shows that a formula over bit vectors, as Halmos writes it, has no solution, by reading it over integers.
+"""Proves that a bit-vector formula of Halmos is unsatisfiable by interpreting it over the integers.
 
-Bit-blasting cannot do products of amounts and shares. Over the integers, with the bounds of each term known,
-most wrap-arounds drop out, and linear arithmetic over the products is left. A term without a counterpart here
-becomes an unknown within its bounds, so only "no solution" means something: it then holds for the bits too.
-Runs in Halmos's environment, which has z3.
+Bit-blasting cannot solve products of amounts and shares. Over the integers, with known bounds of each term,
+most wrap-arounds are impossible, which leaves linear arithmetic over the products. A term that this module
+cannot interpret becomes an unknown within its bounds, so only "unsatisfiable" is conclusive: it then holds
+for the bit vectors too. Runs in Halmos's environment, which has z3.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ import z3  # type: ignore[import-not-found,unused-ignore]
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """The integer that a bit vector stands for, and a number that it does not exceed."""
+    """The integer value of a bit vector, and an upper bound of it."""
 
     value: Any
     most: int
 
 
 class Reading:
-    """One formula read over integers; `facts` are the bounds of the unknowns."""
+    """Interprets one formula over the integers; `facts` are the bounds of the unknowns."""
 
     def __init__(self) -> None:
         self.facts: list[Any] = []
@@ -108,7 +108,7 @@ class Reading:
         return self._wrapped(term, plus, minus)
 
     def _negated(self, term: Any) -> Number | None:
-        """What a summand is the negative of: -1 times something, or a constant in the upper half."""
+        """Return `t` if a summand is `-t`: -1 times a term, or a constant in the upper half."""
         (size, kind) = (term.size(), term.decl().kind())
         if kind == z3.Z3_OP_BNEG:
             return self.number(term.arg(0))
@@ -144,7 +144,7 @@ class Reading:
         return Number(z3.If(lower.value == 0, size - 1, quotient.value), size - 1)
 
     def _cancelled(self, product: Any, divisor: Any) -> Number | None:
-        """The other factor of a product that does not wrap around, as a checked multiplication divides."""
+        """Return the other factor of a product that does not wrap around, as in a checked multiplication."""
         if product.decl().kind() != z3.Z3_OP_BMUL or product.num_args() != 2:
             return None
         (left, right) = (self.number(product.arg(0)), self.number(product.arg(1)))
@@ -168,7 +168,7 @@ def _within(number: Number, width: int) -> Number:
 
 
 def has_no_solution(path: str, timeout_seconds: int) -> bool:
-    """Whether the SMT-LIB file at `path` is shown to be unsatisfiable."""
+    """Return whether the SMT-LIB file at `path` is proved to be unsatisfiable."""
     reading = Reading()
     formula = z3.parse_smt2_file(path)  # kept: a term's id is its own only as long as the term lives
     claims = [reading.truth(each) for each in formula]

@@ -1,9 +1,9 @@
-// Tries mutants of the contracts one after the other: reads a JSON object a line, {file, text, tests}, and writes one,
-// {outcome, by, seconds}. The first line of output is about the unchanged contracts, which must pass.
+// Tests mutants of the contracts in sequence. It reads one JSON object per line, {file, text, tests}, and writes one,
+// {outcome, by, seconds}. The first line of output is the result of the unchanged contracts, which must pass.
 //
-// Sources are compiled in this process without the optimizer and tests run on Hardhat's engine, so that a mutant takes
-// seconds. `tests` are all test files, those first that most likely notice: the first few are compiled and run, only if
-// they pass the next, and only if all pass, they run once more with more fuzzing.
+// This process compiles the sources without the optimizer and runs the tests on Hardhat's engine, so that a mutant takes
+// seconds. `tests` lists all test files, the most likely to fail first. They run in stages: the first few, then the
+// next ones if those pass, and finally all with more fuzzing.
 import { createInterface } from "node:readline";
 import {
   CollectStackTraces,
@@ -17,11 +17,11 @@ import {
 import { closure, compile, inputFor, root, solidityIn } from "./solc.mjs";
 
 const QUICK = { fuzz: 16, runs: 2, depth: 16 };
-// Not deep enough for the invariants to ask whether enough moves were made, which a few runs need not satisfy.
+// Below the depth at which the invariants require a number of moves, which few runs may not reach.
 const THOROUGH = { fuzz: 64, runs: 16, depth: 24 };
-/** How many test files the first stages take; the last one takes the rest. */
+/** Number of test files of the first stages; the last stage runs the rest. */
 const STAGES = [3, 9];
-// A mutant that loops for ever ends as one that runs out of gas.
+// A mutant with an infinite loop runs out of gas.
 const GAS_LIMIT = 3_000_000_000n;
 const tests = solidityIn("tests/contracts").filter((file) => file.endsWith(".t.sol"));
 
@@ -39,13 +39,13 @@ function configOf({ fuzz, runs, depth }) {
   };
 }
 
-/** The artefacts of the given test files, with one source replaced. */
+/** Compiles the given test files with one source replaced and returns their artefacts. */
 function build(files, replaced) {
   const wanted = Object.fromEntries(
     files.map((file) => [file, { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] }]),
   );
   const input = inputFor(closure(files, replaced), wanted);
-  // Else every change of a comment would be a change of code.
+  // Without this, every changed comment would change the code.
   input.settings.metadata = { appendCBOR: false };
   const { contracts } = compile(input);
   return files.flatMap((source) =>
@@ -67,11 +67,11 @@ function isSuite({ contract }) {
   return contract.bytecode !== "0x" && JSON.parse(contract.abi).some(isTest);
 }
 
-/** The first test that fails, as `file:contract.test reason`; undefined if all pass. */
+/** Returns the first failing test as `file:contract.test reason`; undefined if all pass. */
 async function failing(context, artifacts, fuzzing) {
   const config = configOf(fuzzing);
   for (const { id } of artifacts.filter(isSuite)) {
-    // The results may come after the run has returned.
+    // The results may arrive after the run has returned.
     const { testResults } = await new Promise((resolve, reject) => {
       context.runSolidityTests(L1_CHAIN_TYPE, artifacts, [id], config, {}, resolve).catch(reject);
     });
@@ -109,7 +109,7 @@ await context.registerSolidityTestRunnerFactory(L1_CHAIN_TYPE, l1SolidityTestRun
 process.chdir(root);
 const original = build(tests, {});
 const baseline = new Map(original.map(codeOf));
-// Workers beside the first need not look again.
+// Only the first worker needs this test.
 const broken = process.argv[2] === "--trust" ? undefined : await failing(context, original, THOROUGH);
 console.log(JSON.stringify({ outcome: broken === undefined ? "passed" : "failed", by: broken ?? null }));
 

@@ -1,8 +1,8 @@
-"""Small wrong changes to a Solidity source, found on its syntax tree: what a test suite should notice.
+"""Derives mutants of a Solidity source from its syntax tree.
 
-Every change replaces one stretch of the source text. Operators: a comparison becomes another one or moves by
-its boundary, arithmetic and bits change their operation, a condition is negated, `&&` and `||` change places,
-a check or a statement disappears, a constant moves; in assembly, functions change and statements disappear.
+Each mutant replaces one range of the source text. The operators change a comparison or its boundary, an
+arithmetic or bit operation, negate a condition, swap `&&` and `||`, remove a check or a statement, or change
+a constant. In assembly they change functions and remove statements.
 """
 
 import random
@@ -51,7 +51,7 @@ DELETABLE = (
     "Break",
     "Continue",
 )
-# An empty block stands for the statement that is gone; an empty statement is not Solidity.
+# An empty block replaces a removed statement, because Solidity has no empty statement.
 NOTHING = "{}"
 
 Node = dict[str, Any]
@@ -59,7 +59,7 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`source[start:end]`, in bytes, becomes `after`."""
+    """Replaces the bytes `source[start:end]` by `after`."""
 
     file: str
     function: str
@@ -174,13 +174,13 @@ class Mutator:
             yield self._replaced("constant", node, str(int(node["value"], 0) + 1))
 
     def _negation(self, condition: Node) -> Iterator[Mutant]:
-        # Comparisons are negated as comparisons.
+        # The mutants of comparisons include their negation.
         if condition.get("operator") not in COMPARISONS:
             yield self._replaced("negation", condition, f"!({self._text(condition)})")
 
     def _gone(self, operator: str, node: Node) -> Iterator[Mutant]:
         (start, end) = _span(node)
-        # A statement's stretch ends before its semicolon.
+        # The range of a statement ends before its semicolon.
         if self._source[end : end + 1] == b";":
             end += 1
         yield self._mutant(operator, start, end, NOTHING)
@@ -216,7 +216,7 @@ def _is_check(node: Node) -> bool:
 
 
 def quotas(sizes: dict[str, int], total: int) -> dict[str, int]:
-    """`total` spread over the files by their sizes; what rounding leaves goes to the largest rests."""
+    """Distribute `total` over the files by size, by the largest-remainder method."""
     whole = sum(sizes.values())
     shares = {file: total * size // whole for file, size in sizes.items()}
     by_rest = sorted(sizes, key=lambda file: (-(total * sizes[file] % whole), file))
@@ -226,7 +226,7 @@ def quotas(sizes: dict[str, int], total: int) -> dict[str, int]:
 
 
 def shuffled(mutants: list[Mutant], seed: int) -> list[Mutant]:
-    """The mutants of a file in the order in which they are tried."""
+    """Return the mutants of a file in the order in which they are tested."""
     order = sorted(mutants, key=lambda mutant: mutant.key)
     random.Random(f"{seed}:{order[0].file}" if order else seed).shuffle(order)  # noqa: S311  # not for secrets
     return order

@@ -1,9 +1,9 @@
-"""Mutates what handles money and counts the mutants that the Solidity tests kill; fails below 90 %.
+"""Mutates the contracts that handle payments and fails if the Solidity tests kill less than 90 % of mutants.
 
-200 mutants, drawn with a fixed seed and spread over the sources by their size. A mutant that does not
-compile, or compiles to the same code, is replaced by the next of its file. Results are kept under build/, so
-that a run that was ended goes on where it stopped, until a contract or a test changes. A survivor needs an
-entry in survivors.json that says why it lives: {"file", "function", "change", "reason"}.
+It draws 200 mutants with a fixed seed, distributed over the sources by size. A mutant that does not compile,
+or compiles to the same code, is replaced by the next of its file. Results are stored under build/, so that an
+interrupted run resumes until a contract or a test changes. Each survivor needs an entry with a reason in
+survivors.json: {"file", "function", "change", "reason"}.
 """
 
 import argparse
@@ -25,28 +25,28 @@ from tools.contract_checks.mutants import Mutant, Mutator, quotas, shuffled
 LEAST = 0.9
 TOTAL = 200
 SEED = 1
-# Seconds after which a mutant counts as killed: it loops where gas does not end it.
-PATIENCE = 900
+# Seconds after which a mutant counts as killed: it loops without running out of gas.
+TIMEOUT_SECONDS = 900
 FOLDER = BUILD / "mutation"
 SURVIVORS = HERE / "survivors.json"
-# Mutated is all of contracts/ but what is listed here with its reason.
-LEFT_OUT = {
+# All of contracts/ is mutated except these paths, with the reason.
+EXCLUDED = {
     "contracts/interfaces/": "declarations",
-    "contracts/local/": "the local chain's token, never deployed elsewhere",
-    "contracts/MarketToken.sol": "OpenZeppelin's votes token, no money of payers",
-    "contracts/MarketGovernor.sol": "OpenZeppelin's governor, no money of payers",
-    "contracts/AdapterRegistry.sol": "holds no money",
-    "contracts/DatasetRegistry.sol": "holds no money",
-    "contracts/Parameters.sol": "holds no money",
-    "contracts/Generation.sol": "a constructor",
-    "contracts/libraries/Profiles.sol": "numbers, each of which a test would have to repeat",
-    "contracts/libraries/Roles.sol": "two names",
+    "contracts/local/": "the token of the local chain, never deployed elsewhere",
+    "contracts/MarketToken.sol": "OpenZeppelin's votes token; holds no deposits",
+    "contracts/MarketGovernor.sol": "OpenZeppelin's governor; holds no deposits",
+    "contracts/AdapterRegistry.sol": "holds no deposits",
+    "contracts/DatasetRegistry.sol": "holds no deposits",
+    "contracts/Parameters.sol": "holds no deposits",
+    "contracts/Generation.sol": "only a constructor",
+    "contracts/libraries/Profiles.sol": "constants that tests would have to repeat",
+    "contracts/libraries/Roles.sol": "two constants",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a mutant: killed, survived, invalid (it does not compile) or same (no other code)."""
+    """Outcome of a mutant: killed, survived, invalid (it does not compile) or same (its code is equal)."""
 
     key: str
     file: str
@@ -64,7 +64,7 @@ class Result:
 
 
 class Worker:
-    """A process that tries mutants; see mutant_runner.mjs."""
+    """A process that tests mutants; see mutant_runner.mjs."""
 
     def __init__(self, *, is_first: bool) -> None:
         self._arguments = [str(NODE), str(HERE / "mutant_runner.mjs"), *([] if is_first else ["--trust"])]
@@ -76,14 +76,14 @@ class Worker:
         )
         greeting = json.loads(_line(process) or '{"outcome": "ended"}')
         if greeting["outcome"] != "passed":
-            fail(f"mutation: the unchanged contracts do not pass: {greeting.get('by', 'the runner ended')}")
+            fail(f"mutation: the unchanged contracts do not pass: {greeting.get('by', 'the runner exited')}")
         return process
 
-    def attempt(self, file: str, text: str, tests: list[str]) -> dict[str, Any]:
+    def test(self, file: str, text: str, tests: list[str]) -> dict[str, Any]:
         assert self._process.stdin is not None  # noqa: S101  # for the type checker
         self._process.stdin.write(json.dumps({"file": file, "text": text, "tests": tests}) + "\n")
         self._process.stdin.flush()
-        timer = threading.Timer(PATIENCE, self._process.kill)
+        timer = threading.Timer(TIMEOUT_SECONDS, self._process.kill)
         timer.start()
         line = _line(self._process)
         timer.cancel()
@@ -92,7 +92,11 @@ class Worker:
             return answer
         self._arguments = [*self._arguments[:2], "--trust"]
         self._process = self._start()
-        return {"outcome": "killed", "by": f"no end within {PATIENCE} s", "seconds": float(PATIENCE)}
+        return {
+            "outcome": "killed",
+            "by": f"timed out after {TIMEOUT_SECONDS} s",
+            "seconds": float(TIMEOUT_SECONDS),
+        }
 
     def stop(self) -> None:
         self._process.kill()
@@ -106,7 +110,7 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 @dataclass(slots=True)
 class Queue:
-    """The mutants of one file, tried in order until enough of them count."""
+    """The mutants of one file, tested in order until enough of them count."""
 
     source: bytes
     mutants: list[Mutant]
@@ -115,20 +119,20 @@ class Queue:
     running: int = 0
     counted: int = 0
 
-    def take(self) -> Mutant | None:
+    def next_mutant(self) -> Mutant | None:
         if self.counted + self.running >= self.wanted or self.next == len(self.mutants):
             return None
         self.next += 1
         self.running += 1
         return self.mutants[self.next - 1]
 
-    def settle(self, result: Result) -> None:
+    def record(self, result: Result) -> None:
         self.running -= 1
         self.counted += result.counts
 
 
 class Store:
-    """The results so far, on disk, for one state of the sources."""
+    """Stores the results on disk, separately for each state of the sources."""
 
     def __init__(self, state: str, seed: int) -> None:
         self._path = FOLDER / f"results-{seed}-{state}.jsonl"
@@ -146,9 +150,9 @@ class Store:
 
 @dataclass(slots=True)
 class Names:
-    """Which test files most likely notice a change of a function.
+    """Orders test files by the likelihood that they detect a change of a function.
 
-    Those that name it or what leads to it, and those that killed mutants of its file before.
+    Files that name the function or its callers, and files that killed mutants of the same file, come first.
     """
 
     uses: list[tuple[str, str]]
@@ -156,8 +160,8 @@ class Names:
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def order(self, mutant: Mutant) -> list[str]:
-        """All test files, the likeliest first."""
-        names = self._leading_to(mutant.function) | {Path(mutant.file).stem}
+        """Return all test files, the most likely first."""
+        names = self._callers_of(mutant.function) | {Path(mutant.file).stem}
         score: dict[str, float] = defaultdict(float)
         for name in names:
             naming = {file: len(re.findall(rf"\b{name}\b", text)) for file, text in self.texts.items()}
@@ -168,7 +172,7 @@ class Names:
             score[file] += self.kills[mutant.file, file] / 4
         return sorted(self.texts, key=lambda file: (-score[file], file))
 
-    def _leading_to(self, function: str) -> set[str]:
+    def _callers_of(self, function: str) -> set[str]:
         reached = {function}
         while more := {name for name, used in self.uses if used in reached} - reached:
             reached |= more
@@ -176,7 +180,7 @@ class Names:
 
 
 def _uses(node: Any, function: str) -> list[tuple[str, str]]:
-    """Pairs of a function and a name that it uses."""
+    """Return pairs of a function and a name that it uses."""
     if isinstance(node, list):
         return [pair for each in node for pair in _uses(each, function)]
     if not isinstance(node, dict):
@@ -190,11 +194,11 @@ def _uses(node: Any, function: str) -> list[tuple[str, str]]:
 
 def targets() -> list[str]:
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "contracts").rglob("*.sol"))
-    return [file for file in files if not file.startswith(tuple(LEFT_OUT))]
+    return [file for file in files if not file.startswith(tuple(EXCLUDED))]
 
 
 def _state() -> str:
-    """A digest of all that decides about a mutant."""
+    """Return a digest of all files that affect the outcome of a mutant."""
     folders = ("contracts", "tests/contracts", "tests/vectors")
     paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
     paths += [HERE / "mutants.py", HERE / "mutant_runner.mjs", HERE / "solc.mjs", ROOT / "package-lock.json"]
@@ -219,7 +223,7 @@ def queues(trees: dict[str, Any], total: int, seed: int) -> dict[str, Queue]:
 
 
 class Run:
-    """One run over all queues with some workers at once."""
+    """Tests the mutants of all queues with several workers."""
 
     def __init__(self, waiting: dict[str, Queue], store: Store, names: Names) -> None:
         self._queues = waiting
@@ -239,7 +243,7 @@ class Run:
                         running.add(pool.submit(self._try, mutant))
                     (done, running) = wait(running, return_when=FIRST_COMPLETED)
                     for each in done:
-                        self._settle(each.result(), is_new=True)
+                        self._record(each.result(), is_new=True)
             finally:
                 for worker in self._idle:
                     worker.stop()
@@ -252,35 +256,35 @@ class Run:
         )
 
     def _take(self) -> Mutant | None:
-        """The next mutant that is not known yet; known ones are settled on the way."""
+        """Return the next mutant without a stored result, and record the stored results before it."""
         for queue in self._queues.values():
-            while (mutant := queue.take()) is not None:
+            while (mutant := queue.next_mutant()) is not None:
                 known = self._store.get(mutant)
                 if known is None:
                     return mutant
-                self._settle(known, is_new=False)
+                self._record(known, is_new=False)
         return None
 
     def _try(self, mutant: Mutant) -> Result:
         with self._lock:
-            worker = self._idle.pop() if self._idle else self._hire()
+            worker = self._idle.pop() if self._idle else self._start_worker()
             tests = self._names.order(mutant)
         source = self._queues[mutant.file].source
-        answer = worker.attempt(mutant.file, mutant.apply(source), tests)
+        answer = worker.test(mutant.file, mutant.apply(source), tests)
         with self._lock:
             self._idle.append(worker)
         change = f"{_flat(mutant.before)} -> {_flat(mutant.after)}"
         place = (mutant.key, mutant.file, mutant.function, mutant.line(source), mutant.operator, change)
         return Result(*place, answer["outcome"], answer["by"], answer["seconds"])
 
-    def _hire(self) -> Worker:
+    def _start_worker(self) -> Worker:
         self._num_workers += 1
         return Worker(is_first=self._num_workers == 1)
 
-    def _settle(self, result: Result, *, is_new: bool) -> None:
+    def _record(self, result: Result, *, is_new: bool) -> None:
         if result.outcome == "error":
-            fail(f"mutation: the runner broke down at {result.file}:{result.line}: {result.by}")
-        self._queues[result.file].settle(result)
+            fail(f"mutation: the runner failed at {result.file}:{result.line}: {result.by}")
+        self._queues[result.file].record(result)
         self.results.append(result)
         if result.outcome == "killed" and result.by is not None:
             self._names.kills[result.file, result.by.split(":")[0]] += 1
@@ -298,7 +302,7 @@ def _flat(text: str) -> str:
 
 
 def explained(survivors: list[Result]) -> dict[str, str]:
-    """The reasons of those survivors that survivors.json names."""
+    """Return the reasons of the survivors that survivors.json lists."""
     reasons = {
         (each["file"], each["function"], each["change"]): each["reason"]
         for each in json.loads(SURVIVORS.read_text())
@@ -341,9 +345,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--limit", type=int, default=TOTAL, help=f"how many mutants (default: {TOTAL})")
-    parser.add_argument("--jobs", type=int, default=1, help="how many at once, about 1 GiB of memory each")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of the draw (default: {SEED})")
+    parser.add_argument("--limit", type=int, default=TOTAL, help=f"number of mutants (default: {TOTAL})")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="number of parallel processes, about 1 GiB of memory each"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the selection (default: {SEED})")
     arguments = parser.parse_args()
     clock = Clock()
     compile_contracts("ast", FOLDER / "trees", "contracts")

@@ -1,8 +1,8 @@
 """Runs Slither over contracts/ and fails on any finding that slither.json does not exempt.
 
-It fails as well on an exemption that no finding needs. An entry of slither.json is {"detector", "where",
-"reason"}: `where` lists the elements that Slither names first, as `Contract.function` or `Contract.variable`,
-never a line; "*" is every place, for a detector whose question does not arise here.
+It also fails on an exemption without a finding. An entry of slither.json is {"detector", "where", "reason"}:
+`where` lists the first elements of findings as `Contract.function` or `Contract.variable`, never a line; "*"
+exempts all findings of a detector that does not apply here.
 """
 
 import json
@@ -35,19 +35,19 @@ class Exemption:
 
 
 def findings() -> list[Finding]:
-    """All findings that concern a file in contracts/."""
+    """Run Slither and return all findings that concern a file in contracts/."""
     report = BUILD / "slither" / "report.json"
     compile_contracts("build-info", BUILD / "slither" / "build-info", "contracts")
     report.unlink(missing_ok=True)
     programs = tool("slither")
     command = [str(programs / "slither"), ".", "--hardhat-ignore-compile", "--npx-disable", "--fail-none"]
-    # Its --filter-paths drops whatever merely passes through a dependency, so the report is filtered here.
+    # Slither's --filter-paths also drops findings in contracts/ that touch a dependency, so filter here.
     command += ["--hardhat-artifacts-directory", str(BUILD / "slither"), "--json", str(report)]
     done = subprocess.run(
         command, cwd=ROOT, env=isolated(programs), check=False, capture_output=True, text=True
     )
     if done.returncode != 0 or not report.exists():
-        fail(f"Slither did not run to its end (status {done.returncode}):\n{done.stderr[-4000:]}")
+        fail(f"slither: Slither failed (status {done.returncode}):\n{done.stderr[-4000:]}")
     listed = json.loads(report.read_text())["results"].get("detectors", [])
     return [_finding(each) for each in listed if any(map(_is_ours, each["elements"]))]
 
@@ -72,7 +72,7 @@ def exemptions() -> list[Exemption]:
     entries = json.loads(EXEMPTIONS.read_text())
     without = [entry for entry in entries if not entry.get("reason", "").strip()]
     if without:
-        fail(f"{EXEMPTIONS.relative_to(ROOT)}: without a reason: {without}")
+        fail(f"{EXEMPTIONS.relative_to(ROOT)}: entries without a reason: {without}")
     return [Exemption(entry["detector"], where) for entry in entries for where in entry["where"]]
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     for finding in open_ones:
         print(f"\n[{finding.impact}] {finding.detector} at {finding.where}\n{finding.text}")
     for exemption in stale:
-        print(f"\nno finding needs the exemption of {exemption.detector} at {exemption.where}")
+        print(f"\nno finding matches the exemption of {exemption.detector} at {exemption.where}")
     if open_ones or stale:
         fail(f"slither: {len(open_ones)} findings without exemption, {len(stale)} exemptions without finding")
     print("slither: clean")

@@ -1,9 +1,9 @@
-// Compiles Solidity sources with the project's compiler, without Hardhat's build folder: the checks compile with other
-// settings (no optimizer, syntax trees, mutated sources) and must not leave artefacts where a deployment looks for them.
+// Compiles Solidity sources with the project's compiler outside Hardhat's build folder: the checks use other settings
+// (no optimizer, syntax trees, mutated sources) and must not write to the folder from which contracts are deployed.
 //
 //   node tools/contract_checks/solc.mjs build-info OUT FOLDER...   for Slither: input and output in one file
-//   node tools/contract_checks/solc.mjs forge OUT FOLDER...        for Halmos: one file a contract, as Forge writes them
-//   node tools/contract_checks/solc.mjs ast OUT FOLDER...          syntax trees, one JSON object: path -> tree
+//   node tools/contract_checks/solc.mjs forge OUT FOLDER...        for Halmos: one file per contract, in Forge's format
+//   node tools/contract_checks/solc.mjs ast OUT FOLDER...          syntax trees as one JSON object: path -> tree
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -13,7 +13,7 @@ export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "
 const require = createRequire(path.join(root, "hardhat.config.js"));
 const IMPORT = /^\s*import\s+(?:[^"';]*?from\s+)?["']([^"']+)["']/gm;
 
-/** Every .sol file below a folder, as paths from the root. */
+/** Returns every .sol file below a folder as a path from the root. */
 export function solidityIn(folder) {
   return readdirSync(path.join(root, folder), { recursive: true })
     .filter((name) => name.endsWith(".sol"))
@@ -21,7 +21,7 @@ export function solidityIn(folder) {
     .sort();
 }
 
-/** The files and all they import: path from the root -> text. `replaced` overrides what lies on disk. */
+/** Returns the files and all their imports: path from the root -> text. `replaced` overrides files on disk. */
 export function closure(files, replaced = {}) {
   const sources = {};
   const visit = (file) => {
@@ -35,14 +35,14 @@ export function closure(files, replaced = {}) {
   return sources;
 }
 
-/** Standard JSON for these sources; `selection` as the compiler's outputSelection. */
+/** Returns the standard JSON input for these sources; `selection` is the compiler's outputSelection. */
 export function inputFor(sources, selection, optimizer = { enabled: false }) {
   return {
     language: "Solidity",
     sources: Object.fromEntries(Object.entries(sources).map(([file, content]) => [file, { content }])),
     settings: {
       evmVersion: "cancun",
-      // Left out where it is not asked for: it takes three quarters of the time and changes no meaning.
+      // Disabled by default: the optimizer takes three quarters of the time and does not change behaviour.
       optimizer,
       remappings: ["@openzeppelin/=node_modules/@openzeppelin/"],
       outputSelection: selection,
@@ -56,7 +56,7 @@ export function compilerVersion() {
   return compiler.version();
 }
 
-/** The compiler's output; throws an Error with its messages where the sources do not compile. */
+/** Returns the compiler's output; throws an Error with its messages if the sources do not compile. */
 export function compile(input) {
   compilerVersion();
   const output = JSON.parse(compiler.compile(JSON.stringify(input)));
@@ -74,7 +74,7 @@ function writeBuildInfo(out, sources) {
 
 function writeForge(out, sources) {
   const wanted = ["abi", "metadata", "storageLayout", "evm.bytecode", "evm.deployedBytecode", "evm.methodIdentifiers"];
-  // Proofs are about the code as it is deployed.
+  // Proofs apply to the deployed code, which is optimised.
   const optimizer = { enabled: true, runs: 10_000 };
   const output = compile(inputFor(sources, { "*": { "*": wanted, "": ["ast"] } }, optimizer));
   for (const [file, contracts] of Object.entries(output.contracts)) {

@@ -1,9 +1,9 @@
-"""Solves one SMT-LIB file for Halmos: yices and integers.py at once, the first answer counts.
+"""Solves one SMT-LIB file for Halmos with yices and integers.py in parallel; the first answer counts.
 
     python solver.py SECONDS FILE
 
-Yices is quick on storage and hashes and gives counterexamples; what multiplies and divides amounts it cannot
-do. Prints what an SMT-LIB solver prints. Runs in Halmos's environment.
+Yices is fast on storage and hashes and gives counterexamples, but cannot solve products and quotients of
+amounts. The output is that of an SMT-LIB solver. Runs in Halmos's environment.
 """
 
 import subprocess
@@ -15,10 +15,10 @@ ANSWERS = ("sat", "unsat")
 
 
 def solve(path: str, seconds: int) -> str:
-    """What the first solver to decide prints; `unknown` if none does in time."""
+    """Return the output of the first solver that decides; `unknown` if none does in time."""
     integers = Path(__file__).with_name("integers.py")
     commands = [
-        # Each has the limit of its own, so that none outlives a prover that was ended.
+        # Each solver has its own time limit, so that it ends even if Halmos is killed.
         ["yices-smt2", "--smt2-model-format", f"--timeout={seconds}", path],
         [sys.executable, str(integers), path, str(seconds)],
     ]
