@@ -1,4 +1,4 @@
-"""What `make lint` says of a stale snapshot of gas or code sizes."""
+"""`tools.gas --check` reports stale snapshots of gas and code sizes."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(monkeypatch: pytest.MonkeyPatch) -> str | int | None:
-    """What it exits with."""
+    """Run `--check` and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["gas.py", "--check"])
     with pytest.raises(SystemExit) as ended:
         gas.main()
     return ended.value.code
 
 
-def test_a_snapshot_just_taken_is_not_stale(snapshots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_snapshot_is_not_stale(snapshots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch)
     assert json.loads((snapshots / "code_size.json").read_text()) == {"Disputes": 23_000}
     assert check(monkeypatch) == 0
 
 
-def test_each_figure_that_moved_came_or_went_is_named_and_nothing_is_written(
+def test_each_changed_added_or_removed_figure_is_reported_and_nothing_is_written(
     snapshots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(monkeypatch)
@@ -56,7 +56,7 @@ def test_each_figure_that_moved_came_or_went_is_named_and_nothing_is_written(
     assert (snapshots / "gas.json").read_text() == stale
 
 
-def test_a_snapshot_that_is_missing_is_stale(snapshots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_snapshot_is_stale(snapshots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch)
     (snapshots / "code_size.json").unlink()
     assert "code_size.json: Disputes is 23000, not None" in str(check(monkeypatch))

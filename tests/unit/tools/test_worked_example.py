@@ -1,4 +1,4 @@
-"""The worked example again, by a second implementation of what docs/protocol.md says: Keccak and integers."""
+"""Recomputes the worked example by an independent implementation of docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def above(level: list[Node]) -> list[Node]:
 
 
 def climb(leaf: Node, index: int, count: int, path: list[Node]) -> tuple[Node, int]:
-    """The root, and the sum of the leaves left of this one."""
+    """Return the root, and the sum of the leaves with lower indices."""
     prefix, siblings = 0, iter(path)
     while count > 1:
         if index ^ 1 < count:
@@ -106,7 +106,7 @@ def versions() -> dict[bytes, dict[str, Any]]:
 
 
 def slices_of(receipt: dict[str, Any]) -> list[tuple[dict[str, Any], int, bytes]]:
-    """Record, weight and list of each."""
+    """Return record, weight and list of each slice."""
     packed, known = raw(receipt["slices"]), versions()
     cut = [packed[i : i + 36] for i in range(0, len(packed), 36)]
     lists = map(raw, receipt["lists"])
@@ -128,7 +128,7 @@ def charge_of(receipt: dict[str, Any], record: dict[str, Any], weight: int) -> i
 
 
 def parts_of(charge: int, record: dict[str, Any], shares: bytes) -> list[tuple[str, int]]:
-    """Who earns what of a slice, part by part."""
+    """Return the account and amount of each part of a slice."""
     market, contributors = CASES["market"], CASES["snapshot"]["contributors"]
     fee = charge * int(market["feePpm"]) // PPM
     operator, creator = ((charge - fee) * int(record[f"{who}Ppm"]) // PPM for who in ("operator", "creator"))
@@ -198,7 +198,7 @@ def test_entries_follow_from_receipts_and_balances_from_entries() -> None:
 
 
 @pytest.mark.parametrize("name", ["receipts", "entries", "balances"])
-def test_a_tree_grows_from_its_leaves(name: str) -> None:
+def test_a_tree_is_built_from_its_leaves(name: str) -> None:
     tree, level = CASES[f"{name} tree"], leaves(name)
     assert len(level) == int(tree["count"])
     nodes: list[Node] = []
@@ -219,7 +219,7 @@ def test_a_batch_hash_is_that_of_its_sixteen_words(name: str) -> None:
     assert keccak(*kept) == raw(header["balancesHash"])
 
 
-def test_spans_are_what_the_receipts_tile() -> None:
+def test_the_receipts_cover_the_spans() -> None:
     first, second, third = numbered("receipt")
     ends = ((second["channelId"], int(second["cumulative"])), (third["channelId"], int(third["cumulative"])))
     packed = b"".join(raw(channel) + bytes(32) + until.to_bytes(16, "big") for channel, until in ends)
@@ -237,7 +237,7 @@ def test_the_batch_data_is_canonical_and_has_the_receipts() -> None:
         assert all(shown[name] == receipt[name] for name in (*RECEIPT_FIELDS, "method", "signature"))
 
 
-def test_the_claim_opens_the_kept_balances() -> None:
+def test_the_claim_opens_the_stored_balances() -> None:
     claim, tree = CASES["claim"], CASES["balances tree"]
     leaf = (int(claim["value"]), keccak(keccak(b"loraledger.balances"), word(claim["account"])))
     root, _ = climb(leaf, int(claim["index"]), int(claim["balancesCount"]), unpack(claim["path"]))
@@ -245,7 +245,7 @@ def test_the_claim_opens_the_kept_balances() -> None:
     assert int(claim["units"]) == int(claim["value"]) // PPM
 
 
-def test_the_proof_shows_an_entry_that_the_split_does_not_make() -> None:
+def test_the_proof_shows_an_entry_that_differs_from_the_split() -> None:
     proof, header, receipt = CASES["proof"], CASES["forged header"], CASES["receipt 0"]
     leaf = (int(proof["value"]), keccak(keccak(b"loraledger.entries"), raw(proof["key"])))
     root, _ = climb(leaf, int(proof["index"]), int(header["entriesCount"]), unpack(proof["path"]))
@@ -259,7 +259,7 @@ def test_the_proof_shows_an_entry_that_the_split_does_not_make() -> None:
     assert expected == int(proof["expected"]) != int(proof["value"])
 
 
-def test_the_call_holds_what_the_page_shows() -> None:
+def test_the_call_contains_the_arguments_on_the_page() -> None:
     proof, entry = CASES["proof"], interface("Disputes").by_selector(raw(CASES["proof"]["data"])[:4])
     assert entry is not None
     assert entry.name == proof["function"]
@@ -271,7 +271,7 @@ def test_the_call_holds_what_the_page_shows() -> None:
     ]
 
 
-def test_every_hash_of_the_page_is_one_of_the_vectors() -> None:
+def test_every_hash_on_the_page_is_in_the_vectors() -> None:
     known = json.dumps(list(CASES.values()))
     shown = re.findall(r"0x[0-9a-f]{40,}", PAGE.split("## A worked example")[1])
     assert len(shown) > 90

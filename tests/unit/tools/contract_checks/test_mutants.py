@@ -10,7 +10,7 @@ def node(node_type: str, text: str, **fields: Any) -> dict[str, Any]:
 
 
 def spanning(text: str, context: str, **fields: Any) -> dict[str, Any]:
-    """A node over `text`, where it first stands at the beginning of `context`."""
+    """Return a node for `text` at the first occurrence of `context`, which starts with it."""
     return {"src": f"{SOURCE.index(context.encode())}:{len(text)}:0", **fields}
 
 
@@ -32,11 +32,11 @@ def tree() -> dict[str, Any]:
 
 
 def changed() -> dict[str, str]:
-    """Mutated source -> operator."""
+    """Return mutated source -> operator."""
     return {mutant.apply(SOURCE): mutant.operator for mutant in Mutator("F.sol", SOURCE).mutants(tree())}
 
 
-def test_every_operator_changes_its_stretch_and_nothing_else() -> None:
+def test_every_operator_changes_only_its_range() -> None:
     assert changed() == {
         "function f() { require(a < b, E()); x += 1; }": "comparison",
         "function f() { require(a > b, E()); x += 1; }": "comparison",
@@ -61,7 +61,7 @@ def test_the_quotas_sum_to_the_total_and_follow_the_sizes() -> None:
     assert shares["a"] == shares["b"] == 100
 
 
-def test_the_draw_depends_on_the_seed_alone() -> None:
+def test_the_order_depends_only_on_the_seed() -> None:
     mutants = [Mutant("F.sol", "f", "constant", i, i + 1, "0", "1") for i in range(50)]
     assert shuffled(mutants, 1) == shuffled(mutants[::-1], 1)
     assert shuffled(mutants, 1) != shuffled(mutants, 2)
