@@ -23,11 +23,11 @@ def test_the_report_has_what_was_measured_and_nothing_else(
     assert 0 <= report["foreign_share"] <= 1
 
 
-def test_a_check_that_misses_what_was_planted_is_no_measurement(
+def test_a_check_that_misses_planted_near_duplicates_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.services.contribute.check_upload.NEAR_PPM", 2_000_000)
-    with pytest.raises(AssertionError, match="not seen"):
+    with pytest.raises(AssertionError, match="near duplicates were missed"):
         data.measure(data.Sizes(100_000, 100_000), tmp_path)
 
 
