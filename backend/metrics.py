@@ -1,7 +1,7 @@
 """Prometheus metrics of the processes of an installation. Labels never have unbounded values, such as payers.
 
 State, such as pending amounts or backlogs, is read from the database at each scrape, see
-`backend.installation.metrics`. The engine has metrics of its own, see `inference.meter`.
+`backend.installation.metrics`. The engine has metrics of its own, see `inference.server.metrics`.
 """
 
 from __future__ import annotations

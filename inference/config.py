@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 DType = Literal["float32", "bfloat16", "float16"]
 PrefixSharing = Literal["off", "payer", "all"]
 Quantization = Literal["none", "int8", "int4"]
-KernelChoice = Literal["auto", "native", "portable"]
+KernelBackend = Literal["auto", "native", "portable"]
 MIB = 1024 * 1024
 
 
@@ -25,7 +25,7 @@ class EngineConfig:
     device: str = "cpu"
     num_threads: int = 2  # of each rank
     tensor_parallel: int = 1  # processes among which every layer is divided
-    kernels: KernelChoice = "auto"
+    kernels: KernelBackend = "auto"
     batch_invariant: bool = False  # the same bits for a request in any company, at the cost of speed
     max_context: int | None = None  # None: what the model and the KV budget allow
     max_running: int = 32

@@ -1,4 +1,6 @@
-"""The engine's facade: add requests, step, read chunks. One thread; only adapter loads happen elsewhere."""
+"""The engine's facade: add requests, step, read chunks. Not thread-safe; adapters load on threads of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference.block_manager import BlockManager
-from inference.chat import ChatTokenizer
 from inference.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,
@@ -20,27 +20,29 @@ from inference.errors import (
     NumericalError,
     OverloadedError,
 )
-from inference.line import Line
+from inference.executor.leader import start_ranks
+from inference.kernels.onednn import limit_caches
+from inference.kernels.threads import set_num_threads
 from inference.lora.host import AdapterHost
 from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
 from inference.model.kv_cache import bytes_per_block
 from inference.model.loader import BaseWeights
+from inference.model.shards import Shard
 from inference.model.sources import model_name
-from inference.onednn import bound_caches
-from inference.parallel.leader import lead
-from inference.parallel.shards import Shard
-from inference.prefix import PrefixCache
 from inference.probe import ErrorProbe, ProbeSums
 from inference.protocol import AdapterBlend, AdapterRef, Chunk, FinishReason, Generate, ProbeStates, Status
-from inference.request import Request
+from inference.request import EmbeddingRequest, GenerationRequest
 from inference.sampling.grammar import GrammarCompiler
-from inference.sampling.sampler import NOT_FINITE, Choice, choose
-from inference.sampling.state import SamplingState, checked
+from inference.sampling.sampler import INVALID_TOKEN, SampledToken, sample_tokens
+from inference.sampling.state import SamplingState, validate_sampling
 from inference.sampling.vocabulary import Vocabulary
-from inference.scheduler import Scheduler
-from inference.text import TextStream
-from inference.threads import compute_with
+from inference.scheduling.block_manager import BlockManager
+from inference.scheduling.prefix_cache import PrefixCache
+from inference.scheduling.queue_limits import QueueLimits
+from inference.scheduling.scheduler import Scheduler
+from inference.tokenization.detokenizer import TextStream
+from inference.tokenization.tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,13 +50,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.config import EngineConfig
+    from inference.request import Request
     from inference.sampling.grammar import Grammar
-    from inference.scheduler import Step
+    from inference.scheduling.scheduler import Step
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An accepted request that ended by an error."""
+    """An accepted request that ended with an error."""
 
     request_id: str
     error: InferenceError
@@ -76,19 +79,18 @@ class Engine:
         on_loaded: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Load the model. `on_loaded` is called on a loader thread when an adapter load has ended.
-
+        """Load the model. `on_loaded` is called on a loader thread after each adapter load.
         Raises `ModelNotFoundError`, `UnsupportedModelError`.
         """
-        bound_caches()
-        compute_with(config.num_threads)
+        limit_caches()
+        set_num_threads(config.num_threads)
         dtype: torch.dtype = getattr(torch, config.dtype)
         self.config = config
         self.architecture = read_architecture(config.model_path)
         self.base_model_digest = base_model_digest(config.model_path)
         self.tokenizer = ChatTokenizer(config.model_path)
-        own = Shard(0, config.tensor_parallel).architecture(self.architecture)
-        num_bytes = bytes_per_block(own, config.kv_block_size, dtype)
+        shard = Shard(0, config.tensor_parallel).architecture(self.architecture)
+        num_bytes = bytes_per_block(shard, config.kv_block_size, dtype)
         num_bytes += PrefixCache.bytes_per_block(self.architecture.hidden_size)
         num_blocks = config.kv_budget_bytes // num_bytes
         self._blocks = BlockManager(num_blocks, config.kv_block_size)
@@ -96,19 +98,24 @@ class Engine:
         self._loaded = threading.Event()
         self._on_loaded = on_loaded
         weights = BaseWeights.open(config.model_path, self.architecture, dtype, config.quantization)
-        self._followers, arena, self._runner = lead(config, weights, self.max_context, num_blocks)
+        self._followers, arena, self._runner = start_ranks(config, weights, self.max_context, num_blocks)
         self._errors = ErrorProbe(self._runner)
         self._adapters = AdapterHost(config, weights, self.base_model_digest, arena, self._wake)
         self._prefixes = PrefixCache(
             self._blocks, config.prefix_sharing, self.architecture.hidden_size, config.device
         )
-        self._line = Line(config.max_waiting, config.max_waiting_tokens)
+        self._queue_limits = QueueLimits(config.max_waiting, config.max_waiting_tokens)
         self._scheduler = Scheduler(
-            self._blocks, self._adapters, self._line, config.max_running, config.max_step_tokens, clock
+            self._blocks,
+            self._adapters,
+            self._queue_limits,
+            config.max_running,
+            config.max_step_tokens,
+            clock,
         )
-        self._crowded_out: list[Failure] = []
+        self._shed: list[Failure] = []
         self._clock = clock
-        self._timed: dict[str, Request] = {}  # those of `_requests` that have a deadline
+        self._timed: dict[str, Request] = {}  # the requests that have a deadline
         self._requests: dict[str, Request] = {}
         end_token_ids = self.architecture.eos_token_ids | self.tokenizer.eos_token_ids
         self.vocabulary = Vocabulary(self.architecture.vocab_size, end_token_ids, self.tokenizer.to_json)
@@ -122,7 +129,7 @@ class Engine:
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Until the next deadline of a request; None if none has one."""
+        """Seconds until the next deadline of a request; None if no request has one."""
         instants = [request.expires_at for request in self._timed.values()]
         return max(0.0, min(instants) - self._clock()) if instants else None
 
@@ -132,20 +139,19 @@ class Engine:
         prompt_token_ids: Sequence[int] | None = None,
         grammar: Grammar | None = None,
     ) -> None:
-        """Accept a request. `prompt_token_ids` and `grammar`, the compiled constraint, save doing here what
-        the caller has done.
-
+        """Accept a request. A caller that has already encoded the prompt or compiled the constraint passes
+        `prompt_token_ids` and `grammar`.
         Raises `InvalidRequestError`, `InvalidSchemaError`, `UnsupportedModelError`,
         `ContextLengthExceededError`, `OverloadedError`.
         """
-        sampling = checked(command.sampling, self.vocabulary.size)
+        sampling = validate_sampling(command.sampling, self.vocabulary.size)
         prompt = list(prompt_token_ids or self.tokenizer.encode_prompt(command.messages, command.prompt))
         if sampling.constraint is not None and grammar is None:
             grammar = self.grammars.compile(sampling.constraint)
         if sampling.logprobs is not None:
             self.vocabulary.warm_up()
         self._accept(
-            Request(
+            GenerationRequest(
                 request_id=command.request_id,
                 token_ids=prompt,
                 num_prompt_tokens=len(prompt),
@@ -167,52 +173,51 @@ class Engine:
         answer: Sequence[int],
         adapter: AdapterRef | AdapterBlend | None,
     ) -> None:
-        """Accept given token ids for their states alone: one `Chunk` with a probe ends the request.
+        """Accept a prompt and its answer for their states alone. A single `Chunk` with a probe ends the
+        request.
 
-        The states are those that `add` with a probe returns when the model gives this answer itself. Raises
-        as `add` does.
+        The states equal those that `add` with a probe returns when the model samples this answer. Raises the
+        errors of `add`.
         """
         self._accept(
-            Request(
+            EmbeddingRequest(
                 request_id=request_id,
-                token_ids=[*prompt, *answer[:-1]],  # the last token predicts nothing
+                token_ids=[*prompt, *answer[:-1]],
                 num_prompt_tokens=len(prompt),
-                max_tokens=len(answer),
-                sampling=None,
                 adapter=adapter,
-                text=None,
                 probe=ProbeSums(len(prompt)),
-                closing_token_id=answer[-1] if answer else None,
+                last_token_id=answer[-1] if answer else None,
             )
         )
 
     def abort(self, request_id: str) -> Chunk | None:
-        """End a request now. Its last chunk, or None for an id that is unknown or whose failure the next step
+        """End a request and return its last chunk; None for an unknown id, or one whose failure the next step
         returns.
 
-        The chunk holds a probe if one was wanted, the prompt has been computed, and all of it is finite.
+        The chunk has a probe if one was requested, the prompt has been computed, and all states are finite.
         """
         request = self._requests.get(request_id)
         if request is None:
             return None
-        self._forget(request)
+        self._remove(request)
         request.finish_reason = "abort"
-        text = request.text.flush() if request.text is not None else ""
+        text = request.text.flush() if isinstance(request, GenerationRequest) else ""
         states = request.probe_states()
         return _chunk(request, None, text, states if states is not None and states.is_finite else None)
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
-        """Advance every request that can run by one step and return what is new.
+        """Advance every request that can run by one step and return the new outputs.
 
-        `is_stalled` is True afterwards when nothing happened: then all requests wait for adapters to load,
-        and nothing will happen before one is there, or `seconds_to_deadline` have passed.
+        Sets `is_stalled` when nothing happened: all requests wait for adapters to load, and the next step can
+        do nothing before a load ends or `seconds_to_deadline` have passed.
         """
         self._loaded.clear()
-        self._adapters.registry.collect()
-        # Before scheduling, which would load a refused adapter again; after it, for loads refused at once.
-        outputs: list[Output] = [*self._crowded_out, *self._fail_overdue(), *self._fail_unloadable()]
-        self._crowded_out.clear()
+        self._adapters.registry.poll()
+        # Failures are reported before scheduling, which would start the same loads again, and after it for
+        # loads that fail immediately.
+        outputs: list[Output] = [*self._shed, *self._fail_overdue(), *self._fail_unloadable()]
+        self._shed.clear()
         step = self._scheduler.schedule()
         outputs += self._fail_unloadable()
         if step.scheduled:
@@ -222,7 +227,7 @@ class Engine:
         return outputs
 
     def run(self) -> Iterator[Output]:
-        """Step until idle; for callers that have nothing else to do meanwhile."""
+        """Step until idle, blocking while adapters load."""
         while not self.is_idle:
             outputs = self.step()
             yield from outputs
@@ -230,14 +235,14 @@ class Engine:
                 self._loaded.wait(self.seconds_to_deadline)
 
     def check_integrity(self) -> None:
-        """Compare kv_blocks, slots and registry with what the requests hold. Raises `AssertionError`."""
+        """Compare kv_blocks, slots and registry with the requests. Raises `AssertionError`."""
         running = self._scheduler.running
         self._blocks.check_integrity(request.block_table for request in running)
         self._scheduler.check_integrity()
         self._adapters.check_integrity([request.slot for request in running], self._scheduler.waiting_digests)
         owned = {request.request_id for request in (*running, *self._scheduler.waiting())}
         if owned != self._requests.keys():
-            raise AssertionError(f"requests lost or forgotten: {owned ^ self._requests.keys()}")
+            raise AssertionError(f"requests lost or not removed: {owned ^ self._requests.keys()}")
 
     def status(self, request_id: str = "") -> Status:
         adapters, blocks = self._adapters, self._blocks
@@ -283,13 +288,15 @@ class Engine:
         self._scheduler.add(request)
 
     def _make_room(self, request: Request) -> None:
-        """In the line, if need be at the cost of the payer who takes most of it. Raises `OverloadedError`."""
-        while not self._line.has_room(request.num_tokens):
-            error = OverloadedError(self._line.num_requests, self._line.num_tokens)
-            victim = self._scheduler.who_must_go_for(request)
+        """Shed requests of the payer with the largest share until `request` fits into the waiting queue.
+        Raises `OverloadedError` if its own payer would have the largest share.
+        """
+        while not self._queue_limits.has_room(request.num_tokens):
+            error = OverloadedError(self._queue_limits.num_requests, self._queue_limits.num_tokens)
+            victim = self._scheduler.victim_for(request)
             if victim is None:
                 raise error
-            self._crowded_out.append(self._fail(victim, error))
+            self._shed.append(self._fail(victim, error))
 
     def _fail_overdue(self) -> Iterator[Failure]:
         now = self._clock()
@@ -297,97 +304,109 @@ class Engine:
             yield self._fail(request, DeadlineExceededError(request.num_answer_tokens))
 
     def _fail_unloadable(self) -> Iterator[Failure]:
-        for refused, error in self._adapters.take_failures():
+        for refused, error in self._adapters.pop_failures():
             for request in [each for each in self._scheduler.waiting() if each.needs(refused)]:
                 yield self._fail(request, error)
 
     def _advance(self, step: Step, hidden: Tensor) -> list[Output]:
-        """Note what was computed, and sample for the requests whose tokens are all computed now."""
-        due: list[tuple[Request, int]] = []  # with the row of their last token
+        """Record the computed states, and sample for the requests without pending tokens."""
+        outputs: list[Output] = []
+        due: list[tuple[GenerationRequest, int]] = []  # (request, row of its last token)
         row = 0
         states = hidden.float()
         self._prefixes.record(step, states)
         for entry in step.scheduled:
             request = entry.request
-            if request.probe is not None:
-                self._errors.add_given(request, hidden[row : row + entry.num_tokens])
-                request.probe.add(states[row : row + entry.num_tokens], request.num_computed)
+            self._add_to_probe(request, slice(row, row + entry.num_tokens), hidden, states)
             request.num_computed += entry.num_tokens
             row += entry.num_tokens
-            if request.num_pending == 0:
+            if request.num_pending > 0:
+                continue
+            if isinstance(request, GenerationRequest):
                 due.append((request, row - 1))
-        given = [self._finish_given(request) for request, _ in due if request.sampling is None]
-        return [*given, *self._sample(due, hidden)]
+            else:
+                outputs.append(self._finish_embedding(request))
+        if due:
+            outputs += self._sample(due, hidden)
+        return outputs
 
-    def _sample(self, due: Sequence[tuple[Request, int]], hidden: Tensor) -> list[Output]:
-        sampled = [(request, row, request.sampling) for request, row in due if request.sampling is not None]
-        if not sampled:
-            return []
-        logits = self._runner.logits(hidden, [row for _, row, _ in sampled])
-        expected = self._errors.expect([request for request, _, _ in sampled], logits)
-        choices = choose(logits, [state for _, _, state in sampled], self.vocabulary, self._runner.argmax)
+    def _add_to_probe(self, request: Request, rows: slice, hidden: Tensor, states: Tensor) -> None:
+        """Add the states in `rows` of the batch, in the model's dtype and in fp32, to the request's probe."""
+        if isinstance(request, EmbeddingRequest):
+            start = request.num_computed
+            targets = request.probe_targets(start, start + rows.stop - rows.start)
+            self._errors.add_given(request.probe, targets, hidden[rows], start)
+        if request.probe is not None:
+            request.probe.add(states[rows], request.num_computed)
+
+    def _sample(self, due: Sequence[tuple[GenerationRequest, int]], hidden: Tensor) -> list[Output]:
+        requests = [request for request, _ in due]
+        logits = self._runner.logits(hidden, [row for _, row in due])
+        expected = self._errors.expected_outputs([request.probe for request in requests], logits)
+        tokens = sample_tokens(
+            logits, [request.sampling for request in requests], self.vocabulary, self._runner.argmax
+        )
         if expected is not None:
-            # A request that fails, its token -1, is past caring.
-            self._errors.add(expected, [max(0, choice.token_id) for choice in choices])
-        return [
-            self._append(request, state, choice)
-            for (request, _, state), choice in zip(sampled, choices, strict=True)
-        ]
+            # The probe of a request that fails, whose token id is -1, is never returned.
+            self._errors.add(expected, [max(0, token.token_id) for token in tokens])
+        return [self._append(request, token) for request, token in zip(requests, tokens, strict=True)]
 
-    def _append(self, request: Request, state: SamplingState, choice: Choice) -> Output:
-        token_id = choice.token_id
-        if token_id == NOT_FINITE:
+    def _append(self, request: GenerationRequest, token: SampledToken) -> Output:
+        state = request.sampling
+        if token.token_id == INVALID_TOKEN:
             return self._fail(request, state.error or NumericalError(request.adapter_digest))
-        request.token_ids.append(token_id)
-        state.push(token_id)
-        is_end = token_id in self.vocabulary.end_token_ids and not state.sampling.ignore_eos
-        text = request.text.push(token_id) if request.text is not None and not is_end else ""
-        if is_end or (request.text is not None and request.text.is_stopped):
-            return self._finish(request, "stop", choice, text)
+        request.token_ids.append(token.token_id)
+        state.push(token.token_id)
+        is_end = token.token_id in self.vocabulary.end_token_ids and not state.sampling.ignore_eos
+        text = "" if is_end else request.text.push(token.token_id)
+        if is_end or request.text.is_stopped:
+            return self._finish(request, "stop", token, text)
         if request.num_answer_tokens >= request.max_tokens:
-            return self._finish(request, "length", choice, text)
-        return _chunk(request, choice, text)
+            return self._finish(request, "length", token, text)
+        return _chunk(request, token, text)
 
-    def _finish(self, request: Request, reason: FinishReason, choice: Choice, text: str) -> Output:
+    def _finish(
+        self, request: GenerationRequest, reason: FinishReason, token: SampledToken, text: str
+    ) -> Output:
         states = request.probe_states()
         if states is not None and not states.is_finite:
             return self._fail(request, NumericalError(request.adapter_digest))
-        self._forget(request)
+        self._remove(request)
         request.finish_reason = reason
-        text += request.text.flush() if request.text is not None else ""
-        return _chunk(request, choice, text, states)
+        return _chunk(request, token, text + request.text.flush(), states)
 
-    def _finish_given(self, request: Request) -> Output:
-        self._forget(request)
+    def _finish_embedding(self, request: Request) -> Output:
         states = request.probe_states()
         if states is None or not states.is_finite:
-            self._prefixes.forget(request)
-            return Failure(request.request_id, NumericalError(request.adapter_digest))
+            return self._fail(request, NumericalError(request.adapter_digest))
+        self._remove(request)
         request.finish_reason = "stop"
         return _chunk(request, None, "", states)
 
     def _fail(self, request: Request, error: InferenceError) -> Failure:
-        self._forget(request)
+        self._remove(request)
         if isinstance(error, NumericalError):
-            self._prefixes.forget(request)
+            self._prefixes.invalidate(request)
         return Failure(request.request_id, error)
 
-    def _forget(self, request: Request) -> None:
+    def _remove(self, request: Request) -> None:
         del self._requests[request.request_id]
         self._timed.pop(request.request_id, None)
         self._scheduler.remove(request)
 
 
-def _chunk(request: Request, choice: Choice | None, text: str, probe: ProbeStates | None = None) -> Chunk:
+def _chunk(
+    request: Request, token: SampledToken | None, text: str, probe: ProbeStates | None = None
+) -> Chunk:
     return Chunk(
         request_id=request.request_id,
         text=text,
-        token_ids=[] if choice is None else [choice.token_id],
+        token_ids=[] if token is None else [token.token_id],
         prompt_tokens=request.num_prompt_tokens,
-        completion_tokens=0 if request.sampling is None else request.num_answer_tokens,
+        completion_tokens=request.num_sampled_tokens,
         finish_reason=request.finish_reason,
         probe=probe,
         cached_prompt_tokens=request.num_cached_prompt_tokens,
-        logprobs=None if choice is None or choice.logprobs is None else [choice.logprobs],
+        logprobs=None if token is None or token.logprobs is None else [token.logprobs],
         queue_seconds=request.queue_seconds,
     )

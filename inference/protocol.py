@@ -1,7 +1,7 @@
 """Messages between the engine process and its clients. Nothing here imports torch.
 
 Every message is an object of JSON whose `type` names it, and carries the `request_id` that its sender chose;
-ids are scoped to a connection. `inference.frames` is how they travel.
+ids are scoped to a connection. `inference.server.frames` is how they travel.
 """
 
 from __future__ import annotations
@@ -326,7 +326,7 @@ class Status(Struct, frozen=True, tag="status"):
 
 
 class Metrics(Struct, frozen=True, tag="metrics"):
-    """What the engine counts, in Prometheus' text format; see `inference.meter`."""
+    """What the engine counts, in Prometheus' text format; see `inference.server.metrics`."""
 
     request_id: str
     text: str

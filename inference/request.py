@@ -1,4 +1,4 @@
-"""A request and its state while the engine works on it."""
+"""Requests and their state in the engine."""
 
 from __future__ import annotations
 
@@ -12,36 +12,29 @@ if TYPE_CHECKING:
     from inference.probe import ProbeSums
     from inference.protocol import AdapterBlend, AdapterRef, FinishReason, ProbeStates
     from inference.sampling.state import SamplingState
-    from inference.text import TextStream
+    from inference.tokenization.detokenizer import TextStream
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Request:
-    """One sequence. `token_ids` holds prompt and answer; `num_computed` of them are in the KV cache.
-
-    `sampling` is None when nothing is sampled: the tokens are given and only their states are wanted.
-    """
+    """One sequence. The first `num_computed` of its `token_ids` are in the KV cache."""
 
     request_id: str
-    token_ids: list[int]
+    token_ids: list[int]  # prompt and answer
     num_prompt_tokens: int
-    max_tokens: int
-    sampling: SamplingState | None
     adapter: AdapterRef | AdapterBlend | None
-    text: TextStream | None
     probe: ProbeSums | None
     payer: str = ""
-    priority: int = 0  # grows while it waits
+    priority: int = 0  # raised while the request waits
     waiting_since: float = 0.0
     arrived_at: float = 0.0
-    queue_seconds: float = 0.0  # until it first ran
+    queue_seconds: float = 0.0  # from arrival until it first ran
     expires_at: float = math.inf
-    arrival: int = 0
+    arrival: int = 0  # sequence number
     slot: int = BASE_SLOT
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
-    closing_token_id: int | None = None  # of a given answer; predicted, but never computed
-    prefix_root: bytes | None = None  # None: nothing is shared; see `inference.prefix`
+    prefix_root: bytes | None = None  # None: no prefix sharing; see `inference.scheduling.prefix_cache`
     block_names: list[bytes] = field(default_factory=list)
     num_cached_prompt_tokens: int = 0
     num_preemptions: int = 0
@@ -56,14 +49,20 @@ class Request:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
+    def num_sampled_tokens(self) -> int:
+        """Answer tokens that the model sampled."""
+        return 0
+
+    @property
     def num_pending(self) -> int:
         """Tokens still to be computed: 1 while decoding, more in prefill or after a preemption."""
         return len(self.token_ids) - self.num_computed
 
     @property
     def num_sharable(self) -> int:
-        """Tokens that need not be computed if their kv_blocks are known. The last one always is, for its
-        logits; under a probe so are those whose states belong to the answer, unless they were seen before.
+        """Tokens that may come from shared kv_blocks. The last token is always computed, for its logits.
+        With a probe so are the tokens whose states belong to the answer, unless the probe has seen them
+        before.
         """
         last = len(self.token_ids) - 1
         if self.probe is None:
@@ -74,23 +73,50 @@ class Request:
     def adapter_digest(self) -> str | None:
         return None if self.adapter is None else self.adapter.digest
 
-    def needs(self, choice: AdapterRef | AdapterBlend) -> bool:
-        """Whether it can run only with `choice`: its adapter, its blend, or an adapter of its blend."""
-        return self.adapter is not None and (self.adapter == choice or choice in self.adapter.refs)
-
-    def given_targets(self, start: int, end: int) -> list[tuple[int, int]]:
-        """(position, the given answer's token that its state predicts) of those from `start` to `end` that
-        the probe has not seen; none where tokens are sampled.
-        """
-        if self.probe is None or self.closing_token_id is None:
-            return []
-        first = max(start, self.probe.num_seen, self.num_prompt_tokens - 1)
-        following = [*self.token_ids[first + 1 : end + 1], self.closing_token_id]
-        return list(zip(range(first, end), following, strict=False))
+    def needs(self, adapter: AdapterRef | AdapterBlend) -> bool:
+        """Whether it cannot run without `adapter`: its adapter, its blend, or an adapter of its blend."""
+        return self.adapter is not None and (self.adapter == adapter or adapter in self.adapter.refs)
 
     def probe_states(self) -> ProbeStates | None:
-        """What the probe has seen; None without one, or before the prompt was computed."""
+        """The states seen by the probe; None without a probe, or before the prompt is computed."""
         if self.probe is None or self.probe.num_seen < self.num_prompt_tokens:
             return None
-        # A given answer lacks its last token here, see `Engine.embed`; `max_tokens` is its whole length.
-        return self.probe.finish(self.max_tokens if self.sampling is None else self.num_answer_tokens)
+        return self.probe.finish(self.num_answer_tokens)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class GenerationRequest(Request):
+    """A request whose answer is sampled."""
+
+    max_tokens: int
+    sampling: SamplingState
+    text: TextStream
+
+    @property
+    def num_sampled_tokens(self) -> int:
+        return self.num_answer_tokens
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class EmbeddingRequest(Request):
+    """A request with a given answer, computed for its states alone.
+
+    `token_ids` lacks the answer's last token, `last_token_id`, which is predicted but need not be computed.
+    """
+
+    probe: ProbeSums
+    last_token_id: int | None  # None without an answer
+
+    @property
+    def num_answer_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens + (self.last_token_id is not None)
+
+    def probe_targets(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(position, the answer token predicted from its state) for the positions from `start` to `end` that
+        the probe has not seen.
+        """
+        if self.last_token_id is None:
+            return []
+        first = max(start, self.probe.num_seen, self.num_prompt_tokens - 1)
+        following = [*self.token_ids[first + 1 : end + 1], self.last_token_id]
+        return list(zip(range(first, end), following, strict=False))

@@ -16,14 +16,6 @@ import msgspec
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.domain.ids import Hash32
 from backend.ports.engine import InvalidSchema
-from inference.frames import (
-    MAX_FRAME_BYTES,
-    FrameTooLargeError,
-    decode_event,
-    encode_frame,
-    find_request_id,
-    read_frame,
-)
 from inference.protocol import (
     MAX_EMBED_ITEMS,
     Abort,
@@ -40,6 +32,14 @@ from inference.protocol import (
     Metrics,
     Status,
     TokenCount,
+)
+from inference.server.frames import (
+    MAX_FRAME_BYTES,
+    FrameTooLargeError,
+    decode_event,
+    encode_frame,
+    find_request_id,
+    read_frame,
 )
 from telemetry import traces
 

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.frames import decode_command, encode_frame, read_frame
 from inference.protocol import Abort, Chunk, CountTokens, Generate, TokenCount
+from inference.server.frames import decode_command, encode_frame, read_frame
 
 if TYPE_CHECKING:
     from inference.protocol import Command, Event, FinishReason

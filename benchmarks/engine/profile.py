@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 import inference
-from inference.kernels.choice import choose_kernels
 from inference.kernels.portable import PortableKernels
+from inference.kernels.select import select_kernels
 from inference.model.architecture import PARENT_BY_LINEAR
 from inference.model.linear import make_linear
 
@@ -83,7 +83,7 @@ def limits(architecture: Architecture, num_rows: int) -> dict[str, float]:
     weights from memory as in a step, with our kernels and with torch; their time at the arithmetic peak, the
     best that torch or our kernels reach with cached weights; and the bandwidth of reading weights.
     """
-    kernels = choose_kernels("auto", torch.bfloat16, "cpu")
+    kernels = select_kernels("auto", torch.bfloat16, "cpu")
     shapes = [architecture.linear_shape(linear)[::-1] for linear in PARENT_BY_LINEAR]
     shapes = [*shapes * architecture.num_layers, (architecture.vocab_size, architecture.hidden_size)]
     linears = [make_linear(torch.randn(shape).bfloat16(), None, kernels) for shape in shapes]

@@ -1,4 +1,4 @@
-"""What the decoder asks of its kernels."""
+"""Interface of the decoder's kernels, and the tensors that they exchange."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from inference.lora.fold import Run
-    from inference.lora.segments import Segment
-
 
 class HeadNorms(NamedTuple):
-    """Weights [head_dim] that normalise each head's queries and keys before they are rotated (Qwen3)."""
+    """Weights [head_dim] that normalise each head's queries and keys before rotation (Qwen3)."""
 
     query: Tensor
     key: Tensor
@@ -26,7 +23,7 @@ class HeadNorms(NamedTuple):
 
 @dataclass(frozen=True)
 class Rotation:
-    """Where the tokens of a step stand, and the rotary table, [max_context, head_dim] in fp32."""
+    """Positions of a step's tokens, and the rotary table, [max_context, head_dim] in fp32."""
 
     cosine: Tensor
     sine: Tensor
@@ -43,8 +40,8 @@ class Rotation:
 
 
 class Pages(NamedTuple):
-    """One layer of the KV cache. Keys lie across, so that both of attention's products run along the last
-    axis.
+    """One layer of the KV cache. Keys are stored transposed, so that both products of attention run along the
+    last axis.
     """
 
     keys: Tensor  # [num_blocks, num_kv_heads, head_dim, block_size]
@@ -52,8 +49,10 @@ class Pages(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Singles:
-    """Tokens that are attended to one at a time: those of decodes, and of prompts over short contexts."""
+class PagedQueries:
+    """Queries that the kernel computes one token at a time from the pages: decodes, and prefills with a short
+    context.
+    """
 
     tokens: Tensor  # [n] rows of the batch
     contexts: Tensor  # [n] positions to attend to, the token's own included
@@ -61,9 +60,19 @@ class Singles:
     sequences: Tensor  # [n] rows of `block_tables`
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens [start, end) use the adapter in `slot`, whose weights are `rows` of the arena."""
+
+    start: int
+    end: int
+    slot: int
+    rows: slice
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class LoraPart:
-    """The arena of one linear layer, and where its delta goes in the fused projection's output."""
+class LoraTarget:
+    """The arena of one linear layer, and the columns of its delta in the fused projection's output."""
 
     shrink: Tensor  # [num_rows, in]
     expand: Tensor  # [num_rows, out]
@@ -71,59 +80,51 @@ class LoraPart:
 
 
 class Projection(Protocol):
-    """A linear layer or several fused ones, however the weight is stored."""
+    """A linear layer or several fused ones, in any storage format of the weight."""
 
     def __call__(self, states: Tensor) -> Tensor:
-        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which others may change in place."""
+        """[num_tokens, out] for `states` [num_tokens, in]; a new tensor, which the caller may overwrite."""
 
 
 class LoraBatch(Protocol):
-    """The adapters of one step, made ready once and used by every layer."""
+    """The adapters of one step, prepared once and used by every layer."""
 
-    def project(self, linear: Projection, states: Tensor, parts: Sequence[LoraPart]) -> Tensor:
-        """`linear` of `states` [num_tokens, in] with each part's delta added, [num_tokens, out]."""
+    def project(self, linear: Projection, states: Tensor, targets: Sequence[LoraTarget]) -> Tensor:
+        """`linear` of `states` [num_tokens, in] plus the delta of each target, [num_tokens, out]."""
 
 
 class Kernels(Protocol):
-    """All tensors are contiguous and of the model's dtype unless said otherwise."""
+    """The decoder's operations. All tensors are contiguous and in the model's dtype unless said otherwise."""
 
     reads_pages: bool  # whether `token_attention` is faster than gathering short contexts for SDPA
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
-        """The product with `weight` [out, in], with `bias` [out] added before it is rounded; None where that
-        of torch is faster. A token's bits depend neither on how many others there are nor on its place.
+        """The product with `weight` [out, in], with `bias` [out] added before rounding; None where torch's
+        product is faster. A token's bits depend neither on the number of tokens nor on its row.
         """
 
     def add_rms_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
-        """Add `delta` to `hidden` [num_tokens, width] in place; the sum, normalised, as a new tensor."""
+        """Add `delta` to `hidden` [num_tokens, width] in place; return the normalised sum as a new tensor."""
 
     def silu_gate(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) * up, [num_tokens, width], from both side by side, [num_tokens, 2 * width]."""
+        """silu(gate) * up, [num_tokens, width], from `gate_up` [num_tokens, 2 * width]: gate, then up."""
 
     def rotate_and_store(
         self, qkv: Tensor, norms: HeadNorms | None, rotation: Rotation, kv_slots: Tensor, pages: Pages
     ) -> Tensor:
-        """Rotated queries [num_tokens, num_heads, head_dim]. Rotated keys, and values, go to `kv_slots`
-        [num_tokens] (block * block_size + offset) of `pages`.
+        """Return the rotated queries [num_tokens, num_heads, head_dim]. Write rotated keys, and values, to
+        `kv_slots` [num_tokens] (block * block_size + offset) of `pages`.
         """
 
-    def token_attention(self, queries: Tensor, pages: Pages, singles: Singles, output: Tensor) -> None:
-        """Write the rows `singles.tokens` of `output`, which is shaped as `queries` [num_tokens, num_heads,
+    def token_attention(self, queries: Tensor, pages: Pages, paged: PagedQueries, output: Tensor) -> None:
+        """Write the rows `paged.tokens` of `output`, which has the shape of `queries` [num_tokens, num_heads,
         head_dim].
         """
 
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest value of each row of `rows` [n, width], [n], NaN where there is one; and the first
-        place of it, [n], which means nothing beside a NaN. `rows` may be fp32 whatever the model's dtype.
+        """The largest value of each row of `rows` [n, width] and its first index, both [n]. Where a row holds
+        NaN the value is NaN and the index has no meaning. `rows` may also be fp32.
         """
 
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:
         """`segments` are disjoint, in order, and within `num_tokens`."""
-
-    def take_factors(
-        self, weights: memoryview, run: Run, shrink: Tensor, expand: Tensor
-    ) -> tuple[float, float]:
-        """From an adapter's file to memory, on the CPU: each layer's A into `shrink` [num_layers, rank, in],
-        and B, scaled in fp32, into `expand` [num_layers, rank, out]; rounded once. The largest absolute value
-        of either, as it is there now: NaN where one is.
-        """

@@ -1,4 +1,4 @@
-"""The kernels in `cpp/`: tensors go in as addresses and sizes."""
+"""Python bindings of the kernels in `cpp/`; tensors are passed as addresses and sizes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 
 from inference.kernels.build import load_library
 from inference.kernels.cpu import Arithmetic, product_arithmetic, this_cpu
-from inference.kernels.portable import AddedLora, PortableKernels, SegmentedLora
-from inference.model.memory import LargePages
+from inference.kernels.memory import LargePages
+from inference.kernels.portable import AdditiveLora, PortableKernels, SegmentedLora
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,39 +22,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.kernels.cpu import Cpu
+    from inference.kernels.factors import StoredFactors, TensorSpec
     from inference.kernels.interface import (
         HeadNorms,
         LoraBatch,
-        LoraPart,
+        LoraTarget,
+        PagedQueries,
         Pages,
         Projection,
         Rotation,
-        Singles,
+        Segment,
     )
-    from inference.lora.fold import Run
-    from inference.lora.header import TensorSpec
-    from inference.lora.segments import Segment
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _STORED = (torch.float32, torch.bfloat16, torch.float16)  # `Format` in factors.h
 DTYPES = frozenset(_SUFFIX)
-_PANEL = 32  # outputs beside each other in a packed weight, kPanel in panels.h
-_DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs in a step, kDepth there
-_MAX_KNOWN_RUNS = 1024  # adapters of one layout share theirs, some seven or a few hundred
-# Runs of more tokens than this are products large enough for the library that computes the base model's.
+_PANEL = 32  # adjacent outputs in a packed weight, kPanel in panels.h
+_DEPTH: dict[Arithmetic, int] = {"widened": 1, "paired": 2, "tiled": 32}  # inputs per step, kDepth there
+_MAX_CACHED_FACTORS = 1024  # adapters of one layout share theirs: between seven and a few hundred
+# The deltas of longer segments are products large enough for the library that computes the base model's.
 _MAX_NATIVE_TOKENS = 64
 
 _Pointer, _Index, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
-class _LoraPart(ctypes.Structure):
+class _LoraTarget(ctypes.Structure):
     _fields_ = (("shrink", _Pointer), ("expand", _Pointer), ("out", _Index), ("column", _Index))
 
 
 class _StoredMatrix(ctypes.Structure):
-    _fields_ = (("place", _Index), ("format", _Index))
+    _fields_ = (("offset", _Index), ("format", _Index))
 
 
 class _LoraSegment(ctypes.Structure):
@@ -68,12 +67,12 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "token_attention": (*[_Pointer] * 7, *[_Index] * 6, _Pointer),
     "argmax": (_Pointer, _Index, _Index, _Pointer, _Pointer),
     "add_lora": (_Pointer, _Index, _Pointer, _Index, _Pointer, _Index, _Pointer, _Index),
-    "take_factors": (*[_Pointer] * 3, *[_Index] * 4, _Float, *[_Pointer] * 3),
+    "read_factors": (*[_Pointer] * 3, *[_Index] * 4, _Float, *[_Pointer] * 3),
 }
 
 
 class NativeKernels(PortableKernels):
-    """See `inference.kernels.interface.Kernels`; for CPUs, float32 and bfloat16."""
+    """Implements `inference.kernels.interface.Kernels` for CPUs, in float32 and bfloat16."""
 
     reads_pages = True
 
@@ -84,16 +83,17 @@ class NativeKernels(PortableKernels):
         batch_invariant: bool = False,
         cpu: Cpu | None = None,
     ) -> None:
-        """`batch_invariant`: deltas of long runs too are computed token by token. `cpu`: whose arithmetic the
-        products follow, this one's by default. Raises `KernelBuildError` without a working compiler.
+        """`batch_invariant`: deltas of long segments are computed token by token as well. `cpu` selects the
+        arithmetic of the products; the default is this machine's. Raises `KernelBuildError` without a working
+        compiler.
         """
         self.max_tokens = math.inf if batch_invariant else _MAX_NATIVE_TOKENS
         library = load_library()
         self._functions = _functions(library, dtype)
         self._products = None if dtype != torch.bfloat16 else _products(library, cpu or this_cpu())
-        # Logits that a sampler has changed are float32.
+        # The sampler changes logits in float32.
         self._argmax = {each: _functions(library, each)["argmax"] for each in (dtype, torch.float32)}
-        self._parts: dict[tuple[LoraPart, ...], ctypes.Array[_LoraPart]] = {}
+        self._targets: dict[tuple[LoraTarget, ...], ctypes.Array[_LoraTarget]] = {}
 
     def projection(self, weight: Tensor, bias: Tensor | None) -> Projection | None:
         return None if self._products is None else self._products.projection(weight, bias)
@@ -141,17 +141,17 @@ class NativeKernels(PortableKernels):
         )
         return queries
 
-    def token_attention(self, queries: Tensor, pages: Pages, singles: Singles, output: Tensor) -> None:
+    def token_attention(self, queries: Tensor, pages: Pages, paged: PagedQueries, output: Tensor) -> None:
         self._functions["token_attention"](
             _address(queries),
             _address(pages.keys),
             _address(pages.values),
-            _address(singles.tokens),
-            _address(singles.contexts),
-            _address(singles.block_tables),
-            _address(singles.sequences),
-            singles.block_tables.shape[1],
-            len(singles.tokens),
+            _address(paged.tokens),
+            _address(paged.contexts),
+            _address(paged.block_tables),
+            _address(paged.sequences),
+            paged.block_tables.shape[1],
+            len(paged.tokens),
             queries.shape[1],
             *pages.keys.shape[1:],
             _address(output),
@@ -166,37 +166,20 @@ class NativeKernels(PortableKernels):
     def lora_batch(self, segments: Sequence[Segment], num_tokens: int) -> LoraBatch:  # noqa: ARG002  # of the interface
         return _NativeLora(self, segments)
 
-    def take_factors(
-        self, weights: memoryview, run: Run, shrink: Tensor, expand: Tensor
-    ) -> tuple[float, float]:
-        """Numbers below fp32's normal range may count as zero."""
-        peaks = (_Float * 2)()
-        self._functions["take_factors"](
-            _address(torch.frombuffer(weights, dtype=torch.uint8)),
-            *_stored_matrices(run),
-            *shrink.shape,
-            expand.shape[2],
-            run.scaling,
-            _address(shrink),
-            _address(expand),
-            peaks,
-        )
-        return peaks[0], peaks[1]
-
-    def native_parts(self, parts: tuple[LoraPart, ...]) -> ctypes.Array[_LoraPart]:
-        native = self._parts.get(parts)
+    def native_targets(self, targets: tuple[LoraTarget, ...]) -> ctypes.Array[_LoraTarget]:
+        native = self._targets.get(targets)
         if native is None:
-            native = self._parts[parts] = _native_parts(parts)
+            native = self._targets[targets] = _native_targets(targets)
         return native
 
     def add_lora(
         self,
         states: Tensor,
-        parts: tuple[LoraPart, ...],
+        targets: tuple[LoraTarget, ...],
         segments: ctypes.Array[_LoraSegment],
         output: Tensor,
     ) -> None:
-        native = self.native_parts(parts)
+        native = self.native_targets(targets)
         width = output.shape[1]
         self._functions["add_lora"](
             _address(states),
@@ -210,10 +193,10 @@ class NativeKernels(PortableKernels):
         )
 
 
-_NO_PARTS, _NO_SEGMENTS = (_LoraPart * 0)(), (_LoraSegment * 0)()
+_NO_TARGETS, _NO_SEGMENTS = (_LoraTarget * 0)(), (_LoraSegment * 0)()
 
 
-class _NativeLora(AddedLora):
+class _NativeLora(AdditiveLora):
     def __init__(self, kernels: NativeKernels, segments: Sequence[Segment]) -> None:
         self._kernels = kernels
         short = [s for s in segments if s.end - s.start <= kernels.max_tokens]
@@ -221,25 +204,25 @@ class _NativeLora(AddedLora):
         self._all, self._short = _native_segments(segments), _native_segments(short)
         self._long = SegmentedLora(long)
 
-    def project(self, linear: Projection, states: Tensor, parts: Sequence[LoraPart]) -> Tensor:
+    def project(self, linear: Projection, states: Tensor, targets: Sequence[LoraTarget]) -> Tensor:
         if isinstance(linear, NativeLinear):
-            return linear.with_deltas(states, self._kernels.native_parts(tuple(parts)), self._all)
-        return super().project(linear, states, parts)
+            return linear.with_deltas(states, self._kernels.native_targets(tuple(targets)), self._all)
+        return super().project(linear, states, targets)
 
-    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
+    def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:
         if len(self._short):
-            self._kernels.add_lora(states, tuple(parts), self._short, output)
-        self._long.add(states, parts, output)
+            self._kernels.add_lora(states, tuple(targets), self._short, output)
+        self._long.add(states, targets, output)
 
 
 @dataclass(frozen=True, slots=True)
 class _Products:
-    """The two functions of products.h for one arithmetic."""
+    """The functions `pack` and `multiply` of products.h for one arithmetic."""
 
     pack: Any
     multiply: Any
     weights: LargePages
-    depth: int  # a packed weight's inputs come in whole steps of so many
+    depth: int  # a packed weight's inputs are padded to a multiple of it
 
     @classmethod
     def of(cls, library: ctypes.CDLL, arithmetic: Arithmetic) -> _Products:
@@ -264,16 +247,16 @@ class NativeLinear:
     """A weight in the layout of panels.h; implements `inference.kernels.interface.Projection`."""
 
     def __init__(self, products: _Products, packed: Tensor, bias: Tensor | None, out: int) -> None:
-        """`packed` [panels, in in whole steps, _PANEL], `bias` [out]."""
+        """`packed` [panels, in rounded up to whole steps, _PANEL], `bias` [out]."""
         self._multiply, self._out = products.multiply, out
-        self._tensors = packed, bias  # whose memory the addresses are of
+        self._tensors = packed, bias  # keep alive the memory at the addresses below
         self._weight, self._bias = _address(packed), None if bias is None else _address(bias)
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self.with_deltas(states, _NO_PARTS, _NO_SEGMENTS)
+        return self.with_deltas(states, _NO_TARGETS, _NO_SEGMENTS)
 
     def with_deltas(
-        self, states: Tensor, parts: ctypes.Array[_LoraPart], segments: ctypes.Array[_LoraSegment]
+        self, states: Tensor, targets: ctypes.Array[_LoraTarget], segments: ctypes.Array[_LoraSegment]
     ) -> Tensor:
         """The product and the deltas in one pass, rounded once, [num_tokens, out]."""
         num_tokens, width = states.shape
@@ -285,8 +268,8 @@ class NativeLinear:
             self._weight,
             self._bias,
             self._out,
-            parts,
-            len(parts),
+            targets,
+            len(targets),
             segments,
             len(segments),
             _address(result),
@@ -300,7 +283,7 @@ def _products(library: ctypes.CDLL, cpu: Cpu) -> _Products | None:
         library.may_use_tiled.restype = ctypes.c_bool
         if not library.may_use_tiled():
             logger.warning(
-                "slower: this system lends no process the registers of AMX (Linux does from 5.16 on)"
+                "slower: the operating system does not grant AMX tile registers (Linux does from 5.16 on)"
             )
             return None
     return None if arithmetic is None else _Products.of(library, arithmetic)
@@ -312,29 +295,58 @@ def _native_segments(segments: Sequence[Segment]) -> ctypes.Array[_LoraSegment]:
     )
 
 
-def _native_parts(parts: Sequence[LoraPart]) -> ctypes.Array[_LoraPart]:
-    return (_LoraPart * len(parts))(
+def _native_targets(targets: Sequence[LoraTarget]) -> ctypes.Array[_LoraTarget]:
+    return (_LoraTarget * len(targets))(
         *(
-            _LoraPart(_address(part.shrink), _address(part.expand), part.expand.shape[1], part.columns.start)
-            for part in parts
+            _LoraTarget(
+                _address(target.shrink), _address(target.expand), target.expand.shape[1], target.columns.start
+            )
+            for target in targets
         )
     )
 
 
-@functools.lru_cache(_MAX_KNOWN_RUNS)
-def _stored_matrices(run: Run) -> tuple[ctypes.Array[_StoredMatrix], ctypes.Array[_StoredMatrix]]:
+class NativeFactorReader:
+    """Implements `inference.kernels.factors.FactorReader` in one pass over the file."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """`dtype` is one of `DTYPES`. Raises `KernelBuildError` without a working compiler."""
+        self._read = _functions(load_library(), dtype)["read_factors"]
+
+    def read_factors(
+        self, weights: memoryview, factors: StoredFactors, shrink: Tensor, expand: Tensor
+    ) -> tuple[float, float]:
+        """Numbers below fp32's normal range may be flushed to zero."""
+        peaks = (_Float * 2)()
+        self._read(
+            _address(torch.frombuffer(weights, dtype=torch.uint8)),
+            *_stored_matrices(factors),
+            *shrink.shape,
+            expand.shape[2],
+            factors.scaling,
+            _address(shrink),
+            _address(expand),
+            peaks,
+        )
+        return peaks[0], peaks[1]
+
+
+@functools.lru_cache(_MAX_CACHED_FACTORS)
+def _stored_matrices(
+    factors: StoredFactors,
+) -> tuple[ctypes.Array[_StoredMatrix], ctypes.Array[_StoredMatrix]]:
     """A and B of each layer."""
 
     def native(matrices: Sequence[TensorSpec]) -> ctypes.Array[_StoredMatrix]:
         stored = (_StoredMatrix(each.start, _STORED.index(each.dtype)) for each in matrices)
         return (_StoredMatrix * len(matrices))(*stored)
 
-    return native([specs.down for specs in run.specs]), native([specs.up for specs in run.specs])
+    return native(factors.downs), native(factors.ups)
 
 
 def _address(tensor: Tensor) -> int:
     if not tensor.is_contiguous():
-        raise ValueError(f"a kernel was given a tensor of strides {tensor.stride()}")
+        raise ValueError(f"a kernel needs a contiguous tensor, not one of strides {tensor.stride()}")
     return tensor.data_ptr()
 
 

@@ -1,4 +1,4 @@
-"""The kernels in plain torch, for any device and dtype; what the others are compared with."""
+"""The kernels in plain torch, for any device and dtype; the reference for all others."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from inference.kernels.interface import (
         HeadNorms,
         LoraBatch,
-        LoraPart,
+        LoraTarget,
+        PagedQueries,
         Pages,
         Projection,
         Rotation,
-        Singles,
+        Segment,
     )
-    from inference.lora.fold import Run
-    from inference.lora.segments import Segment
 
 _MAX_STACKED_TOKENS = 64
 
@@ -61,9 +60,9 @@ class PortableKernels:
         pages.values[blocks, :, offsets] = values
         return _rotate(queries, *rotation.rows)
 
-    def token_attention(self, queries: Tensor, pages: Pages, singles: Singles, output: Tensor) -> None:
-        tables = singles.block_tables[singles.sequences]
-        of_tokens = zip(singles.tokens.tolist(), singles.contexts.tolist(), tables, strict=True)
+    def token_attention(self, queries: Tensor, pages: Pages, paged: PagedQueries, output: Tensor) -> None:
+        tables = paged.block_tables[paged.sequences]
+        of_tokens = zip(paged.tokens.tolist(), paged.contexts.tolist(), tables, strict=True)
         for token, context, table in of_tokens:
             keys, values = (heads[0, :, :context] for heads in gather(pages, table.unsqueeze(0)))
             rows = queries[token].view(len(keys), -1, queries.shape[-1])  # heads that share a KV head
@@ -78,31 +77,23 @@ class PortableKernels:
             return StackedLora(segments, num_tokens)
         return SegmentedLora(segments)
 
-    def take_factors(
-        self, weights: memoryview, run: Run, shrink: Tensor, expand: Tensor
-    ) -> tuple[float, float]:
-        torch.stack([specs.down.read(weights) for specs in run.specs], out=shrink)
-        ups = torch.stack([specs.up.read(weights) for specs in run.specs]).float().mul_(run.scaling)
-        expand.copy_(ups.to(expand.dtype).transpose(1, 2))
-        return _peak(shrink), _peak(expand)
 
+class AdditiveLora(ABC):
+    """Adapters whose deltas are computed apart from the base model's product and then added to it."""
 
-class AddedLora(ABC):
-    """Deltas that are added to the base model's output."""
-
-    def project(self, linear: Projection, states: Tensor, parts: Sequence[LoraPart]) -> Tensor:
+    def project(self, linear: Projection, states: Tensor, targets: Sequence[LoraTarget]) -> Tensor:
         output = linear(states)
-        self.add(states, parts, output)
+        self.add(states, targets, output)
         return output
 
     @abstractmethod
-    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
-        """Add each part's delta of `states` [num_tokens, in] to `output` [num_tokens, out], in place."""
+    def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:
+        """Add each target's delta of `states` [num_tokens, in] to `output` [num_tokens, out], in place."""
 
 
-class StackedLora(AddedLora):
-    """All active adapters' rows in one product, foreign rows masked out: for few tokens this beats any
-    gathering.
+class StackedLora(AdditiveLora):
+    """All active adapters' rows in one product, the rows of other adapters masked out: for few tokens this is
+    faster than gathering.
     """
 
     def __init__(self, segments: Sequence[Segment], num_tokens: int) -> None:
@@ -110,52 +101,47 @@ class StackedLora(AddedLora):
         self._num_tokens = num_tokens
         self._rows = slice(min(s.rows.start for s in segments), max(s.rows.stop for s in segments))
 
-    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
-        for part in parts:
-            shrunk = functional.linear(states, part.shrink[self._rows])
-            # Replaced, not multiplied: another adapter's overflow times zero would be NaN.
-            shrunk.masked_fill_(self._foreign.to(states.device), 0.0)
-            output[:, part.columns].addmm_(shrunk, part.expand[self._rows])
+    def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:
+        for target in targets:
+            shrunk = functional.linear(states, target.shrink[self._rows])
+            # Filled, not multiplied by 0: another adapter's overflow times zero would be NaN.
+            shrunk.masked_fill_(self._mask.to(states.device), 0.0)
+            output[:, target.columns].addmm_(shrunk, target.expand[self._rows])
 
     @cached_property
-    def _foreign(self) -> Tensor:
-        """[num_tokens, rows], True where a row is not of the token's adapter."""
+    def _mask(self) -> Tensor:
+        """[num_tokens, rows], True where the row belongs to another adapter than the token's."""
         start = self._rows.start
-        foreign = torch.ones(self._num_tokens, self._rows.stop - start, dtype=torch.bool)
+        mask = torch.ones(self._num_tokens, self._rows.stop - start, dtype=torch.bool)
         for segment in self._segments:
-            foreign[segment.start : segment.end, segment.rows.start - start : segment.rows.stop - start] = (
-                False
-            )
-        return foreign
+            rows = slice(segment.rows.start - start, segment.rows.stop - start)
+            mask[segment.start : segment.end, rows] = False
+        return mask
 
 
-class SegmentedLora(AddedLora):
-    """Run by run, each by its own rows: for many tokens."""
+class SegmentedLora(AdditiveLora):
+    """One product per segment: for many tokens."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = segments
 
-    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
-        for part in parts:
+    def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:
+        for target in targets:
             for segment in self._segments:
                 tokens = slice(segment.start, segment.end)
-                shrunk = functional.linear(states[tokens], part.shrink[segment.rows])
-                output[tokens, part.columns].addmm_(shrunk, part.expand[segment.rows])
+                shrunk = functional.linear(states[tokens], target.shrink[segment.rows])
+                output[tokens, target.columns].addmm_(shrunk, target.expand[segment.rows])
 
 
 def gather(pages: Pages, block_tables: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values behind `block_tables` [n, num_blocks]: each [n, num_kv_heads, context, head_dim]."""
+    """Keys and values of the blocks in `block_tables` [n, num_blocks]: each [n, num_kv_heads, context,
+    head_dim].
+    """
     count, width = block_tables.shape
     chosen = block_tables.flatten()
     keys = pages.keys.index_select(0, chosen).view(count, width, *pages.keys.shape[1:])
     values = pages.values.index_select(0, chosen).view(count, width, *pages.values.shape[1:])
     return keys.permute(0, 2, 1, 4, 3).flatten(2, 3), values.transpose(1, 2).flatten(2, 3)
-
-
-def _peak(numbers: Tensor) -> float:
-    """Largest absolute value, NaN if there is one."""
-    low, high = numbers.aminmax()
-    return float(torch.maximum(-low, high))
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -15,15 +15,14 @@ import torch
 import triton
 from triton import language as tl
 
-from inference.kernels.portable import AddedLora, PortableKernels
+from inference.kernels.portable import AdditiveLora, PortableKernels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from inference.kernels.interface import LoraBatch, LoraPart
-    from inference.lora.segments import Segment
+    from inference.kernels.interface import LoraBatch, LoraTarget, Segment
 
 _TILE_TOKENS = 16  # the fewest rows that a tensor core multiplies
 _BLOCK_RANK = 16
@@ -41,7 +40,7 @@ class TritonKernels(PortableKernels):
         return TritonLora(segments, num_tokens, self._device)
 
 
-class TritonLora(AddedLora):
+class TritonLora(AdditiveLora):
     """See `inference.kernels.interface.LoraBatch`."""
 
     def __init__(self, segments: Sequence[Segment], num_tokens: int, device: torch.device | str) -> None:
@@ -55,10 +54,10 @@ class TritonLora(AddedLora):
         # Column j of a token's row: its states times row j of its own adapter. Every part overwrites it.
         self._shrunk = torch.empty(num_tokens, self._max_rank, dtype=torch.float32, device=device)
 
-    def add(self, states: Tensor, parts: Sequence[LoraPart], output: Tensor) -> None:
-        for part in parts:
-            self._shrink(states, part.shrink)
-            self._expand(part.expand, output[:, part.columns])
+    def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:
+        for target in targets:
+            self._shrink(states, target.shrink)
+            self._expand(target.expand, output[:, target.columns])
 
     def _shrink(self, states: Tensor, shrink: Tensor) -> None:
         grid = (len(self._tiles), triton.cdiv(self._max_rank, _BLOCK_RANK))

@@ -1,7 +1,7 @@
-"""A PEFT adapter as the engine uses it: validated, in the engine's dtype, all constants folded in.
+"""Loads PEFT adapters: validates them and converts them to the engine's dtype, with all constants folded in.
 
-An adapter comes from a stranger. Nothing of it is executed, every byte that is used was hashed first, and all
-that this engine cannot serve exactly is refused by an error that names the place.
+Adapters are untrusted input. No code in them is executed, every byte is hashed before it is used, and an
+adapter that this engine cannot serve exactly is refused with an error that names the location.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inference.errors import AdapterDigestMismatchError
-from inference.kernels.portable import PortableKernels
+from inference.kernels.factors import PortableFactorReader
 from inference.lora.block import reserve
 from inference.lora.config import read_config
-from inference.lora.files import MAX_CONFIG_DEPTH, ReadMemory, read_adapter_files
-from inference.lora.fold import find_runs, fold
-from inference.lora.header import LENGTH_BYTES, header_of, max_header_bytes, read_header
+from inference.lora.files import MAX_CONFIG_DEPTH, ReadBuffer, read_adapter_files
+from inference.lora.fold import fold, group_blocks
+from inference.lora.header import LENGTH_BYTES, extract_header, max_header_bytes, read_header
 from inference.lora.strict_json import parse_object
 from inference.lora.tensors import TENSORS_PER_LINEAR, group_by_linear
 from inference.model.architecture import PARENT_BY_LINEAR
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from inference.kernels.interface import Kernels
+    from inference.kernels.factors import FactorReader
     from inference.lora.block import LoraBlock
-    from inference.lora.fold import Run
+    from inference.lora.fold import BlockSpec
     from inference.model.architecture import Architecture
     from inference.model.loader import BaseWeights
 
-_MAX_KNOWN_LAYOUTS = 16  # a rank, targets and a library make one; a stranger's headers push out no more
+_MAX_CACHED_LAYOUTS = 16  # one per rank, targets and saving library; bounds what crafted headers can evict
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +44,29 @@ class Adapter:
     blocks: Sequence[LoraBlock]  # each (layer, linear) is in one at most
     num_bytes: int
     peak: float  # the largest absolute value of any `expand`
-    memory: Tensor | None = None  # all A and B; another adapter's as soon as the registry evicts this one
+    memory: Tensor | None = None  # all A and B; reused for another adapter once the registry evicts this one
 
     @property
     def is_dora(self) -> bool:
-        return any(block.gain is not None for block in self.blocks)
+        return any(block.dora is not None for block in self.blocks)
 
 
 class AdapterLoader:
-    """Loads adapters of one base model, on any thread. Those that differ in nothing but their numbers are
-    laid out once: names, shapes and places of hundreds of tensors take as long to check as their numbers.
+    """Loads adapters of one base model, on any thread. Caches the parsed layout by configuration and header,
+    because checking the names and shapes of hundreds of tensors takes as long as reading their numbers.
     """
 
     def __init__(
-        self, base: BaseWeights, base_digest: str, max_rank: int, kernels: Kernels | None = None
+        self, base: BaseWeights, base_digest: str, max_rank: int, reader: FactorReader | None = None
     ) -> None:
-        """`kernels` are of the CPU and of the base's dtype; None: plain torch."""
-        self._kernels = PortableKernels() if kernels is None else kernels
+        """`reader` writes the base's dtype; None stands for plain torch."""
+        self._reader = PortableFactorReader() if reader is None else reader
         self._base = base
         self._base_digest = base_digest
         self._max_rank = max_rank
         self._num_linears = base.architecture.num_layers * len(PARENT_BY_LINEAR)
-        self._read_memory = ReadMemory()
-        self._known_runs = functools.lru_cache(_MAX_KNOWN_LAYOUTS)(self._find_runs)
+        self._buffer = ReadBuffer()
+        self._cached_block_specs = functools.lru_cache(_MAX_CACHED_LAYOUTS)(self._read_block_specs)
 
     def load(
         self,
@@ -77,27 +77,28 @@ class AdapterLoader:
     ) -> Adapter:
         """Read, verify against `expected_digest`, validate against the base model and convert to its dtype.
 
-        A weights file larger than `max_bytes` is not read. `spare` is memory of adapters that nobody needs,
-        which is taken or given back. Raises a subclass of `AdapterError` for whatever is wrong.
+        A weights file larger than `max_bytes` is not read. `spare` is the memory of evicted adapters, which
+        is reused or freed. Raises a subclass of `AdapterError`.
         """
-        files = read_adapter_files(folder, max_bytes, self._read_memory)
+        files = read_adapter_files(folder, max_bytes, self._buffer)
         if files.digest != expected_digest:
             raise AdapterDigestMismatchError(str(folder), expected_digest, files.digest)
-        header = header_of(files.weights, self._max_tensors)
-        runs = self._known_runs(files.config, header, len(files.weights))
-        memory = reserve((sum(run.size for run in runs),), self._base.dtype, spare)
-        blocks, peak = fold(runs, files.weights, memory, self._base, self._kernels)
+        header = extract_header(files.weights, self._max_tensors)
+        specs = self._cached_block_specs(files.config, header, len(files.weights))
+        memory = reserve((sum(spec.size for spec in specs),), self._base.dtype, spare)
+        blocks, peak = fold(specs, files.weights, memory, self._base, self._reader)
         return Adapter(expected_digest, blocks, sum(block.num_bytes for block in blocks), peak, memory)
 
     @property
     def _max_tensors(self) -> int:
         return self._num_linears * TENSORS_PER_LINEAR
 
-    def _find_runs(self, config: bytes, header: bytes, file_size: int) -> Sequence[Run]:
+    def _read_block_specs(self, config: bytes, header: bytes, file_size: int) -> Sequence[BlockSpec]:
         content = parse_object(config, MAX_CONFIG_DEPTH)
-        asked = read_config(content, self._base_digest, max_patterns=self._num_linears)
+        adapter_config = read_config(content, self._base_digest, max_patterns=self._num_linears)
         specs = read_header(header, file_size, self._max_tensors)
-        return find_runs(group_by_linear(specs, asked, self._base.architecture, self._max_rank), asked)
+        linears = group_by_linear(specs, adapter_config, self._base.architecture, self._max_rank)
+        return group_blocks(linears, adapter_config)
 
 
 def load_adapter(
@@ -108,12 +109,12 @@ def load_adapter(
     max_rank: int,
     max_bytes: int | None = None,
 ) -> Adapter:
-    """A single one, as `AdapterLoader.load` does it."""
+    """Load a single adapter; see `AdapterLoader.load`."""
     return AdapterLoader(base, base_digest, max_rank).load(folder, expected_digest, max_bytes)
 
 
-def most_file_bytes(architecture: Architecture, max_rank: int) -> int:
-    """Of a weights file with the largest rank and a magnitude on every linear layer, in 32 bits."""
+def max_file_bytes(architecture: Architecture, max_rank: int) -> int:
+    """Size of a weights file with rank `max_rank` and a DoRA magnitude on every linear layer, in 32 bits."""
     shapes = [architecture.linear_shape(linear) for linear in PARENT_BY_LINEAR]
     numbers = sum(max_rank * (width + height) + height for width, height in shapes)
     num_tensors = architecture.num_layers * len(shapes) * TENSORS_PER_LINEAR

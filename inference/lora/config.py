@@ -1,4 +1,4 @@
-"""What adapter_config.json asks for, and whether this engine can give exactly that."""
+"""Parses adapter_config.json and refuses settings that this engine cannot serve exactly."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from inference.lora.files import CONFIG_FILE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Read below, or of no consequence for what a trained adapter computes: the tensors say which layers
-# it has. Any other key must be empty: it may belong to a kind of adapter that is not yet known here.
+# Keys that are read below, and keys that do not affect what a trained adapter computes (its layers follow
+# from the tensors). Any other key must be empty, because it may belong to a kind of adapter that this
+# engine does not know.
 _READ_KEYS = {"alpha_pattern", "auto_mapping", "base_model_digest", "bias", "init_lora_weights", "lora_alpha"}
 _READ_KEYS |= {"modules_to_save", "peft_type", "r", "rank_pattern", "use_dora", "use_rslora"}
-_IDLE_KEYS = {
+_IGNORED_KEYS = {
     "base_model_name_or_path",
     "ensure_weight_tying",
     "eva_config",
     "exclude_modules",
     "loftq_config",
 }
-_IDLE_KEYS |= {"inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core"}
-_IDLE_KEYS |= {"peft_version", "qalora_group_size", "revision", "target_modules", "task_type"}
-# Ways to begin training that leave the base weights alone. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
-# move a part of the base into the adapter, which then fits no base that is shared.
-_HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_IGNORED_KEYS |= {"inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core"}
+_IGNORED_KEYS |= {"peft_version", "qalora_group_size", "revision", "target_modules", "task_type"}
+# Initialisations that do not change the base weights. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) move
+# a part of the base into the adapter, which then does not match the shared base model.
+_SUPPORTED_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 # Rank and alpha patterns are regular expressions from untrusted files. Without repetition or alternatives
-# they cannot be made to backtrack, and module names need neither.
+# they cannot backtrack, and module names need neither.
 _SAFE_PATTERN = re.compile(r"\^?[\w.\\]{1,200}\$?", re.ASCII)
 _TRUSTED_LIBRARY = re.compile(r"transformers(\.\w+)*", re.ASCII)
 
@@ -49,7 +50,7 @@ _Patterns = list[tuple[re.Pattern[str], object]]
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """Rank and scaling of every module that the adapter could have."""
+    """Rank and scaling of each module."""
 
     is_dora: bool
     is_rslora: bool
@@ -79,16 +80,16 @@ class AdapterConfig:
 def read_config(config: Mapping[str, Any], base_digest: str, max_patterns: int) -> AdapterConfig:
     """Raises a subclass of `AdapterError` that names the key at fault."""
     if config.get("peft_type") != "LORA":
-        raise _refused(AdapterUnsupportedError, "peft_type", f"{config.get('peft_type')!r} is not LORA")
+        raise _refusal(AdapterUnsupportedError, "peft_type", f"{config.get('peft_type')!r} is not LORA")
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
-        raise _refused(AdapterBiasError, "bias", "a bias cannot share a batch; train without")
+        raise _refusal(AdapterBiasError, "bias", "a bias cannot share a batch; train without one")
     if config.get("modules_to_save"):
         reason = f"{config['modules_to_save']} would replace shared base weights"
-        raise _refused(AdapterModulesToSaveError, "modules_to_save", reason)
+        raise _refusal(AdapterModulesToSaveError, "modules_to_save", reason)
     declared = config.get("base_model_digest")
     if declared is not None and declared != base_digest:
         reason = f"trained on {declared}, this engine serves {base_digest}"
-        raise _refused(AdapterWrongBaseError, "base_model_digest", reason)
+        raise _refusal(AdapterWrongBaseError, "base_model_digest", reason)
     _refuse_code(config.get("auto_mapping"))
     _refuse_unknown(config)
     return AdapterConfig(
@@ -102,56 +103,56 @@ def read_config(config: Mapping[str, Any], base_digest: str, max_patterns: int) 
 
 
 def _refuse_code(auto_mapping: object) -> None:
-    """Nothing of it is imported here, but other readers of the same folder import what it names."""
+    """The engine imports nothing that `auto_mapping` names, but other readers of the folder do."""
     if auto_mapping is None:
         return
     library = auto_mapping.get("parent_library") if isinstance(auto_mapping, dict) else None
     if not isinstance(library, str) or not _TRUSTED_LIBRARY.fullmatch(library):
-        raise _refused(AdapterRemoteCodeError, "auto_mapping", f"{auto_mapping!r} is not of transformers")
+        raise _refusal(AdapterRemoteCodeError, "auto_mapping", f"{auto_mapping!r} is not of transformers")
 
 
 def _refuse_unknown(config: Mapping[str, Any]) -> None:
-    start = config.get("init_lora_weights")
-    if start not in _HARMLESS_STARTS:
-        reason = f"{start!r} trains against a changed base; convert the adapter to plain LoRA"
-        raise _refused(AdapterUnsupportedError, "init_lora_weights", reason)
-    for key in sorted(config.keys() - _READ_KEYS - _IDLE_KEYS):
+    init = config.get("init_lora_weights")
+    if init not in _SUPPORTED_INITS:
+        reason = f"{init!r} trains against a changed base; convert the adapter to plain LoRA"
+        raise _refusal(AdapterUnsupportedError, "init_lora_weights", reason)
+    for key in sorted(config.keys() - _READ_KEYS - _IGNORED_KEYS):
         if not config[key]:
             continue
         if key in ("auto_map", "custom_modules", "trust_remote_code"):
-            raise _refused(AdapterRemoteCodeError, key, "code does not travel with an adapter")
-        raise _refused(AdapterUnsupportedError, key, "this kind of adapter is not served")
+            raise _refusal(AdapterRemoteCodeError, key, "an adapter must not contain or name code")
+        raise _refusal(AdapterUnsupportedError, key, "this kind of adapter is not served")
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:
     value = config.get(key, False)
     if not isinstance(value, bool):
-        raise _refused(AdapterConfigError, key, f"{value!r} is neither true nor false")
+        raise _refusal(AdapterConfigError, key, f"{value!r} is neither true nor false")
     return value
 
 
 def _compile(config: Mapping[str, Any], key: str, limit: int) -> _Patterns:
-    """Each pattern with its value. Every module tries every pattern, so their number is bounded."""
+    """Each pattern with its value. Every module is matched against every pattern, so `limit` bounds them."""
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
-        raise _refused(AdapterConfigError, key, "not an object")
+        raise _refusal(AdapterConfigError, key, "not an object")
     if len(patterns) > limit:
-        raise _refused(AdapterPatternError, key, f"{len(patterns)} patterns for {limit} linear layers")
+        raise _refusal(AdapterPatternError, key, f"{len(patterns)} patterns for {limit} linear layers")
     compiled: _Patterns = []
     for pattern, value in patterns.items():
         if not _SAFE_PATTERN.fullmatch(pattern):
-            raise _refused(AdapterPatternError, key, f"{pattern!r} is more than a module name")
+            raise _refusal(AdapterPatternError, key, f"{pattern!r} is more than a module name")
         try:
             compiled.append((re.compile(rf"(.*\.)?({pattern})$"), value))
         except re.error as error:
-            raise _refused(AdapterPatternError, key, f"{pattern!r}: {error}") from error
+            raise _refusal(AdapterPatternError, key, f"{pattern!r}: {error}") from error
     return compiled
 
 
 def _first_match(patterns: _Patterns, module: str, default: object) -> object:
-    """PEFT's rule: the first pattern that ends the module's name wins over the value for all."""
+    """PEFT's rule: the first pattern that matches the end of the module's name overrides the default."""
     return next((value for pattern, value in patterns if pattern.match(module)), default)
 
 
-def _refused(error: type[AdapterError], key: str, reason: str) -> AdapterError:
+def _refusal(error: type[AdapterError], key: str, reason: str) -> AdapterError:
     return error(f"{CONFIG_FILE}: {key}", reason)

@@ -1,6 +1,6 @@
-"""The files of an adapter folder and the digest over them.
+"""Reads the files of an adapter folder and computes the digest over them.
 
-A folder comes from a stranger, and may change while it is looked at. So every file is opened once, without
+Folders are untrusted and may change while they are read. Every file is therefore opened once, without
 following links, and the bytes that are hashed are the bytes that are used.
 """
 
@@ -36,35 +36,37 @@ _DIGEST_DOMAIN = b"loraledger/adapter/v1\0"
 _MAX_CONFIG_BYTES = 1024 * 1024
 MAX_CONFIG_DEPTH = 16
 _MAX_ENTRIES = 1000
-_MAX_KEPT_BYTES = 32 * 1024 * 1024  # by a loader thread between loads, outside of the host cache's budget
+_MAX_BUFFER_BYTES = 32 * 1024 * 1024  # per loader thread, in addition to the host cache's budget
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-# What a file is called matters less than what is in it: an archive, as torch and numpy put pickles into, or a
-# pickle of any protocol since 2.
+# Pickles under other names are found by their content: a ZIP archive, in which torch and numpy store
+# pickles, or a pickle of protocol 2 or later.
 _PICKLE_HEADS = (b"PK\x03\x04", *(bytes((0x80, protocol)) for protocol in range(2, 6)))
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """What was read of a folder, once."""
+    """The contents of an adapter folder."""
 
     config: bytes  # in canonical form
     weights: memoryview
     digest: str
 
 
-class ReadMemory(threading.local):
-    """Where a thread reads one file after the other: clearing pages for each takes longer than to read it."""
+class ReadBuffer(threading.local):
+    """A thread's buffer for reading files. Reusing it avoids zeroing new pages, which takes longer than
+    reading the file.
+    """
 
     def __init__(self) -> None:
-        self._kept = bytearray()
+        self._buffer = bytearray()
 
-    def take(self, size: int) -> memoryview:
-        """So many bytes, whatever is in them; the thread's until it takes some again."""
-        if size > _MAX_KEPT_BYTES:
+    def reserve(self, size: int) -> memoryview:
+        """`size` bytes of undefined content, valid until this thread's next call."""
+        if size > _MAX_BUFFER_BYTES:
             return memoryview(bytearray(size))
-        if size > len(self._kept):
-            self._kept = bytearray(size)
-        return memoryview(self._kept)[:size]
+        if size > len(self._buffer):
+            self._buffer = bytearray(size)
+        return memoryview(self._buffer)[:size]
 
 
 def adapter_digest(folder: Path) -> str:
@@ -72,30 +74,29 @@ def adapter_digest(folder: Path) -> str:
 
     SHA-256 over `b"loraledger/adapter/v1\0"`, then the 32-byte SHA-256 of adapter_config.json in canonical
     form (parsed, re-written with sorted keys, no blanks, UTF-8), then the 32-byte SHA-256 of the bytes of
-    adapter_model.safetensors. Other files of the folder, such as a README, do not count.
+    adapter_model.safetensors. Other files of the folder, such as a README, are not included.
     """
     return read_adapter_files(folder).digest
 
 
 def read_adapter_files(
-    folder: Path, max_weights_bytes: int | None = None, memory: ReadMemory | None = None
+    folder: Path, max_weights_bytes: int | None = None, buffer: ReadBuffer | None = None
 ) -> AdapterFiles:
-    """With a `memory`, the weights are there until this thread takes of it again.
-
+    """With a `buffer`, the weights are valid until this thread's next call with it.
     Raises `AdapterFileMissingError`, `AdapterIrregularFileError`, `AdapterPickleError`,
     `AdapterTooLargeError`, `AdapterChangedError`, `AdapterConfigError`.
     """
     with _opened(folder) as directory:
         for name in _regular_files(directory):
             _refuse_pickle(directory, name)
-        config_bytes = _read(directory, CONFIG_FILE, _MAX_CONFIG_BYTES, ReadMemory())
-        weights = _read(directory, WEIGHTS_FILE, max_weights_bytes, memory or ReadMemory())
+        config_bytes = _read(directory, CONFIG_FILE, _MAX_CONFIG_BYTES, ReadBuffer())
+        weights = _read(directory, WEIGHTS_FILE, max_weights_bytes, buffer or ReadBuffer())
     try:
         config = canonical(parse_object(bytes(config_bytes), MAX_CONFIG_DEPTH))
     except ValueError as error:
         raise AdapterConfigError(CONFIG_FILE, str(error)) from error
-    parts = (hashlib.sha256(part).digest() for part in (config, weights))
-    digest = hashlib.sha256(_DIGEST_DOMAIN + b"".join(parts))
+    digests = (hashlib.sha256(content).digest() for content in (config, weights))
+    digest = hashlib.sha256(_DIGEST_DOMAIN + b"".join(digests))
     return AdapterFiles(config, weights, digest.hexdigest())
 
 
@@ -112,7 +113,7 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 def _regular_files(directory: int) -> list[str]:
-    """Names of the folder's own files, sorted; what lies in folders below is never read."""
+    """Names of the files directly in the folder, sorted. Subfolders are never read."""
     names = []
     with os.scandir(directory) as entries:
         for number, entry in enumerate(entries):
@@ -132,13 +133,13 @@ def _refuse_pickle(directory: int, name: str) -> None:
         raise AdapterPickleError(name, "pickle can run code when read; save the adapter as safetensors")
 
 
-def _read(directory: int, name: str, max_bytes: int | None, memory: ReadMemory) -> memoryview:
+def _read(directory: int, name: str, max_bytes: int | None, buffer: ReadBuffer) -> memoryview:
     with _open_regular(directory, name) as file:
         size = os.fstat(file.fileno()).st_size
         if max_bytes is not None and size > max_bytes:
             raise AdapterTooLargeError(name, f"{size} bytes, at most {max_bytes} are read")
         try:
-            content = memory.take(size)
+            content = buffer.reserve(size)
         except MemoryError as error:
             raise AdapterTooLargeError(name, f"{size} bytes do not fit into memory") from error
         if file.readinto(content) != size or file.read(1):
@@ -148,7 +149,7 @@ def _read(directory: int, name: str, max_bytes: int | None, memory: ReadMemory) 
 
 @contextmanager
 def _open_regular(directory: int, name: str) -> Iterator[BufferedReader]:
-    """Neither follows a link nor waits for a pipe's writer."""
+    """Open without following links or waiting for the writer of a pipe."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, dir_fd=directory)

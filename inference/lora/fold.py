@@ -1,6 +1,7 @@
-"""From the tensors of a file to blocks in the engine's dtype, with scaling and DoRA's magnitude folded in.
+"""Converts a file's tensors to blocks in the engine's dtype, with scaling and DoRA's magnitude folded in.
 
-A block is converted at once: one by one, hundreds of small matrices take longer than their numbers do.
+A block is converted in one call: for hundreds of small matrices, the calls would take longer than the
+conversion.
 """
 
 from __future__ import annotations
@@ -12,27 +13,32 @@ from typing import TYPE_CHECKING
 import torch
 
 from inference.errors import AdapterNotFiniteError
-from inference.lora.block import LoraBlock, OutputGain, reserve
+from inference.kernels.factors import StoredFactors
+from inference.lora.block import DoraScale, LoraBlock, reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
-    from inference.kernels.interface import Kernels
+    from inference.kernels.factors import FactorReader
     from inference.lora.config import AdapterConfig
     from inference.lora.tensors import LinearSpecs
     from inference.model.loader import BaseWeights
 
-_NORM_ROWS = 1024  # of the base weight that are in fp32 at once
+_NORM_ROWS = 1024  # rows of the base weight that are in fp32 at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Neighbouring layers of one linear, one rank and one scaling: what becomes a block."""
+class BlockSpec:
+    """The stored tensors of one block: neighbouring layers of one linear, with one rank and one scaling."""
 
     specs: Sequence[LinearSpecs]
-    scaling: float
+    factors: StoredFactors
+
+    @classmethod
+    def of(cls, specs: Sequence[LinearSpecs], scaling: float) -> BlockSpec:
+        return cls(specs, StoredFactors([each.down for each in specs], [each.up for each in specs], scaling))
 
     @property
     def shrink_shape(self) -> tuple[int, ...]:
@@ -44,7 +50,7 @@ class Run:
 
     @property
     def size(self) -> int:
-        """How many numbers A and B are in all layers."""
+        """Number of elements of A and B over all layers."""
         return math.prod(self.shrink_shape) + math.prod(self.expand_shape)
 
     def block(self, shrink: Tensor, expand: Tensor) -> LoraBlock:
@@ -52,81 +58,85 @@ class Run:
         return LoraBlock(first.linear, range(first.layer, first.layer + len(self.specs)), shrink, expand)
 
 
-def find_runs(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[Run]:
+def group_blocks(linears: Iterable[LinearSpecs], config: AdapterConfig) -> list[BlockSpec]:
     """Raises `AdapterConfigError` if a scaling is no number."""
-    runs: list[tuple[list[LinearSpecs], float]] = []
+    groups: list[tuple[list[LinearSpecs], float]] = []
     for specs in sorted(linears, key=lambda specs: (specs.linear, specs.layer)):
         scaling = config.scaling(specs.module)
-        if runs and runs[-1][1] == scaling and runs[-1][0][-1].is_followed_by(specs):
-            runs[-1][0].append(specs)
+        if groups and groups[-1][1] == scaling and groups[-1][0][-1].is_followed_by(specs):
+            groups[-1][0].append(specs)
         else:
-            runs.append(([specs], scaling))
-    return [Run(specs, scaling) for specs, scaling in runs]
+            groups.append(([specs], scaling))
+    return [BlockSpec.of(specs, scaling) for specs, scaling in groups]
 
 
 def fold(
-    runs: Sequence[Run],
+    block_specs: Sequence[BlockSpec],
     weights: memoryview,
     memory: Tensor,
     base: BaseWeights,
-    kernels: Kernels,
+    reader: FactorReader,
 ) -> tuple[list[LoraBlock], float]:
-    """A block for each run, all in `memory` [sum of the runs' `size`], and the largest absolute value of any
-    `expand`. `weights` is the whole file.
+    """Convert each of `block_specs` into `memory` [sum of their `size`]. `weights` is the whole file.
 
-    Raises `AdapterNotFiniteError`.
+    Returns the blocks and the largest absolute value of any `expand`. Raises `AdapterNotFiniteError`.
     """
     blocks, peaks = [], []
-    for run, own in zip(runs, torch.split(memory, [run.size for run in runs]), strict=True):
-        shrink, expand = torch.split(own, [math.prod(run.shrink_shape), math.prod(run.expand_shape)])
-        block = run.block(shrink.view(run.shrink_shape), expand.view(run.expand_shape))
-        # Taken after conversion: scaling or a narrower type can overflow what was finite in the file.
-        peaks.append(kernels.take_factors(weights, run, block.shrink, block.expand))
+    for spec, chunk in zip(
+        block_specs, torch.split(memory, [each.size for each in block_specs]), strict=True
+    ):
+        shrink, expand = torch.split(chunk, [math.prod(spec.shrink_shape), math.prod(spec.expand_shape)])
+        block = spec.block(shrink.view(spec.shrink_shape), expand.view(spec.expand_shape))
+        # Measured after conversion: scaling or a narrower type can overflow what was finite in the file.
+        peaks.append(reader.read_factors(weights, spec.factors, block.shrink, block.expand))
         blocks.append(block)
     if not all(math.isfinite(peak) for pair in peaks for peak in pair):
-        raise _not_finite(runs, blocks)
-    gained = [
-        replace(block, gain=_gain(run, block, weights, base)) for run, block in zip(runs, blocks, strict=True)
+        raise _not_finite(block_specs, blocks)
+    scaled = [
+        replace(block, dora=_dora_scale(spec, block, weights, base))
+        for spec, block in zip(block_specs, blocks, strict=True)
     ]
-    return gained, max(expand for _, expand in peaks)
+    return scaled, max(expand for _, expand in peaks)
 
 
-def _not_finite(runs: Sequence[Run], blocks: Sequence[LoraBlock]) -> AdapterNotFiniteError:
+def _not_finite(block_specs: Sequence[BlockSpec], blocks: Sequence[LoraBlock]) -> AdapterNotFiniteError:
     """Names the first module at fault."""
     faults = [
         (specs.layer, specs.module)
-        for run, block in zip(runs, blocks, strict=True)
-        for specs, shrink, expand in zip(run.specs, block.shrink, block.expand, strict=True)
+        for spec, block in zip(block_specs, blocks, strict=True)
+        for specs, shrink, expand in zip(spec.specs, block.shrink, block.expand, strict=True)
         if not (shrink.isfinite().all() and expand.isfinite().all())
     ]
     _, module = min(faults)
     return AdapterNotFiniteError(module, "it holds NaN or infinity, or overflows the engine's dtype")
 
 
-def _gain(run: Run, block: LoraBlock, weights: memoryview, base: BaseWeights) -> OutputGain | None:
-    """None unless it is DoRA."""
-    magnitudes = [specs.magnitude for specs in run.specs if specs.magnitude is not None]
+def _dora_scale(
+    spec: BlockSpec, block: LoraBlock, weights: memoryview, base: BaseWeights
+) -> DoraScale | None:
+    """None for an adapter without DoRA."""
+    magnitudes = [specs.magnitude for specs in spec.specs if specs.magnitude is not None]
     if not magnitudes:
         return None
     read = (magnitude.read(weights).float() for magnitude in magnitudes)
-    layers = zip(run.specs, block.shrink, block.expand, read, strict=True)
-    gains = [_layer_gain(*layer, base) for layer in layers]
-    # A layer without a bias among others that have one keeps what it has.
-    offsets = [torch.zeros_like(gain.factor) if gain.offset is None else gain.offset for gain in gains]
-    has_bias = any(gain.offset is not None for gain in gains)
-    return OutputGain(_kept([gain.factor for gain in gains]), _kept(offsets) if has_bias else None)
+    layers = zip(spec.specs, block.shrink, block.expand, read, strict=True)
+    scales = [_layer_scale(*layer, base) for layer in layers]
+    # If only some layers have a bias, the others get an offset of zero.
+    offsets = [torch.zeros_like(scale.factor) if scale.offset is None else scale.offset for scale in scales]
+    has_bias = any(scale.offset is not None for scale in scales)
+    return DoraScale(_stack([scale.factor for scale in scales]), _stack(offsets) if has_bias else None)
 
 
-def _kept(rows: Sequence[Tensor]) -> Tensor:
+def _stack(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(rows), out=reserve((len(rows), *rows[0].shape), rows[0].dtype))
 
 
-def _layer_gain(
+def _layer_scale(
     specs: LinearSpecs, shrink: Tensor, expand: Tensor, magnitude: Tensor, base: BaseWeights
-) -> OutputGain:
-    """PEFT's DoRA (https://arxiv.org/abs/2402.09353, section 4.3): each row of the adapted weight
-    `W + scaling * B A` is brought to the length that `magnitude` [out_features] says. W, A and B are taken as
-    they are served, so that the lengths are right in the engine's dtype too.
+) -> DoraScale:
+    """PEFT's DoRA (https://arxiv.org/abs/2402.09353, section 4.3): scales each row of the adapted weight `W
+    + scaling * B A` to the length in `magnitude` [out_features]. The lengths are those of W, A and B in the
+    engine's dtype, so that they match the served weights.
     """
     weight, bias = base.linear(specs.layer, specs.linear), base.linear_bias(specs.layer, specs.linear)
     down, up = shrink.float(), expand.float().T
@@ -138,6 +148,6 @@ def _layer_gain(
     factor = magnitude / torch.cat(norms)
     offset = None if bias is None else (1.0 - factor) * bias.float()
     if not torch.isfinite(factor if offset is None else factor + offset).all():
-        reason = "its magnitude, or a row of length zero, gives NaN or infinity"
+        reason = "its DoRA magnitude, or a row of length zero, gives NaN or infinity"
         raise AdapterNotFiniteError(specs.module, reason)
-    return OutputGain(factor, offset)
+    return DoraScale(factor, offset)

@@ -1,14 +1,13 @@
-"""The header of a safetensors file: where each tensor lies. Checked before a single number is looked at.
+"""Parses and checks the header of a safetensors file, before any tensor is read.
 
-It is read here and nowhere else: a second reader could understand a crafted header differently.
+No other code parses the header: a second parser could interpret a crafted one differently.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,48 +17,28 @@ from inference.errors import (
     AdapterTooManyTensorsError,
     AdapterUnsupportedError,
 )
+from inference.kernels.factors import TensorSpec
 from inference.lora.files import WEIGHTS_FILE
 from inference.lora.strict_json import parse_object
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 _LENGTH = struct.Struct("<Q")
 LENGTH_BYTES = _LENGTH.size
-"""What a file begins with: how long its header is."""
+"""Size of the length field at the start of a file."""
 _METADATA = "__metadata__"
 _MAX_DEPTH = 3  # the object, an entry, its shape
 _BYTES_PER_ENTRY = 512  # a name, a dtype, a shape and two offsets take about 160
-_FREE_BYTES = 64 * 1024  # for metadata
-_MAX_SIZES = 8  # in a shape; the product of very many would take long
+_METADATA_BYTES = 64 * 1024
+_MAX_DIMENSIONS = 8  # the product of a very long shape would take long
 _MAX_SIZE = 2**63 - 1
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A tensor's place in the file: `shape` numbers of `dtype` from byte `start` on."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-
-    def read(self, weights: memoryview) -> Tensor:
-        """A view, which keeps the whole file in memory; a copy only where numbers lie across words."""
-        count, start = math.prod(self.shape), self.start
-        if start % self.dtype.itemsize:
-            own = bytearray(weights[start : start + count * self.dtype.itemsize])
-            return torch.frombuffer(own, dtype=self.dtype).view(self.shape)
-        return torch.frombuffer(weights, dtype=self.dtype, count=count, offset=start).view(self.shape)
-
-
 def max_header_bytes(max_tensors: int) -> int:
-    return max_tensors * _BYTES_PER_ENTRY + _FREE_BYTES
+    return max_tensors * _BYTES_PER_ENTRY + _METADATA_BYTES
 
 
-def header_of(weights: memoryview, max_tensors: int) -> bytes:
-    """The header of a whole file, which is small enough for so many tensors.
-
+def extract_header(weights: memoryview, max_tensors: int) -> bytes:
+    """The header bytes of a whole file. Their length is limited by `max_tensors`.
     Raises `AdapterCorruptError`, `AdapterHeaderError`, `AdapterTooManyTensorsError`.
     """
     if len(weights) < _LENGTH.size:
@@ -76,7 +55,7 @@ def header_of(weights: memoryview, max_tensors: int) -> bytes:
 
 
 def read_header(header: bytes, file_size: int, max_tensors: int) -> dict[str, TensorSpec]:
-    """Specs by tensor name. Together they cover the file from header to end, without gap or overlap.
+    """Specs by tensor name. Together they cover the file from the header to its end, without gap or overlap.
 
     Raises `AdapterCorruptError`, `AdapterHeaderError`, `AdapterTooManyTensorsError`,
     `AdapterUnsupportedError`.
@@ -91,18 +70,18 @@ def read_header(header: bytes, file_size: int, max_tensors: int) -> dict[str, Te
     if len(entries) > max_tensors:
         reason = f"{len(entries)} tensors; the base model has room for {max_tensors}"
         raise AdapterTooManyTensorsError(WEIGHTS_FILE, reason)
-    return _lay_out(entries, _LENGTH.size + len(header), file_size)
+    return _read_entries(entries, _LENGTH.size + len(header), file_size)
 
 
-def _lay_out(entries: dict[str, Any], data_start: int, file_size: int) -> dict[str, TensorSpec]:
+def _read_entries(entries: dict[str, Any], data_start: int, file_size: int) -> dict[str, TensorSpec]:
     specs: dict[str, TensorSpec] = {}
-    places: list[tuple[int, int, str]] = []
+    ranges: list[tuple[int, int, str]] = []
     for name, entry in entries.items():
         begin, end, spec = _read_entry(name, entry, data_start)
         specs[name] = spec
-        places.append((begin, end, name))
+        ranges.append((begin, end, name))
     position = 0
-    for begin, end, name in sorted(places):
+    for begin, end, name in sorted(ranges):
         if begin != position:
             raise AdapterHeaderError(name, f"begins at {begin}, the tensors before it end at {position}")
         position = end
@@ -127,10 +106,10 @@ def _read_entry(name: str, entry: object, data_start: int) -> tuple[int, int, Te
 
 
 def _are_sizes(value: object) -> bool:
-    """A bool is an int to Python, but no size."""
-    if not isinstance(value, list) or len(value) > _MAX_SIZES:
+    """`bool` is a subclass of `int`, but no size."""
+    if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
         return False
-    for size in value:  # noqa: SIM110  # hundreds of them; a generator takes three times as long
+    for size in value:  # noqa: SIM110  # called hundreds of times; a generator takes three times as long
         if type(size) is not int or not 0 <= size <= _MAX_SIZE:
             return False
     return True

@@ -1,31 +1,26 @@
-"""Which tokens of a step belong to which adapter."""
+"""Divides a step's tokens into segments by adapter slot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from inference.kernels.interface import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 BASE_SLOT = -1
+"""Stands for the base model without an adapter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Tokens [start, end) run on the adapter in `slot`, whose weights are `rows` of the arena."""
+def find_segments(spans: Iterable[tuple[int, int]], rows_by_slot: Sequence[slice | None]) -> list[Segment]:
+    """Merge neighbouring `spans` of (slot, num_tokens) in batch order. Spans of the base model are left out.
 
-    start: int
-    end: int
-    slot: int
-    rows: slice
-
-
-def find_segments(runs: Iterable[tuple[int, int]], rows_by_slot: Sequence[slice | None]) -> list[Segment]:
-    """Merge neighbouring `runs` of (slot, num_tokens) in batch order; runs on the base model are left out."""
+    Raises `ValueError` for an empty slot.
+    """
     segments: list[Segment] = []
     start = 0
-    for slot, num_tokens in runs:
+    for slot, num_tokens in spans:
         end = start + num_tokens
         if slot != BASE_SLOT:
             last = segments[-1] if segments else None

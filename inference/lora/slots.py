@@ -1,26 +1,29 @@
-"""Adapter slots: which adapters are active on the device, and in which rows of the arena."""
+"""Adapter slots of the device: assigns slots and arena rows to adapters, and evicts by LRU."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inference.lora.layers import AdapterArena
-    from inference.lora.stack import Stack
+    from collections.abc import Set as AbstractSet
+
+    from inference.lora.arena import AdapterArena
+    from inference.lora.blend import Blend
 
 
 @dataclass(slots=True)
 class _Slot:
     digest: str
-    rows: slice
     num_users: int
     last_used: int
 
 
 class AdapterSlots:
-    """LRU over a fixed number of slots and rows. A slot in use by a running request is never taken."""
+    """LRU over a fixed number of slots and rows. The slot of a running request is never evicted.
+
+    The arena stores the rows of each slot.
+    """
 
     def __init__(self, arena: AdapterArena, num_slots: int) -> None:
         self._arena = arena
@@ -32,87 +35,84 @@ class AdapterSlots:
     def active_digests(self) -> list[str]:
         return list(self._slot_by_digest)
 
-    @property
-    def rows_by_slot(self) -> list[slice | None]:
-        return [None if slot is None else slot.rows for slot in self._slots]
-
     def is_active(self, digest: str) -> bool:
         return digest in self._slot_by_digest
 
     def reuse(self, digest: str) -> int | None:
-        """Take one more use of an adapter that is active already; None when it is not."""
+        """Add a user to the slot of an active adapter; None if it is not active."""
         number = self._slot_by_digest.get(digest)
         return None if number is None else self._use(number)
 
-    def activate(self, stack: Stack) -> int | None:
-        """Copy `stack` into a slot and take a use of it; None when all slots or rows are in use."""
-        number = self._slot_by_digest.get(stack.digest)
+    def activate(self, blend: Blend) -> int | None:
+        """Copy `blend` into a slot, unless it is active, and add a user; None when all slots or rows are in
+        use.
+        """
+        number = self._slot_by_digest.get(blend.digest)
         if number is None:
-            place = self._make_room(stack.rank)
-            if place is None:
+            allocated = self._allocate(blend.rank)
+            if allocated is None:
                 return None
-            number, rows = place
-            self._arena.write(stack, number, rows)
-            self._slots[number] = _Slot(stack.digest, rows, 0, self._clock)
-            self._slot_by_digest[stack.digest] = number
+            number, rows = allocated
+            self._arena.write(blend, number, rows)
+            self._slots[number] = _Slot(blend.digest, 0, self._clock)
+            self._slot_by_digest[blend.digest] = number
         return self._use(number)
 
     def release(self, number: int) -> None:
-        self._held(number).num_users -= 1
+        """Remove a user; the adapter stays active until it is evicted."""
+        self._slot(number).num_users -= 1
 
     def check_integrity(self, num_users_by_slot: dict[int, int]) -> None:
-        """Compare with the uses that running requests say they hold. Raises `AssertionError`."""
-        ranges = sorted((slot.rows.start, slot.rows.stop) for slot in self._slots if slot is not None)
-        for (_, stop), (start, _) in itertools.pairwise(ranges):
-            if start < stop:
-                raise AssertionError(f"arena rows overlap: {ranges}")
+        """Compare with the slots that running requests hold. Raises `AssertionError`."""
         for number, slot in enumerate(self._slots):
             expected = num_users_by_slot.get(number, 0)
             if (slot.num_users if slot else 0) != expected:
                 raise AssertionError(f"slot {number} counts {slot and slot.num_users} users, not {expected}")
             if slot is not None and self._slot_by_digest.get(slot.digest) != number:
-                raise AssertionError(f"slot {number} is not filed under its digest")
+                raise AssertionError(f"slot {number} is not found by its digest")
         if len(self._slot_by_digest) != sum(slot is not None for slot in self._slots):
-            raise AssertionError("digests and slots differ in number")
+            raise AssertionError("the numbers of digests and of filled slots differ")
 
-    def _held(self, number: int) -> _Slot:
+    def _slot(self, number: int) -> _Slot:
         slot = self._slots[number]
         if slot is None:
             raise ValueError(f"slot {number} holds no adapter")
         return slot
 
     def _use(self, number: int) -> int:
-        slot = self._held(number)
+        slot = self._slot(number)
         self._clock += 1
         slot.last_used = self._clock
         slot.num_users += 1
         return number
 
-    def _make_room(self, rank: int) -> tuple[int, slice] | None:
-        """A free slot and `rank` free rows in a row, evicting idle adapters, least recently used first."""
+    def _allocate(self, rank: int) -> tuple[int, slice] | None:
+        """A free slot and `rank` contiguous free rows, evicting idle adapters, least recently used first."""
         idle = [n for n, slot in enumerate(self._slots) if slot is not None and slot.num_users == 0]
-        idle.sort(key=lambda number: self._held(number).last_used)
-        if not self._could_fit(rank, set(idle)):
+        idle.sort(key=lambda number: self._slot(number).last_used)
+        if not self._can_allocate(rank, set(idle)):
             return None
         while (rows := self._find_rows(rank, frozenset())) is None or None not in self._slots:
             self._evict(idle.pop(0))
         return self._slots.index(None), rows
 
-    def _could_fit(self, rank: int, idle: set[int]) -> bool:
+    def _can_allocate(self, rank: int, idle: AbstractSet[int]) -> bool:
         has_slot = bool(idle) or None in self._slots
-        return has_slot and self._find_rows(rank, frozenset(idle)) is not None
+        return has_slot and self._find_rows(rank, idle) is not None
 
-    def _find_rows(self, rank: int, ignored: frozenset[int]) -> slice | None:
-        """First gap of `rank` rows, as if the slots `ignored` were empty."""
-        kept = (s.rows for n, s in enumerate(self._slots) if s is not None and n not in ignored)
+    def _find_rows(self, rank: int, ignored: AbstractSet[int]) -> slice | None:
+        """The first gap of `rank` rows, treating the slots `ignored` as empty."""
+        used = (
+            rows for n, rows in enumerate(self._arena.rows_by_slot) if rows is not None and n not in ignored
+        )
         position = 0
-        for rows in sorted(kept, key=lambda rows: rows.start):
+        for rows in sorted(used, key=lambda rows: rows.start):
             if rows.start - position >= rank:
                 break
             position = rows.stop
         return slice(position, position + rank) if position + rank <= self._arena.num_rows else None
 
     def _evict(self, number: int) -> None:
-        del self._slot_by_digest[self._held(number).digest]
+        del self._slot_by_digest[self._slot(number).digest]
         self._slots[number] = None
         self._arena.erase(number)

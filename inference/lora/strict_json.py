@@ -1,4 +1,4 @@
-"""JSON from strangers: one meaning for every reader, and bounded work for this one."""
+"""Strict JSON parser for untrusted input: rejects ambiguous documents, and bounds the work of parsing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 
 def parse_object(text: bytes, max_depth: int) -> dict[str, Any]:
-    """The object that `text` holds, in UTF-8. Its size is the caller's to bound.
+    """Parse `text`, UTF-8, as a JSON object. The caller limits its size.
 
-    Raises `ValueError`, which says what is wrong, for whatever two readers could understand differently: a
-    key given twice, another encoding, numbers that are not finite.
+    Raises `ValueError` for what two parsers could interpret differently: duplicate keys, another encoding,
+    numbers that are not finite.
     """
     decoded = text.decode()
     if _depth(decoded) > max_depth:
@@ -33,13 +33,15 @@ def parse_object(text: bytes, max_depth: int) -> dict[str, Any]:
 
 
 def canonical(value: dict[str, Any]) -> bytes:
-    """Sorted keys, no blanks, UTF-8. Raises `ValueError` for text that UTF-8 cannot hold."""
+    """Serialise with sorted keys, no blanks, in UTF-8. Raises `ValueError` for text that UTF-8 cannot
+    encode.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def _depth(text: str) -> int:
-    """How deep brackets nest outside of strings. Python's parser recurses, and can overflow the stack."""
+    """Nesting depth of brackets outside strings. Python's parser is recursive and can overflow the stack."""
     depth = deepest = 0
     for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
         depth += 1 if bracket in "[{" else -1

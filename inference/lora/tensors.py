@@ -1,4 +1,4 @@
-"""Which tensors of a file make up which linear layer's LoRA. Names and shapes only; no number is read."""
+"""Groups the tensors of a file by linear layer, from names and shapes alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from inference.model.architecture import PARENT_BY_LINEAR
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from inference.kernels.factors import TensorSpec
     from inference.lora.config import AdapterConfig
-    from inference.lora.header import TensorSpec
     from inference.model.architecture import Architecture
 
 TENSORS_PER_LINEAR = 3
@@ -34,19 +34,19 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class LinearSpecs:
-    """The tensors of one linear layer, of shapes that fit the base model and the configured rank."""
+    """The tensors of one linear layer. Their shapes match the base model and the configured rank."""
 
     layer: int
     linear: str  # such as "q_proj"
-    module: str  # its whole name
+    module: str  # its full name
     down: TensorSpec  # A: [rank, in_features]
     up: TensorSpec  # B: [out_features, rank]
-    magnitude: TensorSpec | None  # [out_features], of DoRA alone
+    magnitude: TensorSpec | None  # [out_features]; DoRA only
 
     def is_followed_by(self, other: LinearSpecs) -> bool:
-        """Whether `other` is the same linear of the next layer, in the same rank."""
-        place, rank = (other.linear, other.layer), other.down.shape[0]
-        return place == (self.linear, self.layer + 1) and rank == self.down.shape[0]
+        """Whether `other` is the same linear of the next layer, with the same rank."""
+        rank = other.down.shape[0]
+        return (other.linear, other.layer, rank) == (self.linear, self.layer + 1, self.down.shape[0])
 
 
 def group_by_linear(
@@ -83,7 +83,7 @@ def group_by_linear(
 
 def _unknown(name: str) -> AdapterError:
     if name.endswith((".bias", ".lora_bias")):
-        return AdapterBiasError(name, "a bias cannot share a batch; train without")
+        return AdapterBiasError(name, "a bias cannot share a batch; train without one")
     if "modules_to_save" in name:
         return AdapterModulesToSaveError(name, "it would replace shared base weights")
     return AdapterTargetError(
@@ -103,7 +103,7 @@ def _check_rank(specs: LinearSpecs, rank: int, max_rank: int) -> None:
 def _check_base(specs: LinearSpecs, in_features: int, out_features: int) -> None:
     has = (specs.down.shape[1], specs.up.shape[0])
     if has != (in_features, out_features):
-        reason = f"made for {has[0]} -> {has[1]} features, the base has {in_features} -> {out_features}"
+        reason = f"maps {has[0]} -> {has[1]} features, the base model {in_features} -> {out_features}"
         raise AdapterWrongBaseError(specs.module, reason)
     if specs.magnitude is not None and specs.magnitude.shape != (out_features,):
         reason = f"magnitude {list(specs.magnitude.shape)} is not one number for each of {out_features} rows"

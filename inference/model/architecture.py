@@ -66,7 +66,7 @@ class Architecture:
             "down_proj": (self.intermediate_size, self.hidden_size),
         }[linear]
 
-    def place(self, linear: str) -> tuple[str, slice]:
+    def fused_columns(self, linear: str) -> tuple[str, slice]:
         """The fused projection that holds a linear layer, and its columns in that projection's output."""
         projection, linears = next(item for item in PROJECTIONS.items() if linear in item[1])
         start = sum(self.linear_shape(before)[1] for before in linears[: linears.index(linear)])

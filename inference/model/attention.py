@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.kernels.interface import Singles
+from inference.kernels.interface import PagedQueries
 from inference.kernels.portable import gather
 from inference.model.kv_cache import NULL_BLOCK
 
@@ -58,7 +58,7 @@ class AttentionPlan:
     """How a step's queries are attended to; every token of the batch is in exactly one place."""
 
     groups: Sequence[AttentionGroup]
-    singles: Singles | None
+    paged: PagedQueries | None
 
 
 def plan_attention(
@@ -73,15 +73,15 @@ def plan_attention(
 ) -> AttentionPlan:
     """`reads_pages`: the kernels attend to tokens one at a time; `token_by_token`: to all of them."""
 
-    def is_single(span: SequenceSpan) -> bool:
+    def is_paged(span: SequenceSpan) -> bool:
         is_short = span.num_queries == 1 or span.context_len <= _LONG_CONTEXT
         return reads_pages and (is_short or token_by_token)
 
-    singles = [span for span in spans if is_single(span)]
-    others = [span for span in spans if not is_single(span)]
+    paged = [span for span in spans if is_paged(span)]
+    others = [span for span in spans if not is_paged(span)]
     return AttentionPlan(
         plan_groups(others, block_size, heads_per_kv, dtype, device),
-        _plan_singles(singles, block_size, device) if singles else None,
+        _plan_paged(paged, block_size, device) if paged else None,
     )
 
 
@@ -113,8 +113,8 @@ def plan_groups(
 def attend(queries: Tensor, pages: Pages, plan: AttentionPlan, kernels: Kernels) -> Tensor:
     """Attention output [num_tokens, num_heads * head_dim] for `queries` [num_tokens, num_heads, head_dim]."""
     output = torch.empty_like(queries)
-    if plan.singles is not None:
-        kernels.token_attention(queries, pages, plan.singles, output)
+    if plan.paged is not None:
+        kernels.token_attention(queries, pages, plan.paged, output)
     for group in plan.groups:
         keys, values = gather(pages, group.block_table)
         output.index_copy_(0, group.tokens, _attend_group(queries, group, keys, values))
@@ -136,7 +136,7 @@ def _attend_group(queries: Tensor, group: AttentionGroup, keys: Tensor, values: 
     return mixed.reshape(count * width, num_heads, head_dim)[group.real]
 
 
-def _plan_singles(spans: Sequence[SequenceSpan], block_size: int, device: torch.device | str) -> Singles:
+def _plan_paged(spans: Sequence[SequenceSpan], block_size: int, device: torch.device | str) -> PagedQueries:
     num_blocks = math.ceil(_longest(spans) / block_size)
     tokens: list[int] = []
     contexts: list[int] = []
@@ -145,7 +145,7 @@ def _plan_singles(spans: Sequence[SequenceSpan], block_size: int, device: torch.
         tokens += range(span.start, span.start + span.num_queries)
         contexts += range(span.context_len - span.num_queries + 1, span.context_len + 1)
         sequences += [number] * span.num_queries
-    return Singles(
+    return PagedQueries(
         tokens=torch.tensor(tokens, device=device),
         contexts=torch.tensor(contexts, device=device),
         block_tables=torch.tensor(

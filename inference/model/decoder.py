@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from inference.kernels.interface import Kernels, Projection, Rotation
     from inference.model.architecture import Architecture
     from inference.model.attention import AttentionPlan
+    from inference.model.collective import Collective
     from inference.model.kv_cache import KVCache
-    from inference.parallel.collective import Collective
 
 
 @dataclass(frozen=True, slots=True)

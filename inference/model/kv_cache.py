@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from inference.kernels.interface import Pages
-from inference.model.memory import lazy_zeros
+from inference.kernels.memory import lazy_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from inference.config import Quantization
     from inference.kernels.interface import Kernels, Projection
-    from inference.parallel.collective import Collective
-    from inference.parallel.shards import Shard
+    from inference.model.collective import Collective
+    from inference.model.shards import Shard
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

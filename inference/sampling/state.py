@@ -1,4 +1,4 @@
-"""What the choice of a request's next token depends on besides the model's logits."""
+"""Sampling state of a request: its parameters, and what depends on its answer so far."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from inference.errors import InferenceError
     from inference.sampling.grammar import Grammar
 
-MIN_TEMPERATURE = 1e-6  # below it draws are greedy: a smaller one would be zero as a float32
+MIN_TEMPERATURE = 1e-6  # lower temperatures are greedy, because they may round to zero in float32
 
 
-def checked(sampling: Sampling, vocab_size: int) -> Sampling:
-    """`sampling` if it makes sense for a vocabulary of that size. Raises `InvalidRequestError`."""
+def validate_sampling(sampling: Sampling, vocab_size: int) -> Sampling:
+    """Return `sampling` if it is valid for a vocabulary of `vocab_size`. Raises `InvalidRequestError`."""
     try:
-        # Ranges are declared on the message; a caller in this process has not been through its decoder.
+        # The decoder checks the ranges declared on the message; a caller in this process has not used it.
         sampling = msgspec.convert(msgspec.to_builtins(sampling), Sampling)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"sampling: {error}") from error
@@ -33,20 +33,20 @@ def checked(sampling: Sampling, vocab_size: int) -> Sampling:
         raise InvalidRequestError(f"sampling: min_tokens {least} exceeds max_tokens {most}")
     if sampling.constraint is not None and (least or sampling.ignore_eos):
         raise InvalidRequestError(
-            "sampling: a constraint says where answers end, not min_tokens or ignore_eos"
+            "sampling: min_tokens and ignore_eos cannot be combined with a constraint, which defines the end"
         )
     highest = max(sampling.logit_bias, default=0)
     if highest >= vocab_size:
         raise InvalidRequestError(
-            f"sampling: logit_bias names token {highest}; the last one is {vocab_size - 1}"
+            f"sampling: logit_bias names token {highest}; the last token is {vocab_size - 1}"
         )
     return sampling
 
 
 class SamplingState:
-    """One request's parameters and what follows from its answer so far.
+    """Sampling parameters of one request, and the state that its answer so far determines.
 
-    It is a function of the parameters and the tokens pushed, so a preempted request goes on where it was.
+    It depends only on the parameters and the pushed tokens, so preemption does not change the answer.
     """
 
     __slots__ = ("counts", "error", "grammar", "is_adjusted", "is_greedy", "num_drawn", "sampling", "seed")
@@ -58,18 +58,18 @@ class SamplingState:
         self.is_greedy = sampling.temperature < MIN_TEMPERATURE or sampling.top_k == 1
         repeats = sampling.repetition_penalty != 1.0
         is_penalised = repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
-        # Only the repetition penalty looks at the prompt.
+        # Only the repetition penalty depends on the prompt.
         self.counts = TokenCounts(prompt if repeats else ()) if is_penalised else None
         self.grammar = None if grammar is None else grammar.start()
-        self.error: InferenceError | None = None  # why no token can be chosen, where it is not the model
-        # Whether any logit has to be changed before a token is chosen.
+        self.error: InferenceError | None = None  # why no token can be sampled, unless the model is the cause
+        # Whether any logit must be changed before sampling.
         self.is_adjusted = (
             is_penalised or bool(sampling.logit_bias) or sampling.min_tokens > 0 or grammar is not None
         )
 
     @property
-    def takes_the_best(self) -> bool:
-        """Whether the next token is the one of the largest logit and nothing else is asked."""
+    def is_plain_greedy(self) -> bool:
+        """Whether the next token is the one with the largest unchanged logit, without log-probabilities."""
         return self.is_greedy and not self.is_adjusted and self.sampling.logprobs is None
 
     @property
@@ -77,12 +77,12 @@ class SamplingState:
         return self.num_drawn < self.sampling.min_tokens
 
     @property
-    def number(self) -> float:
-        """The random number, in [0, 1), that the next token is drawn with."""
+    def random_number(self) -> float:
+        """The random number, in [0, 1), for the next token."""
         return uniform(self.seed, self.num_drawn)
 
     def push(self, token_id: int) -> None:
-        """The answer goes on with `token_id`."""
+        """Append `token_id` to the answer."""
         self.num_drawn += 1
         if self.counts is not None:
             self.counts.push(token_id)

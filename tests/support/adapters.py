@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.lora.adapter import Adapter
-    from inference.lora.block import OutputGain
+    from inference.lora.block import DoraScale
 
 
 class Pair(NamedTuple):
     shrink: Tensor  # [rank, in_features]
     expand: Tensor  # [rank, out_features]
-    gain: OutputGain | None
+    dora: DoraScale | None
 
 
 def pairs(adapter: Adapter) -> dict[tuple[int, str], Pair]:
     """By (layer, linear)."""
     found = {
         key: Pair(
-            block.shrink[index], block.expand[index], None if block.gain is None else block.gain.of(index)
+            block.shrink[index], block.expand[index], None if block.dora is None else block.dora.layer(index)
         )
         for block in adapter.blocks
         for index, key in enumerate(block.keys)

@@ -7,19 +7,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference.block_manager import BlockManager
-from inference.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT
-from inference.line import Line
-from inference.prefix import PrefixCache
 from inference.protocol import AdapterRef, Sampling
-from inference.request import Request
+from inference.request import GenerationRequest
 from inference.sampling.state import SamplingState
-from inference.scheduler import Scheduler
+from inference.scheduling.block_manager import BlockManager
+from inference.scheduling.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT
+from inference.scheduling.prefix_cache import PrefixCache
+from inference.scheduling.queue_limits import QueueLimits
+from inference.scheduling.scheduler import Scheduler
+from inference.tokenization.detokenizer import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.scheduler import Step
+    from inference.request import Request
+    from inference.scheduling.scheduler import Step
+
+
+class _NoText:
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return ""
 
 
 class Slots:
@@ -51,7 +58,7 @@ class Slots:
     def release(self, slot: int) -> None:
         self._users[slot] -= 1
 
-    def forget(self, digest: str) -> None:
+    def unpin(self, digest: str) -> None:
         self.forgotten.append(digest)
 
     def check(self, slots_in_use: Sequence[int]) -> None:
@@ -69,9 +76,9 @@ class World:
         self.now = 0.0
         self.blocks = BlockManager(num_blocks + 1, block_size=4)
         self.slots = Slots(num_slots)
-        line = Line(10_000, 1_000_000)
+        limits = QueueLimits(10_000, 1_000_000)
         self.scheduler = Scheduler(
-            self.blocks, self.slots, line, max_running, max_step_tokens, clock=lambda: self.now
+            self.blocks, self.slots, limits, max_running, max_step_tokens, clock=lambda: self.now
         )
         self.num_added = 0
         self.served: Counter[tuple[str, str | None]] = Counter()
@@ -87,17 +94,17 @@ class World:
         payer: str = "",
         priority: int = 0,
         token: int | None = None,
-    ) -> Request:
+    ) -> GenerationRequest:
         """A prompt of `token`, or of a token that no other has."""
         self.num_added += 1
-        request = Request(
+        request = GenerationRequest(
             request_id=f"{adapter}{self.num_added - 1}",
             token_ids=[self.num_added if token is None else token] * num_tokens,
             num_prompt_tokens=num_tokens,
             max_tokens=max_tokens,
             sampling=SamplingState(Sampling(), ()),
             adapter=None if adapter is None else AdapterRef(adapter, ""),
-            text=None,
+            text=TextStream(_NoText(), ()),
             probe=None,
             payer=payer,
             priority=priority,
@@ -121,6 +128,7 @@ class World:
             if request.num_pending == 0:
                 request.token_ids.append(0)
                 self.served[request.payer, request.adapter_digest] += ANSWER_WEIGHT
+            assert isinstance(request, GenerationRequest)
             if request.num_answer_tokens == request.max_tokens:
                 self.scheduler.remove(request)
         self.check()

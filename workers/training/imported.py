@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.lora.adapter import Adapter
-    from inference.lora.block import OutputGain
+    from inference.lora.block import DoraScale
     from inference.model.architecture import Architecture
     from workers.training.progress import Emit
     from workers.training.spec import ImportSpec
@@ -88,14 +88,14 @@ def _attach(model: Any, adapter: Adapter, architecture: Architecture) -> None:
     """What the engine adds to each linear layer's output, added here."""
     for block in adapter.blocks:
         for index, (layer, linear) in enumerate(block.keys):
-            gain = None if block.gain is None else block.gain.of(index)
-            update = _Update(block.shrink[index], block.expand[index], gain)
+            scale = None if block.dora is None else block.dora.layer(index)
+            update = _Update(block.shrink[index], block.expand[index], scale)
             model.get_submodule(architecture.linear_name(layer, linear)).register_forward_hook(update)
 
 
 class _Update:
-    def __init__(self, shrink: Tensor, expand: Tensor, gain: OutputGain | None) -> None:
-        self._shrink, self._expand, self._gain = shrink, expand, gain
+    def __init__(self, shrink: Tensor, expand: Tensor, scale: DoraScale | None) -> None:
+        self._shrink, self._expand, self._gain = shrink, expand, scale
 
     def __call__(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:  # noqa: ARG002
         shrink, expand = (part.to(output.device, output.dtype) for part in (self._shrink, self._expand))

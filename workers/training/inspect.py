@@ -17,7 +17,7 @@ from backend.domain.screening import AdapterRefused, Inspection
 from backend.processes.parent import Parent
 from inference.config import EngineConfig
 from inference.errors import InferenceError
-from inference.lora.adapter import load_adapter, most_file_bytes
+from inference.lora.adapter import load_adapter, max_file_bytes
 from inference.lora.files import read_adapter_files
 from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
@@ -37,7 +37,7 @@ def open_adapter(base_folder: Path, adapter_folder: Path) -> tuple[Adapter, Base
     """(the adapter in fp32, its base, that one's digest). Errors: as `inspect`."""
     base = BaseWeights.open(base_folder, read_architecture(base_folder), torch.float32)
     base_digest, max_rank = base_model_digest(base_folder), EngineConfig(base_folder).max_rank
-    most_bytes = most_file_bytes(base.architecture, max_rank)
+    most_bytes = max_file_bytes(base.architecture, max_rank)
     try:
         digest = read_adapter_files(adapter_folder, most_bytes).digest
         adapter = load_adapter(adapter_folder, digest, base, base_digest, max_rank, most_bytes)

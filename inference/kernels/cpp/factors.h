@@ -116,7 +116,7 @@ class Peak {
 // A and B of each layer: A [rank, in] into `shrink` [layers, rank, in], B [out, rank] times `scaling` into `expand`
 // [layers, rank, out]. `peaks`: the largest absolute value of either, NaN if there is one.
 template <class T>
-void take_factors(const char* file, const StoredMatrix* downs, const StoredMatrix* ups, Index layers, Index rank,
+void read_factors(const char* file, const StoredMatrix* downs, const StoredMatrix* ups, Index layers, Index rank,
                   Index in, Index out, float scaling, T* shrink, T* expand, float* peaks) {
     Peak of_shrink, of_expand;
     for (Index layer = 0; layer < layers; ++layer, shrink += rank * in, expand += rank * out) {

@@ -62,8 +62,8 @@ void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float
     }
 }
 
-// One linear layer's arena and where its delta goes; mirrors `LoraPart` in native.py.
-struct LoraPart {
+// One linear layer's arena and where its delta goes; mirrors `LoraTarget` in native.py.
+struct LoraTarget {
     const void* shrink;  // [rows, in]
     const void* expand;  // [rows, out]
     Index out;
@@ -132,7 +132,7 @@ void add_rows(const float* weights, const T* rows, Index row_stride, Index num_r
 
 // shrunk[t][r], [count, rank], of a unit's tokens.
 template <class T>
-void shrink_unit(const T* states, Index in, const LoraPart& part, const LoraUnit& unit, float* shrunk) {
+void shrink_unit(const T* states, Index in, const LoraTarget& part, const LoraUnit& unit, float* shrunk) {
     const Index rank = unit.rank;
     const T* x = states + unit.start * in;
     const T* shrink = static_cast<const T*>(part.shrink) + unit.first_row * in;
@@ -155,7 +155,7 @@ void shrink_unit(const T* states, Index in, const LoraPart& part, const LoraUnit
 }
 
 template <class T>
-void expand_unit(const float* shrunk, const LoraPart& part, const LoraUnit& unit, T* output, Index out_stride) {
+void expand_unit(const float* shrunk, const LoraTarget& part, const LoraUnit& unit, T* output, Index out_stride) {
     const Index rank = unit.rank, out = part.out;
     const Index ahead = unit.rows_ahead * out * static_cast<Index>(sizeof(T));
     const T* expand = static_cast<const T*>(part.expand) + unit.first_row * out;
@@ -171,8 +171,8 @@ void expand_unit(const float* shrunk, const LoraPart& part, const LoraUnit& unit
 
 // What a step's adapters add to one projection.
 struct Deltas {
-    const LoraPart* parts;  // in the order of their columns, disjoint
-    Index num_parts;
+    const LoraTarget* targets;  // in the order of their columns, disjoint
+    Index num_targets;
     const LoraSegment* segments;  // in order, disjoint
     Index num_segments;
 };
@@ -192,12 +192,12 @@ struct LoraWork {
         for (Index s = 0; s < deltas.num_segments; ++s) {
             const LoraSegment& segment = deltas.segments[s];
             for (Index start = segment.start; start < segment.end; start += kTokensPerUnit) {
-                for (Index part = 0; part < deltas.num_parts; ++part) {
+                for (Index part = 0; part < deltas.num_targets; ++part) {
                     const Index count = std::min(kTokensPerUnit, segment.end - start);
                     const Index ahead = start == segment.start ? rows_ahead(deltas.segments, deltas.num_segments, s) : 0;
                     units.push_back({start, count, segment.first_row, segment.rank, part, ahead});
                     costs.push_back(cost);
-                    cost += segment.rank * width(deltas.parts[part]) * (kTokensPerRead + count);
+                    cost += segment.rank * width(deltas.targets[part]) * (kTokensPerRead + count);
                 }
             }
         }
@@ -216,12 +216,12 @@ struct LoraWork {
 
 template <class T>
 void add_lora(const T* states, Index in, const Deltas& deltas, T* output, Index out_stride) {
-    const LoraWork work(deltas, [&](const LoraPart& part) { return in + part.out; });
+    const LoraWork work(deltas, [&](const LoraTarget& part) { return in + part.out; });
 #pragma omp parallel
     {
         std::vector<float> shrunk;
         work.each_own([&](const LoraUnit& unit) {
-            const LoraPart& part = deltas.parts[unit.part];
+            const LoraTarget& part = deltas.targets[unit.part];
             shrunk.resize(unit.count * unit.rank);
             shrink_unit(states, in, part, unit, shrunk.data());
             expand_unit(shrunk.data(), part, unit, output, out_stride);

@@ -42,14 +42,14 @@ using namespace loraledger;
     extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {       \
         argmax(rows, num_rows, width, values, places);                                                                \
     }                                                                                                                  \
-    extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraPart* parts, Index num_parts,              \
+    extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraTarget* targets, Index num_targets,              \
                                       const LoraSegment* segments, Index num_segments, T* output, Index out_stride) { \
-        add_lora(states, in, Deltas{parts, num_parts, segments, num_segments}, output, out_stride);                   \
+        add_lora(states, in, Deltas{targets, num_targets, segments, num_segments}, output, out_stride);                   \
     }                                                                                                                  \
     extern "C" void take_factors_##SUFFIX(const char* file, const StoredMatrix* downs, const StoredMatrix* ups,       \
                                           Index layers, Index rank, Index in, Index out, float scaling, T* shrink,    \
                                           T* expand, float* peaks) {                                                  \
-        take_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand, peaks);                        \
+        read_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand, peaks);                        \
     }
 
 LORALEDGER_KERNELS(float, float32)
@@ -60,9 +60,9 @@ LORALEDGER_KERNELS(Bfloat16, bfloat16)
         pack<ARITHMETIC>(weight, out, in, packed);                                                                     \
     }                                                                                                                  \
     extern "C" void multiply_##NAME(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed,           \
-                                    const Bfloat16* bias, Index out, const LoraPart* parts, Index num_parts,          \
+                                    const Bfloat16* bias, Index out, const LoraTarget* targets, Index num_targets,          \
                                     const LoraSegment* segments, Index num_segments, Bfloat16* result) {              \
-        const Deltas deltas{parts, num_parts, segments, num_segments};                                                \
+        const Deltas deltas{targets, num_targets, segments, num_segments};                                                \
         multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, deltas, result);                                  \
     }
 

@@ -57,14 +57,14 @@ class Expansion {
     // Keeps the shrunk states in `buffer`.
     Expansion(const Deltas& deltas, Index in, std::vector<float>& buffer)
         : deltas_(deltas),
-          work_(deltas, [&](const LoraPart&) { return in; }),
+          work_(deltas, [&](const LoraTarget&) { return in; }),
           in_(in),
           offsets_(deltas.num_segments + 1) {
         for (Index s = 0; s < deltas.num_segments; ++s) {
             const LoraSegment& segment = deltas.segments[s];
             offsets_[s + 1] = offsets_[s] + (segment.end - segment.start) * segment.rank;
         }
-        const std::size_t needed = deltas.num_parts * offsets_.back();
+        const std::size_t needed = deltas.num_targets * offsets_.back();
         if (buffer.size() < needed) buffer.resize(needed);
         shrunk_ = buffer.data();
     }
@@ -73,7 +73,7 @@ class Expansion {
     void shrink(const Bfloat16* states) const {
         work_.each_own([&](const LoraUnit& unit) {
             float* own = shrunk_ + place(unit.part, segment_of(unit.start), unit.start);
-            shrink_unit(states, in_, deltas_.parts[unit.part], unit, own);
+            shrink_unit(states, in_, deltas_.targets[unit.part], unit, own);
         });
     }
 
@@ -94,8 +94,8 @@ class Expansion {
     // As `begin`, of tokens of one segment.
     void begin_segment(Index s, const Window& window) const {
         Index done = window.first;
-        for (Index p = 0; p < deltas_.num_parts; ++p) {
-            const LoraPart& part = deltas_.parts[p];
+        for (Index p = 0; p < deltas_.num_targets; ++p) {
+            const LoraTarget& part = deltas_.targets[p];
             const Index from = std::max(window.first, part.column);
             const Index to = std::min(window.last, part.column + part.out);
             if (from >= to) continue;
@@ -108,7 +108,7 @@ class Expansion {
 
     // As `begin_segment`, for outputs of one part.
     void begin_part(Index s, Index p, const Window& window) const {
-        const LoraPart& part = deltas_.parts[p];
+        const LoraTarget& part = deltas_.targets[p];
         const LoraSegment& segment = deltas_.segments[s];
         const Bfloat16* rows =
             static_cast<const Bfloat16*>(part.expand) + segment.first_row * part.out + window.first - part.column;

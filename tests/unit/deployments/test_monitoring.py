@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import backend.metrics  # noqa: F401 - their names
 from backend.domain.figures import Figures, Pending
 from backend.installation.metrics import Now
-from inference.meter import Meter
 from inference.protocol import Status
+from inference.server.metrics import EngineMetrics
 
 FOLDER = Path(__file__).parents[3] / "deployments" / "monitoring"
 NAME = re.compile(r"(?:vllm|loraledger)[:_][a-z0-9_]+")
@@ -36,7 +36,7 @@ def exposed() -> dict[str, str]:
     """Every sample's name, and its family."""
     state = CollectorRegistry()
     state.register(Now(full(), {"database": True}))
-    engine = Meter("tiny").exposition(Status("", "tiny", "", 1, [], [], 0, 0, 0, 0, 1, 0))
+    engine = EngineMetrics("tiny").render(Status("", "tiny", "", 1, [], [], 0, 0, 0, 0, 1, 0))
     text = generate_latest(REGISTRY).decode() + generate_latest(state).decode() + engine
     found = text_string_to_metric_families(text)
     families = [f for f in found if NAME.match(f.name) and not f.name.endswith("_created")]

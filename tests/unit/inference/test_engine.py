@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.lora.adapter import Adapter
-    from inference.scheduler import Step
+    from inference.scheduling.scheduler import Step
 
 
 def test_an_answer_ends_at_eos_with_reason_stop(make_engine: Callable[..., Engine]) -> None:

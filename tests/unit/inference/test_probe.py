@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.probe import TOP_TOKENS, ErrorProbe, ProbeSums, likeliest
+from inference.probe import TOP_TOKENS, ErrorProbe, ProbeSums, top_tokens
 
 
 @given(rows=st.integers(1, 4), vocab=st.sampled_from([5, 256, 2048, 2049, 4096]), seed=st.integers(0, 99))
 def test_the_likeliest_are_those_of_topk(rows: int, vocab: int, seed: int) -> None:
     torch.manual_seed(seed)
     logits = torch.stack([torch.randperm(vocab).float() for _ in range(rows)])
-    values, token_ids = likeliest(logits)
+    values, token_ids = top_tokens(logits)
     expected = logits.topk(min(TOP_TOKENS, vocab), dim=1)
     assert torch.equal(values, expected.values)
     assert torch.equal(token_ids, expected.indices)
@@ -24,7 +24,7 @@ def test_the_likeliest_are_those_of_topk(rows: int, vocab: int, seed: int) -> No
 def test_all_in_one_block_and_equal_values_are_found_too() -> None:
     logits = torch.zeros(1, 4096)
     logits[0, 300:310] = 2.0
-    values, token_ids = likeliest(logits)
+    values, token_ids = top_tokens(logits)
     assert values.tolist() == [[2.0] * TOP_TOKENS]
     assert len(set(token_ids[0].tolist())) == TOP_TOKENS
     assert all(300 <= token < 310 for token in token_ids[0].tolist())
@@ -48,11 +48,11 @@ def test_errors_are_of_those_who_ask_in_any_company(asking: tuple[int, ...]) -> 
     torch.manual_seed(0)
     outputs: Any = SimpleNamespace(output_rows=torch.randn(20, 6).__getitem__)
     errors, logits = ErrorProbe(outputs), torch.randn(4, 20)
-    requests: Any = [SimpleNamespace(probe=ProbeSums(1) if place in asking else None) for place in range(4)]
-    found = errors.expect(requests, logits)
+    probes = [ProbeSums(1) if place in asking else None for place in range(4)]
+    found = errors.expected_outputs(probes, logits)
     assert found is not None
     for place, row in zip(asking, found.outputs, strict=True):
-        alone = errors.expect([requests[place]], logits[[place]])
+        alone = errors.expected_outputs([probes[place]], logits[[place]])
         assert alone is not None
         assert torch.allclose(row, alone.outputs[0])
 

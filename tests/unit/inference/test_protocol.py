@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.frames import decode_command, encode_frame
 from inference.protocol import (
     MAX_BLEND_PARTS,
     AdapterBlend,
@@ -22,6 +21,7 @@ from inference.protocol import (
     EmbedItem,
     Generate,
 )
+from inference.server.frames import decode_command, encode_frame
 
 ONE, TWO = AdapterRef("1" * 64, "/one"), AdapterRef("2" * 64, "/two")
 PARTS = st.lists(

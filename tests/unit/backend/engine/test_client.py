@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend.domain.errors import InvalidInput, Overloaded, Unavailable
 from backend.engine.client import EngineClient
 from backend.ports.engine import InvalidSchema
-from inference import frames, protocol
+from inference import protocol
 from inference.protocol import AdapterRef, Chunk, EmbedItem, Generate, JsonSchema, Message, Options, Sampling
+from inference.server import frames
 from telemetry import traces
 from tests.support.tracing import recorded
 

@@ -14,15 +14,12 @@ from hypothesis import strategies as st
 from inference.errors import KernelBuildError
 from inference.kernels import native
 from inference.kernels.build import load_library
-from inference.kernels.choice import choose_kernels
 from inference.kernels.cpu import Cpu, this_cpu
-from inference.kernels.interface import HeadNorms, LoraPart, Pages, Rotation, Singles
-from inference.kernels.native import NativeKernels
+from inference.kernels.factors import PortableFactorReader, StoredFactors, TensorSpec
+from inference.kernels.interface import HeadNorms, LoraTarget, PagedQueries, Pages, Rotation, Segment
+from inference.kernels.native import NativeFactorReader, NativeKernels
 from inference.kernels.portable import PortableKernels
-from inference.lora.fold import Run
-from inference.lora.header import TensorSpec
-from inference.lora.segments import Segment
-from inference.lora.tensors import LinearSpecs
+from inference.kernels.select import select_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,10 +71,10 @@ def test_every_number_of_16_bits_is_read_from_a_file(stored: torch.dtype, dtype:
     """NaN, infinity and what is below the normal range among them, from an odd address on."""
     numbers = torch.arange(2**16).to(torch.int32).short().view(stored)
     file = memoryview(bytearray(b" " + numbers.view(torch.uint8).numpy().tobytes()))
-    specs = TensorSpec(stored, (1, 2**16), 1), TensorSpec(stored, (2**16, 1), 1)
-    run = Run([LinearSpecs(0, "q_proj", "q_proj", *specs, None)], 1.0)
+    down, up = TensorSpec(stored, (1, 2**16), 1), TensorSpec(stored, (2**16, 1), 1)
+    factors = StoredFactors([down], [up], 1.0)
     shrink, expand = torch.empty(2, 1, 1, 2**16, dtype=dtype)
-    peaks = NativeKernels(dtype).take_factors(file, run, shrink, expand)
+    peaks = NativeFactorReader(dtype).read_factors(file, factors, shrink, expand)
     assert all(math.isnan(peak) for peak in peaks)
     assert torch.equal(shrink.isnan(), expand.isnan())
     tiny = 2.0**-126 if dtype == torch.bfloat16 else 0.0  # what may count as zero
@@ -95,11 +92,11 @@ def test_the_largest_of_an_adapters_numbers(
     numbers = torch.randn(2, rank * out).to(dtype)
     numbers[1, torch.randint(rank * out, ())] = -one
     file = memoryview(bytearray(numbers.view(torch.uint8).numpy().tobytes()))
-    specs = TensorSpec(dtype, (rank, out), 0), TensorSpec(dtype, (out, rank), numbers[0].nbytes)
-    run = Run([LinearSpecs(0, "q_proj", "q_proj", *specs, None)], 2.0)
+    down, up = TensorSpec(dtype, (rank, out), 0), TensorSpec(dtype, (out, rank), numbers[0].nbytes)
+    factors = StoredFactors([down], [up], 2.0)
     shrink, expand = torch.empty(2, 1, rank, out, dtype=dtype)
-    found = [NativeKernels(dtype).take_factors(file, run, shrink, expand) for _ in range(2)]
-    expected = PORTABLE.take_factors(file, run, shrink, expand)
+    found = [NativeFactorReader(dtype).read_factors(file, factors, shrink, expand) for _ in range(2)]
+    expected = PortableFactorReader().read_factors(file, factors, shrink, expand)
     assert all(str(each) == str(expected) for each in found)  # NaN is not equal to itself
 
 
@@ -159,10 +156,10 @@ def test_attention_of_single_tokens(
     tokens = torch.randperm(num_tokens)[: len(contexts)]
     queries = torch.randn(num_tokens, num_kv_heads * share, head_dim).to(dtype) * 3
     order = torch.randperm(len(contexts))
-    singles = Singles(tokens, torch.tensor(contexts)[order], tables, order)
+    paged = PagedQueries(tokens, torch.tensor(contexts)[order], tables, order)
     actual, expected = torch.zeros(2, *queries.shape, dtype=dtype)
-    PORTABLE.token_attention(queries, pages, singles, expected)
-    NativeKernels(dtype).token_attention(queries, pages, singles, actual)
+    PORTABLE.token_attention(queries, pages, paged, expected)
+    NativeKernels(dtype).token_attention(queries, pages, paged, actual)
     assert_same(actual, expected)
 
 
@@ -182,8 +179,8 @@ def test_deltas(dtype: torch.dtype, seed: int, runs: list[tuple[int, int, int]])
         token, row = stop, row + rank
     in_features, widths = 33, (70, 5)
     states = torch.randn(token + 1, in_features).to(dtype)
-    parts = [
-        LoraPart(
+    targets = [
+        LoraTarget(
             torch.randn(row + 1, in_features).to(dtype),
             torch.randn(row + 1, width).to(dtype) * 0.1,
             slice(start, start + width),
@@ -192,8 +189,8 @@ def test_deltas(dtype: torch.dtype, seed: int, runs: list[tuple[int, int, int]])
     ]
     expected = torch.randn(token + 1, 80).to(dtype)
     actual = expected.clone()
-    PORTABLE.lora_batch(segments, token + 1).add(states, parts, expected)
-    NativeKernels(dtype).lora_batch(segments, token + 1).add(states, parts, actual)
+    PORTABLE.lora_batch(segments, token + 1).add(states, targets, expected)
+    NativeKernels(dtype).lora_batch(segments, token + 1).add(states, targets, actual)
     torch.testing.assert_close(actual, expected, atol=TOLERANCE[dtype] * 4, rtol=TOLERANCE[dtype])
 
 
@@ -243,13 +240,13 @@ def test_a_token_gets_the_same_delta_in_any_company(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     kernels = NativeKernels(dtype)
     states, base = torch.randn(13, 100).to(dtype), torch.randn(13, 90).to(dtype)
-    part = LoraPart(torch.randn(11, 100).to(dtype), torch.randn(11, 90).to(dtype), slice(0, 90))
+    target = LoraTarget(torch.randn(11, 100).to(dtype), torch.randn(11, 90).to(dtype), slice(0, 90))
     together = base.clone()
-    kernels.lora_batch([Segment(0, 13, 0, slice(0, 11))], 13).add(states, [part], together)
+    kernels.lora_batch([Segment(0, 13, 0, slice(0, 11))], 13).add(states, [target], together)
     for token in range(13):
         alone = base[token : token + 1].clone()
         own = states[token : token + 1].clone()
-        kernels.lora_batch([Segment(0, 1, 0, slice(0, 11))], 1).add(own, [part], alone)
+        kernels.lora_batch([Segment(0, 1, 0, slice(0, 11))], 1).add(own, [target], alone)
         assert torch.equal(alone, together[token : token + 1])
 
 
@@ -303,7 +300,7 @@ def test_products_with_deltas(
     left_out: int,
     has_bias: bool,
 ) -> None:
-    """Adapters of other ranks, tokens without one, parts that begin inside a panel, any of them left out."""
+    """Adapters of other ranks, tokens without one, targets that begin inside a panel, any left out."""
     torch.manual_seed(seed)
     rows_of = [None, slice(0, 3), slice(3, 8), slice(8, 20)]
     ends = list(itertools.accumulate(count for count, _ in runs))
@@ -315,8 +312,8 @@ def test_products_with_deltas(
     states = torch.randn(ends[-1], width).bfloat16()
     weight, bias = torch.randn(sum(outs), width).bfloat16(), torch.randn(sum(outs)).bfloat16()
     columns = [slice(end - out, end) for end, out in zip(itertools.accumulate(outs), outs, strict=True)]
-    parts = [
-        LoraPart(torch.randn(20, width).bfloat16(), torch.randn(20, out).bfloat16() * 0.1, place)
+    targets = [
+        LoraTarget(torch.randn(20, width).bfloat16(), torch.randn(20, out).bfloat16() * 0.1, place)
         for number, (out, place) in enumerate(zip(outs, columns, strict=True))
         if number != left_out
     ]
@@ -324,12 +321,14 @@ def test_products_with_deltas(
     linear = kernels.projection(weight, bias if has_bias else None)
     assert linear is not None
     expected = states.double() @ weight.double().T + (bias.double() if has_bias else 0)
-    for segment, part in itertools.product(segments, parts):
+    for segment, target in itertools.product(segments, targets):
         own = slice(segment.start, segment.end)
-        shrunk = states[own].double() @ part.shrink[segment.rows].double().T
-        expected[own, part.columns] += shrunk @ part.expand[segment.rows].double()
+        shrunk = states[own].double() @ target.shrink[segment.rows].double().T
+        expected[own, target.columns] += shrunk @ target.expand[segment.rows].double()
     batch = kernels.lora_batch(segments, len(states))
-    torch.testing.assert_close(batch.project(linear, states, parts).double(), expected, atol=1e-4, rtol=2**-8)
+    torch.testing.assert_close(
+        batch.project(linear, states, targets).double(), expected, atol=1e-4, rtol=2**-8
+    )
 
 
 @pytest.mark.parametrize("cpu", PRODUCT_CPUS, ids=lambda cpu: cpu.vendor)
@@ -339,11 +338,11 @@ def test_a_token_gets_the_same_product_and_delta_in_any_company(cpu: Cpu) -> Non
     linear = kernels.projection(torch.randn(70, 100).bfloat16(), torch.randn(70).bfloat16())
     assert linear is not None
     states = torch.randn(131, 100).bfloat16()
-    parts = [LoraPart(torch.randn(11, 100).bfloat16(), torch.randn(11, 60).bfloat16(), slice(5, 65))]
-    together = kernels.lora_batch([Segment(3, 131, 0, slice(0, 11))], 131).project(linear, states, parts)
+    targets = [LoraTarget(torch.randn(11, 100).bfloat16(), torch.randn(11, 60).bfloat16(), slice(5, 65))]
+    together = kernels.lora_batch([Segment(3, 131, 0, slice(0, 11))], 131).project(linear, states, targets)
     for start, end in ((3, 4), (5, 17), (7, 130), (130, 131)):
         batch = kernels.lora_batch([Segment(0, end - start, 0, slice(0, 11))], end - start)
-        assert torch.equal(batch.project(linear, states[start:end].clone(), parts), together[start:end])
+        assert torch.equal(batch.project(linear, states[start:end].clone(), targets), together[start:end])
     assert torch.equal(linear(states[:3].clone()), together[:3])
 
 
@@ -386,13 +385,13 @@ def test_without_a_compiler_auto_falls_back_and_native_says_why(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    assert isinstance(choose_kernels("auto", torch.float32, "cpu"), PortableKernels)
+    assert isinstance(select_kernels("auto", torch.float32, "cpu"), PortableKernels)
     assert "no-compiler" in caplog.text
     with pytest.raises(KernelBuildError, match="no-compiler"):
-        choose_kernels("native", torch.float32, "cpu")
+        select_kernels("native", torch.float32, "cpu")
 
 
 def test_half_precision_has_no_native_kernels() -> None:
-    assert not choose_kernels("auto", torch.float16, "cpu").reads_pages
+    assert not select_kernels("auto", torch.float16, "cpu").reads_pages
     with pytest.raises(KernelBuildError, match="float16"):
-        choose_kernels("native", torch.float16, "cpu")
+        select_kernels("native", torch.float16, "cpu")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.01}
 
 
-class Part(NamedTuple):
+class Target(NamedTuple):
     shrink: Tensor
     expand: Tensor
     columns: slice
@@ -44,7 +44,7 @@ def triton_lora() -> Iterator[Any]:
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, int]], int, int]:
-    """Ranks by slot, runs of (slot, number of tokens), in_features, out_features."""
+    """GlooGroup by slot, runs of (slot, number of tokens), in_features, out_features."""
     ranks = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     slots = st.integers(BASE_SLOT, len(ranks) - 1)
     runs = draw(st.lists(st.tuples(slots, st.integers(1, 35)), min_size=1, max_size=6))
@@ -79,7 +79,7 @@ def test_any_ragged_batch_equals_the_reference(
     shrink, expand, states, before = (tensor.to(dtype) for tensor in (shrink, expand, states, before))
     output = before.clone()
     lora = triton_lora.TritonLora(find_segments(runs, rows), len(slots), "cpu")
-    lora.add(states, [Part(shrink, expand, slice(4, 4 + num_out))], output)
+    lora.add(states, [Target(shrink, expand, slice(4, 4 + num_out))], output)
     pairs = {slot: (shrink[place].float(), expand[place].float()) for slot, place in enumerate(rows)}
     expected = before.float()
     expected[:, 4 : 4 + num_out] += lora_delta(states.float(), slots, pairs, num_out)
@@ -87,15 +87,15 @@ def test_any_ragged_batch_equals_the_reference(
     torch.testing.assert_close(output.float(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_parts_with_the_same_states_do_not_disturb_each_other(triton_lora: Any) -> None:
+def test_targets_with_the_same_states_do_not_disturb_each_other(triton_lora: Any) -> None:
     torch.manual_seed(0)
     states, output = torch.randn(20, 32), torch.zeros(20, 30)
-    parts = [Part(torch.randn(8, 32), torch.randn(8, 10), slice(i, i + 10)) for i in (0, 10, 20)]
+    targets = [Target(torch.randn(8, 32), torch.randn(8, 10), slice(i, i + 10)) for i in (0, 10, 20)]
     lora = triton_lora.TritonLora(find_segments([(0, 20)], [slice(3, 8)]), 20, "cpu")
-    lora.add(states, parts, output)
-    for part in parts:
-        expected = states @ part.shrink[3:8].T @ part.expand[3:8]
-        torch.testing.assert_close(output[:, part.columns], expected, atol=1e-4, rtol=1e-4)
+    lora.add(states, targets, output)
+    for target in targets:
+        expected = states @ target.shrink[3:8].T @ target.expand[3:8]
+        torch.testing.assert_close(output[:, target.columns], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy says so of what is meant to be
@@ -104,6 +104,6 @@ def test_an_adapter_that_overflows_stays_among_its_own_tokens(triton_lora: Any) 
     shrink[:2] = torch.inf
     output = torch.zeros(8, 16)
     lora = triton_lora.TritonLora(find_segments([(0, 3), (1, 5)], [slice(0, 2), slice(2, 4)]), 8, "cpu")
-    lora.add(torch.ones(8, 16), [Part(shrink, torch.ones(4, 16), slice(0, 16))], output)
+    lora.add(torch.ones(8, 16), [Target(shrink, torch.ones(4, 16), slice(0, 16))], output)
     assert not torch.isfinite(output[:3]).any()
     assert (output[3:] == 32).all()

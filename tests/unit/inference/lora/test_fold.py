@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from inference.kernels.choice import choose_kernels
+from inference.kernels.select import select_factor_reader
 from inference.lora import block as block_module
 from inference.lora.adapter import Adapter, AdapterLoader
 from inference.lora.block import reserve
@@ -24,7 +24,7 @@ from tests.support.adapters import pairs
 if TYPE_CHECKING:
     import pytest
 
-    from inference.config import KernelChoice
+    from inference.config import KernelBackend
     from inference.model.architecture import Architecture
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -39,24 +39,24 @@ KEYS = [(layer, linear) for layer in range(2) for linear in PARENT_BY_LINEAR]
 @given(
     linears=st.dictionaries(st.sampled_from(KEYS), LINEARS, min_size=1),
     dtype=st.sampled_from(DTYPES),
-    choice=st.sampled_from(["auto", "portable"]),
+    backend=st.sampled_from(["auto", "portable"]),
     num_blanks=st.integers(0, 3),
 )
 def test_it_equals_the_plain_way_to_the_bit(
     linears: dict[tuple[int, str], Linear],
     dtype: torch.dtype,
-    choice: KernelChoice,
+    backend: KernelBackend,
     num_blanks: int,
     tiny_llama: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Any rank, alpha and number format for each matrix, and numbers anywhere in the file's words."""
-    monkeypatch.setattr(block_module, "_OWN_PAGES", 8 * 1024)  # some adapters above it, some below
+    monkeypatch.setattr(block_module, "_MIN_MAPPED_BYTES", 8 * 1024)  # some adapters above it, some below
     torch.manual_seed(0)
     architecture = read_architecture(tiny_llama)
     tensors = write(tmp_path, architecture, linears, num_blanks)
-    adapter = load(tmp_path, architecture, tiny_llama, dtype, choice)
+    adapter = load(tmp_path, architecture, tiny_llama, dtype, backend)
     found = pairs(adapter)
     assert found.keys() == linears.keys()
     for (layer, linear), (rank, alpha, _) in linears.items():
@@ -95,10 +95,10 @@ def write(
 
 
 def load(
-    folder: Path, architecture: Architecture, model: Path, dtype: torch.dtype, choice: KernelChoice = "auto"
+    folder: Path, architecture: Architecture, model: Path, dtype: torch.dtype, backend: KernelBackend = "auto"
 ) -> Adapter:
     base = BaseWeights.open(model, architecture, dtype)
-    loader = AdapterLoader(base, "b" * 64, 8, choose_kernels(choice, dtype, "cpu"))
+    loader = AdapterLoader(base, "b" * 64, 8, select_factor_reader(backend, dtype))
     return loader.load(folder, adapter_digest(folder))
 
 

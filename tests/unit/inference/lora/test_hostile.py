@@ -12,8 +12,8 @@ import pytest
 
 from inference.engine import Engine
 from inference.errors import AdapterError
-from inference.frames import decode_event, encode_frame
 from inference.protocol import AdapterRef, Error
+from inference.server.frames import decode_event, encode_frame
 from tests.fixtures_engine import greedy, make_adapter, run_all, tiny_config
 from tests.support.hostile_adapters import ALL, MARKER, claimed_digest
 

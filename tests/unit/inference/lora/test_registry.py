@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.errors import AdapterCorruptError, AdapterError, AdapterFileMissingError, AdapterTooLargeError
+from inference.kernels.threads import set_num_threads
 from inference.lora.adapter import Adapter
 from inference.lora.block import reserve
 from inference.lora.registry import AdapterRegistry
 from inference.protocol import AdapterRef
-from inference.threads import compute_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class Loading:
         return AdapterRef(name * 64, str(folder))
 
     def want(self, ref: AdapterRef, holder: str | None = None) -> Adapter | None:
-        return self.registry.want(ref, holder or ref.digest)
+        return self.registry.get_or_load(ref, holder or ref.digest)
 
     def finish(self) -> None:
         """Let all loads end and take them in."""
@@ -53,7 +53,7 @@ class Loading:
             for load in list(self.registry._loads.values()):
                 if load.future is not None:
                     load.future.exception()
-            self.registry.collect()
+            self.registry.poll()
         self._gate.clear()
 
     def _load(self, ref: AdapterRef, max_bytes: int, spare: list[torch.Tensor]) -> Adapter:
@@ -99,7 +99,7 @@ def test_the_least_recently_used_makes_room(loading: Callable[[int], Loading]) -
     it.finish()
     it.want(one)
     for ref in (one, two):
-        it.registry.forget(ref.digest)
+        it.registry.unpin(ref.digest)
     it.want(three)
     it.finish()
     assert it.registry.resident_digests == [one.digest, three.digest]
@@ -116,8 +116,8 @@ def test_what_somebody_waits_for_is_not_evicted_and_the_next_load_waits(
     it.want(two)
     it.finish()
     assert it.loaded == ["1"]
-    it.registry.forget(one.digest)
-    it.registry.collect()
+    it.registry.unpin(one.digest)
+    it.registry.poll()
     it.finish()
     assert it.registry.resident_digests == [two.digest]
 
@@ -127,11 +127,11 @@ def test_a_load_that_nobody_waits_for_any_more_is_not_started(loading: Callable[
     one, two = it.ref("1"), it.ref("2")
     it.want(one)
     it.want(two)
-    it.registry.forget(two.digest)
+    it.registry.unpin(two.digest)
     it.finish()
     assert it.loaded == ["1"]
-    it.registry.collect()
-    it.registry.forget(one.digest)
+    it.registry.poll()
+    it.registry.unpin(one.digest)
     assert it.want(two) is None  # asked for anew, as if it never had been
 
 
@@ -141,9 +141,9 @@ def test_a_load_that_finds_no_room_evicts_nothing(loading: Callable[[int], Loadi
     it.want(pinned)
     it.want(idle)
     it.finish()
-    it.registry.forget(idle.digest)
+    it.registry.unpin(idle.digest)
     it.want(large)
-    it.registry.collect()
+    it.registry.poll()
     assert it.registry.resident_digests == [pinned.digest, idle.digest]
 
 
@@ -156,8 +156,8 @@ def test_a_small_load_does_not_overtake_one_that_waits_for_room(loading: Callabl
     it.want(small)
     it.finish()
     assert it.loaded == ["1"]
-    it.registry.forget(pinned.digest)
-    it.registry.collect()
+    it.registry.unpin(pinned.digest)
+    it.registry.poll()
     it.finish()
     assert it.loaded[1] == "2"
 
@@ -168,16 +168,16 @@ def test_failures_are_reported_once_and_can_be_tried_again(loading: Callable[[in
     for _ in range(2):
         it.want(bad)
         it.finish()
-        ((ref, error),) = it.registry.take_failures()
+        ((ref, error),) = it.registry.pop_failures()
         assert (ref, type(error)) == (bad, AdapterCorruptError)
-    assert it.registry.take_failures() == []
+    assert it.registry.pop_failures() == []
 
 
 def test_an_unforeseen_error_of_a_load_is_the_adapters_own(loading: Callable[[int], Loading]) -> None:
     it = loading(5 * SIZE)
     it.want(it.ref("c"))
     it.finish()
-    ((_, error),) = it.registry.take_failures()
+    ((_, error),) = it.registry.pop_failures()
     assert type(error) is AdapterError
 
 
@@ -187,7 +187,7 @@ def test_an_adapter_larger_than_the_budget_or_not_there_is_refused(
     it = loading(SIZE)
     it.want(it.ref("1", size=SIZE + 1))
     it.want(AdapterRef("f" * 64, "/nowhere"))
-    kinds = [type(error) for _, error in it.registry.take_failures()]
+    kinds = [type(error) for _, error in it.registry.pop_failures()]
     assert kinds == [AdapterTooLargeError, AdapterFileMissingError]
     assert it.loaded == []
 
@@ -204,8 +204,8 @@ def test_a_load_that_turns_out_larger_than_its_file_waits_for_the_room_it_needs(
     it.finish()
     assert it.registry.resident_digests == [pinned.digest]
     it.registry.check_integrity({pinned.digest, grown.digest})
-    it.registry.forget(pinned.digest)
-    it.registry.collect()
+    it.registry.unpin(pinned.digest)
+    it.registry.poll()
     it.finish()
     assert it.registry.resident_digests == [grown.digest]
 
@@ -221,7 +221,7 @@ def test_whoever_came_first_takes_what_younger_ones_hold(loading: Callable[[int]
     it.want(four, holder="young")
     it.finish()
     assert set(it.registry.resident_digests) == {one.digest, two.digest}
-    it.registry.forget("old")
+    it.registry.unpin("old")
     for _ in range(2):
         it.want(three, holder="young")
         it.want(four, holder="young")
@@ -235,12 +235,12 @@ def test_an_adapter_that_two_want_stays_until_both_have_let_go(loading: Callable
     it.want(shared, holder="a")
     it.want(shared, holder="b")
     it.finish()
-    it.registry.forget("a")
+    it.registry.unpin("a")
     it.want(other)
     it.finish()
     assert it.registry.resident_digests == [shared.digest]
-    it.registry.forget("b")
-    it.registry.collect()
+    it.registry.unpin("b")
+    it.registry.poll()
     it.finish()
     assert it.registry.resident_digests == [other.digest]
 
@@ -251,7 +251,7 @@ def test_what_is_used_on_the_device_stays_young_on_the_host(loading: Callable[[i
     for ref in (hot, idle):
         it.want(ref)
         it.finish()
-        it.registry.forget(ref.digest)
+        it.registry.unpin(ref.digest)
     it.registry.touch(hot.digest)
     it.want(new)
     it.finish()
@@ -263,7 +263,7 @@ def test_a_path_that_no_file_system_knows_is_its_adapters_own_error(
 ) -> None:
     it = loading(SIZE)
     it.want(AdapterRef("f" * 64, "/zero\0byte"))
-    ((_, error),) = it.registry.take_failures()
+    ((_, error),) = it.registry.pop_failures()
     assert isinstance(error, AdapterFileMissingError)
 
 
@@ -278,7 +278,7 @@ def test_a_load_is_given_the_memory_of_what_was_evicted_for_it(loading: Callable
         assert adapter is not None
         assert adapter.memory is not None
         places[ref] = adapter.memory.data_ptr()
-        it.registry.forget(ref.digest)
+        it.registry.unpin(ref.digest)
     assert places[new] == places[evicted] != places[kept]
 
 
@@ -291,7 +291,7 @@ def test_memory_of_another_size_is_given_back(loading: Callable[[int], Loading])
     assert evicted.memory is not None
     memory = weakref.ref(evicted.memory)
     del evicted
-    it.registry.forget(it.ref("1").digest)
+    it.registry.unpin(it.ref("1").digest)
     it.num_bytes = 2 * SIZE
     it.want(it.ref("2", size=2 * SIZE))
     it.finish()
@@ -306,15 +306,15 @@ def test_a_load_computes_alone_and_leaves_the_step_its_threads(tmp_path: Path) -
         seen.append(torch.get_num_threads())
         return Adapter(ref.digest, (), SIZE, 0.0)
 
-    compute_with(3)
+    set_num_threads(3)
     try:
         registry = AdapterRegistry(load, SIZE, num_threads=1)
         (tmp_path / "adapter_model.safetensors").touch()
-        registry.want(AdapterRef("1" * 64, str(tmp_path)), "1")
+        registry.get_or_load(AdapterRef("1" * 64, str(tmp_path)), "1")
         registry.close()
         assert [*seen, torch.get_num_threads()] == [1, 3]
     finally:
-        compute_with(before)
+        set_num_threads(before)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -332,7 +332,7 @@ def test_the_sums_are_those_of_their_parts_whatever_happens(
         if operation == "want":
             it.want(it.ref("123b45"[number - 1], size=SIZE * (1 + number % 3)), str(holder))
         elif operation == "forget":
-            it.registry.forget(str(holder))
+            it.registry.unpin(str(holder))
         else:
             it.num_bytes = SIZE * holder
             it.finish()

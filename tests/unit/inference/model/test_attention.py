@@ -63,13 +63,13 @@ def test_every_token_is_attended_to_once_over_its_own_past(
     plan = plan_attention(batch, 1, 1, torch.float32, "cpu", reads_pages=True, token_by_token=token_by_token)
     assert not (token_by_token and plan.groups)
     grouped = [token for group in plan.groups for token in group.tokens.tolist()]
-    singles = [] if plan.singles is None else plan.singles.tokens.tolist()
-    assert sorted(grouped + singles) == list(range(sum(span.num_queries for span in batch)))
-    if plan.singles is None:
+    paged = [] if plan.paged is None else plan.paged.tokens.tolist()
+    assert sorted(grouped + paged) == list(range(sum(span.num_queries for span in batch)))
+    if plan.paged is None:
         return
-    rows = zip(singles, plan.singles.contexts.tolist(), plan.singles.sequences.tolist(), strict=True)
+    rows = zip(paged, plan.paged.contexts.tolist(), plan.paged.sequences.tolist(), strict=True)
     for token, context, sequence in rows:
         (span,) = [span for span in batch if span.start <= token < span.start + span.num_queries]
         assert context == span.context_len - span.num_queries + 1 + token - span.start
-        table = plan.singles.block_tables[sequence].tolist()
+        table = plan.paged.block_tables[sequence].tolist()
         assert table[: span.context_len] == list(span.block_table)[: span.context_len]

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from inference.errors import UnsupportedModelError
 from inference.kernels.portable import PortableKernels
 from inference.model.architecture import PARENT_BY_LINEAR, read_architecture
+from inference.model.collective import SingleRank
 from inference.model.loader import BaseWeights, load_decoder
-from inference.parallel.collective import Alone
 from tests.fixtures_engine import make_model
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def open_weights(folder: Path, dtype: torch.dtype = torch.float32) -> BaseWeight
 
 def test_weights_that_do_not_fit_the_config_are_refused(edited: Callable[..., Path]) -> None:
     with pytest.raises(UnsupportedModelError, match="gate_proj"):
-        load_decoder(open_weights(edited(intermediate_size=100)), 16, "cpu", PortableKernels(), Alone())
+        load_decoder(open_weights(edited(intermediate_size=100)), 16, "cpu", PortableKernels(), SingleRank())
 
 
 def test_single_weights_and_biases_are_those_of_the_checkpoint(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_head_beside_tied_embeddings_is_ignored(edited: Callable[..., Path]) -
     path = folder / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)
-    load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), Alone())
+    load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), SingleRank())
 
 
 def test_a_model_with_parts_that_the_family_does_not_have_is_refused(edited: Callable[..., Path]) -> None:
@@ -52,7 +52,7 @@ def test_a_model_with_parts_that_the_family_does_not_have_is_refused(edited: Cal
     path = folder / "model.safetensors"
     save_file({**load_file(path), "model.layers.0.self_attn.q_norm.weight": torch.ones(16)}, path)
     with pytest.raises(UnsupportedModelError, match=r"no place for: .*q_norm"):
-        load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), Alone())
+        load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), SingleRank())
 
 
 def test_half_a_fused_bias_is_refused(tmp_path: Path) -> None:
@@ -62,4 +62,4 @@ def test_half_a_fused_bias_is_refused(tmp_path: Path) -> None:
     del tensors["model.layers.1.self_attn.k_proj.bias"]
     save_file(tensors, path)
     with pytest.raises(UnsupportedModelError, match="layer 1: only some parts of qkv"):
-        load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), Alone())
+        load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), SingleRank())

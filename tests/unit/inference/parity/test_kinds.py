@@ -67,5 +67,5 @@ def test_gains_take_memory_only_while_an_adapter_has_some(
     sizes = []
     for choice in kinds.values():
         run_all(engine, request("r", choice, max_tokens=2))
-        sizes.append(engine._adapters.arena.gains.num_bytes)
+        sizes.append(engine._adapters.arena.dora.num_bytes)
     assert sizes[0] == sizes[2] == 0 < sizes[1]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from inference.engine import Engine
 from inference.model.architecture import read_architecture
 from inference.model.kv_cache import bytes_per_block
-from inference.prefix import PrefixCache
 from inference.protocol import Chunk
+from inference.scheduling.prefix_cache import PrefixCache
 from tests.fixtures_engine import FAMILIES, Oracle, make_model, tiny_config
 from tests.support.parity import KINDS, blend, make_kinds, prompts_of, request
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.protocol import Sampling
-from inference.sampling.sampler import NOT_FINITE, choose
+from inference.sampling.sampler import INVALID_TOKEN, sample_tokens
 from inference.sampling.state import SamplingState
 from inference.sampling.vocabulary import Vocabulary
 
@@ -46,7 +46,7 @@ def state(prompt: tuple[int, ...] = (), answer: tuple[int, ...] = (), **options:
 def adjusted(it: SamplingState, logits: torch.Tensor = LOGITS) -> list[float]:
     """The logits that the choice is made from."""
     rows = logits.clone().unsqueeze(0)
-    choose(rows, [it], vocabulary())
+    sample_tokens(rows, [it], vocabulary())
     return rows[0].tolist()
 
 
@@ -67,7 +67,7 @@ def by_definition(sampling: Sampling, prompt: list[int], answer: list[int]) -> l
 
 
 def test_temperature_zero_takes_the_best() -> None:
-    assert choose(LOGITS.expand(2, -1).clone(), [state(), state()], vocabulary())[1].token_id == 0
+    assert sample_tokens(LOGITS.expand(2, -1).clone(), [state(), state()], vocabulary())[1].token_id == 0
 
 
 @pytest.mark.parametrize("temperature", [9e-7, 1e-50, 5e-324])
@@ -79,8 +79,8 @@ def test_rows_that_are_not_finite_are_marked_and_hurt_nobody() -> None:
     broken = [torch.full((VOCAB,), math.nan), LOGITS.index_fill(0, torch.tensor([2]), math.inf)]
     rows = torch.stack([LOGITS, *broken, torch.full((VOCAB,), -math.inf), LOGITS])
     states = [state(), state(logprobs=2), state(temperature=1.0), state(top_p=0.5, temperature=1.0), state()]
-    tokens = [choice.token_id for choice in choose(rows, states, vocabulary())]
-    assert tokens == [0, NOT_FINITE, NOT_FINITE, NOT_FINITE, 0]
+    tokens = [choice.token_id for choice in sample_tokens(rows, states, vocabulary())]
+    assert tokens == [0, INVALID_TOKEN, INVALID_TOKEN, INVALID_TOKEN, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -113,13 +113,15 @@ def test_a_row_is_chosen_the_same_alone_and_among_others(
         for token_id in answer:
             it.push(token_id)
     rows = torch.randn(len(states), VOCAB, generator=torch.Generator().manual_seed(len(answer)))
-    crowd = choose(rows.clone(), states, vocabulary())
-    assert crowd == [choose(rows[i : i + 1].clone(), [it], vocabulary())[0] for i, it in enumerate(states)]
+    crowd = sample_tokens(rows.clone(), states, vocabulary())
+    assert crowd == [
+        sample_tokens(rows[i : i + 1].clone(), [it], vocabulary())[0] for i, it in enumerate(states)
+    ]
 
 
 def test_logprobs_are_the_models_own_whatever_is_done_to_the_logits() -> None:
     plain, bent = (
-        choose(LOGITS.clone().unsqueeze(0), [each], vocabulary())[0]
+        sample_tokens(LOGITS.clone().unsqueeze(0), [each], vocabulary())[0]
         for each in (state(logprobs=3), state(logprobs=3, logit_bias={6: 100.0}, temperature=0.1))
     )
     expected = torch.log_softmax(LOGITS, 0)
@@ -134,16 +136,16 @@ def test_logprobs_are_the_models_own_whatever_is_done_to_the_logits() -> None:
 
 def test_a_least_length_without_an_end_changes_nothing() -> None:
     rows = LOGITS.clone().unsqueeze(0)
-    (choice,) = choose(rows, [state(min_tokens=2)], Vocabulary(VOCAB, frozenset(), lambda: ""))
+    (choice,) = sample_tokens(rows, [state(min_tokens=2)], Vocabulary(VOCAB, frozenset(), lambda: ""))
     assert choice.token_id == 0
 
 
 def test_zero_alternatives_give_the_chosen_token_alone() -> None:
-    (choice,) = choose(LOGITS.clone().unsqueeze(0), [state(logprobs=0)], vocabulary())
+    (choice,) = sample_tokens(LOGITS.clone().unsqueeze(0), [state(logprobs=0)], vocabulary())
     assert (choice.logprobs.chosen.token, choice.logprobs.top) == (b"\x00", [])
 
 
 def test_an_impossible_alternative_has_a_finite_logprob() -> None:
     rows = torch.tensor([[0.0, -math.inf]])
-    (choice,) = choose(rows, [state(logprobs=2)], vocabulary())
+    (choice,) = sample_tokens(rows, [state(logprobs=2)], vocabulary())
     assert [each.logprob for each in choice.logprobs.top] == [0.0, -9999.0]

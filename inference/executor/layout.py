@@ -1,0 +1,39 @@
+"""Token layout of one step's batch, in plain numbers that can be sent to other ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from inference.scheduling.scheduler import Step
+
+
+class Span(NamedTuple):
+    """One sequence's tokens in the batch: the last `num_tokens` of its first `context_len` positions."""
+
+    slot: int  # of its adapter
+    num_tokens: int
+    context_len: int
+    block_table: list[int]
+
+
+class StepLayout(msgspec.Struct, frozen=True):
+    """The tokens of all sequences, concatenated without padding. `spans` are in the order of `token_ids`."""
+
+    token_ids: list[int]
+    spans: list[Span]
+    fresh_blocks: list[int]
+
+
+def build_layout(step: Step) -> StepLayout:
+    """The layout of `step.scheduled`, in its order."""
+    token_ids: list[int] = []
+    spans: list[Span] = []
+    for entry in step.scheduled:
+        request = entry.request
+        end = request.num_computed + entry.num_tokens
+        token_ids += request.token_ids[request.num_computed : end]
+        spans.append(Span(request.slot, entry.num_tokens, end, request.block_table))
+    return StepLayout(token_ids, spans, step.fresh_blocks)

@@ -1,0 +1,79 @@
+"""Selects the kernels of an engine by device, dtype and configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from inference.errors import KernelBuildError
+from inference.kernels.factors import PortableFactorReader
+from inference.kernels.native import DTYPES, NativeFactorReader, NativeKernels
+from inference.kernels.portable import PortableKernels
+
+if TYPE_CHECKING:
+    from inference.config import KernelBackend
+    from inference.kernels.factors import FactorReader
+    from inference.kernels.interface import Kernels
+
+logger = logging.getLogger(__name__)
+
+
+def select_kernels(
+    backend: KernelBackend, dtype: torch.dtype, device: str, *, batch_invariant: bool = False
+) -> Kernels:
+    """Native kernels on a CPU, Triton's on a GPU; "auto" falls back to plain torch, with a warning, where
+    they are not available.
+
+    Only the native kernels support `batch_invariant`, so it implies them. Raises `KernelBuildError` when the
+    native kernels are required and not available.
+    """
+    if batch_invariant:
+        backend = "native"
+    if backend == "portable":
+        return PortableKernels()
+    if backend == "auto" and torch.device(device).type == "cuda":
+        return _gpu_kernels(device)
+    if torch.device(device).type != "cpu" or dtype not in DTYPES:
+        if backend == "native":
+            raise KernelBuildError(f"there are no native kernels for {dtype} on {device}")
+        return PortableKernels()
+    try:
+        return NativeKernels(dtype, batch_invariant=batch_invariant)
+    except KernelBuildError as error:
+        if backend == "native":
+            raise
+        logger.warning("slower: the native kernels could not be built (%s)", error)
+        return PortableKernels()
+
+
+def select_factor_reader(backend: KernelBackend, dtype: torch.dtype) -> FactorReader:
+    """The native reader where it supports `dtype` and can be built, else plain torch. Adapters are read on
+    the CPU whatever the engine's device.
+
+    Raises `KernelBuildError` when the native reader is required and not available.
+    """
+    if backend == "portable":
+        return PortableFactorReader()
+    if dtype not in DTYPES:
+        if backend == "native":
+            raise KernelBuildError(f"there are no native kernels for {dtype} on cpu")
+        return PortableFactorReader()
+    try:
+        return NativeFactorReader(dtype)
+    except KernelBuildError as error:
+        if backend == "native":
+            raise
+        logger.warning("slower: adapters are loaded without the native kernels (%s)", error)
+        return PortableFactorReader()
+
+
+def _gpu_kernels(device: str) -> Kernels:
+    if importlib.util.find_spec("triton") is None:
+        logger.warning("slower with adapters: Triton is not installed (`pip install 'loraledger[gpu]'`)")
+        return PortableKernels()
+    from inference.kernels.triton_lora import TritonKernels
+
+    return TritonKernels(device)

@@ -1,0 +1,174 @@
+"""Device weights of the active adapters, and their deltas to the decoder's projections.
+
+Every adapter has the same range of rows in the arena of every linear layer, as many as its largest rank; a
+layer with a smaller rank, or without one, has zeros there. One row range therefore identifies an adapter in
+all layers, and no adapter is padded to another one's rank.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import TYPE_CHECKING
+
+from inference.kernels.interface import LoraTarget
+from inference.kernels.memory import lazy_zeros
+from inference.lora.dora import DoraScales
+from inference.lora.segments import find_segments
+from inference.model.architecture import PARENT_BY_LINEAR, PROJECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from inference.kernels.interface import Kernels, LoraBatch, Projection
+    from inference.lora.blend import Blend
+    from inference.lora.block import LoraBlock
+    from inference.lora.dora import StepScales
+    from inference.model.architecture import Architecture
+
+_MAX_CACHED_KEYS = 16  # sets of linear layers that the adapters of a step change; there is usually one
+
+
+class AdapterArena:
+    """For each (layer, linear): shrink [num_rows, in_features] and expand [num_rows, out_features]. The
+    layers of one linear are contiguous, so that each block of an adapter is one copy.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        num_rows: int,
+        num_slots: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        self.num_rows = num_rows
+        self.dora = DoraScales(architecture, num_slots, device)
+        self._rows_by_slot: list[slice | None] = [None] * num_slots
+        self._keys_by_slot: dict[int, frozenset[tuple[int, str]]] = {}
+        self._shrink: dict[str, Tensor] = {}  # [num_layers, num_rows, in_features]
+        self._expand: dict[str, Tensor] = {}
+        self._targets: dict[tuple[int, str], LoraTarget] = {}
+        self.targets_by_projection = functools.lru_cache(_MAX_CACHED_KEYS)(self._targets_by_projection)
+        self._layers = range(architecture.num_layers)
+        for linear in PARENT_BY_LINEAR:
+            widths = architecture.linear_shape(linear)
+            shrink, expand = (
+                lazy_zeros((len(self._layers), num_rows, width), dtype, device, in_large_pages=True)
+                for width in widths
+            )
+            self._shrink[linear], self._expand[linear] = shrink, expand
+            columns = architecture.fused_columns(linear)[1]
+            for layer in self._layers:
+                self._targets[layer, linear] = LoraTarget(shrink[layer], expand[layer], columns)
+
+    @property
+    def rows_by_slot(self) -> Sequence[slice | None]:
+        """The rows of each slot's adapter; None for an empty slot."""
+        return self._rows_by_slot
+
+    def write(self, blend: Blend, slot: int, rows: slice) -> None:
+        """Fill an empty slot: copy `blend` into `rows`, overwriting their contents in every layer."""
+        ends = {linear: [rows.start] * len(self._layers) for linear in PARENT_BY_LINEAR}  # of the rows filled
+        for adapter, weight in blend.parts:
+            for block in adapter.blocks:
+                self._append(block, weight, ends[block.linear])
+        for linear, ends_of_layers in ends.items():
+            for layers, end in _group_by_end(ends_of_layers, self._layers):
+                if end < rows.stop:
+                    self._shrink[linear][layers, end : rows.stop].zero_()
+                    self._expand[linear][layers, end : rows.stop].zero_()
+        self.dora.write(slot, blend.dora)
+        self._rows_by_slot[slot] = rows
+        keys = blend.keys
+        # Most adapters have equal keys. Sharing one object makes the union in `for_step` cheap.
+        equal = (each for each in self._keys_by_slot.values() if each == keys)
+        self._keys_by_slot[slot] = next(equal, keys)
+
+    def _append(self, block: LoraBlock, weight: float, ends: list[int]) -> None:
+        """Copy `block` behind the filled rows of its layers, and advance their `ends`."""
+        first = block.layers.start
+        for layers, end in _group_by_end(ends, block.layers):
+            source = slice(layers.start - first, layers.stop - first)
+            target = (layers, slice(end, end + block.rank))
+            self._shrink[block.linear][target] = block.shrink[source]
+            expand = block.expand[source]
+            self._expand[block.linear][target] = expand if weight == 1.0 else expand * weight
+            ends[layers] = [end + block.rank] * (layers.stop - layers.start)
+
+    def erase(self, slot: int) -> None:
+        """Empty the slot. Its rows keep their contents, which the next adapter overwrites."""
+        self.dora.erase(slot)
+        self._rows_by_slot[slot] = None
+        self._keys_by_slot.pop(slot, None)
+
+    def for_step(
+        self, spans: Iterable[tuple[int, int]], num_tokens: int, kernels: Kernels
+    ) -> StepAdapters | None:
+        """Adapters of a batch that consists of `spans` of (slot, num_tokens); None if all of them run on the
+        base model.
+        """
+        segments = find_segments(spans, self._rows_by_slot)
+        if not segments:
+            return None
+        distinct = {self._keys_by_slot[segment.slot] for segment in segments}
+        keys = frozenset[tuple[int, str]]().union(*distinct)
+        batch = kernels.lora_batch(segments, num_tokens)
+        return StepAdapters(self, batch, keys, self.dora.for_step(segments, num_tokens))
+
+    def check_integrity(self) -> None:
+        """Raises `AssertionError` when rows overlap, or DoRA scales do not belong to an active adapter."""
+        ranges = sorted((rows.start, rows.stop) for rows in self._rows_by_slot if rows is not None)
+        for (_, stop), (start, _) in itertools.pairwise(ranges):
+            if start < stop:
+                raise AssertionError(f"arena rows overlap: {ranges}")
+        self.dora.check_integrity([slot for slot, rows in enumerate(self._rows_by_slot) if rows is not None])
+
+    def target(self, layer: int, linear: str) -> LoraTarget:
+        return self._targets[layer, linear]
+
+    def _targets_by_projection(
+        self, keys: frozenset[tuple[int, str]]
+    ) -> dict[tuple[int, str], tuple[LoraTarget, ...]]:
+        """For each (layer, fused projection), the targets of those of its (layer, linear) that are in
+        `keys`.
+        """
+        return {
+            (layer, projection): tuple(self._targets[layer, name] for name in names if (layer, name) in keys)
+            for layer in self._layers
+            for projection, names in PROJECTIONS.items()
+        }
+
+
+class StepAdapters:
+    """The adapters of one step; implements `inference.model.decoder.AdapterDeltas`."""
+
+    def __init__(
+        self,
+        arena: AdapterArena,
+        batch: LoraBatch,
+        keys: frozenset[tuple[int, str]],
+        scales: StepScales | None = None,
+    ) -> None:
+        """`keys` are the (layer, linear) that an adapter of the step changes; the others cost nothing."""
+        self._targets = arena.targets_by_projection(keys)
+        self._batch = batch
+        self._scales = scales
+
+    def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
+        """The fused `linear` of `states` [num_tokens, in] with deltas and DoRA scales, [num_tokens, out]."""
+        targets = self._targets[layer, projection]
+        output = self._batch.project(linear, states, targets) if targets else linear(states)
+        if self._scales is not None:
+            self._scales.apply(layer, projection, output)
+        return output
+
+
+def _group_by_end(ends: Sequence[int], layers: range) -> Iterator[tuple[slice, int]]:
+    """Group neighbouring `layers` whose filled rows have the same end: (layers, end)."""
+    for end, group in itertools.groupby(layers, lambda layer: ends[layer]):
+        found = list(group)
+        yield slice(found[0], found[-1] + 1), end

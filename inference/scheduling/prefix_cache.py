@@ -1,0 +1,130 @@
+"""Prefix cache: names kv_blocks by their content, and stores the sums of their hidden states for probes.
+
+A full block's name is a BLAKE2b chain over the sharing scope, the adapter, and every token up to the
+block's end. Two blocks with the same name hold the same keys and values, so a request can reuse the blocks
+of another one's prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import TYPE_CHECKING
+
+import torch
+
+from inference.kernels.memory import lazy_zeros
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from inference.config import PrefixSharing
+    from inference.request import Request
+    from inference.scheduling.block_manager import BlockManager
+    from inference.scheduling.scheduler import Step
+
+_STATE_DTYPE = torch.float32
+
+
+def root_name(adapter_digest: str | None, scope: str) -> bytes:
+    """Name of the empty prefix under an adapter (None: the base model), for the requests that share
+    `scope`.
+    """
+    identity = f"{adapter_digest or 'base'}\0{scope}".encode()
+    return hashlib.blake2b(identity, digest_size=32, person=b"kv_root").digest()
+
+
+def extend_names(names: list[bytes], root: bytes, token_ids: Sequence[int], block_size: int) -> None:
+    """Append the missing names of the full blocks of `token_ids` to `names`."""
+    for start in range(len(names) * block_size, len(token_ids) - block_size + 1, block_size):
+        tokens = struct.pack(f"<{block_size}I", *token_ids[start : start + block_size])
+        parent = names[-1] if names else root
+        names.append(hashlib.blake2b(parent + tokens, digest_size=32, person=b"kv_block").digest())
+
+
+class PrefixCache:
+    """Names the blocks that a step fills, and provides probes with the states of shared blocks.
+
+    For each block it stores the sum of the final hidden states of its positions in fp32: `bytes_per_block` in
+    addition to the block's keys and values.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        sharing: PrefixSharing,
+        hidden_size: int,
+        device: torch.device | str,
+    ) -> None:
+        self._blocks = blocks
+        self._sharing = sharing
+        self._sums = lazy_zeros((blocks.num_blocks + 1, hidden_size), _STATE_DTYPE, device)
+        self.num_queried_tokens = 0
+        self.num_hit_tokens = 0
+
+    @staticmethod
+    def bytes_per_block(hidden_size: int) -> int:
+        return hidden_size * _STATE_DTYPE.itemsize
+
+    def name_prompt(self, request: Request) -> None:
+        """Name the full blocks of a new request's prompt, so that it can reuse cached ones."""
+        if self._sharing == "off":
+            return
+        scope = request.payer if self._sharing == "payer" else ""
+        request.prefix_root = root_name(request.adapter_digest, scope)
+        extend_names(request.block_names, request.prefix_root, request.token_ids, self._blocks.block_size)
+
+    def begin(self, step: Step) -> None:
+        """Before the forward pass: clear the sums of fresh blocks, and add those of shared blocks to
+        probes.
+        """
+        if self._sharing == "off":
+            return
+        if step.fresh_blocks:
+            self._sums.index_fill_(0, torch.tensor(step.fresh_blocks, device=self._sums.device), 0.0)
+        for request in step.admitted:
+            if request.num_preemptions == 0:
+                self.num_queried_tokens += request.num_tokens
+                self.num_hit_tokens += request.num_computed
+            if request.probe is not None and request.num_computed:
+                num_blocks = request.num_computed // self._blocks.block_size
+                shared = torch.tensor(request.block_table[:num_blocks], device=self._sums.device)
+                request.probe.add_cached(self._sums[shared].sum(dim=0), request.num_computed)
+
+    def record(self, step: Step, states: Tensor) -> None:
+        """After the forward pass, before `num_computed` advances: add `states` [num_tokens, hidden] fp32,
+        in the order of the step, to the sums, and name the blocks that are full now.
+        """
+        if self._sharing == "off":
+            return
+        size = self._blocks.block_size
+        block_ids: list[int] = []
+        filled: list[tuple[int, bytes]] = []
+        for entry in step.scheduled:
+            request, start = entry.request, entry.request.num_computed
+            end = start + entry.num_tokens
+            block_ids += [request.block_table[position // size] for position in range(start, end)]
+            if request.prefix_root is not None and start // size < end // size:
+                extend_names(request.block_names, request.prefix_root, request.token_ids[:end], size)
+                full = slice(start // size, end // size)
+                filled += zip(request.block_table[full], request.block_names[full], strict=True)
+        self._sums.index_add_(0, torch.tensor(block_ids, device=self._sums.device), states)
+        self._name(filled)
+
+    def invalidate(self, request: Request) -> None:
+        """Stop sharing this request's blocks, because its adapter drove the model to NaN or infinity."""
+        self._blocks.forget(request.block_names)
+
+    def _name(self, filled: Sequence[tuple[int, bytes]]) -> None:
+        """Name the blocks with finite sums: a NaN or infinity in a block's keys or values appears in the
+        final state of at least one of its positions.
+        """
+        if not filled:
+            return
+        blocks = torch.tensor([block for block, _ in filled], device=self._sums.device)
+        is_finite = torch.isfinite(self._sums[blocks]).all(dim=1).tolist()
+        for (block, name), is_valid in zip(filled, is_finite, strict=True):
+            if is_valid:
+                self._blocks.name(block, name)

@@ -1,0 +1,291 @@
+"""Continuous batching: selects the requests of the next step and their numbers of tokens.
+
+Decodes come first, then chunked prefills, then new requests: by priority, and within one class by fairness
+(see `inference.scheduling.fair_queue`). When kv_blocks run out, the latest request is preempted and
+recomputed later. No function here uses a tensor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
+from typing import TYPE_CHECKING, Protocol
+
+from inference.lora.segments import BASE_SLOT
+from inference.protocol import MAX_PRIORITY, MIN_PRIORITY
+from inference.request import GenerationRequest
+from inference.scheduling.fair_queue import ANSWER_WEIGHT, PROMPT_WEIGHT, FairQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from inference.protocol import AdapterBlend, AdapterRef
+    from inference.request import Request
+    from inference.scheduling.block_manager import BlockManager
+    from inference.scheduling.queue_limits import QueueLimits
+
+AGEING_SECONDS = 30.0
+"""A request that has waited this long in a priority class moves up one class."""
+_AGEING_PERIOD_SECONDS = 1.0
+_NUM_PREFETCHED = 16
+"""Number of requests at the front of the queue whose adapters are loaded while they wait."""
+
+
+class SlotSource(Protocol):
+    """Activates adapters in device slots."""
+
+    def prefetch(self, adapter: AdapterRef | AdapterBlend) -> None:
+        """Load the adapter, or all of a blend, into the host cache and pin it there until `unpin`."""
+
+    def is_ready(self, adapter: AdapterRef | AdapterBlend) -> bool:
+        """Whether `acquire` needs no load, only a slot."""
+
+    def acquire(self, adapter: AdapterRef | AdapterBlend) -> int | None:
+        """Add a user to the slot of an adapter that is ready; None while no slot is free."""
+
+    def release(self, slot: int) -> None:
+        """Remove a user from the slot."""
+
+    def unpin(self, digest: str) -> None:
+        """No request waits for this adapter any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRequest:
+    """A request of which `num_tokens` pending tokens are computed in this step."""
+
+    request: Request
+    num_tokens: int
+
+
+@dataclass(slots=True)
+class Step:
+    """The requests of one step."""
+
+    scheduled: list[ScheduledRequest] = field(default_factory=list)
+    fresh_blocks: list[int] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)  # those of `scheduled` that start with this step
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(entry.num_tokens for entry in self.scheduled)
+
+
+class Scheduler:
+    """Holds all unfinished requests: running, preempted and waiting."""
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        slots: SlotSource,
+        queue_limits: QueueLimits,
+        max_running: int,
+        max_step_tokens: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`queue_limits` counts the waiting requests. `clock` returns monotonic seconds."""
+        self._blocks = blocks
+        self._slots = slots
+        self._queue_limits = queue_limits
+        self._max_running = max_running
+        self._max_step_tokens = max_step_tokens
+        self._clock = clock
+        self._running: list[Request] = []
+        self._preempted: list[Request] = []  # wait in front of all others
+        self._queues = {number: FairQueue() for number in range(MAX_PRIORITY, MIN_PRIORITY - 1, -1)}
+        self._num_waiting_for: Counter[str | None] = Counter()
+        self._next_ageing = 0.0
+        self.num_preemptions = 0
+
+    @property
+    def running(self) -> list[Request]:
+        return list(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return self._queue_limits.num_requests
+
+    @property
+    def waiting_digests(self) -> set[str]:
+        return {digest for digest in self._num_waiting_for if digest is not None}
+
+    def waiting(self) -> Iterator[Request]:
+        return chain(self._preempted, *self._queues.values())
+
+    def add(self, request: Request) -> None:
+        request.waiting_since = request.arrived_at = self._clock()
+        self._queues[request.priority].push(request)
+        self._count_waiting(request, 1)
+
+    def victim_for(self, request: Request) -> Request | None:
+        """The waiting request to shed for `request` when the queue is full: the latest of the payer with
+        the largest share, in the lowest class. None if that share is no larger than the share of
+        `request`'s payer would be, or all its requests are of a higher class: then `request` is refused.
+        """
+        payer = self._queue_limits.heaviest_payer()
+        if self._queue_limits.share(payer) <= self._queue_limits.share(request.payer, 1, request.num_tokens):
+            return None
+        candidates = (
+            each
+            for each in chain(*self._queues.values())
+            if each.payer == payer and each.priority <= request.priority
+        )
+        return max(candidates, key=lambda each: (-each.priority, each.arrival), default=None)
+
+    def schedule(self) -> Step:
+        """Select the next step and reserve its kv_blocks and slots; empty when nothing can run now."""
+        step = Step()
+        by_arrival = sorted(self._running, key=lambda request: (-request.priority, request.arrival))
+        for request in sorted(by_arrival, key=lambda request: request.num_pending > 1):
+            # An earlier iteration may have preempted it.
+            if request in self._running:
+                self._continue(request, step)
+        if self.num_waiting:
+            self._age()
+            self._admit(step)
+            self._prefetch()
+        return step
+
+    def remove(self, request: Request) -> None:
+        """Remove a finished or aborted request in any state, and free its kv_blocks and slot."""
+        if request in self._running:
+            self._running.remove(request)
+            self._free(request)
+        else:
+            self._stop_waiting(request)
+
+    def check_integrity(self) -> None:
+        """Compare the counters with the waiting requests. Raises `AssertionError`."""
+        waiting = list(self.waiting())
+        if Counter(request.adapter_digest for request in waiting) != self._num_waiting_for:
+            raise AssertionError(f"waiting requests miscounted: {self._num_waiting_for}")
+        counted = (self._queue_limits.num_requests, self._queue_limits.num_tokens)
+        if counted != (len(waiting), sum(request.num_tokens for request in waiting)):
+            raise AssertionError(f"waiting requests and tokens miscounted: {counted}")
+        if any(r.block_table or r.num_computed or r.slot != BASE_SLOT for r in waiting):
+            raise AssertionError("a waiting request holds kv_blocks or a slot")
+
+    def _continue(self, request: Request, step: Step) -> None:
+        num_tokens = min(request.num_pending, self._max_step_tokens - step.num_tokens)
+        if num_tokens == 0:
+            return
+        fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
+        while fresh is None:
+            victim = self._preemption_victim(step)
+            self._preempt(victim)
+            if victim is request:
+                return
+            fresh = self._blocks.grow(request.block_table, request.num_computed + num_tokens)
+        step.fresh_blocks += fresh
+        step.scheduled.append(ScheduledRequest(request, num_tokens))
+        if num_tokens == request.num_pending and isinstance(request, GenerationRequest):
+            self._queues[request.priority].charge(request, ANSWER_WEIGHT)
+
+    def _preemption_victim(self, step: Step) -> Request:
+        """The latest request of the lowest class that is not scheduled yet."""
+        scheduled = {id(entry.request) for entry in step.scheduled}
+        candidates = [request for request in self._running if id(request) not in scheduled]
+        return max(candidates, key=lambda request: (-request.priority, request.arrival))
+
+    def _preempt(self, request: Request) -> None:
+        self._running.remove(request)
+        self._free(request)
+        request.num_computed = 0
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self._preempted.append(request)
+        self._preempted.sort(key=lambda request: request.arrival)
+        self._count_waiting(request, 1)
+
+    def _age(self) -> None:
+        """Raise the priority of long waits: a steady stream of one class would starve lower ones."""
+        now = self._clock()
+        if now < self._next_ageing:
+            return
+        self._next_ageing = now + _AGEING_PERIOD_SECONDS
+        for priority in range(MAX_PRIORITY - 1, MIN_PRIORITY - 1, -1):
+            for request in list(self._queues[priority]):
+                if now - request.waiting_since >= AGEING_SECONDS:
+                    self._queues[priority].remove(request)
+                    request.priority, request.waiting_since = priority + 1, now
+                    self._queues[priority + 1].push(request)
+
+    def _admit(self, step: Step) -> None:
+        """Start waiting requests. Requests whose adapters are still loading are skipped. A request that
+        lacks only kv_blocks or a slot blocks all requests behind it, which would otherwise keep taking what
+        it waits for.
+        """
+        is_blocked = False
+        while not is_blocked:
+            if len(self._running) >= self._max_running or step.num_tokens >= self._max_step_tokens:
+                return
+            request = next((each for each in self._candidates() if self._is_ready(each)), None)
+            is_blocked = request is None or not self._try_start(request, step)
+
+    def _candidates(self) -> Iterator[Request]:
+        """Waiting requests that may start next, in order."""
+        yield from self._preempted
+        for queue in self._queues.values():
+            yield from chain(*queue.heads())
+
+    def _is_ready(self, request: Request) -> bool:
+        return request.adapter is None or self._slots.is_ready(request.adapter)
+
+    def _prefetch(self) -> None:
+        """Load adapters of waiting requests, round-robin over payers: a payer that waits for many adapters
+        must not delay the adapters of others.
+        """
+        rounds = (zip_longest(*queue.heads()) for queue in self._queues.values())
+        in_turn = (request for turn in chain(*rounds) for request in turn if request is not None)
+        for request in islice(chain(self._preempted, in_turn), _NUM_PREFETCHED):
+            if request.adapter is not None:
+                self._slots.prefetch(request.adapter)
+
+    def _try_start(self, request: Request, step: Step) -> bool:
+        num_blocks = request.num_sharable // self._blocks.block_size
+        shared = self._blocks.find(request.block_names[:num_blocks])
+        if not self._blocks.can_hold(shared, request.num_tokens + 1):
+            return False
+        slot = BASE_SLOT if request.adapter is None else self._slots.acquire(request.adapter)
+        if slot is None:
+            return False
+        self._stop_waiting(request)
+        self._start(request, slot, shared, step)
+        return True
+
+    def _start(self, request: Request, slot: int, shared: Sequence[int], step: Step) -> None:
+        request.slot = slot
+        self._blocks.share(request.block_table, shared)
+        request.num_computed = len(shared) * self._blocks.block_size
+        if request.num_preemptions == 0:
+            request.num_cached_prompt_tokens = request.num_computed
+            request.queue_seconds = self._clock() - request.arrived_at
+            self._queues[request.priority].charge(request, PROMPT_WEIGHT * request.num_pending)
+        self._running.append(request)
+        step.admitted.append(request)
+        self._continue(request, step)
+
+    def _stop_waiting(self, request: Request) -> None:
+        if request in self._preempted:
+            self._preempted.remove(request)
+        else:
+            self._queues[request.priority].remove(request)
+        self._count_waiting(request, -1)
+
+    def _count_waiting(self, request: Request, change: int) -> None:
+        digest = request.adapter_digest
+        count = self._queue_limits.enter if change > 0 else self._queue_limits.leave
+        count(request.payer, request.num_tokens)
+        self._num_waiting_for[digest] += change
+        if self._num_waiting_for[digest] == 0:
+            del self._num_waiting_for[digest]
+            if digest is not None:
+                self._slots.unpin(digest)
+
+    def _free(self, request: Request) -> None:
+        self._blocks.release(request.block_table)
+        if request.slot != BASE_SLOT:
+            self._slots.release(request.slot)
+            request.slot = BASE_SLOT

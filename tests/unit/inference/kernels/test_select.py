@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from inference.errors import KernelBuildError
+from inference.kernels.portable import PortableKernels
+from inference.kernels.select import select_kernels
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+
+def test_a_gpu_gets_tritons_kernels() -> None:
+    assert type(select_kernels("auto", torch.bfloat16, "cuda:0")).__name__ == "TritonKernels"
+
+
+def test_without_triton_a_gpu_gets_plain_torch_and_a_word_about_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def find_spec(_: str) -> ModuleSpec | None:
+        return None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    with caplog.at_level(logging.WARNING):
+        assert type(select_kernels("auto", torch.bfloat16, "cuda")) is PortableKernels
+    assert "loraledger[gpu]" in caplog.text
+
+
+def test_portable_means_plain_torch_wherever() -> None:
+    for device in ("cpu", "cuda"):
+        assert type(select_kernels("portable", torch.float32, device)) is PortableKernels
+
+
+def test_native_kernels_are_refused_where_there_are_none() -> None:
+    for dtype, device in ((torch.bfloat16, "cuda"), (torch.float16, "cpu")):
+        with pytest.raises(KernelBuildError, match="no native kernels"):
+            select_kernels("native", dtype, device)

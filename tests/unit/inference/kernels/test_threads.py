@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from inference.kernels.threads import set_num_threads
+
+
+def test_a_thread_keeps_its_count_whatever_another_one_sets() -> None:
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(set_num_threads, 3).result()
+        other.submit(set_num_threads, 2).result()
+        counts = [thread.submit(torch.get_num_threads).result() for thread in (one, other)]
+    assert [*counts, torch.get_num_threads()] == [3, 2, before]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inference.scheduling import fair_queue
+from inference.scheduling.fair_queue import TokenCounters
+from tests.support.scheduling import World
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_who_comes_back_starts_at_the_least_of_those_who_wait() -> None:
+    counters = TokenCounters[str]()
+    for key in "ab":
+        counters.join(key)
+    counters.charge("a", 10)
+    counters.charge("b", 4)
+    counters.join("new")
+    assert counters.fairest() == ["b", "new", "a"]
+    counters.charge("new", 1)
+    assert counters.fairest() == ["b", "new", "a"]
+
+
+def test_who_comes_when_nobody_waits_starts_where_the_last_one_is() -> None:
+    counters = TokenCounters[str]()
+    counters.join("a")
+    counters.leave("a")
+    counters.charge("a", 10)
+    counters.join("new")
+    counters.join("a")
+    assert counters.fairest() == ["new", "a"]
+    counters.charge("new", 1)
+    assert counters.fairest() == ["a", "new"]
+
+
+def test_debts_are_remembered_only_as_far_as_they_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "_MAX_IDLE_KEYS", 2)
+    counters = TokenCounters[str]()
+    counters.join("waits")
+    counters.charge("waits", 5)
+    for debt, key in enumerate(["none", "small", "middle", "large"]):
+        counters.charge(key, debt)  # on top of the five at which it starts
+    counters.prune()
+    assert [key in counters for key in ("waits", "none", "small", "middle", "large")] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_a_queue_forgets_the_strangers_who_came_and_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "_PUSHES_PER_PRUNING", 8)
+    monkeypatch.setattr(fair_queue, "_MAX_IDLE_KEYS", 4)
+    world = World(max_running=1)
+    for number in range(80):
+        world.add(1, payer=str(number), max_tokens=1)
+        world.step()
+    queue = world.scheduler._queues[0]
+    assert len(queue._adapters) <= len(queue._payers._served) <= 4 + 8

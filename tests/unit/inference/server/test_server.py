@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inference.errors import SocketTakenError
+from inference.server.server import locked_socket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_path_belongs_to_one_engine_until_it_ends(tmp_path: Path) -> None:
+    socket_path = tmp_path / "run" / "e.sock"
+    with locked_socket(socket_path):
+        with pytest.raises(SocketTakenError, match=f"process {os.getpid()} is the engine") as refusal:
+            locked_socket(socket_path).__enter__()
+        assert refusal.value.code == "socket_taken"
+    with locked_socket(socket_path):
+        pass
+
+
+def test_a_path_that_no_socket_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="longer than 107 bytes"):
+        locked_socket(tmp_path / ("x" * 120)).__enter__()
