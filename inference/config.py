@@ -1,4 +1,4 @@
-"""Everything that can be set about an engine. Parsed once, by whoever starts it."""
+"""Configuration of an engine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class EngineConfig:
     quantization: Quantization = "none"  # of the decoder's linear layers
     device: str = "cpu"
     num_threads: int = 2  # of each rank
-    tensor_parallel: int = 1  # processes among which every layer is divided
+    tensor_parallel: int = 1  # number of processes that share every layer
     kernels: KernelBackend = "auto"
-    batch_invariant: bool = False  # the same bits for a request in any company, at the cost of speed
-    max_context: int | None = None  # None: what the model and the KV budget allow
+    batch_invariant: bool = False  # a request gets the same bits in any batch, at the cost of speed
+    max_context: int | None = None  # None: the limit of the model and of the KV budget
     max_running: int = 32
     max_waiting: int = 1024
-    max_waiting_tokens: int = 1024 * 1024  # of the prompts that wait; a prompt is taken when none does
+    max_waiting_tokens: int = 1024 * 1024  # prompt tokens of waiting requests; a longer prompt may wait alone
     max_step_tokens: int = 512
     kv_block_size: int = 16
     kv_budget_bytes: int = 1024 * MIB
-    prefix_sharing: PrefixSharing = "payer"  # "all" lets a payer find out what others have asked
+    prefix_sharing: PrefixSharing = "payer"  # "all" lets a payer detect the prompts of others by timing
     num_adapter_slots: int = 32
     num_adapter_rows: int = 1024  # sum of the ranks of all active adapters
     max_rank: int = 128
@@ -47,7 +47,7 @@ class EngineConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.tensor_parallel > 1 and (self.device != "cpu" or self.quantization != "none"):
-            raise ValueError("tensor_parallel divides weights in 16 or 32 bits, on CPUs")
+            raise ValueError("tensor_parallel supports weights in 16 or 32 bits, on CPUs")
         if self.batch_invariant and (
             self.device != "cpu"
             or self.kernels == "portable"

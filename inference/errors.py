@@ -1,4 +1,4 @@
-"""Errors of the engine; each has a stable `code` that crosses the process border and says if a retry can
+"""Errors of the engine. Each has a stable `code`, which is sent to clients, and says whether a retry can
 help.
 """
 
@@ -13,7 +13,7 @@ _MAX_QUOTED = 400  # characters
 
 
 class InferenceError(Exception):
-    """Base of everything the engine refuses or fails at; `code` and `is_retryable` go to the client."""
+    """Base class of the engine's errors; `code` and `is_retryable` are sent to the client."""
 
     code = "engine_error"
     is_retryable = False
@@ -24,7 +24,7 @@ class InvalidRequestError(InferenceError):
 
 
 class ContextLengthExceededError(InferenceError):
-    """The prompt leaves no room for a single new token."""
+    """The prompt fills the context, without room for a new token."""
 
     code = "context_length_exceeded"
 
@@ -38,7 +38,7 @@ class ContextLengthExceededError(InferenceError):
 
 
 class OverloadedError(InferenceError):
-    """A bound on what may wait is reached; nothing was charged or started."""
+    """The waiting queue is full; nothing was charged or started."""
 
     code = "overloaded"
     is_retryable = True
@@ -51,7 +51,7 @@ class OverloadedError(InferenceError):
 
 
 class DeadlineExceededError(InferenceError):
-    """The request's own deadline has passed. A retry may find the engine less busy."""
+    """The request's deadline has passed. A retry may succeed when the engine is less busy."""
 
     code = "deadline_exceeded"
     is_retryable = True
@@ -62,7 +62,7 @@ class DeadlineExceededError(InferenceError):
 
 
 class SocketTakenError(InferenceError):
-    """Another engine runs, or starts, on this path."""
+    """Another engine uses this socket path, or is starting on it."""
 
     code = "socket_taken"
 
@@ -70,13 +70,13 @@ class SocketTakenError(InferenceError):
         self.socket_path = socket_path
         self.pid = pid
         super().__init__(
-            f"process {pid or 'unknown'} is the engine on {socket_path} already; clients share it, a second "
-            "one needs another --socket"
+            f"process {pid or 'unknown'} is the engine on {socket_path} already; clients can share it, and a "
+            "second engine needs another --socket"
         )
 
 
 class NumericalError(InferenceError):
-    """The adapter drove the model to NaN or infinity."""
+    """The model produced NaN or infinity, usually because of the adapter."""
 
     code = "numerical_error"
 
@@ -97,7 +97,7 @@ class InvalidSchemaError(InferenceError):
 
 
 class GrammarTooComplexError(InferenceError):
-    """A constraint that compiled became too costly to follow in the middle of an answer."""
+    """A compiled constraint exceeded its limits during an answer."""
 
     code = "grammar_too_complex"
 
@@ -115,7 +115,7 @@ class ModelNotFoundError(InferenceError):
 
 
 class RankLostError(InferenceError):
-    """One of the processes that compute the model together has ended or is silent; the engine ends too."""
+    """A rank of tensor parallelism has ended or does not respond; the engine ends too."""
 
     code = "rank_lost"
     is_retryable = True
@@ -128,7 +128,7 @@ class KernelBuildError(InferenceError):
 class AdapterError(InferenceError):
     """An adapter folder was refused. `where` names the file, key or tensor at fault.
 
-    Both texts may quote a stranger's bytes: they are cut to a bounded length, and always encode as UTF-8.
+    Both texts may quote untrusted bytes: they are truncated, and can always be encoded as UTF-8.
     """
 
     code = "adapter_refused"
@@ -144,13 +144,13 @@ class AdapterFileMissingError(AdapterError):
 
 
 class AdapterIrregularFileError(AdapterError):
-    """A link, pipe, device or socket lies in the folder; only regular files are read."""
+    """The folder contains a link, pipe, device or socket; only regular files are read."""
 
     code = "adapter_irregular_file"
 
 
 class AdapterChangedError(AdapterError):
-    """A file changed its length while it was read."""
+    """A file changed its length while it was being read."""
 
     code = "adapter_changed"
     is_retryable = True
@@ -161,49 +161,49 @@ class AdapterPickleError(AdapterError):
 
 
 class AdapterConfigError(AdapterError):
-    """adapter_config.json is not what it should be: no JSON, a key twice, a value of the wrong type."""
+    """adapter_config.json is invalid: no JSON, a duplicate key, a value of the wrong type."""
 
     code = "adapter_config"
 
 
 class AdapterRemoteCodeError(AdapterError):
-    """The configuration names code that a reader is meant to import."""
+    """The configuration names code for readers to import."""
 
     code = "adapter_remote_code"
 
 
 class AdapterPatternError(AdapterError):
-    """A rank or alpha pattern is more than a module's name, or there are too many of them."""
+    """A rank or alpha pattern is more than a module name, or there are too many patterns."""
 
     code = "adapter_pattern"
 
 
 class AdapterCorruptError(AdapterError):
-    """adapter_model.safetensors is truncated, or no safetensors file at all."""
+    """adapter_model.safetensors is truncated, or not a safetensors file."""
 
     code = "adapter_corrupt"
 
 
 class AdapterHeaderError(AdapterCorruptError):
-    """The header of adapter_model.safetensors contradicts itself or the file's length."""
+    """The header of adapter_model.safetensors is inconsistent, or does not match the file's length."""
 
     code = "adapter_header"
 
 
 class AdapterTooManyTensorsError(AdapterError):
-    """More tensors than the base model's linear layers have use for."""
+    """More tensors than the base model's linear layers can use."""
 
     code = "adapter_too_many_tensors"
 
 
 class AdapterUnsupportedError(AdapterError):
-    """A kind of adapter, or of number, that this engine does not serve."""
+    """A kind of adapter, or a number format, that this engine does not serve."""
 
     code = "adapter_unsupported"
 
 
 class AdapterBlendError(AdapterError):
-    """The adapters that a request blends cannot be added up."""
+    """The adapters of a blend cannot be combined."""
 
     code = "adapter_blend"
 
@@ -243,16 +243,16 @@ class AdapterTooLargeError(AdapterError):
 
 
 class AdapterDigestMismatchError(AdapterError):
-    """The folder's bytes are not those of the digest that was asked for."""
+    """The folder's content does not match the requested digest."""
 
     code = "adapter_digest_mismatch"
 
     def __init__(self, path: str, expected: str, actual: str) -> None:
         self.expected = expected
         self.actual = actual
-        super().__init__(path, f"its digest is {actual}, asked for was {expected}; fetch the adapter again")
+        super().__init__(path, f"its digest is {actual}, requested was {expected}; fetch the adapter again")
 
 
 def _quotable(text: str) -> str:
-    shown = text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
-    return shown.encode(errors="backslashreplace").decode()
+    truncated = text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
+    return truncated.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The engine without a server: for the trainer and for benchmarks, which have a process of their own."""
+"""Use of the engine without a server, by the trainer and benchmarks, which load it in their own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def embed(
 ) -> list[ProbeStates]:
     """States of prompts and answers, in the order of `items`, as `Generate(probe=True)` returns them.
 
-    The engine must be idle. Raises the `InferenceError` of the first item that fails; the rest is aborted.
+    The engine must be idle. Raises the `InferenceError` of the first item that fails, and aborts the rest.
     """
     encoded = {str(key): engine.tokenizer.encode_item(item) for key, item in enumerate(items)}
     states: dict[str, ProbeStates] = {}
@@ -39,7 +39,7 @@ def embed(
 
 
 def _batches(encoded: Mapping[str, tuple[list[int], list[int]]], config: EngineConfig) -> Iterator[list[str]]:
-    """As many at a time as may wait."""
+    """Divide the keys into batches that fit into the waiting queue."""
     keys: list[str] = []
     num_tokens = 0
     for key, (prompt, answer) in encoded.items():

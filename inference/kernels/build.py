@@ -1,4 +1,4 @@
-"""Compiles the kernels in `cpp/` on the machine that runs them, on first use, and keeps them."""
+"""Compiles the kernels in `cpp/` for this machine on first use, and caches the library."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ _FLAGS = (
 
 
 def load_library() -> ctypes.CDLL:
-    """Compiled first if need be. Raises `KernelBuildError`."""
+    """Load the library, compiling it first if it is not cached. Raises `KernelBuildError`."""
     path = _library_path()
     try:
         if not path.exists():
             _compile(path)
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise KernelBuildError(f"cannot keep or load {path}: {error}") from error
+        raise KernelBuildError(f"cannot write or load {path}: {error}") from error
 
 
 def _library_path() -> Path:
-    """Named by all that the result depends on, so that a changed source or another CPU means a new file."""
+    """The name is a digest of all inputs, so that changed sources or another CPU give a new file."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     content = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         content.update(source.read_bytes())
-    # A cache may be shared by machines of different instruction sets.
+    # Machines with different instruction sets may share the cache.
     content.update(repr((_FLAGS, _compiler(), _runtime(), sorted(this_cpu().features))).encode())
     return cache / "loraledger" / "kernels" / f"native-{content.hexdigest()[:16]}.so"
 
 
 def _compile(path: Path) -> None:
-    """Atomic: whoever comes second replaces the first one's file by an equal one."""
+    """Compile atomically: of concurrent processes, each replaces the file by an equal one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         object_file, library = Path(scratch, "native.o"), Path(scratch, "native.so")
@@ -63,7 +63,7 @@ def _compile(path: Path) -> None:
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)  # our own
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelBuildError(f"cannot run {command[0]}: {error}") from error
     except subprocess.CalledProcessError as error:
@@ -75,6 +75,6 @@ def _compiler() -> str:
 
 
 def _runtime() -> str:
-    """Torch's own OpenMP library where it brings one: two of them would keep two pools of busy threads."""
-    own = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
-    return str(own[0]) if own else "-fopenmp"
+    """Torch's OpenMP library if it bundles one: two libraries would have two pools of spinning threads."""
+    bundled = sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*"))
+    return str(bundled[0]) if bundled else "-fopenmp"

@@ -1,4 +1,4 @@
-"""What this machine's processor can do, as its operating system tells."""
+"""Detects the CPU's features, and selects the arithmetic of matrix products."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cpu:
 
 
 def this_cpu() -> Cpu:
-    """Of the first core; nothing is known where there is no /proc/cpuinfo."""
+    """Features of the first core, read from /proc/cpuinfo; empty without it."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
     except OSError:
@@ -31,13 +31,14 @@ def this_cpu() -> Cpu:
 
 
 def product_arithmetic(cpu: Cpu) -> Arithmetic | None:
-    """How our own products of bfloat16 matrices should multiply on `cpu`; None where oneDNN's are faster.
+    """The arithmetic of the native products of bfloat16 matrices on `cpu`; None where oneDNN's products are
+    faster.
 
-    AMX multiplies in tiles, far faster than memory gives weights. Without it oneDNN uses AVX-512's
-    instruction for pairs of bfloat16: Intel's cores run it at a quarter of the rate of fused multiply-adds,
-    which take half as many products, so widened floats are twice as fast; AMD's run both at one rate. The
-    rule goes by the vendor, not by a stopwatch, because the three round differently: a machine must not
-    change its answers from one start to the next.
+    AMX multiplies tiles far faster than memory delivers weights. Without it, oneDNN uses AVX-512's
+    instruction for pairs of bfloat16. Intel's cores run that at a quarter of the rate of fused
+    multiply-adds, which compute half as many products, so widened floats are twice as fast; AMD's cores run
+    both at the same rate. The rule depends on the vendor and not on a measurement, because the three round
+    differently: a machine must not change its answers between starts.
     """
     if "amx_bf16" in cpu.features:
         return "tiled"

@@ -1,4 +1,4 @@
-"""Large tensors on a CPU: in memory that is taken as it is written, or in the system's large pages."""
+"""Allocates large tensors on a CPU lazily, or in huge pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mmap
 
 import torch
 
-_STRETCH = 2**26  # several weights share one: shorter mappings than a large page (2 MiB) get none
+_CHUNK_BYTES = 2**26  # shared by several weights, because mappings shorter than a huge page (2 MiB) get none
 _ALIGNMENT = 64  # a cache line, and a vector register
 
 
@@ -19,8 +19,8 @@ def lazy_zeros(
     *,
     in_large_pages: bool = False,
 ) -> torch.Tensor:
-    """As `torch.zeros`, which on a CPU writes every page and so takes a whole budget on the first day.
-    `in_large_pages`: faster to read, and taken by 2 MiB instead of 4 KiB.
+    """Like `torch.zeros`, but without writing to the pages on a CPU, so that memory is used only once it is
+    written to. `in_large_pages`: faster to read, and used in units of 2 MiB instead of 4 KiB.
     """
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -30,21 +30,21 @@ def lazy_zeros(
 
 
 class LargePages:
-    """Memory for what every step reads from end to end, side by side in large pages where the system has some
-    (Linux, Documentation/admin-guide/mm/transhuge.rst): with small ones the processor looks up an address for
-    every 4 KiB.
+    """Memory for tensors that every step reads completely, contiguous and in huge pages where the system
+    supports them (Linux, Documentation/admin-guide/mm/transhuge.rst): with small pages the CPU translates an
+    address for every 4 KiB.
     """
 
     def __init__(self) -> None:
-        self._stretch: mmap.mmap | None = None
+        self._chunk: mmap.mmap | None = None
         self._used = 0
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """At an address that is a multiple of 64; its memory goes back with the last tensor beside it."""
+        """Aligned to 64 bytes. The memory of a chunk is freed with the last of its tensors."""
         num_bytes = math.prod(shape) * dtype.itemsize
-        if self._stretch is None or self._used + num_bytes > len(self._stretch):
-            self._stretch, self._used = _large_pages(max(num_bytes, _STRETCH)), 0
-        tensor = torch.frombuffer(self._stretch, dtype=dtype, count=math.prod(shape), offset=self._used).view(
+        if self._chunk is None or self._used + num_bytes > len(self._chunk):
+            self._chunk, self._used = _large_pages(max(num_bytes, _CHUNK_BYTES)), 0
+        tensor = torch.frombuffer(self._chunk, dtype=dtype, count=math.prod(shape), offset=self._used).view(
             shape
         )
         self._used += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
@@ -57,6 +57,6 @@ def _pages(num_bytes: int) -> mmap.mmap:
 
 def _large_pages(num_bytes: int) -> mmap.mmap:
     pages = _pages(num_bytes)
-    with contextlib.suppress(OSError):  # a system without large pages is slower, nothing else
+    with contextlib.suppress(OSError):  # a system without huge pages is only slower
         pages.madvise(mmap.MADV_HUGEPAGE)
     return pages

@@ -1,4 +1,4 @@
-"""The definition of right for batched LoRA: one token at a time, in plain torch."""
+"""Reference implementation of batched LoRA: one token at a time, in plain torch."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def lora_delta(
 
 
 def scaled_outputs(
-    outputs: Tensor, slot_per_token: Sequence[int], gains: Mapping[int, tuple[Tensor, Tensor]]
+    outputs: Tensor, slot_per_token: Sequence[int], scales: Mapping[int, tuple[Tensor, Tensor]]
 ) -> Tensor:
     """`factor * output + offset` of `outputs` [num_tokens, out_features], in fp32.
 
-    `gains` maps a slot to (factor [out_features], offset [out_features]); other tokens stay as they are.
+    `scales` maps a slot to (factor [out_features], offset [out_features]); other tokens are not changed.
     """
     scaled = outputs.float().clone()
     for token, slot in enumerate(slot_per_token):
-        if slot in gains:
-            factor, offset = gains[slot]
+        if slot in scales:
+            factor, offset = scales[slot]
             scaled[token] = factor * outputs[token].float() + offset
     return scaled

@@ -1,10 +1,11 @@
-"""Batched LoRA for GPUs: one launch shrinks every token by its own adapter, one expands it.
+"""Batched LoRA for GPUs in Triton: one launch shrinks all tokens, each by its own adapter, and one expands
+them.
 
 As in Punica (Chen et al. 2023, https://arxiv.org/abs/2310.18547) and S-LoRA (Sheng et al. 2023,
-https://arxiv.org/abs/2311.03285) each run of tokens that share an adapter is cut into tiles, and a program
-computes one tile. Ranks differ from tile to tile; no adapter is padded to a neighbour's rank, and no program
-reads another adapter's rows, so what overflows there stays there. A token is in one tile at most: nothing is
-added atomically, and the same batch gives the same bits.
+https://arxiv.org/abs/2311.03285), each segment of tokens that share an adapter is divided into tiles, and a
+program computes one tile. Ranks differ between tiles: no adapter is padded to another one's rank, and no
+program reads the rows of another adapter, so an overflow there does not spread. A token is in at most one
+tile: there are no atomic additions, and the same batch gives the same bits.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
     from inference.kernels.interface import LoraBatch, LoraTarget, Segment
 
-_TILE_TOKENS = 16  # the fewest rows that a tensor core multiplies
+_TILE_TOKENS = 16  # the minimum number of rows of a tensor core's product
 _BLOCK_RANK = 16
 _BLOCK_IN = 64
 _BLOCK_OUT = 64
 
 
 class TritonKernels(PortableKernels):
-    """Plain torch, but for the adapters."""
+    """Plain torch, with Triton kernels for adapters."""
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
@@ -51,7 +52,7 @@ class TritonLora(AdditiveLora):
         ]
         self._tiles = torch.tensor(tiles, dtype=torch.int32, device=device)  # [num_tiles, 4]
         self._max_rank = max(segment.rows.stop - segment.rows.start for segment in segments)
-        # Column j of a token's row: its states times row j of its own adapter. Every part overwrites it.
+        # Column j of a token's row: its states times row j of its adapter. Every target overwrites it.
         self._shrunk = torch.empty(num_tokens, self._max_rank, dtype=torch.float32, device=device)
 
     def add(self, states: Tensor, targets: Sequence[LoraTarget], output: Tensor) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
-# What each scaling must say; the rest has defaults.
+# Required keys of each scaling; all others have defaults.
 _ROPE_KEYS = {
     "default": (),
     "linear": ("factor",),
@@ -21,7 +21,7 @@ _ROPE_KEYS = {
     "yarn": ("factor",),
 }
 
-# Linear layers that read the same input are one matrix: fused name -> its parts, in row order.
+# Linear layers with the same input are fused into one matrix: fused name -> its linear layers, in row order.
 PROJECTIONS: dict[str, tuple[str, ...]] = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
     "o": ("o_proj",),
@@ -49,7 +49,7 @@ class Architecture:
     rope: dict[str, Any]  # keys of transformers' `rope_parameters`
     max_context: int
     has_tied_head: bool
-    unrotated_layers: frozenset[int]  # SmolLM3 leaves positions out of every fourth layer
+    unrotated_layers: frozenset[int]  # SmolLM3 has no rotary embedding in every fourth layer
     has_head_norms: bool  # Qwen3 normalises each head's queries and keys
     eos_token_ids: frozenset[int]
 
@@ -67,18 +67,18 @@ class Architecture:
         }[linear]
 
     def fused_columns(self, linear: str) -> tuple[str, slice]:
-        """The fused projection that holds a linear layer, and its columns in that projection's output."""
+        """The fused projection of a linear layer, and the layer's columns in the projection's output."""
         projection, linears = next(item for item in PROJECTIONS.items() if linear in item[1])
         start = sum(self.linear_shape(before)[1] for before in linears[: linears.index(linear)])
         return projection, slice(start, start + self.linear_shape(linear)[1])
 
     def linear_name(self, layer: int, linear: str) -> str:
-        """Name in a checkpoint, without `.weight`: `model.layers.3.self_attn.q_proj`."""
+        """Name in a checkpoint without `.weight`, such as `model.layers.3.self_attn.q_proj`."""
         return f"model.layers.{layer}.{PARENT_BY_LINEAR[linear]}.{linear}"
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """Raises `ModelNotFoundError` without a readable config.json, `UnsupportedModelError` otherwise."""
+    """Raises `ModelNotFoundError` without a readable config.json; `UnsupportedModelError` for its content."""
     config = _read_json(folder / "config.json")
     family = config.get("model_type")
     if family not in FAMILIES:
@@ -86,7 +86,7 @@ def read_architecture(folder: Path) -> Architecture:
     if config.get("hidden_act", "silu") != "silu":
         raise UnsupportedModelError(f"activation {config['hidden_act']!r}; only silu is supported")
     if config.get("quantization_config"):
-        raise UnsupportedModelError("the checkpoint is quantised; give one in 16 or 32 bits")
+        raise UnsupportedModelError("the checkpoint is quantised; use one in 16 or 32 bits")
     num_heads = int(config["num_attention_heads"])
     return Architecture(
         hidden_size=int(config["hidden_size"]),
@@ -119,7 +119,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Older checkpoints keep `rope_theta` and `rope_scaling` apart; newer ones have `rope_parameters`."""
+    """Older checkpoints have separate `rope_theta` and `rope_scaling`; newer ones have `rope_parameters`."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     default_theta = 2_000_000.0 if config["model_type"] == "smollm3" else 10_000.0
     rope = {"rope_theta": config.get("rope_theta", default_theta), **scaling}
@@ -127,7 +127,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     if kind not in ROPE_TYPES:
         raise UnsupportedModelError(f"rotary scaling {kind!r} is not one of {sorted(ROPE_TYPES)}")
     if config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise UnsupportedModelError("partial_rotary_factor: heads that are rotated in part are not supported")
+        raise UnsupportedModelError("partial_rotary_factor: partly rotated heads are not supported")
     missing = [key for key in _ROPE_KEYS[kind] if not isinstance(rope.get(key), int | float)]
     if missing:
         raise UnsupportedModelError(f"rotary scaling {kind!r} lacks {', '.join(missing)}")
@@ -142,7 +142,7 @@ def _unrotated_layers(config: dict[str, Any]) -> frozenset[int]:
 
 
 def _max_context(config: dict[str, Any]) -> int:
-    """A sliding window never matters in a context no longer than it, so it bounds the context."""
+    """The context is limited to the sliding window, within which the window has no effect."""
     limit = int(config.get("max_position_embeddings", 2048))
     window = config.get("sliding_window")
     if window and config.get("use_sliding_window", True):

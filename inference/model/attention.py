@@ -1,9 +1,9 @@
 """Causal attention of a mixed batch over paged keys and values.
 
-Where there is a kernel that reads the pages, it takes single tokens and prompts over short contexts; the
-rest goes through torch's SDPA over gathered contexts. There, sequences of like shape are padded together and
-computed by one call; a group grows only while padding at most doubles its work, so one long prompt does not
-make thirty decodes pay for it.
+A kernel that reads the pages computes single tokens and prompts with short contexts, if there is one;
+torch's SDPA computes all others over gathered contexts. For SDPA, sequences of similar shape are padded
+into groups of one call each. A group grows only while padding at most doubles its work, so that one long
+prompt does not slow down thirty decodes.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 _MAX_PADDING = 2.0
 _LONG_CONTEXT = 1024  # from here on SDPA's tiles are worth what gathering costs
-_FREE_AREA = 16_384  # below this many scores a call's overhead outweighs any padding
+_FREE_AREA = 16_384  # scores; for fewer, the overhead of a call outweighs any padding
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceSpan:
-    """One sequence's share of a step: its queries are tokens [start, start + num_queries) of the batch and
-    its context are the first `context_len` positions of `block_table`, the queries being the last of them.
+    """One sequence of a step. Its queries are tokens [start, start + num_queries) of the batch. Its context
+    are the first `context_len` positions of `block_table`; the last of them are the queries' own positions.
     """
 
     start: int
@@ -44,18 +44,18 @@ class SequenceSpan:
 
 @dataclass(frozen=True, slots=True)
 class AttentionGroup:
-    """Sequences padded to one shape. Padded queries repeat a real token and are dropped afterwards."""
+    """Sequences padded to one shape. Padding repeats a real token, and its output is dropped."""
 
     token_index: Tensor  # [n, q] rows of the batch
     block_table: Tensor  # [n, num_blocks]
     mask: Tensor  # [n, 1, group * q, context] additive, one row per folded query head
     real: Tensor  # [num_real] positions of real queries in the flattened [n * q]
-    tokens: Tensor  # [num_real] their rows of the batch
+    tokens: Tensor  # [num_real] rows of the batch of the real queries
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """How a step's queries are attended to; every token of the batch is in exactly one place."""
+    """Attention of one step. Every token of the batch is in exactly one of `groups` and `paged`."""
 
     groups: Sequence[AttentionGroup]
     paged: PagedQueries | None
@@ -71,7 +71,10 @@ def plan_attention(
     reads_pages: bool,
     token_by_token: bool = False,
 ) -> AttentionPlan:
-    """`reads_pages`: the kernels attend to tokens one at a time; `token_by_token`: to all of them."""
+    """Divide `spans` between the kernel and SDPA.
+
+    `reads_pages`: the kernel for single tokens is used; `token_by_token`: it computes all tokens.
+    """
 
     def is_paged(span: SequenceSpan) -> bool:
         is_short = span.num_queries == 1 or span.context_len <= _LONG_CONTEXT
@@ -92,7 +95,7 @@ def plan_groups(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> list[AttentionGroup]:
-    """Partition `spans` into groups; every token of the batch is in exactly one."""
+    """Partition `spans` into padded groups."""
     ordered = sorted(spans, key=lambda span: (span.num_queries, span.context_len), reverse=True)
     groups: list[list[SequenceSpan]] = []
     real_area = 0
@@ -122,8 +125,8 @@ def attend(queries: Tensor, pages: Pages, plan: AttentionPlan, kernels: Kernels)
 
 
 def _attend_group(queries: Tensor, group: AttentionGroup, keys: Tensor, values: Tensor) -> Tensor:
-    """[num_real, num_heads, head_dim]. Query heads that share a KV head become rows: SDPA's own grouping is
-    four times slower on a CPU.
+    """Attention output [num_real, num_heads, head_dim]. Query heads that share a KV head are folded into
+    rows, because SDPA's own grouping is four times slower on a CPU.
     """
     count, width = group.token_index.shape
     num_heads, head_dim = queries.shape[1:]

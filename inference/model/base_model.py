@@ -1,4 +1,4 @@
-"""The digest that names a base model."""
+"""Digest that identifies a base model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-# Written by the library that saved the folder; they say nothing about the model.
+# Written by the library that saved the folder; they do not describe the model.
 _VOLATILE_CONFIG_KEYS = frozenset({"transformers_version", "_name_or_path"})
 
 
 def base_model_digest(folder: Path) -> str:
     r"""SHA-256 (64 hex digits) over the weights, config.json and tokenizer files of a Hugging Face folder.
 
-    Hashed is one line `<sha256 of content>  <file name>\n` per file, sorted by name: every `*.safetensors`,
-    the tokenizer files present, and config.json as canonical JSON (sorted keys, no blanks, UTF-8) without the
-    keys that only name the library that wrote it.
+    The hashed text has one line `<sha256 of content>  <file name>\n` per file, sorted by name: every
+    `*.safetensors`, the tokenizer files present, and config.json as canonical JSON (sorted keys, no blanks,
+    UTF-8) without the keys that only name the library that wrote it.
     """
     names = {path.name for path in folder.glob("*.safetensors")}
     if not names:

@@ -1,4 +1,4 @@
-"""Tensors of a Hugging Face folder, read where they are asked for. Safetensors only: pickle can run code."""
+"""Reads the tensors of a Hugging Face folder lazily. Safetensors only, because pickle can run code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class Checkpoint:
-    """A folder's tensors by name. Files stay mapped, so any thread may read, at any time."""
+    """A folder's tensors by name. Files stay mapped, so any thread may read at any time."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `ModelNotFoundError` for a folder without readable safetensors."""
@@ -43,7 +43,7 @@ class Checkpoint:
         return name in self._file_by_name
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Raises `UnsupportedModelError` where the tensor is missing or has another shape."""
+        """Raises `UnsupportedModelError` if the tensor is missing or has another shape."""
         file = self._file_by_name.get(name)
         if file is None:
             raise UnsupportedModelError(f"the checkpoint {self._folder} has no tensor {name}")
@@ -54,22 +54,22 @@ class Checkpoint:
                 f"{name} has shape {list(tensor.shape)}, config.json says {list(shape)}"
             )
         if not tensor.is_floating_point():
-            raise UnsupportedModelError(f"{name} holds {tensor.dtype}; give a checkpoint in 16 or 32 bits")
+            raise UnsupportedModelError(f"{name} holds {tensor.dtype}; use a checkpoint in 16 or 32 bits")
         return tensor.to(dtype)
 
     def check_all_used(self, ignored: Collection[str] = ()) -> None:
-        """Refuse tensors that nothing would compute with: the model would not be the one that was trained."""
-        left = sorted(name for name in self._file_by_name.keys() - self._used if not _is_derived(name))
-        left = [name for name in left if name not in ignored]
-        if left:
-            shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        """Raises `UnsupportedModelError` for unused tensors: without them it would be another model."""
+        unused = sorted(name for name in self._file_by_name.keys() - self._used if not _is_derived(name))
+        unused = [name for name in unused if name not in ignored]
+        if unused:
+            names = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnsupportedModelError(
-                f"{self._folder} holds {len(left)} tensors that this decoder has no place for: {shown}"
+                f"{self._folder} holds {len(unused)} tensors that this decoder does not use: {names}"
             )
 
 
 def _is_derived(name: str) -> bool:
-    """Old checkpoints store rotary frequencies, which config.json determines."""
+    """Old checkpoints store rotary frequencies, which follow from config.json."""
     return name.endswith("rotary_emb.inv_freq")
 
 
@@ -93,6 +93,6 @@ def _hint(folder: Path) -> str:
     if not pickles:
         return ""
     return (
-        f", only {pickles[0]}: pickle can run code and is never read. Where you trust it, convert it once "
+        f", only {pickles[0]}: pickle can run code and is never read. If you trust it, convert it once "
         "with transformers: `AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)`"
     )

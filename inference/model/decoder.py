@@ -1,4 +1,4 @@
-"""The decoder of the Llama family over a flat batch of tokens: no padding, no batch dimension."""
+"""Decoder of the Llama family for a flat batch of tokens, without padding or a batch dimension."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
+    """Weights of one layer."""
+
     input_norm: Tensor
     qkv: Projection
     query_norm: Tensor | None  # Qwen3 normalises each head's queries and keys
@@ -38,32 +40,35 @@ class DecoderLayer:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
+    """Weights of all layers, embeddings and head."""
+
     embedding: Tensor  # [vocab, hidden]
     layers: Sequence[DecoderLayer]
     final_norm: Tensor
     head: Projection
-    output_embedding: Tensor  # [vocab, hidden], what `head` multiplies by; tied, it is `embedding`
+    output_embedding: Tensor  # [vocab, hidden], the weight of `head`; `embedding` itself if tied
 
 
 class AdapterDeltas(Protocol):
-    """Fused projections with what this step's adapters contribute."""
+    """Applies the adapters of a step to fused projections."""
 
-    def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor: ...
+    def project(self, layer: int, projection: str, linear: Projection, states: Tensor) -> Tensor:
+        """The fused `linear` of `states` [num_tokens, in] with deltas, [num_tokens, out]."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderInput:
-    """One step's tokens, from any number of sequences."""
+    """The tokens of one step, of any number of sequences."""
 
     token_ids: Tensor  # [num_tokens]
     positions: Tensor  # [num_tokens] position within its own sequence
-    kv_slots: Tensor  # [num_tokens] where its key and value are stored
+    kv_slots: Tensor  # [num_tokens] at which key and value are stored
     attention: AttentionPlan
     adapters: AdapterDeltas | None  # None: the whole batch runs on the base model
 
 
 class Decoder:
-    """Weights and arithmetic; it keeps no state between calls except what it writes to the KV cache."""
+    """Weights and arithmetic of the model. Its only state between calls is the KV cache."""
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class Decoder:
         kernels: Kernels,
         collective: Collective,
     ) -> None:
-        """`architecture` and `weights` are those of one rank; `collective` sums over all of them."""
+        """`architecture` and `weights` are one rank's share; `collective` sums over all ranks."""
         self._architecture = architecture
         self._weights = weights
         self._kernels = kernels
@@ -91,12 +96,12 @@ class Decoder:
         layers = self._weights.layers
         norms = [*(layer.input_norm for layer in layers[1:]), self._weights.final_norm]
         hidden = functional.embedding(batch.token_ids, self._weights.embedding)
-        rotation = self._rotary.at(batch.positions)
-        still = self._rotary.nowhere(batch.positions)
+        rotation = self._rotary.rotation(batch.positions)
+        identity = self._rotary.identity(batch.positions)
         states = self._add_norm(hidden, None, layers[0].input_norm)
         for index, (layer, next_norm) in enumerate(zip(layers, norms, strict=True)):
-            turn = still if index in self._architecture.unrotated_layers else rotation
-            mixed = self._attention(index, layer, states, batch, cache, turn)
+            layer_rotation = identity if index in self._architecture.unrotated_layers else rotation
+            mixed = self._attention(index, layer, states, batch, cache, layer_rotation)
             states = self._add_norm(hidden, mixed, layer.post_norm)
             states = self._add_norm(hidden, self._mlp(index, layer, states, batch.adapters), next_norm)
         return states
@@ -106,7 +111,7 @@ class Decoder:
         return self._weights.head(hidden)
 
     def output_rows(self, token_ids: Tensor) -> Tensor:
-        """[len(token_ids), hidden]: what the states are multiplied by for these tokens' logits."""
+        """Output embeddings of `token_ids`, [len(token_ids), hidden]."""
         return functional.embedding(token_ids, self._weights.output_embedding)
 
     def _attention(

@@ -1,4 +1,4 @@
-"""GGUF files as Hugging Face folders. Dequantising takes long, so it is done once and kept as safetensors."""
+"""Converts GGUF files to Hugging Face folders, once: the dequantised weights are cached as safetensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def convert_gguf(path: Path, name: str, cache_dir: Path) -> Path:
-    """Folder `name` under `cache_dir`, keyed by the file's content; made on first use, whole or not at all.
+    """Convert to the folder `name` under `cache_dir`, keyed by the file's content, unless it exists. Atomic.
 
     Raises `ModelNotFoundError` for a damaged file, `UnsupportedModelError` for a model of another family.
     """
@@ -60,16 +60,16 @@ def _convert(path: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         source |= {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
         loaded: Any = AutoModelForCausalLM.from_pretrained(**source, output_loading_info=True)
-    except Exception as error:  # whatever the readers of a file that nobody vouches for come across
+    except Exception as error:  # the file is untrusted, and its readers raise errors of any type
         raise ModelNotFoundError(f"{path} cannot be converted: {error!r}; fetch it again") from error
     model, report = loaded
-    # The library fills gaps with random numbers, with a warning, and drops in silence what it does not know.
+    # The library initialises missing tensors randomly, with a warning, and drops unknown ones silently.
     if report["missing_keys"]:
         raise UnsupportedModelError(f"{path} lacks {', '.join(sorted(report['missing_keys']))}")
-    num_known = len(list(model.parameters()))
-    if num_tensors != num_known:
+    num_loaded = len(list(model.parameters()))
+    if num_tensors != num_loaded:
         raise UnsupportedModelError(
-            f"{path} holds {num_tensors} tensors, of which {num_known} are understood"
+            f"{path} holds {num_tensors} tensors, of which {num_loaded} are supported"
         )
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.to(dtype).save_pretrained(folder)
@@ -77,9 +77,10 @@ def _convert(path: Path, folder: Path) -> None:
 
 
 def _examine(path: Path) -> tuple[torch.dtype, int]:
-    """Type to keep the weights in, and the number of tensors. Refuses what the conversion would drop.
+    """Data type for the converted weights, and the number of tensors. Raises `UnsupportedModelError` for
+    content that the conversion would drop.
 
-    Quantised weights have fewer digits than bf16 keeps, or about as many; full ones keep theirs.
+    bf16 is precise enough for quantised weights; weights in full precision keep theirs.
     """
     import torch
     from gguf import GGUFReader
@@ -87,9 +88,9 @@ def _examine(path: Path) -> tuple[torch.dtype, int]:
     try:
         reader = GGUFReader(path)
         kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
-        fields = {name: field.contents() for name, field in reader.fields.items() if _is_told(name)}
+        fields = {name: field.contents() for name, field in reader.fields.items() if _is_relevant(name)}
     except Exception as error:  # as above
-        raise ModelNotFoundError(f"{path} is not a whole GGUF file: {error!r}; fetch it again") from error
+        raise ModelNotFoundError(f"{path} is not a complete GGUF file: {error!r}; fetch it again") from error
     architecture = fields.get("general.architecture")
     if architecture not in _ARCHITECTURES:
         raise UnsupportedModelError(f"{path}: {architecture!r} is not one of {sorted(_ARCHITECTURES)}")
@@ -104,7 +105,7 @@ def _examine(path: Path) -> tuple[torch.dtype, int]:
     return torch.float32 if matrices <= _FULL_PRECISION else torch.bfloat16, len(kinds)
 
 
-def _is_told(field: str) -> bool:
+def _is_relevant(field: str) -> bool:
     return field.endswith(("general.architecture", ".expert_count", ".rope.scaling.type"))
 
 

@@ -1,4 +1,4 @@
-"""Paged key and value storage. Block 0 is never handed out: it pads block tables and stays zero."""
+"""Paged KV cache. Block 0 is never allocated: it pads block tables and stays zero."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bytes_per_block(architecture: Architecture, block_size: int, dtype: torch.dt
 
 
 class KVCache:
-    """Keys and values of all layers; see `inference.kernels.interface.Pages` for how they lie."""
+    """Keys and values of all layers; see `inference.kernels.interface.Pages` for the layout."""
 
     def __init__(
         self, architecture: Architecture, num_blocks: int, block_size: int, dtype: torch.dtype, device: str
@@ -43,9 +43,8 @@ class KVCache:
         return self._keys.device
 
     def scrub(self, block_ids: Sequence[int]) -> None:
-        """Zero blocks before a new owner gets them. A masked position still takes part in the products of
-        attention, and 0 * NaN is NaN: what an overflowing adapter left behind must not reach the next
-        request.
+        """Zero blocks that are reused. Masked positions still take part in the products of attention, and
+        0 * NaN is NaN: values left by an overflowing adapter must not reach the next request.
         """
         if block_ids:
             index = torch.tensor(block_ids, device=self._keys.device)

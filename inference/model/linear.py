@@ -1,4 +1,4 @@
-"""Matrix products of the base model, by how the weight is stored."""
+"""Matrix products of the base model for each storage format of the weight."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """The same values, laid out once as oneDNN's kernels read them instead of anew at every product."""
+    """A weight reordered once into oneDNN's layout, instead of at every product."""
 
     weight: Tensor  # opaque to torch
     bias: Tensor | None
@@ -47,8 +47,8 @@ class PackedLinear:
 
 @dataclass(frozen=True, slots=True)
 class BlockwiseLinear:
-    """A product of always as many rows, the last of them padding: a token's bits depend neither on how many
-    others there are nor on its place among them.
+    """Divides the batch into products of a fixed number of rows, the last one padded: a token's bits depend
+    neither on the number of tokens nor on its row.
     """
 
     product: Projection
@@ -68,28 +68,28 @@ def make_linear(
     *,
     batch_invariant: bool = False,
 ) -> Projection:
-    """The fastest way of computing with `weight` [out, in] where it lies.
+    """The fastest projection with `weight` [out, in] on its device.
 
-    Raises `UnsupportedModelError` for a weight that cannot be quantised so.
+    Raises `UnsupportedModelError` for a weight that cannot be quantised as requested.
     """
     if quantization == "int8":
         return Int8Linear.of(weight, bias)
     if quantization == "int4":
         return Int4Linear.of(weight, bias)
-    own = kernels.projection(weight, bias)
-    if own is not None:
-        return own
-    product = _of_torch(weight, bias)
+    native = kernels.projection(weight, bias)
+    if native is not None:
+        return native
+    product = _torch_projection(weight, bias)
     return BlockwiseLinear(product) if batch_invariant else product
 
 
-def _of_torch(weight: Tensor, bias: Tensor | None) -> Projection:
+def _torch_projection(weight: Tensor, bias: Tensor | None) -> Projection:
     if weight.device.type != "cpu" or weight.dtype not in _PACKED_DTYPES or not _has_onednn(weight.dtype):
         return Linear(weight, bias)
     return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight, None), bias)  # noqa: SLF001  # no public name
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # as torch has it
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch has no types for it
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001  # no public name

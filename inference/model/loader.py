@@ -1,4 +1,4 @@
-"""From a checkpoint to decoder weights, and to single weights for whoever needs one again."""
+"""Loads the decoder from a checkpoint, and reads single weights again for adapters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 @dataclass(frozen=True, slots=True)
 class BaseWeights:
-    """The weights of one base model as an engine computes with them. Any thread may read."""
+    """The weights of one base model in the engine's dtype. Any thread may read them."""
 
     checkpoint: Checkpoint
     architecture: Architecture
@@ -45,7 +45,7 @@ class BaseWeights:
         dtype: torch.dtype,
         quantization: Quantization = "none",
     ) -> BaseWeights:
-        """Raises `ModelNotFoundError`; `UnsupportedModelError` where quantisation is not installed."""
+        """Raises `ModelNotFoundError`; `UnsupportedModelError` if quantisation is not installed."""
         if quantization != "none" and importlib.util.find_spec("torchao") is None:
             raise UnsupportedModelError(
                 f"{quantization} weights need torchao: `pip install 'loraledger[quantization]'`"
@@ -53,20 +53,20 @@ class BaseWeights:
         return cls(Checkpoint(folder), architecture, dtype, quantization)
 
     def linear(self, layer: int, name: str) -> Tensor:
-        """Weight [out_features, in_features] of one linear layer, such as (3, "q_proj"), without its
-        bias, on the CPU; where the engine quantises, what the quantised weight stands for. Read from the
-        checkpoint each time: none need be kept beside the packed ones.
+        """Weight [out_features, in_features] of one linear layer, such as (3, "q_proj"), on the CPU. With
+        quantisation, the dequantised weight. Read from the checkpoint at each call, so that no copy stays in
+        memory next to the packed weights.
         """
-        return served_weight(self.original(layer, name), self.quantization)
+        return served_weight(self.checkpoint_weight(layer, name), self.quantization)
 
-    def original(self, layer: int, name: str) -> Tensor:
-        """The weight as the checkpoint has it, [out_features, in_features]."""
+    def checkpoint_weight(self, layer: int, name: str) -> Tensor:
+        """The unquantised weight, [out_features, in_features]."""
         in_features, out_features = self.architecture.linear_shape(name)
         key = f"{self.architecture.linear_name(layer, name)}.weight"
         return self.checkpoint.tensor(key, (out_features, in_features), self.dtype)
 
     def linear_bias(self, layer: int, name: str) -> Tensor | None:
-        """[out_features]"""
+        """Bias [out_features] of one linear layer; None without one."""
         key = f"{self.architecture.linear_name(layer, name)}.bias"
         if key not in self.checkpoint:
             return None
@@ -85,7 +85,7 @@ def load_decoder(
     *,
     batch_invariant: bool = False,
 ) -> Decoder:
-    """The decoder of one rank, which holds its share of the linear layers and all of the rest.
+    """Load the decoder of one rank, with its share of the linear layers and all other weights.
 
     Raises `ModelNotFoundError`, `UnsupportedModelError`.
     """
@@ -98,7 +98,7 @@ def load_decoder(
     def layer(index: int) -> DecoderLayer:
         return _layer(weights, index, device, shard, kernels, batch_invariant=batch_invariant)
 
-    parts = DecoderWeights(
+    decoder_weights = DecoderWeights(
         embedding=embedding,
         layers=[layer(index) for index in range(architecture.num_layers)],
         final_norm=weights.tensor("model.norm.weight", architecture.hidden_size).to(device),
@@ -106,8 +106,8 @@ def load_decoder(
         output_embedding=head,
     )
     weights.checkpoint.check_all_used(ignored={_HEAD} if architecture.has_tied_head else ())
-    own = collective.shard.architecture(architecture)
-    return Decoder(own, parts, max_context, weights.dtype, device, kernels, collective)
+    sharded = collective.shard.architecture(architecture)
+    return Decoder(sharded, decoder_weights, max_context, weights.dtype, device, kernels, collective)
 
 
 def _layer(
@@ -138,10 +138,10 @@ def _fuse(
     weights: BaseWeights, index: int, projection: str, device: str, shard: Shard
 ) -> tuple[Tensor, Tensor | None]:
     linears = PROJECTIONS[projection]
-    matrices = [shard.weight(linear, weights.original(index, linear)) for linear in linears]
-    own = [shard.bias(linear, weights.linear_bias(index, linear)) for linear in linears]
-    biases = [bias for bias in own if bias is not None]
+    matrices = [shard.weight(linear, weights.checkpoint_weight(index, linear)) for linear in linears]
+    found = [shard.bias(linear, weights.linear_bias(index, linear)) for linear in linears]
+    biases = [bias for bias in found if bias is not None]
     if biases and len(biases) != len(matrices):
-        raise UnsupportedModelError(f"layer {index}: only some parts of {projection} have a bias")
+        raise UnsupportedModelError(f"layer {index}: only some linear layers of {projection} have a bias")
     bias = torch.cat(biases).to(device) if biases else None
     return torch.cat(matrices).to(device), bias

@@ -1,7 +1,7 @@
-"""Weights of a linear layer in 8 or 4 bits; states, biases and adapters stay in the model's dtype.
+"""Linear layers with weights in 8 or 4 bits; states, biases and adapters stay in the model's dtype.
 
-torchao chooses scales and packs. The products are torch's own kernels: through torchao's tensor subclasses
-the dispatch alone costs more than the product of one token.
+torchao quantises and packs. The products call torch's kernels directly, because the dispatch of torchao's
+tensor subclasses costs more than the product of one token.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 _GROUP = 32  # input features that share a scale and a zero point in 4 bits
 _ROW_MULTIPLE = 16  # rows that the 4-bit kernel packs together
-_FEW_TOKENS = 4  # up to so many the 8-bit kernel is faster than widening the weight for torch's product
+_MAX_INT8_TOKENS = 4  # for more tokens, torch's product with the widened weight is faster than the 8-bit one
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Linear:
-    """Symmetric, one scale a row: weight = values * scales."""
+    """Symmetric quantisation with one scale per row: weight = values * scales."""
 
     values: Tensor  # [out, in] int8
     scales: Tensor  # [out]
@@ -39,11 +39,11 @@ class Int8Linear:
 
     @property
     def weight(self) -> Tensor:
-        """What the values stand for, [out, in] in the dtype of the scales."""
+        """The dequantised weight, [out, in] in the dtype of the scales."""
         return self.values.to(self.scales.dtype) * self.scales.unsqueeze(1)
 
     def __call__(self, states: Tensor) -> Tensor:
-        if len(states) <= _FEW_TOKENS and states.device.type == "cpu":
+        if len(states) <= _MAX_INT8_TOKENS and states.device.type == "cpu":
             product = torch._weight_int8pack_mm(states, self.values, self.scales)  # noqa: SLF001  # no public name
         else:
             product = functional.linear(states, self.values.to(states.dtype)).mul_(self.scales)
@@ -52,7 +52,7 @@ class Int8Linear:
 
 @dataclass(frozen=True, slots=True)
 class Int4Linear:
-    """Asymmetric, one scale and zero point for each group of a row, in the layout of torch's CPU kernel."""
+    """Asymmetric quantisation with a scale and zero point per group, in the layout of torch's CPU kernel."""
 
     packed: Tensor  # [out, in / 2] uint8
     scales_and_zeros: Tensor  # [in / group, out, 2]
@@ -60,7 +60,7 @@ class Int4Linear:
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Int4Linear:
-        """Raises `UnsupportedModelError` for what the kernel cannot hold."""
+        """Raises `UnsupportedModelError` for a device or shape that the kernel does not support."""
         from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 
         num_rows, num_columns = weight.shape
@@ -68,7 +68,7 @@ class Int4Linear:
             raise UnsupportedModelError("int4 weights are served on CPUs; choose int8 or none")
         if num_rows % _ROW_MULTIPLE or num_columns % _GROUP:
             raise UnsupportedModelError(
-                f"int4 takes weights with rows in multiples of {_ROW_MULTIPLE} and columns in multiples of "
+                f"int4 needs weights with rows in multiples of {_ROW_MULTIPLE} and columns in multiples of "
                 f"{_GROUP}, not [{num_rows}, {num_columns}]; choose int8 or none"
             )
         packed = Int4OpaqueTensor.from_hp(weight, [1, _GROUP])
@@ -76,8 +76,8 @@ class Int4Linear:
 
     @property
     def weight(self) -> Tensor:
-        """What the packed bits stand for, [out, in]: the product with the identity, as only the kernel knows
-        its layout.
+        """The dequantised weight, [out, in]: its product with the identity, because only the kernel knows the
+        layout.
         """
         num_columns = len(self.scales_and_zeros) * _GROUP
         identity = torch.eye(num_columns, dtype=self.scales_and_zeros.dtype)
@@ -95,7 +95,7 @@ class Int4Linear:
 
 
 def served_weight(weight: Tensor, quantization: str) -> Tensor:
-    """`weight` [out, in] as an engine computes with it once it is quantised."""
+    """`weight` [out, in] quantised and dequantised."""
     if quantization == "int8":
         return Int8Linear.of(weight, None).weight
     if quantization == "int4":

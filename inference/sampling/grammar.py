@@ -1,4 +1,4 @@
-"""Constraints on answers: which tokens may come next. The work is llguidance's; see docs/adr/0010."""
+"""Grammars that constrain answers, compiled and followed by llguidance; see docs/adr/0010."""
 
 from __future__ import annotations
 
@@ -20,52 +20,53 @@ if TYPE_CHECKING:
     from inference.sampling.vocabulary import Vocabulary
 
 _MAX_CACHED = 32
-_MAX_SECONDS = 20  # by the clock; the limit that counts is one of computing time
+_MAX_SECONDS = 20  # of wall time; the effective limit is on CPU time
 
 
 class Grammar:
-    """A compiled constraint. All requests under it share its automaton, which grows as answers need it.
+    """A compiled constraint. All requests with it share its automaton, which grows during answers.
 
-    The sharing has a price: when one request drives the automaton over its limits, all of them fail, and the
-    grammar is spent.
+    When one request drives the shared automaton over its limits, all its requests fail, and the grammar
+    cannot be used again.
     """
 
     def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
         self._matcher = matcher
         self.vocabulary = vocabulary
-        self.is_spent = False
+        self.is_exhausted = False
 
     def start(self) -> GrammarState:
         return GrammarState(self, self._matcher.deep_copy())
 
 
 class GrammarState:
-    """Where one answer stands in its grammar: a function of the tokens pushed."""
+    """State of one answer in its grammar; depends only on the pushed tokens."""
 
     def __init__(self, grammar: Grammar, matcher: LLMatcher) -> None:
         self._grammar = grammar
         self._matcher = matcher
 
     def allowed(self) -> bytes:
-        """A bit for each token or more, the lowest first. The end is allowed where an answer may end.
+        """Bitmask of the allowed tokens, lowest bit first, possibly padded. Where the answer may end, the end
+        tokens are allowed.
 
         Raises `GrammarTooComplexError`.
         """
         mask = self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            self._grammar.is_spent = True
+            self._grammar.is_exhausted = True
             reason, _, _ = self._matcher.get_error().partition("\n")
             raise GrammarTooComplexError(reason)
         return mask
 
     def push(self, token_id: int) -> None:
-        """The answer goes on with `token_id`, one of those allowed."""
+        """Append `token_id`, which must be allowed, to the answer."""
         if token_id not in self._grammar.vocabulary.end_token_ids:
             self._matcher.consume_token(token_id)
 
 
 class GrammarCompiler:
-    """Compiles constraints, slowly and on any thread, and keeps the last of them by their content."""
+    """Compiles constraints, on any thread, and caches the latest ones."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -73,13 +74,14 @@ class GrammarCompiler:
         self._cache: OrderedDict[Constraint, Grammar | InvalidSchemaError] = OrderedDict()
 
     def compile(self, constraint: Constraint) -> Grammar:
-        """Up to a second of computing time, in another process, for a constraint not seen lately.
+        """Compile a constraint, which takes up to a second of CPU time in another process unless it is
+        cached.
 
         Raises `InvalidSchemaError`, `UnsupportedModelError`.
         """
         with self._lock:
             found = self._cache.pop(constraint, None)
-            if found is None or (isinstance(found, Grammar) and found.is_spent):
+            if found is None or (isinstance(found, Grammar) and found.is_exhausted):
                 found = self._compile(constraint)
             self._cache[constraint] = found
             if len(self._cache) > _MAX_CACHED:
@@ -95,7 +97,7 @@ class GrammarCompiler:
             return refusal
         grammar = grammar_check.grammar_of(message)
         matcher = LLMatcher(self._vocabulary.trie, grammar, log_level=0, limits=grammar_check.limits())
-        matcher.compute_bitmask()  # the automaton's first states, before the engine's thread needs them
+        matcher.compute_bitmask()  # computes the first states here rather than on the engine's thread
         if matcher.is_error():
             return InvalidSchemaError("#", matcher.get_error().partition("\n")[0])
         return Grammar(matcher, self._vocabulary)
@@ -113,10 +115,10 @@ def _check(message: dict[str, object]) -> InvalidSchemaError | None:
         )
     except subprocess.TimeoutExpired:
         return InvalidSchemaError("#", f"it took more than {_MAX_SECONDS} s to compile")
-    said = [json.loads(line) for line in done.stdout.splitlines()]
-    if said == [None]:
+    output = [json.loads(line) for line in done.stdout.splitlines()]
+    if output == [None]:
         return None
-    if said:
-        return InvalidSchemaError(said[-1] if len(said) > 1 else "#", said[0])
-    budget = f"{grammar_check.MAX_CPU_SECONDS} s of computing or {grammar_check.MAX_MIB} MiB"
+    if output:
+        return InvalidSchemaError(output[-1] if len(output) > 1 else "#", output[0])
+    budget = f"{grammar_check.MAX_CPU_SECONDS} s of CPU time or {grammar_check.MAX_MIB} MiB"
     return InvalidSchemaError("#", f"it needs more than {budget}, or nests references too deeply")

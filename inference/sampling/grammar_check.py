@@ -1,12 +1,13 @@
-"""Tries a constraint in a process of its own, and says what is wrong with it and where.
+"""Validates a constraint in a separate process, and reports what is wrong with it and where.
 
-The compiler of grammars is native code: long chains of references overflow its stack, a `multipleOf` of seven
-digits keeps it busy for minutes. Nothing in the same process could stop it. So a constraint is first compiled
-and followed for a while here, with less stack than the engine's threads have and under limits of time and
-memory; only what survives is compiled again beside the engine.
+The grammar compiler is native code: long chains of references overflow its stack, and a `multipleOf` of
+seven digits takes minutes. Code in the same process could not stop it. A constraint is therefore first
+compiled and followed for a while here, with less stack than the engine's threads have and under limits of
+time and memory; only constraints that pass are compiled in the engine's process.
 
-Run as a script, which imports nothing of this project: a constraint in JSON on standard input, on standard
-output the reason of a refusal and the place of it, or null if all is well; a line of JSON each.
+Run as a script, without imports from this project. It reads a constraint as JSON from standard input, and
+writes the reason and the location of a refusal to standard output, or null for a valid constraint, each as
+a line of JSON.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ MAX_CPU_SECONDS = 1
 MAX_MIB = 512
 _STACK_BYTES = 2 << 20
 _NUM_TRIED_BYTES = 200
-# Following a literal costs time in proportion to its length, at every step of the engine.
+# Each step of the engine needs time in proportion to the length of the literal.
 MAX_LITERAL_LENGTH = 2048
 _MAX_REASON_LENGTH = 300
 
-# Blanks are bounded, or a model could go on with them for ever. Without \u escapes a character is a
-# character: a surrogate pair would count twice for the grammar and once for whoever reads the answer.
+# White space is limited, or a model could emit it for ever. \u escapes are not allowed, because the grammar
+# would count a surrogate pair as two characters and a JSON parser as one.
 _JSON_OPTIONS: Any = {
     "whitespace_pattern": "[ \\t\\n\\r]{1,16}",
     "json_allowed_escapes": 'nrbtf\\"',
     "coerce_one_of": False,
     "lenient": False,
 }
-_OPTIONS_KEY = "x-guidance"  # a schema could lift the checks by it
+_OPTIONS_KEY = "x-guidance"  # llguidance's own options, with which a schema could disable checks
 _ANNOTATIONS = frozenset({"title", "description", "default", "examples", "$comment", "$id", "$schema"})
 _MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -47,7 +48,7 @@ _SCHEMAS = ("items", "additionalProperties", "not", "if", "then", "else", "conta
 
 
 class Refused(Exception):
-    """`where` is a JSON pointer into the schema, or None where that has still to be found."""
+    """The constraint is refused. `where` is a JSON pointer into the schema, or None if not located yet."""
 
     def __init__(self, reason: str, where: str | None = None) -> None:
         self.reason = reason
@@ -56,7 +57,7 @@ class Refused(Exception):
 
 
 def limits() -> LLParserLimits:
-    """A step of one grammar takes at most some 5 ms of the engine's time, its automaton at most 20 MB."""
+    """Limits a grammar to about 5 ms of a step's time, and its automaton to 20 MB."""
     return LLParserLimits(
         step_lexer_fuel=50_000,
         step_max_items=20_000,
@@ -68,7 +69,7 @@ def limits() -> LLParserLimits:
 
 
 def grammar_of(constraint: dict[str, Any]) -> str:
-    """The compiler's own form. Raises `Refused` for a schema that is no schema at all."""
+    """The constraint in llguidance's grammar format. Raises `Refused` for an invalid schema."""
     match constraint["type"]:
         case "json_schema":
             return _schema_grammar(_parse(constraint["schema"]))
@@ -80,14 +81,14 @@ def grammar_of(constraint: dict[str, Any]) -> str:
 
 
 def check(constraint: dict[str, Any]) -> None:
-    """Raises `Refused`; may as well never return, or crash."""
+    """Raises `Refused`. May crash or never return."""
     reason = _try(grammar_of(constraint))
     if reason:
         raise Refused(reason)
 
 
 def find(constraint: dict[str, Any], reason: str) -> str:
-    """The place in a refused constraint that `reason` speaks of. It may take longer than there is time."""
+    """Location of `reason` in a refused constraint. May exceed the time limit."""
     if constraint["type"] != "json_schema":
         return "pattern" if constraint["type"] == "regex" else "options"
     schema = _parse(constraint["schema"])
@@ -112,7 +113,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _literals(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """All strings that the grammar would have to follow."""
+    """All strings that become literals of the grammar, with their locations."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, list):
@@ -130,9 +131,9 @@ def _schema_grammar(schema: dict[str, Any]) -> str:
 
 
 def _try(grammar: str) -> str:
-    """Compile and follow it for a while, over single bytes; what went wrong, or ""."""
+    """Compile the grammar and follow it for some bytes; the error, or ""."""
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=limits())
-    rng = random.Random(0)  # noqa: S311 -- a walk, not a secret
+    rng = random.Random(0)  # noqa: S311 -- a random walk, no secret
     for _ in range(_NUM_TRIED_BYTES):
         if matcher.is_error() or matcher.is_stopped():
             break
@@ -148,31 +149,31 @@ def _try(grammar: str) -> str:
 
 
 def _find(schema: dict[str, Any], shared: dict[str, Any], reason: str, where: str) -> str:
-    """The innermost part of `schema` that alone is refused for the same reason."""
-    for step, part in _parts(schema):
-        if isinstance(part, dict) and _try(_schema_grammar({**shared, **part})) == reason:
-            return _find(part, shared, reason, f"{where}/{step}")
+    """Location of the innermost subschema that is refused for the same reason on its own."""
+    for key, subschema in _subschemas(schema):
+        if isinstance(subschema, dict) and _try(_schema_grammar({**shared, **subschema})) == reason:
+            return _find(subschema, shared, reason, f"{where}/{key}")
     return where
 
 
-def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key in _SCHEMAS:
         yield key, schema.get(key)
     for key in _LISTS_OF_SCHEMAS:
-        parts = schema.get(key)
-        for index, part in enumerate(parts if isinstance(parts, list) else ()):
-            yield f"{key}/{index}", part
+        listed = schema.get(key)
+        for index, subschema in enumerate(listed if isinstance(listed, list) else ()):
+            yield f"{key}/{index}", subschema
     for key in _MAPS_OF_SCHEMAS:
         named = schema.get(key)
-        for name, part in (named if isinstance(named, dict) else {}).items():
-            yield f"{key}/{_escaped(name)}", part
+        for name, subschema in (named if isinstance(named, dict) else {}).items():
+            yield f"{key}/{_escaped(name)}", subschema
 
 
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _say(text: str | None) -> None:
+def _write_line(text: str | None) -> None:
     sys.stdout.write(json.dumps(text) + "\n")
     sys.stdout.flush()
 
@@ -182,10 +183,10 @@ def _main() -> None:
     try:
         check(constraint)
     except Refused as refused:
-        _say(refused.reason)
-        _say(refused.where or find(constraint, refused.reason))
+        _write_line(refused.reason)
+        _write_line(refused.where or find(constraint, refused.reason))
     else:
-        _say(None)
+        _write_line(None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tokenizer's tokens as bytes, shared by log-probabilities and grammars."""
+"""Vocabulary of the model: the bytes of its tokens, for log-probabilities and grammars."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Vocabulary:
     """`size` token ids, of which `end_token_ids` end an answer."""
 
     def __init__(self, size: int, end_token_ids: frozenset[int], tokenizer_json: Callable[[], str]) -> None:
-        """`tokenizer_json` returns a `tokenizer.json` as the tokenizers library writes it."""
+        """`tokenizer_json` returns the content of a `tokenizer.json`."""
         self.size = size
         self.end_token_ids = end_token_ids
         self._tokenizer_json = tokenizer_json
 
     @cached_property
     def trie(self) -> LLTokenizer:
-        """Building it holds the interpreter's lock for about half a second.
+        """Built on first use, which holds the interpreter's lock for about half a second.
 
-        Raises `UnsupportedModelError` for a tokenizer without an end or that llguidance cannot read.
+        Raises `UnsupportedModelError` for a tokenizer without an end token, or that llguidance cannot read.
         """
         try:
             return LLTokenizer(
@@ -37,12 +37,12 @@ class Vocabulary:
             raise UnsupportedModelError(reason) from error
 
     def warm_up(self) -> None:
-        """Build what is otherwise built on first use, in the middle of everybody's answers.
+        """Build `trie` now, rather than on first use, which would delay all running requests.
 
         Raises `UnsupportedModelError`.
         """
         _ = self.trie
 
     def token_bytes(self, token_id: int) -> bytes:
-        """A token alone need not be valid UTF-8; special tokens give their names."""
+        """Bytes of a token, which need not be valid UTF-8; the name of a special token."""
         return self.trie.decode_bytes([token_id])

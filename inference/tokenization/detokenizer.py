@@ -1,6 +1,4 @@
-"""From tokens to text, piece by piece: whole characters only, and nothing that may turn out to be a stop
-string.
-"""
+"""Incremental detokenization: holds back incomplete characters and possible starts of stop strings."""
 
 from __future__ import annotations
 
@@ -15,31 +13,31 @@ _MAX_PENDING_TOKENS = 8
 
 class TokenDecoder(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of tokens, special ones left out."""
+        """Text of the tokens, without special tokens."""
 
 
 class IncrementalDetokenizer:
-    """Decodes a growing sequence. A character split over tokens is held back until it is whole."""
+    """Decodes a growing sequence. A character split over tokens is held back until it is complete."""
 
     def __init__(self, decoder: TokenDecoder) -> None:
         self._decoder = decoder
-        self._context: list[int] = []  # the last tokens already turned into text
+        self._context: list[int] = []  # the last tokens that were decoded
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
         self._pending.append(token_id)
         text = self._pending_text()
-        # A model may really emit U+FFFD; no character needs more tokens than this.
+        # A model may also emit U+FFFD itself; no character needs more tokens than this.
         if text.endswith(_INCOMPLETE) and len(self._pending) < _MAX_PENDING_TOKENS:
             return ""
         return self._advance(text)
 
     def flush(self) -> str:
-        """What is left, an incomplete character shown as U+FFFD."""
+        """The remaining text, with an incomplete character as U+FFFD."""
         return self._advance(self._pending_text()) if self._pending else ""
 
     def _pending_text(self) -> str:
-        """Decoded together with their context: whether a word starts with a blank depends on it."""
+        """Decode the pending tokens with their context, which decides whether a word starts with a blank."""
         before = self._decoder.decode(self._context)
         return self._decoder.decode([*self._context, *self._pending])[len(before) :]
 
@@ -50,7 +48,7 @@ class IncrementalDetokenizer:
 
 
 class StopFilter:
-    """Cuts a stream at the first stop string. Text that may be the start of one is held back."""
+    """Ends a stream at the first stop string. Text that may be the start of one is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -58,11 +56,11 @@ class StopFilter:
         self.is_stopped = False
 
     def push(self, text: str) -> str:
-        """The part of the stream that is safe to show now; nothing more once stopped."""
+        """Add `text`, and return the text that cannot be part of a stop string; "" once stopped."""
         if self.is_stopped:
             return ""
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [index for stop in self._stops if (index := text.find(stop)) >= 0]
         if found:
             self.is_stopped = True
             self._held = ""
@@ -76,7 +74,7 @@ class StopFilter:
         return held
 
     def _possible_start(self, text: str) -> int:
-        """Length of the longest suffix of `text` that begins a stop string."""
+        """Length of the longest suffix of `text` that is a prefix of a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):
@@ -85,7 +83,7 @@ class StopFilter:
 
 
 class TextStream:
-    """An answer's text as its tokens arrive."""
+    """Text of an answer, token by token."""
 
     def __init__(self, decoder: TokenDecoder, stops: Sequence[str]) -> None:
         self._detokenizer = IncrementalDetokenizer(decoder)
@@ -100,6 +98,5 @@ class TextStream:
         return self._filter.push(self._detokenizer.push(token_id))
 
     def flush(self) -> str:
-        """The rest of the text when the answer ended for another reason than a stop string."""
-        shown = self._filter.push(self._detokenizer.flush())
-        return shown + self._filter.flush()
+        """The remaining text, for an answer that ended for another reason than a stop string."""
+        return self._filter.push(self._detokenizer.flush()) + self._filter.flush()

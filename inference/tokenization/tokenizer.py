@@ -25,23 +25,23 @@ class ChatTokenizer:
         except (OSError, ValueError) as error:
             raise ModelNotFoundError(f"{folder} holds no tokenizer: {error}") from error
 
-        # The library's own object: it is free of state, so several threads may use it at once.
+        # The underlying object of the tokenizers library is stateless, so several threads may use it.
         self._backend: Any = self._tokenizer.backend_tokenizer
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
-        """One, or none if the tokenizer has no token for the end."""
+        """The end-of-sequence token; empty if the tokenizer has none."""
         token_id = cast("int | None", self._tokenizer.eos_token_id)
         return frozenset() if token_id is None else frozenset({token_id})
 
     def to_json(self) -> str:
-        """The tokenizer as its library writes it to `tokenizer.json`."""
+        """The content of a `tokenizer.json`."""
         return cast("str", self._backend.to_str())
 
     def encode_prompt(self, messages: Sequence[Message], prompt: str | None) -> list[int]:
         """Token ids of a chat, ready for the assistant's turn, or of a raw prompt.
 
-        Raises `InvalidRequestError` unless exactly one is given, or where the template refuses the chat.
+        Raises `InvalidRequestError` unless exactly one is given, or if the template refuses the chat.
         """
         if (prompt is None) == (not messages):
             raise InvalidRequestError("give either messages or a prompt")
@@ -51,14 +51,14 @@ class ChatTokenizer:
         return token_ids
 
     def encode_item(self, item: EmbedItem) -> tuple[list[int], list[int]]:
-        """Token ids of prompt and answer as generation would have them: a closed turn ends in EOS."""
+        """Token ids of prompt and answer, as in generation: a completed turn ends with EOS."""
         prompt = self.encode_prompt(item.messages, item.prompt)
         if item.completion is None:
             return prompt, []
         return prompt, [*self._encode(item.completion, is_start=False), *self.eos_token_ids]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of `token_ids`, special tokens left out."""
+        """Text of `token_ids`, without special tokens."""
         return cast("str", self._backend.decode(list(token_ids), skip_special_tokens=True))
 
     def _encode_chat(self, messages: Sequence[Message]) -> list[int]:

@@ -1,4 +1,4 @@
-// Rotation, the paged cache of keys and values, and attention of single tokens to it.
+// Rotary embedding, writes to the paged KV cache, and attention of single tokens over it.
 #pragma once
 
 #include <algorithm>
@@ -14,22 +14,22 @@ namespace loraledger {
 struct HeadShape {
     Index num_heads, num_kv_heads, head_dim, block_size;
 
-    Index share() const { return num_heads / num_kv_heads; }
+    Index heads_per_kv() const { return num_heads / num_kv_heads; }
     // Elements of one KV head in one block, of all heads in one block.
     Index tile() const { return head_dim * block_size; }
     Index block() const { return num_kv_heads * tile(); }
 };
 
-// One head of queries or keys: normalised if a weight is given, then rotated in the half-split layout.
+// Normalise one head of queries or keys if a weight is given, then rotate it in the half-split layout.
 template <class T>
-void place_head(const T* head, const T* norm, float epsilon, const float* cosine, const float* sine, Index dim,
+void norm_and_rotate_head(const T* head, const T* norm, float epsilon, const float* cosine, const float* sine, Index dim,
                 T* normalised, T* result) {
     if (norm != nullptr) {
         norm_row(head, norm, dim, epsilon, normalised);
         head = normalised;
     }
     const Index half = dim / 2;
-    each_vector(half, [&](Index i, Index count) {
+    for_each_vector(half, [&](Index i, Index count) {
         const Floats first = load(head + i, count), second = load(head + half + i, count);
         const Floats c = load(cosine + i, count), s = load(sine + i, count);
         store(first * c - second * s, result + i, count);
@@ -37,8 +37,8 @@ void place_head(const T* head, const T* norm, float epsilon, const float* cosine
     });
 }
 
-// A block's keys lie as [num_kv_heads, head_dim, block_size], its values as [num_kv_heads, block_size, head_dim]: both
-// products of attention then run along the last axis, and neither has to sum over the lanes of a vector.
+// A block stores keys as [num_kv_heads, head_dim, block_size] and values as [num_kv_heads, block_size, head_dim]: both
+// products of attention then run along the last axis, and neither sums over the lanes of a vector.
 template <class T>
 void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine,
                       const float* sine, const Index* positions, const Index* kv_slots, Index tokens, HeadShape shape,
@@ -54,13 +54,13 @@ void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, floa
             const float* s = sine + positions[t] * dim;
             for (Index at = 0; at < query_width; at += dim) {
                 T* query = queries + t * query_width + at;
-                place_head(row + at, query_norm, epsilon, c, s, dim, normalised.data(), query);
+                norm_and_rotate_head(row + at, query_norm, epsilon, c, s, dim, normalised.data(), query);
             }
             const Index offset = kv_slots[t] % shape.block_size;
             const Index block = kv_slots[t] / shape.block_size * shape.block();
             for (Index h = 0; h < shape.num_kv_heads; ++h) {
                 const T* key = row + query_width + h * dim;
-                place_head(key, key_norm, epsilon, c, s, dim, normalised.data(), rotated.data());
+                norm_and_rotate_head(key, key_norm, epsilon, c, s, dim, normalised.data(), rotated.data());
                 T* tile = keys + block + h * shape.tile() + offset;
                 for (Index d = 0; d < dim; ++d) tile[d * shape.block_size] = rotated[d];
                 std::memcpy(values + block + h * shape.tile() + offset * dim, key + kv_width, dim * sizeof(T));
@@ -69,20 +69,20 @@ void rotate_and_store(const T* qkv, const T* query_norm, const T* key_norm, floa
     }
 }
 
-// Softmax of the first n of `scores`, in place; the sum is returned, the division left to whoever uses the weights.
+// Exponentiate the first n of `scores` in place, and return their sum, by which the caller divides (softmax).
 inline float exponentiate(float* scores, Index n) {
     float largest = scores[0];
     for (Index i = 1; i < n; ++i) largest = std::max(largest, scores[i]);
     Floats total = {};
-    each_vector(n, [&](Index i, Index count) {
+    for_each_vector(n, [&](Index i, Index count) {
         store(exp_of_negative(load(scores + i, count) - largest), scores + i, count);
         total += load(scores + i, count);
     });
     return sum(total);
 }
 
-// result[g][0..width) += sum over rows of weights[g][row] * rows[row][0..width), for kHeads heads at once: each row
-// is read and widened once for all of them.
+// result[g][0..width) += sum over rows of weights[g][row] * rows[row][0..width), for kHeads heads at once, so that each
+// row is read and widened only once.
 template <Index kHeads, class T>
 void accumulate(const float* weights, Index weight_stride, const T* rows, Index num_rows, Index width, float* result,
                 Index result_stride) {
@@ -93,7 +93,7 @@ void accumulate(const float* weights, Index weight_stride, const T* rows, Index 
         for (Index r = 0; r < num_rows; ++r) {
             const Floats lanes = load(rows + r * width + at);
             for (Index g = 0; g < kHeads; ++g) {
-                sums[g] = multiply_add(all(weights[g * weight_stride + r]), lanes, sums[g]);
+                sums[g] = multiply_add(broadcast(weights[g * weight_stride + r]), lanes, sums[g]);
             }
         }
         for (Index g = 0; g < kHeads; ++g) std::memcpy(result + g * result_stride + at, &sums[g], sizeof sums[g]);
@@ -106,14 +106,14 @@ void accumulate(const float* weights, Index weight_stride, const T* rows, Index 
     }
 }
 
-// Pages lie anywhere, so no hardware foresees the next one.
+// The hardware prefetcher cannot predict the next page.
 template <class T>
 void prefetch(const T* first, Index n) {
     for (Index i = 0; i < n; i += 64 / static_cast<Index>(sizeof(T))) __builtin_prefetch(first + i, 0, 2);
 }
 
 // One token's attention over its paged context, for kHeads query heads that share a KV head. `scratch` holds
-// kHeads * (2 * head_dim + whole blocks of the context) floats.
+// kHeads * (2 * head_dim + context rounded up to whole blocks) floats.
 template <Index kHeads, class T>
 void attend_heads(const T* query, const T* keys, const T* values, const Index* table, Index context, HeadShape shape,
                   float* scratch, T* result) {
@@ -137,32 +137,33 @@ void attend_heads(const T* query, const T* keys, const T* values, const Index* t
         accumulate<kHeads>(scores + start, stride, tile, std::min(size, context - start), dim, mixed, dim);
     }
     for (Index g = 0; g < kHeads; ++g) {
-        each_vector(dim, [&](Index d, Index count) {
+        for_each_vector(dim, [&](Index d, Index count) {
             store(load(mixed + g * dim + d, count) / totals[g], result + g * dim + d, count);
         });
     }
 }
 
+// Attention of each of `tokens` over the context in its row of `tables`.
 template <class T>
 void token_attention(const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,
                       const Index* tables, const Index* sequences, Index table_width, Index num_tokens,
                      HeadShape shape, T* result) {
-    constexpr Index kMostHeads = 4;
-    const Index share = shape.share(), dim = shape.head_dim;
+    constexpr Index kMaxHeads = 4;
+    const Index heads_per_kv = shape.heads_per_kv(), dim = shape.head_dim;
 #pragma omp parallel
     {
-        std::vector<float> scratch(kMostHeads * (2 * dim + table_width * shape.block_size));
+        std::vector<float> scratch(kMaxHeads * (2 * dim + table_width * shape.block_size));
 #pragma omp for collapse(2) schedule(dynamic, 4)
         for (Index n = 0; n < num_tokens; ++n) {
             for (Index h = 0; h < shape.num_kv_heads; ++h) {
                 const T *k = keys + h * shape.tile(), *v = values + h * shape.tile();
                 const Index* table = tables + sequences[n] * table_width;
-                for (Index g = 0; g < share; g += kMostHeads) {
-                    const Index at = (tokens[n] * shape.num_heads + h * share + g) * dim;
+                for (Index g = 0; g < heads_per_kv; g += kMaxHeads) {
+                    const Index at = (tokens[n] * shape.num_heads + h * heads_per_kv + g) * dim;
                     auto attend = [&](auto heads) {
                         attend_heads<heads>(queries + at, k, v, table, contexts[n], shape, scratch.data(), result + at);
                     };
-                    switch (std::min(kMostHeads, share - g)) {
+                    switch (std::min(kMaxHeads, heads_per_kv - g)) {
                         case 1: attend(std::integral_constant<Index, 1>()); break;
                         case 2: attend(std::integral_constant<Index, 2>()); break;
                         case 3: attend(std::integral_constant<Index, 3>()); break;

@@ -1,4 +1,4 @@
-// An adapter's factors from the bytes of its file to where the engine keeps them, in one pass.
+// Reads an adapter's A and B matrices from the bytes of its file, converting them in one pass.
 #pragma once
 
 #include <algorithm>
@@ -9,12 +9,12 @@
 
 namespace loraledger {
 
-// How a file holds numbers; in the order of `_STORED` in native.py.
+// Number formats in files; in the order of `_STORED` in native.py.
 enum class Format : Index { kFloat32, kBfloat16, kFloat16 };
 
-// A matrix in a file, from any byte on; mirrors `_StoredMatrix` in native.py.
+// A matrix in a file, at any byte offset; mirrors `_StoredMatrix` in native.py.
 struct StoredMatrix {
-    Index place;
+    Index offset;
     Format format;
 };
 
@@ -22,7 +22,7 @@ struct Half {
     std::uint16_t bits;
 };
 
-// IEEE 754's binary16; its subnormals are multiples of 2^-24.
+// IEEE 754 binary16; subnormals are multiples of 2^-24.
 inline float widen(Half value) {
     const std::uint32_t exponent = value.bits >> 10 & 31u, fraction = value.bits & 1023u;
     const std::uint32_t sign = static_cast<std::uint32_t>(value.bits >> 15) << 31;
@@ -35,9 +35,9 @@ inline float widen(Half value) {
     return result;
 }
 
-// f(a number of the type that `format` is).
+// Call f with a value of the type of `format`.
 template <class F>
-void as_stored(Format format, F f) {
+void dispatch_format(Format format, F f) {
     switch (format) {
         case Format::kFloat32: return f(float{});
         case Format::kBfloat16: return f(Bfloat16{});
@@ -52,15 +52,15 @@ float number(const char* numbers, Index i) {
     return widen(stored);
 }
 
-// `rows` [count] as they are.
+// Read `count` numbers in their stored order.
 template <class T>
-void take_rows(const char* file, StoredMatrix stored, Index count, T* rows) {
-    const char* numbers = file + stored.place;
-    as_stored(stored.format, [&](auto kind) {
+void read_rows(const char* file, StoredMatrix stored, Index count, T* rows) {
+    const char* numbers = file + stored.offset;
+    dispatch_format(stored.format, [&](auto kind) {
         if constexpr (std::is_same_v<decltype(kind), T>) {
             std::memcpy(rows, numbers, count * sizeof *rows);
         } else {
-            each_vector(count, [&](Index i, Index lanes) {
+            for_each_vector(count, [&](Index i, Index lanes) {
                 float widened[kLanes] = {};
                 for (Index lane = 0; lane < lanes; ++lane) widened[lane] = number<decltype(kind)>(numbers, i + lane);
                 store(load(widened), rows + i, lanes);
@@ -69,19 +69,19 @@ void take_rows(const char* file, StoredMatrix stored, Index count, T* rows) {
     });
 }
 
-// `rows` [rank, out] from a matrix [out, rank], times `scaling`.
+// Read a matrix [out, rank], times `scaling`, transposed into `rows` [rank, out].
 template <class T>
-void take_columns(const char* file, StoredMatrix stored, Index rank, Index out, float scaling, T* rows) {
-    const char* numbers = file + stored.place;
-    std::vector<float> turned(rank * kLanes);
-    as_stored(stored.format, [&](auto kind) {
-        each_vector(out, [&](Index i, Index lanes) {
+void read_columns(const char* file, StoredMatrix stored, Index rank, Index out, float scaling, T* rows) {
+    const char* numbers = file + stored.offset;
+    std::vector<float> transposed(rank * kLanes);
+    dispatch_format(stored.format, [&](auto kind) {
+        for_each_vector(out, [&](Index i, Index lanes) {
             for (Index lane = 0; lane < lanes; ++lane) {
                 for (Index row = 0; row < rank; ++row) {
-                    turned[row * kLanes + lane] = number<decltype(kind)>(numbers, (i + lane) * rank + row) * scaling;
+                    transposed[row * kLanes + lane] = number<decltype(kind)>(numbers, (i + lane) * rank + row) * scaling;
                 }
             }
-            for (Index row = 0; row < rank; ++row) store(load(&turned[row * kLanes]), rows + row * out + i, lanes);
+            for (Index row = 0; row < rank; ++row) store(load(&transposed[row * kLanes]), rows + row * out + i, lanes);
         });
     });
 }
@@ -94,8 +94,8 @@ inline std::uint32_t without_sign(float value) {
 
 inline std::uint32_t without_sign(Bfloat16 value) { return (value.bits & 0x7fffu) << 16; }
 
-// The largest absolute value among what was added, NaN if one was: as integers, the bits of floats without a sign are
-// in the order of their values, infinity above all that are finite and NaN above infinity.
+// The largest absolute value of the added numbers, NaN if any is NaN. Compares the bits of floats without their sign as
+// integers: they are in the order of the values, with infinity above all finite numbers and NaN above infinity.
 class Peak {
    public:
     template <class T>
@@ -113,20 +113,20 @@ class Peak {
     std::uint32_t bits_ = 0;
 };
 
-// A and B of each layer: A [rank, in] into `shrink` [layers, rank, in], B [out, rank] times `scaling` into `expand`
-// [layers, rank, out]. `peaks`: the largest absolute value of either, NaN if there is one.
+// Read A [rank, in] of each layer into `shrink` [layers, rank, in], and B [out, rank] times `scaling` into `expand`
+// [layers, rank, out]. `peaks`: the largest absolute value of either, NaN if any is NaN.
 template <class T>
 void read_factors(const char* file, const StoredMatrix* downs, const StoredMatrix* ups, Index layers, Index rank,
                   Index in, Index out, float scaling, T* shrink, T* expand, float* peaks) {
-    Peak of_shrink, of_expand;
+    Peak shrink_peak, expand_peak;
     for (Index layer = 0; layer < layers; ++layer, shrink += rank * in, expand += rank * out) {
-        take_rows(file, downs[layer], rank * in, shrink);
-        take_columns(file, ups[layer], rank, out, scaling, expand);
-        of_shrink.add(shrink, rank * in);
-        of_expand.add(expand, rank * out);
+        read_rows(file, downs[layer], rank * in, shrink);
+        read_columns(file, ups[layer], rank, out, scaling, expand);
+        shrink_peak.add(shrink, rank * in);
+        expand_peak.add(expand, rank * out);
     }
-    peaks[0] = of_shrink.value();
-    peaks[1] = of_expand.value();
+    peaks[0] = shrink_peak.value();
+    peaks[1] = expand_peak.value();
 }
 
 }  // namespace loraledger

@@ -1,4 +1,4 @@
-// Deltas of adapters: each token's states through its adapter's two factors.
+// LoRA deltas: each token's states times the A and B matrices of its adapter.
 #pragma once
 
 #include <omp.h>
@@ -11,7 +11,7 @@
 
 namespace loraledger {
 
-// Elements that one `add_products` takes.
+// Number of elements that one call of `add_products` multiplies.
 template <class T>
 constexpr Index kStep = kLanes * static_cast<Index>(sizeof(float) / sizeof(T));
 
@@ -26,7 +26,7 @@ inline Floats add_products(Floats sums, const Bfloat16* x, const Bfloat16* row) 
     std::memcpy(&right, row, sizeof right);
     return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), left, right));
 #else
-    // A word holds two numbers, which a shift and a mask widen.
+    // A word holds two numbers; a shift and a mask widen them.
     Words left, right;
     std::memcpy(&left, x, sizeof left);
     std::memcpy(&right, row, sizeof right);
@@ -36,8 +36,8 @@ inline Floats add_products(Floats sums, const Bfloat16* x, const Bfloat16* row) 
 #endif
 }
 
-// result[t][r] = x[t] . rows[r], each of n elements, for kTokens by kRows at once: one chain of additions would wait
-// for itself, and what is loaded serves several. `ahead` bytes past a row lies what will be read next.
+// result[t][r] = x[t] . rows[r], each of n elements, for kTokens by kRows at once: independent sums hide the latency
+// of additions, and each loaded vector is used several times. `ahead`: distance in bytes to the data to prefetch.
 template <Index kTokens, Index kRows, class T>
 void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float* result, Index result_stride) {
     Floats sums[kTokens][kRows] = {};
@@ -62,7 +62,7 @@ void dots(const T* x, Index x_stride, const T* rows, Index n, Index ahead, float
     }
 }
 
-// One linear layer's arena and where its delta goes; mirrors `LoraTarget` in native.py.
+// The arena of one linear layer and the column of its delta; mirrors `_LoraTarget` in native.py.
 struct LoraTarget {
     const void* shrink;  // [rows, in]
     const void* expand;  // [rows, out]
@@ -70,30 +70,31 @@ struct LoraTarget {
     Index column;
 };
 
+// Tokens [start, end) with one adapter; mirrors `_LoraSegment` in native.py.
 struct LoraSegment {
     Index start, end, first_row, rank;
 };
 
-// How many rows further on those of the next segment lie; 0 for the last one.
+// Distance in arena rows to the next segment; 0 for the last one.
 inline Index rows_ahead(const LoraSegment* segments, Index num_segments, Index s) {
     return s + 1 < num_segments ? segments[s + 1].first_row - segments[s].first_row : 0;
 }
 
 constexpr Index kTokensPerUnit = 8;
 
-// At most kTokensPerUnit tokens of one adapter through one linear layer.
+// Up to kTokensPerUnit tokens of one adapter and one target.
 struct LoraUnit {
-    Index start, count, first_row, rank, part;
-    Index rows_ahead;  // to the next adapter's, which a segment's first unit of each part reads ahead
+    Index start, count, first_row, rank, target;
+    Index rows_ahead;  // distance to the next adapter's rows, which a segment's first unit per target prefetches
 };
 
 // result[t][0..width) = initial[t][0..width) + sum over rows of weights[t][row] * rows[row][0..width), each element
-// rounded once. `initial` may be `result`, and with stride 0 it is one row for all tokens.
+// rounded once. `initial` may alias `result`; with stride 0 it is one row for all tokens.
 template <Index kTokens, class T, class Result>
 void add_rows(const float* weights, const T* rows, Index row_stride, Index num_rows, Index width, Index ahead,
               const Result* initial, Index initial_stride, Result* result, Index result_stride) {
     Index at = 0;
-    // kVectors from `at` on, of which only a row's last one may have a `count` below kLanes.
+    // kVectors vectors from `at` on; `count` is below kLanes only for the last vector of a row.
     const auto add = [&](auto vectors, Index count) {
         constexpr Index kVectors = vectors;
         Floats sums[kTokens][kVectors];
@@ -112,7 +113,7 @@ void add_rows(const float* weights, const T* rows, Index row_stride, Index num_r
             for (Index j = 0; j < kVectors; ++j) {
                 const Floats lanes = load(row + j * kLanes, count);
                 for (Index t = 0; t < kTokens; ++t) {
-                    sums[t][j] = multiply_add(all(weights[t * num_rows + r]), lanes, sums[t][j]);
+                    sums[t][j] = multiply_add(broadcast(weights[t * num_rows + r]), lanes, sums[t][j]);
                 }
             }
         }
@@ -130,12 +131,12 @@ void add_rows(const float* weights, const T* rows, Index row_stride, Index num_r
     if (at < width) add(std::integral_constant<Index, 1>(), width - at);
 }
 
-// shrunk[t][r], [count, rank], of a unit's tokens.
+// Compute shrunk[t][r], [count, rank], of a unit's tokens.
 template <class T>
-void shrink_unit(const T* states, Index in, const LoraTarget& part, const LoraUnit& unit, float* shrunk) {
+void shrink_unit(const T* states, Index in, const LoraTarget& target, const LoraUnit& unit, float* shrunk) {
     const Index rank = unit.rank;
     const T* x = states + unit.start * in;
-    const T* shrink = static_cast<const T*>(part.shrink) + unit.first_row * in;
+    const T* shrink = static_cast<const T*>(target.shrink) + unit.first_row * in;
     const Index ahead = unit.rows_ahead * in * static_cast<Index>(sizeof(T));
     Index t = 0;
     for (; t + 2 <= unit.count; t += 2) {
@@ -154,12 +155,13 @@ void shrink_unit(const T* states, Index in, const LoraTarget& part, const LoraUn
     }
 }
 
+// Add the deltas of a unit's tokens to `output`.
 template <class T>
-void expand_unit(const float* shrunk, const LoraTarget& part, const LoraUnit& unit, T* output, Index out_stride) {
-    const Index rank = unit.rank, out = part.out;
+void expand_unit(const float* shrunk, const LoraTarget& target, const LoraUnit& unit, T* output, Index out_stride) {
+    const Index rank = unit.rank, out = target.out;
     const Index ahead = unit.rows_ahead * out * static_cast<Index>(sizeof(T));
-    const T* expand = static_cast<const T*>(part.expand) + unit.first_row * out;
-    T* result = output + unit.start * out_stride + part.column;
+    const T* expand = static_cast<const T*>(target.expand) + unit.first_row * out;
+    T* result = output + unit.start * out_stride + target.column;
     Index t = 0;
     for (; t + 4 <= unit.count; t += 4, result += 4 * out_stride) {
         add_rows<4>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result, out_stride);
@@ -169,7 +171,7 @@ void expand_unit(const float* shrunk, const LoraTarget& part, const LoraUnit& un
     }
 }
 
-// What a step's adapters add to one projection.
+// The adapters of a step in one projection.
 struct Deltas {
     const LoraTarget* targets;  // in the order of their columns, disjoint
     Index num_targets;
@@ -177,54 +179,55 @@ struct Deltas {
     Index num_segments;
 };
 
-// Reading a row of weights takes as long as what so many tokens compute with it.
+// Reading a row of weights costs as much as computing with it for this many tokens.
 constexpr Index kTokensPerRead = 2;
 
-// The work of `deltas`, and what lies before each unit in such times, those of all last.
+// The units of `deltas`, and the cumulative cost before each of them; the last entry is the total.
 struct LoraWork {
     std::vector<LoraUnit> units;
     std::vector<Index> costs;
 
-    // `width(part)`: numbers that a unit reads for each of its rows.
+    // `width(target)`: numbers that a unit reads per arena row.
     template <class F>
     LoraWork(const Deltas& deltas, F width) {
         Index cost = 0;
         for (Index s = 0; s < deltas.num_segments; ++s) {
             const LoraSegment& segment = deltas.segments[s];
             for (Index start = segment.start; start < segment.end; start += kTokensPerUnit) {
-                for (Index part = 0; part < deltas.num_targets; ++part) {
+                for (Index target = 0; target < deltas.num_targets; ++target) {
                     const Index count = std::min(kTokensPerUnit, segment.end - start);
                     const Index ahead = start == segment.start ? rows_ahead(deltas.segments, deltas.num_segments, s) : 0;
-                    units.push_back({start, count, segment.first_row, segment.rank, part, ahead});
+                    units.push_back({start, count, segment.first_row, segment.rank, target, ahead});
                     costs.push_back(cost);
-                    cost += segment.rank * width(deltas.targets[part]) * (kTokensPerRead + count);
+                    cost += segment.rank * width(deltas.targets[target]) * (kTokensPerRead + count);
                 }
             }
         }
         costs.push_back(cost);
     }
 
-    // f(unit) for a thread's share; neighbours in memory stay with one thread, which reads ahead.
+    // Call f(unit) for each unit of this thread's share. Units that are adjacent in memory go to one thread, which
+    // prefetches the next one.
     template <class F>
-    void each_own(F f) const {
-        const Index threads = omp_get_num_threads(), own = omp_get_thread_num();
+    void for_each_of_thread(F f) const {
+        const Index threads = omp_get_num_threads(), thread = omp_get_thread_num();
         for (std::size_t u = 0; u < units.size(); ++u) {
-            if (costs[u] * threads / costs.back() == own) f(units[u]);
+            if (costs[u] * threads / costs.back() == thread) f(units[u]);
         }
     }
 };
 
 template <class T>
 void add_lora(const T* states, Index in, const Deltas& deltas, T* output, Index out_stride) {
-    const LoraWork work(deltas, [&](const LoraTarget& part) { return in + part.out; });
+    const LoraWork work(deltas, [&](const LoraTarget& target) { return in + target.out; });
 #pragma omp parallel
     {
         std::vector<float> shrunk;
-        work.each_own([&](const LoraUnit& unit) {
-            const LoraTarget& part = deltas.targets[unit.part];
+        work.for_each_of_thread([&](const LoraUnit& unit) {
+            const LoraTarget& target = deltas.targets[unit.target];
             shrunk.resize(unit.count * unit.rank);
-            shrink_unit(states, in, part, unit, shrunk.data());
-            expand_unit(shrunk.data(), part, unit, output, out_stride);
+            shrink_unit(states, in, target, unit, shrunk.data());
+            expand_unit(shrunk.data(), target, unit, output, out_stride);
         });
     }
 }

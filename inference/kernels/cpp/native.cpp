@@ -1,11 +1,11 @@
-// The decoder's small operations for CPUs. Each function computes what its namesake in `portable.py` does, in one
-// pass over memory and with fp32 sums; weights, states and cache are float or bfloat16. The base model's matrix
-// products are here for bfloat16 only, where `cpu.py` says why; else they stay with oneDNN.
+// The decoder's operations for CPUs. Each function computes the same as its namesake in `portable.py`, in one pass over
+// memory and with fp32 sums; weights, states and cache are float or bfloat16. The base model's matrix products are
+// implemented for bfloat16 only, on the CPUs that `cpu.py` selects; otherwise oneDNN computes them.
 //
-// Portable C++ with the vector types of GCC and Clang: any CPU that the compiler knows will do. Intrinsics only where
-// AVX-512 has an instruction that compilers do not choose alike everywhere: fused multiply-add, products and rounding
-// of bfloat16. Every row is summed in an order that depends on its own length alone: a token's result does not depend
-// on its company.
+// Portable C++ with the vector types of GCC and Clang, for any CPU that the compiler supports. Intrinsics are used only
+// where AVX-512 has an instruction that compilers do not select consistently: fused multiply-add, products and rounding
+// of bfloat16. The order of a row's sum depends only on the row's length, so a token's result does not depend on the
+// other tokens of the batch.
 
 #include "attention.h"
 #include "factors.h"
@@ -46,7 +46,7 @@ using namespace loraledger;
                                       const LoraSegment* segments, Index num_segments, T* output, Index out_stride) { \
         add_lora(states, in, Deltas{targets, num_targets, segments, num_segments}, output, out_stride);                   \
     }                                                                                                                  \
-    extern "C" void take_factors_##SUFFIX(const char* file, const StoredMatrix* downs, const StoredMatrix* ups,       \
+    extern "C" void read_factors_##SUFFIX(const char* file, const StoredMatrix* downs, const StoredMatrix* ups,       \
                                           Index layers, Index rank, Index in, Index out, float scaling, T* shrink,    \
                                           T* expand, float* peaks) {                                                  \
         read_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand, peaks);                        \
@@ -72,5 +72,5 @@ LORALEDGER_PRODUCTS(Vectors<Paired>, paired)
 #endif
 #ifdef __AMX_BF16__
 LORALEDGER_PRODUCTS(Tiled, tiled)
-extern "C" bool may_use_tiled() { return may_use_tiles(); }
+extern "C" bool may_use_tiled() { return request_tiles(); }
 #endif

@@ -1,8 +1,8 @@
-// A weight of bfloat16 in panels, and how vectors of floats multiply by one; tiles.h has another way.
+// Bfloat16 weights packed in panels, and their products by vectors of floats; tiles.h has the products by AMX.
 //
-// A panel has kPanel outputs for all inputs, so that a weight is read from one end to the other. A tile of rows goes
-// through a panel with all its sums in registers, after Goto and van de Geijn, "Anatomy of high-performance matrix
-// multiplication" (2008). Inputs are added in their order, whatever the tile.
+// A panel holds kPanel outputs for all inputs, so that a weight is read sequentially. A tile of rows is multiplied by a
+// panel with all its sums in registers, after Goto and van de Geijn, "Anatomy of high-performance matrix
+// multiplication" (2008). Inputs are added in the same order for every tile.
 #pragma once
 
 #include <algorithm>
@@ -18,11 +18,11 @@ constexpr Index kPanel = 2 * kLanes;
 // One weight's panel.
 struct Panel {
     const Bfloat16* weights;
-    Index in, count;  // inputs, padding included, and outputs that there are
-    bool from_memory;  // not yet in a cache
+    Index in, count;   // inputs including padding, outputs without padding
+    bool from_memory;  // not in a cache yet
 };
 
-// Where sums begin: a row for each token, or with stride 0 one for all.
+// Initial values of sums: a row for each token, or with stride 0 one row for all.
 struct Initial {
     const float* sums;
     Index stride;
@@ -30,8 +30,9 @@ struct Initial {
 
 inline Index round_up(Index count, Index unit) { return (count + unit - 1) / unit * unit; }
 
-// States [num_rows, in] in whole steps of `depth` inputs: as they are where they fit, else a copy with zeros behind.
-inline const Bfloat16* in_steps(const Bfloat16* states, Index num_rows, Index in, Index depth) {
+// States [num_rows, in] padded to whole steps of `depth` inputs: the states themselves if they fit, else a copy with
+// zeros at the end.
+inline const Bfloat16* pad_inputs(const Bfloat16* states, Index num_rows, Index in, Index depth) {
     const Index stride = round_up(in, depth);
     if (stride == in) return states;
     static thread_local std::vector<Bfloat16> padded;
@@ -42,24 +43,24 @@ inline const Bfloat16* in_steps(const Bfloat16* states, Index num_rows, Index in
     return padded.data();
 }
 
-// Products of floats. States are widened first; a word of a panel holds two weights, which a shift and a mask widen.
+// Products of floats. Widens the states first; a word of a panel holds two weights, widened by a shift and a mask.
 struct Widened {
     using Element = float;
     using Lanes = Floats;
     static constexpr Index kDepth = 1;  // inputs that one step takes
 
-    static Index place(Index input, Index output) {
+    static Index offset(Index input, Index output) {
         return input * kPanel + output % kLanes * 2 + output / kLanes;
     }
 
-    // Further apart than they are long: a power of two would put all of them into the same few cache lines.
+    // The stride exceeds the length: with a power of two, all rows would map to the same few cache sets.
     static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
         static thread_local std::vector<Element> widened;
         stride = in + kLanes;
         if (widened.size() < static_cast<std::size_t>(num_rows * stride)) widened.resize(num_rows * stride);
         for (Index row = 0; row < num_rows; ++row) {
-            Element* own = widened.data() + row * stride;
-            each_vector(in, [&](Index i, Index count) { store(load(states + row * in + i, count), own + i, count); });
+            Element* target = widened.data() + row * stride;
+            for_each_vector(in, [&](Index i, Index count) { store(load(states + row * in + i, count), target + i, count); });
         }
         return widened.data();
     }
@@ -71,23 +72,23 @@ struct Widened {
         right = reinterpret_cast<Lanes>(pairs & 0xffff0000u);
     }
 
-    static Lanes everywhere(Element value) { return all(value); }
+    static Lanes broadcast_states(Element value) { return broadcast(value); }
 
     static Floats add(Floats sums, Lanes states, Lanes weights) { return multiply_add(states, weights, sums); }
 };
 
 #ifdef __AVX512BF16__
-// Products of pairs of bfloat16. CPUs differ in how fast their instruction for it is.
+// Products of pairs of bfloat16. The speed of the instruction differs between CPUs; see cpu.py.
 struct Paired {
     using Element = std::uint32_t;
     using Lanes = __m512bh;
     static constexpr Index kDepth = 2;
 
-    static Index place(Index input, Index output) { return input / 2 * 2 * kPanel + output * 2 + input % 2; }
+    static Index offset(Index input, Index output) { return input / 2 * 2 * kPanel + output * 2 + input % 2; }
 
     static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
         stride = round_up(in, kDepth) / kDepth;
-        return reinterpret_cast<const Element*>(in_steps(states, num_rows, in, kDepth));
+        return reinterpret_cast<const Element*>(pad_inputs(states, num_rows, in, kDepth));
     }
 
     static void weights(const Bfloat16* line, Lanes& left, Lanes& right) {
@@ -95,7 +96,7 @@ struct Paired {
         std::memcpy(&right, line + kPanel, sizeof right);
     }
 
-    static Lanes everywhere(Element pair) { return (Lanes)_mm512_set1_epi32(static_cast<std::int32_t>(pair)); }
+    static Lanes broadcast_states(Element pair) { return (Lanes)_mm512_set1_epi32(static_cast<std::int32_t>(pair)); }
 
     static Floats add(Floats sums, Lanes states, Lanes weights) {
         return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), states, weights));
@@ -103,11 +104,11 @@ struct Paired {
 };
 #endif
 
-// Sums of a tile in vector registers, by one of the arithmetics above.
+// Multiplies a tile in vector registers, by one of the arithmetics above.
 template <class Arithmetic>
 struct Vectors : Arithmetic {
     using Element = typename Arithmetic::Element;
-    // Two sums a row: with two vectors of weights and one of states, 27 of 32 registers.
+    // Two sums per row: with two vectors of weights and one of states, 27 of 32 registers.
     static constexpr Index kTileRows = 12;
 
     // `result` [num_rows, out] from a panel's first output on, of at most kTileRows rows.
@@ -134,7 +135,7 @@ struct Vectors : Arithmetic {
             sums[row][0] = load(initial.sums + row * initial.stride);
             sums[row][1] = load(initial.sums + row * initial.stride + kLanes);
         }
-        // What comes after this panel will be read next.
+        // Prefetch the next panel.
         const Index ahead = panel.in * kPanel * static_cast<Index>(sizeof(Bfloat16));
         for (Index step = 0; step < panel.in / Arithmetic::kDepth; ++step) {
             const Bfloat16* line = panel.weights + step * Arithmetic::kDepth * kPanel;
@@ -147,7 +148,7 @@ struct Vectors : Arithmetic {
             Arithmetic::weights(line, left, right);
 #pragma GCC unroll 16
             for (Index row = 0; row < kRows; ++row) {
-                const auto states = Arithmetic::everywhere(rows[row * stride + step]);
+                const auto states = Arithmetic::broadcast_states(rows[row * stride + step]);
                 sums[row][0] = Arithmetic::add(sums[row][0], states, left);
                 sums[row][1] = Arithmetic::add(sums[row][1], states, right);
             }

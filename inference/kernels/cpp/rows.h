@@ -1,4 +1,4 @@
-// What is computed row by row: norms, gates, the largest logit.
+// Operations on rows: RMS norm, gates, argmax.
 #pragma once
 
 #include <algorithm>
@@ -9,18 +9,18 @@
 
 namespace loraledger {
 
-// Rows shorter than this are not worth waking another thread for.
+// Fewer elements than this are not worth starting threads for.
 constexpr Index kMinParallelElements = 16384;
 
 template <class T>
 void norm_row(const T* x, const T* weight, Index n, float epsilon, T* result) {
     Floats squares = {};
-    each_vector(n, [&](Index i, Index count) {
+    for_each_vector(n, [&](Index i, Index count) {
         const Floats lanes = load(x + i, count);
         squares = multiply_add(lanes, lanes, squares);
     });
     const float scale = 1.0f / std::sqrt(sum(squares) / static_cast<float>(n) + epsilon);
-    each_vector(n, [&](Index i, Index count) {
+    for_each_vector(n, [&](Index i, Index count) {
         store(load(x + i, count) * scale * load(weight + i, count), result + i, count);
     });
 }
@@ -29,13 +29,13 @@ template <class T>
 void add_rms_norm(T* hidden, const T* delta, const T* weight, float epsilon, Index tokens, Index width, T* result) {
 #pragma omp parallel for if (tokens * width > kMinParallelElements)
     for (Index t = 0; t < tokens; ++t) {
-        T* own = hidden + t * width;
+        T* sum_row = hidden + t * width;
         if (delta != nullptr) {
-            each_vector(width, [&](Index i, Index count) {
-                store(load(own + i, count) + load(delta + t * width + i, count), own + i, count);
+            for_each_vector(width, [&](Index i, Index count) {
+                store(load(sum_row + i, count) + load(delta + t * width + i, count), sum_row + i, count);
             });
         }
-        norm_row(own, weight, width, epsilon, result + t * width);
+        norm_row(sum_row, weight, width, epsilon, result + t * width);
     }
 }
 
@@ -45,23 +45,23 @@ void silu_gate(const T* gate_up, Index tokens, Index width, T* result) {
     for (Index t = 0; t < tokens; ++t) {
         const T* gate = gate_up + 2 * t * width;
         const T* up = gate + width;
-        T* own = result + t * width;
-        each_vector(width, [&](Index i, Index count) {
+        T* output = result + t * width;
+        for_each_vector(width, [&](Index i, Index count) {
             const Floats g = load(gate + i, count);
             const Floats e = exp_of_negative(g < 0.0f ? g : -g);
-            const Floats sigmoid = (g < 0.0f ? e : all(1.0f)) / (1.0f + e);
-            store(g * sigmoid * load(up + i, count), own + i, count);
+            const Floats sigmoid = (g < 0.0f ? e : broadcast(1.0f)) / (1.0f + e);
+            store(g * sigmoid * load(up + i, count), output + i, count);
         });
     }
 }
 
-// The largest element of each row and the first place where it stands; NaN if the row holds one.
+// The largest element of each row and its first index. The value is NaN if the row holds one.
 template <class T>
-void argmax(const T* rows, Index num_rows, Index width, float* values, Index* places) {
+void argmax(const T* rows, Index num_rows, Index width, float* values, Index* indices) {
 #pragma omp parallel for if (num_rows * width > kMinParallelElements)
     for (Index n = 0; n < num_rows; ++n) {
         const T* row = rows + n * width;
-        Floats largest = all(widen(row[0]));
+        Floats largest = broadcast(widen(row[0]));
         Ints is_nan = {};
         Index i = 0;
         for (; i + kLanes <= width; i += kLanes) {
@@ -80,8 +80,8 @@ void argmax(const T* rows, Index num_rows, Index width, float* values, Index* pl
             has_nan = has_nan || widen(row[i]) != widen(row[i]);
         }
         values[n] = has_nan ? std::numeric_limits<float>::quiet_NaN() : value;
-        places[n] = 0;
-        while (!has_nan && widen(row[places[n]]) != value) ++places[n];
+        indices[n] = 0;
+        while (!has_nan && widen(row[indices[n]]) != value) ++indices[n];
     }
 }
 

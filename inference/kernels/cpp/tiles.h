@@ -1,8 +1,8 @@
-// How the tile registers of AMX multiply by a panel: sixteen rows by sixteen outputs by 32 inputs at once.
+// Products by AMX tile registers: 16 rows by 16 outputs by 32 inputs per instruction.
 //
 // Intel, "Architecture instruction set extensions and future features", chapter 3 (TDPBF16PS): pairs of inputs are added
-// in their order by fused multiply-adds to the nearest, numbers below the normal range count as zero, and a row's sums
-// depend on no other row.
+// in order by fused multiply-adds that round to nearest, numbers below the normal range count as zero, and a row's
+// sums do not depend on other rows.
 #pragma once
 
 #ifdef __AMX_BF16__
@@ -14,10 +14,10 @@
 
 namespace loraledger {
 
-// Linux gives tile registers to a process that asks for them (Documentation/arch/x86/xstate.rst).
-inline bool may_use_tiles() {
-    constexpr long kAskForState = 0x1023, kTileData = 18;
-    return syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+// Request tile registers from Linux (Documentation/arch/x86/xstate.rst). False if it does not grant them.
+inline bool request_tiles() {
+    constexpr long kRequestState = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
 }
 
 class Tiled {
@@ -25,22 +25,22 @@ class Tiled {
     using Element = Bfloat16;
     static constexpr Index kDepth = 32, kTileRows = 32;
 
-    // A step of inputs by a step of outputs, kBlock elements, is what one tile register holds: pairs beside each other.
-    static Index place(Index input, Index output) {
+    // One tile register holds kDepth inputs by kSide outputs, kBlock elements, with pairs of inputs adjacent.
+    static Index offset(Index input, Index output) {
         const Index block = input / kDepth * 2 + output / kSide;
         return block * kBlock + input % kDepth / 2 * kDepth + output % kSide * 2 + input % 2;
     }
 
     static const Element* rows(const Bfloat16* states, Index num_rows, Index in, Index& stride) {
         stride = round_up(in, kDepth);
-        return in_steps(states, num_rows, in, kDepth);
+        return pad_inputs(states, num_rows, in, kDepth);
     }
 
     Tiled() = default;
     Tiled(const Tiled&) = delete;
     Tiled& operator=(const Tiled&) = delete;
 
-    // Whoever shares the thread finds its tile registers as after its start; in use they slow a change of threads.
+    // Releases the tile registers, because registers in use make thread switches slower.
     ~Tiled() {
         if (num_rows_ != 0) _tile_release();
     }
@@ -74,20 +74,20 @@ class Tiled {
             shape.rows[tile] = static_cast<std::uint8_t>(rows_of[tile]);
             shape.row_bytes[tile] = rows_of[tile] == 0 ? 0 : 64;
         }
-        write_to_memory();
+        flush_stores();
         _tile_loadconfig(&shape);
         num_rows_ = num_rows;
     }
 
-    // The compiler does not know that the instructions for tiles read memory.
-    static void write_to_memory() { asm volatile("" ::: "memory"); }
+    // Make the compiler write pending stores: it does not know that tile instructions read memory.
+    static void flush_stores() { asm volatile("" ::: "memory"); }
 
     template <bool kTwoHigh>
     static void multiply_tile(Index num_rows, const Element* rows, Index stride, const Panel& panel, Initial initial,
                               Bfloat16* result, Index out) {
         const Index row_bytes = stride * static_cast<Index>(sizeof *rows);
         const Index initial_bytes = initial.stride * static_cast<Index>(sizeof *initial.sums);
-        write_to_memory();
+        flush_stores();
         _tile_loadd(0, initial.sums, initial_bytes);
         _tile_loadd(1, initial.sums + kSide, initial_bytes);
         if (kTwoHigh) {
@@ -97,7 +97,7 @@ class Tiled {
         for (Index input = 0; input < panel.in; input += kDepth) {
             const Bfloat16* blocks = panel.weights + input * kPanel;
             if (panel.from_memory) {
-                // The next step: the processor's own reading ahead does the rest.
+                // The next step; the hardware prefetcher does the rest.
                 for (Index i = 0; i < 2 * kBlock; i += kDepth) __builtin_prefetch(blocks + 2 * kBlock + i, 0, 2);
             }
             _tile_loadd(6, blocks, 64);
@@ -120,13 +120,13 @@ class Tiled {
             _tile_stored(3, sums[kSide] + kSide, kSumBytes);
         }
         for (Index row = 0; row < num_rows; ++row) {
-            each_vector(panel.count, [&](Index i, Index count) {
+            for_each_vector(panel.count, [&](Index i, Index count) {
                 store(load(sums[row] + i, count), result + row * out + i, count);
             });
         }
     }
 
-    Index num_rows_ = 0;  // of the tiles' shape
+    Index num_rows_ = 0;  // that the tiles are configured for
 };
 
 }  // namespace loraledger

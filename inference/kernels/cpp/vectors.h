@@ -1,4 +1,4 @@
-// Vectors of sixteen floats, and rows of float or bfloat16 as such.
+// Vectors of sixteen floats, loaded from and stored to rows of float or bfloat16.
 #pragma once
 
 #include <cmath>
@@ -34,7 +34,7 @@ typedef std::int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef std::uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef std::uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 
-// GCC's own conversions between vectors of other lengths take them apart and put them together again.
+// GCC's own conversions between vectors of different element sizes split and reassemble them.
 inline Words widen(Halves bits) {
 #ifdef __AVX512F__
     return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(bits)));
@@ -51,7 +51,7 @@ inline Halves narrow(Words bits) {
 #endif
 }
 
-// The first `count` elements of a row; the other lanes are zero.
+// Load the first `count` elements of a row; the other lanes are zero.
 inline Floats load(const float* row, Index count = kLanes) {
     Floats lanes = {};
     std::memcpy(&lanes, row, count * sizeof *row);
@@ -66,7 +66,7 @@ inline Floats load(const Bfloat16* row, Index count = kLanes) {
 
 inline void store(Floats lanes, float* row, Index count = kLanes) { std::memcpy(row, &lanes, count * sizeof *row); }
 
-// To the nearest, ties to even; NaN stays NaN, which the rounding would carry over into infinity or zero.
+// Round to nearest, ties to even. NaN is handled apart, because the addition could turn it into infinity or zero.
 inline void store(Floats lanes, Bfloat16* row, Index count = kLanes) {
 #ifdef __AVX512BF16__
     const __m256bh halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(lanes));
@@ -79,10 +79,11 @@ inline void store(Floats lanes, Bfloat16* row, Index count = kLanes) {
     std::memcpy(row, &halves, count * sizeof *row);
 }
 
-inline Floats all(float x) { return x - Floats{}; }  // plus zero would turn -0 into 0, so compilers would add
+// Subtracts zero: adding it would turn -0 into 0, so the compiler could not omit the addition.
+inline Floats broadcast(float x) { return x - Floats{}; }
 
-// a * b + c, rounded once where there is an instruction for it. Compilers are told not to choose for themselves
-// (-ffp-contract=off): they may choose otherwise in another loop, and a token's bits would depend on its company.
+// a * b + c, rounded once where the CPU has an instruction for it. The compiler must not contract expressions itself
+// (-ffp-contract=off): it could do so in one loop and not in another, and a token's bits would depend on its batch.
 inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #ifdef __AVX512F__
     return reinterpret_cast<Floats>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
@@ -92,7 +93,7 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #endif
 }
 
-// Halves on each other, and so on: the same order in either way of writing it.
+// Add halves repeatedly; both variants add in the same order.
 inline float sum(Floats lanes) {
 #ifdef __AVX512F__
     const __m512d whole = reinterpret_cast<__m512d>(lanes);
@@ -111,24 +112,24 @@ inline float sum(Floats lanes) {
 #endif
 }
 
-// f(index, count) for each vector of a row of `n`; the last may have fewer than kLanes elements.
+// Call f(index, count) for each vector of a row of `n` elements; the last may have fewer than kLanes.
 template <class F>
-inline void each_vector(Index n, F f) {
+inline void for_each_vector(Index n, F f) {
     Index i = 0;
     for (; i + kLanes <= n; i += kLanes) f(i, kLanes);
     if (i < n) f(i, n - i);
 }
 
 // e^x, relative error below 2e-7: x = n ln 2 + r (Cody and Waite), a polynomial for e^r (Cephes' coefficients), 2^n by
-// its exponent bits. At most 0 is ever needed; below -87 the result is a tiny number, not 0.
+// its exponent bits. For x <= 0; below -87 the result is a tiny number, not 0.
 inline Floats exp_of_negative(Floats x) {
-    x = x < -87.0f ? all(-87.0f) : x;  // NaN is not below: a poisoned row stays visible
-    const Floats shift = all(12582912.0f);  // 1.5 * 2^23: a sum with it has no bits for a fraction
-    const Floats n = multiply_add(x, all(1.44269504f), shift) - shift;
-    const Floats r = multiply_add(n, all(2.12194440e-4f), multiply_add(n, all(-0.693359375f), x));
-    Floats p = multiply_add(r, all(1.9875691500e-4f), all(1.3981999507e-3f));
+    x = x < -87.0f ? broadcast(-87.0f) : x;  // NaN is not below -87 and stays NaN
+    const Floats shift = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const Floats n = multiply_add(x, broadcast(1.44269504f), shift) - shift;
+    const Floats r = multiply_add(n, broadcast(2.12194440e-4f), multiply_add(n, broadcast(-0.693359375f), x));
+    Floats p = multiply_add(r, broadcast(1.9875691500e-4f), broadcast(1.3981999507e-3f));
     for (float next : {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) {
-        p = multiply_add(p, r, all(next));
+        p = multiply_add(p, r, broadcast(next));
     }
     p = multiply_add(p * r, r, r) + 1.0f;
     return p * reinterpret_cast<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(KernelBuildError, match="cannot keep or load"):
+    with pytest.raises(KernelBuildError, match="cannot write or load"):
         load_library()
 
 

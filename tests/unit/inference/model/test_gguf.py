@@ -104,7 +104,7 @@ def test_a_number_of_tensors_that_cannot_be_is_refused(tiny_gguf: Path, tmp_path
     content = bytearray(tiny_gguf.read_bytes())
     content[8:16] = struct.pack("<Q", 2**60)
     tiny_gguf.write_bytes(content)
-    with pytest.raises(ModelNotFoundError, match="not a whole GGUF file"):
+    with pytest.raises(ModelNotFoundError, match="not a complete GGUF file"):
         resolve_model(str(tiny_gguf), tmp_path / "cache")
 
 

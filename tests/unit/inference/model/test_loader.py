@@ -51,7 +51,7 @@ def test_a_model_with_parts_that_the_family_does_not_have_is_refused(edited: Cal
     folder = edited()
     path = folder / "model.safetensors"
     save_file({**load_file(path), "model.layers.0.self_attn.q_norm.weight": torch.ones(16)}, path)
-    with pytest.raises(UnsupportedModelError, match=r"no place for: .*q_norm"):
+    with pytest.raises(UnsupportedModelError, match=r"does not use: .*q_norm"):
         load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), SingleRank())
 
 
@@ -61,5 +61,5 @@ def test_half_a_fused_bias_is_refused(tmp_path: Path) -> None:
     tensors = load_file(path)
     del tensors["model.layers.1.self_attn.k_proj.bias"]
     save_file(tensors, path)
-    with pytest.raises(UnsupportedModelError, match="layer 1: only some parts of qkv"):
+    with pytest.raises(UnsupportedModelError, match="layer 1: only some linear layers of qkv"):
         load_decoder(open_weights(folder), 16, "cpu", PortableKernels(), SingleRank())

@@ -43,6 +43,6 @@ def test_tables_equal_those_of_transformers(rope: dict[str, Any], edited: Callab
     positions = torch.arange(512)
     reference = LlamaRotaryEmbedding(AutoConfig.from_pretrained(folder))
     cos, sin = reference(torch.zeros(1, 1), positions.unsqueeze(0))
-    cosine, sine = table.at(positions).rows
+    cosine, sine = table.rotation(positions).rows
     torch.testing.assert_close(cosine.squeeze(1), cos[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sine.squeeze(1), sin[0], atol=1e-5, rtol=1e-5)

@@ -109,7 +109,7 @@ def test_offline_the_error_says_what_to_do(hub: Hub, tmp_path: Path, go_offline:
 
 
 def test_an_unknown_repository_is_named(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="'owner/other' is no folder here"):
+    with pytest.raises(ModelNotFoundError, match="'owner/other' is no local folder"):
         resolve_model("owner/other", tmp_path / "cache")
 
 

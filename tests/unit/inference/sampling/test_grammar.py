@@ -204,7 +204,7 @@ def test_a_grammar_that_explodes_fails_its_requests_and_is_compiled_anew(
     answers = run_all(engine, constrained, innocent)
     assert isinstance(answers["r"].error, GrammarTooComplexError)
     assert answers["i"].last.finish_reason == "length"
-    assert not engine.grammars.compile(long).is_spent
+    assert not engine.grammars.compile(long).is_exhausted
     assert checks == [long.pattern] * 2
 
 

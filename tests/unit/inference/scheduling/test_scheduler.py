@@ -259,7 +259,7 @@ class Scheduling(RuleBasedStateMachine):
             if not self.world.step():
                 break
         assert not self.world.scheduler.running
-        assert self.world.scheduler.num_waiting == self.world.scheduler._line.num_tokens == 0
+        assert self.world.scheduler.num_waiting == self.world.scheduler._queue_limits.num_tokens == 0
         assert self.world.blocks.num_free == self.world.blocks.num_blocks
 
 
