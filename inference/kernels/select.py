@@ -51,7 +51,7 @@ def select_kernels(
 
 def select_factor_reader(backend: KernelBackend, dtype: torch.dtype) -> FactorReader:
     """The native reader where it supports `dtype` and can be built, else plain torch. Adapters are read on
-    the CPU whatever the engine's device.
+    the CPU for engines on any device.
 
     Raises `KernelBuildError` when the native reader is required and not available.
     """
