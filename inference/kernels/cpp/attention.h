@@ -22,8 +22,8 @@ struct HeadShape {
 
 // Normalise one head of queries or keys if a weight is given, then rotate it in the half-split layout.
 template <class T>
-void norm_and_rotate_head(const T* head, const T* norm, float epsilon, const float* cosine, const float* sine, Index dim,
-                T* normalised, T* result) {
+void norm_and_rotate_head(const T* head, const T* norm, float epsilon, const float* cosine, const float* sine,
+                          Index dim, T* normalised, T* result) {
     if (norm != nullptr) {
         norm_row(head, norm, dim, epsilon, normalised);
         head = normalised;
@@ -126,7 +126,8 @@ void attend_heads(const T* query, const T* keys, const T* values, const Index* t
     for (Index start = 0; start < context; start += size) {
         const T* tile = keys + table[start / size] * shape.block();
         const bool is_last = start + size >= context;
-        prefetch(is_last ? values + table[0] * shape.block() : keys + table[start / size + 1] * shape.block(), shape.tile());
+        const T* next = is_last ? values + table[0] * shape.block() : keys + table[start / size + 1] * shape.block();
+        prefetch(next, shape.tile());
         accumulate<kHeads>(wide, dim, tile, dim, size, scores + start, stride);
     }
     float totals[kHeads];

@@ -78,7 +78,8 @@ void read_columns(const char* file, StoredMatrix stored, Index rank, Index out, 
         for_each_vector(out, [&](Index i, Index lanes) {
             for (Index lane = 0; lane < lanes; ++lane) {
                 for (Index row = 0; row < rank; ++row) {
-                    transposed[row * kLanes + lane] = number<decltype(kind)>(numbers, (i + lane) * rank + row) * scaling;
+                    const float value = number<decltype(kind)>(numbers, (i + lane) * rank + row);
+                    transposed[row * kLanes + lane] = value * scaling;
                 }
             }
             for (Index row = 0; row < rank; ++row) store(load(&transposed[row * kLanes]), rows + row * out + i, lanes);

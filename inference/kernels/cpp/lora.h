@@ -164,10 +164,12 @@ void expand_unit(const float* shrunk, const LoraTarget& target, const LoraUnit& 
     T* result = output + unit.start * out_stride + target.column;
     Index t = 0;
     for (; t + 4 <= unit.count; t += 4, result += 4 * out_stride) {
-        add_rows<4>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result, out_stride);
+        add_rows<4>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result,
+                    out_stride);
     }
     for (; t < unit.count; ++t, result += out_stride) {
-        add_rows<1>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result, out_stride);
+        add_rows<1>(shrunk + t * rank, expand, out, rank, out, t == 0 ? ahead : 0, result, out_stride, result,
+                    out_stride);
     }
 }
 
@@ -196,7 +198,8 @@ struct LoraWork {
             for (Index start = segment.start; start < segment.end; start += kTokensPerUnit) {
                 for (Index target = 0; target < deltas.num_targets; ++target) {
                     const Index count = std::min(kTokensPerUnit, segment.end - start);
-                    const Index ahead = start == segment.start ? rows_ahead(deltas.segments, deltas.num_segments, s) : 0;
+                    const bool is_first = start == segment.start;
+                    const Index ahead = is_first ? rows_ahead(deltas.segments, deltas.num_segments, s) : 0;
                     units.push_back({start, count, segment.first_row, segment.rank, target, ahead});
                     costs.push_back(cost);
                     cost += segment.rank * width(deltas.targets[target]) * (kTokensPerRead + count);

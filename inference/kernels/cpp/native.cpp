@@ -18,52 +18,52 @@ using namespace loraledger;
 
 // C names for ctypes, one set for each element type.
 #define LORALEDGER_KERNELS(T, SUFFIX)                                                                                  \
-    extern "C" void add_rms_norm_##SUFFIX(T* hidden, const T* delta, const T* weight, float epsilon, Index tokens,    \
-                                          Index width, T* result) {                                                   \
-        add_rms_norm(hidden, delta, weight, epsilon, tokens, width, result);                                          \
+    extern "C" void add_rms_norm_##SUFFIX(T* hidden, const T* delta, const T* weight, float epsilon, Index tokens,     \
+                                          Index width, T* result) {                                                    \
+        add_rms_norm(hidden, delta, weight, epsilon, tokens, width, result);                                           \
     }                                                                                                                  \
-    extern "C" void silu_gate_##SUFFIX(const T* gate_up, Index tokens, Index width, T* result) {                      \
-        silu_gate(gate_up, tokens, width, result);                                                                    \
+    extern "C" void silu_gate_##SUFFIX(const T* gate_up, Index tokens, Index width, T* result) {                       \
+        silu_gate(gate_up, tokens, width, result);                                                                     \
     }                                                                                                                  \
-    extern "C" void rotate_and_store_##SUFFIX(                                                                        \
-        const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine, const float* sine,  \
-        const Index* positions, const Index* kv_slots, Index tokens, Index num_heads, Index num_kv_heads,             \
-        Index head_dim, Index block_size, T* queries, T* keys, T* values) {                                                             \
-        rotate_and_store(qkv, query_norm, key_norm, epsilon, cosine, sine, positions, kv_slots, tokens,               \
-                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, queries, keys, values);            \
+    extern "C" void rotate_and_store_##SUFFIX(                                                                         \
+        const T* qkv, const T* query_norm, const T* key_norm, float epsilon, const float* cosine, const float* sine,   \
+        const Index* positions, const Index* kv_slots, Index tokens, Index num_heads, Index num_kv_heads,              \
+        Index head_dim, Index block_size, T* queries, T* keys, T* values) {                                            \
+        rotate_and_store(qkv, query_norm, key_norm, epsilon, cosine, sine, positions, kv_slots, tokens,                \
+                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, queries, keys, values);             \
     }                                                                                                                  \
-    extern "C" void token_attention_##SUFFIX(                                                                        \
-        const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,                 \
-        const Index* tables, const Index* sequences, Index table_width, Index num_tokens, Index num_heads, Index num_kv_heads, Index head_dim, \
-        Index block_size, T* result) {                                                                                \
-        token_attention(queries, keys, values, tokens, contexts, tables, sequences, table_width, num_tokens,                     \
-                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, result);                           \
+    extern "C" void token_attention_##SUFFIX(                                                                          \
+        const T* queries, const T* keys, const T* values, const Index* tokens, const Index* contexts,                  \
+        const Index* tables, const Index* sequences, Index table_width, Index num_tokens, Index num_heads,             \
+        Index num_kv_heads, Index head_dim, Index block_size, T* result) {                                             \
+        token_attention(queries, keys, values, tokens, contexts, tables, sequences, table_width, num_tokens,           \
+                         HeadShape{num_heads, num_kv_heads, head_dim, block_size}, result);                            \
     }                                                                                                                  \
-    extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {       \
-        argmax(rows, num_rows, width, values, places);                                                                \
+    extern "C" void argmax_##SUFFIX(const T* rows, Index num_rows, Index width, float* values, Index* places) {        \
+        argmax(rows, num_rows, width, values, places);                                                                 \
     }                                                                                                                  \
-    extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraTarget* targets, Index num_targets,              \
-                                      const LoraSegment* segments, Index num_segments, T* output, Index out_stride) { \
-        add_lora(states, in, Deltas{targets, num_targets, segments, num_segments}, output, out_stride);                   \
+    extern "C" void add_lora_##SUFFIX(const T* states, Index in, const LoraTarget* targets, Index num_targets,         \
+                                      const LoraSegment* segments, Index num_segments, T* output, Index out_stride) {  \
+        add_lora(states, in, Deltas{targets, num_targets, segments, num_segments}, output, out_stride);                \
     }                                                                                                                  \
-    extern "C" void read_factors_##SUFFIX(const char* file, const StoredMatrix* downs, const StoredMatrix* ups,       \
-                                          Index layers, Index rank, Index in, Index out, float scaling, T* shrink,    \
-                                          T* expand, float* peaks) {                                                  \
-        read_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand, peaks);                        \
+    extern "C" void read_factors_##SUFFIX(const char* file, const StoredMatrix* downs, const StoredMatrix* ups,        \
+                                          Index layers, Index rank, Index in, Index out, float scaling, T* shrink,     \
+                                          T* expand, float* peaks) {                                                   \
+        read_factors(file, downs, ups, layers, rank, in, out, scaling, shrink, expand, peaks);                         \
     }
 
 LORALEDGER_KERNELS(float, float32)
 LORALEDGER_KERNELS(Bfloat16, bfloat16)
 
 #define LORALEDGER_PRODUCTS(ARITHMETIC, NAME)                                                                          \
-    extern "C" void pack_##NAME(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {                      \
+    extern "C" void pack_##NAME(const Bfloat16* weight, Index out, Index in, Bfloat16* packed) {                       \
         pack<ARITHMETIC>(weight, out, in, packed);                                                                     \
     }                                                                                                                  \
-    extern "C" void multiply_##NAME(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed,           \
-                                    const Bfloat16* bias, Index out, const LoraTarget* targets, Index num_targets,          \
-                                    const LoraSegment* segments, Index num_segments, Bfloat16* result) {              \
-        const Deltas deltas{targets, num_targets, segments, num_segments};                                                \
-        multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, deltas, result);                                  \
+    extern "C" void multiply_##NAME(const Bfloat16* states, Index tokens, Index in, const Bfloat16* packed,            \
+                                    const Bfloat16* bias, Index out, const LoraTarget* targets, Index num_targets,     \
+                                    const LoraSegment* segments, Index num_segments, Bfloat16* result) {               \
+        const Deltas deltas{targets, num_targets, segments, num_segments};                                             \
+        multiply<ARITHMETIC>(states, tokens, in, packed, bias, out, deltas, result);                                   \
     }
 
 LORALEDGER_PRODUCTS(Vectors<Widened>, widened)

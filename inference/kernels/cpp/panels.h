@@ -60,7 +60,9 @@ struct Widened {
         if (widened.size() < static_cast<std::size_t>(num_rows * stride)) widened.resize(num_rows * stride);
         for (Index row = 0; row < num_rows; ++row) {
             Element* target = widened.data() + row * stride;
-            for_each_vector(in, [&](Index i, Index count) { store(load(states + row * in + i, count), target + i, count); });
+            for_each_vector(in, [&](Index i, Index count) {
+                store(load(states + row * in + i, count), target + i, count);
+            });
         }
         return widened.data();
     }

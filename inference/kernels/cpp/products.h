@@ -80,7 +80,8 @@ class Expansion {
     // Set each sum of `window` to its bias plus the delta of its token's adapter.
     void initialise(const Window& window) const {
         Index filled = window.first_token;
-        for (Index s = segment_of(filled); s < deltas_.num_segments && deltas_.segments[s].start < window.last_token; ++s) {
+        for (Index s = segment_of(filled);
+             s < deltas_.num_segments && deltas_.segments[s].start < window.last_token; ++s) {
             const Index from = std::max(filled, deltas_.segments[s].start);
             const Index to = std::min(window.last_token, deltas_.segments[s].end);
             window.with_tokens(filled, from).fill_with_bias();
@@ -114,7 +115,8 @@ class Expansion {
             static_cast<const Bfloat16*>(target.expand) + segment.first_row * target.out + window.first - target.column;
         const Index width = window.last - window.first, num_tokens = window.last_token - window.first_token;
         const float* shrunk = shrunk_ + offset(p, s, window.first_token);
-        Index ahead = rows_ahead(deltas_.segments, deltas_.num_segments, s) * target.out * static_cast<Index>(sizeof *rows);
+        Index ahead = rows_ahead(deltas_.segments, deltas_.num_segments, s) * target.out;
+        ahead *= static_cast<Index>(sizeof *rows);
         Index t = 0;
         for (; t + 4 <= num_tokens; t += 4, ahead = 0) {
             add_rows<4>(shrunk + t * segment.rank, rows, target.out, segment.rank, width, ahead, window.bias, 0,
@@ -204,7 +206,8 @@ void multiply(const Bfloat16* states, Index tokens, Index in, const Bfloat16* pa
                 for (Index tile = 0; tile < tiles; ++tile, panel.from_memory = false) {
                     const Index from = num_rows * tile / tiles, to = num_rows * (tile + 1) / tiles;
                     const Initial initial =
-                        sums == nullptr ? Initial{widened_bias, 0} : Initial{sums + from * width + column - left, width};
+                        sums == nullptr ? Initial{widened_bias, 0}
+                                        : Initial{sums + from * width + column - left, width};
                     arithmetic.multiply(to - from, rows + from * stride, stride, panel, initial,
                                         result + (start + from) * out + column, out);
                 }
