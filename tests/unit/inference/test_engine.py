@@ -319,7 +319,7 @@ def test_a_bad_adapter_fails_its_own_requests_only(
 def test_an_overflowing_adapter_fails_alone_and_leaves_nothing_behind(
     tiny_llama: Path, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
-    """Finite weights that drive states to infinity, beside innocents and in reused kv_blocks."""
+    """Finite weights that drive states to infinity, in a mixed batch and in reused kv_blocks."""
     ref = make_adapter(tmp_path / "a", tiny_llama)
     huge = rewrite_tensors(ref, {name: torch.full_like(t, 1e18) for name, t in read_tensors(ref).items()})
     engine = make_engine(kv_budget_bytes=30 * 2048, kv_block_size=4)
@@ -400,7 +400,7 @@ def test_a_refused_adapter_is_read_once(
     answers = run_all(engine, greedy("1", adapter=ref), greedy("2", adapter=ref))
     assert {type(answer.error) for answer in answers.values()} == {AdapterDigestMismatchError}
     assert len(read) == 1
-    assert not engine._adapters.registry._loads  # nor is another load under way, for nobody
+    assert not engine._adapters.registry._loads  # and no load without a request
 
 
 def test_adapters_in_slots_do_not_keep_a_cold_one_out_of_the_host_cache(

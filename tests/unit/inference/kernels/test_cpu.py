@@ -28,11 +28,11 @@ def test_the_fastest_of_each_kind(cpu: Cpu, expected: str | None) -> None:
 
 
 def test_this_one_is_read_from_the_system() -> None:
-    told = Path("/proc/cpuinfo").read_text()
+    text = Path("/proc/cpuinfo").read_text()
     cpu = this_cpu()
     assert cpu.features
-    assert all(feature in told for feature in cpu.features)
-    assert cpu.vendor in told
+    assert all(feature in text for feature in cpu.features)
+    assert cpu.vendor in text
 
 
 def test_a_system_that_tells_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

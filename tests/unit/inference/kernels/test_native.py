@@ -143,7 +143,7 @@ def test_rotation_and_storage(
 def test_attention_of_single_tokens(
     dtype: torch.dtype, seed: int, contexts: list[int], num_kv_heads: int, share: int, head_dim: int
 ) -> None:
-    """Blocks are shuffled, tables padded, and what lies beyond a context is NaN: nobody may read it."""
+    """Blocks are shuffled, tables padded, and positions beyond a context are NaN, which must not be read."""
     torch.manual_seed(seed)
     longest = math.ceil(max(contexts) / BLOCK_SIZE)
     tables = torch.randperm(len(contexts) * longest).view(len(contexts), longest)

@@ -1,4 +1,4 @@
-"""The GPU kernels in Triton's interpreter, which computes on the CPU what a GPU would be told to.
+"""The GPU kernels in Triton's interpreter, which executes them on the CPU.
 
 Not in bf16: the interpreter multiplies the bits of bf16 numbers as if they were integers.
 """

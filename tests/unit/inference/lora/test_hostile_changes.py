@@ -209,7 +209,7 @@ def test_no_path_that_a_configuration_names_is_ever_opened(
         auto_mapping={"base_model_class": "os.system", "parent_library": "transformers.nowhere"},
         target_modules=["../../../evil"],
     )
-    load(evil)  # whatever this process imports or opens for the first time, it has by now
+    load(evil)  # so that first imports and opened files do not count below
     seen: list[tuple[str, str]] = []
     is_watching = True
 

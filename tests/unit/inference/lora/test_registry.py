@@ -132,7 +132,7 @@ def test_a_load_that_nobody_waits_for_any_more_is_not_started(loading: Callable[
     assert it.loaded == ["1"]
     it.registry.poll()
     it.registry.unpin(one.digest)
-    assert it.want(two) is None  # asked for anew, as if it never had been
+    assert it.want(two) is None  # queued again like a new load
 
 
 def test_a_load_that_finds_no_room_evicts_nothing(loading: Callable[[int], Loading]) -> None:

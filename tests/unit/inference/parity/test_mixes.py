@@ -124,7 +124,7 @@ def run(engine: Engine, world: World, arrivals: list[Arrival]) -> tuple[dict[str
         engine.check_integrity()
         step += 1
         if engine.is_stalled and not engine.is_idle:
-            assert engine._loaded.wait(30), "nobody will ever be served"
+            assert engine._loaded.wait(30), "no request can make progress"
     return answers, aborted
 
 

@@ -11,7 +11,7 @@ def test_a_share_is_the_larger_part_of_either_bound() -> None:
     limits.enter("many", 1)
     limits.enter("many", 1)
     limits.enter("long", 50)
-    assert (limits.share("many"), limits.share("long"), limits.share("nobody")) == (0.2, 0.5, 0.0)
+    assert (limits.share("many"), limits.share("long"), limits.share("unknown")) == (0.2, 0.5, 0.0)
     assert limits.heaviest_payer() == "long"
     limits.leave("long", 50)
     assert limits.heaviest_payer() == "many"

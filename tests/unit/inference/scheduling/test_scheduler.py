@@ -239,7 +239,7 @@ class Scheduling(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def overflow(self, data: st.DataObject) -> None:
-        """A running request fails, and nobody may begin behind its tokens."""
+        """A running request fails, and its blocks must not be shared."""
         if self.world.scheduler.running:
             request = data.draw(st.sampled_from(self.world.scheduler.running))
             self.world.scheduler.remove(request)
@@ -251,7 +251,7 @@ class Scheduling(RuleBasedStateMachine):
             self.world.check()
 
     def teardown(self) -> None:
-        """Whatever happened before, all that is left finishes and everything is given back."""
+        """In any state, all remaining requests finish and everything is released."""
         if not hasattr(self, "world"):
             return
         self.world.slots.loading.clear()
