@@ -51,7 +51,7 @@ def spectrum(adapter: Adapter, base: BaseWeights) -> tuple[bytes, dict[str, floa
             down, up = block.shrink[index].double(), block.expand[index].double()
             name = architecture.linear_name(layer, linear)
             sketches[places.index((layer, linear))] = _sketch(name, down, up).flatten()
-            one = _statistics(down, up, float(base.original(layer, linear).double().norm()))
+            one = _statistics(down, up, float(base.checkpoint_weight(layer, linear).double().norm()))
             if one["norm"] > MAX_NORM:
                 raise AdapterRefused(
                     f"{name}: the update is {one['norm']:.1f} times the weights that it is added to, at most "
