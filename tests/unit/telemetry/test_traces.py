@@ -77,12 +77,12 @@ def test_a_parent_that_is_none_begins_a_trace_of_its_own() -> None:
 def test_the_standard_variables_say_whether_and_where(
     environment: Mapping[str, str], exporters: list[str]
 ) -> None:
-    assert traces._wanted(environment) == exporters
+    assert traces._exporter_names(environment) == exporters
 
 
 def test_an_unknown_exporter_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "jaeger")
-    with pytest.raises(traces.TracesMisconfigured, match="'jaeger'; there are otlp, console, none"):
+    with pytest.raises(traces.TracesMisconfigured, match="'jaeger'; set it to one of otlp, console, none"):
         traces.setup("api")
 
 
