@@ -14,21 +14,20 @@ if TYPE_CHECKING:
 
 def create() -> FastAPI:
     settings = load_settings()
-    setup_telemetry(settings, "api")  # before what counts is imported
+    setup_telemetry(settings, "api")  # before any module that defines metrics is imported
     from backend.api.app import create_app
-    from backend.installation.api_services import services_of
     from backend.installation.installation import Installation
 
-    services = services_of(Installation(settings))
-    services.metrics_token()  # made now: whoever scrapes reads it first
+    services = Installation(settings).api_services
+    services.metrics_token()  # create the token's file at the start, so that scrapers can read it
     app = create_app(services, settings)
-    keep()
+    freeze_heap()
     return app
 
 
-def keep() -> None:
-    """What there is now stays: the collector need not walk through a million objects of imported modules, for
-    a tenth of a second and with every stream held up, to find what answers have left behind.
+def freeze_heap() -> None:
+    """Exclude all present objects from garbage collection. A full collection of the imported modules' million
+    objects would take a tenth of a second, and delay every stream.
     """
     gc.collect()
     gc.freeze()

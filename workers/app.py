@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
     from celery import Celery, Task
 
-    from backend.installation.installation import Installation
-    from backend.services.contribute.snapshot import Snapshots
-    from backend.services.train.leases import Leases
-    from backend.services.train.publication import Publication
-    from backend.settings import Settings
     from workers.steps import Steps
 
 QUEUE_BY_TASK = {
@@ -84,72 +79,6 @@ def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
     worker_shutting_down.connect(stop)
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     app.worker_main(["--quiet", "worker", "--pool=solo", f"--queues={','.join(queues)}", *quiet])
-
-
-def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
-    """A worker of this installation, in this process."""
-    from backend.installation.installation import Installation
-
-    installation = Installation(settings)
-    try:
-        if settings.training_price and QUEUE_BY_TASK["training.publish"] in queues:
-            _ = installation.receipt_key  # whoever publishes charges: told now, not when a job was trained
-        work(create_app(settings.home, settings.broker_url), steps_of(installation), queues)
-    finally:
-        installation.close()
-
-
-def steps_of(installation: Installation) -> Steps:
-    from pathlib import Path
-
-    from backend.services.train.parents import Parents
-    from workers.inspection import Inspector
-    from workers.screening import Gatekeeper
-    from workers.steps import Steps, TrainerOptions
-
-    settings, database = installation.settings, installation.database
-    options = TrainerOptions(
-        home=training_home(settings),
-        transfers=installation.transfers,
-        model_cache=settings.model_cache,
-        num_threads=settings.trainer_threads,
-        base_folder=installation.base.folder,
-        bring_parent=Parents(database, installation.adapter_folders).bring,
-    )
-    gatekeeper = Gatekeeper(
-        installation.gate,
-        installation.adapter_folders,
-        Inspector(Path(installation.base.folder), settings.trainer_threads),
-    )
-    snapshots = snapshots_of(installation)
-    return Steps(leases_of(installation), snapshots, gatekeeper, publication_of(installation), options)
-
-
-def snapshots_of(installation: Installation) -> Snapshots:
-    """With what other operators took in: it is fetched when a job asks for it."""
-    from backend.services.contribute.snapshot import Snapshots
-
-    database, lane = installation.database, installation.operator.account
-    bring = installation.peers_of(database).bring
-    return Snapshots(database, installation.blobs, installation.chain, lane, bring)
-
-
-def training_home(settings: Settings) -> Path:
-    """It has one folder a job."""
-    return settings.home / "training"
-
-
-def leases_of(installation: Installation) -> Leases:
-    from backend.installation.training_payments import payments_of
-    from backend.services.train.leases import Leases
-
-    return Leases(installation.database, payments_of(installation))
-
-
-def publication_of(installation: Installation) -> Publication:
-    from backend.services.train.publication import Publication
-
-    return Publication(installation.database, installation.blobs, installation.chain, installation.gate)
 
 
 def _folders(root: Path) -> dict[str, Any]:

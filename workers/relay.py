@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.metrics import DELIVERIES
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from backend.db.unit_of_work import Database
     from backend.domain.outbox import Message
-    from backend.installation.installation import Installation
 
 RELAY_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
@@ -90,31 +88,7 @@ class Relay:
             sweep()
 
 
-def relay_of(installation: Installation) -> Relay:
-    """The relay of an installation; it also offers lapsed jobs again, notices registrations and removes the
-    folders of jobs that are over.
-    """
-    from backend.installation.training_payments import payments_of
-    from backend.services.train.imported import ImportedAdapters
-    from backend.services.train.jobs import Training
-    from workers.app import create_app, leases_of, publication_of, training_home
-    from workers.training.folders import sweep_folders
-
-    app = create_app(installation.settings.home, installation.settings.broker_url)
-    database = installation.database
-    training = Training(database, payments_of(installation))
-    foreign = ImportedAdapters(database, installation.transfers)
-    home = training_home(installation.settings)
-    sweeps = (
-        leases_of(installation).offer_lapsed,
-        publication_of(installation).notice,
-        partial(sweep_folders, home, training),
-        partial(sweep_folders, home, foreign),
-    )
-    return Relay(database, sender_of(app), sweeps)
-
-
-def sender_of(app: Celery) -> Callable[[str, Mapping[str, Any]], None]:
+def outbox_sender(app: Celery) -> Callable[[str, Mapping[str, Any]], None]:
     """Puts a message on the broker, with the current span in its headers."""
 
     def send(task: str, payload: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Every service that a router of the API calls. `backend.installation` builds it."""
+"""The services that the API's routers call. Built by `backend.installation`."""
 
 from __future__ import annotations
 
@@ -63,11 +63,13 @@ class Services:
     payouts: Payouts
     governance: Governance
     blobs: BlobStore
-    is_here: Callable[[Cid], bool]
-    """Whether asking `blobs` for it stays on this machine: strangers' requests start no search elsewhere."""
+    is_local: Callable[[Cid], bool]
+    """Whether looking a CID up in `blobs` stays on this machine: unauthenticated requests must not start
+    searches in the IPFS network.
+    """
     metrics: Callable[[], Awaitable[bytes]]
-    """In Prometheus' text format."""
+    """Renders all metrics in Prometheus' text format."""
     metrics_token: Callable[[], str]
-    """Shown by whoever may see them."""
+    """Bearer token that callers of `GET /metrics` must present."""
     readiness: Callable[[], dict[str, str]]
-    """Part -> what is wrong with it; empty when all parts answer."""
+    """Faults by part; empty if all parts are ready."""

@@ -65,7 +65,8 @@ def worker(
     """Run training and publishing tasks."""
     settings = load_settings()
     setup_telemetry(settings, "worker")
-    from workers.app import QUEUES, run_worker
+    from workers.app import QUEUES
+    from workers.installation import run_worker
 
     unknown = sorted(set(queue or ()) - set(QUEUES))
     if unknown:
@@ -124,9 +125,9 @@ def _send(installation: Installation, stop: threading.Event) -> None:
 
 
 def _relay(installation: Installation, stop: threading.Event) -> None:
-    from workers.relay import relay_of
+    from workers.installation import Workers
 
-    relay_of(installation).run(stop)
+    Workers(installation).relay.run(stop)
 
 
 def _settle(installation: Installation, stop: threading.Event) -> None:

@@ -15,15 +15,15 @@ def doctor(*, as_json: AsJson = False) -> None:
     """Check disk, database, chain, indexer and engine of this home, and the operator's stake, receipt key and
     base model record on the chain. Exit code 1 if one is faulty.
     """
-    from backend.installation.readiness import OPERATOR_PARTS, PARTS, faults
+    from backend.installation.operator_readiness import OPERATOR_PARTS
+    from backend.installation.readiness import PARTS, faults
 
-    parts = (*PARTS, *OPERATOR_PARTS)
     with open_installation() as installation:
-        found = faults(installation, parts)
+        found = faults(installation, PARTS) | faults(installation, OPERATOR_PARTS)
     if as_json:
         print_json(found)
     else:
-        for part in parts:
-            typer.echo(f"{part.name:9} {found.get(part.name, 'ok')}")
+        for name in [*(part.name for part in PARTS), *(part.name for part in OPERATOR_PARTS)]:
+            typer.echo(f"{name:9} {found.get(name, 'ok')}")
     if found:
         raise typer.Exit(1)

@@ -82,11 +82,9 @@ def base(
     """Prepare the base model of LORALEDGER_BASE_MODEL, and register its prices and those of training on it,
     where missing. May be repeated, also with other prices.
     """
-    from backend.installation.base_model import offers_of, prepare_offer
-
     with open_installation() as installation:
         installation.prepare_database()
-        offer, offers = prepare_offer(installation, prices), offers_of(installation)
+        offer, offers = installation.prepare_offer(prices), installation.offers
         offers.check(offer.base)
         if not as_json:
             for line in _offer_lines(offer):
@@ -227,8 +225,8 @@ def _as_json(place: Place) -> dict[str, Any]:
 
 
 def _offer_lines(offer: Offer) -> Iterator[str]:
-    facts, base = offer.facts, offer.base
-    yield f"base model   {facts.name}, sha-256 {facts.digest[2:]}, in {facts.folder}"
+    info, base = offer.info, offer.base
+    yield f"base model   {info.name}, sha-256 {info.digest[2:]}, in {info.folder}"
     prices = f"{base.prompt_price:,} and {base.completion_price:,} token units"
     yield f"answers      {prices} per million prompt and completion tokens, by version {version_id(base)}"
     if (training := offer.training) is None:
@@ -241,7 +239,7 @@ def _offer_lines(offer: Offer) -> Iterator[str]:
 def _offer_as_json(offer: Offer, transactions: Sequence[ChainTransaction]) -> dict[str, Any]:
     """Prices are token units per million tokens."""
     base, training = offer.base, offer.training
-    return asdict(offer.facts) | {
+    return asdict(offer.info) | {
         "prompt_price": base.prompt_price,
         "completion_price": base.completion_price,
         "version_id": version_id(base),

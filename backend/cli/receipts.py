@@ -111,9 +111,9 @@ def _checks(
     recomputes: bool,
     executes: bool,
 ) -> list[Check]:
-    from backend.installation.verification import Recomputation, verification_of
+    from backend.installation.verification import Recomputation
 
-    checks = list(verification_of(installation).checks(receipt))
+    checks = list(installation.verification.checks(receipt))
     recomputation = Recomputation(installation, receipt, body, answer)
     content = recomputation.content()
     if content is not None:
@@ -127,11 +127,11 @@ def _checks(
 
 
 def _load_receipt(installation: Installation, receipt: str) -> ShownReceipt:
-    from backend.installation.verification import stored
+    from backend.installation.verification import load_receipt
     from backend.services.receipts.receipt_file import parse_shown
 
     if _ID.fullmatch(receipt.lower()):
-        return stored(installation, ReceiptId(Hash32(receipt.lower())))
+        return load_receipt(installation, ReceiptId(Hash32(receipt.lower())))
     path = Path(receipt)
     if not path.is_file():
         raise NotFound(f"{receipt!r} is neither a file nor the id of a receipt", param="receipt")

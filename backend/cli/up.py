@@ -104,8 +104,8 @@ class Stack:
         if archive is not None:
             self.say(f"chain: a new chain; moved the data of the previous one to {archive}")
         self.say("base model: preparing (12 s the first time)")
-        facts = local.prepare_base(self.settings)
-        self.say(f"base model: {facts.name}, sha-256 {facts.digest[2:14]}...")
+        base_model = local.prepare_base(self.settings)
+        self.say(f"base model: {base_model.name}, sha-256 {base_model.digest[2:14]}...")
         for service in (self._engine(), *map(self._daemon, DAEMONS), self._api()):
             if stop.is_set():
                 return
@@ -133,7 +133,7 @@ class Stack:
         return Service(
             CHAIN,
             local.chain_command(self.ports.chain),
-            is_ready=lambda: local.chain_says_ready(log),
+            is_ready=lambda: local.is_chain_ready(log),
             stop_signal=signal.SIGINT,  # SIGTERM leaves a Hardhat node running
         )
 

@@ -19,7 +19,7 @@ from telemetry import logs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.installation.watcher import Task
+    from backend.installation.watcher import WatchOptions
     from backend.services.watch.news import News
     from backend.settings import Settings
 
@@ -75,27 +75,27 @@ def watch(
     LORALEDGER_WATCHER pays for transactions, at most LORALEDGER_WATCH_MAX_GAS_PRICE for gas. SIGTERM or
     Ctrl-C stops it.
     """
-    from backend.installation.watcher import Task
+    from backend.installation.watcher import WatchOptions
 
-    task = Task(can_challenge=challenge, can_answer=answer, evidence=evidence)
+    options = WatchOptions(can_challenge=challenge, can_answer=answer, evidence=evidence)
     limits = {"watch_max_bond": max_bond, "watch_max_gas": max_gas}
     is_wrong = False
-    for news in _news(_override(load_settings(), limits), task, operator, once=once):
+    for news in _news(_override(load_settings(), limits), options, operator, once=once):
         is_wrong |= news.is_bad
         typer.echo(_as_json(news) if as_json else _as_line(news))
     if once and is_wrong:
         raise typer.Exit(1)
 
 
-def _news(settings: Settings, task: Task, operator: str, *, once: bool) -> Iterator[News]:
+def _news(settings: Settings, options: WatchOptions, operator: str, *, once: bool) -> Iterator[News]:
     from backend.installation.installation import Installation
-    from backend.installation.watcher import watching
+    from backend.installation.watcher import open_watcher
 
     stop = _stop_on_signals(settings.log_format)
     installation = Installation(settings)
     try:
-        task = replace(task, only=parse_account(installation, operator) if operator else None)
-        with watching(installation, task, stop) as watcher:
+        options = replace(options, only=parse_account(installation, operator) if operator else None)
+        with open_watcher(installation, options, stop) as watcher:
             yield from watcher.run_once() if once else watcher.run(stop)
     finally:
         installation.close()

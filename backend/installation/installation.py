@@ -1,48 +1,38 @@
-"""Wires adapters into services.
-
-Parts are made on first use: a command pays only for what it uses.
-"""
+"""Wires the services of an installation. Each is built on first use: a command loads only what it needs."""
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from backend.domain.deployment import LOCAL_CHAIN_ID
-from backend.domain.errors import Conflict, InvalidInput, NotFound
-from backend.domain.hashing import TypedDomain
+from backend.domain.errors import InvalidInput, NotFound
+from backend.installation.resources import Resources, utc_now
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
-    from backend.chain.client import ChainClient
+    from backend.api.services import Services
     from backend.chain.indexer import Indexer
-    from backend.chain.keystore import KeyStore
     from backend.chain.sender import Sender
     from backend.db.unit_of_work import Database
-    from backend.domain.deployment import Deployment
-    from backend.domain.ids import Account, Cid, Hash32
-    from backend.installation.signing_keys import SigningKeys
+    from backend.domain.receipt import VersionRecord
+    from backend.installation.base_model import Offer
     from backend.ports.attribution import Attributor
-    from backend.ports.chain import Signer
-    from backend.ports.engine import Engine
-    from backend.ports.outbound import OutboundHttp
-    from backend.ports.storage import BlobStore
     from backend.services.accounts.api_keys import ApiKeys
     from backend.services.accounts.claims import Claims
+    from backend.services.accounts.sessions import Sessions
+    from backend.services.accounts.sign_in import SignIn
     from backend.services.answers.generate import Generate, GenerateLimits
     from backend.services.audit.auditor import Auditor
     from backend.services.audit.cases import Cases
     from backend.services.channels.admission import Admission, Market
+    from backend.services.channels.channels import Channels
     from backend.services.contribute.check_upload import UploadCheck
+    from backend.services.contribute.contributions import Contributions
     from backend.services.contribute.copies import Copies
     from backend.services.contribute.curate import Curation
+    from backend.services.contribute.snapshot import Snapshots
     from backend.services.contribute.staging import Staging
     from backend.services.contribute.transfers import Transfers
     from backend.services.market.adapter_folders import AdapterFolders
@@ -51,233 +41,24 @@ if TYPE_CHECKING:
     from backend.services.market.screening import Gate
     from backend.services.operator.directory import Operators
     from backend.services.operator.membership import Membership
+    from backend.services.operator.offers import Offers
     from backend.services.operator.peers import Peers
     from backend.services.receipts.proofs import Proofs
+    from backend.services.receipts.verification import Verification
     from backend.services.settle.settler import Settler
-    from backend.settings import Settings
+    from backend.services.train.estimate import Estimates
+    from backend.services.train.imported import ImportedAdapters
+    from backend.services.train.jobs import Training
+    from backend.services.train.leases import Leases
+    from backend.services.train.payments import Payments
+    from backend.services.train.publication import Publication
+    from backend.services.transactions.consent import Consent
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+class Installation(Resources):
+    """One installation: the resources that its settings name, and every service on top of them."""
 
-
-@dataclass(frozen=True, slots=True)
-class BaseFacts:
-    """The base model that is served, as noted by whoever prepared it. Reading it needs no torch."""
-
-    name: str
-    digest: Hash32
-    folder: str
-
-
-class Installation:
-    """One installation's adapters and services, from its settings."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    # Adapters
-
-    @cached_property
-    def deployment(self) -> Deployment:
-        from backend.deployment.local import load
-
-        return load(self.settings.deployment_file)
-
-    @cached_property
-    def chain(self) -> ChainClient:
-        from backend.chain.client import ChainClient
-
-        return ChainClient.connect(self.settings.rpc_url, self.deployment)
-
-    @cached_property
-    def database(self) -> Database:
-        from backend.db.unit_of_work import Database
-
-        return Database.open(self.settings.db_url)
-
-    def prepare_database(self) -> None:
-        """All tables as this version has them; does nothing where they are there."""
-        from backend.db.migrate import upgrade
-
-        upgrade(self.database.engine)
-
-    @cached_property
-    def blobs(self) -> BlobStore:
-        if self.settings.ipfs_api:
-            from backend.storage.kubo import KuboStore
-
-            return KuboStore(self.settings.ipfs_api)
-        from backend.storage.embedded import EmbeddedStore
-
-        return EmbeddedStore(self.settings.blocks)
-
-    @cached_property
-    def outbound(self) -> OutboundHttp:
-        from backend.outbound.client import OutboundClient
-
-        allows = self.settings.private_peers
-        is_local = self.deployment.chain_id == LOCAL_CHAIN_ID
-        return OutboundClient(allows_private=is_local if allows is None else allows)
-
-    def kubo_rpc(self, port: int) -> tuple[Any, socket.socket]:
-        """ASGI application and loopback listener of a Kubo RPC over the embedded store.
-
-        Errors: `Conflict` where the blocks are with a Kubo daemon, which has its own.
-        """
-        from backend.loopback import listen
-        from backend.storage.embedded import EmbeddedStore
-        from backend.storage.kubo_rpc import kubo_rpc
-
-        if not isinstance(self.blobs, EmbeddedStore):
-            raise Conflict(
-                f"the blocks are with the daemon at {self.settings.ipfs_api}: ask it", param="ipfs_api"
-            )
-        return kubo_rpc(self.blobs), listen(port)
-
-    @cached_property
-    def base(self) -> BaseFacts:
-        path = self.settings.base_model_file
-        if not path.is_file():
-            raise NotFound(
-                f"no {path}: `loraledger operator base --prices PROMPT COMPLETION` prepares the base model; "
-                "on the local network `loraledger up` does"
-            )
-        return BaseFacts(**json.loads(path.read_text()))
-
-    def note_base(self, facts: BaseFacts) -> None:
-        path = self.settings.base_model_file
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(asdict(facts), indent=2) + "\n")
-        draft.replace(path)
-
-    # Keys
-
-    @cached_property
-    def signing_keys(self) -> SigningKeys:
-        from backend.installation.signing_keys import SigningKeys
-
-        return SigningKeys(self.settings, self.deployment.chain_id)
-
-    @cached_property
-    def operator(self) -> Signer:
-        return self.signing_keys.operator
-
-    @cached_property
-    def receipt_key(self) -> Signer:
-        return self.signing_keys.receipt_key
-
-    @cached_property
-    def watcher_key(self) -> Signer:
-        return self.signing_keys.watcher
-
-    @cached_property
-    def keystore(self) -> KeyStore:
-        return self.signing_keys.store
-
-    def signer_of(self, lane: Account) -> Signer | None:
-        """The key of a lane of ours."""
-        return self.operator if lane == self.operator.account else None
-
-    # Services
-
-    @cached_property
-    def market(self) -> Market:
-        from backend.services.channels.admission import Market
-
-        return Market(self.operator.account, self.deployment.address("Settlement"), self.domain("Settlement"))
-
-    @cached_property
-    def auditor(self) -> Auditor:
-        return self.auditor_of(self.database)
-
-    def auditor_of(self, db: Database) -> Auditor:
-        """Judging by the view of the chain in this database."""
-        from backend.services.audit.auditor import Auditor
-
-        return Auditor(db, self.cases(db))
-
-    def cases(self, db: Database, kept: int = 1) -> Cases:
-        """With the operators of this database's view of the chain as sources of batch data."""
-        from backend.chain.keys import recover
-        from backend.services.audit.cases import Cases
-
-        bring = self.peers_of(db).bring
-        return Cases(self.chain, self.blobs, recover, self.domain("Settlement"), kept, bring)
-
-    def peers_of(self, db: Database) -> Peers:
-        from backend.services.operator.peers import Peers
-
-        try:
-            own = self.operator.account
-        except (InvalidInput, NotFound):  # whoever only watches has no operator's key
-            own = None
-        return Peers(db, self.outbound, self.blobs, own)
-
-    @cached_property
-    def claims(self) -> Claims:
-        from backend.services.accounts.claims import Claims
-
-        db = self.database
-        return Claims(db, self.auditor, self.chain, self.operator.account)
-
-    @cached_property
-    def proofs(self) -> Proofs:
-        from backend.services.receipts.proofs import Proofs
-
-        return Proofs(self.database, self.auditor, self.chain)
-
-    @cached_property
-    def settler(self) -> Settler:
-        from backend.chain.keys import recover
-        from backend.services.settle.settler import Pace, Settler
-
-        return Settler(
-            operator=self.operator.account,
-            db=self.database,
-            chain=self.chain,
-            blobs=self.blobs,
-            auditor=self.auditor,
-            keys=self.keystore,
-            recover=recover,
-            vault=self.domain("PaymentVault"),
-            settlement=self.domain("Settlement"),
-            pace=Pace(self.settings.batch_seconds, self.settings.batch_receipts),
-            clock=self.chain_now,
-            thaw_seconds=int(self.chain.call("PaymentVault", "thawSeconds")),
-        )
-
-    @cached_property
-    def staging(self) -> Staging:
-        from backend.services.contribute.staging import Staging
-
-        return Staging(self.settings.home / "uploads", self.settings.max_upload_bytes)
-
-    @cached_property
-    def transfers(self) -> Transfers:
-        from backend.services.contribute.transfers import Transfers
-
-        return Transfers(self.settings.home / "transfers", self.settings.max_upload_bytes)
-
-    @cached_property
-    def upload_check(self) -> UploadCheck:
-        from backend.services.contribute.check_upload import UploadCheck
-
-        db, refused = self.database, self.settings.refused_kinds
-        return UploadCheck(db, self.staging, self.count_tokens, refused)
-
-    @cached_property
-    def curation(self) -> Curation:
-        from backend.services.contribute.curate import Curation
-
-        db = self.database
-        return Curation(db, self.blobs, self.staging, self.operator.account)
-
-    @cached_property
-    def copies(self) -> Copies:
-        from backend.services.contribute.copies import Copies
-
-        return Copies(self.database, self.blobs)
+    # Chain
 
     @cached_property
     def indexer(self) -> Indexer:
@@ -291,18 +72,123 @@ class Installation:
 
         return Sender(self.chain, self.database.send_queue, self.signer_of, self.settings.confirmations)
 
+    # Accounts
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        from backend.services.accounts.api_keys import ApiKeys
+
+        return ApiKeys(self.database, utc_now)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from backend.services.accounts.sessions import Sessions
+
+        return Sessions(self.database, utc_now)
+
+    @cached_property
+    def consent(self) -> Consent:
+        from backend.chain.contract_wallets import WalletCalls
+        from backend.chain.keys import recover
+        from backend.services.transactions.consent import Consent
+
+        return Consent(recover, WalletCalls.connect(self.settings.rpc_url))
+
+    @cached_property
+    def sign_in(self) -> SignIn:
+        from backend.services.accounts.sign_in import SignIn, SignInPolicy
+
+        policy = SignInPolicy(self.settings.origins, self.deployment.chain_id)
+        return SignIn(self.database, self.sessions, self.consent, utc_now, policy)
+
+    @cached_property
+    def claims(self) -> Claims:
+        from backend.services.accounts.claims import Claims
+
+        return Claims(self.database, self.auditor, self.chain, self.operator.account)
+
+    # Market
+
+    @cached_property
+    def market(self) -> Market:
+        from backend.services.channels.admission import Market
+
+        settlement = self.deployment.address("Settlement")
+        return Market(self.operator.account, settlement, self.typed_domain("Settlement"))
+
     @cached_property
     def catalogue(self) -> Catalogue:
         from backend.services.market.catalogue import BaseModel, Catalogue
 
-        base = BaseModel(self.base.digest, self.base.name, self.operator.account)
+        base = BaseModel(self.base_model.digest, self.base_model.name, self.operator.account)
         return Catalogue(self.database, base)
 
     @cached_property
-    def engine(self) -> Engine:
-        from backend.engine.client import EngineClient
+    def adapter_folders(self) -> AdapterFolders:
+        from backend.services.market.adapter_folders import AdapterFolders
 
-        return EngineClient(self.settings.engine_socket)
+        peers = self.peers_for(self.database)
+        return AdapterFolders(self.blobs, self.settings.home / "adapters", peers.bring)
+
+    @cached_property
+    def policy(self) -> Policy:
+        from backend.services.market.denials import Policy
+
+        return Policy(self.database, self.blobs, self.adapter_folders, utc_now)
+
+    @cached_property
+    def gate(self) -> Gate:
+        from backend.services.market.screening import Gate
+
+        return Gate(self.database)
+
+    # Operators
+
+    @cached_property
+    def operators(self) -> Operators:
+        from backend.services.operator.directory import Operators
+
+        account, price = self.operator.account, self.settings.training_price
+        return Operators(self.database, self.outbound, self.catalogue, account, price)
+
+    @cached_property
+    def membership(self) -> Membership:
+        from backend.services.operator.membership import Membership
+
+        account, registry = self.operator.account, self.typed_domain("OperatorRegistry")
+        return Membership(self.database, self.chain, account, self.receipt_key, registry, self.chain_now)
+
+    @cached_property
+    def offers(self) -> Offers:
+        from backend.services.operator.offers import Offers
+
+        return Offers(self.database, self.chain, self.operator.account)
+
+    def prepare_offer(self, prices: tuple[int, int]) -> Offer:
+        """Find and save the base model that the settings name, and build the records by which it is sold.
+
+        `prices`: of the model without an adapter, in token units per million prompt tokens, and completion
+        tokens. Errors: `InvalidInput`.
+        """
+        from backend.installation.base_model import Offer, find_base_model
+        from backend.services.operator.offers import base_record
+
+        info = find_base_model(self.settings)
+        base = base_record(self.operator.account, info.digest, info.name, prices)
+        self.save_base_model(info)
+        return Offer(info, base, self.training_record)
+
+    def peers_for(self, db: Database) -> Peers:
+        """The operators in this database's view of the chain."""
+        from backend.services.operator.peers import Peers
+
+        try:
+            own = self.operator.account
+        except (InvalidInput, NotFound):  # an installation that only watches has no operator key
+            own = None
+        return Peers(db, self.outbound, self.blobs, own)
+
+    # Answers and channels
 
     @cached_property
     def limits(self) -> GenerateLimits:
@@ -324,36 +210,8 @@ class Installation:
         )
 
     @cached_property
-    def adapter_folders(self) -> AdapterFolders:
-        from backend.services.market.adapter_folders import AdapterFolders
-
-        home, peers = self.settings.home, self.peers_of(self.database)
-        return AdapterFolders(self.blobs, home / "adapters", peers.bring)
-
-    @cached_property
-    def operators(self) -> Operators:
-        from backend.services.operator.directory import Operators
-
-        db, own, price = self.database, self.operator.account, self.settings.training_price
-        return Operators(db, self.outbound, self.catalogue, own, price)
-
-    @cached_property
-    def membership(self) -> Membership:
-        from backend.services.operator.membership import Membership
-
-        db, own = self.database, self.operator.account
-        registry = self.domain("OperatorRegistry")
-        return Membership(db, self.chain, own, self.receipt_key, registry, self.chain_now)
-
-    @cached_property
-    def policy(self) -> Policy:
-        from backend.services.market.denials import Policy
-
-        return Policy(self.database, self.blobs, self.adapter_folders, utc_now)
-
-    @cached_property
     def attributors(self) -> tuple[Attributor, ...]:
-        """The first that can say attributes an answer: docs/adr/0016 says why in this order."""
+        """In order of preference: the first that supports an answer attributes it (docs/adr/0016)."""
         from backend.services.answers.attribution import HiddenCosine, Ridge, Uniform
         from backend.services.answers.attribution_index import Indices
 
@@ -375,37 +233,230 @@ class Installation:
         )
 
     @cached_property
-    def gate(self) -> Gate:
-        from backend.services.market.screening import Gate
+    def channels(self) -> Channels:
+        from backend.chain.keys import recover
+        from backend.services.channels.channels import Channels
+        from backend.services.settle.convictions import Convictions
 
-        return Gate(self.database)
+        settlement, vault = self.typed_domain("Settlement"), self.typed_domain("PaymentVault")
+        convictions = Convictions(self.operator.account, self.chain, self.blobs, settlement)
+        return Channels(self.database, self.market, vault, recover, utc_now, convictions.aside)
+
+    # Settlement and audit
 
     @cached_property
-    def api_keys(self) -> ApiKeys:
-        from backend.services.accounts.api_keys import ApiKeys
+    def settler(self) -> Settler:
+        from backend.chain.keys import recover
+        from backend.services.settle.settler import Pace, Settler
 
-        return ApiKeys(self.database, utc_now)
+        return Settler(
+            operator=self.operator.account,
+            db=self.database,
+            chain=self.chain,
+            blobs=self.blobs,
+            auditor=self.auditor,
+            keys=self.keystore,
+            recover=recover,
+            vault=self.typed_domain("PaymentVault"),
+            settlement=self.typed_domain("Settlement"),
+            pace=Pace(self.settings.batch_seconds, self.settings.batch_receipts),
+            clock=self.chain_now,
+            thaw_seconds=int(self.chain.call("PaymentVault", "thawSeconds")),
+        )
+
+    @cached_property
+    def auditor(self) -> Auditor:
+        return self.auditor_for(self.database)
+
+    def auditor_for(self, db: Database) -> Auditor:
+        """Auditor of the batches in this database's view of the chain."""
+        from backend.services.audit.auditor import Auditor
+
+        return Auditor(db, self.cases_for(db))
+
+    def cases_for(self, db: Database, max_cached: int = 1) -> Cases:
+        """Cases of the batches in this database's view of the chain. Missing batch data is fetched from the
+        operators; `max_cached` cases are kept in memory.
+        """
+        from backend.chain.keys import recover
+        from backend.services.audit.cases import Cases
+
+        bring, settlement = self.peers_for(db).bring, self.typed_domain("Settlement")
+        return Cases(self.chain, self.blobs, recover, settlement, max_cached, bring)
+
+    @cached_property
+    def proofs(self) -> Proofs:
+        from backend.services.receipts.proofs import Proofs
+
+        return Proofs(self.database, self.auditor, self.chain)
+
+    @cached_property
+    def verification(self) -> Verification:
+        """Verifies receipts offline: uses batch data of the local store, and fetches none from operators."""
+        from backend.chain.keys import recover
+        from backend.services.audit.auditor import Auditor
+        from backend.services.audit.cases import Cases
+        from backend.services.receipts.verification import Verification
+
+        settlement = self.typed_domain("Settlement")
+        auditor = Auditor(self.database, Cases(self.chain, self.blobs, recover, settlement))
+        return Verification(self.database, auditor, recover, settlement)
+
+    # Contributions
+
+    @cached_property
+    def staging(self) -> Staging:
+        from backend.services.contribute.staging import Staging
+
+        return Staging(self.settings.home / "uploads", self.settings.max_upload_bytes)
+
+    @cached_property
+    def transfers(self) -> Transfers:
+        from backend.services.contribute.transfers import Transfers
+
+        return Transfers(self.settings.home / "transfers", self.settings.max_upload_bytes)
+
+    @cached_property
+    def upload_check(self) -> UploadCheck:
+        from backend.services.contribute.check_upload import UploadCheck
+
+        return UploadCheck(self.database, self.staging, self.count_tokens, self.settings.refused_kinds)
+
+    @cached_property
+    def contributions(self) -> Contributions:
+        from backend.services.contribute.contributions import Contributions
+
+        account = self.operator.account
+        return Contributions(self.database, self.blobs, self.chain, self.consent, self.upload_check, account)
+
+    @cached_property
+    def curation(self) -> Curation:
+        from backend.services.contribute.curate import Curation
+
+        return Curation(self.database, self.blobs, self.staging, self.operator.account)
+
+    @cached_property
+    def copies(self) -> Copies:
+        from backend.services.contribute.copies import Copies
+
+        return Copies(self.database, self.blobs)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """Snapshots of contributions in the local store."""
+        from backend.services.contribute.snapshot import Snapshots
+
+        return Snapshots(self.database, self.blobs, self.chain, self.operator.account)
+
+    @cached_property
+    def fetching_snapshots(self) -> Snapshots:
+        """As `snapshots`; contributions that other operators store are fetched from them."""
+        from backend.services.contribute.snapshot import Snapshots
+
+        bring = self.peers_for(self.database).bring
+        return Snapshots(self.database, self.blobs, self.chain, self.operator.account, bring)
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
-        """As the base model that is served cuts them."""
+        """Number of tokens by the base model's tokenizer."""
         from backend.services.contribute.count_tokens import count_tokens
 
-        return count_tokens(Path(self.base.folder), texts)
+        return count_tokens(Path(self.base_model.folder), texts)
 
-    def is_here(self, cid: Cid) -> bool:
-        """A daemon would ask its peers for what it does not have; our own store has nobody to ask."""
-        return not self.settings.ipfs_api or self.blobs.has(cid)
+    # Training
 
-    def chain_now(self) -> int:
-        """Unix seconds by whichever clock is ahead: bursts of blocks push a local chain's, idling ours."""
-        return max(int(time.time()), self.chain.head().timestamp)
+    @cached_property
+    def training_record(self) -> VersionRecord | None:
+        """The record by which training is sold; None if it is free."""
+        from backend.domain.training_payment import training_record
 
-    def domain(self, contract: str) -> TypedDomain:
-        return TypedDomain(self.deployment.chain_id, self.deployment.address(contract))
+        price = self.settings.training_price
+        return training_record(self.operator.account, self.base_model.digest, price) if price else None
 
-    def close(self) -> None:
-        """Close what was opened; parts that were never used were never opened."""
-        for name in ("chain", "database"):
-            part = self.__dict__.pop(name, None)
-            if part is not None:
-                part.close()
+    @cached_property
+    def training_payments(self) -> Payments:
+        """Opens the receipt key only when a receipt is signed."""
+        from backend.services.train.payments import Payments
+
+        max_lag = self.settings.max_lag_seconds
+        return Payments(self.market, self.training_record, lambda: self.receipt_key, max_lag)
+
+    @cached_property
+    def training(self) -> Training:
+        from backend.services.train.jobs import Training
+
+        return Training(self.database, self.training_payments)
+
+    @cached_property
+    def estimates(self) -> Estimates:
+        from backend.installation.tokenizer import TokenizerProcess
+        from backend.services.train.estimate import Estimates
+
+        tokenizer = TokenizerProcess(self.base_model.folder, self.settings.model_cache)
+        return Estimates(self.database, self.snapshots, tokenizer, self.training_payments.price)
+
+    @cached_property
+    def leases(self) -> Leases:
+        from backend.services.train.leases import Leases
+
+        return Leases(self.database, self.training_payments)
+
+    @cached_property
+    def imported_adapters(self) -> ImportedAdapters:
+        from backend.services.train.imported import ImportedAdapters
+
+        return ImportedAdapters(self.database, self.transfers)
+
+    @cached_property
+    def publication(self) -> Publication:
+        from backend.services.train.publication import Publication
+
+        return Publication(self.database, self.blobs, self.chain, self.gate)
+
+    # API
+
+    @cached_property
+    def api_services(self) -> Services:
+        """All services that the REST API calls."""
+        from backend.api.services import Services
+        from backend.installation.metrics import MetricsPage, load_metrics_token
+        from backend.installation.readiness import PARTS, faults
+        from backend.services.accounts.idempotency import Idempotency
+        from backend.services.accounts.payouts import Payouts
+        from backend.services.channels.deposits import Deposits
+        from backend.services.market.governance import Governance
+        from backend.services.market.provenance import Origins
+        from backend.services.market.registry import Registry
+        from backend.services.receipts.receipts import Receipts
+
+        db, chain, account = self.database, self.chain, self.operator.account
+        return Services(
+            sign_in=self.sign_in,
+            sessions=self.sessions,
+            keys=self.api_keys,
+            catalogue=self.catalogue,
+            generate=self.generate,
+            idempotency=Idempotency(db, utc_now, self.limits.longest_seconds),
+            channels=self.channels,
+            deposits=Deposits(db, chain, self.market, self.keystore, utc_now),
+            receipts=Receipts(db),
+            proofs=self.proofs,
+            registry=Registry(db, chain, self.blobs),
+            contributions=self.contributions,
+            transfers=self.transfers,
+            snapshots=self.snapshots,
+            training=self.training,
+            estimates=self.estimates,
+            imported_adapters=self.imported_adapters,
+            operators=self.operators,
+            origins=Origins(db),
+            policy=self.policy,
+            publication=self.publication,
+            claims=self.claims,
+            payouts=Payouts(db, chain, self.claims, account),
+            governance=Governance(chain, db),
+            blobs=self.blobs,
+            is_local=self.is_local,
+            metrics=MetricsPage(db, self.engine, account).render,
+            metrics_token=cache(partial(load_metrics_token, self.settings)),
+            readiness=partial(faults, self, PARTS),
+        )

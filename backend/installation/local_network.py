@@ -1,7 +1,4 @@
-"""The local market: what must be true of chain, contracts and database before the services start.
-
-Like `bootstrap`, a composition root: it may reach every adapter.
-"""
+"""Prepares the local network: chain, contracts, database and base model, before its services start."""
 
 from __future__ import annotations
 
@@ -16,14 +13,13 @@ from typing import TYPE_CHECKING
 
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import Conflict, NotFound
-from backend.installation.base_model import offers_of, prepare_offer
 from backend.installation.installation import Installation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from backend.domain.ids import Account
-    from backend.installation.installation import BaseFacts
+    from backend.installation.base_model import BaseModelInfo
     from backend.settings import Settings
 
 BASE_PRICES = 200_000, 400_000
@@ -38,7 +34,7 @@ CHAIN_DATA = (
     "training",
     "uploads",
 )
-"""What belongs to one chain and is set aside with it. Blocks stay: content is true on any chain."""
+"""Data of one chain, archived when the chain is replaced. Blocks stay, as content is valid on any chain."""
 READY_LINE = b"Started HTTP"
 ROLES = (
     "deployer, guardian, treasury",
@@ -51,7 +47,7 @@ ROLES = (
 
 @dataclass(frozen=True, slots=True)
 class WellKnownAccount:
-    """An account of the development mnemonic. Everybody knows its key; only ever on chain 31337."""
+    """An account of the development mnemonic. Its key is public, so it is used on chain 31337 only."""
 
     index: int
     role: str
@@ -75,7 +71,7 @@ def chain_command(port: int) -> list[str]:
 
 
 def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment of the engine process."""
+    """Command line and environment of the engine process."""
     from backend.engine.process import EngineProcess
 
     process = EngineProcess(
@@ -93,10 +89,10 @@ def engine_command(settings: Settings, *, ends_with_stdin: bool = True) -> tuple
     return process.arguments(), process.environment()
 
 
-def free_port(preferred: int, patience_seconds: float = 0) -> int:
-    """`preferred` if nobody listens there, or stops to in time; else any free port of loopback."""
-    until = time.monotonic() + patience_seconds
-    while not _is_free(preferred) and time.monotonic() < until:
+def free_port(preferred: int, wait_seconds: float = 0) -> int:
+    """`preferred` if it is free or becomes free within `wait_seconds`, else any free port of loopback."""
+    deadline = time.monotonic() + wait_seconds
+    while not _is_free(preferred) and time.monotonic() < deadline:
         time.sleep(0.1)
     if _is_free(preferred):
         return preferred
@@ -115,36 +111,34 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def chain_says_ready(log: Path) -> bool:
-    """By the node's own word: somebody else's node on our port would answer calls just as well."""
+def is_chain_ready(log: Path) -> bool:
+    """Whether the node logged that it is listening. A request to the port could reach another node."""
     return log.is_file() and READY_LINE in log.read_bytes()[:4096]
 
 
 def prepare_chain(settings: Settings) -> Path | None:
-    """Contracts on the chain behind the RPC, and a migrated database. Safe to kill and call again.
+    """Deploy the contracts if necessary, and prepare the database. Safe to interrupt and call again.
 
-    Returns the folder in which a replaced chain's data was set aside, None where nothing was.
+    Returns the folder that the data of a replaced chain was moved to, or None.
     """
-    aside = None if _is_deployed(settings) else _start_afresh(settings)
+    archive = None if _is_deployed(settings) else _redeploy(settings)
     installation = Installation(settings)
     try:
         installation.prepare_database()
     finally:
         installation.close()
-    return aside
+    return archive
 
 
-def prepare_base(settings: Settings) -> BaseFacts:
-    """Note the base model's digest, and queue the registrations of its record and of training's, if this
-    market does not know them yet.
-    """
+def prepare_base(settings: Settings) -> BaseModelInfo:
+    """Prepare the base model, and queue the registrations of its record and of training's, where missing."""
     installation = Installation(settings)
     try:
-        offer = prepare_offer(installation, BASE_PRICES)
-        offers_of(installation).register(offer.records)
+        offer = installation.prepare_offer(BASE_PRICES)
+        installation.offers.register(offer.records)
     finally:
         installation.close()
-    return offer.facts
+    return offer.info
 
 
 def _is_deployed(settings: Settings) -> bool:
@@ -159,46 +153,49 @@ def _is_deployed(settings: Settings) -> bool:
         installation.close()
 
 
-def _start_afresh(settings: Settings) -> Path | None:
-    """Errors: `Conflict` where the database is not a file of ours that could be set aside."""
+def _redeploy(settings: Settings) -> Path | None:
+    """Archive the data of the previous chain and deploy to the new one; returns the archive's folder.
+
+    Errors: `Conflict` if the database is not a file in `home`, so that it cannot be archived.
+    """
     from backend.deployment.local import deploy_local, save
 
     if settings.database_url and settings.deployment_file.is_file():
         raise Conflict(
-            f"the chain at {settings.rpc_url} is another one than before, and the database of "
-            "LORALEDGER_DATABASE_URL holds the old one's data: name an empty database, and remove "
+            f"the chain at {settings.rpc_url} is a new one, but the database of LORALEDGER_DATABASE_URL "
+            "contains data of the previous chain: set it to an empty database, and remove "
             f"{settings.deployment_file}"
         )
-    aside = _set_aside(settings)
+    archive = _archive(settings)
     save(deploy_local(settings.rpc_url), settings.deployment_file)
-    return aside
+    return archive
 
 
-def _set_aside(settings: Settings) -> Path | None:
+def _archive(settings: Settings) -> Path | None:
     present = [settings.home / name for name in CHAIN_DATA if (settings.home / name).exists()]
     if not present:
         return None
-    aside = settings.home / "set-aside" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    aside.mkdir(parents=True)
-    # The deployment file goes first: without it, what a kill leaves behind is set aside by the next start.
+    archive = settings.home / "archive" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    archive.mkdir(parents=True)
+    # The deployment file is moved first: if this is interrupted, the next start archives the rest.
     for path in present:
-        shutil.move(path, aside / path.name)
-    return aside
+        shutil.move(path, archive / path.name)
+    return archive
 
 
 def main_command(*arguments: str) -> list[str]:
-    """Arguments that run the `loraledger` command in another process of the same environment."""
+    """Command line of `loraledger` in the same Python environment."""
     return [sys.executable, "-m", "backend.cli.main", *arguments]
 
 
 def child_environment(settings: Settings, rpc_url: str, api_port: int) -> dict[str, str]:
-    """What the services must be told beside our own environment."""
+    """Environment variables of the services, in addition to those of this process."""
     return {
         "LORALEDGER_HOME": str(settings.home.resolve()),
         "LORALEDGER_MODEL_CACHE": str(settings.model_cache.resolve()),
         "LORALEDGER_RPC_URL": rpc_url,
         "LORALEDGER_API_PORT": str(api_port),
         "PYTHONUNBUFFERED": "1",
-        # Everything shares the cores: threads that wait must sleep instead of spinning.
+        # All processes share the cores: idle OpenMP threads must sleep instead of spinning.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }

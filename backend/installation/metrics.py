@@ -1,4 +1,4 @@
-"""What `GET /metrics` answers: what the processes counted, what the engine says, and where things stand."""
+"""Renders `GET /metrics`: metrics of the processes and of the engine, and gauges read from the database."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CollectorRegistry, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-import backend.metrics  # noqa: F401 - so that every name is there before anything was counted
+import backend.metrics  # noqa: F401 - registers every metric, so that those at zero are rendered too
 from backend.chain.keys import write_once
 from backend.domain.errors import DomainError
-from backend.installation.installation import utc_now
+from backend.installation.resources import utc_now
 from telemetry.metrics import shared_registry
 
 if TYPE_CHECKING:
@@ -23,109 +23,119 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from backend.db.unit_of_work import Database
     from backend.domain.figures import Figures
-    from backend.installation.installation import Installation
+    from backend.domain.ids import Account
+    from backend.ports.engine import Engine
     from backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TOKEN_PREFIX = "llm_"  # noqa: S105 - by which a leaked one is recognised
+TOKEN_PREFIX = "llm_"  # noqa: S105 - a prefix by which scanners recognise leaked tokens
 ENGINE_SECONDS = 5.0
-"""It answers between two steps; a scrape has ten seconds by default."""
+"""The engine answers between two steps; Prometheus' default timeout of a scrape is ten seconds."""
 
 STATE: Mapping[str, tuple[str, Callable[[Figures], float | None]]] = {
-    "loraledger_unsettled_receipts": ("Receipts that are in no batch yet.", lambda f: f.unsettled.count),
+    "loraledger_unsettled_receipts": ("Receipts in no batch yet.", lambda f: f.unsettled.count),
     "loraledger_unsettled_units": (
-        "What they charge, in micro-units: answered for, and not collected.",
+        "Micro-units charged by receipts in no batch yet.",
         lambda f: f.unsettled_units,
     ),
     "loraledger_oldest_unsettled_timestamp_seconds": (
-        "When the oldest of them was served.",
+        "Time of the oldest receipt in no batch yet.",
         lambda f: f.unsettled.oldest_at,
     ),
-    "loraledger_reserved_units": ("Micro-units kept for answers that run.", lambda f: f.reserved_units),
-    "loraledger_open_batches": ("Batches that are committed and not final.", lambda f: f.open_batches),
+    "loraledger_reserved_units": ("Micro-units reserved for running answers.", lambda f: f.reserved_units),
+    "loraledger_open_batches": ("Committed batches that are not final.", lambda f: f.open_batches),
     "loraledger_float_units": (
-        "Micro-units that they collected: nobody can claim them before they are final.",
+        "Micro-units collected by batches that are not final, and cannot be claimed yet.",
         lambda f: f.float_units,
     ),
     "loraledger_newest_batch_timestamp_seconds": (
-        "When the newest of them was committed.",
+        "Commit time of the newest batch that is not final.",
         lambda f: f.newest_batch_at,
     ),
     "loraledger_next_final_timestamp_seconds": (
-        "When the first of their dispute windows ends.",
+        "End of the earliest open dispute window.",
         lambda f: f.next_final_at,
     ),
-    "loraledger_open_demands": ("Demands on our batches that wait for an answer.", lambda f: f.open_demands),
+    "loraledger_open_demands": ("Unanswered demands on this operator's batches.", lambda f: f.open_demands),
     "loraledger_demand_deadline_timestamp_seconds": (
-        "When the most urgent of them voids its batch and slashes the stake.",
+        "Earliest deadline of these demands; then the batch is voided and the stake slashed.",
         lambda f: f.demand_deadline,
     ),
     "loraledger_stake_units": ("The operator's stake, in micro-units.", lambda f: f.stake_units),
-    "loraledger_outbox_messages": ("Messages that wait for the relay.", lambda f: f.outbox.count),
+    "loraledger_outbox_messages": ("Messages pending in the outbox.", lambda f: f.outbox.count),
     "loraledger_outbox_oldest_timestamp_seconds": (
-        "Since when the oldest of them does.",
+        "Time of the oldest pending message in the outbox.",
         lambda f: f.outbox.oldest_at,
     ),
-    "loraledger_indexed_block": ("The last block that was taken in.", lambda f: f.indexed_block),
-    "loraledger_indexed_block_timestamp_seconds": ("Its own instant.", lambda f: f.indexed_at),
+    "loraledger_indexed_block": ("Last indexed block.", lambda f: f.indexed_block),
+    "loraledger_indexed_block_timestamp_seconds": (
+        "Timestamp of the last indexed block.",
+        lambda f: f.indexed_at,
+    ),
 }
-"""Instants are left out while there is nothing that they could be of."""
+"""Help text and value of each gauge. A gauge without a value, such as a time of nothing, is left out."""
 
 
-async def exposition(installation: Installation) -> bytes:
-    """In Prometheus' text format. A part that does not answer is `loraledger_up` 0, and its figures are
-    missing: old ones would hide that.
-    """
-    figures = await asyncio.to_thread(_figures, installation)
-    engine = await _engine(installation)
-    registry = CollectorRegistry()
-    registry.register(Now(figures, {"database": figures is not None, "engine": engine is not None}))
-    counted = generate_latest(shared_registry())
-    return b"".join((counted, generate_latest(registry), (engine or "").encode()))
+class MetricsPage:
+    """Renders all metrics in Prometheus' text format."""
+
+    def __init__(self, db: Database, engine: Engine, operator: Account) -> None:
+        self._db, self._engine, self._operator = db, engine, operator
+
+    async def render(self) -> bytes:
+        """A part that does not respond has `loraledger_up` 0, and its metrics are left out, because stale
+        values would hide the fault.
+        """
+        figures = await asyncio.to_thread(self._read_figures)
+        engine = await self._read_engine()
+        registry = CollectorRegistry()
+        up = {"database": figures is not None, "engine": engine is not None}
+        registry.register(StateCollector(figures, up))
+        counted = generate_latest(shared_registry())
+        return b"".join((counted, generate_latest(registry), (engine or "").encode()))
+
+    def _read_figures(self) -> Figures | None:
+        try:
+            with self._db.read() as tx:
+                return tx.figures(self._operator, utc_now())
+        except DomainError as error:
+            log.warning("cannot read metrics from the database: %s", error)
+            return None
+
+    async def _read_engine(self) -> str | None:
+        try:
+            return await self._engine.metrics(ENGINE_SECONDS)
+        except DomainError as error:
+            log.warning("cannot read metrics from the engine: %s", error)
+            return None
 
 
-class Now(Collector):
-    """What was read for this scrape. Families and no `Gauge`s, whose values all processes would keep, and
-    show again beside those of the next scrape.
+class StateCollector(Collector):
+    """Gauges read for one scrape. Uses metric families because `Gauge`s are shared by all processes, and
+    would reappear in later scrapes.
     """
 
     def __init__(self, figures: Figures | None, up: Mapping[str, bool]) -> None:
         self._figures, self._up = figures, up
 
     def collect(self) -> Iterator[Metric]:
-        yield _family("loraledger_up", "Whether a part answers.", "part", self._up)
+        yield _family("loraledger_up", "Whether a part responds.", "part", self._up)
         if self._figures is not None:
             yield from _families(self._figures)
 
 
-def metrics_token(settings: Settings) -> str:
-    """What a scraper shows. The first process that needs one makes it, unless a setting names its file."""
+def load_metrics_token(settings: Settings) -> str:
+    """Bearer token of `GET /metrics`, from the file that a setting names, or created on first use."""
     if settings.metrics_token_file is not None:
         return settings.metrics_token_file.read_text().strip()
     path = settings.home / "metrics-token"
     if not path.exists():
-        with suppress(FileExistsError):  # another process was faster
+        with suppress(FileExistsError):  # another process created it first
             write_once(path, f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}")
     return path.read_text().strip()
-
-
-def _figures(installation: Installation) -> Figures | None:
-    try:
-        with installation.database.read() as tx:
-            return tx.figures(installation.operator.account, utc_now())
-    except DomainError as error:
-        log.warning("no figures of the database: %s", error)
-        return None
-
-
-async def _engine(installation: Installation) -> str | None:
-    try:
-        return await installation.engine.metrics(ENGINE_SECONDS)
-    except DomainError as error:
-        log.warning("no figures of the engine: %s", error)
-        return None
 
 
 def _families(figures: Figures) -> Iterator[Metric]:
@@ -134,13 +144,13 @@ def _families(figures: Figures) -> Iterator[Metric]:
             yield GaugeMetricFamily(name, text, value)
     yield _family(
         "loraledger_pending_transactions",
-        "Transactions of ours that are not over, by state.",
+        "Unfinished transactions of the operator, by state.",
         "state",
         {state: pending.count for state, pending in figures.transactions.items()},
     )
     yield _family(
         "loraledger_pending_transaction_oldest_timestamp_seconds",
-        "Since when the oldest of a state is queued.",
+        "Queue time of the oldest unfinished transaction, by state.",
         "state",
         {state: pending.oldest_at for state, pending in figures.transactions.items()},
     )
@@ -148,7 +158,7 @@ def _families(figures: Figures) -> Iterator[Metric]:
 
 
 def _family(name: str, text: str, label: str, values: Mapping[str, float | None]) -> GaugeMetricFamily:
-    """What there is no value of is left out."""
+    """Build a gauge with one label; None values are left out."""
     family = GaugeMetricFamily(name, text, labels=[label])
     for label_value, value in values.items():
         if value is not None:

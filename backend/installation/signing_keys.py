@@ -1,4 +1,4 @@
-"""The keys that an installation signs with."""
+"""Signing keys of an installation: operator, receipt key, watcher."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LOCAL_OPERATOR, LOCAL_RECEIPT_KEY, LOCAL_WATCHER = 1, 2, 9
 
 
 class SigningKeys:
-    """The key store's where a setting names one, else the well-known ones, for the local network alone.
+    """Keys from the key store where a setting names an account, else the local network's test keys.
 
-    Errors: `InvalidInput` that names the setting, `NotFound` for an account whose key is not in the store.
+    Errors: `InvalidInput` that names the missing setting, `NotFound` if the store has no key of the account.
     """
 
     def __init__(self, settings: Settings, chain_id: int) -> None:
@@ -47,8 +47,8 @@ class SigningKeys:
             return KeyStore(root, file.read_text().strip())
         if self._chain_id != LOCAL_CHAIN_ID:
             raise InvalidInput(
-                "set LORALEDGER_KEYSTORE_PASSWORD_FILE: outside the local network the key store's "
-                "password must not lie beside it",
+                "set LORALEDGER_KEYSTORE_PASSWORD_FILE: outside the local network the password must not be "
+                "stored next to the key store",
                 param="keystore_password_file",
             )
         return KeyStore(root, password_beside(root))
@@ -58,7 +58,7 @@ class SigningKeys:
             return self.store.open(Account(account))
         if self._chain_id != LOCAL_CHAIN_ID:
             raise InvalidInput(
-                f"set LORALEDGER_{name.upper()} to an account with a key in {self._settings.keystore}",
+                f"set LORALEDGER_{name.upper()} to an account whose key is in {self._settings.keystore}",
                 param=name,
             )
         return local_account(local_index, self._chain_id)

@@ -1,4 +1,4 @@
-"""Rows as training tokenises them, by a child process: the library that knows chat templates loads torch."""
+"""Tokenises rows as training does, in a child process: the library with the chat templates loads torch."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from backend.services.train.estimate import Rows
 
 CHILD = "workers.training.tokenise"
-MOST_SECONDS = 120.0
+MAX_SECONDS = 120.0
 WAIT_SECONDS = 30.0
 
 
-class TokeniserBroken(Unavailable):
-    """The rows could not be tokenised here and now."""
+class TokenizerFailed(Unavailable):
+    """The child process failed to tokenise the rows."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChildTokeniser:
-    """Implements `backend.services.train.estimate.Tokeniser`; one at a time, since each takes a model's
-    libraries into memory. `base_folder` empty: the bundled base model, kept in `model_cache`.
+class TokenizerProcess:
+    """Implements `backend.services.train.estimate.Tokeniser`. Runs one child process at a time, because each
+    loads a model's libraries into memory. `base_folder` empty: the bundled base model, in `model_cache`.
     """
 
     base_folder: str
     model_cache: Path
-    seconds: float = MOST_SECONDS
+    seconds: float = MAX_SECONDS
     wait_seconds: float = WAIT_SECONDS
-    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tokenise(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
-        """Errors: `Overloaded`, `TokeniserBroken`."""
-        if not self._turn.acquire(timeout=self.wait_seconds):
-            raise Overloaded("other estimates are being made; ask again in a moment")
+        """Errors: `Overloaded`, `TokenizerFailed`."""
+        if not self._lock.acquire(timeout=self.wait_seconds):
+            raise Overloaded("other estimates are running; try again in a moment")
         try:
-            return self._ask(rows, config, num_shown)
+            return self._run(rows, config, num_shown)
         finally:
-            self._turn.release()
+            self._lock.release()
 
-    def _ask(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
-        asked = {
+    def _run(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
+        request = {
             "base_folder": self.base_folder,
             "model_cache": str(self.model_cache.resolve()),
             "max_length": config.max_length,
@@ -57,11 +57,11 @@ class ChildTokeniser:
             "rows": rows,
         }
         try:
-            # Its errors are discarded: they could show a row.
+            # Its error output is discarded: it could contain a row.
             with Child(module_command(CHILD), seconds=self.seconds) as child:
-                child.send(asked)
-                found = child.receive()
+                child.send(request)
+                result = child.receive()
         except (ChildError, OSError) as error:
-            raise TokeniserBroken("the rows could not be tokenised; ask again later") from error
-        shown = [ShownRow(**row) for row in found.pop("shown")]
-        return Tokenised(**found, shown=shown)
+            raise TokenizerFailed("the rows could not be tokenised; try again later") from error
+        shown = [ShownRow(**row) for row in result.pop("shown")]
+        return Tokenised(**result, shown=shown)

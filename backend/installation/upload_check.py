@@ -1,7 +1,4 @@
-"""Wires the check of an upload without an installation: a database of its own, gone when it is done.
-
-Like `bootstrap`, a composition root.
-"""
+"""Checks an upload's file without an installation, with a temporary database."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.contribution import Report, Upload, UploadState
-from backend.domain.ids import Account, DatanetId
+from backend.domain.ids import ZERO_ACCOUNT, DatanetId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,33 +19,33 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 READ_BYTES = 1 << 16
-NOBODY = Account("0x" + "00" * 20)
 
 
 def check_file(path: Path, licence: str, settings: Settings) -> Report:
-    """What an upload's report would say of the file, but for what its datanet holds already.
+    """Build the report that an upload of the file would get, except for comparisons with a datanet.
 
     Errors: `UnknownLicence`, and those of `receive`.
     """
     from backend.services.contribute.licences import parse_licence
 
-    stated = parse_licence(licence)
+    report = Report(parse_licence(licence))
     now = datetime.now(UTC)
-    upload = Upload("upload-file", NOBODY, DatanetId(0), path.name, UploadState.CHECKING, now, Report(stated))
-    with _scratch(settings) as check:
+    state = UploadState.CHECKING
+    upload = Upload("upload-file", ZERO_ACCOUNT, DatanetId(0), path.name, state, now, report)
+    with _temporary_check(settings) as check:
         with check.db.begin() as tx:
             tx.contributions.add(upload)
-        return check.report(upload, chunks(path))
+        return check.report(upload, read_chunks(path))
 
 
-def chunks(path: Path) -> Iterator[bytes]:
+def read_chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(READ_BYTES):
             yield chunk
 
 
 @contextmanager
-def _scratch(settings: Settings) -> Iterator[UploadCheck]:
+def _temporary_check(settings: Settings) -> Iterator[UploadCheck]:
     from backend.db.migrate import upgrade
     from backend.db.unit_of_work import Database
     from backend.services.contribute.check_upload import UploadCheck
@@ -68,7 +65,7 @@ def _scratch(settings: Settings) -> Iterator[UploadCheck]:
 
 
 def _count_tokens(base_model_file: Path, texts: Sequence[str]) -> int | None:
-    """None where no base model was prepared yet."""
+    """Number of tokens; None if no base model was prepared yet."""
     from backend.services.contribute.count_tokens import count_tokens
 
     if not base_model_file.is_file():

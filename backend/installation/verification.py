@@ -1,7 +1,4 @@
-"""Wires the check of a receipt, and the engine of its own on which an answer is computed again.
-
-Like `bootstrap`, a composition root.
-"""
+"""Recomputes the answer that a receipt was issued for, on a separate engine."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from backend.services.receipts.reexecution import (
     execution_check,
     repeat,
 )
-from backend.services.receipts.verification import Check, ShownReceipt, Verification, content_check
+from backend.services.receipts.verification import Check, ShownReceipt, content_check
 from inference.protocol import AdapterBlend, AdapterRef, BlendPart
 
 if TYPE_CHECKING:
@@ -42,95 +39,86 @@ STEP_SECONDS = 0.1
 STOP_SECONDS = 30.0
 
 
-def verification_of(installation: Installation) -> Verification:
-    """Nobody else is asked: batch data counts as far as it is in this home."""
-    from backend.chain.keys import recover
-    from backend.services.audit.auditor import Auditor
-    from backend.services.audit.cases import Cases
-
-    db, settlement = installation.database, installation.domain("Settlement")
-    cases = Cases(installation.chain, installation.blobs, recover, settlement)
-    return Verification(db, Auditor(db, cases), recover, settlement)
-
-
-def stored(installation: Installation, receipt: ReceiptId) -> ShownReceipt:
-    """One of this installation's own. Errors: `NotFound`."""
+def load_receipt(installation: Installation, receipt: ReceiptId) -> ShownReceipt:
+    """Load a receipt issued by this installation. Errors: `NotFound`."""
     with installation.database.read() as tx:
         found = tx.receipts.get(receipt)
     if found is None:
-        raise NotFound(f"no receipt {receipt} in this home: give the file that shows it", param="receipt")
+        raise NotFound(f"receipt {receipt} was not issued here: name its file", param="receipt")
     return ShownReceipt(found.id, found.operator, found.signed, found.salt)
 
 
 class Recomputation:
-    """Of one answer. `body` and `answer`: what the hashes commit to, None where nobody gave them."""
+    """Recomputes one answer. `body` and `answer`: what the receipt's hashes commit to, if available."""
 
     def __init__(
-        self, installation: Installation, shown: ShownReceipt, body: bytes | None, answer: str | None
+        self, installation: Installation, receipt: ShownReceipt, body: bytes | None, answer: str | None
     ) -> None:
-        self._installation, self._shown = installation, shown
+        self._installation, self._receipt = installation, receipt
         self._body, self._answer = body, answer
 
     def content(self) -> Check | None:
-        """Errors: `InvalidInput` where only one of request and answer was given."""
+        """Check the hashes of request and answer. Errors: `InvalidInput` if only one is available."""
         if self._body is None and self._answer is None:
             return None
         if self._body is None or self._answer is None:
-            raise InvalidInput("request and answer go together", param="request")
-        return content_check(self._shown, self._body, [self._answer])
+            raise InvalidInput("pass both --request and --answer, or neither", param="request")
+        return content_check(self._receipt, self._body, [self._answer])
 
     def execute(self) -> Repeated:
-        """Errors: `NotRepeatable`; `InvalidInput` for another base model; `Unavailable`."""
+        """Compute the answer again. Errors: `NotRepeatable`; `InvalidInput` for another base model;
+        `Unavailable`.
+        """
         if self._body is None or self._answer is None:
-            raise InvalidInput("to compute an answer again takes its --request and its --answer", "request")
+            raise InvalidInput("--re-execute needs --request and --answer", "request")
         return asyncio.run(self._execute(self._body))
 
     def execution(self, repeated: Repeated) -> Check:
         return execution_check(self._answer or "", repeated)
 
     def attribution(self, repeated: Repeated | None) -> list[Check]:
-        """One for each slice with snapshots."""
+        """One check for each slice with snapshots."""
         from backend.services.answers.positions import Positions
 
         methods = self._installation.attributors
         positions = Positions(self._installation.database)
-        found = []
-        for part, record in zip(self._shown.signed.slices, self._records(), strict=True):
+        checks = []
+        for part, record in zip(self._receipt.signed.slices, self._records(), strict=True):
             if record.snapshots:
                 folder = self._installation.adapter_folders.folder(record)
                 probe = None if repeated is None else repeated.probe
-                at, method = positions.of(record.snapshots), self._shown.signed.method
-                found.append(attribution_check(methods, folder, at, method, part.shares, probe))
-        return found
+                at, method = positions.of(record.snapshots), self._receipt.signed.method
+                checks.append(attribution_check(methods, folder, at, method, part.shares, probe))
+        return checks
 
     async def _execute(self, body: bytes) -> Repeated:
         request = self._request(body)
-        async with _own_engine(self._installation) as engine:
+        async with _separate_engine(self._installation) as engine:
             return await repeat(engine, request)
 
     def _request(self, body: bytes) -> Generate:
         records = self._records()
         if any(record.is_training for record in records):
             raise NotRepeatable("the receipt is for training: there is no answer to compute again", "receipt")
-        request, weights = _parsed_request(body)
+        request, weights = _parse_request(body)
         if len(records) != (len(weights) or 1):
-            raise InvalidInput("the request asks for other adapters than the receipt names", param="request")
-        here = self._installation.base.digest
+            raise InvalidInput("the request names other adapters than the receipt", param="request")
+        served = self._installation.base_model.digest
         for record in records:
-            if record.base_model != here:
-                text = f"the answer is by the base model {record.base_model}, here is {here}"
+            if record.base_model != served:
+                text = f"the answer is from base model {record.base_model}, but {served} is served here"
                 raise InvalidInput(text, param="base_model")
         sampling = request.sampling
         if sampling.temperature and sampling.seed is None:
-            raise NotRepeatable("the answer was drawn by chance, without a seed", "request")
-        tokens = self._shown.signed.receipt.completion_tokens
-        again = replace(sampling, max_tokens=max(tokens, 1), logprobs=MAX_ALTERNATIVES)
+            raise NotRepeatable("the answer was sampled at random without a seed", "request")
+        tokens = self._receipt.signed.receipt.completion_tokens
+        sampling = replace(sampling, max_tokens=max(tokens, 1), logprobs=MAX_ALTERNATIVES)
         has_shares = any(record.snapshots for record in records)
         refs = [self._adapter(record) for record in records]
         parts = [BlendPart(ref, weight) for ref, weight in zip(refs, weights, strict=False) if ref]
         return replace(
             request,
-            sampling=again,
+            sampling=sampling,
             adapter=None if weights else refs[0],
             blend=AdapterBlend(tuple(parts)) if parts else None,
             probe=has_shares,
@@ -145,17 +133,19 @@ class Recomputation:
     def _records(self) -> list[VersionRecord]:
         """Errors: `NotFound`."""
         with self._installation.database.read() as tx:
-            found = [(part, tx.chain.version(part.version_id)) for part in self._shown.signed.slices]
-        return [_known(part, record) for part, record in found]
+            found = [(part, tx.chain.version(part.version_id)) for part in self._receipt.signed.slices]
+        return [_require_indexed(part, record) for part, record in found]
 
 
-def _known(part: Slice, record: VersionRecord | None) -> VersionRecord:
+def _require_indexed(part: Slice, record: VersionRecord | None) -> VersionRecord:
     if record is None:
-        raise NotFound(f"version {part.version_id} is not indexed here", param="version_id")
+        raise NotFound(
+            f"version {part.version_id} is not indexed here: run `loraledger index`", param="version_id"
+        )
     return record
 
 
-def _parsed_request(body: bytes) -> tuple[Generate, list[float]]:
+def _parse_request(body: bytes) -> tuple[Generate, list[float]]:
     """Parse a request body as the API does. Returns the engine's message, and the weights of a blend."""
     from pydantic import ValidationError
 
@@ -164,18 +154,20 @@ def _parsed_request(body: bytes) -> tuple[Generate, list[float]]:
 
     try:
         is_chat = "messages" in json.loads(body)
-        asked = (ChatCompletionRequest if is_chat else CompletionRequest).model_validate_json(body)
+        request = (ChatCompletionRequest if is_chat else CompletionRequest).model_validate_json(body)
     except (ValueError, TypeError, RecursionError, ValidationError) as error:
-        raise InvalidInput(f"the request is none that the API takes: {error}", param="request") from error
-    if asked.num_choices != 1:
-        raise NotRepeatable("answers of several choices are not computed again", "request")
-    message = replace(asked.to_generate(default_max_tokens=1), request_id="again", priority=0)
-    return message, [part.weight for part in asked.blend]
+        raise InvalidInput(f"the API does not accept this request: {error}", param="request") from error
+    if request.num_choices != 1:
+        raise NotRepeatable("answers with several choices cannot be computed again", "request")
+    message = replace(request.to_generate(default_max_tokens=1), request_id="again", priority=0)
+    return message, [part.weight for part in request.blend]
 
 
 @asynccontextmanager
-async def _own_engine(installation: Installation) -> AsyncIterator[Engine]:
-    """Of the home's base model, for one answer: in no company, it has the same bits each time."""
+async def _separate_engine(installation: Installation) -> AsyncIterator[Engine]:
+    """Start an engine of this home's base model for one answer: outside a batch, its result is bitwise
+    reproducible.
+    """
     from backend.engine.client import EngineClient
     from backend.engine.process import EngineProcess
 
@@ -189,7 +181,7 @@ async def _own_engine(installation: Installation) -> AsyncIterator[Engine]:
     with tempfile.TemporaryDirectory(prefix="loraledger-") as folder:
         socket_path = Path(folder) / "engine.sock"
         started = EngineProcess(
-            socket_path, installation.base.folder, num_threads=settings.engine_threads, options=options
+            socket_path, installation.base_model.folder, num_threads=settings.engine_threads, options=options
         )
         process = Child(
             started.arguments(), errors=None, output=subprocess.DEVNULL, environment=started.environment()
@@ -197,7 +189,7 @@ async def _own_engine(installation: Installation) -> AsyncIterator[Engine]:
         try:
             while not socket_path.exists():
                 if process.status is not None:
-                    raise Unavailable("the engine ended before it was ready; it says why above")
+                    raise Unavailable("the engine exited before it was ready; see its output above")
                 await asyncio.sleep(STEP_SECONDS)
             async with EngineClient(socket_path) as client:
                 yield client

@@ -1,7 +1,4 @@
-"""Wires the watcher onto a view of the chain of its own: nothing that it says or does rests on our database.
-
-Like `bootstrap`, a composition root.
-"""
+"""Wires the watcher, with a database of its own, so that it does not depend on the installation's."""
 
 from __future__ import annotations
 
@@ -28,28 +25,32 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 GWEI = 10**9
-KEPT_BATCHES = 8
-"""With their receipts, of those that are not right: each pass looks at them again."""
+MAX_CACHED_CASES = 8
+"""Cases of wrong batches are kept in memory with their receipts, because each pass checks them again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What a watcher is to do beside reporting."""
+class WatchOptions:
+    """What a watcher does besides reporting."""
 
     can_challenge: bool = False
     can_answer: bool | None = None
-    """For every operator whose batch data is here; None: for this installation's own, if its key is."""
+    """Whether to answer demands on every operator whose batch data is stored here. None: only those on this
+    installation's operator, if its key is available.
+    """
     only: Account | None = None
     """The one operator to watch; None: all."""
     evidence: Path | None = None
-    """File with receipts from elsewhere, in the form of batch data; read again whenever it changes."""
+    """File with receipts from other sources, in the format of batch data; read again when it changes."""
 
 
 @contextmanager
-def watching(installation: Installation, task: Task, stop: threading.Event) -> Iterator[Watcher]:
-    """A watcher whose waits end once `stop` is set.
+def open_watcher(
+    installation: Installation, options: WatchOptions, stop: threading.Event
+) -> Iterator[Watcher]:
+    """Open a watcher whose waits end once `stop` is set.
 
-    Errors: `InvalidInput` or `NotFound` where it has something to send and there is no key for it.
+    Errors: `InvalidInput` or `NotFound` if it may send transactions and its key is not available.
     """
     from backend.chain.dispute_sender import node_errors
     from backend.chain.indexer import Indexer
@@ -57,37 +58,36 @@ def watching(installation: Installation, task: Task, stop: threading.Event) -> I
     from backend.services.watch.watcher import Watcher
 
     chain = installation.chain
-    own = _own_operator(installation, task)
-    dispute_sender = (
-        _dispute_sender(installation, stop) if task.can_challenge or task.can_answer or own else None
-    )
-    db = _own_view(installation.settings, installation.deployment.block_hash)
+    own = _own_operator(installation, options)
+    can_send = options.can_challenge or options.can_answer or own
+    dispute_sender = _dispute_sender(installation, stop) if can_send else None
+    db = _open_database(installation.settings, installation.deployment.block_hash)
     try:
         yield Watcher(
             follow=Indexer(chain, db.event_log, installation.deployment, confirmations=0).catch_up,
             guard=node_errors,
             db=db,
             chain=chain,
-            cases=installation.cases(db, KEPT_BATCHES),
+            cases=installation.cases_for(db, MAX_CACHED_CASES),
             judge=judge,
             challenge=_challenge(installation, dispute_sender)
-            if dispute_sender and task.can_challenge
+            if dispute_sender and options.can_challenge
             else None,
             answers=_answers(installation, db, dispute_sender)
-            if dispute_sender and (task.can_answer or own)
+            if dispute_sender and (options.can_answer or own)
             else None,
             own=own,
-            answers_for_all=bool(task.can_answer),
-            only=task.only,
-            evidence=tuple if task.evidence is None else _Evidence(task.evidence),
+            answers_for_all=bool(options.can_answer),
+            only=options.only,
+            evidence=tuple if options.evidence is None else _EvidenceFile(options.evidence),
         )
     finally:
         db.close()
 
 
-def _own_operator(installation: Installation, task: Task) -> Account | None:
-    """Whom this installation answers for unasked."""
-    if task.can_answer is False:
+def _own_operator(installation: Installation, options: WatchOptions) -> Account | None:
+    """The operator whose demands are answered by default."""
+    if options.can_answer is False:
         return None
     try:
         return installation.operator.account
@@ -112,11 +112,11 @@ def _challenge(installation: Installation, dispute_sender: DisputeSender) -> Cha
 def _answers(installation: Installation, db: Database, dispute_sender: DisputeSender) -> Answers:
     from backend.services.watch.answers import Answers
 
-    return Answers(db, installation.auditor_of(db), installation.chain, dispute_sender)
+    return Answers(db, installation.auditor_for(db), installation.chain, dispute_sender)
 
 
-class _Evidence:
-    """Errors: `NotFound` without the file, `MalformedBatch` if it is something else."""
+class _EvidenceFile:
+    """Receipts of a file, read again when it changes. Errors: `NotFound`, `MalformedBatch`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -126,7 +126,7 @@ class _Evidence:
 
     def __call__(self) -> tuple[SignedReceipt, ...]:
         if not self._path.is_file():
-            raise NotFound(f"no file {self._path}", param="evidence")
+            raise NotFound(f"there is no file {self._path}", param="evidence")
         changed_at = self._path.stat().st_mtime_ns
         if changed_at != self._changed_at:
             _, self._receipts = decode(self._path.read_bytes())
@@ -134,8 +134,10 @@ class _Evidence:
         return self._receipts
 
 
-def _own_view(settings: Settings, deployment: str) -> Database:
-    """A file for this deployment; others' are dropped, as they can be read from their chains again."""
+def _open_database(settings: Settings, deployment: str) -> Database:
+    """Open the watcher's database of this deployment; those of other deployments are deleted, because they
+    can be indexed again.
+    """
     from backend.db.migrate import upgrade
     from backend.db.unit_of_work import Database
 

@@ -15,7 +15,8 @@ from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.content import cid_of
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.domain.hashing import version_id
-from backend.installation.installation import BaseFacts, Installation
+from backend.installation.base_model import BaseModelInfo
+from backend.installation.installation import Installation
 from backend.settings import Settings
 from benchmarks.api import chain_events
 
@@ -62,7 +63,9 @@ def create_home(home: Path) -> None:
     save(
         Deployment(LOCAL_CHAIN_ID, 1, chain_events.some_hash("block 1"), addresses), home / "deployment.json"
     )
-    Installation(build_settings(home)).note_base(BaseFacts("base", chain_events.some_hash("base"), str(home)))
+    Installation(build_settings(home)).save_base_model(
+        BaseModelInfo("base", chain_events.some_hash("base"), str(home))
+    )
 
 
 def seed(installation: Installation, num_contributors: int, *versions: VersionRecord) -> SeededMarket:

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from backend.app import keep
+from backend.app import freeze_heap
 from backend.installation.installation import Installation
 from backend.services.answers.generate import AnswerRequest
 from backend.services.channels.admission import Payer
@@ -90,7 +90,7 @@ async def _runs(
     installation: Installation, seeded: market.SeededMarket, seconds: float, repeats: int
 ) -> list[Timed]:
     payers = cycle(seeded.payers)
-    keep()  # as the API does when it starts
+    freeze_heap()  # as the API does when it starts
     await _run(installation, seeded.model, payers, min(seconds, 1.0))  # warm-up, not counted
     timed = [await _run(installation, seeded.model, payers, seconds) for _ in range(repeats)]
     await installation.generate.close()

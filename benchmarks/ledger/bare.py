@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from backend.api.app import create_app
-from backend.app import keep
+from backend.app import freeze_heap
 from backend.domain.ids import ZERO_HASH, ReceiptId
 from backend.domain.receipt import SignedReceipt
 from backend.domain.serving import NewReceipt, Reservation
-from backend.installation.api_services import services_of
-from backend.installation.installation import Installation, utc_now
+from backend.installation.installation import Installation
+from backend.installation.resources import utc_now
 from backend.services.channels.admission import receipt_of
 from backend.settings import load_settings
 
@@ -58,6 +58,6 @@ class InstallationWithoutLedger(Installation):
 
 def create() -> FastAPI:
     settings = load_settings()
-    app = create_app(services_of(InstallationWithoutLedger(settings)), settings)
-    keep()
+    app = create_app(InstallationWithoutLedger(settings).api_services, settings)
+    freeze_heap()
     return app

@@ -163,9 +163,9 @@ def test_a_lost_chain_is_set_aside_and_the_fresh_one_is_governed(tmp_path: Path)
         with running(home, log) as again, again.market(CONSUMER) as market:
             assert again.facts["api"] == stack.facts["api"], "clients find the stack where it was"
             assert json.loads((home / "deployment.json").read_text())["block_hash"] != before
-            (aside,) = (home / "set-aside").iterdir()
-            assert json.loads((aside / "deployment.json").read_text())["block_hash"] == before
-            assert "set aside" in log.read_text()
+            (archive,) = (home / "archive").iterdir()
+            assert json.loads((archive / "deployment.json").read_text())["block_hash"] == before
+            assert "moved the data of the previous one" in log.read_text()
             models = wait_until(lambda: market.get("/v1/models")["data"] or None, "the base model", 60)
             assert [model["id"] for model in models] == [BASE]
             _pay_from_the_command_line(again)

@@ -17,8 +17,8 @@ from backend.domain.contribution import ReviewReason
 from backend.domain.dataset import canonical_row
 from backend.domain.hashing import accepted_hash, ascii_word, snapshot_id, to_hash
 from backend.domain.ids import DatanetId
-from backend.installation.installation import BaseFacts
-from backend.installation.watcher import Task, watching
+from backend.installation.base_model import BaseModelInfo
+from backend.installation.watcher import WatchOptions, open_watcher
 from backend.services.contribute.snapshot import ContributionWithdrawn
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 from tests.support.operating import Operating, listening, new_operator, serving
@@ -65,7 +65,7 @@ def test_what_one_publishes_the_other_serves_and_the_first_ones_contributors_are
 
     away.installation.settler.run_once(is_forced=True)
     away.pump()
-    with watching(home.installation, Task(can_answer=False), threading.Event()) as watcher:
+    with open_watcher(home.installation, WatchOptions(can_answer=False), threading.Event()) as watcher:
         (news,) = watcher.run_once()
     assert (news.what, news.operator) == ("right", operator)
 
@@ -88,7 +88,7 @@ def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
     chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path
 ) -> None:
     rows = b"".join(canonical_row({"text": text}) + b"\n" for text in ("one", "two"))
-    facts = BaseFacts("tiny", some_hash("base"), "")
+    facts = BaseModelInfo("tiny", some_hash("base"), "")
     with ExitStack() as stack:
         market = LocalMarket(chain)
         listener, url = stack.enter_context(listening())

@@ -19,7 +19,7 @@ from backend.cli import receipts
 from backend.cli.api_client import ApiClient
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
-from backend.installation.verification import Recomputation, verification_of
+from backend.installation.verification import Recomputation
 from backend.services.receipts.receipt_file import parse_shown
 from tests.support.two import Two
 
@@ -112,6 +112,6 @@ def _check_lies(two: Two, folder: Path) -> None:
     assert other.execution(repeated).is_right is False
 
     forged = replace(shown, signed=replace(shown.signed, signature="0x" + "11" * 64 + "1b"))
-    found: dict[str, Any] = {c.name: c.is_right for c in verification_of(installation).checks(forged)}
+    found: dict[str, Any] = {c.name: c.is_right for c in installation.verification.checks(forged)}
     assert found.pop("signature") is False
     assert set(found.values()) == {True}

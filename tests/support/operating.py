@@ -15,8 +15,7 @@ from backend.chain.keys import create_key, local_account
 from backend.db.migrate import upgrade
 from backend.deployment.local import save
 from backend.domain.hashing import TypedDomain
-from backend.installation.api_services import services_of
-from backend.installation.installation import BaseFacts, Installation
+from backend.installation.installation import Installation
 from backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from backend.chain.keys import LocalSigner
     from backend.domain.ids import Account
+    from backend.installation.base_model import BaseModelInfo
     from tools.local_market import LocalMarket
 
 STAKE = 1_000_000_000
@@ -35,7 +35,7 @@ class Operating:
     """One operator; `pump` does at once what its daemons do by and by."""
 
     def __init__(
-        self, home: Path, market: LocalMarket, facts: BaseFacts, rpc_url: str, url: str, **settings: Any
+        self, home: Path, market: LocalMarket, facts: BaseModelInfo, rpc_url: str, url: str, **settings: Any
     ) -> None:
         home.mkdir()
         save(market.chain.deployment, home / "deployment.json")
@@ -54,7 +54,7 @@ class Operating:
         )
         self.installation = Installation(self.settings)
         upgrade(self.installation.database.engine)
-        self.installation.note_base(facts)
+        self.installation.save_base_model(facts)
 
     def pump(self) -> None:
         for _ in range(3):
@@ -96,7 +96,7 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 
 @contextmanager
 def serving(operating: Operating, listener: socket.socket) -> Iterator[None]:
-    app = create_app(services_of(operating.installation), operating.settings)
+    app = create_app(operating.installation.api_services, operating.settings)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

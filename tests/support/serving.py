@@ -257,7 +257,7 @@ class Installation:
             payouts=Payouts(self.db, chain, claims, self.operator),
             governance=Governance(chain, self.db),
             blobs=self.blobs,
-            is_here=lambda cid: cid not in self.elsewhere,
+            is_local=lambda cid: cid not in self.elsewhere,
             metrics=exposed,
             metrics_token=lambda: METRICS_TOKEN,
             readiness=dict,

@@ -17,7 +17,7 @@ from backend.domain.ids import Hash32
 from backend.domain.money import UNIT
 from backend.domain.voucher import Voucher
 from backend.engine.process import EngineProcess
-from backend.installation.installation import BaseFacts
+from backend.installation.base_model import BaseModelInfo
 from inference.model.base_model import base_model_digest
 from tests.fixtures_engine import make_adapter, make_model
 from tests.integration.api.conftest import sign_in
@@ -43,7 +43,7 @@ class Two:
         self.market = LocalMarket(chain)
         self.market._contribute()
         model = make_model(folder / "model")
-        facts = BaseFacts("tiny", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
+        facts = BaseModelInfo("tiny", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
         at_home, home_url = stack.enter_context(listening())
         at_away, away_url = stack.enter_context(listening())
         self.home = Operating(folder / "home", self.market, facts, rpc_url, home_url)
@@ -62,7 +62,7 @@ class Two:
         self.home.pump()
         engine.wait_until_ready()
 
-    def _publish(self, folder: Path, model: Path, facts: BaseFacts) -> tuple[Cid, VersionId]:
+    def _publish(self, folder: Path, model: Path, facts: BaseModelInfo) -> tuple[Cid, VersionId]:
         adapter = make_adapter(folder / "adapter", model)
         tensors: dict[str, np.ndarray[Any, Any]] = {
             "positions": np.array([0, 2], dtype=np.int64),

@@ -30,7 +30,7 @@ def get_block(
     """One block (`format=raw`), or everything below it (`format=car`, CARv1, depth first)."""
     root = Cid(str(decode_cid(cid)))
     services.policy.check_content(root)
-    if not services.is_here(root):
+    if not services.is_local(root):
         raise ContentMissing(f"{root} is not kept here.", "cid", {"cid": root})
     headers = {"cache-control": "public, max-age=29030400, immutable", "x-content-type-options": "nosniff"}
     if format == "car" or (format is None and CAR in accept):

@@ -21,7 +21,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.judging.case import Finding, Wrong
 from backend.domain.settlement import BatchState
 from backend.installation.installation import Installation
-from backend.installation.watcher import Task, watching
+from backend.installation.watcher import WatchOptions, open_watcher
 from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
 from backend.settings import Settings
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 WINDOW = 48
 CURIOUS = local_account(11)
-CHALLENGE = Task(can_challenge=True, can_answer=False)
+CHALLENGE = WatchOptions(can_challenge=True, can_answer=False)
 
 
 class Room:
@@ -58,10 +58,10 @@ class Room:
         self.stage = Stage(chain, EmbeddedStore(self.home / "ipfs", is_durable=False), folder, WINDOW)
         self._open = ExitStack()
 
-    def watcher(self, task: Task = CHALLENGE, **limits: int) -> Watcher:
+    def watcher(self, task: WatchOptions = CHALLENGE, **limits: int) -> Watcher:
         installation = Installation(Settings(home=self.home, rpc_url=self.url, **limits))  # type: ignore[arg-type]
         self._open.callback(installation.close)
-        return self._open.enter_context(watching(installation, task, threading.Event()))
+        return self._open.enter_context(open_watcher(installation, task, threading.Event()))
 
     def commit(self, forge: Callable[[Stage, Batch], Forgery]) -> Header:
         return self.stage.commit(forge(self.stage, self.stage.build(self.stage.serve_round())))
@@ -103,7 +103,7 @@ def demand(room: Room, header: Header, tree: Tree, *keys: int) -> None:
 
 def test_without_challenge_it_reports_and_sends_nothing(room: Room) -> None:
     header, before = room.commit(ways.spare_leaf), room.num_sent()
-    watcher = room.watcher(Task(can_answer=False))
+    watcher = room.watcher(WatchOptions(can_answer=False))
     (news,) = watcher.run_once()
     assert (news.what, news.batch_hash) == ("withheld", header.hash)
     assert news.is_bad
@@ -161,7 +161,7 @@ def test_a_proof_that_would_revert_is_reported_and_not_sent(room: Room) -> None:
 
 def test_the_own_operator_is_never_accused(room: Room) -> None:
     header, before = room.commit(ways.outside_snapshot), room.num_sent()
-    assert what(room.watcher(Task(can_challenge=True)).run_once()) == ["wrong"]
+    assert what(room.watcher(WatchOptions(can_challenge=True)).run_once()) == ["wrong"]
     assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
 
 
@@ -211,7 +211,7 @@ def test_demands_on_the_own_operator_are_answered_from_batch_data(room: Room) ->
     demand(room, second, Tree.BALANCES, known, unknown)
     demand(room, second, Tree.PARENT_BALANCES, known, unknown, 0)
     earned = room.stage.dollars(WATCHER.account)
-    news = what(room.watcher(Task()).run_once())
+    news = what(room.watcher(WatchOptions()).run_once())
     assert news == ["answered"] * 11 + ["right"]
     assert room.stage.dollars(WATCHER.account) == earned + 11 * 10_000
     assert not room.stage.chain.call("Settlement", "isHeld", OPERATOR.account, second.number)
@@ -220,8 +220,8 @@ def test_demands_on_the_own_operator_are_answered_from_batch_data(room: Room) ->
 def test_demands_are_left_alone_with_no_answer_and_answered_by_anybody_with_answer(room: Room) -> None:
     header = room.commit(honest)
     demand(room, header, Tree.RECEIPTS, 0)
-    assert what(room.watcher(Task(can_answer=False)).run_once()) == ["right"]
-    assert what(room.watcher(Task(can_answer=True)).run_once()) == ["answered", "right"]
+    assert what(room.watcher(WatchOptions(can_answer=False)).run_once()) == ["right"]
+    assert what(room.watcher(WatchOptions(can_answer=True)).run_once()) == ["answered", "right"]
 
 
 def test_an_audit_finds_right_what_was_shown_on_demand_alone(room: Room) -> None:
@@ -243,7 +243,7 @@ def test_an_audit_finds_right_what_was_shown_on_demand_alone(room: Room) -> None
 
 def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:
     demand(room, room.commit(honest), Tree.BALANCES, 0)
-    watcher = room.watcher(Task())
+    watcher = room.watcher(WatchOptions())
     assert watcher.answers is not None
     calls = watcher.answers.calls
 
@@ -259,7 +259,7 @@ def test_what_somebody_else_answered_first_is_no_news(room: Room) -> None:
 
 def test_a_node_that_is_away_is_waited_for(room: Room) -> None:
     room.commit(honest)
-    watcher, stop = room.watcher(Task(can_answer=False)), threading.Event()
+    watcher, stop = room.watcher(WatchOptions(can_answer=False)), threading.Event()
     follow, failures = watcher.follow, iter([Unavailable("away"), Unavailable("away"), None])
 
     def follow_at_last() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.deployment.local import save
 from backend.installation.installation import Installation
-from backend.installation.watcher import Task, watching
+from backend.installation.watcher import WatchOptions, open_watcher
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
 from tools.attack.play import play
@@ -32,9 +32,9 @@ def at_watch(chain: ChainClient, node: LocalNode, folder: Path, stage: Stage) ->
     """In a home that holds nothing but the addresses and a block store."""
     save(chain.deployment, folder / "home" / "deployment.json")
     installation = Installation(Settings(home=folder / "home", rpc_url=node.url))
-    task = Task(can_challenge=True, can_answer=False, evidence=stage.evidence)
+    task = WatchOptions(can_challenge=True, can_answer=False, evidence=stage.evidence)
     try:
-        with watching(installation, task, threading.Event()) as watcher:
+        with open_watcher(installation, task, threading.Event()) as watcher:
             yield watcher
     finally:
         installation.close()

@@ -21,8 +21,7 @@ from backend.domain.money import UNIT
 from backend.domain.training import Dataset, Step
 from backend.domain.training_payment import request_bytes
 from backend.domain.voucher import SignedVoucher, Voucher
-from backend.installation.api_services import services_of
-from backend.installation.installation import BaseFacts
+from backend.installation.base_model import BaseModelInfo
 from backend.installation.local_network import prepare_base
 from backend.services.train.payments import TrainingNotOffered
 from inference.model.base_model import base_model_digest
@@ -30,7 +29,6 @@ from tests.fixtures_engine import make_model
 from tests.support.operating import Operating, deposit
 from tests.unit.workers.support import RESULT
 from tools.local_market import PAYERS, LocalMarket
-from workers.app import leases_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +49,7 @@ def operating(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> It
     market = LocalMarket(chain)
     market._contribute()
     model = make_model(tmp_path / "model")
-    facts = BaseFacts("model", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
+    facts = BaseModelInfo("model", to_hash(bytes.fromhex(base_model_digest(model))), str(model))
     home, url = tmp_path / "home", "http://127.0.0.1:1"
     made = Operating(home, market, facts, hardhat_node.url, url, base_model=str(model), model_cache=tmp_path)
     yield made
@@ -60,7 +58,7 @@ def operating(chain: ChainClient, hardhat_node: LocalNode, tmp_path: Path) -> It
 
 def published(installation: Installation, job: TrainingJob) -> TrainingJob:
     """What workers make of it, without the training."""
-    leases = leases_of(installation)
+    leases = installation.leases
     for step in Step:
         taken = leases.take(job.id, step)
         assert taken is not None
@@ -78,7 +76,7 @@ def test_training_is_paid_settled_and_audited_like_an_answer(
 ) -> None:
     installation, market = operating.installation, operating.market
     prepare_base(operating.settings)
-    services = services_of(installation)
+    services = installation.api_services
     operator = installation.operator.account
     deposit(market, CREATOR, operator, DEPOSIT)
     installation.indexer.catch_up()

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import backend.metrics  # noqa: F401 - their names
 from backend.domain.figures import Figures, Pending
-from backend.installation.metrics import Now
+from backend.installation.metrics import StateCollector
 from inference.protocol import Status
 from inference.server.metrics import EngineMetrics
 
@@ -35,7 +35,7 @@ def full() -> Figures:
 def exposed() -> dict[str, str]:
     """Every sample's name, and its family."""
     state = CollectorRegistry()
-    state.register(Now(full(), {"database": True}))
+    state.register(StateCollector(full(), {"database": True}))
     engine = EngineMetrics("tiny").render(Status("", "tiny", "", 1, [], [], 0, 0, 0, 0, 1, 0))
     text = generate_latest(REGISTRY).decode() + generate_latest(state).decode() + engine
     found = text_string_to_metric_families(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from telemetry import traces
 from tests.support.tracing import by_name, name_of, parent_of, recorded
 from workers.app import add_tasks, create_app
-from workers.relay import Relay, sender_of
+from workers.relay import Relay, outbox_sender
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_job_is_in_the_trace_of_the_request_that_made_it(tmp_path: Path, sqlit
     with recorded() as spans:
         with traces.span("request", CALLER), sqlite_database.begin() as tx:
             tx.outbox.add("training.train", {"job_id": "ftjob-1"}, "one")
-        assert Relay(sqlite_database, sender_of(app), ()).run_once() == 1
+        assert Relay(sqlite_database, outbox_sender(app), ()).run_once() == 1
         carried = message_headers(tmp_path)[traces.TRACEPARENT]
         task = app.tasks["training.train"]
         task.push_request(**{traces.TRACEPARENT: carried})
@@ -47,5 +47,5 @@ def test_a_job_is_in_the_trace_of_the_request_that_made_it(tmp_path: Path, sqlit
 
 def test_without_traces_messages_carry_none(tmp_path: Path) -> None:
     app = create_app(tmp_path)
-    sender_of(app)("training.train", {"job_id": "ftjob-1"})
+    outbox_sender(app)("training.train", {"job_id": "ftjob-1"})
     assert traces.TRACEPARENT not in message_headers(tmp_path)

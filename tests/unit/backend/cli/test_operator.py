@@ -15,9 +15,7 @@ from backend.domain.hashing import to_hash, version_id
 from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.training_payment import training_record
 from backend.domain.transactions import ChainTransaction, TransactionState
-from backend.installation import base_model
-from backend.installation.base_model import Offer
-from backend.installation.installation import BaseFacts
+from backend.installation.base_model import BaseModelInfo, Offer
 from backend.services.operator.membership import Leaving, Place, StillLocked
 from backend.services.operator.offers import base_record
 from tests.support.market import some_account, some_hash
@@ -35,11 +33,11 @@ MINED = to_hash(b"\1" * 32)
 WELL = Place(OWN, "https://market.example", (KEY,), KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15)
 BASE = base_record(OWN, some_hash("base"), "Tiny", (200_000, 400_000))
 TRAINING = training_record(OWN, some_hash("base"), 300_000)
-FACTS = BaseFacts("Tiny", some_hash("base"), "/models/Tiny")
+FACTS = BaseModelInfo("Tiny", some_hash("base"), "/models/Tiny")
 
 
 class Desk:
-    """Membership, offers and installation in one: what is queued is confirmed when it is looked at again."""
+    """Fakes installation, membership and offers; a queued transaction is confirmed at the next look."""
 
     def __init__(self) -> None:
         self.place_now, self.asked = WELL, list[tuple[Any, ...]]()
@@ -57,6 +55,14 @@ class Desk:
     @property
     def membership(self) -> Desk:
         return self
+
+    @property
+    def offers(self) -> Desk:
+        return self
+
+    def prepare_offer(self, prices: tuple[int, int]) -> Offer:
+        self.asked.append(prices)
+        return self.offer
 
     # the services
 
@@ -114,10 +120,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(operator, "open_installation", opened)
     monkeypatch.setattr(operator, "LOCK_POLL_SECONDS", 0)
     monkeypatch.setattr(api_client, "POLL_SECONDS", 0)
-    monkeypatch.setattr(base_model, "offers_of", lambda _: made)
-    monkeypatch.setattr(
-        base_model, "prepare_offer", lambda _, prices: made.asked.append(prices) or made.offer
-    )
+
     return made
 
 

@@ -1,15 +1,14 @@
-"""What a scrape answers, whatever is well and whatever is not."""
+"""Contents of a scrape, with and without faults."""
 
 from __future__ import annotations
 
 import stat
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.db.unit_of_work import Database
-from backend.installation.metrics import STATE, exposition, metrics_token
+from backend.installation.metrics import STATE, MetricsPage, load_metrics_token
 from backend.settings import Settings
 from tests.support.market import some_account
 from tests.support.scripted import ScriptedEngine
@@ -21,13 +20,12 @@ UNBOUNDED = {"adapter", "model", "payer", "account", "channel", "key", "path", "
 """Labels of which there could be any number of values."""
 
 
-def installed(database: Database) -> Any:
-    operator = SimpleNamespace(account=some_account("operator"))
-    return SimpleNamespace(database=database, engine=ScriptedEngine(), operator=operator)
+def page_of(database: Database) -> MetricsPage:
+    return MetricsPage(database, ScriptedEngine(), some_account("operator"))
 
 
-async def scraped(installation: Any) -> dict[str, list[Any]]:
-    text = (await exposition(installation)).decode()
+async def scraped(page: MetricsPage) -> dict[str, list[Any]]:
+    text = (await page.render()).decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names)), "a family that comes twice is refused by Prometheus"
@@ -41,7 +39,7 @@ def up(found: dict[str, list[Any]]) -> dict[str, float]:
 async def test_all_sources_are_in_one_answer(sqlite_database: Database) -> None:
     with sqlite_database.begin() as tx:
         tx.transactions.enqueue(some_account("operator"), "Settlement", "commit", [], "one")
-    found = await scraped(installed(sqlite_database))
+    found = await scraped(page_of(sqlite_database))
     assert up(found) == {
         "database": 1,
         "engine": 1,
@@ -55,9 +53,10 @@ async def test_all_sources_are_in_one_answer(sqlite_database: Database) -> None:
 
 async def test_parts_that_are_away_are_said_to_be_and_the_rest_is_answered(tmp_path: Path) -> None:
     (tmp_path / "a.db").mkdir()
-    installation = installed(Database.open(f"sqlite:///{tmp_path}/a.db"))
-    installation.engine.is_gone = True
-    found = await scraped(installation)
+    engine = ScriptedEngine()
+    engine.is_gone = True
+    database = Database.open(f"sqlite:///{tmp_path}/a.db")
+    found = await scraped(MetricsPage(database, engine, some_account("operator")))
     assert up(found) == {
         "database": 0,
         "engine": 0,
@@ -67,7 +66,7 @@ async def test_parts_that_are_away_are_said_to_be_and_the_rest_is_answered(tmp_p
 
 
 async def test_no_label_grows_with_adapters_or_payers(sqlite_database: Database) -> None:
-    found = await scraped(installed(sqlite_database))
+    found = await scraped(page_of(sqlite_database))
     found.pop("python_info", None)  # the library's own, where nothing is shared
     for samples in found.values():
         for sample in samples:
@@ -76,8 +75,8 @@ async def test_no_label_grows_with_adapters_or_payers(sqlite_database: Database)
 
 def test_the_token_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    token = metrics_token(settings)
-    assert token == metrics_token(settings)
+    token = load_metrics_token(settings)
+    assert token == load_metrics_token(settings)
     assert token.startswith("llm_")
     assert len(token) > 40
     assert stat.S_IMODE((tmp_path / "metrics-token").stat().st_mode) == 0o600
@@ -85,4 +84,4 @@ def test_the_token_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_the_token_may_be_the_operators_own(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("mine\n")
-    assert metrics_token(Settings(home=tmp_path, metrics_token_file=tmp_path / "own")) == "mine"
+    assert load_metrics_token(Settings(home=tmp_path, metrics_token_file=tmp_path / "own")) == "mine"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from backend.deployment.local import save
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
-from backend.installation import readiness
-from backend.installation.installation import BaseFacts, Installation
-from backend.installation.readiness import faults
+from backend.installation.base_model import BaseModelInfo
+from backend.installation.installation import Installation
+from backend.installation.operator_readiness import OPERATOR_PARTS
+from backend.installation.readiness import PARTS, faults
 from backend.settings import Settings
 from tests.support.market import some_account, some_hash
 
@@ -28,9 +29,9 @@ INSIDE = ("sql", "select", "no such table", "operationalerror", "errno", "traceb
 def test_every_part_that_does_not_answer_is_named_with_what_to_do(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = faults(Installation(Settings(home=tmp_path)))
+    found = faults(Installation(Settings(home=tmp_path)), PARTS)
     assert found.keys() == {"database", "chain", "indexer", "engine"}
-    for part in readiness.PARTS:
+    for part in PARTS:
         assert found.get(part.name, part.remedy).endswith(part.remedy)
     assert not [word for word in INSIDE for text in found.values() if word in text.lower()]
     assert "no such table" in caplog.text
@@ -40,16 +41,18 @@ def test_what_an_operator_lacks_on_the_chain_is_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation = Installation(Settings(home=tmp_path))
-    found = faults(installation, readiness.OPERATOR_PARTS)
+    found = faults(installation, OPERATOR_PARTS)
     assert found.keys() == {"operator", "base"}
-    for part in readiness.OPERATOR_PARTS:
+    for part in OPERATOR_PARTS:
         assert found[part.name].endswith(part.remedy)
     place = SimpleNamespace(obstacles=("no stake covers a batch", "no gas"))
     installation.__dict__["membership"] = SimpleNamespace(place=lambda: place)
-    found = faults(installation, readiness.OPERATOR_PARTS)
-    assert found["operator"].startswith("It could not settle: no stake covers a batch; no gas. `loraledger")
+    found = faults(installation, OPERATOR_PARTS)
+    assert found["operator"].startswith(
+        "The operator cannot settle: no stake covers a batch; no gas. Run `loraledger"
+    )
     place.obstacles = ()
-    assert faults(installation, readiness.OPERATOR_PARTS).keys() == {"base"}
+    assert faults(installation, OPERATOR_PARTS).keys() == {"base"}
 
 
 def test_a_base_model_that_is_noted_and_not_registered_is_a_fault(tmp_path: Path) -> None:
@@ -59,21 +62,21 @@ def test_a_base_model_that_is_noted_and_not_registered_is_a_fault(tmp_path: Path
     try:
         installation.prepare_database()
         assert "no " + str(tmp_path / "base_model.json") in base_fault(installation)
-        installation.note_base(BaseFacts("Tiny", some_hash("base"), "/models/Tiny"))
+        installation.save_base_model(BaseModelInfo("Tiny", some_hash("base"), "/models/Tiny"))
         assert base_fault(installation).startswith(
-            "The model 'Tiny' does not exist here. `loraledger operator"
+            "The model 'Tiny' does not exist here. Run `loraledger operator"
         )
     finally:
         installation.close()
 
 
 def base_fault(installation: Installation) -> str:
-    return faults(installation, readiness.OPERATOR_PARTS)["base"]
+    return faults(installation, OPERATOR_PARTS)["base"]
 
 
 def test_a_database_url_with_a_password_is_not_shown(tmp_path: Path) -> None:
     url = "postgresql://market:secret@127.0.0.1:1/market"
-    found = faults(Installation(Settings(home=tmp_path, database_url=url)))
+    found = faults(Installation(Settings(home=tmp_path, database_url=url)), PARTS)
     assert found["database"].startswith("The database of this installation is not reachable.")
     assert "secret" not in str(found)
 
@@ -82,8 +85,8 @@ def test_a_disk_that_is_almost_full_is_named_before_anything_fails_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 10 << 20))
-    assert "has 10 MB left" in faults(Installation(Settings(home=tmp_path)))["disk"]
+    assert "has 10 MB left" in faults(Installation(Settings(home=tmp_path)), PARTS)["disk"]
 
 
 def test_a_folder_that_is_gone_is_a_fault_of_the_disk(tmp_path: Path) -> None:
-    assert "cannot be looked at" in faults(Installation(Settings(home=tmp_path / "gone")))["disk"]
+    assert "is not accessible" in faults(Installation(Settings(home=tmp_path / "gone")), PARTS)["disk"]

@@ -7,7 +7,7 @@ import pytest
 from backend.domain.errors import Overloaded
 from backend.domain.training import TrainingConfig
 from backend.installation import tokenizer
-from backend.installation.tokenizer import ChildTokeniser, TokeniserBroken
+from backend.installation.tokenizer import TokenizerFailed, TokenizerProcess
 from tests.fixtures_engine import make_model
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_process_of_its_own_tokenises(base: Path, tmp_path: Path) -> None:
-    found = ChildTokeniser(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
+    found = TokenizerProcess(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
     assert (found.num_usable, found.num_cut, found.num_tokens, found.num_learnt) == (1, 0, 11, 5)
     assert found.shown[0].contribution == 3
     assert found.shown[0].is_learnt == [False] * 6 + [True] * 5
@@ -31,14 +31,14 @@ def test_a_process_of_its_own_tokenises(base: Path, tmp_path: Path) -> None:
 def test_a_process_that_dies_or_hangs_is_told(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TokeniserBroken):
-        ChildTokeniser(str(base), tmp_path, seconds=0.01).tokenise(ROWS, TrainingConfig(), 1)
+    with pytest.raises(TokenizerFailed):
+        TokenizerProcess(str(base), tmp_path, seconds=0.01).tokenise(ROWS, TrainingConfig(), 1)
     monkeypatch.setattr(tokenizer, "CHILD", "no_such_module")
-    with pytest.raises(TokeniserBroken):
-        ChildTokeniser(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
+    with pytest.raises(TokenizerFailed):
+        TokenizerProcess(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
 
 
 def test_one_waits_for_the_other_but_not_for_ever(tmp_path: Path) -> None:
-    tokeniser = ChildTokeniser("", tmp_path, wait_seconds=0.01)
-    with tokeniser._turn, pytest.raises(Overloaded):
-        tokeniser.tokenise(ROWS, TrainingConfig(), 1)
+    process = TokenizerProcess("", tmp_path, wait_seconds=0.01)
+    with process._lock, pytest.raises(Overloaded):
+        process.tokenise(ROWS, TrainingConfig(), 1)

@@ -35,7 +35,7 @@ class Again(Recomputation):
 
     def __init__(self, *records: VersionRecord) -> None:
         here = SimpleNamespace(digest=RECORD.base_model)
-        installation: Any = SimpleNamespace(base=here, adapter_folders=Folders())
+        installation: Any = SimpleNamespace(base_model=here, adapter_folders=Folders())
         shown: Any = SimpleNamespace(signed=MARKET.serve(MARKET.channels[0]))
         super().__init__(installation, shown, None, None)
         self._named = list(records)
@@ -63,7 +63,7 @@ def test_one_adapter_is_asked_alone_and_several_by_their_weights() -> None:
 
 def test_a_request_for_other_adapters_than_were_paid_is_refused() -> None:
     for records, weights in (((FIRST,), (1.0, 1.0)), ((FIRST, SECOND), ()), ((FIRST, SECOND), (1.0,))):
-        with pytest.raises(InvalidInput, match="other adapters"):
+        with pytest.raises(InvalidInput, match="other adapters than"):
             Again(*records).asked(*weights)
 
 

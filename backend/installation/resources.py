@@ -1,0 +1,173 @@
+"""What the services of an installation run on: database, chain, block store, engine, base model, keys."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from backend.domain.deployment import LOCAL_CHAIN_ID
+from backend.domain.errors import Conflict, NotFound
+from backend.domain.hashing import TypedDomain
+from backend.installation.base_model import BaseModelInfo
+
+if TYPE_CHECKING:
+    import socket
+
+    from backend.chain.client import ChainClient
+    from backend.chain.keystore import KeyStore
+    from backend.db.unit_of_work import Database
+    from backend.domain.deployment import Deployment
+    from backend.domain.ids import Account, Cid
+    from backend.installation.signing_keys import SigningKeys
+    from backend.ports.chain import Signer
+    from backend.ports.engine import Engine
+    from backend.ports.outbound import OutboundHttp
+    from backend.ports.storage import BlobStore
+    from backend.settings import Settings
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Resources:
+    """The resources that `settings` name, each opened on first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def deployment(self) -> Deployment:
+        from backend.deployment.local import load
+
+        return load(self.settings.deployment_file)
+
+    @cached_property
+    def chain(self) -> ChainClient:
+        from backend.chain.client import ChainClient
+
+        return ChainClient.connect(self.settings.rpc_url, self.deployment)
+
+    @cached_property
+    def database(self) -> Database:
+        from backend.db.unit_of_work import Database
+
+        return Database.open(self.settings.db_url)
+
+    def prepare_database(self) -> None:
+        """Create the tables or migrate them to this version."""
+        from backend.db.migrate import upgrade
+
+        upgrade(self.database.engine)
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        if self.settings.ipfs_api:
+            from backend.storage.kubo import KuboStore
+
+            return KuboStore(self.settings.ipfs_api)
+        from backend.storage.embedded import EmbeddedStore
+
+        return EmbeddedStore(self.settings.blocks)
+
+    def is_local(self, cid: Cid) -> bool:
+        """Whether looking `cid` up in `blobs` stays on this machine: a Kubo daemon asks its peers for missing
+        blocks, the embedded store does not.
+        """
+        return not self.settings.ipfs_api or self.blobs.has(cid)
+
+    def kubo_rpc(self, port: int) -> tuple[Any, socket.socket]:
+        """ASGI application and loopback listener of a Kubo RPC API over the embedded store.
+
+        Errors: `Conflict` if a Kubo daemon stores the blocks; it serves that API itself.
+        """
+        from backend.loopback import listen
+        from backend.storage.embedded import EmbeddedStore
+        from backend.storage.kubo_rpc import kubo_rpc
+
+        if not isinstance(self.blobs, EmbeddedStore):
+            raise Conflict(
+                f"the blocks are stored by the daemon at {self.settings.ipfs_api}: use its RPC API",
+                param="ipfs_api",
+            )
+        return kubo_rpc(self.blobs), listen(port)
+
+    @cached_property
+    def outbound(self) -> OutboundHttp:
+        from backend.outbound.client import OutboundClient
+
+        allows = self.settings.private_peers
+        is_local = self.deployment.chain_id == LOCAL_CHAIN_ID
+        return OutboundClient(allows_private=is_local if allows is None else allows)
+
+    @cached_property
+    def engine(self) -> Engine:
+        from backend.engine.client import EngineClient
+
+        return EngineClient(self.settings.engine_socket)
+
+    @cached_property
+    def base_model(self) -> BaseModelInfo:
+        """The served base model, from the file that `save_base_model` wrote. Errors: `NotFound`."""
+        path = self.settings.base_model_file
+        if not path.is_file():
+            raise NotFound(
+                f"no {path}: prepare the base model with `loraledger operator base --prices PROMPT "
+                "COMPLETION`; on the local network `loraledger up` does"
+            )
+        return BaseModelInfo(**json.loads(path.read_text()))
+
+    def save_base_model(self, info: BaseModelInfo) -> None:
+        path = self.settings.base_model_file
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(info), indent=2) + "\n")
+        draft.replace(path)
+
+    # Keys
+
+    @cached_property
+    def signing_keys(self) -> SigningKeys:
+        from backend.installation.signing_keys import SigningKeys
+
+        return SigningKeys(self.settings, self.deployment.chain_id)
+
+    @cached_property
+    def operator(self) -> Signer:
+        return self.signing_keys.operator
+
+    @cached_property
+    def receipt_key(self) -> Signer:
+        return self.signing_keys.receipt_key
+
+    @cached_property
+    def watcher_key(self) -> Signer:
+        return self.signing_keys.watcher
+
+    @cached_property
+    def keystore(self) -> KeyStore:
+        return self.signing_keys.store
+
+    def signer_of(self, account: Account) -> Signer | None:
+        """The key of an account that this installation sends transactions from; None for any other."""
+        return self.operator if account == self.operator.account else None
+
+    def typed_domain(self, contract: str) -> TypedDomain:
+        """EIP-712 domain of a deployed contract."""
+        return TypedDomain(self.deployment.chain_id, self.deployment.address(contract))
+
+    def chain_now(self) -> int:
+        """Unix seconds: the later of the wall clock and the newest block's timestamp. The timestamps of a
+        local chain run ahead in bursts of blocks, and fall behind while no block is mined.
+        """
+        return max(int(time.time()), self.chain.head().timestamp)
+
+    def close(self) -> None:
+        """Close chain and database, where they were opened."""
+        for name in ("chain", "database"):
+            resource = self.__dict__.pop(name, None)
+            if resource is not None:
+                resource.close()

@@ -1,0 +1,93 @@
+"""Wires the worker and the relay process of an installation."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workers.app import QUEUE_BY_TASK, QUEUES, create_app, work
+from workers.relay import Relay, outbox_sender
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery import Celery
+
+    from backend.installation.installation import Installation
+    from backend.settings import Settings
+    from workers.steps import Steps
+
+
+class Workers:
+    """What the worker and the relay of an installation run."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._training_home = installation.settings.home / "training"
+        """One folder for each job."""
+
+    @cached_property
+    def app(self) -> Celery:
+        settings = self._installation.settings
+        return create_app(settings.home, settings.broker_url)
+
+    @cached_property
+    def steps(self) -> Steps:
+        from backend.services.train.parents import Parents
+        from workers.inspection import Inspector
+        from workers.screening import Gatekeeper
+        from workers.steps import Steps, TrainerOptions
+
+        installation = self._installation
+        settings, base_folder = installation.settings, installation.base_model.folder
+        options = TrainerOptions(
+            home=self._training_home,
+            transfers=installation.transfers,
+            model_cache=settings.model_cache,
+            num_threads=settings.trainer_threads,
+            base_folder=base_folder,
+            bring_parent=Parents(installation.database, installation.adapter_folders).bring,
+        )
+        gatekeeper = Gatekeeper(
+            installation.gate,
+            installation.adapter_folders,
+            Inspector(Path(base_folder), settings.trainer_threads),
+        )
+        return Steps(
+            installation.leases,
+            installation.fetching_snapshots,
+            gatekeeper,
+            installation.publication,
+            options,
+        )
+
+    @cached_property
+    def relay(self) -> Relay:
+        """Delivers the outbox. Its sweeps offer lapsed jobs again, mark registered adapters, and remove the
+        folders of finished jobs.
+        """
+        from workers.training.folders import sweep_folders
+
+        installation = self._installation
+        sweeps = (
+            installation.leases.offer_lapsed,
+            installation.publication.notice,
+            partial(sweep_folders, self._training_home, installation.training),
+            partial(sweep_folders, self._training_home, installation.imported_adapters),
+        )
+        return Relay(installation.database, outbox_sender(self.app), sweeps)
+
+
+def run_worker(settings: Settings, queues: Sequence[str] = QUEUES) -> None:
+    """Run a worker of this installation in this process until SIGTERM or Ctrl-C."""
+    from backend.installation.installation import Installation
+
+    installation = Installation(settings)
+    try:
+        if settings.training_price and QUEUE_BY_TASK["training.publish"] in queues:
+            _ = installation.receipt_key  # fail now if the key is missing, instead of after a job was trained
+        workers = Workers(installation)
+        work(workers.app, workers.steps, queues)
+    finally:
+        installation.close()
