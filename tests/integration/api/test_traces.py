@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from backend.db.tables.serving import ReceiptRow
 from tests.support.tracing import by_name, name_of, parent_of, recorded
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api
@@ -20,7 +21,8 @@ def test_an_answer_is_one_trace_from_the_client_to_the_receipt(api: Api) -> None
     with recorded() as spans, api.http() as http:
         asked = {"model": "tiny", "prompt": "my own business"}
         answer = http.post("/v1/completions", json=asked, headers={"traceparent": CALLER}).json()
-        http.get("/health")  # answered when the span before has ended
+        # The server's span ends after its response is sent.
+        wait_for(lambda: "POST /v1/completions" in by_name(spans))
     found = by_name(spans)
     server = found["POST /v1/completions"]
     assert parent_of(server) == CALLER
