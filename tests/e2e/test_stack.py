@@ -155,7 +155,7 @@ def test_answers_are_paid_and_audited_whatever_is_killed(tmp_path: Path) -> None
         assert stack.run("vote", "list", "--json").strip() == "[]"
 
 
-def test_a_lost_chain_is_set_aside_and_the_fresh_one_is_governed(tmp_path: Path) -> None:
+def test_a_lost_chain_is_archived_and_the_new_one_is_governed(tmp_path: Path) -> None:
     home, log = tmp_path / "home", tmp_path / "up.log"
     with running(home, log) as stack:
         before = json.loads((home / "deployment.json").read_text())["block_hash"]
@@ -179,7 +179,7 @@ def _pay_from_the_command_line(stack: Stack) -> None:
     with OpenAI(base_url=f"{stack.facts['api']}/v1", api_key=key, max_retries=0) as client:
         question = [{"role": "user", "content": "What is the capital of France?"}]
         answer = client.chat.completions.create(model=BASE, messages=question, max_tokens=16, temperature=0)  # type: ignore[arg-type]
-    # What it says is nobody's promise: the two likeliest first words are a rounding apart in bfloat16.
+    # The text is not asserted: the two likeliest first words differ by less than a rounding in bfloat16.
     assert (answer.choices[0].message.content or "").strip()
     assert answer.model_extra is not None
     assert int(answer.model_extra["loraledger"]["charge"]) > 0

@@ -1,4 +1,4 @@
-"""Whole installations on one chain, by the product's own wiring, each with a home of its own."""
+"""Complete installations on one chain, wired as in production, each with its own home."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSWORD = "of the test"
 
 
 class Operating:
-    """One operator; `pump` does at once what its daemons do by and by."""
+    """One operator; `pump` does in one call what its daemons do over time."""
 
     def __init__(
         self, home: Path, market: LocalMarket, facts: BaseModelInfo, rpc_url: str, url: str, **settings: Any
@@ -67,7 +67,7 @@ class Operating:
 
 
 def new_operator(home: Path, market: LocalMarket) -> dict[str, str]:
-    """The settings of a second operator: keys in a key store, a stake, a receipt key of its own."""
+    """Create a second operator with keys in a key store, stake and receipt key; returns its settings."""
     operator, receipt_key = (create_key(home / "keys", PASSWORD) for _ in range(2))
     registry = market.chain.address("OperatorRegistry")
     market.rpc("hardhat_setBalance", operator.account, hex(10**20))
@@ -81,7 +81,7 @@ def new_operator(home: Path, market: LocalMarket) -> dict[str, str]:
 
 
 def deposit(market: LocalMarket, payer: LocalSigner, operator: Account, units: int) -> None:
-    """A channel of the payer with this operator; no session key."""
+    """Open a channel of the payer with this operator, without a session key."""
     grant = {"key": "0x" + "00" * 20, "cap": 0, "expiry": 0}
     market.send(payer, "TestUSD", "approve", market.vault.contract, units)
     market.send(payer, "PaymentVault", "deposit", operator, market.settlement.contract, units, grant)
@@ -89,7 +89,7 @@ def deposit(market: LocalMarket, payer: LocalSigner, operator: Account, units: i
 
 @contextmanager
 def listening() -> Iterator[tuple[socket.socket, str]]:
-    """A loopback port before anybody serves on it: an installation must know its URL when it is made."""
+    """A loopback port and its URL, which an installation needs before it serves there."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
 

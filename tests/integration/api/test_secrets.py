@@ -75,7 +75,7 @@ def test_no_log_record_holds_a_secret(loud: pytest.LogCaptureFixture, api: Api) 
     assert not {secret for secret in secrets if str(secret).removeprefix("0x") in text}
 
 
-def test_every_request_leaves_one_line_with_its_id_and_without_its_path(
+def test_every_request_logs_one_line_by_its_route_and_without_its_path(
     caplog: pytest.LogCaptureFixture, api: Api
 ) -> None:
     """The line is written after the response is sent, so the client may be ahead of it."""

@@ -45,7 +45,7 @@ def formatted(message: str, *args: object, **fields: Any) -> dict[str, Any]:
     return line
 
 
-def test_what_has_the_form_of_a_secret_is_masked_wherever_it_stands(written: io.StringIO) -> None:
+def test_anything_with_the_format_of_a_secret_is_masked(written: io.StringIO) -> None:
     for secret in SECRETS:
         logging.getLogger("library").info("sent %s", {"token": secret})
         try:
@@ -62,7 +62,7 @@ def test_hashes_and_addresses_stay_readable(written: io.StringIO) -> None:
     assert HASH in written.getvalue()
 
 
-def test_a_line_of_json_is_whole_whatever_is_logged() -> None:
+def test_a_json_line_is_valid_for_every_record() -> None:
     line = formatted("two\nlines %s", "\ud800", seconds=1.5, route="/v1/models", odd=object())
     assert line["message"].startswith("two\nlines")
     assert (line["level"], line["logger"], line["seconds"], line["route"]) == ("INFO", "x", 1.5, "/v1/models")
@@ -70,7 +70,7 @@ def test_a_line_of_json_is_whole_whatever_is_logged() -> None:
     assert not {"request_id", "trace_id", "error", "args", "levelno"} & set(line)
 
 
-def test_what_python_warns_of_is_a_line_of_the_log(written: io.StringIO) -> None:
+def test_python_warnings_are_logged(written: io.StringIO) -> None:
     warnings.warn("something\nis odd", UserWarning, stacklevel=1)
     assert "something" in written.getvalue()
     assert "py.warnings" in written.getvalue()

@@ -57,7 +57,7 @@ def read(folder: Path) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_processes_of_one_kind_and_of_several_are_added_up(tmp_path: Path) -> None:
+def test_metrics_of_several_processes_are_summed(tmp_path: Path) -> None:
     running = [counting(tmp_path, name, amount) for name, amount in (("api", 1), ("api", 2), ("index", 4))]
     found = read(tmp_path)
     assert found['things_total{kind="a"}'] == 7
@@ -67,7 +67,7 @@ def test_processes_of_one_kind_and_of_several_are_added_up(tmp_path: Path) -> No
         process.communicate()
 
 
-def test_a_restart_goes_on_counting_in_the_files_of_who_was_killed(tmp_path: Path) -> None:
+def test_a_restart_continues_the_counters_of_a_killed_process(tmp_path: Path) -> None:
     for killed in (True, False, False):
         process = counting(tmp_path, "api", 5)
         process.communicate(b"die" if killed else b"")
@@ -76,7 +76,7 @@ def test_a_restart_goes_on_counting_in_the_files_of_who_was_killed(tmp_path: Pat
     assert len(list(tmp_path.glob("*.db"))) == len(metrics.KINDS)
 
 
-def test_where_there_is_no_room_a_process_counts_for_itself(
+def test_on_a_full_disk_a_process_keeps_its_metrics_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: int) -> None:
@@ -90,7 +90,7 @@ def test_where_there_is_no_room_a_process_counts_for_itself(
     assert "are not shared" in caplog.text
 
 
-def test_what_would_be_counted_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enabling_after_metrics_exist_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import prometheus_client  # noqa: F401 - as a process that is wired in the wrong order does
 
     monkeypatch.delenv(metrics.FOLDER_VARIABLE, raising=False)
@@ -99,7 +99,7 @@ def test_what_would_be_counted_elsewhere_is_refused(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("make", [lambda folder: folder.write_text("a file"), lambda folder: folder.mkdir()])
-def test_the_folder_may_be_there_or_be_unusable(
+def test_the_folder_may_exist_or_be_unusable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
 ) -> None:
     folder = tmp_path / "metrics"

@@ -28,7 +28,7 @@ def test_off_costs_no_span_and_names_no_parent() -> None:
     assert traces.span("one") is traces.span("two")
 
 
-def test_spans_lie_below_each_other_or_below_who_asked_in_another_process() -> None:
+def test_spans_have_the_current_span_or_a_traceparent_as_parent() -> None:
     with recorded() as spans, traces.span("outer", CALLER) as outer, traces.span("inner", gen_ai__model="m"):
         passed_on = traces.current_traceparent()
         traces.set_attributes(outer, receipt__id="0x1")
@@ -40,7 +40,7 @@ def test_spans_lie_below_each_other_or_below_who_asked_in_another_process() -> N
     assert found["outer"].attributes == {"receipt.id": "0x1"}
 
 
-def test_what_is_over_can_be_recorded_with_its_length() -> None:
+def test_a_past_span_is_recorded_with_its_duration() -> None:
     with recorded() as spans:
         traces.record_span("over", CALLER, 1.5, tokens=3)
     span = by_name(spans)["over"]
@@ -50,7 +50,7 @@ def test_what_is_over_can_be_recorded_with_its_length() -> None:
     assert parent_of(span) == CALLER
 
 
-def test_an_error_leaves_its_kind_and_not_its_words() -> None:
+def test_an_error_is_recorded_without_its_message() -> None:
     with recorded() as spans, pytest.raises(ValueError, match="secret"), traces.span("failing"):
         raise ValueError("secret prompt")
     span = by_name(spans)["failing"]
@@ -58,7 +58,7 @@ def test_an_error_leaves_its_kind_and_not_its_words() -> None:
     assert not span.events
 
 
-def test_a_parent_that_is_none_begins_a_trace_of_its_own() -> None:
+def test_an_invalid_parent_starts_a_new_trace() -> None:
     with recorded() as spans:
         traces.record_span("first", "nonsense")
     assert by_name(spans)["first"].parent is None
@@ -74,7 +74,7 @@ def test_a_parent_that_is_none_begins_a_trace_of_its_own() -> None:
         ({"OTEL_TRACES_EXPORTER": "console, otlp"}, ["console", "otlp"]),
     ],
 )
-def test_the_standard_variables_say_whether_and_where(
+def test_the_standard_variables_configure_the_exporters(
     environment: Mapping[str, str], exporters: list[str]
 ) -> None:
     assert traces._exporter_names(environment) == exporters
@@ -86,14 +86,14 @@ def test_an_unknown_exporter_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
         traces.setup("api")
 
 
-def test_without_the_extra_a_wish_for_traces_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enabling_traces_without_the_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(traces.TracesMisconfigured, match=r"loraledger\[telemetry\]"):
         traces.setup("api")
 
 
-def test_a_process_that_is_asked_to_writes_its_spans_before_it_ends() -> None:
+def test_a_process_exports_its_spans_before_it_exits() -> None:
     code = "from telemetry import traces; traces.setup('worker'); traces.record_span('done', None)"
     done = subprocess.run(
         [sys.executable, "-c", code],

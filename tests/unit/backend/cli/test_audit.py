@@ -32,14 +32,14 @@ def draft() -> Draft:
     return Draft.of(SHOP.batch(Random(3), Ledger(), 4))
 
 
-def test_a_right_batch_is_told_with_its_sums() -> None:
+def test_a_right_batch_is_shown_with_its_sums() -> None:
     verdict = verdict_on(draft())
     assert _as_line(verdict).startswith("batch 1: every unit is right (4 receipts, ")
     assert _as_json(verdict)["is_right"]
     assert _as_json(verdict)["proof"] is None
 
 
-def test_a_wrong_receipt_is_told_with_its_unit_and_the_proof_to_send() -> None:
+def test_a_wrong_receipt_is_shown_with_its_unit_and_the_proof_to_send() -> None:
     spoilt = draft()
     reprice(Random(1), spoilt, SHOP)
     verdict = verdict_on(spoilt)
@@ -52,7 +52,7 @@ def test_a_wrong_receipt_is_told_with_its_unit_and_the_proof_to_send() -> None:
     assert call["args"][0]["receiptsRoot"] == verdict.header.receipts_root
 
 
-def test_a_hidden_tree_is_told_with_what_must_be_demanded_first() -> None:
+def test_a_withheld_tree_is_shown_with_the_demands() -> None:
     spoilt = draft()
     move_value(Random(1), spoilt.entries, 1 << 64)
     verdict = verdict_on(spoilt)
@@ -64,6 +64,6 @@ def test_a_hidden_tree_is_told_with_what_must_be_demanded_first() -> None:
 
 
 @pytest.mark.parametrize("also", [{"operator": "0x" + "11" * 20}, {"batch": 1}])
-def test_all_goes_with_no_other_choice(also: dict[str, object]) -> None:
+def test_all_cannot_be_combined_with_another_selection(also: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match="--all"):
         audit(is_all=True, **also)

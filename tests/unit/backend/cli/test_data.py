@@ -24,7 +24,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["data", *arguments])
 
 
-def test_a_sound_file_is_told_with_what_is_in_it(tmp_path: Path) -> None:
+def test_a_valid_file_is_reported_with_its_contents(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(ROWS)
     result = run("validate", str(path), "--licence", "mit")
@@ -34,7 +34,7 @@ def test_a_sound_file_is_told_with_what_is_in_it(tmp_path: Path) -> None:
     assert "tokens" not in result.output, "no base model was prepared in this home"
 
 
-def test_every_defect_is_told_by_line_and_the_exit_code_is_one(tmp_path: Path) -> None:
+def test_defects_are_listed_by_line_and_the_exit_code_is_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(jsonl({"prompt": 1, "completion": "b"}) + b"nope\n" * 200)
     result = run("validate", str(path), "--licence", "MIT")
@@ -44,7 +44,7 @@ def test_every_defect_is_told_by_line_and_the_exit_code_is_one(tmp_path: Path) -
     assert "no valid row, 201 defects" in result.output
 
 
-def test_rows_that_are_nearly_others_are_told(tmp_path: Path) -> None:
+def test_near_duplicates_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     text = "Returns the number of items in the list, or zero if there are none at all."
     path.write_bytes(jsonl({"text": text}, {"text": text.upper()}))
@@ -53,7 +53,7 @@ def test_rows_that_are_nearly_others_are_told(tmp_path: Path) -> None:
     assert "line 2: 100 % line 1 by 0x" in result.output
 
 
-def test_programs_get_the_report_as_json(tmp_path: Path) -> None:
+def test_the_report_is_printed_as_json(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"[1]\n")
     result = run("validate", str(path), "--licence", "MIT", "--json")
@@ -61,7 +61,7 @@ def test_programs_get_the_report_as_json(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["defect_counts"] == {"not_an_object": 1}
 
 
-def test_tokens_are_counted_where_a_base_model_was_prepared(tmp_path: Path) -> None:
+def test_tokens_are_counted_if_a_base_model_was_prepared(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))

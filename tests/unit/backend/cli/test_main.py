@@ -45,7 +45,7 @@ def test_a_part_without_an_installation_says_what_to_do(command: str, tmp_path: 
     assert "Traceback" not in result.stderr
 
 
-def test_who_fetches_an_adapter_into_a_fresh_home_is_told_to_index_the_chain(tmp_path: Path) -> None:
+def test_pulling_an_adapter_into_an_empty_home_asks_to_index_the_chain(tmp_path: Path) -> None:
     deployment = Deployment(11155111, 1, some_hash("block"), {"AdapterRegistry": some_account("registry")})
     save(deployment, tmp_path / "deployment.json")
     result = run("adapter", "pull", some_hash("adapter"), "a-copy", LORALEDGER_HOME=str(tmp_path))

@@ -128,7 +128,7 @@ def typed(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["operator", *arguments])
 
 
-def test_an_operator_that_could_settle_is_shown_and_the_exit_code_is_0(desk: Desk) -> None:
+def test_an_operator_that_can_settle_is_shown_with_exit_code_0(desk: Desk) -> None:
     shown = typed("show")
     assert (shown.exit_code, shown.stderr) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in shown.stdout.replace("receipt key", "key").splitlines())
@@ -144,7 +144,7 @@ def test_an_operator_that_could_settle_is_shown_and_the_exit_code_is_0(desk: Des
     assert desk.asked == [("prepare_database",)]  # an operator joins before anything else has run
 
 
-def test_an_operator_that_could_not_settle_is_told_each_reason_and_the_exit_code_is_1(desk: Desk) -> None:
+def test_an_operator_that_cannot_settle_is_shown_with_each_reason_and_exit_code_1(desk: Desk) -> None:
     leaving = Leaving(1_000 * MICRO, 1_800_000_000, 7)
     desk.place_now = replace(WELL, key_owner=ZERO_ACCOUNT, leaving=leaving, wei=0)
     shown = typed("show")
@@ -156,7 +156,7 @@ def test_an_operator_that_could_not_settle_is_told_each_reason_and_the_exit_code
     assert unlocked in shown.stdout
 
 
-def test_what_is_shown_as_json_has_amounts_as_text_and_the_exit_code_of_the_rest(desk: Desk) -> None:
+def test_json_has_amounts_as_strings_and_the_same_exit_code(desk: Desk) -> None:
     well = {
         "account": OWN,
         "endpoint": "https://market.example",
@@ -176,12 +176,12 @@ def test_what_is_shown_as_json_has_amounts_as_text_and_the_exit_code_of_the_rest
     desk.place_now = replace(WELL, leaving=Leaving(MICRO, 1_800_000_000, None), wei=0)
     shown = typed("show", "--json")
     leaving = {"amount": "1000000000000", "free_at": 1_800_000_000, "locked_by": None}
-    told = {"leaving": leaving, "cover": "999000000000000", "wei": "0"}
+    expected = {"leaving": leaving, "cover": "999000000000000", "wei": "0"}
     assert shown.exit_code == 1
-    assert json.loads(shown.stdout) == well | told | {"obstacles": list(desk.place_now.obstacles)}
+    assert json.loads(shown.stdout) == well | expected | {"obstacles": list(desk.place_now.obstacles)}
 
 
-def test_joining_names_what_is_queued_and_only_who_waits_is_told_the_end(desk: Desk) -> None:
+def test_joining_lists_queued_transactions_and_with_wait_their_end(desk: Desk) -> None:
     queued = ["transaction 1, Registry.stake, is queued", "transaction 2, Registry.addReceiptKey, is queued"]
     assert typed("join", "--stake", "1000.5").stdout.splitlines() == queued
     assert desk.asked[-1] == ("join", 1_000_500_000)
@@ -193,13 +193,13 @@ def test_joining_names_what_is_queued_and_only_who_waits_is_told_the_end(desk: D
     ]
 
 
-def test_joining_again_says_that_nothing_is_missing(desk: Desk) -> None:
+def test_joining_again_has_nothing_to_do(desk: Desk) -> None:
     desk.queues = []
     for more in ([], ["--wait"]):
         assert typed("join", "--stake", "1", *more).stdout == "nothing to do\n"
 
 
-def test_who_waits_for_what_fails_is_told_why(desk: Desk) -> None:
+def test_waiting_for_a_failed_transaction_shows_the_reason(desk: Desk) -> None:
     desk.ends_as = TransactionState.FAILED
     for command in (["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]):
         failed = typed(*command, "--wait").exception
@@ -207,9 +207,7 @@ def test_who_waits_for_what_fails_is_told_why(desk: Desk) -> None:
         assert "Registry.stake, failed: it reverted" in str(failed)
 
 
-def test_who_waits_for_a_sender_that_does_not_run_is_told_to_start_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_without_a_sender_asks_to_start_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator, "CONFIRMED_SECONDS", 0)
     desk.ends_as = TransactionState.SENT
     waited = typed("join", "--stake", "1", "--wait").exception
@@ -221,7 +219,7 @@ def test_who_waits_for_a_sender_that_does_not_run_is_told_to_start_it(
     "command",
     [["join", "--stake", "1"], ["unstake", "1"], ["withdraw"], ["base", "--prices", "1", "2"]],
 )
-def test_a_refusal_is_the_services_own_word(desk: Desk, command: list[str]) -> None:
+def test_a_services_refusal_is_the_commands_error(desk: Desk, command: list[str]) -> None:
     desk.refusal = Conflict("Send it the network's coin.")
     refused = typed(*command)
     assert refused.exit_code == 1
@@ -232,12 +230,12 @@ def test_a_refusal_is_the_services_own_word(desk: Desk, command: list[str]) -> N
 @pytest.mark.parametrize(
     "command", [["join", "--stake", "0"], ["join"], ["unstake", "-1"], ["base"], ["base", "--prices", "1"]]
 )
-def test_what_makes_no_sense_is_wrong_usage(desk: Desk, command: list[str]) -> None:
+def test_invalid_arguments_are_wrong_usage(desk: Desk, command: list[str]) -> None:
     assert typed(*command).exit_code == 2
     assert desk.asked == []
 
 
-def test_a_stake_that_is_asked_back_is_taken_by_who_waits_as_soon_as_it_is_free(desk: Desk) -> None:
+def test_unstake_with_wait_withdraws_as_soon_as_the_stake_is_unlocked(desk: Desk) -> None:
     desk.queues, desk.num_locked = ["startUnstake"], 3
     assert typed("unstake", "400").stdout == "transaction 1, Registry.startUnstake, is queued\n"
     assert desk.asked[-1] == ("unstake", 400 * MICRO)
@@ -246,19 +244,19 @@ def test_a_stake_that_is_asked_back_is_taken_by_who_waits_as_soon_as_it_is_free(
     assert desk.num_locked == -1
 
 
-def test_a_stake_that_is_kept_is_not_waited_for(desk: Desk) -> None:
+def test_cancelling_an_unstake_does_not_wait(desk: Desk) -> None:
     assert typed("unstake", "0", "--wait").exit_code == 0
     assert desk.asked[-1] == ("unstake", 0)
 
 
-def test_withdrawing_does_not_wait_for_what_is_locked(desk: Desk) -> None:
+def test_withdrawing_does_not_wait_for_locked_stake(desk: Desk) -> None:
     desk.num_locked = 1
     assert isinstance(typed("withdraw", "--wait").exception, StillLocked)
     assert typed("withdraw", "--wait").exit_code == 0
     assert desk.asked[-1] == ("withdraw",)
 
 
-def test_the_base_model_is_told_with_what_it_is_sold_by(desk: Desk) -> None:
+def test_the_base_model_is_shown_with_the_records_it_is_sold_by(desk: Desk) -> None:
     desk.queues = ["register"]
     done = typed("base", "--prices", "200000", "400000")
     prices = "200,000 and 400,000 token units per million prompt and completion tokens"
@@ -280,11 +278,11 @@ def test_the_base_model_is_told_with_what_it_is_sold_by(desk: Desk) -> None:
     assert desk.asked[-1] == ("register", BASE)
 
 
-def test_the_base_model_as_json_is_all_that_is_on_standard_output(desk: Desk) -> None:
+def test_only_json_is_on_standard_output(desk: Desk) -> None:
     desk.queues = ["register"]
     done = typed("base", "--prices", "200000", "400000", "--json")
     one = {"id": 1, "contract": "Registry", "function": "register", "state": "queued", "hash": None}
-    told = {
+    expected = {
         "name": "Tiny",
         "digest": FACTS.digest,
         "folder": "/models/Tiny",
@@ -295,7 +293,7 @@ def test_the_base_model_as_json_is_all_that_is_on_standard_output(desk: Desk) ->
         "training_version_id": version_id(TRAINING),
         "transactions": [one],
     }
-    assert json.loads(done.stdout) == told
+    assert json.loads(done.stdout) == expected
     assert done.stderr == "transaction 1, Registry.register, is queued\n"
     waited = json.loads(typed("base", "--prices", "200000", "400000", "--json", "--wait").stdout)
     assert waited["transactions"] == [one | {"id": 2, "state": "confirmed", "hash": MINED}]
@@ -304,9 +302,9 @@ def test_the_base_model_as_json_is_all_that_is_on_standard_output(desk: Desk) ->
     assert (free["training_price"], free["training_version_id"], free["transactions"]) == (0, None, [])
 
 
-def test_help_says_in_which_units_prices_are() -> None:
-    told = " ".join(
+def test_help_names_the_units_of_prices() -> None:
+    help_text = " ".join(
         CliRunner().invoke(app, ["operator", "base", "--help"], env={"COLUMNS": "200"}).stdout.split()
     )
-    assert "token units per million prompt tokens, and completion tokens" in told
-    assert "A dollar is 1,000,000 token units" in told
+    assert "token units per million prompt tokens, and completion tokens" in help_text
+    assert "A dollar is 1,000,000 token units" in help_text

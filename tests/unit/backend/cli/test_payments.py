@@ -43,7 +43,7 @@ THAW = "/v1/withdrawals/thaw/prepare {'amount': '2000000000000'}"
 TAKE = "/v1/withdrawals/prepare None"
 
 
-def test_money_that_is_waited_for_is_taken_as_soon_as_it_has_thawed(
+def test_withdraw_with_wait_withdraws_as_soon_as_the_money_has_thawed(
     open_vault: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vault = open_vault(Vault(patience=3))
@@ -62,7 +62,7 @@ def test_without_wait_money_starts_to_thaw_and_is_not_withdrawn(open_vault: Any)
     assert vault.sent == [THAW, TAKE]
 
 
-def test_waiting_does_not_hide_that_there_is_nothing_to_wait_for(open_vault: Any) -> None:
+def test_waiting_fails_at_once_if_nothing_is_thawing(open_vault: Any) -> None:
     open_vault(Vault(patience=1, error="NothingThawing"))
     with pytest.raises(ApiError):
         payments.withdraw(None, wait=True, user=7)

@@ -33,13 +33,13 @@ def failure(*arguments: str) -> BaseException | None:
 
 
 @pytest.mark.parametrize("receipt", ["nothing.json", some_hash("unknown"), "0x12"])
-def test_what_is_neither_a_file_nor_known_here_is_said_to_be_so(receipt: str) -> None:
+def test_an_argument_that_is_neither_a_file_nor_an_id_is_named(receipt: str) -> None:
     error = failure(receipt)
     assert isinstance(error, NotFound)
     assert receipt in str(error)
 
 
-def test_a_file_that_shows_no_receipt_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_receipt_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "receipt.json"
     path.write_text('{"id": "0x12"}')
     assert isinstance(failure(str(path)), InvalidInput)

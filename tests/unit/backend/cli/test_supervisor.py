@@ -41,7 +41,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def test_what_dies_is_started_again(supervisor: Supervisor) -> None:
+def test_an_exited_service_is_restarted(supervisor: Supervisor) -> None:
     supervisor.start(Service("sleeper", SLEEPER))
     first = supervisor.pids()["sleeper"]
     os.kill(first, signal.SIGKILL)
@@ -53,7 +53,7 @@ def test_what_dies_is_started_again(supervisor: Supervisor) -> None:
     eventually(has_successor)
 
 
-def test_a_service_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_log(
+def test_a_service_that_exits_before_it_is_ready_is_an_error_with_its_log(
     supervisor: Supervisor,
 ) -> None:
     failing = [sys.executable, "-c", "raise SystemExit('no such port')"]
@@ -61,7 +61,7 @@ def test_a_service_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_
         supervisor.start(Service("failing", failing, is_ready=lambda: False))
 
 
-def test_leaving_ends_all_children_the_newest_first(tmp_path: Path) -> None:
+def test_exit_stops_all_children_the_newest_first(tmp_path: Path) -> None:
     order = tmp_path / "order"
     body = (
         "import signal, sys, time\n"

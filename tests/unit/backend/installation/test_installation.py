@@ -9,6 +9,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_answers_are_attributed_by_error_vectors_first_and_all_alike_last(tmp_path: Path) -> None:
+def test_attributors_prefer_error_vectors_and_fall_back_to_uniform(tmp_path: Path) -> None:
     methods = [each.method for each in Installation(Settings(home=tmp_path)).attributors]
     assert methods == ["error-ridge-1", "hidden-cosine-1", "uniform-1"]

@@ -36,7 +36,7 @@ def up(found: dict[str, list[Any]]) -> dict[str, float]:
     return {sample.labels["part"]: sample.value for sample in found["loraledger_up"]}
 
 
-async def test_all_sources_are_in_one_answer(sqlite_database: Database) -> None:
+async def test_all_sources_are_in_one_scrape(sqlite_database: Database) -> None:
     with sqlite_database.begin() as tx:
         tx.transactions.enqueue(some_account("operator"), "Settlement", "commit", [], "one")
     found = await scraped(page_of(sqlite_database))
@@ -51,7 +51,7 @@ async def test_all_sources_are_in_one_answer(sqlite_database: Database) -> None:
     assert waiting == {"queued": 1, "sent": 0, "mined": 0}
 
 
-async def test_parts_that_are_away_are_said_to_be_and_the_rest_is_answered(tmp_path: Path) -> None:
+async def test_unavailable_parts_are_reported_and_the_rest_is_rendered(tmp_path: Path) -> None:
     (tmp_path / "a.db").mkdir()
     engine = ScriptedEngine()
     engine.is_gone = True
@@ -65,7 +65,7 @@ async def test_parts_that_are_away_are_said_to_be_and_the_rest_is_answered(tmp_p
     assert "loraledger_http_requests" in found
 
 
-async def test_no_label_grows_with_adapters_or_payers(sqlite_database: Database) -> None:
+async def test_no_label_has_unbounded_values(sqlite_database: Database) -> None:
     found = await scraped(page_of(sqlite_database))
     found.pop("python_info", None)  # the library's own, where nothing is shared
     for samples in found.values():
@@ -73,7 +73,7 @@ async def test_no_label_grows_with_adapters_or_payers(sqlite_database: Database)
             assert not UNBOUNDED & set(sample.labels), sample
 
 
-def test_the_token_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_token_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     token = load_metrics_token(settings)
     assert token == load_metrics_token(settings)
@@ -82,6 +82,6 @@ def test_the_token_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "metrics-token").stat().st_mode) == 0o600
 
 
-def test_the_token_may_be_the_operators_own(tmp_path: Path) -> None:
+def test_a_setting_names_the_tokens_file(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("mine\n")
     assert load_metrics_token(Settings(home=tmp_path, metrics_token_file=tmp_path / "own")) == "mine"

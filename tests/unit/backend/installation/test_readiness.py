@@ -1,4 +1,4 @@
-"""What is said of parts that do not answer."""
+"""Faults of parts that are not ready."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - as shutil's
 INSIDE = ("sql", "select", "no such table", "operationalerror", "errno", "traceback", "chain_checkpoints")
-"""Words of the database's, the system's and ours that mean nothing to whoever may ask."""
+"""Internal terms that must not be shown to unauthenticated callers."""
 
 
-def test_every_part_that_does_not_answer_is_named_with_what_to_do(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_every_faulty_part_is_named_with_its_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = faults(Installation(Settings(home=tmp_path)), PARTS)
     assert found.keys() == {"database", "chain", "indexer", "engine"}
     for part in PARTS:
@@ -37,7 +35,7 @@ def test_every_part_that_does_not_answer_is_named_with_what_to_do(
     assert "no such table" in caplog.text
 
 
-def test_what_an_operator_lacks_on_the_chain_is_named_with_what_to_do(
+def test_what_an_operator_lacks_on_the_chain_is_named_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation = Installation(Settings(home=tmp_path))
@@ -55,7 +53,7 @@ def test_what_an_operator_lacks_on_the_chain_is_named_with_what_to_do(
     assert faults(installation, OPERATOR_PARTS).keys() == {"base"}
 
 
-def test_a_base_model_that_is_noted_and_not_registered_is_a_fault(tmp_path: Path) -> None:
+def test_a_base_model_without_a_registered_record_is_a_fault(tmp_path: Path) -> None:
     deployment = Deployment(LOCAL_CHAIN_ID, 1, some_hash("block"), {"Settlement": some_account("settlement")})
     save(deployment, tmp_path / "deployment.json")
     installation = Installation(Settings(home=tmp_path))
@@ -81,12 +79,10 @@ def test_a_database_url_with_a_password_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in str(found)
 
 
-def test_a_disk_that_is_almost_full_is_named_before_anything_fails_on_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_almost_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 10 << 20))
     assert "has 10 MB left" in faults(Installation(Settings(home=tmp_path)), PARTS)["disk"]
 
 
-def test_a_folder_that_is_gone_is_a_fault_of_the_disk(tmp_path: Path) -> None:
+def test_a_missing_home_is_a_fault_of_the_disk(tmp_path: Path) -> None:
     assert "is not accessible" in faults(Installation(Settings(home=tmp_path / "gone")), PARTS)["disk"]

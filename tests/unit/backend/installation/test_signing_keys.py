@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_the_local_network_has_well_known_keys_and_no_other_chain_does(tmp_path: Path) -> None:
+def test_only_the_local_network_has_test_keys(tmp_path: Path) -> None:
     keys = SigningKeys(Settings(home=tmp_path), LOCAL_CHAIN_ID)
     found = [keys.operator.account, keys.receipt_key.account, keys.watcher.account]
     assert found == [local_account(index).account for index in (1, 2, 9)]
@@ -25,7 +25,7 @@ def test_the_local_network_has_well_known_keys_and_no_other_chain_does(tmp_path:
         _ = public.store
 
 
-def test_a_key_that_a_setting_names_is_the_stores(tmp_path: Path) -> None:
+def test_a_key_named_by_a_setting_comes_from_the_store(tmp_path: Path) -> None:
     made = create_key(tmp_path / "keys", "a password")
     (tmp_path / "password").write_text("a password\n")
     settings = Settings(home=tmp_path, operator=made.account, keystore_password_file=tmp_path / "password")

@@ -21,14 +21,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
-def test_a_process_of_its_own_tokenises(base: Path, tmp_path: Path) -> None:
+def test_a_child_process_tokenises_rows(base: Path, tmp_path: Path) -> None:
     found = TokenizerProcess(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
     assert (found.num_usable, found.num_cut, found.num_tokens, found.num_learnt) == (1, 0, 11, 5)
     assert found.shown[0].contribution == 3
     assert found.shown[0].is_learnt == [False] * 6 + [True] * 5
 
 
-def test_a_process_that_dies_or_hangs_is_told(
+def test_a_process_that_dies_or_hangs_is_an_error(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(TokenizerFailed):
@@ -38,7 +38,7 @@ def test_a_process_that_dies_or_hangs_is_told(
         TokenizerProcess(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
 
 
-def test_one_waits_for_the_other_but_not_for_ever(tmp_path: Path) -> None:
+def test_waiting_for_another_process_is_bounded(tmp_path: Path) -> None:
     process = TokenizerProcess("", tmp_path, wait_seconds=0.01)
     with process._lock, pytest.raises(Overloaded):
         process.tokenise(ROWS, TrainingConfig(), 1)

@@ -1,4 +1,4 @@
-"""What an engine is asked when an answer is computed again."""
+"""Requests to the engine when an answer is computed again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Folders:
 
 
 class Again(Recomputation):
-    """Of a receipt that names these versions."""
+    """Recomputes the answer of a receipt that names these versions."""
 
     def __init__(self, *records: VersionRecord) -> None:
         here = SimpleNamespace(digest=RECORD.base_model)
@@ -49,7 +49,7 @@ class Again(Recomputation):
         return self._request(json.dumps(body | ({"loraledger": {"blend": blend}} if blend else {})).encode())
 
 
-def test_one_adapter_is_asked_alone_and_several_by_their_weights() -> None:
+def test_one_adapter_is_requested_alone_and_several_as_a_blend() -> None:
     alone = Again(FIRST).asked()
     assert (alone.adapter, alone.blend) == (adapter_ref(FIRST, Path(FIRST.adapter_digest)), None)
     together = Again(FIRST, SECOND).asked(0.5, 2.0)
@@ -61,13 +61,13 @@ def test_one_adapter_is_asked_alone_and_several_by_their_weights() -> None:
     ]
 
 
-def test_a_request_for_other_adapters_than_were_paid_is_refused() -> None:
+def test_a_request_for_other_adapters_than_the_receipts_is_refused() -> None:
     for records, weights in (((FIRST,), (1.0, 1.0)), ((FIRST, SECOND), ()), ((FIRST, SECOND), (1.0,))):
         with pytest.raises(InvalidInput, match="other adapters than"):
             Again(*records).asked(*weights)
 
 
-def test_what_was_drawn_by_chance_is_not_repeatable() -> None:
+def test_sampling_without_a_seed_is_not_repeatable() -> None:
     with pytest.raises(NotRepeatable):
         Again(FIRST).asked(temperature=1)
     assert Again(FIRST).asked(temperature=1, seed=3).sampling.seed == 3
