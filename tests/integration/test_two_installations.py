@@ -24,7 +24,6 @@ from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
 from tests.support.operating import Operating, listening, new_operator, serving
 from tests.support.two import Two
 from tools.local_market import CONTRIBUTORS, OPERATOR, LocalMarket, some_hash
-from workers.app import snapshots_of
 from workers.training.dataset import write_rows
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
         away.pump()
         store = away.installation.blobs
         assert not store.has(cid)
-        dataset = write_rows(snapshots_of(away.installation), snapshot, tmp_path / "rows.jsonl")
+        dataset = write_rows(away.installation.fetching_snapshots, snapshot, tmp_path / "rows.jsonl")
         assert (dataset.num_rows, dataset.num_contributions) == (2, 1)
         assert store.has(cid)
 
@@ -114,7 +113,7 @@ def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
         away.installation.copies.sweep()
         assert not store.has(cid)
         with pytest.raises(ContributionWithdrawn):
-            list(snapshots_of(away.installation).rows(snapshot))
+            list(away.installation.fetching_snapshots.rows(snapshot))
 
 
 def content_hash(rows: bytes) -> Hash32:
