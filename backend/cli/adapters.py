@@ -88,7 +88,7 @@ def register_adapter(
     listing |= dict(zip(("operator_ppm", "creator_ppm"), shares, strict=True))
     with open_client(user) as client:
         prepared = client.post(f"/v1/adapters/{adapter_id}/registration/prepare", listing)
-        for line in _screening_lines(prepared["gate"]):
+        for line in _screening_lines(prepared["screening"]):
             typer.echo(line)
         if not is_agreed:
             typer.confirm("Sign and register it?", abort=True)

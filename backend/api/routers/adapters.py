@@ -7,7 +7,7 @@ from fastapi import APIRouter, status
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
 from backend.api.idempotency import IdempotentRoute
 from backend.api.paging import PagingDep
-from backend.api.schemas.adapters import AdapterView, BringAdapterRequest
+from backend.api.schemas.adapters import AdapterView, ImportAdapterRequest
 from backend.api.schemas.common import Page
 from backend.api.schemas.fine_tuning import JobEventView, RegistrationRequest, RegistrationView
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=Idempot
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
-def bring_adapter(body: BringAdapterRequest, services: ServicesDep, wallet: WalletDep) -> AdapterView:
+def bring_adapter(body: ImportAdapterRequest, services: ServicesDep, wallet: WalletDep) -> AdapterView:
     """Have what transfers brought inspected as the engine would read it, compared with the registered
     versions of its base, and published with a card. The transfers go once it is taken in.
     """
@@ -60,4 +60,4 @@ def prepare_adapter_registration(
     registration = services.publication.prepare(
         adapter_id, wallet.account, body.listing(), accepts_copy=body.accepts_copy
     )
-    return RegistrationView.of(registration)
+    return RegistrationView.model_validate(registration)

@@ -34,7 +34,7 @@ def create_challenge(body: ChallengeRequest, services: ServicesDep) -> Challenge
 @router.post("/auth/sessions", status_code=status.HTTP_201_CREATED, dependencies=[Depends(admit_stranger)])
 @keeps_no_answer
 def sign_in(body: SignInRequest, services: ServicesDep) -> SignInView:
-    return SignInView.of(services.sign_in.sign_in(body.message, body.signature))
+    return SignInView.model_validate(services.sign_in.sign_in(body.message, body.signature))
 
 
 @router.post("/auth/refresh", dependencies=[Depends(admit_stranger)])
@@ -43,7 +43,7 @@ def refresh_session(body: RefreshRequest, services: ServicesDep) -> SignInView:
     """The next pair of tokens; those before it end. The same answer again within a minute, so that none is
     lost; a token that is used later than that ends the session.
     """
-    return SignInView.of(services.sessions.refresh(body.refresh_token))
+    return SignInView.model_validate(services.sessions.refresh(body.refresh_token))
 
 
 @router.delete("/auth/session", status_code=status.HTTP_204_NO_CONTENT)

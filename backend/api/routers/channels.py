@@ -45,9 +45,9 @@ def get_channel(channel: str, services: ServicesDep, caller: CallerDep) -> Chann
 
 @router.post("/channels/{channel}/vouchers", status_code=status.HTTP_201_CREATED)
 def add_voucher(channel: str, body: VoucherRequest, services: ServicesDep, caller: CallerDep) -> ChannelView:
-    """For payers who keep their session key: the signature is what counts, so an API key may deliver it."""
-    known = services.channels.get(caller.account, _name(services, channel))
-    voucher = Voucher(known.id, body.waived_until, body.max_cumulative)
+    """Add a voucher that the payer or its session key signed. An API key may send it."""
+    channel_id = services.channels.channel_id(caller.account, _name(services, channel))
+    voucher = Voucher(channel_id, body.waived_until, body.max_cumulative)
     signed = SignedVoucher(voucher, body.signature)
     return ChannelView.of(services.channels.add_voucher(caller.account, signed))
 
@@ -55,7 +55,7 @@ def add_voucher(channel: str, body: VoucherRequest, services: ServicesDep, calle
 @router.post("/deposits/prepare")
 def prepare_deposit(body: DepositRequest, services: ServicesDep, wallet: WalletDep) -> PreparedDepositView:
     session = body.session.terms() if body.session else None
-    return PreparedDepositView.of(services.deposits.prepare(wallet.account, body.units, session))
+    return PreparedDepositView.model_validate(services.deposits.prepare(wallet.account, body.units, session))
 
 
 @router.post("/deposits/relay", status_code=status.HTTP_202_ACCEPTED)
@@ -68,7 +68,7 @@ def relay_deposit(body: RelayDepositRequest, services: ServicesDep, wallet: Wall
 def prepare_grant(body: SessionTermsBody, services: ServicesDep, wallet: WalletDep) -> PreparedGrantView:
     """A session key without a deposit, or a higher cap or later expiry for the one there is."""
     grant, nonce, typed_data = services.deposits.prepare_grant(wallet.account, body.terms())
-    return PreparedGrantView(grant=GrantBody.of(grant), nonce=nonce, typed_data=typed_data)
+    return PreparedGrantView(grant=GrantBody.model_validate(grant), nonce=nonce, typed_data=typed_data)
 
 
 @router.post("/sessions/relay", status_code=status.HTTP_202_ACCEPTED)
@@ -82,7 +82,7 @@ def prepare_revocation(
     body: RevokeRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedRevocationView:
     prepared = services.deposits.prepare_revocation(wallet.account, Account(body.key))
-    return PreparedRevocationView.by(*prepared)
+    return PreparedRevocationView.of(*prepared)
 
 
 @router.post("/sessions/revoke/relay", status_code=status.HTTP_202_ACCEPTED)
@@ -96,12 +96,12 @@ def relay_revocation(
 
 @router.post("/withdrawals/thaw/prepare")
 def prepare_thaw(body: ThawRequest, services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
-    return PreparedTransactionView.of(services.deposits.prepare_thaw(wallet.account, body.amount))
+    return PreparedTransactionView.model_validate(services.deposits.prepare_thaw(wallet.account, body.amount))
 
 
 @router.post("/withdrawals/prepare")
 def prepare_withdrawal(services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
-    return PreparedTransactionView.of(services.deposits.prepare_withdrawal(wallet.account))
+    return PreparedTransactionView.model_validate(services.deposits.prepare_withdrawal(wallet.account))
 
 
 def _name(services: Services, channel: str) -> str:

@@ -69,19 +69,19 @@ async def upload(
             )
     if transfer and found.state is UploadState.DRAFT:
         await to_thread.run_sync(services.transfers.remove, wallet.account, transfer)
-    return UploadView.of(found)
+    return UploadView.model_validate(found)
 
 
 @router.get("")
 def list_uploads(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[UploadView]:
     """The caller's own, newest first."""
     found = services.contributions.find(account=caller.account, limit=paging.limit + 1, after=paging.after)
-    return paging.page(found, lambda upload: upload.id, UploadView.of)
+    return paging.page(found, lambda upload: upload.id, UploadView.model_validate)
 
 
 @router.get("/{upload_id}")
 def get_upload(upload_id: str, services: ServicesDep, caller: CallerDep) -> UploadView:
-    return UploadView.of(_own(services, upload_id, caller.account))
+    return UploadView.model_validate(_own(services, upload_id, caller.account))
 
 
 @router.get("/{upload_id}/defects", response_class=StreamingResponse)
@@ -103,7 +103,7 @@ def typed_data(upload_id: str, services: ServicesDep, wallet: WalletDep) -> dict
 def submit(upload_id: str, body: SubmitRequest, services: ServicesDep, wallet: WalletDep) -> UploadView:
     """Publish and relay; following `transaction_id` or this upload's state tells when it is recorded."""
     _own(services, upload_id, wallet.account)
-    return UploadView.of(services.contributions.submit(upload_id, body.signature))
+    return UploadView.model_validate(services.contributions.submit(upload_id, body.signature))
 
 
 @router.post("/{upload_id}/withdraw", status_code=status.HTTP_202_ACCEPTED)
@@ -112,7 +112,7 @@ def withdraw(upload_id: str, services: ServicesDep, wallet: WalletDep) -> Upload
     decision is on the chain. Earlier snapshots and what was earned stay.
     """
     _own(services, upload_id, wallet.account)
-    return UploadView.of(services.contributions.withdraw(upload_id))
+    return UploadView.model_validate(services.contributions.withdraw(upload_id))
 
 
 @asynccontextmanager

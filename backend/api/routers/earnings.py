@@ -33,14 +33,14 @@ def list_earnings(
 ) -> Page[EarningView]:
     """By operator, of the caller or of any other account: it is all public."""
     found = services.claims.claimable(Account(account or caller.account))
-    return paging.page_of_all(found, lambda claimable: claimable.operator, EarningView.of)
+    return paging.page_of_all(found, lambda claimable: claimable.operator, EarningView.model_validate)
 
 
 @router.post("/claims/prepare")
 def prepare_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
     account = Account(body.account or wallet.account)
     prepared = services.claims.prepare(Account(body.operator), account, sender=wallet.account)
-    return PreparedTransactionView.of(prepared)
+    return PreparedTransactionView.model_validate(prepared)
 
 
 @router.post("/claims/relay", status_code=status.HTTP_202_ACCEPTED)

@@ -52,7 +52,7 @@ def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep)
 def estimate_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> EstimateView:
     """What such a job would take, and some of its rows as the model will see them; no job is made."""
     options = _options(body, services, wallet.account)
-    return EstimateView.of(services.estimates.estimate(body.snapshot(), options))
+    return EstimateView.model_validate(services.estimates.estimate(body.snapshot(), options))
 
 
 @router.get("")
@@ -90,7 +90,7 @@ def prepare_registration(
         accepts_worse=body.accepts_worse,
         accepts_copy=body.accepts_copy,
     )
-    return RegistrationView.of(registration)
+    return RegistrationView.model_validate(registration)
 
 
 @router.get("/{job_id}/events")

@@ -48,25 +48,27 @@ def prepare_delegation(
     body: DelegateRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
     to = Account(body.to) if body.to else None
-    return PreparedTransactionView.of(services.governance.delegate(wallet.account, to))
+    return PreparedTransactionView.model_validate(services.governance.delegate(wallet.account, to))
 
 
 @router.get("/proposals")
 def list_proposals(services: ServicesDep, paging: PagingDep) -> Page[ProposalView]:
     """Oldest first."""
     found = services.governance.proposals()
-    return paging.page_of_all(found, lambda status: status.proposal.id, ProposalView.of)
+    return paging.page_of_all(found, lambda status: status.proposal.id, ProposalView.model_validate)
 
 
 @router.post("/proposals/prepare")
 def prepare_proposal(body: ProposeRequest, services: ServicesDep, wallet: WalletDep) -> PreparedProposalView:
     calls = [call.call() for call in body.calls]
-    return PreparedProposalView.of(services.governance.propose(wallet.account, calls, body.description))
+    return PreparedProposalView.model_validate(
+        services.governance.propose(wallet.account, calls, body.description)
+    )
 
 
 @router.get("/proposals/{proposal_id}")
 def get_proposal(proposal_id: ProposalId, services: ServicesDep) -> ProposalView:
-    return ProposalView.of(services.governance.proposal(int(proposal_id)))
+    return ProposalView.model_validate(services.governance.proposal(int(proposal_id)))
 
 
 @router.post("/proposals/{proposal_id}/vote/prepare")
@@ -74,18 +76,20 @@ def prepare_vote(
     proposal_id: ProposalId, body: VoteRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
     prepared = services.governance.vote(wallet.account, int(proposal_id), body.choice, body.reason)
-    return PreparedTransactionView.of(prepared)
+    return PreparedTransactionView.model_validate(prepared)
 
 
 @router.post("/proposals/{proposal_id}/queue/prepare")
 def prepare_queue(
     proposal_id: ProposalId, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
-    return PreparedTransactionView.of(services.governance.queue(wallet.account, int(proposal_id)))
+    return PreparedTransactionView.model_validate(services.governance.queue(wallet.account, int(proposal_id)))
 
 
 @router.post("/proposals/{proposal_id}/execute/prepare")
 def prepare_execution(
     proposal_id: ProposalId, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
-    return PreparedTransactionView.of(services.governance.execute(wallet.account, int(proposal_id)))
+    return PreparedTransactionView.model_validate(
+        services.governance.execute(wallet.account, int(proposal_id))
+    )

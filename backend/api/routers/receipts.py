@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/receipts", tags=["receipts"])
 def list_receipts(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[ReceiptSummary]:
     """Newest first."""
     found = services.receipts.page(caller.account, paging.after_number, paging.limit + 1)
-    return paging.page(found, lambda stored: stored.sequence, ReceiptSummary.of)
+    return paging.page(found, lambda stored: stored.sequence, ReceiptSummary.model_validate)
 
 
 @router.get("/{receipt_id}")

@@ -47,7 +47,9 @@ LAST_STATES = {TransactionState.CONFIRMED, TransactionState.FAILED}
 @router.get("/datanets")
 def list_datanets(services: ServicesDep, paging: PagingDep) -> Page[DatanetView]:
     """Oldest first."""
-    return paging.page_of_all(services.registry.datanets(), lambda datanet: datanet.id, DatanetView.of)
+    return paging.page_of_all(
+        services.registry.datanets(), lambda datanet: datanet.id, DatanetView.model_validate
+    )
 
 
 @router.post("/datanets/prepare")
@@ -55,19 +57,19 @@ def prepare_datanet(
     body: CreateDatanetRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
     prepared = services.registry.prepare_datanet(wallet.account, body.name, body.description, body.licence)
-    return PreparedTransactionView.of(prepared)
+    return PreparedTransactionView.model_validate(prepared)
 
 
 @router.get("/datanets/{datanet}")
 def get_datanet(datanet: Number, services: ServicesDep) -> DatanetView:
-    return DatanetView.of(services.registry.datanet(DatanetId(datanet)))
+    return DatanetView.model_validate(services.registry.datanet(DatanetId(datanet)))
 
 
 @router.get("/datanets/{datanet}/contributions")
 def list_recorded(datanet: Number, services: ServicesDep, paging: PagingDep) -> Page[RecordedContribution]:
     """In the order of their indices."""
     found = services.registry.contributions(DatanetId(datanet))
-    return paging.page_of_all(found, lambda recorded: recorded.index, RecordedContribution.of)
+    return paging.page_of_all(found, lambda recorded: recorded.index, RecordedContribution.model_validate)
 
 
 @router.post("/datanets/{datanet}/contributions/{index}/review/prepare")
@@ -76,7 +78,7 @@ def prepare_review(
 ) -> PreparedTransactionView:
     """A curator's decision; a later one replaces it."""
     prepared = services.registry.prepare_review(wallet.account, DatanetId(datanet), index, body.reason)
-    return PreparedTransactionView.of(prepared)
+    return PreparedTransactionView.model_validate(prepared)
 
 
 @router.post("/datanets/{datanet}/snapshots", status_code=status.HTTP_202_ACCEPTED)
@@ -89,7 +91,7 @@ def freeze(datanet: Number, body: FreezeRequest, services: ServicesDep, wallet: 
 
 @router.get("/snapshots/{snapshot}")
 def get_snapshot(snapshot: HashField, services: ServicesDep) -> SnapshotView:
-    return SnapshotView.of(services.snapshots.get(SnapshotId(Hash32(snapshot))))
+    return SnapshotView.model_validate(services.snapshots.get(SnapshotId(Hash32(snapshot))))
 
 
 @router.get("/snapshots/{snapshot}/manifest")
@@ -102,14 +104,18 @@ def get_manifest(snapshot: HashField, services: ServicesDep) -> dict[str, Any]:
 def prepare_version(
     body: VersionRecordBody, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
-    return PreparedTransactionView.of(services.registry.prepare_version(body.record(wallet.account)))
+    return PreparedTransactionView.model_validate(
+        services.registry.prepare_version(body.record(wallet.account))
+    )
 
 
 @router.post("/versions/deprecate/prepare")
 def prepare_deprecation(
     body: VersionRecordBody, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
-    return PreparedTransactionView.of(services.registry.prepare_deprecation(body.record(wallet.account)))
+    return PreparedTransactionView.model_validate(
+        services.registry.prepare_deprecation(body.record(wallet.account))
+    )
 
 
 @router.get("/operators")
@@ -124,7 +130,7 @@ async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[Opera
 async def get_operator(services: ServicesDep) -> OperatorCardView:
     """What this operator says of itself to others."""
     active = await services.generate.active_adapters()
-    return OperatorCardView.of(await run_in_threadpool(services.operators.card, active))
+    return OperatorCardView.model_validate(await run_in_threadpool(services.operators.card, active))
 
 
 @router.get("/operators/{operator}/batches")
@@ -138,13 +144,13 @@ def list_batches(operator: AccountField, services: ServicesDep, paging: PagingDe
 def list_transactions(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[TransactionView]:
     """Those that were sent for the caller, newest first."""
     found = services.registry.transactions(caller.account, paging.after_number, paging.limit + 1)
-    return paging.page(found, lambda transaction: transaction.id, TransactionView.of)
+    return paging.page(found, lambda transaction: transaction.id, TransactionView.model_validate)
 
 
 @router.get("/transactions/{transaction_id}")
 def get_transaction(transaction_id: Number, services: ServicesDep, caller: CallerDep) -> TransactionView:
     """One that was sent for the caller."""
-    return TransactionView.of(services.registry.transaction(transaction_id, caller.account))
+    return TransactionView.model_validate(services.registry.transaction(transaction_id, caller.account))
 
 
 def require_transaction(transaction_id: Number, services: ServicesDep, caller: CallerDep) -> None:
@@ -167,7 +173,7 @@ async def stream_transaction(
     shown: TransactionView | None = None
     while True:
         asked = transaction_id, caller.account
-        found = TransactionView.of(await asyncio.to_thread(services.registry.transaction, *asked))
+        found = TransactionView.model_validate(await asyncio.to_thread(services.registry.transaction, *asked))
         if found != shown:
             yield ServerSentEvent(data=found, event=found.state)
             shown = found

@@ -28,7 +28,9 @@ def list_usage(
     """By day and model, oldest first: days of UTC, all of the wallet's keys together."""
     last = last or datetime.now(UTC).date()
     found = services.receipts.usage(caller.account, first or _days_before(last), last)
-    return paging.page_of_all(found, lambda usage: f"{usage.day} {usage.slices_hash}", DayUsageView.of)
+    return paging.page_of_all(
+        found, lambda usage: f"{usage.day} {usage.slices_hash}", DayUsageView.model_validate
+    )
 
 
 def _days_before(last: date) -> date:

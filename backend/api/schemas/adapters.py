@@ -9,9 +9,9 @@ from backend.api.schemas.fine_tuning import JobErrorView
 from backend.domain.training import TrainingJob
 
 
-class BringAdapterRequest(Schema):
-    """`files`: ids of transfers that have come to their end, by the names of the files that they brought:
-    `adapter_config.json` and `adapter_model.safetensors`, nothing else. `licence`: SPDX expression.
+class ImportAdapterRequest(Schema):
+    """`files`: ids of complete transfers by file name, exactly `adapter_config.json` and
+    `adapter_model.safetensors`. `licence`: SPDX expression.
     """
 
     licence: str
@@ -22,11 +22,11 @@ class BringAdapterRequest(Schema):
 
 
 class AdapterView(View):
-    """An adapter that was trained elsewhere, on its way to the registry. Instants: unix seconds.
+    """An imported adapter: one that was trained elsewhere. Times are unix seconds.
 
-    `status`: validating, running, succeeded (published, so that it can be registered), failed or cancelled.
-    Losses in `metrics`: nats per token, on the fixed general set; what it is good at is not measured.
-    `version_id`: once the chain has it.
+    `status`: validating, running, succeeded (published, and ready to be registered), failed or cancelled.
+    Losses in `metrics` are nats per token on a fixed general data set; task quality is not measured.
+    `version_id`: the registered version, once it is confirmed on the chain.
     """
 
     id: str
@@ -46,7 +46,7 @@ class AdapterView(View):
 
     @classmethod
     def of(cls, job: TrainingJob) -> AdapterView:
-        """Of a job that has a foreign adapter."""
+        """`job` has an imported adapter."""
         foreign, result = job.foreign, job.result
         assert foreign is not None  # noqa: S101 - no other job is shown here
         return cls(
@@ -62,5 +62,5 @@ class AdapterView(View):
             metrics={} if result is None else dict(result.metrics),
             cid=job.cid,
             version_id=job.version_id,
-            error=JobErrorView.of(job.error) if job.error else None,
+            error=JobErrorView.model_validate(job.error) if job.error else None,
         )

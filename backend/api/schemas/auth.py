@@ -3,12 +3,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AliasPath, Field
 
 from backend.api.schemas.common import AccountField, Micro, Schema, View
 from backend.domain.auth import Scope
 from backend.services.accounts.api_keys import MAX_MODELS
-from backend.services.accounts.sessions import Tokens
 
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -18,7 +17,7 @@ class ChallengeRequest(Schema):
 
 
 class ChallengeView(View):
-    """Sign `message` as it is (`personal_sign`) and send both to `/v1/auth/sessions`."""
+    """Sign `message` unchanged (`personal_sign`) and send message and signature to `/v1/auth/sessions`."""
 
     message: str
     nonce: str
@@ -26,11 +25,11 @@ class ChallengeView(View):
 
 
 class CallerView(View):
-    """Whom a token stands for."""
+    """The account that a token authenticates."""
 
     account: str
-    account_id: str = Field(description="The same by CAIP-10: `eip155:<chain id>:<account>`.")
-    key_id: str | None = Field(description="Of the API key; null for a session.")
+    account_id: str = Field(description="The account in CAIP-10 form: `eip155:<chain id>:<account>`.")
+    key_id: str | None = Field(description="Id of the API key; null for a session.")
 
 
 class SignInRequest(Schema):
@@ -43,31 +42,21 @@ class RefreshRequest(Schema):
 
 
 class SignInView(View):
-    """`token` goes into `Authorization: Bearer` until `expires_at`; `refresh_token`, used once, gets the next
-    pair until `ends_at`. Neither is shown again.
+    """Send `token` as `Authorization: Bearer` until `expires_at`. `refresh_token` can be exchanged once for
+    the next pair of tokens, until `ends_at`. The tokens are not returned again.
     """
 
-    token: str
-    expires_at: datetime
-    refresh_token: str
-    ends_at: datetime
-    account: str
-
-    @classmethod
-    def of(cls, tokens: Tokens) -> SignInView:
-        session = tokens.session
-        return cls(
-            token=tokens.access,
-            expires_at=session.expires_at,
-            refresh_token=tokens.refresh,
-            ends_at=session.ends_at,
-            account=session.account,
-        )
+    token: str = Field(validation_alias="access")
+    expires_at: datetime = Field(validation_alias=AliasPath("session", "expires_at"))
+    refresh_token: str = Field(validation_alias="refresh")
+    ends_at: datetime = Field(validation_alias=AliasPath("session", "ends_at"))
+    account: str = Field(validation_alias=AliasPath("session", "account"))
 
 
 class CreateKeyRequest(Schema):
-    """`spend_cap` in micro-units over the key's life. `scopes`: `answers` to ask for them, `account` to see
-    what the account has and did. `models`: names of what it may ask, as in `/v1/models`; left out: all.
+    """`spend_cap`: the key's total budget in micro-units. `scopes`: `answers` allows generation, `account`
+    allows reading the account's data. `models`: names, as in `/v1/models`, that the key may use; default:
+    all.
     """
 
     name: str
@@ -86,11 +75,11 @@ class KeyView(View):
     spend_cap: Micro | None
     spent: Micro
     scopes: list[Scope]
-    models: list[str] | None = Field(description="That it may ask; null: all.")
+    models: list[str] | None = Field(description="Models that the key may use; null: all.")
 
 
 class NewKeyView(View):
-    """`secret` is shown once."""
+    """`secret` is returned once."""
 
     secret: str
     key: KeyView

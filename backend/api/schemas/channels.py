@@ -2,31 +2,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from backend.api.schemas.common import AccountField, HashField, Micro, PreparedTransactionView, Schema, View
 from backend.domain.ids import Account, Hash32
 from backend.domain.transactions import PreparedTransaction
 from backend.services.channels.channels import ChannelView as Channel
-from backend.services.channels.deposits import Grant, PreparedDeposit, RelayedDeposit, SessionTerms
+from backend.services.channels.deposits import Grant, RelayedDeposit, SessionTerms
 
 UnixSeconds = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class SessionKeyView(View):
-    """A session key. `is_held`: the gateway holds it, so at most `cap` is at risk here."""
+    """A session key. `is_custodial`: the gateway holds it, and can spend up to `cap`."""
 
     key: str
     cap: Micro
     expiry: int
     is_revoked: bool
-    is_held: bool
+    is_custodial: bool
 
 
 class ChannelView(View):
-    """Amounts in micro-units. `cap`: where the best voucher or session key lets collection end; `thawed_at`:
-    unix seconds from when on `thawing` can be withdrawn, zero while nothing thaws; `voucher_domain`: of its
-    vouchers, by EIP-712.
+    """Amounts in micro-units. `cap`: the highest cumulative that a voucher or session key authorises;
+    `thawed_at`: unix seconds from which `thawing` can be withdrawn, 0 while nothing thaws; `voucher_domain`:
+    the EIP-712 domain of the channel's vouchers.
     """
 
     id: str
@@ -46,14 +46,14 @@ class ChannelView(View):
 
     @classmethod
     def of(cls, channel: Channel) -> ChannelView:
-        line = channel.standing
+        balance = channel.standing
         sessions = [
             SessionKeyView(
                 key=grant.key,
                 cap=grant.cap,
                 expiry=grant.expiry,
                 is_revoked=grant.revoked_at is not None,
-                is_held=grant.key in channel.held_keys,
+                is_custodial=grant.key in channel.held_keys,
             )
             for grant in channel.grants
         ]
@@ -62,22 +62,23 @@ class ChannelView(View):
             payer=channel.payer,
             operator=channel.operator,
             collector=channel.collector,
-            balance=line.balance,
-            thawing=line.thawing,
+            balance=balance.balance,
+            thawing=balance.thawing,
             thawed_at=channel.thawed_at,
-            collected=line.collected,
-            charged=line.charged,
-            reserved=line.reserved,
-            cap=line.authorised,
-            available=line.available,
+            collected=balance.collected,
+            charged=balance.charged,
+            reserved=balance.reserved,
+            cap=balance.authorised,
+            available=balance.available,
             sessions=sessions,
             voucher_domain=channel.voucher_domain.fields,
         )
 
 
 class SessionTermsBody(Schema):
-    """`cap` in micro-units on the channel's cumulative; left out: all that the deposit makes available.
-    `key`: a session key that the client keeps, and signs vouchers with; left out: the gateway holds one.
+    """`cap`: limit of the channel's cumulative in micro-units; default: all that the deposit makes available.
+    `key`: a session key that the client holds and signs vouchers with; default: the gateway creates and holds
+    one.
     """
 
     expiry: UnixSeconds
@@ -89,13 +90,15 @@ class SessionTermsBody(Schema):
 
 
 class DepositRequest(Schema):
-    """`units`: token units (not micro-units). `session`: grant a session key with it."""
+    """`units`: token units (not micro-units). `session`: a session key to grant with the deposit."""
 
     units: Micro
     session: SessionTermsBody | None = None
 
 
 class GrantBody(Schema):
+    model_config = ConfigDict(from_attributes=True)
+
     key: AccountField
     cap: Micro
     expiry: UnixSeconds
@@ -103,51 +106,35 @@ class GrantBody(Schema):
     def grant(self) -> Grant:
         return Grant(Account(self.key), self.cap, self.expiry)
 
-    @classmethod
-    def of(cls, grant: Grant) -> GrantBody:
-        return cls(key=grant.key, cap=grant.cap, expiry=grant.expiry)
-
 
 class RelayBody(Schema):
+    model_config = ConfigDict(from_attributes=True)
+
     units: Micro
     grant: GrantBody
     salt: HashField
     valid_before: UnixSeconds
-
-    @classmethod
-    def of(cls, relay: RelayedDeposit) -> RelayBody:
-        grant = GrantBody.of(relay.grant)
-        return cls(units=relay.units, grant=grant, salt=relay.salt, valid_before=relay.valid_before)
 
     def deposit(self) -> RelayedDeposit:
         return RelayedDeposit(self.units, self.grant.grant(), Hash32(self.salt), self.valid_before)
 
 
 class RelayDepositRequest(Schema):
-    """`relay` as the preparation gave it, and the wallet's signature of its `typed_data`."""
+    """`relay` as returned by the preparation, and the wallet's signature of its `typed_data`."""
 
     relay: RelayBody
     signature: str
 
 
 class PreparedDepositView(View):
-    """`relay` and `typed_data` are null where the payment token takes no authorisation by signature: then the
-    payer sends `transactions`.
+    """`relay` and `typed_data` are null where the payment token does not support authorisation by signature;
+    the payer then sends `transactions`.
     """
 
     channel_id: str
     transactions: list[PreparedTransactionView]
     relay: RelayBody | None
     typed_data: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, prepared: PreparedDeposit) -> PreparedDepositView:
-        return cls(
-            channel_id=prepared.channel_id,
-            transactions=[PreparedTransactionView.of(transaction) for transaction in prepared.transactions],
-            relay=None if prepared.relay is None else RelayBody.of(prepared.relay),
-            typed_data=prepared.typed_data,
-        )
 
 
 class PreparedGrantView(View):
@@ -167,17 +154,17 @@ class RevokeRequest(Schema):
 
 
 class PreparedRevocationView(PreparedTransactionView):
-    """To send, or `typed_data` to sign and have relayed with its `nonce`."""
+    """Send the transaction, or sign `typed_data` and relay it with `nonce`."""
 
     nonce: Micro
     typed_data: dict[str, Any]
 
     @classmethod
-    def by(
+    def of(
         cls, transaction: PreparedTransaction, nonce: int, typed_data: dict[str, Any]
     ) -> PreparedRevocationView:
-        plain = PreparedTransactionView.of(transaction).model_dump()
-        return cls(**plain, nonce=nonce, typed_data=typed_data)
+        prepared = PreparedTransactionView.model_validate(transaction)
+        return cls(**dict(prepared), nonce=nonce, typed_data=typed_data)
 
 
 class RelayRevocationRequest(Schema):
@@ -187,17 +174,17 @@ class RelayRevocationRequest(Schema):
 
 
 class ThawRequest(Schema):
-    """Micro-units; 0 ends a thaw."""
+    """`amount` in micro-units; 0 cancels a thaw."""
 
     amount: Micro
 
 
 class VoucherRequest(Schema):
-    """A signed `Voucher`; `waived_until` is its `from`.
+    """A signed `Voucher`. `waived_until` is its `from`: answers up to this cumulative stay unpaid.
 
-    It may leave unpaid what is finally settled, and answers right after that by which a batch was convicted:
-    these end the line until they are waived, and a refusal says how far (`waivable`). Later vouchers repeat
-    it until that is settled.
+    It may cover what is finally settled, and answers directly after that for which a batch was convicted.
+    Such answers block the channel until they are waived; the error response has the highest value allowed
+    (`waivable`). Later vouchers repeat `waived_until` until the waiver is settled.
     """
 
     waived_until: Micro = 0

@@ -1,9 +1,10 @@
-"""Types that all schemas share."""
+"""Field types and base classes of all schemas."""
 
 from __future__ import annotations
 
 import re
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import (
@@ -17,18 +18,18 @@ from pydantic import (
 )
 
 from backend.domain.caip import ACCOUNT, account_of
+from backend.domain.content import cid_of
 from backend.domain.errors import InvalidInput
-from backend.domain.transactions import PreparedTransaction
 
 T = TypeVar("T")
 chain_id: ContextVar[int] = ContextVar("chain_id")
-"""Of the chain that the request is for: accounts may be named with their chain, which must be this one."""
+"""Chain id of the installation. Accounts in CAIP-10 form must be on this chain."""
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _DECIMAL = re.compile(r"[0-9]{1,39}")
 
 
-def _spelled(pattern: re.Pattern[str]) -> WithJsonSchema:
-    """For the OpenAPI document."""
+def _string_schema(pattern: re.Pattern[str]) -> WithJsonSchema:
+    """Describe a field as a string with this pattern in the OpenAPI document."""
     return WithJsonSchema({"type": "string", "pattern": f"^{pattern.pattern}$"})
 
 
@@ -53,34 +54,54 @@ def _amount(value: object) -> object:
     return value
 
 
+def _unix_seconds(value: datetime | int) -> int:
+    return int(value.timestamp()) if isinstance(value, datetime) else value
+
+
+def _hex(value: bytes | str) -> str:
+    return value if isinstance(value, str) else f"0x{value.hex()}"
+
+
 INTEGERS_END = 1 << 63
-"""What databases count with; ids and cursors beyond are refused, not looked up."""
-AccountField = Annotated[str, AfterValidator(_account), _spelled(ACCOUNT)]
-HashField = Annotated[str, AfterValidator(_hash), _spelled(_HASH)]
+"""Upper bound of 64-bit database integers; larger ids and cursors are rejected without a query."""
+AccountField = Annotated[str, AfterValidator(_account), _string_schema(ACCOUNT)]
+HashField = Annotated[str, AfterValidator(_hash), _string_schema(_HASH)]
 Micro = Annotated[
     int,
     BeforeValidator(_amount),
     Field(ge=0, lt=1 << 128, strict=True),
     PlainSerializer(str, return_type=str, when_used="json"),
-    _spelled(_DECIMAL),
+    _string_schema(_DECIMAL),
 ]
-"""Micro-units: a decimal string in JSON (numbers of JavaScript end at 2^53); integers are read too."""
+"""Micro-units: a decimal string in JSON, since JavaScript numbers are exact up to 2^53 only. Requests may
+send integers too.
+"""
+IntString = Annotated[str, BeforeValidator(str)]
+"""An integer as a decimal string."""
+UnixTime = Annotated[int, BeforeValidator(_unix_seconds)]
+"""Unix seconds of a `datetime`."""
+HexBytes = Annotated[str, BeforeValidator(_hex)]
+"""Bytes as 0x-prefixed hex."""
+CidOfDigest = Annotated[str, BeforeValidator(cid_of)]
+"""CID of a SHA-256 digest."""
 
 
 class Schema(BaseModel):
-    """A request: unknown fields are refused."""
+    """A request body. Unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class View(BaseModel):
-    """A response, read from a domain object."""
+    """A response, read from the attributes of a domain object."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(
+        from_attributes=True, validate_by_name=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class Page(View, Generic[T]):
-    """`after` of the next request is `next_cursor`, whatever it says; None: this was the last page."""
+    """One page of a list. Pass `next_cursor` as `after` to get the next page; null on the last page."""
 
     object: str = "list"
     data: list[T]
@@ -88,28 +109,24 @@ class Page(View, Generic[T]):
 
 
 class CursorPage(Page[T], Generic[T]):
-    """As OpenAI's client walks it: `after` of the next request is the id of the last item."""
+    """A page as OpenAI's client reads it: `after` of the next request is the id of the last item."""
 
     has_more: bool
 
 
 class TransactionQueued(View):
-    """A transaction of ours: `GET /v1/transactions/{id}` tells its state."""
+    """A transaction that the operator sends. `GET /v1/transactions/{id}` returns its state."""
 
     transaction_id: int
 
 
 class PreparedTransactionView(View):
-    """An unsigned transaction for the caller's wallet; `gas` is absent where it cannot be simulated yet."""
+    """An unsigned transaction for the caller's wallet. `gas` is null where it cannot be simulated yet."""
 
     chain_id: int
-    chain: str = Field(description="The same by CAIP-2: `eip155:<chain id>`.")
+    chain: str = Field(description="The chain's CAIP-2 id: `eip155:<chain id>`.")
     to: str
     data: str
-    value: Annotated[int, PlainSerializer(str, return_type=str, when_used="json")]
+    value: IntString
     decoded: dict[str, Any]
     gas: int | None
-
-    @classmethod
-    def of(cls, prepared: PreparedTransaction) -> PreparedTransactionView:
-        return cls.model_validate(prepared)

@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Any
 
 from backend.api.schemas.common import Schema, View
-from backend.domain.contribution import Upload
 
 
 class DefectView(View):
@@ -15,7 +14,9 @@ class DefectView(View):
 
 
 class ProfileView(View):
-    """Tokens and languages of a sample of the rows, tokens projected onto all unless the sample is all."""
+    """Tokens and languages of a sample of the rows. `num_tokens` is extrapolated to all rows unless
+    `is_exact`.
+    """
 
     num_sampled: int
     is_exact: bool
@@ -33,7 +34,7 @@ class NearCopyView(View):
 
 
 class NearCopiesView(View):
-    """Rows that are nearly others, of the upload itself and of the datanet; the first hundred of each."""
+    """Near-duplicate rows, within the upload and of rows in the datanet; `first`: up to 100 of each."""
 
     num_in_upload: int
     num_in_datanet: int
@@ -41,7 +42,7 @@ class NearCopiesView(View):
 
 
 class PersonalFindingView(View):
-    """`masked`: the first of its kind in the field, so far as it is shown."""
+    """`masked`: the first match of this kind in the field, partly masked."""
 
     line: int
     field: str
@@ -50,8 +51,8 @@ class PersonalFindingView(View):
 
 
 class PersonalDataView(View):
-    """What patterns and checksums find: fields of rows that have it by kind, and the first hundred. Names and
-    postal addresses are not looked for.
+    """Personal data found by patterns and checksums: the number of fields by kind, and the first 100 matches.
+    Names and postal addresses are not detected.
     """
 
     counts: dict[str, int]
@@ -59,8 +60,8 @@ class PersonalDataView(View):
 
 
 class ReportView(View):
-    """What the check found. `defects`: the first hundred; all of them under `/defects`. `num_left_out`: lines
-    with defects that a partly accepted contribution goes without.
+    """Result of the check. `defects`: the first 100; `/defects` returns all. `num_left_out`: lines with
+    defects that a partly accepted contribution excludes.
     """
 
     licence: str
@@ -82,7 +83,7 @@ class ReportView(View):
 
 class UploadView(View):
     """`state`: checking, invalid, draft, submitted, recorded, accepted, rejected, withdrawing or withdrawn.
-    `reason`: the curators' code for why it is rejected, and its name if it is one of ours.
+    `reason`: the curators' rejection code; `reason_name`: its name, if the code is a standard one.
     """
 
     id: str
@@ -98,12 +99,8 @@ class UploadView(View):
     reason_name: str | None
     error: dict[str, Any] | None
 
-    @classmethod
-    def of(cls, upload: Upload) -> UploadView:
-        return cls.model_validate(upload)
-
 
 class SubmitRequest(Schema):
-    """The contributor's signature of the typed data handed out last."""
+    """The contributor's signature of the most recent typed data."""
 
     signature: str

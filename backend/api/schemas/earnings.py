@@ -12,35 +12,34 @@ from backend.api.schemas.common import (
     Schema,
     View,
 )
-from backend.services.accounts.claims import Claimable
 from backend.services.accounts.payouts import PreparedPayout
 
 
 class EarningView(View):
-    """What the account earned from one operator by its latest final batch. Micro-units, but for `units`."""
+    """Earnings from one operator as of its latest final batch. In micro-units, except `units`."""
 
     operator: str
     account: str
     cumulative: Micro
     claimed: Micro
-    amount: Micro = Field(description="Not claimed yet.")
-    units: Micro = Field(description="Token units that a claim moves now.")
-    unverifiable: str | None = Field(description="Why this operator's books cannot be checked here, if so.")
-
-    @classmethod
-    def of(cls, claimable: Claimable) -> EarningView:
-        return cls.model_validate(claimable)
+    amount: Micro = Field(description="Not yet claimed.")
+    units: Micro = Field(description="Token units that a claim pays now.")
+    unverifiable: str | None = Field(
+        description="Why this operator's balances cannot be verified here; null if they can."
+    )
 
 
 class ClaimRequest(Schema):
-    """`account`: whose earnings; anybody may send a claim, the account's payout wallet is paid."""
+    """`account`: whose earnings to claim; default: the caller's. Any account may send a claim: it always pays
+    the earning account's payout wallet.
+    """
 
     operator: AccountField
     account: AccountField | None = None
 
 
 class PayoutRequest(Schema):
-    """`wallet`: where earnings go from then on; the zero address: to the account itself."""
+    """`wallet`: address that receives future claims; the zero address resets it to the account itself."""
 
     wallet: AccountField
 
@@ -57,7 +56,7 @@ class PayoutRelayBody(Schema):
 
 
 class PreparedPayoutView(View):
-    """`transaction` to send, or `typed_data` to sign and have relayed with `relay`."""
+    """Send `transaction`, or sign `typed_data` and relay it with `relay`."""
 
     transaction: PreparedTransactionView
     relay: PayoutRelayBody
@@ -66,14 +65,14 @@ class PreparedPayoutView(View):
     @classmethod
     def of(cls, prepared: PreparedPayout) -> PreparedPayoutView:
         return cls(
-            transaction=PreparedTransactionView.of(prepared.transaction),
+            transaction=PreparedTransactionView.model_validate(prepared.transaction),
             relay=PayoutRelayBody(wallet=prepared.wallet, nonce=prepared.nonce, deadline=prepared.deadline),
             typed_data=prepared.typed_data,
         )
 
 
 class RelayPayoutRequest(Schema):
-    """`relay` as the preparation gave it, and the account's signature of its `typed_data`."""
+    """`relay` as returned by the preparation, and the account's signature of its `typed_data`."""
 
     relay: PayoutRelayBody
     signature: str

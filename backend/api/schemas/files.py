@@ -8,11 +8,11 @@ from backend.api.schemas.common import INTEGERS_END, Schema, View
 from backend.domain.contribution import Upload, UploadState
 
 STATUS = {UploadState.CHECKING: "uploaded", UploadState.INVALID: "error"}
-"""In OpenAI's words; of all other states, `processed`."""
+"""OpenAI's status for these states; all others are `processed`."""
 
 
 class FileFields(Schema):
-    """Fields of the form beside `file`. A file is a contribution, so its datanet and licence are named."""
+    """Form fields other than `file`. A file is a contribution, so datanet and licence are required."""
 
     purpose: Literal["fine-tune"]
     datanet: Annotated[int, Field(ge=1, lt=INTEGERS_END)]
@@ -21,8 +21,8 @@ class FileFields(Schema):
 
 
 class FileView(View):
-    """An upload as OpenAI's client reads it. `bytes`: of its canonical rows. `state` is the upload's own;
-    signing and submitting go by its `id` under `/v1/contributions`.
+    """An upload in OpenAI's format. `bytes`: size of its canonical rows. `state`: the upload's state. Sign
+    and submit it by its `id` under `/v1/contributions`.
     """
 
     id: str

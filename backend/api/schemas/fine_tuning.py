@@ -3,33 +3,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from backend.api.schemas.common import HashField, PreparedTransactionView, Schema, View
+from backend.api.schemas.common import HashField, IntString, PreparedTransactionView, Schema, View
 from backend.api.schemas.registry import Ppm, Price
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Hash32, SnapshotId
-from backend.domain.screening import ScreeningReport
 from backend.domain.training import JobEvent, JobState, Payment, TrainingConfig, TrainingJob
-from backend.services.train.estimate import Estimate
-from backend.services.train.publication import Listing, Registration
+from backend.services.train.publication import Listing
 
 EVENT_ID = r"^(ftevent-[0-9a-z]{1,40}-)?[0-9]{1,18}$"
 MESSAGES = {
     "state": "The job is {state}.",
     "dataset": "The snapshot has {num_rows} rows.",
     "progress": "Step {step}/{num_steps}: training loss {loss:.4f}.",
-    "checkpoint": "A checkpoint was kept at step {step}.",
+    "checkpoint": "Saved a checkpoint at step {step}.",
     "working": "{stage}: {done} of {total}.",
     "eval": "Loss of the {model} model on held-out rows: {loss:.4f}.",
     "retry": "{message}",
     "failed": "{message}",
     "gate": "{message}",
     "published": "The adapter is published as {cid}.",
-    "charged": "{tokens} tokens were trained for {charge} micro-units: receipt {receipt_id}.",
+    "charged": "Charged {charge} micro-units for {tokens} trained tokens: receipt {receipt_id}.",
     "registered": "The adapter is registered as {version_id}.",
 }
-"""Of each kind of event, from its data."""
+"""Message of each kind of event, formatted with the event's data."""
 LEVELS = {"failed": "error", "retry": "warn"}
 
 
@@ -38,15 +36,15 @@ class Hyperparameters(Schema):
 
 
 class Method(Schema):
-    """OpenAI's way to say how; only supervised training is offered."""
+    """OpenAI's training method. Only supervised training is supported."""
 
     type: Literal["supervised"]
     supervised: Hyperparameters = Field(default_factory=Hyperparameters)
 
 
 class CreateJobRequest(Schema):
-    """`hyperparameters`: those of `TrainingConfig`, each checked by name; defaults for the rest. OpenAI's
-    names, its `method` and its `seed` are taken too.
+    """`hyperparameters`: fields of `TrainingConfig`, each validated by name; the rest have defaults. OpenAI's
+    names, its `method` and its `seed` are accepted too.
     """
 
     snapshot_id: HashField | None = None
@@ -59,27 +57,29 @@ class CreateJobRequest(Schema):
     def snapshot(self) -> SnapshotId:
         """Errors: `InvalidInput`."""
         if (self.snapshot_id is None) == (self.training_file is None):
-            raise InvalidInput("Give either snapshot_id or, by OpenAI's name, training_file.", "snapshot_id")
+            raise InvalidInput("Give one of snapshot_id and training_file (OpenAI's name).", "snapshot_id")
         if self.snapshot_id is not None:
             return SnapshotId(Hash32(self.snapshot_id))
         try:
             return SnapshotId(Hash32(TypeAdapter(HashField).validate_python(self.training_file)))
         except ValidationError as error:
-            message = "A job trains on a snapshot, not on a file: freeze one that has the file's contribution"
+            message = (
+                "A job trains on a snapshot, not on a file: freeze a snapshot with the file's contribution"
+            )
             raise InvalidInput(f"{message}, and give its id.", "training_file") from error
 
     def options(self) -> dict[str, Any]:
-        """Errors: `InvalidInput` where two places name the same option."""
-        places = [self.hyperparameters, {} if self.seed is None else {"seed": self.seed}]
+        """Options from all fields. Errors: `InvalidInput` where two fields set the same option."""
+        sources = [self.hyperparameters, {} if self.seed is None else {"seed": self.seed}]
         if self.method is not None:
-            places.append(self.method.supervised.hyperparameters)
-        named: dict[str, Any] = {}
-        for place in places:
-            for name, value in place.items():
-                if name in named:
+            sources.append(self.method.supervised.hyperparameters)
+        options: dict[str, Any] = {}
+        for source in sources:
+            for name, value in source.items():
+                if name in options:
                     raise InvalidInput(f"{name} is given twice.", param=name)
-                named[name] = value
-        return named
+                options[name] = value
+        return options
 
 
 class JobErrorView(View):
@@ -88,15 +88,17 @@ class JobErrorView(View):
     param: str | None = None
     details: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
     @classmethod
-    def of(cls, error: Mapping[str, Any]) -> JobErrorView:
+    def _collect_details(cls, error: Mapping[str, Any]) -> dict[str, Any]:
+        """Move keys without a field into `details`."""
         details = {name: value for name, value in error.items() if name not in cls.model_fields}
-        return cls(code=error["code"], message=error["message"], param=error.get("param"), details=details)
+        return {**error, "details": details} if details else dict(error)
 
 
 class PaymentView(View):
-    """`price`: token units per million tokens trained, by the record `version_id`. `max_charge` is kept on
-    the channel until the job is over; `charge` and `receipt_id` are there once its adapter is published.
+    """`price`: token units per million trained tokens, from the record `version_id`. `max_charge` is reserved
+    on the channel until the job ends; `charge` and `receipt_id` are set once its adapter is published.
     """
 
     version_id: str
@@ -120,11 +122,11 @@ class PaymentView(View):
 
 
 class JobView(View):
-    """A job as OpenAI's client reads it, and what it has beyond that. Instants: unix seconds.
+    """OpenAI's job object with additional fields. Times are unix seconds.
 
     `status`: validating_files, queued, running, succeeded, failed or cancelled. `fine_tuned_model`: the
-    registered version, once the chain has it. Losses in `metrics`: nats per token. `payment` is null where
-    training was free.
+    registered version, once it is confirmed on the chain. Losses in `metrics` are nats per token. `payment`
+    is null where training is free.
     """
 
     id: str
@@ -166,7 +168,7 @@ class JobView(View):
             trained_tokens=trained,
             creator=job.creator,
             snapshot_id=job.snapshot_id,
-            hyperparameters=_options(job.config),
+            hyperparameters=_hyperparameters(job.config),
             status="validating_files" if job.state is JobState.VALIDATING else job.state.value,
             created_at=int(job.created_at.timestamp()),
             finished_at=None if job.finished_at is None else int(job.finished_at.timestamp()),
@@ -175,57 +177,46 @@ class JobView(View):
             metrics=metrics,
             cid=job.cid,
             version_id=job.version_id,
-            error=JobErrorView.of(job.error) if job.error else None,
+            error=JobErrorView.model_validate(job.error) if job.error else None,
             payment=PaymentView.of(job.payment, trained) if job.payment else None,
         )
 
 
-class ShownRowView(View):
-    """`is_learnt[i]` says whether the model is to learn `tokens[i]` from what stands before it."""
+class RowPreviewView(View):
+    """A tokenised row. `loss_mask[i]` says whether training computes loss on `tokens[i]`."""
 
     contribution: int
     tokens: list[str]
-    is_learnt: list[bool]
+    loss_mask: list[bool] = Field(validation_alias="is_learnt")
 
 
 class EstimateView(View):
-    """`num_tokens` go through the model, `num_learnt_tokens` carry loss: of all epochs. `seconds`: by the
-    pace of the newest jobs here; null where none has succeeded. `charge` is for the tokens that carry loss,
-    at `price` token units per million; `max_charge` is kept on the channel while the job goes on. `rows`:
-    some, as they are tokenised, the first 1,024 tokens of each.
+    """Counts are totals over all epochs: `num_tokens` pass through the model, `num_loss_tokens` carry loss.
+    `seconds`: estimated from the newest jobs of this installation; null where none succeeded yet. `charge` is
+    for the tokens that carry loss, at `price` token units per million; `max_charge` is reserved on the
+    channel during the job. `rows`: a sample as it is tokenised, the first 1,024 tokens of each.
     """
 
     object: Literal["fine_tuning.job.estimate"] = "fine_tuning.job.estimate"
     num_rows: int
     num_left_out: int
-    num_cut: int
+    num_truncated: int = Field(validation_alias="num_cut")
     num_train_rows: int
     num_eval_rows: int
     num_steps: int
     num_tokens: int
-    num_learnt_tokens: int
+    num_loss_tokens: int = Field(validation_alias="num_learnt_tokens")
     price: int
-    charge: str
-    max_charge: str
+    charge: IntString
+    max_charge: IntString
     seconds: int | None
-    rows: list[ShownRowView]
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> EstimateView:
-        hidden = {"shown", "max_tokens"}
-        counts = {name: getattr(estimate, name) for name in estimate.__slots__ if name not in hidden}
-        rows = [
-            ShownRowView(contribution=r.contribution, tokens=list(r.tokens), is_learnt=list(r.is_learnt))
-            for r in estimate.shown
-        ]
-        most = str(estimate.max_charge)
-        return cls(**counts, charge=str(estimate.charge), max_charge=most, rows=rows)
+    rows: list[RowPreviewView] = Field(validation_alias="shown")
 
 
 class RegistrationRequest(Schema):
-    """What the creator sells the adapter as. Prices: token units per million tokens. An adapter that does no
-    better than its base on held-out rows is listed only if `accepts_worse`, one that is like a version of
-    somebody else only if `accepts_copy`.
+    """Name, prices (token units per million tokens) and revenue split of the version. Registering an adapter
+    that is no better than its base on held-out rows needs `accepts_worse`; one that is similar to another
+    creator's version needs `accepts_copy`.
     """
 
     name: str
@@ -247,8 +238,9 @@ class RegistrationRequest(Schema):
 
 
 class RiskView(View):
-    """`score` of 100: ten times how far the statistic `by` of the update lies from what is usual among the
-    known adapters of its base, in their spreads. A low one does not say that an adapter is safe.
+    """`score`, 0 to 100: how unusual the update is among known adapters of its base: ten times the distance
+    of the statistic `by` from its median, in units of its spread. A low score does not mean that an adapter
+    is safe.
     """
 
     score: int
@@ -256,20 +248,20 @@ class RiskView(View):
 
 
 class NearestView(View):
-    """The version of another creator that the adapter is most like. `shared_ppm`: the part of its update in
-    layers that are the same.
+    """The most similar version of another creator. `shared_ppm`: the share of the update that lies in layers
+    equal to that version's.
     """
 
-    version_id: str
+    version_id: str = Field(validation_alias="version")
     creator: str
     cosine: float
     shared_ppm: int
     is_copy: bool
 
 
-class GateView(View):
-    """What an adapter is like, beside the registered versions of its base. `risk` is null where too few are
-    known; `num_unknown`: of how many nothing could be read.
+class ScreeningView(View):
+    """The adapter compared with the registered versions of its base. `risk` is null where too few are known;
+    `num_unknown`: versions that could not be read.
     """
 
     risk: RiskView | None
@@ -277,43 +269,17 @@ class GateView(View):
     num_compared: int
     num_unknown: int
 
-    @classmethod
-    def of(cls, report: ScreeningReport) -> GateView:
-        risk, near = report.risk, report.nearest
-        return cls(
-            risk=None if risk is None else RiskView(score=risk.score, by=risk.by),
-            nearest=None
-            if near is None
-            else NearestView(
-                version_id=near.version,
-                creator=near.creator,
-                cosine=near.cosine,
-                shared_ppm=near.shared_ppm,
-                is_copy=near.is_copy,
-            ),
-            num_compared=report.num_compared,
-            num_unknown=report.num_unknown,
-        )
-
 
 class RegistrationView(View):
     """The version exists once its creator's transaction is confirmed."""
 
     version_id: str
     transaction: PreparedTransactionView
-    gate: GateView | None
-
-    @classmethod
-    def of(cls, registration: Registration) -> RegistrationView:
-        return cls(
-            version_id=registration.version_id,
-            transaction=PreparedTransactionView.of(registration.transaction),
-            gate=None if registration.gate is None else GateView.of(registration.gate),
-        )
+    screening: ScreeningView | None = Field(validation_alias="gate")
 
 
 class JobEventView(View):
-    """`data` by `kind`: see `backend.domain.training.JobEvent`. `seq` counts a job's events from 1."""
+    """The keys of `data` depend on `kind`: see `backend.domain.training.JobEvent`. `seq` counts from 1."""
 
     id: str
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
@@ -340,7 +306,9 @@ class JobEventView(View):
 
 
 class CheckpointView(View):
-    """`fine_tuned_model_checkpoint` is a name for the record: only registered versions are served."""
+    """`fine_tuned_model_checkpoint` names the checkpoint but cannot be requested: only registered versions
+    are served.
+    """
 
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
@@ -364,8 +332,8 @@ class CheckpointView(View):
         )
 
 
-def _options(config: TrainingConfig) -> dict[str, Any]:
-    """By our names, and by OpenAI's."""
+def _hyperparameters(config: TrainingConfig) -> dict[str, Any]:
+    """Hyperparameters under their own names, and under OpenAI's."""
     factor = config.learning_rate / TrainingConfig().learning_rate
     ours = {name: getattr(config, name) for name in config.__slots__}
     return ours | {"n_epochs": config.epochs, "learning_rate_multiplier": factor}

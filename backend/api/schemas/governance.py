@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasPath, Field
 
-from backend.api.schemas.common import AccountField, PreparedTransactionView, Schema, View
+from backend.api.schemas.common import AccountField, IntString, PreparedTransactionView, Schema, View
 from backend.domain.transactions import Call
-from backend.services.market.governance import Ballot, PreparedProposal, ProposalStatus, VotingPower
+from backend.services.market.governance import Ballot, VotingPower
 
 
 class VotingPowerView(View):
-    """Smallest units of the market token, decimal. Tokens count once their holder has delegated them."""
+    """In the market token's smallest units, as decimal strings. Tokens count once their holder delegates
+    them.
+    """
 
     account: str
     balance: str
@@ -25,13 +27,13 @@ class VotingPowerView(View):
 
 
 class DelegateRequest(Schema):
-    """Left out: the caller's own account, which is what makes tokens count."""
+    """`to`: the delegate; default: the caller's own account, which activates its votes."""
 
     to: AccountField | None = None
 
 
 class CallBody(Schema):
-    """One thing that a proposal does, by the deployment's names of contracts."""
+    """One call of a proposal. `contract`: its name in the deployment."""
 
     contract: str
     function: str
@@ -47,13 +49,8 @@ class ProposeRequest(Schema):
 
 
 class PreparedProposalView(View):
-    proposal_id: str
+    proposal_id: IntString
     transaction: PreparedTransactionView
-
-    @classmethod
-    def of(cls, prepared: PreparedProposal) -> PreparedProposalView:
-        transaction = PreparedTransactionView.of(prepared.transaction)
-        return cls(proposal_id=str(prepared.proposal_id), transaction=transaction)
 
 
 class VoteRequest(Schema):
@@ -66,33 +63,16 @@ class VoteRequest(Schema):
 
 
 class ProposalView(View):
-    """`calls` is what it does, decoded; votes in smallest units of the market token, decimal."""
+    """`calls`: the decoded calls. Votes are in the market token's smallest units, as decimal strings."""
 
-    id: str
-    proposer: str
-    description: str
+    id: IntString = Field(validation_alias=AliasPath("proposal", "id"))
+    proposer: str = Field(validation_alias=AliasPath("proposal", "proposer"))
+    description: str = Field(validation_alias=AliasPath("proposal", "description"))
     state: str
     calls: list[dict[str, Any]]
-    vote_starts_at: int
-    vote_ends_at: int
-    executable_at: int
-    votes_for: str
-    votes_against: str
-    votes_abstain: str
-
-    @classmethod
-    def of(cls, status: ProposalStatus) -> ProposalView:
-        proposal = status.proposal
-        return cls(
-            id=str(proposal.id),
-            proposer=proposal.proposer,
-            description=proposal.description,
-            state=status.state.value,
-            calls=[dict(call) for call in status.calls],
-            vote_starts_at=proposal.vote_starts_at,
-            vote_ends_at=proposal.vote_ends_at,
-            executable_at=proposal.executable_at,
-            votes_for=str(proposal.votes_for),
-            votes_against=str(proposal.votes_against),
-            votes_abstain=str(proposal.votes_abstain),
-        )
+    vote_starts_at: int = Field(validation_alias=AliasPath("proposal", "vote_starts_at"))
+    vote_ends_at: int = Field(validation_alias=AliasPath("proposal", "vote_ends_at"))
+    executable_at: int = Field(validation_alias=AliasPath("proposal", "executable_at"))
+    votes_for: IntString = Field(validation_alias=AliasPath("proposal", "votes_for"))
+    votes_against: IntString = Field(validation_alias=AliasPath("proposal", "votes_against"))
+    votes_abstain: IntString = Field(validation_alias=AliasPath("proposal", "votes_abstain"))

@@ -10,11 +10,11 @@ from backend.services.market.provenance import Origin
 
 
 class ModelView(View):
-    """OpenAI's model object, and what our market adds. Prices: token units per million tokens."""
+    """OpenAI's model object with additional fields. Prices are token units per million tokens."""
 
     id: str
     object: str = "model"
-    created: int = Field(description="When it was registered, unix seconds; 0 for the base model.")
+    created: int = Field(description="Unix seconds of the registration; 0 for the base model.")
     owned_by: str
     root: str = Field(description="The base model.")
     parent: str | None = Field(description="The base model, for adapters.")
@@ -24,15 +24,17 @@ class ModelView(View):
     base_model: str
     snapshots: list[str]
     licence: str | None = Field(
-        description="SPDX expression: the licences of its snapshots' contributions, all at once, or what the "
-        "creator of an adapter from elsewhere stated; null where this operator does not know."
+        description="SPDX expression of the licences of its snapshots' contributions combined, or "
+        "the one stated by the creator of an imported adapter; null if unknown to this operator."
     )
     prompt_price: int
     completion_price: int
     operator_ppm: int
     creator_ppm: int
     is_deprecated: bool
-    is_active: bool = Field(description="In the engine now: the first token does not wait for it to load.")
+    is_active: bool = Field(
+        description="Whether the adapter is loaded in the engine: the first token then needs no load."
+    )
     block_number: int
 
     @classmethod

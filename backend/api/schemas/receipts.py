@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from backend.api.schemas.common import Micro, View
+from typing import Any
+
+from pydantic import AliasPath, Field, model_validator
+
+from backend.api.schemas.common import HexBytes, Micro, View
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
-from backend.domain.merkle import Opening
-from backend.domain.serving import StoredReceipt
 from backend.services.receipts.proofs import Place
 from backend.services.receipts.receipts import NamedSlice, ReceiptView
 
@@ -25,30 +27,20 @@ class ReceiptBody(View):
 
 
 class ReceiptSummary(View):
-    """`batch`: number of the batch it stands in; None while it waits for one."""
+    """`batch`: number of the batch that settles the receipt; null while it is unsettled."""
 
     id: str
     operator: str
     payer: str
-    receipt: ReceiptBody
+    receipt: ReceiptBody = Field(validation_alias=AliasPath("signed", "receipt"))
     batch: int | None
-
-    @classmethod
-    def of(cls, stored: StoredReceipt) -> ReceiptSummary:
-        return cls(
-            id=stored.id,
-            operator=stored.operator,
-            payer=stored.payer,
-            receipt=ReceiptBody.model_validate(stored.signed.receipt),
-            batch=stored.batch,
-        )
 
 
 class ShareBody(View):
-    """`contribution` is the index within `datanet`; `contributor` is whom the registry recorded."""
+    """`contribution` is the index within `datanet`; `contributor`: the account in the registry."""
 
-    position: int
-    ppm: int
+    position: int = Field(validation_alias=AliasPath("share", "position"))
+    ppm: int = Field(validation_alias=AliasPath("share", "ppm"))
     datanet: int | None
     contribution: int
     contributor: str | None
@@ -64,16 +56,7 @@ class SliceBody(View):
 
     @classmethod
     def of(cls, part: NamedSlice) -> SliceBody:
-        shares = [
-            ShareBody(
-                position=named.share.position,
-                ppm=named.share.ppm,
-                datanet=named.datanet,
-                contribution=named.contribution,
-                contributor=named.contributor,
-            )
-            for named in part.shares
-        ]
+        shares = [ShareBody.model_validate(named) for named in part.shares]
         packed = pack_list([named.share for named in part.shares])
         return cls(
             version_id=part.version_id, weight_ppm=part.weight_ppm, packed="0x" + packed.hex(), shares=shares
@@ -81,7 +64,7 @@ class SliceBody(View):
 
 
 class ReceiptDetail(ReceiptSummary):
-    """All that is needed to check a receipt offline. `salt` is there for the payer only."""
+    """Everything needed to verify a receipt offline. `salt` is null for callers other than the payer."""
 
     method: str
     slices: list[SliceBody]
@@ -93,7 +76,7 @@ class ReceiptDetail(ReceiptSummary):
     def for_viewer(cls, view: ReceiptView, viewer: Account | None) -> ReceiptDetail:
         stored = view.stored
         return cls(
-            **dict(ReceiptSummary.of(stored)),
+            **dict(ReceiptSummary.model_validate(stored)),
             method=stored.signed.method,
             slices=[SliceBody.of(part) for part in view.slices],
             signature=stored.signed.signature,
@@ -108,10 +91,15 @@ class AccountWeight(View):
     account: str | None
     ppm: int
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: Any) -> Any:
+        return dict(zip(cls.model_fields, value, strict=True)) if isinstance(value, tuple) else value
+
 
 class AttributionView(View):
-    """`slices` as in the receipt. `accounts`: what each contributor has of the whole answer, over all slices,
-    in ppm rounded down; the most first. A slice without shares is attributed to nobody.
+    """`slices` as in the receipt. `accounts`: each contributor's share of the whole answer, over all slices,
+    in ppm rounded down, largest first. A slice without shares is attributed to no account.
     """
 
     receipt_id: str
@@ -125,41 +113,38 @@ class AttributionView(View):
             receipt_id=view.stored.id,
             method=view.stored.signed.method,
             slices=[SliceBody.of(part) for part in view.slices],
-            accounts=[AccountWeight(account=account, ppm=ppm) for account, ppm in view.weights()],
+            accounts=[AccountWeight.model_validate(pair) for pair in view.weights()],
         )
 
 
 class OpeningView(View):
-    """A leaf's place in a Merkle-sum tree. `path`: its siblings upwards, sum 16 bytes and hash 32 each."""
+    """A leaf's position in a Merkle-sum tree. `path`: its siblings upwards, sum 16 bytes and hash 32 each."""
 
     index: int
     value: Micro
-    path: str
-
-    @classmethod
-    def of(cls, opening: Opening) -> OpeningView:
-        return cls(index=opening.index, value=opening.value, path="0x" + opening.path.hex())
+    path: HexBytes
 
 
 class EntryProofView(View):
     """What an account earns from one part of one slice of the receipt: the opening's value."""
 
-    account: str
-    slice: int
-    part: int
+    account: str = Field(validation_alias=AliasPath("entry", "account"))
+    slice: int = Field(validation_alias=AliasPath("entry", "slice"))
+    part: int = Field(validation_alias=AliasPath("entry", "part"))
     opening: OpeningView
 
 
 class BalanceProofView(View):
-    """All that the operator ever credited the account, up to this batch: the opening's value."""
+    """The total that the operator has credited to the account, up to this batch: the opening's value."""
 
     account: str
     opening: OpeningView
 
 
 class ReceiptProofView(View):
-    """`header`: Solidity's `BatchHeader`, integers as decimal strings; its hash is `batch_hash`, which
-    Settlement announced in `tx_hash`. The openings lead to its roots; `entries` are worth the charge.
+    """`header`: Solidity's `BatchHeader`, integers as decimal strings. Its hash is `batch_hash`, which the
+    transaction `tx_hash` committed in Settlement. The openings lead to its roots; `entries` sum up to the
+    charge.
     """
 
     batch_hash: str
@@ -174,26 +159,13 @@ class ReceiptProofView(View):
     @classmethod
     def of(cls, place: Place) -> ReceiptProofView:
         batch, proof = place.batch, place.proof
-        entries = [
-            EntryProofView(
-                account=proven.entry.account,
-                slice=proven.entry.slice,
-                part=proven.entry.part,
-                opening=OpeningView.of(proven.opening),
-            )
-            for proven in proof.entries
-        ]
-        balances = [
-            BalanceProofView(account=balance.account, opening=OpeningView.of(balance.opening))
-            for balance in proof.balances
-        ]
         return cls(
             batch_hash=batch.hash,
             batch_state=batch.state,
             tx_hash=batch.tx_hash,
             block_number=batch.block_number,
             header={name: str(value) for name, value in proof.header.abi.items()},
-            receipt=OpeningView.of(proof.receipt),
-            entries=entries,
-            balances=balances,
+            receipt=OpeningView.model_validate(proof.receipt),
+            entries=[EntryProofView.model_validate(proven) for proven in proof.entries],
+            balances=[BalanceProofView.model_validate(balance) for balance in proof.balances],
         )

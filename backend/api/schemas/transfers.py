@@ -7,7 +7,7 @@ from backend.domain.ids import Account
 
 
 class TransferView(View):
-    """A file on its way in. `offset`: bytes that have come; at `num_bytes` it can be contributed."""
+    """A resumable upload. `offset`: bytes received; the transfer is complete at `num_bytes`."""
 
     id: str
     account: Account

@@ -1,36 +1,31 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from backend.api.schemas.common import Micro, View
-from backend.domain.serving import DayUsage
 
 
 class UsedVersionView(View):
-    """`/v1/models/{version_id}` has its name and price."""
+    """A version and its share of the tokens. `/v1/models/{version_id}` has its name and price."""
 
     version_id: str
     weight_ppm: int
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: Any) -> Any:
+        return dict(zip(cls.model_fields, value, strict=True)) if isinstance(value, tuple) else value
+
 
 class DayUsageView(View):
-    """Answers of one day by one model; a blend of several versions is a model of its own."""
+    """Usage of one model on one day (UTC). A blend of several versions counts as a separate model."""
 
     day: date
     versions: list[UsedVersionView]
     num_answers: int
     prompt_tokens: int
     completion_tokens: int
-    spend_micro_units: Micro
-
-    @classmethod
-    def of(cls, usage: DayUsage) -> DayUsageView:
-        versions = [UsedVersionView(version_id=v, weight_ppm=ppm) for v, ppm in usage.versions]
-        return cls(
-            day=usage.day,
-            versions=versions,
-            num_answers=usage.num_answers,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            spend_micro_units=usage.spend,
-        )
+    spend_micro_units: Micro = Field(validation_alias="spend")

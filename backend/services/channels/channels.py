@@ -70,13 +70,17 @@ class Channels:
 
         Raises NotFound for channels of others and for operators that keep their books elsewhere.
         """
+        return self._view(payer, self.channel_id(payer, name))
+
+    def channel_id(self, payer: Account, name: str) -> ChannelId:
+        """Resolve the id or operator of the payer's channel. Errors: `NotFound`."""
         channel = self._market.channel(payer)
         if name not in (channel, self._market.operator):
             raise NotFound(
                 f"No channel {name} of {payer} here; this operator is {self._market.operator}.",
                 param="channel",
             )
-        return self._view(payer, channel)
+        return channel
 
     def list(self, payer: Account) -> list[ChannelView]:
         return [self._view(payer, self._market.channel(payer))]

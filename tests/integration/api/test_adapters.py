@@ -81,7 +81,7 @@ def test_it_is_brought_published_and_registered_by_its_creator(api: Api, http: h
     prepared = http.post(f"{path}/registration/prepare", json=LISTING)
     assert prepared.status_code == 200, prepared.text
     assert prepared.json()["transaction"]["decoded"]["function"] == "register"
-    assert prepared.json()["gate"]["nearest"] is None
+    assert prepared.json()["screening"]["nearest"] is None
     assert http.get("/v1/adapters").json()["data"] == [shown]
     messages = [event["message"] for event in http.get(f"{path}/events").json()["data"]]
     assert messages[0] == "The job is validating."
@@ -101,7 +101,7 @@ def test_a_copy_of_somebody_elses_is_named_and_needs_a_word(api: Api, http: http
     path = f"/v1/adapters/{made['id']}/registration/prepare"
     refused = http.post(path, json=LISTING).json()["error"]
     assert (refused["code"], refused["details"]["version"]) == ("copied_version", original)
-    assert http.post(path, json=LISTING | {"accepts_copy": True}).json()["gate"]["nearest"]["is_copy"]
+    assert http.post(path, json=LISTING | {"accepts_copy": True}).json()["screening"]["nearest"]["is_copy"]
 
 
 def test_answers_of_it_pay_no_contributor(api: Api, http: httpx.Client) -> None:

@@ -126,7 +126,7 @@ def test_a_channel_tells_what_is_at_risk(api: Api) -> None:
     assert channel["balance"] == channel["available"] == channel["cap"] == str(FUNDS)
     assert (channel["thawing"], channel["thawed_at"]) == ("0", 0)
     (session,) = channel["sessions"]
-    assert (session["is_held"], session["is_revoked"], session["cap"]) == (True, False, str(FUNDS))
+    assert (session["is_custodial"], session["is_revoked"], session["cap"]) == (True, False, str(FUNDS))
 
 
 def test_receipts_come_in_pages_and_only_to_their_payer(api: Api) -> None:

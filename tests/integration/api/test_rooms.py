@@ -166,9 +166,9 @@ def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     url = f"{api.url}/v1/operators/{operator}/batches"
     page = httpx.get(url, params={"limit": 2}).json()
     newest, fallen = page["data"]
-    assert (newest["state"], newest["is_held"], newest["conviction"]) == ("committed", True, None)
+    assert (newest["state"], newest["has_open_demand"], newest["conviction"]) == ("committed", True, None)
     assert (newest["total"], newest["final_at"]) == ("7", 90)
-    assert (fallen["state"], fallen["is_held"], fallen["is_refunded"]) == ("void", False, True)
+    assert (fallen["state"], fallen["has_open_demand"], fallen["is_refunded"]) == ("void", False, True)
     assert fallen["conviction"] == {
         "first": 2,
         "convicted": some_hash("x"),
