@@ -66,7 +66,7 @@ def _descendants(kind: type[DomainError]) -> Iterator[type[DomainError]]:
 def _errors() -> Iterator[str]:
     yield "## Errors"
     yield ""
-    yield "By `code`, which is stable; messages are not."
+    yield "Error codes (`code`) are stable; messages are not."
     yield ""
     yield "| code | status | meaning |"
     yield "| --- | --- | --- |"
@@ -87,7 +87,7 @@ def _reference(document: Json) -> Iterator[str]:
         for method, path, operation in operations:
             yield from _operation(method, path, operation, document)
     yield ""
-    yield "## Answers' objects"
+    yield "## Response objects"
     schemas: Json = document["components"]["schemas"]
     for name, schema in sorted(schemas.items()):
         if name.endswith("View") or "View" in name:
@@ -99,7 +99,7 @@ def _operation(method: str, path: str, operation: Json, document: Json) -> Itera
     yield f"#### `{method} {path}`"
     yield ""
     text = " ".join(operation.get("description", operation["summary"].capitalize() + ".").split())
-    yield f"{text} For {CALLERS[operation['x-caller']]}. {_returns(operation)}"
+    yield f"{text} Authentication: {CALLERS[operation['x-caller']]}. {_returns(operation)}"
     rows = [_parameter(parameter) for parameter in operation.get("parameters", ())]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
     if body:

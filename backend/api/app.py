@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 
 from backend.api import errors
-from backend.api.deps import note_chain, refuse_nul
-from backend.api.middleware import BodyLimit, Defects, RequestId, Watched
-from backend.api.openapi import document
+from backend.api.deps import reject_nul, set_chain_id
+from backend.api.middleware import BodyLimit, RequestId, RequestMetrics, UnhandledErrors
+from backend.api.openapi import build_document
 from backend.api.rate_limits import RateLimits
 from backend.api.routers import (
     adapters,
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 
 RECURSION_LIMIT = 1000
 MAX_BODY_BYTES = 4 << 20
-"""Of everything but uploads: JSON is read whole, and before anybody is asked who they are."""
+"""Limit of every body except uploads. JSON is read into memory whole, before authentication."""
 FORM_BYTES = 64 << 10
-"""What a form may add to an upload."""
+"""Allowance for the form fields of an upload."""
 MAX_UPLOADS = 8
-"""Taken at once."""
-MAX_PIECES = 16
-"""Of resumable transfers, taken at once."""
+"""Concurrent uploads."""
+MAX_TRANSFER_CHUNKS = 16
+"""Concurrent chunks of resumable transfers."""
 UPLOADS = {("POST", "/v1/contributions"), ("POST", "/v1/files")}
-PIECE = ("PATCH", "/v1/transfers/")
+TRANSFER_CHUNK = ("PATCH", "/v1/transfers/")
 ROUTERS = (
     *(auth, models, chat, channels, receipts, attribution, usage),
     *(registry, contributions, transfers, files, fine_tuning, adapters),
@@ -62,39 +62,39 @@ ROUTERS = (
 
 
 def create_app(services: Services, settings: Settings) -> FastAPI:
-    # py_ecc, which eth-account brings along, raises the limit a hundredfold: nested JSON would then overflow
-    # the C stack and end the process instead of being refused.
+    # py_ecc, a dependency of eth-account, raises the limit a hundredfold: nested JSON would then overflow the
+    # C stack and crash the process instead of being rejected.
     sys.setrecursionlimit(RECURSION_LIMIT)
     app = FastAPI(
         title="loraledger",
-        summary="Specialised models, paid per token, and the people whose data made them.",
+        summary="LoRA adapters paid per token, with revenue shared among the contributors of their data.",
         lifespan=_lifespan,
-        dependencies=[Depends(refuse_nul), Depends(note_chain)],
-        # Spans alone, and only where `telemetry.traces` was started; what is counted is in `backend.metrics`.
+        dependencies=[Depends(reject_nul), Depends(set_chain_id)],
+        # Spans only, and only if `telemetry.traces` was started; metrics are in `backend.metrics`.
         telemetry={"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
-        docs_url=None,  # its page loads scripts from elsewhere; the document itself is at /openapi.json
+        docs_url=None,  # its page loads third-party scripts; the document itself is at /openapi.json
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     app.state.upload_slots = UploadSlots(MAX_UPLOADS)
-    app.state.piece_slots = UploadSlots(MAX_PIECES)
+    app.state.transfer_slots = UploadSlots(MAX_TRANSFER_CHUNKS)
     app.state.recordings = set()
     app.state.rate_limits = RateLimits(settings)
     errors.install(app)
     routers = tuple(module.router for module in ROUTERS)
     for router in routers:
         app.include_router(router)
-    app.openapi = cache(partial(document, app, routers))  # type: ignore[method-assign]
+    app.openapi = cache(partial(build_document, app, routers))  # type: ignore[method-assign]
 
     def limit_of(method: str, path: str) -> int:
-        is_large = (method, path) in UPLOADS or (method, path[: len(PIECE[1])]) == PIECE
+        is_large = (method, path) in UPLOADS or (method, path[: len(TRANSFER_CHUNK[1])]) == TRANSFER_CHUNK
         return settings.max_upload_bytes + FORM_BYTES if is_large else MAX_BODY_BYTES
 
     app.add_middleware(BodyLimit, limit_of=limit_of)
-    app.add_middleware(Defects)
-    app.add_middleware(Watched)
-    app.add_middleware(RequestId)  # outermost: refusals and defects carry it too
+    app.add_middleware(UnhandledErrors)
+    app.add_middleware(RequestMetrics)
+    app.add_middleware(RequestId)  # outermost: error responses carry it too
     return app
 
 

@@ -1,4 +1,4 @@
-"""Choices in OpenAI's shapes, of chats and of texts, whole and in chunks, with their log-probabilities."""
+"""Formats the choices of an answer as OpenAI's API does: chat and text, complete and streamed."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ if TYPE_CHECKING:
     from inference.protocol import TokenLogprob, TokenLogprobs
 
 
-class Shape(Protocol):
-    """How one kind of endpoint shows the choices of an answer. `logprobs`: None where none were asked for."""
+class ChoiceFormat(Protocol):
+    """Format of the choices of one endpoint. `logprobs` is None if the request does not ask for them."""
 
-    whole_object: str
+    complete_object: str
     chunk_object: str
 
-    def whole(
+    def complete(
         self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None, reason: str
     ) -> dict[str, Any]: ...
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """The choice in a stream before its first text."""
+        """First chunk of a streamed choice, before any text."""
         ...
 
-    def piece(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]: ...
+    def delta(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]: ...
 
     def closing(self, index: int, reason: str) -> dict[str, Any]: ...
 
 
-class ChatShape:
-    """Of `/v1/chat/completions`."""
+class ChatFormat:
+    """Choices of `/v1/chat/completions`."""
 
-    whole_object = "chat.completion"
+    complete_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def whole(
+    def complete(
         self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None, reason: str
     ) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": index, "message": message} | _ending(chat_logprobs(logprobs), reason)
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        return self._delta(index, {"role": "assistant", "content": ""})
+        return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
-        return self._delta(index, {"content": text}, logprobs)
+    def delta(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
+        return self._chunk(index, {"content": text}, logprobs)
 
     def closing(self, index: int, reason: str) -> dict[str, Any]:
-        return self._delta(index, {}, reason=reason)
+        return self._chunk(index, {}, reason=reason)
 
-    def _delta(
+    def _chunk(
         self,
         index: int,
         delta: dict[str, str],
@@ -61,23 +61,23 @@ class ChatShape:
         return {"index": index, "delta": delta} | _ending(chat_logprobs(logprobs), reason)
 
 
-class TextShape:
-    """Of `/v1/completions`; an object an answer, since offsets go on from chunk to chunk."""
+class TextFormat:
+    """Choices of `/v1/completions`. One instance for each answer: text offsets continue across chunks."""
 
-    whole_object = chunk_object = "text_completion"
+    complete_object = chunk_object = "text_completion"
 
     def __init__(self) -> None:
         self._offsets: Counter[int] = Counter()
 
-    def whole(
+    def complete(
         self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None, reason: str
     ) -> dict[str, Any]:
-        return self.piece(index, text, logprobs) | {"finish_reason": reason}
+        return self.delta(index, text, logprobs) | {"finish_reason": reason}
 
-    def opening(self, index: int) -> dict[str, Any] | None:  # noqa: ARG002 - a text has none
+    def opening(self, index: int) -> dict[str, Any] | None:  # noqa: ARG002 - text streams have none
         return None
 
-    def piece(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
+    def delta(self, index: int, text: str, logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any]:
         return {"index": index, "text": text} | _ending(self._logprobs(index, logprobs), None)
 
     def closing(self, index: int, reason: str) -> dict[str, Any]:
@@ -112,12 +112,12 @@ def chat_logprobs(places: Sequence[TokenLogprobs] | None) -> dict[str, Any] | No
 
 
 def token_text(token: bytes) -> str:
-    """A token that is no UTF-8 alone is spelled out, so that no two look the same."""
+    r"""Decode a token; bytes that are not UTF-8 become `\x..` escapes, so that texts stay distinct."""
     return token.decode(errors="backslashreplace")
 
 
-def _token(found: TokenLogprob) -> dict[str, Any]:
-    return {"token": token_text(found.token), "logprob": found.logprob, "bytes": list(found.token)}
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token_text(token.token), "logprob": token.logprob, "bytes": list(token.token)}
 
 
 def _ending(logprobs: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An answer in OpenAI's shape, whole or as server-sent events, with what it cost and its receipt."""
+"""Formats an answer as OpenAI's API does, complete or as server-sent events, with its charge and receipt."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from backend.api.choices import Shape
+    from backend.api.choices import ChoiceFormat
     from backend.services.answers.answer import Answer, Final
     from inference.protocol import Chunk, TokenLogprobs
 
 FINISH_REASONS = {"abort": "stop"}
-"""OpenAI has no word for an answer that was cut off."""
+"""OpenAI has no finish reason for an aborted answer."""
 DONE = "data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the request says about how it is answered."""
+class ResponseOptions:
+    """Options of a request that concern the response format."""
 
-    shape: Shape
+    format: ChoiceFormat
     num_choices: int = 1
     has_logprobs: bool = False
     is_stream: bool = False
@@ -40,69 +40,73 @@ class Wanted:
 
 
 class Completion:
-    """One answer on its way to its reader, under the name by which its model was resolved."""
+    """Response of one answer. `model`: the name that the model was resolved to."""
 
-    def __init__(self, answer: Answer, model: str, wanted: Wanted) -> None:
+    def __init__(self, answer: Answer, model: str, options: ResponseOptions) -> None:
         self.answer = answer
-        self.is_whole = False
-        """Whether the stream has come to its end without an error."""
+        self.is_complete = False
+        """Whether the stream ended without an error."""
         self._model = model
-        self._wanted = wanted
-        self._shape = wanted.shape
+        self._options = options
+        self._format = options.format
         self._created = int(time.time())
 
-    async def whole(self) -> dict[str, Any]:
-        found: list[list[Chunk]] = [[] for _ in range(self._wanted.num_choices)]
+    async def complete(self) -> dict[str, Any]:
+        received: list[list[Chunk]] = [[] for _ in range(self._options.num_choices)]
         try:
             async for index, chunk in self.answer.chunks():
-                found[index].append(chunk)
+                received[index].append(chunk)
         except asyncio.CancelledError:
             self.answer.hang_up()
             raise
         final = self.answer.final
         choices = [
-            self._shape.whole(index, "".join(chunk.text for chunk in chunks), self._logprobs(chunks), reason)
-            for index, (chunks, reason) in enumerate(zip(found, _reasons(final), strict=True))
+            self._format.complete(
+                index, "".join(chunk.text for chunk in chunks), self._logprobs(chunks), reason
+            )
+            for index, (chunks, reason) in enumerate(zip(received, _reasons(final), strict=True))
         ]
-        return self._object(self._shape.whole_object, choices) | bill(final)
+        return self._object(self._format.complete_object, choices) | bill(final)
 
     async def events(self) -> AsyncIterator[str]:
-        """The bill is in the last chunk before `[DONE]`; `includes_usage` gives it one without choices."""
+        """Server-sent events. The last chunk before `[DONE]` has the bill; with `includes_usage` it has no
+        choices.
+        """
         try:
-            for index in range(self._wanted.num_choices):
-                if (opening := self._shape.opening(index)) is not None:
+            for index in range(self._options.num_choices):
+                if (opening := self._format.opening(index)) is not None:
                     yield self._chunk([opening])
             async for index, chunk in self.answer.chunks():
-                yield self._chunk([self._shape.piece(index, chunk.text, self._logprobs([chunk]))])
+                yield self._chunk([self._format.delta(index, chunk.text, self._logprobs([chunk]))])
             final = self.answer.final
-            *closings, last = (self._shape.closing(*ended) for ended in enumerate(_reasons(final)))
+            *closings, last = (self._format.closing(*indexed) for indexed in enumerate(_reasons(final)))
             for closing in closings:
                 yield self._chunk([closing])
-            if self._wanted.includes_usage:
+            if self._options.includes_usage:
                 yield self._chunk([last])
                 yield self._chunk([], bill(final))
             else:
                 yield self._chunk([last], bill(final))
-            self.is_whole = True
+            self.is_complete = True
             yield DONE
         except DomainError as error:
             yield event(domain_error_body(error))
-        except Exception:  # the headers have left: all that can still be said goes into the stream
+        except Exception:  # the status is already sent: the error goes into the stream
             yield event(internal_error_body())
             raise
 
     def _logprobs(self, chunks: Sequence[Chunk]) -> list[TokenLogprobs] | None:
-        if not self._wanted.has_logprobs:
+        if not self._options.has_logprobs:
             return None
         return [place for chunk in chunks for place in chunk.logprobs or ()]
 
     def _chunk(self, choices: list[dict[str, Any]], extra: Mapping[str, Any] | None = None) -> str:
-        return event(self._object(self._shape.chunk_object, choices) | dict(extra or {}))
+        return event(self._object(self._format.chunk_object, choices) | dict(extra or {}))
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        found = {"id": self.answer.id, "object": kind, "created": self._created, "model": self._model}
-        tier = self._wanted.service_tier
-        return found | ({"service_tier": tier} if tier else {}) | {"choices": choices}
+        body = {"id": self.answer.id, "object": kind, "created": self._created, "model": self._model}
+        tier = self._options.service_tier
+        return body | ({"service_tier": tier} if tier else {}) | {"choices": choices}
 
 
 def _reasons(final: Final) -> list[str]:
@@ -110,7 +114,7 @@ def _reasons(final: Final) -> list[str]:
 
 
 class CompletionStream(StreamingResponse):
-    """Tells the answer when the reader has left, however the server notices."""
+    """Notifies the answer when the client disconnects."""
 
     def __init__(self, completion: Completion) -> None:
         super().__init__(
@@ -132,7 +136,7 @@ def event(data: Mapping[str, Any]) -> str:
 
 
 def bill(final: Final) -> dict[str, Any]:
-    """Usage as OpenAI has it, and ours: receipt, charge (micro-units, decimal), salt, shares by position."""
+    """OpenAI's `usage`, and `loraledger`: receipt, charge (micro-units), salt, shares by position."""
     stored = final.receipt
     receipt = stored.signed.receipt
     prompt, completion = receipt.prompt_tokens, receipt.completion_tokens

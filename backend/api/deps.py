@@ -1,4 +1,4 @@
-"""Dependencies of the routers: the services, and who is calling."""
+"""FastAPI dependencies: services, authentication and rate limits."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ bearer = HTTPBearer(auto_error=False, description="An API key (llk_...) or a ses
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A wallet, by its session (`key_id` None) or by one of its API keys, which may do less."""
+    """An authenticated wallet: by its session (`key_id` is None) or by one of its API keys, which may be
+    scoped.
+    """
 
     account: Account
     key_id: str | None
     token: str
-    may: frozenset[Scope] = EVERY_SCOPE
+    scopes: frozenset[Scope] = EVERY_SCOPE
     models: tuple[str, ...] | None = None
-    """Names of those that it may ask; None: all."""
+    """Models that the caller may use; None: all."""
 
     @property
-    def scopes(self) -> dict[str, str]:
-        """By which its requests are counted."""
+    def rate_limit_scopes(self) -> dict[str, str]:
         key = {"key": self.key_id} if self.key_id else {}
         return {"wallet": str(self.account), **key}
 
@@ -50,14 +51,14 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-async def refuse_nul(request: Request) -> None:
-    """No name of anything here has a NUL, and PostgreSQL cannot even look for one."""
+async def reject_nul(request: Request) -> None:
+    """PostgreSQL rejects text with NUL characters, and no identifier has one."""
     if "\0" in request.scope["path"] or "%00" in request.url.query:
-        raise InvalidInput("A path and a query have no NUL characters.")
+        raise InvalidInput("NUL characters are not allowed in the path and query.")
 
 
-async def note_chain(services: ServicesDep) -> None:
-    """Before the request's own fields are read."""
+async def set_chain_id(services: ServicesDep) -> None:
+    """Set the chain id that account fields are validated against."""
     chain_id.set(services.sign_in.chain_id)
 
 
@@ -75,58 +76,60 @@ def get_caller(
 
 
 async def get_admitted(request: Request, caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
-    await get_rate_limits(request).admit(request, caller.scopes)
+    await get_rate_limits(request).admit(request, caller.rate_limit_scopes)
     return caller
 
 
 AdmittedDep = Annotated[Caller, Depends(get_admitted)]
 
 
-def _within(caller: Caller, scope: Scope) -> Caller:
-    if scope not in caller.may:
+def _check_scope(caller: Caller, scope: Scope) -> Caller:
+    if scope not in caller.scopes:
         raise Forbidden(f"This API key does not have the scope {scope.value!r}.")
     return caller
 
 
-def get_answerable(caller: AdmittedDep) -> Caller:
-    """Whoever may ask for answers."""
-    return _within(caller, Scope.ANSWERS)
+def get_answers_caller(caller: AdmittedDep) -> Caller:
+    """A caller with the scope `answers`."""
+    return _check_scope(caller, Scope.ANSWERS)
 
 
-def get_reader(caller: AdmittedDep) -> Caller:
-    """Whoever may see what the account has and did."""
-    return _within(caller, Scope.ACCOUNT)
+def get_account_caller(caller: AdmittedDep) -> Caller:
+    """A caller with the scope `account`."""
+    return _check_scope(caller, Scope.ACCOUNT)
 
 
-AnswerableDep = Annotated[Caller, Depends(get_answerable)]
-CallerDep = Annotated[Caller, Depends(get_reader)]
+AnswersCallerDep = Annotated[Caller, Depends(get_answers_caller)]
+CallerDep = Annotated[Caller, Depends(get_account_caller)]
 
 
-async def admit_stranger(request: Request) -> None:
-    """For endpoints that work before anybody has signed in."""
+async def limit_by_address(request: Request) -> None:
+    """Rate limit of endpoints that need no authentication."""
     address = request.client.host if request.client else ""
     await get_rate_limits(request).admit(request, {"address": address})
 
 
 def get_wallet(caller: AdmittedDep) -> Caller:
-    """A signed-in wallet: what spends or signs is not for API keys, which live in many places."""
+    """A signed-in wallet. API keys are stored in many places, so they may neither spend deposits nor sign."""
     if caller.key_id is not None:
-        raise Forbidden("This needs a signed-in wallet, not an API key.")
+        raise Forbidden("This needs the session of a signed-in wallet, not an API key.")
     return caller
 
 
 WalletDep = Annotated[Caller, Depends(get_wallet)]
 
 
-def asks_for(dependant: Dependant, dependency: Any) -> bool:
-    """Whether an endpoint stands on this dependency, directly or through others."""
-    return dependant.call is dependency or any(asks_for(each, dependency) for each in dependant.dependencies)
+def depends_on(dependant: Dependant, dependency: Any) -> bool:
+    """Whether an endpoint has this dependency, directly or indirectly."""
+    return dependant.call is dependency or any(
+        depends_on(each, dependency) for each in dependant.dependencies
+    )
 
 
-def admit_operator(
+def require_metrics_token(
     services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> None:
-    """Revenue and exposure are nobody's business but the operator's, who holds the token."""
-    shown = credentials.credentials.encode() if credentials else b""
-    if not hmac.compare_digest(shown, services.metrics_token().encode()):
+    """Metrics include revenue and exposure, so they are for the operator only."""
+    token = credentials.credentials.encode() if credentials else b""
+    if not hmac.compare_digest(token, services.metrics_token().encode()):
         raise Unauthenticated("Send 'Authorization: Bearer' with the operator's metrics token.")

@@ -1,4 +1,4 @@
-"""Work that ends when its client has left."""
+"""Cancels work when its client disconnects."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class ClientLeft(Exception):
-    """The client closed its connection before the answer."""
+class ClientDisconnected(Exception):
+    """The client closed its connection before the response."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; raises ClientLeft, after cancelling it, if the client leaves first.
+    """Await `work`. Cancels it and raises ClientDisconnected if the client disconnects first.
 
-    The request's body must have been read: what else would arrive is taken off the connection.
+    The request's body must have been read before: this consumes further messages of the connection.
     """
     task = asyncio.create_task(work)
     watcher = asyncio.create_task(_disconnected(request))
@@ -28,7 +28,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ClientLeft
+        raise ClientDisconnected
     finally:
         task.cancel()
         watcher.cancel()

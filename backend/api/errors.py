@@ -1,4 +1,4 @@
-"""Every error in OpenAI's shape, and the one table of HTTP statuses."""
+"""Formats every error as OpenAI's API does, with one table of HTTP statuses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECKSUM_MISMATCH = 460
-"""The tus protocol's own."""
+"""Status code defined by the tus protocol."""
 
 STATUS: Mapping[type[DomainError], int] = {
     InvalidInput: HTTPStatus.BAD_REQUEST,
@@ -65,7 +65,7 @@ STATUS: Mapping[type[DomainError], int] = {
     UnknownTusVersion: HTTPStatus.PRECONDITION_FAILED,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
-"""By the nearest class in an error's ancestry; whatever has none is our own fault."""
+"""By the nearest class in an error's MRO; an error without one is a 500."""
 
 TYPES: Mapping[int, str] = {
     401: "authentication_error",
@@ -81,25 +81,28 @@ CODES: Mapping[int, str] = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
-"""Of the framework's own refusals. Names of ours: Python's phrases change with its version."""
+"""Codes of the framework's errors. Defined here because Python's status phrases change between versions."""
 
 OWN_CODES: Mapping[str, tuple[int, str]] = {
-    "bad_request": (400, "The request is not HTTP as the server reads it."),
-    "body_too_large": (413, "The body has more bytes than the endpoint takes."),
-    "http_error": (400, "Refused by the server; the status says how."),
-    "internal_error": (500, "A defect of ours; the log has it under the answer's `x-request-id`."),
+    "bad_request": (400, "The request is not valid HTTP."),
+    "body_too_large": (413, "The body exceeds the endpoint's size limit."),
+    "http_error": (400, "Other HTTP errors; see the status."),
+    "internal_error": (500, "An internal error; the server log has it under the response's `x-request-id`."),
     "invalid_json": (400, "The body is not JSON."),
     "invalid_parameter": (400, "A field has the wrong type, is out of range, or contradicts another."),
-    "invalid_request": (400, "Fields that do not go together."),
-    "invalid_text": (400, "Half of a surrogate pair, which is not Unicode text."),
-    "method_not_allowed": (405, "The path takes other methods."),
-    "missing_parameter": (400, "A field that must be there is not."),
-    "not_found": (404, "Nothing is at this path, or goes by this id."),
-    "unknown_parameter": (400, "A field that no version of the endpoint has."),
-    "unsupported_media_type": (415, "The body's content type is not read here."),
-    "unsupported_parameter": (400, "A field of OpenAI's API that is not kept here; never silently ignored."),
+    "invalid_request": (400, "The fields contradict each other."),
+    "invalid_text": (400, "The text has an unpaired surrogate, which is not valid Unicode."),
+    "method_not_allowed": (405, "The path does not support this method."),
+    "missing_parameter": (400, "A required field is missing."),
+    "not_found": (404, "No resource has this path or id."),
+    "unknown_parameter": (400, "The endpoint has no such field."),
+    "unsupported_media_type": (415, "The endpoint does not accept the body's content type."),
+    "unsupported_parameter": (
+        400,
+        "A parameter of OpenAI's API that is not supported. Unsupported parameters are never ignored.",
+    ),
 }
-"""Status and meaning of the codes that are no domain error's."""
+"""Status and meaning of the codes that are not of a domain error."""
 
 HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"www-authenticate": "Bearer"},
@@ -110,9 +113,9 @@ HEADERS: Mapping[int, Mapping[str, str]] = {
 }
 
 CONTRADICTION = "contradiction"
-"""Kind of a fault that a schema finds between several of its fields; its context has the one at fault."""
+"""Type of a validation error between fields of a schema; its context names the field at fault."""
 
-# Parameters of OpenAI's API that we know and do not support: refused by name, as unknown ones are.
+# Parameters of OpenAI's API that are rejected as unsupported; all others are rejected as unknown.
 UNSUPPORTED = frozenset(
     {
         *("audio", "best_of", "echo", "function_call", "functions", "modalities"),
@@ -128,8 +131,8 @@ def status_of(error: DomainError) -> int:
 
 
 def status_of_kind(kind: type[DomainError]) -> int:
-    known = (STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
-    return next(known, HTTPStatus.INTERNAL_SERVER_ERROR)
+    statuses = (STATUS[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS)
+    return next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def error_body(
@@ -152,12 +155,12 @@ def domain_error_body(error: DomainError) -> dict[str, Any]:
 
 
 def internal_error_body() -> dict[str, Any]:
-    text = "Something went wrong on our side. Receipts say what was charged: without one, nothing was."
+    text = "Internal server error. Only answers with a receipt were charged."
     return error_body(500, text, "internal_error")
 
 
 class ErrorResponse(JSONResponse):
-    """A message may quote what came in, text that is not Unicode included: it leaves as it came, escaped."""
+    """Escapes unpaired surrogates, which a message may quote from the request."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
@@ -178,7 +181,7 @@ async def _on_domain_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DomainError)  # noqa: S101 - registered for this class only
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("domain error without a status", exc_info=error)
+        log.error("domain error without an HTTP status", exc_info=error)
     response = _response(status, domain_error_body(error))
     if (seconds := error.details.get("retry_after_seconds")) is not None:
         response.headers["retry-after"] = str(seconds)
@@ -200,13 +203,13 @@ async def _on_http_exception(_request: Request, error: Exception) -> JSONRespons
 
 
 async def _on_lone_surrogate(_request: Request, _error: Exception) -> JSONResponse:
-    """JSON can spell half a character; nothing can store or hash it, and only requests bring it in."""
-    text = "The request holds half of a surrogate pair, which is not Unicode text."
+    """JSON can encode an unpaired surrogate, which cannot be stored or hashed. Only requests contain one."""
+    text = "The request has an unpaired surrogate, which is not valid Unicode."
     return _response(400, error_body(400, text, "invalid_text"))
 
 
 def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> tuple[str, str, str | None]:
-    """Message, code and parameter of the first thing wrong with a request, whose JSON is `body`."""
+    """Message, code and parameter of the first validation error of a request, whose JSON is `body`."""
     fault = faults[0]
     where = _path(fault["loc"], body)
     param = ".".join(where) or None
@@ -214,13 +217,10 @@ def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> 
     if kind == "json_invalid":
         return f"The body is not valid JSON: {text}.", "invalid_json", None
     if kind == "extra_forbidden":
-        is_known = where[0] in UNSUPPORTED
-        what = "is not supported" if is_known else "is unknown"
-        return (
-            f"The parameter '{param}' {what}.",
-            f"{'unsupported' if is_known else 'unknown'}_parameter",
-            param,
+        prefix, verdict = (
+            ("unsupported", "not supported") if where[0] in UNSUPPORTED else ("unknown", "unknown")
         )
+        return f"The parameter '{param}' is {verdict}.", f"{prefix}_parameter", param
     if kind == CONTRADICTION:
         return f"{text}.", "invalid_parameter", str(fault["ctx"]["param"])
     if param is None and kind == "value_error":
@@ -231,7 +231,7 @@ def describe_fault(faults: Sequence[Mapping[str, Any]], body: object = None) -> 
 
 
 def _path(loc: Sequence[int | str], body: object) -> list[str]:
-    """Without its first part, which is where the fault came in, and the names of types that were tried."""
+    """Path of the fault in the request, without its source and the names of union members."""
     source, *parts = loc
     if source != "body" or not isinstance(body, dict | list):
         return [str(part) for part in parts]

@@ -1,4 +1,4 @@
-"""`Idempotency-Key` on every POST of a router: run once, answered alike from then on."""
+"""`Idempotency-Key` on the POST endpoints of a router: runs a request once and replays its response."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from starlette.types import Message
 from backend.api.completions import CompletionStream
 from backend.api.deps import (
     Caller,
-    asks_for,
     bearer,
+    depends_on,
+    get_account_caller,
     get_admitted,
-    get_answerable,
+    get_answers_caller,
     get_caller,
-    get_reader,
     get_services,
     get_wallet,
 )
@@ -42,66 +42,71 @@ Check = Callable[[Caller], Caller]
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r'"?([!#-\[\]-~]{1,255})"?')
-"""Visible ASCII but quotes and backslashes; in quotes, as the draft has it, or bare, as most clients do."""
-CHECKS: tuple[Check, ...] = (get_wallet, get_answerable, get_reader)
+"""Visible ASCII without quotes and backslashes; quoted, as in the IETF draft, or bare, as most clients send
+it.
+"""
+CHECKS: tuple[Check, ...] = (get_wallet, get_answers_caller, get_account_caller)
 REPLAYED = {"idempotency-replayed": "true"}
-EFFECTLESS = (DomainError, HTTPException, RequestValidationError, UnicodeEncodeError)
-"""What is raised before anything was charged or written."""
+UNCHARGED_ERRORS = (DomainError, HTTPException, RequestValidationError, UnicodeEncodeError)
+"""Errors that are raised before anything is charged or written."""
 
 
-def keeps_no_answer(endpoint: F) -> F:
-    """Marks an endpoint whose answer must not be kept, or whose body is too large to be compared."""
-    endpoint.keeps_no_answer = True  # type: ignore[attr-defined]
+def not_idempotent(endpoint: F) -> F:
+    """Mark an endpoint whose response must not be stored, or whose body is too large to compare."""
+    endpoint.not_idempotent = True  # type: ignore[attr-defined]
     return endpoint
 
 
 class IdempotentRoute(APIRoute):
-    """`route_class` of routers. A request under a key goes on to its end though its client leaves."""
+    """`route_class` of routers. A request with a key runs to completion even if its client disconnects."""
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         if "POST" not in (self.methods or ()):
             return handle
-        is_taken = takes_key(self)
-        checks = [check for check in CHECKS if asks_for(self.dependant, check)]
+        is_supported = accepts_key(self)
+        checks = [check for check in CHECKS if depends_on(self.dependant, check)]
 
         async def handle_once(request: Request) -> Response:
             text = request.headers.get(HEADER)
             if text is None:
                 return await handle(request)
-            if not is_taken:
-                raise InvalidInput(f"{HEADER} is not taken here: the answer cannot be kept.", param=HEADER)
-            return await _answered_once(request, text, handle, checks)
+            if not is_supported:
+                raise InvalidInput(
+                    f"This endpoint does not support {HEADER}: its response is not stored.", param=HEADER
+                )
+            return await _respond_once(request, text, handle, checks)
 
         return handle_once
 
 
-def takes_key(route: APIRoute) -> bool:
-    """Whether requests of this route may come under a key."""
-    return "POST" in (route.methods or ()) and not getattr(route.endpoint, "keeps_no_answer", False)
+def accepts_key(route: APIRoute) -> bool:
+    """Whether requests of this route may have a key."""
+    return "POST" in (route.methods or ()) and not getattr(route.endpoint, "not_idempotent", False)
 
 
-async def _answered_once(request: Request, text: str, handle: Handler, checks: Sequence[Check]) -> Response:
+async def _respond_once(request: Request, text: str, handle: Handler, checks: Sequence[Check]) -> Response:
     match = _KEY.fullmatch(text)
     if match is None:
         raise InvalidInput(
-            f"{HEADER} has 1 to 255 visible ASCII characters but quotes and backslashes.", param=HEADER
+            f"{HEADER} must be 1 to 255 visible ASCII characters without quotes and backslashes.",
+            param=HEADER,
         )
     services, credentials = get_services(request), await bearer(request)
     caller = await get_admitted(request, await run_in_threadpool(get_caller, services, credentials))
     for check in checks:
-        check(caller)  # kept answers too are only for those who could have asked
+        check(caller)  # a replay needs the same permissions
     body = await request.body()
     keyed = IdempotentRequest(caller.account, match[1], _fingerprint(request, body, caller))
     started = await run_in_threadpool(services.idempotency.start, keyed)
     if isinstance(started, StoredResponse):
         return Response(started.body, started.status, REPLAYED, started.media_type)
     run = _Run(services, keyed, started)
-    return await run.response(handle, Request(request.scope, _whole(body)))
+    return await run.response(handle, Request(request.scope, _receive_body(body)))
 
 
 class _Run:
-    """The one request that runs under its key."""
+    """The request that holds its key."""
 
     def __init__(self, services: Services, keyed: IdempotentRequest, claim: str) -> None:
         self._services = services
@@ -111,17 +116,17 @@ class _Run:
     async def response(self, handle: Handler, request: Request) -> Response:
         try:
             response = await handle(request)
-        except EFFECTLESS:
+        except UNCHARGED_ERRORS:
             await self._end(None)
             raise
         if isinstance(response, CompletionStream):
-            return self._teed(request, response)
+            return self._tee(request, response)
         is_done = response.status_code < 300
         await self._end(_kept(response, bytes(response.body)) if is_done else None)
         return response
 
-    def _teed(self, request: Request, stream: CompletionStream) -> Response:
-        """A copy for the client; another is kept, if the stream came to its end."""
+    def _tee(self, request: Request, stream: CompletionStream) -> Response:
+        """Send the stream to the client, and store it once it is complete."""
         chunks: asyncio.Queue[str | None] = asyncio.Queue()
 
         async def record() -> None:
@@ -130,10 +135,10 @@ class _Run:
                 async for text in stream.completion.events():
                     texts.append(text)
                     chunks.put_nowait(text)
-                is_whole = stream.completion.is_whole
-                await self._end(_kept(stream, "".join(texts).encode()) if is_whole else None)
-            except Exception:  # whether it was charged is not known: the claim stays
-                log.exception("defect in a stream under an idempotency key")
+                is_complete = stream.completion.is_complete
+                await self._end(_kept(stream, "".join(texts).encode()) if is_complete else None)
+            except Exception:  # unknown whether it was charged: the claim stays
+                log.exception("error in a stream with an idempotency key")
             finally:
                 chunks.put_nowait(None)
 
@@ -160,14 +165,14 @@ def _kept(response: Response, body: bytes) -> StoredResponse:
 
 
 def _fingerprint(request: Request, body: bytes, caller: Caller) -> Hash32:
-    """A key that may not ask every model has its own answers repeated alone."""
-    own = "" if caller.models is None else f"{caller.key_id} "
-    what = f"{own}{request.method} {request.url.path}?{request.url.query}\n".encode()
+    """Hash of the request. Responses to an API key restricted to some models replay for that key only."""
+    prefix = "" if caller.models is None else f"{caller.key_id} "
+    what = f"{prefix}{request.method} {request.url.path}?{request.url.query}\n".encode()
     return Hash32("0x" + hashlib.sha256(what + body).hexdigest())
 
 
-def _whole(body: bytes) -> Callable[[], Coroutine[Any, Any, Message]]:
-    """An ASGI channel from a client that never leaves."""
+def _receive_body(body: bytes) -> Callable[[], Coroutine[Any, Any, Message]]:
+    """An ASGI `receive` of a client that never disconnects."""
     rest: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

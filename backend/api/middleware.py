@@ -1,4 +1,4 @@
-"""Plain ASGI middleware, so that streams pass through unbuffered."""
+"""Pure ASGI middleware: streams pass through unbuffered."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """`x-request-id`: the client's if it is a sane one, else ours; on every response, beside the headers that
-    whoever handled the request has put into `request.state.headers`.
+    """Adds `x-request-id` to every response: the client's if it is well-formed, else a generated one. Also
+    adds the headers that the endpoint has set in `request.state.headers`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -40,26 +40,26 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        wanted = Headers(scope=scope).get("x-request-id", "")
-        request_id = wanted if _REQUEST_ID.fullmatch(wanted) else f"req_{secrets.token_hex(12)}"
+        client_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
 
-        marked = logs.request_id.set(request_id)
+        token = logs.request_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = {"x-request-id": request_id, **scope["state"].get("headers", {})}
-                MutableHeaders(scope=message).update(own)
+                headers = {"x-request-id": request_id, **scope["state"].get("headers", {})}
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            logs.request_id.reset(marked)
+            logs.request_id.reset(token)
 
 
-class Watched:
-    """Counts and times every request, by its route: paths hold names, of which there can be any number."""
+class RequestMetrics:
+    """Counts, times and logs requests by route. Paths have ids, so their number is not bounded."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -85,7 +85,7 @@ class Watched:
             self._log(scope, status, time.perf_counter() - started)
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
-        """By its route: paths and queries may hold what is its owner's alone. 0: no answer was begun."""
+        """Log the route only: paths and queries may have private data. Status 0: no response was started."""
         route, method = route_of(scope), _method(scope)
         level = logging.DEBUG if route in POLLED else logging.INFO
         fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
@@ -93,7 +93,7 @@ class Watched:
 
 
 def route_of(scope: Scope) -> str:
-    """As the API's document names it; one name for all that leads nowhere."""
+    """The route's path template, as in the OpenAPI document; `none` if no route matches."""
     return str(getattr(scope.get("route"), "path", "none"))
 
 
@@ -101,8 +101,8 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in METHODS else "other"
 
 
-class Defects:
-    """Answers what nobody handled in the shape of all errors; the inside goes to the log only."""
+class UnhandledErrors:
+    """Responds to unhandled exceptions with a 500 in the common error format; details go to the log only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -110,22 +110,22 @@ class Defects:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_started = False
 
-        async def send_and_note(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal has_started
             has_started = has_started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, send_and_record)
         except Exception:
             if scope["type"] != "http" or has_started:
                 raise
-            log.exception("defect in request %s", scope["state"]["request_id"])
+            log.exception("unhandled error in request %s", scope["state"]["request_id"])
             await JSONResponse(internal_error_body(), status_code=500)(scope, receive, send)
 
 
 class BodyLimit:
-    """Refuses bodies above `limit_of(method, path)` bytes, by their announced length or as they arrive."""
+    """Rejects bodies above `limit_of(method, path)` bytes, by their `content-length` or as they arrive."""
 
     def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], int]) -> None:
         self._app = app
@@ -137,8 +137,8 @@ class BodyLimit:
             return
         limit = self._limit_of(scope["method"], scope["path"])
         text = f"The body is larger than {limit} bytes."
-        announced = Headers(scope=scope).get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > limit:
+        content_length = Headers(scope=scope).get("content-length", "0")
+        if not content_length.isdecimal() or int(content_length) > limit:
             body = error_body(413, text, "body_too_large")
             await JSONResponse(body, status_code=413)(scope, receive, send)
             return
@@ -149,7 +149,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise HTTPException(413, text)  # the one kind that body parsers hand on untouched
+                raise HTTPException(413, text)  # body parsers propagate only this type unchanged
             return message
 
         await self._app(scope, receive_within_limit, send)

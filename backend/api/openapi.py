@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives from the routers, and what it cannot know of them."""
+"""Builds the OpenAPI document: FastAPI's, completed with errors, callers and idempotency keys."""
 
 from __future__ import annotations
 
@@ -8,66 +8,66 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from backend.api.deps import admit_operator, asks_for, get_caller, get_wallet
-from backend.api.idempotency import IdempotentRoute, takes_key
+from backend.api.deps import depends_on, get_caller, get_wallet, require_metrics_token
+from backend.api.idempotency import IdempotentRoute, accepts_key
 from backend.api.schemas.answers import ErrorView
 from backend.services.accounts.idempotency import HEADER
 
-DESCRIPTION = """Errors have OpenAI's shape with a stable `code`. Every answer has `x-request-id`.
-Amounts are in micro-units of the payment token, as decimal strings; lists go on with `next_cursor`."""
+DESCRIPTION = """Errors have OpenAI's format with a stable `code`. Every response has `x-request-id`.
+Amounts are in micro-units of the payment token, as decimal strings. Lists are paginated by `next_cursor`."""
 KEY_PARAMETER = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "description": "The request has its effect once, however often it is sent under this key within a day.",
+    "description": "Requests with the same key run once within a day; repeats return the stored response.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorView"}}}
 CALLERS = {
-    "anyone": "anybody",
-    "key": "an API key or a session",
-    "session": "a signed-in wallet's session",
-    "operator": "whoever has the operator's metrics token",
+    "anyone": "none",
+    "key": "API key or session",
+    "session": "wallet session",
+    "operator": "the operator's metrics token",
 }
 
 
-def document(app: FastAPI, routers: tuple[APIRouter, ...]) -> dict[str, Any]:
-    """`routers`: all of `app`'s."""
-    made = get_openapi(
+def build_document(app: FastAPI, routers: tuple[APIRouter, ...]) -> dict[str, Any]:
+    """`routers`: all routers of `app`."""
+    document = get_openapi(
         title=app.title,
         version=app.version,
         summary=app.summary,
         description=DESCRIPTION,
         routes=app.routes,
     )
-    schemas = made["components"]["schemas"]
+    schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    shown = ErrorView.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= shown.pop("$defs") | {"ErrorView": shown}
+    error = ErrorView.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= error.pop("$defs") | {"ErrorView": error}
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute):
                 for method in route.methods or ():
-                    _complete(made["paths"][route.path_format][method.lower()], route)
-    return made
+                    _complete(document["paths"][route.path_format][method.lower()], route)
+    return document
 
 
 def caller_of(route: APIRoute) -> str:
-    """Who may call it: a name of `CALLERS`."""
-    if asks_for(route.dependant, admit_operator):
+    """Required authentication: a key of `CALLERS`."""
+    if depends_on(route.dependant, require_metrics_token):
         return "operator"
-    if asks_for(route.dependant, get_wallet):
+    if depends_on(route.dependant, get_wallet):
         return "session"
-    return "key" if asks_for(route.dependant, get_caller) else "anyone"
+    return "key" if depends_on(route.dependant, get_caller) else "anyone"
 
 
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     operation["x-caller"] = caller_of(route)
-    operation["responses"].pop("422", None)  # FastAPI's own refusal, which is a 400 here
+    operation["responses"].pop("422", None)  # FastAPI's validation error, which is a 400 here
     operation["responses"] |= {
-        "4XX": {"description": "Refused; nothing was charged or written.", "content": ERROR},
-        "5XX": {"description": "A part of the installation is away, or at fault.", "content": ERROR},
+        "4XX": {"description": "Request error; nothing was charged or written.", "content": ERROR},
+        "5XX": {"description": "A component of the installation is unavailable or failed.", "content": ERROR},
     }
-    if isinstance(route, IdempotentRoute) and takes_key(route):
+    if isinstance(route, IdempotentRoute) and accepts_key(route):
         operation["parameters"] = [*operation.get("parameters", []), KEY_PARAMETER]

@@ -24,21 +24,21 @@ MAX_ITEMS = 100
 
 def _wrong_cursor() -> InvalidInput:
     return InvalidInput(
-        "`after` is no cursor of this list, or what it named has gone; leave it out to begin anew.",
+        "`after` is not a cursor of this list, or its item no longer exists; omit it for the first page.",
         param="after",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """`after`: name of the last item that the caller has; None at the beginning."""
+    """`after`: key of the last item of the previous page; None for the first page."""
 
     after: str | None
     limit: int
 
     @property
     def after_number(self) -> int | None:
-        """For lists whose items are numbered."""
+        """`after` of lists whose items are numbered."""
         if self.after is None:
             return None
         if not self.after.isdecimal() or len(self.after) > 19 or int(self.after) >= INTEGERS_END:
@@ -46,28 +46,30 @@ class Paging:
         return int(self.after)
 
     def page(self, found: Sequence[T], name: Callable[[T], object], view: Callable[[T], V]) -> Page[V]:
-        """`found`: what comes after the cursor, at least one more than `limit` if there are more."""
-        shown = found[: self.limit]
+        """`found`: items after the cursor, at least `limit + 1` if there is another page."""
+        items = found[: self.limit]
         has_more = len(found) > self.limit
         return Page(
-            data=[view(item) for item in shown], next_cursor=_cursor(name(shown[-1])) if has_more else None
+            data=[view(item) for item in items], next_cursor=_cursor(name(items[-1])) if has_more else None
         )
 
     def page_of_all(
         self, everything: Sequence[T], name: Callable[[T], object], view: Callable[[T], V]
     ) -> Page[V]:
-        """Of a list that is here as a whole."""
-        begins = 0
+        """Page of a complete list."""
+        start = 0
         if self.after is not None:
             last = next((n for n, item in enumerate(everything) if str(name(item)) == self.after), None)
             if last is None:
                 raise _wrong_cursor()
-            begins = last + 1
-        return self.page(list(islice(everything, begins, begins + self.limit + 1)), name, view)
+            start = last + 1
+        return self.page(list(islice(everything, start, start + self.limit + 1)), name, view)
 
 
 def get_paging(
-    after: Annotated[str | None, Query(max_length=200, description="The last page's `next_cursor`.")] = None,
+    after: Annotated[
+        str | None, Query(max_length=200, description="`next_cursor` of the previous page.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 20,
 ) -> Paging:
     return Paging(None if after is None else _name(after), limit)

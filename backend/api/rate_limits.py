@@ -1,8 +1,7 @@
-"""How much may be asked for in a minute: requests of everybody, tokens of answers.
+"""Rate limits per minute: requests by key, wallet or address, and tokens by key or wallet.
 
-Counted by the library `limits` in fixed windows, in the memory of this process: several API processes allow
-that many times as much. Tokens are counted when their answer has ended, so that the answers under way when
-the limit is reached go beyond it.
+The library `limits` counts in fixed windows in this process's memory: N API processes allow N times the rate.
+Tokens are counted when an answer ends, so answers that are in progress when the limit is reached exceed it.
 """
 
 from __future__ import annotations
@@ -30,16 +29,18 @@ if TYPE_CHECKING:
 REQUESTS, TOKENS = "requests", "tokens"
 
 Scopes = Mapping[str, str]
-"""Who asks: the name of an API key (`key`), of its account (`wallet`), or of a stranger (`address`)."""
+"""Identities that are limited: the API key's id (`key`), its account (`wallet`), or the IP address
+(`address`).
+"""
 
 
 class RateLimitExceeded(DomainError):
-    """More was asked for in this minute than may be; nothing was charged."""
+    """The requests or tokens of this minute exceed the limit; nothing was charged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where a minute's count of one kind stands for one scope."""
+    """Count of one kind in the current minute, for one scope."""
 
     kind: str
     scope: str
@@ -48,7 +49,7 @@ class Window:
     reset_seconds: int
 
     def headers(self) -> dict[str, str]:
-        """As OpenAI's API names them; the time to the next window in its notation, such as `42s`."""
+        """OpenAI's header names; the time to the next window in its notation, such as `42s`."""
         return {
             f"x-ratelimit-limit-{self.kind}": str(self.limit),
             f"x-ratelimit-remaining-{self.kind}": str(self.remaining),
@@ -57,7 +58,7 @@ class Window:
 
     def refusal(self) -> RateLimitExceeded:
         return RateLimitExceeded(
-            f"This {self.scope} has used its {self.limit} {self.kind} of this minute; "
+            f"This {self.scope} has used its limit of {self.limit} {self.kind} per minute; "
             f"try again in {self.reset_seconds} seconds.",
             details={
                 "scope": self.scope,
@@ -69,7 +70,7 @@ class Window:
 
 
 class RateLimits:
-    """Used from one event loop. A rate of 0 is none."""
+    """Used from one event loop. A rate of 0 disables the limit."""
 
     def __init__(self, settings: Settings) -> None:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
@@ -80,33 +81,35 @@ class RateLimits:
             (TOKENS, "key"): settings.key_tokens_per_minute,
             (TOKENS, "wallet"): settings.wallet_tokens_per_minute,
         }
-        self._rates = {place: RateLimitItemPerMinute(rate) for place, rate in rates.items() if rate}
+        self._rates = {
+            kind_and_scope: RateLimitItemPerMinute(rate) for kind_and_scope, rate in rates.items() if rate
+        }
         self._counting: set[asyncio.Task[None]] = set()
 
     async def admit(self, request: Request, scopes: Scopes) -> None:
-        """Count a request, once however often it is asked about. Raises RateLimitExceeded; the headers of the
-        answer say how the caller stands in any case.
+        """Count a request once, even if called again for it, and set the response's rate limit headers.
+        Raises RateLimitExceeded.
         """
         if getattr(request.state, "is_counted", False):
             return
         request.state.is_counted = True
-        full = await self._count(REQUESTS, scopes, 1)
+        exceeded = await self._count(REQUESTS, scopes, 1)
         request.state.headers = getattr(request.state, "headers", {}) | {
             name: value
             for kind in (REQUESTS, TOKENS)
             for name, value in _tightest(await self._windows(kind, scopes)).items()
         }
-        if full:
-            raise full[0].refusal()
+        if exceeded:
+            raise exceeded[0].refusal()
 
     async def check_tokens(self, scopes: Scopes) -> None:
-        """Raises RateLimitExceeded where no token is left."""
+        """Raises RateLimitExceeded if no tokens are left."""
         for window in await self._windows(TOKENS, scopes):
             if not window.remaining:
                 raise window.refusal()
 
     def count_tokens(self, scopes: Scopes, answer: Answer) -> None:
-        """Those that an answer is charged for, once it has ended, whoever still reads it."""
+        """Count the tokens that an answer is charged for, once it ends, even if the client disconnects."""
 
         async def count() -> None:
             if (receipt := await answer.ended()) is not None:
@@ -119,12 +122,12 @@ class RateLimits:
         task.add_done_callback(self._counting.discard)
 
     async def _count(self, kind: str, scopes: Scopes, amount: int) -> list[Window]:
-        """The windows that it did not fit into."""
-        full = []
+        """Returns the windows that are exceeded."""
+        exceeded = []
         for scope, rate in self._rates_of(kind, scopes):
             if not await self._limiter.hit(rate, kind, scope, scopes[scope], cost=amount):
-                full.append(await self._window(kind, scope, scopes[scope], rate))
-        return full
+                exceeded.append(await self._window(kind, scope, scopes[scope], rate))
+        return exceeded
 
     async def _windows(self, kind: str, scopes: Scopes) -> list[Window]:
         rates = self._rates_of(kind, scopes)

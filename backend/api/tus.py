@@ -1,4 +1,4 @@
-"""What requests and answers of the resumable upload protocol say in their headers.
+"""Headers of the tus resumable upload protocol.
 
 Source: https://tus.io/protocols/resumable-upload, 1.0.0, with creation, checksum, expiration, termination.
 """
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 
 TUS_VERSION = "1.0.0"
 EXTENSIONS = "creation,checksum,expiration,termination"
-PIECE_TYPE = "application/offset+octet-stream"
+CHUNK_TYPE = "application/offset+octet-stream"
 MAX_METADATA = 1024
 
 
 class UnknownTusVersion(DomainError):
-    """`Tus-Resumable` does not name the version that is spoken here, which `Tus-Version` does."""
+    """`Tus-Resumable` is not the supported version, which `Tus-Version` names."""
 
 
 def name_version(request: Request) -> None:
-    """A dependency: the answer names the version, also where it is a refusal."""
+    """Dependency that adds the version to the response, also to errors."""
     request.state.headers = getattr(request.state, "headers", {}) | {"tus-resumable": TUS_VERSION}
 
 
 def check_version(
     _wallet: WalletDep, tus_resumable: Annotated[str, Header(description=TUS_VERSION)] = ""
 ) -> None:
-    """A dependency. Errors: `UnknownTusVersion`."""
+    """Dependency. Errors: `UnknownTusVersion`."""
     if tus_resumable != TUS_VERSION:
-        raise UnknownTusVersion(f"Tus-Resumable: {TUS_VERSION} is spoken here.", "Tus-Resumable")
+        raise UnknownTusVersion(f"Only Tus-Resumable: {TUS_VERSION} is supported.", "Tus-Resumable")
 
 
-SPEAKS_TUS = [Depends(name_version), Depends(check_version)]
+TUS_DEPENDENCIES = [Depends(name_version), Depends(check_version)]
 
 
 def capabilities(max_bytes: int) -> dict[str, str]:
@@ -53,33 +53,36 @@ def capabilities(max_bytes: int) -> dict[str, str]:
     }
 
 
-def standing(transfer: Transfer) -> dict[str, str]:
-    """How far it has come."""
+def progress_headers(transfer: Transfer) -> dict[str, str]:
     expires = {"upload-expires": format_datetime(transfer.expires_at, usegmt=True)}
     metadata = {"upload-metadata": transfer.metadata} if transfer.metadata else {}
-    whole = {"upload-length": str(transfer.num_bytes), "cache-control": "no-store"}
-    return {"upload-offset": str(transfer.offset), **whole, **expires, **metadata}
+    length = {"upload-length": str(transfer.num_bytes), "cache-control": "no-store"}
+    return {"upload-offset": str(transfer.offset), **length, **expires, **metadata}
 
 
-def metadata_of(header: str) -> dict[str, str]:
-    """`key base64,key base64`; a key may stand alone. Errors: `InvalidInput`."""
+def parse_metadata(header: str) -> dict[str, str]:
+    """Parse `key base64,key base64`; values are optional. Errors: `InvalidInput`."""
     if len(header) > MAX_METADATA:
         raise InvalidInput(f"Upload-Metadata has more than {MAX_METADATA} characters.", "Upload-Metadata")
     pairs = (pair.split() for pair in header.split(",")) if header.strip() else ()
     try:
         return {key: b64decode("".join(value), validate=True).decode() for key, *value in pairs}
     except ValueError:
-        raise InvalidInput("Upload-Metadata is 'key base64' pairs with commas.", "Upload-Metadata") from None
+        raise InvalidInput(
+            "Upload-Metadata must be comma-separated 'key base64' pairs.", "Upload-Metadata"
+        ) from None
 
 
-def checksum_of(header: str) -> Checksum | None:
-    """`algorithm base64`. Errors: `InvalidInput`."""
+def parse_checksum(header: str) -> Checksum | None:
+    """Parse `algorithm base64`. Errors: `InvalidInput`."""
     if not header:
         return None
     algorithm, _, digest = header.partition(" ")
     if algorithm not in ALGORITHMS:
-        raise InvalidInput(f"Upload-Checksum is one of {', '.join(ALGORITHMS)}.", "Upload-Checksum")
+        raise InvalidInput(f"Upload-Checksum must use one of {', '.join(ALGORITHMS)}.", "Upload-Checksum")
     try:
         return Checksum(algorithm, b64decode(digest, validate=True))
     except ValueError:
-        raise InvalidInput("Upload-Checksum is an algorithm and Base64.", "Upload-Checksum") from None
+        raise InvalidInput(
+            "Upload-Checksum must be an algorithm and a Base64 digest.", "Upload-Checksum"
+        ) from None

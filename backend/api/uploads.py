@@ -1,4 +1,4 @@
-"""Bodies that are too large for memory, handed to synchronous services as iterators."""
+"""Streams upload bodies to synchronous services as iterators; they are too large for memory."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 16
 STALL_SECONDS = 60
 MAX_FIELDS = 8
-"""Of a form, beside its file."""
+"""Fields of a form, not counting its file."""
 
 
 class UploadsBusy(Unavailable):
-    """As many uploads as are taken at once are under way."""
+    """The limit of concurrent uploads is reached."""
 
 
 class UploadStalled(InvalidInput):
-    """The client stopped sending in the middle."""
+    """The client stopped sending before the end of the body."""
 
 
 class UploadSlots:
-    """A thread of its own for each of `count` uploads: slow ones hold up nobody but each other. Used from one
-    event loop.
+    """A separate thread for each of `count` uploads, so that slow uploads do not delay other requests. Used
+    from one event loop.
     """
 
     def __init__(self, count: int) -> None:
@@ -42,9 +42,9 @@ class UploadSlots:
 
     @contextmanager
     def take(self) -> Iterator[CapacityLimiter]:
-        """The limiter to run the upload's thread under. Raises UploadsBusy."""
+        """Yields the limiter to run the upload's thread with. Raises UploadsBusy."""
         if not self._free:
-            raise UploadsBusy("Other uploads are under way; nothing was kept, try again.")
+            raise UploadsBusy("Too many concurrent uploads; nothing was stored, try again.")
         self._free -= 1
         try:
             yield CapacityLimiter(1)
@@ -53,15 +53,15 @@ class UploadSlots:
 
 
 @asynccontextmanager
-async def uploaded(request: Request) -> AsyncIterator[Iterator[bytes]]:
-    """The body itself, or its form field `file`. Read the iterator in a worker thread of anyio."""
+async def open_upload(request: Request) -> AsyncIterator[Iterator[bytes]]:
+    """The body, or the file of a form. Read the iterator in a worker thread of anyio."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         yield body(request)
         return
     async with request.form(max_files=1, max_fields=0) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise InvalidInput("The form has no file under the name 'file'.", param="file")
+            raise InvalidInput("The form has no file named 'file'.", param="file")
         yield iter(lambda: file.file.read(CHUNK_BYTES), b"")
 
 
@@ -69,27 +69,27 @@ async def uploaded(request: Request) -> AsyncIterator[Iterator[bytes]]:
 class UploadedForm:
     filename: str
     content: Iterator[bytes]
-    """Of the field `file`. Read it in a worker thread."""
+    """Content of the field `file`. Read it in a worker thread."""
     fields: dict[str, str]
-    """All others."""
+    """All other fields."""
 
 
 @asynccontextmanager
-async def uploaded_form(request: Request) -> AsyncIterator[UploadedForm]:
-    """Raises InvalidInput if it is no form with a file."""
+async def open_upload_form(request: Request) -> AsyncIterator[UploadedForm]:
+    """Raises InvalidInput if the body is not a form with a file."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidInput("Send a form (multipart/form-data) with the rows as 'file'.", param="file")
     async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise InvalidInput("The form has no file under the name 'file'.", param="file")
+            raise InvalidInput("The form has no file named 'file'.", param="file")
         content = iter(lambda: file.file.read(CHUNK_BYTES), b"")
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         yield UploadedForm(file.filename or "file", content, fields)
 
 
 def body(request: Request) -> Iterator[bytes]:
-    """Whatever its type. Read it in a worker thread of anyio."""
+    """The raw body, of any content type. Read it in a worker thread of anyio."""
     stream: AsyncIterator[bytes] = request.stream()
 
     async def next_chunk() -> bytes | None:
@@ -97,7 +97,9 @@ def body(request: Request) -> Iterator[bytes]:
             with anyio.fail_after(STALL_SECONDS):
                 return await anext(stream, None)
         except TimeoutError as error:
-            raise UploadStalled(f"Nothing came for {STALL_SECONDS} seconds; upload it again.") from error
+            raise UploadStalled(
+                f"No data received for {STALL_SECONDS} seconds; upload the file again."
+            ) from error
 
     while (chunk := anyio.from_thread.run(next_chunk)) is not None:
         yield chunk

@@ -1,4 +1,4 @@
-"""Adapters that were trained elsewhere: inspected, published, registered."""
+"""Imported adapters: inspection, publication, registration."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=Idempot
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
-def bring_adapter(body: ImportAdapterRequest, services: ServicesDep, wallet: WalletDep) -> AdapterView:
-    """Have what transfers brought inspected as the engine would read it, compared with the registered
-    versions of its base, and published with a card. The transfers go once it is taken in.
+def import_adapter(body: ImportAdapterRequest, services: ServicesDep, wallet: WalletDep) -> AdapterView:
+    """Import an adapter that was trained elsewhere from completed transfers. It is inspected as the engine
+    reads it, compared with the registered versions of its base, and published with a model card. The
+    transfers are deleted once the adapter is accepted.
     """
     return AdapterView.of(services.imported_adapters.create(wallet.account, body.licence, body.files))
 
 
 @router.get("")
 def list_adapters(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[AdapterView]:
-    """The caller's own, newest first."""
+    """List the caller's imported adapters, newest first."""
     found = services.imported_adapters.list(caller.account, paging.limit + 1, paging.after)
     return paging.page(found, lambda job: job.id, AdapterView.of)
 
 
 @router.get("/{adapter_id}")
 def get_adapter(adapter_id: str, services: ServicesDep, caller: CallerDep) -> AdapterView:
+    """Retrieve an imported adapter."""
     return AdapterView.of(services.imported_adapters.get(adapter_id, caller.account))
 
 
 @router.post("/{adapter_id}/cancel")
 def cancel_adapter(adapter_id: str, services: ServicesDep, wallet: WalletDep) -> AdapterView:
-    """Its worker stops within seconds."""
+    """Cancel an import. Its worker stops within seconds."""
     return AdapterView.of(services.imported_adapters.cancel(adapter_id, wallet.account))
 
 
@@ -44,7 +46,7 @@ def cancel_adapter(adapter_id: str, services: ServicesDep, wallet: WalletDep) ->
 def list_adapter_events(
     adapter_id: str, services: ServicesDep, caller: CallerDep, paging: PagingDep
 ) -> Page[JobEventView]:
-    """Oldest first. `gate` says what the adapter is like, `failed` why it is refused."""
+    """List events, oldest first. `gate` has the screening result, `failed` the reason of a rejection."""
     asked = adapter_id, caller.account, paging.after_number or 0, paging.limit + 1
     return paging.page(services.imported_adapters.events(*asked), lambda event: event.seq, JobEventView.of)
 
@@ -53,8 +55,9 @@ def list_adapter_events(
 def prepare_adapter_registration(
     adapter_id: str, body: RegistrationRequest, services: ServicesDep, wallet: WalletDep
 ) -> RegistrationView:
-    """The creator's own transaction; `version_id` tells when the chain has confirmed it. The version names no
-    snapshot: the contributors' part of what it earns goes to the treasury.
+    """Prepare the transaction with which the creator registers the adapter. `version_id` is set once the
+    chain confirms it. The version has no snapshot, so the contributors' share of its revenue goes to the
+    treasury.
     """
     services.imported_adapters.get(adapter_id, wallet.account)
     registration = services.publication.prepare(

@@ -1,10 +1,10 @@
-"""To whose data an answer is attributed: what its receipt says, summed up."""
+"""Attribution of an answer to contributors, from its receipt."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from backend.api.deps import ServicesDep, get_reader
+from backend.api.deps import ServicesDep, get_account_caller
 from backend.api.schemas.common import HashField
 from backend.api.schemas.receipts import AttributionView
 from backend.domain.ids import Hash32, ReceiptId
@@ -12,7 +12,7 @@ from backend.domain.ids import Hash32, ReceiptId
 router = APIRouter(prefix="/v1/attribution", tags=["receipts"])
 
 
-@router.get("/{receipt_id}", dependencies=[Depends(get_reader)])
+@router.get("/{receipt_id}", dependencies=[Depends(get_account_caller)])
 def get_attribution(receipt_id: HashField, services: ServicesDep) -> AttributionView:
-    """For whoever may see the receipt."""
+    """Retrieve the attribution of an answer, by contribution and summed up by account."""
     return AttributionView.of(services.receipts.get(ReceiptId(Hash32(receipt_id))))

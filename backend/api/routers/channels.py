@@ -1,4 +1,4 @@
-"""Channels: what is in them, and how money gets in, is allowed to be spent, and gets out."""
+"""Payment channels: balances, vouchers, deposits, session keys and withdrawals."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ router = APIRouter(prefix="/v1", tags=["channels"], route_class=IdempotentRoute)
 
 @router.get("/channels")
 def list_channels(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[ChannelView]:
+    """List the caller's channels."""
     found = services.channels.list(caller.account)
     return paging.page_of_all(found, lambda channel: channel.id, ChannelView.of)
 
 
 @router.get("/channels/{channel}")
 def get_channel(channel: str, services: ServicesDep, caller: CallerDep) -> ChannelView:
-    """By the channel's id or its operator."""
-    return ChannelView.of(services.channels.get(caller.account, _name(services, channel)))
+    """Retrieve a channel by its id or its operator."""
+    return ChannelView.of(services.channels.get(caller.account, _channel_name(services, channel)))
 
 
 @router.post("/channels/{channel}/vouchers", status_code=status.HTTP_201_CREATED)
 def add_voucher(channel: str, body: VoucherRequest, services: ServicesDep, caller: CallerDep) -> ChannelView:
     """Add a voucher that the payer or its session key signed. An API key may send it."""
-    channel_id = services.channels.channel_id(caller.account, _name(services, channel))
+    channel_id = services.channels.channel_id(caller.account, _channel_name(services, channel))
     voucher = Voucher(channel_id, body.waived_until, body.max_cumulative)
     signed = SignedVoucher(voucher, body.signature)
     return ChannelView.of(services.channels.add_voucher(caller.account, signed))
@@ -54,25 +55,28 @@ def add_voucher(channel: str, body: VoucherRequest, services: ServicesDep, calle
 
 @router.post("/deposits/prepare")
 def prepare_deposit(body: DepositRequest, services: ServicesDep, wallet: WalletDep) -> PreparedDepositView:
+    """Prepare a deposit, to send or to sign and relay. It can grant a session key."""
     session = body.session.terms() if body.session else None
     return PreparedDepositView.model_validate(services.deposits.prepare(wallet.account, body.units, session))
 
 
 @router.post("/deposits/relay", status_code=status.HTTP_202_ACCEPTED)
 def relay_deposit(body: RelayDepositRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
+    """Have the operator send a signed deposit."""
     queued = services.deposits.relay(wallet.account, body.relay.deposit(), body.signature)
     return TransactionQueued(transaction_id=queued)
 
 
 @router.post("/sessions/prepare")
 def prepare_grant(body: SessionTermsBody, services: ServicesDep, wallet: WalletDep) -> PreparedGrantView:
-    """A session key without a deposit, or a higher cap or later expiry for the one there is."""
+    """Prepare a session key without a deposit, or a higher cap or later expiry of an existing one."""
     grant, nonce, typed_data = services.deposits.prepare_grant(wallet.account, body.terms())
     return PreparedGrantView(grant=GrantBody.model_validate(grant), nonce=nonce, typed_data=typed_data)
 
 
 @router.post("/sessions/relay", status_code=status.HTTP_202_ACCEPTED)
 def relay_grant(body: RelayGrantRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
+    """Have the operator send a signed grant of a session key."""
     queued = services.deposits.relay_grant(wallet.account, body.grant.grant(), body.nonce, body.signature)
     return TransactionQueued(transaction_id=queued)
 
@@ -81,6 +85,7 @@ def relay_grant(body: RelayGrantRequest, services: ServicesDep, wallet: WalletDe
 def prepare_revocation(
     body: RevokeRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedRevocationView:
+    """Prepare the revocation of a session key."""
     prepared = services.deposits.prepare_revocation(wallet.account, Account(body.key))
     return PreparedRevocationView.of(*prepared)
 
@@ -89,6 +94,7 @@ def prepare_revocation(
 def relay_revocation(
     body: RelayRevocationRequest, services: ServicesDep, wallet: WalletDep
 ) -> TransactionQueued:
+    """Have the operator send a signed revocation."""
     key = Account(body.key)
     queued = services.deposits.relay_revocation(wallet.account, key, body.nonce, body.signature)
     return TransactionQueued(transaction_id=queued)
@@ -96,14 +102,16 @@ def relay_revocation(
 
 @router.post("/withdrawals/thaw/prepare")
 def prepare_thaw(body: ThawRequest, services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
+    """Prepare the start of a withdrawal: the amount thaws for some days."""
     return PreparedTransactionView.model_validate(services.deposits.prepare_thaw(wallet.account, body.amount))
 
 
 @router.post("/withdrawals/prepare")
 def prepare_withdrawal(services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
+    """Prepare the withdrawal of a thawed amount."""
     return PreparedTransactionView.model_validate(services.deposits.prepare_withdrawal(wallet.account))
 
 
-def _name(services: Services, channel: str) -> str:
-    """Of a channel, or of its operator, who may be named by CAIP-10."""
+def _channel_name(services: Services, channel: str) -> str:
+    """Normalise a channel's id, or its operator's address or CAIP-10 id."""
     return account_of(channel, services.sign_in.chain_id) if ":" in channel else channel.lower()

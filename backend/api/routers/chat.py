@@ -1,4 +1,4 @@
-"""OpenAI-compatible answers, to chats and to raw text, each with its receipt."""
+"""OpenAI-compatible chat and text completions, each with a receipt."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from backend.api.choices import ChatShape, TextShape
-from backend.api.completions import Completion, CompletionStream, Wanted
-from backend.api.deps import AnswerableDep, Caller, ServicesDep, get_rate_limits
-from backend.api.disconnect import ClientLeft, while_connected
+from backend.api.choices import ChatFormat, TextFormat
+from backend.api.completions import Completion, CompletionStream, ResponseOptions
+from backend.api.deps import AnswersCallerDep, Caller, ServicesDep, get_rate_limits
+from backend.api.disconnect import ClientDisconnected, while_connected
 from backend.api.idempotency import IdempotentRoute
 from backend.api.schemas.answers import ChatCompletionView, CompletionView
 from backend.api.schemas.chat import ChatCompletionRequest
@@ -30,24 +30,26 @@ CHUNK = {
     "type": "object",
     "properties": {"data": {"type": "string"}},
     "required": ["data"],
-    "description": "OpenAI's chunk as JSON, the bill in the last one; an error if it broke off; or `[DONE]`.",
+    "description": "A chunk as JSON, the last one with the bill; an error object; or `[DONE]`.",
 }
 CLIENT_CLOSED_REQUEST = 499
-"""Nobody reads it but the access log."""
+"""The client is gone; the status appears in the access log only."""
 
 
 def answers(view: type[ChatCompletionView | CompletionView]) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: whole, or in chunks."""
+    """OpenAPI responses: a complete object or a stream of chunks."""
     return {200: {"model": view, "content": {"text/event-stream": {"itemSchema": CHUNK}}}}
 
 
 @router.post("/chat/completions", response_model=None, responses=answers(ChatCompletionView))
 async def create_chat_completion(
-    body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: AnswerableDep
+    body: ChatCompletionRequest, request: Request, services: ServicesDep, caller: AnswersCallerDep
 ) -> Response:
-    """Answers a chat. With `stream`, as server-sent events; who leaves pays for what was written."""
+    """Create a chat completion. `stream` returns server-sent events. A client that disconnects is charged for
+    the tokens generated until then.
+    """
     model, blend = await _models(services, caller, body)
-    asked = AnswerRequest(
+    answer_request = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
         model=model,
         blend=blend,
@@ -56,24 +58,24 @@ async def create_chat_completion(
         num_choices=body.num_choices,
         seconds=body.seconds,
     )
-    wanted = Wanted(
-        shape=ChatShape(),
+    options = ResponseOptions(
+        format=ChatFormat(),
         num_choices=body.num_choices,
         has_logprobs=bool(body.logprobs),
         is_stream=bool(body.stream),
         includes_usage=body.includes_usage,
-        service_tier=body.served_tier,
+        service_tier=body.response_tier,
     )
-    return await _answered(request, services, caller, asked, wanted)
+    return await _respond(request, services, caller, answer_request, options)
 
 
 @router.post("/completions", response_model=None, responses=answers(CompletionView))
 async def create_completion(
-    body: CompletionRequest, request: Request, services: ServicesDep, caller: AnswerableDep
+    body: CompletionRequest, request: Request, services: ServicesDep, caller: AnswersCallerDep
 ) -> Response:
-    """Continues raw text: the model's chat template is not applied."""
+    """Continue raw text. The model's chat template is not applied."""
     model, blend = await _models(services, caller, body)
-    asked = AnswerRequest(
+    answer_request = AnswerRequest(
         payer=Payer(caller.account, caller.key_id),
         model=model,
         blend=blend,
@@ -82,14 +84,14 @@ async def create_completion(
         num_choices=body.num_choices,
         seconds=body.seconds,
     )
-    wanted = Wanted(
-        shape=TextShape(),
+    options = ResponseOptions(
+        format=TextFormat(),
         num_choices=body.num_choices,
         has_logprobs=body.logprobs is not None,
         is_stream=bool(body.stream),
         includes_usage=body.includes_usage,
     )
-    return await _answered(request, services, caller, asked, wanted)
+    return await _respond(request, services, caller, answer_request, options)
 
 
 async def _model(services: Services, caller: Caller, name: str) -> Model:
@@ -99,27 +101,31 @@ async def _model(services: Services, caller: Caller, name: str) -> Model:
 
 
 async def _models(services: Services, caller: Caller, body: AnswerFields) -> tuple[Model, tuple[Part, ...]]:
-    """The model that is asked, and what is blended into it."""
+    """The requested model, and the parts of its blend if there is one."""
     if not body.blend:
         return await _model(services, caller, body.model), ()
     base = await services.generate.model(body.model, caller.account)
     if not base.is_base:
-        raise InvalidInput("The adapters of a blend are in it; 'model' is the base model.", param="model")
+        raise InvalidInput("With 'loraledger.blend', 'model' must be the base model.", param="model")
     weighted = [(await _model(services, caller, part.model), part.weight) for part in body.blend]
     return base, blended(weighted)
 
 
-async def _answered(
-    request: Request, services: Services, caller: Caller, asked: AnswerRequest, wanted: Wanted
+async def _respond(
+    request: Request,
+    services: Services,
+    caller: Caller,
+    answer_request: AnswerRequest,
+    options: ResponseOptions,
 ) -> Response:
     limits = get_rate_limits(request)
-    await limits.check_tokens(caller.scopes)
+    await limits.check_tokens(caller.rate_limit_scopes)
     try:
-        answer = await while_connected(request, services.generate.start(asked))
-        limits.count_tokens(caller.scopes, answer)
-        completion = Completion(answer, asked.model.name, wanted)
-        if wanted.is_stream:
+        answer = await while_connected(request, services.generate.start(answer_request))
+        limits.count_tokens(caller.rate_limit_scopes, answer)
+        completion = Completion(answer, answer_request.model.name, options)
+        if options.is_stream:
             return CompletionStream(completion)
-        return JSONResponse(await while_connected(request, completion.whole()))
-    except ClientLeft:
+        return JSONResponse(await while_connected(request, completion.complete()))
+    except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,4 +1,4 @@
-"""Contributions: upload, report, sign, submit."""
+"""Contributions: upload, report, signature, submission."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fastapi import APIRouter, Query, Request, status
 from starlette.responses import StreamingResponse
 
 from backend.api.deps import Caller, CallerDep, ServicesDep, WalletDep
-from backend.api.idempotency import IdempotentRoute, keeps_no_answer
+from backend.api.idempotency import IdempotentRoute, not_idempotent
 from backend.api.paging import PagingDep
 from backend.api.schemas.common import INTEGERS_END, Page
 from backend.api.schemas.contributions import SubmitRequest, UploadView
 from backend.api.services import Services
-from backend.api.uploads import UploadSlots, uploaded
+from backend.api.uploads import UploadSlots, open_upload
 from backend.domain.contribution import Upload, UploadState
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import Account, DatanetId
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1/contributions", tags=["contributions"], route_cla
 
 
 ROWS = {
-    "description": "JSON lines or Parquet; none if a transfer brought them.",
+    "description": "JSON lines or Parquet; empty if the rows come from a transfer.",
     "required": False,
     "content": {
         "application/x-ndjson": {"schema": {"type": "string"}},
@@ -45,20 +45,20 @@ ROWS = {
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, openapi_extra={"requestBody": ROWS})
-@keeps_no_answer
-async def upload(
+@not_idempotent
+async def create_contribution(
     request: Request,
     services: ServicesDep,
     wallet: WalletDep,
     datanet: Annotated[int, Query(ge=1, lt=INTEGERS_END)],
     name: Annotated[str, Query()],
     licence: Annotated[str, Query(description="SPDX expression")],
-    transfer: Annotated[str, Query(description="The rows are what this transfer brought")] = "",
+    transfer: Annotated[str, Query(description="Id of a completed transfer that has the rows")] = "",
     *,
-    accept_partial: Annotated[bool, Query(description="Go without the lines that have a defect")] = False,
+    accept_partial: Annotated[bool, Query(description="Exclude lines that have a defect")] = False,
 ) -> UploadView:
-    """Rows as the body, as the file `file` of a form, or brought before by a transfer, which goes once they
-    are a draft. The report says whether they are sound.
+    """Upload rows as the body, as the file `file` of a form, or from a completed transfer, which is deleted
+    once the upload is a draft. The report has the defects.
     """
     slots: UploadSlots = request.app.state.upload_slots
     with slots.take() as thread:
@@ -73,43 +73,46 @@ async def upload(
 
 
 @router.get("")
-def list_uploads(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[UploadView]:
-    """The caller's own, newest first."""
+def list_contributions(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[UploadView]:
+    """List the caller's uploads, newest first."""
     found = services.contributions.find(account=caller.account, limit=paging.limit + 1, after=paging.after)
     return paging.page(found, lambda upload: upload.id, UploadView.model_validate)
 
 
 @router.get("/{upload_id}")
-def get_upload(upload_id: str, services: ServicesDep, caller: CallerDep) -> UploadView:
+def get_contribution(upload_id: str, services: ServicesDep, caller: CallerDep) -> UploadView:
+    """Retrieve an upload."""
     return UploadView.model_validate(_own(services, upload_id, caller.account))
 
 
 @router.get("/{upload_id}/defects", response_class=StreamingResponse)
 def list_defects(upload_id: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
-    """Everything that is wrong with an upload that is refused or goes without some lines, one JSON object a
-    line.
-    """
+    """List all defects of an upload that is invalid or partly accepted, one JSON object per line."""
     _own(services, upload_id, caller.account)
     return StreamingResponse(_lines(services, upload_id), media_type="application/x-ndjson")
 
 
 @router.post("/{upload_id}/typed-data")
-def typed_data(upload_id: str, services: ServicesDep, wallet: WalletDep) -> dict[str, Any]:
-    """What the contributor's wallet signs (`eth_signTypedData_v4`)."""
+def get_typed_data(upload_id: str, services: ServicesDep, wallet: WalletDep) -> dict[str, Any]:
+    """Create the typed data that the contributor's wallet signs (`eth_signTypedData_v4`)."""
     return services.contributions.typed_data(upload_id, wallet.account)
 
 
 @router.post("/{upload_id}/submit", status_code=status.HTTP_202_ACCEPTED)
-def submit(upload_id: str, body: SubmitRequest, services: ServicesDep, wallet: WalletDep) -> UploadView:
-    """Publish and relay; following `transaction_id` or this upload's state tells when it is recorded."""
+def submit_contribution(
+    upload_id: str, body: SubmitRequest, services: ServicesDep, wallet: WalletDep
+) -> UploadView:
+    """Publish the rows and relay the signed contribution. Poll `transaction_id` or the upload's `state` until
+    it is recorded.
+    """
     _own(services, upload_id, wallet.account)
     return UploadView.model_validate(services.contributions.submit(upload_id, body.signature))
 
 
 @router.post("/{upload_id}/withdraw", status_code=status.HTTP_202_ACCEPTED)
-def withdraw(upload_id: str, services: ServicesDep, wallet: WalletDep) -> UploadView:
-    """Take it back: what is kept of it here goes at once, and no later snapshot has it once the curators'
-    decision is on the chain. Earlier snapshots and what was earned stay.
+def withdraw_contribution(upload_id: str, services: ServicesDep, wallet: WalletDep) -> UploadView:
+    """Withdraw a contribution. Its rows are deleted here at once, and later snapshots exclude it once the
+    curators' decision is on the chain. Earlier snapshots and earnings are unaffected.
     """
     _own(services, upload_id, wallet.account)
     return UploadView.model_validate(services.contributions.withdraw(upload_id))
@@ -120,11 +123,11 @@ async def _rows(
     request: Request, services: Services, wallet: Caller, transfer: str
 ) -> AsyncIterator[Iterator[bytes]]:
     if not transfer:
-        async with uploaded(request) as stream:
+        async with open_upload(request) as stream:
             yield stream
         return
     if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
-        raise InvalidInput("The rows are either the body or a transfer's.", "transfer")
+        raise InvalidInput("Send the rows as the body or as a transfer, not both.", "transfer")
     yield await to_thread.run_sync(services.transfers.content, wallet.account, transfer)
 
 

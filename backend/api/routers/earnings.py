@@ -1,4 +1,4 @@
-"""Earnings and claims."""
+"""Earnings, claims and payout wallets."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def list_earnings(
     paging: PagingDep,
     account: Annotated[AccountField | None, Query()] = None,
 ) -> Page[EarningView]:
-    """By operator, of the caller or of any other account: it is all public."""
+    """List earnings by operator, of the caller or of another account: earnings are public."""
     found = services.claims.claimable(Account(account or caller.account))
     return paging.page_of_all(found, lambda claimable: claimable.operator, EarningView.model_validate)
 
 
 @router.post("/claims/prepare")
 def prepare_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) -> PreparedTransactionView:
+    """Prepare a claim to send."""
     account = Account(body.account or wallet.account)
     prepared = services.claims.prepare(Account(body.operator), account, sender=wallet.account)
     return PreparedTransactionView.model_validate(prepared)
@@ -45,6 +46,7 @@ def prepare_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) 
 
 @router.post("/claims/relay", status_code=status.HTTP_202_ACCEPTED)
 def relay_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
+    """Have the operator send a claim, if its amount is worth the gas."""
     account = Account(body.account or wallet.account)
     queued = services.claims.relay(Account(body.operator), account, MIN_RELAYED_UNITS)
     return TransactionQueued(transaction_id=queued)
@@ -52,18 +54,21 @@ def relay_claim(body: ClaimRequest, services: ServicesDep, wallet: WalletDep) ->
 
 @router.get("/payouts")
 def get_payout(services: ServicesDep, caller: CallerDep) -> PayoutView:
-    """Where the caller's earnings are paid."""
+    """Retrieve the wallet that the caller's claims are paid to."""
     return PayoutView(account=caller.account, wallet=services.payouts.wallet_of(caller.account))
 
 
 @router.post("/payouts/prepare")
 def prepare_payout(body: PayoutRequest, services: ServicesDep, wallet: WalletDep) -> PreparedPayoutView:
+    """Prepare a change of the payout wallet."""
     return PreparedPayoutView.of(services.payouts.prepare(wallet.account, Account(body.wallet)))
 
 
 @router.post("/payouts/relay", status_code=status.HTTP_202_ACCEPTED)
 def relay_payout(body: RelayPayoutRequest, services: ServicesDep, wallet: WalletDep) -> TransactionQueued:
-    """For accounts whose claims would be relayed too."""
+    """Have the operator send a signed change of the payout wallet. Limited to accounts whose claims it relays
+    too.
+    """
     change = body.relay
     terms = (Account(change.wallet), change.nonce, change.deadline, body.signature)
     queued = services.payouts.relay(wallet.account, *terms, MIN_RELAYED_UNITS)

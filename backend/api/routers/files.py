@@ -1,4 +1,4 @@
-"""Contributions' uploads under OpenAI's name for them: files."""
+"""Uploads of contributions in the format of OpenAI's files API."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from starlette.responses import StreamingResponse
 
 from backend.api.deps import CallerDep, ServicesDep, WalletDep
-from backend.api.idempotency import IdempotentRoute, keeps_no_answer
+from backend.api.idempotency import IdempotentRoute, not_idempotent
 from backend.api.schemas.common import CursorPage
 from backend.api.schemas.files import FileDeleted, FileFields, FileView
 from backend.api.services import Services
-from backend.api.uploads import UploadSlots, uploaded_form
+from backend.api.uploads import UploadSlots, open_upload_form
 from backend.domain.contribution import WITHDRAWAL, Upload
 from backend.domain.errors import NotFound
 from backend.domain.ids import Account, DatanetId
@@ -40,13 +40,15 @@ FORM = {
 
 
 @router.post("", openapi_extra={"requestBody": FORM})
-@keeps_no_answer
+@not_idempotent
 async def create_file(request: Request, services: ServicesDep, wallet: WalletDep) -> FileView:
-    """Rows for a datanet, checked. `status` "error": they are unsound, and the upload's defects say where."""
+    """Upload rows for a datanet and check them. `status` is `error` if they have defects, which the upload
+    lists.
+    """
     slots: UploadSlots = request.app.state.upload_slots
     with slots.take() as thread:
-        async with uploaded_form(request) as form:
-            fields = _parsed(form.fields)
+        async with open_upload_form(request) as form:
+            fields = _parse_fields(form.fields)
             found = await to_thread.run_sync(
                 services.contributions.upload,
                 wallet.account,
@@ -67,7 +69,7 @@ def list_files(
     after: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 100,
 ) -> CursorPage[FileView]:
-    """The caller's own, newest first, less those taken back."""
+    """List the caller's files, newest first, without withdrawn ones."""
     if purpose not in {None, "fine-tune"}:
         return CursorPage(data=[], has_more=False)
     found = services.contributions.find(account=caller.account, limit=limit + 1, after=after)
@@ -82,25 +84,26 @@ def list_files(
 
 @router.get("/{file_id}")
 def get_file(file_id: str, services: ServicesDep, caller: CallerDep) -> FileView:
+    """Retrieve a file."""
     return FileView.of(_own(services, file_id, caller.account))
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def get_file_content(file_id: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
-    """Its canonical rows, as they are or will be published."""
+    """Download the canonical rows, as they are or will be published."""
     _own(services, file_id, caller.account)
     return StreamingResponse(services.contributions.content(file_id), media_type="application/x-ndjson")
 
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, services: ServicesDep, wallet: WalletDep) -> FileDeleted:
-    """Take the contribution back: as `POST /v1/contributions/{upload_id}/withdraw`."""
+    """Withdraw the contribution, as `POST /v1/contributions/{upload_id}/withdraw` does."""
     _own(services, file_id, wallet.account)
     services.contributions.withdraw(file_id)
     return FileDeleted(id=file_id)
 
 
-def _parsed(fields: dict[str, str]) -> FileFields:
+def _parse_fields(fields: dict[str, str]) -> FileFields:
     try:
         return FileFields.model_validate(fields)
     except ValidationError as error:

@@ -35,14 +35,14 @@ V = TypeVar("V", JobView, JobEventView, CheckpointView)
 
 
 def require_job(job_id: str, services: ServicesDep) -> None:
-    """Before a stream begins, so that an unknown job is a 404."""
+    """Dependency that returns a 404 for an unknown job before a stream starts."""
     services.training.get(job_id)
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
 def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> JobView:
-    """Train on a snapshot; `training_file` is OpenAI's name of `snapshot_id`. `model` is the base model, or
-    an adapter to go on from, whose snapshots the job's contains.
+    """Train an adapter on a snapshot; `training_file` is OpenAI's name of `snapshot_id`. `model`: the base
+    model, or an adapter to continue from, whose snapshots must be contained in the job's snapshot.
     """
     options = _options(body, services, wallet.account)
     return _view(services, services.training.create(wallet.account, body.snapshot(), options))
@@ -50,7 +50,7 @@ def create_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep)
 
 @router.post("/estimate")
 def estimate_job(body: CreateJobRequest, services: ServicesDep, wallet: WalletDep) -> EstimateView:
-    """What such a job would take, and some of its rows as the model will see them; no job is made."""
+    """Estimate the steps, tokens, cost and time of a job, and preview tokenised rows. No job is created."""
     options = _options(body, services, wallet.account)
     return EstimateView.model_validate(services.estimates.estimate(body.snapshot(), options))
 
@@ -62,19 +62,20 @@ def list_jobs(
     after: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> CursorPage[JobView]:
-    """The caller's own, newest first."""
+    """List the caller's jobs, newest first."""
     found = services.training.list(caller.account, limit + 1, after)
     return _page([_view(services, job) for job in found], limit)
 
 
 @router.get("/{job_id}")
 def get_job(job_id: str, services: ServicesDep) -> JobView:
+    """Retrieve a job."""
     return _view(services, services.training.get(job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, services: ServicesDep, wallet: WalletDep) -> JobView:
-    """Its worker stops within seconds."""
+    """Cancel a job. Its worker stops within seconds."""
     return _view(services, services.training.cancel(job_id, wallet.account))
 
 
@@ -82,7 +83,9 @@ def cancel_job(job_id: str, services: ServicesDep, wallet: WalletDep) -> JobView
 def prepare_registration(
     job_id: str, body: RegistrationRequest, services: ServicesDep, wallet: WalletDep
 ) -> RegistrationView:
-    """The creator's own transaction; the job's `version_id` tells when the chain has confirmed it."""
+    """Prepare the transaction with which the creator registers the adapter. The job's `version_id` is set
+    once the chain confirms it.
+    """
     registration = services.publication.prepare(
         job_id,
         wallet.account,
@@ -100,7 +103,7 @@ def list_events(
     after: Annotated[str, Query(pattern=EVENT_ID)] = "0",
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> CursorPage[JobEventView]:
-    """Oldest first, so that they can be followed; `after` is the id of an event, or its number."""
+    """List events, oldest first. `after`: id or number of an event."""
     found = services.training.events(job_id, int(after.rpartition("-")[2]), limit + 1)
     return _page([JobEventView.of(event) for event in found], limit)
 
@@ -112,7 +115,9 @@ def list_checkpoints(
     after: Annotated[str | None, Query(max_length=80)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 10,
 ) -> CursorPage[CheckpointView]:
-    """Newest first. A worker that takes over goes on from the last; none is served."""
+    """List checkpoints, newest first. A worker that takes over a job resumes from the latest. Checkpoints are
+    not served.
+    """
     found = [CheckpointView.of(event) for event in services.training.checkpoints(job_id)]
     ids = [checkpoint.id for checkpoint in found]
     if after is not None and after not in ids:
@@ -129,7 +134,7 @@ async def stream_events(
     services: ServicesDep,
     last_event_id: Annotated[int, Header(ge=0, lt=INTEGERS_END)] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Events as they happen, from after `Last-Event-ID` on, until the job is over."""
+    """Stream events after `Last-Event-ID` until the job ends."""
     after = last_event_id
     while True:
         is_over = (await asyncio.to_thread(services.training.get, job_id)).is_over
@@ -142,7 +147,9 @@ async def stream_events(
 
 
 def _options(body: CreateJobRequest, services: Services, account: Account) -> dict[str, Any]:
-    """With the adapter that `model` names as the parent. Errors: `InvalidInput`, those of resolving it."""
+    """Options of the job, with the adapter `model` as the parent. Errors: `InvalidInput`, those of resolving
+    it.
+    """
     options = body.options()
     if body.model in {None, services.catalogue.base_name}:
         return options
@@ -150,7 +157,9 @@ def _options(body: CreateJobRequest, services: Services, account: Account) -> di
         model = services.catalogue.resolve(body.model or "", account)
     except ModelNotFound as error:
         base = services.catalogue.base_name
-        message = f"Jobs start from the base model, {base!r}, or an adapter served here, not {body.model!r}."
+        message = (
+            f"A job starts from the base model, {base!r}, or an adapter served here, not from {body.model!r}."
+        )
         raise InvalidInput(message, param="model") from error
     if options.setdefault("parent", model.id) != model.id:
         raise InvalidInput("model and parent name different adapters: give one of them.", param="parent")
@@ -162,7 +171,7 @@ def _view(services: Services, job: TrainingJob) -> JobView:
 
 
 def _page(found: Sequence[V], limit: int) -> CursorPage[V]:
-    """Of one more than are shown."""
+    """`found`: up to `limit + 1` items."""
     shown = list(found[:limit])
     has_more = len(found) > limit
     return CursorPage(data=shown, next_cursor=shown[-1].id if has_more else None, has_more=has_more)

@@ -1,4 +1,6 @@
-"""Governance: proposals as they stand, and every step prepared for the voter's own wallet."""
+"""Governance: proposals, and transactions to propose, vote, queue and execute, prepared for the voter's
+wallet.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,14 @@ def _uint256(value: str) -> str:
 
 
 ProposalId = Annotated[str, PathParameter(pattern="^[0-9]{1,78}$"), AfterValidator(_uint256)]
-"""Decimal: uint256 does not survive JavaScript's numbers."""
+"""A decimal string: uint256 exceeds JavaScript's exact numbers."""
 
 
 @router.get("/power")
 def get_voting_power(
     services: ServicesDep, caller: CallerDep, account: Annotated[AccountField | None, Query()] = None
 ) -> VotingPowerView:
+    """Retrieve an account's token balance, delegate and votes."""
     holder = Account(account or caller.account)
     return VotingPowerView.of(holder, services.governance.voting_power(holder))
 
@@ -47,19 +50,21 @@ def get_voting_power(
 def prepare_delegation(
     body: DelegateRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
+    """Prepare the delegation of the caller's votes."""
     to = Account(body.to) if body.to else None
     return PreparedTransactionView.model_validate(services.governance.delegate(wallet.account, to))
 
 
 @router.get("/proposals")
 def list_proposals(services: ServicesDep, paging: PagingDep) -> Page[ProposalView]:
-    """Oldest first."""
+    """List proposals, oldest first."""
     found = services.governance.proposals()
     return paging.page_of_all(found, lambda status: status.proposal.id, ProposalView.model_validate)
 
 
 @router.post("/proposals/prepare")
 def prepare_proposal(body: ProposeRequest, services: ServicesDep, wallet: WalletDep) -> PreparedProposalView:
+    """Prepare a proposal."""
     calls = [call.call() for call in body.calls]
     return PreparedProposalView.model_validate(
         services.governance.propose(wallet.account, calls, body.description)
@@ -68,6 +73,7 @@ def prepare_proposal(body: ProposeRequest, services: ServicesDep, wallet: Wallet
 
 @router.get("/proposals/{proposal_id}")
 def get_proposal(proposal_id: ProposalId, services: ServicesDep) -> ProposalView:
+    """Retrieve a proposal with its state."""
     return ProposalView.model_validate(services.governance.proposal(int(proposal_id)))
 
 
@@ -75,6 +81,7 @@ def get_proposal(proposal_id: ProposalId, services: ServicesDep) -> ProposalView
 def prepare_vote(
     proposal_id: ProposalId, body: VoteRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
+    """Prepare a vote."""
     prepared = services.governance.vote(wallet.account, int(proposal_id), body.choice, body.reason)
     return PreparedTransactionView.model_validate(prepared)
 
@@ -83,6 +90,7 @@ def prepare_vote(
 def prepare_queue(
     proposal_id: ProposalId, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
+    """Prepare the queueing of a successful proposal in the timelock."""
     return PreparedTransactionView.model_validate(services.governance.queue(wallet.account, int(proposal_id)))
 
 
@@ -90,6 +98,7 @@ def prepare_queue(
 def prepare_execution(
     proposal_id: ProposalId, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
+    """Prepare the execution of a queued proposal."""
     return PreparedTransactionView.model_validate(
         services.governance.execute(wallet.account, int(proposal_id))
     )

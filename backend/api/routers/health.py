@@ -12,13 +12,15 @@ router = APIRouter(tags=["health"])
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """The process runs."""
+    """Liveness check: the process is running."""
     return {"status": "ok"}
 
 
-@router.get("/ready", response_model=None, responses={503: {"description": "Parts that do not answer."}})
+@router.get(
+    "/ready", response_model=None, responses={503: {"description": "Components that are unavailable."}}
+)
 def ready(services: ServicesDep) -> Response:
-    """All parts answer; else 503 that names those which do not, and says what to do about each."""
+    """Readiness check. Returns 503 if components are unavailable, with the fault of each and what to do."""
     faults = services.readiness()
     body = {"status": "unavailable" if faults else "ok", "faults": faults}
     return JSONResponse(body, status_code=503 if faults else 200)

@@ -1,4 +1,4 @@
-"""An IPFS trustless gateway over this installation's blocks: whoever fetches here verifies what comes.
+"""IPFS trustless gateway for this installation's blocks: clients verify what they receive.
 
 Source: https://specs.ipfs.tech/http-gateways/trustless-gateway/
 """
@@ -27,18 +27,18 @@ def get_block(
     format: Annotated[Literal["raw", "car"] | None, Query()] = None,  # noqa: A002 - the gateway's own name
     accept: Annotated[str, Header()] = "",
 ) -> Response:
-    """One block (`format=raw`), or everything below it (`format=car`, CARv1, depth first)."""
+    """Download a block (`format=raw`), or the DAG below it (`format=car`, CARv1, depth first)."""
     root = Cid(str(decode_cid(cid)))
     services.policy.check_content(root)
     if not services.is_local(root):
-        raise ContentMissing(f"{root} is not kept here.", "cid", {"cid": root})
+        raise ContentMissing(f"{root} is not stored here.", "cid", {"cid": root})
     headers = {"cache-control": "public, max-age=29030400, immutable", "x-content-type-options": "nosniff"}
     if format == "car" or (format is None and CAR in accept):
-        services.blobs.block(root)  # what is absent is said before the stream begins
+        services.blobs.block(root)  # missing content is a 404 before the stream starts
         headers |= {"etag": f'"{root}.car"', "content-disposition": f'attachment; filename="{root}.car"'}
         media_type = f"{CAR}; version=1; order=dfs; dups=n"
         return StreamingResponse(services.blobs.car(root), media_type=media_type, headers=headers)
     if format == "raw" or RAW in accept:
         headers |= {"etag": f'"{root}.raw"', "content-disposition": f'attachment; filename="{root}.bin"'}
         return Response(services.blobs.block(root), media_type=RAW, headers=headers)
-    raise InvalidInput("Ask for format=raw or format=car: only what can be verified is served.", "format")
+    raise InvalidInput("Set format=raw or format=car: only verifiable formats are served.", "format")

@@ -1,4 +1,4 @@
-"""The catalogue in OpenAI's shape."""
+"""The model catalogue in the format of OpenAI's models API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("")
 async def list_models(services: ServicesDep) -> Page[ModelView]:
-    """Newest version of each name, the base model first."""
+    """List models: the base model, then the newest version of each name."""
     active = await services.generate.active_adapters()
     models = await run_in_threadpool(services.catalogue.models)
     origins = await run_in_threadpool(services.origins.of, models)
@@ -24,7 +24,9 @@ async def list_models(services: ServicesDep) -> Page[ModelView]:
 
 @router.get("/{model:path}")
 async def get_model(model: str, services: ServicesDep) -> ModelView:
-    """`owner/name`, `owner/name@version`, a version id, an adapter digest, or the base model's name."""
+    """Retrieve a model by `owner/name`, `owner/name@version`, version id, adapter digest, or the base model's
+    name.
+    """
     active = await services.generate.active_adapters()
     found = await services.generate.model(model)
     origins = await run_in_threadpool(services.origins.of, [found])

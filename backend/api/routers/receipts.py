@@ -1,4 +1,4 @@
-"""Receipts: one for anybody who knows its id, all of them for their payer."""
+"""Receipts: any receipt by its id, and a list of the payer's own."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ router = APIRouter(prefix="/v1/receipts", tags=["receipts"])
 
 @router.get("")
 def list_receipts(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[ReceiptSummary]:
-    """Newest first."""
+    """List the caller's receipts, newest first."""
     found = services.receipts.page(caller.account, paging.after_number, paging.limit + 1)
     return paging.page(found, lambda stored: stored.sequence, ReceiptSummary.model_validate)
 
 
 @router.get("/{receipt_id}")
 def get_receipt(receipt_id: HashField, services: ServicesDep, caller: CallerDep) -> ReceiptDetail:
+    """Retrieve a receipt by its id."""
     view = services.receipts.get(ReceiptId(Hash32(receipt_id)))
     return ReceiptDetail.for_viewer(view, caller.account)
 
 
 @router.get("/{receipt_id}/proof", dependencies=[Depends(get_admitted)])
 def get_receipt_proof(receipt_id: HashField, services: ServicesDep) -> ReceiptProofView:
-    """That the receipt stands in a committed batch, and whom it earned what: openings under its header."""
+    """Retrieve Merkle proofs that a committed batch includes the receipt and credits its earnings."""
     return ReceiptProofView.of(services.proofs.place(ReceiptId(Hash32(receipt_id))))

@@ -1,4 +1,4 @@
-"""Datanets, snapshots, versions and operators as the chain has them, and our own transactions."""
+"""Datanets, snapshots, versions and operators from the chain, and the operator's transactions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LAST_STATES = {TransactionState.CONFIRMED, TransactionState.FAILED}
 
 @router.get("/datanets")
 def list_datanets(services: ServicesDep, paging: PagingDep) -> Page[DatanetView]:
-    """Oldest first."""
+    """List datanets, oldest first."""
     return paging.page_of_all(
         services.registry.datanets(), lambda datanet: datanet.id, DatanetView.model_validate
     )
@@ -56,18 +56,22 @@ def list_datanets(services: ServicesDep, paging: PagingDep) -> Page[DatanetView]
 def prepare_datanet(
     body: CreateDatanetRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
+    """Publish the description, and prepare the transaction that creates the datanet."""
     prepared = services.registry.prepare_datanet(wallet.account, body.name, body.description, body.licence)
     return PreparedTransactionView.model_validate(prepared)
 
 
 @router.get("/datanets/{datanet}")
 def get_datanet(datanet: Number, services: ServicesDep) -> DatanetView:
+    """Retrieve a datanet."""
     return DatanetView.model_validate(services.registry.datanet(DatanetId(datanet)))
 
 
 @router.get("/datanets/{datanet}/contributions")
-def list_recorded(datanet: Number, services: ServicesDep, paging: PagingDep) -> Page[RecordedContribution]:
-    """In the order of their indices."""
+def list_recorded_contributions(
+    datanet: Number, services: ServicesDep, paging: PagingDep
+) -> Page[RecordedContribution]:
+    """List the contributions that the registry has recorded, by index."""
     found = services.registry.contributions(DatanetId(datanet))
     return paging.page_of_all(found, lambda recorded: recorded.index, RecordedContribution.model_validate)
 
@@ -76,14 +80,16 @@ def list_recorded(datanet: Number, services: ServicesDep, paging: PagingDep) -> 
 def prepare_review(
     datanet: Number, index: Number, body: ReviewRequest, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
-    """A curator's decision; a later one replaces it."""
+    """Prepare a curator's decision. It replaces an earlier one."""
     prepared = services.registry.prepare_review(wallet.account, DatanetId(datanet), index, body.reason)
     return PreparedTransactionView.model_validate(prepared)
 
 
 @router.post("/datanets/{datanet}/snapshots", status_code=status.HTTP_202_ACCEPTED)
-def freeze(datanet: Number, body: FreezeRequest, services: ServicesDep, wallet: WalletDep) -> FreezingView:
-    """Sent and paid for by the operator, for the datanet's creator only."""
+def create_snapshot(
+    datanet: Number, body: FreezeRequest, services: ServicesDep, wallet: WalletDep
+) -> FreezingView:
+    """Freeze a snapshot. Only the datanet's creator may; the operator sends the transaction."""
     known = services.registry.own_datanet(wallet.account, DatanetId(datanet))
     count = body.count or known.num_contributions
     return FreezingView.model_validate(services.snapshots.freeze(known.id, count))
@@ -91,12 +97,13 @@ def freeze(datanet: Number, body: FreezeRequest, services: ServicesDep, wallet: 
 
 @router.get("/snapshots/{snapshot}")
 def get_snapshot(snapshot: HashField, services: ServicesDep) -> SnapshotView:
+    """Retrieve a snapshot."""
     return SnapshotView.model_validate(services.snapshots.get(SnapshotId(Hash32(snapshot))))
 
 
 @router.get("/snapshots/{snapshot}/manifest")
 def get_manifest(snapshot: HashField, services: ServicesDep) -> dict[str, Any]:
-    """All that is needed to fetch and check the snapshot's rows."""
+    """Retrieve everything needed to fetch and verify the snapshot's rows."""
     return services.snapshots.manifest(SnapshotId(Hash32(snapshot)))
 
 
@@ -104,6 +111,7 @@ def get_manifest(snapshot: HashField, services: ServicesDep) -> dict[str, Any]:
 def prepare_version(
     body: VersionRecordBody, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
+    """Prepare the registration of a version."""
     return PreparedTransactionView.model_validate(
         services.registry.prepare_version(body.record(wallet.account))
     )
@@ -113,6 +121,7 @@ def prepare_version(
 def prepare_deprecation(
     body: VersionRecordBody, services: ServicesDep, wallet: WalletDep
 ) -> PreparedTransactionView:
+    """Prepare the deprecation of a version."""
     return PreparedTransactionView.model_validate(
         services.registry.prepare_deprecation(body.record(wallet.account))
     )
@@ -120,7 +129,7 @@ def prepare_deprecation(
 
 @router.get("/operators")
 async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[OperatorView]:
-    """All on the chain, oldest first, with what they said of themselves when they were asked last."""
+    """List all registered operators, oldest first, with the most recent response of each."""
     active = await services.generate.active_adapters()
     found = await run_in_threadpool(services.operators.all, active)
     return paging.page_of_all(found, lambda one: one[0].account, lambda one: OperatorView.of(*one))
@@ -128,33 +137,33 @@ async def list_operators(services: ServicesDep, paging: PagingDep) -> Page[Opera
 
 @router.get("/operator")
 async def get_operator(services: ServicesDep) -> OperatorCardView:
-    """What this operator says of itself to others."""
+    """Retrieve this operator's description: base models, prices and active adapters."""
     active = await services.generate.active_adapters()
     return OperatorCardView.model_validate(await run_in_threadpool(services.operators.card, active))
 
 
 @router.get("/operators/{operator}/batches")
 def list_batches(operator: AccountField, services: ServicesDep, paging: PagingDep) -> Page[BatchView]:
-    """Newest first, voided ones with why they fell."""
+    """List an operator's batches, newest first; void ones with the reason."""
     found = services.registry.batches(Account(operator))
     return paging.page_of_all(found, lambda listed: listed.batch.hash, BatchView.of)
 
 
 @router.get("/transactions")
 def list_transactions(services: ServicesDep, caller: CallerDep, paging: PagingDep) -> Page[TransactionView]:
-    """Those that were sent for the caller, newest first."""
+    """List transactions that the operator sent for the caller, newest first."""
     found = services.registry.transactions(caller.account, paging.after_number, paging.limit + 1)
     return paging.page(found, lambda transaction: transaction.id, TransactionView.model_validate)
 
 
 @router.get("/transactions/{transaction_id}")
 def get_transaction(transaction_id: Number, services: ServicesDep, caller: CallerDep) -> TransactionView:
-    """One that was sent for the caller."""
+    """Retrieve a transaction that the operator sent for the caller."""
     return TransactionView.model_validate(services.registry.transaction(transaction_id, caller.account))
 
 
 def require_transaction(transaction_id: Number, services: ServicesDep, caller: CallerDep) -> None:
-    """Before a stream begins, so that an unknown transaction is a 404."""
+    """Dependency that returns a 404 for an unknown transaction before a stream starts."""
     services.registry.transaction(transaction_id, caller.account)
 
 
@@ -166,17 +175,17 @@ def require_transaction(transaction_id: Number, services: ServicesDep, caller: C
 async def stream_transaction(
     transaction_id: Number, services: ServicesDep, caller: CallerDep
 ) -> AsyncIterator[ServerSentEvent]:
-    """The transaction as it is now, then each change of it, until it is confirmed or has failed.
+    """Stream the transaction's current state and each change until it is confirmed or failed.
 
-    Events are named by its state. A chain that is reorganised may take it a step back.
+    The event type is the state. A chain reorganisation can revert the state.
     """
-    shown: TransactionView | None = None
+    previous: TransactionView | None = None
     while True:
         asked = transaction_id, caller.account
         found = TransactionView.model_validate(await asyncio.to_thread(services.registry.transaction, *asked))
-        if found != shown:
+        if found != previous:
             yield ServerSentEvent(data=found, event=found.state)
-            shown = found
+            previous = found
         if found.state in LAST_STATES:
             return
         await asyncio.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What the caller's answers came to."""
+"""Usage and spend of the caller."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def list_usage(
     services: ServicesDep,
     caller: CallerDep,
     paging: PagingDep,
-    first: Annotated[date | None, Query(description="UTC; left out: 30 days up to `last`")] = None,
-    last: Annotated[date | None, Query(description="UTC; left out: today")] = None,
+    first: Annotated[date | None, Query(description="UTC; default: 29 days before `last`")] = None,
+    last: Annotated[date | None, Query(description="UTC; default: today")] = None,
 ) -> Page[DayUsageView]:
-    """By day and model, oldest first: days of UTC, all of the wallet's keys together."""
+    """List usage by day (UTC) and model, oldest first, of all the wallet's keys together."""
     last = last or datetime.now(UTC).date()
     found = services.receipts.usage(caller.account, first or _days_before(last), last)
     return paging.page_of_all(

@@ -1,4 +1,4 @@
-"""Answers as the OpenAPI document describes them; `backend.api.completions` writes them."""
+"""Response schemas of completions for the OpenAPI document; `backend.api.completions` builds them."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 
-class Shown(BaseModel):
+class ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class PromptTokensDetails(Shown):
-    """`cached_tokens` of the prompt were found in the engine's prefix cache; they cost what others do."""
+class PromptTokensDetails(ResponseModel):
+    """`cached_tokens`: prompt tokens found in the engine's prefix cache. They are charged like others."""
 
     cached_tokens: int
 
 
-class UsageView(Shown):
+class UsageView(ResponseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
 
-class ShareView(Shown):
+class ShareView(ResponseModel):
     position: int
     ppm: int
 
 
-class AttributionView(Shown):
+class AttributionView(ResponseModel):
     version_id: str
     weight_ppm: int
     shares: list[ShareView]
 
 
-class BillView(Shown):
-    """Amounts in micro-units, as decimal strings. `salt` opens the receipt's hashes, to its payer only."""
+class BillView(ResponseModel):
+    """Amounts are in micro-units, as decimal strings. `salt` opens the receipt's hashes; only the payer gets
+    it.
+    """
 
     receipt_id: str
     channel_id: str
@@ -47,7 +49,7 @@ class BillView(Shown):
     attribution: list[AttributionView]
 
 
-class Answered(Shown):
+class CompletionBase(ResponseModel):
     id: str
     created: int
     model: str
@@ -55,63 +57,63 @@ class Answered(Shown):
     loraledger: BillView
 
 
-class TokenView(Shown):
+class TokenView(ResponseModel):
     token: str
     logprob: float
     bytes: list[int]
 
 
-class PlaceView(TokenView):
+class TokenLogprobView(TokenView):
     top_logprobs: list[TokenView]
 
 
-class LogprobsView(Shown):
-    """An item for each token that was charged, the closing one included."""
+class LogprobsView(ResponseModel):
+    """One item for each charged token, including the end-of-sequence token."""
 
-    content: list[PlaceView]
+    content: list[TokenLogprobView]
     refusal: None
 
 
-class MessageView(Shown):
+class MessageView(ResponseModel):
     role: Literal["assistant"]
     content: str
     refusal: None
 
 
-class ChatChoiceView(Shown):
+class ChatChoiceView(ResponseModel):
     index: int
     message: MessageView
     logprobs: LogprobsView | None
     finish_reason: Literal["stop", "length"]
 
 
-class ChatCompletionView(Answered):
+class ChatCompletionView(CompletionBase):
     object: Literal["chat.completion"]
     choices: list[ChatChoiceView]
     service_tier: Literal["default", "flex"] | None = None
 
 
-class TextLogprobsView(Shown):
+class TextLogprobsView(ResponseModel):
     tokens: list[str]
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
     text_offset: list[int]
 
 
-class TextChoiceView(Shown):
+class TextChoiceView(ResponseModel):
     index: int
     text: str
     logprobs: TextLogprobsView | None
     finish_reason: Literal["stop", "length"]
 
 
-class CompletionView(Answered):
+class CompletionView(CompletionBase):
     object: Literal["text_completion"]
     choices: list[TextChoiceView]
 
 
-class ErrorBody(Shown):
-    """`param` names the field at fault; `code` is stable, and `details` depend on it."""
+class ErrorBody(ResponseModel):
+    """`param`: the field at fault. `code` is stable; the keys of `details` depend on it."""
 
     message: str
     type: str
@@ -120,5 +122,5 @@ class ErrorBody(Shown):
     details: dict[str, Any] | None = None
 
 
-class ErrorView(Shown):
+class ErrorView(ResponseModel):
     error: ErrorBody

@@ -14,7 +14,7 @@ from backend.api.schemas.sampling import (
 from inference.protocol import MAX_TOP_LOGPROBS, Generate, JsonSchema, Message
 
 PRIORITIES: dict[str | None, int] = {"flex": -1}
-"""Of service tiers; all others have priority 0."""
+"""Engine priority of service tiers; 0 for all others."""
 
 
 class TextPart(Strict):
@@ -32,10 +32,10 @@ class ChatMessage(Strict):
 
 
 class ChatCompletionRequest(AnswerFields):
-    """OpenAI's request, as far as we keep it.
+    """OpenAI's chat completion request, with the supported parameters.
 
-    `service_tier`: `flex` waits behind what others ask for. `n` choices are charged as one prompt and all of
-    their tokens.
+    `service_tier`: `flex` has lower priority than all other requests. `n` choices are charged for the prompt
+    once and for the tokens of all choices.
     """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
@@ -54,17 +54,17 @@ class ChatCompletionRequest(AnswerFields):
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatCompletionRequest:
-        both = {self.max_tokens, self.max_completion_tokens} - {None}
-        if len(both) > 1:
-            reason = "The parameter 'max_tokens' is not what 'max_completion_tokens' says"
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            reason = "The parameters 'max_tokens' and 'max_completion_tokens' differ"
             raise contradiction("max_tokens", reason)
         if self.top_logprobs is not None and not self.logprobs:
-            raise contradiction("top_logprobs", "The parameter 'top_logprobs' needs 'logprobs'")
+            raise contradiction("top_logprobs", "The parameter 'top_logprobs' requires 'logprobs'")
         return self
 
     @property
-    def served_tier(self) -> str | None:
-        """As the answer names it: OpenAI's do where the request did."""
+    def response_tier(self) -> str | None:
+        """`service_tier` of the response; like OpenAI's, null if the request has none."""
         return "default" if self.service_tier == "auto" else self.service_tier
 
     def to_generate(self, default_max_tokens: int) -> Generate:

@@ -8,14 +8,15 @@ from backend.api.schemas.sampling import AnswerFields, Text
 from inference.protocol import MAX_TOP_LOGPROBS, Generate
 
 DEFAULT_MAX_TOKENS = 16
-"""OpenAI's, of this endpoint."""
+"""OpenAI's default of this endpoint."""
 
 NonEmpty = Annotated[Text, Field(min_length=1)]
 
 
 class CompletionRequest(AnswerFields):
-    """OpenAI's request, as far as we keep it. `prompt` is one text, alone or in a list; token ids and several
-    prompts are refused. `logprobs`: how many alternatives to name beside each token.
+    """OpenAI's completion request, with the supported parameters. `prompt`: one text, as a string or a list
+    of one; token ids and several prompts are rejected. `logprobs`: number of alternatives to return for each
+    token.
     """
 
     prompt: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1, max_length=1)]

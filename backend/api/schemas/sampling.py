@@ -1,4 +1,4 @@
-"""What the requests for answers have in common, under OpenAI's names."""
+"""Request fields that both completion endpoints share, under OpenAI's names."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Text = Annotated[str, Field(max_length=1 << 20)]
 
 
 class Strict(BaseModel):
-    """Exact JSON types, and nothing that we do not know: a parameter that is ignored is a wrong answer."""
+    """Rejects unknown parameters and inexact JSON types: an ignored parameter would give a wrong answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def contradiction(param: str, message: str) -> PydanticCustomError:
-    """For validators of whole requests: `param` is the field at fault."""
+    """Validation error between fields; `param` is the field at fault."""
     return PydanticCustomError(CONTRADICTION, "{message}", {"message": message, "param": param})
 
 
@@ -41,7 +41,7 @@ class StreamOptions(Strict):
 
 
 class JsonSchemaFormat(Strict):
-    """`strict` changes nothing: the answer keeps to the schema in any case, or the schema is refused."""
+    """`strict` has no effect: the answer always matches the schema, or the schema is rejected."""
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: Annotated[str, Field(max_length=4096)] | None = None
@@ -57,19 +57,21 @@ class ResponseFormat(Strict):
     def _check_schema(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
             at = "response_format.json_schema"
-            raise contradiction(at, f"The parameter '{at}' goes with type 'json_schema', and only with it")
+            raise contradiction(
+                at, f"The parameter '{at}' is required with type 'json_schema', and allowed only with it"
+            )
         try:
             is_small = len(self.text or "") <= MAX_GRAMMAR_LENGTH
         except RecursionError:
             is_small = False
         if not is_small:
             at, most = "response_format.json_schema.schema", MAX_GRAMMAR_LENGTH
-            raise contradiction(at, f"The parameter '{at}' is nested too deep or over {most} characters")
+            raise contradiction(at, f"The parameter '{at}' is nested too deeply or exceeds {most} characters")
         return self
 
     @property
     def text(self) -> str | None:
-        """The schema's text for the engine, its properties in the order in which they came."""
+        """The schema as JSON text, with its properties in the order of the request."""
         if self.type == "text":
             return None
         schema = self.json_schema.json_schema if self.json_schema else None
@@ -77,15 +79,15 @@ class ResponseFormat(Strict):
 
 
 class BlendPart(Strict):
-    """`weight`: how much of the adapter's change counts, and of the tokens is charged at its price."""
+    """`weight`: factor of the adapter's delta, and its share of the tokens that are charged at its price."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     weight: Annotated[float, Field(ge=0.01, le=4)]
 
 
 class Extension(Strict):
-    """What our market adds. `deadline_ms`: the answer is cut off then, and charged for what there is.
-    `blend`: adapters that answer together; `model` is the base model then.
+    """Parameters beyond OpenAI's. `deadline_ms`: time limit, after which the answer is truncated and charged
+    up to there. `blend`: adapters to combine; `model` must be the base model then.
     """
 
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
@@ -93,7 +95,7 @@ class Extension(Strict):
 
 
 class AnswerFields(Strict):
-    """`top_k`, `min_p` and `repetition_penalty` are vLLM's."""
+    """OpenAI's parameters, and `top_k`, `min_p` and `repetition_penalty` of vLLM."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
@@ -122,9 +124,9 @@ class AnswerFields(Strict):
     @model_validator(mode="after")
     def _check_stream_and_stop(self) -> AnswerFields:
         if self.stream_options is not None and not self.stream:
-            raise contradiction("stream_options", "The parameter 'stream_options' needs 'stream'")
+            raise contradiction("stream_options", "The parameter 'stream_options' requires 'stream'")
         if any(not stop for stop in self.stops):
-            raise contradiction("stop", "The parameter 'stop' holds an empty string")
+            raise contradiction("stop", "The parameter 'stop' has an empty string")
         return self
 
     @property
@@ -137,7 +139,7 @@ class AnswerFields(Strict):
 
     @property
     def seconds(self) -> float | None:
-        """The client's own bound on the answer."""
+        """The client's time limit."""
         deadline = self.loraledger.deadline_ms if self.loraledger else None
         return None if deadline is None else deadline / 1000
 

@@ -244,7 +244,7 @@ def test_rows_that_are_refused_can_be_checked_again_without_being_sent_again(api
 
 
 def test_pieces_have_slots_of_their_own(api: Api, server: tuple[FastAPI, str]) -> None:
-    slots: UploadSlots = server[0].state.piece_slots
+    slots: UploadSlots = server[0].state.transfer_slots
     path = created(api)
     with ExitStack() as others, api.http(api.session) as http:
         for _ in range(MAX_PIECES):
