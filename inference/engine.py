@@ -157,7 +157,7 @@ class Engine:
                 num_prompt_tokens=len(prompt),
                 max_tokens=min(sampling.max_tokens, self.max_context - len(prompt)),
                 sampling=SamplingState(sampling, prompt, grammar),
-                adapter=command.choice,
+                adapter=command.adapter_or_blend,
                 text=TextStream(self.tokenizer, sampling.stop),
                 probe=ProbeSums(len(prompt), command.probe_error) if command.probe else None,
                 payer=command.payer,

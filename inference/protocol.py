@@ -1,7 +1,7 @@
 """Messages between the engine process and its clients. Nothing here imports torch.
 
-Every message is an object of JSON whose `type` names it, and carries the `request_id` that its sender chose;
-ids are scoped to a connection. `inference.server.frames` is how they travel.
+Every message is a JSON object with its `type` and the `request_id` chosen by the client; ids are scoped to a
+connection. `inference.server.frames` is how they travel.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ FinishReason = Literal["stop", "length", "abort"]
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of a chat."""
+    """One message of a chat."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
-    """An adapter by content: `digest` (64 hex digits, see `inference.lora.files.adapter_digest`) names it,
-    `path` is a local folder holding it. The engine checks the folder against the digest when it loads it.
+    """An adapter, identified by its content: `digest` has 64 hex digits (see
+    `inference.lora.files.adapter_digest`), `path` is its local folder. The engine verifies the digest when it
+    loads the folder.
     """
 
     digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -46,19 +47,19 @@ class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BlendPart(Struct, frozen=True, forbid_unknown_fields=True):
-    """An adapter whose delta counts `weight` times."""
+    """An adapter and the factor of its delta."""
 
     adapter: AdapterRef
     weight: float
 
 
 class AdapterBlend(Struct, frozen=True, forbid_unknown_fields=True):
-    """Several adapters at once: the base model plus the weighted sum of their deltas."""
+    """Several adapters combined: the base model plus the weighted sum of their deltas."""
 
     parts: tuple[BlendPart, ...]
 
     def __post_init__(self) -> None:
-        """Raises `ValueError`, which a decoder reports as any other invalid field."""
+        """Raises `ValueError`, which the decoder reports like any other invalid field."""
         if not 1 <= len(self.parts) <= MAX_BLEND_PARTS:
             raise ValueError(f"a blend has 1 to {MAX_BLEND_PARTS} adapters, not {len(self.parts)}")
         if not all(math.isfinite(part.weight) and part.weight for part in self.parts):
@@ -72,7 +73,7 @@ class AdapterBlend(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        r"""Identity of the blend, 64 hex digits: SHA-256 over `b"loraledger/blend/v1\0"`, then for each part,
+        r"""Digest of the blend, 64 hex digits: SHA-256 over `b"loraledger/blend/v1\0"`, then for each part,
         sorted by digest, its digest (32 bytes) and its weight as a big-endian IEEE 754 double.
         """
         content = hashlib.sha256(_BLEND_DOMAIN)
@@ -81,23 +82,23 @@ class AdapterBlend(Struct, frozen=True, forbid_unknown_fields=True):
         return content.hexdigest()
 
 
-def _refuse_both(adapter: AdapterRef | None, blend: AdapterBlend | None) -> None:
+def _check_exclusive(adapter: AdapterRef | None, blend: AdapterBlend | None) -> None:
     if adapter is not None and blend is not None:
-        raise ValueError("either an adapter or a blend is given, not both")
+        raise ValueError("give either an adapter or a blend, not both")
 
 
 class JsonSchema(Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
-    """The answer is JSON that `schema`, the text of a JSON schema, accepts.
+    """The answer is JSON that matches `schema`, a JSON schema as text.
 
-    Keywords that cannot be kept to are refused; properties come in the schema's order.
+    Schemas with unsupported keywords are rejected. Properties appear in the schema's order.
     """
 
     schema: Annotated[str, Meta(max_length=MAX_GRAMMAR_LENGTH)]
 
 
 class Regex(Struct, frozen=True, tag="regex", forbid_unknown_fields=True):
-    r"""The whole answer matches `pattern`: the syntax of Rust's `regex` crate without look-around; `\d` and
-    `\w` are ASCII, as in the patterns of JSON schemas.
+    r"""The whole answer matches `pattern`, in the syntax of Rust's `regex` crate, which has no look-around.
+    `\d` and `\w` match ASCII only, as in the patterns of JSON schemas.
     """
 
     pattern: Annotated[str, Meta(max_length=4096)]
@@ -115,12 +116,13 @@ Constraint = JsonSchema | Regex | Options
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to choose tokens; see `inference.sampling.sampler` for definitions and order.
+    """Sampling parameters; `inference.sampling.sampler` defines them and their order.
 
-    `temperature` 0 is greedy. Off are `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1, and 0 for the
-    other penalties and `min_tokens`. `logit_bias` maps token ids to what is added to their logits. `seed`
-    None draws one. `logprobs` asks for the log-probability of each token and for that many alternatives.
-    `constraint` is what the answer has to be, unless `max_tokens` or a stop string cuts it off.
+    `temperature` 0 is greedy. These values disable a parameter: `top_k` 0, `top_p` 1, `min_p` 0,
+    `repetition_penalty` 1, and 0 for the other penalties and `min_tokens`. `logit_bias` maps token ids to an
+    amount added to their logits. Without a `seed` the engine draws one. `logprobs` returns the
+    log-probability of each token and that many alternatives. The answer satisfies `constraint` unless
+    `max_tokens` or a stop string truncates it.
     """
 
     max_tokens: Annotated[int, Meta(ge=1)] = 256
@@ -143,15 +145,14 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
-    """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of both is given. It runs on
-    the base model, with an `adapter`, or with a `blend` of some.
+    """Answer a chat (`messages`) or continue raw text (`prompt`); exactly one of them is set. Runs on the
+    base model alone, with an `adapter`, or with a `blend`.
 
-    `payer` is whatever tells those apart who share the engine: its capacity is divided fairly among them, and
-    none sees what another's requests have left in the prefix cache. `priority`: 1 is urgent, -1 is for what
-    nobody waits for; a higher class goes first. `deadline_ms` after it arrived the request ends with
-    `deadline_exceeded`, whatever it has been answered. `probe` asks for states with the last chunk,
-    `probe_error` for their error vectors too, which take some work for each token. `traceparent`, of W3C's
-    Trace Context, is the span that it is recorded below.
+    `payer` identifies the tenant: capacity is divided fairly among payers, and each has its own prefix cache.
+    `priority`: 1 for urgent, -1 for background requests; higher classes are scheduled first. `deadline_ms`
+    after its arrival the request fails with `deadline_exceeded`, even if chunks were sent. `probe` returns
+    states with the last chunk; `probe_error` adds their error vectors, which cost some work for each token.
+    `traceparent` (W3C Trace Context) is the parent of the request's span.
     """
 
     request_id: str
@@ -168,22 +169,22 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     traceparent: Annotated[str, Meta(max_length=55)] | None = None
 
     def __post_init__(self) -> None:
-        _refuse_both(self.adapter, self.blend)
+        _check_exclusive(self.adapter, self.blend)
 
     @property
-    def choice(self) -> AdapterRef | AdapterBlend | None:
-        """What is served beside the base model."""
+    def adapter_or_blend(self) -> AdapterRef | AdapterBlend | None:
+        """None for the base model alone."""
         return self.adapter or self.blend
 
 
 class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):
-    """Stop request `request_id`; its last `Chunk` says `abort`. Unknown ids are ignored."""
+    """Stop a request; its last `Chunk` has the finish reason `abort`. Unknown ids are ignored."""
 
     request_id: str
 
 
 class CountTokens(Struct, frozen=True, tag="count_tokens", forbid_unknown_fields=True):
-    """How many prompt tokens these messages (or this raw prompt) would cost."""
+    """Count the prompt tokens of messages or of a raw prompt."""
 
     request_id: str
     messages: tuple[Message, ...] = ()
@@ -191,7 +192,7 @@ class CountTokens(Struct, frozen=True, tag="count_tokens", forbid_unknown_fields
 
 
 class EmbedItem(Struct, frozen=True, forbid_unknown_fields=True):
-    """A chat or a raw prompt, and optionally the answer given to it."""
+    """A chat or a raw prompt, and optionally its answer."""
 
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
@@ -199,7 +200,7 @@ class EmbedItem(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Embed(Struct, frozen=True, tag="embed", forbid_unknown_fields=True):
-    """Run items through the model without sampling, for the states `Generate(probe=True)` would return."""
+    """Compute the states that `Generate(probe=True)` would return for given answers, without sampling."""
 
     request_id: str
     items: Annotated[tuple[EmbedItem, ...], Meta(min_length=1, max_length=MAX_EMBED_ITEMS)]
@@ -207,11 +208,11 @@ class Embed(Struct, frozen=True, tag="embed", forbid_unknown_fields=True):
     blend: AdapterBlend | None = None
 
     def __post_init__(self) -> None:
-        _refuse_both(self.adapter, self.blend)
+        _check_exclusive(self.adapter, self.blend)
 
     @property
-    def choice(self) -> AdapterRef | AdapterBlend | None:
-        """What is served beside the base model."""
+    def adapter_or_blend(self) -> AdapterRef | AdapterBlend | None:
+        """None for the base model alone."""
         return self.adapter or self.blend
 
 
@@ -226,10 +227,10 @@ class GetMetrics(Struct, frozen=True, tag="get_metrics", forbid_unknown_fields=T
 class ProbeStates(Struct, frozen=True):
     """Vectors of the model's hidden size, from the final hidden states (after the last norm).
 
-    `prompt` averages the states at the prompt's positions. `answer` averages the states that the answer's
-    tokens were predicted from, its closing token included; it is None when there is no answer. `error` sums
-    over the same tokens the gradient of each one's loss with respect to its state: see
-    `inference.probe.ErrorProbe`.
+    `prompt` is the mean of the states at the prompt's positions. `answer` is the mean of the states from
+    which the answer's tokens were predicted, including the end-of-sequence token; None without an answer.
+    `error` is the sum over the same tokens of the gradient of each token's loss with respect to its state:
+    see `inference.probe.ErrorProbe`.
     """
 
     prompt: list[float]
@@ -244,7 +245,7 @@ class ProbeStates(Struct, frozen=True):
 
 
 class TokenLogprob(Struct, frozen=True):
-    """A token, as id and as the bytes it stands for, and the natural logarithm of its probability."""
+    """A token's id, its bytes (not always valid UTF-8), and the natural logarithm of its probability."""
 
     token_id: int
     token: bytes
@@ -252,10 +253,10 @@ class TokenLogprob(Struct, frozen=True):
 
 
 class TokenLogprobs(Struct, frozen=True):
-    """One place of an answer: what was chosen there, and the likeliest tokens in falling order.
+    """One position of an answer: the sampled token, and the most likely tokens in descending order.
 
-    The probabilities are the model's own, before temperature, penalties, bias and cuts, as vLLM's are by
-    default; so a chosen token may be less likely than all of `top`.
+    Probabilities are the model's, before temperature, penalties, bias and truncation, as vLLM's are by
+    default; so the sampled token may be less likely than all of `top`.
     """
 
     chosen: TokenLogprob
@@ -263,13 +264,12 @@ class TokenLogprobs(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True, tag="chunk"):
-    """Progress of one request. `text` and `token_ids` are what is new; counts are totals so far.
+    """Progress of one request. `text` and `token_ids` are new since the last chunk; counts are totals.
 
-    `completion_tokens` counts every sampled token, the closing one included. `text` may lag behind
+    `completion_tokens` counts every sampled token, including the end-of-sequence token. `text` may lag behind
     `token_ids` while a character or a stop string is incomplete. The last chunk has a `finish_reason`.
-    `cached_prompt_tokens` of the prompt were found in the prefix cache and not computed.
-    `logprobs` has an item for each of `token_ids` if they were asked for. `queue_seconds`: from the request's
-    arrival until it first ran.
+    `cached_prompt_tokens`: prompt tokens found in the prefix cache. `logprobs`, if requested, has an item for
+    each of `token_ids`. `queue_seconds`: time from the request's arrival until it first ran.
     """
 
     request_id: str
@@ -298,11 +298,11 @@ class Embedding(Struct, frozen=True, tag="embedding"):
 
 
 class Status(Struct, frozen=True, tag="status"):
-    """What the engine holds now. `active_adapters` are in device slots, `resident_adapters` in the host
-    cache. `prefix_cache_queries` and `prefix_cache_hits` are tokens since the start: of all requests, and
-    those of them that were found; `kv_blocks_named` can be found now, `kv_blocks_used` are held by requests.
-    The last three count since the start: requests that began with an adapter on the device, or on the host,
-    and adapters that were read from disk.
+    """State of the engine. `active_adapters` are in device slots, `resident_adapters` in the host cache.
+    `prefix_cache_queries` and `prefix_cache_hits` count prompt tokens since the start: all of them, and those
+    found in the cache. `kv_blocks_named` are in the prefix cache now, `kv_blocks_used` are held by requests.
+    The last three are totals since the start: requests whose adapter was on the device, requests whose
+    adapter was on the host, and adapters read from disk.
     """
 
     request_id: str
@@ -326,14 +326,14 @@ class Status(Struct, frozen=True, tag="status"):
 
 
 class Metrics(Struct, frozen=True, tag="metrics"):
-    """What the engine counts, in Prometheus' text format; see `inference.server.metrics`."""
+    """The engine's metrics in Prometheus' text format; see `inference.server.metrics`."""
 
     request_id: str
     text: str
 
 
 class Error(Struct, frozen=True, tag="error"):
-    """A command failed. `code` is stable; `retryable` says whether the same command may succeed later."""
+    """A command failed. `code` is stable; `retryable`: whether the same command may succeed later."""
 
     request_id: str
     code: str

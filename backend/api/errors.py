@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from backend.api.rate_limits import RateLimitExceeded
+from backend.api.schemas.common import CONTRADICTION
 from backend.api.tus import TUS_VERSION, UnknownTusVersion
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.content import ContentCorrupt
@@ -111,9 +112,6 @@ HEADERS: Mapping[int, Mapping[str, str]] = {
     429: {"retry-after": "1"},
     503: {"retry-after": "1"},
 }
-
-CONTRADICTION = "contradiction"
-"""Type of a validation error between fields of a schema; its context names the field at fault."""
 
 # Parameters of OpenAI's API that are rejected as unsupported; all others are rejected as unknown.
 UNSUPPORTED = frozenset(

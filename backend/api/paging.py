@@ -1,6 +1,6 @@
-"""Pages of lists: `limit` items from behind the cursor `after`, which is the last item of the page before.
+"""Cursor pagination of lists: `limit` items after the item that the cursor `after` names.
 
-A cursor names an item, not a number of items to skip: what is added to a list meanwhile moves nothing.
+A cursor names an item instead of an offset, so items that are added during a walk do not shift its pages.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _events(client: ApiClient, job_id: str) -> Iterator[dict[str, Any]]:
 def _estimate_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['num_train_rows']:,} rows to train on, {found['num_eval_rows']:,} held out"
     yield f"{found['num_left_out']:,} rows left out: no answer within max_length"
-    yield f"{found['num_steps']:,} steps, {found['num_loss_tokens']:,} tokens trained"
+    yield f"{found['num_steps']:,} steps, {found['num_trained_tokens']:,} tokens trained"
     if found["seconds"] is not None:
         yield f"about {found['seconds']:,} seconds"
     if not found["price"]:

@@ -1,8 +1,8 @@
-"""How an engine process is started.
+"""Command line and environment of an engine process.
 
-One supervisor owns it, `loraledger up` or the operator's own around `loraledger engine`: it starts the
-engine, starts it again when it dies, and ends it. API processes are its clients and nothing else, so that
-none of them can take it from the others by dying. A lock beside the socket refuses a second engine there.
+One supervisor owns the process: `loraledger up`, or the operator's own around `loraledger engine`. It starts,
+restarts and ends the engine. API processes are clients only, so that a crash of one does not end the engine
+for the others. A lock next to the socket prevents a second engine.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_SPIN_COUNT = "2000"  # of libgomp's (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html)
+_SPIN_COUNT = "2000"  # libgomp (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """How to start the engine. `options` become command-line options of `inference.server`, such as
-    `{"dtype": "float32", "batch_invariant": True}`. With `ends_with_stdin` it ends when whoever holds the
-    other end of its standard input does, however that happens.
+    """Configuration of an engine process. `options` become command-line options of `inference.server`, such
+    as `{"dtype": "float32", "batch_invariant": True}`. With `ends_with_stdin` the engine ends when its
+    standard input closes, which also happens when its parent process crashes.
     """
 
     socket_path: Path
@@ -53,15 +53,15 @@ class EngineProcess:
         return command
 
     def environment(self) -> dict[str, str]:
-        """What torch reads when it is loaded, before any option."""
+        """Environment variables that torch reads when it is imported."""
         return {**waiting_policy(), **os.environ, "OMP_NUM_THREADS": str(self.num_threads)}
 
 
 def waiting_policy() -> dict[str, str]:
-    """Variables that say how threads of the engine wait for each other; none if OMP_WAIT_POLICY is set.
+    """Environment variables for how OpenMP threads wait; none if OMP_WAIT_POLICY is set.
 
-    They spin for some microseconds, then sleep. With cores of its own an engine was measured to answer 1.18
-    times as fast as with threads that sleep at once, and as fast beside busy processes, where it took six
-    times as long with as much spinning as libgomp's default.
+    Threads spin for some microseconds, then sleep. Measured against threads that sleep at once, this is 1.18
+    times as fast on dedicated cores and equally fast on busy ones. With libgomp's default spin count an
+    engine on busy cores takes six times as long.
     """
     return {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": _SPIN_COUNT}

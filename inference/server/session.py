@@ -295,7 +295,7 @@ class Session:
 def _embed_job(
     engine_id: str, prompt: list[int], answer: list[int], command: Embed
 ) -> Callable[[Engine], None]:
-    return lambda engine: engine.embed(engine_id, prompt, answer, command.choice)
+    return lambda engine: engine.embed(engine_id, prompt, answer, command.adapter_or_blend)
 
 
 def _error(request_id: str, error: InferenceError) -> Error:

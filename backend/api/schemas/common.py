@@ -24,6 +24,8 @@ from backend.domain.errors import InvalidInput
 T = TypeVar("T")
 chain_id: ContextVar[int] = ContextVar("chain_id")
 """Chain id of the installation. Accounts in CAIP-10 form must be on this chain."""
+CONTRADICTION = "contradiction"
+"""Type of a validation error between fields of a schema; its context names the field at fault."""
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _DECIMAL = re.compile(r"[0-9]{1,39}")
 

@@ -183,18 +183,18 @@ class JobView(View):
 
 
 class RowPreviewView(View):
-    """A tokenised row. `loss_mask[i]` says whether training computes loss on `tokens[i]`."""
+    """A tokenised row. `is_trained[i]` says whether training computes loss on `tokens[i]`."""
 
     contribution: int
     tokens: list[str]
-    loss_mask: list[bool] = Field(validation_alias="is_learnt")
+    is_trained: list[bool] = Field(validation_alias="is_learnt")
 
 
 class EstimateView(View):
-    """Counts are totals over all epochs: `num_tokens` pass through the model, `num_loss_tokens` carry loss.
-    `seconds`: estimated from the newest jobs of this installation; null where none succeeded yet. `charge` is
-    for the tokens that carry loss, at `price` token units per million; `max_charge` is reserved on the
-    channel during the job. `rows`: a sample as it is tokenised, the first 1,024 tokens of each.
+    """Counts are totals over all epochs: `num_tokens` pass through the model, `num_trained_tokens` carry
+    loss. `seconds`: estimated from the newest jobs of this installation; null where none succeeded yet.
+    `charge` is for the tokens that carry loss, at `price` token units per million; `max_charge` is reserved
+    on the channel during the job. `rows`: a sample as it is tokenised, the first 1,024 tokens of each.
     """
 
     object: Literal["fine_tuning.job.estimate"] = "fine_tuning.job.estimate"
@@ -205,7 +205,7 @@ class EstimateView(View):
     num_eval_rows: int
     num_steps: int
     num_tokens: int
-    num_loss_tokens: int = Field(validation_alias="num_learnt_tokens")
+    num_trained_tokens: int = Field(validation_alias="num_learnt_tokens")
     price: int
     charge: IntString
     max_charge: IntString

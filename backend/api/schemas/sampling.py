@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backend.api.errors import CONTRADICTION
+from backend.api.schemas.common import CONTRADICTION
 from backend.domain.split import MAX_SLICES
 from inference.protocol import MAX_GRAMMAR_LENGTH, Generate, Sampling
 

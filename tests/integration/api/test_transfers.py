@@ -16,7 +16,7 @@ import pytest
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
-from backend.api.app import MAX_PIECES
+from backend.api.app import MAX_TRANSFER_CHUNKS
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Datanet
 from tests.integration.api.conftest import sign_in
@@ -247,7 +247,7 @@ def test_pieces_have_slots_of_their_own(api: Api, server: tuple[FastAPI, str]) -
     slots: UploadSlots = server[0].state.transfer_slots
     path = created(api)
     with ExitStack() as others, api.http(api.session) as http:
-        for _ in range(MAX_PIECES):
+        for _ in range(MAX_TRANSFER_CHUNKS):
             others.enter_context(slots.take())
         busy = http.patch(path, headers=PIECE | {"Upload-Offset": "0"}, content=ROWS)
     assert (busy.status_code, busy.json()["error"]["code"]) == (503, "uploads_busy")

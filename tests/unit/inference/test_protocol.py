@@ -43,7 +43,7 @@ def test_a_blend_survives_the_wire_and_its_digest_any_order(parts: list[tuple[in
     blend = blend_of(parts)
     command = decode_command(encode_frame(Generate("r", prompt="x", blend=blend))[4:])
     assert isinstance(command, Generate)
-    assert command.blend == command.choice == blend
+    assert command.blend == command.adapter_or_blend == blend
     shuffled = list(parts)
     rng.shuffle(shuffled)
     assert blend_of(shuffled).digest == blend.digest
