@@ -153,7 +153,7 @@ def domain_error_body(error: DomainError) -> dict[str, Any]:
 
 
 def internal_error_body() -> dict[str, Any]:
-    text = "Internal server error. Only answers with a receipt were charged."
+    text = "Internal server error. Receipts show what was charged: without a receipt, nothing was."
     return error_body(500, text, "internal_error")
 
 

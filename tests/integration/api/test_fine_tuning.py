@@ -77,7 +77,7 @@ def test_a_job_shows_what_is_kept_and_then_what_it_cost(client: OpenAI, api: Api
     assert [used["spend_micro_units"] for used in usage] == [paid["payment"]["charge"]]
     assert client.fine_tuning.jobs.retrieve(job["id"]).trained_tokens == 60
     said = [event.message for event in client.fine_tuning.jobs.list_events(job["id"])]
-    assert any(message.startswith("60 tokens were trained for 120 micro-units: rec") for message in said)
+    assert any(message.startswith("Charged 120 micro-units for 60 trained tokens: rec") for message in said)
 
 
 def publish(leases: Leases, job_id: str, num_tokens: int) -> None:

@@ -87,7 +87,7 @@ def test_faults_are_described_by_their_parameter(
 
 
 def test_a_defect_does_not_claim_that_nothing_was_charged() -> None:
-    assert "eceipts say" in internal_error_body()["error"]["message"]
+    assert "eceipts show" in internal_error_body()["error"]["message"]
 
 
 def test_half_a_character_in_a_message_leaves_escaped() -> None:
