@@ -65,7 +65,7 @@ abstract contract Demands is Verdicts, ReentrancyGuardTransient {
         unansweredOf[id] = (1 << keys.length) - 1;
         ++numOpenDemands[demand_.batchHash];
         emit Demanded(id, header.operator, demand_.batchHash, demand_);
-        token.pull(msg.sender, demand_.bondUnits * keys.length);
+        token.pull(demand_.bondUnits * keys.length);
     }
 
     /// @inheritdoc IDisputes

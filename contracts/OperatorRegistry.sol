@@ -77,7 +77,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712, ReentrancyGuardTransient
         require(amount != 0, ZeroAmount());
         _stakes[msg.sender].stake += amount;
         emit Staked(msg.sender, amount);
-        token.pull(msg.sender, units);
+        token.pull(units);
     }
 
     /// @inheritdoc IOperatorRegistry

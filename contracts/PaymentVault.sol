@@ -66,7 +66,7 @@ contract PaymentVault is SessionKeys {
         uint256 units
     ) external nonReentrant returns (ChannelId channelId) {
         channelId = _credit(msg.sender, operator, collector, units);
-        token.pull(msg.sender, units);
+        token.pull(units);
     }
 
     /// @inheritdoc IPaymentVault
@@ -78,7 +78,7 @@ contract PaymentVault is SessionKeys {
     ) external nonReentrant returns (ChannelId channelId) {
         channelId = _credit(msg.sender, operator, collector, units);
         _grantIfPresent(channelId, grant);
-        token.pull(msg.sender, units);
+        token.pull(units);
     }
 
     /// @inheritdoc IPaymentVault
@@ -103,7 +103,7 @@ contract PaymentVault is SessionKeys {
         {} catch {} // solhint-disable-line no-empty-blocks
         channelId = _credit(msg.sender, operator, collector, units);
         _grantIfPresent(channelId, grant);
-        token.pull(msg.sender, units);
+        token.pull(units);
     }
 
     /// @inheritdoc IPaymentVault

@@ -14,10 +14,10 @@ library ExactTransfer {
     /// is the difference modulo 2^256.
     error UnexpectedTransfer(uint256 expected, uint256 received);
 
-    /// @notice Transfers `units` from `from` to this contract, which needs an allowance.
-    function pull(IERC20 token, address from, uint256 units) internal {
+    /// @notice Transfers `units` from the caller to this contract, which needs an allowance.
+    function pull(IERC20 token, uint256 units) internal {
         uint256 before = balance(token);
-        token.safeTransferFrom(from, address(this), units);
+        token.safeTransferFrom(msg.sender, address(this), units);
         checkReceived(token, before, units);
     }
 
