@@ -11,7 +11,7 @@ import random
 import time
 from statistics import median
 
-from backend.domain.batch import Ledger, build
+from backend.domain.batch import OperatorLedger, build
 from backend.domain.batch_data import BatchName, encode
 from backend.domain.hashing import attribution_hash, channel_id, keccak, slices_hash, to_hash, version_id
 from backend.domain.ids import Account, Hash32, SnapshotId, VersionId
@@ -92,7 +92,7 @@ def measure(count: int, num_contributors: int, repeats: int) -> dict[str, float]
     built, encoded = [], []
     for _ in range(repeats):
         began = time.perf_counter()
-        batch = build(_account("operator"), Ledger(), terms, signed, Rules(registry))
+        batch = build(_account("operator"), OperatorLedger(), terms, signed, Rules(registry))
         built.append(time.perf_counter() - began)
         began = time.perf_counter()
         encode(BatchName(1, _account("settlement"), batch.operator, batch.number), batch.receipts)

@@ -93,7 +93,7 @@ class Chain:
         return self._as(signer).send(contract, function, *args).gas_used
 
     def ask(self, contract: str, function: str, *args: Any) -> Any:
-        return self._as(self.operator).ask(contract, function, *args)
+        return self._as(self.operator).call(contract, function, *args)
 
     def wait(self, seconds: int) -> None:
         self._now += seconds

@@ -13,7 +13,7 @@ from eth_keys.datatypes import PrivateKey
 
 from backend.chain.contracts import interface
 from backend.domain import hashing
-from backend.domain.batch import HEADER_FIELDS, Ledger, build, camel_case, pack_spans
+from backend.domain.batch import HEADER_FIELDS, OperatorLedger, build, camel_case, pack_spans
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import leaf_hash, look_up
@@ -176,7 +176,7 @@ class Example:
 
     @cached_property
     def batch(self) -> Batch:
-        return build(self.operator, Ledger(), self.terms, self.receipts, Rules(self))
+        return build(self.operator, OperatorLedger(), self.terms, self.receipts, Rules(self))
 
     @cached_property
     def data(self) -> bytes:

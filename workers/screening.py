@@ -32,7 +32,7 @@ class Gatekeeper:
         found = self._inspection(job_folder)
         self.gate.note(found)
         self.gate.learn(found.base_model, self.folders, self.inspect)
-        parent, has_snapshot = job.config.parent, job.foreign is None
+        parent, has_snapshot = job.config.parent, job.imported is None
         return self.gate.report(found.adapter_digest, job.creator, parent, has_snapshot=has_snapshot)
 
     def _inspection(self, job_folder: Path) -> Inspection:

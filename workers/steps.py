@@ -85,8 +85,8 @@ class Steps:
             if taken is None:
                 return
             held, heartbeat = taken
-            if held.job.foreign is not None:
-                self._accept(held, held.job.foreign, heartbeat)
+            if held.job.imported is not None:
+                self._accept(held, held.job.imported, heartbeat)
                 return
             self._parent(held.job)  # what cannot be had is told before anybody waits for it
             self._leases.validated(held, self._write_rows(held.job))
@@ -113,8 +113,8 @@ class Steps:
         report = self._gatekeeper.report(held.job, folder)
         self._leases.report(held, "gate", {"message": report.message, **asdict(report)})
         _count(self._leases.published(held, self._publication.publish(folder / ADAPTER)))
-        if held.job.foreign is not None:  # again, for a worker that was killed right behind accepting them
-            drop_files(self._options.transfers, held.job.creator, held.job.foreign)
+        if held.job.imported is not None:  # again, for a worker that was killed right behind accepting them
+            drop_files(self._options.transfers, held.job.creator, held.job.imported)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     def _train(self, held: Held, heartbeat: Heartbeat) -> None:

@@ -1,14 +1,14 @@
-"""The chain behind the port: reads, and calls prepared for somebody to sign."""
+"""Client of the contracts of one deployment: reads them and prepares transactions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.contracts import interface, reverted
+from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
+from backend.chain.transactions import call_error
 from backend.domain.chain import ChainEvent, ChainReplaced, Reverted
-from backend.domain.errors import Unavailable
 from backend.domain.transactions import PreparedTransaction, as_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
 
 GAS_MARGIN_PERCENT = 25
-"""On top of an estimate: state may move until it is mined, and every inner call holds 1/64 back."""
+"""Added to gas estimates: state may change before mining, and each inner call withholds 1/64 (EIP-150)."""
 
 
 INDEXED = (
@@ -34,13 +34,13 @@ INDEXED = (
     "Disputes",
     "MarketGovernor",
 )
-"""Contracts whose events are read. Token transfers are not among them: balances are asked from the chain."""
-UNREAD = {("Disputes", "Reserved")}
-"""Events that nothing follows from, and that anybody can emit for the price of gas."""
+"""Contracts whose events are indexed. Tokens are not: their balances are read from the chain."""
+IGNORED_EVENTS = {("Disputes", "Reserved")}
+"""Events without effect on any projection. Ignoring them keeps spam out of the database."""
 
 
 class ChainClient:
-    """Implements `backend.ports.chain.Chain` for one deployment. Safe to share between threads."""
+    """Implements `backend.ports.chain.Chain`. Safe to share between threads."""
 
     def __init__(self, node: Node, deployment: Deployment) -> None:
         self.node = node
@@ -84,14 +84,14 @@ class ChainClient:
         block: int | None = None,
         sender: Account | None = None,
     ) -> bytes:
-        """What the call would return on top of a block (the latest). `Reverted` if it would fail."""
+        """Result of the call on the state after a block, the latest by default. Errors: `Reverted`."""
         try:
             return self.node.call(self.address(contract), data, block, sender)
         except RpcError as error:
-            raise self._refused(contract, function, error) from error
+            raise call_error(contract, function, error) from error
 
     def events(self, first: int, last: int) -> list[ChainEvent]:
-        """Decoded events of our contracts in blocks `first` to `last`, in order of the chain."""
+        """Decoded events of the deployment in blocks `first` to `last`, by block and log index."""
         names = {self.address(name): name for name in INDEXED}
         logs = self.node.logs(sorted(names), first, last)
         events = (_event(names[log.address], log) for log in logs)
@@ -128,41 +128,36 @@ class ChainClient:
         return None if call is None else self.decode(*call)
 
     def estimate_gas(self, contract: str, function: str, data: bytes, sender: Account, value: int = 0) -> int:
-        """Gas limit with a margin, on top of what waits in the pool. `Reverted` if the call would fail."""
+        """Gas limit with a margin, on the state after the pending transactions. Errors: `Reverted`."""
         try:
             gas = self.node.estimate_gas(self.address(contract), data, sender, value)
         except RpcError as error:
-            raise self._refused(contract, function, error) from error
+            raise call_error(contract, function, error) from error
         return gas * (100 + GAS_MARGIN_PERCENT) // 100
 
     def check(self) -> None:
-        """`ChainReplaced` if the node's chain is another one than the deployment's."""
-        known = self.deployment
-        if (found := self.node.chain_id) != known.chain_id:
-            raise self._replaced(f"the chain id is {found}, not {known.chain_id}")
-        block = self.node.block(known.block_number)
-        if block is None or block.hash != known.block_hash:
-            found_hash = "missing" if block is None else block.hash
-            raise self._replaced(f"block {known.block_number} is {found_hash}, not {known.block_hash}")
+        """Errors: `ChainReplaced` if the node is on another chain than the deployment."""
+        expected = self.deployment
+        if (chain_id := self.node.chain_id) != expected.chain_id:
+            raise self._replaced(f"the chain id is {chain_id}, not {expected.chain_id}")
+        block = self.node.block(expected.block_number)
+        if block is None or block.hash != expected.block_hash:
+            block_hash = "missing" if block is None else block.hash
+            raise self._replaced(f"block {expected.block_number} is {block_hash}, not {expected.block_hash}")
 
     def close(self) -> None:
         self.node.close()
 
-    def _refused(self, contract: str, function: str, error: RpcError) -> Reverted | Unavailable:
-        if error.is_revert:
-            return reverted(contract, function, error.revert_data, error.message)
-        return Unavailable(f"the node cannot run {contract}.{function}: {error.message}")
-
-    def _replaced(self, what: str) -> ChainReplaced:
+    def _replaced(self, reason: str) -> ChainReplaced:
         return ChainReplaced(
-            f"the chain at {self.node.rpc.name} is not the one that the contracts were deployed to: {what}",
+            f"the chain at {self.node.rpc.name} is not the one that the contracts were deployed to: {reason}",
             details={"rpc": self.node.rpc.name, "expected_block_hash": self.deployment.block_hash},
         )
 
 
 def _event(contract: str, log: Log) -> ChainEvent | None:
     entry = interface(contract).events.get(log.topics[0]) if log.topics else None
-    if entry is None or (contract, entry.name) in UNREAD:
+    if entry is None or (contract, entry.name) in IGNORED_EVENTS:
         return None
     return ChainEvent(
         block_number=log.block_number,

@@ -1,4 +1,4 @@
-"""Contracts that sign (EIP-1271): their own code judges, by a call that is bounded in gas, time and size."""
+"""Verifies signatures of contract wallets (EIP-1271), by calls limited in gas, time and size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
 
 MAGIC = bytes.fromhex("1626ba7e")
-"""`isValidSignature(bytes32,bytes)`: its selector, and what it returns for yes."""
+"""Selector of `isValidSignature(bytes32,bytes)`, which is also its return value for a valid signature."""
 MAX_GAS = 1_000_000
-"""Two passkeys, verified in Solidity at 330,000 each, fit; it also bounds what a contract can return."""
+"""Enough for two passkeys verified in Solidity (330,000 each). It also bounds the size of the result."""
 MAX_SECONDS = 10
 MAX_SIGNATURE_BYTES = 8192
-FAULTS_OF_CODE = ("revert", "gas", "opcode", "jump", "stack", "vm exception")
-"""In what nodes say when the fault is the contract's; other errors are their own."""
+CONTRACT_ERRORS = ("revert", "gas", "opcode", "jump", "stack", "vm exception")
+"""Substrings of the error messages that nodes give when the contract's code fails."""
 
 
 class WalletCalls:
@@ -42,15 +42,15 @@ class WalletCalls:
         data = MAGIC + encode(["bytes32", "bytes"], [digest, _signature_bytes(signature)])
         call = {"to": account, "data": "0x" + data.hex(), "gas": hex(MAX_GAS)}
         try:
-            answer: str = self._node.rpc.request("eth_call", call, "latest")
+            result: str = self._node.rpc.request("eth_call", call, "latest")
         except RpcError as error:
-            if not any(fault in error.message.lower() for fault in FAULTS_OF_CODE):
+            if not any(text in error.message.lower() for text in CONTRACT_ERRORS):
                 raise Unavailable(
-                    f"the node cannot ask the contract at {account}: {error.message}"
+                    f"the node cannot call the contract at {account}: {error.message}"
                 ) from error
             return False
-        # The whole word: a contract that answers everything with something is no wallet.
-        return answer[:66] == "0x" + MAGIC.hex().ljust(64, "0")
+        # The whole word is compared, because some contracts return data for any call.
+        return result[:66] == "0x" + MAGIC.hex().ljust(64, "0")
 
     def close(self) -> None:
         self._node.close()

@@ -1,8 +1,8 @@
-"""The contracts' interfaces: encodes calls, decodes results, logs and custom errors.
+"""ABI codec of the contracts: encodes calls, decodes results, logs and custom errors.
 
-Values on our side of the border are plain: integers, booleans, text, lower-case 0x-hex for bytes and
-addresses, lists, and dicts for structs. On the way in, decimal strings pass as integers (arguments come out
-of JSON) and tuples as structs.
+Decoded values are integers, booleans, text, lower-case 0x-hex for bytes and addresses, lists, and dicts for
+structs. Encoding also accepts decimal strings as integers, because queued arguments are JSON, and tuples
+as structs.
 """
 
 from __future__ import annotations
@@ -12,18 +12,26 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eth_abi.abi import default_codec
 from eth_abi.exceptions import EncodingError
+from eth_utils.abi import (
+    abi_to_signature,
+    collapse_if_tuple,
+    event_signature_to_log_topic,
+    function_signature_to_4byte_selector,
+)
 
 from backend.domain.chain import Reverted
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.hashing import keccak
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
+
+    from eth_typing import ABIElement
 
 ARRAY = re.compile(r"^(.*)\[\d*\]$")
 BUILT_IN_ERRORS: list[dict[str, Any]] = [
@@ -53,35 +61,43 @@ PAYMENT_TOKEN_ABI = [
         ),
     )
 ]
-"""What we ask of any payment token: ERC-20, EIP-712 by EIP-2612 or ERC-5267, EIP-3009."""
+"""The functions of a payment token that we call: ERC-20, ERC-5267, and those of EIP-2612 and EIP-3009."""
 
 Parameter = dict[str, Any]
-"""One input or output of an ABI entry: `name`, `type`, `components` of a tuple."""
+"""One input or output of an ABI entry: `name`, `type`, and for a tuple its `components`."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A function, event or error."""
+    """A function, event, error or constructor."""
 
     name: str
+    signature: str
+    """Name and canonical types of the inputs, such as `transfer(address,uint256)`."""
     inputs: list[Parameter]
     outputs: list[Parameter]
 
-    @cached_property
-    def signature(self) -> str:
-        return f"{self.name}({','.join(map(_type, self.inputs))})"
+    @classmethod
+    def from_abi(cls, raw: dict[str, Any]) -> Self:
+        signature = abi_to_signature(cast("ABIElement", raw))
+        return cls(raw.get("name", raw["type"]), signature, raw.get("inputs", []), raw.get("outputs", []))
 
     @cached_property
     def topic(self) -> bytes:
-        """Keccak of the signature: `topics[0]` of an event, its first four bytes the selector."""
-        return keccak(self.signature.encode())
+        """`topics[0]` of the event's logs."""
+        return event_signature_to_log_topic(self.signature)
+
+    @cached_property
+    def selector(self) -> bytes:
+        """The first four bytes of the call data or of the revert data."""
+        return function_signature_to_4byte_selector(self.signature)
 
     def encode(self, args: Sequence[Any]) -> bytes:
-        """Call data. `InvalidInput` says which argument does not fit."""
-        return self.topic[:4] + encode(self.inputs, args, self.signature)
+        """Call data. Errors: `InvalidInput` if the arguments do not fit."""
+        return self.selector + encode(self.inputs, args, self.signature)
 
     def plain_args(self, args: Sequence[Any]) -> dict[str, Any]:
-        """Arguments by name in plain form, as they would come back from the chain."""
+        """Arguments by name in the form in which decoding returns them."""
         return self.decode_args(encode(self.inputs, args, self.signature))
 
     def decode_args(self, data: bytes) -> dict[str, Any]:
@@ -89,20 +105,20 @@ class Entry:
         return _named(self.inputs, decode(self.inputs, data))
 
     def decode_result(self, data: bytes) -> Any:
-        """The value; a tuple of values where the function returns several; None where it returns none."""
+        """The value; a tuple if the function returns several values, None if it returns none."""
         values = decode(self.outputs, data)
         return values[0] if len(values) == 1 else tuple(values) or None
 
     def decode_log(self, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
-        """Arguments by name. Indexed strings and arrays are their hashes, all that the log holds."""
-        indexed, remaining = self._parts_of_log
-        values = iter(decode(remaining, data))
-        found = iter(decode(indexed, b"".join(topics[1:])))
-        return {p["name"]: next(found) if p["indexed"] else next(values) for p in self.inputs}
+        """Arguments by name. Of an indexed string, array or struct the log has only the hash."""
+        in_topics, in_data = self._log_parameters
+        values = iter(decode(in_data, data))
+        indexed = iter(decode(in_topics, b"".join(topics[1:])))
+        return {p["name"]: next(indexed) if p["indexed"] else next(values) for p in self.inputs}
 
     @cached_property
-    def _parts_of_log(self) -> tuple[list[Parameter], list[Parameter]]:
-        """What the topics hold, a word each, and what the data holds."""
+    def _log_parameters(self) -> tuple[list[Parameter], list[Parameter]]:
+        """Parameters in the topics, one word each, and parameters in the data."""
         indexed = [_as_topic(p) for p in self.inputs if p["indexed"]]
         return indexed, [p for p in self.inputs if not p["indexed"]]
 
@@ -113,40 +129,42 @@ class Interface:
     def __init__(self, name: str, abi: list[dict[str, Any]]) -> None:
         self.name = name
         self.abi = abi
-        entries = [(e["type"], _entry(e)) for e in abi]
+        entries = [(e["type"], Entry.from_abi(e)) for e in abi if e["type"] not in ("fallback", "receive")]
         self.functions = [entry for kind, entry in entries if kind == "function"]
         self.events = {entry.topic: entry for kind, entry in entries if kind == "event"}
-        self.errors = {entry.topic[:4]: entry for kind, entry in entries if kind == "error"}
-        self.constructor = next(
-            (e for kind, e in entries if kind == "constructor"), Entry("constructor", [], [])
-        )
+        self.errors = {entry.selector: entry for kind, entry in entries if kind == "error"}
+        default = Entry.from_abi({"type": "constructor"})
+        self.constructor = next((entry for kind, entry in entries if kind == "constructor"), default)
 
     def function(self, name: str, args: Sequence[Any]) -> Entry:
-        """By name, or by whole signature; where the name is overloaded the number of arguments decides."""
-        found = [f for f in self.functions if name in (f.name, f.signature)]
-        if not found:
+        """Find a function by name or signature. The number of arguments resolves overloads.
+
+        Errors: `NotFound` if the contract has no such function, `InvalidInput` if none takes these arguments.
+        """
+        named = [f for f in self.functions if name in (f.name, f.signature)]
+        if not named:
             raise NotFound(f"{self.name} has no function {name}", param="function")
-        fitting = [f for f in found if len(f.inputs) == len(args)]
+        fitting = [f for f in named if len(f.inputs) == len(args)]
         if len(fitting) != 1:
             raise InvalidInput(
                 f"{self.name}.{name} does not take {len(args)} arguments",
                 param="args",
-                details={"signatures": [f.signature for f in found]},
+                details={"signatures": [f.signature for f in named]},
             )
         return fitting[0]
 
     def by_selector(self, selector: bytes) -> Entry | None:
-        return next((f for f in self.functions if f.topic[:4] == selector), None)
+        return next((f for f in self.functions if f.selector == selector), None)
 
     def selector(self, name: str) -> bytes:
-        """First four bytes of the call data of a function that is not overloaded."""
-        (found,) = [f for f in self.functions if f.name == name]
-        return found.topic[:4]
+        """The selector of a function that is not overloaded."""
+        (function,) = [f for f in self.functions if f.name == name]
+        return function.selector
 
 
 @cache
 def interface(name: str) -> Interface:
-    """From the committed ABI files. `NotFound` for a contract that we do not know."""
+    """Load a contract's committed ABI file. Errors: `NotFound` if there is none."""
     if name == PAYMENT_TOKEN:
         return Interface(name, PAYMENT_TOKEN_ABI)
     file = resources.files("backend.chain").joinpath("abi", f"{name}.json")
@@ -157,15 +175,20 @@ def interface(name: str) -> Interface:
 
 @cache
 def all_errors() -> dict[bytes, Entry]:
-    """Selector -> error of any contract: an error reaches the caller through all contracts in between."""
+    """Selector -> error, of all contracts: a call also returns the errors of the contracts that it calls."""
     files = resources.files("backend.chain").joinpath("abi").iterdir()
     names = sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
     built_in = Interface("Solidity", BUILT_IN_ERRORS).errors
     return built_in | {selector: e for name in names for selector, e in interface(name).errors.items()}
 
 
-def reverted(contract: str, function: str, data: bytes, message: str = "") -> Reverted:
-    """The error that revert data stands for; `message`: the node's own words, for data unknown to us."""
+def encode_call(contract: str, function: str, args: Sequence[Any]) -> bytes:
+    """Call data. Errors: those of `Interface.function` and `Entry.encode`."""
+    return interface(contract).function(function, args).encode(args)
+
+
+def decode_revert(contract: str, function: str, data: bytes, message: str = "") -> Reverted:
+    """Decode revert data into an error; `message`, from the node, describes data that no ABI has."""
     entry = all_errors().get(data[:4])
     where = f"{contract}.{function}"
     details: dict[str, Any] = {"contract": contract, "function": function}
@@ -173,8 +196,8 @@ def reverted(contract: str, function: str, data: bytes, message: str = "") -> Re
         details["data"] = "0x" + data.hex()
         return Reverted(f"{where} reverted: {message or 'no reason given'}", details=details)
     args = entry.decode_args(data[4:])
-    shown = ", ".join(f"{name} {value}" for name, value in args.items())
-    text = f"{where} reverted: {entry.name}" + (f" ({shown})" if shown else "")
+    listed = ", ".join(f"{name} {value}" for name, value in args.items())
+    text = f"{where} reverted: {entry.name}" + (f" ({listed})" if listed else "")
     details |= {"error": entry.name, "args": args}
     return Reverted(text, details=details, error=entry.name, args_by_name=args)
 
@@ -184,27 +207,15 @@ def encode(parameters: list[Parameter], args: Sequence[Any], where: str) -> byte
         raise InvalidInput(f"{where} takes {len(parameters)} arguments, got {len(args)}", param=where)
     try:
         values = [_to_abi(p, value) for p, value in zip(parameters, args, strict=True)]
-        return default_codec.encode([_type(p) for p in parameters], values)
+        return default_codec.encode([collapse_if_tuple(p) for p in parameters], values)
     except (EncodingError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"arguments do not fit {where}: {error}", param=where) from error
 
 
 def decode(parameters: list[Parameter], data: bytes) -> list[Any]:
-    # Text is read as bytes: a contract may hold bytes that are not UTF-8, and these must not stop an indexer.
-    types = [_type(p).replace("string", "bytes") for p in parameters]
+    # Strings are decoded as bytes: a contract may hold invalid UTF-8, which must not stop the indexer.
+    types = [collapse_if_tuple(p).replace("string", "bytes") for p in parameters]
     return [_from_abi(p, v) for p, v in zip(parameters, default_codec.decode(types, data), strict=True)]
-
-
-def _entry(raw: dict[str, Any]) -> Entry:
-    return Entry(raw.get("name", raw["type"]), raw.get("inputs", []), raw.get("outputs", []))
-
-
-def _type(parameter: Parameter) -> str:
-    """Canonical type: tuples as their components."""
-    name: str = parameter["type"]
-    if not name.startswith("tuple"):
-        return name
-    return f"({','.join(map(_type, parameter['components']))}){name.removeprefix('tuple')}"
 
 
 def _named(parameters: list[Parameter], values: Sequence[Any]) -> dict[str, Any]:
@@ -236,7 +247,7 @@ def _from_abi(parameter: Parameter, value: Any) -> Any:
         parts = parameter["components"]
         return _named(parts, [_from_abi(p, v) for p, v in zip(parts, value, strict=True)])
     if name == "string":
-        return value.decode(errors="replace").replace("\0", "\ufffd")  # PostgreSQL keeps no NUL in text
+        return value.decode(errors="replace").replace("\0", "\ufffd")  # PostgreSQL text cannot hold NUL
     if name.startswith("bytes"):
         return "0x" + value.hex()
     return value.lower() if name == "address" else value

@@ -1,7 +1,7 @@
-"""Sends disputes' calls with one key: tried first, priced within limits, several in the pool at once.
+"""Sends calls of disputes with one key, within limits of gas and price.
 
-Nothing is stored: what was sent shows on the chain, and a call that waits in the pool makes its twin revert
-when that is tried on top of it.
+It stores nothing. A call that waits in the pool makes a second identical call revert when that is estimated
+on top of it, and mined calls are visible on the chain.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.chain.contracts import interface
-from backend.chain.keys import sign_transaction
+from backend.chain.contracts import encode_call
 from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
+from backend.chain.transactions import UnsignedTransaction, current_gas_price, failure_of, raised, sign
 from backend.domain.chain import Reverted
 from backend.domain.deployment import PAYMENT_TOKEN
 from backend.domain.errors import Unavailable
 from backend.domain.hashing import keccak, to_hash, words
-from backend.domain.transactions import Call
-from backend.ports.disputes import Sent
+from backend.domain.transactions import Call, CallResult
 
 if TYPE_CHECKING:
     import threading
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
     from backend.ports.chain import Signer
 
 POLL_SECONDS = 0.1
-PATIENCE_SECONDS = 120.0
-"""A call that is not mined by then is left to the pool; its twin, tried later, reverts while it waits."""
+MINED_SECONDS = 120.0
+"""Time after which an unmined call is left in the pool; a repeated call reverts while it is there."""
 STUCK_BLOCKS = 5
-"""Blocks that pass without our transaction before it is sent again with higher fees."""
+"""Blocks without our transaction after which it is replaced with higher fees."""
 NONCE_TRIES = 5
-"""Another process may send with the same key: whoever comes second takes the next nonce."""
+"""Attempts to find a free nonce, because another process may send with the same key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class _Pooled:
 
 
 class ChainDisputeSender:
-    """Implements `backend.ports.disputes.DisputeSender`. Set `stop` to end all waiting."""
+    """Implements `backend.ports.disputes.DisputeSender`. Setting `stop` ends all waiting."""
 
     def __init__(
         self, client: ChainClient, signer: Signer, limits: GasLimits, stop: threading.Event | None = None
@@ -87,56 +86,56 @@ class ChainDisputeSender:
         return None if allowed >= units else Call(PAYMENT_TOKEN, "approve", (disputes, units))
 
     def reservation(self, call: Call) -> Hash32:
-        called = to_hash(keccak(_data(call)))
+        called = to_hash(keccak(_call_data(call)))
         return to_hash(keccak(words(self.account, called)))
 
     def refusal(self, call: Call) -> str:
         try:
             with node_errors():
                 self._affordable_gas(call)
-        except (Reverted, TooExpensive) as refused:
-            return str(refused)
+        except (Reverted, TooExpensive) as error:
+            return str(error)
         return ""
 
-    def send(self, calls: Sequence[Call]) -> list[Sent]:
+    def send(self, calls: Sequence[Call]) -> list[CallResult]:
         if not calls:
             return []
         with node_errors():
             try:
                 fees = self._affordable_fees()
-            except TooExpensive as refused:
-                return [Sent(call, None, str(refused)) for call in calls]
+            except TooExpensive as error:
+                return [CallResult(call, None, str(error)) for call in calls]
             nonce, head = self._node.num_transactions(self.account), self._node.head().number
-            pooled: list[_Pooled | Sent] = []
+            pooled: list[_Pooled | CallResult] = []
             for call in calls:
-                put = self._put(call, nonce, fees, head)
-                nonce = put.nonce + 1 if isinstance(put, _Pooled) else nonce
-                pooled.append(put)
-            return [p if isinstance(p, Sent) else self._wait(p) for p in pooled]
+                submitted = self._submit(call, nonce, fees, head)
+                nonce = submitted.nonce + 1 if isinstance(submitted, _Pooled) else nonce
+                pooled.append(submitted)
+            return [p if isinstance(p, CallResult) else self._wait(p) for p in pooled]
 
-    def _put(self, call: Call, nonce: int, fees: Fees, head: int) -> _Pooled | Sent:
-        """Into the pool, or why not."""
+    def _submit(self, call: Call, nonce: int, fees: Fees, head: int) -> _Pooled | CallResult:
+        """Put the call into the pool, or return why it is not sent."""
         try:
             gas = self._affordable_gas(call)
-        except Reverted as refused:
-            return Sent(call, None, str(refused), refused.error or "Reverted")
-        except TooExpensive as refused:
-            return Sent(call, None, str(refused))
+        except Reverted as error:
+            return CallResult(call, None, str(error), error.error or "Reverted")
+        except TooExpensive as error:
+            return CallResult(call, None, str(error))
         return self._broadcast(_Pooled(call, nonce, gas, fees, head))
 
     def _affordable_gas(self, call: Call) -> int:
-        """`Reverted` if the call would fail now; `TooExpensive`."""
-        gas = self._client.estimate_gas(call.contract, call.function, _data(call), self.account)
+        """Gas limit of the call. Errors: `Reverted` if it would fail now, `TooExpensive`."""
+        gas = self._client.estimate_gas(call.contract, call.function, _call_data(call), self.account)
         if gas > self._limits.gas:
             raise TooExpensive(f"it needs {gas} gas, above the limit of {self._limits.gas}")
         return gas
 
     def _affordable_fees(self) -> Fees:
-        """The node's suggestion, cut to the limit. `TooExpensive` if no block takes that now."""
+        """The node's suggestion, capped at the limit. Errors: `TooExpensive` if no block takes that now."""
         fees, limit = self._node.fees(), self._limits.price
-        base = (fees.max_fee - fees.priority_fee) // 2
-        if base + fees.priority_fee > limit:
-            raise TooExpensive(f"gas costs {base + fees.priority_fee} wei, above the limit of {limit}")
+        price = current_gas_price(fees)
+        if price > limit:
+            raise TooExpensive(f"gas costs {price} wei, above the limit of {limit}")
         return Fees(min(fees.max_fee, limit), fees.priority_fee)
 
     def _broadcast(self, pooled: _Pooled) -> _Pooled:
@@ -148,59 +147,56 @@ class ChainDisputeSender:
         raise Unavailable(f"the node takes no transaction of {self.account}")
 
     def _sign_and_send(self, pooled: _Pooled) -> bool:
-        """False if the pool would not have it."""
-        raw, tx_hash = sign_transaction(
+        """Returns False if the pool refuses the transaction."""
+        signed = sign(
             self._signer,
-            {
-                "chainId": self._client.chain_id,
-                "nonce": pooled.nonce,
-                "to": self._client.address(pooled.call.contract),
-                "value": 0,
-                "data": "0x" + _data(pooled.call).hex(),
-                "gas": pooled.gas,
-                "maxFeePerGas": pooled.fees.max_fee,
-                "maxPriorityFeePerGas": pooled.fees.priority_fee,
-            },
+            UnsignedTransaction(
+                chain_id=self._client.chain_id,
+                nonce=pooled.nonce,
+                to=self._client.address(pooled.call.contract),
+                data=_call_data(pooled.call),
+                gas=pooled.gas,
+                fees=pooled.fees,
+            ),
         )
         try:
-            self._node.broadcast(raw)
+            self._node.broadcast(signed.raw)
         except RpcError:
-            if not self._node.knows(tx_hash):
+            if not self._node.knows(signed.hash):
                 return False
-        pooled.hashes.append(tx_hash)
+        pooled.hashes.append(signed.hash)
         return True
 
-    def _wait(self, pooled: _Pooled) -> Sent:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while (found := self._find(pooled)) is None:
+    def _wait(self, pooled: _Pooled) -> CallResult:
+        until = time.monotonic() + MINED_SECONDS
+        while (tx_receipt := self._find(pooled)) is None:
             if time.monotonic() > until or (self._stop is not None and self._stop.is_set()):
-                return Sent(pooled.call, pooled.hashes[-1], "it is not mined yet")
-            self._raise_fees(pooled)
+                return CallResult(pooled.call, pooled.hashes[-1], "it is not mined yet")
+            self._replace_if_stuck(pooled)
             self._pause()
-        if found.is_success:
-            return Sent(pooled.call, found.tx_hash)
-        return self._failed(pooled.call, found)
+        if tx_receipt.is_success:
+            return CallResult(pooled.call, tx_receipt.tx_hash)
+        failure = self._failure(pooled, tx_receipt)
+        return CallResult(pooled.call, tx_receipt.tx_hash, str(failure), failure.error or "Reverted")
 
     def _find(self, pooled: _Pooled) -> TxReceipt | None:
         return next(filter(None, map(self._node.tx_receipt, reversed(pooled.hashes))), None)
 
-    def _raise_fees(self, pooled: _Pooled) -> None:
-        """Where blocks pass it by: the same with both fees an eighth higher, the least that pools accept."""
-        head = self._node.head().number
-        raised = Fees(*(fee + -(-fee // 8) for fee in (pooled.fees.max_fee, pooled.fees.priority_fee)))
-        if head - pooled.sent_at_block >= STUCK_BLOCKS and raised.max_fee <= self._limits.price:
-            pooled.fees, pooled.sent_at_block = raised, head
+    def _replace_if_stuck(self, pooled: _Pooled) -> None:
+        head, fees = self._node.head().number, raised(pooled.fees)
+        if head - pooled.sent_at_block >= STUCK_BLOCKS and fees.max_fee <= self._limits.price:
+            pooled.fees, pooled.sent_at_block = fees, head
             self._sign_and_send(pooled)
 
-    def _failed(self, call: Call, found: TxReceipt) -> Sent:
-        """Why a mined call failed, by running it once more."""
-        try:
-            self._client.simulate(
-                call.contract, call.function, _data(call), found.block_number, sender=self.account
-            )
-        except Reverted as refused:
-            return Sent(call, found.tx_hash, str(refused), refused.error or "Reverted")
-        return Sent(call, found.tx_hash, "it failed for a reason that is gone now")
+    def _failure(self, pooled: _Pooled, tx_receipt: TxReceipt) -> Reverted:
+        call, data = pooled.call, _call_data(pooled.call)
+        return failure_of(
+            tx_receipt,
+            pooled.gas,
+            lambda block: self._client.simulate(
+                call.contract, call.function, data, block, sender=self.account
+            ),
+        )
 
     def _pause(self) -> None:
         if self._stop is None:
@@ -211,12 +207,12 @@ class ChainDisputeSender:
 
 @contextmanager
 def node_errors() -> Iterator[None]:
-    """A node's refusals as `Unavailable`: whoever asked may ask again."""
+    """Turn a node's `RpcError` into `Unavailable`, so that the caller retries."""
     try:
         yield
     except RpcError as error:
         raise Unavailable(f"the chain's node refuses: {error}") from error
 
 
-def _data(call: Call) -> bytes:
-    return interface(call.contract).function(call.function, call.args).encode(call.args)
+def _call_data(call: Call) -> bytes:
+    return encode_call(call.contract, call.function, call.args)

@@ -1,7 +1,7 @@
-"""Follows the chain into the database: events, projections and cursor in one transaction each time.
+"""Indexes the chain into the database: each step writes events, projections and cursor in one transaction.
 
-Every step is restartable: what is not committed is read again, and what is committed is never read twice.
-A block counts once it has N blocks on top; if it falls out of the chain nevertheless, it is taken back.
+A step that is interrupted before its commit is repeated; committed blocks are never read twice. A block is
+indexed once it has N confirmations, and rolled back if a deeper reorganisation drops it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_RANGE = 5_000
-"""Blocks asked for at once, at most."""
+"""Blocks per request, at most."""
 MANY_EVENTS = 20_000
-"""A range with more is followed by a shorter one: while it is written, on SQLite, nobody else can write."""
+"""A range with more events halves the next one, because writing it blocks all other writers of SQLite."""
 SLOW_SECONDS = 5.0
 POLL_SECONDS = 0.5
 
@@ -51,7 +51,7 @@ class Indexer:
         self._range = MAX_RANGE
 
     def run_once(self) -> bool:
-        """One step: take back what fell out of the chain, else take in a range. False: nothing was due.
+        """Roll back dropped blocks, or else index the next range. Returns False if there is nothing to do.
 
         Errors: `ChainReplaced`, `Unavailable`, `RpcError`.
         """
@@ -60,7 +60,7 @@ class Indexer:
         HEAD_BLOCK.set(head)
         target = head - self._confirmations
         if cursor is not None and target < cursor.number:
-            return False  # a lagging node or a shorter fork: wait until it says something about our cursor
+            return False  # a lagging node or a shorter fork: wait until it reaches our cursor
         if cursor is not None and not self._is_canonical(cursor):
             self._rewind(cursor)
             return True
@@ -70,12 +70,12 @@ class Indexer:
         return self._advance(cursor, after + 1, target)
 
     def catch_up(self) -> None:
-        """Steps until nothing is due."""
+        """Run steps until there is nothing to do."""
         while self.run_once():
             pass
 
     def run(self, stop: threading.Event, poll_seconds: float = POLL_SECONDS) -> None:
-        """Follow until `stop` is set. A node that is away or unwell is waited for; another chain ends it."""
+        """Run until `stop` is set; retry while the node is unavailable. Errors: `ChainReplaced`."""
         is_checked = False
         while not stop.is_set():
             is_busy = False
@@ -85,7 +85,7 @@ class Indexer:
                     is_checked = True
                 is_busy = self.run_once()
             except (Unavailable, RpcError) as error:
-                log.warning("indexer waits: %s", error)
+                log.warning("indexer waits for the node: %s", error)
             if not is_busy:
                 stop.wait(poll_seconds)
 
@@ -102,7 +102,7 @@ class Indexer:
         if last is None:
             return False
         events = self._read(first, last)
-        # The answers are of one chain only if both ends stand after as they stood before.
+        # The events are of one fork only if both ends of the range are canonical after reading too.
         is_stable = events is not None and self._is_canonical(last)
         if not is_stable or not (cursor is None or self._is_canonical(cursor)):
             return True
@@ -113,11 +113,14 @@ class Indexer:
         return True
 
     def _read(self, first: int, last: BlockRef) -> list[ChainEvent] | None:
-        """None when the node refuses so many blocks. The range is then halved; successes double it."""
+        """Events of the range; None if the node refuses so many blocks.
+
+        A refusal halves the next range, a success doubles it.
+        """
         started = self._clock()
         try:
             events = self._source.events(first, last.number)
-            _check(events, first, last)
+            _check_consistent(events, first, last)
         except Exception as error:
             num_blocks = last.number - first + 1
             self._range = max(num_blocks // 2, 1)
@@ -146,18 +149,19 @@ class Indexer:
                 dropped = event_log.rewind(fork)
                 REORGS.inc()
                 REORGED_EVENTS.inc(dropped)
-                log.warning("reorg: back to block %d, %d events fell out", fork.number, dropped)
+                log.warning("reorg: rewound to block %d, %d events dropped", fork.number, dropped)
 
 
-def _check(events: Sequence[ChainEvent], first: int, last: BlockRef) -> None:
-    """Raises Unavailable unless they are in order, each once, of the blocks asked for, and of one block each
-    number: behind one address there may be several nodes, on several forks.
+def _check_consistent(events: Sequence[ChainEvent], first: int, last: BlockRef) -> None:
+    """Check that the events are ordered, unique, inside the range, and of one block hash per number.
+
+    One address may have several nodes behind it, on several forks. Errors: `Unavailable`.
     """
     hashes = {last.number: last.hash}
-    before = (first, -1)
+    previous = (first, -1)
     for event in events:
-        place = event.block_number, event.log_index
-        is_sound = before < place and event.block_number <= last.number
+        position = event.block_number, event.log_index
+        is_sound = previous < position and event.block_number <= last.number
         if not is_sound or hashes.setdefault(event.block_number, event.block_hash) != event.block_hash:
             raise Unavailable(f"the node contradicts itself about the logs of block {event.block_number}")
-        before = place
+        previous = position

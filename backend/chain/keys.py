@@ -1,32 +1,29 @@
-"""Keys that sign: in memory, in an encrypted keystore, or the well-known ones of the local chain."""
+"""Secp256k1 keys: in memory, in encrypted key files, and the well-known keys of the local chain."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import coincurve
 from eth_account import Account as EthAccount
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
 
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import keccak
-from backend.domain.ids import Account, Hash32
+from backend.domain.ids import Account
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from backend.ports.chain import Signer
 
 LOCAL_MNEMONIC = "test test test test test test test test test test test junk"
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 
 class LocalSigner:
-    """A private key in this process's memory. Implements `backend.ports.chain.Signer`."""
+    """A private key in memory. Implements `backend.ports.chain.Signer`."""
 
     def __init__(self, private_key: bytes) -> None:
         self._key = coincurve.PrivateKey(private_key)
@@ -41,7 +38,10 @@ class LocalSigner:
 
 
 def recover(digest: bytes, signature: str) -> Account:
-    """Account that signed the 32 bytes. `InvalidInput` for malformed signatures and a high s."""
+    """Recover the account that signed a 32-byte digest.
+
+    Errors: `InvalidInput` for a malformed signature or one with s in the upper half of the curve's order.
+    """
     try:
         raw = bytes.fromhex(signature.removeprefix("0x"))
     except ValueError:
@@ -49,40 +49,40 @@ def recover(digest: bytes, signature: str) -> Account:
     if len(raw) != 65 or raw[64] not in (27, 28):
         raise _malformed("65 bytes r, s, v with v 27 or 28 are expected")
     if int.from_bytes(raw[32:64], "big") > HALF_ORDER:
-        raise _malformed("s is in the upper half")  # else a second signature could be made from the first
+        raise _malformed("s is in the upper half")  # signatures would be malleable otherwise
     try:
         key = coincurve.PublicKey.from_signature_and_message(
             raw[:64] + bytes([raw[64] - 27]), digest, hasher=None
         )
     except ValueError:
-        raise _malformed("it belongs to no key") from None
+        raise _malformed("no key made it") from None
     return _account_of(key)
 
 
 def local_account(index: int, chain_id: int = LOCAL_CHAIN_ID) -> LocalSigner:
-    """Key of the development mnemonic. `Forbidden` on any chain but 31337: everybody has it."""
+    """A key of the public development mnemonic. Errors: `Forbidden` on any chain but 31337."""
     if chain_id != LOCAL_CHAIN_ID:
         raise Forbidden(
-            f"the well-known test keys are refused on chain {chain_id}: anybody could take what they hold",
+            f"the well-known test keys are refused on chain {chain_id}: they are public",
             param="chain_id",
         )
     return LocalSigner(bytes.fromhex(local_private_key(index)[2:]))
 
 
 def local_private_key(index: int) -> str:
-    """0x-hex, to be shown: nobody should put anything on these accounts outside a local chain."""
+    """A private key of the development mnemonic, 0x-hex. It is public: use it on a local chain only."""
     EthAccount.enable_unaudited_hdwallet_features()
     account = EthAccount.from_mnemonic(LOCAL_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}")
     return "0x" + bytes(account.key).hex()
 
 
 def create_key(keystore: Path, password: str) -> LocalSigner:
-    """A new random key, written encrypted (Web3 Secret Storage v3) to `<keystore>/<account>.json`."""
+    """Create a random key and write it encrypted (Web3 Secret Storage v3) to `<keystore>/<account>.json`."""
     return import_key(keystore, os.urandom(32), password)
 
 
 def import_key(keystore: Path, private_key: bytes, password: str) -> LocalSigner:
-    """Encrypt a key into the keystore; a file that exists is never overwritten (`Conflict`)."""
+    """Encrypt a key into the keystore. Errors: `Conflict` if its file exists."""
     signer = LocalSigner(private_key)
     path = _key_file(keystore, signer.account)
     keystore.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -95,8 +95,8 @@ def import_key(keystore: Path, private_key: bytes, password: str) -> LocalSigner
 
 
 def write_once(path: Path, text: str) -> None:
-    """A file for its owner that appears whole and survives a power cut. `FileExistsError` if it exists."""
-    # A link never overwrites, a rename would.
+    """Create a file atomically and durably, readable by its owner only. Errors: `FileExistsError`."""
+    # Hard linking fails if the path exists; renaming would overwrite it.
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".part") as draft:
         draft.write(text)
         draft.flush()
@@ -110,7 +110,7 @@ def write_once(path: Path, text: str) -> None:
 
 
 def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:
-    """`NotFound` without such a key, `Forbidden` for a wrong password or a broken file."""
+    """Decrypt a key. Errors: `NotFound`, `Forbidden` for a wrong password or a broken file."""
     path = _key_file(keystore, account)
     if not path.is_file():
         raise NotFound(f"no key of {account} in {keystore}", param="account")
@@ -118,20 +118,8 @@ def open_key(keystore: Path, account: Account, password: str) -> LocalSigner:
         return LocalSigner(bytes(EthAccount.decrypt(path.read_text(), password)))
     except OSError:
         raise
-    except Exception as error:  # a broken file makes the library raise whatever it stumbles over
+    except Exception as error:  # on a broken file the library raises errors of many types
         raise Forbidden(f"wrong password for {path}, or a broken file", param="password") from error
-
-
-def sign_transaction(signer: Signer, fields: dict[str, Any]) -> tuple[str, Hash32]:
-    """Raw signed EIP-1559 transaction (0x-hex) and its hash, by a key that may be out of reach."""
-    to = bytes.fromhex(fields["to"].removeprefix("0x"))  # the library takes text only with a checksum
-    fields = {"type": 2, "accessList": (), **fields, "to": to}
-    digest = bytes(TypedTransaction.from_dict(fields).hash())
-    signature = bytes.fromhex(signer.sign(digest)[2:])
-    r, s = (int.from_bytes(signature[i : i + 32], "big") for i in (0, 32))
-    signed = TypedTransaction.from_dict(fields | {"v": signature[64] - 27, "r": r, "s": s})
-    raw = bytes(signed.encode())
-    return "0x" + raw.hex(), Hash32("0x" + keccak(raw).hex())
 
 
 def _account_of(key: coincurve.PublicKey) -> Account:

@@ -1,4 +1,4 @@
-"""The encrypted key files of one installation, each opened once."""
+"""Encrypted key files of an installation, with a cache of decrypted keys."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 
 class KeyStore:
-    """Implements `backend.ports.chain.SessionKeys`: session keys, and the operator's own elsewhere."""
+    """Implements `backend.ports.chain.SessionKeys`."""
 
     def __init__(self, root: Path, password: str) -> None:
         self._root = root
         self._password = password
-        self._opened: dict[Account, LocalSigner] = {}  # scrypt takes a second by design
+        self._opened: dict[Account, LocalSigner] = {}  # decryption (scrypt) takes a second by design
 
     def create(self) -> Account:
         signer = create_key(self._root, self._password)
@@ -35,28 +35,30 @@ class KeyStore:
         return signer.account
 
     def open(self, account: Account) -> Signer:
-        """`NotFound` without such a key, `Forbidden` for a wrong password."""
+        """Open a key. Errors: `NotFound`, `Forbidden` for a wrong password."""
         if account not in self._opened:
             self._opened[account] = open_key(self._root, account, self._password)
         return self._opened[account]
 
-    def held(self, key: Account) -> Signer | None:
-        """None also for a key that cannot be opened: one broken file must not stop what others pay for."""
+    def signer(self, key: Account) -> Signer | None:
+        """Open a key; None if it is missing or cannot be opened, so that other channels still work."""
         try:
             return self.open(key)
         except NotFound:
             return None
         except (Forbidden, OSError) as error:
-            log.warning("the session key %s is left out: %s", key, error)
+            log.warning("cannot open the session key %s: %s", key, error)
             return None
 
 
-def password_beside(root: Path) -> str:
-    """The local network's way: a random password in a file that only its owner reads. It warns, since whoever
-    takes the folder takes the keys.
+def local_password(root: Path) -> str:
+    """Password of a local network's key store, generated once and stored in the same folder.
+
+    It warns, because access to the folder is then access to the keys.
     """
     warnings.warn(
-        f"the key store's password lies beside it in {root}; set one outside a local network", stacklevel=2
+        f"the key store's password is stored next to the keys in {root}; set one outside a local network",
+        stacklevel=2,
     )
     path = root / "password"
     root.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""A Hardhat node of our own on loopback: the local chain behind `loraledger up` and the tests."""
+"""Runs a Hardhat node on loopback, the local chain of `loraledger up` and of the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_TIMEOUT_SECONDS = 10
 
 
 def command(port: int, root: Path = ROOT) -> list[str]:
-    """Arguments that start the node, to be run in `root`. End it by SIGINT: SIGTERM leaves it running."""
+    """Command that starts the node, to be run in `root`. Stop it with SIGINT: it ignores SIGTERM."""
     node = root / "node_modules" / ".bin" / "node"
     hardhat = root / "node_modules" / "hardhat" / "dist" / "src" / "cli.js"
     for path in (node, hardhat):
@@ -31,7 +31,7 @@ def command(port: int, root: Path = ROOT) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """An unused port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -39,17 +39,19 @@ def free_port() -> int:
 
 
 def _require_free(port: int) -> None:
-    """Else whoever listens there would be taken for the node that we start."""
+    """Errors: `Unavailable` if the port is in use, since another server would pass for the new node."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise Unavailable(f"port {port} of 127.0.0.1 is taken: stop what listens there") from error
+            raise Unavailable(
+                f"port {port} of 127.0.0.1 is in use: stop the process that listens there"
+            ) from error
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once the node answers. `Unavailable` when it ended or does not answer in time."""
+    """Wait until the node responds. Errors: `Unavailable` if it ends or does not respond in time."""
     rpc = Rpc(url, retries=1)
     until = time.monotonic() + READY_TIMEOUT_SECONDS
     try:
@@ -66,7 +68,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 
 
 class LocalNode:
-    """A running node; `with` ends it. It keeps nothing over its end."""
+    """A running node, stopped at the end of a `with` block. Its chain is lost when it stops."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
         self.process = process
@@ -74,9 +76,9 @@ class LocalNode:
 
     @classmethod
     def start(cls, log: Path, port: int = 0, root: Path = ROOT) -> Self:
-        """Start and wait until it answers. It logs every call, so its output goes to the file `log`.
+        """Start a node and wait until it responds. Its output, which includes every request, goes to `log`.
 
-        Errors: `Unavailable` when it does not come up or the port is taken.
+        Errors: `Unavailable` if it does not start or the port is in use.
         """
         port = port or free_port()
         _require_free(port)
@@ -88,7 +90,7 @@ class LocalNode:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C goes to the one who started us, who ends the parts in order
+                start_new_session=True,  # Ctrl-C reaches only the parent, which stops its processes in order
             )
         node = cls(process, f"http://127.0.0.1:{port}")
         try:

@@ -1,4 +1,4 @@
-"""One EVM node: what we ask of it, typed."""
+"""Typed client of one EVM node."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class TxReceipt:
-    """What became of a mined transaction."""
+    """Receipt of a mined transaction."""
 
     tx_hash: Hash32
     block_number: int
@@ -73,7 +73,7 @@ class Node:
         return self._block(hex(number))
 
     def logs(self, addresses: Sequence[Account], first: int, last: int) -> list[Log]:
-        """Logs of these contracts in blocks `first` to `last`, in order of the chain."""
+        """Logs of these contracts in blocks `first` to `last`, by block and log index."""
         query = {"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)}
         found = self.rpc.request("eth_getLogs", query)
         logs = [_log(raw, self._timestamp(raw)) for raw in found if not raw.get("removed")]
@@ -90,50 +90,53 @@ class Node:
         return int(self.rpc.request("eth_estimateGas", call, "pending"), 16)
 
     def num_block_transactions(self, block: int) -> int:
-        """How many transactions a block has."""
+        """Number of transactions in a block."""
         return int(self.rpc.request("eth_getBlockTransactionCountByNumber", hex(block)), 16)
 
     def code(self, account: Account) -> str:
-        """0x-hex, "0x" where there is none."""
+        """Contract code as 0x-hex; "0x" for an account without code."""
         text: str = self.rpc.request("eth_getCode", account, "latest")
         return text
 
     def balance(self, account: Account) -> int:
-        """Wei."""
+        """Balance of the chain's own coin, in wei."""
         return int(self.rpc.request("eth_getBalance", account, "latest"), 16)
 
     def num_transactions(self, account: Account, block: int | None = None) -> int:
-        """The account's next nonce; with those that wait in the pool, unless a block is named."""
+        """The account's next nonce, pending transactions included, or its nonce after a block."""
         tag = "pending" if block is None else hex(block)
         return int(self.rpc.request("eth_getTransactionCount", account, tag), 16)
 
     def fees(self) -> Fees:
-        """Room for the base fee to double (six full blocks), and the node's suggested tip."""
+        """The node's suggested tip, and a maximum of twice the base fee plus the tip.
+
+        The base fee doubles in six full blocks (EIP-1559).
+        """
         tip = int(self.rpc.request("eth_maxPriorityFeePerGas"), 16)
         base = int(self.rpc.request("eth_getBlockByNumber", "latest", False).get("baseFeePerGas", "0x0"), 16)
         return Fees(max_fee=2 * base + tip, priority_fee=tip)
 
     def broadcast(self, raw: str) -> None:
-        """Hand a signed transaction to the pool. `RpcError` when the pool refuses it, known ones included."""
+        """Send a signed transaction. Errors: `RpcError` if the pool refuses it or already has it."""
         self.rpc.request("eth_sendRawTransaction", raw)
 
     def knows(self, tx_hash: Hash32) -> bool:
-        """Whether the node has the transaction, mined or waiting."""
+        """Whether the node has the transaction, mined or pending."""
         return self.rpc.request("eth_getTransactionByHash", tx_hash) is not None
 
     def transaction(self, tx_hash: Hash32) -> tuple[Account, str] | None:
-        """Whom it calls, the zero account for a creation, and its data; None if the node has no such one."""
+        """Receiver (the zero account for a contract creation) and call data; None if it is unknown."""
         raw = self.rpc.request("eth_getTransactionByHash", tx_hash)
         return None if raw is None else (Account((raw["to"] or ZERO_ACCOUNT).lower()), raw["input"])
 
     def sent_in(self, block: int, account: Account, nonce: int) -> Hash32 | None:
-        """The account's transaction with this nonce in a block; None if it has no such one."""
+        """Hash of the account's transaction with this nonce in a block, if any."""
         raw = self.rpc.request("eth_getBlockByNumber", hex(block), True)
         sent = (one["hash"] for one in (raw or {}).get("transactions", ()) if _is_by(one, account, nonce))
         return next(map(Hash32, sent), None)
 
     def tx_receipt(self, tx_hash: Hash32) -> TxReceipt | None:
-        """None while it is not mined."""
+        """None until it is mined."""
         raw = self.rpc.request("eth_getTransactionReceipt", tx_hash)
         if raw is None or raw["blockHash"] is None:
             return None
@@ -151,7 +154,7 @@ class Node:
         self.rpc.close()
 
     def _timestamp(self, log: dict[str, Any]) -> int:
-        # Younger nodes write it into the log; the others are asked once for each block that has logs.
+        # Newer nodes include it in the log; for others the block is read once.
         if "blockTimestamp" in log:
             return int(log["blockTimestamp"], 16)
         return self._block_timestamp(Hash32(log["blockHash"]))
@@ -159,7 +162,7 @@ class Node:
     def _ask_timestamp(self, block_hash: Hash32) -> int:
         block = self.rpc.request("eth_getBlockByHash", block_hash, False)
         if block is None:
-            raise Unavailable(f"block {block_hash} fell out of the chain while its logs were read")
+            raise Unavailable(f"block {block_hash} left the chain while its logs were read")
         return int(block["timestamp"], 16)
 
     def _block(self, tag: str) -> BlockRef | None:

@@ -1,4 +1,4 @@
-"""Who used up a nonce: found on the chain, for a node that is behind looks like one that knows nothing."""
+"""Finds the transaction that used a nonce."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32
 
 
-def user_of(node: Node, account: Account, nonce: int, near: int, last: int) -> Hash32 | None:
-    """The transaction with this nonce of the account in blocks up to `last`; None if the node shows none.
+def find_by_nonce(node: Node, account: Account, nonce: int, near: int, last: int) -> Hash32 | None:
+    """The account's transaction with this nonce in blocks up to `last`; None if the node does not have it.
 
-    Looked for from block `near` on first: nodes keep the counts of the newest blocks only.
+    The search starts near block `near`, because nodes keep transaction counts of recent blocks only.
     """
     first, step = max(near - 1, 0), 16
     while first and node.num_transactions(account, first) > nonce:
         first, step = max(first - step, 0), 2 * step
     low, high = first, last
-    while high - low > 1:  # the count is at most the nonce at `low`, above it at `high`
+    while high - low > 1:  # invariant: the count is at most the nonce at `low`, above it at `high`
         middle = (low + high) // 2
         if node.num_transactions(account, middle) > nonce:
             high = middle

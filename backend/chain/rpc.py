@@ -1,4 +1,4 @@
-"""JSON-RPC over HTTP: transport only. Quantities and bytes stay as the node writes them."""
+"""JSON-RPC over HTTP. Quantities and bytes stay in the node's encoding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRANSPORT_ERRORS = (requests.ConnectionError, requests.Timeout, requests.HTTPErr
 
 
 class RpcError(Exception):
-    """The node answered with an error object."""
+    """The node responded with an error object."""
 
     def __init__(self, method: str, error: dict[str, Any]) -> None:
         self.method = method
@@ -31,18 +31,18 @@ class RpcError(Exception):
         data = data.get("data") if isinstance(data, dict) else data
         self.revert_data = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
         self.is_revert = bool(self.revert_data) or "revert" in self.message.lower()
-        """False: the node could not run the call at all."""
+        """False if the node could not run the call."""
 
 
 class Rpc:
-    """One endpoint. Transport errors are tried again by web3's provider; a node's answer never is."""
+    """One endpoint. web3's provider retries transport errors; a response of the node is never retried."""
 
     def __init__(self, url: str, retries: int = 4, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         parts = urlsplit(url)
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        """For messages: paths, queries and user parts of RPC addresses are often keys."""
+        """URL for messages, without user, path and query, which often contain API keys."""
         self._session = requests.Session()
-        # A proxy from the environment cannot reach our own loopback.
+        # A proxy from the environment cannot reach this machine's loopback.
         self._session.trust_env = parts.hostname not in {"127.0.0.1", "::1", "localhost"}
         self._provider = HTTPProvider(
             url,
@@ -54,7 +54,7 @@ class Rpc:
         )
 
     def request(self, method: str, *params: Any) -> Any:
-        """The result. `RpcError` for an error object, `Unavailable` when the node cannot be reached."""
+        """Send a request. Errors: `RpcError` for an error object, `Unavailable` without a response."""
         outcome = "unreachable"
         try:
             result = self._request(method, *params)
@@ -77,16 +77,16 @@ class Rpc:
                 details={"method": method, "reason": type(error).__name__},
             ) from error
         except (ValueError, Web3ValueError) as error:
-            raise self._unintelligible(method) from error
+            raise self._not_json_rpc(method) from error
         if not isinstance(response, dict) or not response.keys() & {"error", "result"}:
-            raise self._unintelligible(method)
+            raise self._not_json_rpc(method)
         if response.get("error"):
             raise RpcError(method, response["error"])
         return response["result"]
 
-    def _unintelligible(self, method: str) -> Unavailable:
+    def _not_json_rpc(self, method: str) -> Unavailable:
         return Unavailable(
-            f"what answers at {self.name} does not speak JSON-RPC; is it a node, or a page in front of one?",
+            f"the server at {self.name} does not speak JSON-RPC; is it the URL of a node?",
             details={"method": method},
         )
 

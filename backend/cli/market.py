@@ -79,9 +79,9 @@ def check(
     else:
         for finding in report.findings:
             typer.echo(finding)
-        if not report.is_off:
+        if not report.has_errors:
             typer.echo(f"no differences: {report.num_contracts} contracts at block {report.block_number}")
-    if report.is_off:
+    if report.has_errors:
         raise typer.Exit(1)
 
 

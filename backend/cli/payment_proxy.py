@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from backend.domain.eip712 import payload
+from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import PaymentRequired, Unavailable
 from backend.domain.hashing import VOUCHER_TYPE
 from backend.loopback import LocalCallersOnly
@@ -138,7 +138,7 @@ class PaymentProxy:
                     details={"required": str(required), "step": str(signer.step), "left": str(left)},
                 )
             message = {"channelId": signer.channel_id, "from": "0", "maxCumulative": str(cumulative)}
-            signature = signer.sign(payload(signer.domain, VOUCHER_TYPE, message))
+            signature = signer.sign(build_typed_data(signer.domain, VOUCHER_TYPE, message))
             voucher = {"max_cumulative": str(cumulative), "signature": signature}
             await self._call("POST", f"{path}/vouchers", voucher)
 

@@ -131,14 +131,16 @@ def post_paid(client: ApiClient, path: str, body: Any) -> Any:
 
 def _sign_voucher(client: ApiClient, channel_id: str, required: int) -> int:
     """Authorise `required` micro-units beyond what is charged and reserved; returns the new cumulative."""
-    from backend.domain.eip712 import payload
+    from backend.domain.eip712 import build_typed_data
     from backend.domain.hashing import VOUCHER_TYPE
 
     path = f"/v1/channels/{channel_id}"
     channel = client.get(path)
     cumulative = int(channel["charged"]) + int(channel["reserved"]) + required
     message = {"channelId": channel_id, "from": "0", "maxCumulative": str(cumulative)}
-    signature = client.wallet.sign_typed_data(payload(channel["voucher_domain"], VOUCHER_TYPE, message))
+    signature = client.wallet.sign_typed_data(
+        build_typed_data(channel["voucher_domain"], VOUCHER_TYPE, message)
+    )
     client.post(f"{path}/vouchers", {"max_cumulative": str(cumulative), "signature": signature})
     return cumulative
 

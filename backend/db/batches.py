@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 
 from backend.db.mapping import from_row
 from backend.db.tables.settlement import LedgerRow, OwnBatchRow
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.ids import Account, ChannelId, Hash32
 from backend.domain.settlement import BatchRecord
 
@@ -49,12 +49,12 @@ class BatchStore:
         )
         self._session.flush()
 
-    def ledger(self, operator: Account, batch_hash: Hash32) -> Ledger | None:
+    def ledger(self, operator: Account, batch_hash: Hash32) -> OperatorLedger | None:
         """The ledger after this batch; None if it is not mirrored."""
         row = self._session.get(LedgerRow, batch_hash)
         if row is None or row.operator != operator:
             return None
-        return Ledger(
+        return OperatorLedger(
             number=row.number,
             hash=Hash32(row.batch_hash),
             final_at=row.final_at,
@@ -63,7 +63,7 @@ class BatchStore:
             collected={ChannelId(Hash32(channel)): int(until) for channel, until in row.collected.items()},
         )
 
-    def save_ledger(self, operator: Account, ledger: Ledger) -> None:
+    def save_ledger(self, operator: Account, ledger: OperatorLedger) -> None:
         """Idempotent."""
         self._session.merge(
             LedgerRow(

@@ -133,7 +133,7 @@ def _columns(job: TrainingJob) -> dict[str, Any]:
         "cid": job.cid,
         "version_id": job.version_id,
         "error": None if job.error is None else dict(job.error),
-        "imported_adapter": None if job.foreign is None else asdict(job.foreign),
+        "imported_adapter": None if job.imported is None else asdict(job.imported),
         "payment": None if job.payment is None else asdict(job.payment),
     }
 
@@ -153,7 +153,7 @@ def _job(row: TrainingJobRow) -> TrainingJob:
         cid=None if row.cid is None else Cid(row.cid),
         version_id=None if row.version_id is None else VersionId(Hash32(row.version_id)),
         error=row.error,
-        foreign=None if row.imported_adapter is None else ImportedAdapter(**row.imported_adapter),
+        imported=None if row.imported_adapter is None else ImportedAdapter(**row.imported_adapter),
         payment=None if row.payment is None else Payment(**row.payment),
     )
 

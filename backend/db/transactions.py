@@ -122,13 +122,13 @@ class TransactionStore:
         )
         return self._opened(list(rows))
 
-    def is_as_seen(self, transaction: OpenTransaction) -> bool:
+    def is_unchanged(self, transaction: OpenTransaction) -> bool:
         """Whether the transaction is unchanged since `open` returned it."""
         row = self._row(transaction.id)
         self._session.refresh(row)
         return row.state in (State.SENT, State.MINED) and self._opened([row]) == [transaction]
 
-    def num_waiting(self, lane: Account) -> int:
+    def num_unmined(self, lane: Account) -> int:
         """Number of transactions that are sent and not yet mined."""
         waiting = select(func.count()).select_from(TransactionRow).filter_by(lane=lane, state=State.SENT)
         return self._session.scalar(waiting) or 0
@@ -138,7 +138,7 @@ class TransactionStore:
         insert_if_absent(self._session, NonceLane, account=lane, next_nonce=0)
         self._lane(lane)
 
-    def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
+    def assign_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
         """Give a queued transaction the lane's next nonce; None if another sender was faster.
 
         `chain_nonce` is the account's transaction count: ahead of ours when the key was used elsewhere,
@@ -155,8 +155,8 @@ class TransactionStore:
         self._session.flush()
         return nonce
 
-    def fill(self, lane: Account, nonce: int, gas: int) -> int | None:
-        """As `backend.ports.chain.SendQueue.fill`."""
+    def fill_nonce(self, lane: Account, nonce: int, gas: int) -> int | None:
+        """As `backend.ports.chain.SendQueue.fill_nonce`."""
         row = self._session.scalar(select(TransactionRow).filter_by(lane=lane, nonce=nonce))
         if row is not None:
             row.state, row.block_number, row.block_hash, row.error = State.SENT, None, None, None
@@ -185,7 +185,7 @@ class TransactionStore:
         )
         self._session.flush()
 
-    def mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None:
+    def mark_mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None:
         self._set(
             transaction_id,
             state=State.MINED,
@@ -194,14 +194,14 @@ class TransactionStore:
             block_hash=block_hash,
         )
 
-    def unmined(self, transaction_id: int) -> None:
+    def mark_unmined(self, transaction_id: int) -> None:
         """Its block fell out of the chain."""
         self._set(transaction_id, state=State.SENT, block_number=None, block_hash=None)
 
-    def confirmed(self, transaction_id: int) -> None:
+    def mark_confirmed(self, transaction_id: int) -> None:
         self._set(transaction_id, state=State.CONFIRMED)
 
-    def failed(self, transaction_id: int, error: Mapping[str, Any]) -> None:
+    def mark_failed(self, transaction_id: int, error: Mapping[str, Any]) -> None:
         self._set(transaction_id, state=State.FAILED, error=as_json(dict(error)))
 
     def requeue(self, transaction_id: int) -> None:

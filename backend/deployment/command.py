@@ -1,7 +1,4 @@
-"""A market on a public network: deployed, checked, its sources written, its votes delegated.
-
-Like `bootstrap`, a composition root: it may reach every adapter.
-"""
+"""Commands for a market on a public network: plan, deploy, check, write sources, delegate votes."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
     from backend.chain.keystore import KeyStore
     from backend.chain.node import Node
-    from backend.deployment.checks.reading import Finding
+    from backend.deployment.checks.reader import Finding
     from backend.deployment.record import Record
     from backend.domain.ids import Account
     from backend.settings import Settings
@@ -27,44 +24,44 @@ RECORDS = Path("deployments")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found, most of it nothing."""
+    """Findings of a check, on the state after one block."""
 
     findings: list[Finding]
     num_contracts: int
     block_number: int
 
     @property
-    def is_off(self) -> bool:
-        return any(finding.severity == "off" for finding in self.findings)
+    def has_errors(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
 
 
 def make_key(settings: Settings) -> Account:
-    """A new key in the key store. Errors: `InvalidInput` without a password file."""
+    """Create a key in the key store. Errors: `InvalidInput` without a password file."""
     return _keystore(settings).create()
 
 
 def plan(terms_path: Path) -> list[str]:
-    """What the terms come to, one line each. Errors: as `read_terms`."""
+    """Summarise terms, one line per fact. Errors: as `read_terms`."""
     from backend.deployment.contracts import CONTRACTS
     from backend.deployment.profiles import NAMES
-    from backend.deployment.quorum import tokens
+    from backend.deployment.quorum import in_tokens
     from backend.deployment.terms_file import read_terms
 
     terms = read_terms(terms_path)
     quorum = terms.quorum
-    reserve = terms.supply - quorum.total
+    votes, reserve = in_tokens(quorum.total), in_tokens(terms.supply - quorum.total)
     lines = [
         f"chain {terms.chain_id}, profile `{NAMES[terms.profile]}`, {len(CONTRACTS)} contracts",
-        f"supply {tokens(terms.supply)}, of it {tokens(reserve)} with the timelock, which has no vote",
-        f"quorum {quorum.percent} %: {tokens(quorum.needed)} of the {tokens(quorum.total)} that can vote",
-        f"a proposal needs {tokens(quorum.threshold)} votes of one delegate",
-        f"at least {quorum.fewest} holders reach the quorum together",
+        f"supply {in_tokens(terms.supply)}; the timelock, which cannot vote, holds {reserve}",
+        f"quorum {quorum.percent} %: {in_tokens(quorum.needed)} of the {votes} that can vote",
+        f"a proposal needs {in_tokens(quorum.threshold)} votes of one delegate",
+        f"at least {quorum.min_accounts} holders reach the quorum together",
     ]
     return [*lines, *(f"warning: {warning}" for warning in quorum.warnings())]
 
 
 def deploy(settings: Settings, terms_path: Path, account: str, folder: Path) -> Path:
-    """The path of the record. Errors: as `read_terms` and `launch`, `NotFound` without the key."""
+    """Deploy; the path of the record. Errors: as `read_terms` and `launch`, `NotFound` without the key."""
     from backend.deployment.deploy import launch
     from backend.deployment.terms_file import read_terms
 
@@ -76,7 +73,7 @@ def deploy(settings: Settings, terms_path: Path, account: str, folder: Path) -> 
 
 
 def check(settings: Settings, record_path: Path | None, terms_path: Path | None) -> Report:
-    """What is off with the market on the chain behind the RPC. Errors: as `check_market`."""
+    """Check the market on the chain behind the RPC. Errors: as `check_market`."""
     from backend.deployment.checks.market import check_market
     from backend.deployment.contracts import CONTRACTS
     from backend.deployment.terms_file import read_terms
@@ -89,7 +86,7 @@ def check(settings: Settings, record_path: Path | None, terms_path: Path | None)
 
 
 def write_sources(settings: Settings, record_path: Path | None, folder: Path) -> list[Path]:
-    """Files for block explorers. Errors: as `backend.deployment.sources.write_sources`."""
+    """Write files for block explorers. Errors: as `backend.deployment.sources.write_sources`."""
     from backend.deployment.sources import write_sources as write
 
     with _node(settings) as node:
@@ -97,7 +94,7 @@ def write_sources(settings: Settings, record_path: Path | None, folder: Path) ->
 
 
 def delegate(settings: Settings, record_path: Path | None, holder: str, to: str) -> int:
-    """Let the votes of a key in the key store count, for itself or for `to`; the block that has it.
+    """Delegate the votes of a key in the key store, to itself or to `to`; the block of the transaction.
 
     Errors: `NotFound` without the key, `InvalidInput` for a malformed account.
     """
@@ -107,8 +104,8 @@ def delegate(settings: Settings, record_path: Path | None, holder: str, to: str)
     with _node(settings) as node:
         sender = Deployer(node, signer)
         sender.addresses = dict(_record(node, record_path).addresses)
-        receiver = _account(to) if to else signer.account
-        return sender.send("MarketToken", "delegate", receiver).block_number
+        delegatee = _account(to) if to else signer.account
+        return sender.send("MarketToken", "delegate", delegatee).block_number
 
 
 @contextmanager
@@ -132,7 +129,7 @@ def _record(node: Node, path: Path | None) -> Record:
 
 
 def _keystore(settings: Settings) -> KeyStore:
-    """With its password from the file that the settings name: beside the keys it would protect nothing."""
+    """The key store, with a password from another place than the keys, which would not protect them."""
     from backend.chain.keystore import KeyStore
 
     path = settings.keystore_password_file
@@ -150,9 +147,9 @@ def _keystore(settings: Settings) -> KeyStore:
 
 
 def _account(text: str) -> Account:
-    from backend.deployment.terms_file import to_account
+    from backend.deployment.terms_file import parse_address
 
     try:
-        return to_account(text)
+        return parse_address(text)
     except ValueError as error:
         raise InvalidInput(str(error), param="account") from error

@@ -1,6 +1,6 @@
-"""The contracts of a market: in what order they are made, who they name, who may do what.
+"""The contracts of a market: order of creation, constructor arguments, references, roles.
 
-Deployment, hand-over and the check of a deployed market all read these tables.
+The deployment and the checks of a deployed market share these tables.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
 
 ADMIN, GUARDIAN, CURATOR = 0, 1, 2
-"""Roles of the access manager, as in `contracts/libraries/Roles.sol`; the administrator is the timelock."""
+"""Role ids of the access manager, as in `contracts/libraries/Roles.sol`. The timelock is administrator."""
 ROLE_NAMES = {ADMIN: "administrator", GUARDIAN: "guardian", CURATOR: "curator"}
 ROLE_OF_FUNCTION = {("Parameters", "pauseCommits"): GUARDIAN, ("DatasetRegistry", "review"): CURATOR}
-"""Every restricted function that is not the administrator's."""
+"""Restricted functions that another role than the administrator calls."""
 GENERATION = ("OperatorRegistry", "Settlement", "Disputes")
-"""Created one right after the other, each told the addresses of those to come."""
+"""Contracts that refer to each other; their addresses are predicted, so nothing may be sent in between."""
 
 CREATIONS: tuple[tuple[str, Callable[[Mapping[str, Account], Account, Terms], tuple[Any, ...]]], ...] = (
     ("AccessManager", lambda _at, me, _: (me,)),
@@ -42,7 +42,7 @@ CREATIONS: tuple[tuple[str, Callable[[Mapping[str, Account], Account, Terms], tu
             at["AccessManager"],
             terms.profile,
             at["PaymentVault"],
-            dict(terms.first_set) | {"treasury": resolve(terms.treasury, at)},
+            dict(terms.first_set) | {"treasury": resolve_holder(terms.treasury, at)},
         ),
     ),
     ("DatasetRegistry", lambda at, _me, _: (at["AccessManager"],)),
@@ -60,11 +60,11 @@ CREATIONS: tuple[tuple[str, Callable[[Mapping[str, Account], Account, Terms], tu
     ("Disputes", lambda at, _me, _: (at["Settlement"], at["OperatorRegistry"], at["AdapterRegistry"])),
     ("Generation", lambda at, _me, _: (at["Disputes"], at["AdapterRegistry"])),
 )
-"""In order: contract, and its constructor's arguments from the addresses so far, deployer and terms."""
+"""In order: contract, and its constructor arguments from known addresses, deployer and terms."""
 CONTRACTS = tuple(contract for contract, _ in CREATIONS)
-"""All contracts of a market, the payment token aside."""
+"""All contracts of a market except the payment token."""
 
-NAMED = {
+REFERENCES = {
     "vault": "PaymentVault",
     "parameters": "Parameters",
     "operators": "OperatorRegistry",
@@ -76,47 +76,49 @@ NAMED = {
     "timelock": "TimelockController",
     "token": PAYMENT_TOKEN,
 }
-"""Getter -> the contract that it must name, wherever a contract of ours has that getter."""
-NAMED_BY = {("MarketGovernor", "token"): "MarketToken"}
-"""The exceptions to `NAMED`."""
+"""Getter -> the contract that it must return, in every contract that has the getter."""
+REFERENCE_EXCEPTIONS = {("MarketGovernor", "token"): "MarketToken"}
+"""(Contract, getter) -> contract, where it differs from `REFERENCES`."""
 
 
-def named_by(contract: str) -> dict[str, str]:
-    """Getter -> contract: all that the contract says of others."""
+def references_of(contract: str) -> dict[str, str]:
+    """Getter -> contract that it must return, for all getters of addresses."""
     getters = [f.name for f in interface(contract).functions if not f.inputs and _is_address(f.outputs)]
-    return {getter: NAMED_BY.get((contract, getter), NAMED[getter]) for getter in getters}
+    return {getter: REFERENCE_EXCEPTIONS.get((contract, getter), REFERENCES[getter]) for getter in getters}
 
 
 def _is_address(outputs: list[dict[str, Any]]) -> bool:
     return [output["type"] for output in outputs] == ["address"]
 
 
-def resolve(holder: Holder, at: Mapping[str, Account]) -> Account:
+def resolve_holder(holder: Holder, at: Mapping[str, Account]) -> Account:
+    """The address of a holder in the terms."""
     return at["TimelockController"] if holder == TIMELOCK else holder
 
 
 def create_market(deployer: Deployer, terms: Terms) -> None:
-    """All contracts, tokens handed out, and only the timelock stays administrator. Safe to run again with the
-    same journal.
+    """Create all contracts, distribute the market tokens and make the timelock the only administrator.
+
+    It can be repeated with the same journal.
     """
     at = deployer.addresses
     for contract, arguments in CREATIONS:
         if contract == GENERATION[0]:
-            deployer.foresee(GENERATION)
+            deployer.predict_addresses(GENERATION)
         deployer.create(contract, *arguments(at, deployer.account, terms))
     for holder, amount in terms.distribution.items():
-        deployer.send("MarketToken", "transfer", resolve(holder, at), amount)
+        deployer.send("MarketToken", "transfer", resolve_holder(holder, at), amount)
     _hand_over(deployer, terms)
 
 
 def _hand_over(deployer: Deployer, terms: Terms) -> None:
-    """Governance runs the market; the deployer's own powers end here."""
+    """Grant the roles of the terms and renounce the deployer's."""
     at, me = deployer.addresses, deployer.account
     for role in ("PROPOSER_ROLE", "CANCELLER_ROLE"):
         deployer.send(
-            "TimelockController", "grantRole", deployer.ask("TimelockController", role), at["MarketGovernor"]
+            "TimelockController", "grantRole", deployer.call("TimelockController", role), at["MarketGovernor"]
         )
-    admin = deployer.ask("TimelockController", "DEFAULT_ADMIN_ROLE")
+    admin = deployer.call("TimelockController", "DEFAULT_ADMIN_ROLE")
     deployer.send("TimelockController", "renounceRole", admin, me)
     for (contract, function), role_id in ROLE_OF_FUNCTION.items():
         selector = interface(contract).selector(function)

@@ -1,4 +1,4 @@
-"""Deploys a market on its terms to any EVM network, and continues a deployment that died."""
+"""Deploys a market to an EVM network, or continues an interrupted deployment."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from backend.chain.contracts import interface
 from backend.chain.rpc import RpcError
+from backend.chain.transactions import current_gas_price
+from backend.deployment.compromised_keys import compromised_accounts
 from backend.deployment.contracts import CONTRACTS, create_market
 from backend.deployment.deployer import ARTIFACTS, Deployer, bytecode
-from backend.deployment.journal import Journal, Origin, alone
+from backend.deployment.files import exclusive
+from backend.deployment.journal import Journal, Origin
 from backend.deployment.profiles import NAMES
 from backend.deployment.record import Record, read_record, write_record
-from backend.deployment.well_known import well_known_accounts
 from backend.domain.deployment import LOCAL_CHAIN_ID, PAYMENT_TOKEN
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account
     from backend.ports.chain import Signer
 
-GAS, GAS_A_HOLDER = 34_000_000, 60_000
-"""A little more than a deployment takes."""
-DEEP_SECONDS = 900
+GAS, GAS_PER_HOLDER = 34_000_000, 60_000
+"""Slightly more than a deployment uses."""
+CONFIRMED_SECONDS = 900
+"""Time to wait for the confirmations of the last transaction."""
 
 
 def launch(
@@ -37,25 +40,25 @@ def launch(
     confirmations: int,
     artifacts: Path = ARTIFACTS,
 ) -> Record:
-    """The market on these terms: deployed by this run, continued, or there already.
+    """Deploy a market on these terms, continue its deployment, or return its record if it exists.
 
-    The record goes to `<folder>/<chainId>.json` once the last transaction is `confirmations` blocks deep.
+    The record is written to `<folder>/<chainId>.json` once the last transaction has `confirmations`.
 
-    Errors: `InvalidInput`, `Forbidden` and `NotFound` before anything is sent; `Conflict` when the folder
-    tells of another deployment; `Unavailable` when the network does not keep up: run again.
+    Errors: `InvalidInput`, `Forbidden` and `NotFound` before anything is sent; `Conflict` if the folder has
+    another deployment; `Unavailable` if transactions are not mined in time (run it again).
     """
     record_path = folder / f"{terms.chain_id}.json"
     journal_path = folder / f"{terms.chain_id}.journal.json"
     _check_chain(node, terms)
-    with alone(folder):
+    with exclusive(folder):
         if record_path.exists():
-            record = _same(read_record(record_path), record_path, terms)
+            record = _require_same_terms(read_record(record_path), record_path, terms)
         else:
             journal = _open_journal(node, signer.account, journal_path)
-            _check_before(node, signer.account, terms, artifacts, is_begun=bool(journal.steps))
+            _check_preconditions(node, signer.account, terms, artifacts, is_begun=bool(journal.steps))
             deployer = Deployer(node, signer, artifacts, journal)
             create_market(deployer, terms)
-            record = _record(deployer, terms, _wait_until_deep(deployer, confirmations))
+            record = _record(deployer, terms, _wait_until_confirmed(deployer, confirmations))
             write_record(record, record_path)
         journal_path.unlink(missing_ok=True)
     return record
@@ -64,15 +67,15 @@ def launch(
 def _check_chain(node: Node, terms: Terms) -> None:
     if node.chain_id != terms.chain_id:
         raise InvalidInput(
-            f"the terms are for chain {terms.chain_id}, {node.rpc.name} is of chain {node.chain_id}",
+            f"the terms are for chain {terms.chain_id}, {node.rpc.name} is on chain {node.chain_id}",
             param="chain_id",
         )
 
 
-def _same(record: Record, path: Path, terms: Terms) -> Record:
+def _require_same_terms(record: Record, path: Path, terms: Terms) -> Record:
     if record.terms != terms.digest:
         raise Conflict(
-            f"{path} records a market with other terms: move it away to deploy another one beside it",
+            f"{path} records a market with other terms: move it away to deploy another market",
             param="deployment",
         )
     return record
@@ -85,29 +88,30 @@ def _open_journal(node: Node, deployer: Account, path: Path) -> Journal:
     return Journal(Origin(node.chain_id, first.hash, deployer), path)
 
 
-def _check_before(node: Node, deployer: Account, terms: Terms, artifacts: Path, *, is_begun: bool) -> None:
-    """What can be known before the first transaction."""
-    if terms.chain_id != LOCAL_CHAIN_ID and deployer in well_known_accounts():
-        raise Forbidden(f"everybody has the key of {deployer}", param="account")
-    for place, account in terms.parties():
+def _check_preconditions(
+    node: Node, deployer: Account, terms: Terms, artifacts: Path, *, is_begun: bool
+) -> None:
+    """Refuse a deployment that cannot succeed, before the first transaction."""
+    if terms.chain_id != LOCAL_CHAIN_ID and deployer in compromised_accounts():
+        raise Forbidden(f"the private key of {deployer} is public", param="account")
+    for field, account in terms.accounts():
         if account == deployer:
-            raise InvalidInput(f"{place} is the deployer, which must keep nothing", param=place)
+            raise InvalidInput(f"{field} is the deployer, which must keep no role and no tokens", param=field)
     for contract in CONTRACTS:
         bytecode(contract, artifacts)
     check_payment_token(node, terms.payment_token)
-    fees = node.fees()
-    gas = GAS + GAS_A_HOLDER * len(terms.distribution)
-    needed = gas * (fees.max_fee + fees.priority_fee) // 2
-    if not is_begun and (balance := int(node.rpc.request("eth_getBalance", deployer, "latest"), 16)) < needed:
+    gas = GAS + GAS_PER_HOLDER * len(terms.distribution)
+    needed = gas * current_gas_price(node.fees())
+    if not is_begun and (balance := node.balance(deployer)) < needed:
         raise InvalidInput(
-            f"{deployer} has {_ether(balance)} of the chain's coin; a deployment may take {_ether(needed)} "
-            f"({gas:,} gas at present fees)",
+            f"{deployer} has {_ether(balance)} of the chain's coin; a deployment needs up to "
+            f"{_ether(needed)} ({gas:,} gas at current fees)",
             param="account",
         )
 
 
 def check_payment_token(node: Node, token: Account) -> None:
-    """`NotFound` without an ERC-20 there. Whether it takes a fee shows in use: the vault refuses that."""
+    """Errors: `NotFound` if no ERC-20 is at the address. The vault rejects tokens with a transfer fee."""
     for function in ("decimals", "totalSupply"):
         entry = interface("MarketToken").function(function, ())
         try:
@@ -118,11 +122,12 @@ def check_payment_token(node: Node, token: Account) -> None:
             raise NotFound(f"payment_token: no ERC-20 with {function}() at {token}", param="payment_token")
 
 
-def _wait_until_deep(deployer: Deployer, confirmations: int) -> list[TxReceipt]:
-    """Every step's transaction as it is in the chain once the last is deep. What a reorganisation dropped is
-    offered again as it was signed, so that it ends at the same addresses.
+def _wait_until_confirmed(deployer: Deployer, confirmations: int) -> list[TxReceipt]:
+    """Receipts of all steps once the last has its confirmations.
+
+    A transaction that a reorganisation dropped is broadcast again unchanged, so that addresses stay the same.
     """
-    until, receipts = time.monotonic() + DEEP_SECONDS, deployer.receipts()
+    until, receipts = time.monotonic() + CONFIRMED_SECONDS, deployer.receipts()
     while time.monotonic() < until:
         last = max(receipt.block_number for receipt in receipts)
         if deployer.node.head().number < last + confirmations:
@@ -131,7 +136,9 @@ def _wait_until_deep(deployer: Deployer, confirmations: int) -> list[TxReceipt]:
             return receipts
         else:
             receipts = again
-    raise Unavailable(f"no {confirmations} blocks on top of the last transaction: run again")
+    raise Unavailable(
+        f"the last transaction did not get {confirmations} confirmations in {CONFIRMED_SECONDS} s: run again"
+    )
 
 
 def _record(deployer: Deployer, terms: Terms, receipts: list[TxReceipt]) -> Record:

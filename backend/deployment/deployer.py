@@ -1,4 +1,4 @@
-"""Sends the transactions of a deployment, one after the other, each kept in a journal before it leaves."""
+"""Sends the transactions of a deployment one by one, each recorded in a journal before it is broadcast."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import rlp  # type: ignore[import-untyped]
 
-from backend.chain.contracts import interface, reverted
-from backend.chain.keys import sign_transaction
+from backend.chain.contracts import encode_call, interface
+from backend.chain.node import Fees
 from backend.chain.rpc import RpcError
+from backend.chain.transactions import UnsignedTransaction, call_error, replacement_fees, sign
 from backend.deployment.journal import Journal, Step
+from backend.domain.chain import Reverted
 from backend.domain.errors import Conflict, NotFound, Unavailable
 from backend.domain.hashing import keccak, to_bytes, to_hash
 from backend.domain.ids import Account
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
 
 ARTIFACTS = Path(__file__).parents[2] / "build" / "artifacts"
 MINED_SECONDS = 300
-LONGEST_NAP_SECONDS = 2.0
+MAX_PAUSE_SECONDS = 2.0
 TX_GAS_CAP = 1 << 24
-"""EIP-7825: a transaction with a higher limit is refused."""
+"""Highest gas limit of a transaction (EIP-7825)."""
 
 
 class Deployer:
-    """One key's transactions; waits for each. With a journal of an earlier run it continues that run."""
+    """Sends with one key and waits until each transaction is mined.
+
+    With the journal of an interrupted run it continues that run.
+    """
 
     def __init__(
         self, node: Node, signer: Signer, artifacts: Path = ARTIFACTS, journal: Journal | None = None
@@ -42,7 +47,7 @@ class Deployer:
         self.artifacts = artifacts
         self.addresses: dict[str, Account] = {}
         self.created: dict[str, int] = {}
-        """Contract -> which of the steps created it."""
+        """Contract -> index of the step that created it."""
         self._signer = signer
         self._journal = journal or Journal()
 
@@ -51,148 +56,142 @@ class Deployer:
         return self._signer.account
 
     def create(self, contract: str, *args: Any) -> TxReceipt:
-        """Deploy a contract and note its address."""
+        """Deploy a contract and record its address."""
         data = bytecode(contract, self.artifacts) + interface(contract).constructor.encode(args)[4:]
-        tx_receipt = self._send(contract, "constructor", None, data)
+        tx_receipt = self._send(f"{contract}.constructor", None, data)
         if tx_receipt.contract_address is None:
             raise Unavailable(f"the node reports no address for the new {contract}")
         if self.addresses.get(contract, tx_receipt.contract_address) != tx_receipt.contract_address:
             raise Conflict(
-                f"{contract} is not where others were told that it would be: the key {self.account} was used "
-                "elsewhere meanwhile. Move the journal away and begin anew with a key used for nothing else",
+                f"{contract} is not at the address that other contracts were given: the key {self.account} "
+                "sent another transaction. Move the journal away and deploy again with a key used for "
+                "nothing else",
                 param="journal",
             )
         self.addresses[contract] = tx_receipt.contract_address
         self.created[contract] = self._journal.position - 1
         return tx_receipt
 
-    def foresee(self, contracts: Sequence[str]) -> None:
-        """Note the addresses of contracts that are created next, in this order and with nothing in between:
-        each may name those after it.
+    def predict_addresses(self, contracts: Sequence[str]) -> None:
+        """Record the addresses of the next contracts, so that constructors can refer to later contracts.
+
+        They must be created in this order, with no other transaction in between.
         """
         first = self._journal.next_nonce
         if first is None:
             first = self.node.num_transactions(self.account)
-        for later, contract in enumerate(contracts):
-            self.addresses[contract] = created_address(self.account, first + later)
+        for offset, contract in enumerate(contracts):
+            self.addresses[contract] = create_address(self.account, first + offset)
 
     def send(self, contract: str, function: str, *args: Any) -> TxReceipt:
-        data = interface(contract).function(function, args).encode(args)
-        return self._send(contract, function, self.addresses[contract], data)
+        data = encode_call(contract, function, args)
+        return self._send(f"{contract}.{function}", self.addresses[contract], data)
 
-    def ask(self, contract: str, function: str, *args: Any) -> Any:
+    def call(self, contract: str, function: str, *args: Any) -> Any:
         entry = interface(contract).function(function, args)
         return entry.decode_result(self.node.call(self.addresses[contract], entry.encode(args)))
 
-    def acting_as(self, signer: Signer) -> Deployer:
-        """The same contracts, another key, no journal."""
+    def with_signer(self, signer: Signer) -> Deployer:
+        """A deployer for the same contracts with another key and no journal."""
         other = Deployer(self.node, signer, self.artifacts)
         other.addresses = self.addresses
         return other
 
     def receipts(self) -> list[TxReceipt]:
-        """Of all steps so far. One that fell out of the chain is offered again, as it was signed."""
+        """Receipts of all steps so far. Transactions that a reorganisation dropped are broadcast again."""
         return [self._succeeded(step) for step in self._journal.steps]
 
-    def _send(self, contract: str, function: str, to: Account | None, data: bytes) -> TxReceipt:
-        what = f"{contract}.{function}"
+    def _send(self, call: str, to: Account | None, data: bytes) -> TxReceipt:
         digest = to_hash(keccak((to or "").encode() + data))
-        step = self._journal.recall(what, digest)
+        step = self._journal.replay(call, digest)
         if step is None:
-            step = self._sign(Step(what, digest), to, data)
-            self._journal.note(step)
+            step = self._first_signed(Step(call, digest), to, data)
+            self._journal.append(step)
         else:
-            step = self._dearer(step, to, data)
+            step = self._with_current_fees(step, to, data)
         return self._succeeded(step)
 
-    def _sign(self, step: Step, to: Account | None, data: bytes) -> Step:
-        gas = self._estimate(step.what, to, data)
+    def _first_signed(self, step: Step, to: Account | None, data: bytes) -> Step:
+        gas = self._estimate(step.call, to, data)
         nonce = self.node.num_transactions(self.account)
         gas_limit = min(gas * 5 // 4, max(gas, TX_GAS_CAP))
-        return self._at_present_fees(replace(step, nonce=nonce, gas=gas_limit), to, data)
+        return self._signed(replace(step, nonce=nonce, gas=gas_limit), to, data)
 
-    def _dearer(self, step: Step, to: Account | None, data: bytes) -> Step:
-        """The step of an earlier run; signed anew with the same nonce where fees rose above it."""
-        if self._found(step) or self.node.fees().max_fee <= step.max_fee:
+    def _with_current_fees(self, step: Step, to: Account | None, data: bytes) -> Step:
+        """A step of an earlier run; replaced with the same nonce if it is unmined and fees have risen."""
+        if self._find(step) or self.node.fees().max_fee <= step.max_fee:
             return step
-        renewed = self._at_present_fees(step, to, data)
-        self._journal.renew(step, renewed)
-        self._offer(renewed)
-        return renewed
+        replacement = self._signed(step, to, data)
+        self._journal.replace(step, replacement)
+        self._broadcast(replacement)
+        return replacement
 
-    def _estimate(self, what: str, to: Account | None, data: bytes) -> int:
-        call = {"from": self.account, "data": "0x" + data.hex()} | ({} if to is None else {"to": to})
+    def _estimate(self, call: str, to: Account | None, data: bytes) -> int:
+        fields = {"from": self.account, "data": "0x" + data.hex()} | ({} if to is None else {"to": to})
         try:
-            return int(self.node.rpc.request("eth_estimateGas", call, "pending"), 16)
+            return int(self.node.rpc.request("eth_estimateGas", fields, "pending"), 16)
         except RpcError as error:
-            contract, function = what.split(".")
-            raise reverted(contract, function, error.revert_data, error.message) from error
+            contract, function = call.split(".")
+            raise call_error(contract, function, error) from error
 
-    def _at_present_fees(self, step: Step, to: Account | None, data: bytes) -> Step:
-        fees = self.node.fees()
-        # Pools take a replacement only if both of its fees are a tenth higher.
-        max_fee = max(fees.max_fee, -(-step.max_fee * 9 // 8))
-        tip = max(fees.priority_fee, -(-step.tip * 9 // 8))
-        fields = {
-            "chainId": self.node.chain_id,
-            "nonce": step.nonce,
-            "to": to or "",
-            "value": 0,
-            "data": "0x" + data.hex(),
-            "gas": step.gas,
-            "maxFeePerGas": max_fee,
-            "maxPriorityFeePerGas": tip,
-        }
-        raw, tx_hash = sign_transaction(self._signer, fields)
-        return replace(step, max_fee=max_fee, tip=tip, raw=raw, hashes=(*step.hashes, tx_hash))
+    def _signed(self, step: Step, to: Account | None, data: bytes) -> Step:
+        fees = replacement_fees(Fees(step.max_fee, step.priority_fee), self.node.fees())
+        unsigned = UnsignedTransaction(self.node.chain_id, step.nonce, to, data, step.gas, fees)
+        signed = sign(self._signer, unsigned)
+        return replace(
+            step,
+            max_fee=fees.max_fee,
+            priority_fee=fees.priority_fee,
+            raw=signed.raw,
+            hashes=(*step.hashes, signed.hash),
+        )
 
     def _succeeded(self, step: Step) -> TxReceipt:
         tx_receipt = self._mined(step)
         if not tx_receipt.is_success:
-            contract, function = step.what.split(".")
-            raise reverted(contract, function, b"", f"mined, but failed ({tx_receipt.tx_hash})")
+            raise Reverted(f"{step.call} was mined, but failed ({tx_receipt.tx_hash})")
         return tx_receipt
 
     def _mined(self, step: Step) -> TxReceipt:
-        """Offers the transaction until it is mined: an earlier run may have died before it did."""
-        until, nap = time.monotonic() + MINED_SECONDS, 0.02
+        """Wait until the transaction is mined; broadcast it if the node does not have it."""
+        until, pause = time.monotonic() + MINED_SECONDS, 0.02
         while time.monotonic() < until:
-            if tx_receipt := self._found(step):
+            if tx_receipt := self._find(step):
                 return tx_receipt
             if not any(map(self.node.knows, step.hashes)):
-                self._offer(step)
+                self._broadcast(step)
             else:
-                time.sleep(nap)
-                nap = min(nap * 1.5, LONGEST_NAP_SECONDS)
+                time.sleep(pause)
+                pause = min(pause * 1.5, MAX_PAUSE_SECONDS)
         raise Unavailable(
-            f"{step.what}, transaction {step.hashes[-1]}, is not mined after {MINED_SECONDS} s: run again"
+            f"{step.call}, transaction {step.hashes[-1]}, is not mined after {MINED_SECONDS} s: run again"
         )
 
-    def _found(self, step: Step) -> TxReceipt | None:
+    def _find(self, step: Step) -> TxReceipt | None:
         found = (self.node.tx_receipt(tx_hash) for tx_hash in step.hashes)
         return next((tx_receipt for tx_receipt in found if tx_receipt is not None), None)
 
-    def _offer(self, step: Step) -> None:
+    def _broadcast(self, step: Step) -> None:
         try:
             self.node.broadcast(step.raw)
         except RpcError as error:
-            if self._found(step) or any(map(self.node.knows, step.hashes)):
+            if self._find(step) or any(map(self.node.knows, step.hashes)):
                 return
             raise Conflict(
-                f"{step.what} was noted with nonce {step.nonce} of {self.account}, but the node refuses it: "
-                f"{error.message}",
+                f"the journal has {step.call} with nonce {step.nonce} of {self.account}, but "
+                f"the node refuses it: {error.message}",
                 param="journal",
                 details={"transaction": step.hashes[-1]},
             ) from error
 
 
-def created_address(creator: Account, nonce: int) -> Account:
-    """The address of the contract that an account creates with its transaction number `nonce`."""
+def create_address(creator: Account, nonce: int) -> Account:
+    """The address of the contract that an account creates with this nonce (the opcode `CREATE`)."""
     return Account("0x" + keccak(rlp.encode([to_bytes(creator), nonce]))[12:].hex())
 
 
 def artifact(contract: str, artifacts: Path = ARTIFACTS) -> dict[str, Any]:
-    """A contract's file from the build. `NotFound` says how to build."""
+    """Load a contract's build artifact. Errors: `NotFound`, with how to build."""
     return _artifact(contract, artifacts)
 
 
@@ -209,5 +208,5 @@ def _artifact(contract: str, artifacts: Path) -> dict[str, Any]:
 
 
 def bytecode(contract: str, artifacts: Path = ARTIFACTS) -> bytes:
-    """Creation code from the build. `NotFound` says how to build."""
+    """Creation code of the build. Errors: `NotFound`, with how to build."""
     return bytes.fromhex(artifact(contract, artifacts)["bytecode"][2:])

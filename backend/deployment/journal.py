@@ -1,18 +1,15 @@
-"""What a deployment has sent, on disk before it is sent: a run that dies is continued, never repeated."""
+"""Write-ahead journal of a deployment's transactions, from which an interrupted run continues."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from backend.deployment.files import write_durably
 from backend.domain.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from backend.domain.ids import Account, Hash32
@@ -22,7 +19,7 @@ FORMAT = "loraledger-deployment-journal-1"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which chain, told by its first block from another one with the same id, and whose transactions."""
+    """The deployment that a journal belongs to. `genesis`, the hash of block 0, identifies the chain."""
 
     chain_id: int
     genesis: Hash32
@@ -31,24 +28,26 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One signed transaction. `digest` is Keccak of receiver and data; `hashes` name it at each fee that was
-    tried, all with the same nonce, so that at most one of them is ever mined. `raw` is the last one.
-    """
+    """One signed transaction and its replacements. Fees in wei per gas."""
 
-    what: str
+    call: str
+    """`Contract.function`, or `Contract.constructor`."""
     digest: Hash32
+    """Keccak of receiver and data."""
     nonce: int = 0
     gas: int = 0
     max_fee: int = 0
-    tip: int = 0
+    priority_fee: int = 0
     raw: str = ""
+    """The latest version, signed, 0x-hex."""
     hashes: tuple[Hash32, ...] = ()
+    """Hashes of all versions. They share the nonce, so at most one of them is mined."""
 
 
 class Journal:
-    """The steps of one deployment, in their order, which is the same in every run. Without a path it forgets.
+    """The steps of one deployment, in an order that is the same in every run. Without a path it is in memory.
 
-    Errors: `Conflict` when the file tells of another chain, deployer, terms or build than this run's.
+    Errors: `Conflict` if the file is of another chain, deployer, terms or build than this run.
     """
 
     def __init__(self, origin: Origin | None = None, path: Path | None = None) -> None:
@@ -64,36 +63,36 @@ class Journal:
 
     @property
     def position(self) -> int:
-        """How many steps this run has come through."""
+        """Number of steps that this run has passed."""
         return self._next
 
     @property
     def next_nonce(self) -> int | None:
-        """Of the next step, where an earlier run noted it."""
+        """Nonce of the next step; None if no earlier run recorded it."""
         return None if self._next == len(self._steps) else self._steps[self._next].nonce
 
-    def recall(self, what: str, digest: Hash32) -> Step | None:
-        """The next step as an earlier run noted it; None where this run is the first to come here."""
+    def replay(self, call: str, digest: Hash32) -> Step | None:
+        """Pass the next step if an earlier run recorded it; None if this run is the first to reach it."""
         if self._next == len(self._steps):
             return None
-        known = self._steps[self._next]
-        if (known.what, known.digest) != (what, digest):
+        step = self._steps[self._next]
+        if (step.call, step.digest) != (call, digest):
             raise Conflict(
-                f"{self._path} says that step {self._next + 1} was {known.what}, but now it would be {what} "
-                "or have other data: continue with the terms and the build that the deployment began with",
+                f"step {self._next + 1} of {self._path} is {step.call}, but this run would send {call} or "
+                "other data: continue with the terms and the build that the deployment began with",
                 param="journal",
             )
         self._next += 1
-        return known
+        return step
 
-    def note(self, step: Step) -> None:
-        """Keep a new step; it is on disk when this returns."""
+    def append(self, step: Step) -> None:
+        """Record a new step durably."""
         self._steps.append(step)
         self._next += 1
         self._write()
 
-    def renew(self, old: Step, new: Step) -> None:
-        """The same step with another fee."""
+    def replace(self, old: Step, new: Step) -> None:
+        """Record the replacement of a step durably."""
         self._steps[self._steps.index(old)] = new
         self._write()
 
@@ -121,34 +120,3 @@ class Journal:
             "steps": [asdict(step) for step in self._steps],
         }
         write_durably(self._path, json.dumps(content, indent=1) + "\n")
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Whole or not at all, and on disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Lock a folder. `Conflict` while another process does: two runs would deploy everything twice."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"another deployment into {folder} is running", param="journal") from None
-        yield
-    finally:
-        os.close(held)

@@ -1,5 +1,6 @@
-"""The hard bounds of each profile, as `contracts/libraries/Profiles.sol` has them, and what a public network
-asks of its governance beyond them. Ratios in ppm, times in seconds, bonds in micro-units.
+"""The bounds of each profile, as in `contracts/libraries/Profiles.sol`, and minimum delays of governance.
+
+Ratios are in ppm, times in seconds, bonds in micro-units.
 """
 
 from __future__ import annotations
@@ -47,42 +48,43 @@ BOUNDS: tuple[Mapping[str, int], ...] = (
         "margin": DAY,
     },
 )
-"""By profile; names as in Solidity's `Bounds`."""
-LEAST_GOVERNANCE: tuple[Mapping[str, int], ...] = (
+"""By profile; fields of Solidity's `Bounds`."""
+MIN_GOVERNANCE: tuple[Mapping[str, int], ...] = (
     {"votingDelay": 0, "votingPeriod": 1, "lateQuorumExtension": 1, "timelock": 0},
     {"votingDelay": DAY, "votingPeriod": 3 * DAY, "lateQuorumExtension": DAY, "timelock": DAY},
 )
-"""By profile. The contracts do not enforce these; a market whose rules change within hours is not one to
-deposit into.
+"""By profile. The contracts do not enforce these minimums. Payers need the time to withdraw before a change
+of the rules takes effect.
 """
 MAX_THAW_SECONDS = 365 * DAY
 MAX_PPM = 1_000_000
 
 
-def longest_delay(bounds: Mapping[str, int]) -> int:
-    """What the thaw must exceed: the longest that a collection can take under any governed setting."""
+def max_collection_seconds(bounds: Mapping[str, int]) -> int:
+    """The longest time that a collection can take under these bounds; the thaw must exceed it."""
     return (
         bounds["maxSettlementInterval"] + bounds["maxDisputeWindow"] + bounds["maxPause"] + bounds["margin"]
     )
 
 
-def least_unstake(bounds: Mapping[str, int]) -> int:
+def min_unstake_seconds(bounds: Mapping[str, int]) -> int:
+    """The shortest delay of unstaking under which a stake can still be slashed for any pending batch."""
     return bounds["maxDisputeWindow"] + bounds["margin"]
 
 
-def out_of_bounds(found: Mapping[str, int], bounds: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Fields of a `ParameterSet` that `Parameters` would refuse, each with the reason."""
-    room = MAX_PPM - found["minContributorsPpm"]
+def out_of_bounds(values: Mapping[str, int], bounds: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Fields of a `ParameterSet` that the contract `Parameters` would reject, each with the reason."""
+    left_for_operator = MAX_PPM - values["minContributorsPpm"]
     ranges = {
         "feePpm": (0, bounds["maxFeePpm"]),
         "stakeCoverPpm": (bounds["minStakeCoverPpm"], bounds["maxStakeCoverPpm"]),
         "disputeWindow": (bounds["minDisputeWindow"], bounds["maxDisputeWindow"]),
         "minContributorsPpm": (0, bounds["maxContributorsFloorPpm"]),
-        "minOperatorPpm": (0, min(bounds["maxOperatorFloorPpm"], room)),
-        "maxOperatorPpm": (found["minOperatorPpm"], MAX_PPM),
+        "minOperatorPpm": (0, min(bounds["maxOperatorFloorPpm"], left_for_operator)),
+        "maxOperatorPpm": (values["minOperatorPpm"], MAX_PPM),
         "challengerPpm": (bounds["minChallengerPpm"], bounds["maxChallengerPpm"]),
         "demandBond": (bounds["minDemandBond"], bounds["maxDemandBond"]),
     }
     for field, (least, most) in ranges.items():
-        if not least <= found[field] <= most:
-            yield field, f"{found[field]} is outside {least} to {most}"
+        if not least <= values[field] <= most:
+            yield field, f"{values[field]} is outside {least} to {most}"

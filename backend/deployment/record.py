@@ -1,4 +1,4 @@
-"""`deployments/<chainId>.json`: where a public market is, and the transactions that made it."""
+"""The record of a public market, `deployments/<chainId>.json`: addresses and creating transactions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from backend.deployment.journal import write_durably
+from backend.deployment.files import write_durably
 from backend.domain.deployment import Deployment
 from backend.domain.errors import InvalidInput, NotFound
 
@@ -19,26 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is published of a deployment; a `Deployment` file with more in it. Nothing in it is trusted by the
-    check but the addresses: the rest says where on the chain the proof is, and whom to expect there.
+    """A published deployment; the file is also a deployment file.
+
+    The check trusts only its addresses. The other fields name the transactions to verify on the chain and the
+    accounts to expect in each role.
     """
 
     chain_id: int
     block_number: int
-    """Of the first contract: events are read from it on."""
+    """Block of the first contract, from which events are read."""
     block_hash: Hash32
     addresses: Mapping[str, Account]
     blocks: Mapping[str, int]
-    """Contract -> block that has it since."""
+    """Contract -> block of its creation."""
     transactions: Mapping[str, Hash32]
     """Contract -> transaction that created it."""
     profile: str
     deployer: Account
     guardians: tuple[Account, ...]
     curators: tuple[Account, ...]
-    """Who should hold these roles: at first those of the terms. To be edited when governance changes them."""
+    """Expected holders of the roles, at first those of the terms. Edit them when governance changes them."""
     terms: Hash32
-    """Digest of the terms deployed on."""
+    """Digest of the terms of the deployment."""
 
     @property
     def deployment(self) -> Deployment:
@@ -50,7 +52,7 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """`NotFound` without the file, `InvalidInput` when it is something else."""
+    """Load a record. Errors: `NotFound`, `InvalidInput` if the file is not a record."""
     if not path.is_file():
         raise NotFound(f"no deployment record {path}", param="deployment")
     try:
@@ -60,7 +62,7 @@ def read_record(path: Path) -> Record:
         )
         for account in (*record.addresses.values(), *record.guardians, *record.curators, record.deployer):
             if len(account) != 42 or account != account.lower():
-                raise ValueError(f"{account} is not a lower-case address")  # noqa: TRY301 - told like the rest
+                raise ValueError(f"{account} is not a lower-case address")  # noqa: TRY301 - reported like the other errors
         for number in (record.chain_id, record.block_number, *record.blocks.values()):
             if type(number) is not int:
                 raise TypeError(f"{number!r} is not a number")  # noqa: TRY301

@@ -1,4 +1,4 @@
-"""What a block explorer needs to show a contract's source as verified."""
+"""Writes the files with which a block explorer verifies the contracts' source code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.deployment.contracts import CONTRACTS
 from backend.deployment.deployer import ARTIFACTS, artifact
-from backend.deployment.journal import write_durably
+from backend.deployment.files import write_durably
 from backend.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 def write_sources(node: Node, record: Record, folder: Path, artifacts: Path = ARTIFACTS) -> list[Path]:
-    """`<folder>/<contract>.json`: the compiler's standard-JSON input, with the settings of the build; and
-    `contracts.json`: per contract its address, name for the explorer, compiler and constructor arguments.
+    """Write the verification files of all contracts and return their paths.
 
-    Errors: `InvalidInput` where a contract on the chain was not created by this build.
+    `<folder>/<contract>.json` is the compiler's standard JSON input with the settings of the build.
+    `contracts.json` lists each contract's address, qualified name, compiler and constructor arguments.
+
+    Errors: `InvalidInput` if a contract on the chain was not created by this build.
     """
     listed: dict[str, Any] = {}
     written = []
@@ -29,21 +31,21 @@ def write_sources(node: Node, record: Record, folder: Path, artifacts: Path = AR
         built = artifact(contract, artifacts)
         info = _build_info(built["buildInfoId"], artifacts)
         path = folder / f"{contract}.json"
-        write_durably(path, json.dumps(_needed(info["input"]), indent=1) + "\n")
+        write_durably(path, json.dumps(_explorer_input(info["input"]), indent=1) + "\n")
         written.append(path)
         listed[contract] = {
             "address": record.addresses[contract],
             "name": f"{built['inputSourceName']}:{contract}",
             "compiler": f"v{info['solcLongVersion']}",
             "input": path.name,
-            "constructor_arguments": _arguments(node, record, contract, built["bytecode"]),
+            "constructor_arguments": _constructor_arguments(node, record, contract, built["bytecode"]),
         }
     write_durably(folder / "contracts.json", json.dumps(listed, indent=2) + "\n")
     return [*written, folder / "contracts.json"]
 
 
-def _needed(build_input: dict[str, Any]) -> dict[str, Any]:
-    """The whole of the build's input, less the outputs that only its tools ask for."""
+def _explorer_input(build_input: dict[str, Any]) -> dict[str, Any]:
+    """The build's input without the outputs that only Hardhat requests."""
     outputs = {"*": {"*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"]}}
     return build_input | {"settings": build_input["settings"] | {"outputSelection": outputs}}
 
@@ -56,8 +58,8 @@ def _build_info(name: str, artifacts: Path) -> dict[str, Any]:
     return content
 
 
-def _arguments(node: Node, record: Record, contract: str, creation: str) -> str:
-    """What followed the creation code, hex without 0x, as explorers take it."""
+def _constructor_arguments(node: Node, record: Record, contract: str, creation: str) -> str:
+    """The data after the creation code, hex without 0x, as explorers expect it."""
     tx = node.rpc.request("eth_getTransactionByHash", record.transactions[contract])
     if tx is None:
         raise NotFound(f"the node does not have the transaction that created {contract}", param="deployment")

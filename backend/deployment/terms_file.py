@@ -1,17 +1,17 @@
-"""Reads a terms file (TOML). Every error is named, all of them at once."""
+"""Reads terms files (TOML) and reports all errors at once."""
 
 from __future__ import annotations
 
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from eth_utils.address import to_checksum_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from backend.deployment.profiles import NAMES
 from backend.deployment.quorum import TOKEN
-from backend.deployment.terms import PARAMETERS, TIMELOCK, VOTING, Holder, Terms, faults
+from backend.deployment.terms import PARAMETER_FIELDS, TIMELOCK, VOTING_FIELDS, Holder, Terms, validate
 from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MAX_UINT = {32: (1 << 32) - 1, 48: (1 << 48) - 1, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
 
 
-def to_account(text: str) -> Account:
-    """An address, lower-case. `ValueError` says what is wrong; a mixed-case one must have its checksum."""
+def parse_address(text: str) -> Account:
+    """Parse an address, which must have its EIP-55 checksum if it is in mixed case. Errors: `ValueError`."""
     digits = text.removeprefix("0x")
     try:
         raw = bytes.fromhex(digits)
@@ -30,33 +30,27 @@ def to_account(text: str) -> Account:
         raw = b""
     if not text.startswith("0x") or len(digits) != 40 or len(raw) != 20:
         raise ValueError(f"{text!r} is not an address: 0x and 40 hex digits are expected")
-    if digits not in (digits.lower(), digits.upper()) and digits != _checksummed(digits):
+    if digits not in (digits.lower(), digits.upper()) and text != to_checksum_address(text):
         raise ValueError(f"{text} has a wrong checksum (EIP-55): is a digit mistyped?")
     return Account(text.lower())
 
 
-def _checksummed(digits: str) -> str:
-    lower = digits.lower()
-    nibbles = keccak(lower.encode()).hex()
-    return "".join(c.upper() if int(n, 16) >= 8 else c for c, n in zip(lower, nibbles, strict=False))
+def _parse_holder(text: str) -> Holder:
+    return TIMELOCK if text == TIMELOCK else parse_address(text)
 
 
-def _to_holder(text: str) -> Holder:
-    return TIMELOCK if text == TIMELOCK else to_account(text)
-
-
-def _to_distribution(raw: dict[str, int]) -> dict[Holder, int]:
+def _parse_distribution(raw: dict[str, int]) -> dict[Holder, int]:
     found: dict[Holder, int] = {}
     for text, amount in raw.items():
-        holder = _to_holder(text)
+        holder = _parse_holder(text)
         if holder in found:
             raise ValueError(f"names {text} twice")
         found[holder] = amount * TOKEN
     return found
 
 
-Address = Annotated[str, AfterValidator(to_account)]
-HolderName = Annotated[str, AfterValidator(_to_holder)]
+Address = Annotated[str, AfterValidator(parse_address)]
+HolderName = Annotated[str, AfterValidator(_parse_holder)]
 
 
 class _Table(BaseModel):
@@ -95,7 +89,7 @@ class _TermsFile(_Table):
     supply: int = Field(ge=1)
     voting: _Voting
     parameters: _Parameters
-    distribution: Annotated[dict[str, int], AfterValidator(_to_distribution)] = Field(min_length=1)
+    distribution: Annotated[dict[str, int], AfterValidator(_parse_distribution)] = Field(min_length=1)
 
     def terms(self) -> Terms:
         voting = self.voting.model_dump()
@@ -112,30 +106,30 @@ class _TermsFile(_Table):
             thaw_seconds=self.thaw_seconds,
             unstake_seconds=self.unstake_seconds,
             timelock_seconds=self.timelock_seconds,
-            voting_rules={name: voting[key] for name, key in VOTING.items()},
-            first_set={name: parameters[key] for name, key in PARAMETERS.items()},
+            voting_rules={name: voting[key] for name, key in VOTING_FIELDS.items()},
+            first_set={name: parameters[key] for name, key in PARAMETER_FIELDS.items()},
             supply=self.supply * TOKEN,
             distribution=distribution,
         )
 
 
 def read_terms(path: Path) -> Terms:
-    """`NotFound` without the file; `InvalidInput` whose details name each place and what is wrong there."""
+    """Load and validate terms. Errors: `NotFound`; `InvalidInput`, whose details have the errors by field."""
     try:
         raw = tomllib.loads(path.read_text())
     except (FileNotFoundError, IsADirectoryError):
-        raise NotFound(f"no terms file {path}: begin with deployments/terms.example.toml") from None
+        raise NotFound(f"no terms file {path}: start from deployments/terms.example.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not TOML: {error}", param="terms") from error
     try:
         terms = _TermsFile.model_validate(raw).terms()
     except ValidationError as error:
         found = {".".join(map(str, e["loc"])): e["msg"].removeprefix("Value error, ") for e in error.errors()}
-        raise _wrong(path, found) from error
-    if found := faults(terms):
-        raise _wrong(path, found)
+        raise _invalid(path, found) from error
+    if found := validate(terms):
+        raise _invalid(path, found)
     return terms
 
 
-def _wrong(path: Path, found: Mapping[str, str]) -> InvalidInput:
+def _invalid(path: Path, found: Mapping[str, str]) -> InvalidInput:
     return InvalidInput(f"{path} cannot be deployed:", param="terms", details=dict(found))

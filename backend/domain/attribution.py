@@ -1,4 +1,4 @@
-"""From scores to the list that a receipt carries. Source: docs/protocol.md, "Receipt parts"."""
+"""Converts attribution scores to the shares of a receipt. Source: docs/protocol.md, "Receipt parts"."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INDEX_FILE = "attribution.safetensors"
-"""What training leaves in an adapter's folder: a direction of each contribution for each method."""
+"""File in an adapter's folder, written by training: one direction per contribution and method."""
 CHECKPOINT_FILE = "attribution_checkpoint.safetensors"
-"""The adapter a third of the way through training, where `gradient-ridge-2` takes its gradients."""
+"""The adapter after a third of its training, where `gradient-ridge-2` computes gradients."""
 INDEX_METADATA = {"version": "2"}
-"""Among what the index says of itself; of another version it is not read."""
+"""Metadata that the index must have; other versions are not read."""
 GRADIENT_METHOD = "gradient-ridge-2"
-"""Its first version took gradients of the chat template's preamble too: the two cannot be compared."""
+"""Version 1 included gradients of the chat template's preamble, so its scores are not comparable."""
 ERROR_METHOD = "error-ridge-1"
 HIDDEN_METHOD = "hidden-cosine-1"
 ROWS_METHOD = "uniform-rows-1"
@@ -30,15 +30,16 @@ _RESOLUTION = 1 << 32
 
 
 class ScoreNotFinite(InvalidInput):
-    """An attribution method returned NaN or an infinity; `details["position"]` says for whom."""
+    """An attribution method returned NaN or an infinity for `details["position"]`."""
 
 
 def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
-    """Weights in proportion to relu(score)^2, positions rising, summing to 1,000,000 ppm.
+    """Shares in proportion to relu(score)^2, by rising position, that sum to 1,000,000 ppm.
 
-    Only the 256 highest count; who would get less than one ppm gets none; the remainder goes to the largest
-    (the lowest position on a tie). If no score is positive all positions count alike. Nothing for no scores.
-    Integer arithmetic after one rounding, so that equal scores give equal lists on every machine.
+    Only the 256 highest scores count, and shares below 1 ppm are dropped. The remainder goes to the largest
+    share (the lowest position on a tie). If no score is positive, all positions count equally. Without scores
+    the result is empty. After one rounding the arithmetic is in integers, so that equal scores give equal
+    shares on every machine.
     """
     if not all(map(math.isfinite, scores.values())):
         position, score = next((p, s) for p, s in scores.items() if not math.isfinite(s))
@@ -46,7 +47,7 @@ def shares_from_scores(scores: Mapping[int, float]) -> tuple[Share, ...]:
     positions = sorted(scores)
     weights = _weights([scores[position] for position in positions])
     if len(positions) > MAX_SHARES:
-        ranked = sorted(range(len(positions)), key=lambda place: (-weights[place], place))
+        ranked = sorted(range(len(positions)), key=lambda index: (-weights[index], index))
         counted = sorted(ranked[:MAX_SHARES])
         positions, weights = [positions[i] for i in counted], [weights[i] for i in counted]
     total = sum(weights)

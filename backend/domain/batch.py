@@ -1,8 +1,9 @@
-"""A batch: an operator's receipts, what each account earns from them, and all balances, over the same money.
+"""Builds batches: an operator's receipts, the entries that accounts earn from them, and all balances.
 
     ledger + receipts -> build -> Batch;  batch.after(header) -> the next ledger
 
-Pure: the operator builds with it and the auditor rebuilds with it. Source: docs/protocol.md, "Batch".
+Pure: operators build batches with it, auditors rebuild them. Amounts are in micro-units. Source:
+docs/protocol.md, "Batch".
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _KEY = 32
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What a batch takes from one channel: `[start, until)` of its line; `[before, start)` is waived."""
+    """The interval of a channel's cumulative that a batch collects.
+
+    `[start, until)` is paid; `[before, start)`, after the previously collected cumulative, is waived.
+    """
 
     channel_id: ChannelId
     before: int
@@ -45,18 +49,18 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an account earns from one part of one slice of one receipt. Parts: see docs/protocol.md."""
+    """What an account earns from one part of a slice of a receipt. Parts are numbered as in `split.Parts`."""
 
     account: Account
-    receipt: int
-    slice: int
+    receipt: int  # index in the batch
+    slice: int  # index in the receipt
     part: int
     value: int
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The `BatchHeader` of a committed batch. Instants in unix seconds."""
+    """Solidity's `BatchHeader`, in its field order. Instants in unix seconds."""
 
     operator: Account
     number: int
@@ -81,12 +85,12 @@ class Header:
 
     @property
     def abi(self) -> dict[str, int | str]:
-        """Solidity's `BatchHeader`."""
+        """Fields by their Solidity names."""
         return {camel_case(name): getattr(self, name) for name in HEADER_FIELDS}
 
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Header:
-        """From the fields by their Solidity names; integers may be decimal strings."""
+        """From Solidity field names; integers may be decimal strings."""
         fields: dict[str, Any] = {}
         for name, kind in cls.__annotations__.items():
             value = values[camel_case(name)]
@@ -98,26 +102,26 @@ HEADER_FIELDS = tuple(Header.__annotations__)
 
 
 def camel_case(name: str) -> str:
-    """The Solidity name of one of our fields."""
+    """The Solidity name of a Python field."""
     head, *rest = name.split("_")
     return head + "".join(part.title() for part in rest)
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """Where an operator's chain of batches stands after one of them. Amounts in micro-units."""
+class OperatorLedger:
+    """State of an operator's accounts and channels after a batch; empty before the first batch."""
 
     number: int = 0
     hash: Hash32 = ZERO_HASH
     final_at: int = 0
     cumulative_total: int = 0
     balances: Mapping[Account, int] = field(default_factory=dict)
-    """All that each account was ever credited by this operator."""
+    """Account -> all that this operator ever credited to it."""
     collected: Mapping[ChannelId, int] = field(default_factory=dict)
-    """How far each channel's line is collected."""
+    """Channel -> collected cumulative."""
 
     def balances_tree(self) -> SumTree:
-        """Leaves in order of account. ValueError before the first batch."""
+        """The tree of balances, by account. Errors: ValueError before the first batch."""
         leaves = ((bytes(12) + to_bytes(a), self.balances[a]) for a in sorted(self.balances))
         return SumTree(BALANCES_TAG, leaves)
 
@@ -130,16 +134,16 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything that a commitment commits to, with its trees for openings."""
+    """A batch with the trees that its commitment has the roots of."""
 
     operator: Account
-    parent: Ledger
+    parent: OperatorLedger
     parameter_set: int
     spans: tuple[Span, ...]
     receipts: tuple[SignedReceipt, ...]
-    """In the order of their tree."""
+    """In the order of the receipts tree."""
     entry_keys: bytes
-    """The keys of all entries, 32 bytes each, in the order of their tree."""
+    """Keys of all entries, 32 bytes each, in the order of the entries tree."""
     balances: Mapping[Account, int]
     receipts_tree: SumTree
     entries_tree: SumTree
@@ -158,7 +162,7 @@ class Batch:
         return spans_hash(self.spans)
 
     def header(self, committed_at: int, final_at: int, data_digest: Hash32) -> Header:
-        """The header that the chain makes of this batch."""
+        """The header that the contract computes for this batch."""
         return Header(
             operator=self.operator,
             number=self.number,
@@ -178,15 +182,15 @@ class Batch:
             data_digest=data_digest,
         )
 
-    def after(self, header: Header) -> Ledger:
-        """The ledger once this batch stands on chain under `header`."""
+    def after(self, header: Header) -> OperatorLedger:
+        """The ledger after this batch, committed with `header`."""
         collected = {**self.parent.collected, **{span.channel_id: span.until for span in self.spans}}
-        return Ledger(
+        return OperatorLedger(
             header.number, header.hash, header.final_at, header.cumulative_total, self.balances, collected
         )
 
     def entries_of(self, account: Account) -> list[Entry]:
-        """Why the account earned what it earned here, in the order of the receipts."""
+        """The account's entries, in the order of the receipts."""
         raw = to_bytes(account)
         first = self._find(entry_key(raw, 0, 0, 0))
         last = self._find(entry_key(raw, (1 << 32) - 1, (1 << 16) - 1, (1 << 16) - 1))
@@ -198,7 +202,7 @@ class Batch:
         return entries
 
     def entries_in(self, receipt: int) -> list[Entry]:
-        """What everybody earned from one receipt, in the order of slices and parts."""
+        """All entries of one receipt, in the order of slices and parts."""
         found = []
         for index in range(self.entries_tree.count):
             key = self._entry_key(index)
@@ -213,7 +217,7 @@ class Batch:
         return self.receipts_tree.open(index)
 
     def open_entry(self, account: Account, receipt: int, slice_: int, part: int) -> Opening:
-        """Errors: `NotFound` if this part earned the account nothing."""
+        """Opening of an entry. Errors: `NotFound` if the account earned nothing from this part."""
         key = entry_key(to_bytes(account), receipt, slice_, part)
         index = self._find(key)
         if index == self.entries_tree.count or self._entry_key(index) != key:
@@ -221,7 +225,7 @@ class Batch:
         return self.entries_tree.open(index)
 
     def _find(self, key: bytes) -> int:
-        """Index of the first entry whose key is not below this one."""
+        """Index of the first entry with this key or a larger one."""
         return bisect_left(range(self.entries_tree.count), key, key=self._entry_key)
 
     def _entry_key(self, index: int) -> bytes:
@@ -234,7 +238,7 @@ def entry_key(account: bytes, receipt: int, slice_: int, part: int) -> bytes:
 
 
 def pack_spans(spans: Iterable[Span]) -> bytes:
-    """`channelId 32 ‖ before 16 ‖ from 16 ‖ until 16`, span by span."""
+    """Concatenate `channelId 32 ‖ before 16 ‖ from 16 ‖ until 16` of all spans."""
     packed = bytearray()
     for span in spans:
         packed += to_bytes(span.channel_id)
@@ -248,21 +252,25 @@ def spans_hash(spans: Iterable[Span]) -> Hash32:
 
 
 def build(
-    operator: Account, parent: Ledger, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
+    operator: Account,
+    parent: OperatorLedger,
+    terms: ParameterSet,
+    receipts: Sequence[SignedReceipt],
+    rules: Rules,
 ) -> Batch:
-    """The operator's next batch from these receipts, in the order of (channel, cumulative), under `terms`.
+    """Build the operator's next batch from receipts in the order of (channel, cumulative), under `terms`.
 
-    Errors: `BadReceipt` for the first receipt that is wrong or out of its place, which `details["index"]`
-    names; ValueError without receipts.
+    Errors: `BadReceipt` for the first wrong or misplaced receipt, whose index is `details["index"]`;
+    ValueError without receipts.
     """
     try:
-        spans = tile(parent.collected, receipts)
+        spans = spans_of(parent.collected, receipts)
     except BadReceipt as misplaced:
-        # An earlier receipt that is wrong in itself is the one to name.
+        # If an earlier receipt violates the rules, that one is reported.
         _earnings(operator, terms, receipts[: misplaced.details["index"]], rules)
         raise
     entries = entries_of(operator, terms, receipts, rules)
-    balances = credited(parent.balances, entries.earned)
+    balances = add_earnings(parent.balances, entries.earned)
     return Batch(
         operator=operator,
         parent=parent,
@@ -273,16 +281,16 @@ def build(
         balances=balances,
         receipts_tree=tree_of_receipts(receipts),
         entries_tree=entries.tree,
-        balances_tree=Ledger(balances=balances).balances_tree(),
+        balances_tree=OperatorLedger(balances=balances).balances_tree(),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What everybody earns from some receipts."""
+    """Entries that a list of receipts earns."""
 
     keys: bytes
-    """32 bytes each, in the order of the tree."""
+    """Keys, 32 bytes each, in the order of the tree."""
     tree: SumTree
     earned: Mapping[Account, int]
 
@@ -290,7 +298,7 @@ class Entries:
 def entries_of(
     operator: Account, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
 ) -> Entries:
-    """Errors: `BadReceipt` for the first receipt that is wrong in itself, as `build`."""
+    """Entries of these receipts. Errors: `BadReceipt` for the first that violates the rules, as `build`."""
     earned = _earnings(operator, terms, receipts, rules)
     sums: dict[Account, int] = {}
     keys, values = bytearray(), []
@@ -304,18 +312,18 @@ def entries_of(
     return Entries(packed, SumTree(ENTRIES_TAG, leaves), sums)
 
 
-def credited(balances: Mapping[Account, int], earned: Mapping[Account, int]) -> dict[Account, int]:
-    """All balances once the earnings are added."""
+def add_earnings(balances: Mapping[Account, int], earned: Mapping[Account, int]) -> dict[Account, int]:
+    """Balances plus earnings."""
     return {**balances, **{account: balances.get(account, 0) + amount for account, amount in earned.items()}}
 
 
 def tree_of_receipts(receipts: Iterable[SignedReceipt]) -> SumTree:
-    """In their order. ValueError without receipts, or if their sum leaves uint128."""
+    """The receipts tree. Errors: ValueError without receipts, or if the sum exceeds uint128."""
     return SumTree(RECEIPTS_TAG, ((to_bytes(receipt_id(s.receipt)), s.receipt.charge) for s in receipts))
 
 
-def tile(collected: Mapping[ChannelId, int], receipts: Sequence[SignedReceipt]) -> tuple[Span, ...]:
-    """The spans that these receipts cover without gap or overlap. Errors: `BadReceipt` for a stray one."""
+def spans_of(collected: Mapping[ChannelId, int], receipts: Sequence[SignedReceipt]) -> tuple[Span, ...]:
+    """The spans that receipts cover. Errors: `BadReceipt` at a gap, an overlap or a channel out of order."""
     spans: list[Span] = []
     index = 0
     for channel_id, group in groupby(receipts, key=lambda signed: signed.receipt.channel_id):
@@ -334,7 +342,7 @@ def tile(collected: Mapping[ChannelId, int], receipts: Sequence[SignedReceipt]) 
 
 
 def _misplaced(begins: int, expected: int) -> BadReceipt:
-    text = f"the receipt begins at {begins} of its channel's line, not at {expected}"
+    text = f"the receipt begins at {begins} of its channel's cumulative, not at {expected}"
     return BadReceipt(text, "cumulative", {"expected": str(expected), "found": str(begins)})
 
 
@@ -346,7 +354,7 @@ def _at(index: int, error: BadReceipt) -> BadReceipt:
 def _earnings(
     operator: Account, terms: ParameterSet, receipts: Sequence[SignedReceipt], rules: Rules
 ) -> dict[bytes, list[tuple[int, int]]]:
-    """Account -> (receipt << 32 | slice << 16 | part, value), rising; parts of zero have no entry."""
+    """Account -> rising (receipt << 32 | slice << 16 | part, value). Parts of zero have no entry."""
     earned: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for index, signed in enumerate(receipts):
         try:

@@ -1,4 +1,4 @@
-"""`batch.jsonl`, the public data of a batch: canonical, so that equal batches are equal bytes.
+"""Codec of `batch.jsonl`, the public data of a batch. Its form is canonical: equal batches are equal bytes.
 
 Source: docs/protocol.md, "Batch".
 """
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 FILE_NAME = "batch.jsonl"
 FORMAT = "loraledger-batch-1"
 MAX_LINE = 20_000
-"""No line that `encode` writes is longer, in bytes: four lists of 256 entries and the rest."""
+"""Longest line in bytes: four attribution lists of 256 items, and the other fields."""
 MAX_BRACKETS = 64
-"""More than a line of ours has; the parser recurses for each."""
+"""Limit of brackets per line, above what a line has, because the JSON parser recurses on each."""
 METHOD = re.compile(r"[\x21-\x7e]{1,32}")
 HEX = re.compile(r"0x[0-9a-f]*")
 
@@ -45,12 +45,12 @@ _FIELDS = {  # name in the file -> (name in Python, bits of an integer or None f
 
 
 class MalformedBatch(InvalidInput):
-    """Batch data that is not in its one canonical form; `details["line"]` counts from 1."""
+    """Batch data that is not in canonical form. `details["line"]` counts from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchName:
-    """The first line: which batch of whom this is."""
+    """The first line, which identifies the batch."""
 
     chain_id: int
     collector: Account
@@ -59,15 +59,15 @@ class BatchName:
 
 
 def encode(name: BatchName, receipts: Iterable[SignedReceipt]) -> bytes:
-    """The file's bytes; receipts in the order of their tree."""
+    """Bytes of the file. `receipts` are in the order of the receipts tree."""
     return b"".join([_name_line(name), *map(_receipt_line, receipts)])
 
 
 def decode(data: bytes) -> tuple[BatchName, tuple[SignedReceipt, ...]]:
-    """Errors: `MalformedBatch` for anything that `encode` would not have written."""
+    """The inverse of `encode`. Errors: `MalformedBatch` for all other bytes."""
     lines = [line + b"\n" for line in data.split(b"\n")]
     if lines.pop() != b"\n":
-        raise MalformedBatch("the batch data ends within a line", "data", {"line": len(lines) + 1})
+        raise MalformedBatch("the batch data does not end with a newline", "data", {"line": len(lines) + 1})
     lines = lines or [b""]
     name = _parse(1, lines[0], _read_name, _name_line)
     receipts = (_parse(n, line, _read_receipt, _receipt_line) for n, line in enumerate(lines[1:], 2))
@@ -104,7 +104,7 @@ def _line(fields: dict[str, Any]) -> bytes:
 
 
 def _parse(number: int, line: bytes, read: Callable[[Any], T], write: Callable[[T], bytes]) -> T:
-    """What the line says, provided that it says it in the canonical form."""
+    """Parse a line. Errors: `MalformedBatch` unless it is in canonical form."""
     try:
         value = read(_json(line))
         if write(value) == line:
@@ -119,7 +119,7 @@ def _parse(number: int, line: bytes, read: Callable[[Any], T], write: Callable[[
 
 def _json(line: bytes) -> Any:
     if line.count(b"[") + line.count(b"{") > MAX_BRACKETS:
-        raise ValueError("nested too deep")
+        raise ValueError("too many brackets")
     return json.loads(line)
 
 
@@ -137,14 +137,14 @@ def _read_receipt(fields: dict[str, Any]) -> SignedReceipt:
     }
     method, signature = fields["method"], _hex(fields["signature"], 65)
     if not METHOD.fullmatch(method):
-        raise ValueError(f"{method!r} names no method")
+        raise ValueError(f"{method!r} is not a method name")
     return SignedReceipt(Receipt(**values), method, tuple(map(_read_slice, fields["slices"])), signature)
 
 
 def _read_slice(fields: dict[str, Any]) -> Slice:
     packed = bytes.fromhex(fields["list"][2:])
     if len(packed) % 8:
-        raise ValueError("a list is entries of 8 bytes")
+        raise ValueError("an attribution list has items of 8 bytes")
     numbers = struct.unpack(f">{len(packed) // 4}I", packed)
     shares = tuple(map(Share, numbers[::2], numbers[1::2]))
     return Slice(VersionId(Hash32(_hex(fields["versionId"], 32))), _int(fields["weightPpm"], 32), shares)
@@ -153,7 +153,7 @@ def _read_slice(fields: dict[str, Any]) -> Slice:
 def _int(text: str, bits: int) -> int:
     value = int(text) if isinstance(text, str) else -1
     if not 0 <= value < 1 << bits:
-        raise ValueError(f"{text!r} is no uint{bits} in decimals")
+        raise ValueError(f"{text!r} is not a decimal uint{bits}")
     return value
 
 

@@ -9,21 +9,21 @@ from backend.domain.ids import Account
 
 NAMESPACE = "eip155"
 ACCOUNT = re.compile(rf"(?:{NAMESPACE}:([0-9]{{1,20}}):)?(0x[0-9a-fA-F]{{40}})")
-"""An address, alone or behind its chain."""
+"""An address, alone or after its chain."""
 
 
 def chain_name(chain_id: int) -> str:
-    """`eip155:1` is Ethereum."""
+    """CAIP-2 identifier; `eip155:1` is Ethereum."""
     return f"{NAMESPACE}:{chain_id}"
 
 
 def account_name(chain_id: int, account: Account) -> str:
-    """`eip155:1:0x...`; the address stays in lower case, as everywhere in the API."""
+    """CAIP-10 identifier `eip155:1:0x...`, with the address in lower case, as everywhere in the API."""
     return f"{chain_name(chain_id)}:{account}"
 
 
 def account_of(text: str, chain_id: int) -> Account:
-    """An address, or an account's name on this chain. Errors: `InvalidInput`, for other chains' names too."""
+    """Parse an address or a CAIP-10 identifier. Errors: `InvalidInput`, also for another chain."""
     found = ACCOUNT.fullmatch(text)
     if found is None:
         raise InvalidInput(f"not an account (0x and 40 hex digits, or {chain_name(chain_id)}: before them)")

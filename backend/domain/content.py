@@ -1,6 +1,6 @@
-"""Content ids: CIDv1 over sha-256, the only kind that the market publishes.
+"""Content ids: CIDv1 over sha-256.
 
-Source: https://github.com/multiformats/cid. The chain keeps the bare 32-byte digest of a folder's CID.
+Source: https://github.com/multiformats/cid. The chain stores only the 32-byte digest of a folder's CID.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHA2_256 = b"\x12\x20"
 
 class Codec(IntEnum):
     RAW = 0x55
-    """Bytes of a file, at most one chunk."""
+    """A file of at most one chunk."""
     DAG_PB = 0x70
     """A UnixFS folder, or a file of several chunks."""
 
@@ -30,15 +30,15 @@ class MalformedCid(InvalidInput):
 
 
 class ContentMissing(NotFound):
-    """The store has no such block, folder or file; `details` says which."""
+    """The store does not have the block, folder or file in `details`."""
 
 
 class ContentCorrupt(DomainError):
-    """Bytes that do not hash to their id, or a block that is not valid UnixFS. Never handed on."""
+    """Bytes that do not hash to their id, or a block that is not valid UnixFS. They are never passed on."""
 
 
 class ContentUnsafe(InvalidInput):
-    """A folder with names that would leave it, or one larger than the caller allows."""
+    """A folder with names that lead outside it, or one larger than the caller allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class DecodedCid:
 
 
 def decode_cid(cid: str) -> DecodedCid:
-    """Parse strictly: each content has exactly one accepted spelling. Errors: `MalformedCid`."""
+    """Parse strictly, so that each content has exactly one CID. Errors: `MalformedCid`."""
     if len(cid) != 59 or cid[0] != "b":
         raise _malformed(cid)
     try:
@@ -74,7 +74,7 @@ def decode_cid(cid: str) -> DecodedCid:
 
 
 def decode_binary_cid(raw: bytes) -> DecodedCid:
-    """36 bytes of a CIDv1. Errors: `MalformedCid`."""
+    """Parse the 36 bytes of a CIDv1. Errors: `MalformedCid`."""
     is_known = len(raw) == 36 and raw[0] == 1 and raw[1] in tuple(Codec) and raw[2:4] == SHA2_256
     if not is_known:
         raise _malformed(raw.hex())
@@ -83,12 +83,12 @@ def decode_binary_cid(raw: bytes) -> DecodedCid:
 
 @lru_cache(1024)
 def cid_of(digest: Hash32) -> Cid:
-    """The folder whose digest the chain keeps."""
+    """CID of the folder with this digest."""
     return Cid(str(DecodedCid(Codec.DAG_PB, bytes.fromhex(digest[2:]))))
 
 
 def cid_digest(cid: Cid) -> Hash32:
-    """What the chain keeps of a folder's CID. Errors: `MalformedCid`, also for a CID that is no folder's."""
+    """Digest of a folder's CID. Errors: `MalformedCid`, also for the CID of a file."""
     decoded = decode_cid(cid)
     if decoded.codec is not Codec.DAG_PB:
         raise MalformedCid(f"{cid} is a bare file; published content is a folder", "cid", {"cid": cid})
@@ -96,7 +96,7 @@ def cid_digest(cid: Cid) -> Hash32:
 
 
 def verify_block(cid: DecodedCid, block: bytes) -> bytes:
-    """The block itself if it hashes to `cid`. Errors: `ContentCorrupt`."""
+    """Return the block if it hashes to `cid`. Errors: `ContentCorrupt`."""
     if hashlib.sha256(block).digest() != cid.digest:
         raise ContentCorrupt(f"block {cid} does not hash to its id", details={"cid": str(cid)})
     return block

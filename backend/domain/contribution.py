@@ -1,4 +1,4 @@
-"""An upload on its way to becoming a contribution, and how what the chain says moves it on."""
+"""Uploads, from the received file to the recorded contribution."""
 
 from __future__ import annotations
 
@@ -21,70 +21,70 @@ if TYPE_CHECKING:
 
 class UploadState(StrEnum):
     CHECKING = "checking"
-    """Its bytes are being received. One that stays so was cut off, and goes after a day."""
+    """Its bytes are being received. An interrupted upload is deleted after a day."""
     INVALID = "invalid"
-    """The report says why. Nothing of it is kept."""
+    """The report has its defects. Its content is not stored."""
     DRAFT = "draft"
-    """Sound, and waiting for its contributor's signature."""
+    """Valid, waiting for the contributor's signature."""
     SUBMITTED = "submitted"
-    """Signed, published, and on its way to the chain."""
+    """Signed and published; the transaction that records it is pending."""
     RECORDED = "recorded"
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     WITHDRAWING = "withdrawing"
-    """Its contributor took it back, and its content is gone from here; the curators' decision is to come."""
+    """Withdrawn by its contributor and deleted here; the curators' decision is pending."""
     WITHDRAWN = "withdrawn"
-    """No later snapshot has it. What it was stays provable by its hashes, and what it earned stays earned."""
+    """Not in later snapshots. Its hashes stay on the chain, and it keeps what it earned."""
 
 
 WITHDRAWAL = frozenset({UploadState.WITHDRAWING, UploadState.WITHDRAWN})
 
 
 class ReviewReason(IntEnum):
-    """Reason codes of a curator's decision on the chain."""
+    """Reason codes of curators' decisions on the chain."""
 
     NONE = 0
     COPIED = 1
-    """Of another contribution, in whole or in part."""
+    """Copies another contribution, in whole or in part."""
     LICENCE = 2
     MALFORMED = 3
-    """Its bytes are not those of the content hash, not canonical, or not rows."""
+    """Its bytes do not match the content hash, are not canonical, or are not rows."""
     QUALITY = 4
     HARMFUL = 5
     PERSONAL_DATA = 6
     WITHDRAWN = 7
-    """By its contributor."""
+    """Withdrawn by its contributor."""
 
 
 def is_withdrawn(recorded: Contribution) -> bool:
-    """Whether the curators rejected it because its contributor took it back."""
+    """Whether the curators rejected it as withdrawn."""
     return recorded.is_accepted is False and recorded.reason == ReviewReason.WITHDRAWN
 
 
 def decision(content_hash: Hash32, reason: ReviewReason) -> dict[str, Any]:
-    """The registry's `Review`: no reason accepts, any other one rejects."""
+    """The registry's `Review`: `NONE` accepts, any other reason rejects."""
     is_accepted = reason is ReviewReason.NONE
     return {"contentHash": content_hash, "isAccepted": is_accepted, "reason": str(int(reason))}
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the sound rows are like. Tokens and languages are those of a uniform sample of rows."""
+    """Statistics of the valid rows. Tokens and languages are of a uniform sample of rows."""
 
     num_sampled: int
-    """Rows."""
+    """Rows in the sample."""
     is_exact: bool
-    """Whether the sample is everything; else `num_tokens` is projected onto all characters."""
+    """Whether the sample has all rows; otherwise `num_tokens` is extrapolated by characters."""
     num_tokens: int | None
-    """Of the texts, without a chat template; None where the base model's tokenizer cannot be used alone."""
+    """Tokens of the texts without chat template; None if the base model's tokenizer is not available."""
     languages: Mapping[str, int]
-    """Sampled rows by ISO 639 code, the most frequent first; `und`: too short or too mixed to say."""
+    """Sampled rows by ISO 639 code, the most frequent first; `und` if too short or too mixed."""
     lengths: Mapping[str, int]
-    """All rows by their characters: the key is the most that its rows have, one less than a power of two."""
+    """Histogram of all rows by characters. Keys are upper bounds, one less than a power of two."""
 
 
 class PersonalKind(StrEnum):
-    """Kinds of personal data that are found by their form, as presidio names them."""
+    """Kinds of personal data with a recognisable form, by their names in presidio."""
 
     EMAIL_ADDRESS = "EMAIL_ADDRESS"
     PHONE_NUMBER = "PHONE_NUMBER"
@@ -103,49 +103,49 @@ class PersonalFinding:
     field: str
     kind: PersonalKind
     masked: str
-    """The first of its kind in the field, so far as it may be shown."""
+    """The first finding of this kind in the field, masked."""
 
 
 @dataclass(frozen=True, slots=True)
 class PersonalData:
-    """What patterns and checksums find. Names and postal addresses are not looked for."""
+    """Findings of patterns and checksums. Names and postal addresses are not detected."""
 
     counts: Mapping[PersonalKind, int]
-    """Fields of rows."""
+    """Number of fields of rows by kind."""
     first: tuple[PersonalFinding, ...]
-    """A hundred."""
+    """The first hundred findings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the check of an upload found. Of an invalid one, the hash and CID are None."""
+    """Result of validating an upload. Hash and CID of an invalid upload are None."""
 
     licence: str
     """SPDX expression."""
     datanet_licence: str | None = None
-    """The one that names what its datanet takes; None where it states none, or its terms are not here."""
+    """SPDX expression that the datanet requires; None if it requires none or its terms are unavailable."""
     format: RowFormat | None = None
     num_rows: int = 0
-    """Sound ones."""
+    """Valid rows."""
     num_characters: int = 0
     num_bytes: int = 0
-    """Of the canonical form."""
+    """Size of the canonical form."""
     content_hash: Hash32 | None = None
-    """sha-256 of the canonical bytes."""
+    """sha-256 of the canonical form."""
     cid: Cid | None = None
-    """Folder with `data.jsonl` and `contribution.json`, as it will be published."""
+    """CID of the folder to publish, with `data.jsonl` and `contribution.json`."""
     defects: tuple[Defect, ...] = ()
-    """The first hundred; `Contributions.defects` has all."""
+    """The first hundred defects; `Contributions.defects` returns all."""
     defect_counts: Mapping[str, int] = field(default_factory=dict)
-    """By code, of all."""
+    """Number of all defects by code."""
     num_left_out: int = 0
-    """Lines with defects that a contribution was made without, by its contributor's word."""
+    """Lines with defects that were dropped with the contributor's consent."""
     profile: Profile | None = None
-    """Of the sound rows; None while there is none."""
+    """None without valid rows."""
     personal_data: PersonalData | None = None
-    """None while it is being checked."""
+    """None until it has been checked."""
     near_copies: NearCopies | None = None
-    """None while it is being checked."""
+    """None until it has been checked."""
 
     @property
     def num_defects(self) -> int:
@@ -154,7 +154,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What the contributor signs beside the content: single use and expiry (unix seconds)."""
+    """Single use and expiry (unix seconds) of the contributor's signature."""
 
     nonce: int
     deadline: int
@@ -164,48 +164,50 @@ class Ticket:
 class Upload:
     id: str
     account: Account
-    """Its contributor."""
+    """The contributor."""
     datanet: DatanetId
     name: str
     state: UploadState
     created_at: datetime
     report: Report
     ticket: Ticket | None = None
-    """Of the typed data handed out last; with `transaction_id`, the one that was signed."""
+    """Ticket of the latest typed data; once there is a `transaction_id`, the signed one."""
     transaction_id: int | None = None
     index: int | None = None
-    """Place in the datanet, once recorded."""
+    """Index in the datanet, once recorded."""
     reason: int | None = None
-    """The curators' code for why it is rejected; while it is not, None."""
+    """The curators' reason code, if it is rejected."""
     error: Mapping[str, Any] | None = None
-    """Why the last attempt to record it failed: the chain's error by name, message and arguments."""
+    """Error of the last failed transaction, as `ChainTransaction.error`."""
 
     @property
     def reason_name(self) -> str | None:
-        """Of the code; None also for one that other curators made up."""
+        """Name of the reason code; None for unknown codes."""
         known = {int(reason): reason.name.lower() for reason in ReviewReason}
         return None if self.reason is None else known.get(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Row `line` of an upload equals row `of_line` of another one, or of the same one."""
+    """Row `line` of an upload equals row `of_line` of another upload or of the same one."""
 
     line: int
     of_upload: str
     of_line: int
     of_account: Account
     of_index: int | None
-    """Of the other contribution, once it is recorded."""
+    """Index of the other contribution, once it is recorded."""
 
 
-def advanced(upload: Upload, recorded: Contribution | None, transaction: ChainTransaction | None) -> Upload:
-    """The upload as the chain has it. `recorded`: what the registry holds under its content hash.
+def update_from_chain(
+    upload: Upload, recorded: Contribution | None, transaction: ChainTransaction | None
+) -> Upload:
+    """The upload updated from the chain. `recorded` is the registry's entry with its content hash.
 
-    The same facts give the same upload, however often they are looked at and whatever was missed between.
+    Idempotent, and independent of intermediate states that were not observed.
     """
     if recorded is not None and recorded.contributor == upload.account:
-        state = _decided(recorded, is_taken_back=upload.state in WITHDRAWAL)
+        state = _state_of(recorded, is_withdrawing=upload.state in WITHDRAWAL)
         reason = recorded.reason if recorded.is_accepted is False else None
         return replace(upload, state=state, index=recorded.index, reason=reason, error=None)
     if upload.state in WITHDRAWAL:
@@ -215,16 +217,18 @@ def advanced(upload: Upload, recorded: Contribution | None, transaction: ChainTr
     if transaction is None:
         return upload
     if transaction.state is TransactionState.FAILED:
-        # The signature is spent or void: the contributor may sign again.
+        # The signature is used or expired: the contributor must sign again.
         draft = replace(upload, state=UploadState.DRAFT, index=None, ticket=None, transaction_id=None)
         return replace(draft, error=transaction.error)
-    return replace(upload, state=UploadState.SUBMITTED, index=None)  # also after a reorg took the record away
+    return replace(
+        upload, state=UploadState.SUBMITTED, index=None
+    )  # also after a reorganisation dropped the record
 
 
-def _decided(recorded: Contribution, *, is_taken_back: bool) -> UploadState:
+def _state_of(recorded: Contribution, *, is_withdrawing: bool) -> UploadState:
     if is_withdrawn(recorded):
         return UploadState.WITHDRAWN
-    if is_taken_back:
+    if is_withdrawing:
         return UploadState.WITHDRAWING
     state = {None: UploadState.RECORDED, True: UploadState.ACCEPTED, False: UploadState.REJECTED}
     return state[recorded.is_accepted]

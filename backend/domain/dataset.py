@@ -1,8 +1,8 @@
-"""Rows of a contribution: what a row may be, everything that is wrong with a line, and its canonical bytes.
+"""Rows of contributions: formats, validation and canonical bytes.
 
-A contribution is a JSONL file. Each line is one object in one of three formats, all lines in the same one:
-`{"messages": [{"role", "content"}, ...]}`, `{"prompt", "completion"}` or `{"text"}`, each with an optional
-`"source"`: the thing that the row speaks about, so that paraphrases do not end up on both sides of a split.
+A contribution is a JSONL file. Each line is an object in one of three formats, and all lines have the same
+format: `{"messages": [{"role", "content"}, ...]}`, `{"prompt", "completion"}` or `{"text"}`. An optional
+`"source"` names the subject of the row, so that a split for evaluation keeps paraphrases on one side.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 MAX_LINE_BYTES = 1 << 20
 MAX_DEPTH = 8
-"""Nesting of a line's JSON; the formats need three."""
+"""Maximum nesting of a line's JSON. The formats need three."""
 MAX_SOURCE_CHARACTERS = 512
 ROLES = ("system", "user", "assistant")
 
 
 _TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
-"""Brackets and strings, also one that is cut off: every quote starts a match, so no text is read twice."""
+"""Brackets and strings. An unterminated string matches too, so that no text is scanned twice."""
 
 
 class RowFormat(StrEnum):
@@ -50,7 +50,7 @@ FORMATS = "; ".join(f"{kind} ({', '.join(names)})" for kind, names in FIELDS.ite
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """Something wrong with an upload. `line` counts from 1; `field` as in `messages[2].role`."""
+    """An error in an upload. `line` counts from 1; `field` is a path such as `messages[2].role`."""
 
     line: int
     code: str
@@ -59,14 +59,14 @@ class Defect:
 
 
 class Row(NamedTuple):
-    """A tuple, because one is made for each row of gigabytes."""
+    """A valid row. It is a tuple because uploads of gigabytes have many rows."""
 
     line: int
     format: RowFormat
     texts: tuple[str, ...]
-    """What people wrote: contents, prompt and completion, or text; neither roles nor source."""
+    """Contents, prompt and completion, or text; without roles and source."""
     canonical: bytes
-    """Sorted keys, no blanks, UTF-8, without the final newline."""
+    """JSON with sorted keys and without spaces, in UTF-8, without the final newline."""
 
     @property
     def hash(self) -> Hash32:
@@ -74,7 +74,7 @@ class Row(NamedTuple):
 
     @property
     def num_characters(self) -> int:
-        """Of its texts."""
+        """Length of the texts."""
         return sum(map(len, self.texts))
 
     @property
@@ -84,7 +84,7 @@ class Row(NamedTuple):
 
 
 def canonical_row(row: Mapping[str, Any]) -> bytes:
-    """The one spelling of a row. The canonical bytes of a contribution are these, a newline behind each."""
+    """Canonical JSON of a row. The canonical form of a contribution is its rows, each with a newline."""
     text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
@@ -94,7 +94,7 @@ def row_hash(canonical: bytes) -> Hash32:
 
 
 def split_lines(stream: Iterable[bytes], max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
-    """Lines without their newline, whatever the chunks; None for one above `max_bytes`. Holds one line."""
+    """Split a stream into lines without newline, None for lines above `max_bytes`. Buffers one line."""
     pending = bytearray()
     is_too_long = False
     for chunk in stream:
@@ -114,20 +114,20 @@ def split_lines(stream: Iterable[bytes], max_bytes: int = MAX_LINE_BYTES) -> Ite
 
 
 class LineChecker:
-    """Checks the lines of one file in their order."""
+    """Validates the lines of one file in their order."""
 
     def __init__(self) -> None:
         self.format: RowFormat | None = None
-        """Of the first sound row: all others must have it."""
-        self._has_named_line_ends = False
+        """Format of the first valid row, which all others must have."""
+        self._has_reported_line_ends = False
 
     def check(self, line: int, raw: bytes | None) -> Row | list[Defect]:
-        """The row, or everything that is wrong with the line."""
+        """The row, or all defects of the line."""
         found = _Findings(line)
-        raw = self._plain(raw, found)
-        of_the_file = len(found.defects)
+        raw = self._without_file_marks(raw, found)
+        num_file_defects = len(found.defects)
         value = _parse(raw, found)
-        if len(found.defects) > of_the_file:
+        if len(found.defects) > num_file_defects:
             return found.defects
         row_format = _check_row(value, found)
         if row_format is not None and not found.defects:
@@ -138,8 +138,8 @@ class LineChecker:
             return found.defects
         return Row(line, row_format, tuple(found.texts), canonical_row(value))
 
-    def _plain(self, raw: bytes | None, found: _Findings) -> bytes | None:
-        """Without what an editor may have put around all the lines; named once a file, not once a line."""
+    def _without_file_marks(self, raw: bytes | None, found: _Findings) -> bytes | None:
+        """Remove a byte order mark, and report it and CR LF line ends once per file."""
         if raw is None:
             return None
         if found.line == 1 and raw.startswith(codecs.BOM_UTF8):
@@ -147,8 +147,8 @@ class LineChecker:
                 "byte_order_mark", "the file starts with a byte order mark; save it as UTF-8 without one"
             )
             raw = raw.removeprefix(codecs.BOM_UTF8)
-        if raw.endswith(b"\r") and not self._has_named_line_ends:
-            self._has_named_line_ends = True
+        if raw.endswith(b"\r") and not self._has_reported_line_ends:
+            self._has_reported_line_ends = True
             found.add("carriage_return", "the lines end in CR LF; save the file with LF as its line ends")
         return raw
 
@@ -163,17 +163,17 @@ class _Findings:
         self.defects.append(Defect(self.line, code, message, field))
 
     def pairs(self, items: list[tuple[str, Any]]) -> dict[str, Any]:
-        """For `json.loads`: an object, its repeated keys noted."""
+        """`object_pairs_hook` that reports repeated keys."""
         value = dict(items)
         if len(value) < len(items):
             names = [name for name, _ in items]
             for name in value:
                 if names.count(name) > 1:
-                    self.add("duplicate_key", "stands there more than once", _shown(name))
+                    self.add("duplicate_key", "appears more than once", _printable(name))
         return value
 
     def number(self, literal: str) -> float:
-        """For `json.loads`: a number with a point, or NaN and Infinity, which are not JSON."""
+        """`parse_float` and `parse_constant` that report NaN and infinities, which are not JSON."""
         if not math.isfinite(value := float(literal)):
             self.add("not_finite", f"{literal[:32]} is not a finite number")
         return value
@@ -183,7 +183,7 @@ def _parse(raw: bytes | None, found: _Findings) -> Any:
     if raw is None:
         return found.add("line_too_long", f"longer than {MAX_LINE_BYTES} bytes")
     if not raw.strip():
-        return found.add("empty_line", "a line without a row")
+        return found.add("empty_line", "the line is empty")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -205,10 +205,10 @@ def _parse_json(text: str, found: _Findings) -> Any:
 
 
 def is_too_deep(text: str) -> bool:
-    """Whether JSON nests more than `MAX_DEPTH` deep, in linear time and constant stack.
+    """Whether JSON nests deeper than `MAX_DEPTH`, in linear time and constant stack.
 
-    To be asked before parsing what a stranger sent: the parser recurses in C, and where a library has raised
-    the recursion limit, deep nesting overflows the stack and ends the process.
+    Call it before parsing untrusted JSON. The parser recurses in C, and if a library has raised the recursion
+    limit, deep nesting overflows the stack and ends the process.
     """
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
@@ -232,7 +232,7 @@ def _check_row(row: Any, found: _Findings) -> RowFormat | None:
     names = FIELDS[present[0]]
     for name in row:
         if name not in {*names, "source"}:
-            found.add("unknown_field", f"no field of format {present[0]}", _shown(name))
+            found.add("unknown_field", f"not a field of format {present[0]}", _printable(name))
     for name in names:
         if name == "messages":
             _check_messages(row[name], found)
@@ -244,8 +244,8 @@ def _check_row(row: Any, found: _Findings) -> RowFormat | None:
 
 
 def _check_source(row: Mapping[str, Any], found: _Findings) -> None:
-    is_sound = _check_text(row, "source", "source", found, is_text=False)
-    if is_sound and len(row["source"]) > MAX_SOURCE_CHARACTERS:
+    is_valid = _check_text(row, "source", "source", found, is_text=False)
+    if is_valid and len(row["source"]) > MAX_SOURCE_CHARACTERS:
         found.add("too_long", f"longer than {MAX_SOURCE_CHARACTERS} characters", "source")
 
 
@@ -254,8 +254,8 @@ def _check_messages(messages: Any, found: _Findings) -> None:
         found.add("wrong_type", f"must be a list, not {_kind(messages)}", "messages")
         return
     before = len(found.defects)
-    for place, message in enumerate(messages):
-        _check_message(message, f"messages[{place}]", found)
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]", found)
     if len(found.defects) == before:
         _check_turns([message["role"] for message in messages], found)
 
@@ -266,14 +266,14 @@ def _check_message(message: Any, path: str, found: _Findings) -> None:
         return
     for name in message:
         if name not in {"role", "content"}:
-            found.add("unknown_field", "a message has a role and a content", f"{path}.{_shown(name)}")
+            found.add("unknown_field", "a message has a role and a content", f"{path}.{_printable(name)}")
     if _check_text(message, "role", f"{path}.role", found, is_text=False) and message["role"] not in ROLES:
         found.add("unknown_role", f"must be one of {', '.join(ROLES)}", f"{path}.role")
     _check_text(message, "content", f"{path}.content", found)
 
 
 def are_turns(roles: list[str]) -> bool:
-    """Whether these are `[system,] user, assistant, ...`, ending with assistant."""
+    """Whether the roles are `[system,] user, assistant, ...` and end with assistant."""
     turns = roles[1:] if roles[:1] == ["system"] else roles
     return bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2)
 
@@ -286,7 +286,7 @@ def _check_turns(roles: list[str], found: _Findings) -> None:
 def _check_text(
     row: Mapping[str, Any], name: str, path: str, found: _Findings, *, is_text: bool = True
 ) -> bool:
-    """Whether the field is a text with something in it."""
+    """Whether the field is a text that is not blank. Defects go to `found`."""
     value = row.get(name)
     if name not in row:
         found.add("missing_field", f"{name} is missing", path)
@@ -295,7 +295,7 @@ def _check_text(
     elif not value.strip():
         found.add("empty", "must not be empty or blank", path)
     elif not _is_unicode(value):
-        found.add("broken_unicode", "holds half of a surrogate pair, which UTF-8 cannot express", path)
+        found.add("broken_unicode", "has half of a surrogate pair, which UTF-8 cannot encode", path)
     else:
         if is_text:
             found.texts.append(value)
@@ -315,8 +315,8 @@ def _kind(value: Any) -> str:
     return _KINDS[type(value)]
 
 
-def _shown(name: str) -> str:
-    """A name that a stranger chose, short and printable."""
+def _printable(name: str) -> str:
+    """An untrusted name, printable and truncated."""
     return ascii(name)[1:-1][:64]
 
 

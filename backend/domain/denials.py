@@ -1,4 +1,4 @@
-"""What an operator does not serve, and why; and below which price it serves nothing."""
+"""Denials and floor prices: what an operator does not serve."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Denied(StrEnum):
-    """What a denial is about; its subject is spelled as in `PATTERNS`."""
+    """Kind of a denial's subject. The subject's id has the form in `PATTERNS`."""
 
     ADAPTER = "adapter"
-    """Digest of the weights: under whatever names and prices they are registered."""
+    """Digest of an adapter's weights, under any name and price."""
     DATANET = "datanet"
-    """Id of a datanet: all that learned from one of its snapshots."""
+    """Id of a datanet; denies all adapters trained on its snapshots."""
     PAYER = "payer"
-    """Account that gets no answers."""
+    """Account whose requests are refused."""
     CONTENT = "content"
-    """Digest of a folder that the gateway does not hand out, as version records have it."""
+    """Digest of a folder's CID, as in version records; the gateway does not serve it."""
 
 
 class Reason(StrEnum):
-    """What whoever is refused is told."""
+    """Reason of a denial, which the refused caller receives."""
 
     LEGAL = "legal"
     LICENCE = "licence"
@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
     @property
     def is_legal(self) -> bool:
-        """Whether HTTP says 451: it is not the operator's own choice."""
+        """Whether the denial is for legal reasons (HTTP status 451) and not the operator's choice."""
         return self in {Reason.LEGAL, Reason.LICENCE}
 
 
@@ -51,19 +51,19 @@ PATTERNS = {
 
 
 class ModelDenied(Forbidden):
-    """The operator does not serve the adapter, or nothing of its datanet; `details["reason"]` says why."""
+    """The operator does not serve the adapter or its datanet. `details["reason"]` has the reason."""
 
 
 class ModelWithheld(ModelDenied):
-    """Likewise, for a reason of law or licence."""
+    """The operator does not serve the adapter or its datanet for legal reasons."""
 
 
 class PayerDenied(Forbidden):
-    """The operator does not answer this account. What it has deposited can be withdrawn as ever."""
+    """The operator does not serve this payer, who can still withdraw its deposits."""
 
 
 class ContentWithheld(Forbidden):
-    """The operator does not hand out the content; whoever else has it may."""
+    """The operator does not serve the content. Other nodes may."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,15 +73,15 @@ class Subject:
 
     @classmethod
     def parse(cls, kind: str, text: str) -> Subject:
-        """Errors: `InvalidInput` for an unknown kind, or a spelling that the kind does not have."""
+        """Errors: `InvalidInput` for an unknown kind or an id that is not in the kind's form."""
         if kind not in tuple(Denied):
-            raise InvalidInput(f"no kind {kind!r}; there are {', '.join(Denied)}", param="kind")
-        found = cls(Denied(kind), text.lower())
-        if not PATTERNS[found.kind].fullmatch(found.id):
+            raise InvalidInput(f"unknown kind {kind!r}: use one of {', '.join(Denied)}", param="kind")
+        subject = cls(Denied(kind), text.lower())
+        if not PATTERNS[subject.kind].fullmatch(subject.id):
             raise InvalidInput(
-                f"{text!r} names no {kind}: it must match {PATTERNS[found.kind].pattern}", "subject"
+                f"{text!r} is not a {kind}: it must match {PATTERNS[subject.kind].pattern}", "subject"
             )
-        return found
+        return subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ MAX_FLOOR = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class FloorPrice:
-    """The least that this operator answers for: token units per million tokens, as in version records.
+    """Lowest prices at which this operator serves, in token units per million tokens.
 
     Errors: `InvalidInput` outside 0 to `MAX_FLOOR`.
     """
@@ -107,7 +107,7 @@ class FloorPrice:
     def __post_init__(self) -> None:
         for param in ("prompt", "completion"):
             if not 0 <= getattr(self, param) <= MAX_FLOOR:
-                raise InvalidInput(f"the floor of {param} tokens must lie between 0 and {MAX_FLOOR}", param)
+                raise InvalidInput(f"the floor of {param} tokens must be between 0 and {MAX_FLOOR}", param)
 
     def allows(self, record: VersionRecord) -> bool:
         return record.prompt_price >= self.prompt and record.completion_price >= self.completion

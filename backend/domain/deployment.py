@@ -1,4 +1,4 @@
-"""Where the contracts of one installation live."""
+"""Addresses of the contracts that an installation uses."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 LOCAL_CHAIN_ID = 31337
-"""Hardhat's and anvil's: the only chain on which well-known keys and windows of seconds are accepted."""
+"""Chain id of Hardhat and Anvil, the only chain with well-known keys and windows of seconds."""
 
 
 PAYMENT_TOKEN = "PaymentToken"  # noqa: S105 - a contract's name
-"""The ERC-20 in which payers deposit, whichever that is."""
+"""Name of the ERC-20 in which payers deposit."""
 LOCAL_TOKEN = "TestUSD"  # noqa: S105 - a contract's name
-"""It serves as the payment token where a deployment names no other."""
+"""The payment token of a deployment without an entry for `PAYMENT_TOKEN`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One generation of contracts. `block_hash` tells this chain from another one with the same id."""
+    """One generation of contracts. `block_hash` identifies the chain beyond its id."""
 
     chain_id: int
     block_number: int
-    """Block with the first contract: events are read from it on."""
+    """Block of the first contract, from which events are read."""
     block_hash: Hash32
     addresses: Mapping[str, Account]
     """Contract name -> address."""

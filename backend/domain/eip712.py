@@ -1,4 +1,4 @@
-"""EIP-712 messages as wallets show and sign them (`eth_signTypedData_v4`)."""
+"""EIP-712 messages for wallets (`eth_signTypedData_v4`)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ DOMAIN_FIELDS = {
     "verifyingContract": "address",
     "salt": "bytes32",
 }
-"""A domain's type has those that it uses, in this order."""
+"""All fields of a domain, in order. A domain's type has those that it uses."""
 
 
-def payload(domain: Mapping[str, Any], declaration: str, message: Mapping[str, Any]) -> dict[str, Any]:
-    """`domain`: some of `DOMAIN_FIELDS`; `declaration`: of the message's type, as it is hashed; `message`
-    with integers as decimal strings, which every wallet takes.
+def build_typed_data(
+    domain: Mapping[str, Any], declaration: str, message: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Typed data for a wallet.
+
+    `domain` has some of `DOMAIN_FIELDS`; `declaration` is the message's type in the form that is hashed;
+    integers in `message` are decimal strings, which every wallet accepts.
     """
     primary_type, fields = _parse(declaration)
     return {
@@ -35,7 +39,7 @@ def payload(domain: Mapping[str, Any], declaration: str, message: Mapping[str, A
 
 
 def separator(domain: Mapping[str, Any]) -> Hash32:
-    """A domain's hash, `domainSeparator` in EIP-712."""
+    """The domain separator."""
     values = (domain[name] for name in DOMAIN_FIELDS if name in domain)
     kinds = (kind for name, kind in DOMAIN_FIELDS.items() if name in domain)
     hashed = (

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class DomainError(Exception):
-    """Base of all errors that a user may see: says what was wrong, where, and what to do."""
+    """Base of all errors that a user may see. `message` says what is wrong and what to do."""
 
     message: str
     param: str | None = None
@@ -16,7 +16,7 @@ class DomainError(Exception):
 
     @property
     def code(self) -> str:
-        """Stable machine-readable name, from the class: `InsufficientBalance` -> `insufficient_balance`."""
+        """Machine-readable name of the class: `InsufficientBalance` -> `insufficient_balance`."""
         name = type(self).__name__
         return "".join(("_" + c.lower()) if c.isupper() else c for c in name).lstrip("_")
 
@@ -29,7 +29,7 @@ class InvalidInput(DomainError):
 
 
 class NotFound(DomainError):
-    """No such datanet, version, receipt, job, ..."""
+    """The datanet, version, receipt, job, ... does not exist."""
 
 
 class Conflict(DomainError):
@@ -41,24 +41,24 @@ class Unauthenticated(DomainError):
 
 
 class Forbidden(DomainError):
-    """Known caller, not allowed."""
+    """The caller is known and not allowed."""
 
 
 class PaymentRequired(DomainError):
-    """The channel cannot cover the request; `details` says what is missing, in micro-units."""
+    """The channel cannot cover the request. `details` has the missing amount, in micro-units."""
 
 
 class Unavailable(DomainError):
-    """A part of the installation is not reachable now; the request may be retried, nothing was charged."""
+    """A part of the installation is unreachable. Nothing was charged; the request can be retried."""
 
 
 class DiskFull(Unavailable):
-    """No room on a disk of this installation; its operator has to make some."""
+    """A disk of this installation is full; its operator must free space."""
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database is away, busy for too long, or cannot read and write its files."""
+    """The database is unreachable, locked for too long, or cannot access its files."""
 
 
 class Overloaded(Unavailable):
-    """More waits already than may: the request was refused at once, and may be sent again a little later."""
+    """The queue is full: the request was refused at once and can be retried later."""

@@ -1,4 +1,4 @@
-"""Where an operator's money and work stand at an instant: what those who run an installation watch."""
+"""Figures about an operator's money and work, for monitoring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Things that wait: how many, and since when the oldest does, in unix seconds; None where none does."""
+    """Number of pending items, and the unix seconds since which the oldest is pending."""
 
     count: int
     oldest_at: float | None = None
@@ -19,31 +19,31 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Amounts in micro-units of the payment token."""
+    """State of an operator at one instant. Amounts in micro-units, instants in unix seconds."""
 
     unsettled: Pending
-    """Receipts with a charge that are in no batch yet."""
+    """Receipts with a charge that are in no batch."""
     unsettled_units: int
-    """What they charge: what is lost if their vouchers are never used."""
+    """Their charges, which are lost if the vouchers are never collected."""
     reserved_units: int
-    """Kept for answers that run."""
+    """Reserved for running answers."""
     open_batches: int
-    """Committed and not final."""
+    """Committed batches that are not final."""
     float_units: int
-    """What they collected: earned, and not to be claimed before they are final."""
+    """Money that they collected, which can be claimed once they are final."""
     newest_batch_at: int | None
     next_final_at: int | None
-    """When the first open dispute window ends."""
+    """End of the first open dispute window."""
     open_demands: int
-    """On our batches, that wait for an answer of ours."""
+    """Unanswered demands about our batches."""
     demand_deadline: int | None
-    """Of the most urgent one: unanswered then, its batch is void and the stake slashed."""
+    """Deadline of the most urgent demand, after which its batch is void and the stake slashed."""
     stake_units: int
     outbox: Pending
     transactions: Mapping[str, Pending] = field(default_factory=dict)
-    """By state, those that are not over."""
+    """Unfinished transactions by state."""
     jobs: Mapping[str, int] = field(default_factory=dict)
     """Fine-tuning jobs by state."""
     indexed_block: int | None = None
     indexed_at: int | None = None
-    """That block's own instant."""
+    """Timestamp of that block."""

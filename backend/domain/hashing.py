@@ -1,6 +1,6 @@
-"""Everything that is hashed or signed. Source: docs/protocol.md; Solidity twin: `contracts/libraries/`.
+"""Encodings of everything that is hashed or signed. Source: docs/protocol.md. Twin of `contracts/libraries/`.
 
-Ids and hashes are 0x-hex strings at the border of this module; digests to sign are 32 raw bytes.
+Ids and hashes are 0x-hex strings; digests to sign are 32 raw bytes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def words(*values: int | str) -> bytes:
 
 
 def ascii_word(text: str) -> bytes:
-    """A name as `bytes32`: ASCII, left-aligned, zero-padded. ValueError if it does not fit."""
+    """A name as `bytes32`: ASCII, left-aligned, zero-padded. Errors: ValueError above 32 characters."""
     raw = text.encode("ascii")
     if len(raw) > 32:
         raise ValueError(f"{text!r} is longer than 32 characters")
@@ -70,13 +70,13 @@ def ascii_word(text: str) -> bytes:
 
 
 def licence_word(expression: str) -> Hash32:
-    """An SPDX expression as the `licence` of a contribution."""
+    """An SPDX expression as the `licence` of a contribution: in ASCII, or its Keccak if it is longer."""
     raw = expression.encode("ascii")
     return to_hash(ascii_word(expression) if len(raw) <= 32 else keccak(raw))
 
 
 def licence_text(word: Hash32) -> str | None:
-    """The expression of a `licence_word`; None for one that is too long, of which the word is the hash."""
+    """The expression of a `licence_word`; None if the word is a hash."""
     raw = bytes.fromhex(word[2:]).rstrip(b"\0")
     return raw.decode() if raw.isascii() else None
 
@@ -86,7 +86,7 @@ def channel_id(payer: Account, operator: Account, collector: Account) -> Channel
 
 
 def version_id(record: VersionRecord) -> VersionId:
-    """`keccak(abi.encode(record))`: a dynamic struct, so an offset leads and `snapshots` come last."""
+    """`keccak(abi.encode(record))`. The struct is dynamic: an offset comes first, `snapshots` last."""
     head = words(0x20, record.creator) + ascii_word(record.name)
     head += words(record.adapter_digest, record.cid_digest, record.base_model, 10 * 32)
     head += words(record.prompt_price, record.completion_price, record.operator_ppm, record.creator_ppm)
@@ -94,7 +94,7 @@ def version_id(record: VersionRecord) -> VersionId:
 
 
 def record_argument(record: VersionRecord) -> dict[str, Any]:
-    """The record as the contract's struct. Integers are decimal text, as the transaction queue keeps them."""
+    """The record as the contract's struct. Integers are decimal text, as in the transaction queue."""
     return {
         "creator": record.creator,
         "name": to_hash(ascii_word(record.name)),
@@ -110,7 +110,7 @@ def record_argument(record: VersionRecord) -> dict[str, Any]:
 
 
 def accepted_words(bits: Sequence[bool]) -> bytes:
-    """Accept bits of a snapshot's contributions, in order of their indices, packed 256 a word."""
+    """Accept bits of a snapshot's contributions by index, packed 256 per word."""
     packed = bytearray()
     for start in range(0, len(bits), 256):
         packed += word(sum(1 << i for i, bit in enumerate(bits[start : start + 256]) if bit))
@@ -126,20 +126,20 @@ def snapshot_id(datanet: DatanetId, count: int, accepted: Hash32) -> SnapshotId:
 
 
 def salted_hash(salt: bytes, data: bytes) -> Hash32:
-    """Request or response hash; the salt (32 bytes) goes to the consumer only."""
+    """Request or response hash. Only the consumer gets the salt (32 bytes)."""
     if len(salt) != 32:
         raise ValueError("the salt must have 32 bytes")
     return to_hash(keccak(salt + data))
 
 
 def response_bytes(choices: Iterable[str]) -> bytes:
-    """The text of an answer's choices in order, each preceded by its length (8 bytes)."""
+    """Concatenate the texts of an answer's choices, each after its length (8 bytes)."""
     encoded = (choice.encode() for choice in choices)
     return b"".join(len(raw).to_bytes(8, "big") + raw for raw in encoded)
 
 
 def pack_list(shares: Iterable[Share]) -> bytes:
-    """One slice's attribution as bytes: `position 4 ‖ ppm 4`, entry by entry."""
+    """Concatenate `position 4 ‖ ppm 4` of a slice's shares."""
     numbers = [number for share in shares for number in (share.position, share.ppm)]
     return struct.pack(f">{len(numbers)}I", *numbers)
 
@@ -149,17 +149,17 @@ def list_hash(shares: Iterable[Share]) -> Hash32:
 
 
 def pack_slices(slices: Iterable[Slice]) -> bytes:
-    """`versionId 32 ‖ weightPpm 4`, slice by slice."""
+    """Concatenate `versionId 32 ‖ weightPpm 4` of all slices."""
     return b"".join(to_bytes(s.version_id) + s.weight_ppm.to_bytes(4, "big") for s in slices)
 
 
 def slices_hash(slices: Iterable[Slice]) -> Hash32:
-    """Of the versions that answered and their weights."""
+    """Hash of the answering versions and their weights."""
     return to_hash(keccak(pack_slices(slices)))
 
 
 def method_word(method: str) -> bytes:
-    """A method's name as `bytes32`; a batch may bear any bytes. ValueError if they are more than 32."""
+    """A method's name as `bytes32`, of any bytes. Errors: ValueError above 32."""
     raw = method.encode("latin-1")
     if len(raw) > 32:
         raise ValueError(f"{method!r} is longer than 32 characters")
@@ -172,7 +172,7 @@ def method_name(raw: bytes) -> str:
 
 
 def attribution_words(method: str, slices: Iterable[Slice]) -> bytes:
-    """`method 32 ‖ list hash 32`, list by list."""
+    """`method 32`, followed by the 32-byte list hash of each slice."""
     return method_word(method) + b"".join(to_bytes(list_hash(s.shares)) for s in slices)
 
 
@@ -181,7 +181,7 @@ def attribution_hash(method: str, slices: Iterable[Slice]) -> Hash32:
 
 
 def balances_hash(root: Hash32, count: int, cumulative_total: int) -> Hash32:
-    """What the chain keeps of a final batch's balances."""
+    """Hash of a final batch's balances, which `Settlement` stores."""
     return to_hash(keccak(words(root, count, cumulative_total)))
 
 
@@ -191,7 +191,7 @@ def _type_hash(declaration: str) -> bytes:
 
 
 def receipt_id(receipt: Receipt) -> ReceiptId:
-    """The EIP-712 struct hash: the receipt's key in the batch's receipts tree."""
+    """The EIP-712 struct hash, which is the receipt's key in the receipts tree."""
     r = receipt
     data = words(r.channel_id, r.cumulative, r.charge, r.request_hash, r.response_hash, r.slices_hash)
     data += words(r.prompt_tokens, r.completion_tokens, r.attribution_hash, r.served_at)
@@ -200,14 +200,14 @@ def receipt_id(receipt: Receipt) -> ReceiptId:
 
 @dataclass(frozen=True, slots=True)
 class TypedDomain:
-    """The EIP-712 domain of one contract; its methods give the 32 bytes to sign."""
+    """The EIP-712 domain of one contract. Its methods return the 32 bytes to sign."""
 
     chain_id: int
     contract: Account
 
     @property
     def fields(self) -> dict[str, Any]:
-        """As a wallet is told them."""
+        """Domain fields for a wallet."""
         return {
             "name": DOMAIN_NAME,
             "version": DOMAIN_VERSION,
@@ -223,23 +223,23 @@ class TypedDomain:
         return keccak(b"\x19\x01" + self.separator + struct_hash)
 
     def receipt_digest(self, receipt: Receipt) -> bytes:
-        """[Settlement]"""
+        """Verifying contract: `Settlement`."""
         return self.digest(to_bytes(receipt_id(receipt)))
 
     def voucher_digest(self, voucher: Voucher) -> bytes:
-        """[PaymentVault]"""
+        """Verifying contract: `PaymentVault`."""
         return self._typed(VOUCHER_TYPE, voucher.channel_id, voucher.waived_until, voucher.max_cumulative)
 
     def grant_digest(self, grant: SessionGrant) -> bytes:
-        """[PaymentVault]"""
+        """Verifying contract: `PaymentVault`."""
         return self._typed(GRANT_TYPE, grant.channel_id, grant.key, grant.cap, grant.expiry, grant.nonce)
 
     def revocation_digest(self, channel: ChannelId, key: Account, nonce: int) -> bytes:
-        """[PaymentVault]"""
+        """Verifying contract: `PaymentVault`."""
         return self._typed(REVOCATION_TYPE, channel, key, nonce)
 
     def receipt_key_digest(self, operator: Account) -> bytes:
-        """[OperatorRegistry] By which a receipt key consents to sign for this operator."""
+        """A receipt key's consent to sign for this operator. Verifying contract: `OperatorRegistry`."""
         return self._typed(RECEIPT_KEY_TYPE, operator)
 
     def contribution_digest(
@@ -252,13 +252,13 @@ class TypedDomain:
         nonce: int,
         deadline: int,
     ) -> bytes:
-        """[DatasetRegistry] `licence` as `licence_word` gives it; `deadline` in unix seconds."""
+        """`licence` is a `licence_word`, `deadline` unix seconds. Verifying contract: `DatasetRegistry`."""
         return self._typed(
             CONTRIBUTION_TYPE, datanet, content_hash, cid_digest, licence, rows, nonce, deadline
         )
 
     def payout_digest(self, account: Account, new_wallet: Account, nonce: int, deadline: int) -> bytes:
-        """[Settlement]"""
+        """Verifying contract: `Settlement`."""
         return self._typed(PAYOUT_TYPE, account, new_wallet, nonce, deadline)
 
     def _typed(self, declaration: str, *values: int | str) -> bytes:
@@ -267,5 +267,5 @@ class TypedDomain:
 
 @cache
 def _separator(chain_id: int, contract: Account) -> bytes:
-    named = _type_hash(DOMAIN_TYPE) + keccak(DOMAIN_NAME.encode()) + keccak(DOMAIN_VERSION.encode())
-    return keccak(named + words(chain_id, contract))
+    encoded = _type_hash(DOMAIN_TYPE) + keccak(DOMAIN_NAME.encode()) + keccak(DOMAIN_VERSION.encode())
+    return keccak(encoded + words(chain_id, contract))

@@ -1,11 +1,11 @@
-"""Distinct identifier types. Every id is a lower-case 0x-hex string, in memory, in SQL and in JSON alike."""
+"""Distinct identifier types. Hex ids are lower-case 0x-hex strings in memory, SQL and JSON."""
 
 from __future__ import annotations
 
 from typing import NewType
 
 Account = NewType("Account", str)
-"""20-byte address, lower-case 0x-hex (checksummed only in pages)."""
+"""20-byte address, lower-case 0x-hex."""
 
 Hash32 = NewType("Hash32", str)
 """32 bytes, lower-case 0x-hex."""
@@ -14,11 +14,11 @@ ChannelId = NewType("ChannelId", Hash32)
 VersionId = NewType("VersionId", Hash32)
 SnapshotId = NewType("SnapshotId", Hash32)
 ReceiptId = NewType("ReceiptId", Hash32)
-"""The EIP-712 struct hash of the receipt: also its key in the batch's receipts tree."""
+"""EIP-712 struct hash of the receipt, which is its key in the receipts tree."""
 
 DatanetId = NewType("DatanetId", int)
 Cid = NewType("Cid", str)
-"""CIDv1 in base32 (`bafy...`), always of a UnixFS folder for what is published."""
+"""CIDv1 in base32 (`bafy...`). Published content is always a UnixFS folder."""
 
 ZERO_HASH = Hash32("0x" + "00" * 32)
 ZERO_ACCOUNT = Account("0x" + "00" * 20)

@@ -1,7 +1,7 @@
-"""Merkle-sum trees: a root commits to every leaf and to their sum. Source: docs/protocol.md.
+"""Merkle-sum trees, whose root commits to all leaves and to their sum. Source: docs/protocol.md.
 
-A level is one byte string of packed nodes, `sum 16 ‖ hash 32` each, so that the bytes hashed for a parent are
-exactly its two children side by side, and a tree of a million leaves costs 100 MB, not a gigabyte.
+A level is one byte string of nodes, `sum 16 ‖ hash 32` each. So the bytes hashed for a parent are those of
+its two children, and a tree of a million leaves takes 100 MB instead of a gigabyte.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 NODE = 48
+"""Bytes of a node."""
 MAX_SUM = (1 << 128) - 1
 
 RECEIPTS_TAG = keccak(b"loraledger.receipts")
@@ -26,12 +27,12 @@ BALANCES_TAG = keccak(b"loraledger.balances")
 
 
 class InvalidOpening(InvalidInput):
-    """An opening whose index, path length or sums cannot belong to a tree of that count."""
+    """An opening whose index, path length or sums fit no tree with that number of leaves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Proof of one leaf. `path`: its siblings from the leaf upwards, `sum 16 ‖ hash 32` each."""
+    """Proof of one leaf. `path` has its siblings from the leaf upwards, `sum 16 ‖ hash 32` each."""
 
     index: int
     value: int
@@ -39,7 +40,7 @@ class Opening:
 
     @property
     def has_zero_sibling(self) -> bool:
-        """Whether a node beside the path is worth nothing: then so are all leaves below it."""
+        """Whether a node next to the path has no value; then all leaves below it have none."""
         return any(not any(self.path[at : at + 16]) for at in range(0, len(self.path), NODE))
 
     @property
@@ -49,8 +50,8 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What an opening yields: the root, the sum of all leaves, and the sum of those left of the leaf."""
+class ResolvedLeaf:
+    """Root and total that an opening implies, and the sum of the leaves left of its leaf."""
 
     root: bytes
     total: int
@@ -58,10 +59,10 @@ class Opened:
 
 
 class SumTree:
-    """Built from leaves `(key 32, value)` in their order; nothing is padded."""
+    """A tree of leaves `(key 32, value)` in their order, without padding."""
 
     def __init__(self, tag: bytes, leaves: Iterable[tuple[bytes, int]]) -> None:
-        """ValueError if there is no leaf or the sum leaves uint128."""
+        """Errors: ValueError without leaves, or if the sum exceeds uint128."""
         level = _leaf_level(tag, leaves)
         if not level:
             raise ValueError("a tree has at least one leaf")
@@ -83,34 +84,34 @@ class SumTree:
         return int.from_bytes(self._levels[-1][:16], "big")
 
     def open(self, index: int) -> Opening:
-        """The opening of leaf `index`. IndexError outside the tree."""
+        """The opening of leaf `index`. Errors: IndexError."""
         if not 0 <= index < self.count:
             raise IndexError(index)
         path, node = bytearray(), index
         for level in self._levels[:-1]:
             at = (node ^ 1) * NODE
-            path += level[at : at + NODE]  # empty where the node is the odd last one
+            path += level[at : at + NODE]  # empty if the node is the last of an odd level
             node >>= 1
         return Opening(index, self.value(index), bytes(path))
 
     def node(self, level: int, index: int) -> bytes:
-        """`sum 16 ‖ hash 32` over the leaves `[index << level, (index + 1) << level)` that there are."""
+        """`sum 16 ‖ hash 32` over the leaves `[index << level, (index + 1) << level)` that exist."""
         if level >= len(self._levels):
             return b""
         return self._levels[level][index * NODE : (index + 1) * NODE]
 
     def value(self, index: int) -> int:
-        """Of leaf `index`."""
+        """Value of leaf `index`."""
         return int.from_bytes(self._levels[0][index * NODE : index * NODE + 16], "big")
 
 
-def resolve(tag: bytes, key: bytes, count: int, opening: Opening) -> Opened:
-    """The root, total and prefix that this opening of `key` implies. InvalidOpening if it fits no tree."""
+def resolve(tag: bytes, key: bytes, count: int, opening: Opening) -> ResolvedLeaf:
+    """Resolve an opening of `key`. Errors: `InvalidOpening` if it fits no tree of `count` leaves."""
     return resolve_leaf(keccak(tag + key), count, opening)
 
 
-def resolve_leaf(leaf: bytes, count: int, opening: Opening) -> Opened:
-    """As `resolve`, of a leaf's hash."""
+def resolve_leaf(leaf: bytes, count: int, opening: Opening) -> ResolvedLeaf:
+    """As `resolve`, for a leaf's hash."""
     if not 0 <= opening.index < count:
         raise InvalidOpening(f"leaf {opening.index} of a tree of {count}", "index")
     node, total, prefix = leaf, opening.value, 0
@@ -130,11 +131,11 @@ def resolve_leaf(leaf: bytes, count: int, opening: Opening) -> Opened:
     if at != len(opening.path):
         raise InvalidOpening("the path is too long", "path")
     _packed(total, node)
-    return Opened(node, total, prefix)
+    return ResolvedLeaf(node, total, prefix)
 
 
 def siblings(count: int, opening: Opening) -> Iterator[tuple[int, int, bytes]]:
-    """Level, place in the level and `sum ‖ hash` of each node of an opening's path."""
+    """Level, index in the level, and `sum ‖ hash` of each node of an opening's path."""
     level, index, width, at = 0, opening.index, count, 0
     while width > 1:
         if index ^ 1 < width:
@@ -145,7 +146,7 @@ def siblings(count: int, opening: Opening) -> Iterator[tuple[int, int, bytes]]:
 
 def _packed(total: int, node: bytes) -> bytes:
     if not 0 <= total <= MAX_SUM:
-        raise InvalidOpening("the sum leaves uint128", "value")
+        raise InvalidOpening("the sum exceeds uint128", "value")
     return total.to_bytes(16, "big") + node
 
 
@@ -163,7 +164,7 @@ def _parents(level: bytes) -> bytes:
     for at in range(0, paired, 2 * NODE):
         total = read(level[at : at + 16], "big") + read(level[at + NODE : at + NODE + 16], "big")
         if total > MAX_SUM:
-            raise ValueError("the sum leaves uint128")
+            raise ValueError("the sum exceeds uint128")
         nodes += total.to_bytes(16, "big")
         nodes += keccak_256(level[at : at + 2 * NODE]).digest()
     return bytes(nodes) + level[paired:]

@@ -1,4 +1,4 @@
-"""The signed record of one answer. Field order and encodings: docs/protocol.md."""
+"""Receipts and version records. Field order and encodings: docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 NAME_PATTERN = "[a-z0-9-]{1,32}"
-"""Of datanets and adapter versions."""
+"""Names of datanets and adapter versions."""
 TRAINING_NAME = "training"
-"""Of the record that prices training; a base model's has another."""
+"""Name of the record that prices training."""
 
 
 def check_name(name: str) -> None:
-    """Raises InvalidInput."""
+    """Errors: `InvalidInput`."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidInput("A name has 1 to 32 characters out of a-z, 0-9 and '-'.", param="name")
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
-    """One adapter version as `AdapterRegistry` knows it; its id is the record's hash."""
+    """One adapter version in `AdapterRegistry`. Its id is the record's hash."""
 
     creator: Account
     name: str
@@ -37,21 +37,23 @@ class VersionRecord:
     base_model: Hash32
     snapshots: tuple[SnapshotId, ...]
     prompt_price: int  # token units per million tokens
-    completion_price: int
+    completion_price: int  # token units per million tokens
     operator_ppm: int
     creator_ppm: int
 
     @property
     def is_training(self) -> bool:
-        """Whether it prices tokens that are trained; such a record answers nothing."""
+        """Whether the record prices trained tokens. Such a record cannot serve answers."""
         return self.adapter_digest == ZERO_HASH and self.name == TRAINING_NAME
 
 
 def own_record(
     operator: Account, base_model: Hash32, name: str, prompt_price: int, completion_price: int
 ) -> VersionRecord:
-    """What an operator sells in its own name, without an adapter. There are no contributors to pay: what the
-    fee leaves is the operator's, who is the record's creator too. Prices in token units per million tokens.
+    """The record of an offer without adapter: the base model, or training.
+
+    It has no contributors; the operator is also the creator and earns all but the fee. Prices are in token
+    units per million tokens.
     """
     return VersionRecord(
         creator=operator,
@@ -69,7 +71,7 @@ def own_record(
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One entry of an attribution list: `position` = snapshot number << 24 | contribution index."""
+    """One item of an attribution list: `position` = snapshot index << 24 | contribution index."""
 
     position: int
     ppm: int
@@ -77,7 +79,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One adapter version's part of an answer and its attribution, positions strictly rising."""
+    """One adapter version's part of an answer, with its attribution by strictly rising position."""
 
     version_id: VersionId
     weight_ppm: int
@@ -86,7 +88,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The EIP-712 `Receipt`. Amounts in micro-units."""
+    """The EIP-712 `Receipt`, in its field order. Amounts in micro-units."""
 
     channel_id: ChannelId
     cumulative: int
@@ -102,7 +104,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class SignedReceipt:
-    """A receipt with the parts that its hashes commit to and the operator's signature (65 bytes, 0x-hex)."""
+    """A receipt with preimages of its hashes and the signature of a receipt key (65 bytes, 0x-hex)."""
 
     receipt: Receipt
     method: str

@@ -1,4 +1,4 @@
-"""What a receipt must satisfy to be worth money, and who earns it. Source: docs/protocol.md."""
+"""Rules of payable receipts, and who earns from them. Source: docs/protocol.md, "Receipt parts"."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POSITION_BITS = 24
 
 
 def to_position(snapshot: int, index: int) -> int:
-    """Of a contribution: the number of its snapshot in the version's record, and its index."""
+    """Position of contribution `index` of the record's snapshot number `snapshot`."""
     return snapshot << POSITION_BITS | index
 
 
@@ -30,21 +30,21 @@ def from_position(position: int) -> tuple[int, int]:
 
 
 class BadReceipt(InvalidInput):
-    """A receipt that no batch may contain. `param` names the field; `details` what was expected and found."""
+    """A receipt that a batch must not contain. `param` is the field, `details` are `expected` and `found`."""
 
 
 class Registry(Protocol):
-    """What the chain knows of versions and contributors; `ChainView` is one."""
+    """Versions and contributors on the chain. `ChainView` implements it."""
 
     def version(self, version: VersionId) -> VersionRecord | None: ...
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
-        """None outside the snapshot; a rejected contribution is outside, so it earns nothing."""
+        """The contributor; None outside the snapshot. Rejected contributions are outside and earn nothing."""
         ...
 
 
 class Rules:
-    """Judges receipts against the registries; look-ups are cached, as records and snapshots never change."""
+    """Checks receipts against the registries. Records and snapshots never change, so they are cached."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -52,19 +52,19 @@ class Rules:
         self._contributors: dict[VersionId, dict[int, bytes]] = {}
 
     def charges(self, signed: SignedReceipt) -> tuple[int, ...]:
-        """The charge of each slice. Errors: `BadReceipt` if anything about the receipt itself is wrong."""
+        """Check a receipt and return the charge of each slice. Errors: `BadReceipt`."""
         receipt, slices = signed.receipt, signed.slices
         check_weights(slices)
         records = [self.record(s.version_id) for s in slices]
         for slice_, record in zip(slices, records, strict=True):
-            check_list(slice_, record)
+            check_shares(slice_, record)
             self.contributors(slice_)
         _expect("slices_hash", slices_hash(slices), receipt.slices_hash)
         _expect("attribution_hash", attribution_hash(signed.method, slices), receipt.attribution_hash)
         charges = slice_charges(slices, records, receipt.prompt_tokens, receipt.completion_tokens)
         _expect("charge", sum(charges), receipt.charge)
         if receipt.charge == 0:
-            raise BadReceipt("an answer without charge is never batched", "charge")
+            raise BadReceipt("a batch contains no receipt without charge", "charge")
         return charges
 
     def record(self, version_id: VersionId) -> VersionRecord:
@@ -75,7 +75,7 @@ class Rules:
         return record
 
     def contributors(self, slice_: Slice) -> list[bytes]:
-        """Accounts (20 bytes) behind the positions of a slice's list, in its order."""
+        """Contributors (20 bytes) of a slice's shares, in their order."""
         known = self._contributors.setdefault(slice_.version_id, {})
         try:
             return [known[share.position] for share in slice_.shares]
@@ -95,20 +95,20 @@ class Rules:
     def earnings(
         self, signed: SignedReceipt, charges: Sequence[int], operator: Account, terms: ParameterSet
     ) -> list[list[tuple[bytes, int]]]:
-        """Per slice, who earns each part, in the order of the parts: fee, operator, creator, contributors."""
-        treasury, serving = to_bytes(terms.treasury), to_bytes(operator)
+        """Per slice, account and amount of each part, in the order fee, operator, creator, contributors."""
+        treasury, operator_bytes = to_bytes(terms.treasury), to_bytes(operator)
         earned = []
         for slice_, amount in zip(signed.slices, charges, strict=True):
             record = self.record(slice_.version_id)
             parts = split(amount, terms.fee_ppm, record.operator_ppm, record.creator_ppm, slice_.shares)
             contributors = self.contributors(slice_) or [treasury]
-            accounts = [treasury, serving, to_bytes(record.creator), *contributors]
+            accounts = [treasury, operator_bytes, to_bytes(record.creator), *contributors]
             earned.append(list(zip(accounts, _in_order(parts), strict=True)))
         return earned
 
 
 def check_weights(slices: Sequence[Slice]) -> None:
-    """Errors: `BadReceipt` unless there are one to four slices whose weights make one whole."""
+    """Errors: `BadReceipt` unless there are one to four slices whose weights sum to the whole."""
     if not 1 <= len(slices) <= MAX_SLICES:
         raise BadReceipt(f"{len(slices)} slices, not 1 to {MAX_SLICES}", "slices")
     if any(s.weight_ppm <= 0 for s in slices):
@@ -116,17 +116,20 @@ def check_weights(slices: Sequence[Slice]) -> None:
     _expect("slices", PPM, sum(s.weight_ppm for s in slices))
 
 
-def check_list(slice_: Slice, record: VersionRecord) -> None:
-    """Errors: `BadReceipt` unless the list is well-formed, and empty exactly when there is no snapshot."""
+def check_shares(slice_: Slice, record: VersionRecord) -> None:
+    """Check an attribution list, which is empty if and only if the version has no snapshot.
+
+    Errors: `BadReceipt`.
+    """
     shares = slice_.shares
     if not record.snapshots and not shares:
         return
     if not record.snapshots or not 1 <= len(shares) <= MAX_SHARES:
-        raise BadReceipt(f"a list of {len(shares)} for {len(record.snapshots)} snapshots", "list")
+        raise BadReceipt(f"{len(shares)} shares for {len(record.snapshots)} snapshots", "list")
     last, total = -1, 0
     for share in shares:
         if share.position <= last or share.ppm <= 0:
-            raise BadReceipt(f"position {share.position} is out of order or has no part", "list")
+            raise BadReceipt(f"position {share.position} is out of order or has no share", "list")
         last, total = share.position, total + share.ppm
     _expect("list", PPM, total)
 

@@ -1,6 +1,6 @@
-"""What is known of an adapter's numbers before it is listed: how far from the usual, and like which version.
+"""Screening of adapters before they are listed: anomaly of their weights, and similarity to other versions.
 
-A score is shown as a score. None of this says that an adapter is safe.
+Scores are informative. A low score does not mean that an adapter is safe.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Hash32, VersionId
 
 COPY_COSINE = 0.9
-"""From here on two updates are one and the same, perturbed at most. What noise leaves of a copy, and what
-honest trainings reach, stands in docs/training.md.
-"""
+"""Cosine from which an update counts as a copy, possibly perturbed. Measurements: docs/training.md."""
 SAME_MODULE = 0.95
-"""Cosine of two updates of one linear layer from which on one is a copy of the other."""
+"""Cosine from which the update of one linear layer counts as a copy."""
 COPY_SHARE = 0.25
-"""The part of an update's energy in copied layers from which on the whole is a copy."""
+"""Fraction of an update's energy in copied layers from which the adapter counts as a copy."""
 SKETCHED = 64
-"""Numbers of a sketch for each linear layer of the base model."""
+"""Numbers per linear layer of the base model in a sketch."""
 MIN_KNOWN = 8
-"""Fewer adapters show no usual."""
+"""Fewest known adapters for a risk score."""
 _LEAST_SPREAD = 0.05
-"""Of a statistic, as a part of its median: what is known may be all alike."""
+"""Lower bound of a statistic's spread, relative to its median, since known adapters may be all alike."""
 
 
 class AdapterRefused(InvalidInput):
@@ -37,22 +35,23 @@ class AdapterRefused(InvalidInput):
 
 
 class CopiedVersion(Conflict):
-    """The adapter is a copy, or a perturbed copy, of a version of somebody else, whom `details` name; or,
-    without a snapshot, of one's own that has one.
+    """The adapter copies, exactly or perturbed, another creator's version, which `details` name.
+
+    An adapter without snapshot must not copy a version of the same creator that has one, either.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was read off an adapter's update of the base model, s B A, however it is factored.
+    """Features of an adapter's weight update s B A, independent of its factorisation.
 
-    Of an adapter that is registered, but that the engine refuses, `sketch` and `statistics` are empty.
+    They are empty for a registered adapter that the engine refuses.
     """
 
     adapter_digest: Hash32
     base_model: Hash32
     sketch: bytes
-    """`SKETCHED` numbers of each linear layer, little-endian float16; dot products survive."""
+    """`SKETCHED` numbers per linear layer, little-endian float16, which preserve dot products."""
     statistics: Mapping[str, float]
     """Means over the layers: `norm` relative to the weights, and of the spectrum `concentration`, `entropy`
     and `kurtosis`; `largest_norm` of any layer."""
@@ -60,7 +59,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """`shared_ppm`: the part of the inspected update's energy that lies in layers like those of `version`."""
+    """Similarity to `version`. `shared_ppm` is the part of the update's energy in similar layers."""
 
     version: VersionId
     creator: Account
@@ -74,8 +73,9 @@ class Likeness:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """`score` of 100: ten times the distance of the statistic `by` from the median of the known adapters, in
-    their spreads. An adapter like all others has a low one, be it harmful or not.
+    """A score of 0 to 100: ten times the robust z-score of the most unusual statistic, `by`.
+
+    A harmful adapter with usual statistics has a low score.
     """
 
     score: int
@@ -84,28 +84,28 @@ class Risk:
 
 @dataclass(frozen=True, slots=True)
 class ScreeningReport:
-    """`risk` is None where too few adapters are known; `nearest` where no other creator's is."""
+    """`risk` is None if too few adapters are known, `nearest` if no other creator's version is known."""
 
     risk: Risk | None
     nearest: Likeness | None
     num_compared: int
     num_unknown: int
-    """Registered versions of the base that could not be fetched or read, so that nothing was compared."""
+    """Registered versions of the base model that were not compared, as they could not be fetched or read."""
 
     @property
     def message(self) -> str:
         risk = (
             "No risk score" if self.risk is None else f"Risk score {self.risk.score}/100, by {self.risk.by}"
         )
-        near = "no version of others is known"
+        near = "no other creator's version is known"
         if self.nearest is not None:
             what = "a copy of" if self.nearest.is_copy else "the nearest version is"
             near = f"{what} {self.nearest.version} (cosine {self.nearest.cosine:.2f})"
-        return f"{risk}; {near}; {self.num_compared} compared, {self.num_unknown} not within reach."
+        return f"{risk}; {near}; {self.num_compared} compared, {self.num_unknown} unavailable."
 
 
 def risk_of(statistics: Mapping[str, float], known: Sequence[Mapping[str, float]]) -> Risk | None:
-    """By robust z-scores: median and median absolute deviation, which single odd ones do not move."""
+    """Risk by robust z-scores (median and median absolute deviation, insensitive to outliers)."""
     if len(known) < MIN_KNOWN:
         return None
     distances = {name: _distance(value, [one[name] for one in known]) for name, value in statistics.items()}
@@ -115,6 +115,6 @@ def risk_of(statistics: Mapping[str, float], known: Sequence[Mapping[str, float]
 
 def _distance(value: float, usual: Sequence[float]) -> float:
     middle = median(usual)
-    spread = 1.4826 * median(abs(one - middle) for one in usual)  # of a normal distribution: its sigma
+    spread = 1.4826 * median(abs(one - middle) for one in usual)  # the sigma of a normal distribution
     least = max(_LEAST_SPREAD * abs(middle), 1e-9)
     return abs(value - middle) / max(spread, least)

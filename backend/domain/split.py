@@ -1,4 +1,4 @@
-"""What an answer costs and who earns it, in micro-units. Source: docs/protocol.md, "Charge and split"."""
+"""Charge of an answer and its split, in micro-units. Source: docs/protocol.md, "Charge and split"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SHARES = 256
 
 
 class Priced(Protocol):
-    """Token units per million tokens; a `VersionRecord` is one."""
+    """Prices in token units per million tokens, such as a `VersionRecord`."""
 
     @property
     def prompt_price(self) -> int: ...
@@ -27,7 +27,7 @@ class Priced(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one slice's charge, in the order of their numbers: 0 fee, 1 operator, 2 creator, 3 + j."""
+    """Parts of a slice's charge. Numbers: 0 fee, 1 operator, 2 creator, 3 + j contributor j."""
 
     fee: int
     operator: int
@@ -38,7 +38,7 @@ class Parts:
 def slice_charges(
     slices: Sequence[Slice], prices: Sequence[Priced], prompt_tokens: int, completion_tokens: int
 ) -> tuple[int, ...]:
-    """The charge of each slice at its version's prices, in the order of the slices."""
+    """Charge of each slice at its version's prices, rounded down."""
     return tuple(
         mul_ppm_down(prompt_tokens * p.prompt_price + completion_tokens * p.completion_price, s.weight_ppm)
         for s, p in zip(slices, prices, strict=True)
@@ -48,14 +48,14 @@ def slice_charges(
 def charge(
     slices: Sequence[Slice], prices: Sequence[Priced], prompt_tokens: int, completion_tokens: int
 ) -> int:
-    """What the answer costs."""
+    """Charge of the whole answer."""
     return sum(slice_charges(slices, prices, prompt_tokens, completion_tokens))
 
 
 def split(
     slice_charge: int, fee_ppm: int, operator_ppm: int, creator_ppm: int, shares: Sequence[Share]
 ) -> Parts:
-    """The parts of a slice's charge; they sum to it. Without shares, one part 3 for the treasury."""
+    """Split a slice's charge; the parts sum to it. Without shares the pool is one part, for the treasury."""
     fee = mul_ppm_down(slice_charge, fee_ppm)
     rest = slice_charge - fee
     operator, creator = mul_ppm_down(rest, operator_ppm), mul_ppm_down(rest, creator_ppm)
@@ -64,7 +64,7 @@ def split(
 
 
 def split_pool(pool: int, ppms: Sequence[int]) -> tuple[int, ...]:
-    """The contributors' amounts; the remainder goes to the largest ppm, the first of them on a tie."""
+    """Divide the contributors' pool. The remainder goes to the largest share, the first of them on a tie."""
     amounts = [pool * ppm // PPM for ppm in ppms]
     amounts[ppms.index(max(ppms))] += pool - sum(amounts)
     return tuple(amounts)

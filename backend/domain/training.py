@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: what is asked for, who works on it, and what came of it."""
+"""Fine-tuning jobs: configuration, lease, payment, result and events."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, ChannelId, Cid, Hash32, ReceiptId, SnapshotId
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What an adapter may target: the linear layers of the decoder."""
+"""Linear layers of the decoder, which an adapter may target."""
 MAX_BATCH_TOKENS = 65_536
-"""`batch_size` times `max_length` at most: it bounds the memory of an optimizer step, and its silence."""
+"""Limit of `batch_size * max_length`. It bounds the memory and the duration of an optimizer step."""
 
 
 class EmptySnapshot(InvalidInput):
-    """A snapshot with nothing accepted in it: there is nothing to learn from."""
+    """The snapshot has no accepted contributions to train on."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
     """Hyper-parameters of one job. The defaults suit a few hundred short rows on two CPU cores.
 
-    Lengths are in tokens, `warmup_fraction` and `eval_fraction` are parts of steps and of rows,
-    `checkpoint_steps` is how many optimizer steps a killed worker may lose. `steps` above 0 stands for
-    `epochs`. `early_stopping` is after how many checkpoints in a row without a lower loss training ends, 0:
-    never. `parent` is the version whose weights training goes on from. With `packing` a row of a batch is a
-    sequence of `max_length` filled with several rows, none of which sees another. `loss_on` "all" learns what
-    users and systems say too.
+    Lengths are in tokens. `warmup_fraction` is a fraction of the steps, `eval_fraction` of the rows.
+    `checkpoint_steps` bounds the optimizer steps that a killed worker loses. A positive `steps` overrides
+    `epochs`. `early_stopping` ends training after that number of consecutive checkpoints without a lower
+    loss (0: never). Training starts from the weights of version `parent`, if given. `packing` fills each
+    sequence of `max_length` with several rows, which do not attend to each other. `loss_on` "all" also trains
+    on the tokens of users and systems.
     """
 
     rank: int = 8
@@ -68,7 +68,7 @@ class JobState(StrEnum):
 
 
 class Step(StrEnum):
-    """What a worker does next for a job."""
+    """A worker's unit of work for a job."""
 
     VALIDATE = "validate"
     TRAIN = "train"
@@ -76,23 +76,23 @@ class Step(StrEnum):
 
 
 RESTING = "resting"
-"""Owns the lease of a step between a failed attempt and the next."""
+"""Owner of a lease between a failed attempt and the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who works on a job, and until when nobody else may.
+    """A worker's exclusive right to a job until an instant.
 
-    Without an owner anybody takes it at once, and `until` is when it is offered to the workers again. With
-    the owner `RESTING` nobody works on it: it waits after a failed attempt.
+    Without an owner any worker can take it at once, and `until` is when it is next offered to the workers.
+    With owner `RESTING` it waits for the next attempt.
     """
 
     owner: str | None
     until: datetime
     heartbeat_at: datetime | None = None
-    """The owner's last sign of life; without one, since when the step is on offer."""
+    """The owner's last heartbeat; without an owner, the instant of the first offer."""
     attempt: int = 0
-    """How often the present step was begun since it last got further."""
+    """Number of attempts at the current step since it last made progress."""
 
     def is_free(self, now: datetime) -> bool:
         return self.owner is None or self.until <= now
@@ -100,38 +100,38 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows a job trains on, as written to its folder."""
+    """The training rows in a job's folder."""
 
     digest: Hash32
-    """sha-256 of the file: the same snapshot gives the same rows in the same order on every machine."""
+    """sha-256 of the file. A snapshot gives the same rows in the same order on every machine."""
     num_rows: int
     num_contributions: int
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedAdapter:
-    """An adapter that was trained elsewhere. `licence`: the SPDX expression that its creator gives it."""
+    """An adapter that was trained elsewhere. `licence` is an SPDX expression."""
 
     licence: str
     transfers: Mapping[str, str]
-    """Ids of what brings its files, by the files' names."""
+    """File name -> id of the transfer that uploads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What training gave: the adapter by content, and how it fares on rows it has not seen."""
+    """The trained adapter and its evaluation on held-out rows."""
 
     adapter_digest: Hash32
     base_model: Hash32
     metrics: Mapping[str, float]
     """`eval_loss_base`, `eval_loss_adapter` (nats per completion token), `perplexity_...`, `train_loss`, the
     same losses on the general set as `general_loss_...`, `num_train_rows`, `num_eval_rows`,
-    `num_trained_tokens`, `num_steps`, `kept_step` (whose weights these are), `midway_step` (of the index's
-    gradients), `train_seconds`. Of a foreign adapter the losses on the general set alone."""
+    `num_trained_tokens`, `num_steps`, `kept_step` (the step of these weights), `midway_step` (the step of the
+    index's gradients), `train_seconds`. For an imported adapter only the losses on the general set."""
 
     @property
     def is_better_than_base(self) -> bool | None:
-        """None where no rows were held out: nobody here knows what a foreign adapter was trained on."""
+        """Whether the held-out loss is lower than the base model's; None for an imported adapter."""
         if "eval_loss_adapter" not in self.metrics:
             return None
         return self.metrics["eval_loss_adapter"] < self.metrics["eval_loss_base"]
@@ -157,9 +157,9 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """From what a creator brings to an adapter in the block store: by training on a snapshot, or, where
-    there is a `foreign` adapter, by accepting that one. Then `snapshot_id` is zero, `config` means nothing,
-    and no step trains.
+    """A job that trains an adapter on a snapshot, or imports one, and publishes it.
+
+    With an `imported` adapter `snapshot_id` is zero, `config` is ignored and no step trains.
     """
 
     id: str
@@ -174,12 +174,12 @@ class TrainingJob:
     result: TrainingResult | None = None
     cid: Cid | None = None
     version_id: VersionId | None = None
-    """The version that this job's adapter was registered as; None until the chain says so."""
+    """The registered version of the job's adapter; None until the chain confirms it."""
     error: Mapping[str, Any] | None = None
-    """`{"code", "message"}` and details, of a failed job."""
-    foreign: ImportedAdapter | None = None
+    """`{"code", "message"}` and details of a failed job."""
+    imported: ImportedAdapter | None = None
     payment: Payment | None = None
-    """None where training was free when the job was made."""
+    """None if training was free when the job was made."""
 
     @property
     def is_over(self) -> bool:
@@ -187,7 +187,7 @@ class TrainingJob:
 
     @property
     def step(self) -> Step | None:
-        """What is to be done next; None when the job is over."""
+        """The next step; None once the job is over."""
         if self.is_over:
             return None
         if self.state is JobState.VALIDATING:
@@ -197,11 +197,11 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Something that happened to a job. `seq` rises by one, from 1.
+    """An event of a job. `seq` counts from 1.
 
     Kinds: `state` (state, step, attempt), `dataset` (digest, num_rows), `progress` (step, num_steps, loss,
     tokens_per_second, eta_seconds), `checkpoint` (step, loss), `working` (stage, done, total; in long stages
-    that have no steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code,
+    without steps), `eval` (model, loss, perplexity), `retry` (message, attempt), `failed` (code,
     message), `gate` (message, and the fields of `ScreeningReport`), `published` (cid), `charged` (receipt_id,
     tokens, charge), `registered` (version_id).
     """

@@ -1,4 +1,4 @@
-"""What training costs. It is paid as answers are: by receipts, on a record of the operator that sells it."""
+"""Pricing of training, which is paid by receipts on a training record of the operator."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ if TYPE_CHECKING:
     from backend.domain.receipt import VersionRecord
     from backend.domain.training import TrainingConfig, TrainingJob
 
-MOST_RECEIPT_TOKENS = (1 << 32) - 1
-"""What a receipt has room for."""
+MAX_RECEIPT_TOKENS = (1 << 32) - 1
+"""Highest token count of a receipt (uint32)."""
 
 
 def training_record(operator: Account, base_model: Hash32, price: int) -> VersionRecord:
-    """What this operator sells training on this base model by."""
+    """The record by which an operator sells training on a base model, at `price` per million tokens."""
     return own_record(operator, base_model, TRAINING_NAME, price, 0)
 
 
-def most_tokens(config: TrainingConfig, num_rows: int) -> int:
-    """The most that such a job can train on so many rows, whatever is in them. Nothing predicts the first
-    token of a place in a step, and fewer usable rows are never more places.
+def max_trained_tokens(config: TrainingConfig, num_rows: int) -> int:
+    """Upper bound of the tokens that a job trains on this number of rows, whatever their content.
+
+    The first token of a sequence is not predicted. Fewer usable rows never give more sequences.
     """
     num_steps = config.steps or max(1, round(config.epochs * -(-num_rows // config.batch_size)))
-    num_places = num_steps * min(config.batch_size, num_rows)
+    num_sequences = num_steps * min(config.batch_size, num_rows)
     if not config.steps:
-        num_places = min(num_places, math.ceil(config.epochs) * num_rows)
-    return num_places * (config.max_length - 1)
+        num_sequences = min(num_sequences, math.ceil(config.epochs) * num_rows)
+    return num_sequences * (config.max_length - 1)
 
 
 def request_bytes(job: TrainingJob) -> bytes:
-    """What the request hash of its receipt is of: JSON with sorted keys and no spaces."""
-    asked = {"hyperparameters": asdict(job.config), "id": job.id, "snapshot_id": job.snapshot_id}
-    return json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()
+    """The request that the receipt's request hash covers: JSON with sorted keys and no spaces."""
+    request = {"hyperparameters": asdict(job.config), "id": job.id, "snapshot_id": job.snapshot_id}
+    return json.dumps(request, sort_keys=True, separators=(",", ":")).encode()

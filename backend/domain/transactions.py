@@ -24,6 +24,23 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class CallResult:
+    """Result of sending a call."""
+
+    call: Call
+    tx_hash: Hash32 | None
+    """None if it was not sent."""
+    error: str = ""
+    """Why it was not sent, why it failed, or that it is not mined yet; empty if it succeeded."""
+    reverted: str = ""
+    """Name of the custom error, if a contract refuses the call."""
+
+    @property
+    def is_done(self) -> bool:
+        return not self.error
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedTransaction:
     """A call for a user's wallet to sign, with a decoded form that the user can read."""
 

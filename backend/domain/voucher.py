@@ -1,4 +1,4 @@
-"""What a payer signs: vouchers and session grants (EIP-712, verifying contract `PaymentVault`)."""
+"""Vouchers and session grants, which payers sign (EIP-712, verifying contract `PaymentVault`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Voucher:
-    """Signed cumulative ceiling of a channel, micro-units. `waived_until` is the message's `from`."""
+    """Upper limit of a channel's cumulative, in micro-units. `waived_until` is the message's `from`."""
 
     channel_id: ChannelId
     waived_until: int
@@ -26,7 +26,7 @@ class SignedVoucher:
 
 @dataclass(frozen=True, slots=True)
 class ClientVoucher:
-    """A verified voucher and who signed it: the payer or a session key."""
+    """A verified voucher and its signer, the payer or a session key."""
 
     signed: SignedVoucher
     signer: Account
@@ -34,7 +34,7 @@ class ClientVoucher:
 
 @dataclass(frozen=True, slots=True)
 class SessionGrant:
-    """Lets `key` sign vouchers up to `cap` (a ceiling on the channel's cumulative) until `expiry`."""
+    """Permits `key` to sign vouchers up to the cumulative `cap` until `expiry` (unix seconds)."""
 
     channel_id: ChannelId
     key: Account

@@ -158,7 +158,8 @@ def _redeploy(settings: Settings) -> Path | None:
 
     Errors: `Conflict` if the database is not a file in `home`, so that it cannot be archived.
     """
-    from backend.deployment.local import deploy_local, save
+    from backend.deployment.deployment_file import save_deployment
+    from backend.deployment.local import deploy_local
 
     if settings.database_url and settings.deployment_file.is_file():
         raise Conflict(
@@ -167,7 +168,7 @@ def _redeploy(settings: Settings) -> Path | None:
             f"{settings.deployment_file}"
         )
     archive = _archive(settings)
-    save(deploy_local(settings.rpc_url), settings.deployment_file)
+    save_deployment(deploy_local(settings.rpc_url), settings.deployment_file)
     return archive
 
 

@@ -42,9 +42,9 @@ class Resources:
 
     @cached_property
     def deployment(self) -> Deployment:
-        from backend.deployment.local import load
+        from backend.deployment.deployment_file import load_deployment
 
-        return load(self.settings.deployment_file)
+        return load_deployment(self.settings.deployment_file)
 
     @cached_property
     def chain(self) -> ChainClient:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backend.chain.keys import local_account
-from backend.chain.keystore import KeyStore, password_beside
+from backend.chain.keystore import KeyStore, local_password
 from backend.domain.deployment import LOCAL_CHAIN_ID
 from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account
@@ -51,7 +51,7 @@ class SigningKeys:
                 "stored next to the key store",
                 param="keystore_password_file",
             )
-        return KeyStore(root, password_beside(root))
+        return KeyStore(root, local_password(root))
 
     def _key(self, name: str, account: str, local_index: int) -> Signer:
         if account:

@@ -50,7 +50,7 @@ class SessionKeys(Protocol):
         """Create a random key and store it before returning its account."""
         ...
 
-    def held(self, key: Account) -> Signer | None:
+    def signer(self, key: Account) -> Signer | None:
         """Signer of the key; None if this installation does not hold it."""
         ...
 
@@ -140,11 +140,11 @@ class SendQueue(Protocol):
         """Sent or mined and not yet confirmed, by rising nonce."""
         ...
 
-    def is_as_seen(self, transaction: OpenTransaction) -> bool:
+    def is_unchanged(self, transaction: OpenTransaction) -> bool:
         """Whether the transaction is unchanged since `open` returned it."""
         ...
 
-    def num_waiting(self, lane: Account) -> int:
+    def num_unmined(self, lane: Account) -> int:
         """Number of transactions that are sent and not yet mined."""
         ...
 
@@ -152,11 +152,11 @@ class SendQueue(Protocol):
         """Lock the key against other senders until this transaction ends."""
         ...
 
-    def take_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
+    def assign_nonce(self, lane: Account, transaction_id: int, chain_nonce: int, gas: int) -> int | None:
         """Give a queued transaction the lane's next nonce; None if another sender was faster."""
         ...
 
-    def fill(self, lane: Account, nonce: int, gas: int) -> int | None:
+    def fill_nonce(self, lane: Account, nonce: int, gas: int) -> int | None:
         """Have a nonce used on which later ones wait. If one of our transactions had it, it is sent again and
         the result is None; else it is the row id of a new filler, which is still to be signed.
         """
@@ -164,15 +164,17 @@ class SendQueue(Protocol):
 
     def add_attempt(self, transaction_id: int, attempt: TransactionAttempt) -> None: ...
 
-    def mined(self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32) -> None: ...
+    def mark_mined(
+        self, transaction_id: int, tx_hash: Hash32, block_number: int, block_hash: Hash32
+    ) -> None: ...
 
-    def unmined(self, transaction_id: int) -> None:
+    def mark_unmined(self, transaction_id: int) -> None:
         """A reorg removed its block."""
         ...
 
-    def confirmed(self, transaction_id: int) -> None: ...
+    def mark_confirmed(self, transaction_id: int) -> None: ...
 
-    def failed(self, transaction_id: int, error: Mapping[str, Any]) -> None: ...
+    def mark_failed(self, transaction_id: int, error: Mapping[str, Any]) -> None: ...
 
     def requeue(self, transaction_id: int) -> None:
         """Queue it again: a transaction that is not ours used its nonce, so it can never be mined."""

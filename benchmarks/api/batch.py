@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from backend.chain.keys import local_account
 from backend.chain.local_node import LocalNode
 from backend.db.migrate import upgrade
-from backend.deployment.local import DOLLAR, deploy_local, save
+from backend.deployment.deployment_file import save_deployment
+from backend.deployment.local import DOLLAR, deploy_local
 from backend.domain.hashing import (
     accepted_hash,
     ascii_word,
@@ -133,7 +134,7 @@ def measure(folder: Path, seconds: float, repeats: int) -> list[Row]:  # noqa: A
 
 
 def _start_market(installation: Installation, node: LocalNode) -> WideMarket:
-    save(deploy_local(node.url), installation.settings.deployment_file)
+    save_deployment(deploy_local(node.url), installation.settings.deployment_file)
     upgrade(installation.database.engine)
     installation.chain.node.rpc.request("evm_setIntervalMining", 0)
     wide = WideMarket(installation.chain)

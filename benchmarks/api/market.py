@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.db.migrate import upgrade
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.domain.chain import BlockRef, ChainEvent
 from backend.domain.content import cid_of
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
@@ -60,7 +60,7 @@ def create_home(home: Path) -> None:
     """Create the files of a new installation in `home`."""
     home.mkdir(parents=True)
     addresses = {name: chain_events.some_account(name) for name in CONTRACTS}
-    save(
+    save_deployment(
         Deployment(LOCAL_CHAIN_ID, 1, chain_events.some_hash("block 1"), addresses), home / "deployment.json"
     )
     Installation(build_settings(home)).save_base_model(

@@ -1,4 +1,4 @@
-"""An operator who committed whatever it liked, and answers demands from it, or not."""
+"""An operator that commits forged batches, and answers demands from them or not."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from backend.domain.disputes.witnesses import (
 )
 from backend.domain.hashing import keccak, receipt_id, to_bytes, to_hash, word
 from backend.domain.ids import ZERO_HASH
-from backend.domain.judging.case import Case, Needs, Right, Wrong
+from backend.domain.judging.case import Case, Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.domain.merkle import BALANCES_TAG, ENTRIES_TAG, RECEIPTS_TAG, InvalidOpening, SumTree
 
 if TYPE_CHECKING:
-    from backend.domain.batch import Batch, Header, Ledger, Span
+    from backend.domain.batch import Batch, Header, OperatorLedger, Span
     from backend.domain.disputes.proofs import Proof
     from backend.domain.judging.case import Judgement
     from backend.domain.receipt import SignedReceipt
@@ -154,16 +154,16 @@ class Outcome:
     end: Right | Wrong | Unanswered
     num_rounds: int
     num_keys: int
-    needs: list[Needs]
+    needs: list[Undecided]
 
 
 def try_to_convict(case: Case, accused: Accused, shop: Shop) -> Outcome:
     """Judges, demands what is needed, and judges again, until there is an end."""
-    needs: list[Needs] = []
+    needs: list[Undecided] = []
     num_keys = 0
     for num_rounds in range(MAX_ROUNDS + 1):
         found: Judgement = judge(case, shop, shop.terms, shop.is_signed)
-        if not isinstance(found, Needs):
+        if not isinstance(found, Undecided):
             return Outcome(found, num_rounds, num_keys, needs)
         needs.append(found)
         assert found.demands, found
@@ -181,7 +181,7 @@ def try_to_convict(case: Case, accused: Accused, shop: Shop) -> Outcome:
     raise AssertionError(f"no end after {MAX_ROUNDS} rounds: {found}")
 
 
-def case_of(accused: Accused, ledger: Ledger | None) -> Case:
+def case_of(accused: Accused, ledger: OperatorLedger | None) -> Case:
     """What everybody knows."""
     published = accused.draft.published
     return Case(

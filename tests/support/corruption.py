@@ -36,7 +36,7 @@ def move_value(random: Random, leaves: Leaves, step: int) -> None:
 
 
 def add_spare(random: Random, leaves: Leaves, step: int) -> None:
-    """A leaf that nobody earned, paid by the shortfall of another one."""
+    """A surplus leaf, paid by the shortfall of another one."""
     payer = max(range(len(leaves)), key=lambda i: leaves[i][1])
     amount = random.randint(min(1, leaves[payer][1]), leaves[payer][1])
     give(leaves, payer, -amount)
@@ -75,7 +75,7 @@ def repeat(random: Random, leaves: Leaves, step: int) -> None:
 
 
 def add_nothing(random: Random, leaves: Leaves, step: int) -> None:
-    """A leaf that is worth nothing, in its order."""
+    """A leaf without value, in key order."""
     leaves.append((random.randrange(step << 160), 0))
     leaves.sort()
 
@@ -215,7 +215,7 @@ def list_twice(random: Random, draft: Draft, shop: Shop) -> None:
 
 
 def misvalue(random: Random, draft: Draft, shop: Shop) -> None:
-    """Leaves worth another amount than their receipts' charges."""
+    """Leaves whose values differ from their receipts' charges."""
     if len(draft.receipts) < 2:
         return
     one, other = random.sample(range(len(draft.receipts)), 2)
@@ -239,7 +239,7 @@ def add_free(random: Random, draft: Draft, shop: Shop) -> None:
 
 
 def with_slices(draft: Draft, index: int, shop: Shop, slices: tuple[Slice, ...]) -> None:
-    """Hashes bound anew, so that only the slices are wrong."""
+    """Recompute the hashes, so that only the slices are wrong."""
     hashes = {"slices_hash": slices_hash(slices), "attribution_hash": attribution_hash(METHOD, slices)}
     put(draft, index, shop.signed(replace(draft.receipts[index].receipt, **hashes), slices))
 
@@ -292,7 +292,7 @@ def falsify(random: Random, draft: Draft, shop: Shop) -> None:
 
 
 def hide(random: Random, draft: Draft, shop: Shop) -> None:
-    """A hash whose preimage nobody shows."""
+    """A hash with a withheld preimage."""
     index = random.randrange(len(draft.receipts))
     signed = draft.receipts[index]
     name = random.choice(["slices_hash", "attribution_hash"])

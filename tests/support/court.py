@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from backend.chain.client import ChainClient
-    from backend.domain.disputes.proofs import Batchwise, EquivocationProof
+    from backend.domain.disputes.proofs import BatchProof, EquivocationProof
     from backend.domain.disputes.witnesses import Tree
     from backend.domain.ids import SnapshotId
     from backend.domain.receipt import VersionRecord
@@ -109,7 +109,7 @@ class Court:
 
     # Disputes
 
-    def convicts(self, proof: Batchwise | EquivocationProof) -> bool:
+    def convicts(self, proof: BatchProof | EquivocationProof) -> bool:
         """Whether the contract would, which the twin has to know."""
         try:
             data = interface("Disputes").function(proof.function, proof.args).encode(proof.args)

@@ -1,4 +1,4 @@
-"""A market deployed on production terms, on a chain of its own."""
+"""Deploys a market on production terms."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ COIN = 10**20
 
 @cache
 def key(label: str) -> LocalSigner:
-    """A key that nobody knows but the tests."""
+    """A key of the tests."""
     return LocalSigner(keccak(label.encode()))
 
 
 HOLDERS = tuple(key(f"holder {n}") for n in range(3))
-DEPLOYER, GUARDIAN, CURATOR, STRANGER = map(key, ("deployer", "guardian", "curator", "stranger"))
+DEPLOYER, GUARDIAN, CURATOR, OUTSIDER = map(key, ("deployer", "guardian", "curator", "outsider"))
 
 
 def production_terms(payment_token: Account, chain_id: int = 31337, **changes: Any) -> Terms:
@@ -76,7 +76,7 @@ def production_terms(payment_token: Account, chain_id: int = 31337, **changes: A
 
 @contextmanager
 def public_node(folder: Path, chain_id: int) -> Iterator[LocalNode]:
-    """A node of another chain than the developers', mining every second."""
+    """A node with a public chain's id, which mines every second."""
     port = free_port()
     with (folder / "hardhat.log").open("ab") as output:
         process = subprocess.Popen(
@@ -93,13 +93,13 @@ def public_node(folder: Path, chain_id: int) -> Iterator[LocalNode]:
 
 
 def fund(node: Node, *accounts: Account) -> None:
-    """The chain's own coin."""
+    """Set balances of the chain's own coin."""
     for account in accounts:
         node.rpc.request("hardhat_setBalance", account, hex(COIN))
 
 
 def put_token(node: Node, at: Account) -> None:
-    """An ERC-20 at this address."""
+    """Put an ERC-20 at this address."""
     node.rpc.request("hardhat_setCode", at, artifact("TestUSD")["deployedBytecode"])
 
 

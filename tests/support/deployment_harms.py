@@ -1,4 +1,4 @@
-"""Ways to harm a deployed market, each with what the check must say of it."""
+"""Ways to harm a deployed market, each with the findings of the check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.deployment.profiles import DAY
 from backend.deployment.quorum import TOKEN
 from backend.domain.hashing import keccak, words
 from backend.domain.ids import ZERO_ACCOUNT, ZERO_HASH, Account
-from tests.support.deployment import DEPLOYER, HOLDERS, STRANGER, acting, fund, key, production_terms
+from tests.support.deployment import DEPLOYER, HOLDERS, OUTSIDER, acting, fund, key, production_terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class Market:
         return [str(f) for f in check_market(self.node, replace(self.record, **changes), TERMS)]
 
     def send_as(self, account: Account, contract: str, function: str, *args: Any) -> None:
-        """A transaction of an account whose key nobody has."""
+        """Send a transaction of an account without its key."""
         fund(self.node, account)
         self.node.rpc.request("hardhat_impersonateAccount", account)
         data = interface(contract).function(function, args).encode(args)
@@ -46,7 +46,7 @@ class Market:
         self.node.rpc.request("eth_sendTransaction", fields)
 
     def govern(self, contract: str, function: str, *args: Any) -> None:
-        """As if a vote had decided it."""
+        """Act as the timelock, as if by vote."""
         self.send_as(self.at("TimelockController"), contract, function, *args)
 
     def put_code(self, contract: str, code: str) -> None:
@@ -57,7 +57,7 @@ class Market:
         return code
 
     def patch(self, contract: str, old: str, new: str) -> None:
-        """Another immutable, the code around it as it is."""
+        """Replace an immutable in the code."""
         code = self.code(contract)
         assert old in code
         self.put_code(contract, code.replace(old, new))
@@ -68,12 +68,12 @@ def word(value: int | str) -> str:
 
 
 def grant(role: int) -> Callable[[Market], None]:
-    return lambda m: m.govern("AccessManager", "grantRole", role, STRANGER.account, 0)
+    return lambda m: m.govern("AccessManager", "grantRole", role, OUTSIDER.account, 0)
 
 
 def timelock_role(name: str, account: Account) -> Callable[[Market], None]:
     def breaks(m: Market) -> None:
-        role = acting(m.node, m.record, STRANGER).ask("TimelockController", name)
+        role = acting(m.node, m.record, OUTSIDER).call("TimelockController", name)
         m.govern("TimelockController", "grantRole", role, account)
 
     return breaks
@@ -85,7 +85,7 @@ def without_delegation(m: Market) -> None:
 
 
 def without_treasury(m: Market) -> None:
-    """Found by its value: where the storage layout puts set 0 is the compiler's business."""
+    """Find the storage slot by its value, independent of the layout."""
     for slot in range(10):
         place = "0x" + keccak(words(0, slot)).hex()
         held = m.node.rpc.request("eth_getStorageAt", m.at("Parameters"), place, "latest")
@@ -112,137 +112,141 @@ def selector(function: str) -> bytes:
     return interface("Parameters").selector(function)
 
 
-NOBODY = key("nobody").account
+UNUSED = key("unused").account
 BREAKS: dict[str, tuple[Callable[[Market], None], tuple[str, ...]]] = {
-    "a stranger may pause": (
+    "an outsider may pause": (
         grant(GUARDIAN),
-        (f"off: AccessManager: {STRANGER.account} is guardian, and should not be",),
+        (f"error: AccessManager: {OUTSIDER.account} is guardian, and should not be",),
     ),
-    "a stranger may review": (
+    "an outsider may review": (
         grant(CURATOR),
-        (f"off: AccessManager: {STRANGER.account} is curator, and should not be",),
+        (f"error: AccessManager: {OUTSIDER.account} is curator, and should not be",),
     ),
-    "a role of no meaning is held": (
+    "an unknown role is held": (
         grant(7),
-        (f"off: AccessManager: {STRANGER.account} is role 7, and should not be",),
+        (f"error: AccessManager: {OUTSIDER.account} is role 7, and should not be",),
     ),
     "the deployer kept the administrator's role": (
         lambda m: m.govern("AccessManager", "grantRole", 0, DEPLOYER.account, 0),
-        ("off: AccessManager: the deployer is administrator, and should not be",),
+        ("error: AccessManager: the deployer is administrator, and should not be",),
     ),
     "the deployer kept the timelock": (
         timelock_role("DEFAULT_ADMIN_ROLE", DEPLOYER.account),
-        ("off: TimelockController: the deployer is DEFAULT_ADMIN_ROLE, and should not be",),
+        ("error: TimelockController: the deployer is DEFAULT_ADMIN_ROLE, and should not be",),
     ),
-    "a stranger proposes to the timelock": (
-        timelock_role("PROPOSER_ROLE", STRANGER.account),
-        (f"off: TimelockController: {STRANGER.account} is PROPOSER_ROLE, and should not be",),
+    "an outsider proposes to the timelock": (
+        timelock_role("PROPOSER_ROLE", OUTSIDER.account),
+        (f"error: TimelockController: {OUTSIDER.account} is PROPOSER_ROLE, and should not be",),
     ),
-    "a stranger cancels": (
-        timelock_role("CANCELLER_ROLE", STRANGER.account),
-        (f"off: TimelockController: {STRANGER.account} is CANCELLER_ROLE, and should not be",),
+    "an outsider cancels": (
+        timelock_role("CANCELLER_ROLE", OUTSIDER.account),
+        (f"error: TimelockController: {OUTSIDER.account} is CANCELLER_ROLE, and should not be",),
     ),
     "executors are mixed": (
-        timelock_role("EXECUTOR_ROLE", STRANGER.account),
-        ("off: TimelockController: EXECUTOR_ROLE is held by",),
+        timelock_role("EXECUTOR_ROLE", OUTSIDER.account),
+        ("error: TimelockController: EXECUTOR_ROLE is held by",),
     ),
     "the guardian is gone": (
         lambda m: m.govern("AccessManager", "revokeRole", GUARDIAN, TERMS.guardian),
-        (f"off: AccessManager: {TERMS.guardian} is not guardian, and should be",),
+        (f"error: AccessManager: {TERMS.guardian} is not guardian, and should be",),
     ),
     "the timelock is not administrator": (
         lambda m: m.govern("AccessManager", "renounceRole", 0, m.at("TimelockController")),
-        ("off: AccessManager: 0x",),
+        ("error: AccessManager: 0x",),
     ),
     "the guardian may do more than pause": (
         lambda m: m.govern(
             "AccessManager", "setTargetFunctionRole", m.at("Parameters"), [selector("setFee")], GUARDIAN
         ),
-        ("off: Parameters: setFee is for the guardian instead of the administrator",),
+        ("error: Parameters: setFee is for the guardian instead of the administrator",),
     ),
-    "nobody but governance may pause": (
+    "only governance may pause": (
         lambda m: m.govern(
             "AccessManager", "setTargetFunctionRole", m.at("Parameters"), [selector("pauseCommits")], 0
         ),
-        ("off: Parameters: pauseCommits is for the administrator instead of the guardian",),
+        ("error: Parameters: pauseCommits is for the administrator instead of the guardian",),
     ),
     "the guardian acts with a delay": (
         lambda m: m.govern("AccessManager", "grantRole", GUARDIAN, TERMS.guardian, DAY),
-        (f"off: AccessManager: guardian {TERMS.guardian} can act only {DAY} s after",),
+        (f"error: AccessManager: guardian {TERMS.guardian} can act only after a delay of {DAY} s",),
     ),
     "curators appoint curators": (
         lambda m: m.govern("AccessManager", "setRoleAdmin", CURATOR, CURATOR),
-        ("off: AccessManager: getRoleAdmin(2) is role 2",),
+        ("error: AccessManager: getRoleAdmin(2) is role 2",),
     ),
     "the guardian cancels": (
         lambda m: m.govern("AccessManager", "setRoleGuardian", CURATOR, GUARDIAN),
-        ("off: AccessManager: getRoleGuardian(2) is role 1",),
+        ("error: AccessManager: getRoleGuardian(2) is role 1",),
     ),
     "the parameters are closed": (
         lambda m: m.govern("AccessManager", "setTargetClosed", m.at("Parameters"), True),
-        ("off: Parameters: is closed",),
+        ("error: Parameters: is closed",),
     ),
     "changes of access take long": (
         delays,
         (
-            "off: Parameters: its access can change only after 86400 s",
-            "off: AccessManager: grants of role 2 take effect only after 86400 s",
+            "error: Parameters: its access can change only after 86400 s",
+            "error: AccessManager: grants of role 2 take effect only after 86400 s",
         ),
     ),
     "an operation waits without a vote": (
         schedule_without_vote,
-        ("off: TimelockController: operation 0x",),
+        ("error: TimelockController: operation 0x",),
     ),
     "the code is another's": (
         lambda m: m.put_code("PaymentVault", artifact("TestUSD")["deployedBytecode"]),
         (
-            "off: PaymentVault: the code at",
-            "off: PaymentVault: does not answer thawSeconds",
-            "off: PaymentVault:",
+            "error: PaymentVault: the code at",
+            "error: PaymentVault: does not answer thawSeconds",
+            "error: PaymentVault:",
         ),
     ),
     "one byte of the code is another": (
         lambda m: m.put_code("DatasetRegistry", m.code("DatasetRegistry")[:-2] + "00"),
-        ("off: DatasetRegistry: the code at",),
+        ("error: DatasetRegistry: the code at",),
     ),
     "there is no code": (
         lambda m: m.put_code("AdapterRegistry", "0x"),
-        ("off: AdapterRegistry: there is no code at", "off: AdapterRegistry: does not answer"),
+        ("error: AdapterRegistry: there is no code at", "error: AdapterRegistry: does not answer"),
     ),
     "there is no payment token": (
         lambda m: m.put_code("PaymentToken", "0x"),
-        ("off: PaymentToken: there is no code at",),
+        ("error: PaymentToken: there is no code at",),
     ),
     "immutables were never written": (
         lambda m: m.put_code("PaymentVault", artifact("PaymentVault")["deployedBytecode"]),
-        ("off: PaymentVault: signs for", f"off: PaymentVault: token is {ZERO_ACCOUNT}", "off: PaymentVault:"),
+        (
+            "error: PaymentVault: signs for",
+            f"error: PaymentVault: token is {ZERO_ACCOUNT}",
+            "error: PaymentVault:",
+        ),
     ),
     "the vault holds another token": (
-        lambda m: m.patch("PaymentVault", m.at("PaymentToken")[2:], NOBODY[2:]),
-        (f"off: PaymentVault: token is {NOBODY}, not the PaymentToken", f"{NOBODY}, the terms say"),
+        lambda m: m.patch("PaymentVault", m.at("PaymentToken")[2:], UNUSED[2:]),
+        (f"error: PaymentVault: token is {UNUSED}, not the PaymentToken", f"{UNUSED}, the terms say"),
     ),
     "the settlement names other disputes": (
-        lambda m: m.patch("Settlement", m.at("Disputes")[2:], NOBODY[2:]),
-        (f"off: Settlement: disputes is {NOBODY}, not the Disputes",),
+        lambda m: m.patch("Settlement", m.at("Disputes")[2:], UNUSED[2:]),
+        (f"error: Settlement: disputes is {UNUSED}, not the Disputes",),
     ),
     "deposits thaw too early": (
         lambda m: m.patch("PaymentVault", word(13 * DAY), word(12 * DAY)),
         (
-            "off: PaymentVault: thaws in 1036800 s; a collection may take 1036800 s",
+            "error: PaymentVault: thaws in 1036800 s; a collection may take 1036800 s",
             "thawSeconds is 1036800, the terms say",
         ),
     ),
     "stakes are free too early": (
         lambda m: m.patch("OperatorRegistry", word(9 * DAY), word(7 * DAY)),
-        ("off: OperatorRegistry: frees stakes in 604800 s", "unstakeSeconds is 604800, the terms say"),
+        ("error: OperatorRegistry: frees stakes in 604800 s", "unstakeSeconds is 604800, the terms say"),
     ),
-    "the treasury is nobody": (
+    "the treasury is the zero address": (
         without_treasury,
-        ("off: Parameters: the treasury is the zero address", f"treasury is {ZERO_ACCOUNT}, the terms"),
+        ("error: Parameters: the treasury is the zero address", f"treasury is {ZERO_ACCOUNT}, the terms"),
     ),
-    "nobody delegated": (
+    "no votes are delegated": (
         without_delegation,
-        ("off: MarketGovernor: 0 votes are delegated and the quorum is 200", "nobody can propose"),
+        ("error: MarketGovernor: 0 votes are delegated and the quorum is 200", "no account can propose"),
     ),
     "one delegate has the quorum": (
         lambda m: acting(m.node, m.record, HOLDERS[0]).send("MarketToken", "delegate", HOLDERS[1].account),
@@ -252,12 +256,12 @@ BREAKS: dict[str, tuple[Callable[[Market], None], tuple[str, ...]]] = {
         ),
     ),
     "one holder could have the quorum": (
-        lambda m: m.govern("MarketToken", "transfer", STRANGER.account, 250 * TOKEN),
-        (f"warning: MarketToken: {STRANGER.account} holds 250, enough for the quorum",),
+        lambda m: m.govern("MarketToken", "transfer", OUTSIDER.account, 250 * TOKEN),
+        (f"warning: MarketToken: {OUTSIDER.account} holds 250, enough for the quorum",),
     ),
     "the deployer holds tokens": (
         lambda m: m.govern("MarketToken", "transfer", DEPLOYER.account, TOKEN),
-        ("off: MarketToken: the deployer still holds 1",),
+        ("error: MarketToken: the deployer still holds 1",),
     ),
     "commits are paused": (
         lambda m: m.send_as(TERMS.guardian, "Parameters", "pauseCommits", DAY),
@@ -265,10 +269,10 @@ BREAKS: dict[str, tuple[Callable[[Market], None], tuple[str, ...]]] = {
     ),
     "the timelock is short": (
         lambda m: m.govern("TimelockController", "updateDelay", 60),
-        ("off: TimelockController: timelock is 60 s, below 86400 s", "the terms say 172800"),
+        ("error: TimelockController: timelock is 60 s, below 86400 s", "the terms say 172800"),
     ),
     "a vote changed the fee": (
         lambda m: m.govern("Parameters", "setFee", 1),
-        ("off: Parameters: feePpm is 1, the terms say 50000",),
+        ("error: Parameters: feePpm is 1, the terms say 50000",),
     ),
 }

@@ -262,7 +262,7 @@ def serving(chain: AnyChain, faults: Faults) -> Iterator[str]:
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(answer.body)))
             self.end_headers()
-            with suppress(ConnectionError):  # whoever asked may have been killed meanwhile
+            with suppress(ConnectionError):  # the client may have been killed
                 self.wfile.write(answer.body)
 
         def log_message(self, *_: object) -> None:

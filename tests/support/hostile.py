@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from random import Random
 
-    from backend.domain.disputes.proofs import Batchwise
+    from backend.domain.disputes.proofs import BatchProof
     from backend.domain.receipt import Slice
     from tests.support.accused import Accused, Leaves
     from tests.support.shop import Shop
 
-    AnyProof = Batchwise | EquivocationProof
+    AnyProof = BatchProof | EquivocationProof
 
 _U128 = (1 << 128) - 1
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from eth_keys.datatypes import PrivateKey, Signature
 
-from backend.domain.batch import Batch, Ledger, build
+from backend.domain.batch import Batch, OperatorLedger, build
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
@@ -157,8 +157,8 @@ class Market:
         """That many answers, in the order of a batch."""
         return in_order([self.serve() for _ in range(count)])
 
-    def batch(self, receipts: Sequence[SignedReceipt], parent: Ledger | None = None) -> Batch:
-        return build(self.operator, parent or Ledger(), self.terms, receipts, Rules(self))
+    def batch(self, receipts: Sequence[SignedReceipt], parent: OperatorLedger | None = None) -> Batch:
+        return build(self.operator, parent or OperatorLedger(), self.terms, receipts, Rules(self))
 
     def _register(self, number: int, snapshots: tuple[SnapshotId, ...]) -> None:
         record = VersionRecord(

@@ -13,7 +13,7 @@ import uvicorn
 from backend.api.app import create_app
 from backend.chain.keys import create_key, local_account
 from backend.db.migrate import upgrade
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.domain.hashing import TypedDomain
 from backend.installation.installation import Installation
 from backend.settings import Settings
@@ -38,7 +38,7 @@ class Operating:
         self, home: Path, market: LocalMarket, facts: BaseModelInfo, rpc_url: str, url: str, **settings: Any
     ) -> None:
         home.mkdir()
-        save(market.chain.deployment, home / "deployment.json")
+        save_deployment(market.chain.deployment, home / "deployment.json")
         (home / "password").write_text(PASSWORD)
         self.market, self.url = market, url
         self.settings = Settings(

@@ -267,7 +267,7 @@ class HeldKeys:
         self.keys[signer.account] = signer
         return signer.account
 
-    def held(self, key: Account) -> LocalSigner | None:
+    def signer(self, key: Account) -> LocalSigner | None:
         return self.keys.get(key)
 
 

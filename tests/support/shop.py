@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Ledger, build
+from backend.domain.batch import OperatorLedger, build
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import (
     TypedDomain,
@@ -189,7 +189,7 @@ class Shop:
         chosen = sorted(random.sample(positions, count))
         return tuple(map(Share, chosen, parts(random, count)))
 
-    def batch(self, random: Random, ledger: Ledger, count: int) -> Batch:
+    def batch(self, random: Random, ledger: OperatorLedger, count: int) -> Batch:
         """An honest one of that many receipts; now and then an interval before it is waived."""
         lines = {self.channel(payer): 0 for payer in self.payers} | dict(ledger.collected)
         waived = {channel: random.choice([0, 0, 7]) for channel in lines}

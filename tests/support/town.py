@@ -58,7 +58,7 @@ class Town:
     def read(self) -> AbstractContextManager[UnitOfWork]:
         return self.db.read()
 
-    def held(self, key: Account) -> Key | None:
+    def signer(self, key: Account) -> Key | None:
         ours = (self.session_key, self.old_session_key)
         return next((signer for signer in ours if signer.account == key), None)
 

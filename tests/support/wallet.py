@@ -1,10 +1,11 @@
-"""What a user's wallet does with a prepared transaction."""
+"""Signs and sends prepared transactions, as a user's wallet does."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.chain.keys import sign_transaction
+from backend.chain.transactions import UnsignedTransaction, sign
+from backend.domain.hashing import to_bytes
 
 if TYPE_CHECKING:
     from backend.chain.client import ChainClient
@@ -16,20 +17,18 @@ if TYPE_CHECKING:
 def send(chain: ChainClient, signer: Signer, prepared: PreparedTransaction) -> TxReceipt:
     """Sign and broadcast; the node mines at once."""
     assert prepared.gas is not None
-    fees = chain.node.fees()
-    fields = {
-        "chainId": prepared.chain_id,
-        "nonce": chain.node.num_transactions(signer.account),
-        "to": prepared.to,
-        "value": prepared.value,
-        "data": prepared.data,
-        "gas": prepared.gas,
-        "maxFeePerGas": fees.max_fee,
-        "maxPriorityFeePerGas": fees.priority_fee,
-    }
-    raw, tx_hash = sign_transaction(signer, fields)
-    chain.node.broadcast(raw)
-    tx_receipt = chain.node.tx_receipt(tx_hash)
+    unsigned = UnsignedTransaction(
+        chain_id=prepared.chain_id,
+        nonce=chain.node.num_transactions(signer.account),
+        to=prepared.to,
+        data=to_bytes(prepared.data),
+        gas=prepared.gas,
+        fees=chain.node.fees(),
+        value=prepared.value,
+    )
+    signed = sign(signer, unsigned)
+    chain.node.broadcast(signed.raw)
+    tx_receipt = chain.node.tx_receipt(signed.hash)
     assert tx_receipt is not None
     assert tx_receipt.is_success
     return tx_receipt

@@ -1,9 +1,8 @@
-"""A dishonest operator against the watcher: `python -m tools.attack [--json] [--kill] [--only NAME]`.
+"""Attacks a local market as a dishonest operator: `python -m tools.attack [--json] [--kill] [--only NAME]`.
 
-Every way to commit a wrong batch is played on a local chain against `loraledger watch --challenge`, a process
-that knows the chain and published batch data alone. Each time it must have the batch voided by itself, the
-payers' channels must be restored to the unit, and an honest batch of the same receipts must become final
-and pay out. Exit code 1 if not.
+Each attack commits a wrong batch against `loraledger watch --challenge`, a process that knows only the chain
+and published batch data. The watcher must have the batch voided, the payers' channels must be restored to the
+unit, and an honest batch of the same receipts must become final and pay out. Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from typing import TYPE_CHECKING, Self
 
 from backend.chain.client import ChainClient
 from backend.chain.local_node import LocalNode
-from backend.deployment.local import deploy_local, save
+from backend.deployment.deployment_file import save_deployment
+from backend.deployment.local import deploy_local
 from backend.storage.embedded import EmbeddedStore
+from tools.attack.attacks import ATTACKS
 from tools.attack.play import Round, play
 from tools.attack.stage import Stage, StageError
-from tools.attack.ways import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ COMMAND = (sys.executable, "-m", "backend.cli.main", "watch", "--challenge", "--
 
 
 class WatcherProcess:
-    """`loraledger watch --challenge` in a home with nothing but addresses and a block store."""
+    """`loraledger watch --challenge` in a home with only the deployment file and a block store."""
 
     def __init__(self, home: Path, rpc_url: str, evidence: Path) -> None:
         self._home, self._log = home, home / "watch.log"
@@ -61,7 +61,7 @@ class WatcherProcess:
         return process
 
     def kill(self) -> None:
-        """`kill -9`, everything that it kept is lost, and it starts again."""
+        """Kill the process with SIGKILL, delete its database, and start it again."""
         self._process.kill()
         self._process.wait()
         shutil.rmtree(self._home / "watch", ignore_errors=True)
@@ -72,7 +72,7 @@ class WatcherProcess:
             self.events.append(json.loads(line))
 
     def is_right(self, header: Header) -> bool:
-        """Whether it said so. Errors: `StageError` if it ended."""
+        """Whether the watcher reported the batch as right. Errors: `StageError` if it ended."""
         if self._process.poll() is not None:
             raise StageError(f"the watcher ended:\n{self._log.read_text()[-2000:]}")
         return any((e["what"], e["batch_hash"]) == ("right", header.hash) for e in self.events)
@@ -90,7 +90,7 @@ class WatcherProcess:
 
 
 class Step:
-    """Lets time go on; kills the watcher once, a second into the round, if it is given."""
+    """Waits between two polls, and kills the given watcher once, a second into the round."""
 
     def __init__(self, victim: WatcherProcess | None) -> None:
         self._victim, self._kill_at = victim, time.monotonic() + KILL_SECONDS
@@ -103,13 +103,13 @@ class Step:
 
 
 @contextmanager
-def theatre(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
-    """A chain whose blocks come by the clock, a furnished market, a watcher."""
+def local_market(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
+    """Start a local chain, deploy and populate a market, and start a watcher."""
     home = folder / "home"
     home.mkdir()
     with LocalNode.start(folder / "chain.log") as node:
         deployment = deploy_local(node.url)
-        save(deployment, home / "deployment.json")
+        save_deployment(deployment, home / "deployment.json")
         chain = ChainClient.connect(node.url, deployment)
         stage = Stage(chain, EmbeddedStore(home / "ipfs"), folder, WINDOW_SECONDS)
         try:
@@ -122,38 +122,38 @@ def theatre(folder: Path) -> Iterator[tuple[Stage, WatcherProcess]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a round")
-    parser.add_argument("--kill", action="store_true", help="kill the watcher a second into every round")
-    parser.add_argument("--only", default="", help="rounds whose name contains this")
-    chosen = parser.parse_args()
-    ways = [way for way in WAYS if chosen.only in way.name]
+    parser.add_argument("--json", action="store_true", help="print one JSON object per round")
+    parser.add_argument("--kill", action="store_true", help="kill the watcher one second into every round")
+    parser.add_argument("--only", default="", help="run only attacks whose name contains this")
+    options = parser.parse_args()
+    attacks = [attack for attack in ATTACKS if options.only in attack.name]
     num_failed = 0
     with (
         tempfile.TemporaryDirectory(prefix="loraledger-attack-") as folder,
-        theatre(Path(folder)) as (
+        local_market(Path(folder)) as (
             stage,
             watcher,
         ),
     ):
-        for way in ways:
+        for attack in attacks:
             try:
-                step = Step(watcher if chosen.kill else None)
-                show(play(stage, way, watcher.is_right, step), as_json=chosen.json)
-            except StageError as failed:
+                step = Step(watcher if options.kill else None)
+                print_round(play(stage, attack, watcher.is_right, step), as_json=options.json)
+            except StageError as error:
                 num_failed += 1
-                print(f"FAILED  {way.name}: {failed}", file=sys.stderr)
-                break  # the stage is not as the next round needs it
-    print(f"{len(ways)} rounds, {num_failed} failed", file=sys.stderr)
-    return 1 if num_failed or not ways else 0
+                print(f"FAILED  {attack.name}: {error}", file=sys.stderr)
+                break  # the market is not in the state that the next round needs
+    print(f"{len(attacks)} rounds, {num_failed} failed", file=sys.stderr)
+    return 1 if num_failed or not attacks else 0
 
 
-def show(round_: Round, *, as_json: bool) -> None:
+def print_round(round_: Round, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(round_)), flush=True)
         return
-    fate = f"void by {round_.proof}" if round_.proof else "stands"
+    status = f"void by {round_.proof}" if round_.proof else "final"
     print(
-        f"{round_.way:34} {fate:20} {round_.seconds:5.1f} s  {round_.num_leaves:3} leaves shown  "
+        f"{round_.attack:34} {status:20} {round_.seconds:5.1f} s  {round_.num_leaves:3} leaves opened  "
         f"{round_.paid_units:6} units paid",
         flush=True,
     )

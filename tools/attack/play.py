@@ -1,4 +1,4 @@
-"""One round of an attack: a wrong batch, its fall, and what an honest operator can do after it."""
+"""Plays one attack: a wrong batch, its conviction, and an honest batch after it."""
 
 from __future__ import annotations
 
@@ -15,61 +15,63 @@ if TYPE_CHECKING:
 
     from backend.domain.batch import Header
     from backend.domain.settlement import CommittedBatch
+    from tools.attack.attacks import Attack
     from tools.attack.stage import Stage
-    from tools.attack.ways import Way
 
 ROUND_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What became of it. Bonds in token units."""
+    """Result of one attack."""
 
-    way: str
+    attack: str
     proof: str
-    """By which the batch fell; empty if it stood."""
+    """The fraud proof that convicted the batch; empty if it became final."""
     seconds: float
-    """From the commitment to the last refund, or to the verdict that it is right."""
+    """Time from the commit to the last refund, or to the report that the batch is right."""
     num_leaves: int
-    """Leaves that were demanded and shown."""
+    """Leaves that were demanded and opened."""
     paid_units: int
-    """What a contributor then got by a claim."""
+    """Token units that a contributor then received by a claim."""
 
 
-def play(stage: Stage, way: Way, is_right: Callable[[Header], bool], step: Callable[[], object]) -> Round:
-    """`is_right`: whether the watcher called a batch right; `step` lets it, or time, go on.
+def play(
+    stage: Stage, attack: Attack, is_right: Callable[[Header], bool], step: Callable[[], object]
+) -> Round:
+    """Run one attack. `is_right` tells whether the watcher reported a batch as right; `step` waits.
 
-    Errors: `StageError` that says what did not happen.
+    Errors: `StageError` with the expectation that failed.
     """
     before = stage.channels()
     honest = stage.build(stage.serve_round())
-    forgery = way.forge(stage, honest)
+    forgery = attack.forge(stage, honest)
     header = stage.commit(forgery)
     started = time.monotonic()
-    fell, num_leaves = _wait(stage, forgery, header, way, lambda: is_right(header), step)
+    ended, num_leaves = _wait(stage, forgery, header, attack, lambda: is_right(header), step)
     seconds = time.monotonic() - started
-    if way.proofs:
-        _check_fall(way, fell)
+    if attack.proofs:
+        _check_conviction(attack, ended)
         if (after := stage.channels()) != before:
             raise StageError(f"the channels are {after}, not {before}")
         header = stage.commit(Forgery.of(honest))
-        _until(lambda: is_right(header), step, "the honest batch to be called right")
+        _until(lambda: is_right(header), step, "the watcher to report the honest batch as right")
     stage.finalise(honest, header)
     due, paid = stage.claim(CONTRIBUTORS[0].account)
     if not due or paid != due:
-        raise StageError(f"a contributor got {paid} units, not {due}")
-    return Round(way.name, fell.conviction.proof if fell.conviction else "", seconds, num_leaves, paid)
+        raise StageError(f"a contributor received {paid} units, not {due}")
+    return Round(attack.name, ended.conviction.proof if ended.conviction else "", seconds, num_leaves, paid)
 
 
 def _wait(
     stage: Stage,
     forgery: Forgery,
     header: Header,
-    way: Way,
+    attack: Attack,
     is_right: Callable[[], bool],
     step: Callable[[], object],
 ) -> tuple[CommittedBatch, int]:
-    """The batch once it fell and is refunded, or is called right; how many leaves were shown by then."""
+    """Wait until the batch is void and refunded, or reported as right; the batch and the opened leaves."""
     num_leaves = 0
     until = time.monotonic() + ROUND_SECONDS
     while time.monotonic() < until:
@@ -80,18 +82,20 @@ def _wait(
         if found.state is BatchState.VOID and found.is_refunded:
             return found, num_leaves
         if is_right():
-            if way.proofs:
-                raise StageError("the watcher calls a wrong batch right")
+            if attack.proofs:
+                raise StageError("the watcher reports a wrong batch as right")
             return found, num_leaves
         if stage.chain.head().timestamp >= header.final_at:
             break
-    raise StageError("nobody caught the batch in time" if way.proofs else "the batch was not called right")
+    raise StageError(
+        "the batch was not convicted in time" if attack.proofs else "the batch was not reported as right"
+    )
 
 
-def _check_fall(way: Way, fell: CommittedBatch) -> None:
-    conviction = fell.conviction
-    if conviction is None or conviction.proof not in way.proofs:
-        raise StageError(f"it fell by {conviction}, not by {' or '.join(way.proofs)}")
+def _check_conviction(attack: Attack, batch: CommittedBatch) -> None:
+    conviction = batch.conviction
+    if conviction is None or conviction.proof not in attack.proofs:
+        raise StageError(f"it was convicted by {conviction}, not by {' or '.join(attack.proofs)}")
     if conviction.challenger != WATCHER.account:
         raise StageError(f"the challenger's part went to {conviction.challenger}")
 

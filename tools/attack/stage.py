@@ -1,4 +1,4 @@
-"""A small market on a local chain whose operator can commit anything, and what an honest one would commit."""
+"""A small market on a local chain, whose operator can commit honest batches and forgeries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.db.migrate import upgrade
 from backend.db.unit_of_work import Database
-from backend.domain.batch import Batch, Header, Ledger, Span, build
+from backend.domain.batch import Batch, Header, OperatorLedger, Span, build
 from backend.domain.batch_data import FILE_NAME, BatchName, encode
 from backend.domain.content import cid_digest
 from backend.domain.disputes.lookups import look_up
@@ -45,31 +45,31 @@ DEPOSIT = 1_000_000_000
 LIMITS = GasLimits(gas=30_000_000, price=10**12)
 
 Leaves = list[tuple[int, int]]
-"""Key and value, in the order of the tree."""
+"""Keys and values, in the order of the tree."""
 
 
 class StageError(Exception):
-    """What should have happened on the stage did not."""
+    """An expectation about the market failed."""
 
 
 @dataclass
 class Forgery:
-    """What the operator commits, leaf by leaf, beside what it shows to whom."""
+    """The leaves that the operator commits, and what it publishes and answers."""
 
     spans: tuple[Span, ...]
     receipts: list[SignedReceipt]
     entries: Leaves
     balances: Leaves
     is_published: bool = True
-    """Whether the batch data can be fetched."""
+    """Whether the batch data is published."""
     does_answer: bool = True
-    """Whether demands are answered, as far as the trees allow it."""
-    shown_elsewhere: tuple[SignedReceipt, ...] = ()
-    """Receipts that the operator signed and gave to payers, who pass them on to the watcher."""
+    """Whether demands are answered, where the trees permit it."""
+    evidence: tuple[SignedReceipt, ...] = ()
+    """Receipts that the operator signed for payers, who give them to the watcher."""
 
     @classmethod
     def of(cls, batch: Batch) -> Forgery:
-        """The honest batch."""
+        """The leaves of an honest batch."""
         keys, tree = batch.entry_keys, batch.entries_tree
         entries = [
             (int.from_bytes(keys[32 * i : 32 * (i + 1)], "big"), tree.value(i)) for i in range(tree.count)
@@ -79,7 +79,7 @@ class Forgery:
 
     @cached_property
     def trees(self) -> tuple[SumTree, SumTree, SumTree]:
-        """Receipts, entries, balances; not to be asked for before the forgery is done."""
+        """Trees of receipts, entries and balances. Cached: complete the forgery first."""
         receipts = ((to_bytes(receipt_id(s.receipt)), s.receipt.charge) for s in self.receipts)
         entries, balances = (
             [(key.to_bytes(32, "big"), value) for key, value in leaves]
@@ -93,11 +93,11 @@ class Forgery:
 
 
 class Stage(LocalMarket):
-    """`blobs`: where batch data is published; `window`: the disputes', in seconds."""
+    """`blobs` stores published batch data; `window` is the dispute window in seconds."""
 
     def __init__(self, chain: ChainClient, blobs: BlobStore, folder: Path, window: int) -> None:
         super().__init__(chain)
-        self.blobs, self.ledger = blobs, Ledger()
+        self.blobs, self.ledger = blobs, OperatorLedger()
         self.database = Database.open(f"sqlite:///{folder / 'stage.db'}")
         upgrade(self.database.engine)
         self.indexer = Indexer(chain, self.database.event_log, chain.deployment, confirmations=0)
@@ -128,15 +128,15 @@ class Stage(LocalMarket):
     # Serving and settling
 
     def serve_round(self) -> list[SignedReceipt]:
-        """Answers to both payers, by the adapter, the base model and blends of both, in a batch's order."""
-        made = []
+        """Answers to both payers from the adapter, the base model and blends of both, in batch order."""
+        receipts = []
         for n in range(4):
             versions = [[self.adapter], [self.base], [self.adapter, self.base]][n % 3]
-            made += [self.serve(payer, versions, tokens=40 + n) for payer in PAYERS]
-        return sorted(made, key=lambda s: (s.receipt.channel_id, s.receipt.cumulative))
+            receipts += [self.serve(payer, versions, tokens=40 + n) for payer in PAYERS]
+        return sorted(receipts, key=lambda s: (s.receipt.channel_id, s.receipt.cumulative))
 
     def build(self, receipts: Sequence[SignedReceipt]) -> Batch:
-        """The honest batch."""
+        """The leaves of an honest batch."""
         self.indexer.catch_up()
         with self.database.read() as tx:
             terms = tx.chain.latest_parameter_set()
@@ -146,8 +146,8 @@ class Stage(LocalMarket):
 
     def commit(self, forgery: Forgery) -> Header:
         receipts, entries, balances = forgery.trees
-        if forgery.shown_elsewhere:
-            self.evidence.write_bytes(encode(self._name(), forgery.shown_elsewhere))
+        if forgery.evidence:
+            self.evidence.write_bytes(encode(self._name(), forgery.evidence))
         files = {FILE_NAME: encode(self._name(), forgery.receipts)}
         digest = cid_digest(
             self.blobs.add_folder(files) if forgery.is_published else self.blobs.folder_cid(files)
@@ -170,18 +170,18 @@ class Stage(LocalMarket):
             return Header.from_chain(tx.chain.batches(OPERATOR.account)[-1].header)
 
     def answer(self, forgery: Forgery) -> int:
-        """Answer what is demanded from these trees, as far as they let; how many leaves."""
+        """Answer open demands from the forgery's trees; the number of opened leaves."""
         self.indexer.catch_up()
         calls = []
         with self.database.read() as tx:
-            for demanded in tx.chain.open_demands(OPERATOR.account):
-                batch = tx.chain.batch(demanded.demand.batch_hash)
+            for status in tx.chain.open_demands(OPERATOR.account):
+                batch = tx.chain.batch(status.demand.batch_hash)
                 parent = None if batch is None else tx.chain.batch(batch.header["parent"])
                 if batch is not None:
                     headers = [dict(batch.header), dict((parent or batch).header)]
                     calls += [
-                        Call("Disputes", *self._shown(tx.chain, forgery, demanded.demand, i, headers))
-                        for i in demanded.unanswered
+                        Call("Disputes", *self._answer_call(tx.chain, forgery, status.demand, i, headers))
+                        for i in status.unanswered
                     ]
         return sum(sent.is_done for sent in ChainDisputeSender(self.chain, OPERATOR, LIMITS).send(calls))
 
@@ -191,7 +191,7 @@ class Stage(LocalMarket):
         self.ledger = batch.after(header)
 
     def claim(self, account: Account) -> tuple[int, int]:
-        """Token units that the account should get, and that it got."""
+        """Claim; token units that the account is owed, and that it received."""
         earned = self.ledger.balances[account]
         claimed = self.chain.call("Settlement", "claimedOf", OPERATOR.account, account)
         before = self.dollars(account)
@@ -204,9 +204,9 @@ class Stage(LocalMarket):
         self.send(OPERATOR, "Settlement", "claim", request)
         return (earned - claimed) // UNIT, self.dollars(account) - before
 
-    # Inside
+    # Internals
 
-    def _shown(
+    def _answer_call(
         self, view: Any, forgery: Forgery, demand: Any, i: int, headers: list[dict[str, Any]]
     ) -> tuple[str, tuple[Any, ...]]:
         from backend.domain.disputes.witnesses import ReceiptWitness, Tree
@@ -222,7 +222,7 @@ class Stage(LocalMarket):
             lookup = look_up(self.ledger.balances_tree(), [k for k, _ in leaves], key)
         else:
             leaves = forgery.entries if demand.tree is Tree.ENTRIES else forgery.balances
-            lookup = _show(trees[1 if demand.tree is Tree.ENTRIES else 2], [k for k, _ in leaves], key)
+            lookup = _look_up(trees[1 if demand.tree is Tree.ENTRIES else 2], [k for k, _ in leaves], key)
         return "answer", (demand.abi, i, *headers, lookup.abi)
 
     def _name(self) -> BatchName:
@@ -244,8 +244,8 @@ class Stage(LocalMarket):
         }
 
 
-def _show(tree: SumTree, keys: list[int], key: int) -> Any:
-    """As a tree allows whose keys need not be in order: the leaf, else what looks like its neighbours."""
+def _look_up(tree: SumTree, keys: list[int], key: int) -> Any:
+    """Look up a key in a tree whose keys may be out of order."""
     from backend.domain.disputes.witnesses import Lookup
 
     if key in keys:

@@ -47,7 +47,7 @@ class AdapterView(View):
     @classmethod
     def of(cls, job: TrainingJob) -> AdapterView:
         """`job` has an imported adapter."""
-        foreign, result = job.foreign, job.result
+        foreign, result = job.imported, job.result
         assert foreign is not None  # noqa: S101 - no other job is shown here
         return cls(
             id=job.id,

@@ -12,7 +12,7 @@ from backend.domain.money import UNIT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backend.domain.batch import Ledger
+    from backend.domain.batch import OperatorLedger
     from backend.domain.ids import Account, ChannelId, ReceiptId
     from backend.installation.installation import Installation
     from backend.ports.chain import Chain
@@ -101,7 +101,7 @@ def fee_of(installation: Installation, number: int) -> int:
     return 0 if terms is None else terms.fee_ppm
 
 
-def _is_paid_by(chain: Chain, operator: Account, ledger: Ledger) -> bool:
+def _is_paid_by(chain: Chain, operator: Account, ledger: OperatorLedger) -> bool:
     """Whether the hash by which the contract pays claims commits to exactly these balances."""
     tree = ledger.balances_tree()
     expected = balances_hash(to_hash(tree.root), tree.count, ledger.cumulative_total)

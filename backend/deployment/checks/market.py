@@ -1,22 +1,22 @@
-"""Reads a market from the chain and says what is off."""
+"""Runs all checks of a deployed market."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-from backend.deployment.checks.agreement import check_distribution, check_terms
 from backend.deployment.checks.code import check_code, check_creation, check_domains
-from backend.deployment.checks.reading import Finding, Reading, UnreadableError, off
+from backend.deployment.checks.parameters import check_governance, check_parameters, check_times
+from backend.deployment.checks.reader import Finding, MarketReader, UnreadableError, error_at
+from backend.deployment.checks.references import check_references
 from backend.deployment.checks.roles import (
     check_manager_members,
     check_manager_rules,
     check_scheduled,
     check_timelock,
 )
-from backend.deployment.checks.rules import check_governance, check_parameters, check_times
+from backend.deployment.checks.terms import check_distribution, check_terms
 from backend.deployment.checks.votes import check_deployer, check_votes
-from backend.deployment.checks.wiring import check_wiring
 from backend.deployment.deployer import ARTIFACTS
 from backend.domain.errors import InvalidInput
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from backend.deployment.record import Record
     from backend.deployment.terms import Terms
 
-CHECKS: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[MarketReader], Iterator[Finding]], ...] = (
     check_code,
     check_creation,
     check_domains,
-    check_wiring,
+    check_references,
     check_manager_members,
     check_manager_rules,
     check_timelock,
@@ -48,9 +48,9 @@ CHECKS: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
 def check_market(
     node: Node, record: Record, terms: Terms | None = None, artifacts: Path = ARTIFACTS
 ) -> list[Finding]:
-    """Empty if all is as it should be. Every check runs, whatever the others find.
+    """Check a market against its record, the build and, if given, its terms. Every check runs.
 
-    Errors: `InvalidInput` when the node's chain is not the record's.
+    Errors: `InvalidInput` if the node is on another chain than the record.
     """
     block = node.block(record.block_number) if node.chain_id == record.chain_id else None
     if block is None or block.hash != record.block_hash:
@@ -59,15 +59,15 @@ def check_market(
             f"{record.block_number} is {'missing' if block is None else block.hash}",
             param="deployment",
         )
-    reading = Reading(node, record, artifacts)
+    market = MarketReader(node, record, artifacts)
     checks = list(CHECKS)
     if terms is not None:
         checks += [partial(check, terms=terms) for check in (check_terms, check_distribution)]
-    return [finding for check in checks for finding in _run(check, reading)]
+    return [finding for check in checks for finding in _run(check, market)]
 
 
-def _run(check: Callable[[Reading], Iterator[Finding]], reading: Reading) -> Iterator[Finding]:
+def _run(check: Callable[[MarketReader], Iterator[Finding]], market: MarketReader) -> Iterator[Finding]:
     try:
-        yield from check(reading)
+        yield from check(market)
     except UnreadableError as error:
-        yield off(error.param or "market", error.message)
+        yield error_at(error.param or "market", error.message)

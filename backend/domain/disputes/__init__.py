@@ -1,1 +1,1 @@
-"""What `Disputes` evaluates, in Python: witnesses, lookups, rules of a receipt, proofs."""
+"""Python twin of the contract `Disputes`: witnesses, lookups, receipt rules, fraud proofs."""

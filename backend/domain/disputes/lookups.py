@@ -1,4 +1,7 @@
-"""The value under a key of a committed tree, absence included. Twin of `contracts/libraries/Lookups.sol`."""
+"""Proofs of the value under a key of a committed tree, or of its absence.
+
+Twin of `contracts/libraries/Lookups.sol`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class InvalidWitness(InvalidOpening):
-    """A witness that is not what chain or batch names; in a proof that is an acquittal."""
+    """A witness that does not match the chain or the batch; the contract reverts on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +41,20 @@ class TreeRoot:
     total: int
 
     def open_key(self, key: int, opening: Opening) -> int:
-        """The sum of the leaves left of it. Errors: `InvalidOpening` if it does not stand there."""
+        """Sum of the leaves left of the key's leaf. Errors: `InvalidOpening` if it is not of this tree."""
         return self.open_leaf(leaf_hash(self.tag, key), opening)
 
     def open_leaf(self, leaf: bytes, opening: Opening) -> int:
-        """As `open_key`, of a leaf whose key may be unknown."""
+        """As `open_key`, for a leaf whose key may be unknown."""
         opened = resolve_leaf(leaf, self.count, opening)
         if (opened.root, opened.total) != (self.root, self.total):
             raise InvalidWitness("the opening leads to another root", "opening")
         return opened.prefix
 
     def find(self, key: int, lookup: Lookup) -> tuple[int, int]:
-        """The value under a key, zero if it has no leaf, and the sum of the leaves left of its place.
+        """The value under a key (zero if it has no leaf), and the sum of the leaves with smaller keys.
 
-        Errors: `InvalidOpening` unless the lookup shows it.
+        Errors: `InvalidOpening` unless the lookup proves them.
         """
         num = len(lookup.openings)
         if num != len(lookup.keys) or num not in (1, 2):
@@ -70,7 +73,7 @@ class TreeRoot:
     def _between(self, key: int, lookup: Lookup) -> int:
         (left, right), (first, second) = lookup.keys, lookup.openings
         if not left < key < right or first.index + 1 != second.index:
-            raise InvalidWitness("the leaves are no neighbours around the key", "lookup")
+            raise InvalidWitness("the leaves are not adjacent to each other around the key", "lookup")
         return self.open_key(right, second)
 
 
@@ -79,7 +82,7 @@ def leaf_hash(tag: bytes, key: int) -> bytes:
 
 
 def tree_of(header: Header, tree: Tree) -> TreeRoot:
-    """The tree that a header commits to; of `PARENT_BALANCES` the header is the parent's."""
+    """A tree that a header commits to. For `PARENT_BALANCES` pass the parent's header."""
     if tree is Tree.RECEIPTS:
         return TreeRoot(RECEIPTS_TAG, to_bytes(header.receipts_root), header.receipts_count, header.total)
     if tree is Tree.ENTRIES:
@@ -88,14 +91,14 @@ def tree_of(header: Header, tree: Tree) -> TreeRoot:
     return TreeRoot(BALANCES_TAG, to_bytes(header.balances_root), header.balances_count, total)
 
 
-def is_of(tree: SumTree, root: TreeRoot) -> bool:
-    """Whether this is the committed tree."""
+def has_root(tree: SumTree, root: TreeRoot) -> bool:
+    """Whether a tree is the committed one."""
     return (tree.root, tree.count, tree.total) == (root.root, root.count, root.total)
 
 
 def look_up(tree: SumTree, keys: Sequence[int], key: int) -> Lookup:
-    """Shows the value under a key of a tree whose keys, rising, are known."""
+    """Prove the value under a key of a tree with these rising keys."""
     at = bisect_left(keys, key)
-    is_there = at < len(keys) and keys[at] == key
-    shown = [at] if is_there else [i for i in (at - 1, at) if 0 <= i < len(keys)]
-    return Lookup(tuple(keys[i] for i in shown), tuple(map(tree.open, shown)))
+    has_leaf = at < len(keys) and keys[at] == key
+    indices = [at] if has_leaf else [i for i in (at - 1, at) if 0 <= i < len(keys)]
+    return Lookup(tuple(keys[i] for i in indices), tuple(map(tree.open, indices)))

@@ -1,7 +1,7 @@
-"""The fraud proofs as calls of `Disputes`, and what each of them shows.
+"""Fraud proofs, each a call of the contract `Disputes`.
 
-`function` is the name in the contract, `args` are its arguments. `holds` is the twin of the contract's
-evaluation: it says whether the call would convict a batch that is pending.
+`function` is the name in the contract and `args` are its arguments. `holds` evaluates a proof as the contract
+does: whether the call would convict a batch that is neither void nor final.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ _FIRST_CONTRIBUTOR = 3
 _U128 = (1 << 128) - 1
 
 
-class Facts(Registrations, Protocol):
-    """What the contract asks of its fellows."""
+class ContractState(Registrations, Protocol):
+    """State of other contracts that the evaluation reads."""
 
     def parameter_set(self, number: int) -> ParameterSet | None: ...
 
     def contribution(self, datanet: DatanetId, index: int) -> Contribution | None: ...
 
     def signed_for(self, receipt: Receipt, signature: str) -> Account | None:
-        """The operator whose receipt key signed it."""
+        """The operator whose receipt key signed the receipt, if any."""
         ...
 
 
 class Proof(Protocol):
-    """Any of the classes below."""
+    """One of the classes below."""
 
     @property
     def function(self) -> str:
@@ -71,18 +71,18 @@ class Proof(Protocol):
 
     @property
     def header(self) -> Header:
-        """Of the batch that falls by it."""
+        """Header of the batch that it convicts."""
         ...
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Of the function, ready for the chain client."""
+        """Arguments of the function, for the chain client."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BadReceiptProof:
-    """A receipt is faulty in itself, or off its place if the batch's `spans` are given."""
+    """A receipt violates the rules, or is outside its place if the batch's `spans` are given."""
 
     function: ClassVar[str] = "proveBadReceipt"
     header: Header
@@ -95,22 +95,22 @@ class BadReceiptProof:
 
     @property
     def is_placing(self) -> bool:
-        """Whether it is about the receipt's place."""
+        """Whether the proof is about the receipt's place."""
         return bool(self.spans)
 
-    def shows(self, facts: Facts) -> Fault:
-        """Errors: `InvalidOpening` where the contract reverts."""
+    def evaluate(self, state: ContractState) -> Fault:
+        """The fault that the contract would find. Errors: `InvalidOpening` where it reverts."""
         prefix = _open_receipt(self.header, self.witness.receipt, self.witness.opening)
         if not self.is_placing:
-            return fault_of(self.witness, self.header.committed_at, facts)
+            return fault_of(self.witness, self.header.committed_at, state)
         check_spans(self.spans, self.header.spans_hash)
-        is_off = is_misplaced(self.witness.receipt, self.spans, prefix)
-        return Fault.PLACE if is_off else Fault.NONE
+        is_outside = is_misplaced(self.witness.receipt, self.spans, prefix)
+        return Fault.PLACE if is_outside else Fault.NONE
 
 
 @dataclass(frozen=True, slots=True)
 class BadPositionProof:
-    """Entry `item` of a slice's list names a contribution that is not in its snapshot."""
+    """Item `item` of a slice's attribution list is a contribution that is not in its snapshot."""
 
     function: ClassVar[str] = "proveBadPosition"
     header: Header
@@ -123,7 +123,7 @@ class BadPositionProof:
     def args(self) -> tuple[Any, ...]:
         return (self.header.abi, self.witness.abi, self.slice, self.item, self.snapshot.abi)
 
-    def shows(self, _facts: Facts) -> bool:
+    def evaluate(self, _state: ContractState) -> bool:
         _open_receipt(self.header, self.witness.receipt, self.witness.opening)
         check_preimages(self.witness)
         part = checked_slice(self.witness, self.slice)
@@ -133,7 +133,7 @@ class BadPositionProof:
 
 @dataclass(frozen=True, slots=True)
 class WrongEntryProof:
-    """The entry of a part of a receipt's charge is not what the split makes of it."""
+    """The entry for a part of a receipt's charge differs from the split."""
 
     function: ClassVar[str] = "proveWrongEntry"
     header: Header
@@ -145,18 +145,18 @@ class WrongEntryProof:
     def args(self) -> tuple[Any, ...]:
         return (self.header.abi, self.witness.abi, self.place.abi, self.lookup.abi)
 
-    def shows(self, facts: Facts) -> bool:
+    def evaluate(self, state: ContractState) -> bool:
         _open_receipt(self.header, self.witness.receipt, self.witness.opening)
         check_preimages(self.witness)
         checked_slice(self.witness, self.place.slice)
-        account, expected = self._earned(facts)
+        account, expected = self._earned(state)
         place = (self.witness.opening.index, self.place.slice, self.place.part)
         key = int.from_bytes(entry_key(to_bytes(account), *place), "big")
         return tree_of(self.header, Tree.ENTRIES).find(key, self.lookup)[0] != expected
 
-    def _earned(self, facts: Facts) -> tuple[Account, int]:
-        """Who earns the part, and what."""
-        terms = facts.parameter_set(self.header.parameter_set)
+    def _earned(self, state: ContractState) -> tuple[Account, int]:
+        """The account that earns the part, and the amount."""
+        terms = state.parameter_set(self.header.parameter_set)
         if terms is None:
             raise InvalidWitness(f"there is no parameter set {self.header.parameter_set}", "parameter_set")
         part, number = self.witness.parts[self.place.slice], self.place.part
@@ -166,26 +166,26 @@ class WrongEntryProof:
         item, pool = number - _FIRST_CONTRIBUTOR, amounts[_FIRST_CONTRIBUTOR]
         if not part.record.snapshots:
             if item != 0:
-                raise InvalidWitness("nobody has that part", "part")
+                raise InvalidWitness("there is no such part", "part")
             return terms.treasury, pool
         if item >= len(part.packed_list) // ITEM:
-            raise InvalidWitness("nobody has that part", "part")
-        return self._contributor(facts, item), _pool_part(pool, part.packed_list, item)
+            raise InvalidWitness("there is no such part", "part")
+        return self._contributor(state, item), _pool_part(pool, part.packed_list, item)
 
-    def _contributor(self, facts: Facts, item: int) -> Account:
+    def _contributor(self, state: ContractState, item: int) -> Account:
         part, snapshot = self.witness.parts[self.place.slice], self.place.snapshot
         number, index = position_at(part.packed_list, item)
         if not is_in_snapshot(part.record, number, index, snapshot):
             raise InvalidWitness("the contribution is not in the snapshot", "snapshot")
-        kept = facts.contribution(snapshot.datanet, index)
-        if kept is None or kept.content_hash != self.place.content_hash:
-            raise InvalidWitness("not the content of that contribution", "content_hash")
-        return kept.contributor
+        contribution = state.contribution(snapshot.datanet, index)
+        if contribution is None or contribution.content_hash != self.place.content_hash:
+            raise InvalidWitness("not the content hash of that contribution", "content_hash")
+        return contribution.contributor
 
 
 @dataclass(frozen=True, slots=True)
 class WrongBalanceProof:
-    """An account's balance is not its balance in the parent and its entries."""
+    """An account's balance is not its balance in the parent plus its entries."""
 
     function: ClassVar[str] = "proveWrongBalance"
     header: Header
@@ -195,7 +195,7 @@ class WrongBalanceProof:
     def args(self) -> tuple[Any, ...]:
         return (self.header.abi, self.witness.abi)
 
-    def shows(self, _facts: Facts) -> bool:
+    def evaluate(self, _state: ContractState) -> bool:
         witness, key = self.witness, balance_key(self.witness.account)
         earlier = self._earlier(key)
         entries = tree_of(self.header, Tree.ENTRIES)
@@ -208,13 +208,13 @@ class WrongBalanceProof:
         if self.header.parent == ZERO_HASH:
             return 0
         if self.witness.parent.hash != self.header.parent:
-            raise InvalidWitness("not the parent's header", "parent")
+            raise InvalidWitness("not the header of the parent", "parent")
         return tree_of(self.witness.parent, Tree.PARENT_BALANCES).find(key, self.witness.earlier)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class WrongOrderProof:
-    """Two leaves of the entries or the balances, the one further left first, whose keys do not rise."""
+    """Two leaves of the entries or balances, in the order of their indices, whose keys do not rise."""
 
     function: ClassVar[str] = "proveWrongOrder"
     header: Header
@@ -225,8 +225,8 @@ class WrongOrderProof:
     def args(self) -> tuple[Any, ...]:
         return (self.header.abi, int(self.tree), self.leaves.abi)
 
-    def shows(self, _facts: Facts) -> bool:
-        root = _writable(self.header, self.tree, {Tree.ENTRIES, Tree.BALANCES})
+    def evaluate(self, _state: ContractState) -> bool:
+        root = _tree_among(self.header, self.tree, {Tree.ENTRIES, Tree.BALANCES})
         if min(len(self.leaves.keys), len(self.leaves.openings)) < 2:
             raise InvalidWitness("two leaves are needed", "leaves")
         (left, right), (first, second) = self.leaves.keys[:2], self.leaves.openings[:2]
@@ -237,7 +237,7 @@ class WrongOrderProof:
 
 @dataclass(frozen=True, slots=True)
 class ZeroLeafProof:
-    """A leaf that is worth nothing (its key may be unknown), or has a node beside its path that is."""
+    """A leaf without value (its key may be unknown), or with a node without value next to its path."""
 
     function: ClassVar[str] = "proveZeroLeaf"
     header: Header
@@ -249,15 +249,15 @@ class ZeroLeafProof:
     def args(self) -> tuple[Any, ...]:
         return (self.header.abi, int(self.tree), "0x" + self.leaf_hash.hex(), self.opening.abi)
 
-    def shows(self, _facts: Facts) -> bool:
-        root = _writable(self.header, self.tree, {Tree.RECEIPTS, Tree.ENTRIES, Tree.BALANCES})
+    def evaluate(self, _state: ContractState) -> bool:
+        root = _tree_among(self.header, self.tree, {Tree.RECEIPTS, Tree.ENTRIES, Tree.BALANCES})
         root.open_leaf(self.leaf_hash, self.opening)
         return self.opening.value == 0 or self.opening.has_zero_sibling
 
 
 @dataclass(frozen=True, slots=True)
 class EquivocationProof:
-    """The operator signed another receipt over money that a receipt of the batch covers."""
+    """The operator signed another receipt that overlaps a receipt of the batch."""
 
     function: ClassVar[str] = "proveEquivocation"
     header: Header
@@ -271,22 +271,22 @@ class EquivocationProof:
         receipt, other = receipt_abi(self.receipt), receipt_abi(self.other)
         return (self.header.abi, receipt, self.opening.abi, other, self.signature)
 
-    def shows(self, facts: Facts) -> bool:
+    def evaluate(self, state: ContractState) -> bool:
         receipt, other = self.receipt, self.other
         _open_receipt(self.header, receipt, self.opening)
-        operator = facts.signed_for(other, self.signature)
+        operator = state.signed_for(other, self.signature)
         if operator in (None, ZERO_ACCOUNT) or operator != self.header.operator:
             raise InvalidWitness("not signed by the batch's operator", "signature")
         if receipt == other or receipt.channel_id != other.channel_id:
-            raise InvalidWitness("the receipts do not compete", "other")
+            raise InvalidWitness("the receipts are equal or of different channels", "other")
         if receipt.cumulative < receipt.charge or other.cumulative < other.charge:
-            raise InvalidWitness("a receipt begins before its channel", "cumulative")
+            raise InvalidWitness("a receipt begins before zero", "cumulative")
         return overlap(receipt, other)
 
 
 @dataclass(frozen=True, slots=True)
 class UnansweredProof:
-    """A demand whose deadline passed without an answer to each key."""
+    """The deadline of a demand passed with unanswered keys."""
 
     function: ClassVar[str] = "voidUnanswered"
     demand: Demand
@@ -297,16 +297,16 @@ class UnansweredProof:
         return (self.demand.abi, self.header.abi)
 
 
-Batchwise = (
+BatchProof = (
     BadReceiptProof | BadPositionProof | WrongEntryProof | WrongBalanceProof | WrongOrderProof | ZeroLeafProof
 )
-"""The proofs that follow from a batch and the chain alone."""
+"""Proofs that need only the batch and the chain."""
 
 
-def holds(proof: Batchwise | EquivocationProof, facts: Facts) -> bool:
-    """Whether the contract would convict by it, as long as the batch stands and is not final."""
+def holds(proof: BatchProof | EquivocationProof, state: ContractState) -> bool:
+    """Whether the contract would convict, if the batch is neither void nor final."""
     try:
-        return bool(proof.shows(facts))
+        return bool(proof.evaluate(state))
     except InvalidOpening:
         return False
 
@@ -315,30 +315,34 @@ def _open_receipt(header: Header, receipt: Receipt, opening: Opening) -> int:
     return tree_of(header, Tree.RECEIPTS).open_key(int(receipt_id(receipt), 16), opening)
 
 
-def _writable(header: Header, tree: Tree, allowed: set[Tree]) -> TreeRoot:
+def _tree_among(header: Header, tree: Tree, allowed: set[Tree]) -> TreeRoot:
     if tree not in allowed:
-        raise InvalidWitness(f"not of {tree.name}", "tree")
+        raise InvalidWitness(f"the proof is not about the tree {tree.name}", "tree")
     return tree_of(header, tree)
 
 
 def _parts(charge: int, fee_ppm: int, record: VersionRecord) -> tuple[int, int, int, int]:
-    """Fee, operator, creator and all contributors together; of a record that may not be registered."""
+    """Amounts of fee, operator, creator and the contributors' pool.
+
+    The record may be unregistered, so its ratios are not validated. Errors: `InvalidWitness` if they exceed
+    the whole.
+    """
     fee = mul_ppm_down(charge, fee_ppm)
     rest = charge - fee
     operator, creator = mul_ppm_down(rest, record.operator_ppm), mul_ppm_down(rest, record.creator_ppm)
     pool = rest - operator - creator
     if min(rest, pool) < 0:
-        raise InvalidWitness("the record gives away more than the whole", "record")
+        raise InvalidWitness("the record's ratios exceed the whole", "record")
     return fee, operator, creator, pool
 
 
 def _pool_part(pool: int, packed_list: bytes, item: int) -> int:
-    """Of a list that may be malformed, as the contract computes it."""
+    """A contributor's part of the pool, as the contract computes it for a list that may be malformed."""
     ppms = [share.ppm for share in unpack_list(packed_list)]
     amounts = [mul_ppm_down(pool, ppm) for ppm in ppms]
     if item != ppms.index(max(ppms)):
         return amounts[item] & _U128
     rest = amounts[item] + pool - sum(amounts)
     if rest < 0:
-        raise InvalidWitness("the list gives away more than the whole", "list")
+        raise InvalidWitness("the list's parts exceed the whole", "list")
     return rest & _U128

@@ -1,6 +1,6 @@
-"""What a receipt must satisfy, by its witness. Twin of `ReceiptRules.sol` and `Spans.sol`.
+"""Rules of batched receipts, evaluated on a witness. Twin of `ReceiptRules.sol` and `Spans.sol`.
 
-`InvalidWitness` is raised where the contract reverts: only a fault of the receipt itself is reported.
+Only faults of the receipt itself are returned. `InvalidWitness` is raised where the contract reverts.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 class Registrations(Protocol):
     def registered_at(self, version: VersionId) -> int | None:
-        """Unix seconds; None if it is not registered."""
+        """Unix seconds of the registration; None if it is not registered."""
         ...
 
 
 def fault_of(witness: ReceiptWitness, committed_at: int, versions: Registrations) -> Fault:
-    """The receipt's first fault but `PLACE` and `POSITION`."""
+    """The receipt's first fault, except `PLACE` and `POSITION`."""
     receipt, value = witness.receipt, witness.opening.value
     if value != receipt.charge:
         return Fault.VALUE
@@ -60,31 +60,31 @@ def _fault_of_slices(witness: ReceiptWitness, committed_at: int, versions: Regis
 
 
 def check_preimages(witness: ReceiptWitness) -> None:
-    """Errors: `InvalidWitness` unless the witness holds what the receipt's hashes name."""
+    """Errors: `InvalidWitness` unless the witness has the preimages of the receipt's hashes."""
     _check_preimage(witness.receipt.slices_hash, witness.slices)
     _check_preimage(witness.receipt.attribution_hash, witness.attribution)
 
 
 def checked_slice(witness: ReceiptWitness, number: int) -> SliceWitness:
-    """The witness of a slice, its record and list being those that the receipt names."""
+    """The witness of a slice. Errors: `InvalidWitness` unless its record and list are the receipt's."""
     if not 0 <= number < len(witness.parts):
         raise InvalidWitness(f"no witness of slice {number}", "parts")
     part = witness.parts[number]
     if version_id(part.record) != version_at(witness.slices, number):
-        raise InvalidWitness("another version's record", "record")
+        raise InvalidWitness("the record of another version", "record")
     _check_preimage(to_hash(_cut(witness.attribution, 32 * (number + 1), 32)), part.packed_list)
     return part
 
 
 def charge_of(witness: ReceiptWitness, number: int) -> int:
-    """What a slice costs."""
+    """Charge of a slice, in micro-units."""
     record, receipt = witness.parts[number].record, witness.receipt
     full = receipt.prompt_tokens * record.prompt_price + receipt.completion_tokens * record.completion_price
     return mul_ppm_down(full, _weight_at(witness.slices, number))
 
 
 def position_at(packed_list: bytes, item: int) -> tuple[int, int]:
-    """Snapshot number and contribution index of an entry of a list."""
+    """Snapshot number and contribution index of a list's item."""
     return from_position(int.from_bytes(_cut(packed_list, item * ITEM, 4), "big"))
 
 
@@ -94,7 +94,7 @@ def is_in_snapshot(record: VersionRecord, number: int, index: int, witness: Snap
         raise InvalidWitness(f"the version has no snapshot {number}", "snapshot")
     found = snapshot_id(witness.datanet, witness.count, to_hash(keccak(witness.accepted)))
     if found != record.snapshots[number]:
-        raise InvalidWitness("another snapshot", "snapshot")
+        raise InvalidWitness("not the preimage of the snapshot's id", "snapshot")
     if index >= witness.count:
         return False
     bits = int.from_bytes(_cut(witness.accepted, (index >> 8) * 32, 32), "big")
@@ -106,7 +106,7 @@ def version_at(slices: bytes, number: int) -> VersionId:
 
 
 def is_misplaced(receipt: Receipt, spans: Iterable[Span], prefix: int) -> bool:
-    """Whether a receipt is off its place on the batch's line; `prefix`: the sum of all receipts before it."""
+    """Whether a receipt is outside its place in the batch. `prefix` is the sum of the receipts before it."""
     offset, begin = 0, receipt.cumulative - receipt.charge
     for span in spans:
         if span.channel_id == receipt.channel_id:
@@ -117,14 +117,14 @@ def is_misplaced(receipt: Receipt, spans: Iterable[Span], prefix: int) -> bool:
 
 
 def overlap(receipt: Receipt, other: Receipt) -> bool:
-    """Whether two receipts of one channel charge for the same money."""
+    """Whether two receipts of one channel charge an overlapping interval of its cumulative."""
     begins_before = receipt.cumulative - receipt.charge < other.cumulative
     ends_after = other.cumulative - other.charge < receipt.cumulative
     return begins_before and ends_after and receipt.charge != 0 and other.charge != 0
 
 
 def check_spans(spans: Iterable[Span], expected: str) -> bytes:
-    """The packed spans. Errors: `InvalidWitness` if they are not those of the hash."""
+    """Pack spans. Errors: `InvalidWitness` if they are not the preimage of the hash."""
     packed = pack_spans(spans)
     _check_preimage(expected, packed)
     return packed

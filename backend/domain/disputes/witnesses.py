@@ -1,7 +1,7 @@
-"""What a dispute speaks of: trees, faults, witnesses, demands. Source: `contracts/interfaces/IDisputes.sol`.
+"""Trees, faults, witnesses and demands of disputes. Source: `contracts/interfaces/IDisputes.sol`.
 
-Keys of leaves are integers of 256 bits here: a receipt's index, an entry's key, an account. `abi` gives a
-struct by its Solidity names, ready to be a contract call's argument; `from_chain` is its inverse.
+Keys of leaves are 256-bit integers: the index of a receipt, the key of an entry, an account. `abi` returns a
+struct with its Solidity field names, as an argument of a contract call; `from_chain` is the inverse.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from backend.domain.batch import Header
 
 MAX_KEYS = 64
-"""Of one demand."""
+"""Keys per demand."""
 SLICE, ITEM = 36, 8
-"""Bytes of a packed slice, and of an entry of a packed list."""
+"""Bytes of a packed slice, and of an item of a packed attribution list."""
 
 
 class Tree(IntEnum):
-    """Of which leaves can be demanded."""
+    """Trees whose leaves can be demanded."""
 
     RECEIPTS = 0
     ENTRIES = 1
@@ -49,7 +49,7 @@ class Tree(IntEnum):
 
 
 class Fault(IntEnum):
-    """What is wrong with a receipt, in the order in which it is looked for."""
+    """Faults of a receipt, in the order of the checks."""
 
     NONE = 0
     VALUE = 1
@@ -65,7 +65,7 @@ class Fault(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Shows the value under a key: its leaf, the leaf at the edge, or two neighbours around it."""
+    """Proves the value under a key by its leaf, or its absence by the edge leaf or two adjacent leaves."""
 
     keys: tuple[int, ...]
     openings: tuple[Opening, ...]
@@ -81,12 +81,12 @@ class Lookup:
 
 
 NO_LOOKUP = Lookup((), ())
-"""Where the contract looks at none."""
+"""Placeholder where the contract reads no lookup."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotWitness:
-    """A snapshot's preimage; `accepted` are its accept bits in words of 32 bytes."""
+    """Preimage of a snapshot's id. `accepted` has its accept bits in words of 32 bytes."""
 
     datanet: DatanetId
     count: int
@@ -102,7 +102,7 @@ NO_SNAPSHOT = SnapshotWitness(DatanetId(0), 0, b"")
 
 @dataclass(frozen=True, slots=True)
 class SliceWitness:
-    """The preimages behind one slice: the version's record, the packed attribution list."""
+    """Preimages of one slice: the version's record and the packed attribution list."""
 
     record: VersionRecord
     packed_list: bytes
@@ -118,7 +118,7 @@ class SliceWitness:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptWitness:
-    """A receipt of a batch with the preimages of its hashes, as far as they are needed."""
+    """A receipt of a batch with the preimages of its hashes."""
 
     receipt: Receipt
     opening: Opening
@@ -148,7 +148,7 @@ class ReceiptWitness:
 
     @classmethod
     def of(cls, signed: SignedReceipt, opening: Opening, records: Sequence[VersionRecord]) -> ReceiptWitness:
-        """`records`: of the slices, in their order; fewer where no proof gets that far."""
+        """`records` are those of the slices in order; missing trailing ones are left out of the witness."""
         lists = (pack_list(s.shares) for s in signed.slices)
         return cls(
             receipt=signed.receipt,
@@ -161,14 +161,14 @@ class ReceiptWitness:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredReceipt:
-    """A receipt that an answer to a demand made public. Its form is checked by the contract."""
+    """A receipt from an answer to a demand. The contract has checked its form."""
 
     witness: ReceiptWitness
     signature: str
 
     @property
     def signed(self) -> SignedReceipt:
-        """As the batch's data would have it."""
+        """The receipt in the form of batch data."""
         raw, attribution = self.witness.slices, self.witness.attribution
         lists = [part.packed_list for part in self.witness.parts]
         slices = tuple(
@@ -183,13 +183,13 @@ class AnsweredReceipt:
 
     @classmethod
     def from_chain(cls, args: Mapping[str, Any]) -> AnsweredReceipt:
-        """From the arguments of `answerReceipt` by name."""
+        """From the arguments of `answerReceipt`, by name."""
         return cls(ReceiptWitness.from_chain(args["witness"]), args["signature"])
 
 
 @dataclass(frozen=True, slots=True)
 class EntryPlace:
-    """A part of a receipt's charge, and the contribution behind it where there is one."""
+    """A part of a receipt's charge, with the contribution that earns it, if any."""
 
     slice: int
     part: int
@@ -208,7 +208,7 @@ class EntryPlace:
 
 @dataclass(frozen=True, slots=True)
 class BalanceWitness:
-    """What an account's balance follows from; of batch 1 the contract looks at no parent."""
+    """Lookups that determine an account's balance. For batch 1 the contract does not read the parent."""
 
     account: Account
     parent: Header
@@ -226,7 +226,7 @@ class BalanceWitness:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A bonded demand for 1 to 64 leaves. `deadline` in unix seconds, `bond_units` a key in token units."""
+    """A bonded demand for 1 to 64 leaves. `deadline` in unix seconds, `bond_units` per key in token units."""
 
     batch_hash: Hash32
     tree: Tree
@@ -237,7 +237,7 @@ class Demand:
 
     @property
     def id(self) -> Hash32:
-        """`keccak(abi.encode(demand))`: a dynamic struct, so an offset leads and the keys come last."""
+        """`keccak(abi.encode(demand))`. The struct is dynamic: an offset comes first, the keys last."""
         head = words(0x20, self.batch_hash, int(self.tree), 6 * 32, self.challenger)
         tail = words(self.deadline, self.bond_units, len(self.keys), *self.keys)
         return to_hash(keccak(head + tail))
@@ -255,7 +255,7 @@ class Demand:
 
     @classmethod
     def from_chain(cls, values: Mapping[str, Any]) -> Demand:
-        """From the fields by their Solidity names; integers may be decimal strings."""
+        """From Solidity field names; integers may be decimal strings."""
         return cls(
             batch_hash=values["batchHash"],
             tree=Tree(int(values["tree"])),
@@ -272,7 +272,7 @@ def key_word(key: int) -> Hash32:
 
 
 def balance_key(account: Account) -> int:
-    """Of an account, in a tree of balances."""
+    """Key of an account in a tree of balances."""
     return int(account, 16)
 
 
@@ -282,7 +282,7 @@ def receipt_abi(receipt: Receipt) -> dict[str, Any]:
 
 
 def receipt_from_chain(values: Mapping[str, Any]) -> Receipt:
-    """By the fields' Solidity names; integers may be decimal strings."""
+    """From Solidity field names; integers may be decimal strings."""
     named: dict[str, Any] = {}
     for field in fields(Receipt):
         value = values[camel_case(field.name)]
@@ -295,7 +295,7 @@ def opening_from_chain(values: Mapping[str, Any]) -> Opening:
 
 
 def unpack_list(packed: bytes) -> tuple[Share, ...]:
-    """The inverse of `pack_list`; what is left behind the last whole entry is dropped."""
+    """The inverse of `pack_list`. Bytes after the last whole item are ignored."""
     whole = len(packed) - len(packed) % ITEM
     numbers = struct.unpack(f">{whole // 4}I", packed[:whole])
     return tuple(map(Share, numbers[::2], numbers[1::2]))

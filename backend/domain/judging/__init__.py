@@ -1,1 +1,1 @@
-"""Whether a committed batch is right, by which proof it falls, or what must be demanded to know."""
+"""Judges committed batches: right, wrong with a fraud proof, or undecided until demands are answered."""

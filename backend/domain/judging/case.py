@@ -1,4 +1,4 @@
-"""A batch before the judge: what is known of it, and what can be said of it. See `judge`."""
+"""Input and results of `judge`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from backend.domain.disputes.witnesses import MAX_KEYS, AnsweredReceipt, Lookup,
 from backend.domain.receipt import SignedReceipt
 
 if TYPE_CHECKING:
-    from backend.domain.batch import Batch, Header, Ledger, Span
+    from backend.domain.batch import Batch, Header, OperatorLedger, Span
     from backend.domain.disputes.proofs import Proof
     from backend.domain.ids import DatanetId, SnapshotId, VersionId
     from backend.domain.registries import Contribution, Snapshot
 
 Answers = Mapping[tuple[Tree, int], Lookup | AnsweredReceipt]
-"""By tree and key: a receipt's index, an entry's key, an account."""
+"""Answers to demands by tree and key: the index of a receipt, the key of an entry, an account."""
 
 IsSigned = Callable[[SignedReceipt], bool]
-"""Whether a receipt key of the batch's operator signed it."""
+"""Whether a receipt key of the batch's operator signed the receipt."""
 
 
 class Registry(rules.Registry, Protocol):
-    """What the chain knows of versions and contributions; `ChainView` is one."""
+    """Versions and contributions on the chain. `ChainView` implements it."""
 
     def registered_at(self, version: VersionId) -> int | None:
-        """Unix seconds; None if it is not registered."""
+        """Unix seconds of the registration; None if it is not registered."""
         ...
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...
@@ -37,67 +37,67 @@ class Registry(rules.Registry, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The first thing that is wrong with a batch, or why it cannot be judged yet."""
+    """The first error of a batch, or the reason why it cannot be judged yet."""
 
     what: str
-    """Machine-readable: `data_missing`, `data_malformed`, `signature`, or the field that is wrong."""
+    """Machine-readable: `data_missing`, `data_malformed`, `signature`, or the wrong field."""
     message: str
     receipt: int | None = None
-    """Index of the wrong receipt, in the order of the batch."""
+    """Index of the wrong receipt in the batch."""
     unit: int | None = None
-    """The first wrong micro-unit on the batch's line [0, total), where one receipt is to blame."""
+    """First micro-unit of the wrong receipt in the batch's total, if one receipt is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that is known of one committed batch."""
+    """Everything known about one committed batch."""
 
     header: Header
     parent: Header | None
     """None for the operator's first batch."""
     spans: tuple[Span, ...]
-    """What the commit collected; they hash to the header's `spans_hash`."""
+    """What the commit collected, the preimage of the header's `spans_hash`."""
     receipts: tuple[SignedReceipt, ...] | None
-    """The published ones; None if there are none that could be this batch's, then `withheld` says why."""
-    ledger: Ledger | None
-    """After the parent, `Ledger()` before the first batch; None if the parent's data was withheld."""
+    """Published receipts; None if no published data can be this batch's (`withheld` gives the reason)."""
+    ledger: OperatorLedger | None
+    """The ledger after the parent, empty for the first batch; None if the parent's data was withheld."""
     answers: Answers = field(default_factory=dict)
     withheld: Finding | None = None
     evidence: tuple[SignedReceipt, ...] = ()
-    """Receipts from elsewhere, such as a consumer's own, whoever signed them."""
+    """Receipts from other sources, such as a consumer's own, with unverified signatures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """Every unit is right."""
+    """Every micro-unit of the batch is accounted for correctly."""
 
     batch: Batch
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """The batch falls by this proof."""
+    """The fraud proof convicts the batch."""
 
     finding: Finding
     proof: Proof
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """Whether or by what the batch falls depends on leaves that only its operator knows.
+class Undecided:
+    """The judgement depends on leaves that only the batch's operator knows.
 
-    `demands`: each of up to 64 keys, all meant to be sent at once, the most telling first. Any part of them
-    may be sent: what is answered makes the next judgement's demands fewer. None where our own view of the
-    chain does not suffice, or nothing can be forced out.
+    `demands` have up to 64 keys each, the most informative first, and are meant to be sent together. It is
+    also possible to send only some: each answer reduces the demands of the next judgement. There are none if
+    our view of the chain is incomplete or no demand can yield more.
     """
 
     finding: Finding
     demands: tuple[tuple[Tree, tuple[int, ...]], ...]
 
 
-Judgement = Right | Wrong | Needs
+Judgement = Right | Wrong | Undecided
 
 
 def in_demands(tree: Tree, keys: Sequence[int]) -> tuple[tuple[Tree, tuple[int, ...]], ...]:
-    """The keys in groups that one demand can hold."""
+    """Group keys into demands."""
     return tuple((tree, tuple(keys[at : at + MAX_KEYS])) for at in range(0, len(keys), MAX_KEYS))

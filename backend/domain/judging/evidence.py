@@ -1,4 +1,4 @@
-"""Receipts from elsewhere, such as a consumer's own: a batch that covers their money by others falls."""
+"""Finds equivocation: a second receipt that the operator signed over money of a batch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from backend.domain.receipt import Receipt, SignedReceipt
 
 
-def contradiction(batch: Batch, case: Case, is_signed: IsSigned) -> Wrong | None:
-    """The first receipt of the batch over money for which its operator also signed one of the evidence."""
-    on_line: dict[ChannelId, list[SignedReceipt]] = defaultdict(list)
+def find_equivocation(batch: Batch, case: Case, is_signed: IsSigned) -> Wrong | None:
+    """Find the first receipt of the batch that overlaps evidence with the operator's signature."""
+    by_channel: dict[ChannelId, list[SignedReceipt]] = defaultdict(list)
     for signed in case.evidence:
-        on_line[signed.receipt.channel_id].append(signed)
+        by_channel[signed.receipt.channel_id].append(signed)
     for index, ours in enumerate(batch.receipts):
-        for other in on_line.get(ours.receipt.channel_id, ()):
-            if _compete(ours.receipt, other.receipt) and is_signed(other):
+        for other in by_channel.get(ours.receipt.channel_id, ()):
+            if _conflict(ours.receipt, other.receipt) and is_signed(other):
                 text = f"receipt {index}: its operator signed {receipt_id(other.receipt)} over the same money"
                 unit = sum(one.receipt.charge for one in batch.receipts[:index])
                 opening = batch.open_receipt(index)
@@ -33,6 +33,6 @@ def contradiction(batch: Batch, case: Case, is_signed: IsSigned) -> Wrong | None
     return None
 
 
-def _compete(ours: Receipt, other: Receipt) -> bool:
-    """Whether `Disputes` would take the other as a rival of ours on the same channel."""
+def _conflict(ours: Receipt, other: Receipt) -> bool:
+    """Whether `Disputes` accepts two receipts of one channel as an equivocation."""
     return ours != other and other.charge <= other.cumulative and overlap(ours, other)

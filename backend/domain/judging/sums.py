@@ -1,4 +1,4 @@
-"""Holds a batch's entries and balances to what its receipts make, once these are known."""
+"""Compares a batch's entries and balances with those that follow from its receipts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Batch, Entries, Ledger, credited, entries_of, tree_of_receipts
-from backend.domain.disputes.lookups import is_of, look_up, tree_of
+from backend.domain.batch import Batch, Entries, OperatorLedger, add_earnings, entries_of, tree_of_receipts
+from backend.domain.disputes.lookups import has_root, look_up, tree_of
 from backend.domain.disputes.proofs import WrongBalanceProof, WrongEntryProof, WrongOrderProof, ZeroLeafProof
 from backend.domain.disputes.witnesses import (
     NO_LOOKUP,
@@ -20,9 +20,16 @@ from backend.domain.disputes.witnesses import (
     balance_key,
 )
 from backend.domain.hashing import to_bytes
-from backend.domain.judging.case import Finding, Needs, Right, Wrong, in_demands
-from backend.domain.judging.hidden_trees import ACCOUNTS, HiddenBalances, Opened, Search, Zero, account_of
+from backend.domain.judging.case import Finding, Right, Undecided, Wrong, in_demands
 from backend.domain.judging.receipts import snapshot_witness
+from backend.domain.judging.withheld_trees import (
+    ACCOUNTS,
+    DifferenceSearch,
+    PartialTree,
+    WithheldBalances,
+    ZeroLeaf,
+    account_of,
+)
 from backend.domain.rules import Rules, from_position
 from backend.domain.split import slice_charges
 
@@ -30,28 +37,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.domain.judging.case import Case, Judgement, Registry
-    from backend.domain.judging.hidden_trees import Shown
-    from backend.domain.judging.shown_receipts import Known
+    from backend.domain.judging.known_receipts import KnownReceipt
+    from backend.domain.judging.withheld_trees import ProvenValue
     from backend.domain.merkle import SumTree
     from backend.domain.parameters import ParameterSet
 
 _FIRST_CONTRIBUTOR = 3
 
 
-def judge_sums(case: Case, receipts: Sequence[Known], registry: Registry, terms: ParameterSet) -> Judgement:
-    """`receipts`: all of the batch's, none of them faulty."""
+def judge_sums(
+    case: Case, receipts: Sequence[KnownReceipt], registry: Registry, terms: ParameterSet
+) -> Judgement:
+    """`receipts` are all receipts of the batch, without faults."""
     rules = Rules(registry)
     signed = [known.signed for known in receipts]
     entries = entries_of(case.header.operator, terms, signed, rules)
     balances = _Balances(case, entries)
-    if not is_of(entries.tree, tree_of(case.header, Tree.ENTRIES)):
+    if not has_root(entries.tree, tree_of(case.header, Tree.ENTRIES)):
         proving = _Entries(case, receipts, registry, terms, rules)
         return _search(case, Tree.ENTRIES, entries.tree, balances.entry_keys, proving.prove)
     if balances.ledger is None:
         return balances.compare()
-    after = credited(balances.ledger.balances, entries.earned)
-    tree = Ledger(balances=after).balances_tree()
-    if not is_of(tree, tree_of(case.header, Tree.BALANCES)):
+    after = add_earnings(balances.ledger.balances, entries.earned)
+    tree = OperatorLedger(balances=after).balances_tree()
+    if not has_root(tree, tree_of(case.header, Tree.BALANCES)):
         return _search(case, Tree.BALANCES, tree, sorted(map(balance_key, after)), balances.prove)
     return Right(
         Batch(
@@ -72,78 +81,78 @@ def judge_sums(case: Case, receipts: Sequence[Known], registry: Registry, terms:
 def _search(
     case: Case,
     tree: Tree,
-    ours: SumTree,
+    computed: SumTree,
     keys: Sequence[int],
-    prove: Callable[[Shown, int], Wrong | None],
-) -> Wrong | Needs:
-    """In a committed tree that is not `ours`."""
-    opened = _opened(case, tree)
-    if wrong := _contradicted(case, tree, opened):
+    prove: Callable[[ProvenValue, int], Wrong | None],
+) -> Wrong | Undecided:
+    """Find a wrong leaf in a committed tree that is not the `computed` one."""
+    opened = _partial_tree(case, tree)
+    if wrong := _find_malformed(case, tree, opened):
         return wrong
-    for shown in opened.shown():
-        place = bisect_left(keys, shown.key)
-        is_ours = place < len(keys) and keys[place] == shown.key
-        expected = ours.value(place) if is_ours else 0
-        if shown.value != expected and (found := prove(shown, expected)):
+    for proven in opened.values():
+        place = bisect_left(keys, proven.key)
+        is_expected = place < len(keys) and keys[place] == proven.key
+        expected = computed.value(place) if is_expected else 0
+        if proven.value != expected and (found := prove(proven, expected)):
             return found
-    wanted = Search(opened, ours, keys).next_keys()
-    return Needs(_hidden(tree, opened, ours), in_demands(tree, wanted))
+    wanted = DifferenceSearch(opened, computed, keys).next_keys()
+    return Undecided(_difference(tree, opened, computed), in_demands(tree, wanted))
 
 
-def _opened(case: Case, tree: Tree) -> Opened:
+def _partial_tree(case: Case, tree: Tree) -> PartialTree:
     header = case.header if tree is not Tree.PARENT_BALANCES else case.parent or case.header
     lookups = {key: found for (of, key), found in case.answers.items() if of is tree}
-    return Opened(
+    return PartialTree(
         tree_of(header, tree), ((key, one) for key, one in lookups.items() if isinstance(one, Lookup))
     )
 
 
-def _contradicted(case: Case, tree: Tree, opened: Opened) -> Wrong | None:
-    found = opened.contradiction()
+def _find_malformed(case: Case, tree: Tree, opened: PartialTree) -> Wrong | None:
+    found = opened.find_malformed()
     if found is None:
         return None
     what = f"{tree.name.lower()}_root"
-    if isinstance(found, Zero):
-        text = f"leaf {found.opening.index} of the {tree.name.lower()} is worth nothing"
+    if isinstance(found, ZeroLeaf):
+        text = f"leaf {found.opening.index} of the {tree.name.lower()} has no value"
         return Wrong(Finding(what, text), ZeroLeafProof(case.header, tree, found.leaf_hash, found.opening))
     left, right = (opening.index for opening in found.leaves.openings)
     text = f"leaves {left} and {right} of the {tree.name.lower()} are out of order"
     return Wrong(Finding(what, text), WrongOrderProof(case.header, tree, found.leaves))
 
 
-def _hidden(tree: Tree, opened: Opened, ours: SumTree) -> Finding:
+def _difference(tree: Tree, opened: PartialTree, computed: SumTree) -> Finding:
     name = tree.name.lower()
-    if opened.root.count != ours.count:
-        text = f"the batch has {opened.root.count} {name}, it must have {ours.count}"
+    if opened.root.count != computed.count:
+        text = f"the batch has {opened.root.count} {name}, it must have {computed.count}"
         return Finding(f"{name}_count", text)
-    return Finding(f"{name}_root", f"the {name} are not those that the receipts make")
+    return Finding(f"{name}_root", f"the {name} do not follow from the receipts")
 
 
 @dataclass(frozen=True)
 class _Entries:
-    """Proves entries wrong."""
+    """Builds proofs that entries are wrong."""
 
     case: Case
-    receipts: Sequence[Known]
+    receipts: Sequence[KnownReceipt]
     registry: Registry
     terms: ParameterSet
     rules: Rules
 
-    def prove(self, shown: Shown, expected: int) -> Wrong | None:
-        """None for a leaf that stands for no part of any receipt: of such a surplus there is no proof."""
-        account, index = account_of(shown.key >> 64), shown.key >> 32 & 0xFFFFFFFF
-        number, part = shown.key >> 16 & 0xFFFF, shown.key & 0xFFFF
-        if shown.key >> 224 or not self._is_part(to_bytes(account), index, number, part):
+    def prove(self, proven: ProvenValue, expected: int) -> Wrong | None:
+        """None for a surplus leaf, whose key is of no part of any receipt: it cannot be proved wrong."""
+        account, index = account_of(proven.key >> 64), proven.key >> 32 & 0xFFFFFFFF
+        number, part = proven.key >> 16 & 0xFFFF, proven.key & 0xFFFF
+        if proven.key >> 224 or not self._is_part(to_bytes(account), index, number, part):
             return None
         known = self.receipts[index]
         records = [self.rules.record(s.version_id) for s in known.signed.slices]
         witness = ReceiptWitness.of(known.signed, known.opening, records)
-        proof = WrongEntryProof(self.case.header, witness, self._place(known, number, part), shown.lookup)
-        text = f"receipt {index} earns {account} {shown.value} by part {part} of slice {number}"
+        proof = WrongEntryProof(self.case.header, witness, self._place(known, number, part), proven.lookup)
+        text = f"receipt {index} earns {account} {proven.value} by part {part} of slice {number}"
         return Wrong(Finding("entry", f"{text}, it must be {expected}", index, known.prefix), proof)
 
     def _is_part(self, account: bytes, index: int, number: int, part: int) -> bool:
-        """Whether that part is the account's, if only nothing of it."""
+        """Whether the part belongs to the account, even if its amount is zero."""
         if index >= len(self.receipts):
             return False
         signed = self.receipts[index].signed
@@ -153,7 +162,7 @@ class _Entries:
         earned = self.rules.earnings(signed, charges, self.case.header.operator, self.terms)
         return number < len(earned) and part < len(earned[number]) and earned[number][part][0] == account
 
-    def _place(self, known: Known, number: int, part: int) -> EntryPlace:
+    def _place(self, known: KnownReceipt, number: int, part: int) -> EntryPlace:
         slice_ = known.signed.slices[number]
         if part < _FIRST_CONTRIBUTOR or not slice_.shares:
             return EntryPlace(number, part)
@@ -167,11 +176,11 @@ class _Entries:
 
 
 class _Balances:
-    """Proves balances wrong, where the entries are right."""
+    """Builds proofs that balances are wrong, if the entries are right."""
 
     def __init__(self, case: Case, entries: Entries) -> None:
         self._case, self._entries = case, entries
-        self._parent = _opened(case, Tree.PARENT_BALANCES)
+        self._parent = _partial_tree(case, Tree.PARENT_BALANCES)
 
     @cached_property
     def entry_keys(self) -> list[int]:
@@ -179,33 +188,33 @@ class _Balances:
         return [int.from_bytes(keys[at : at + 32], "big") for at in range(0, len(keys), 32)]
 
     @cached_property
-    def ledger(self) -> Ledger | None:
-        """After the parent, as the parent's header has it; None if it is not known."""
+    def ledger(self) -> OperatorLedger | None:
+        """The ledger that the parent's header commits to; None if it is not known."""
         case = self._case
         if case.parent is None:
-            return Ledger()
+            return OperatorLedger()
         known = case.ledger
-        if known and known.balances and is_of(known.balances_tree(), self._parent.root):
+        if known and known.balances and has_root(known.balances_tree(), self._parent.root):
             return known
-        return HiddenBalances(case.parent, self._parent).ledger()
+        return WithheldBalances(case.parent, self._parent).ledger()
 
-    def prove(self, shown: Shown, expected: int) -> Wrong | None:
-        """None for a leaf whose key is no account's: of such a surplus there is no proof."""
-        if shown.key >= ACCOUNTS:
+    def prove(self, proven: ProvenValue, expected: int) -> Wrong | None:
+        """None for a surplus leaf, whose key is not an account: it cannot be proved wrong."""
+        if proven.key >= ACCOUNTS:
             return None
-        account, header = account_of(shown.key), self._case.header
+        account, header = account_of(proven.key), self._case.header
         entries = (
-            look_up(self._entries.tree, self.entry_keys, key << 64) for key in (shown.key, shown.key + 1)
+            look_up(self._entries.tree, self.entry_keys, key << 64) for key in (proven.key, proven.key + 1)
         )
         parent = self._case.parent or header
-        witness = BalanceWitness(account, parent, self._earlier(shown.key), shown.lookup, *entries)
-        text = f"the balance of {account} is {shown.value}, it must be {expected}"
+        witness = BalanceWitness(account, parent, self._earlier(proven.key), proven.lookup, *entries)
+        text = f"the balance of {account} is {proven.value}, it must be {expected}"
         return Wrong(Finding("balance", text), WrongBalanceProof(header, witness))
 
-    def compare(self) -> Wrong | Needs:
-        """Account by account beside a parent that is not wholly known."""
-        opened = _opened(self._case, Tree.BALANCES)
-        if wrong := _contradicted(self._case, Tree.BALANCES, opened):
+    def compare(self) -> Wrong | Undecided:
+        """Compare account by account, if the parent's balances are only partly known."""
+        opened = _partial_tree(self._case, Tree.BALANCES)
+        if wrong := _find_malformed(self._case, Tree.BALANCES, opened):
             return wrong
         wanted: dict[Tree, list[int]] = {Tree.PARENT_BALANCES: [], Tree.BALANCES: []}
         for key in self._accounts(opened):
@@ -220,22 +229,22 @@ class _Balances:
             if after.value != expected and (found := self.prove(after, expected)):
                 return found
         if self._case.parent is not None:
-            wanted[Tree.PARENT_BALANCES] += HiddenBalances(self._case.parent, self._parent).next_keys()
+            wanted[Tree.PARENT_BALANCES] += WithheldBalances(self._case.parent, self._parent).next_keys()
         finding = Finding("parent_data", "the balances of the batch before it are not known")
         demands = (in_demands(tree, sorted(set(keys))) for tree, keys in wanted.items())
-        return Needs(finding, tuple(one for group in demands for one in group))
+        return Undecided(finding, tuple(one for group in demands for one in group))
 
-    def _accounts(self, opened: Opened) -> list[int]:
-        """All that have a leaf in either tree, as far as we know, or earn in this batch."""
+    def _accounts(self, opened: PartialTree) -> list[int]:
+        """Keys of the accounts with a known leaf in either tree or with earnings in this batch."""
         leaves = (*self._parent.leaves.values(), *opened.leaves.values())
-        heard = {key for key, _ in leaves if key < ACCOUNTS}
-        return sorted(heard.union(map(balance_key, self._entries.earned)))
+        with_leaf = {key for key, _ in leaves if key < ACCOUNTS}
+        return sorted(with_leaf.union(map(balance_key, self._entries.earned)))
 
     def _earlier(self, key: int) -> Lookup:
         if self._case.parent is None:
             return NO_LOOKUP
-        if (shown := self._parent.get(key)) is not None:
-            return shown.lookup
+        if (proven := self._parent.get(key)) is not None:
+            return proven.lookup
         if self.ledger is None:
             raise ValueError("the parent's balances are not known")
         keys = sorted(map(balance_key, self.ledger.balances))

@@ -12,7 +12,7 @@ from backend.services.transactions.retry import enqueue_again
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
-    from backend.domain.batch import Ledger
+    from backend.domain.batch import OperatorLedger
     from backend.domain.ids import Account, Hash32
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
@@ -125,7 +125,7 @@ class Claims:
         }
         return request, ledger.hash
 
-    def _final_ledger(self, operator: Account) -> Ledger | None:
+    def _final_ledger(self, operator: Account) -> OperatorLedger | None:
         """The ledger after the operator's latest final batch; None before the first."""
         with self._db.read() as tx:
             number = tx.chain.finalised(operator)
@@ -135,7 +135,7 @@ class Claims:
             return None
         return self._mirrored(operator, final) or self._audited(operator, final)
 
-    def _audited(self, operator: Account, batch_hash: Hash32) -> Ledger:
+    def _audited(self, operator: Account, batch_hash: Hash32) -> OperatorLedger:
         try:
             self._auditor.follow(operator)
         except WrongBatch:
@@ -148,6 +148,6 @@ class Claims:
             raise Unavailable(f"the balances of {operator} changed meanwhile; try again")
         return ledger
 
-    def _mirrored(self, operator: Account, batch_hash: Hash32) -> Ledger | None:
+    def _mirrored(self, operator: Account, batch_hash: Hash32) -> OperatorLedger | None:
         with self._db.read() as tx:
             return tx.batches.ledger(operator, batch_hash)

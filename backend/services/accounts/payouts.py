@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.eip712 import payload
+from backend.domain.eip712 import build_typed_data
 from backend.domain.hashing import PAYOUT_TYPE, TypedDomain
 from backend.services.accounts.claims import NothingToClaim
 from backend.services.transactions.retry import enqueue_again
@@ -62,7 +62,7 @@ class Payouts:
             "deadline": str(deadline),
         }
         domain = TypedDomain(self._chain.chain_id, self._chain.address(SETTLEMENT))
-        typed_data = payload(domain.fields, PAYOUT_TYPE, message)
+        typed_data = build_typed_data(domain.fields, PAYOUT_TYPE, message)
         return PreparedPayout(transaction, wallet, nonce, deadline, typed_data)
 
     def relay(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Batch, Header, Ledger
+from backend.domain.batch import Batch, Header, OperatorLedger
 from backend.domain.errors import Conflict, NotFound
-from backend.domain.judging.case import Finding, Needs, Right, Wrong
+from backend.domain.judging.case import Finding, Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.domain.settlement import BatchState
 
@@ -67,7 +67,7 @@ class Auditor:
         Errors: `Unavailable` if the store of batch data cannot be reached.
         """
         with self._db.read() as tx:
-            ledger, parent = Ledger(), None
+            ledger, parent = OperatorLedger(), None
             for committed in standing(tx.chain.batches(operator)):
                 verdict, batch = self._judge(tx.chain, ledger, parent, committed)
                 yield verdict
@@ -75,7 +75,7 @@ class Auditor:
                     return
                 ledger, parent = batch.after(verdict.header), committed
 
-    def follow(self, operator: Account) -> Ledger:
+    def follow(self, operator: Account) -> OperatorLedger:
         """The ledger after the operator's newest batch; audits and mirrors what is new since the last call.
 
         Errors: `WrongBatch`; `Unavailable` as `audit`.
@@ -105,8 +105,8 @@ class Auditor:
             return self._right(tx.chain, ledger, batches, len(batches) - 1)[0]
 
     def _right(
-        self, chain: ChainView, ledger: Ledger, batches: Sequence[CommittedBatch], place: int
-    ) -> tuple[Batch, Ledger]:
+        self, chain: ChainView, ledger: OperatorLedger, batches: Sequence[CommittedBatch], place: int
+    ) -> tuple[Batch, OperatorLedger]:
         """The batch and the ledger after it. Errors: `WrongBatch`."""
         parent = batches[place - 1] if place else None
         verdict, batch = self._judge(chain, ledger, parent, batches[place])
@@ -115,7 +115,11 @@ class Auditor:
         return batch, batch.after(verdict.header)
 
     def _judge(
-        self, chain: ChainView, ledger: Ledger, parent: CommittedBatch | None, committed: CommittedBatch
+        self,
+        chain: ChainView,
+        ledger: OperatorLedger,
+        parent: CommittedBatch | None,
+        committed: CommittedBatch,
     ) -> tuple[Verdict, Batch | None]:
         """The verdict, and the batch if it is right."""
         header = Header.from_chain(committed.header)
@@ -129,12 +133,16 @@ class Auditor:
         return Verdict(header, judged.finding, demands=judged.demands), None
 
     def _judgement(
-        self, chain: ChainView, committed: CommittedBatch, ledger: Ledger, parent: CommittedBatch | None
+        self,
+        chain: ChainView,
+        committed: CommittedBatch,
+        ledger: OperatorLedger,
+        parent: CommittedBatch | None,
     ) -> Judgement:
         number = int(committed.header["parameterSet"])
         terms = chain.parameter_set(number)
         if terms is None:
-            return Needs(Finding("parameter_set", f"there is no parameter set {number}"), ())
+            return Undecided(Finding("parameter_set", f"there is no parameter set {number}"), ())
         case = self._cases.case(chain, committed, parent, ledger)
         return judge(case, chain, terms, self._cases.is_signed(chain, committed.operator))
 
@@ -144,13 +152,15 @@ def standing(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
     return [batch for batch in batches if batch.state is not BatchState.VOID]
 
 
-def _resume(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> tuple[Ledger, int]:
+def _resume(
+    tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]
+) -> tuple[OperatorLedger, int]:
     """The newest mirrored ledger of these batches, and how many of them it covers."""
     for known in range(len(batches), 0, -1):
         ledger = tx.batches.ledger(operator, batches[known - 1].hash)
         if ledger is not None:
             return ledger, known
-    return Ledger(), 0
+    return OperatorLedger(), 0
 
 
 def _wrong_batch(verdict: Verdict) -> WrongBatch:

@@ -15,7 +15,7 @@ from backend.services.audit.published import max_bytes, published, signed_by_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backend.domain.batch import Ledger
+    from backend.domain.batch import OperatorLedger
     from backend.domain.disputes.witnesses import Tree
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, Hash32
@@ -57,7 +57,7 @@ class Cases:
         view: ChainView,
         batch: CommittedBatch,
         parent: CommittedBatch | None,
-        ledger: Ledger | None,
+        ledger: OperatorLedger | None,
         evidence: Sequence[SignedReceipt] = (),
     ) -> Case:
         """`ledger`: after `parent`, None where it is not known. Errors: `Unavailable`."""

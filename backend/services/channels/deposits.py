@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backend.domain.eip712 import payload
+from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unavailable
 from backend.domain.hashing import GRANT_TYPE, REVOCATION_TYPE, TypedDomain, keccak, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
@@ -297,11 +297,11 @@ class Deposits:
             "validBefore": str(relay.valid_before),
             "nonce": deposit_nonce(channel, relay.grant, relay.salt),
         }
-        return payload(domain, AUTHORIZATION_TYPE, message)
+        return build_typed_data(domain, AUTHORIZATION_TYPE, message)
 
     def _message(self, declaration: str, message: dict[str, Any]) -> dict[str, Any]:
         domain = TypedDomain(self._chain.chain_id, self._chain.address(VAULT))
-        return payload(domain.fields, declaration, message)
+        return build_typed_data(domain.fields, declaration, message)
 
 
 def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import cid_digest
-from backend.domain.eip712 import payload
+from backend.domain.eip712 import build_typed_data
 from backend.domain.errors import Conflict
 from backend.domain.hashing import CONTRIBUTION_TYPE, TypedDomain, licence_word
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def typed_data(domain: TypedDomain, upload: Upload) -> dict[str, Any]:
     """For `eth_signTypedData_v4`."""
-    return payload(domain.fields, CONTRIBUTION_TYPE, _contribution(upload) | _ticket(upload))
+    return build_typed_data(domain.fields, CONTRIBUTION_TYPE, _contribution(upload) | _ticket(upload))
 
 
 def signing_digest(domain: TypedDomain, upload: Upload) -> bytes:

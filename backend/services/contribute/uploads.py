@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.domain.contribution import Upload, UploadState, advanced
+from backend.domain.contribution import Upload, UploadState, update_from_chain
 from backend.domain.errors import Conflict
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ ROWS_AT_ONCE = 2000
 def current(tx: UnitOfWork, upload: Upload) -> Upload:
     """The upload with what the chain says of it now."""
     if upload.transaction_id is None:
-        return advanced(upload, None, None)
+        return update_from_chain(upload, None, None)
     return judged(tx, upload, recorded_as(tx, upload))
 
 
 def judged(tx: UnitOfWork, upload: Upload, recorded: Contribution | None) -> Upload:
     sent = None if upload.transaction_id is None else tx.transactions.get(upload.transaction_id)
-    return advanced(upload, recorded, sent)
+    return update_from_chain(upload, recorded, sent)
 
 
 def recorded_as(tx: UnitOfWork, upload: Upload) -> Contribution | None:

@@ -52,8 +52,8 @@ class Model:
         if match := _HASH.fullmatch(name):
             return "0x" + match[1] in (self.id, self.record.adapter_digest)
         if match := _NAMED.fullmatch(name):
-            is_of = (match[1], match[2]) == (self.record.creator, self.record.name)
-            return is_of and self.id[2:].startswith(match[3] or "")
+            has_root = (match[1], match[2]) == (self.record.creator, self.record.name)
+            return has_root and self.id[2:].startswith(match[3] or "")
         return name == self.name
 
 

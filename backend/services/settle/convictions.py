@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Header, Ledger, build
+from backend.domain.batch import Header, OperatorLedger, build
 from backend.domain.disputes.witnesses import Fault
 from backend.domain.errors import Conflict
 from backend.domain.hashing import receipt_id, to_bytes, to_hash
@@ -148,7 +148,7 @@ class Convictions:
     def _rebuilt(self, tx: UnitOfWork, header: Header, receipts: Sequence[SignedReceipt]) -> Batch | None:
         """The batch as we would build it now; None if we would not."""
         first = header.parent == ZERO_HASH
-        parent = Ledger() if first else tx.batches.ledger(self.operator, header.parent)
+        parent = OperatorLedger() if first else tx.batches.ledger(self.operator, header.parent)
         terms = tx.chain.parameter_set(header.parameter_set)
         if parent is None or terms is None or not receipts:
             return None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from backend.db.unit_of_work import UnitOfWork
-    from backend.domain.batch import Ledger, Span
+    from backend.domain.batch import OperatorLedger, Span
     from backend.domain.channels import Channel, Grant
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import ChannelId
@@ -124,7 +124,7 @@ def compact(signature: str) -> tuple[str, str]:
 
 def select(
     tx: UnitOfWork,
-    ledger: Ledger,
+    ledger: OperatorLedger,
     vetting: Vetting,
     keys: SessionKeys,
     limit: int,
@@ -176,7 +176,7 @@ def _authorities(
         elif voucher.signer in grants:
             yield ByVoucher(voucher.signed, grants[voucher.signer].cap)
     for grant in grants.values():
-        key = keys.held(grant.key)
+        key = keys.signer(grant.key)
         if key is not None:
             yield ByHeldKey(grant.cap, key)
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from backend.db.unit_of_work import Database, UnitOfWork
-    from backend.domain.batch import Ledger
+    from backend.domain.batch import OperatorLedger
     from backend.domain.hashing import TypedDomain
     from backend.domain.ids import Account, ChannelId, Hash32
     from backend.domain.settlement import CommittedBatch
@@ -229,7 +229,7 @@ class Settler:
             return True
         return any(self.clock() - b.oldest_served_at >= self.pace.seconds for b in backlogs)
 
-    def _next(self, tx: UnitOfWork, ledger: Ledger) -> tuple[Offer | Progress, dict[ChannelId, str]]:
+    def _next(self, tx: UnitOfWork, ledger: OperatorLedger) -> tuple[Offer | Progress, dict[ChannelId, str]]:
         """What is to be committed next, and what is left out, why."""
         lessons = self._convictions.lessons(tx)
         if lessons.objection:
@@ -246,7 +246,7 @@ class Settler:
     def _offer(
         self,
         tx: UnitOfWork,
-        ledger: Ledger,
+        ledger: OperatorLedger,
         takes: dict[ChannelId, Take],
         skipped: dict[ChannelId, str],
     ) -> Offer | Progress:

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backend.domain.training_payment import most_tokens
+from backend.domain.training_payment import max_trained_tokens
 from backend.services.train.jobs import check_snapshot
 from backend.services.train.options import parse_config
 
@@ -136,7 +136,7 @@ def _estimate(
         num_steps=num_steps if num_usable > num_eval else 0,
         num_tokens=round(found.num_tokens * trained * epochs),
         num_learnt_tokens=num_learnt,
-        max_tokens=most_tokens(config, num_rows),
+        max_tokens=max_trained_tokens(config, num_rows),
         price=price,
         seconds=None if pace is None else math.ceil(num_learnt * pace),
         shown=found.shown,

@@ -62,7 +62,7 @@ class ImportedAdapters:
         Errors: `UnknownLicence`, `FileNotTaken`, `FileMissing`, `NotFound` for a transfer,
         `TransferUnfinished`, `UploadTooLarge`, `TooManyAdapters`.
         """
-        foreign = ImportedAdapter(parse_licence(licence), dict(transfers))
+        imported = ImportedAdapter(parse_licence(licence), dict(transfers))
         _check_names(transfers)
         for name, transfer_id in transfers.items():
             self._check_transfer(creator, name, transfer_id)
@@ -75,7 +75,7 @@ class ImportedAdapters:
             state=JobState.VALIDATING,
             created_at=now,
             lease=Lease(None, now),
-            foreign=foreign,
+            imported=imported,
         )
         with self._db.begin() as tx:
             newest = tx.training.find(creator, 100, are_foreign=True)
@@ -149,6 +149,6 @@ def _why_not(name: str) -> str:
 
 
 def _known(job: TrainingJob | None, adapter_id: str, creator: Account | None) -> TrainingJob:
-    if job is None or job.foreign is None or creator not in {None, job.creator}:
+    if job is None or job.imported is None or creator not in {None, job.creator}:
         raise NotFound(f"no adapter {adapter_id[:64]}", param="adapter_id")
     return job

@@ -23,7 +23,7 @@ from backend.domain.training import (
     TrainingJob,
     TrainingResult,
 )
-from backend.domain.training_payment import most_tokens
+from backend.domain.training_payment import max_trained_tokens
 from backend.services.train.payments import withdrawn
 from backend.services.train.transitions import fail, finish, offer, utc_now
 
@@ -153,7 +153,7 @@ class Leases:
         with self._holding(held) as (tx, job):
             lost = {"message": "the adapter's folder is lost: beginning again", "attempt": job.lease.attempt}
             tx.training.add_event(job.id, "retry", lost, now)
-            state = JobState.QUEUED if job.foreign is None else JobState.VALIDATING
+            state = JobState.QUEUED if job.imported is None else JobState.VALIDATING
             offer(tx, replace(job, state=state, result=None), now)
             tx.training.add_event(job.id, "state", {"state": state.value}, now)
 
@@ -191,7 +191,7 @@ class Leases:
 
 
 def _check_bound(job: TrainingJob, dataset: Dataset) -> None:
-    if job.payment is not None and most_tokens(job.config, dataset.num_rows) > job.payment.max_tokens:
+    if job.payment is not None and max_trained_tokens(job.config, dataset.num_rows) > job.payment.max_tokens:
         message = f"snapshot {job.snapshot_id} has {dataset.num_rows} rows, more than its contributions say"
         raise RowsDiffer(f"{message} on the chain, by which the job was priced", param="snapshot_id")
 

@@ -52,7 +52,7 @@ def snapshots_of(tx: UnitOfWork, job: TrainingJob) -> tuple[SnapshotId, ...]:
     None of a foreign adapter: whose data it was made from cannot be proven, so that part of what it earns is
     the treasury's.
     """
-    if job.foreign is not None:
+    if job.imported is not None:
         return ()
     if job.config.parent is None:
         return (job.snapshot_id,)

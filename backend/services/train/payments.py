@@ -23,7 +23,7 @@ from backend.domain.money import PPM
 from backend.domain.receipt import Slice
 from backend.domain.serving import Reservation
 from backend.domain.training import Payment
-from backend.domain.training_payment import MOST_RECEIPT_TOKENS, most_tokens, request_bytes
+from backend.domain.training_payment import MAX_RECEIPT_TOKENS, max_trained_tokens, request_bytes
 from backend.services.channels.admission import Bill, Payer
 from backend.services.channels.balance import standing
 from backend.services.channels.ledger import ChannelLedger
@@ -91,7 +91,7 @@ class Payments:
             return job
         channel = self._market.channel(job.creator)
         self.check_offered(tx.chain)
-        max_tokens = _most_tokens(tx.chain, job.snapshot_id, job.config)
+        max_tokens = _max_trained_tokens(tx.chain, job.snapshot_id, job.config)
         payment = Payment(channel, version_id(self._record), self._record.prompt_price, max_tokens)
         tx.channels.lock(channel)
         books = ChannelLedger.opened(tx, [channel], [], now)
@@ -136,11 +136,11 @@ def withdrawn(tx: UnitOfWork, job: TrainingJob, now: datetime) -> PaymentWithdra
     return PaymentWithdrawn(f"{message}: cover it, and make the job again", details={"missing": details})
 
 
-def _most_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
-    most = most_tokens(config, _num_rows(chain, snapshot_id))
-    if most > MOST_RECEIPT_TOKENS:
+def _max_trained_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
+    most = max_trained_tokens(config, _num_rows(chain, snapshot_id))
+    if most > MAX_RECEIPT_TOKENS:
         name = "steps" if config.steps else "epochs"
-        message = f"such a job may train {most} tokens, and a receipt has room for {MOST_RECEIPT_TOKENS}"
+        message = f"such a job may train {most} tokens, and a receipt has room for {MAX_RECEIPT_TOKENS}"
         raise InvalidConfig(f"{message}: ask for fewer {name}", param=name)
     return most
 

@@ -34,7 +34,7 @@ def utc_now() -> datetime:
 
 def known(job: TrainingJob | None, job_id: str) -> TrainingJob:
     """One that trains. Errors: `NotFound`."""
-    if job is None or job.foreign is not None:
+    if job is None or job.imported is not None:
         raise NotFound(f"no training job {job_id}", param="job_id")
     return job
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account, Hash32
     from backend.domain.settlement import CommittedBatch
-    from backend.ports.disputes import Sent
+    from backend.domain.transactions import CallResult
 
 
 BAD = frozenset({"wrong", "withheld", "unjudged"})
@@ -39,7 +39,7 @@ def news(batch: CommittedBatch, what: str, message: str, tx_hash: Hash32 | None 
     return News(what, batch.operator, batch.number, batch.hash, message, tx_hash)
 
 
-def outcome(batch: CommittedBatch, what: str, message: str, sent: Sequence[Sent]) -> Iterator[News]:
+def outcome(batch: CommittedBatch, what: str, message: str, sent: Sequence[CallResult]) -> Iterator[News]:
     """What became of calls that were to do something to this batch."""
     for one in sent:
         if one.is_done:

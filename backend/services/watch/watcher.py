@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.chain import ChainReplaced
 from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
@@ -177,7 +177,7 @@ class Watcher:
     # Judging, each batch on top of the one before
 
     def _judgements(
-        self, tx: UnitOfWork, batches: Sequence[CommittedBatch], ledger: Ledger | None, start: int
+        self, tx: UnitOfWork, batches: Sequence[CommittedBatch], ledger: OperatorLedger | None, start: int
     ) -> Iterator[tuple[CommittedBatch, Judgement]]:
         """Of the batches from place `start` on, `ledger` being the one before it."""
         for place in range(start, len(batches)):
@@ -191,7 +191,7 @@ class Watcher:
                 self._beyond.add(batch.hash)
             yield batch, judgement
 
-    def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[Ledger | None, int]:
+    def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[OperatorLedger | None, int]:
         """The newest ledger that is known, and the place of the batch after it."""
         for place in range(len(batches), 0, -1):
             newest = batches[place - 1]
@@ -200,7 +200,7 @@ class Watcher:
             ledger = tx.batches.ledger(newest.operator, newest.hash)
             if ledger is not None and self._is_cleared(newest):
                 return ledger, place
-        return Ledger(), 0
+        return OperatorLedger(), 0
 
     def _is_cleared(self, batch: CommittedBatch) -> bool:
         """Whether a batch that was called right once, maybe by an earlier process, needs no second look."""
@@ -222,7 +222,7 @@ class Watcher:
             self._open[header.hash] = known, judgement
         return judgement
 
-    def _mirror(self, tx: UnitOfWork, right: Right, header: Header) -> Ledger:
+    def _mirror(self, tx: UnitOfWork, right: Right, header: Header) -> OperatorLedger:
         ledger = right.batch.after(header)
         with self.db.begin() as mirror:
             mirror.batches.save_ledger(header.operator, ledger)

@@ -14,11 +14,13 @@ from eth_account.messages import _hash_eip191_message, encode_typed_data
 
 from backend.chain.client import ChainClient
 from backend.chain.indexer import Indexer
-from backend.chain.keys import local_account, recover, sign_transaction
+from backend.chain.keys import local_account, recover
+from backend.chain.node import Fees
 from backend.chain.sender import Sender
+from backend.chain.transactions import UnsignedTransaction, sign
 from backend.domain.chain import Reverted
 from backend.domain.errors import InvalidInput, Unavailable
-from backend.domain.hashing import TypedDomain
+from backend.domain.hashing import TypedDomain, to_bytes
 from backend.domain.money import UNIT
 from backend.domain.transactions import TransactionState
 from backend.domain.voucher import SignedVoucher, Voucher
@@ -88,19 +90,18 @@ class Till:
     def send(self, prepared: PreparedTransaction) -> None:
         """As the payer's wallet would."""
         node = self.chain.node
-        fields = {
-            "chainId": prepared.chain_id,
-            "nonce": node.num_transactions(PAYER.account),
-            "to": prepared.to,
-            "data": prepared.data,
-            "value": prepared.value,
-            "gas": prepared.gas or 500_000,
-            "maxFeePerGas": 10**11,
-            "maxPriorityFeePerGas": 10**9,
-        }
-        raw, tx_hash = sign_transaction(PAYER, fields)
-        node.broadcast(raw)
-        found = node.tx_receipt(tx_hash)
+        unsigned = UnsignedTransaction(
+            chain_id=prepared.chain_id,
+            nonce=node.num_transactions(PAYER.account),
+            to=prepared.to,
+            data=to_bytes(prepared.data),
+            gas=prepared.gas or 500_000,
+            fees=Fees(10**11, 10**9),
+            value=prepared.value,
+        )
+        signed = sign(PAYER, unsigned)
+        node.broadcast(signed.raw)
+        found = node.tx_receipt(signed.hash)
         assert found is not None
         assert found.is_success
 

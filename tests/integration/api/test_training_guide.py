@@ -138,7 +138,7 @@ def confirm(installation: Installation, snapshot: SnapshotId) -> None:
         snapshot, DatanetId(7), 4, some_hash("bits"), (0, 1, 3), 1
     )
     with installation.begin() as tx:
-        tx.transactions.confirmed(sent.id)
+        tx.transactions.mark_confirmed(sent.id)
 
 
 @pytest.mark.usefixtures("_at_the_api")

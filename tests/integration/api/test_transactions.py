@@ -71,7 +71,7 @@ def test_a_transaction_is_followed_to_its_confirmation_over_a_reorganised_chain(
     number, lane = relay_grant(api), api.installation.operator
 
     def send(store: TransactionStore) -> None:
-        store.take_nonce(lane, number, 0, 21_000)
+        store.assign_nonce(lane, number, 0, 21_000)
         store.add_attempt(number, TransactionAttempt(HASH, "0x", 1, 1, 1))
 
     with api.installation.begin() as tx:
@@ -81,10 +81,10 @@ def test_a_transaction_is_followed_to_its_confirmation_over_a_reorganised_chain(
         number,
         [
             send,
-            lambda store: store.mined(number, HASH, 5, some_hash("block")),
-            lambda store: store.unmined(number),
-            lambda store: store.mined(number, HASH, 6, some_hash("other block")),
-            lambda store: store.confirmed(number),
+            lambda store: store.mark_mined(number, HASH, 5, some_hash("block")),
+            lambda store: store.mark_unmined(number),
+            lambda store: store.mark_mined(number, HASH, 6, some_hash("other block")),
+            lambda store: store.mark_confirmed(number),
         ],
     )
     names = [name for name, _ in events]
@@ -97,7 +97,7 @@ def test_a_transaction_is_followed_to_its_confirmation_over_a_reorganised_chain(
 
 def test_a_transaction_that_fails_says_why_and_the_stream_ends(api: Api) -> None:
     number = relay_grant(api)
-    events = followed(api, number, [lambda store: store.failed(number, REVERT)])
+    events = followed(api, number, [lambda store: store.mark_failed(number, REVERT)])
     assert [name for name, _ in events] == ["queued", "failed"]
     assert events[-1][1]["error"] == REVERT
     assert [name for name, _ in followed(api, number, [])] == ["failed"]

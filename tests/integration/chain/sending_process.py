@@ -1,7 +1,7 @@
-"""Senders to be killed: `python sending_process.py RPC_URL DEPLOYMENT DATABASE_URL`.
+"""Forks senders that a test kills: `python sending_process.py RPC_URL DEPLOYMENT DATABASE_URL`.
 
-Each line on standard input has another sender forked off, whose process id is answered: to fork is quick, and
-what a sender needs is imported once.
+Each line on standard input forks a sender and prints its process id. Forking is fast, as everything is
+imported once.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from backend.chain.node import Node
 from backend.chain.rpc import Rpc
 from backend.chain.sender import Sender
 from backend.db.unit_of_work import Database
-from backend.deployment.local import load
+from backend.deployment.deployment_file import load_deployment
 
 CONFIRMATIONS, STUCK_BLOCKS = 2, 20
 
 
 def main(url: str, file: str, database_url: str) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the killed
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps killed children
     for _ in sys.stdin:
         child = os.fork()
         if not child:
@@ -36,15 +36,15 @@ def main(url: str, file: str, database_url: str) -> None:
 
 
 def send(url: str, file: str, database_url: str) -> None:
-    """Until it is killed."""
+    """Run a sender until it is killed."""
     key = local_account(1)
-    client = ChainClient(Node(Rpc(url, retries=2)), load(Path(file)))
+    client = ChainClient(Node(Rpc(url, retries=2)), load_deployment(Path(file)))
     queue = Database.open(database_url).send_queue
     sender = Sender(client, queue, {key.account: key}.get, CONFIRMATIONS, STUCK_BLOCKS)
     while True:
         try:
             sender.run(threading.Event(), 0.01)
-        except Exception as error:  # noqa: BLE001 - as whoever watches over processes would start it again
+        except Exception as error:  # noqa: BLE001 - a supervisor would restart it
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
 
 

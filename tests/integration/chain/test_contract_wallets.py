@@ -61,7 +61,7 @@ def test_a_contract_wallet_signs_in_by_its_owners_signature(
     assert sessions.of(tokens.access).account == WALLET
 
 
-def test_a_wallet_that_another_owner_has_by_now_is_refused(chain: ChainClient, sign_in: SignIn) -> None:
+def test_a_wallet_with_a_new_owner_refuses_the_old_one(chain: ChainClient, sign_in: SignIn) -> None:
     message = sign_in.challenge(WALLET).message
     signature = OWNER.sign(personal_digest(message))
     place(chain.node, WALLET, owned_by(OTHER.account))
@@ -69,7 +69,7 @@ def test_a_wallet_that_another_owner_has_by_now_is_refused(chain: ChainClient, s
         sign_in.sign_in(message, signature)
 
 
-def test_an_account_without_code_is_judged_by_its_key_alone(sign_in: SignIn) -> None:
+def test_an_account_without_code_signs_with_its_key_only(sign_in: SignIn) -> None:
     message = sign_in.challenge(WALLET).message
     with pytest.raises(Unauthenticated, match=f"{OWNER.account} signed, not {WALLET}"):
         sign_in.sign_in(message, OWNER.sign(personal_digest(message)))
@@ -80,7 +80,7 @@ def test_an_account_without_code_is_judged_by_its_key_alone(sign_in: SignIn) -> 
 def test_an_account_with_delegated_code_keeps_its_keys_signatures(
     chain: ChainClient, sign_in: SignIn, sessions: Sessions
 ) -> None:
-    """EIP-7702: its code, whatever it says, is asked about other signatures alone."""
+    """EIP-7702: the account's code only validates signatures that its key did not make."""
     place(chain.node, OWNER.account, DISHONEST["reverts"])
     message = sign_in.challenge(OWNER.account).message
     tokens = sign_in.sign_in(message, OWNER.sign(personal_digest(message)))
@@ -88,7 +88,7 @@ def test_an_account_with_delegated_code_keeps_its_keys_signatures(
 
 
 @pytest.mark.parametrize("code", DISHONEST.values(), ids=DISHONEST)
-def test_what_a_contract_does_not_say_properly_is_no(
+def test_only_the_exact_magic_value_is_a_valid_signature(
     chain: ChainClient, wallets: WalletCalls, code: str
 ) -> None:
     place(chain.node, WALLET, code)
@@ -96,7 +96,7 @@ def test_what_a_contract_does_not_say_properly_is_no(
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 64, 66, 8192])
-def test_a_contracts_signature_has_any_form_within_bounds(
+def test_a_contract_signature_has_any_form_up_to_the_size_limit(
     chain: ChainClient, wallets: WalletCalls, num_bytes: int
 ) -> None:
     place(chain.node, WALLET, ACCEPTS_ALL)
@@ -104,13 +104,15 @@ def test_a_contracts_signature_has_any_form_within_bounds(
 
 
 @pytest.mark.parametrize("signature", ["0x" + "22" * 8193, "0xzz", "\ud800"])
-def test_what_is_no_signature_is_refused(chain: ChainClient, wallets: WalletCalls, signature: str) -> None:
+def test_malformed_contract_signatures_are_refused(
+    chain: ChainClient, wallets: WalletCalls, signature: str
+) -> None:
     place(chain.node, WALLET, ACCEPTS_ALL)
     with pytest.raises(InvalidInput):
         wallets.accepts(WALLET, DIGEST, signature)
 
 
-def test_without_the_chain_nobody_is_refused_for_good() -> None:
+def test_an_unreachable_chain_is_a_retryable_error() -> None:
     wallets = WalletCalls.connect("http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="not reachable"):
         wallets.accepts(WALLET, DIGEST, "0x")

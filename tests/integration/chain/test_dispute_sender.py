@@ -84,7 +84,7 @@ def test_fees_stay_below_the_limit(chain: ChainClient) -> None:
     assert int(found["maxFeePerGas"], 16) == price
 
 
-def test_what_blocks_pass_by_is_sent_again_with_higher_fees(chain: ChainClient) -> None:
+def test_a_stuck_call_is_replaced_with_higher_fees(chain: ChainClient) -> None:
     before = dollars(chain)
     fees = chain.node.fees()
     rpc = chain.node.rpc
@@ -101,7 +101,7 @@ def test_what_blocks_pass_by_is_sent_again_with_higher_fees(chain: ChainClient) 
     assert dollars(chain) == before + 5
 
 
-def test_a_reservation_is_the_hash_that_the_contract_looks_for(chain: ChainClient) -> None:
+def test_a_reservation_is_the_hash_that_the_contract_computes(chain: ChainClient) -> None:
     dispute_sender = ChainDisputeSender(chain, WATCHER, GENEROUS)
     reservation = dispute_sender.reservation(mint(1))
     assert dispute_sender.send([Call("Disputes", "reserve", (reservation,))])[0].is_done

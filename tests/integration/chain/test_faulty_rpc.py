@@ -1,4 +1,4 @@
-"""The indexer behind an RPC that refuses, breaks off, dawdles and contradicts itself."""
+"""The indexer behind an RPC with refusals, broken connections, delays and contradictions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def state(database: Database) -> tuple[int, Hash32]:
 
 
 def follow(database: Database, seed: int, num_forks: int, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Which faults were met while the chain grew and forked. The end must be as after an honest replay."""
+    """Index a growing and forking chain, compare it with a fault-free replay, and return the faults."""
     monkeypatch.setattr("backend.chain.indexer.SLOW_SECONDS", SLOW_SECONDS)
     chain, faults, chance = HonestChain(seed), Faults(seed, 0.3), random.Random(seed)
     chain.mine(40)
@@ -60,13 +60,13 @@ def follow(database: Database, seed: int, num_forks: int, monkeypatch: pytest.Mo
     return faults.met
 
 
-def test_any_faults_end_as_an_honest_replay(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_faults_end_like_a_fault_free_replay(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     assert follow(database, seed=1, num_forks=12, monkeypatch=monkeypatch)
 
 
 @pytest.mark.deep
 @pytest.mark.timeout(1800)
-def test_many_faults_of_every_kind_end_as_an_honest_replay(
+def test_many_faults_of_every_kind_end_like_a_fault_free_replay(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met = follow(database, seed=2, num_forks=300, monkeypatch=monkeypatch)

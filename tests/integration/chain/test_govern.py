@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.chain.client import ChainClient
     from backend.db.unit_of_work import Database
 
-VOTER, STRANGER = local_account(8), local_account(9)
+VOTER, OUTSIDER = local_account(8), local_account(9)
 
 
 def set_fee(ppm: int) -> Call:
@@ -47,9 +47,9 @@ def test_a_vote_changes_the_fee(chain: ChainClient, database: Database) -> None:
     wait(chain, 3)
     send(chain, VOTER, governance.vote(VOTER.account, proposed.proposal_id, Ballot.FOR, "cheaper"))
     wait(chain, 10)
-    send(chain, STRANGER, governance.queue(STRANGER.account, proposed.proposal_id))
+    send(chain, OUTSIDER, governance.queue(OUTSIDER.account, proposed.proposal_id))
     wait(chain, 2)
-    send(chain, STRANGER, governance.execute(STRANGER.account, proposed.proposal_id))
+    send(chain, OUTSIDER, governance.execute(OUTSIDER.account, proposed.proposal_id))
     indexer.catch_up()
     (status,) = governance.proposals()
     assert status.state == ProposalState.EXECUTED
@@ -69,7 +69,7 @@ def test_without_delegated_votes_a_proposal_is_refused(chain: ChainClient, sqlit
     assert refused.value.error == "GovernorInsufficientProposerVotes"
 
 
-def test_a_proposal_that_nobody_made_is_not_found(chain: ChainClient, sqlite_database: Database) -> None:
+def test_an_unknown_proposal_is_not_found(chain: ChainClient, sqlite_database: Database) -> None:
     with pytest.raises(NotFound, match="no proposal 1"):
         Governance(chain, sqlite_database).queue(VOTER.account, 1)
 

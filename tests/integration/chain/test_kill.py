@@ -1,4 +1,4 @@
-"""Real processes, really killed: what they leave in the database is enough to go on."""
+"""Killed processes resume from the database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.chain.sender import Sender
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.domain.transactions import TransactionState
 from tests.support.databases import chain_database
 
@@ -31,14 +31,14 @@ FOLLOW = """
 import sys, threading
 from pathlib import Path
 from backend.chain.client import ChainClient
-from backend.deployment.local import load
+from backend.deployment.deployment_file import load_deployment
 from backend.chain.indexer import Indexer
 from backend.chain.keys import local_account
 from backend.chain.sender import Sender
 from backend.db.unit_of_work import Database
 
 url, file, database_url = sys.argv[1:]
-client, database = ChainClient.connect(url, load(Path(file))), Database.open(database_url)
+client, database = ChainClient.connect(url, load_deployment(Path(file))), Database.open(database_url)
 key = local_account(1)
 sender = Sender(client, database.send_queue, {key.account: key}.get, 1)
 indexer = Indexer(client, database.event_log, client.deployment, 1)
@@ -54,7 +54,7 @@ def test_sender_and_indexer_killed_at_random_lose_and_repeat_nothing(
     chain: ChainClient, hardhat_node: LocalNode, database: Database, database_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "deployment.json"
-    save(chain.deployment, file)
+    save_deployment(chain.deployment, file)
     command = [sys.executable, "-c", FOLLOW, hardhat_node.url, str(file), database_url]
     with database.begin() as tx:
         ids = [

@@ -20,7 +20,7 @@ from sqlalchemy import func, select
 
 from backend.chain.keys import local_account
 from backend.db.tables.transactions import TransactionRow
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.domain.transactions import TransactionState
 from tests.support.faulty_rpc import RealNode, SendingFaults, serving
 
@@ -38,7 +38,7 @@ SETTLED = (TransactionState.CONFIRMED, TransactionState.FAILED)
 
 @contextmanager
 def senders(*arguments: str) -> Iterator[Callable[[], int]]:
-    """What starts another sender and gives its process id."""
+    """A function that starts another sender and returns its process id."""
     started: list[int] = []
     command = [sys.executable, str(PROGRAM), *arguments]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -75,9 +75,9 @@ def count(database: Database, *states: TransactionState) -> int:
 def survive(
     chain: ChainClient, node: LocalNode, database: Database, folder: Path, num_writes: int, num_kills: int
 ) -> set[str]:
-    """Which faults were met."""
+    """The faults that occurred."""
     url = database.engine.url.render_as_string(hide_password=False)
-    save(chain.deployment, folder / "deployment.json")
+    save_deployment(chain.deployment, folder / "deployment.json")
     with database.begin() as tx:
         for number in range(num_writes):
             call = "OperatorRegistry", "setEndpoint", [f"https://{number}"]

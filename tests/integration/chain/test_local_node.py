@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_restarted_node_is_noticed_to_be_another_chain(tmp_path: Path) -> None:
+def test_a_restarted_node_is_another_chain(tmp_path: Path) -> None:
     with LocalNode.start(tmp_path / "first.log") as node:
         deployment = deploy_local(node.url)
         port = int(node.url.rsplit(":", 1)[1])
@@ -28,13 +28,13 @@ def test_a_restarted_node_is_noticed_to_be_another_chain(tmp_path: Path) -> None
         client.close()
 
 
-def test_a_taken_port_is_not_mistaken_for_ours(hardhat_node: LocalNode, tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused(hardhat_node: LocalNode, tmp_path: Path) -> None:
     port = int(hardhat_node.url.rsplit(":", 1)[1])
-    with pytest.raises(Unavailable, match=f"port {port} of 127.0.0.1 is taken"):
+    with pytest.raises(Unavailable, match=f"port {port} of 127.0.0.1 is in use"):
         LocalNode.start(tmp_path / "taken.log", port)
 
 
-def test_a_node_that_does_not_come_up_is_told_with_its_log(tmp_path: Path) -> None:
+def test_a_node_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> None:
     log = tmp_path / "node.log"
     ended = subprocess.Popen(["true"])
     ended.wait()

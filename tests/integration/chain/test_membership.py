@@ -1,4 +1,4 @@
-"""An account that nobody staked for becomes an operator, and leaves."""
+"""An account without stake becomes an operator, and leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Payout wallets, changed by either of two doors."""
+"""Changes of payout wallets, by signature and by transaction."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_signature_changes_the_wallet_and_the_account_pays_no_gas(
     assert payouts.prepare(ACCOUNT.account, ZERO_ACCOUNT).nonce == prepared.nonce + 1
 
 
-def test_what_the_contract_refuses_and_who_earned_too_little_are_told_before_anything_is_sent(
+def test_refused_changes_and_low_earnings_are_reported_before_anything_is_sent(
     payouts: Payouts, chain: ChainClient
 ) -> None:
     with pytest.raises(Reverted) as refused:

@@ -1,4 +1,4 @@
-"""A real node that goes back and takes another way."""
+"""Reorganisations of a real node."""
 
 from __future__ import annotations
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.chain.keys import local_account, sign_transaction
+from backend.chain.keys import local_account
+from backend.chain.node import Fees
 from backend.chain.sender import STUCK_BLOCKS, Sender
-from backend.domain.hashing import keccak, to_hash
+from backend.chain.transactions import UnsignedTransaction, sign
+from backend.domain.hashing import keccak, to_bytes, to_hash
 from backend.domain.transactions import TransactionState
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ SIGNERS = {key.account: key for key in (OPERATOR, USER)}
 
 
 class Killed(BaseException):
-    """Ends the sender as `kill -9` would: nothing is caught, nothing is cleaned up."""
+    """Simulates SIGKILL: nothing catches it, nothing is cleaned up."""
 
 
 def sender(chain: ChainClient, database: Database) -> Sender:
@@ -61,7 +63,7 @@ def manual_mining(chain: ChainClient) -> Iterator[None]:
         chain.node.rpc.request("evm_setAutomine", True)
 
 
-def test_a_transaction_is_confirmed_only_with_blocks_on_top(chain: ChainClient, database: Database) -> None:
+def test_a_transaction_needs_confirmations(chain: ChainClient, database: Database) -> None:
     before, transaction = dollars(chain), enqueue(database, "a")
     sender(chain, database).run_once()
     sender(chain, database).run_once()
@@ -84,7 +86,7 @@ def test_a_call_that_would_revert_fails_with_its_custom_error(
     assert failed.error["args"] == {"caller": OPERATOR.account}
 
 
-def test_arguments_that_do_not_fit_fail_without_stopping_the_lane(
+def test_wrong_arguments_fail_without_stopping_the_lane(
     chain: ChainClient, sqlite_database: Database
 ) -> None:
     wrong = enqueue(sqlite_database, "a", "TestUSD", "mint", "not an address", 1)
@@ -171,7 +173,7 @@ def test_a_dropped_transaction_is_broadcast_again(chain: ChainClient, sqlite_dat
         assert chain.node.knows(tx_hash)
 
 
-def test_a_nonce_used_by_a_foreign_transaction_is_replaced_by_the_next(
+def test_a_transaction_whose_nonce_was_used_gets_the_next_nonce(
     chain: ChainClient, database: Database
 ) -> None:
     before, transaction = dollars(chain), enqueue(database, "a")
@@ -181,7 +183,7 @@ def test_a_nonce_used_by_a_foreign_transaction_is_replaced_by_the_next(
         assert ours.hash is not None
         assert ours.nonce is not None
         chain.node.rpc.request("hardhat_dropTransaction", ours.hash)
-        chain.node.broadcast(foreign_transaction(chain, ours.nonce))
+        chain.node.broadcast(other_transaction(chain, ours.nonce))
         mine(chain, 1 + CONFIRMATIONS)
     for _ in range(3):
         sender(chain, database).run_once()
@@ -192,15 +194,15 @@ def test_a_nonce_used_by_a_foreign_transaction_is_replaced_by_the_next(
 
 
 def test_a_gap_before_a_stuck_transaction_is_filled(chain: ChainClient, database: Database) -> None:
-    """Somebody else's transaction was counted, and then the pool lost it."""
+    """Another process used a nonce, and then the pool dropped its transaction."""
     before = dollars(chain)
     with manual_mining(chain):
         gap = chain.node.num_transactions(OPERATOR.account)
-        foreign = foreign_transaction(chain, gap)
-        chain.node.broadcast(foreign)
+        other = other_transaction(chain, gap)
+        chain.node.broadcast(other)
         transaction = enqueue(database, "a")
         sender(chain, database).run_once()
-        chain.node.rpc.request("hardhat_dropTransaction", to_hash(keccak(bytes.fromhex(foreign[2:]))))
+        chain.node.rpc.request("hardhat_dropTransaction", to_hash(keccak(bytes.fromhex(other[2:]))))
         assert state(database, transaction).nonce == gap + 1
         for _ in range(2):  # a sender that is killed between the two filled nothing twice
             mine(chain, STUCK_BLOCKS)
@@ -215,7 +217,7 @@ def test_a_gap_before_a_stuck_transaction_is_filled(chain: ChainClient, database
         assert tx.transactions.open(OPERATOR.account) == []
 
 
-def test_a_node_without_its_receipt_has_nothing_sent_twice(
+def test_a_missing_receipt_does_not_cause_a_second_transaction(
     chain: ChainClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, transaction = dollars(chain), enqueue(database, "a")
@@ -230,9 +232,7 @@ def test_a_node_without_its_receipt_has_nothing_sent_twice(
     assert dollars(chain) == before + 1
 
 
-def test_what_a_deep_fork_took_is_mined_again_where_others_wait_for_it(
-    chain: ChainClient, database: Database
-) -> None:
+def test_a_transaction_dropped_by_a_deep_fork_is_mined_again(chain: ChainClient, database: Database) -> None:
     before, lost = dollars(chain), enqueue(database, "a")
     earlier = chain.node.rpc.request("evm_snapshot")
     sender(chain, database).run_once()
@@ -249,10 +249,10 @@ def test_what_a_deep_fork_took_is_mined_again_where_others_wait_for_it(
     assert dollars(chain) == before + 2
 
 
-def test_a_pool_is_not_given_more_than_it_keeps(
+def test_unmined_transactions_are_limited(
     chain: ChainClient, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.chain.sender.MOST_WAITING", 2)
+    monkeypatch.setattr("backend.chain.sender.MAX_UNMINED", 2)
     ids = [enqueue(sqlite_database, f"mint {i}") for i in range(3)]
     with manual_mining(chain):
         sender(chain, sqlite_database).run_once()
@@ -260,23 +260,15 @@ def test_a_pool_is_not_given_more_than_it_keeps(
     assert states == [TransactionState.SENT, TransactionState.SENT, TransactionState.QUEUED]
 
 
-def foreign_transaction(chain: ChainClient, nonce: int) -> str:
-    """Somebody else uses the operator's key."""
-    fees = chain.node.fees()
-    fields = {
-        "chainId": chain.chain_id,
-        "nonce": nonce,
-        "to": USER.account,
-        "value": 1,
-        "data": "0x",
-        "gas": 21_000,
-        "maxFeePerGas": fees.max_fee,
-        "maxPriorityFeePerGas": fees.priority_fee,
-    }
-    return sign_transaction(OPERATOR, fields)[0]
+def other_transaction(chain: ChainClient, nonce: int) -> str:
+    """A transaction that another process sends with the operator's key."""
+    unsigned = UnsignedTransaction(
+        chain.chain_id, nonce, USER.account, b"", 21_000, chain.node.fees(), value=1
+    )
+    return sign(OPERATOR, unsigned).raw
 
 
-def test_a_transaction_that_fails_when_mined_says_why(chain: ChainClient, sqlite_database: Database) -> None:
+def test_a_mined_failure_has_its_custom_error(chain: ChainClient, sqlite_database: Database) -> None:
     balance = dollars(chain)
     enqueue(sqlite_database, "a", "TestUSD", "approve", OPERATOR.account, balance, lane=USER.account)
     sender(chain, sqlite_database).run_once()
@@ -285,18 +277,16 @@ def test_a_transaction_that_fails_when_mined_says_why(chain: ChainClient, sqlite
         sender(chain, sqlite_database).run_once()
         assert state(sqlite_database, taking).state == TransactionState.SENT
         revoked = chain.prepare("TestUSD", "approve", OPERATOR.account, 0)
-        fees = chain.node.fees()
-        fields = {
-            "chainId": chain.chain_id,
-            "nonce": chain.node.num_transactions(USER.account),
-            "to": chain.address("TestUSD"),
-            "value": 0,
-            "data": revoked.data,
-            "gas": 100_000,
-            "maxFeePerGas": 10 * fees.max_fee,
-            "maxPriorityFeePerGas": 10 * fees.priority_fee,
-        }
-        chain.node.broadcast(sign_transaction(USER, fields)[0])
+        fees, nonce = chain.node.fees(), chain.node.num_transactions(USER.account)
+        unsigned = UnsignedTransaction(
+            chain_id=chain.chain_id,
+            nonce=nonce,
+            to=chain.address("TestUSD"),
+            data=to_bytes(revoked.data),
+            gas=100_000,
+            fees=Fees(10 * fees.max_fee, 10 * fees.priority_fee),
+        )
+        chain.node.broadcast(sign(USER, unsigned).raw)
         mine(chain, 1 + CONFIRMATIONS)
     sender(chain, sqlite_database).run_once()
     failed = state(sqlite_database, taking)
@@ -305,9 +295,7 @@ def test_a_transaction_that_fails_when_mined_says_why(chain: ChainClient, sqlite
     assert failed.error["error"] == "ERC20InsufficientAllowance"
 
 
-def test_a_transaction_that_falls_out_of_the_chain_is_mined_again(
-    chain: ChainClient, database: Database
-) -> None:
+def test_a_transaction_dropped_by_a_reorg_is_mined_again(chain: ChainClient, database: Database) -> None:
     before, transaction = dollars(chain), enqueue(database, "a")
     earlier = chain.node.rpc.request("evm_snapshot")
     sender(chain, database).run_once()

@@ -1,4 +1,4 @@
-"""What the indexer makes of real contracts' events is what the contracts themselves say."""
+"""Projections agree with the contracts."""
 
 from __future__ import annotations
 

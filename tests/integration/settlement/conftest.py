@@ -93,7 +93,7 @@ class LiveMarket(LocalMarket):
     def proofs(self) -> Proofs:
         return Proofs(self.database, self.auditor(), self.chain)
 
-    def held(self, key: Account) -> Signer | None:
+    def signer(self, key: Account) -> Signer | None:
         return SESSION_KEY if key == SESSION_KEY.account else None
 
     def _store(self, payer: Signer, signed: SignedReceipt) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.ids import ChannelId
 from backend.domain.settlement import BatchRecord
 from tests.support.market import some_account, some_hash
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
 
 OPERATOR, OTHER = some_account("operator"), some_account("other")
-LEDGER = Ledger(
+LEDGER = OperatorLedger(
     number=3,
     hash=some_hash("batch 3"),
     final_at=1_790_000_000,

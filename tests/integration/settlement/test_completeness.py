@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.disputes.proofs import WrongBalanceProof, WrongEntryProof
-from backend.domain.judging.case import Needs, Right, Wrong
+from backend.domain.judging.case import Right, Undecided, Wrong
 from backend.domain.judging.judge import judge
 from tests.support.accused import MAX_ROUNDS, Accused, Draft, Outcome, Unanswered, case_of, try_to_convict
 from tests.support.corruption import ALL, PUBLISHING
@@ -40,9 +40,9 @@ def court(hardhat_node: LocalNode, deployed: Deployment) -> Iterator[Court]:
 
 def honest(
     court: Court, random: Random, count: int, *, has_parent: bool
-) -> tuple[Draft, Accused | None, Ledger]:
+) -> tuple[Draft, Accused | None, OperatorLedger]:
     """An honest draft on top of what is committed now."""
-    parent, ledger = None, Ledger()
+    parent, ledger = None, OperatorLedger()
     if has_parent:
         first = court.shop.batch(random, ledger, 2)
         parent = court.commit(Draft.of(first))
@@ -101,7 +101,7 @@ def converse(court: Court, case: Case, accused: Accused) -> Wrong:
         judged = judge(case, court.shop, court.shop.terms, court.shop.is_signed)
         if isinstance(judged, Wrong):
             return judged
-        assert isinstance(judged, Needs)
+        assert isinstance(judged, Undecided)
         shown = dict(case.answers)
         for tree, keys in judged.demands:
             demand = court.demand(accused, tree, keys)
@@ -143,15 +143,15 @@ def test_a_version_registered_after_the_commit_convicts(court: Court) -> None:
     late = replace(shop.records[0], name="late")
     shop.records = [late]
     with court.undone():
-        draft = Draft.of(shop.batch(random, Ledger(), 1))
+        draft = Draft.of(shop.batch(random, OperatorLedger(), 1))
         accused = court.commit(draft)
         shop.registered = {}
-        unknown = try_to_convict(case_of(accused, Ledger()), accused, shop).end
+        unknown = try_to_convict(case_of(accused, OperatorLedger()), accused, shop).end
         assert isinstance(unknown, Wrong)
         assert court.convicts(unknown.proof)
         court.sleep(2)
         court.register(shop, late)
-        known = try_to_convict(case_of(accused, Ledger()), accused, shop).end
+        known = try_to_convict(case_of(accused, OperatorLedger()), accused, shop).end
         assert isinstance(known, Wrong)
         assert known.finding.what == "version_id"
         assert court.convicts(known.proof)

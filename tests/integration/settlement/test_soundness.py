@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.chain.client import ChainClient
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.judging.case import Right, Wrong
 from tests.support.accused import Draft, case_of, try_to_convict
 from tests.support.corruption import overcharge, reprice
@@ -36,9 +36,9 @@ def court(hardhat_node: LocalNode, deployed: Deployment) -> Iterator[Court]:
         chain.close()
 
 
-def honest(court: Court, random: Random) -> tuple[Accused, Ledger]:
+def honest(court: Court, random: Random) -> tuple[Accused, OperatorLedger]:
     """One after none, after another, or after a wrong one that was voided and refunded."""
-    ledger, parent = Ledger(), None
+    ledger, parent = OperatorLedger(), None
     past = random.choice(["none", "parent", "refund"])
     if past == "refund":
         refunded(court, random)
@@ -51,10 +51,10 @@ def honest(court: Court, random: Random) -> tuple[Accused, Ledger]:
 
 
 def refunded(court: Court, random: Random) -> None:
-    draft = Draft.of(court.shop.batch(random, Ledger(), 2))
+    draft = Draft.of(court.shop.batch(random, OperatorLedger(), 2))
     random.choice([reprice, overcharge])(random, draft, court.shop)
     accused = court.commit(draft)
-    end = try_to_convict(case_of(accused, Ledger()), accused, court.shop).end
+    end = try_to_convict(case_of(accused, OperatorLedger()), accused, court.shop).end
     assert isinstance(end, Wrong)
     court.send(CHALLENGER.account, "Disputes", end.proof.function, *end.proof.args)
     court.refund(accused)

@@ -14,7 +14,7 @@ import pytest
 
 from backend.chain.dispute_sender import ChainDisputeSender
 from backend.chain.keys import local_account, recover
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.domain.disputes.proofs import ZeroLeafProof
 from backend.domain.disputes.witnesses import Tree, balance_key
 from backend.domain.errors import Unavailable
@@ -26,7 +26,7 @@ from backend.services.audit.auditor import Auditor
 from backend.services.audit.cases import Cases
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
-from tools.attack import ways
+from tools.attack import attacks
 from tools.attack.stage import LIMITS, WATCHER, Forgery, Stage
 from tools.local_market import OPERATOR
 
@@ -53,7 +53,7 @@ class Room:
     def __init__(self, chain: ChainClient, node: LocalNode, folder: Path) -> None:
         self.home = folder / "home"
         self.home.mkdir()
-        save(chain.deployment, self.home / "deployment.json")
+        save_deployment(chain.deployment, self.home / "deployment.json")
         self.url = node.url
         self.stage = Stage(chain, EmbeddedStore(self.home / "ipfs", is_durable=False), folder, WINDOW)
         self._open = ExitStack()
@@ -102,7 +102,7 @@ def demand(room: Room, header: Header, tree: Tree, *keys: int) -> None:
 
 
 def test_without_challenge_it_reports_and_sends_nothing(room: Room) -> None:
-    header, before = room.commit(ways.spare_leaf), room.num_sent()
+    header, before = room.commit(attacks.surplus_entry), room.num_sent()
     watcher = room.watcher(WatchOptions(can_answer=False))
     (news,) = watcher.run_once()
     assert (news.what, news.batch_hash) == ("withheld", header.hash)
@@ -112,7 +112,7 @@ def test_without_challenge_it_reports_and_sends_nothing(room: Room) -> None:
 
 
 def test_nothing_is_sent_twice_by_a_watcher_or_by_its_successor(room: Room) -> None:
-    room.commit(ways.spare_leaf)
+    room.commit(attacks.surplus_entry)
     watcher = room.watcher()
     assert what(watcher.run_once()) == ["withheld", "demanded"]
     before = room.num_sent()
@@ -122,7 +122,7 @@ def test_nothing_is_sent_twice_by_a_watcher_or_by_its_successor(room: Room) -> N
 
 
 def test_bonds_stay_within_the_limit_and_come_back_after_a_void(room: Room) -> None:
-    header = room.commit(ways.withheld)
+    header = room.commit(attacks.withheld)
     room.stage.pass_time(WINDOW // 16)
     bond = 10_000
     watcher = room.watcher(watch_max_bond=3 * bond)
@@ -138,12 +138,12 @@ def test_bonds_stay_within_the_limit_and_come_back_after_a_void(room: Room) -> N
 
 
 def test_batch_data_may_come_a_little_late(room: Room) -> None:
-    room.commit(ways.withheld)
+    room.commit(attacks.withheld)
     assert what(room.watcher().run_once()) == []
 
 
 def test_a_proof_above_the_gas_limit_is_reported_and_not_sent(room: Room) -> None:
-    header = room.commit(ways.outside_snapshot)
+    header = room.commit(attacks.outside_snapshot)
     before = room.num_sent()
     assert what(room.watcher(watch_max_gas=100_000).run_once()) == ["wrong", "refused"]
     assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
@@ -160,16 +160,16 @@ def test_a_proof_that_would_revert_is_reported_and_not_sent(room: Room) -> None:
 
 
 def test_the_own_operator_is_never_accused(room: Room) -> None:
-    header, before = room.commit(ways.outside_snapshot), room.num_sent()
+    header, before = room.commit(attacks.outside_snapshot), room.num_sent()
     assert what(room.watcher(WatchOptions(can_challenge=True)).run_once()) == ["wrong"]
     assert (room.num_sent(), room.state(header)) == (before, BatchState.COMMITTED)
 
 
 def test_a_wrong_batch_that_became_final_is_reported_and_the_next_one_judged_nevertheless(room: Room) -> None:
     batch = room.stage.build(room.stage.serve_round())
-    forgery = ways.balance_short(room.stage, batch)
+    forgery = attacks.balance_short(room.stage, batch)
     room.stage.finalise(batch, room.stage.commit(forgery))
-    header = room.commit(ways.outside_snapshot)
+    header = room.commit(attacks.outside_snapshot)
     first, second, *_ = room.watcher().run_once()
     assert (first.what, first.number) == ("wrong", 1)
     assert (second.what, second.number) == ("wrong", 2)
@@ -188,7 +188,7 @@ def test_an_operator_that_cannot_be_judged_is_named_and_blinds_nobody(room: Room
 
 
 def test_a_watcher_killed_after_its_reservation_leaves_it_to_its_successor(room: Room) -> None:
-    header = room.commit(ways.outside_snapshot)
+    header = room.commit(attacks.outside_snapshot)
     news = room.watcher().run_once()
     assert [next(news).what, next(news).what] == ["wrong", "reserved"]
     news.close()  # type: ignore[attr-defined]
@@ -226,7 +226,7 @@ def test_demands_are_left_alone_with_no_answer_and_answered_by_anybody_with_answ
 
 def test_an_audit_finds_right_what_was_shown_on_demand_alone(room: Room) -> None:
     stage = room.stage
-    forgery = ways.withheld_and_shown(stage, stage.build(stage.serve_round()))
+    forgery = attacks.withheld_but_answered(stage, stage.build(stage.serve_round()))
     header = stage.commit(forgery)
     cases = Cases(stage.chain, stage.blobs, recover, stage.settlement)
     auditor = Auditor(stage.database, cases)
@@ -286,5 +286,5 @@ def test_the_command_says_by_its_exit_code_whether_something_is_wrong(room: Room
     batch = room.stage.build(room.stage.serve_round())
     room.stage.ledger = batch.after(room.stage.commit(Forgery.of(batch)))
     assert once() == (0, ["right"])
-    room.commit(ways.outside_snapshot)
+    room.commit(attacks.outside_snapshot)
     assert once() == (1, ["right", "wrong"])

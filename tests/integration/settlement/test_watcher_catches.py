@@ -6,14 +6,14 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.installation.installation import Installation
 from backend.installation.watcher import WatchOptions, open_watcher
 from backend.settings import Settings
 from backend.storage.embedded import EmbeddedStore
+from tools.attack.attacks import ATTACKS
 from tools.attack.play import play
 from tools.attack.stage import Stage
-from tools.attack.ways import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ WINDOW = 48
 @contextmanager
 def at_watch(chain: ChainClient, node: LocalNode, folder: Path, stage: Stage) -> Iterator[Watcher]:
     """In a home that holds nothing but the addresses and a block store."""
-    save(chain.deployment, folder / "home" / "deployment.json")
+    save_deployment(chain.deployment, folder / "home" / "deployment.json")
     installation = Installation(Settings(home=folder / "home", rpc_url=node.url))
     task = WatchOptions(can_challenge=True, can_answer=False, evidence=stage.evidence)
     try:
@@ -56,7 +56,7 @@ def test_every_way_to_commit_a_wrong_batch_is_caught_and_undone_to_the_unit(
             def is_right(header: Header) -> bool:
                 return header.hash in right
 
-            rounds = [play(stage, way, is_right, step) for way in WAYS]
+            rounds = [play(stage, attack, is_right, step) for attack in ATTACKS]
     finally:
         stage.close()
     assert sum(bool(round_.proof) for round_ in rounds) >= 11  # ten corrupted, one withheld

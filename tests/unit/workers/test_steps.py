@@ -361,8 +361,8 @@ def test_a_refused_adapter_fails_with_its_reason_and_keeps_what_was_brought(shop
 
 def test_files_that_went_before_they_were_read_end_the_job_by_name(shop: Workshop) -> None:
     job = shop.brought()
-    assert job.foreign is not None
-    shop.transfers.remove(CREATOR, job.foreign.transfers[WEIGHTS_FILE])
+    assert job.imported is not None
+    shop.transfers.remove(CREATOR, job.imported.transfers[WEIGHTS_FILE])
     shop.run(job.id, Step.VALIDATE)
     error = shop.foreign.get(job.id).error
     assert error is not None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.chain.contracts import all_errors, interface, reverted
+from backend.chain.contracts import all_errors, decode_revert, interface
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.hashing import keccak, version_id
 from backend.domain.ids import Account, Hash32, SnapshotId
@@ -34,7 +34,7 @@ def test_structs_pass_as_dicts_and_as_tuples_and_integers_as_text() -> None:
     assert register.decode_args(as_dict[4:]) == {"record": RECORD}
 
 
-def test_the_encoding_is_the_one_that_versions_are_hashed_by() -> None:
+def test_version_ids_hash_the_abi_encoding() -> None:
     register = interface("AdapterRegistry").function("register", [RECORD])
     record = VersionRecord(
         creator=Account(ACCOUNT),
@@ -55,12 +55,12 @@ def test_the_encoding_is_the_one_that_versions_are_hashed_by() -> None:
     "args",
     [["no address", 1], [ACCOUNT, -1], [ACCOUNT, 1 << 256], [ACCOUNT, "x"], [ACCOUNT, None], [None, 1]],
 )
-def test_arguments_that_do_not_fit_are_refused_by_name(args: list[object]) -> None:
+def test_wrong_arguments_are_refused_with_the_signature(args: list[object]) -> None:
     with pytest.raises(InvalidInput, match=r"mint\(address,uint256\)"):
         interface("TestUSD").function("mint", args).encode(args)
 
 
-def test_unknown_contracts_functions_and_counts_are_named() -> None:
+def test_unknown_contracts_functions_and_counts_are_refused() -> None:
     with pytest.raises(NotFound, match="no ABI of a contract Nope"):
         interface("Nope")
     with pytest.raises(NotFound, match="TestUSD has no function nope"):
@@ -69,37 +69,37 @@ def test_unknown_contracts_functions_and_counts_are_named() -> None:
         interface("TestUSD").function("mint", [1, 2, 3])
 
 
-def test_overloads_are_told_apart_by_their_arguments() -> None:
+def test_the_number_of_arguments_resolves_overloads() -> None:
     governor = interface("MarketGovernor")
     assert governor.function("quorumNumerator", []).signature == "quorumNumerator()"
     assert governor.function("quorumNumerator", [5]).signature == "quorumNumerator(uint256)"
 
 
-def test_an_error_of_any_contract_is_read_by_name() -> None:
+def test_an_error_of_any_contract_is_decoded() -> None:
     known = next(e for e in all_errors().values() if e.name == "CapExceeded")
     data = known.encode(["0x" + "11" * 32, ACCOUNT, 5, 7])
-    error = reverted("Settlement", "commit", data)
+    error = decode_revert("Settlement", "commit", data)
     assert error.error == "CapExceeded"
     assert error.args_by_name == {"channelId": "0x" + "11" * 32, "key": ACCOUNT, "cap": 5, "until": 7}
     assert "Settlement.commit reverted: CapExceeded" in error.message
 
 
 @given(st.binary(max_size=80))
-def test_revert_data_that_nobody_knows_is_still_an_error_with_its_bytes(data: bytes) -> None:
+def test_unknown_revert_data_is_an_error_with_its_bytes(data: bytes) -> None:
     if data[:4] not in all_errors():
-        error = reverted("A", "f", data, "the node's words")
+        error = decode_revert("A", "f", data, "the node's words")
         assert (error.error, error.details["data"]) == ("", "0x" + data.hex())
         assert "the node's words" in error.message
 
 
-def test_text_that_is_no_utf8_is_read_without_failing() -> None:
+def test_invalid_utf8_is_decoded_with_replacements() -> None:
     event = next(e for e in interface("OperatorRegistry").events.values() if e.name == "EndpointChanged")
     data = (32).to_bytes(32, "big") + (3).to_bytes(32, "big") + b"\xff\x00a".ljust(32, b"\0")
     topics = [event.topic, bytes(12) + bytes.fromhex(ACCOUNT[2:])]
     assert event.decode_log(topics, data) == {"operator": ACCOUNT, "endpoint": "\ufffd\ufffda"}
 
 
-def test_verbs_are_named_by_their_selectors_and_none_is_missing() -> None:
+def test_verbs_are_complete_and_match_their_selectors() -> None:
     disputes = interface("Disputes")
     selectors = {"0x" + disputes.selector(name).hex(): name for name in DISPUTE_FUNCTIONS.values()}
     assert selectors == DISPUTE_FUNCTIONS

@@ -1,4 +1,4 @@
-"""The indexer against a chain in memory that forks, refuses and dies as it is told."""
+"""The indexer against a simulated chain with forks and errors."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     Transaction = Callable[[], AbstractContextManager[EventLog]]
 
 GENESIS = 1
-"""Number of the block with the first contract."""
+"""Block of the first contract."""
 
 
 class Killed(BaseException):
-    """Ends the indexer as `kill -9` would."""
+    """Simulates SIGKILL."""
 
 
 class FakeChain:
-    """Blocks with one stake event each; `fork` replaces the newest ones by others."""
+    """Blocks with one stake event each. `fork` replaces the newest blocks."""
 
     def __init__(self, most_blocks: int = MAX_RANGE) -> None:
         self._most_blocks = most_blocks
         self._blocks: list[BlockRef] = []
         self._count = 0
-        self.asked: list[int] = []
+        self.requested_sizes: list[int] = []
         self.is_replaced = False
         self.mine(GENESIS + 1)
 
@@ -70,7 +70,7 @@ class FakeChain:
         return self._blocks[number] if 0 <= number < len(self._blocks) else None
 
     def events(self, first: int, last: int) -> list[ChainEvent]:
-        self.asked.append(last - first + 1)
+        self.requested_sizes.append(last - first + 1)
         if last - first + 1 > self._most_blocks:
             raise RuntimeError("query returned more than 10000 results")
         return [_staked(block) for block in self._blocks[first : last + 1]]
@@ -109,7 +109,7 @@ def memory() -> Iterator[Database]:
         yield database
 
 
-def test_only_blocks_with_enough_on_top_are_read(memory: Database) -> None:
+def test_only_confirmed_blocks_are_read(memory: Database) -> None:
     chain = FakeChain()
     chain.mine(5)
     indexer(chain, memory, confirmations=2).catch_up()
@@ -123,7 +123,10 @@ def test_refused_ranges_are_halved_and_grow_again(memory: Database) -> None:
     chain.mine(100)
     indexer(chain, memory).catch_up()
     assert state(memory)[1] == chain.head().number
-    refused, accepted = [n for n in chain.asked if n > 10], [n for n in chain.asked if n <= 10]
+    refused, accepted = (
+        [n for n in chain.requested_sizes if n > 10],
+        [n for n in chain.requested_sizes if n <= 10],
+    )
     assert refused[:4] == [101, 50, 25, 12]
     assert accepted[0] == 6
     assert len(accepted) < 101 / 5
@@ -142,7 +145,7 @@ def test_slow_answers_shorten_the_range(memory: Database) -> None:
     slow = Indexer(chain, memory.event_log, chain.deployment, 0, clock=lambda: next(ticks))
     assert slow.run_once()
     assert slow.run_once()
-    assert chain.asked == [MAX_RANGE, MAX_RANGE // 2]
+    assert chain.requested_sizes == [MAX_RANGE, MAX_RANGE // 2]
 
 
 def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,10 +154,10 @@ def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.Mon
     chain.mine(1000)
     following = indexer(chain, memory)
     following.catch_up()
-    assert chain.asked[0] == 1001
+    assert chain.requested_sizes[0] == 1001
     chain.mine(MAX_RANGE)
     following.catch_up()
-    assert chain.asked[1:4] == [MAX_RANGE // 2, MAX_RANGE // 4, MAX_RANGE // 8]
+    assert chain.requested_sizes[1:4] == [MAX_RANGE // 2, MAX_RANGE // 4, MAX_RANGE // 8]
     assert state(memory)[1] == chain.head().number
 
 
@@ -169,7 +172,7 @@ def test_many_events_shorten_the_range(memory: Database, monkeypatch: pytest.Mon
     ],
     ids=["twice", "out of order", "of another fork", "after the range", "before the range"],
 )
-def test_logs_that_contradict_themselves_are_not_taken_in(
+def test_inconsistent_logs_are_not_indexed(
     memory: Database, spoil: Callable[[list[ChainEvent]], list[ChainEvent]]
 ) -> None:
     chain = FakeChain()
@@ -185,7 +188,7 @@ def test_logs_that_contradict_themselves_are_not_taken_in(
     assert state(memory)[1:] == replayed(chain)
 
 
-def test_a_shorter_chain_is_waited_for_and_then_followed(memory: Database) -> None:
+def test_the_indexer_waits_for_a_shorter_chain_to_grow(memory: Database) -> None:
     chain = FakeChain()
     chain.mine(5)
     indexer(chain, memory).catch_up()
@@ -199,7 +202,7 @@ def test_a_shorter_chain_is_waited_for_and_then_followed(memory: Database) -> No
     assert state(memory)[1:] == replayed(chain)
 
 
-def test_a_replaced_chain_is_named_and_nothing_is_lost(memory: Database) -> None:
+def test_a_replaced_chain_is_an_error_and_loses_nothing(memory: Database) -> None:
     chain = FakeChain()
     chain.mine(3)
     indexer(chain, memory).catch_up()
@@ -230,7 +233,7 @@ def test_a_reorg_while_a_range_is_read_leaves_no_mixture(memory: Database) -> No
     assert state(memory)[1:] == replayed(chain)
 
 
-def test_two_indexers_take_in_each_event_once(memory: Database) -> None:
+def test_two_indexers_store_each_event_once(memory: Database) -> None:
     chain = FakeChain()
     chain.mine(4)
     other, read = indexer(chain, memory), chain.events
@@ -245,7 +248,7 @@ def test_two_indexers_take_in_each_event_once(memory: Database) -> None:
     assert state(memory)[1:] == replayed(chain)
 
 
-def test_indexers_that_race_take_in_each_event_once(database: Database) -> None:
+def test_racing_indexers_store_each_event_once(database: Database) -> None:
     chain = FakeChain(most_blocks=3)
     chain.mine(40)
     rivals = [Thread(target=indexer(chain, database).catch_up) for _ in range(3)]
@@ -262,9 +265,7 @@ UNWELL = [Unavailable("no node"), RpcError("eth_getBlockByNumber", {"message": "
 
 @pytest.mark.parametrize("error", UNWELL)
 @pytest.mark.parametrize("call", ["check", "head", "block"])
-def test_following_waits_for_a_node_that_is_away_or_unwell(
-    memory: Database, call: str, error: Exception
-) -> None:
+def test_the_indexer_waits_for_an_unavailable_node(memory: Database, call: str, error: Exception) -> None:
     chain = FakeChain()
     chain.mine(3)
     answer, calls = getattr(chain, call), 0
@@ -306,8 +307,8 @@ def test_any_reorgs_end_as_a_fresh_replay(forks: list[tuple[int, int]], confirma
     assert tuple(rest) == replayed(chain, confirmations)
 
 
-def test_killed_at_any_step_it_goes_on_without_loss_or_double(memory: Database) -> None:
-    """Dies before its n-th commit, and just after it, for every n, across a reorg."""
+def test_an_indexer_killed_at_any_step_loses_and_repeats_nothing(memory: Database) -> None:
+    """For every n, the process dies before or just after its n-th commit, across a reorganisation."""
     for is_committed in (False, True):
         for fatal in range(1, 12):
             chain = FakeChain(most_blocks=3)
@@ -345,7 +346,7 @@ def _dies_at(event_log: Transaction, fatal: int, is_committed: bool) -> Transact
     return dying
 
 
-def test_a_node_that_is_away_is_an_error_to_be_waited_for(memory: Database) -> None:
+def test_an_unreachable_node_is_unavailable(memory: Database) -> None:
     chain = FakeChain()
 
     def away(first: int, last: int) -> list[ChainEvent]:

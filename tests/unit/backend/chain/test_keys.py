@@ -15,7 +15,6 @@ from backend.chain.keys import (
     local_account,
     open_key,
     recover,
-    sign_transaction,
 )
 from backend.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 
@@ -50,34 +49,15 @@ def test_a_signature_with_a_high_s_is_refused() -> None:
 @pytest.mark.parametrize(
     "signature", ["0x", "zz", "0x" + "11" * 64, "0x" + "11" * 64 + "1d", "0x" + "00" * 64 + "1b"]
 )
-def test_malformed_signatures_are_named(signature: str) -> None:
+def test_malformed_signatures_are_refused(signature: str) -> None:
     with pytest.raises(InvalidInput, match="malformed signature"):
         recover(DIGEST, signature)
 
 
-def test_test_keys_are_refused_on_any_chain_but_the_local_one() -> None:
+def test_test_keys_are_refused_on_public_chains() -> None:
     assert local_account(0).account == "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
     with pytest.raises(Forbidden, match="refused on chain 1"):
         local_account(0, chain_id=1)
-
-
-def test_a_signed_transaction_is_its_signers() -> None:
-    fields = {
-        "chainId": 31337,
-        "nonce": 3,
-        "to": SIGNER.account,
-        "value": 1,
-        "data": "0x1234",
-        "gas": 30_000,
-        "maxFeePerGas": 7,
-        "maxPriorityFeePerGas": 2,
-    }
-    raw, tx_hash = sign_transaction(SIGNER, fields)
-    assert EthAccount.recover_transaction(raw).lower() == SIGNER.account
-    expected = EthAccount.sign_transaction(
-        fields | {"type": 2, "to": EthAccount.from_key(b"\x01" * 32).address}, b"\x01" * 32
-    )
-    assert tx_hash == "0x" + bytes(expected.hash).hex()
 
 
 @pytest.fixture
@@ -93,14 +73,14 @@ def test_a_stored_key_opens_with_its_password_only(tmp_path: Path, stored: Accou
         open_key(tmp_path, SIGNER.account, "a password")
 
 
-def test_a_key_file_is_its_owners_only_and_never_overwritten(tmp_path: Path) -> None:
+def test_a_key_file_is_private_and_never_overwritten(tmp_path: Path) -> None:
     import_key(tmp_path, b"\x01" * 32, "a password")
     assert (tmp_path / f"{SIGNER.account}.json").stat().st_mode & 0o777 == 0o600
     with pytest.raises(Conflict):
         import_key(tmp_path, b"\x01" * 32, "another")
 
 
-def test_a_key_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_file_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def power_cut(_: int) -> None:
         raise OSError("power cut")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.chain.nonces import user_of
+from backend.chain.nonces import find_by_nonce
 from tests.support.market import some_account, some_hash
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 ACCOUNT = some_account("sender")
 USED_IN = (3, 3, 90, 91, 400, 400, 401)
-"""Block of each of the account's transactions, by nonce."""
+"""Block number of each of the account's transactions, by nonce."""
 
 
 class CountingNode:
-    """Keeps counts from `oldest` on, as nodes do that are not archives."""
+    """Has counts from block `oldest` on, like a node that is not an archive node."""
 
     def __init__(self, oldest: int = 0) -> None:
         self._oldest = oldest
@@ -34,17 +34,17 @@ class CountingNode:
 
 @pytest.mark.parametrize("near", [0, 1, 3, 90, 91, 92, 400, 450])
 @pytest.mark.parametrize("nonce", range(len(USED_IN)))
-def test_whoever_used_a_nonce_is_found_wherever_the_search_begins(nonce: int, near: int) -> None:
+def test_a_used_nonce_is_found_from_any_starting_block(nonce: int, near: int) -> None:
     node: Any = CountingNode()
-    assert user_of(node, ACCOUNT, nonce, near, last=500) == some_hash(f"nonce {nonce}")
+    assert find_by_nonce(node, ACCOUNT, nonce, near, last=500) == some_hash(f"nonce {nonce}")
 
 
-def test_a_search_that_begins_near_asks_for_no_old_counts() -> None:
+def test_a_search_near_the_block_reads_no_old_counts() -> None:
     node: Any = CountingNode(oldest=380)
-    assert user_of(node, ACCOUNT, 5, near=401, last=500) == some_hash("nonce 5")
+    assert find_by_nonce(node, ACCOUNT, 5, near=401, last=500) == some_hash("nonce 5")
 
 
-def test_a_nonce_that_was_not_used_is_nobodys() -> None:
+def test_an_unused_nonce_has_no_transaction() -> None:
     node: Any = CountingNode()
     node.sent_in = lambda *_: None
-    assert user_of(node, ACCOUNT, 7, near=400, last=500) is None
+    assert find_by_nonce(node, ACCOUNT, 7, near=400, last=500) is None

@@ -7,7 +7,7 @@ from backend.domain.errors import Unavailable
 from tests.support.faulty_rpc import Answer, Faults, HonestChain, serving
 
 
-def test_an_unreachable_node_is_named_without_the_keys_in_its_address() -> None:
+def test_messages_name_the_node_without_the_keys_in_its_url() -> None:
     rpc = Rpc("http://user:secret@127.0.0.1:9/v3/secret?token=secret", retries=1)
     with pytest.raises(Unavailable) as away:
         rpc.request("eth_chainId")
@@ -17,7 +17,7 @@ def test_an_unreachable_node_is_named_without_the_keys_in_its_address() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"7", b'{"jsonrpc": "2.0", "id": 0}'])
-def test_what_is_no_json_rpc_is_not_taken_for_an_answer(body: bytes) -> None:
+def test_responses_that_are_not_json_rpc_are_errors(body: bytes) -> None:
     faults = Faults(0, 0)
     faults.pass_on = lambda *_: _raise(Answer(200, body))  # type: ignore[method-assign]
     with serving(HonestChain(0), faults) as url:
@@ -41,6 +41,6 @@ def _raise(error: Exception) -> None:
         ({"message": "limit exceeded", "data": {"limit": 5}}, b"", False),
     ],
 )
-def test_reverts_are_told_from_other_refusals(error: dict[str, object], data: bytes, is_revert: bool) -> None:
+def test_reverts_differ_from_other_errors(error: dict[str, object], data: bytes, is_revert: bool) -> None:
     found = RpcError("eth_call", error)
     assert (found.revert_data, found.is_revert) == (data, is_revert)

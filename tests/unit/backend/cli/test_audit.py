@@ -6,9 +6,9 @@ from random import Random
 import pytest
 
 from backend.cli.audit import _as_json, _as_line, audit
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.errors import InvalidInput
-from backend.domain.judging.case import Needs, Wrong
+from backend.domain.judging.case import Undecided, Wrong
 from backend.domain.judging.judge import judge
 from backend.services.audit.auditor import Verdict
 from tests.support.accused import Draft, case_of
@@ -20,16 +20,16 @@ SHOP = model_shop()
 
 def verdict_on(draft: Draft) -> Verdict:
     accused = draft.commit(1_790_000_100, 1_790_000_160)
-    judged = judge(case_of(accused, Ledger()), SHOP, SHOP.terms, SHOP.is_signed)
+    judged = judge(case_of(accused, OperatorLedger()), SHOP, SHOP.terms, SHOP.is_signed)
     if isinstance(judged, Wrong):
         return Verdict(accused.header, judged.finding, judged.proof)
-    if isinstance(judged, Needs):
+    if isinstance(judged, Undecided):
         return Verdict(accused.header, judged.finding, demands=judged.demands)
     return Verdict(accused.header, None)
 
 
 def draft() -> Draft:
-    return Draft.of(SHOP.batch(Random(3), Ledger(), 4))
+    return Draft.of(SHOP.batch(Random(3), OperatorLedger(), 4))
 
 
 def test_a_right_batch_is_shown_with_its_sums() -> None:

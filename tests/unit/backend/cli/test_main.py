@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.domain.deployment import Deployment
 from tests.support.market import some_account, some_hash
 
@@ -47,7 +47,7 @@ def test_a_part_without_an_installation_says_what_to_do(command: str, tmp_path: 
 
 def test_pulling_an_adapter_into_an_empty_home_asks_to_index_the_chain(tmp_path: Path) -> None:
     deployment = Deployment(11155111, 1, some_hash("block"), {"AdapterRegistry": some_account("registry")})
-    save(deployment, tmp_path / "deployment.json")
+    save_deployment(deployment, tmp_path / "deployment.json")
     result = run("adapter", "pull", some_hash("adapter"), "a-copy", LORALEDGER_HOME=str(tmp_path))
     assert result.returncode == 1
     assert "run `loraledger index`" in result.stderr

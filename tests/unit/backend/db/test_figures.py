@@ -95,7 +95,7 @@ def test_what_waits_for_relay_and_sender_is_counted_with_its_age(database: Datab
         tx.outbox.delivered(first)
         tx.transactions.enqueue(OPERATOR, "Settlement", "commit", [], "one")
         failed = tx.transactions.enqueue(OPERATOR, "Settlement", "commit", [1], "two")
-        tx.transactions.failed(failed, {"error": "Reverted"})
+        tx.transactions.mark_failed(failed, {"error": "Reverted"})
     found = read(database)
     assert found.outbox.count == 1
     assert (found.transactions["queued"].count, found.transactions["sent"].count) == (1, 0)

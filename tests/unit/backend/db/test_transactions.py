@@ -41,7 +41,7 @@ def test_nonces_rise_without_gap_and_follow_the_chain(database: Database) -> Non
     for transaction, on_chain in zip(ids, (7, 7, 12), strict=True):
         with database.begin() as tx:
             tx.transactions.lock_lane(LANE)
-            nonces.append(tx.transactions.take_nonce(LANE, transaction, on_chain, gas=21_000))
+            nonces.append(tx.transactions.assign_nonce(LANE, transaction, on_chain, gas=21_000))
     assert nonces == [7, 8, 12]
 
 
@@ -49,25 +49,25 @@ def test_a_count_that_is_behind_gives_no_nonce_twice(database: Database) -> None
     first, second = enqueue(database, "a"), enqueue(database, "b")
     with database.begin() as tx:
         tx.transactions.lock_lane(LANE)
-        assert tx.transactions.take_nonce(LANE, first, 7, gas=1) == 7
-        tx.transactions.confirmed(first)
-        assert tx.transactions.take_nonce(LANE, second, 6, gas=1) == 8
+        assert tx.transactions.assign_nonce(LANE, first, 7, gas=1) == 7
+        tx.transactions.mark_confirmed(first)
+        assert tx.transactions.assign_nonce(LANE, second, 6, gas=1) == 8
 
 
 def test_a_nonce_is_filled_by_what_once_had_it_or_by_a_filler(database: Database) -> None:
     transaction = enqueue(database, "a")
     with database.begin() as tx:
         tx.transactions.lock_lane(LANE)
-        tx.transactions.take_nonce(LANE, transaction, 7, gas=1)
-        tx.transactions.confirmed(transaction)
-        assert tx.transactions.fill(LANE, 7, gas=21_000) is None
-        filler = tx.transactions.fill(LANE, 6, gas=21_000)
+        tx.transactions.assign_nonce(LANE, transaction, 7, gas=1)
+        tx.transactions.mark_confirmed(transaction)
+        assert tx.transactions.fill_nonce(LANE, 7, gas=21_000) is None
+        filler = tx.transactions.fill_nonce(LANE, 6, gas=21_000)
         opened = tx.transactions.open(LANE)
         assert [(each.id, each.nonce, each.is_filler) for each in opened] == [
             (filler, 6, True),
             (transaction, 7, False),
         ]
-        assert tx.transactions.num_waiting(LANE) == 2
+        assert tx.transactions.num_unmined(LANE) == 2
 
 
 def test_rivals_for_one_transaction_give_it_one_nonce(database: Database) -> None:
@@ -79,7 +79,7 @@ def test_rivals_for_one_transaction_give_it_one_nonce(database: Database) -> Non
         barrier.wait()
         with database.begin() as tx:
             tx.transactions.lock_lane(LANE)
-            taken.append(tx.transactions.take_nonce(LANE, transaction, 0, gas=1))
+            taken.append(tx.transactions.assign_nonce(LANE, transaction, 0, gas=1))
 
     threads = [threading.Thread(target=race) for _ in range(4)]
     for thread in threads:
@@ -96,7 +96,7 @@ def test_a_requeued_transaction_forgets_nonce_and_attempts(database: Database) -
     )
     with database.begin() as tx:
         tx.transactions.lock_lane(LANE)
-        tx.transactions.take_nonce(LANE, transaction, 0, gas=1)
+        tx.transactions.assign_nonce(LANE, transaction, 0, gas=1)
         tx.transactions.add_attempt(transaction, attempt)
         (opened,) = tx.transactions.open(LANE)
         assert opened.attempts == (attempt,)

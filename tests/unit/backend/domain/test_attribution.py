@@ -42,7 +42,7 @@ def test_the_remainder_goes_to_the_largest_the_lowest_position_on_a_tie() -> Non
     assert shares_from_scores({2: 1.0, 3: 1.0, 8: 1.0})[0] == Share(2, 333_334)
 
 
-def test_all_count_alike_when_no_score_is_positive() -> None:
+def test_positions_count_equally_without_a_positive_score() -> None:
     assert shares_from_scores({5: -1.0, 6: 0.0}) == (Share(5, 500_000), Share(6, 500_000))
 
 
@@ -51,7 +51,7 @@ def test_no_scores_give_an_empty_list() -> None:
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
-def test_a_score_that_is_no_number_is_refused_by_position(score: float) -> None:
+def test_a_score_that_is_not_finite_is_refused(score: float) -> None:
     with pytest.raises(ScoreNotFinite) as caught:
         shares_from_scores({3: 0.5, 11: score})
     assert caught.value.details == {"position": 11}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch import Ledger, build, entry_key, spans_hash
+from backend.domain.batch import OperatorLedger, build, entry_key, spans_hash
 from backend.domain.errors import NotFound
 from backend.domain.hashing import attribution_hash, receipt_id, slices_hash, to_bytes
 from backend.domain.ids import ZERO_HASH, VersionId
@@ -33,7 +33,7 @@ def test_a_position_is_a_snapshots_number_and_an_index(snapshot: int, index: int
 
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(1, 30))
-def test_every_unit_is_covered_by_exactly_one_receipt(seed: int, count: int) -> None:
+def test_every_micro_unit_is_covered_by_exactly_one_receipt(seed: int, count: int) -> None:
     batch = Market(seed).batch(Market(seed).receipts(count))
     offset = 0
     for span in batch.spans:
@@ -54,7 +54,7 @@ def test_every_unit_is_covered_by_exactly_one_receipt(seed: int, count: int) -> 
 
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(1, 20), st.integers(1, 20))
-def test_the_three_trees_hold_the_same_money(seed: int, first: int, second: int) -> None:
+def test_the_three_trees_have_consistent_totals(seed: int, first: int, second: int) -> None:
     market = Market(seed)
     one = market.batch(market.receipts(first))
     ledger = one.after(one.header(10, 70, ZERO_HASH))
@@ -106,14 +106,14 @@ def test_the_entries_of_all_accounts_are_all_entries(seed: int) -> None:
     for entry in found:
         opening = batch.open_entry(entry.account, entry.receipt, entry.slice, entry.part)
         assert opening.value == entry.value
-    assert batch.entries_of(some_account("stranger")) == []
+    assert batch.entries_of(some_account("outsider")) == []
 
 
 def test_an_account_without_balance_has_no_opening() -> None:
     market = Market()
     batch = market.batch(market.receipts(1))
     with pytest.raises(NotFound):
-        batch.after(batch.header(0, 0, ZERO_HASH)).open_balance(some_account("stranger"))
+        batch.after(batch.header(0, 0, ZERO_HASH)).open_balance(some_account("outsider"))
 
 
 def test_a_waived_interval_is_left_out_of_the_span() -> None:
@@ -148,7 +148,7 @@ def changed(signed: SignedReceipt, **fields: object) -> SignedReceipt:
 
 
 def with_slices(market: Market, signed: SignedReceipt, slices: tuple[Slice, ...]) -> SignedReceipt:
-    """Hashes bound anew, so that only the slices are wrong."""
+    """Recompute the hashes, so that only the slices are wrong."""
     hashes = {
         "slices_hash": slices_hash(slices),
         "attribution_hash": attribution_hash(signed.method, slices),
@@ -190,18 +190,18 @@ def assert_refused(field: str, spoil: Callable[[Market, SignedReceipt], SignedRe
 
 
 @pytest.mark.parametrize("name", WRONG_FIELDS)
-def test_a_receipt_with_a_wrong_field_is_named_with_its_place(name: str) -> None:
+def test_a_receipt_with_a_wrong_field_is_reported_with_its_index(name: str) -> None:
     field, values = WRONG_FIELDS[name]
     assert_refused(field, lambda _, signed: changed(signed, **values))
 
 
 @pytest.mark.parametrize("name", WRONG_SLICES)
-def test_a_receipt_with_wrong_slices_is_named_with_its_place(name: str) -> None:
+def test_a_receipt_with_wrong_slices_is_reported_with_its_index(name: str) -> None:
     field, slices = WRONG_SLICES[name]
     assert_refused(field, lambda market, signed: with_slices(market, signed, slices))
 
 
-def test_an_overcharge_is_refused_even_if_it_lies_on_the_line() -> None:
+def test_an_overcharge_is_refused_even_at_the_right_cumulative() -> None:
     def overcharge(_: Market, signed: SignedReceipt) -> SignedReceipt:
         r = signed.receipt
         return changed(signed, cumulative=r.cumulative + 1, charge=r.charge + 1)
@@ -209,7 +209,7 @@ def test_an_overcharge_is_refused_even_if_it_lies_on_the_line() -> None:
     assert_refused("charge", overcharge)
 
 
-def test_gaps_overlaps_and_disorder_are_refused() -> None:
+def test_gaps_overlaps_and_wrong_order_are_refused() -> None:
     market = Market()
     one, two, three = (market.serve(market.channels[0]) for _ in range(3))
     for receipts, index in (([one, three], 1), ([one, one, two], 1), ([two, one], 1)):
@@ -222,7 +222,7 @@ def test_gaps_overlaps_and_disorder_are_refused() -> None:
     assert caught.value.param == "channel_id"
 
 
-def test_the_earliest_wrong_receipt_is_the_one_that_is_named() -> None:
+def test_the_first_wrong_receipt_is_reported() -> None:
     market = Market()
     one, two, three = (market.serve(market.channels[0]) for _ in range(3))
     with pytest.raises(BadReceipt) as caught:
@@ -231,14 +231,14 @@ def test_the_earliest_wrong_receipt_is_the_one_that_is_named() -> None:
     assert two
 
 
-def test_free_answers_are_never_batched() -> None:
+def test_receipts_without_charge_are_refused() -> None:
     market = Market()
     free = replace(next(iter(market.records.values())), prompt_price=0, completion_price=0)
     version = next(iter(market.records))
     market.records[version] = free
     signed = market.serve(market.channels[0])
     signed = with_slices(market, changed(signed, charge=0, cumulative=0), (Slice(version, PPM, ()),))
-    with pytest.raises(BadReceipt, match="never batched"):
+    with pytest.raises(BadReceipt, match="no receipt without charge"):
         market.batch([signed])
 
 
@@ -248,7 +248,7 @@ def test_the_fee_is_that_of_the_named_parameter_set() -> None:
     treasury = some_account("treasury")
     paid = []
     for fee in (0, 100_000, 200_000):
-        batch = build(market.operator, Ledger(), parameter_set(1, fee), receipts, Rules(market))
+        batch = build(market.operator, OperatorLedger(), parameter_set(1, fee), receipts, Rules(market))
         paid.append(batch.balances.get(treasury, 0))
     assert paid[0] < paid[1] < paid[2]
 

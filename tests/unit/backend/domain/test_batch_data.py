@@ -16,7 +16,7 @@ NAME = BatchName(CHAIN_ID, MARKET.settlement, MARKET.operator, 1)
 DATA = encode(NAME, RECEIPTS)
 
 
-def test_what_was_written_is_read_again() -> None:
+def test_batch_data_survives_a_round_trip() -> None:
     assert decode(DATA) == (NAME, RECEIPTS)
 
 
@@ -37,7 +37,7 @@ def test_lines_are_canonical_json_with_plain_names() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_any_changed_byte_is_refused_or_read_as_something_else(data: st.DataObject) -> None:
+def test_any_changed_byte_changes_or_breaks_the_data(data: st.DataObject) -> None:
     changed = bytearray(DATA)
     at = data.draw(st.integers(0, len(DATA) - 1))
     changed[at] ^= data.draw(st.integers(1, 255))
@@ -76,7 +76,7 @@ def spoiled(line: int, old: str, new: str) -> bytes:
         (5, "{", "null"),
     ],
 )
-def test_data_in_another_form_is_refused_with_its_line(line: int, old: str, new: str) -> None:
+def test_data_that_is_not_canonical_is_refused_with_its_line(line: int, old: str, new: str) -> None:
     with pytest.raises(MalformedBatch) as caught:
         decode(spoiled(line, old, new))
     assert caught.value.details["line"] == line

@@ -7,14 +7,14 @@ from backend.domain.errors import InvalidInput
 from tests.support.market import some_account
 
 
-def test_chains_and_accounts_are_named_as_wallets_name_them() -> None:
+def test_chains_and_accounts_have_caip_identifiers() -> None:
     account = some_account("payer")
     assert chain_name(1) == "eip155:1"
     assert account_name(31337, account) == f"eip155:31337:{account}"
 
 
 @pytest.mark.parametrize("text", ["0x" + "aB" * 20, "eip155:31337:0x" + "Ab" * 20])
-def test_an_account_is_found_by_its_address_or_its_name_on_the_chain(text: str) -> None:
+def test_an_account_is_parsed_from_an_address_or_a_caip_10_identifier(text: str) -> None:
     assert account_of(text, 31337) == "0x" + "ab" * 20
 
 
@@ -29,6 +29,6 @@ def test_an_account_is_found_by_its_address_or_its_name_on_the_chain(text: str) 
         ("", "not an account"),
     ],
 )
-def test_whatever_is_no_account_of_this_chain_is_refused(text: str, reason: str) -> None:
+def test_other_text_is_refused_as_an_account(text: str, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         account_of(text, 31337)

@@ -48,7 +48,7 @@ def dumped(row: Any) -> bytes:
         ({"text": "éé", "source": "json.dumps"}, RowFormat.TEXT, 2),
     ],
 )
-def test_rows_of_the_three_formats_are_taken(row: Any, row_format: RowFormat, num_characters: int) -> None:
+def test_rows_of_the_three_formats_are_accepted(row: Any, row_format: RowFormat, num_characters: int) -> None:
     checked = check(dumped(row))
     assert isinstance(checked, Row)
     assert (checked.format, checked.num_characters) == (row_format, num_characters)
@@ -102,20 +102,18 @@ def test_rows_of_the_three_formats_are_taken(row: Any, row_format: RowFormat, nu
         ),
     ],
 )
-def test_everything_wrong_with_a_line_is_found(
-    raw: bytes | None, defects: list[tuple[str, str | None]]
-) -> None:
+def test_all_defects_of_a_line_are_found(raw: bytes | None, defects: list[tuple[str, str | None]]) -> None:
     assert found(raw) == defects
 
 
-def test_a_byte_order_mark_is_named_and_the_rest_of_the_line_checked_too() -> None:
+def test_a_byte_order_mark_is_a_defect_and_the_line_is_still_checked() -> None:
     assert found(b'\xef\xbb\xbf{"prompt": "a"}', line=1) == [
         ("byte_order_mark", None),
         ("missing_field", "completion"),
     ]
 
 
-def test_line_ends_of_another_system_are_named_once_a_file() -> None:
+def test_carriage_returns_are_reported_once_per_file() -> None:
     checker = LineChecker()
     first, second = (checker.check(line, b'{"text": "a"}\r') for line in (1, 2))
     assert isinstance(first, list)
@@ -132,7 +130,7 @@ def test_all_rows_have_the_format_of_the_first() -> None:
     assert defect.code == "mixed_formats"
 
 
-def test_the_canonical_form_is_one_whatever_the_spelling() -> None:
+def test_the_canonical_form_does_not_depend_on_the_spelling() -> None:
     one = check(b'{"source":"s","text":"\\u00e9\\n"}')
     two = check('{ "text" : "é\\u000a", "source": "s" }'.encode())
     assert isinstance(one, Row)
@@ -166,7 +164,7 @@ def test_lines_do_not_depend_on_the_chunks(content: bytes, cuts: list[int]) -> N
     assert list(split_lines(chunks)) == (expected[:-1] if not expected[-1] else expected)
 
 
-def test_a_line_too_long_is_skipped_and_the_next_ones_read() -> None:
+def test_a_long_line_is_skipped() -> None:
     chunks = [b"ok\n", b"x" * 40, b"x" * 40 + b"\nfine\n", b"y" * 51]
     assert list(split_lines(chunks, max_bytes=50)) == [b"ok", None, b"fine", None]
     assert list(split_lines([b"x" * 50 + b"\n"], max_bytes=50)) == [b"x" * 50]

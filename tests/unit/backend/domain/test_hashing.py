@@ -1,4 +1,4 @@
-"""The twins of the contracts' hashes, held against the vectors and against independent encoders."""
+"""Hashes compared with the shared vectors and with independent encoders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def abi_hash(types: list[str], values: list[Any]) -> str:
 
 
 def typed_digest(declaration: str, case: dict[str, Any]) -> str:
-    """By eth-account, from the vector's own fields."""
+    """Digest by eth-account, from the vector's fields."""
     name, members = declaration.rstrip(")").split("(")
     fields = [dict(zip(("type", "name"), member.split(), strict=True)) for member in members.split(",")]
     domain = {
@@ -69,7 +69,7 @@ def test_vectors_are_what_the_generator_writes() -> None:
         ("receipt_keys", hashing.RECEIPT_KEY_TYPE),
     ],
 )
-def test_typed_digests_agree_with_another_implementation(subject: str, declaration: str) -> None:
+def test_typed_digests_agree_with_eth_account(subject: str, declaration: str) -> None:
     for case in cases(subject):
         assert case["digest"] == typed_digest(declaration, case)
 
@@ -90,7 +90,7 @@ def test_any_receipt_is_signed_as_wallets_would_sign_it(
     chain_id: int,
     contract: bytes,
 ) -> None:
-    """The encoding that serving uses, against eth-account's of the whole typed message."""
+    """Compare with eth-account's encoding of the whole typed message."""
     channel, *committed, attribution = map(to_hash, hashes)
     receipt = Receipt(ChannelId(channel), *uint128s, *committed, *tokens, attribution, served_at)
     members = hashing.RECEIPT_TYPE.removeprefix("Receipt(").rstrip(")").split(",")

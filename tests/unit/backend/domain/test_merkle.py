@@ -25,7 +25,7 @@ def leaves_of(count: int) -> list[tuple[bytes, int]]:
 
 
 def reference_root(leaves: list[tuple[bytes, int]]) -> tuple[int, bytes]:
-    """Plainly, by pairs."""
+    """A plain implementation, by pairs."""
     level = [(value, keccak(TAG + key)) for key, value in leaves]
     while len(level) > 1:
         pairs = zip(level[::2], level[1::2], strict=False)

@@ -5,15 +5,15 @@ from backend.domain.near_duplicates import NUM_BANDS, similarity_ppm
 ALIKE = (0x0102030405060708,) * NUM_BANDS
 
 
-def test_equal_sketches_are_wholly_alike() -> None:
+def test_equal_sketches_have_full_similarity() -> None:
     assert similarity_ppm(ALIKE, ALIKE) == 1_000_000
 
 
-def test_sketches_without_a_byte_in_common_are_not_alike() -> None:
+def test_sketches_without_a_common_byte_have_no_similarity() -> None:
     assert similarity_ppm(ALIKE, (-1,) * NUM_BANDS) == 0
 
 
-def test_each_byte_counts_less_what_chance_would_give() -> None:
+def test_similarity_is_corrected_for_chance() -> None:
     half = ALIKE[: NUM_BANDS // 2] + (-1,) * (NUM_BANDS // 2)
     assert similarity_ppm(ALIKE, half) == 1_000_000 * (256 * 32 - 64) // (255 * 64)
     one_off = (ALIKE[0] ^ 0xFF, *ALIKE[1:])

@@ -21,7 +21,7 @@ def test_too_few_known_adapters_give_no_score() -> None:
     assert risk_of(USUAL[0], USUAL[1:]) is None
 
 
-def test_an_adapter_like_the_others_has_a_low_score_and_an_odd_one_names_its_statistic() -> None:
+def test_an_unusual_adapter_scores_high_by_its_statistic() -> None:
     usual = risk_of({"norm": 1.03, "entropy": 0.67}, USUAL)
     assert usual is not None
     assert usual.score < 10
@@ -30,14 +30,14 @@ def test_an_adapter_like_the_others_has_a_low_score_and_an_odd_one_names_its_sta
     assert (odd.score, odd.by) == (100, "entropy")
 
 
-def test_one_odd_adapter_among_the_known_does_not_make_another_usual() -> None:
+def test_one_known_outlier_does_not_hide_another() -> None:
     poisoned = [*USUAL, {"norm": 50.0, "entropy": 0.0}]
     odd = risk_of({"norm": 50.0, "entropy": 0.0}, poisoned)
     assert odd is not None
     assert odd.score == 100
 
 
-def test_known_adapters_that_are_all_alike_do_not_make_a_rounding_error_odd() -> None:
+def test_equal_known_adapters_do_not_make_a_rounding_error_unusual() -> None:
     alike = [{"norm": 1.0}] * MIN_KNOWN
     found = risk_of({"norm": 1.0001}, alike)
     assert found == Risk(0, "norm")
@@ -48,17 +48,19 @@ def test_known_adapters_that_are_all_alike_do_not_make_a_rounding_error_odd() ->
     [
         (COPY_COSINE, 0.0, True),
         (COPY_COSINE - 0.01, 0.0, False),
-        (0.3, COPY_SHARE, True),  # a part of somebody else's layers as they were
+        (0.3, COPY_SHARE, True),  # some layers of another adapter unchanged
         (0.3, COPY_SHARE - 0.01, False),
     ],
 )
-def test_a_copy_is_told_by_the_whole_or_by_its_layers(cosine: float, shared: float, *, is_copy: bool) -> None:
+def test_a_copy_is_detected_by_cosine_or_by_its_layers(
+    cosine: float, shared: float, *, is_copy: bool
+) -> None:
     assert Likeness(VERSION, CREATOR, cosine, round(shared * 1_000_000)).is_copy is is_copy
 
 
-def test_a_report_says_in_words_what_it_knows_and_what_it_does_not() -> None:
+def test_the_message_of_a_report() -> None:
     likeness = Likeness(VERSION, CREATOR, 0.97, 0)
     assert ScreeningReport(Risk(31, "norm"), likeness, 9, 2).message == (
-        f"Risk score 31/100, by norm; a copy of {VERSION} (cosine 0.97); 9 compared, 2 not within reach."
+        f"Risk score 31/100, by norm; a copy of {VERSION} (cosine 0.97); 9 compared, 2 unavailable."
     )
-    assert "No risk score; no version of others is known" in ScreeningReport(None, None, 0, 0).message
+    assert "No risk score; no other creator's version is known" in ScreeningReport(None, None, 0, 0).message

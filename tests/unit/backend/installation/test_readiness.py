@@ -7,7 +7,7 @@ from collections import namedtuple
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from backend.deployment.local import save
+from backend.deployment.deployment_file import save_deployment
 from backend.domain.deployment import LOCAL_CHAIN_ID, Deployment
 from backend.installation.base_model import BaseModelInfo
 from backend.installation.installation import Installation
@@ -55,7 +55,7 @@ def test_what_an_operator_lacks_on_the_chain_is_named_with_its_remedy(
 
 def test_a_base_model_without_a_registered_record_is_a_fault(tmp_path: Path) -> None:
     deployment = Deployment(LOCAL_CHAIN_ID, 1, some_hash("block"), {"Settlement": some_account("settlement")})
-    save(deployment, tmp_path / "deployment.json")
+    save_deployment(deployment, tmp_path / "deployment.json")
     installation = Installation(Settings(home=tmp_path))
     try:
         installation.prepare_database()

@@ -1,4 +1,4 @@
-"""Disputes' encodings, held against the vectors and against an independent encoder."""
+"""Encodings of disputes, compared with the shared vectors and with an independent encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from eth_abi.abi import encode
 
 from backend.chain.contracts import interface
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.disputes.lookups import InvalidWitness, TreeRoot
 from backend.domain.disputes.witnesses import (
     AnsweredReceipt,
@@ -55,7 +55,7 @@ def test_a_demands_id_is_the_hash_of_its_encoding(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases("prefix"))
-def test_a_lookup_shows_the_value_under_its_key_and_under_no_other(case: dict[str, Any]) -> None:
+def test_a_lookup_proves_the_value_under_its_key_only(case: dict[str, Any]) -> None:
     root = TreeRoot(to_bytes(case["tag"]), to_bytes(case["root"]), int(case["count"]), int(case["sum"]))
     openings = [
         {"index": index, "value": value, "path": path}
@@ -84,8 +84,8 @@ def test_a_proof_as_a_call_is_decoded_to_what_it_was_made_of(case: dict[str, Any
         assert receipt_id(witness.receipt) == case["receiptId"]
 
 
-def test_an_answered_receipt_is_what_the_batch_data_would_have_had() -> None:
-    draft = Draft.of(SHOP.batch(Random(5), Ledger(), 4))
+def test_an_answered_receipt_equals_that_of_the_batch_data() -> None:
+    draft = Draft.of(SHOP.batch(Random(5), OperatorLedger(), 4))
     for index, signed in enumerate(draft.receipts):
         records = [SHOP.version(s.version_id) for s in signed.slices]
         opening = draft.batch.open_receipt(index)
@@ -99,8 +99,8 @@ def test_an_answered_receipt_is_what_the_batch_data_would_have_had() -> None:
         assert Demand.from_chain(args["demand_"]) == demand
 
 
-def test_receipts_and_openings_survive_the_way_through_decimal_text() -> None:
-    signed = SHOP.batch(Random(1), Ledger(), 1).receipts[0]
+def test_receipts_and_openings_survive_decimal_text() -> None:
+    signed = SHOP.batch(Random(1), OperatorLedger(), 1).receipts[0]
     text = {name: str(value) for name, value in receipt_abi(signed.receipt).items()}
     assert receipt_from_chain(text) == signed.receipt
     assert opening_from_chain({"index": "3", "value": "9", "path": "0x0102"}) == Opening(3, 9, b"\x01\x02")

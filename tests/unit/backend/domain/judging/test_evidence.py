@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.disputes.proofs import EquivocationProof
 from backend.domain.judging.case import Case, Wrong
 from backend.domain.judging.judge import judge
@@ -26,17 +26,17 @@ def found(market: Market, receipts: list[SignedReceipt], *evidence: SignedReceip
 
     key, batch = market.receipt_key.account, market.batch(receipts)
     header = batch.header(1, 2, some_hash("data"))
-    case = Case(header, None, batch.spans, batch.receipts, Ledger(), evidence=evidence)
+    case = Case(header, None, batch.spans, batch.receipts, OperatorLedger(), evidence=evidence)
     judged = judge(case, market, market.terms, is_signed)
     return judged if isinstance(judged, Wrong) else None
 
 
 def twin(market: Market, signed: SignedReceipt, **changes: object) -> SignedReceipt:
-    """Another receipt, signed by the operator as well."""
+    """Another receipt with the operator's signature."""
     return market.sign(replace(signed.receipt, **changes), signed.slices)  # type: ignore[arg-type]
 
 
-def test_another_receipt_over_the_same_money_convicts(market: Market) -> None:
+def test_an_overlapping_receipt_convicts(market: Market) -> None:
     receipts = market.receipts(5)
     other = twin(market, receipts[3], response_hash=some_hash("another answer"))
     wrong = found(market, receipts, other)
@@ -47,7 +47,7 @@ def test_another_receipt_over_the_same_money_convicts(market: Market) -> None:
     assert (wrong.proof.receipt, wrong.proof.other) == (receipts[3].receipt, other.receipt)
 
 
-def test_an_overlap_by_one_micro_unit_convicts_and_a_touch_does_not(market: Market) -> None:
+def test_an_overlap_by_one_micro_unit_convicts_and_adjacency_does_not(market: Market) -> None:
     channel = market.channels[0]
     first, second = market.serve(channel), market.serve(channel)
     end = second.receipt.cumulative
@@ -57,12 +57,12 @@ def test_an_overlap_by_one_micro_unit_convicts_and_a_touch_does_not(market: Mark
     assert found(market, [first, second], overlapping) is not None
 
 
-def test_the_same_receipt_is_no_contradiction(market: Market) -> None:
+def test_the_same_receipt_is_no_equivocation(market: Market) -> None:
     receipts = market.receipts(3)
     assert found(market, receipts, *receipts) is None
 
 
-def test_what_is_worth_nothing_or_lies_on_another_channel_convicts_nobody(market: Market) -> None:
+def test_receipts_without_charge_or_of_another_channel_do_not_convict(market: Market) -> None:
     channel, elsewhere = market.channels[:2]
     signed = market.serve(channel)
     free = twin(market, signed, charge=0, cumulative=signed.receipt.cumulative - 1)
@@ -70,7 +70,7 @@ def test_what_is_worth_nothing_or_lies_on_another_channel_convicts_nobody(market
     assert found(market, [signed], free, foreign) is None
 
 
-def test_what_the_operator_did_not_sign_convicts_nobody(market: Market) -> None:
+def test_receipts_that_the_operator_did_not_sign_do_not_convict(market: Market) -> None:
     signed = market.serve()
     receipt = replace(signed.receipt, response_hash=some_hash("another answer"))
     forged = replace(

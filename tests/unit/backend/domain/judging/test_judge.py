@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.batch import Ledger
+from backend.domain.batch import OperatorLedger
 from backend.domain.disputes.proofs import holds
 from backend.domain.judging.case import Right, Wrong
 from tests.support.accused import Accused, Draft, Outcome, Unanswered, case_of, try_to_convict
@@ -22,8 +22,8 @@ SHOP = model_shop()
 AT = 1_790_000_100
 
 
-def honest(random: Random, count: int, *, has_parent: bool) -> tuple[Draft, Accused | None, Ledger]:
-    parent, ledger = None, Ledger()
+def honest(random: Random, count: int, *, has_parent: bool) -> tuple[Draft, Accused | None, OperatorLedger]:
+    parent, ledger = None, OperatorLedger()
     if has_parent:
         first = SHOP.batch(random, ledger, 3)
         parent = Draft.of(first).commit(AT - 10, AT + 50)
@@ -32,7 +32,7 @@ def honest(random: Random, count: int, *, has_parent: bool) -> tuple[Draft, Accu
 
 
 def is_same(accused: Accused, draft: Draft) -> bool:
-    """Whether nothing came of a corruption."""
+    """Whether a corruption had no effect."""
     other = draft.commit(accused.header.committed_at, accused.header.final_at, accused.parent)
     return other.header == accused.header
 
@@ -58,9 +58,7 @@ def test_an_honest_batch_is_right(seed: int, count: int, has_parent: bool) -> No
 
 @settings(max_examples=20)
 @given(st.integers(0, 1 << 32), st.integers(1, 8))
-def test_an_honest_batch_whose_data_and_parent_are_withheld_is_right_once_all_is_answered(
-    seed: int, count: int
-) -> None:
+def test_a_withheld_honest_batch_is_right_once_all_demands_are_answered(seed: int, count: int) -> None:
     draft, parent, _ = honest(Random(seed), count, has_parent=True)
     draft.published = None
     accused = draft.commit(AT, AT + 60, parent)
@@ -99,8 +97,8 @@ def assert_caught(random: Random, corruptions: list[Corruption], count: int, *, 
     assert_convicted(outcome, accused)
 
 
-def test_one_hidden_receipt_among_many_is_found_by_few_demands() -> None:
-    """The published ones are honest, and all but one of them in the tree."""
+def test_one_withheld_receipt_among_many_is_found_by_few_demands() -> None:
+    """The published receipts are honest; all but one are in the tree."""
     random = Random(4)
     draft, _, ledger = honest(random, 400, has_parent=False)
     published = list(draft.receipts)

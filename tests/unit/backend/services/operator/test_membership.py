@@ -73,7 +73,7 @@ class Desk:
 
     def mined(self, transaction: ChainTransaction) -> None:
         with self.database.begin() as tx:
-            tx.transactions.failed(transaction.id, {})  # over, whatever became of it
+            tx.transactions.mark_failed(transaction.id, {})  # over, whatever became of it
 
 
 def calls(transactions: list[ChainTransaction]) -> list[str]:

@@ -107,7 +107,7 @@ def test_another_price_is_another_record_whatever_waits(desk: Desk) -> None:
 def test_what_failed_is_queued_anew(desk: Desk) -> None:
     (first,) = desk.offers.register([ANSWERS])
     with desk.database.begin() as tx:
-        tx.transactions.failed(first.id, {})
+        tx.transactions.mark_failed(first.id, {})
     (again,) = desk.offers.register([ANSWERS])
     assert again.id > first.id
 

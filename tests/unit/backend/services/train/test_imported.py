@@ -55,8 +55,8 @@ def test_what_was_brought_waits_to_be_looked_at_and_names_no_snapshot(counter: C
     job = counter.create()
     assert counter.adapters.get(job.id) == job
     assert (job.state, job.step, job.snapshot_id) == (JobState.VALIDATING, Step.VALIDATE, ZERO_HASH)
-    assert job.foreign is not None
-    assert (job.foreign.licence, job.foreign.transfers) == ("MIT", counter.files)
+    assert job.imported is not None
+    assert (job.imported.licence, job.imported.transfers) == ("MIT", counter.files)
     assert counter.desk.offers() == [("training.validate", job.id)]
 
 

@@ -13,7 +13,7 @@ from backend.domain.errors import DomainError, PaymentRequired
 from backend.domain.hashing import response_bytes, salted_hash, to_bytes, version_id
 from backend.domain.rules import Rules
 from backend.domain.training import Dataset, JobState, Step
-from backend.domain.training_payment import most_tokens, request_bytes, training_record
+from backend.domain.training_payment import max_trained_tokens, request_bytes, training_record
 from backend.domain.voucher import ClientVoucher, SignedVoucher, Voucher
 from backend.services.channels.admission import Payer
 from backend.services.channels.balance import ViewStale
@@ -370,4 +370,4 @@ def test_the_bound_is_what_is_kept(house: House) -> None:
     for options in ({"epochs": 3}, {"steps": 7}, {"packing": True, "max_length": 100}, {"batch_size": 64}):
         job = house.create(**options)
         assert job.payment is not None
-        assert job.payment.max_tokens == most_tokens(job.config, NUM_ROWS)
+        assert job.payment.max_tokens == max_trained_tokens(job.config, NUM_ROWS)

@@ -21,7 +21,7 @@ def attempt(database: Database, *args: object, most: int | None = None) -> int:
 
 def fail(database: Database, transaction: int) -> None:
     with database.begin() as tx:
-        tx.transactions.failed(transaction, {"error": "OutOfGas"})
+        tx.transactions.mark_failed(transaction, {"error": "OutOfGas"})
 
 
 def test_a_call_is_sent_again_only_after_it_failed(sqlite_database: Database) -> None:

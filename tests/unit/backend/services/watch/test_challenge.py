@@ -8,7 +8,7 @@ from backend.domain.disputes.witnesses import Demand, Tree
 from backend.domain.ids import ChannelId
 from backend.domain.registries import Operator
 from backend.domain.settlement import BatchState, CommittedBatch, DemandStatus, PaidSpan
-from backend.ports.disputes import Sent
+from backend.domain.transactions import CallResult
 from backend.services.watch.challenge import Challenge
 from tests.support.market import parameter_set, some_account, some_hash
 
@@ -96,9 +96,9 @@ class DisputeSender:
     def reservation(self, call: Call) -> Hash32:
         return some_hash("reservation")
 
-    def send(self, calls: Sequence[Call]) -> list[Sent]:
+    def send(self, calls: Sequence[Call]) -> list[CallResult]:
         self.sent += calls
-        return [Sent(call, some_hash(f"tx {len(self.sent)}")) for call in calls]
+        return [CallResult(call, some_hash(f"tx {len(self.sent)}")) for call in calls]
 
     @property
     def functions(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""docs/deploy.md, typed: every command on the page, in its order, on a chain with Sepolia's id."""
+"""Runs every command of docs/deploy.md in order, on a chain with Sepolia's id."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ HOLDERS = [key("0x" + digit * 40) for digit in "123456"]
 
 
 def commands() -> list[str]:
-    """The page's blocks of commands."""
+    """Code blocks of the page with commands."""
     return re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 class Shell:
-    """One shell session over several calls: variables stay."""
+    """A shell session that keeps its variables."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self._url = folder, url
@@ -114,7 +114,7 @@ def shell(node: Node, tmp_path: Path) -> Iterator[Shell]:
 
 
 @pytest.mark.timeout(900)
-def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: Node) -> None:
+def test_every_command_of_the_guide_works_as_written(shell: Shell, node: Node) -> None:
     with_key, copy, plan, deploy, delegate, check, sources, *operate = commands()
     done = shell.run(with_key)
     assert done.returncode == 0, done.stderr
@@ -141,7 +141,7 @@ def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: N
 
     too_early = shell.run(check)
     assert too_early.returncode == 1
-    assert too_early.stdout.startswith("off: MarketGovernor: 0 votes are delegated")
+    assert too_early.stdout.startswith("error: MarketGovernor: 0 votes are delegated")
     _delegate(shell, node, delegate)
     fine = shell.run(check)
     assert (fine.returncode, fine.stderr) == (0, "")
@@ -155,7 +155,7 @@ def test_every_command_of_the_guide_works_as_it_is_written(shell: Shell, node: N
 
 
 def _edit(terms: Path) -> None:
-    """What the reader does: real accounts in the place of the placeholders."""
+    """Replace the placeholders by real accounts, as the reader does."""
     terms.write_text(PLACEHOLDER.sub(lambda found: key(found[0]).account, terms.read_text()))
 
 
@@ -169,7 +169,7 @@ def _delegate(shell: Shell, node: Node, command: str) -> None:
 
 
 def _explorer_could_verify(folder: Path, node: Node) -> None:
-    """Names, compiler and arguments: what the input alone does not say."""
+    """Names, compiler and arguments, which the input does not contain."""
     listed = json.loads((folder / "sources" / "contracts.json").read_text())
     record = json.loads((folder / "deployments" / "11155111.json").read_text())
     assert list(listed) == list(CONTRACTS)
@@ -185,7 +185,7 @@ def _explorer_could_verify(folder: Path, node: Node) -> None:
 
 
 def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
-    """A fresh home serves, and could settle, by the page's commands alone."""
+    """A fresh home serves and can settle after the page's commands."""
     install, follow, join, show, serve, look = blocks
     made = shell.run(install)
     assert made.returncode == 0, made.stderr
@@ -271,7 +271,7 @@ def _answer(url: str) -> httpx.Response | None:
         ("LORALEDGER_RPC_URL=http://127.0.0.1:9; loraledger market check", "not reachable"),
     ],
 )
-def test_a_command_that_cannot_work_says_why(shell: Shell, command: str, message: str) -> None:
+def test_a_command_that_cannot_work_explains_why(shell: Shell, command: str, message: str) -> None:
     done = shell.run(f"LORALEDGER_RPC_URL={ENDPOINT}; {command}")
     assert done.returncode == 1
     assert message in done.stderr
@@ -281,7 +281,7 @@ def test_a_command_that_cannot_work_says_why(shell: Shell, command: str, message
 @pytest.mark.deep
 @pytest.mark.parametrize("contract", ["PaymentVault", "Disputes", "TimelockController"])
 def test_the_sources_compile_to_the_deployed_code(contract: str, tmp_path: Path) -> None:
-    """As an explorer does it, for one contract of each of the build's inputs."""
+    """Compile like an explorer, one contract of each input of the build."""
     from backend.deployment.deployer import artifact
     from backend.deployment.sources import _build_info, _needed
 

@@ -12,7 +12,8 @@ from backend.chain.keys import local_account
 from backend.chain.node import Node
 from backend.deployment.contracts import ADMIN, CURATOR, GUARDIAN, create_market
 from backend.deployment.deployer import Deployer, bytecode
-from backend.deployment.local import DOLLAR, deploy_local, load, local_terms, save
+from backend.deployment.deployment_file import load_deployment, save_deployment
+from backend.deployment.local import DOLLAR, deploy_local, local_terms
 from backend.deployment.quorum import TOKEN
 from backend.domain.chain import ChainReplaced, Reverted
 from backend.domain.errors import Forbidden, InvalidInput, NotFound, Unavailable
@@ -59,7 +60,7 @@ def test_users_hold_dollars_and_undelegated_votes(chain: ChainClient) -> None:
 
 
 @pytest.mark.parametrize("account", [COUNCIL, OPERATOR, USERS[0]])
-def test_nobody_but_the_timelock_governs(chain: ChainClient, account: Account) -> None:
+def test_only_the_timelock_governs(chain: ChainClient, account: Account) -> None:
     for contract, function, args in (
         ("Parameters", "setFee", (1,)),
         ("Parameters", "setTreasury", (account,)),
@@ -77,7 +78,7 @@ def test_only_the_guardian_pauses(chain: ChainClient) -> None:
 
 
 def members(deployer: Deployer, node: Node, contract: str) -> dict[Any, set[Account]]:
-    """Who holds each role of a contract by all grants and revocations that it ever logged."""
+    """Holders of each role of a contract, from all logged grants and revocations."""
     events = interface(contract).events
     holders: dict[Any, set[Account]] = {}
     for log in node.logs([deployer.addresses[contract]], 0, node.head().number):
@@ -105,7 +106,7 @@ def test_a_deployment_leaves_the_timelock_as_only_administrator(hardhat_node: Lo
             CURATOR: {curator},
         }
         role = {
-            name: deployer.ask("TimelockController", name)
+            name: deployer.call("TimelockController", name)
             for name in ("DEFAULT_ADMIN_ROLE", "PROPOSER_ROLE", "CANCELLER_ROLE", "EXECUTOR_ROLE")
         }
         assert members(deployer, node, "TimelockController") == {
@@ -114,14 +115,14 @@ def test_a_deployment_leaves_the_timelock_as_only_administrator(hardhat_node: Lo
             role["CANCELLER_ROLE"]: {governor},
             role["EXECUTOR_ROLE"]: {ZERO_ACCOUNT},
         }
-        assert deployer.ask("Parameters", "current")["treasury"] == treasury
+        assert deployer.call("Parameters", "current")["treasury"] == treasury
         for contract, function, expected in (
             ("Parameters", "pauseCommits", GUARDIAN),
             ("Parameters", "setFee", ADMIN),
             ("DatasetRegistry", "review", CURATOR),
         ):
             target, selector = deployer.addresses[contract], interface(contract).selector(function)
-            assert deployer.ask("AccessManager", "getTargetFunctionRole", target, selector) == expected
+            assert deployer.call("AccessManager", "getTargetFunctionRole", target, selector) == expected
     node.close()
 
 
@@ -138,28 +139,28 @@ def test_missing_builds_say_how_to_build(tmp_path: Path) -> None:
         bytecode("Settlement", tmp_path)
 
 
-def test_a_node_that_is_not_there_is_unavailable() -> None:
+def test_an_unreachable_node_is_unavailable() -> None:
     with pytest.raises(Unavailable, match="is the node running"):
         deploy_local("http://127.0.0.1:9")
 
 
-def test_a_deployment_file_comes_back_as_it_was(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_deployment_file_survives_a_round_trip(deployment: Deployment, tmp_path: Path) -> None:
     path = tmp_path / "folder" / "deployment.json"
-    save(deployment, path)
-    assert load(path) == deployment
+    save_deployment(deployment, path)
+    assert load_deployment(path) == deployment
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"chain_id": "x", "block_number": 1})])
-def test_a_broken_deployment_file_is_named(tmp_path: Path, content: str) -> None:
+def test_a_broken_deployment_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "deployment.json"
     with pytest.raises(NotFound, match="loraledger up"):
-        load(path)
+        load_deployment(path)
     path.write_text(content)
     with pytest.raises(InvalidInput, match=r"deployment\.json is not a deployment file"):
-        load(path)
+        load_deployment(path)
 
 
-def test_another_chain_than_the_deployments_is_noticed(
+def test_another_chain_than_the_deployments_is_an_error(
     hardhat_node: LocalNode, deployment: Deployment
 ) -> None:
     same = ChainClient.connect(hardhat_node.url, deployment)
@@ -176,9 +177,7 @@ def test_another_chain_than_the_deployments_is_noticed(
         client.close()
 
 
-def test_a_contract_that_is_not_there_is_no_silent_zero(
-    hardhat_node: LocalNode, deployment: Deployment
-) -> None:
+def test_a_missing_contract_is_an_error_and_not_zero(hardhat_node: LocalNode, deployment: Deployment) -> None:
     addresses = dict(deployment.addresses) | {"TestUSD": COUNCIL}
     client = ChainClient.connect(hardhat_node.url, replace(deployment, addresses=addresses))
     with pytest.raises(ChainReplaced, match="no TestUSD"):
@@ -186,7 +185,7 @@ def test_a_contract_that_is_not_there_is_no_silent_zero(
     client.close()
 
 
-def test_a_prepared_call_says_in_words_what_will_be_signed(chain: ChainClient) -> None:
+def test_a_prepared_call_has_a_readable_form(chain: ChainClient) -> None:
     prepared = chain.prepare("TestUSD", "transfer", USERS[1], 5 * DOLLAR, sender=USERS[0])
     assert prepared.decoded == {
         "contract": "TestUSD",

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.chain.contracts import interface
-from backend.deployment.checks.code import masked
+from backend.deployment.checks.code import mask_immutables
 from backend.deployment.contracts import (
     CONTRACTS,
     GENERATION,
-    NAMED,
     PAYMENT_TOKEN,
+    REFERENCES,
     ROLE_OF_FUNCTION,
-    named_by,
+    references_of,
 )
 from backend.deployment.record import Record, read_record, write_record
 from backend.domain.errors import InvalidInput, NotFound
@@ -38,15 +38,15 @@ RECORD = Record(
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)
-def test_every_contract_that_another_one_names_is_known(contract: str) -> None:
-    assert set(named_by(contract).values()) <= {*CONTRACTS, PAYMENT_TOKEN}
+def test_every_reference_is_to_a_known_contract(contract: str) -> None:
+    assert set(references_of(contract).values()) <= {*CONTRACTS, PAYMENT_TOKEN}
 
 
-def test_every_expected_name_is_that_of_some_getter() -> None:
-    getters = {getter for contract in CONTRACTS for getter in named_by(contract)}
-    assert getters == set(NAMED)
-    assert named_by("Generation").keys() == {"operators", "settlement", "disputes"}
-    assert named_by("MarketGovernor")["token"] == "MarketToken"
+def test_every_expected_reference_has_a_getter() -> None:
+    getters = {getter for contract in CONTRACTS for getter in references_of(contract)}
+    assert getters == set(REFERENCES)
+    assert references_of("Generation").keys() == {"operators", "settlement", "disputes"}
+    assert references_of("MarketGovernor")["token"] == "MarketToken"
     assert set(GENERATION) < set(CONTRACTS)
 
 
@@ -57,10 +57,10 @@ def test_every_function_with_a_role_exists() -> None:
 
 def test_only_immutables_are_masked() -> None:
     built = {"immutableReferences": {"1": [{"start": 1, "length": 2}], "2": [{"start": 9, "length": 32}]}}
-    assert masked(bytes([1, 2, 3, 4]), built) == bytes([1, 0, 0, 4])
+    assert mask_immutables(bytes([1, 2, 3, 4]), built) == bytes([1, 0, 0, 4])
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_record_survives_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "deployments" / "1.json"
     write_record(RECORD, path)
     assert read_record(path) == RECORD
@@ -70,7 +70,7 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     "change",
     [{"addresses": {"Settlement": "0xAB"}}, {"block_number": "5"}, {"extra": 1}, {"guardians": 7}, None],
 )
-def test_a_broken_record_is_named(tmp_path: Path, change: dict[str, object] | None) -> None:
+def test_a_broken_record_is_refused(tmp_path: Path, change: dict[str, object] | None) -> None:
     path = tmp_path / "1.json"
     with pytest.raises(NotFound, match="no deployment record"):
         read_record(path)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from backend.domain.disputes.lookups import TreeRoot
 from backend.domain.hashing import word
-from backend.domain.judging.hidden_trees import Disorder, Opened, Search, Zero, evenly
+from backend.domain.judging.withheld_trees import (
+    DifferenceSearch,
+    PartialTree,
+    UnsortedLeaves,
+    ZeroLeaf,
+    spread_evenly,
+)
 from backend.domain.merkle import BALANCES_TAG, SumTree
 from tests.support.accused import look_ups
 
@@ -18,8 +24,8 @@ if TYPE_CHECKING:
     from backend.domain.disputes.witnesses import Lookup
     from tests.support.accused import Leaves
 
-Found = Zero | Disorder | tuple[int, int]
-"""Or key and value of a leaf that is not worth what it ought to be."""
+Found = ZeroLeaf | UnsortedLeaves | tuple[int, int]
+"""Or key and value of a wrong leaf."""
 
 
 def tree_of(leaves: Leaves) -> SumTree:
@@ -36,13 +42,13 @@ def search(ours: Leaves, theirs: Leaves, random: Random | None = None) -> tuple[
     values, keys = dict(ours), [key for key, _ in ours]
     answers: dict[int, Lookup] = {}
     for num_rounds in range(20):
-        opened = Opened(root, answers.items())
-        if found := opened.contradiction():
+        opened = PartialTree(root, answers.items())
+        if found := opened.find_malformed():
             return found, num_rounds
-        wrong = [s for s in opened.shown() if s.key in values and s.value != values[s.key]]
+        wrong = [s for s in opened.values() if s.key in values and s.value != values[s.key]]
         if wrong:
             return (wrong[0].key, wrong[0].value), num_rounds
-        wanted = Search(opened, mine, keys).next_keys()
+        wanted = DifferenceSearch(opened, mine, keys).next_keys()
         assert len(wanted) <= 64
         if not wanted:
             return None, num_rounds
@@ -58,8 +64,8 @@ def honest(random: Random, count: int, gap: int = 1 << 32) -> Leaves:
 
 @settings(max_examples=60)
 @given(st.integers(0, 1 << 32), st.integers(2, 300))
-def test_a_surplus_that_a_shortfall_pays_is_found_by_the_shortfall(seed: int, count: int) -> None:
-    """Wherever both are, and whether or not the surplus is a leaf of its own."""
+def test_a_surplus_is_found_by_the_shortfall_that_pays_it(seed: int, count: int) -> None:
+    """Wherever both are, and whether or not the surplus is a separate leaf."""
     random = Random(seed)
     ours = honest(random, count)
     theirs = dict(ours)
@@ -77,7 +83,7 @@ def test_a_surplus_that_a_shortfall_pays_is_found_by_the_shortfall(seed: int, co
     assert num_rounds <= (2 if count <= 64 else 3)
 
 
-def test_a_hidden_leaf_among_many_is_found_within_the_rounds_of_a_window() -> None:
+def test_a_wrong_leaf_among_many_is_found_within_one_dispute_window() -> None:
     random = Random(1)
     ours = honest(random, 20_000)
     place = 12_345
@@ -91,20 +97,20 @@ def test_a_hidden_leaf_among_many_is_found_within_the_rounds_of_a_window() -> No
 
 @settings(max_examples=60)
 @given(st.integers(0, 1 << 32), st.integers(1, 200))
-def test_a_worthless_leaf_between_others_is_forced_out(seed: int, count: int) -> None:
+def test_a_zero_leaf_between_others_is_found(seed: int, count: int) -> None:
     random = Random(seed)
     ours = honest(random, count)
     taken = {key for key, _ in ours}
     spare = next(key for key in iter(lambda: random.randrange(1 << 42), None) if key not in taken)
     found, num_rounds = search(ours, sorted([*ours, (spare, 0)]), random)
-    assert isinstance(found, Zero)
+    assert isinstance(found, ZeroLeaf)
     assert num_rounds <= 4
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 1 << 32), st.integers(2, 200))
 def test_any_shuffled_or_repeated_leaves_are_found(seed: int, count: int) -> None:
-    """Whichever of several leaves under a key the operator shows."""
+    """Whichever of several leaves with one key the operator opens."""
     random = Random(seed)
     ours = honest(random, count)
     theirs = list(ours)
@@ -119,7 +125,7 @@ def test_any_shuffled_or_repeated_leaves_are_found(seed: int, count: int) -> Non
 
 
 def search_where_answers_exist(ours: Leaves, theirs: Leaves, random: Random) -> bool:
-    """Of an unordered tree some keys cannot be answered at all, which convicts too."""
+    """Some keys of an unsorted tree cannot be answered, which also convicts."""
     try:
         return search(ours, theirs, random)[0] is not None
     except IndexError:
@@ -129,36 +135,36 @@ def search_where_answers_exist(ours: Leaves, theirs: Leaves, random: Random) -> 
 @pytest.mark.parametrize("count", range(2, 12))
 @pytest.mark.parametrize("place", range(1, 11))
 @pytest.mark.parametrize("num_spare", [1, 2, 3, 4, 7])
-def test_worthless_leaves_between_adjacent_keys_show_in_a_path_beside_them(
+def test_zero_leaves_between_adjacent_keys_appear_in_a_neighbours_path(
     count: int, place: int, num_spare: int
 ) -> None:
-    """No key leads to them, however many stand side by side."""
+    """No key leads to them, however many are adjacent."""
     if place >= count:
         return
     ours = [(n, 5) for n in range(10, 10 + count)]
     spare = [(1 << (90 + n), 0) for n in range(num_spare)]
     theirs = [*ours[:place], *spare, *ours[place:]]
     found, _ = search(ours, theirs)
-    assert isinstance(found, Zero)
+    assert isinstance(found, ZeroLeaf)
     assert found.opening.has_zero_sibling
     tree = tree_of(theirs)
     root = TreeRoot(BALANCES_TAG, tree.root, tree.count, tree.total)
     root.open_leaf(found.leaf_hash, found.opening)
 
 
-def test_answers_of_another_tree_count_for_nothing() -> None:
+def test_answers_of_another_tree_are_ignored() -> None:
     ours = honest(Random(2), 5)
     tree = tree_of(ours)
     root = TreeRoot(BALANCES_TAG, tree.root, tree.count, tree.total)
     (lookup,) = look_ups(ours, tree, ours[1][0])
-    assert Opened(root, [(ours[1][0], lookup)]).leaves
+    assert PartialTree(root, [(ours[1][0], lookup)]).leaves
     forged = replace(lookup, openings=(replace(lookup.openings[0], value=1),))
-    assert not Opened(root, [(ours[1][0], forged), (ours[2][0], lookup)]).leaves
+    assert not PartialTree(root, [(ours[1][0], forged), (ours[2][0], lookup)]).leaves
 
 
-def test_places_are_spread_evenly_and_never_more_than_a_demand_holds() -> None:
-    assert evenly(3) == [0, 1, 2]
-    spread = evenly(1_000)
+def test_indices_are_spread_evenly_and_fit_one_demand() -> None:
+    assert spread_evenly(3) == [0, 1, 2]
+    spread = spread_evenly(1_000)
     assert len(spread) == 64
     assert spread == sorted(set(spread))
     assert max(b - a for a, b in zip([-1, *spread], [*spread, 1_000], strict=True)) <= 16

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.deployment.journal import Journal, Origin, Step, alone
+from backend.deployment.files import exclusive
+from backend.deployment.journal import Journal, Origin, Step
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.ids import Account, Hash32
 
@@ -17,33 +18,33 @@ DIGEST = Hash32("0x" + "01" * 32)
 STEP = Step("PaymentVault.constructor", DIGEST, nonce=7, gas=1, max_fee=2, raw="0x02", hashes=(DIGEST,))
 
 
-def test_what_was_noted_is_recalled_by_the_next_run(tmp_path: Path) -> None:
+def test_a_recorded_step_is_replayed_by_the_next_run(tmp_path: Path) -> None:
     path = tmp_path / "1.journal.json"
     first = Journal(ORIGIN, path)
-    assert first.recall(STEP.what, DIGEST) is None
-    first.note(STEP)
+    assert first.replay(STEP.call, DIGEST) is None
+    first.append(STEP)
     again = Journal(ORIGIN, path)
     assert (again.position, again.next_nonce) == (0, 7)
-    assert again.recall(STEP.what, DIGEST) == STEP
+    assert again.replay(STEP.call, DIGEST) == STEP
     assert (again.position, again.next_nonce) == (1, None)
-    assert again.recall("Parameters.constructor", DIGEST) is None
+    assert again.replay("Parameters.constructor", DIGEST) is None
 
 
-def test_a_renewed_step_takes_the_place_of_the_old(tmp_path: Path) -> None:
+def test_a_replacement_takes_the_place_of_its_step(tmp_path: Path) -> None:
     path = tmp_path / "1.journal.json"
     journal = Journal(ORIGIN, path)
-    journal.note(STEP)
+    journal.append(STEP)
     dearer = replace(STEP, max_fee=3)
-    journal.renew(STEP, dearer)
+    journal.replace(STEP, dearer)
     assert Journal(ORIGIN, path).steps == (dearer,)
 
 
-@pytest.mark.parametrize(("what", "digest"), [("Parameters.constructor", DIGEST), (STEP.what, "0x02")])
-def test_another_step_than_the_recorded_one_is_refused(tmp_path: Path, what: str, digest: Hash32) -> None:
+@pytest.mark.parametrize(("call", "digest"), [("Parameters.constructor", DIGEST), (STEP.call, "0x02")])
+def test_another_step_than_the_recorded_one_is_refused(tmp_path: Path, call: str, digest: Hash32) -> None:
     path = tmp_path / "1.journal.json"
-    Journal(ORIGIN, path).note(STEP)
-    with pytest.raises(Conflict, match=r"step 1 was PaymentVault\.constructor"):
-        Journal(ORIGIN, path).recall(what, digest)
+    Journal(ORIGIN, path).append(STEP)
+    with pytest.raises(Conflict, match=r"step 1 of .* is PaymentVault\.constructor"):
+        Journal(ORIGIN, path).replay(call, digest)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +52,13 @@ def test_another_step_than_the_recorded_one_is_refused(tmp_path: Path, what: str
 )
 def test_the_journal_of_another_deployment_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
     path = tmp_path / "1.journal.json"
-    Journal(ORIGIN, path).note(STEP)
+    Journal(ORIGIN, path).append(STEP)
     with pytest.raises(Conflict, match="belongs to another deployment"):
         Journal(replace(ORIGIN, **other), path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"origin": {}, "steps": []}'])
-def test_a_broken_journal_is_named(tmp_path: Path, content: str) -> None:
+def test_a_broken_journal_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "1.journal.json"
     path.write_text(content)
     with pytest.raises(InvalidInput, match="is not a deployment's journal"):
@@ -66,8 +67,8 @@ def test_a_broken_journal_is_named(tmp_path: Path, content: str) -> None:
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "deployments"
-    with alone(folder), pytest.raises(Conflict, match="is running"), alone(folder):
+    with exclusive(folder), pytest.raises(Conflict, match="is running"), exclusive(folder):
         pass
-    with alone(folder):
+    with exclusive(folder):
         pass
     assert list(folder.iterdir()) == []

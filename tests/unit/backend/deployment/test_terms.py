@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.deployment.compromised_keys import compromised_accounts
 from backend.deployment.profiles import LOCAL
 from backend.deployment.quorum import TOKEN
-from backend.deployment.terms import TIMELOCK, Terms, faults
-from backend.deployment.terms_file import read_terms, to_account
-from backend.deployment.well_known import well_known_accounts
+from backend.deployment.terms import TIMELOCK, Terms, validate
+from backend.deployment.terms_file import parse_address, read_terms
 from backend.domain.errors import InvalidInput, NotFound
 from backend.domain.ids import Account
 from tests.support.deployment import EXAMPLE, key, production_terms
@@ -26,7 +26,7 @@ GANACHE_FIRST = Account("0x90f8bf6a479f320ead074411a4b0e7944ea8c9c1")
 
 @pytest.fixture(scope="module")
 def example() -> str:
-    """The example with real accounts in the place of its placeholders."""
+    """The example with real accounts instead of its placeholders."""
     return PLACEHOLDER.sub(lambda found: key(found[0]).account, EXAMPLE.read_text())
 
 
@@ -50,10 +50,10 @@ def test_the_example_is_read_as_it_is_written(example: str, tmp_path: Path) -> N
     assert terms.voting_rules["proposalThreshold"] == 100_000 * TOKEN
     assert terms.first_set["disputeWindow"] == 259_200
     assert terms.quorum.needed == 1_000_000 * TOKEN
-    assert (terms.quorum.fewest, list(terms.quorum.warnings())) == (2, [])
+    assert (terms.quorum.min_accounts, list(terms.quorum.warnings())) == (2, [])
 
 
-def test_the_placeholders_of_the_example_are_refused_each(tmp_path: Path) -> None:
+def test_each_placeholder_of_the_example_is_refused(tmp_path: Path) -> None:
     found = refused(tmp_path, EXAMPLE.read_text())
     assert set(found) == {"guardian", "curators.0", "distribution"}
     assert found["distribution"].count("placeholder") == 6
@@ -81,8 +81,8 @@ def test_the_placeholders_of_the_example_are_refused_each(tmp_path: Path) -> Non
         ("period_seconds = 432_000", "period_seconds = true", "voting.period_seconds", "integer"),
         ("sion_seconds = 86_400", "sion_seconds = 0", "voting.late_quorum_extension_seconds", "at least"),
         ("quorum_percent = 10", "quorum_percent = 0", "voting.quorum_percent", "outside 1 to 100"),
-        ("quorum_percent = 10", "quorum_percent = 55", "voting.quorum_percent", "ever vote"),
-        ("threshold = 100_000", "threshold = 5_400_001", "voting.proposal_threshold", "ever vote"),
+        ("quorum_percent = 10", "quorum_percent = 55", "voting.quorum_percent", "of all holders"),
+        ("threshold = 100_000", "threshold = 5_400_001", "voting.proposal_threshold", "of all holders"),
         ("fee_ppm = 50_000", "fee_ppm = 200_001", "parameters.fee_ppm", "outside 0 to 200000"),
         ("cover_ppm = 100_000", "cover_ppm = 49_999", "parameters.stake_cover_ppm", "outside"),
         ("window_seconds = 259_200", "window_seconds = 3600", "parameters.dispute_window_seconds", "outside"),
@@ -100,14 +100,16 @@ def test_the_placeholders_of_the_example_are_refused_each(tmp_path: Path) -> Non
         ("timelock = 4_600_000", "timelock = 0", "distribution", "gets nothing"),
     ],
 )
-def test_every_error_is_named(example: str, tmp_path: Path, old: str, new: str, place: str, why: str) -> None:
+def test_every_error_is_reported_by_field(
+    example: str, tmp_path: Path, old: str, new: str, place: str, why: str
+) -> None:
     assert old in example
     found = refused(tmp_path, example.replace(old, new))
     (message,) = [message for name, message in found.items() if name.startswith(place)]
     assert why in message
 
 
-def test_all_errors_are_told_at_once(example: str, tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(example: str, tmp_path: Path) -> None:
     text = example.replace("fee_ppm = 50_000", "fee_ppm = 900_000").replace("= 1_123_200", "= 5")
     assert set(refused(tmp_path, text)) == {"parameters.fee_ppm", "thaw_seconds"}
 
@@ -120,26 +122,24 @@ def test_a_holder_named_twice_in_two_spellings_is_refused(example: str, tmp_path
 
 @pytest.mark.parametrize("account", [ANVIL_FIRST, GANACHE_FIRST])
 @pytest.mark.parametrize("field", ["guardian", "treasury"])
-def test_accounts_whose_keys_everybody_has_are_refused_on_a_public_chain(
-    account: Account, field: str
-) -> None:
+def test_compromised_accounts_are_refused_on_a_public_chain(account: Account, field: str) -> None:
     terms = replace(production_terms(TOKEN_AT, chain_id=1), **{field: account})
-    assert faults(terms) == {field: f"everybody has the key of {account}"}
-    assert faults(replace(terms, chain_id=31337)) == {}
+    assert validate(terms) == {field: f"the private key of {account} is public"}
+    assert validate(replace(terms, chain_id=31337)) == {}
 
 
-def test_keys_of_small_numbers_are_known_to_everybody() -> None:
-    assert "0x7e5f4552091a69125d5dfcb7b8c2659029395bdf" in well_known_accounts()
+def test_keys_of_small_numbers_are_compromised() -> None:
+    assert "0x7e5f4552091a69125d5dfcb7b8c2659029395bdf" in compromised_accounts()
 
 
-def test_profile_local_is_refused_but_on_the_developers_chain() -> None:
+def test_profile_local_is_refused_on_a_public_chain() -> None:
     terms = production_terms(TOKEN_AT, chain_id=31337)
-    assert faults(terms) == {}
-    assert "profile" not in faults(replace(terms, profile=LOCAL))
-    assert "refused on chain 1" in faults(replace(terms, profile=LOCAL, chain_id=1))["profile"]
+    assert validate(terms) == {}
+    assert "profile" not in validate(replace(terms, profile=LOCAL))
+    assert "refused on chain 1" in validate(replace(terms, profile=LOCAL, chain_id=1))["profile"]
 
 
-def test_terms_are_told_apart_by_anything_in_them() -> None:
+def test_every_field_changes_the_digest() -> None:
     terms = production_terms(TOKEN_AT)
     assert terms.digest == production_terms(TOKEN_AT).digest
     assert terms.digest != replace(terms, thaw_seconds=terms.thaw_seconds + 1).digest
@@ -148,13 +148,13 @@ def test_terms_are_told_apart_by_anything_in_them() -> None:
 def test_addresses_are_read_with_and_without_checksum() -> None:
     mixed = "0x1c7D4B196Cb0C7B01d743Fbc6116a902379C7238"
     for spelling in (mixed, mixed.lower(), "0x" + mixed[2:].upper()):
-        assert to_account(spelling) == TOKEN_AT
+        assert parse_address(spelling) == TOKEN_AT
     for wrong in ("", "0x", mixed[:-1], mixed[2:], mixed + "00", mixed.swapcase()):
         with pytest.raises(ValueError, match=r"address|checksum"):
-            to_account(wrong)
+            parse_address(wrong)
 
 
-def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_malformed_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"terms\.example\.toml"):
         read_terms(tmp_path / "none.toml")
     with pytest.raises(InvalidInput, match="is not TOML"):

@@ -1,4 +1,4 @@
-"""Accounts whose keys everybody has: whatever they hold or may do on a public chain is anybody's."""
+"""Accounts whose private keys are public. On a public chain anyone can act as such an account."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ MNEMONICS = (
     LOCAL_MNEMONIC,
     "myth like bonus scare over problem client lizard pioneer submit female collect",
 )
-"""Of Hardhat, Anvil and Foundry, and of Ganache."""
+"""Default mnemonics of Hardhat, Anvil and Foundry, and of Ganache."""
 NUM_ACCOUNTS = 20
+"""Accounts per mnemonic."""
 NUM_SMALL_KEYS = 16
-"""The private keys 1, 2, 3, ...: the first that anybody tries."""
+"""The private keys 1, 2, 3, ..."""
 
 
 @cache
-def well_known_accounts() -> frozenset[Account]:
+def compromised_accounts() -> frozenset[Account]:
     EthAccount.enable_unaudited_hdwallet_features()
     derived = (
         EthAccount.from_mnemonic(mnemonic, account_path=f"m/44'/60'/0'/0/{index}").address

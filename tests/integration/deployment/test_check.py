@@ -1,4 +1,4 @@
-"""A market is fine until one thing about it is changed; then the check names that thing."""
+"""The check reports each single harm to a deployed market."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.chain.contracts import interface
 from backend.chain.node import Node
 from backend.chain.rpc import RpcError
 from backend.deployment.checks.market import check_market
-from backend.deployment.checks.reading import all_logs
+from backend.deployment.checks.reader import read_logs
 from backend.deployment.contracts import CONTRACTS, GUARDIAN
 from backend.deployment.deployer import artifact
 from backend.deployment.profiles import DAY
@@ -20,8 +20,8 @@ from backend.deployment.terms import TIMELOCK
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 from backend.domain.ids import Hash32
-from tests.support.deployment import DEPLOYER, HOLDERS, STRANGER, acting, deploy, fund
-from tests.support.deployment_harms import BREAKS, NOBODY, TERMS, Market, grant
+from tests.support.deployment import DEPLOYER, HOLDERS, OUTSIDER, acting, deploy, fund
+from tests.support.deployment_harms import BREAKS, TERMS, UNUSED, Market, grant
 from tests.support.servers import snapshot
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def market(deployed_market: Market, hardhat_node: LocalNode) -> Iterator[Market]
         yield deployed_market
 
 
-def test_a_deployed_market_whose_holders_delegated_is_fine(market: Market) -> None:
+def test_a_market_with_delegated_votes_has_no_findings(market: Market) -> None:
     assert market.found() == []
 
 
 @pytest.mark.parametrize("harm", BREAKS)
-def test_the_check_names_what_was_broken(market: Market, harm: str) -> None:
+def test_the_check_reports_each_harm(market: Market, harm: str) -> None:
     breaks, expected = BREAKS[harm]
     breaks(market)
     found = market.found()
@@ -62,13 +62,13 @@ def test_the_check_names_what_was_broken(market: Market, harm: str) -> None:
     assert all(any(part in line for part in expected) for line in found), found
 
 
-def test_a_warning_alone_is_not_off(market: Market) -> None:
+def test_a_warning_alone_is_no_error(market: Market) -> None:
     BREAKS["commits are paused"][0](market)
     assert [line.split(":")[0] for line in market.found()] == ["warning"]
 
 
-def test_late_votes_without_an_extension_are_named(market: Market) -> None:
-    """By a real vote: only the governor itself can change that rule."""
+def test_a_missing_extension_for_late_votes_is_reported(market: Market) -> None:
+    """By a real vote, since only the governor can change that rule."""
     calls = [interface("MarketGovernor").function("setLateQuorumVoteExtension", (0,)).encode((0,))]
     description = "No extension"
     proposer, voter, _ = (acting(market.node, market.record, holder) for holder in HOLDERS)
@@ -76,17 +76,17 @@ def test_late_votes_without_an_extension_are_named(market: Market) -> None:
     proposer.send("MarketGovernor", "propose", [market.at("MarketGovernor")], [0], calls, description)
     digest = keccak(description.encode())
     proposal = ([market.at("MarketGovernor")], [0], calls, digest)
-    number = proposer.ask("MarketGovernor", "hashProposal", *proposal)
+    number = proposer.call("MarketGovernor", "hashProposal", *proposal)
     _pass(market, DAY + 1)
     proposer.send("MarketGovernor", "castVote", number, 1)
     voter.send("MarketGovernor", "castVote", number, 1)
     _pass(market, 5 * DAY)
     proposer.send("MarketGovernor", "queue", *proposal)
-    assert market.found() == []  # it waits in the timelock, by a vote
+    assert market.found() == []  # it is in the timelock, by a vote
     _pass(market, 2 * DAY)
-    acting(market.node, market.record, STRANGER).send("MarketGovernor", "execute", *proposal)
+    acting(market.node, market.record, OUTSIDER).send("MarketGovernor", "execute", *proposal)
     found = market.found()
-    assert "off: MarketGovernor: lateQuorumExtension is 0 s, below 86400 s" in found
+    assert "error: MarketGovernor: lateQuorumExtension is 0 s, below 86400 s" in found
 
 
 def _pass(market: Market, seconds: int) -> None:
@@ -94,39 +94,39 @@ def _pass(market: Market, seconds: int) -> None:
     market.node.rpc.request("hardhat_mine", "0x1")
 
 
-def test_a_contract_that_another_transaction_created_is_named(market: Market) -> None:
+def test_a_contract_with_a_wrong_creating_transaction_is_reported(market: Market) -> None:
     sent = dict(market.record.transactions)
     swapped = sent | {"Parameters": sent["PaymentVault"]}
     (line,) = market.found(transactions=swapped)
-    assert "off: Parameters" in line
+    assert "error: Parameters" in line
     assert "did not create" in line
     del sent["Settlement"]
     (line,) = market.found(transactions=sent)
-    assert line == "off: Settlement: the record does not name the transaction that created it"
+    assert line == "error: Settlement: the record does not name the transaction that created it"
 
 
-def test_a_record_cannot_hide_what_was_granted_before_the_block_it_names(market: Market) -> None:
+def test_a_record_cannot_hide_roles_granted_before_its_block(market: Market) -> None:
     grant(GUARDIAN)(market)
     market.node.rpc.request("hardhat_mine", "0x5")
     late = dict.fromkeys(market.record.blocks, market.node.head().number)
     found = market.found(blocks=late)
-    assert f"off: AccessManager: {STRANGER.account} is guardian, and should not be" in found
+    assert f"error: AccessManager: {OUTSIDER.account} is guardian, and should not be" in found
     assert any("was created in block" in line for line in found)
 
 
-def test_a_transaction_that_the_node_does_not_have_proves_nothing(market: Market) -> None:
+def test_an_unknown_creating_transaction_is_reported(market: Market) -> None:
     sent = {**market.record.transactions, "Parameters": Hash32("0x" + "77" * 32)}
     (line,) = market.found(transactions=sent)
-    assert line.startswith("off: Parameters: the node does not have 0x7777")
+    assert line.startswith("error: Parameters: the node does not have 0x7777")
 
 
-def test_a_record_with_other_guardians_than_the_terms_is_named(market: Market) -> None:
+def test_guardians_that_differ_from_the_terms_are_reported(market: Market) -> None:
     grant(GUARDIAN)(market)
-    (line,) = market.found(guardians=(*market.record.guardians, STRANGER.account))
-    assert line.startswith("off: record: its guardians are")
+    (line,) = market.found(guardians=(*market.record.guardians, OUTSIDER.account))
+    assert line.startswith("error: record: its guardians are")
 
 
-def test_a_contract_that_another_constructor_left_is_named(market: Market) -> None:
+def test_a_contract_with_another_constructor_is_reported(market: Market) -> None:
     """Same code, but its storage could hold anything."""
     runtime = bytes.fromhex(artifact("AccessManager")["deployedBytecode"][2:])
     size = len(runtime).to_bytes(2, "big")
@@ -142,22 +142,22 @@ def test_a_contract_that_another_constructor_left_is_named(market: Market) -> No
         addresses={**market.record.addresses, "AccessManager": tx_receipt.contract_address},
         transactions={**market.record.transactions, "AccessManager": tx_hash},
     )
-    assert f"off: AccessManager: {tx_hash} did not run the build's constructor" in found
-    assert not any("off: AccessManager: the code" in line for line in found)
+    assert f"error: AccessManager: {tx_hash} did not run the build's constructor" in found
+    assert not any("error: AccessManager: the code" in line for line in found)
 
 
-def test_another_deployer_than_the_records_is_named(market: Market) -> None:
-    found = market.found(deployer=STRANGER.account)
-    assert f"off: AccessManager: was created by {DEPLOYER.account}, not by the record's deployer" in found
+def test_another_deployer_is_reported(market: Market) -> None:
+    found = market.found(deployer=OUTSIDER.account)
+    assert f"error: AccessManager: was created by {DEPLOYER.account}, not by the record's deployer" in found
 
 
-def test_a_record_without_a_contract_is_named(market: Market) -> None:
+def test_a_contract_missing_in_the_record_is_reported(market: Market) -> None:
     addresses = dict(market.record.addresses)
     del addresses["Disputes"]
-    assert "off: Disputes: the record has no Disputes" in market.found(addresses=addresses)
+    assert "error: Disputes: the record has no Disputes" in market.found(addresses=addresses)
 
 
-def test_other_terms_than_the_deployments_are_named_one_by_one(market: Market) -> None:
+def test_each_difference_from_the_terms_is_reported(market: Market) -> None:
     first, second, third = (holder.account for holder in HOLDERS)
     terms = replace(
         TERMS,
@@ -168,13 +168,13 @@ def test_other_terms_than_the_deployments_are_named_one_by_one(market: Market) -
     assert len(lines) == 3
     assert "unstakeSeconds is 777600, the terms say 777601" in lines[0]
     assert {lines[1], lines[2]} == {
-        f"off: MarketToken: {second} was given 150, the terms say 300",
-        f"off: MarketToken: {third} was given 150, the terms say 0",
+        f"error: MarketToken: {second} was given 150, the terms say 300",
+        f"error: MarketToken: {third} was given 150, the terms say 0",
     }
 
 
-def test_what_holders_did_with_their_tokens_changes_nothing_about_the_distribution(market: Market) -> None:
-    acting(market.node, market.record, HOLDERS[0]).send("MarketToken", "transfer", NOBODY, 10 * TOKEN)
+def test_later_transfers_do_not_affect_the_distribution(market: Market) -> None:
+    acting(market.node, market.record, HOLDERS[0]).send("MarketToken", "transfer", UNUSED, 10 * TOKEN)
     assert market.found() == []
 
 
@@ -184,21 +184,21 @@ def test_the_record_of_another_chain_is_refused(market: Market, change: dict[str
         market.found(**change)
 
 
-def test_profile_local_on_a_public_chain_is_off(
+def test_profile_local_on_a_public_chain_is_an_error(
     market: Market, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("backend.deployment.checks.rules.LOCAL_CHAIN_ID", 1)
+    monkeypatch.setattr("backend.deployment.checks.parameters.LOCAL_CHAIN_ID", 1)
     terms = replace(TERMS, profile=0, first_set={**TERMS.first_set, "disputeWindow": 100})
     record = deploy(market.node, tmp_path, terms)
     found = [str(finding) for finding in check_market(market.node, record)]
-    assert "off: Parameters: has profile `local`, with windows of seconds, on a public chain" in found
+    assert "error: Parameters: has profile `local`, with windows of seconds, on a public chain" in found
 
 
-def test_logs_are_read_in_pieces_where_the_node_allows_no_more(
+def test_logs_are_read_in_ranges_that_the_node_accepts(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node, at = market.node, market.at("AccessManager")
-    whole = all_logs(node, at, 0, node.head().number)
+    whole = read_logs(node, at, 0, node.head().number)
     asked = node.logs
 
     def few(addresses: list[Any], first: int, last: int) -> list[Any]:
@@ -207,7 +207,7 @@ def test_logs_are_read_in_pieces_where_the_node_allows_no_more(
         return asked(addresses, first, last)
 
     monkeypatch.setattr(node, "logs", few)
-    assert all_logs(node, at, 0, node.head().number) == whole
+    assert read_logs(node, at, 0, node.head().number) == whole
     assert len(whole) > 5
 
 
@@ -216,4 +216,4 @@ def test_every_contract_is_checked_for_its_code(market: Market) -> None:
         market.put_code(contract, "0x00")
     found = market.found()
     for contract in CONTRACTS:
-        assert any(line.startswith(f"off: {contract}: the code at") for line in found)
+        assert any(line.startswith(f"error: {contract}: the code at") for line in found)

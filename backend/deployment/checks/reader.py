@@ -1,4 +1,4 @@
-"""A deployed market as the chain has it at one block, and what a check finds there."""
+"""Reads a deployed market from the chain at one block, for checks, and defines their findings."""
 
 from __future__ import annotations
 
@@ -21,32 +21,31 @@ if TYPE_CHECKING:
     from backend.domain.chain import BlockRef
     from backend.domain.ids import Account, Hash32
 
-LOGS_AT_ONCE = 10_000
-"""Blocks a query: what most public endpoints allow at least; halved where one allows less."""
+MAX_LOG_RANGE = 10_000
+"""Blocks per query of logs, which most public endpoints allow. It is halved where one allows less."""
 
 
 class Severity(StrEnum):
-    OFF = "off"
+    ERROR = "error"
     WARNING = "warning"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`subject`: the contract, or the matter."""
-
     severity: Severity
     subject: str
+    """Name of a contract, `record` or `market`."""
     message: str
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.subject}: {self.message}"
 
 
-def off(subject: str, message: str) -> Finding:
-    return Finding(Severity.OFF, subject, message)
+def error_at(subject: str, message: str) -> Finding:
+    return Finding(Severity.ERROR, subject, message)
 
 
-def warning(subject: str, message: str) -> Finding:
+def warning_at(subject: str, message: str) -> Finding:
     return Finding(Severity.WARNING, subject, message)
 
 
@@ -58,11 +57,11 @@ class Event:
 
 
 class UnreadableError(Conflict):
-    """A contract does not answer as its interface says: it is another one, or none."""
+    """A contract cannot be read through its interface: other code is at its address, or none."""
 
 
-class Reading:
-    """Answers from one block, so that they fit each other."""
+class MarketReader:
+    """Reads the state after one block, so that all values are consistent."""
 
     def __init__(self, node: Node, record: Record, artifacts: Path) -> None:
         self.node, self.record, self.artifacts = node, record, artifacts
@@ -72,17 +71,17 @@ class Reading:
     def head(self) -> BlockRef:
         return self.node.head()
 
-    def at(self, contract: str) -> Account:
-        """Errors: `UnreadableError` where the record lacks the contract."""
+    def address(self, contract: str) -> Account:
+        """Errors: `UnreadableError` if the record lacks the contract."""
         try:
             return self.record.addresses[contract]
         except KeyError:
             raise UnreadableError(f"the record has no {contract}", param=contract) from None
 
-    def ask(self, contract: str, function: str, *args: Any) -> Any:
+    def call(self, contract: str, function: str, *args: Any) -> Any:
         entry = interface(contract).function(function, args)
         try:
-            result = self.node.call(self.at(contract), entry.encode(args), self.head.number)
+            result = self.node.call(self.address(contract), entry.encode(args), self.head.number)
             return entry.decode_result(result)
         except (RpcError, DecodingError, OverflowError) as error:
             raise UnreadableError(f"does not answer {function}: {error}", param=contract) from error
@@ -92,24 +91,27 @@ class Reading:
         return bytes.fromhex(text[2:])
 
     def events(self, contract: str, *names: str) -> list[Event]:
-        """All that the contract ever logged under these names, oldest first."""
+        """All events that the contract ever logged under these names, oldest first."""
         if contract not in self._events:
-            logs = all_logs(self.node, self.at(contract), self._born(contract), self.head.number)
+            logs = read_logs(self.node, self.address(contract), self._created_in(contract), self.head.number)
             self._events[contract] = [event for log in logs if (event := _event(contract, log))]
         return [event for event in self._events[contract] if event.name in names]
 
-    def _born(self, contract: str) -> int:
-        """By the chain's word: a record that named a later block would hide what was granted before."""
+    def _created_in(self, contract: str) -> int:
+        """The block of the contract's creation, or 0 if unknown.
+
+        It is read from the chain, because a record with a later block would hide roles granted before it.
+        """
         tx_hash = self.record.transactions.get(contract)
         tx_receipt = None if tx_hash is None else self.node.tx_receipt(tx_hash)
-        created_it = tx_receipt is not None and tx_receipt.contract_address == self.at(contract)
-        return tx_receipt.block_number if tx_receipt and created_it else 0
+        is_creation = tx_receipt is not None and tx_receipt.contract_address == self.address(contract)
+        return tx_receipt.block_number if tx_receipt and is_creation else 0
 
 
-def all_logs(node: Node, account: Account, first: int, last: int) -> list[Log]:
-    """Of blocks `first` to `last`, in as many queries as the node needs. Errors: `RpcError`."""
+def read_logs(node: Node, account: Account, first: int, last: int) -> list[Log]:
+    """Logs of blocks `first` to `last`, in ranges that the node accepts. Errors: `RpcError`."""
     found: list[Log] = []
-    size = LOGS_AT_ONCE
+    size = MAX_LOG_RANGE
     while first <= last:
         try:
             found += node.logs([account], first, min(first + size - 1, last))

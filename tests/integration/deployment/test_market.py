@@ -1,4 +1,4 @@
-"""A deployment on production terms: complete, continued after any death, never repeated."""
+"""Deployments on production terms, resumed after a crash at any transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.chain.keys import local_account
 from backend.chain.node import Fees, Node
 from backend.deployment.checks.market import check_market
 from backend.deployment.contracts import CONTRACTS, PAYMENT_TOKEN
-from backend.deployment.deploy import GAS, GAS_A_HOLDER, launch
+from backend.deployment.deploy import GAS, GAS_PER_HOLDER, launch
 from backend.deployment.profiles import BOUNDS, LOCAL, PRODUCTION
 from backend.deployment.record import read_record
 from backend.domain.chain import BlockRef, Reverted
@@ -20,7 +20,7 @@ from backend.domain.ids import Account
 from tests.support.deployment import (
     DEPLOYER,
     HOLDERS,
-    STRANGER,
+    OUTSIDER,
     acting,
     deploy,
     fund,
@@ -43,7 +43,7 @@ NUM_STEPS = len(CONTRACTS) + len(TERMS.distribution) + 9
 
 @pytest.fixture
 def node(hardhat_node: LocalNode) -> Iterator[Node]:
-    """A chain on which nothing of this test's was ever deployed."""
+    """A chain without earlier deployments of these tests."""
     with snapshot(hardhat_node.url):
         connected = Node.connect(hardhat_node.url)
         fund(connected, DEPLOYER.account)
@@ -53,11 +53,11 @@ def node(hardhat_node: LocalNode) -> Iterator[Node]:
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 class DyingNode(Node):
-    """Ends the run at its first broadcast, before or after the network has the transaction."""
+    """Ends the run at its first broadcast, before or after the network receives the transaction."""
 
     is_after = False
 
@@ -74,25 +74,25 @@ def test_a_market_is_deployed_on_production_terms(node: Node, tmp_path: Path) ->
     assert record.addresses.keys() == {*CONTRACTS, PAYMENT_TOKEN}
     assert record.blocks.keys() == record.transactions.keys() == set(CONTRACTS)
     assert record.block_number == min(record.blocks.values()) > begun
-    market = acting(node, record, STRANGER)
+    market = acting(node, record, OUTSIDER)
     for holder in HOLDERS:
-        assert market.ask("MarketToken", "balanceOf", holder.account) == TERMS.distribution[holder.account]
-    assert market.ask("MarketToken", "balanceOf", DEPLOYER.account) == 0
-    assert market.ask("Parameters", "profile") == PRODUCTION
+        assert market.call("MarketToken", "balanceOf", holder.account) == TERMS.distribution[holder.account]
+    assert market.call("MarketToken", "balanceOf", DEPLOYER.account) == 0
+    assert market.call("Parameters", "profile") == PRODUCTION
     assert not (tmp_path / "31337.journal.json").exists()
 
 
 @pytest.mark.parametrize("profile", [LOCAL, PRODUCTION])
 def test_the_bounds_are_those_of_the_contracts(node: Node, tmp_path: Path, profile: int) -> None:
     record = deploy(node, tmp_path, replace(TERMS, profile=profile, first_set=_lawful(profile)))
-    assert acting(node, record, STRANGER).ask("Parameters", "bounds") == BOUNDS[profile]
+    assert acting(node, record, OUTSIDER).call("Parameters", "bounds") == BOUNDS[profile]
 
 
 def _lawful(profile: int) -> dict[str, int]:
     return {**TERMS.first_set, "disputeWindow": BOUNDS[profile]["maxDisputeWindow"]}
 
 
-def test_a_deployment_that_dies_at_every_transaction_ends_as_one_that_does_not(
+def test_a_deployment_killed_at_every_transaction_ends_like_an_uninterrupted_one(
     node: Node, hardhat_node: LocalNode, tmp_path: Path
 ) -> None:
     dying = DyingNode.connect(hardhat_node.url)
@@ -105,12 +105,12 @@ def test_a_deployment_that_dies_at_every_transaction_ends_as_one_that_does_not(
     record = launch(dying, DEPLOYER, TERMS, tmp_path, 0)
     assert node.num_transactions(DEPLOYER.account) == first + NUM_STEPS
     assert len(set(record.addresses.values())) == len(CONTRACTS) + 1
-    assert _off(node, record) == []
+    assert _errors(node, record) == []
     dying.close()
 
 
-def _off(node: Node, record: Any) -> list[str]:
-    """What is off but for the votes, which nobody has delegated yet."""
+def _errors(node: Node, record: Any) -> list[str]:
+    """Findings except those about votes, which are not delegated yet."""
     found = check_market(node, record, TERMS)
     return [str(finding) for finding in found if finding.subject != "MarketGovernor"]
 
@@ -124,18 +124,18 @@ def test_running_again_sends_nothing(node: Node, tmp_path: Path) -> None:
         launch(node, DEPLOYER, replace(TERMS, supply=TERMS.supply + 1), tmp_path, 0)
 
 
-def test_half_a_deployment_is_continued_on_its_own_terms_only(node: Node, tmp_path: Path) -> None:
+def test_a_partial_deployment_continues_on_the_same_terms_only(node: Node, tmp_path: Path) -> None:
     _die_at(node, 6, tmp_path)
-    with pytest.raises(Conflict, match=r"step 5 was PaymentVault\.constructor"):
+    with pytest.raises(Conflict, match=r"step 5 of .* is PaymentVault\.constructor"):
         launch(node, DEPLOYER, replace(TERMS, thaw_seconds=TERMS.thaw_seconds + 1), tmp_path, 0)
-    fund(node, STRANGER.account)
+    fund(node, OUTSIDER.account)
     with pytest.raises(Conflict, match="belongs to another deployment"):
-        launch(node, STRANGER, TERMS, tmp_path, 0)
-    assert _off(node, launch(node, DEPLOYER, TERMS, tmp_path, 0)) == []
+        launch(node, OUTSIDER, TERMS, tmp_path, 0)
+    assert _errors(node, launch(node, DEPLOYER, TERMS, tmp_path, 0)) == []
 
 
 def _die_at(node: Node, step: int, folder: Path, *, is_after: bool = False) -> None:
-    """Run until the transaction number `step`, counted from 0, is noted, and sent if `is_after`."""
+    """Run until transaction number `step`, counted from 0, is recorded, and sent if `is_after`."""
     left = step
 
     def broadcast(raw: str) -> None:
@@ -154,7 +154,7 @@ def _die_at(node: Node, step: int, folder: Path, *, is_after: bool = False) -> N
             launch(node, DEPLOYER, TERMS, folder, 0)
 
 
-def test_a_step_that_pays_too_little_by_now_is_signed_again_with_its_nonce(
+def test_an_underpriced_step_is_replaced_with_its_nonce(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _die_at(node, 3, tmp_path)
@@ -164,14 +164,14 @@ def test_a_step_that_pays_too_little_by_now_is_signed_again_with_its_nonce(
     record = launch(node, DEPLOYER, TERMS, tmp_path, 0)
     tx = node.rpc.request("eth_getTransactionByHash", record.transactions["MarketGovernor"])
     assert (int(tx["nonce"], 16), int(tx["maxFeePerGas"], 16)) == (nonce, dear.max_fee)
-    assert _off(node, record) == []
+    assert _errors(node, record) == []
 
 
 @pytest.mark.parametrize("step", [3, CONTRACTS.index("Settlement")])
-def test_a_key_that_was_used_elsewhere_meanwhile_is_told(node: Node, tmp_path: Path, step: int) -> None:
-    """Its noted transaction can never be mined, but a node that lags would look the same: nothing is sent."""
+def test_a_key_that_sent_another_transaction_is_refused(node: Node, tmp_path: Path, step: int) -> None:
+    """The recorded transaction can never be mined, but a lagging node looks the same, so nothing is sent."""
     _die_at(node, step, tmp_path)
-    fields = {"from": DEPLOYER.account, "to": STRANGER.account, "value": "0x1"}
+    fields = {"from": DEPLOYER.account, "to": OUTSIDER.account, "value": "0x1"}
     node.rpc.request("hardhat_impersonateAccount", DEPLOYER.account)
     node.rpc.request("eth_sendTransaction", fields)
     sent = node.num_transactions(DEPLOYER.account)
@@ -180,20 +180,18 @@ def test_a_key_that_was_used_elsewhere_meanwhile_is_told(node: Node, tmp_path: P
     assert node.num_transactions(DEPLOYER.account) == sent
 
 
-def test_contracts_that_are_not_where_others_expect_them_end_the_deployment(
-    node: Node, tmp_path: Path
-) -> None:
+def test_a_contract_at_an_unpredicted_address_ends_the_deployment(node: Node, tmp_path: Path) -> None:
     _die_at(node, CONTRACTS.index("OperatorRegistry"), tmp_path, is_after=True)
     node.rpc.request("hardhat_impersonateAccount", DEPLOYER.account)
     node.rpc.request(
-        "eth_sendTransaction", {"from": DEPLOYER.account, "to": STRANGER.account, "value": "0x1"}
+        "eth_sendTransaction", {"from": DEPLOYER.account, "to": OUTSIDER.account, "value": "0x1"}
     )
-    with pytest.raises(Conflict, match="Settlement is not where others were told"):
+    with pytest.raises(Conflict, match="Settlement is not at the address"):
         launch(node, DEPLOYER, TERMS, tmp_path, 0)
 
 
 class Reorganised(Node):
-    """Its chain loses its last blocks while a deployment waits for them to be deep, and grows again."""
+    """Drops its last blocks while a deployment waits for their confirmations, and grows again."""
 
     undo: Callable[[], None] | None = None
 
@@ -205,7 +203,7 @@ class Reorganised(Node):
         return super().head()
 
 
-def test_what_a_reorganisation_drops_is_sent_again_to_the_same_addresses(
+def test_dropped_transactions_are_sent_again_to_the_same_addresses(
     node: Node, hardhat_node: LocalNode, tmp_path: Path
 ) -> None:
     _die_at(node, 8, tmp_path)
@@ -214,7 +212,7 @@ def test_what_a_reorganisation_drops_is_sent_again_to_the_same_addresses(
     shaken.undo = lambda: _replace_blocks(node, before)
     record = launch(shaken, DEPLOYER, TERMS, tmp_path, confirmations=3)
     assert shaken.undo is None
-    assert _off(node, record) == []
+    assert _errors(node, record) == []
     for contract, number in record.blocks.items():
         tx_receipt = node.tx_receipt(record.transactions[contract])
         assert tx_receipt is not None
@@ -234,10 +232,10 @@ def _replace_blocks(node: Node, before: str) -> None:
         ({"guardian": DEPLOYER.account}, InvalidInput, "guardian is the deployer"),
         ({"curators": (DEPLOYER.account,)}, InvalidInput, "curators.0 is the deployer"),
         ({"distribution": {DEPLOYER.account: TERMS.supply}}, InvalidInput, "distribution is the deployer"),
-        ({"payment_token": STRANGER.account}, NotFound, "no ERC-20"),
+        ({"payment_token": OUTSIDER.account}, NotFound, "no ERC-20"),
     ],
 )
-def test_what_cannot_be_deployed_is_refused_before_anything_is_sent(
+def test_impossible_deployments_are_refused_before_anything_is_sent(
     node: Node, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     sent = node.num_transactions(DEPLOYER.account)
@@ -246,12 +244,12 @@ def test_what_cannot_be_deployed_is_refused_before_anything_is_sent(
     assert node.num_transactions(DEPLOYER.account) == sent
 
 
-def test_a_deployer_without_coin_is_told_how_much_it_takes(node: Node, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"has 0\.0000 of the chain's coin; a deployment may take \d"):
-        launch(node, STRANGER, TERMS, tmp_path, 0)
+def test_a_deployer_without_funds_learns_how_much_it_needs(node: Node, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"has 0\.0000 of the chain's coin; a deployment needs up to \d"):
+        launch(node, OUTSIDER, TERMS, tmp_path, 0)
 
 
-def test_the_gas_that_is_asked_for_is_what_it_takes(node: Node, tmp_path: Path) -> None:
+def test_the_required_gas_is_close_to_the_used_gas(node: Node, tmp_path: Path) -> None:
     first = node.head().number
     deploy(node, tmp_path, TERMS)
     used = 0
@@ -260,20 +258,20 @@ def test_the_gas_that_is_asked_for_is_what_it_takes(node: Node, tmp_path: Path) 
             tx_receipt = node.tx_receipt(tx_hash)
             assert tx_receipt is not None
             used += tx_receipt.gas_used
-    assert 0.85 < used / (GAS + GAS_A_HOLDER * len(TERMS.distribution)) < 1
+    assert 0.85 < used / (GAS + GAS_PER_HOLDER * len(TERMS.distribution)) < 1
 
 
-def test_what_a_constructor_refuses_is_named(node: Node, tmp_path: Path) -> None:
+def test_a_constructors_revert_is_decoded(node: Node, tmp_path: Path) -> None:
     with pytest.raises(Reverted, match=r"PaymentVault\.constructor reverted: ThawTooLong"):
         launch(node, DEPLOYER, replace(TERMS, thaw_seconds=1 << 40), tmp_path, 0)
 
 
-def test_keys_that_everybody_has_deploy_on_the_developers_chain_only(tmp_path: Path) -> None:
+def test_compromised_keys_deploy_on_the_local_chain_only(tmp_path: Path) -> None:
     with public_node(tmp_path, chain_id=4242) as server:
         public = Node.connect(server.url)
         terms = production_terms(TOKEN_AT, chain_id=4242)
         put_token(public, TOKEN_AT)
-        with pytest.raises(Forbidden, match="everybody has the key"):
+        with pytest.raises(Forbidden, match="is public"):
             launch(public, local_account(0), terms, tmp_path, 0)
         assert public.num_transactions(local_account(0).account) == 0
         public.close()

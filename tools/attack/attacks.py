@@ -1,4 +1,4 @@
-"""Ways to commit a wrong batch: each makes a forgery of an honest one, over the same money where it can."""
+"""Attacks: each turns an honest batch into a forgery with the same total where possible."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ STOLEN = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """`proofs`: the proofs of `Disputes` by which the batch may fall; none for one that must stand."""
+class Attack:
+    """`proofs` are the fraud proofs that may convict the batch; empty if it must become final."""
 
     name: str
     forge: Callable[[Stage, Batch], Forgery]
@@ -35,7 +35,7 @@ class Way:
 
 
 def wrong_price(stage: Stage, batch: Batch) -> Forgery:
-    """A micro-unit more than the answer costs, for the operator; all that follows from it agrees."""
+    """A charge one micro-unit too high, for the operator, with consistent entries and balances."""
     forgery = Forgery.of(batch)
     last = forgery.receipts[-1]
     dearer = replace(last.receipt, charge=last.receipt.charge + 1, cumulative=last.receipt.cumulative + 1)
@@ -46,26 +46,26 @@ def wrong_price(stage: Stage, batch: Batch) -> Forgery:
     return forgery
 
 
-def off_place(_stage: Stage, batch: Batch) -> Forgery:
-    """Two receipts of a channel have changed places."""
+def misplaced_receipt(_stage: Stage, batch: Batch) -> Forgery:
+    """Two receipts of a channel are swapped."""
     forgery = Forgery.of(batch)
     forgery.receipts[:2] = reversed(forgery.receipts[:2])
     return forgery
 
 
-def false_list(stage: Stage, batch: Batch) -> Forgery:
-    """An attribution list that does not make a whole."""
-    return _relisted(stage, batch, (SHARES[0], replace(SHARES[1], ppm=SHARES[1].ppm - 1)))
+def wrong_list_sum(stage: Stage, batch: Batch) -> Forgery:
+    """An attribution list that does not sum to the whole."""
+    return _with_shares(stage, batch, (SHARES[0], replace(SHARES[1], ppm=SHARES[1].ppm - 1)))
 
 
 def outside_snapshot(stage: Stage, batch: Batch) -> Forgery:
-    """A list that names a contribution that the curators refused."""
-    return _relisted(stage, batch, (Share(REJECTED, 1_000_000),))
+    """An attribution list with a contribution that the curators rejected."""
+    return _with_shares(stage, batch, (Share(REJECTED, 1_000_000),))
 
 
 def unregistered_version(stage: Stage, batch: Batch) -> Forgery:
-    """A receipt of a version that nobody registered."""
-    return _resliced(stage, batch, lambda s: replace(s, version_id=VersionId(some_hash("nobody's"))))
+    """A receipt of an unregistered version."""
+    return _with_slices(stage, batch, lambda s: replace(s, version_id=VersionId(some_hash("unregistered"))))
 
 
 def foreign_signature(stage: Stage, batch: Batch) -> Forgery:
@@ -77,15 +77,15 @@ def foreign_signature(stage: Stage, batch: Batch) -> Forgery:
 
 
 def entry_short(_stage: Stage, batch: Batch) -> Forgery:
-    """A contributor's entry is a micro-unit short, and the operator's as much too long."""
+    """A contributor's entry is one micro-unit too small, the operator's one too large."""
     forgery = Forgery.of(batch)
     _add(forgery.entries, _entry_of(forgery, CONTRIBUTORS[2].account), -1)
     _add(forgery.entries, _entry_of(forgery, OPERATOR.account), 1)
     return forgery
 
 
-def spare_leaf(_stage: Stage, batch: Batch) -> Forgery:
-    """An entry from nowhere, at a contributor's expense."""
+def surplus_entry(_stage: Stage, batch: Batch) -> Forgery:
+    """A surplus entry for an account that earned nothing, at a contributor's expense."""
     forgery = Forgery.of(batch)
     _add(forgery.entries, _entry_of(forgery, CONTRIBUTORS[0].account), -STOLEN)
     forgery.entries.append((balance_key(ACCOMPLICE.account) << 64, STOLEN))
@@ -94,7 +94,7 @@ def spare_leaf(_stage: Stage, batch: Batch) -> Forgery:
 
 
 def zero_leaf(_stage: Stage, batch: Batch) -> Forgery:
-    """An entry worth nothing."""
+    """An entry without value."""
     forgery = Forgery.of(batch)
     forgery.entries.append((balance_key(ACCOMPLICE.account) << 64, 0))
     forgery.entries.sort()
@@ -102,7 +102,7 @@ def zero_leaf(_stage: Stage, batch: Batch) -> Forgery:
 
 
 def swapped_order(_stage: Stage, batch: Batch) -> Forgery:
-    """Two neighbouring entries have changed places."""
+    """Two adjacent entries are swapped."""
     forgery = Forgery.of(batch)
     at = len(forgery.entries) // 2
     forgery.entries[at : at + 2] = reversed(forgery.entries[at : at + 2])
@@ -110,71 +110,71 @@ def swapped_order(_stage: Stage, batch: Batch) -> Forgery:
 
 
 def balance_short(_stage: Stage, batch: Batch) -> Forgery:
-    """A contributor's balance is moved to the operator's."""
+    """A part of a contributor's balance is moved to the operator."""
     forgery = Forgery.of(batch)
     _add(forgery.balances, _balance_of(forgery, CONTRIBUTORS[0].account), -STOLEN)
     _add(forgery.balances, _balance_of(forgery, OPERATOR.account), STOLEN)
     return forgery
 
 
-def spare_balance(_stage: Stage, batch: Batch) -> Forgery:
-    """A balance of somebody who earned nothing, taken from everybody else's."""
+def surplus_balance(_stage: Stage, batch: Batch) -> Forgery:
+    """A surplus balance for an account that earned nothing, taken from all others."""
     forgery = Forgery.of(batch)
-    for place in range(len(forgery.balances)):
-        _add(forgery.balances, place, -STOLEN)
+    for index in range(len(forgery.balances)):
+        _add(forgery.balances, index, -STOLEN)
     forgery.balances.append((balance_key(ACCOMPLICE.account), STOLEN * len(forgery.balances)))
     forgery.balances.sort()
     return forgery
 
 
 def double_signed(stage: Stage, batch: Batch) -> Forgery:
-    """Right in itself, but the payers hold other receipts: there, not one contributor had it all."""
-    receipts = _relisted(stage, batch, (Share(SHARES[0].position, 1_000_000),)).receipts
-    return replace(Forgery.of(stage.build(receipts)), shown_elsewhere=batch.receipts)
+    """A consistent batch of receipts that pay one contributor; the payers have the honest receipts."""
+    receipts = _with_shares(stage, batch, (Share(SHARES[0].position, 1_000_000),)).receipts
+    return replace(Forgery.of(stage.build(receipts)), evidence=batch.receipts)
 
 
 def withheld(_stage: Stage, batch: Batch) -> Forgery:
-    """An honest batch whose data nobody can fetch, and no demand is answered."""
+    """An honest batch with unpublished data, whose demands are not answered."""
     return replace(Forgery.of(batch), is_published=False, does_answer=False)
 
 
 def withheld_and_wrong(stage: Stage, batch: Batch) -> Forgery:
-    """A batch with a spare entry whose data nobody can fetch; demands are answered from its trees."""
-    return replace(spare_leaf(stage, batch), is_published=False)
+    """A batch with a surplus entry and unpublished data, whose demands are answered from its trees."""
+    return replace(surplus_entry(stage, batch), is_published=False)
 
 
-def withheld_and_shown(_stage: Stage, batch: Batch) -> Forgery:
-    """An honest batch whose data nobody can fetch; every demand is answered, so it must stand."""
+def withheld_but_answered(_stage: Stage, batch: Batch) -> Forgery:
+    """An honest batch with unpublished data. Every demand is answered, so it must become final."""
     return replace(Forgery.of(batch), is_published=False)
 
 
 RECEIPT = ("proveBadReceipt",)
-WAYS = (
-    Way("wrong price", wrong_price, RECEIPT),
-    Way("receipt off its place", off_place, RECEIPT),
-    Way("list that makes no whole", false_list, RECEIPT),
-    Way("contribution outside its snapshot", outside_snapshot, ("proveBadPosition",)),
-    Way("version not registered", unregistered_version, RECEIPT),
-    Way("foreign signature", foreign_signature, ("voidUnanswered",)),
-    Way("entry short", entry_short, ("proveWrongEntry",)),
-    Way("spare entry", spare_leaf, ("proveWrongEntry",)),
-    Way("entry worth nothing", zero_leaf, ("proveZeroLeaf",)),
-    Way("entries out of order", swapped_order, ("proveWrongOrder", "proveWrongEntry", "voidUnanswered")),
-    Way("balance short", balance_short, ("proveWrongBalance",)),
-    Way("spare balance", spare_balance, ("proveWrongBalance",)),
-    Way("receipt signed twice", double_signed, ("proveEquivocation",)),
-    Way("withheld", withheld, ("voidUnanswered",)),
-    Way("withheld, and a spare entry", withheld_and_wrong, ("proveWrongEntry",)),
-    Way("withheld, but shown on demand", withheld_and_shown, ()),
+ATTACKS = (
+    Attack("wrong price", wrong_price, RECEIPT),
+    Attack("misplaced receipt", misplaced_receipt, RECEIPT),
+    Attack("list with a wrong sum", wrong_list_sum, RECEIPT),
+    Attack("contribution outside its snapshot", outside_snapshot, ("proveBadPosition",)),
+    Attack("version not registered", unregistered_version, RECEIPT),
+    Attack("foreign signature", foreign_signature, ("voidUnanswered",)),
+    Attack("entry too small", entry_short, ("proveWrongEntry",)),
+    Attack("surplus entry", surplus_entry, ("proveWrongEntry",)),
+    Attack("entry without value", zero_leaf, ("proveZeroLeaf",)),
+    Attack("entries out of order", swapped_order, ("proveWrongOrder", "proveWrongEntry", "voidUnanswered")),
+    Attack("balance too small", balance_short, ("proveWrongBalance",)),
+    Attack("surplus balance", surplus_balance, ("proveWrongBalance",)),
+    Attack("receipt signed twice", double_signed, ("proveEquivocation",)),
+    Attack("withheld", withheld, ("voidUnanswered",)),
+    Attack("withheld, with a surplus entry", withheld_and_wrong, ("proveWrongEntry",)),
+    Attack("withheld, but demands answered", withheld_but_answered, ()),
 )
 
 
-def _relisted(stage: Stage, batch: Batch, shares: tuple[Share, ...]) -> Forgery:
-    return _resliced(stage, batch, lambda s: replace(s, shares=shares) if s.shares else s)
+def _with_shares(stage: Stage, batch: Batch, shares: tuple[Share, ...]) -> Forgery:
+    return _with_slices(stage, batch, lambda s: replace(s, shares=shares) if s.shares else s)
 
 
-def _resliced(stage: Stage, batch: Batch, change: Callable[[Slice], Slice]) -> Forgery:
-    """The first receipt of an adapter with other slices, signed anew."""
+def _with_slices(stage: Stage, batch: Batch, change: Callable[[Slice], Slice]) -> Forgery:
+    """The first receipt of an adapter with other slices and a new signature."""
     forgery = Forgery.of(batch)
     at = next(i for i, signed in enumerate(forgery.receipts) if signed.slices[0].shares)
     signed = forgery.receipts[at]
@@ -183,7 +183,7 @@ def _resliced(stage: Stage, batch: Batch, change: Callable[[Slice], Slice]) -> F
 
 
 def _entry_of(forgery: Forgery, account: Account) -> int:
-    """Place of the account's first entry."""
+    """Index of the account's first entry."""
     return next(i for i, (key, _) in enumerate(forgery.entries) if key >> 64 == balance_key(account))
 
 
@@ -191,6 +191,6 @@ def _balance_of(forgery: Forgery, account: Account) -> int:
     return next(i for i, (key, _) in enumerate(forgery.balances) if key == balance_key(account))
 
 
-def _add(leaves: Leaves, place: int, amount: int) -> None:
-    key, value = leaves[place]
-    leaves[place] = key, value + amount
+def _add(leaves: Leaves, index: int, amount: int) -> None:
+    key, value = leaves[index]
+    leaves[index] = key, value + amount

@@ -1,4 +1,4 @@
-"""Which receipts of a batch are known, from what was published and from what demands brought out."""
+"""Collects the known receipts of a batch, from the published data and from answers to demands."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain.batch import tree_of_receipts
-from backend.domain.disputes.lookups import TreeRoot, is_of, leaf_hash, tree_of
+from backend.domain.disputes.lookups import TreeRoot, has_root, leaf_hash, tree_of
 from backend.domain.disputes.witnesses import AnsweredReceipt, Tree
 from backend.domain.hashing import keccak, receipt_id, to_bytes
-from backend.domain.judging.hidden_trees import evenly
+from backend.domain.judging.withheld_trees import spread_evenly
 from backend.domain.merkle import NODE, InvalidOpening, Opening, SumTree, siblings
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A receipt in its place; `prefix`: the sum of the receipts before it, its first unit on the line."""
+class KnownReceipt:
+    """A receipt of a batch. `prefix` is the sum of the charges before it."""
 
     index: int
     signed: SignedReceipt
@@ -30,56 +30,56 @@ class Known:
     prefix: int
 
 
-class ShownReceipts:
-    """The receipts that provably stand in the batch's tree, by index.
+class KnownReceipts:
+    """Receipts that are provably in the batch's tree, by index.
 
-    Published receipts that do not make the committed tree are still used: what an answer's path shows of the
-    committed tree and the published ones make as well is known by them.
+    Published receipts are used even if they do not make the committed tree: a subtree whose node appears in
+    the path of an answer and has the same hash in the published tree is known from the published receipts.
     """
 
     def __init__(self, case: Case) -> None:
         self.root = tree_of(case.header, Tree.RECEIPTS)
         self.published = case.receipts or ()
         self._tree = _tree(self.published)
-        self.is_published = self._tree is not None and is_of(self._tree, self.root)
+        self.is_published = self._tree is not None and has_root(self._tree, self.root)
         self._answered = dict(_answered(case.answers, self.root))
         self._nodes: dict[tuple[int, int], bytes] = {}
-        """Of the committed tree, as far as answers show it, by level and place."""
+        """Nodes of the committed tree that answers contain, by level and index in the level."""
         self._known = set(range(self.root.count)) if self.is_published else set[int]()
         if not self.is_published:
             for index, answer in self._answered.items():
-                self._learn(index, answer)
+                self._add_path(index, answer)
 
     @property
     def num_answered(self) -> int:
         return len(self._answered)
 
     def missing(self) -> list[int]:
-        """Indices of the receipts that are not known."""
+        """Indices of the unknown receipts."""
         return [i for i in range(self.root.count) if i not in self._known and i not in self._answered]
 
     def next_keys(self) -> tuple[int, ...]:
-        """Which of the missing to demand: first a few that show where the published ones differ."""
+        """Unknown receipts to demand: at first a sample, which locates where the published ones differ."""
         missing = self.missing()
-        if self._answered or self._twin() is None:
+        if self._answered or self._comparable_tree() is None:
             return tuple(missing)
-        return tuple(missing[place] for place in evenly(len(missing)))
+        return tuple(missing[place] for place in spread_evenly(len(missing)))
 
     def is_answered(self, index: int) -> bool:
         return index in self._answered
 
-    def as_published(self) -> Iterator[Known]:
-        """The published receipts as if they were the batch's."""
+    def as_published(self) -> Iterator[KnownReceipt]:
+        """The published receipts with openings in their own tree."""
         prefix = 0
         if self._tree is None:
             return
         for index, signed in enumerate(self.published):
             opening = self._tree.open(index)
-            yield Known(index, signed, opening, prefix)
+            yield KnownReceipt(index, signed, opening, prefix)
             prefix += opening.value
 
-    def known(self) -> Iterator[Known]:
-        """Rising."""
+    def receipts(self) -> Iterator[KnownReceipt]:
+        """The known receipts, by rising index."""
         prefix = 0
         for index in range(self.root.count):
             if index in self._answered:
@@ -91,16 +91,16 @@ class ShownReceipts:
                 continue
             if not self.is_published:
                 prefix = self.root.open_key(int(receipt_id(signed.receipt), 16), opening)
-            yield Known(index, signed, opening, prefix)
+            yield KnownReceipt(index, signed, opening, prefix)
             prefix += opening.value
 
-    def _twin(self) -> SumTree | None:
-        """The published receipts' tree if it has the committed one's shape."""
+    def _comparable_tree(self) -> SumTree | None:
+        """The tree of the published receipts, if it has the same number of leaves as the committed one."""
         return self._tree if self._tree is not None and self._tree.count == self.root.count else None
 
-    def _learn(self, index: int, answer: AnsweredReceipt) -> None:
-        """What an answer's path shows."""
-        count, opening, twin = self.root.count, answer.witness.opening, self._twin()
+    def _add_path(self, index: int, answer: AnsweredReceipt) -> None:
+        """Store the nodes of an answer's path, and mark the published receipts under equal nodes as known."""
+        count, opening, published = self.root.count, answer.witness.opening, self._comparable_tree()
         leaf = leaf_hash(self.root.tag, int(receipt_id(answer.witness.receipt), 16))
         own = opening.value.to_bytes(16, "big") + leaf
         for level, place, node in siblings(count, opening):
@@ -108,7 +108,7 @@ class ShownReceipts:
             pair = node + own if index >> level & 1 else own + node
             total = int.from_bytes(pair[:16], "big") + int.from_bytes(pair[NODE : NODE + 16], "big")
             own = total.to_bytes(16, "big") + keccak(pair)
-            if twin is not None and twin.node(level, place) == node:
+            if published is not None and published.node(level, place) == node:
                 self._known.update(range(place << level, min((place + 1) << level, count)))
 
     def _open(self, index: int) -> Opening:
@@ -132,7 +132,7 @@ def _tree(receipts: tuple[SignedReceipt, ...]) -> SumTree | None:
 def _answered(
     answers: Mapping[tuple[Tree, int], Lookup | AnsweredReceipt], root: TreeRoot
 ) -> Iterator[tuple[int, AnsweredReceipt]]:
-    """Those that stand in this tree, as the contract saw to."""
+    """Answers whose receipt is in this tree, which the contract also checks."""
     for (tree, index), answer in answers.items():
         if tree is Tree.RECEIPTS and isinstance(answer, AnsweredReceipt):
             key = to_bytes(receipt_id(answer.witness.receipt))

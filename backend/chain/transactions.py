@@ -1,0 +1,124 @@
+"""Signs, prices and decodes EIP-1559 transactions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+
+from backend.chain.contracts import decode_revert
+from backend.chain.node import Fees
+from backend.domain.chain import Reverted
+from backend.domain.errors import Unavailable
+from backend.domain.hashing import keccak, to_bytes, to_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.chain.node import TxReceipt
+    from backend.chain.rpc import RpcError
+    from backend.domain.errors import DomainError
+    from backend.domain.ids import Account, Hash32
+    from backend.ports.chain import Signer
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedTransaction:
+    """The fields that a key signs."""
+
+    chain_id: int
+    nonce: int
+    to: Account | None
+    """None creates a contract."""
+    data: bytes
+    gas: int
+    fees: Fees
+    value: int = 0  # wei
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTransaction:
+    """A transaction in the form that `eth_sendRawTransaction` takes, as 0x-hex."""
+
+    raw: str
+    hash: Hash32
+
+
+def sign(signer: Signer, transaction: UnsignedTransaction) -> SignedTransaction:
+    """Sign with a key that may be remote: only the digest reaches the signer."""
+    fields: dict[str, Any] = {
+        "type": 2,
+        "chainId": transaction.chain_id,
+        "nonce": transaction.nonce,
+        # The library accepts text only with an EIP-55 checksum.
+        "to": b"" if transaction.to is None else to_bytes(transaction.to),
+        "value": transaction.value,
+        "data": "0x" + transaction.data.hex(),
+        "gas": transaction.gas,
+        "maxFeePerGas": transaction.fees.max_fee,
+        "maxPriorityFeePerGas": transaction.fees.priority_fee,
+        "accessList": (),
+    }
+    digest = bytes(TypedTransaction.from_dict(fields).hash())
+    signature = bytes.fromhex(signer.sign(digest)[2:])
+    r, s = (int.from_bytes(signature[i : i + 32], "big") for i in (0, 32))
+    signed = TypedTransaction.from_dict(fields | {"v": signature[64] - 27, "r": r, "s": s})
+    raw = bytes(signed.encode())
+    return SignedTransaction("0x" + raw.hex(), to_hash(keccak(raw)))
+
+
+# --- fees, wei per gas ---
+
+
+def current_gas_price(suggested: Fees) -> int:
+    """The price of gas in the newest block, base fee plus tip. `suggested` is `Node.fees()`."""
+    return (suggested.max_fee + suggested.priority_fee) // 2
+
+
+def raised(fees: Fees) -> Fees:
+    """Both fees an eighth higher, rounded up: pools accept a replacement from a tenth on."""
+    return Fees(*(fee + -(-fee // 8) for fee in (fees.max_fee, fees.priority_fee)))
+
+
+def replacement_fees(previous: Fees, suggested: Fees) -> Fees:
+    """The fees of a replacement that pools accept and that covers the present gas price."""
+    least = raised(previous)
+    return Fees(
+        max_fee=max(least.max_fee, suggested.max_fee),
+        priority_fee=max(least.priority_fee, suggested.priority_fee),
+    )
+
+
+# --- failures ---
+
+
+def call_error(contract: str, function: str, error: RpcError) -> Reverted | Unavailable:
+    """The domain error of a call that the node refused: `Unavailable` if the node could not run it."""
+    if error.is_revert:
+        return decode_revert(contract, function, error.revert_data, error.message)
+    return Unavailable(f"the node cannot run {contract}.{function}: {error.message}")
+
+
+def failure_of(tx_receipt: TxReceipt, gas: int, simulate: Callable[[int], object]) -> Reverted:
+    """Find out why a mined transaction with this gas limit failed, by running its call again.
+
+    `simulate` runs the call on top of the given block and raises `Reverted` if it fails. The failed
+    transaction changed nothing, so the state after its block is the state that it met plus the effects of
+    later transactions of the block; the state before the block lacks those of earlier ones.
+    """
+    for block in (tx_receipt.block_number, tx_receipt.block_number - 1):
+        try:
+            simulate(block)
+        except Reverted as error:
+            return error
+    if tx_receipt.gas_used >= gas:
+        return Reverted(f"all of {gas} gas was used", error="OutOfGas")
+    return Reverted("the transaction failed, but its call succeeds now")
+
+
+def error_fields(error: DomainError) -> dict[str, Any]:
+    """The form in which a failed transaction stores its error: `error`, `message` and `args`."""
+    if isinstance(error, Reverted):
+        return {"error": error.error or "Reverted", "message": error.message, "args": error.args_by_name}
+    return {"error": type(error).__name__, "message": error.message, "args": error.details}

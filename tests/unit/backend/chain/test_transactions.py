@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from eth_account import Account as EthAccount
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.chain.contracts import all_errors
+from backend.chain.keys import LocalSigner, recover
+from backend.chain.node import Fees, TxReceipt
+from backend.chain.rpc import RpcError
+from backend.chain.transactions import (
+    UnsignedTransaction,
+    call_error,
+    current_gas_price,
+    error_fields,
+    failure_of,
+    raised,
+    replacement_fees,
+    sign,
+)
+from backend.domain.chain import Reverted
+from backend.domain.errors import InvalidInput, Unavailable
+from backend.domain.hashing import keccak, to_bytes, to_hash
+from tests.support.market import some_account, some_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.domain.ids import Account
+
+KEY = b"\x01" * 32
+SIGNER = LocalSigner(KEY)
+FEES = st.builds(Fees, st.integers(0, 10**13), st.integers(0, 10**12))
+TRANSACTIONS = st.builds(
+    UnsignedTransaction,
+    chain_id=st.integers(1, 1 << 32),
+    nonce=st.integers(0, 1 << 32),
+    to=st.none() | st.just(some_account("receiver")),
+    data=st.binary(max_size=100),
+    gas=st.integers(21_000, 1 << 24),
+    fees=FEES,
+    value=st.integers(0, 1 << 90),
+)
+
+
+def signed_by_library(transaction: UnsignedTransaction) -> Any:
+    to = b"" if transaction.to is None else to_bytes(transaction.to)
+    fields = {
+        "type": 2,
+        "chainId": transaction.chain_id,
+        "nonce": transaction.nonce,
+        "to": to,
+        "value": transaction.value,
+        "data": transaction.data,
+        "gas": transaction.gas,
+        "maxFeePerGas": transaction.fees.max_fee,
+        "maxPriorityFeePerGas": transaction.fees.priority_fee,
+    }
+    return EthAccount.sign_transaction(fields, KEY)
+
+
+@given(TRANSACTIONS)
+def test_a_signed_transaction_recovers_to_its_signer(transaction: UnsignedTransaction) -> None:
+    signed = sign(SIGNER, transaction)
+    assert EthAccount.recover_transaction(signed.raw).lower() == SIGNER.account
+    assert signed.hash == to_hash(keccak(to_bytes(signed.raw)))
+
+
+@given(TRANSACTIONS)
+def test_signing_gives_the_bytes_that_eth_account_gives(transaction: UnsignedTransaction) -> None:
+    expected, signed = signed_by_library(transaction), sign(SIGNER, transaction)
+    assert (signed.raw, signed.hash) == ("0x" + expected.raw_transaction.hex(), "0x" + expected.hash.hex())
+
+
+def test_only_the_digest_reaches_the_signer() -> None:
+    class RemoteSigner:
+        account: Account = SIGNER.account
+        digests: tuple[bytes, ...] = ()
+
+        def sign(self, digest: bytes) -> str:
+            self.digests += (digest,)
+            return SIGNER.sign(digest)
+
+    signer = RemoteSigner()
+    sign(signer, UnsignedTransaction(1, 0, some_account("receiver"), b"\1\2", 50_000, Fees(3, 1)))
+    (digest,) = signer.digests
+    assert len(digest) == 32
+    assert recover(digest, SIGNER.sign(digest)) == SIGNER.account
+
+
+@given(FEES)
+def test_a_replacement_pays_an_eighth_more_than_pools_ask_for(fees: Fees) -> None:
+    higher = raised(fees)
+    for old, new in ((fees.max_fee, higher.max_fee), (fees.priority_fee, higher.priority_fee)):
+        assert new * 10 >= old * 11  # geth: at least a tenth
+        assert old * 9 <= new * 8 < old * 9 + 8  # an eighth, rounded up
+
+
+@given(FEES, FEES)
+def test_a_replacement_covers_both_the_raise_and_the_suggestion(previous: Fees, suggested: Fees) -> None:
+    fees, least = replacement_fees(previous, suggested), raised(previous)
+    assert fees.max_fee == max(least.max_fee, suggested.max_fee)
+    assert fees.priority_fee == max(least.priority_fee, suggested.priority_fee)
+
+
+def test_the_first_version_of_a_transaction_pays_the_suggestion() -> None:
+    assert replacement_fees(Fees(0, 0), Fees(7, 2)) == Fees(7, 2)
+
+
+@given(st.integers(0, 10**13), st.integers(0, 10**12))
+def test_the_gas_price_is_base_fee_plus_tip(base_fee: int, tip: int) -> None:
+    assert current_gas_price(Fees(2 * base_fee + tip, tip)) == base_fee + tip
+
+
+def rpc_error(message: str, data: str | None = None) -> RpcError:
+    return RpcError("eth_call", {"message": message} | ({} if data is None else {"data": data}))
+
+
+def test_revert_data_becomes_the_custom_error() -> None:
+    entry = next(e for e in all_errors().values() if e.name == "AccessManagedUnauthorized")
+    data = "0x" + entry.encode([some_account("caller")]).hex()
+    error = call_error("Parameters", "setFee", rpc_error("execution reverted", data))
+    assert isinstance(error, Reverted)
+    assert (error.error, error.args_by_name) == (entry.name, {"caller": some_account("caller")})
+
+
+def test_a_node_that_cannot_run_a_call_is_unavailable() -> None:
+    error = call_error("Parameters", "setFee", rpc_error("missing trie node"))
+    assert isinstance(error, Unavailable)
+    assert "Parameters.setFee: missing trie node" in error.message
+
+
+TX_RECEIPT = TxReceipt(some_hash("tx"), 50, some_hash("block"), False, None, gas_used=80_000)
+
+
+def fails_at(*blocks: int) -> Callable[[int], object]:
+    def simulate(block: int) -> object:
+        if block in blocks:
+            raise Reverted(f"reverted on block {block}", error="Failing")
+        return b""
+
+    return simulate
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"), [((50, 49), "on block 50"), ((50,), "on block 50"), ((49,), "on block 49")]
+)
+def test_a_failure_is_explained_by_its_own_block_first(blocks: tuple[int, ...], message: str) -> None:
+    failure = failure_of(TX_RECEIPT, 100_000, fails_at(*blocks))
+    assert failure.error == "Failing"
+    assert message in failure.message
+
+
+def test_a_failure_that_used_all_its_gas_ran_out_of_it() -> None:
+    failure = failure_of(replace(TX_RECEIPT, gas_used=100_000), 100_000, fails_at())
+    assert error_fields(failure) == {
+        "error": "OutOfGas",
+        "message": "all of 100000 gas was used",
+        "args": {},
+    }
+
+
+def test_a_failure_that_cannot_be_reproduced_says_so() -> None:
+    fields = error_fields(failure_of(TX_RECEIPT, 100_000, fails_at()))
+    assert fields["error"] == "Reverted"
+    assert "succeeds now" in fields["message"]
+
+
+def test_other_errors_are_stored_by_their_class() -> None:
+    fields = error_fields(InvalidInput("no such function", details={"known": []}))
+    assert fields == {"error": "InvalidInput", "message": "no such function", "args": {"known": []}}
