@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from inference.engine import Engine
     from inference.protocol import TokenLogprobs
 
-Choice = AdapterRef | AdapterBlend | None  # what a request runs under
+AnyAdapter = AdapterRef | AdapterBlend | None  # of a request
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 LOGIT_TOLERANCE = 2e-4
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -145,17 +145,17 @@ class Oracle:
         self._models: dict[str | None, Any] = {}
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int], adapter: Choice) -> torch.Tensor:
+    def logits(self, token_ids: Sequence[int], adapter: AnyAdapter) -> torch.Tensor:
         """[num_tokens, vocab]"""
         return self._model(adapter)(torch.tensor([token_ids])).logits[0]
 
     @torch.inference_mode()
-    def hidden(self, token_ids: Sequence[int], adapter: Choice) -> torch.Tensor:
+    def hidden(self, token_ids: Sequence[int], adapter: AnyAdapter) -> torch.Tensor:
         """Final hidden states after the last norm, [num_tokens, hidden]."""
         output = self._model(adapter)(torch.tensor([token_ids]), output_hidden_states=True)
         return output.hidden_states[-1][0]
 
-    def error(self, token_ids: Sequence[int], num_prompt_tokens: int, adapter: Choice) -> torch.Tensor:
+    def error(self, token_ids: Sequence[int], num_prompt_tokens: int, adapter: AnyAdapter) -> torch.Tensor:
         """Gradient of the summed loss of the answer's tokens with respect to their states, summed, [hidden],
         of the eight likeliest tokens in each place.
         """
@@ -165,29 +165,29 @@ class Oracle:
         expected = torch.einsum("tk,tkh->h", top.values, head[top.indices])
         return expected - head[torch.tensor(token_ids[num_prompt_tokens:])].sum(0)
 
-    def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: Choice) -> None:
+    def check_greedy(self, prompt: Sequence[int], answer: Sequence[int], adapter: AnyAdapter) -> None:
         """Every token of `answer` is the best one, or within the tolerance of it."""
         logits = self.logits([*prompt, *answer], adapter)[len(prompt) - 1 : -1]
         chosen = logits.gather(1, torch.tensor(answer).unsqueeze(1)).squeeze(1)
         assert (logits.max(dim=1).values - chosen).max() < LOGIT_TOLERANCE
 
-    def _model(self, choice: Choice) -> Any:
-        key = None if choice is None else choice.digest
+    def _model(self, adapter: AnyAdapter) -> Any:
+        key = None if adapter is None else adapter.digest
         if key not in self._models:
-            self._models[key] = self._load(choice).eval()
+            self._models[key] = self._load(adapter).eval()
         return self._models[key]
 
-    def _load(self, choice: Choice) -> Any:
+    def _load(self, adapter: AnyAdapter) -> Any:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(self._path, dtype=torch.float32)
-        if choice is None:
+        if adapter is None:
             return model
-        if isinstance(choice, AdapterBlend):
-            return self._add(model, choice)
+        if isinstance(adapter, AdapterBlend):
+            return self._add(model, adapter)
         with peft_warnings_ignored():
-            return PeftModel.from_pretrained(model, choice.path)
+            return PeftModel.from_pretrained(model, adapter.path)
 
     def _add(self, model: Any, blend: AdapterBlend) -> Any:
         """The base with the parts' deltas in its weights, each delta as PEFT computes it."""
@@ -214,7 +214,7 @@ def tiny_config(model: Path, **overrides: Any) -> EngineConfig:
 
 @dataclass
 class Answer:
-    """Everything that was said about one request."""
+    """All outputs of one request."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from inference.engine import Engine
     from inference.protocol import AdapterRef, Generate
-    from tests.fixtures_engine import Choice, Oracle
+    from tests.fixtures_engine import AnyAdapter, Oracle
 
 ATTENTION, MLP = ALL_LINEAR[:4], ALL_LINEAR[4:]
 
@@ -65,20 +65,20 @@ def prompts_of(lengths: Sequence[int], seed: int = 0) -> dict[str, list[int]]:
     return {str(i): [rng.randrange(5, 260) for _ in range(n)] for i, n in enumerate(lengths)}
 
 
-def request(key: str, choice: Choice, **rest: Any) -> Generate:
+def request(key: str, adapter: AnyAdapter, **rest: Any) -> Generate:
     """A greedy request under an adapter, a blend, or neither."""
-    return greedy(key, **{"blend" if isinstance(choice, AdapterBlend) else "adapter": choice}, **rest)
+    return greedy(key, **{"blend" if isinstance(adapter, AdapterBlend) else "adapter": adapter}, **rest)
 
 
 def check_batch(
     engine: Engine,
     oracle: Oracle,
     prompts: Mapping[str, Sequence[int]],
-    choices: Sequence[Choice],
+    adapters: Sequence[AnyAdapter],
     max_tokens: int = 12,
 ) -> None:
-    """Run all prompts in one batch, prompt i under choice i, and compare each with its reference."""
-    chosen = {key: choices[i % len(choices)] for i, key in enumerate(prompts)}
+    """Run all prompts in one batch, prompt i with adapter i, and compare each with its reference."""
+    chosen = {key: adapters[i % len(adapters)] for i, key in enumerate(prompts)}
     commands = [request(key, chosen[key], max_tokens=max_tokens) for key in prompts]
     answers = run_all(engine, *commands, prompts=prompts)
     for key, prompt in prompts.items():

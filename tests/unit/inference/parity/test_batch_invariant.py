@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def choices(
+def adapters(
     tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[AdapterRef | AdapterBlend | None]:
     kinds = make_kinds(tmp_path_factory.mktemp("kinds"), tiny_llama)
     return [None, blend((kinds["plain"], 0.5), (kinds["rslora"], 0.5)), *kinds.values()]
 
 
-def asking(key: str, choice: AdapterRef | AdapterBlend | None) -> Generate:
-    command = request(key, choice, max_tokens=5)
+def asking(key: str, adapter: AdapterRef | AdapterBlend | None) -> Generate:
+    command = request(key, adapter, max_tokens=5)
     return msgspec.structs.replace(command, sampling=msgspec.structs.replace(command.sampling, logprobs=5))
 
 
@@ -43,7 +43,7 @@ def asking(key: str, choice: AdapterRef | AdapterBlend | None) -> Generate:
 )
 def test_an_answer_has_the_same_log_probabilities_alone_and_in_a_crowd(
     make_engine: Callable[..., Engine],
-    choices: Sequence[AdapterRef | AdapterBlend | None],
+    adapters: Sequence[AdapterRef | AdapterBlend | None],
     dtype: str,
     lengths: Sequence[int],
     max_step_tokens: int,
@@ -53,7 +53,7 @@ def test_an_answer_has_the_same_log_probabilities_alone_and_in_a_crowd(
     crowd = make_engine(dtype=dtype, batch_invariant=True, kernels="native", max_step_tokens=max_step_tokens)
     alone = make_engine(dtype=dtype, batch_invariant=True, kernels="native", prefix_sharing="off")
     prompts = prompts_of(lengths)
-    commands = [asking(key, choices[(seed + n) % len(choices)]) for n, key in enumerate(prompts)]
+    commands = [asking(key, adapters[(seed + n) % len(adapters)]) for n, key in enumerate(prompts)]
     together = run_all(crowd, *commands, prompts=prompts)
     for command in commands:
         key = command.request_id

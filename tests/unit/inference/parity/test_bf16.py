@@ -40,18 +40,18 @@ def test_log_probabilities_stay_within_the_bound(
 ) -> None:
     kinds, oracle = make_kinds(tmp_path, tiny_llama), Oracle(tiny_llama)
     mix = blend((kinds["plain"], 0.5), (kinds["rslora"], 0.5))
-    choices = [None, mix, *kinds.values()]
-    prompts = prompts_of(range(9, 9 + 2 * len(choices), 2))
+    adapters = [None, mix, *kinds.values()]
+    prompts = prompts_of(range(9, 9 + 2 * len(adapters), 2))
     commands = []
-    for key, choice in zip(prompts, choices, strict=True):
-        command = request(key, choice, max_tokens=6)
+    for key, adapter in zip(prompts, adapters, strict=True):
+        command = request(key, adapter, max_tokens=6)
         sampling = msgspec.structs.replace(command.sampling, logprobs=20)
         commands.append(msgspec.structs.replace(command, sampling=sampling))
     answers = run_all(make_engine(dtype="bfloat16"), *commands, prompts=prompts)
     errors = []
-    for (key, prompt), choice in zip(prompts.items(), choices, strict=True):
+    for (key, prompt), adapter in zip(prompts.items(), adapters, strict=True):
         answer = answers[key]
-        logits = oracle.logits([*prompt, *answer.token_ids], choice)[len(prompt) - 1 : -1]
+        logits = oracle.logits([*prompt, *answer.token_ids], adapter)[len(prompt) - 1 : -1]
         errors.append(worst_error(answer.logprobs, logits))
-        assert errors[-1] < MAX_ERROR, choice
+        assert errors[-1] < MAX_ERROR, adapter
     assert sum(errors) / len(errors) < MEAN_WORST

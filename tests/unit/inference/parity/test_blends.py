@@ -46,8 +46,8 @@ def test_blends_of_like_and_unlike_adapters_equal_the_sum_of_their_deltas(
         blend((kinds["attention"], 1.0), (kinds["mlp"], 1.0)),
         blend((kinds["rank pattern"], -0.7), (kinds["keys alone"], 1.9), (kinds["one layer"], 0.25)),
     ]
-    choices = [None, *blends, kinds["plain"], kinds["dora"]]
-    check_batch(make_engine(), llama_oracle, prompts_of(range(3, 19)), choices)
+    adapters = [None, *blends, kinds["plain"], kinds["dora"]]
+    check_batch(make_engine(), llama_oracle, prompts_of(range(3, 19)), adapters)
 
 
 def test_a_blend_equals_pefts_concatenation(
@@ -64,10 +64,10 @@ def test_a_blend_equals_pefts_concatenation(
         model.load_adapter(second.path, "second")
         model.add_weighted_adapter(["first", "second"], [0.8, 0.4], "both", combination_type="cat")
         model.set_adapter("both")
-    choice = blend((first, 0.8), (second, 0.4))
+    adapter = blend((first, 0.8), (second, 0.4))
     oracle = Oracle(tiny_llama)
-    oracle._models[choice.digest] = model.eval()
-    check_batch(make_engine(), oracle, prompts_of([4, 20, 11]), [choice])
+    oracle._models[adapter.digest] = model.eval()
+    check_batch(make_engine(), oracle, prompts_of([4, 20, 11]), [adapter])
 
 
 def test_the_order_of_the_parts_changes_nothing_and_a_weight_does(
@@ -77,15 +77,15 @@ def test_the_order_of_the_parts_changes_nothing_and_a_weight_does(
     forward, backward, other = blend(one, two), blend(two, one), blend(one, (kinds["rslora"], 0.26))
     assert forward.digest == backward.digest != other.digest
     engine = make_engine()
-    run_all(engine, *(request(str(i), choice) for i, choice in enumerate([forward, backward, other])))
+    run_all(engine, *(request(str(i), adapter) for i, adapter in enumerate([forward, backward, other])))
     assert sorted(engine.status().active_adapters) == sorted([forward.digest, other.digest])
 
 
 def test_a_dora_part_is_refused_and_says_why(
     kinds: dict[str, AdapterRef], make_engine: Callable[..., Engine]
 ) -> None:
-    choice = blend((kinds["plain"], 1.0), (kinds["dora"], 1.0))
-    answers = run_all(make_engine(), request("b", choice), request("p", kinds["plain"]))
+    adapter = blend((kinds["plain"], 1.0), (kinds["dora"], 1.0))
+    answers = run_all(make_engine(), request("b", adapter), request("p", kinds["plain"]))
     assert isinstance(answers["b"].error, AdapterBlendError)
     assert "scales the whole output" in str(answers["b"].error)
     assert answers["p"].error is None
@@ -108,8 +108,8 @@ def test_a_refused_part_fails_the_blend_and_not_the_adapters_beside_it(
 ) -> None:
     bad = make_adapter(tmp_path / "bad", tiny_llama, seed=77)
     (tmp_path / "bad" / "adapter_config.json").unlink()
-    choice = blend((kinds["plain"], 1.0), (bad, 1.0))
-    answers = run_all(make_engine(), request("b", choice), request("p", kinds["plain"]))
+    adapter = blend((kinds["plain"], 1.0), (bad, 1.0))
+    answers = run_all(make_engine(), request("b", adapter), request("p", kinds["plain"]))
     assert answers["b"].error is not None
     assert answers["p"].error is None
 
@@ -121,14 +121,14 @@ def test_blends_that_contend_for_the_cache_all_get_their_turn(
     names = ["plain", "attention", "rslora", "values and up"]
     refs = [in_bf16(ref) for ref in make_kinds(tmp_path, tiny_llama, names).values()]
     engine = make_engine(adapter_budget_bytes=90_000, num_adapter_slots=2)
-    choices = [
+    adapters = [
         blend((first, 0.5), (second, 0.5))
         for first in refs
         for second in refs
         if first.digest < second.digest
     ]
     prompts = prompts_of(range(4, 16))
-    check_batch(engine, Oracle(tiny_llama), prompts, [*choices, *refs], max_tokens=3)
+    check_batch(engine, Oracle(tiny_llama), prompts, [*adapters, *refs], max_tokens=3)
     assert len(engine.status().resident_adapters) < len(refs)
 
 
@@ -136,8 +136,8 @@ def test_a_blend_larger_than_the_cache_is_refused(
     kinds: dict[str, AdapterRef], make_engine: Callable[..., Engine]
 ) -> None:
     engine = make_engine(adapter_budget_bytes=80_000)
-    choice = blend((kinds["plain"], 1.0), (kinds["rslora"], 1.0))
-    engine.add(request("b", choice))
+    adapter = blend((kinds["plain"], 1.0), (kinds["rslora"], 1.0))
+    engine.add(request("b", adapter))
     engine.add(request("p", kinds["plain"]))
     answers = drain(engine)
     assert isinstance(answers["b"].error, AdapterTooLargeError)

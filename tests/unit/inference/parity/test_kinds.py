@@ -44,7 +44,7 @@ def test_every_kind_gives_an_answer_of_its_own(
 ) -> None:
     """Else equality with the reference could come from an adapter too weak to tell."""
     kinds = make_kinds(tmp_path, tiny_llama)
-    commands = [request(str(i), choice) for i, choice in enumerate([None, *kinds.values()])]
+    commands = [request(str(i), adapter) for i, adapter in enumerate([None, *kinds.values()])]
     answers = run_all(make_engine(), *commands)
     assert len({tuple(answer.token_ids) for answer in answers.values()}) == len(KINDS) + 1
 
@@ -65,7 +65,7 @@ def test_gains_take_memory_only_while_an_adapter_has_some(
     kinds = make_kinds(tmp_path, tiny_llama, ["plain", "dora", "mlp"])
     engine = make_engine(num_adapter_slots=1)
     sizes = []
-    for choice in kinds.values():
-        run_all(engine, request("r", choice, max_tokens=2))
+    for adapter in kinds.values():
+        run_all(engine, request("r", adapter, max_tokens=2))
         sizes.append(engine._adapters.arena.dora.num_bytes)
     assert sizes[0] == sizes[2] == 0 < sizes[1]

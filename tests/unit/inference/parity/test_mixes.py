@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import SearchStrategy
 
-    from tests.fixtures_engine import Choice
+    from tests.fixtures_engine import AnyAdapter
 
 PLAIN_KINDS = [name for name, kind in KINDS.items() if not kind.get("use_dora")]
 
@@ -51,7 +51,7 @@ class World:
     oracle: Oracle
     adapters: dict[str, Any]
 
-    def choice(self, kind: str | tuple[tuple[str, float], ...] | None) -> Choice:
+    def adapter(self, kind: str | tuple[tuple[str, float], ...] | None) -> AnyAdapter:
         if isinstance(kind, tuple):
             return blend(*((self.adapters[name], weight) for name, weight in kind))
         return None if kind is None else self.adapters[kind]
@@ -113,7 +113,7 @@ def run(engine: Engine, world: World, arrivals: list[Arrival]) -> tuple[dict[str
         for key, arrival in zip(prompts, arrivals, strict=True):
             if arrival.start == step:
                 command = request(
-                    key, world.choice(arrival.kind), max_tokens=arrival.max_tokens, payer=arrival.payer
+                    key, world.adapter(arrival.kind), max_tokens=arrival.max_tokens, payer=arrival.payer
                 )
                 engine.add(command, prompts[key])
             if arrival.patience is not None and arrival.start + arrival.patience == step:
@@ -146,7 +146,7 @@ def check(world: World, arrivals: list[Arrival], shortage: dict[str, Any]) -> No
     for (key, prompt), arrival in zip(prompts.items(), arrivals, strict=True):
         assert len(answers[key]) == arrival.max_tokens or key in aborted
         if answers[key]:
-            world.oracle.check_greedy(prompt, answers[key], world.choice(arrival.kind))
+            world.oracle.check_greedy(prompt, answers[key], world.adapter(arrival.kind))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -37,5 +37,5 @@ def test_smollm2_with_every_kind_in_one_batch(tmp_path: Path, make_engine: Calla
         model, kv_budget_bytes=64 * 2**20, adapter_budget_bytes=256 * 2**20, max_step_tokens=64
     )
     kinds, oracle = make_kinds(tmp_path, model, KINDS), ForgetfulOracle(model)
-    choices = [None, *kinds.values(), blend((kinds["plain"], 0.5), (kinds["rslora"], 0.5))]
-    check_batch(engine, oracle, prompts_of([12, 40, 7, 33, 21, 90, 64]), choices, max_tokens=16)
+    adapters = [None, *kinds.values(), blend((kinds["plain"], 0.5), (kinds["rslora"], 0.5))]
+    check_batch(engine, oracle, prompts_of([12, 40, 7, 33, 21, 90, 64]), adapters, max_tokens=16)

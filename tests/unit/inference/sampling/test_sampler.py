@@ -44,7 +44,7 @@ def state(prompt: tuple[int, ...] = (), answer: tuple[int, ...] = (), **options:
 
 
 def adjusted(it: SamplingState, logits: torch.Tensor = LOGITS) -> list[float]:
-    """The logits that the choice is made from."""
+    """The logits that a token is sampled from."""
     rows = logits.clone().unsqueeze(0)
     sample_tokens(rows, [it], vocabulary())
     return rows[0].tolist()
@@ -79,7 +79,7 @@ def test_rows_that_are_not_finite_are_marked_and_hurt_nobody() -> None:
     broken = [torch.full((VOCAB,), math.nan), LOGITS.index_fill(0, torch.tensor([2]), math.inf)]
     rows = torch.stack([LOGITS, *broken, torch.full((VOCAB,), -math.inf), LOGITS])
     states = [state(), state(logprobs=2), state(temperature=1.0), state(top_p=0.5, temperature=1.0), state()]
-    tokens = [choice.token_id for choice in sample_tokens(rows, states, vocabulary())]
+    tokens = [token.token_id for token in sample_tokens(rows, states, vocabulary())]
     assert tokens == [0, INVALID_TOKEN, INVALID_TOKEN, INVALID_TOKEN, 0]
 
 
@@ -136,16 +136,16 @@ def test_logprobs_are_the_models_own_whatever_is_done_to_the_logits() -> None:
 
 def test_a_least_length_without_an_end_changes_nothing() -> None:
     rows = LOGITS.clone().unsqueeze(0)
-    (choice,) = sample_tokens(rows, [state(min_tokens=2)], Vocabulary(VOCAB, frozenset(), lambda: ""))
-    assert choice.token_id == 0
+    (token,) = sample_tokens(rows, [state(min_tokens=2)], Vocabulary(VOCAB, frozenset(), lambda: ""))
+    assert token.token_id == 0
 
 
 def test_zero_alternatives_give_the_chosen_token_alone() -> None:
-    (choice,) = sample_tokens(LOGITS.clone().unsqueeze(0), [state(logprobs=0)], vocabulary())
-    assert (choice.logprobs.chosen.token, choice.logprobs.top) == (b"\x00", [])
+    (token,) = sample_tokens(LOGITS.clone().unsqueeze(0), [state(logprobs=0)], vocabulary())
+    assert (token.logprobs.chosen.token, token.logprobs.top) == (b"\x00", [])
 
 
 def test_an_impossible_alternative_has_a_finite_logprob() -> None:
     rows = torch.tensor([[0.0, -math.inf]])
-    (choice,) = sample_tokens(rows, [state(logprobs=2)], vocabulary())
-    assert [each.logprob for each in choice.logprobs.top] == [0.0, -9999.0]
+    (token,) = sample_tokens(rows, [state(logprobs=2)], vocabulary())
+    assert [each.logprob for each in token.logprobs.top] == [0.0, -9999.0]
