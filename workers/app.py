@@ -1,4 +1,4 @@
-"""The Celery application. The broker only wakes workers; the database says what is to be done, by whom."""
+"""The Celery application. Messages only wake workers; the database has the state and leases of jobs."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ QUEUE_BY_TASK = {
     "training.train": "train",
     "training.publish": "publish",
 }
-"""A task has the name of the outbox topic that wakes it. Training has a queue of its own: where two workers
-run, data never waits for it on its way in or out.
+"""Task names are outbox topics. Training has its own queue, so that with a second worker validation and
+publication need not wait for it.
 """
 QUEUES = tuple(sorted(set(QUEUE_BY_TASK.values())))
 POLL_SECONDS = 0.5
 
 
 def create_app(home: Path, broker_url: str = "") -> Celery:
-    """Routes and policy, no tasks yet. Without a broker URL, messages are files below `home`."""
+    """Configure Celery, without tasks. Without a broker URL, messages are files below `home`."""
     from celery import Celery
     from kombu.entity import Queue
 
-    own: dict[str, Any] = {}
+    transport: dict[str, Any] = {}
     if not broker_url:
-        broker_url = "filesystem://localhost"  # without a host, kombu warns that it takes this one
+        broker_url = "filesystem://localhost"  # without a host, kombu warns and uses localhost
         folders = _folders(home / "broker")
-        own = {"broker_transport": "workers.broker:Transport", "broker_transport_options": folders}
+        transport = {"broker_transport": "workers.broker:Transport", "broker_transport_options": folders}
     app = Celery("loraledger", broker=broker_url, set_as_current=False)
     app.conf.update(
-        **own,
+        **transport,
         broker_connection_retry_on_startup=True,
         task_serializer="json",
         accept_content=["json"],
@@ -49,7 +49,7 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
         task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
         task_routes={task: {"queue": queue} for task, queue in QUEUE_BY_TASK.items()},
-        worker_pool="solo",  # a forked torch hangs; training has a process of its own anyway
+        worker_pool="solo",  # a forked torch hangs; training is a child process anyway
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
     )
@@ -57,7 +57,7 @@ def create_app(home: Path, broker_url: str = "") -> Celery:
 
 
 def add_tasks(app: Celery, steps: Steps) -> None:
-    """One task a step; each takes a job's id and may be delivered any number of times."""
+    """Add one task per step. It takes a job's id and is idempotent, as messages may be delivered twice."""
     for step in Step:
 
         def task(self: Task, job_id: str, step: Step = step) -> None:
@@ -69,7 +69,7 @@ def add_tasks(app: Celery, steps: Steps) -> None:
 
 
 def work(app: Celery, steps: Steps, queues: Sequence[str] = QUEUES) -> None:
-    """Work until SIGTERM or Ctrl-C. Running training is given back, and resumed elsewhere."""
+    """Work until SIGTERM or Ctrl-C. Running training is released and resumed by another worker."""
     from celery.signals import worker_shutting_down
 
     def stop(**_: Any) -> None:

@@ -1,7 +1,7 @@
-"""Celery's file-system transport, with messages that appear whole.
+"""Celery's file-system transport with atomic writes.
 
-The library creates a message's file under its final name and then writes it: a worker that looks in between
-reads nothing, and dies of it.
+kombu creates a message's file under its final name and then writes it. A worker that reads the file in
+between finds it empty and crashes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kombu.transport import filesystem
 
 class Channel(filesystem.Channel):
     def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]
-        # The library takes a queue's messages in the order of their names.
+        # kombu reads a queue's messages in the order of their file names.
         name = f"{time.time_ns():020d}_{uuid.uuid4()}.{queue}.msg"
         final = Path(self.data_folder_out) / name
         scratch = final.with_name(f"{name}.partial")

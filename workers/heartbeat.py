@@ -1,4 +1,4 @@
-"""Keeps a lease while its work goes on."""
+"""Renews a job's lease while a worker works on the job."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from backend.services.train.leases import Held, Leases
+    from backend.services.train.leases import LeasedJob, Leases
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Renews in a thread of its own: reading a large snapshot must not cost the lease."""
+    """Renews in a thread, so that a long step, such as reading a large snapshot, does not cost the lease."""
 
-    def __init__(self, leases: Leases, held: Held) -> None:
+    def __init__(self, leases: Leases, leased: LeasedJob) -> None:
         self._leases = leases
-        self._held = held
+        self._leased = leased
         self._lost = threading.Event()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{held.job.id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"heartbeat-{leased.job.id}", daemon=True)
 
     @property
     def is_lost(self) -> bool:
-        """The job was cancelled or taken over."""
+        """Whether the job was cancelled or another worker has taken it over."""
         return self._lost.is_set()
 
     def __enter__(self) -> Self:
@@ -39,14 +39,14 @@ class Heartbeat:
         self._end.set()
         self._thread.join()
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         while not self._end.wait(self._leases.heartbeat_seconds):
             try:
-                is_ours = self._leases.renew(self._held)
+                is_renewed = self._leases.renew(self._leased)
             except Exception:
-                # The lease outlasts several beats; a database that is away for longer costs it, as it must.
-                log.exception("cannot renew the lease of %s", self._held.job.id)
+                # The lease outlasts several intervals. A longer outage of the database ends it, as it must.
+                log.exception("cannot renew the lease of %s", self._leased.job.id)
                 continue
-            if not is_ours:
+            if not is_renewed:
                 self._lost.set()
                 return

@@ -1,4 +1,4 @@
-"""The files of an adapter that was trained elsewhere, on their way from transfers into a job's folder."""
+"""Copies the files of imported adapters from transfers into job folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import NotFound
-from workers.training.spec import BROUGHT
+from workers.training.spec import UPLOADED
 
 if TYPE_CHECKING:
     from backend.domain.ids import Account
@@ -17,31 +17,34 @@ if TYPE_CHECKING:
     from backend.services.contribute.transfers import Transfers
 
 
-class FilesGone(NotFound):
-    """A transfer was deleted, or went unused for a day, before its file was read: upload it again."""
+class FilesMissing(NotFound):
+    """A transfer was deleted, or expired after a day without use, before its file was read."""
 
 
-def bring_files(transfers: Transfers, creator: Account, foreign: ImportedAdapter, folder: Path) -> None:
-    """Into `folder / BROUGHT`, all or nothing; again is harmless. Errors: `FilesGone`, `DigestMismatch`."""
-    if (folder / BROUGHT).is_dir():
+def fetch_files(transfers: Transfers, creator: Account, adapter: ImportedAdapter, folder: Path) -> None:
+    """Write the files to `folder / UPLOADED`, atomically. Idempotent.
+
+    Errors: `FilesMissing`, `DigestMismatch`.
+    """
+    if (folder / UPLOADED).is_dir():
         return
-    # A name of its own: a worker that lost its lease may still be writing.
-    scratch = Path(tempfile.mkdtemp(prefix=f"{BROUGHT}.", dir=folder))
-    for name, transfer_id in foreign.transfers.items():
+    # A unique name: a worker that lost its lease may still be writing.
+    scratch = Path(tempfile.mkdtemp(prefix=f"{UPLOADED}.", dir=folder))
+    for name, transfer_id in adapter.transfers.items():
         try:
             content = transfers.content(creator, transfer_id)
         except NotFound as error:
-            raise FilesGone(f"{name} is gone from here: upload it again", param=name) from error
+            raise FilesMissing(f"{name} is not stored any more: upload it again", param=name) from error
         with (scratch / name).open("xb") as file:
             for chunk in content:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-    scratch.rename(folder / BROUGHT)
+    scratch.rename(folder / UPLOADED)
 
 
-def drop_files(transfers: Transfers, creator: Account, foreign: ImportedAdapter) -> None:
-    """They would go by themselves, a day later."""
-    for transfer_id in foreign.transfers.values():
+def delete_files(transfers: Transfers, creator: Account, adapter: ImportedAdapter) -> None:
+    """Delete the transfers, which would otherwise expire a day later."""
+    for transfer_id in adapter.transfers.values():
         with suppress(NotFound):
             transfers.remove(creator, transfer_id)

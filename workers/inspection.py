@@ -1,4 +1,4 @@
-"""Adapters are inspected in a process of their own, so that no worker loads torch. Loads none."""
+"""Inspects adapters in a child process, so that workers need not load torch."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ if TYPE_CHECKING:
     from typing import IO
 
 SECONDS = 600.0
+ERROR_BYTES = 500
 
 
-class InspectionBroke(Unavailable):
-    """The process that was to read an adapter ended without a word, or took too long."""
+class InspectionFailed(Unavailable):
+    """The child process died or took too long. This is no verdict on the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Inspector:
+class InspectionProcess:
     """Implements `backend.services.market.screening.Inspect`."""
 
     base_folder: Path
     num_threads: int = 1
 
     def __call__(self, adapter_folder: Path) -> Inspection:
-        command = module_command("workers.training.inspect", self.base_folder, adapter_folder)
+        command = module_command("workers.training.inspection", self.base_folder, adapter_folder)
         threads = {"OMP_NUM_THREADS": str(self.num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
         with tempfile.TemporaryFile() as errors:
             try:
                 with Child(command, seconds=SECONDS, errors=errors, environment=threads) as child:
-                    return read_inspection(child.receive())
+                    return parse_inspection(child.receive())
             except ChildTimeout as error:
-                raise InspectionBroke(f"{adapter_folder}: not read within {SECONDS:.0f} seconds") from error
+                raise InspectionFailed(f"{adapter_folder}: not read within {SECONDS:.0f} seconds") from error
             except ChildError as error:
-                raise InspectionBroke(f"{adapter_folder}: {error}: {_tail(errors)}") from error
+                raise InspectionFailed(f"{adapter_folder}: {error}: {_tail(errors)}") from error
+
+
+def parse_inspection(message: Mapping[str, Any]) -> Inspection:
+    """Errors: `AdapterRefused` if the message is a refusal."""
+    if "refused" in message:
+        raise AdapterRefused(message["refused"], details={"reason": message["reason"]})
+    return Inspection(
+        Hash32(message["adapter_digest"]),
+        Hash32(message["base_model"]),
+        base64.b64decode(message["sketch"]),
+        message["statistics"],
+    )
 
 
 def _tail(file: IO[bytes]) -> str:
-    file.seek(max(file.seek(0, os.SEEK_END) - 500, 0))
+    file.seek(max(file.seek(0, os.SEEK_END) - ERROR_BYTES, 0))
     return file.read().decode(errors="replace")
-
-
-def read_inspection(raw: Mapping[str, Any]) -> Inspection:
-    """Errors: `AdapterRefused` if that is what the process said."""
-    if "refused" in raw:
-        raise AdapterRefused(raw["refused"], details={"reason": raw["reason"]})
-    return Inspection(
-        Hash32(raw["adapter_digest"]),
-        Hash32(raw["base_model"]),
-        base64.b64decode(raw["sketch"]),
-        raw["statistics"],
-    )

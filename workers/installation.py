@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Workers:
-    """What the worker and the relay of an installation run."""
+    """The worker and the relay of an installation."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -35,8 +35,8 @@ class Workers:
     @cached_property
     def steps(self) -> Steps:
         from backend.services.train.parents import Parents
-        from workers.inspection import Inspector
-        from workers.screening import Gatekeeper
+        from workers.inspection import InspectionProcess
+        from workers.screening import JobScreening
         from workers.steps import Steps, TrainerOptions
 
         installation = self._installation
@@ -47,32 +47,32 @@ class Workers:
             model_cache=settings.model_cache,
             num_threads=settings.trainer_threads,
             base_folder=base_folder,
-            bring_parent=Parents(installation.database, installation.adapter_folders).bring,
+            fetch_parent=Parents(installation.database, installation.adapter_folders).fetch,
         )
-        gatekeeper = Gatekeeper(
-            installation.gate,
+        screening = JobScreening(
+            installation.screening,
             installation.adapter_folders,
-            Inspector(Path(base_folder), settings.trainer_threads),
+            InspectionProcess(Path(base_folder), settings.trainer_threads),
         )
         return Steps(
             installation.leases,
             installation.fetching_snapshots,
-            gatekeeper,
+            screening,
             installation.publication,
             options,
         )
 
     @cached_property
     def relay(self) -> Relay:
-        """Delivers the outbox. Its sweeps offer lapsed jobs again, mark registered adapters, and remove the
-        folders of finished jobs.
+        """Delivers the outbox. Its sweeps requeue jobs with expired leases, record registrations, and remove
+        the folders of finished jobs.
         """
         from workers.training.folders import sweep_folders
 
         installation = self._installation
         sweeps = (
-            installation.leases.offer_lapsed,
-            installation.publication.notice,
+            installation.leases.requeue_expired,
+            installation.publication.record_registrations,
             partial(sweep_folders, self._training_home, installation.training),
             partial(sweep_folders, self._training_home, installation.imported_adapters),
         )

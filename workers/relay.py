@@ -1,4 +1,4 @@
-"""Hands the outbox to Celery and sweeps up what was left lying: the one clock that workers need."""
+"""Delivers outbox messages to Celery and runs the periodic sweeps of workers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 RELAY_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
 BATCH = 100
-REMEMBERED = timedelta(days=1)
-"""How long a delivered message stays, for who looks what became of it."""
+RETENTION = timedelta(days=1)
+"""How long delivered messages are retained for inspection."""
 log = logging.getLogger(__name__)
 
 
 class Relay:
-    """Delivers at least once: a kill between sending and noting it sends again, and tasks bear it.
+    """Delivers at least once: a crash between sending and recording sends again, and tasks are idempotent.
 
-    `send(task, payload)` puts a message on the broker. `sweeps` are run every few seconds, each idempotent.
+    `send(task, payload)` puts a message on the broker. `sweeps` are idempotent and run every few seconds.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class Relay:
         self._sweeps = sweeps
 
     def run(self, stop: threading.Event) -> None:
-        beats_per_sweep = round(SWEEP_SECONDS / RELAY_SECONDS)
-        beat = 0
+        rounds_per_sweep = round(SWEEP_SECONDS / RELAY_SECONDS)
+        num_rounds = 0
         while not stop.wait(RELAY_SECONDS):
             try:
-                if beat % beats_per_sweep == 0:
+                if num_rounds % rounds_per_sweep == 0:
                     self.sweep()
                 self.run_once()
             except Exception:
-                log.exception("the relay stumbled; it goes on")
-            beat += 1
+                log.exception("relay round failed; the next one tries again")
+            num_rounds += 1
 
     def run_once(self) -> int:
-        """Deliver what is due; how many messages left."""
+        """Deliver due messages; return how many were delivered."""
         with self._db.begin() as tx:
             messages = tx.outbox.due(BATCH)
         failures = {message.id: self._failure(message) for message in messages}
@@ -70,11 +70,11 @@ class Relay:
         return list(failures.values()).count(None)
 
     def _failure(self, message: Message) -> str | None:
-        """Send, and say why that failed; a broker may be slow, so no transaction is open meanwhile."""
+        """Send; return the error, if any. Called outside a transaction, since a broker may be slow."""
         try:
             with traces.span(f"send {message.topic}", message.trace):
                 self._send(message.topic, message.payload)
-        except Exception as error:  # noqa: BLE001 - whatever a broker's client raises, the message waits
+        except Exception as error:  # noqa: BLE001 - on any error of a broker's client the message is retried
             log.warning("cannot deliver %s: %s", message.topic, error)
             DELIVERIES.labels(message.topic, "failed").inc()
             return f"{type(error).__name__}: {error}"
@@ -83,13 +83,13 @@ class Relay:
 
     def sweep(self) -> None:
         with self._db.begin() as tx:
-            tx.outbox.forget_delivered(datetime.now(UTC) - REMEMBERED)
+            tx.outbox.forget_delivered(datetime.now(UTC) - RETENTION)
         for sweep in self._sweeps:
             sweep()
 
 
 def outbox_sender(app: Celery) -> Callable[[str, Mapping[str, Any]], None]:
-    """Puts a message on the broker, with the current span in its headers."""
+    """A function that puts a message on the broker, with the current span in its headers."""
 
     def send(task: str, payload: Mapping[str, Any]) -> None:
         if task not in QUEUE_BY_TASK:

@@ -1,4 +1,4 @@
-"""The steps of a fine-tuning job. Each may be killed anywhere and begun again; the lease says who does."""
+"""Runs the steps of fine-tuning jobs. A step may be killed at any point and run again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.training import Step, TrainingResult
 from backend.metrics import CHARGED_TOKENS, CHARGED_UNITS, TASKS
 from backend.services.train.leases import LeaseLost
-from backend.services.train.parents import joined, no_parents
+from backend.services.train.parents import merge_snapshots, reject_parent
 from workers.heartbeat import Heartbeat
-from workers.imported import bring_files, drop_files
+from workers.imported import delete_files, fetch_files
 from workers.training.dataset import write_rows
-from workers.training.disk_full import as_disk_full
+from workers.training.disk_full import disk_full_error
 from workers.training.spec import ADAPTER, CHECKPOINTS, ROWS_FILE, ImportSpec, TrainingSpec
 from workers.training.supervise import supervise, training_command
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from backend.domain.training import Dataset, ImportedAdapter, TrainingJob
     from backend.ports.training import SnapshotRows
     from backend.services.contribute.transfers import Transfers
-    from backend.services.train.leases import Held, Leases
+    from backend.services.train.leases import LeasedJob, Leases
     from backend.services.train.parents import Parent
     from backend.services.train.publication import Publication
-    from workers.screening import Gatekeeper
+    from workers.screening import JobScreening
 
 log = logging.getLogger(__name__)
 
 
 class DatasetChanged(Conflict):
-    """The rows of a snapshot are not those that the job was validated with."""
+    """The rows of a snapshot differ from those that the job was validated with."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerOptions:
-    """`home` has one folder a job. `base_folder` empty: the bundled base model, kept in `model_cache`.
-    `transfers`: where the API keeps what creators bring.
+    """`home` has one folder per job. `base_folder` empty: the bundled base model, cached in `model_cache`.
+    `transfers` has the uploaded files of imported adapters.
     """
 
     home: Path
@@ -53,105 +53,107 @@ class TrainerOptions:
     num_threads: int
     base_folder: str = ""
     command: Callable[[Path], Sequence[str]] = field(default=training_command)
-    bring_parent: Callable[[VersionId], Parent] = field(default=no_parents)
+    fetch_parent: Callable[[VersionId], Parent] = field(default=reject_parent)
     transfers: Transfers = field(kw_only=True)
 
 
 class Steps:
-    """What tasks call, with an id and nothing else. A step that is done, or done elsewhere, is no error."""
+    """Called by tasks with a job's id. A step that is done or runs elsewhere is skipped."""
 
     def __init__(
         self,
         leases: Leases,
         snapshots: SnapshotRows,
-        gatekeeper: Gatekeeper,
+        screening: JobScreening,
         publication: Publication,
         options: TrainerOptions,
     ) -> None:
         self._leases = leases
         self._snapshots = snapshots
-        self._gatekeeper = gatekeeper
+        self._screening = screening
         self._publication = publication
         self._options = options
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Give running work back, to be continued from its last checkpoint."""
+        """Release running work, which is resumed from its last checkpoint."""
         self._stopping.set()
 
     def validate(self, job_id: str) -> None:
-        """Read the snapshot's rows into the job's folder, or look at an adapter from elsewhere."""
-        with self._taken(job_id, Step.VALIDATE) as taken:
-            if taken is None:
+        """Write the snapshot's rows to the job's folder, or validate an imported adapter."""
+        with self._lease(job_id, Step.VALIDATE) as current:
+            if current is None:
                 return
-            held, heartbeat = taken
-            if held.job.imported is not None:
-                self._accept(held, held.job.imported, heartbeat)
+            leased, heartbeat = current
+            if leased.job.imported is not None:
+                self._validate_import(leased, leased.job.imported, heartbeat)
                 return
-            self._parent(held.job)  # what cannot be had is told before anybody waits for it
-            self._leases.validated(held, self._write_rows(held.job))
+            self._parent(leased.job)  # a parent that cannot be fetched fails the job now, before it is queued
+            self._leases.complete_validation(leased, self._write_rows(leased.job))
 
     def train(self, job_id: str) -> None:
-        with self._taken(job_id, Step.TRAIN) as taken:
-            if taken is not None:
-                self._train(*taken)
+        with self._lease(job_id, Step.TRAIN) as current:
+            if current is not None:
+                self._train(*current)
 
     def publish(self, job_id: str) -> None:
-        """Say what the adapter is like, and put its folder where everybody can fetch it by its CID."""
-        with self._taken(job_id, Step.PUBLISH) as taken:
-            if taken is not None:
-                self._publish(taken[0])
+        """Screen the adapter and publish its folder in the block store."""
+        with self._lease(job_id, Step.PUBLISH) as current:
+            if current is not None:
+                self._publish(current[0])
 
     def run(self, step: Step, job_id: str) -> None:
         {Step.VALIDATE: self.validate, Step.TRAIN: self.train, Step.PUBLISH: self.publish}[step](job_id)
 
-    def _publish(self, held: Held) -> None:
-        folder = self._folder(held.job)
+    def _publish(self, leased: LeasedJob) -> None:
+        folder = self._folder(leased.job)
         if not (folder / ADAPTER).is_dir():
-            self._leases.without_adapter(held)
+            self._leases.retry_without_adapter(leased)
             return
-        report = self._gatekeeper.report(held.job, folder)
-        self._leases.report(held, "gate", {"message": report.message, **asdict(report)})
-        _count(self._leases.published(held, self._publication.publish(folder / ADAPTER)))
-        if held.job.imported is not None:  # again, for a worker that was killed right behind accepting them
-            drop_files(self._options.transfers, held.job.creator, held.job.imported)
+        report = self._screening.report(leased.job, folder)
+        self._leases.record_event(leased, "screening", {"message": report.message, **asdict(report)})
+        _count_charge(self._leases.complete_publication(leased, self._publication.publish(folder / ADAPTER)))
+        if leased.job.imported is not None:  # again: a worker may have been killed after validation
+            delete_files(self._options.transfers, leased.job.creator, leased.job.imported)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
-    def _train(self, held: Held, heartbeat: Heartbeat) -> None:
-        folder = self._folder(held.job)
-        dataset = self._write_rows(held.job)
-        if dataset != held.job.dataset:
-            raise DatasetChanged(f"the rows of snapshot {held.job.snapshot_id} have changed since validation")
-        self._spec(held.job).save(folder)
-        self._run_process(held, heartbeat, self._leases.trained)
+    def _train(self, leased: LeasedJob, heartbeat: Heartbeat) -> None:
+        folder = self._folder(leased.job)
+        dataset = self._write_rows(leased.job)
+        if dataset != leased.job.dataset:
+            raise DatasetChanged(
+                f"the rows of snapshot {leased.job.snapshot_id} have changed since validation"
+            )
+        self._spec(leased.job).save(folder)
+        self._run_process(leased, heartbeat, self._leases.complete_training)
 
-    def _accept(self, held: Held, foreign: ImportedAdapter, heartbeat: Heartbeat) -> None:
-        options, creator = self._options, held.job.creator
-        folder = self._folder(held.job)
-        bring_files(options.transfers, creator, foreign, folder)
+    def _validate_import(self, leased: LeasedJob, imported: ImportedAdapter, heartbeat: Heartbeat) -> None:
+        options, creator = self._options, leased.job.creator
+        folder = self._folder(leased.job)
+        fetch_files(options.transfers, creator, imported, folder)
         model_cache = str(options.model_cache.resolve())
-        spec = ImportSpec(creator, foreign.licence, model_cache, options.base_folder, options.num_threads)
+        spec = ImportSpec(creator, imported.licence, model_cache, options.base_folder, options.num_threads)
         spec.save(folder)
-        if self._run_process(held, heartbeat, self._leases.accepted):
-            drop_files(options.transfers, creator, foreign)
+        if self._run_process(leased, heartbeat, self._leases.complete_import):
+            delete_files(options.transfers, creator, imported)
 
     def _run_process(
-        self, held: Held, heartbeat: Heartbeat, end: Callable[[Held, TrainingResult], None]
+        self, leased: LeasedJob, heartbeat: Heartbeat, on_done: Callable[[LeasedJob, TrainingResult], None]
     ) -> bool:
-        """Whether it came to its `end`."""
-        folder = self._folder(held.job)
+        """Run the training process; whether it succeeded, in which case `on_done` was called."""
+        folder = self._folder(leased.job)
         last = supervise(
             self._options.command(folder),
             folder,
             lambda: not (heartbeat.is_lost or self._stopping.is_set()),
-            lambda event: self._leases.report(held, event.kind, event.data),
+            lambda event: self._leases.record_event(leased, event.kind, event.data),
         )
         if last is None:
-            self._leases.release(held)
+            self._leases.release(leased)
         elif last.kind == "failed":
-            self._leases.failed(held, last.data)
+            self._leases.fail(leased, last.data)
         else:
-            end(held, TrainingResult(**last.data))
+            on_done(leased, TrainingResult(**last.data))
             return True
         return False
 
@@ -159,14 +161,14 @@ class Steps:
         return write_rows(self._snapshots, job.snapshot_id, self._folder(job) / ROWS_FILE)
 
     def _parent(self, job: TrainingJob) -> Parent | None:
-        return None if job.config.parent is None else self._options.bring_parent(job.config.parent)
+        return None if job.config.parent is None else self._options.fetch_parent(job.config.parent)
 
     def _spec(self, job: TrainingJob) -> TrainingSpec:
         parent = self._parent(job)
         return TrainingSpec(
             job_id=job.id,
             config=job.config,
-            snapshots=_named(job, parent),
+            snapshots=_snapshots(job, parent),
             licences=tuple(self._snapshots.licences(job.snapshot_id)),
             model_cache=str(self._options.model_cache.resolve()),
             base_folder=self._options.base_folder,
@@ -181,47 +183,48 @@ class Steps:
         return folder.resolve()
 
     @contextmanager
-    def _taken(self, job_id: str, step: Step) -> Iterator[tuple[Held, Heartbeat] | None]:
-        """Hold the lease for the block. What is wrong with the job ends it; all else is tried again."""
-        held = self._leases.take(job_id, step)
-        if held is None:
+    def _lease(self, job_id: str, step: Step) -> Iterator[tuple[LeasedJob, Heartbeat] | None]:
+        """Hold the job's lease. A `DomainError` fails the job; `Unavailable` and other errors are retried."""
+        leased = self._leases.acquire(job_id, step)
+        if leased is None:
             yield None
             return
         started, outcome = time.monotonic(), "failed"
         try:
-            with Heartbeat(self._leases, held) as heartbeat:
-                yield held, heartbeat
+            with Heartbeat(self._leases, leased) as heartbeat:
+                yield leased, heartbeat
             outcome = "ended"
         except LeaseLost:
             outcome = "lost"
-            log.info("%s is not ours any more", job_id)
-        except (
-            Exception
-        ) as error:  # whatever it is, the job's record must say so, and the worker must live on
+            log.info("lost the lease of %s", job_id)
+        except Exception as error:  # the job's record must have it, and the worker must continue
             log.exception("step %s of %s failed", step, job_id)
-            self._give_back(held, error)
+            self._record_failure(leased, error)
         finally:
             TASKS.labels(step.value, outcome).observe(time.monotonic() - started)
 
-    def _give_back(self, held: Held, error: Exception) -> None:
+    def _record_failure(self, leased: LeasedJob, error: Exception) -> None:
         try:
-            known = as_disk_full(error, self._options.home / held.job.id) or error
-            if isinstance(known, DomainError) and (known is not error or not isinstance(error, Unavailable)):
-                self._leases.failed(held, {"code": known.code, "message": known.message, **known.details})
+            disk_full = disk_full_error(error, self._options.home / leased.job.id)
+            failure = disk_full or error
+            if isinstance(failure, DomainError) and (disk_full or not isinstance(error, Unavailable)):
+                self._leases.fail(
+                    leased, {"code": failure.code, "message": failure.message, **failure.details}
+                )
             else:
-                self._leases.release(held, f"{type(error).__name__}: {error}")
+                self._leases.release(leased, f"{type(error).__name__}: {error}")
         except LeaseLost:
-            log.info("%s is not ours any more", held.job.id)
+            log.info("lost the lease of %s", leased.job.id)
 
 
-def _count(job: TrainingJob) -> None:
-    """What its receipt charges."""
+def _count_charge(job: TrainingJob) -> None:
+    """Count the tokens and units of the job's receipt."""
     if job.payment is not None and job.result is not None:
         num_tokens = int(job.result.metrics["num_trained_tokens"])
         CHARGED_TOKENS.labels("trained").inc(num_tokens)
         CHARGED_UNITS.inc(num_tokens * job.payment.price)
 
 
-def _named(job: TrainingJob, parent: Parent | None) -> tuple[SnapshotId, ...]:
-    """As `backend.services.train.parents.snapshots_of` has them."""
-    return (job.snapshot_id,) if parent is None else joined(job.snapshot_id, parent.record)
+def _snapshots(job: TrainingJob, parent: Parent | None) -> tuple[SnapshotId, ...]:
+    """As `backend.services.train.parents.snapshots_of` computes them."""
+    return (job.snapshot_id,) if parent is None else merge_snapshots(job.snapshot_id, parent.record)

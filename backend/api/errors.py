@@ -31,7 +31,7 @@ from backend.domain.errors import (
 )
 from backend.metrics import ERRORS
 from backend.services.accounts.idempotency import IdempotencyKeyReused
-from backend.services.contribute.receive import UploadTooLarge
+from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.transfers import ChecksumMismatch, TransferBusy
 
 if TYPE_CHECKING:

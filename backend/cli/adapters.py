@@ -170,7 +170,7 @@ def _follow(client: ApiClient, adapter_id: str) -> dict[str, Any]:
         adapter: dict[str, Any] = client.get(path)
         events = client.list_all(f"{path}/events")
         for event in events[num_shown:]:
-            if event["kind"] in {"gate", "retry", "working"}:
+            if event["kind"] in {"screening", "retry", "working"}:
                 typer.echo(event["message"])
         num_shown = len(events)
         return adapter if adapter["finished_at"] is not None else None

@@ -137,7 +137,7 @@ def _settle(installation: Installation, stop: threading.Event) -> None:
         try:
             curation.advance()
             installation.transfers.sweep()
-            installation.copies.sweep()
+            installation.withdrawn_content.sweep()
             progress = settler.run_once()
             status = " ".join(filter(None, [progress.step, progress.reason, *progress.skipped.values()]))
         except DomainError as error:

@@ -19,7 +19,7 @@ from backend.domain.contribution import (
     PersonalKind,
     Profile,
     Report,
-    Ticket,
+    SigningRequest,
     Upload,
     UploadState,
 )
@@ -204,7 +204,7 @@ def _claimed_by_others(upload_id: str, datanet: int) -> Select[int, str, int, st
 
 
 def _columns(upload: Upload) -> dict[str, Any]:
-    ticket = upload.ticket
+    signing_request = upload.signing_request
     return {
         "account": upload.account,
         "datanet": upload.datanet,
@@ -212,8 +212,8 @@ def _columns(upload: Upload) -> dict[str, Any]:
         "state": upload.state,
         "created_at": upload.created_at,
         "report": asdict(upload.report),
-        "nonce": None if ticket is None else ticket.nonce,
-        "deadline": None if ticket is None else ticket.deadline,
+        "nonce": None if signing_request is None else signing_request.nonce,
+        "deadline": None if signing_request is None else signing_request.deadline,
         "transaction_id": upload.transaction_id,
         "index": upload.index,
         "reason": upload.reason,
@@ -222,7 +222,7 @@ def _columns(upload: Upload) -> dict[str, Any]:
 
 
 def _upload(row: UploadRow) -> Upload:
-    has_ticket = row.nonce is not None and row.deadline is not None
+    has_signing_request = row.nonce is not None and row.deadline is not None
     return Upload(
         id=row.id,
         account=Account(row.account),
@@ -231,7 +231,7 @@ def _upload(row: UploadRow) -> Upload:
         state=UploadState(row.state),
         created_at=row.created_at,
         report=_report(row.report),
-        ticket=Ticket(row.nonce or 0, row.deadline or 0) if has_ticket else None,
+        signing_request=SigningRequest(row.nonce or 0, row.deadline or 0) if has_signing_request else None,
         transaction_id=row.transaction_id,
         index=row.index,
         reason=row.reason,

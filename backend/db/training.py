@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _OPEN = [JobState.VALIDATING, JobState.QUEUED, JobState.RUNNING]
 
-_FOREIGN = select(TrainingJobRow.version_id, TrainingJobRow.imported_adapter).where(
+_IMPORTED = select(TrainingJobRow.version_id, TrainingJobRow.imported_adapter).where(
     among(TrainingJobRow.version_id), TrainingJobRow.imported_adapter.is_not(None)
 )
 
@@ -66,13 +66,13 @@ class TrainingStore:
         self._session.flush()
 
     def find(
-        self, creator: Account | None, limit: int, after: str | None = None, *, are_foreign: bool = False
+        self, creator: Account | None, limit: int, after: str | None = None, *, are_imported: bool = False
     ) -> list[TrainingJob]:
         """Jobs that train, or those of imported adapters. Newest first, those that follow job `after`.
 
         Errors: `InvalidInput` if `after` is not among them.
         """
-        query = select(TrainingJobRow).where(TrainingJobRow.imported_adapter.is_not(None) == are_foreign)
+        query = select(TrainingJobRow).where(TrainingJobRow.imported_adapter.is_not(None) == are_imported)
         if creator is not None:
             query = query.where(TrainingJobRow.creator == creator)
         return [_job(row) for row in newest_first(self._session, query, TrainingJobRow, after, limit)]
@@ -86,8 +86,8 @@ class TrainingStore:
 
     def stated_licences(self, versions: Collection[VersionId]) -> dict[VersionId, str]:
         """SPDX expressions of the imported adapters among these versions."""
-        rows = found_among(self._session, _FOREIGN, versions)
-        return {VersionId(Hash32(version)): foreign["licence"] for version, foreign in rows}
+        rows = found_among(self._session, _IMPORTED, versions)
+        return {VersionId(Hash32(version)): adapter["licence"] for version, adapter in rows}
 
     def unregistered(self) -> list[TrainingJob]:
         """Jobs that are published and not known to be registered on the chain."""

@@ -153,7 +153,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class SigningRequest:
     """Single use and expiry (unix seconds) of the contributor's signature."""
 
     nonce: int
@@ -170,8 +170,8 @@ class Upload:
     state: UploadState
     created_at: datetime
     report: Report
-    ticket: Ticket | None = None
-    """Ticket of the latest typed data; once there is a `transaction_id`, the signed one."""
+    signing_request: SigningRequest | None = None
+    """Of the latest typed data; once there is a `transaction_id`, the signed one."""
     transaction_id: int | None = None
     index: int | None = None
     """Index in the datanet, once recorded."""
@@ -218,7 +218,9 @@ def update_from_chain(
         return upload
     if transaction.state is TransactionState.FAILED:
         # The signature is used or expired: the contributor must sign again.
-        draft = replace(upload, state=UploadState.DRAFT, index=None, ticket=None, transaction_id=None)
+        draft = replace(
+            upload, state=UploadState.DRAFT, index=None, signing_request=None, transaction_id=None
+        )
         return replace(draft, error=transaction.error)
     return replace(
         upload, state=UploadState.SUBMITTED, index=None

@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from backend.services.channels.channels import Channels
     from backend.services.contribute.check_upload import UploadCheck
     from backend.services.contribute.contributions import Contributions
-    from backend.services.contribute.copies import Copies
     from backend.services.contribute.curate import Curation
     from backend.services.contribute.snapshot import Snapshots
     from backend.services.contribute.staging import Staging
     from backend.services.contribute.transfers import Transfers
+    from backend.services.contribute.withdrawn_content import WithdrawnContent
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue
     from backend.services.market.denials import Policy
-    from backend.services.market.screening import Gate
+    from backend.services.market.screening import Screening
     from backend.services.operator.directory import Operators
     from backend.services.operator.membership import Membership
     from backend.services.operator.offers import Offers
@@ -137,10 +137,10 @@ class Installation(Resources):
         return Policy(self.database, self.blobs, self.adapter_folders, utc_now)
 
     @cached_property
-    def gate(self) -> Gate:
-        from backend.services.market.screening import Gate
+    def screening(self) -> Screening:
+        from backend.services.market.screening import Screening
 
-        return Gate(self.database)
+        return Screening(self.database)
 
     # Operators
 
@@ -336,10 +336,10 @@ class Installation(Resources):
         return Curation(self.database, self.blobs, self.staging, self.operator.account)
 
     @cached_property
-    def copies(self) -> Copies:
-        from backend.services.contribute.copies import Copies
+    def withdrawn_content(self) -> WithdrawnContent:
+        from backend.services.contribute.withdrawn_content import WithdrawnContent
 
-        return Copies(self.database, self.blobs)
+        return WithdrawnContent(self.database, self.blobs)
 
     @cached_property
     def snapshots(self) -> Snapshots:
@@ -410,7 +410,7 @@ class Installation(Resources):
     def publication(self) -> Publication:
         from backend.services.train.publication import Publication
 
-        return Publication(self.database, self.blobs, self.chain, self.gate)
+        return Publication(self.database, self.blobs, self.chain, self.screening)
 
     # API
 

@@ -21,7 +21,7 @@ def _check_can_settle(installation: Installation) -> None:
 def _check_is_sold(installation: Installation) -> None:
     installation.catalogue.resolve(installation.base_model.name)
     with installation.database.read() as tx:
-        installation.training_payments.check_offered(tx.chain)
+        installation.training_payments.check_registered(tx.chain)
 
 
 OPERATOR_PARTS: tuple[Part[Installation], ...] = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Overloaded, Unavailable
 from backend.processes.child import Child, ChildError, module_command
-from backend.services.train.estimate import ShownRow, Tokenised
+from backend.services.train.estimate import Tokenisation, TokenisedRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,23 +37,23 @@ class TokenizerProcess:
     wait_seconds: float = WAIT_SECONDS
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def tokenise(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
+    def tokenise(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
         """Errors: `Overloaded`, `TokenizerFailed`."""
         if not self._lock.acquire(timeout=self.wait_seconds):
             raise Overloaded("other estimates are running; try again in a moment")
         try:
-            return self._run(rows, config, num_shown)
+            return self._run(rows, config, num_examples)
         finally:
             self._lock.release()
 
-    def _run(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
+    def _run(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
         request = {
             "base_folder": self.base_folder,
             "model_cache": str(self.model_cache.resolve()),
             "max_length": config.max_length,
             "loss_on": config.loss_on,
             "packing": config.packing,
-            "num_shown": num_shown,
+            "num_examples": num_examples,
             "rows": rows,
         }
         try:
@@ -63,5 +63,5 @@ class TokenizerProcess:
                 result = child.receive()
         except (ChildError, OSError) as error:
             raise TokenizerFailed("the rows could not be tokenised; try again later") from error
-        shown = [ShownRow(**row) for row in result.pop("shown")]
-        return Tokenised(**result, shown=shown)
+        examples = [TokenisedRow(**row) for row in result.pop("examples")]
+        return Tokenisation(**result, examples=examples)

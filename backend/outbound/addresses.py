@@ -1,7 +1,8 @@
-"""Which addresses are everybody's, and which lead into a private network.
+"""Distinguishes public IP addresses from private and special-purpose ones.
 
-Written down here because `ipaddress` answers by the release of Python. Sources: IANA's special-purpose
-registries, https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry.
+The networks are listed here because the answers of `ipaddress` depend on the release of Python. Sources:
+IANA's special-purpose registries, https://www.iana.org/assignments/iana-ipv4-special-registry and
+.../iana-ipv6-special-registry.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ _NOT_PUBLIC_4 = tuple(
             "10.0.0.0/8",
             "100.64.0.0/10",
             "127.0.0.0/8",
-            "168.63.129.16/32",  # Azure's metadata and agents, though the address is a public one
-            "169.254.0.0/16",  # link-local, most clouds' metadata among it
+            "168.63.129.16/32",  # Azure's metadata service, on a public address
+            "169.254.0.0/16",  # link-local, including most clouds' metadata services
             "172.16.0.0/12",
             "192.0.0.0/24",
             "192.0.2.0/24",
@@ -34,12 +35,12 @@ _NOT_PUBLIC_4 = tuple(
     )
 )
 _UNICAST_6 = IPv6Network("2000::/3")
-"""All that is assigned to hosts; mapped, translated, unique-local and link-local addresses lie outside."""
+"""All addresses assigned to hosts; excludes mapped, translated, unique-local and link-local ones."""
 _NOT_PUBLIC_6 = tuple(
     map(
         IPv6Network,
         (
-            "2001::/23",  # Teredo among it, which holds an IPv4 address
+            "2001::/23",  # including Teredo, which embeds an IPv4 address
             "2001:db8::/32",
             "2002::/16",  # 6to4, likewise
             "2620:4f:8000::/48",
@@ -50,12 +51,12 @@ _NOT_PUBLIC_6 = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether a literal address, as the resolver writes it, is one that anybody on the Internet may reach."""
-    found = ip_address(address)
-    if isinstance(found, IPv6Address):
-        mapped = found.ipv4_mapped
-        return _is_public_6(found) if mapped is None else _is_public_4(mapped)
-    return _is_public_4(found)
+    """Whether an address, as the resolver writes it, is reachable on the public Internet."""
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address):
+        mapped = parsed.ipv4_mapped
+        return _is_public_6(parsed) if mapped is None else _is_public_4(mapped)
+    return _is_public_4(parsed)
 
 
 def _is_public_4(address: IPv4Address) -> bool:

@@ -1,8 +1,8 @@
-"""HTTP to addresses that a stranger chose, so that none of them leads where only we can reach.
+"""HTTP client for URLs that other operators publish, guarded against SSRF.
 
-The host is looked up once, every address that it has is checked, and the connection goes to one of those:
-what a second look-up would say does not matter. Redirects are not followed, the environment's proxies not
-used, bodies not decompressed. One deadline covers everything.
+The host is resolved once, all its addresses are checked, and the connection goes to one of them, so DNS
+rebinding has no effect. Redirects are not followed, proxies of the environment are not used, bodies are not
+decompressed. One deadline covers the whole request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpcore2
 
 from backend.outbound.addresses import is_public
-from backend.ports.outbound import AddressRefused, AnsweredOtherwise, Unreachable
+from backend.ports.outbound import AddressRefused, UnexpectedStatus, Unreachable
 
 if TYPE_CHECKING:
     import ssl
@@ -28,36 +28,36 @@ if TYPE_CHECKING:
 
 MAX_URL = 2048
 MAX_ADDRESSES = 4
-"""That are tried of one host."""
-RESOLVERS = 4
+"""Addresses of one host that are tried."""
+NUM_RESOLVER_THREADS = 4
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 
 log = logging.getLogger(__name__)
 
 
-def look_up(host: str, port: int) -> list[str]:
+def resolve_host(host: str, port: int) -> list[str]:
     """All addresses of the host, in the resolver's order. Errors: `OSError`, `UnicodeError`."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class OutboundClient:
-    """Implements `backend.ports.outbound.OutboundHttp`; for any number of threads."""
+    """Implements `backend.ports.outbound.OutboundHttp`. Thread-safe."""
 
     def __init__(
         self,
         *,
         allows_private: bool = False,
-        resolve: Callable[[str, int], Sequence[str]] = look_up,
+        resolve: Callable[[str, int], Sequence[str]] = resolve_host,
         network: httpcore2.NetworkBackend | None = None,
     ) -> None:
-        """`allows_private`: for local networks only. `network` connects to addresses that were checked."""
+        """`allows_private` is for local networks only. `network` connects to checked addresses."""
         if allows_private:
-            log.warning("endpoints of other operators may lie in private networks, this machine included")
+            log.warning("private addresses of other operators are allowed (local network)")
         self._allows_private = allows_private
         self._resolve = resolve
         self._network = network or httpcore2.SyncBackend()
-        self._resolvers = ThreadPoolExecutor(RESOLVERS, "look-up")  # the resolver itself knows no deadline
+        self._resolvers = ThreadPoolExecutor(NUM_RESOLVER_THREADS, "resolve")  # getaddrinfo has no timeout
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -65,28 +65,28 @@ class OutboundClient:
 
     def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
         deadline = time.monotonic() + seconds
-        checked = check_url(url)
+        parsed = parse_url(url)
         headers: list[tuple[bytes | str, bytes | str]] = [
-            ("host", _host_header(checked)),
+            ("host", _host_header(parsed)),
             ("accept", accept),
             ("accept-encoding", "identity"),
         ]
         try:
             with (
                 httpcore2.ConnectionPool(
-                    ssl_context=self._tls if checked.scheme == b"https" else None,
-                    network_backend=_Guarded(self, deadline),
+                    ssl_context=self._tls if parsed.scheme == b"https" else None,
+                    network_backend=_CheckedNetwork(self, deadline),
                 ) as pool,
-                pool.stream("GET", checked, headers=headers) as response,
+                pool.stream("GET", parsed, headers=headers) as response,
             ):
                 if response.status != HTTPStatus.OK:
-                    text = f"{url} answers with status {response.status}."
-                    raise AnsweredOtherwise(text, details={"status": response.status})
+                    text = f"{url} answered with status {response.status}."
+                    raise UnexpectedStatus(text, details={"status": response.status})
                 received = 0
                 for chunk in response.iter_stream():
                     received += len(chunk)
                     if received > max_bytes:
-                        raise Unreachable(f"{url} sends more than {max_bytes} bytes.")
+                        raise Unreachable(f"{url} sent more than {max_bytes} bytes.")
                     yield chunk
         except httpcore2.TimeoutException as error:
             raise Unreachable(f"{url} did not answer within {seconds:.0f} s.") from error
@@ -94,32 +94,32 @@ class OutboundClient:
             raise Unreachable(f"{url} cannot be reached: {error}") from error
 
     def addresses(self, host: str, port: int, seconds: float) -> list[str]:
-        """Where to connect. Errors: `AddressRefused`, `Unreachable`; `httpcore2.ConnectTimeout`."""
+        """Checked addresses. Errors: `AddressRefused`, `Unreachable`; `httpcore2.ConnectTimeout`."""
         try:
             found = self._resolvers.submit(self._resolve, host, port).result(timeout=max(seconds, 0))
         except TimeoutError as error:
-            raise httpcore2.ConnectTimeout(f"the look-up of {host}") from error
+            raise httpcore2.ConnectTimeout(f"resolving {host}") from error
         except (OSError, UnicodeError) as error:
-            raise Unreachable(f"There is no host {host!r}: {error}") from error
+            raise Unreachable(f"The host {host!r} cannot be resolved: {error}") from error
         if not self._allows_private and not all(map(is_public, found)):
-            raise AddressRefused(f"The host {host!r} leads into a private network: it is not called.")
+            raise AddressRefused(f"The host {host!r} has an address in a private network.")
         return list(found[:MAX_ADDRESSES])
 
     def connect(self, address: str, port: int, seconds: float, options: Any) -> httpcore2.NetworkStream:
         return self._network.connect_tcp(address, port, timeout=seconds, socket_options=options)
 
 
-def check_url(url: str) -> httpcore2.URL:
-    """Parsed once, for everything that follows. Errors: `AddressRefused`."""
+def parse_url(url: str) -> httpcore2.URL:
+    """Parse once, so that the checks and the request see the same URL. Errors: `AddressRefused`."""
     if len(url) > MAX_URL or not _PLAIN.fullmatch(url) or "\\" in url:
-        raise AddressRefused(f"{url[:100]!r} is no plain URL of at most {MAX_URL} characters.")
+        raise AddressRefused(f"{url[:100]!r} is not a plain ASCII URL of at most {MAX_URL} characters.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise AddressRefused(f"{url!r} is no URL: {error}") from error
+        raise AddressRefused(f"{url!r} is not a URL: {error}") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or port == 0:
-        raise AddressRefused(f"{url!r} is not http(s)://host, without a user's name.")
+        raise AddressRefused(f"{url!r} is not http(s)://host without user information.")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return httpcore2.URL(scheme=parts.scheme, host=parts.hostname, port=port, target=target)
 
@@ -129,8 +129,8 @@ def _host_header(url: httpcore2.URL) -> bytes:
     return host if url.port is None else b"%b:%d" % (host, url.port)
 
 
-class _Guarded(httpcore2.NetworkBackend):
-    """Connects to what was checked, and lets nothing last beyond the deadline."""
+class _CheckedNetwork(httpcore2.NetworkBackend):
+    """Connects to checked addresses only, within the deadline."""
 
     def __init__(self, client: OutboundClient, deadline: float) -> None:
         self._client = client
@@ -144,30 +144,30 @@ class _Guarded(httpcore2.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        addresses = self._client.addresses(host, port, _left(self._deadline))
+        addresses = self._client.addresses(host, port, _remaining(self._deadline))
         for number, address in enumerate(addresses, start=1):
             try:
-                seconds = _left(self._deadline) / (len(addresses) - number + 1)
+                seconds = _remaining(self._deadline) / (len(addresses) - number + 1)
                 stream = self._client.connect(address, port, seconds, socket_options)
-                return _Bounded(stream, self._deadline)
+                return _DeadlineStream(stream, self._deadline)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 if number == len(addresses):
                     raise
         raise Unreachable(f"The host {host!r} has no address.")
 
 
-class _Bounded(httpcore2.NetworkStream):
-    """A connection on which every step has what is left of the deadline, however small the steps."""
+class _DeadlineStream(httpcore2.NetworkStream):
+    """A connection whose reads and writes share one deadline, so that a slow peer cannot extend it."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: float) -> None:
         self._stream = stream
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        return self._stream.read(max_bytes, _left(self._deadline))
+        return self._stream.read(max_bytes, _remaining(self._deadline))
 
     def write(self, buffer: Any, timeout: float | None = None) -> None:  # noqa: ARG002
-        self._stream.write(buffer, _left(self._deadline))
+        self._stream.write(buffer, _remaining(self._deadline))
 
     def start_tls(
         self,
@@ -175,8 +175,8 @@ class _Bounded(httpcore2.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore2.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, _left(self._deadline))
-        return _Bounded(stream, self._deadline)
+        stream = self._stream.start_tls(ssl_context, server_hostname, _remaining(self._deadline))
+        return _DeadlineStream(stream, self._deadline)
 
     def close(self) -> None:
         self._stream.close()
@@ -185,9 +185,9 @@ class _Bounded(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _left(deadline: float) -> float:
-    """Seconds. Errors: `httpcore2.ReadTimeout` once there are none."""
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _remaining(deadline: float) -> float:
+    """Seconds until the deadline. Errors: `httpcore2.ReadTimeout` after it."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
         raise httpcore2.ReadTimeout("the deadline has passed")
-    return left
+    return seconds

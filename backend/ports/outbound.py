@@ -1,4 +1,4 @@
-"""Requests to addresses that a stranger chose: operators' endpoints, whatever else the chain says."""
+"""Port for requests to untrusted URLs, such as the endpoints that other operators publish on the chain."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ if TYPE_CHECKING:
 
 
 class Unreachable(Unavailable):
-    """Nobody of use answers at an address that a stranger named."""
+    """An untrusted URL gave no usable answer."""
 
 
-class AnsweredOtherwise(Unreachable):
-    """Somebody answers there, but not with what was asked for; `details["status"]` is the HTTP status."""
+class UnexpectedStatus(Unreachable):
+    """The server answered with another status than 200, `details["status"]`."""
 
 
 class AddressRefused(Unreachable):
-    """An address that a stranger named and that is not called: malformed, or one of a private network."""
+    """An untrusted URL is malformed, or its host has a private address. It was not called."""
 
 
 class OutboundHttp(Protocol):
-    """The one way to addresses that a stranger chose. What comes from there is a stranger's too."""
+    """The only HTTP client for untrusted URLs. Response bodies are untrusted too."""
 
     def get(self, url: str, *, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
-        """The body of a 200, as it arrives; nothing is sent before the first piece is asked for.
+        """Stream the body of a 200. The request is sent when the first chunk is requested.
 
-        Errors: `AddressRefused`; `AnsweredOtherwise` for any other status, redirects included; `Unreachable`
-        also for a body of more than `max_bytes`, and once `seconds` have passed, from the look-up of the host
-        to the last byte.
+        Errors: `AddressRefused`; `UnexpectedStatus`, also for redirects; `Unreachable`, also if the body
+        exceeds `max_bytes`, or if name resolution and transfer together take longer than `seconds`.
         """
         ...

@@ -1,4 +1,4 @@
-"""CARv1: blocks of one tree in a file or stream. Source: https://ipld.io/specs/transport/car/carv1/."""
+"""Reads and writes CARv1 archives with one root. Source: https://ipld.io/specs/transport/car/carv1/."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def car_section(cid: DecodedCid, block: bytes) -> bytes:
 
 
 def read_car(stream: BinaryIO) -> tuple[DecodedCid, Iterator[tuple[DecodedCid, bytes]]]:
-    """The one root and the verified blocks, one at a time. Errors: `ContentCorrupt`."""
+    """The root, and an iterator of verified blocks. Errors: `ContentCorrupt`."""
     header = _section(stream, _HEADER_BYTES)
     root = header[len(_HEADER_START) : len(_HEADER_START) + 36] if header else b""
     if header != _HEADER_START + root + _HEADER_END:
@@ -36,31 +36,32 @@ def read_car(stream: BinaryIO) -> tuple[DecodedCid, Iterator[tuple[DecodedCid, b
     return _cid(root), _blocks(stream)
 
 
-def read_tree(root: DecodedCid, pieces: Iterable[bytes]) -> Iterator[tuple[DecodedCid, bytes]]:
-    """The verified blocks of one tree from a stranger's CAR, each named by one before it, each once.
+def read_tree(root: DecodedCid, chunks: Iterable[bytes]) -> Iterator[tuple[DecodedCid, bytes]]:
+    """The verified blocks of one tree from an untrusted CAR. Each block must be linked from an earlier one,
+    and occur once.
 
-    Errors: `ContentCorrupt` for any other block, and at the end if one is missing; what the pieces raise.
+    Errors: `ContentCorrupt` for any other block, and at the end if one is missing; what `chunks` raises.
     """
-    found, blocks = read_car(io.BufferedReader(_Pieces(pieces)))
-    if found != root:
-        raise ContentCorrupt(f"the CAR is of {found}, not of {root}")
-    wanted, seen = {root}, set()
+    actual_root, blocks = read_car(io.BufferedReader(_ChunkStream(chunks)))
+    if actual_root != root:
+        raise ContentCorrupt(f"the root of the CAR is {actual_root}, not {root}")
+    expected, seen = {root}, set()
     for cid, block in blocks:
-        if cid not in wanted:
-            raise ContentCorrupt(f"the CAR of {root} holds {cid}, which nothing before it names")
+        if cid not in expected:
+            raise ContentCorrupt(f"the CAR of {root} has {cid}, which no earlier block links to")
         yield cid, block
-        wanted.discard(cid)
+        expected.discard(cid)
         seen.add(cid)
-        wanted |= {link.cid for link in node_of(cid, block).links} - seen
-    if wanted:
-        raise ContentCorrupt(f"the CAR of {root} lacks {len(wanted)} blocks")
+        expected |= {link.cid for link in node_of(cid, block).links} - seen
+    if expected:
+        raise ContentCorrupt(f"the CAR of {root} lacks {len(expected)} blocks")
 
 
-class _Pieces(io.RawIOBase):
-    """Bytes that arrive in pieces, as a stream to read from."""
+class _ChunkStream(io.RawIOBase):
+    """A readable stream over an iterable of chunks."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
         self._rest = b""
 
     def readable(self) -> bool:
@@ -68,10 +69,10 @@ class _Pieces(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 return 0
-            self._rest = piece
+            self._rest = chunk
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
@@ -84,7 +85,7 @@ def _blocks(stream: BinaryIO) -> Iterator[tuple[DecodedCid, bytes]]:
 
 
 def _section(stream: BinaryIO, limit: int) -> bytes | None:
-    """None at the end of the stream."""
+    """The next section without its length; None at the end of the stream."""
     length = bytearray()
     while not length or length[-1] & 0x80:
         byte = stream.read(1)

@@ -1,4 +1,4 @@
-"""dag-pb nodes and the UnixFS metadata within them: the two small protobuf messages of an IPFS file tree.
+"""Encodes and decodes dag-pb nodes and the UnixFS metadata in them, two small protobuf messages.
 
 Sources: https://ipld.io/specs/codecs/dag-pb/spec/ and https://specs.ipfs.tech/unixfs/.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 VARINT, BYTES = 0, 2
-"""The two protobuf wire types in use."""
+"""The protobuf wire types that dag-pb and UnixFS use."""
 
 
 class Kind(IntEnum):
@@ -32,7 +32,7 @@ class Link:
     """Empty for the chunks of a file."""
     cid: DecodedCid
     total: int
-    """Bytes of all blocks below, as its writer says (`Tsize`): never relied upon."""
+    """`Tsize`: bytes of all blocks below, as stated by the writer. Untrusted, and used for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Node:
     kind: Kind
     links: tuple[Link, ...] = ()
     size: int = 0
-    """Bytes of the file below this node; 0 for a folder."""
+    """File bytes in this subtree; 0 for a folder."""
     block_sizes: tuple[int, ...] = ()
-    """Bytes of the file below each link; none for a folder."""
+    """File bytes below each link; empty for a folder."""
     data: bytes = b""
-    """File bytes kept in the node itself, before those of its links."""
+    """File bytes in the node itself, before those of its links."""
 
 
 def encode(node: Node) -> bytes:
@@ -61,7 +61,7 @@ def encode(node: Node) -> bytes:
 
 
 def decode(block: bytes) -> Node:
-    """Errors: `ContentCorrupt` for anything but a UnixFS file or folder in one of the forms above."""
+    """Errors: `ContentCorrupt` unless the block is a UnixFS file or folder of a `Kind` above."""
     try:
         links: list[Link] = []
         meta: bytes | None = None
@@ -80,7 +80,7 @@ def decode(block: bytes) -> Node:
 
 
 def node_of(cid: DecodedCid, block: bytes) -> Node:
-    """Of a verified block. Errors: `ContentCorrupt`."""
+    """Decode a verified block by its codec. Errors: `ContentCorrupt`."""
     return decode(block) if cid.codec is Codec.DAG_PB else Node(Kind.RAW, size=len(block), data=block)
 
 
@@ -92,7 +92,7 @@ def _decode_link(raw: bytes) -> Link:
     values = dict(_fields(raw))
     cid, name, total = values.get(1), values.get(2, b""), values.get(3, 0)
     if not (isinstance(cid, bytes) and isinstance(name, bytes) and isinstance(total, int)):
-        raise ContentCorrupt("a dag-pb link without id, name and size")
+        raise ContentCorrupt("a dag-pb link lacks its CID, name or size")
     return Link(name.decode(), decode_binary_cid(cid), total)
 
 
@@ -130,17 +130,17 @@ def varint(number: int) -> bytes:
 
 
 def read_varint(buffer: Sequence[int], offset: int) -> tuple[int, int]:
-    """Value below 2^64 and the offset behind it. `ValueError`, also for an overlong spelling."""
+    """(value below 2^64, offset after it). Raises `ValueError`, also for a non-minimal encoding."""
     value = 0
-    for place in range(10):
-        if offset + place >= len(buffer):
-            raise ValueError("varint is cut off")
-        byte = buffer[offset + place]
-        value |= (byte & 0x7F) << 7 * place
+    for index in range(10):
+        if offset + index >= len(buffer):
+            raise ValueError("varint is truncated")
+        byte = buffer[offset + index]
+        value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            if value >> 64 or (place and not byte):
+            if value >> 64 or (index and not byte):
                 break
-            return value, offset + place + 1
+            return value, offset + index + 1
     raise ValueError("varint is too long")
 
 
@@ -168,7 +168,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield tag >> 3, value
         elif tag & 7 == BYTES:
             if offset + value > len(message):
-                raise ValueError("field is cut off")
+                raise ValueError("field is truncated")
             yield tag >> 3, message[offset : offset + value]
             offset += value
         else:

@@ -1,4 +1,4 @@
-"""The default block store: IPFS's content ids and on-disk layout without a daemon."""
+"""The default block store: IPFS CIDs and Kubo's on-disk layout, without a daemon."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 class EmbeddedStore(FolderStore):
-    """Implements `backend.ports.storage.BlobStore` in `root`: `blocks/` as in Kubo, `pins/` a file a pin.
+    """Implements `backend.ports.storage.BlobStore` in `root`: `blocks/` as in Kubo, `pins/` with a file per
+    pin.
 
-    Any number of processes may use one `root`.
+    Safe for concurrent use by several processes.
     """
 
     def __init__(self, root: Path, *, is_durable: bool = True) -> None:
@@ -44,7 +45,7 @@ class EmbeddedStore(FolderStore):
         self.collect_garbage()
 
     def pin(self, cid: Cid) -> None:
-        """Keep what is already here. Errors: `ContentMissing` if a block below is not, `ContentCorrupt`."""
+        """Pin a stored tree. Errors: `ContentMissing` if a block of it is missing, `ContentCorrupt`."""
         with self._lock(fcntl.LOCK_SH):
             self._pin(decode_cid(cid))
 
@@ -52,7 +53,7 @@ class EmbeddedStore(FolderStore):
         return sorted(Cid(path.name) for path in self._pins.iterdir())
 
     def import_car(self, stream: BinaryIO) -> Cid:
-        """Store and pin the tree of a CARv1. Errors: `ContentCorrupt`, also if the tree is not whole."""
+        """Store and pin the tree of a CARv1. Errors: `ContentCorrupt`, also if the tree is incomplete."""
         root, blocks = read_car(stream)
         with self._lock(fcntl.LOCK_SH):
             for cid, block in blocks:
@@ -71,17 +72,17 @@ class EmbeddedStore(FolderStore):
             self._write_pin(root)
 
     def collect_garbage(self) -> list[Cid]:
-        """Delete the blocks that no pin needs, once no addition is under way.
+        """Delete unpinned blocks. Waits for additions in progress.
 
-        Returns them, named as leaves: a block's key does not tell its codec.
+        Returns the CIDs of the deleted blocks, with the codec `raw`: keys do not contain the codec.
         """
         with self._lock(fcntl.LOCK_EX):
             roots = map(decode_cid, self.pins())
-            needed = {key_of(cid) for root in roots for cid, _ in self._reader.blocks(root)}
-            unneeded = [key for key in self._blocks.keys() if key not in needed]  # noqa: SIM118 - not a mapping
-            for key in unneeded:
+            pinned = {key_of(cid) for root in roots for cid, _ in self._reader.blocks(root)}
+            unpinned = [key for key in self._blocks.keys() if key not in pinned]  # noqa: SIM118 - not a mapping
+            for key in unpinned:
                 self._blocks.remove(key)
-        return [Cid(str(leaf_of(key))) for key in unneeded]
+        return [Cid(str(leaf_of(key))) for key in unpinned]
 
     def _add(self, tree: Tree) -> Cid:
         with self._lock(fcntl.LOCK_SH):
@@ -90,7 +91,7 @@ class EmbeddedStore(FolderStore):
         return Cid(str(added.cid))
 
     def _pin(self, root: DecodedCid) -> None:
-        for _ in self._reader.blocks(root):  # reads, hence verifies, every block
+        for _ in self._reader.blocks(root):  # reading a block verifies it
             pass
         self._write_pin(root)
 
@@ -99,7 +100,7 @@ class EmbeddedStore(FolderStore):
 
     @contextmanager
     def _lock(self, mode: int) -> Iterator[None]:
-        """Additions share it; garbage collection holds it alone, else blocks not yet pinned would go."""
+        """Shared for additions, exclusive for garbage collection, which deletes blocks not pinned yet."""
         with (self._root / "gc.lock").open("ab") as file:
             fcntl.flock(file, mode)
             yield

@@ -1,4 +1,4 @@
-"""Blocks as files, in the layout of Kubo's `blocks/` folder: a Kubo daemon given this folder serves them.
+"""Stores blocks as files in the layout of Kubo's `blocks/` folder, which a Kubo daemon can serve.
 
 Source: https://github.com/ipfs/go-ds-flatfs. A block's key is its multihash in upper-case base32 without
 padding; the next-to-last two characters of the key name its sub-folder.
@@ -29,7 +29,7 @@ SHARDING = "/repo/flatfs/shard/v1/next-to-last/2\n"
 
 
 class FlatFs:
-    """`is_durable`: a block that was put survives a power failure (one fsync each; only tests do without)."""
+    """`is_durable`: a block survives a power failure once `put` returns (one fsync each; off in tests)."""
 
     def __init__(self, root: Path, *, is_durable: bool = True) -> None:
         self._root = root
@@ -39,7 +39,7 @@ class FlatFs:
         if not sharding.exists():
             self.write(sharding, SHARDING.encode())
         elif sharding.read_text() != SHARDING:
-            raise Conflict(f"{sharding} asks for another layout than {SHARDING.strip()}", "blocks")
+            raise Conflict(f"{sharding} has a layout other than {SHARDING.strip()}", "blocks")
 
     def get(self, cid: DecodedCid) -> bytes:
         """The verified block. Errors: `ContentMissing`, `ContentCorrupt`."""
@@ -50,7 +50,7 @@ class FlatFs:
         return verify_block(cid, block)
 
     def put(self, cid: DecodedCid, block: bytes) -> None:
-        """Harmless for a block that is there. A damaged one is replaced: adding again repairs a store."""
+        """Store a block unless it exists. Replaces a corrupt one, so adding again repairs a store."""
         try:
             self.get(cid)
         except (ContentMissing, ContentCorrupt):
@@ -63,7 +63,7 @@ class FlatFs:
         return (path.stem for path in self._root.glob("??/*.data"))
 
     def write(self, path: Path, content: bytes) -> None:
-        """Whole or not at all, also when killed or cut off from power midway."""
+        """Write atomically, also in the face of crashes and power failures."""
         path.parent.mkdir(exist_ok=True)
         handle, draft = tempfile.mkstemp(prefix="draft-", dir=self._root)
         try:
@@ -89,7 +89,7 @@ def key_of(cid: DecodedCid) -> str:
 
 
 def leaf_of(key: str) -> DecodedCid:
-    """The block's CID as that of a bare leaf."""
+    """The block's CID with the codec `raw`."""
     multihash = base64.b32decode(key + "=" * (-len(key) % 8))
     return DecodedCid(Codec.RAW, multihash[len(SHA2_256) :])
 

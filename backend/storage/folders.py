@@ -1,4 +1,4 @@
-"""What a block store does with folders, whatever keeps their blocks."""
+"""Folder operations that all block stores share."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class FolderStore(ABC):
-    """The part of `backend.ports.storage.BlobStore` that follows from reading a block and adding a tree."""
+    """Implements the part of `backend.ports.storage.BlobStore` that needs only block reads and `_add`."""
 
     def __init__(self, fetch: Callable[[DecodedCid], bytes]) -> None:
-        """`fetch` gives a block; it is verified here. Errors: `ContentMissing`, `Unavailable`."""
+        """`fetch` returns an unverified block, or raises `ContentMissing` or `Unavailable`."""
         self._reader = TreeReader(fetch)
 
     @abstractmethod
     def _add(self, tree: Tree) -> Cid:
-        """Store and pin."""
+        """Store and pin a tree."""
 
     def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
         return folder_cid(files)
@@ -46,7 +46,7 @@ class FolderStore(ABC):
         return self._reader.open(cid, name)
 
     def entries(self, cid: Cid) -> list[Entry]:
-        """Everything below the folder, a folder before what it holds."""
+        """Files and folders below the folder, a folder before its contents."""
         return self._reader.entries(cid)
 
     def names(self, cid: Cid) -> dict[str, int]:
@@ -63,5 +63,5 @@ class FolderStore(ABC):
 
 
 def folder_cid(files: Mapping[str, Path | bytes]) -> Cid:
-    """What any store would call this folder; stores nothing."""
+    """The folder's CID, which is the same in every store. Stores nothing."""
     return Cid(str(import_tree(tree_of_files(files), lambda _cid, _block: None).cid))

@@ -1,4 +1,4 @@
-"""A Kubo daemon, or whatever speaks its RPC: trusted with keeping blocks, not with their bytes."""
+"""Block store on a Kubo daemon or another server of its RPC, whose blocks are verified."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ DEFAULT_TIMEOUT_SECONDS = 60
 class KuboStore(FolderStore):
     """Implements `backend.ports.storage.BlobStore` on the RPC at `address` (URL or multiaddr).
 
-    Folders go in as a CAR made here, so that their CIDs do not depend on the daemon's importer. Blocks come
-    out one by one and are hashed, so that its answers need no trust. A block that no peer has is
-    `Unavailable` after `timeout_seconds`: the daemon cannot tell missing from slow.
+    Folders are uploaded as a CAR made here, so their CIDs do not depend on the daemon's importer. Blocks are
+    downloaded one by one and hashed, so the daemon's answers need no trust. A block that no peer has is
+    `Unavailable` after `timeout_seconds`: the daemon cannot distinguish missing from slow.
     """
 
     def __init__(self, address: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         import ipfshttpclient
 
-        # The client hands urllib3 an argument that 2.x only warns about; hence `urllib3<3` in pyproject.toml.
+        # The client passes urllib3 an argument that 2.x deprecates; hence `urllib3<3` in pyproject.toml.
         warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning)
-        # `connect` would ask for the version and warn about every current daemon; these calls are stable.
-        where = multiaddr_of(address)
-        self._client: Any = ipfshttpclient.Client(where, session=True, timeout=timeout_seconds)
+        # Not `connect`: it checks the version and warns about current daemons. The calls here are stable.
+        multiaddr = to_multiaddr(address)
+        self._client: Any = ipfshttpclient.Client(multiaddr, session=True, timeout=timeout_seconds)
         super().__init__(self._fetch)
 
     def has(self, cid: Cid) -> bool:
@@ -102,8 +102,8 @@ class KuboStore(FolderStore):
             raise Unavailable(f"IPFS is not reachable: {error}") from error
 
 
-def multiaddr_of(address: str) -> str:
-    """`http://host:port` as a multiaddr; a multiaddr as it is. Errors: `InvalidInput`."""
+def to_multiaddr(address: str) -> str:
+    """Convert `http://host:port` to a multiaddr; return a multiaddr unchanged. Errors: `InvalidInput`."""
     if address.startswith("/"):
         return address
     url = urlsplit(address)
@@ -115,14 +115,14 @@ def multiaddr_of(address: str) -> str:
 
 
 class _Upload:
-    """What the client may know of a file: with more (`name`) it would send our paths along."""
+    """A file without its name: the client would send the local path."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read = file.read
 
 
 def _write_car(tree: Tree, file: BinaryIO) -> DecodedCid:
-    """The root comes first in a CAR and last out of the importer: its place is kept until it is known."""
+    """Write a CAR. It starts with the root, which the importer yields last: a placeholder is overwritten."""
     placeholder = car_header(DecodedCid(Codec.DAG_PB, bytes(32)))
     file.write(placeholder)
     root = import_tree(tree, lambda cid, block: file.write(car_section(cid, block))).cid

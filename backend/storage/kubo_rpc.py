@@ -1,7 +1,7 @@
-"""The part of Kubo's RPC that an IPFS client needs, over the embedded store: `/api/v0`, loopback only.
+"""Kubo's RPC over the embedded store, as far as IPFS clients need it: `/api/v0`, loopback only.
 
-Source: https://docs.ipfs.tech/reference/kubo/rpc/. Like Kubo's it knows no users. Hence it answers only
-callers on this machine, only POST, and nothing that a web page may have sent: no `Origin`, no foreign `Host`.
+Source: https://docs.ipfs.tech/reference/kubo/rpc/. Like Kubo's it has no authentication. It serves only
+callers on this machine, only POST, and no requests of web pages: none with an `Origin` or another `Host`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from backend.storage.embedded import EmbeddedStore
 
 VERSION = "0.8.0"
-"""The RPC that is spoken; the newest that ipfshttpclient knows."""
+"""The version of Kubo whose RPC this is; the newest that ipfshttpclient supports."""
 
 
 def kubo_rpc(store: EmbeddedStore) -> ASGIApp:
@@ -60,7 +60,7 @@ def kubo_rpc(store: EmbeddedStore) -> ASGIApp:
 
 
 def _failed(_request: Request, error: Exception) -> Response:
-    """Kubo answers every failure with 500 and this body."""
+    """Kubo's error format; it uses status 500 for every failure."""
     return JSONResponse({"Message": str(error), "Code": 0, "Type": "error"}, 500)
 
 
@@ -70,7 +70,7 @@ def _lines(values: Iterable[dict[str, Any]]) -> Response:
 
 
 class _Rpc:
-    """One method a command. Those that only wait for the disk are plain functions, run in a thread each."""
+    """One method per command. Synchronous ones only wait for the disk, and run in threads."""
 
     def __init__(self, store: EmbeddedStore) -> None:
         self._store = store
@@ -79,13 +79,13 @@ class _Rpc:
         return JSONResponse({"Version": VERSION, "Commit": "", "Repo": "12", "System": "", "Golang": ""})
 
     async def add(self, request: Request) -> Response:
-        """Files and folders as `ipfs add` sends them; only CIDv1 with raw leaves and the default chunks."""
+        """Add files and folders as `ipfs add` does; only CIDv1 with raw leaves and the default chunks."""
         options = request.query_params
-        wants = {"cid-version": "1", "raw-leaves": "true", "chunker": "size-262144", "only-hash": "false"}
-        for name, only in wants.items():
-            default = only if name in {"chunker", "only-hash"} else "unset"
-            if options.get(name, default).lower() != only:
-                raise InvalidInput(f"add: only {name}={only} is served here", name)
+        supported = {"cid-version": "1", "raw-leaves": "true", "chunker": "size-262144", "only-hash": "false"}
+        for name, value in supported.items():
+            default = value if name in {"chunker", "only-hash"} else "unset"
+            if options.get(name, default).lower() != value:
+                raise InvalidInput(f"add: only {name}={value} is supported", name)
         async with request.form(max_files=100_000) as form:
             parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
             wraps = options.get("wrap-with-directory") == "true"
@@ -121,7 +121,7 @@ class _Rpc:
 
     def dag_export(self, request: Request) -> Response:
         cid = Cid(_arg(request))
-        self._store.block(cid)  # a missing root is an error; a stream that has begun can only break off
+        self._store.block(cid)  # a missing root must fail before the response has started
         return StreamingResponse(self._store.car(cid), media_type="application/vnd.ipld.car")
 
     async def dag_import(self, request: Request) -> Response:
@@ -146,7 +146,7 @@ class _Rpc:
             return list(self._add_folder(Path(folder), wraps=wraps))
 
     def _add_folder(self, folder: Path, *, wraps: bool) -> Iterator[dict[str, Any]]:
-        """What `ipfs add` reports: the entries, a folder behind what it holds; each at the top is pinned."""
+        """Report entries as `ipfs add` does, contents before their folder. Top-level entries are pinned."""
         root = self._store.add_directory(folder)
         entries = self._store.entries(root)
         for entry in reversed(entries):

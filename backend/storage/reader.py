@@ -1,5 +1,7 @@
-"""Blocks back to files and folders, whoever delivers the blocks. Nothing that a publisher wrote is trusted:
-every block is hashed, names cannot leave the folder, and sizes are known before anything is written.
+"""Reads files and folders from blocks of any source.
+
+Publishers are not trusted: every block is hashed, names cannot leave the folder, and sizes are checked before
+anything is written.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
     from backend.domain.ids import Cid
 
 MAX_BLOCK_BYTES = 2 << 20
-"""What IPFS peers exchange at most."""
+"""The largest block that IPFS peers exchange."""
 MAX_ENTRIES = 100_000
-"""Files and folders below one folder: a few crafted blocks could otherwise unfold without end."""
+"""Limit of files and folders below one folder: a few crafted blocks could expand exponentially."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something within a folder; `size` is the file's bytes, None for a folder."""
+    """A file or folder below a folder; `size` is the file's bytes, None for a folder."""
 
     path: str
     cid: DecodedCid
@@ -45,7 +47,7 @@ class Entry:
 
 
 class TreeReader:
-    """`fetch(cid)` delivers a block, right or wrong, or raises `ContentMissing`."""
+    """`fetch(cid)` returns an unverified block, or raises `ContentMissing`."""
 
     def __init__(self, fetch: Callable[[DecodedCid], bytes]) -> None:
         self._fetch = fetch
@@ -57,16 +59,16 @@ class TreeReader:
         return verify_block(cid, block)
 
     def blocks(self, root: DecodedCid) -> Iterator[tuple[DecodedCid, bytes]]:
-        """Every block of the tree once: depth first, as `ipfs dag export` orders them."""
+        """Every block of the tree once, depth first, in the order of `ipfs dag export`."""
         seen: set[DecodedCid] = set()
-        waiting = [root]
-        while waiting:
-            cid = waiting.pop()
+        pending = [root]
+        while pending:
+            cid = pending.pop()
             if cid not in seen:
                 seen.add(cid)
                 block = self.block(cid)
                 yield cid, block
-                waiting.extend(link.cid for link in reversed(node_of(cid, block).links))
+                pending.extend(link.cid for link in reversed(node_of(cid, block).links))
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
         found = self._find(decode_cid(cid), name)
@@ -76,12 +78,14 @@ class TreeReader:
         return self._chunks(found, node.size, 0)
 
     def entries(self, cid: Cid) -> list[Entry]:
-        """Everything below the folder, a folder before what it holds."""
+        """Files and folders below the folder, a folder before its contents."""
         root = decode_cid(cid)
         found: list[Entry] = []
         for entry in self._walk(root, self._node(root), "", 0):
             if len(found) == MAX_ENTRIES:
-                raise ContentUnsafe(f"{cid} holds more than {MAX_ENTRIES} files", "cid", {"cid": cid})
+                raise ContentUnsafe(
+                    f"{cid} has more than {MAX_ENTRIES} files and folders", "cid", {"cid": cid}
+                )
             found.append(entry)
         return found
 
@@ -127,7 +131,7 @@ class TreeReader:
             links = _entries_of(current, self._node(current))
             if part not in links:
                 details = {"cid": str(folder), "name": name}
-                raise ContentMissing(f"{folder} holds no file {name!r}", "name", details)
+                raise ContentMissing(f"{folder} has no file {name!r}", "name", details)
             current = links[part]
         return current
 
@@ -146,29 +150,29 @@ class TreeReader:
         return node_of(cid, self.block(cid))
 
     def _chunks(self, cid: DecodedCid, size: int, depth: int) -> Iterator[bytes]:
-        """The `size` bytes of a file. Every part must have the size that its parent says, and none may be
-        empty, so crafted blocks cannot unfold to more than the root announced.
+        """The `size` bytes of a file. Every child must have the size that its parent states, and none may be
+        empty, so crafted blocks cannot expand to more than the size of the root.
         """
         node = self._node(cid)
-        parts = node.block_sizes
-        is_sound = (
+        child_sizes = node.block_sizes
+        is_valid = (
             node.kind is not Kind.FOLDER
             and depth <= MAX_DEPTH
-            and len(parts) == len(node.links)
-            and node.size == size == len(node.data) + sum(parts)
-            and all(parts)
+            and len(child_sizes) == len(node.links)
+            and node.size == size == len(node.data) + sum(child_sizes)
+            and all(child_sizes)
         )
-        if not is_sound:
+        if not is_valid:
             raise ContentCorrupt(f"file node {cid} contradicts its size", details={"cid": str(cid)})
         if node.data:
             yield node.data
-        for link, part in zip(node.links, parts, strict=True):
-            yield from self._chunks(link.cid, part, depth + 1)
+        for link, child_size in zip(node.links, child_sizes, strict=True):
+            yield from self._chunks(link.cid, child_size, depth + 1)
 
 
 def _entries_of(cid: DecodedCid, node: Node) -> dict[str, DecodedCid]:
     if node.kind is not Kind.FOLDER:
-        raise ContentMissing(f"{cid} is no folder", "cid", {"cid": str(cid)})
+        raise ContentMissing(f"{cid} is not a folder", "cid", {"cid": str(cid)})
     links = {check_name(link.name): link.cid for link in node.links}
     if len(links) != len(node.links):
         raise ContentUnsafe(f"folder {cid} names one entry twice", "cid", {"cid": str(cid)})

@@ -1,5 +1,6 @@
-"""Files and folders to blocks, with the same CIDs as
-`ipfs add --cid-version 1 --raw-leaves --chunker size-262144` gives: balanced trees, 174 links a node.
+"""Turns files and folders into blocks: balanced trees with 174 links per node.
+
+CIDs are those of `ipfs add --cid-version 1 --raw-leaves --chunker size-262144`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from backend.storage.dagpb import Kind, Link, Node, encode
 CHUNK_BYTES = 256 * 1024
 MAX_LINKS = 174
 MAX_FOLDER_BYTES = 256 * 1024
-"""Where Kubo starts to shard a folder over several blocks, which this store does not."""
+"""Size above which Kubo shards a folder over several blocks. Sharded folders are not supported here."""
 MAX_DEPTH = 32
 
 Tree = Mapping[str, "Tree | Path | bytes"]
-"""A folder: name -> folder, file on disk or file in memory."""
+"""A folder: name -> sub-folder, file on disk or file content."""
 Put = Callable[[DecodedCid, bytes], object]
-"""Takes each block as it is made, those below a node before the node."""
+"""Receives each block, children before their parent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What was imported: `size` bytes of file, `total` bytes of blocks below and including `cid`."""
+    """Result of an import: `size` bytes of file, `total` bytes of blocks up to and including `cid`."""
 
     cid: DecodedCid
     size: int
@@ -35,7 +36,7 @@ class Added:
 
 
 def import_tree(tree: Tree, put: Put) -> Added:
-    """Make all blocks of a folder. Errors: `ContentUnsafe` for a folder larger than one block; `OSError`."""
+    """Import a folder. Errors: `ContentUnsafe` for a folder larger than one block; `OSError`."""
     added = {name: _import_entry(entry, put) for name, entry in tree.items()}
     links = [Link(name, added[name].cid, added[name].total) for name in sorted(added, key=str.encode)]
     node = Node(Kind.FOLDER, tuple(links))
@@ -45,7 +46,7 @@ def import_tree(tree: Tree, put: Put) -> Added:
 
 
 def import_file(chunks: Iterable[bytes], put: Put) -> Added:
-    """Make all blocks of a file. Every chunk but the last has `CHUNK_BYTES`; no chunk is an empty file."""
+    """Import a file. Every chunk but the last has `CHUNK_BYTES` bytes; an empty file has no chunks."""
     level = [_put_leaf(chunk, put) for chunk in chunks] or [_put_leaf(b"", put)]
     while len(level) > 1:
         groups = (level[start : start + MAX_LINKS] for start in range(0, len(level), MAX_LINKS))
@@ -54,7 +55,7 @@ def import_file(chunks: Iterable[bytes], put: Put) -> Added:
 
 
 def tree_of_files(files: Mapping[str, Path | bytes]) -> Tree:
-    """Nest `a/b` names. Errors: `ContentUnsafe` for names that are not plain relative paths."""
+    """Nest files by their paths. Errors: `ContentUnsafe` for names that are not plain relative paths."""
     root: dict[str, Tree | Path | bytes] = {}
     for path, content in files.items():
         *parents, name = path.split("/")
@@ -62,7 +63,7 @@ def tree_of_files(files: Mapping[str, Path | bytes]) -> Tree:
         for parent in parents:
             below = folder.setdefault(check_name(parent), {})
             if not isinstance(below, dict):
-                raise ContentUnsafe(f"{path!r} lies below a file", "files")
+                raise ContentUnsafe(f"{path!r} is below a file", "files")
             folder = below
         if check_name(name) in folder:
             raise ContentUnsafe(f"{path!r} is both a file and a folder", "files")
@@ -71,7 +72,7 @@ def tree_of_files(files: Mapping[str, Path | bytes]) -> Tree:
 
 
 def tree_of_directory(path: Path, depth: int = 0) -> Tree:
-    """What lies on disk. Errors: `ContentUnsafe` for links, devices and too deep nesting; `OSError`."""
+    """The tree of a directory. Errors: `ContentUnsafe` for links, devices and too deep nesting; `OSError`."""
     if depth > MAX_DEPTH:
         raise ContentUnsafe(f"{path} is nested more than {MAX_DEPTH} deep", "path")
     tree: dict[str, Tree | Path | bytes] = {}
@@ -84,13 +85,13 @@ def tree_of_directory(path: Path, depth: int = 0) -> Tree:
 
 
 def check_name(name: str) -> str:
-    """One part of a path, safe to join to a folder on any system. Errors: `ContentUnsafe`."""
+    """Return a path component that is safe on any system. Errors: `ContentUnsafe`."""
     try:
-        is_sound = 0 < len(name.encode()) <= 255
+        is_valid = 0 < len(name.encode()) <= 255
     except UnicodeEncodeError:
-        is_sound = False
-    if not is_sound or name in {".", ".."} or any(c in "/\\:" or ord(c) < 32 for c in name):
-        raise ContentUnsafe(f"{name!r} is no safe file name", "name", {"name": repr(name)})
+        is_valid = False
+    if not is_valid or name in {".", ".."} or any(c in "/\\:" or ord(c) < 32 for c in name):
+        raise ContentUnsafe(f"{name!r} is not a safe file name", "name", {"name": repr(name)})
     return name
 
 

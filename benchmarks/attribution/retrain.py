@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.domain.training import TrainingConfig
 from workers.training.fit import MIDWAY_FILE, fit, lora_model
-from workers.training.folders import alone
+from workers.training.folders import lock_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ def retrain(run: Run, rows: Sequence[Example], base: Base, work: Path, emit: Emi
     scratch = work / "scratch" / run.name
     for folder in (scratch, path.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with alone(scratch, waits=False):
+    with lock_folder(scratch, waits=False):
         model = make_model(base, run.seed)
         fit(model, rows, replace(CONFIG, seed=run.seed), scratch, emit)
         partial = path.with_suffix(".partial")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from workers.training.evaluate import predictions
-from workers.training.gradients import row_sketches
+from workers.training.evaluate import predict
+from workers.training.gradients import sketch_row_gradients
 from workers.training.index import hidden_index
 from workers.training.influence import directions
 from workers.training.sketch import CountSketch
@@ -45,7 +45,7 @@ def forward_signals(model: Any, examples: Sequence[Example]) -> Signals:
     hidden, error, loss = [], [], []
     began = time.process_time()
     for batch in _batches(examples):
-        found = predictions(model, batch)
+        found = predict(model, batch)
         logits = head(found.states).float()
         losses = functional.cross_entropy(logits, found.labels, reduction="none")
         counts = torch.bincount(found.rows, minlength=len(batch))
@@ -72,7 +72,7 @@ def gradient_signals(
     began = time.process_time()
     found = {
         row: sketched[place]
-        for batch, sketched in row_sketches(model, examples, preamble, sketch, lambda *_: None)
+        for batch, sketched in sketch_row_gradients(model, examples, preamble, sketch, lambda *_: None)
         for place, row in enumerate(batch)
     }
     seconds = time.process_time() - began

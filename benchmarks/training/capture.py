@@ -15,7 +15,7 @@ from backend.domain.training import TrainingConfig
 from backend.services.contribute.docstrings import build_dataset
 from inference.model.sources import resolve_model
 from workers.training.fit import MIDWAY_FILE, fit, lora_model
-from workers.training.index import capture
+from workers.training.index import capture_gradients
 from workers.training.rows import encode, preamble_ids
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _turn(
     trained = time.process_time()
     midway = (checkpoints / MIDWAY_FILE).read_bytes()
     captured = time.process_time()
-    capture(model, midway, summary.midway_step, examples, preamble, _ignore)
+    capture_gradients(model, midway, summary.midway_step, examples, preamble, _ignore)
     ended = time.process_time()
     shutil.rmtree(checkpoints)
     return trained - began, ended - captured

@@ -15,10 +15,10 @@ from backend.db.tables import load_all
 from backend.db.unit_of_work import Database
 from backend.domain.contribution import Report, Upload, UploadState
 from backend.domain.ids import Account, DatanetId
+from backend.services.contribute.canonical_rows import DefectLog, write_upload
 from backend.services.contribute.check_upload import UploadCheck
 from backend.services.contribute.docstrings import build_dataset
 from backend.services.contribute.profile import Profiler
-from backend.services.contribute.receive import DefectLog, receive
 from backend.services.contribute.staging import Staging
 from backend.services.contribute.uploads import claim_rows
 from backend.settings import Settings
@@ -104,7 +104,7 @@ def _structure(num_bytes: int, work: Path) -> Rate:
     watch = Stopwatch()
     with DefectLog(work / "defects.jsonl") as log:
         target = work / "canonical.jsonl"
-        received = receive(_chunks(path), target, 2 * num_bytes, log, profiler, _discard, iter)
+        received = write_upload(_chunks(path), target, 2 * num_bytes, log, profiler, _discard, iter)
     rate = watch.rate(path.stat().st_size)
     _require(not log.counts and received.num_bytes > num_bytes // 2, "valid rows were refused")
     for made in (path, work / "canonical.jsonl"):

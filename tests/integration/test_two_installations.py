@@ -110,7 +110,7 @@ def test_data_that_one_took_in_the_other_learns_from_until_it_is_taken_back(
         refusal = {"contentHash": content_hash(rows), "isAccepted": False, "reason": ReviewReason.WITHDRAWN}
         market.send(OPERATOR, "DatasetRegistry", "review", 1, [refusal])
         away.pump()
-        away.installation.copies.sweep()
+        away.installation.withdrawn_content.sweep()
         assert not store.has(cid)
         with pytest.raises(ContributionWithdrawn):
             list(away.installation.fetching_snapshots.rows(snapshot))

@@ -17,7 +17,7 @@ from backend.domain.registries import Contribution, Datanet, Operator, Registere
 from backend.domain.transactions import PreparedTransaction
 from backend.ports.engine import InvalidSchema
 from backend.services.accounts.claims import Claimable, NothingToClaim
-from backend.services.train.estimate import ShownRow, Tokenised
+from backend.services.train.estimate import Tokenisation, TokenisedRow
 from inference.protocol import (
     Chunk,
     FinishReason,
@@ -346,11 +346,11 @@ class PlayedRows:
 class PlayedTokeniser:
     """Cuts at blanks, and learns the completion."""
 
-    def tokenise(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
+    def tokenise(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
         shown = []
         for contribution, row in rows:
             asked, said = row["prompt"].split(), row["completion"].split()
             learnt = [False] * len(asked) + [True] * len(said)
-            shown.append(ShownRow(contribution, [*asked, *said], learnt))
-        tokens, learnt_tokens = (sum(len(row.tokens) for row in shown), sum(sum(r.is_learnt) for r in shown))
-        return Tokenised(len(shown), 0, tokens, learnt_tokens, len(shown), shown[:num_shown])
+            shown.append(TokenisedRow(contribution, [*asked, *said], learnt))
+        tokens, learnt_tokens = (sum(len(row.tokens) for row in shown), sum(sum(r.is_trained) for r in shown))
+        return Tokenisation(len(shown), 0, tokens, learnt_tokens, len(shown), shown[:num_examples])

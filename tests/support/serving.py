@@ -37,7 +37,7 @@ from backend.services.market.denials import Policy
 from backend.services.market.governance import Governance
 from backend.services.market.provenance import Origins
 from backend.services.market.registry import Registry
-from backend.services.market.screening import Gate
+from backend.services.market.screening import Screening
 from backend.services.operator.directory import Operators
 from backend.services.receipts.proofs import Proofs
 from backend.services.receipts.receipts import Receipts
@@ -252,7 +252,7 @@ class Installation:
             ),
             origins=Origins(self.db),
             policy=self.policy,
-            publication=Publication(self.db, self.blobs, chain, Gate(self.db), self.clock),
+            publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),
             claims=claims,
             payouts=Payouts(self.db, chain, claims, self.operator),
             governance=Governance(chain, self.db),

@@ -17,7 +17,7 @@ from tests.support.serving import TRAINING_PRICE, Installation
 if TYPE_CHECKING:
     from backend.domain.serving import StoredReceipt
     from backend.domain.training import TrainingJob
-    from backend.services.train.leases import Held
+    from backend.services.train.leases import LeasedJob
 
 SNAPSHOT = SnapshotId(some_hash("snapshot"))
 NUM_ROWS = 20
@@ -62,20 +62,22 @@ class House:
     def create(self, **options: Any) -> TrainingJob:
         return self.training.create(self.installation.payer.account, SNAPSHOT, CONFIG | options)
 
-    def taken(self, job: TrainingJob, step: Step) -> Held:
-        held = self.leases.take(job.id, step)
+    def taken(self, job: TrainingJob, step: Step) -> LeasedJob:
+        held = self.leases.acquire(job.id, step)
         assert held is not None
         return held
 
     def trained(self, job: TrainingJob, num_tokens: int = TOKENS) -> None:
         """All but published."""
-        self.leases.validated(self.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3))
+        self.leases.complete_validation(
+            self.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3)
+        )
         metrics = {**RESULT.metrics, "num_trained_tokens": num_tokens}
-        self.leases.trained(self.taken(job, Step.TRAIN), replace(RESULT, metrics=metrics))
+        self.leases.complete_training(self.taken(job, Step.TRAIN), replace(RESULT, metrics=metrics))
 
     def published(self, job: TrainingJob) -> TrainingJob:
         self.trained(job)
-        return self.leases.published(self.taken(job, Step.PUBLISH), CID)
+        return self.leases.complete_publication(self.taken(job, Step.PUBLISH), CID)
 
     @property
     def reserved(self) -> int:

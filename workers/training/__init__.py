@@ -1,1 +1,1 @@
-"""Training in a process of its own. Only `run` and what it imports load torch; `supervise` does not."""
+"""Training in a child process. Only `run` and modules that it imports load torch; `supervise` does not."""

@@ -1,4 +1,4 @@
-"""The model card that travels in the adapter's folder."""
+"""Renders the model card of an adapter folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def versions() -> dict[str, str]:
-    """What the weights depend on besides data, configuration and seed."""
+    """Versions that the weights depend on, besides data, configuration and seed."""
     libraries = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
     return {"python": platform.python_version(), "machine": platform.machine(), **libraries}
 
@@ -26,7 +26,7 @@ class Card:
     base_digest: str
     metrics: Mapping[str, float]
     statistics: Mapping[str, float]
-    """Of the update: see `backend.domain.screening.Inspection`."""
+    """Statistics of the update, see `backend.domain.screening.Inspection`."""
     versions: Mapping[str, str]
 
     def render(self) -> str:
@@ -56,10 +56,10 @@ class Card:
             ),
         )
         return [
-            f"Measured on {m['num_eval_rows']} held-out rows, their source objects unseen in this training"
-            + ("," if self.spec.config.parent is None else " (but perhaps in its parent's),"),
-            "and on a fixed general set that has nothing to do with them: a loss above the base model's is",
-            "what was forgotten. The loss is in nats per answer token, every token weighing the same.",
+            f"Evaluated on {m['num_eval_rows']} held-out rows, whose source objects are in no training row"
+            + ("," if self.spec.config.parent is None else " (but may be in those of its parent),"),
+            "and on a fixed set of general questions, where a loss above the base model's shows forgetting.",
+            "Losses are means in nats per answer token.",
             "",
             "| model | loss | perplexity | loss on the general set |",
             "| --- | --- | --- | --- |",
@@ -101,7 +101,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class ImportCard:
-    """Of an adapter that was trained elsewhere. `metrics`: losses on the general set alone."""
+    """Model card of an imported adapter. `metrics` has only losses on the general set."""
 
     spec: ImportSpec
     base_name: str
@@ -122,10 +122,9 @@ class ImportCard:
     def _measured(self) -> list[str]:
         base, adapter = (self.metrics[f"general_loss_{model}"] for model in ("base", "adapter"))
         return [
-            "Trained elsewhere. What it is good at was not measured: which rows it has seen is not known",
-            "here, so none could be held out. On a fixed general set that has nothing to do with it, a loss",
-            "above the base model's is what was forgotten. It is in nats per answer token, each weighing the",
-            "same.",
+            "Imported, not trained here. Its training rows are unknown, so none could be held out for",
+            "evaluation. On a fixed set of general questions, a loss above the base model's shows",
+            "forgetting. Losses are means in nats per answer token.",
             "",
             "| model | loss on the general set |",
             "| --- | --- |",
@@ -139,8 +138,8 @@ class ImportCard:
             "## Made from",
             "",
             f"- base model: sha-256 `{self.base_digest}`",
-            "- no snapshot: what contributors would earn by it goes to the treasury",
-            f"- brought by `{self.spec.creator}`, who states the licence: {self.spec.licence}",
+            "- no snapshot: the contributors' share of its income goes to the treasury",
+            f"- imported by `{self.spec.creator}`, who states the licence: {self.spec.licence}",
             f"- adapter digest: `{self.adapter_digest}`",
         ]
 
@@ -163,7 +162,7 @@ def _update(statistics: Mapping[str, float]) -> list[str]:
     return [
         "## The update",
         "",
-        "Means over the layers, norms relative to the weights. Nothing here says that it is safe.",
+        "Means over the layers, norms relative to the weights. They do not show that the adapter is safe.",
         "",
         "| statistic | value |",
         "| --- | --- |",

@@ -1,4 +1,4 @@
-"""The rows of a snapshot, written to a job's folder."""
+"""Writes the rows of a snapshot to a job folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_rows(source: SnapshotRows, snapshot_id: SnapshotId, path: Path) -> Dataset:
-    """A line `{"contribution": index, "row": {...}}` each, all or nothing. Errors: `EmptySnapshot`."""
+    """Write one line `{"contribution": index, "row": {...}}` per row, atomically. Errors: `EmptySnapshot`."""
     digest = hashlib.sha256()
     contributions: set[int] = set()
     num_rows = 0

@@ -1,4 +1,4 @@
-"""Telling that the disk is full, whoever found out. Loads no torch."""
+"""Recognises a full disk behind the errors of libraries. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-LEAST_BYTES = 1 << 20
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+MIN_FREE_BYTES = 1 << 20
 
 
-def as_disk_full(error: BaseException, folder: Path) -> DiskFull | None:
-    """What to say of a job in `folder` that died of `error`; None if of something else.
+def disk_full_error(error: BaseException, folder: Path) -> DiskFull | None:
+    """The error to report for a job in `folder` that failed with `error`; None if the disk is not full.
 
-    Libraries that write in C++ or Rust have errors of their own, which say at most the system's words.
+    Libraries that write in C++ or Rust raise exceptions of their own, with the system's message at most. So
+    little free space counts as a full disk too.
     """
-    if not any(map(_is_no_room, _chain(error))) and _free_bytes(folder) >= LEAST_BYTES:
+    if not any(map(_is_disk_full, _chain(error))) and _free_bytes(folder) >= MIN_FREE_BYTES:
         return None
-    kept = [int(path.parent.name.rpartition("-")[2]) for path in _whole_checkpoints(folder)]
-    what = f"the checkpoint of step {max(kept)} is kept" if kept else "it had no checkpoint yet"
-    message = f"the worker's disk is full: make room, and start the job again; {what}"
-    return DiskFull(message, details={"step": max(kept)} if kept else {})
+    steps = [int(path.parent.name.rpartition("-")[2]) for path in _complete_checkpoints(folder)]
+    checkpoint = f"the checkpoint of step {max(steps)} is kept" if steps else "it had no checkpoint yet"
+    message = f"the worker's disk is full: free some space and start the job again; {checkpoint}"
+    return DiskFull(message, details={"step": max(steps)} if steps else {})
 
 
 def _free_bytes(folder: Path) -> int:
-    here = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(here).free
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
-def _whole_checkpoints(folder: Path) -> list[Path]:
+def _complete_checkpoints(folder: Path) -> list[Path]:
     return list((folder / CHECKPOINTS).glob(f"checkpoint-*/{COMPLETE}"))
 
 
@@ -45,7 +46,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _is_no_room(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         return True
     return "no space left on device" in str(error).lower()

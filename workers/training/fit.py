@@ -1,4 +1,4 @@
-"""LoRA on the base model with PEFT and the Trainer of transformers; resumable to the bit."""
+"""LoRA training with PEFT and the Trainer of transformers. A resumed run gives identical weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from backend.domain.errors import InvalidInput
 from inference.kernels.cpu import product_arithmetic, this_cpu
-from workers.training.packing import ATTENTION, flatten, is_in_bf16
-from workers.training.rows import packs, plan_batches
+from workers.training.packing import ATTENTION, collate, is_bf16
+from workers.training.rows import pack_rows, plan_batches
 from workers.training.spec import COMPLETE
 from workers.training.stopping import EarlyStop
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from workers.training.rows import Example
 
 MIDWAY_FILE = "midway.safetensors"
-"""Below the folder of checkpoints: the adapter in bf16, a third of the way, where attribution is at home."""
+"""In the folder of checkpoints: the adapter in bf16 after a third of training, for attribution."""
 
 
 class NonFiniteLoss(InvalidInput):
-    """Training diverged: a loss or a weight is NaN, infinite, or has no finite perplexity.
+    """Training diverged: a loss, its perplexity or a weight is not finite.
 
-    `details` has the step, or the model that was evaluated.
+    `details` has the step or the evaluated model.
     """
 
 
@@ -48,23 +48,21 @@ class FitSummary:
     num_steps: int
     num_trained_tokens: int
     midway_step: int
-    """Of what `MIDWAY_FILE` has."""
+    """Step of the checkpoint in `MIDWAY_FILE`."""
     kept_step: int
-    """Of what the model has: the last, or the best where training may stop early."""
+    """Step of the model's weights: the last one, or the best one with early stopping."""
 
 
 def compute_dtype() -> torch.dtype:
-    """What the frozen weights and all products are in: bfloat16 on GPUs and on CPUs that multiply it faster
-    than float32, which are those with AMX, and AMD's with AVX-512's instruction for pairs.
+    """Type of the frozen weights and of all products: bfloat16 on GPUs and on CPUs that multiply it faster
+    than float32, which are those with AMX and AMD's with the AVX-512 instruction for pairs.
     """
     is_fast = torch.cuda.is_available() or product_arithmetic(this_cpu()) in ("tiled", "paired")
     return torch.bfloat16 if is_fast else torch.float32
 
 
 def lora_model(base_folder: Path, config: TrainingConfig) -> Any:
-    """The base model in `compute_dtype`, frozen, with fresh adapter weights in fp32 that depend on the seed
-    alone.
-    """
+    """The frozen base model in `compute_dtype`, with new adapter weights in fp32 drawn from the seed."""
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=compute_dtype(), local_files_only=True)
     model.set_attn_implementation(ATTENTION)
     model.config.use_cache = False
@@ -87,28 +85,30 @@ def fit(
     config: TrainingConfig,
     checkpoints: Path,
     emit: Emit,
-    deciding: Sequence[Example] = (),
+    stopping_rows: Sequence[Example] = (),
 ) -> FitSummary:
-    """Train the adapter in place, from the newest whole checkpoint if there is one; leaves `MIDWAY_FILE`.
+    """Train the adapter in place, from the newest complete checkpoint if one exists. Writes `MIDWAY_FILE`.
 
-    `deciding` rows say when to stop, where the configuration has early stopping. Errors: `NonFiniteLoss`.
+    Early stopping, if configured, measures the loss on `stopping_rows`. Errors: `NonFiniteLoss`.
     """
-    sequences = packs(examples, config.max_length) if config.packing else [(e,) for e in examples]
+    sequences = pack_rows(examples, config.max_length) if config.packing else [(e,) for e in examples]
     plan = plan_batches(len(sequences), config.batch_size, config.epochs, config.seed, config.steps)
-    batches = [[e for place in places for e in sequences[place]] for places in plan]
+    batches = [[e for index in step for e in sequences[index]] for step in plan]
     progress = _Progress([sum(len(e.token_ids) for e in rows) for rows in batches], emit)
-    stop = EarlyStop(config.early_stopping, deciding, checkpoints, emit) if config.early_stopping else None
+    stop = (
+        EarlyStop(config.early_stopping, stopping_rows, checkpoints, emit) if config.early_stopping else None
+    )
     midway = _Midway(midway_step(len(plan)), checkpoints / MIDWAY_FILE)
     trainer = Trainer(
         model=model,
-        args=_arguments(config, len(plan), checkpoints, bf16=is_in_bf16(model)),
+        args=_arguments(config, len(plan), checkpoints, bf16=is_bf16(model)),
         train_dataset=_Batches(batches),
         data_collator=lambda items: items[0],
         callbacks=[progress, *([stop] if stop else []), midway],
     )
     trainer.remove_callback(_printer())
     newest = _newest_checkpoint(checkpoints)
-    with disable_input_dtype_casting(model, active=is_in_bf16(model)):
+    with disable_input_dtype_casting(model, active=is_bf16(model)):
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     _check_weights(model, len(plan))
     num_steps = stop.last_step if stop else len(plan)
@@ -126,7 +126,7 @@ def fit(
 
 
 class _Batches(Dataset[dict[str, torch.Tensor]]):
-    """One item an optimizer step: the Trainer then only has to walk on, and to skip when it resumes."""
+    """One item per optimizer step, in order, so that a resumed Trainer only skips items."""
 
     def __init__(self, batches: Sequence[Sequence[Example]]) -> None:
         self._batches = batches
@@ -135,11 +135,11 @@ class _Batches(Dataset[dict[str, torch.Tensor]]):
         return len(self._batches)
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        return flatten(self._batches[step])
+        return collate(self._batches[step])
 
 
 class _Progress(TrainerCallback):
-    """Says how it goes after every step, and stops at the first loss that is not a number."""
+    """Emits `progress` after every step, and stops at the first loss that is not finite."""
 
     def __init__(self, num_tokens: Sequence[int], emit: Emit) -> None:
         self._num_tokens = num_tokens
@@ -178,13 +178,13 @@ class _Progress(TrainerCallback):
 
 
 def midway_step(num_steps: int) -> int:
-    """Where gradients predict influence best: later, the rows are fitted and their gradients faint."""
+    """Step whose gradients predict influence best: later the rows are fitted and their gradients small."""
     return max(1, round(num_steps / 3))
 
 
 class _Midway(TrainerCallback):
-    """Keeps the adapter as it is after one step, or at the end of a training that stops before; a run that
-    resumes behind it finds it kept.
+    """Saves the adapter after a given step, or at the end of a run that stops before it. A run that resumes
+    after this step finds the file of the earlier run.
     """
 
     def __init__(self, step: int, path: Path) -> None:
@@ -205,7 +205,7 @@ def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path, *, bf1
     return TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=num_steps,
-        per_device_train_batch_size=1,  # an item is a whole batch already
+        per_device_train_batch_size=1,  # an item is a whole batch
         train_sampling_strategy="sequential",
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.scheduler,
@@ -214,13 +214,13 @@ def _arguments(config: TrainingConfig, num_steps: int, checkpoints: Path, *, bf1
         max_grad_norm=1.0,
         seed=config.seed,
         logging_steps=1,
-        logging_nan_inf_filter=False,  # it would replace a NaN by the mean so far
+        logging_nan_inf_filter=False,  # it would replace NaN by the mean of earlier losses
         save_steps=config.checkpoint_steps,
         save_total_limit=2,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=not torch.cuda.is_available(),
-        bf16=bf16,  # of the products: the adapter's weights stay in fp32
+        bf16=bf16,  # products only: the adapter's weights stay in fp32
         report_to="none",
         disable_tqdm=True,
     )
@@ -233,12 +233,12 @@ def _printer() -> Any:
 
 
 def _newest_checkpoint(checkpoints: Path) -> Path | None:
-    """Half-written ones are removed, so that the Trainer's own rotation never counts them."""
+    """Also removes incomplete checkpoints, so that the Trainer's rotation does not count them."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    whole = [path for path in found if (path / COMPLETE).exists()]
-    for path in set(found) - set(whole):
+    complete = [path for path in found if (path / COMPLETE).exists()]
+    for path in set(found) - set(complete):
         shutil.rmtree(path)
-    return whole[-1] if whole else None
+    return complete[-1] if complete else None
 
 
 def _check_weights(model: Any, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The folders of jobs: who may write to one, and when it goes. Loads no torch."""
+"""Locks and removes job folders. Loads no torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingJob
 
 LOCK_FILE = "lock"
-KEPT = timedelta(hours=1)
-"""How long the folder of a job that is over stays, its log for who wonders why."""
+RETENTION = timedelta(hours=1)
+"""How long the folder of a finished job is retained, so that its log can be read."""
 log = logging.getLogger(__name__)
 
 
@@ -32,10 +32,10 @@ class Jobs(Protocol):
 
 
 @contextmanager
-def alone(folder: Path, *, waits: bool = True) -> Iterator[None]:
-    """Two processes never write to one job's folder, even while a killed worker's child is still dying.
+def lock_folder(folder: Path, *, waits: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock, so that no two processes write to one folder while a killed child still exits.
 
-    Errors: `BlockingIOError` if another process is in it and this one does not wait.
+    Errors: `BlockingIOError` if another process holds the lock and `waits` is false.
     """
     with (folder / LOCK_FILE).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
@@ -43,16 +43,16 @@ def alone(folder: Path, *, waits: bool = True) -> Iterator[None]:
 
 
 def sweep_folders(home: Path, jobs: Jobs, clock: Callable[[], datetime] = utc_now) -> int:
-    """Remove the folders below `home` of jobs that have been over for long; how many.
+    """Remove the folders below `home` of jobs that finished more than `RETENTION` ago; return their number.
 
-    What they gave is in the block store by then. A folder in use stays until a later sweep, and one whose job
-    is not among these is not ours to remove.
+    Their results are in the block store by then. A locked folder is left for a later sweep. Folders of jobs
+    that `jobs` does not have are left alone.
     """
-    before = clock() - KEPT
-    return sum(_remove(folder) for folder in home.glob("*-*") if _is_over(jobs, folder.name, before))
+    before = clock() - RETENTION
+    return sum(_remove(folder) for folder in home.glob("*-*") if _is_expired(jobs, folder.name, before))
 
 
-def _is_over(jobs: Jobs, job_id: str, before: datetime) -> bool:
+def _is_expired(jobs: Jobs, job_id: str, before: datetime) -> bool:
     try:
         finished_at = jobs.get(job_id).finished_at
     except NotFound:
@@ -62,9 +62,9 @@ def _is_over(jobs: Jobs, job_id: str, before: datetime) -> bool:
 
 def _remove(folder: Path) -> bool:
     try:
-        with alone(folder, waits=False):
+        with lock_folder(folder, waits=False):
             shutil.rmtree(folder)
     except OSError as error:
-        log.warning("%s stays for now: %s", folder, error)
+        log.warning("cannot remove %s yet: %s", folder, error)
         return False
     return True

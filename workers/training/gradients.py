@@ -1,10 +1,10 @@
-"""Gradients of each row's own loss with respect to LoRA's B matrices, sketched; one backward pass a batch.
+"""Sketched per-row gradients of the loss with respect to LoRA's B matrices, with one backward pass per batch.
 
-A LoRA module computes y = W x + s B A x, so that a row's loss has the gradient dB = s sum over tokens
-dy (A x)^T: both factors pass by in the batch's forward and backward pass, and no row needs one of its own. A
-is left out: where B is small its gradients are. So is what a row has of the chat template's preamble behind
-its first token, which is read once for all rows. Neither are weights differentiated nor is the adapter
-computed apart: it is in W for the while, so that a module costs one product, not three.
+A LoRA module computes y = W x + s B A x, so a row's loss has the gradient dB = s sum over tokens dy (A x)^T.
+Hooks see both factors in the batch's forward and backward pass. Gradients of A are left out: they are small
+where B is. So are tokens of the chat template's preamble after a row's first token; their keys and values are
+computed once for all rows. No weight requires gradients, and the adapter is merged into W for the pass, so
+that a module costs one product and not three.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch.nn import functional
 
-from workers.training.evaluate import batches_by_length, predictions
-from workers.training.packing import row_places
-from workers.training.preamble import read_preamble
-from workers.training.progress import Pulse
-from workers.training.rows import own_positions
+from workers.training.evaluate import batches_by_length, predict
+from workers.training.packing import row_indices
+from workers.training.preamble import compute_preamble
+from workers.training.progress import ProgressReporter
+from workers.training.rows import computed_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,101 +32,102 @@ if TYPE_CHECKING:
     from workers.training.sketch import CountSketch
 
 BATCH_TOKENS = 1024
-"""Activations of every layer are kept for the backward pass."""
+"""Limits the activations of all layers, which the backward pass needs."""
 _ADAPTER = "default"
 
 
-def row_sketches(
+def sketch_row_gradients(
     model: Any, examples: Sequence[Example], preamble: Sequence[int], sketch: CountSketch, emit: Emit
 ) -> Iterator[tuple[Sequence[Example], Tensor]]:
-    """(rows, their sketched gradients [rows, size] fp32), batch by batch, the longest rows first.
+    """Yield (rows, their sketched gradients [rows, size] fp32) per batch, the longest rows first.
 
-    `model` is a PEFT model, whose weights stay as they are. The loss of a row is the sum over its trained
-    tokens, so that a long answer weighs more, as it does in training. `preamble`: the token ids that
-    conversations begin with, behind the first of which no gradients are taken. The same build, threads and
-    rows give the same bits.
+    `model` is a PEFT model, whose weights are restored afterwards. The loss of a row is the sum over its
+    trained tokens, so a long answer weighs more, as in training. `preamble` has the token ids at the start of
+    every conversation; no gradients are taken of those after the first. Deterministic for the same build,
+    threads and rows.
     """
-    pulse = Pulse(emit, "gradients", len(examples))
+    progress = ProgressReporter(emit, "gradients", len(examples))
     model.eval()
-    with _Taps(model, sketch) as taps, model.disable_adapter():
-        read = read_preamble(model, preamble)
+    with _GradientHooks(model, sketch) as hooks, model.disable_adapter():
+        cached = compute_preamble(model, preamble)
         for rows in batches_by_length(examples, BATCH_TOKENS, preamble):
-            yield rows, taps.sketches(rows, read)
-            pulse.advance(len(rows))
+            yield rows, hooks.sketches(rows, cached)
+            progress.advance(len(rows))
 
 
 def _backward(model: Any, rows: Sequence[Example], preamble: Preamble | None) -> None:
-    """Of the cross entropy in nats, summed over all trained tokens.
+    """Backpropagate the cross entropy in nats, summed over all trained tokens.
 
-    Its gradient at the states is W^T (p - y), W the head: a loss that is not needed itself is not computed.
+    Its gradient at the states is W^T (p - y), W being the head, so the loss itself is not computed.
     """
-    found = predictions(model, rows, preamble)
+    predicted = predict(model, rows, preamble)
     head = model.get_output_embeddings()
     with torch.no_grad():
-        errors = head(found.states).softmax(dim=1)
-        errors[torch.arange(len(errors)), found.labels] -= 1
+        errors = head(predicted.states).softmax(dim=1)
+        errors[torch.arange(len(errors)), predicted.labels] -= 1
         gradient = errors @ head.weight
-    found.states.backward(gradient)  # type: ignore[no-untyped-call]
+    predicted.states.backward(gradient)  # type: ignore[no-untyped-call]
 
 
-class _Taps:
-    """Puts the adapter into the base's weights, reads x and dy there, and adds dB to the rows' sums."""
+class _GradientHooks:
+    """Merges the adapter into the base's weights, captures x and dy, and adds dB to the rows' sums."""
 
     def __init__(self, model: Any, sketch: CountSketch) -> None:
         self._model = model
         self._sketch = sketch
         self._sums = sketch.zeros(0)
-        self._places = self._is_real = torch.empty(0)
-        self._kept: list[tuple[Any, Tensor]] = []
+        self._indices = self._is_real = torch.empty(0)
+        self._originals: list[tuple[Any, Tensor]] = []
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
         for name, layer in self._model.named_modules():
             if isinstance(layer, LoraLayer):
-                self._tap(name, layer)
+                self._attach(name, layer)
         return self
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        for weight, kept in self._kept:
-            weight.data = kept
+        for weight, original in self._originals:
+            weight.data = original
 
     def sketches(self, rows: Sequence[Example], preamble: Preamble | None) -> Tensor:
         """[rows, size] fp32."""
-        left_out = preamble.token_ids if preamble else ()
-        lengths = torch.tensor([len(own_positions(row, left_out)) for row in rows], device=self._model.device)
-        self._places, self._is_real = row_places(lengths)
+        omitted = preamble.token_ids if preamble else ()
+        counts = [len(computed_positions(row, omitted)) for row in rows]
+        lengths = torch.tensor(counts, device=self._model.device)
+        self._indices, self._is_real = row_indices(lengths)
         self._sums = self._sketch.zeros(len(rows))
         _backward(self._model, rows, preamble)
         return self._sums
 
     @torch.no_grad()
-    def _tap(self, name: str, layer: Any) -> None:
+    def _attach(self, name: str, layer: Any) -> None:
         weight = layer.base_layer.weight
         inner = layer.lora_A[_ADAPTER].weight.to(weight.dtype)
         updated = weight.float() + layer.get_delta_weight(_ADAPTER).float()
-        stretch = None
-        if layer.use_dora[_ADAPTER]:  # y = m / |W + s B A| (W + s B A) x, whose norm is nobody's gradient
-            stretch = layer.lora_magnitude_vector[_ADAPTER].weight / updated.norm(dim=1)
-            updated *= stretch.unsqueeze(1)
-        self._kept.append((weight, weight.data))
+        magnitude = None
+        if layer.use_dora[_ADAPTER]:  # y = m / |W + s B A| (W + s B A) x; the norm counts as a constant
+            magnitude = layer.lora_magnitude_vector[_ADAPTER].weight / updated.norm(dim=1)
+            updated *= magnitude.unsqueeze(1)
+        self._originals.append((weight, weight.data))
         weight.data = updated.to(weight.dtype)
         scaling = layer.scaling[_ADAPTER]
 
-        def take(shrunk: Tensor, gradient: Tensor) -> None:
-            self._take(name, shrunk, gradient if stretch is None else gradient * stretch)
+        def add(shrunk: Tensor, gradient: Tensor) -> None:
+            self._add(name, shrunk, gradient if magnitude is None else gradient * magnitude)
 
         def hook(_module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-            if not torch.is_grad_enabled():  # the preamble's
+            if not torch.is_grad_enabled():  # the preamble's pass
                 return
-            output.requires_grad_()  # in the first layer: no weight is differentiated, so nothing does before
+            output.requires_grad_()  # no weight requires gradients, so the first layer's output must
             shrunk = functional.linear(inputs[0].detach(), inner) * scaling
-            output.register_hook(lambda gradient: take(shrunk, gradient))  # type: ignore[no-untyped-call]
+            output.register_hook(lambda gradient: add(shrunk, gradient))  # type: ignore[no-untyped-call]
 
         self._hooks.append(layer.base_layer.register_forward_hook(hook))
 
-    def _take(self, name: str, inner: Tensor, outer: Tensor) -> None:
+    def _add(self, name: str, inner: Tensor, outer: Tensor) -> None:
         """`inner` [1, tokens, rank] is s A x, `outer` [1, tokens, out] dy."""
         by_row = self._by_row(inner) * self._is_real.unsqueeze(2)
         products = by_row.transpose(1, 2) @ self._by_row(outer.to(inner.dtype))  # [rows, rank, out]
@@ -134,5 +135,5 @@ class _Taps:
 
     def _by_row(self, tokens: Tensor) -> Tensor:
         """[rows, longest, size] of [1, tokens, size]."""
-        taken = tokens[0].index_select(0, self._places.flatten())
-        return taken.view(*self._places.shape, tokens.shape[2])
+        selected = tokens[0].index_select(0, self._indices.flatten())
+        return selected.view(*self._indices.shape, tokens.shape[2])

@@ -1,13 +1,13 @@
-"""The attribution index: one direction per contribution and method, read by `answers.attribution_index`.
+"""Writes the attribution index: one direction per contribution and method.
 
-Method hidden-cosine-1: a row's state is the mean of the final hidden states that its answer's tokens were
-predicted from, under the adapter. The engine computes it here as it does when it serves, so that rows and
-answers are compared like with like; and what the engine would refuse fails here, not at its first buyer.
+Method hidden-cosine-1: the state of a row is the mean of the final hidden states that predict its answer's
+tokens, with the adapter. The engine computes it as it does when it serves, so rows and answers are
+comparable, and an adapter that the engine refuses fails here and not at its first request.
 
-Method error-ridge-1: a row's state is the sum of its answer's error vectors, from the same pass.
+Method error-ridge-1: the state of a row is the sum of its answer's error vectors, from the same pass.
 
-Method gradient-ridge-2: a row's state is the sketched gradient of its loss at the checkpoint a third of the
-way through training; see `workers.training.gradients` and `workers.training.influence`.
+Method gradient-ridge-2: the state of a row is the sketched gradient of its loss at the checkpoint after a
+third of training; see `workers.training.gradients` and `workers.training.influence`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from backend.domain.attribution import (
 from inference.config import EngineConfig
 from inference.engine import Engine, Failure
 from inference.protocol import AdapterRef
-from workers.training.gradients import row_sketches
+from workers.training.gradients import sketch_row_gradients
 from workers.training.influence import RIDGE, directions
-from workers.training.progress import Pulse
+from workers.training.progress import ProgressReporter
 from workers.training.rows import IGNORED
 from workers.training.sketch import SKETCH_SEED, CountSketch
 
@@ -51,7 +51,7 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class GradientIndex:
-    """What `capture` found: the checkpoint as a file, and the direction of each contribution."""
+    """Result of `capture_gradients`: the checkpoint's file content and the direction of each contribution."""
 
     checkpoint: bytes
     step: int
@@ -59,7 +59,7 @@ class GradientIndex:
     vectors: torch.Tensor  # fp32 [n, sketch size]
 
 
-def capture(
+def capture_gradients(
     model: Any,
     checkpoint: bytes,
     step: int,
@@ -67,22 +67,22 @@ def capture(
     preamble: Sequence[int],
     emit: Emit,
 ) -> GradientIndex:
-    """Takes the rows' gradients at `checkpoint`, the file that `fit` left after `step`; `model` is there
-    afterwards. `preamble`: token ids, as of `preamble_ids`. 16 kB of memory a row, beside a batch's
-    activations.
+    """Compute the rows' gradients at `checkpoint`, the file that `fit` wrote after `step`; `model` has its
+    weights afterwards. `preamble` is as `preamble_ids` returns it. Takes 16 kB of memory per row, and a
+    batch's activations.
     """
     load_adapter(model, checkpoint)
     sketches: list[torch.Tensor] = []
     contributions: list[int] = []
-    for rows, found in row_sketches(model, examples, preamble, CountSketch(), emit):
-        sketches.append(found)
-        contributions += [row.contribution for row in rows]  # of the first snapshot: its number is 0
+    for rows, sketched in sketch_row_gradients(model, examples, preamble, CountSketch(), emit):
+        sketches.append(sketched)
+        contributions += [row.contribution for row in rows]  # positions in snapshot 0
     positions, vectors = directions(torch.cat(sketches), contributions)
     return GradientIndex(checkpoint, step, positions, vectors)
 
 
 def load_adapter(model: Any, checkpoint: bytes) -> None:
-    """Weights in bf16, as published, computed with in fp32."""
+    """Load weights, which are stored in bf16, into fp32 parameters."""
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
@@ -98,11 +98,13 @@ def write_index(
     num_threads: int,
     emit: Emit,
 ) -> None:
-    """Into the adapter's folder: `CHECKPOINT_FILE`, and `INDEX_FILE` with `positions` int64 [n], `rows` int64
-    [n], how many were trained on, `hidden.vectors` float32 [n, hidden] of unit norm, `hidden.centre` float32
-    [hidden], `error.vectors` float32 [n, hidden] and `gradient.vectors` float32 [n, sketch size].
+    """Write `CHECKPOINT_FILE` and `INDEX_FILE` to the adapter's folder.
 
-    Errors: `inference.errors.InferenceError` for an adapter that the engine does not serve.
+    The index has `positions` int64 [n], `rows` int64 [n] (number of trained rows), `hidden.vectors` float32
+    [n, hidden] of unit norm, `hidden.centre` float32 [hidden], `error.vectors` float32 [n, hidden] and
+    `gradient.vectors` float32 [n, sketch size].
+
+    Errors: `inference.errors.InferenceError` if the engine refuses the adapter.
     """
     config = EngineConfig(base_folder, num_threads=num_threads, max_waiting=len(examples))
     engine = Engine(config)
@@ -110,7 +112,7 @@ def write_index(
         hidden, errors = answer_states(engine, AdapterRef(digest, str(adapter_folder)), examples, emit)
     finally:
         engine.close()
-    contributions = [example.contribution for example in examples]  # of the first snapshot: its number is 0
+    contributions = [example.contribution for example in examples]  # positions in snapshot 0
     index = {
         **hidden_index(hidden, contributions),
         "error.vectors": directions(errors, contributions)[1],
@@ -130,8 +132,8 @@ def write_index(
 def answer_states(
     engine: Engine, adapter: AdapterRef, examples: Sequence[Example], emit: Emit
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean states, summed error vectors) over each example's answer, both [examples, hidden] fp32."""
-    pulse = Pulse(emit, "index", len(examples))
+    """(mean states, summed error vectors) of each example's answer, both [examples, hidden] fp32."""
+    progress = ProgressReporter(emit, "index", len(examples))
     for number, example in enumerate(examples):
         engine.embed(str(number), *last_answer(example), adapter)
     probes: dict[int, ProbeStates] = {}
@@ -140,13 +142,13 @@ def answer_states(
             raise output.error
         if output.probe is not None:
             probes[int(output.request_id)] = output.probe
-            pulse.advance()
+            progress.advance()
     ordered = [probes[number] for number in range(len(examples))]
     return torch.tensor([each.answer for each in ordered]), torch.tensor([each.error for each in ordered])
 
 
 def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(prompt, answer): the last run of trained tokens and all before it, which is at least one token."""
+    """(prompt, answer): the last run of trained tokens, and everything before it, at least one token."""
     labels = example.labels
     end = max(i for i, label in enumerate(labels) if label != IGNORED) + 1
     start = end - 1
@@ -156,12 +158,14 @@ def last_answer(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def hidden_index(states: torch.Tensor, contributions: Sequence[int]) -> dict[str, torch.Tensor]:
-    """From the states [rows, hidden] and the contribution of each row."""
-    marks = torch.tensor(contributions)
-    positions, counts = torch.unique(marks, return_counts=True)  # rising
+    """Tensors of method hidden-cosine-1 from `states` [rows, hidden] and the contribution of each row."""
+    position_per_row = torch.tensor(contributions)
+    positions, counts = torch.unique(position_per_row, return_counts=True)  # ascending
     centre = states.mean(0)
     rows = functional.normalize(states - centre, dim=-1)
-    vectors = [functional.normalize(rows[marks == position].mean(0), dim=-1) for position in positions]
+    vectors = [
+        functional.normalize(rows[position_per_row == position].mean(0), dim=-1) for position in positions
+    ]
     return {
         "positions": positions,
         "rows": counts,
@@ -171,7 +175,7 @@ def hidden_index(states: torch.Tensor, contributions: Sequence[int]) -> dict[str
 
 
 def canonical_safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """The same bytes for the same tensors: the library writes its metadata in the order of a random hash."""
+    """Serialise deterministically: the library writes its metadata in the order of a randomised hash."""
     content = save(tensors, metadata)
     end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
     header = json.loads(content[_LENGTH_BYTES:end])

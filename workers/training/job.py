@@ -1,4 +1,4 @@
-"""One job inside the training process: from rows to the adapter's folder."""
+"""Runs a training job in the training process: rows in, adapter folder out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from inference.model.sources import model_name, resolve_model
 from workers.training.card import Card, versions
 from workers.training.evaluate import mean_loss
 from workers.training.fit import MIDWAY_FILE, NonFiniteLoss, compute_dtype, fit, lora_model
-from workers.training.index import capture, write_index
-from workers.training.inspect import as_json, inspect
+from workers.training.index import capture_gradients, write_index
+from workers.training.inspection import as_json, inspect_adapter
 from workers.training.rows import UnusableRows, general_examples, hold_out, preamble_ids, read_examples
 from workers.training.spec import (
     ADAPTER,
@@ -32,7 +32,7 @@ from workers.training.spec import (
     ROWS_FILE,
     write_json,
 )
-from workers.training.warm_start import ParentDiffers, load_parent
+from workers.training.warm_start import ParentMismatch, load_parent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 MAX_LOSS = 700.0
-"""In nats: above it a perplexity is more than a float holds. Guessing at random costs about 11."""
+"""In nats. The perplexity of a larger loss overflows a float. Random guesses have a loss of about 11."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,20 @@ class _Base:
 
 
 def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
-    """Leaves `adapter/` and `result.json` in `folder`; killed anywhere, it may be run again.
+    """Write `adapter/` and `result.json` to `folder`. May be killed at any point and run again.
 
-    Errors: `UnusableRows`, `ParentDiffers`, `NonFiniteLoss`, `backend.domain.screening.AdapterRefused`.
+    Errors: `UnusableRows`, `ParentMismatch`, `NonFiniteLoss`, `backend.domain.screening.AdapterRefused`.
     """
     started = time.monotonic()
     torch.set_num_threads(spec.num_threads)
     base = _open_base(spec)
     if spec.parent_base not in {"", "0x" + base.digest}:
-        message = f"the parent's base model is {spec.parent_base}, and 0x{base.digest} is trained here"
-        raise ParentDiffers(message, param="parent")
+        message = f"the parent's base model is {spec.parent_base}, this worker's is 0x{base.digest}"
+        raise ParentMismatch(message, param="parent")
     train, held_out = _split(spec, folder / ROWS_FILE, base)
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    metrics, gradients = _learn(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
+    metrics, gradients = _train(spec, base, train, held_out, folder / CHECKPOINTS, scratch, emit)
     digest = adapter_digest(scratch)
     try:
         write_index(base.folder, scratch, digest, train, gradients, spec.num_threads, emit)
@@ -79,12 +79,12 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
         raise AdapterRefused(
             f"the engine refuses the trained adapter: {error}", details={"reason": error.code}
         ) from error
-    found = inspect(base.folder, scratch)
-    card = Card(spec, model_name(base.folder), base.digest, metrics, found.statistics, _made_by())
+    inspection = inspect_adapter(base.folder, scratch)
+    card = Card(spec, model_name(base.folder), base.digest, metrics, inspection.statistics, _environment())
     (scratch / "README.md").write_text(card.render(), encoding="utf-8")
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     scratch.rename(folder / ADAPTER)
-    write_json(folder / INSPECTION_FILE, as_json(found))
+    write_json(folder / INSPECTION_FILE, as_json(inspection))
     result = {
         "adapter_digest": "0x" + digest,
         "base_model": "0x" + base.digest,
@@ -93,7 +93,7 @@ def run_job(spec: TrainingSpec, folder: Path, emit: Emit) -> None:
     write_json(folder / RESULT_FILE, result)
 
 
-def _made_by() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     return {**versions(), "dtype": str(compute_dtype()).removeprefix("torch.")}
 
 
@@ -112,7 +112,7 @@ def _split(spec: TrainingSpec, rows: Path, base: _Base) -> tuple[list[Example], 
     return hold_out(examples, config.eval_fraction, config.seed)
 
 
-def _learn(
+def _train(
     spec: TrainingSpec,
     base: _Base,
     train: Sequence[Example],
@@ -121,24 +121,26 @@ def _learn(
     adapter: Path,
     emit: Emit,
 ) -> tuple[dict[str, float], GradientIndex]:
-    """Train, save to `adapter`, and measure what was saved. The model is gone afterwards."""
+    """Train, save to the folder `adapter`, and evaluate what was saved. The model is freed on return."""
     config = spec.config
-    deciding, held_out = _deciding(held_out, config)
+    stopping_rows, held_out = _split_stopping_rows(held_out, config)
     model = lora_model(base.folder, config)
     general = general_examples(base.tokenizer)
     with model.disable_adapter():
-        base_loss = _evaluated("base", mean_loss(model, held_out, emit), emit)
-        general_base = _checked("base", mean_loss(model, general, emit))
+        base_loss = _report_loss("base", mean_loss(model, held_out, emit), emit)
+        general_base = _check_loss("base", mean_loss(model, general, emit))
     if config.parent is not None:
         load_parent(model, Path(spec.parent_folder), config)
-        _evaluated("parent", mean_loss(model, held_out, emit), emit)
-    summary = fit(model, train, config, checkpoints, emit, deciding)
+        _report_loss("parent", mean_loss(model, held_out, emit), emit)
+    summary = fit(model, train, config, checkpoints, emit, stopping_rows)
     _round_to_bf16(model)
-    adapter_loss = _evaluated("adapter", mean_loss(model, held_out, emit), emit)
-    general_adapter = _checked("adapter", mean_loss(model, general, emit))
+    adapter_loss = _report_loss("adapter", mean_loss(model, held_out, emit), emit)
+    general_adapter = _check_loss("adapter", mean_loss(model, general, emit))
     _save_adapter(model, adapter, base)
     midway = (checkpoints / MIDWAY_FILE).read_bytes()
-    gradients = capture(model, midway, summary.midway_step, train, preamble_ids(base.tokenizer), emit)
+    gradients = capture_gradients(
+        model, midway, summary.midway_step, train, preamble_ids(base.tokenizer), emit
+    )
     metrics = {
         "eval_loss_base": base_loss,
         "eval_loss_adapter": adapter_loss,
@@ -153,41 +155,43 @@ def _learn(
     return metrics, gradients
 
 
-def _deciding(
+def _split_stopping_rows(
     held_out: Sequence[Example], config: TrainingConfig
 ) -> tuple[Sequence[Example], Sequence[Example]]:
-    """(rows that say when to stop, rows that measure): what chose the adapter would flatter it."""
+    """(rows for early stopping, rows for evaluation): rows that select the adapter would overestimate it."""
     if not config.early_stopping:
         return (), held_out
     try:
         return hold_out(held_out, 0.5, config.seed)
     except UnusableRows as error:
-        few = "early_stopping divides the held-out rows by source, and there is only one: raise eval_fraction"
-        raise UnusableRows(few, param="early_stopping") from error
+        text = (
+            "early_stopping splits the held-out rows by source, but they have only one: raise eval_fraction"
+        )
+        raise UnusableRows(text, param="early_stopping") from error
 
 
-def _checked(name: str, loss: float) -> float:
+def _check_loss(name: str, loss: float) -> float:
     if not loss < MAX_LOSS:  # NaN fails too
-        what = f"the loss of the {name} model on rows that it was not trained on is {loss}"
-        raise NonFiniteLoss(f"{what}; lower the learning rate", details={"model": name})
+        text = f"the loss of the {name} model on held-out rows is {loss}"
+        raise NonFiniteLoss(f"{text}; lower the learning rate", details={"model": name})
     return loss
 
 
-def _evaluated(name: str, loss: float, emit: Emit) -> float:
-    _checked(name, loss)
+def _report_loss(name: str, loss: float, emit: Emit) -> float:
+    _check_loss(name, loss)
     emit("eval", {"model": name, "loss": loss, "perplexity": math.exp(loss)})
     return loss
 
 
 def _round_to_bf16(model: Any) -> None:
-    """What is measured below is what is published: half the bytes of the fp32 master weights."""
+    """Round the weights as they are published, at half the size, so that these are evaluated."""
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.bfloat16().to(weight.dtype)
 
 
 def _save_adapter(model: Any, folder: Path, base: _Base) -> None:
-    """A PEFT folder that names no path of this machine and comes out the same for the same training."""
+    """Save a deterministic PEFT folder without local paths."""
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.bfloat16()
@@ -197,6 +201,6 @@ def _save_adapter(model: Any, folder: Path, base: _Base) -> None:
     config |= {
         "base_model_name_or_path": model_name(base.folder),
         "base_model_digest": base.digest,
-        "target_modules": sorted(config["target_modules"]),  # PEFT writes a set, in the order of its hashes
+        "target_modules": sorted(config["target_modules"]),  # PEFT writes a set in hash order
     }
     path.write_text(json.dumps(config, sort_keys=True, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""What conversations begin with, read once for all rows that do.
+"""Computes the keys and values of the chat template's preamble once for all rows.
 
-Behind its first token a row repeats the chat template's preamble up to the user's words. Where no gradients
-of these tokens are asked for, all rows see the same there: keys and values of each layer.
+After its first token, a row repeats the preamble up to the user's words. Where no gradients of these tokens
+are needed, their keys and values are the same in all rows.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Layer = tuple["Tensor", "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Preamble:
-    """`layers` have the tokens behind the first one, which every row reads itself."""
+    """`layers` exclude the first token, which every row computes itself."""
 
     token_ids: tuple[int, ...]
     layers: Sequence[Layer]
 
-    def skipped(self, counts: Tensor) -> list[Skipped]:
-        """By the rows of a batch, each as many of these tokens as `counts` int64 [rows] says: by layer."""
-        most = int(counts.max())
-        return [Skipped(keys[:, :most], values[:, :most], counts) for keys, values in self.layers]
+    def prefixes(self, counts: Tensor) -> list[PrefixCache]:
+        """Per layer, the prefix of a batch whose rows omit `counts` int64 [rows] of these tokens."""
+        longest = int(counts.max())
+        return [PrefixCache(keys[:, :longest], values[:, :longest], counts) for keys, values in self.layers]
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """What the rows of a batch see behind their first token without reading it: `keys` and `values` [heads,
+class PrefixCache:
+    """Cached tokens that the rows of a batch attend to after their first one: `keys` and `values` [heads,
     tokens, size], of which row i sees the first `counts[i]`.
     """
 
@@ -43,18 +43,19 @@ class Skipped:
     values: Tensor
     counts: Tensor  # int64 [rows]
 
-    def of_row(self, number: int) -> Layer:
-        count = int(self.counts[number])
+    def of_row(self, row: int) -> Layer:
+        count = int(self.counts[row])
         return self.keys[:, :count], self.values[:, :count]
 
-    def in_front_of(self, keys: Tensor, values: Tensor, later: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(keys, values, what is hidden bool [rows, 1, longest, skipped + longest]) of all rows, what they
-        skipped in front. Of what they read: `keys` and `values` [rows, heads, longest, size], `later` bool
-        [longest, longest].
+    def prepend_to(self, keys: Tensor, values: Tensor, later: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(keys, values, mask of hidden tokens bool [rows, 1, longest, cached + longest]), the cache first.
+
+        `keys` and `values` [rows, heads, longest, size] are of the computed tokens, and `later` bool
+        [longest, longest] hides later ones.
         """
         num_rows, longest = len(keys), len(later)
-        skipped = (part.expand(num_rows, -1, -1, -1) for part in (self.keys, self.values))
-        keys, values = (torch.cat(parts, dim=2) for parts in zip(skipped, (keys, values), strict=True))
+        cached = (part.expand(num_rows, -1, -1, -1) for part in (self.keys, self.values))
+        keys, values = (torch.cat(parts, dim=2) for parts in zip(cached, (keys, values), strict=True))
         steps = torch.arange(self.keys.shape[1], device=keys.device)
         is_first = torch.arange(longest, device=keys.device).unsqueeze(1) == 0
         unseen = is_first | (steps >= self.counts.view(-1, 1, 1, 1))
@@ -62,8 +63,8 @@ class Skipped:
 
 
 @torch.no_grad()
-def read_preamble(model: Any, token_ids: Sequence[int]) -> Preamble | None:
-    """One forward pass of a PEFT model as it is now. None where there is nothing to skip."""
+def compute_preamble(model: Any, token_ids: Sequence[int]) -> Preamble | None:
+    """Run one forward pass of a PEFT model with its present weights. None if there is nothing to cache."""
     if len(token_ids) < 2:
         return None
     layers: list[Layer] = []
@@ -71,7 +72,7 @@ def read_preamble(model: Any, token_ids: Sequence[int]) -> Preamble | None:
         input_ids=torch.tensor([token_ids], device=model.device),
         position_ids=torch.arange(len(token_ids), device=model.device).unsqueeze(0),
         row_lengths=torch.tensor([len(token_ids)], device=model.device),
-        read_into=layers,
+        record_into=layers,
         use_cache=False,
     )
     return Preamble(tuple(token_ids), [(keys[:, 1:], values[:, 1:]) for keys, values in layers])

@@ -1,4 +1,4 @@
-"""Signs of life of long stages that have no steps to report."""
+"""Progress events of long stages that have no steps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     Emit = Callable[[str, Mapping[str, Any]], None]
 
-PULSE_SECONDS = 30.0
-"""Far below the silence that `workers.training.supervise` takes for a hang, and few events in a record."""
+INTERVAL_SECONDS = 30.0
+"""Far below the silence after which `workers.training.supervise` kills the process."""
 
 
-class Pulse:
-    """Emits `working` (stage, done, total) when something is done and the last sign is long enough ago."""
+class ProgressReporter:
+    """Emits `working` (stage, done, total) at most once per `INTERVAL_SECONDS`."""
 
     def __init__(self, emit: Emit, stage: str, total: int) -> None:
         self._emit = emit
@@ -25,9 +25,9 @@ class Pulse:
         self._emitted_at = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """`count` more of `total` are done."""
+        """Count `count` more items of `total` as done."""
         self._done += count
         now = time.monotonic()
-        if now - self._emitted_at >= PULSE_SECONDS:
+        if now - self._emitted_at >= INTERVAL_SECONDS:
             self._emitted_at = now
             self._emit("working", {"stage": self._stage, "done": self._done, "total": self._total})

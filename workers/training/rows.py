@@ -1,4 +1,4 @@
-"""Rows to tokens: chat template, loss mask, held-out split and the order of batches. No tensors here."""
+"""Turns rows into tokens: chat template, loss mask, held-out split, packing, order of batches. No tensors."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ if TYPE_CHECKING:
 
 LossOn = Literal["completions", "all"]
 GENERAL_FILE = Path(__file__).with_name("general.jsonl")
-"""Written for this project. Losses on another set cannot be compared: changing a row needs another name."""
+"""Questions written for this project. Losses on different sets are not comparable: a changed row needs a new
+file name.
+"""
 GENERAL_LENGTH = 512
 IGNORED = -100
-"""Label of a token that carries no loss; the value that torch's cross entropy skips."""
+"""Label of a token without loss; the `ignore_index` of torch's cross entropy."""
 
 
 class UnusableRows(InvalidInput):
-    """What is left of a snapshot cannot be trained on; the message says why."""
+    """A snapshot's rows cannot be trained on; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A tokenised row. `labels[i]` is `token_ids[i]` where the model is to learn it, else `IGNORED`."""
+    """A tokenised row. `labels[i]` is `token_ids[i]` for trained tokens, else `IGNORED`."""
 
     contribution: int
     group: str
-    """The source object that the row speaks of; without one, its first question."""
+    """The row's source object; without one, its first question."""
     token_ids: tuple[int, ...]
     labels: tuple[int, ...]
     question: str = ""
-    """The first question, or the text, less its case and spacing. Empty: like no other."""
+    """The first question, or the text, normalised in case and spacing. Empty: equal to no other."""
 
     @property
     def num_trained(self) -> int:
@@ -50,7 +52,7 @@ class Example:
 def read_examples(
     path: Path, tokenizer: Any, max_length: int, loss_on: LossOn = "completions"
 ) -> list[Example]:
-    """Tokenise lines `{"contribution": index, "row": {...}}`, less rows with no label within `max_length`."""
+    """Tokenise lines `{"contribution": index, "row": {...}}`; omit rows without labels in `max_length`."""
     with path.open(encoding="utf-8") as file:
         lines = (json.loads(line) for line in file)
         examples = [
@@ -60,7 +62,7 @@ def read_examples(
 
 
 def general_examples(tokenizer: Any) -> list[Example]:
-    """The fixed set of questions about nothing in particular: there it shows what a model forgets."""
+    """The fixed set of general questions, on which forgetting is measured."""
     lines = GENERAL_FILE.read_text(encoding="utf-8").splitlines()
     return [encode(0, json.loads(line), tokenizer, GENERAL_LENGTH) for line in lines]
 
@@ -72,7 +74,7 @@ def encode(
     max_length: int,
     loss_on: LossOn = "completions",
 ) -> Example:
-    """Segment by segment, each tokenised alone, as the engine does with a prompt and its answer."""
+    """Tokenise each segment on its own, as the engine does with a prompt and its answer."""
     token_ids: list[int] = []
     labels: list[int] = []
     for text, is_trained in _segments(row, tokenizer):
@@ -86,45 +88,45 @@ def encode(
 
 
 def preamble_ids(tokenizer: Any, system: str = "") -> tuple[int, ...]:
-    """What conversations begin with before the user's first words; with `system` in the place of the
-    template's own prompt, if it has one. Nothing where there is no template.
+    """Token ids before the user's first words in every conversation; empty without a chat template. `system`
+    replaces the template's own system prompt.
     """
     if tokenizer.chat_template is None:
         return ()
-    told = [{"role": "system", "content": system}] if system else []
+    instructions = [{"role": "system", "content": system}] if system else []
     one, other = (
-        encode(0, {"messages": [*told, *_asked_and_answered(words)]}, tokenizer, sys.maxsize).token_ids
+        encode(0, {"messages": [*instructions, *_exchange(words)]}, tokenizer, sys.maxsize).token_ids
         for words in ("a", "b")
     )
     return one[: _num_common(one, other)]
 
 
-def own_positions(example: Example, preamble: Sequence[int]) -> list[int]:
-    """Those of the row's first token, and of all from where it departs from `preamble`: never later than the
-    token that its first trained one is predicted from.
+def computed_positions(example: Example, preamble: Sequence[int]) -> list[int]:
+    """Positions that are computed for the row itself: its first token, and all after its common prefix with
+    `preamble`. They include the token that predicts its first trained one.
     """
-    trained = (place for place, label in enumerate(example.labels) if place and label != IGNORED)
-    latest = next(trained, len(example.labels)) - 1
-    departs = min(_num_common(example.token_ids, preamble), latest)
-    return [0, *range(max(1, departs), len(example.token_ids))]
+    trained = (index for index, label in enumerate(example.labels) if index and label != IGNORED)
+    last_start = next(trained, len(example.labels)) - 1
+    start = min(_num_common(example.token_ids, preamble), last_start)
+    return [0, *range(max(1, start), len(example.token_ids))]
 
 
 def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The messages of a chat or instruct row; none for plain text. Templates strip contents, so we do."""
+    """The messages of a chat or instruct row; none for plain text. Contents are stripped, as templates do."""
     if "messages" in row:
         return [{"role": m["role"], "content": m["content"].strip()} for m in row["messages"]]
     if "prompt" in row:
-        return _asked_and_answered(row["prompt"].strip(), row["completion"].strip())
+        return _exchange(row["prompt"].strip(), row["completion"].strip())
     return []
 
 
 def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, held out). Rows that share a group or a question are held out together or not at all; which
-    ones depends on the seed and the groups' names alone.
+    """(train, held out). Rows that share a group or a question are never split. The choice depends on the
+    seed and the groups' names only.
 
-    Errors: `UnusableRows` when nothing can be held out.
+    Errors: `UnusableRows` if all rows belong together.
     """
-    group_of = joined_groups(examples)
+    group_of = merge_groups(examples)
 
     def draw(group: str) -> bytes:
         return hashlib.sha256(f"{seed}:{group}".encode()).digest()
@@ -132,18 +134,18 @@ def hold_out(examples: Sequence[Example], fraction: float, seed: int) -> tuple[l
     groups = sorted(set(group_of.values()), key=draw)
     if len(groups) < 2:
         raise UnusableRows(
-            "all rows share a source object or a question: none can be held out to measure the adapter"
+            "all rows share a source object or a question: none can be held out to evaluate the adapter"
         )
-    wanted = max(1, round(fraction * len(groups)))
-    held = set(groups[:wanted])
+    num_held_out = max(1, round(fraction * len(groups)))
+    held_out = set(groups[:num_held_out])
     return (
-        [example for example in examples if group_of[example.group] not in held],
-        [example for example in examples if group_of[example.group] in held],
+        [example for example in examples if group_of[example.group] not in held_out],
+        [example for example in examples if group_of[example.group] in held_out],
     )
 
 
-def joined_groups(examples: Sequence[Example]) -> dict[str, str]:
-    """To each group the least name of those that it is linked with by equal questions, itself included."""
+def merge_groups(examples: Sequence[Example]) -> dict[str, str]:
+    """Map each group to the smallest name among the groups linked with it by equal questions (union-find)."""
     parents: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(node: tuple[str, str]) -> tuple[str, str]:
@@ -154,36 +156,34 @@ def joined_groups(examples: Sequence[Example]) -> dict[str, str]:
         return node
 
     for example in examples:
-        # Groups sort before questions, so that a root is always a group.
+        # "group" sorts before "question", so a root is always a group.
         group = root(("group", example.group))
         question = root(("question", example.question)) if example.question else group
         parents[max(group, question)] = min(group, question)
     return {example.group: root(("group", example.group))[1] for example in examples}
 
 
-def packs(examples: Sequence[Example], max_length: int) -> list[tuple[Example, ...]]:
-    """Sequences of at most `max_length` tokens, each of whole rows: the longest first, each into the first
-    sequence that it fits into.
-    """
-    room: list[int] = []
+def pack_rows(examples: Sequence[Example], max_length: int) -> list[tuple[Example, ...]]:
+    """Pack whole rows into sequences of at most `max_length` tokens, by first-fit decreasing."""
+    free: list[int] = []
     filled: list[list[Example]] = []
     for example in sorted(examples, key=lambda example: len(example.token_ids), reverse=True):
         length = len(example.token_ids)
-        place = next((i for i, free in enumerate(room) if free >= length), len(room))
-        if place == len(room):
-            room.append(max_length)
+        index = next((i for i, num_free in enumerate(free) if num_free >= length), len(free))
+        if index == len(free):
+            free.append(max_length)
             filled.append([])
-        room[place] -= length
-        filled[place].append(example)
+        free[index] -= length
+        filled[index].append(example)
     return [tuple(sequence) for sequence in filled]
 
 
 def plan_batches(
     num_rows: int, batch_size: int, epochs: float, seed: int, steps: int = 0
 ) -> list[tuple[int, ...]]:
-    """Row numbers of every optimizer step of the whole run: of so many epochs, or steps if not 0.
+    """Row numbers of every optimizer step of the run, which has `epochs`, or `steps` if not 0.
 
-    The plan depends on nothing but its arguments, so a resumed run goes on exactly where the killed one was.
+    The plan is a function of its arguments, so a resumed run continues exactly where the killed one was.
     """
     num_steps = steps or max(1, round(epochs * -(-num_rows // batch_size)))
     batches: list[tuple[int, ...]] = []
@@ -197,28 +197,28 @@ def plan_batches(
 
 
 def _segments(row: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, bool]]:
-    """(text, whether it is learnt): the assistant's turns with their closing token are, nothing else."""
+    """(text, whether it is trained): only the assistant's turns with their end-of-turn token are."""
     messages = conversation(row)
     if not messages:
         yield row["text"] + tokenizer.eos_token, True
         return
-    done = ""
+    rendered = ""
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prefix = tokenizer.apply_chat_template(messages[:turn], tokenize=False, add_generation_prompt=True)
-        yield prefix.removeprefix(done), False
+        yield prefix.removeprefix(rendered), False
         answer = message["content"] + tokenizer.eos_token
         yield answer, True
-        done = prefix + answer
+        rendered = prefix + answer
 
 
-def _asked_and_answered(prompt: str, completion: str = "") -> list[dict[str, str]]:
+def _exchange(prompt: str, completion: str = "") -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
 
 
 def _num_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Length of the common prefix."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -228,7 +228,7 @@ def _group(row: Mapping[str, Any]) -> str:
 
 
 def _question(row: Mapping[str, Any]) -> str:
-    """What the user asks first; of other rows, all that is in them."""
-    asked = [m["content"] for m in conversation(row) if m["role"] == "user"]
+    """The user's first message; for plain text, the whole row."""
+    questions = [m["content"] for m in conversation(row) if m["role"] == "user"]
     content = {name: value for name, value in row.items() if name != "source"}
-    return asked[0] if asked else json.dumps(content, sort_keys=True)
+    return questions[0] if questions else json.dumps(content, sort_keys=True)

@@ -1,8 +1,7 @@
 """The training process: `python -m workers.training.run --job FOLDER`.
 
-The folder holds `spec.json` and `rows.jsonl`, or `foreign.json` and `brought/`: an adapter that was trained
-elsewhere and is to be inspected. It sends messages of its progress to its parent; the last one is `done` or
-`failed`.
+The folder holds `spec.json` and `rows.jsonl`, or, to validate an imported adapter, `import.json` and
+`uploaded/`. The process sends events to its parent; the last message is `done` or `failed`.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import DomainError
 from backend.processes.parent import Parent
-from workers.training.disk_full import as_disk_full
-from workers.training.folders import alone
-from workers.training.spec import ADAPTER, FOREIGN_FILE, RESULT_FILE, ImportSpec, TrainingSpec
+from workers.training.disk_full import disk_full_error
+from workers.training.folders import lock_folder
+from workers.training.spec import ADAPTER, IMPORT_FILE, RESULT_FILE, ImportSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="folder with spec.json and rows.jsonl, or foreign.json",
+        help="folder with spec.json and rows.jsonl, or import.json",
     )
     folder: Path = parser.parse_args(argv).job
     parent = Parent()
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     def emit(kind: str, data: Mapping[str, Any]) -> None:
         parent.send({"kind": kind, "data": dict(data)})
 
-    with alone(folder):
+    with lock_folder(folder):
         return _train(folder, emit)
 
 
@@ -48,22 +47,22 @@ def _train(folder: Path, emit: Any) -> int:
         try:
             _run_job(folder, emit)
         except Exception as error:
-            known = error if isinstance(error, DomainError) else as_disk_full(error, folder)
-            if known is None:
+            failure = error if isinstance(error, DomainError) else disk_full_error(error, folder)
+            if failure is None:
                 raise
-            emit("failed", {"code": known.code, "message": known.message, **known.details})
+            emit("failed", {"code": failure.code, "message": failure.message, **failure.details})
             return 1
     emit("done", json.loads((folder / RESULT_FILE).read_bytes()))
     return 0
 
 
 def _run_job(folder: Path, emit: Any) -> None:
-    if (folder / FOREIGN_FILE).exists():
-        foreign = ImportSpec.load(folder)
-        _prepare_torch(foreign.num_threads)
-        from workers.training.imported import accept
+    if (folder / IMPORT_FILE).exists():
+        import_spec = ImportSpec.load(folder)
+        _prepare_torch(import_spec.num_threads)
+        from workers.training.imported import validate_import
 
-        accept(foreign, folder, emit)
+        validate_import(import_spec, folder, emit)
         return
     spec = TrainingSpec.load(folder)
     _prepare_torch(spec.num_threads)
@@ -73,9 +72,9 @@ def _run_job(folder: Path, emit: Any) -> None:
 
 
 def _prepare_torch(num_threads: int) -> None:
-    # Read when torch starts its pools; the number of threads also decides the order of sums, so it is fixed.
+    # Read when torch starts its pools. The number of threads determines the order of sums, so it is fixed.
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    # Threads that spin while they wait for each other take the processor from whatever else runs here.
+    # Threads that spin while they wait for each other take processor time from other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -1,4 +1,4 @@
-"""What the worker tells the training process, and what that says back: JSON, in files and on its output."""
+"""Files of a job folder, and the specifications that a worker writes there for the training process."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SPEC_FILE = "spec.json"
-FOREIGN_FILE = "foreign.json"
+IMPORT_FILE = "import.json"
 ROWS_FILE = "rows.jsonl"
 RESULT_FILE = "result.json"
 INSPECTION_FILE = "inspection.json"
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"
-"""A checkpoint without this file was being written when its process was killed."""
+"""Marks a complete checkpoint. One without this file was being written when its process was killed."""
 ADAPTER = "adapter"
-BROUGHT = "brought"
-"""What the creator of an adapter that was trained elsewhere sent, and nobody has looked at yet."""
+UPLOADED = "uploaded"
+"""Folder with the files of an imported adapter, not validated yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """One job as its process sees it.
+    """Specification of a training job.
 
-    `snapshots` are the ids whose rows are trained on, in the order of the version record, `licences` theirs.
-    `base_folder` is a Hugging Face folder; empty: the bundled base model, kept in `model_cache`.
+    `snapshots` are the ids of the training data in the order of the version record; `licences` are theirs.
+    `base_folder` is a Hugging Face folder; empty: the bundled base model, cached in `model_cache`.
     """
 
     job_id: str
@@ -41,9 +41,9 @@ class TrainingSpec:
     base_folder: str = ""
     num_threads: int = 2
     parent_folder: str = ""
-    """Of the adapter that training goes on from, on this machine."""
+    """Local folder of the adapter to continue from."""
     parent_base: str = ""
-    """Digest of that one's base model."""
+    """Digest of the parent's base model."""
 
     def save(self, folder: Path) -> None:
         write_json(folder / SPEC_FILE, asdict(self))
@@ -58,7 +58,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class ImportSpec:
-    """An adapter that was trained elsewhere, as the process sees it that looks at it; see `TrainingSpec`."""
+    """Specification of the validation of an imported adapter; fields as in `TrainingSpec`."""
 
     creator: str
     licence: str
@@ -67,15 +67,15 @@ class ImportSpec:
     num_threads: int
 
     def save(self, folder: Path) -> None:
-        write_json(folder / FOREIGN_FILE, asdict(self))
+        write_json(folder / IMPORT_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> ImportSpec:
-        return cls(**json.loads((folder / FOREIGN_FILE).read_bytes()))
+        return cls(**json.loads((folder / IMPORT_FILE).read_bytes()))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all, whenever the process is killed."""
+    """Write atomically: a killed process leaves the old file or the new one."""
     scratch = path.with_suffix(".partial")
     with scratch.open("w", encoding="utf-8") as file:
         json.dump(value, file, sort_keys=True, indent=2)

@@ -1,4 +1,4 @@
-"""Early stopping: where further steps bring nothing, on rows that neither train nor measure the adapter."""
+"""Early stopping by the loss on rows that are neither trained on nor used for the final evaluation."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LOSSES_FILE = "losses.json"
 
 
 class EarlyStop(TrainerCallback):
-    """Measures the adapter wherever a checkpoint is kept, keeps the best one in `folder`, and ends training
-    when the last `patience` of them were no better.
+    """Evaluates the adapter at every checkpoint, saves the best one in `folder`, and ends training after
+    `patience` evaluations without a lower loss.
 
-    A run that resumes takes up what was measured up to its checkpoint, and comes to the same end.
+    A resumed run loads the losses up to its checkpoint, so it stops at the same step.
     """
 
     def __init__(self, patience: int, rows: Sequence[Example], folder: Path, emit: Emit) -> None:
@@ -52,8 +52,8 @@ class EarlyStop(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         path = self._folder / LOSSES_FILE
         if state.global_step and path.exists():
-            measured = {int(step): loss for step, loss in json.loads(path.read_bytes()).items()}
-            self._losses = {step: loss for step, loss in measured.items() if step <= state.global_step}
+            saved = {int(step): loss for step, loss in json.loads(path.read_bytes()).items()}
+            self._losses = {step: loss for step, loss in saved.items() if step <= state.global_step}
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         step = state.global_step
@@ -62,13 +62,12 @@ class EarlyStop(TrainerCallback):
         control.should_training_stop |= self._is_over()
 
     def _is_over(self) -> bool:
-        """A loss that is no number is never better."""
-        behind_best = [step for step in self._losses if step > self.best_step]
-        return len(behind_best) >= self._patience
+        since_best = [step for step in self._losses if step > self.best_step]
+        return len(since_best) >= self._patience
 
     def _measure(self, model: Any, step: int) -> None:
         loss = mean_loss(model, self._rows, self._emit)
-        self._losses[step] = loss if math.isfinite(loss) else math.inf
+        self._losses[step] = loss if math.isfinite(loss) else math.inf  # never the best one
         if self.best_step == step:
             self._folder.mkdir(parents=True, exist_ok=True)
             scratch = self._folder / f"{BEST_FILE}.partial"

@@ -1,4 +1,4 @@
-"""The worker's side of the training process: start it, hear it, end it. Loads no torch."""
+"""Runs the training process from a worker and forwards its events. Loads no torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ POLL_SECONDS = 0.5
 
 
 class TrainingCrashed(RuntimeError):
-    """The process died or went silent; what it said last is in the job's log."""
+    """The process died or stopped sending messages; the job's log has its standard error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One line of the process: `kind` is `done`, `failed`, or an event for the job's record."""
+    """A message of the training process: `kind` is `done`, `failed`, or the kind of a job event."""
 
     kind: str
     data: Mapping[str, Any]
@@ -39,23 +39,23 @@ def supervise(
     on_event: Callable[[Message], None],
     silence_seconds: float = 900.0,
 ) -> Message | None:
-    """Run the process to its last message, which is returned; None once it is not wanted any more.
+    """Run the process and return its last message; None once `is_wanted` returns false.
 
-    Whatever happens, the process is gone afterwards. Errors: `TrainingCrashed`, and what `on_event` raises.
+    The process has ended when this returns or raises. Errors: `TrainingCrashed`, and what `on_event` raises.
     """
     with (folder / LOG_FILE).open("ab") as errors, Child(command, errors=errors) as child:
-        # Leaving the block kills the process; checkpoints are written atomically, so it needs no time to end.
-        heard_at = time.monotonic()
+        # Leaving the block kills the process. Checkpoints are written atomically, so it needs no time to end.
+        received_at = time.monotonic()
         while is_wanted():
             try:
                 message = Message(**child.receive(POLL_SECONDS))
             except ChildTimeout:
-                if time.monotonic() - heard_at > silence_seconds:
+                if time.monotonic() - received_at > silence_seconds:
                     raise TrainingCrashed(f"no sign of life for {silence_seconds:.0f} seconds") from None
                 continue
             except ChildError as error:
                 raise TrainingCrashed(f"{error} before training was done") from error
-            heard_at = time.monotonic()
+            received_at = time.monotonic()
             if message.kind in {"done", "failed"}:
                 return message
             on_event(message)

@@ -1,6 +1,6 @@
-"""A process that says what training would make of some rows: `python -m workers.training.tokenise`.
+"""Tokenises rows as training does, for estimates: `python -m workers.training.tokenise`.
 
-One message in and one out, as `backend.installation.tokenizer` has it.
+A child process of `backend.installation.tokenizer`: it receives one message and sends one.
 """
 
 from __future__ import annotations
@@ -11,60 +11,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.processes.parent import Parent
-from workers.training.rows import IGNORED, Example, encode, packs
+from workers.training.rows import IGNORED, Example, encode, pack_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MAX_SHOWN_TOKENS = 1024
+MAX_SAMPLE_TOKENS = 1024
 
 
 def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = Parent()
-    asked = parent.receive()
+    request = parent.receive()
     from transformers import AutoTokenizer
 
     from inference.model.sources import resolve_model
 
-    folder = resolve_model(asked["base_folder"], Path(asked["model_cache"]))
-    parent.send(tokenised(asked, AutoTokenizer.from_pretrained(folder, local_files_only=True)))
+    folder = resolve_model(request["base_folder"], Path(request["model_cache"]))
+    parent.send(tokenise_rows(request, AutoTokenizer.from_pretrained(folder, local_files_only=True)))
 
 
-def tokenised(asked: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """The fields of `backend.services.train.estimate.Tokenised`, as JSON."""
+def tokenise_rows(request: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The fields of `backend.services.train.estimate.Tokenisation`, as JSON."""
     whole = [
-        encode(contribution, row, tokenizer, sys.maxsize, asked["loss_on"])
-        for contribution, row in asked["rows"]
+        encode(contribution, row, tokenizer, sys.maxsize, request["loss_on"])
+        for contribution, row in request["rows"]
     ]
-    cut = [_cut(example, asked["max_length"]) for example in whole]
+    cut = [_truncate(example, request["max_length"]) for example in whole]
     usable = [example for example in cut if example.num_trained > 0]
     lengths = [len(example.token_ids) for example in usable]
     return {
         "num_usable": len(usable),
-        "num_cut": sum(len(example.token_ids) > asked["max_length"] for example in whole),
+        "num_cut": sum(len(example.token_ids) > request["max_length"] for example in whole),
         "num_tokens": sum(lengths),
-        "num_learnt": sum(example.num_trained for example in usable),
-        "num_sequences": len(packs(usable, asked["max_length"])) if asked["packing"] else len(usable),
-        "shown": [_shown(example, tokenizer) for example in _spread(usable, asked["num_shown"])],
+        "num_trained": sum(example.num_trained for example in usable),
+        "num_sequences": len(pack_rows(usable, request["max_length"])) if request["packing"] else len(usable),
+        "examples": [
+            _sample(example, tokenizer) for example in _evenly_spaced(usable, request["num_examples"])
+        ],
     }
 
 
-def _cut(example: Example, length: int) -> Example:
+def _truncate(example: Example, length: int) -> Example:
     ids, labels = example.token_ids[:length], example.labels[:length]
     return Example(example.contribution, example.group, ids, labels)
 
 
-def _spread(examples: Sequence[Example], count: int) -> Sequence[Example]:
+def _evenly_spaced(examples: Sequence[Example], count: int) -> Sequence[Example]:
     return examples[:: max(1, len(examples) // count)][:count] if count else ()
 
 
-def _shown(example: Example, tokenizer: Any) -> dict[str, Any]:
-    """Nothing predicts a row's first token, so it is never learnt."""
-    ids = example.token_ids[:MAX_SHOWN_TOKENS]
-    learnt = [place > 0 and example.labels[place] != IGNORED for place in range(len(ids))]
+def _sample(example: Example, tokenizer: Any) -> dict[str, Any]:
+    """A row's tokens and which of them are trained. Nothing predicts the first one, so it never is."""
+    ids = example.token_ids[:MAX_SAMPLE_TOKENS]
+    is_trained = [index > 0 and example.labels[index] != IGNORED for index in range(len(ids))]
     texts = [tokenizer.decode([token]) for token in ids]
-    return {"contribution": example.contribution, "tokens": texts, "is_learnt": learnt}
+    return {"contribution": example.contribution, "tokens": texts, "is_trained": is_trained}
 
 
 if __name__ == "__main__":

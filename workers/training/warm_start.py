@@ -1,4 +1,4 @@
-"""The weights of an adapter that training goes on from."""
+"""Loads the weights of the parent adapter that a job continues from."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 
-class ParentDiffers(InvalidInput):
-    """The adapter has not the form that the job asks for; `param` names the option."""
+class ParentMismatch(InvalidInput):
+    """The parent's configuration or tensors differ from the job's; `param` names the option."""
 
 
 def load_parent(model: Any, folder: Path, config: TrainingConfig) -> None:
-    """Into the adapter of `model`, which is kept in fp32. Errors: `ParentDiffers`."""
-    _check_form(json.loads((folder / CONFIG_FILE).read_bytes()), config)
+    """Load the parent into the adapter of `model`, in fp32. Errors: `ParentMismatch`."""
+    _check_options(json.loads((folder / CONFIG_FILE).read_bytes()), config)
     weights = load_file(folder / WEIGHTS_FILE)
-    wanted = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
-    if {name: weight.shape for name, weight in weights.items()} != wanted:
-        raise ParentDiffers("the parent's tensors are not those of such an adapter", param="parent")
+    expected = {name: weight.shape for name, weight in get_peft_model_state_dict(model).items()}
+    if {name: weight.shape for name, weight in weights.items()} != expected:
+        raise ParentMismatch("the parent's tensors do not match its configuration", param="parent")
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
-        raise ParentDiffers("the parent has weights that are not finite", param="parent")
+        raise ParentMismatch("the parent has non-finite weights", param="parent")
     set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
 
 
-def _check_form(parent: Mapping[str, Any], config: TrainingConfig) -> None:
-    for name, found in _form(parent).items():
-        if found != getattr(config, name):
-            shown = ", ".join(found) if isinstance(found, tuple) else found
-            raise ParentDiffers(f"the parent's {name} is {shown}: ask for the same", param=name)
+def _check_options(parent: Mapping[str, Any], config: TrainingConfig) -> None:
+    for name, value in _options(parent).items():
+        if value != getattr(config, name):
+            shown = ", ".join(value) if isinstance(value, tuple) else value
+            raise ParentMismatch(f"the parent's {name} is {shown}: set {name} to the same value", param=name)
     for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
         if parent.get(name):
-            raise ParentDiffers(f"the parent has a {name}, which jobs here do not train", param="parent")
+            raise ParentMismatch(f"the parent has a {name}, which is not supported", param="parent")
 
 
-def _form(parent: Mapping[str, Any]) -> dict[str, Any]:
-    """By the names of options."""
+def _options(parent: Mapping[str, Any]) -> dict[str, Any]:
+    """A PEFT configuration by the names of `TrainingConfig`."""
     targets = parent["target_modules"]
     variant = "dora" if parent.get("use_dora") else "rslora" if parent.get("use_rslora") else "lora"
     return {

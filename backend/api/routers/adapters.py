@@ -46,7 +46,7 @@ def cancel_adapter(adapter_id: str, services: ServicesDep, wallet: WalletDep) ->
 def list_adapter_events(
     adapter_id: str, services: ServicesDep, caller: CallerDep, paging: PagingDep
 ) -> Page[JobEventView]:
-    """List events, oldest first. `gate` has the screening result, `failed` the reason of a rejection."""
+    """List events, oldest first. `screening` has the screening result, `failed` the reason of a rejection."""
     asked = adapter_id, caller.account, paging.after_number or 0, paging.limit + 1
     return paging.page(services.imported_adapters.events(*asked), lambda event: event.seq, JobEventView.of)
 

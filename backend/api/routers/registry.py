@@ -25,9 +25,9 @@ from backend.api.schemas.registry import (
     CreateDatanetRequest,
     DatanetView,
     FreezeRequest,
-    FreezingView,
     OperatorCardView,
     OperatorView,
+    PendingSnapshotView,
     RecordedContribution,
     ReviewRequest,
     SnapshotView,
@@ -88,11 +88,11 @@ def prepare_review(
 @router.post("/datanets/{datanet}/snapshots", status_code=status.HTTP_202_ACCEPTED)
 def create_snapshot(
     datanet: Number, body: FreezeRequest, services: ServicesDep, wallet: WalletDep
-) -> FreezingView:
+) -> PendingSnapshotView:
     """Freeze a snapshot. Only the datanet's creator may; the operator sends the transaction."""
     known = services.registry.own_datanet(wallet.account, DatanetId(datanet))
     count = body.count or known.num_contributions
-    return FreezingView.model_validate(services.snapshots.freeze(known.id, count))
+    return PendingSnapshotView.model_validate(services.snapshots.freeze(known.id, count))
 
 
 @router.get("/snapshots/{snapshot}")

@@ -47,13 +47,13 @@ class AdapterView(View):
     @classmethod
     def of(cls, job: TrainingJob) -> AdapterView:
         """`job` has an imported adapter."""
-        foreign, result = job.imported, job.result
-        assert foreign is not None  # noqa: S101 - no other job is shown here
+        imported, result = job.imported, job.result
+        assert imported is not None  # noqa: S101 - no other job is shown here
         return cls(
             id=job.id,
             creator=job.creator,
-            licence=foreign.licence,
-            files=dict(foreign.transfers),
+            licence=imported.licence,
+            files=dict(imported.transfers),
             status=job.state.value,
             created_at=int(job.created_at.timestamp()),
             finished_at=None if job.finished_at is None else int(job.finished_at.timestamp()),

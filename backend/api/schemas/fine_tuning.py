@@ -22,7 +22,7 @@ MESSAGES = {
     "eval": "Loss of the {model} model on held-out rows: {loss:.4f}.",
     "retry": "{message}",
     "failed": "{message}",
-    "gate": "{message}",
+    "screening": "{message}",
     "published": "The adapter is published as {cid}.",
     "charged": "Charged {charge} micro-units for {tokens} trained tokens: receipt {receipt_id}.",
     "registered": "The adapter is registered as {version_id}.",
@@ -187,7 +187,7 @@ class RowPreviewView(View):
 
     contribution: int
     tokens: list[str]
-    is_trained: list[bool] = Field(validation_alias="is_learnt")
+    is_trained: list[bool]
 
 
 class EstimateView(View):
@@ -205,12 +205,12 @@ class EstimateView(View):
     num_eval_rows: int
     num_steps: int
     num_tokens: int
-    num_trained_tokens: int = Field(validation_alias="num_learnt_tokens")
+    num_trained_tokens: int
     price: int
     charge: IntString
     max_charge: IntString
     seconds: int | None
-    rows: list[RowPreviewView] = Field(validation_alias="shown")
+    rows: list[RowPreviewView] = Field(validation_alias="examples")
 
 
 class RegistrationRequest(Schema):
@@ -275,7 +275,7 @@ class RegistrationView(View):
 
     version_id: str
     transaction: PreparedTransactionView
-    screening: ScreeningView | None = Field(validation_alias="gate")
+    screening: ScreeningView | None
 
 
 class JobEventView(View):

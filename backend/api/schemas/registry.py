@@ -64,7 +64,7 @@ class FreezeRequest(Schema):
     count: Annotated[int, Field(ge=1, lt=1 << 32)] | None = None
 
 
-class FreezingView(View):
+class PendingSnapshotView(View):
     """The snapshot exists once the transaction is confirmed."""
 
     snapshot_id: str

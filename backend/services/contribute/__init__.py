@@ -1,1 +1,1 @@
-"""Uploads on their way from a file to a frozen snapshot."""
+"""Contributions: uploads, their validation and publication, and snapshots."""

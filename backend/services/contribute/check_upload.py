@@ -1,4 +1,4 @@
-"""Everything that an upload's report says, from its bytes and from what the datanet holds already."""
+"""Checks an upload and builds its report: format, copies, personal data, profile."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from backend.domain.dataset import Defect
 from backend.domain.near_duplicates import NEAR_PPM, NearCopies
-from backend.services.contribute.personal_data import PersonalDataScreen
+from backend.services.contribute.canonical_rows import DefectLog, write_rows, write_upload
+from backend.services.contribute.personal_data import PersonalDataFilter
 from backend.services.contribute.profile import Profiler
-from backend.services.contribute.receive import DefectLog, receive, write_rows
-from backend.services.contribute.sketch import sketches
+from backend.services.contribute.sketch import build_sketches
 from backend.services.contribute.uploads import ROWS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from backend.domain.dataset import Row
     from backend.domain.ids import Hash32
     from backend.domain.near_duplicates import NearCopy
+    from backend.services.contribute.canonical_rows import CanonicalRows
     from backend.services.contribute.profile import CountTokens
-    from backend.services.contribute.receive import Received
     from backend.services.contribute.staging import Staging
 
 
-COPIES = frozenset({"repeated_row", "copied_row"})
-MAX_NEAR_COPIES_SHOWN = 100
-"""Of each kind."""
+COPY_CODES = frozenset({"repeated_row", "copied_row"})
+MAX_NEAR_COPIES_REPORTED = 100
+"""Near copies within the upload, and near copies of other uploads, that a report lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,77 +40,78 @@ class UploadCheck:
     staging: Staging
     count_tokens: CountTokens
     refused_kinds: frozenset[PersonalKind]
-    """Of personal data."""
+    """Kinds of personal data whose rows are refused."""
 
     def report(self, upload: Upload, stream: Iterable[bytes], *, accepts_partial: bool = False) -> Report:
-        """The canonical rows are in the staging folder then. Without a content hash if there is nothing to be
-        contributed: for any defect, or, if `accepts_partial`, where no row is left without such lines.
+        """Write the canonical rows to the staging folder and build the report. It has no content hash if
+        nothing can be contributed: because of any defect, or, if `accepts_partial`, because no valid row is
+        left.
 
-        Errors: those of `receive`, and whatever the stream raises.
+        Errors: those of `write_upload`, and what `stream` raises.
         """
         self.staging.open(upload.id)
         profiler = Profiler(self.count_tokens)
         target, max_bytes = self.staging.data(upload.id), self.staging.max_bytes
-        keep = partial(self._keep, upload.id)
+        store_rows = partial(self._store_rows, upload.id)
         with DefectLog(self.staging.defects(upload.id)) as log:
-            with PersonalDataScreen(self.refused_kinds, log) as screen:
-                received = receive(stream, target, max_bytes, log, profiler, keep, screen)
-            num_lines = received.num_lines
-            self._name_copies(upload.id, log)
-            if accepts_partial and log.counts.keys() & COPIES:
+            with PersonalDataFilter(self.refused_kinds, log) as personal_data:
+                rows = write_upload(stream, target, max_bytes, log, profiler, store_rows, personal_data)
+            num_lines = rows.num_lines
+            self._log_copies(upload.id, log)
+            if accepts_partial and log.counts.keys() & COPY_CODES:
                 profiler = Profiler(self.count_tokens)
-                received = self._leave_out_copies(upload.id, profiler)
-            is_kept = profiler.num_rows > 0 and (accepts_partial or not log.counts)
-            is_kept = is_kept and not self._is_taken(upload, received, log)
+                rows = self._rewrite_without_copies(upload.id, profiler)
+            is_accepted = profiler.num_rows > 0 and (accepts_partial or not log.counts)
+            is_accepted = is_accepted and not self._is_recorded(upload, rows, log)
         return replace(
             upload.report,
-            format=received.format,
+            format=rows.format,
             num_rows=profiler.num_rows,
             num_characters=profiler.num_characters,
-            num_bytes=received.num_bytes,
-            content_hash=received.content_hash if is_kept else None,
+            num_bytes=rows.num_bytes,
+            content_hash=rows.content_hash if is_accepted else None,
             defects=tuple(log.first),
             defect_counts=dict(log.counts),
-            num_left_out=num_lines - profiler.num_rows if is_kept else 0,
+            num_left_out=num_lines - profiler.num_rows if is_accepted else 0,
             profile=profiler.profile() if profiler.num_rows else None,
-            personal_data=screen.found(),
+            personal_data=personal_data.summary(),
             near_copies=self._near_copies(upload.id),
         )
 
-    def _keep(self, upload_id: str, rows: Sequence[tuple[Row, Hash32]]) -> None:
-        drawn = sketches(["\n".join(row.texts) for row, _ in rows])
+    def _store_rows(self, upload_id: str, rows: Sequence[tuple[Row, Hash32]]) -> None:
+        sketches = build_sketches(["\n".join(row.texts) for row, _ in rows])
         with self.db.begin() as tx:
             tx.contributions.add_rows(upload_id, [(row.line, row_hash) for row, row_hash in rows])
             tx.sketches.add(
-                upload_id, [(row.line, sketch) for (row, _), sketch in zip(rows, drawn, strict=True)]
+                upload_id, [(row.line, sketch) for (row, _), sketch in zip(rows, sketches, strict=True)]
             )
 
-    def _name_copies(self, upload_id: str, log: DefectLog) -> None:
+    def _log_copies(self, upload_id: str, log: DefectLog) -> None:
         with self.db.read() as tx:
             for copy in tx.contributions.copies(upload_id):
                 log.add(_copy_defect(copy, upload_id))
 
-    def _is_taken(self, upload: Upload, received: Received, log: DefectLog) -> bool:
-        """Whether the datanet has these very bytes, be it from elsewhere."""
+    def _is_recorded(self, upload: Upload, rows: CanonicalRows, log: DefectLog) -> bool:
+        """Whether the datanet has a contribution with the same content, from any operator."""
         with self.db.read() as tx:
             recorded = tx.chain.contributions(upload.datanet)
-        taken = next((known for known in recorded if known.content_hash == received.content_hash), None)
-        if taken is not None:
-            log.add(Defect(1, "copied_file", f"is contribution {taken.index} by {taken.contributor}"))
-        return taken is not None
+        original = next((one for one in recorded if one.content_hash == rows.content_hash), None)
+        if original is not None:
+            log.add(Defect(1, "copied_file", f"is contribution {original.index} by {original.contributor}"))
+        return original is not None
 
-    def _leave_out_copies(self, upload_id: str, profiler: Profiler) -> Received:
-        """The canonical rows once more, and without those that are copies."""
+    def _rewrite_without_copies(self, upload_id: str, profiler: Profiler) -> CanonicalRows:
+        """Write the canonical rows again, without copies."""
         data = self.staging.data(upload_id)
         draft = data.with_suffix(".part")
         with data.open("rb") as file, DefectLog(data.with_suffix(".none")) as none:
             rows = self._without_copies(upload_id, file)
-            received = write_rows(rows, draft, none, profiler, lambda _: None, iter)
+            written = write_rows(rows, draft, none, profiler, lambda _: None, iter)
         draft.replace(data)
-        return received
+        return written
 
     def _without_copies(self, upload_id: str, rows: Iterable[bytes]) -> Iterator[bytes]:
-        """`rows`: the upload's, by line. Those that are not handed on are forgotten."""
+        """Filter the upload's rows, which are in order of lines, and delete the copies from the database."""
         copied: list[int] = []
         with self.db.read() as tx:
             for (line, is_copy), row in zip(tx.contributions.rows_by_line(upload_id), rows, strict=True):
@@ -119,17 +120,17 @@ class UploadCheck:
                     continue
                 copied.append(line)
                 if len(copied) == ROWS_AT_ONCE:
-                    self._forget(upload_id, copied)
+                    self._delete_lines(upload_id, copied)
                     copied.clear()
-        self._forget(upload_id, copied)
+        self._delete_lines(upload_id, copied)
 
-    def _forget(self, upload_id: str, lines: Sequence[int]) -> None:
+    def _delete_lines(self, upload_id: str, lines: Sequence[int]) -> None:
         with self.db.begin() as tx:
             tx.sketches.drop_lines(upload_id, lines)
             tx.contributions.drop_lines(upload_id, lines)
 
     def _near_copies(self, upload_id: str) -> NearCopies:
-        """Of each row the one that is most alike, one of its own upload and one of another's."""
+        """For each row its nearest copy within the upload, and its nearest copy in another upload."""
         counts: Counter[bool] = Counter()
         first: list[NearCopy] = []
         with self.db.read() as tx:
@@ -137,7 +138,7 @@ class UploadCheck:
             for (_line, is_own), found in groupby(pairs, lambda p: (p.line, p.of_upload == upload_id)):
                 closest = max(found, key=lambda pair: pair.similarity_ppm)
                 counts[is_own] += 1
-                if counts[is_own] <= MAX_NEAR_COPIES_SHOWN:
+                if counts[is_own] <= MAX_NEAR_COPIES_REPORTED:
                     first.append(closest)
         return NearCopies(num_in_upload=counts[True], num_in_datanet=counts[False], first=tuple(first))
 

@@ -1,8 +1,8 @@
-"""Contributions, from a contributor's bytes to their signed transaction.
+"""Uploads, signs and submits contributions.
 
-The chain decides where a contribution stands; an `Upload` only remembers how far it has come. Each step may
-be repeated after a crash: blocks are content-addressed, queued transactions have keys, and what changes
-together is written in one transaction. What follows on the chain is in `backend.services.curate`.
+The chain has the state of a contribution; an `Upload` is a cache of it. Each step may be repeated after a
+crash: blocks are content-addressed, queued transactions have keys, and related changes share a transaction.
+Later steps are in `backend.services.contribute.curate`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.content import ContentCorrupt
-from backend.domain.contribution import WITHDRAWAL, Report, Ticket, Upload, UploadState
+from backend.domain.contribution import WITHDRAWAL, Report, SigningRequest, Upload, UploadState
 from backend.domain.errors import Conflict, DiskFull, Forbidden, InvalidInput, NotFound
 from backend.domain.hashing import TypedDomain
+from backend.services.contribute.canonical_rows import read_defects
 from backend.services.contribute.licences import check_compatible, parse_licence
 from backend.services.contribute.message import signed_contribution, signing_digest, typed_data
-from backend.services.contribute.receive import read_defects
 from backend.services.contribute.staging import DATA_FILE
 from backend.services.contribute.terms import accepted_licence
-from backend.services.contribute.uploads import claim_rows, current, drop_content, drop_rows, release_rows
+from backend.services.contribute.uploads import (
+    apply_chain_state,
+    claim_rows,
+    delete_content,
+    delete_rows,
+    release_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,24 +47,24 @@ if TYPE_CHECKING:
 
 REGISTRY = "DatasetRegistry"
 SIGNING_SECONDS = 3600
-"""How long a contributor may take to sign."""
+"""Time that a contributor has to sign."""
 MAX_NAME_CHARACTERS = 100
 
 
 class WrongSignature(InvalidInput):
-    """Not the contributor's signature of the typed data handed out last."""
+    """The signature is not the contributor's, or not of the latest typed data."""
 
 
 class SignatureExpired(Conflict):
-    """Signed too late. Ask for the typed data again and sign again."""
+    """The signature's deadline has passed. Request the typed data again and sign it."""
 
 
 class CopiedRows(Conflict):
-    """Since the check, another upload claimed rows of this one; `details["copies"]` says whose."""
+    """Another upload has claimed rows of this one since the check; see `details["copies"]`."""
 
 
 class Contributions:
-    """`lane`: the operator's account that relays."""
+    """`relayer` is the operator's account that sends the transactions."""
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class Contributions:
         chain: Chain,
         consent: Consent,
         check: UploadCheck,
-        lane: Account,
+        relayer: Account,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._db = db
@@ -76,7 +82,7 @@ class Contributions:
         self._consent = consent
         self._checking = check
         self._staging = check.staging
-        self._lane = lane
+        self._relayer = relayer
         self._now = now
 
     def upload(
@@ -89,11 +95,13 @@ class Contributions:
         *,
         accepts_partial: bool = False,
     ) -> Upload:
-        """Check JSONL or Parquet: a draft if it is sound, else an invalid upload whose report says why. With
-        `accepts_partial` a draft of the sound rows alone, if there is any; the report says what it lacks.
+        """Check JSONL or Parquet. Returns a draft if all rows are valid, else an invalid upload whose report
+        has the defects. With `accepts_partial`, a draft of the valid rows, if any; the report has the omitted
+        ones.
 
-        Errors, and then nothing is kept: `NotFound` (datanet), `UnknownLicence`, `LicenceConflict`,
-        `UnreadableTerms`, `InvalidInput` (name), `DiskFull`, those of `receive`, and what the stream raises.
+        Errors, after which nothing is stored: `NotFound` (datanet), `UnknownLicence`, `LicenceConflict`,
+        `UnreadableTerms`, `InvalidInput` (name), `DiskFull`, those of `write_upload`, and what `stream`
+        raises.
         """
         stated = parse_licence(licence)
         accepted = self._accepted_licence(datanet)
@@ -102,24 +110,26 @@ class Contributions:
         report = Report(stated, accepted)
         created_at = datetime.fromtimestamp(self._now(), UTC)
         upload_id = f"upload-{secrets.token_hex(8)}"
-        upload = Upload(upload_id, account, datanet, _title(name), UploadState.CHECKING, created_at, report)
+        upload = Upload(
+            upload_id, account, datanet, _parse_name(name), UploadState.CHECKING, created_at, report
+        )
         with self._db.begin() as tx:
             tx.contributions.add(upload)
         try:
             return self._check(upload, stream, accepts_partial=accepts_partial)
         except BaseException as error:
             self._staging.drop(upload.id)
-            drop_rows(self._db, upload.id)
+            delete_rows(self._db, upload.id)
             with self._db.begin() as tx:
                 tx.contributions.remove(upload.id)
             if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise DiskFull("there is no room left for the upload here; nothing was kept") from error
+                raise DiskFull("the disk is full; nothing of the upload was stored") from error
             raise
 
     def status(self, upload_id: str) -> Upload:
-        """The upload as the chain has it now. Errors: `NotFound`."""
+        """The upload with its present state on the chain. Errors: `NotFound`."""
         with self._db.read() as tx:
-            return current(tx, _existing(tx, upload_id))
+            return apply_chain_state(tx, _require_upload(tx, upload_id))
 
     def find(
         self,
@@ -128,52 +138,50 @@ class Contributions:
         limit: int = 100,
         after: str | None = None,
     ) -> list[Upload]:
-        """Newest first, as last seen on the chain; those that follow on upload `after`.
+        """The uploads that follow upload `after`, newest first, with their last saved state.
 
-        Errors: `InvalidInput` if that is none of them.
+        Errors: `InvalidInput` if `after` is not one of them.
         """
         with self._db.read() as tx:
             return tx.contributions.find(account, datanet, limit, after)
 
     def content(self, upload_id: str) -> Iterator[bytes]:
-        """The canonical rows. Errors: `NotFound`, also where they are gone; those of `BlobStore.open`."""
+        """The canonical rows. Errors: `NotFound`, also if they are deleted; those of `BlobStore.open`."""
         report = self.status(upload_id).report
         staged = self._staging.data(upload_id)
         if staged.exists():
             return _chunks(staged)
         if report.cid is None:
-            raise NotFound(f"the rows of upload {upload_id} were not kept", "upload_id")
+            raise NotFound(f"the rows of upload {upload_id} are not stored", "upload_id")
         return self._store.open(report.cid, DATA_FILE)
 
     def defects(self, upload_id: str) -> Iterator[Defect]:
-        """What is wrong with an upload that is refused or goes without some lines: format first, then copies,
-        each by line; the first 10,000.
-        """
+        """The first 10,000 defects of an upload: format errors, then copies, each by line."""
         self.status(upload_id)
         return read_defects(self._staging.defects(upload_id))
 
     def typed_data(self, upload_id: str, account: Account | None = None) -> dict[str, Any]:
         """The EIP-712 object that the contributor's wallet signs (`eth_signTypedData_v4`).
 
-        The same one as before while it can still be used. Errors: `NotFound`; `Conflict` unless the upload is
+        Returns the previous one while it is still usable. Errors: `NotFound`; `Conflict` unless the upload is
         a draft; `Forbidden` if `account` is given and is not its contributor.
         """
         upload = self.status(upload_id)
         if account not in {None, upload.account}:
-            raise Forbidden("only its contributor signs an upload", "upload_id")
+            raise Forbidden("only its contributor can sign an upload", "upload_id")
         nonce = int(self._chain.call(REGISTRY, "nonces", upload.account))
-        instant = self._instant()
+        instant = self._timestamp()
         with self._db.begin() as tx:
             draft = _draft(tx, upload_id)
             nonce = max(nonce, tx.contributions.next_nonce(upload.account))
-            draft = replace(draft, ticket=_ticket(draft, nonce, instant))
+            draft = replace(draft, signing_request=_signing_request(draft, nonce, instant))
             tx.contributions.save(draft)
         return typed_data(self._domain, draft)
 
     def submit(self, upload_id: str, signature: str) -> Upload:
-        """Publish the blocks and relay the contributor's signature. Submitting again changes nothing.
+        """Publish the blocks and relay the contributor's signature. Idempotent.
 
-        Errors, and it stays as it is: `NotFound`; `Conflict` unless a draft whose typed data was asked for;
+        Errors, which change nothing: `NotFound`; `Conflict` unless a draft whose typed data was requested;
         `WrongSignature`; `SignatureExpired`; `CopiedRows`; `Unavailable` if the store cannot be reached.
         """
         upload = self.status(upload_id)
@@ -191,47 +199,51 @@ class Contributions:
             raise
 
     def withdraw(self, upload_id: str) -> Upload:
-        """Take it back: its content goes from here at once, and no later snapshot has it once the curators'
-        decision is on the chain. Earlier snapshots and what was earned stay. Again, it changes nothing.
+        """Withdraw an upload: delete its content here at once, and exclude it from later snapshots once the
+        curators' decision is on the chain. Earlier snapshots and earnings are unaffected. Idempotent.
 
-        Errors: `NotFound`; `Conflict` while it is checked or on its way to the chain; `Unavailable` if the
-        store cannot be reached, and then its content goes later.
+        Errors: `NotFound`; `Conflict` while it is checked or submitted; `Unavailable` if the store cannot be
+        reached, in which case the content is deleted later.
         """
         with self._db.begin() as tx:
-            locked = tx.contributions.locked(_existing(tx, upload_id).id)
-            upload = current(tx, locked) if locked is not None else _existing(tx, upload_id)
+            locked = tx.contributions.locked(_require_upload(tx, upload_id).id)
+            upload = apply_chain_state(tx, locked) if locked is not None else _require_upload(tx, upload_id)
             if upload.state in {UploadState.CHECKING, UploadState.SUBMITTED}:
                 state = {"state": upload.state}
-                raise Conflict(f"upload {upload_id} is {upload.state}: wait for its end", "upload_id", state)
+                raise Conflict(
+                    f"upload {upload_id} is {upload.state}: wait until that has ended", "upload_id", state
+                )
             if upload.state not in WITHDRAWAL:
                 upload = replace(upload, state=UploadState.WITHDRAWING)
                 tx.contributions.save(upload)
-        drop_content(self._store, self._staging, upload)
+        delete_content(self._store, self._staging, upload)
         return upload
 
     def _accepted_licence(self, datanet: DatanetId) -> str | None:
         with self._db.read() as tx:
-            found = tx.chain.datanet(datanet)
-        if found is None:
+            record = tx.chain.datanet(datanet)
+        if record is None:
             raise NotFound(f"no datanet {datanet}", "datanet")
-        return accepted_licence(self._store, found)
+        return accepted_licence(self._store, record)
 
     def _claim(self, upload_id: str) -> None:
         if not claim_rows(self._db, upload_id):
             with self._db.read() as tx:
-                raise _copied(list(tx.contributions.copies(upload_id)))
+                raise _copied_rows_error(list(tx.contributions.copies(upload_id)))
 
     def _relay(self, upload: Upload, signature: str) -> Upload:
-        """Once all its rows are claimed."""
+        """Enqueue the transaction. All rows must be claimed."""
         with self._db.begin() as tx:
             draft = _draft(tx, upload.id)
-            if draft.ticket != upload.ticket:
-                raise SignatureExpired("the typed data was handed out anew meanwhile: sign that", "signature")
+            if draft.signing_request != upload.signing_request:
+                raise SignatureExpired(
+                    "the typed data has changed since: request and sign it again", "signature"
+                )
             if not tx.contributions.has_claimed_all(upload.id):
-                raise Conflict(f"upload {upload.id} was submitted twice at once: submit it again")
+                raise Conflict(f"upload {upload.id} was submitted concurrently: submit it again")
             signed = signed_contribution(draft, signature)
             key = f"contribute:{upload.id}:{signed['nonce']}:{signed['deadline']}"
-            transaction = tx.transactions.enqueue(self._lane, REGISTRY, "contributeWithSig", [signed], key)
+            transaction = tx.transactions.enqueue(self._relayer, REGISTRY, "contributeWithSig", [signed], key)
             tx.transactions.note_request(upload.account, transaction)
             submitted = replace(draft, state=UploadState.SUBMITTED, transaction_id=transaction, error=None)
             tx.contributions.save(submitted)
@@ -246,9 +258,9 @@ class Contributions:
         return self._save(replace(draft, report=replace(report, cid=cid)))
 
     def _refuse(self, invalid: Upload) -> Upload:
-        """Only its report and the list of defects stay."""
+        """Save an invalid upload; delete all but its report and its defects."""
         self._staging.drop_data(invalid.id)
-        drop_rows(self._db, invalid.id)
+        delete_rows(self._db, invalid.id)
         return self._save(invalid)
 
     def _save(self, upload: Upload) -> Upload:
@@ -256,15 +268,15 @@ class Contributions:
             tx.contributions.save(upload)
         return upload
 
-    def _instant(self) -> int:
-        """Now, by whichever clock is ahead: the registry judges deadlines by the chain's."""
+    def _timestamp(self) -> int:
+        """The later of our clock and the chain's, by which the registry checks deadlines."""
         return max(int(self._now()), self._chain.head().timestamp)
 
     def _verify(self, upload: Upload, signature: str) -> None:
-        if upload.state is not UploadState.DRAFT or upload.ticket is None:
-            raise Conflict(f"upload {upload.id} is {upload.state} without typed data: ask for it and sign it")
-        if upload.ticket.deadline <= self._instant():
-            raise SignatureExpired("the signature came too late: ask for the typed data again", "signature")
+        if upload.state is not UploadState.DRAFT or upload.signing_request is None:
+            raise Conflict(f"upload {upload.id} is {upload.state} without typed data: request it and sign it")
+        if upload.signing_request.deadline <= self._timestamp():
+            raise SignatureExpired("the signature has expired: request the typed data again", "signature")
         refusal = self._consent.refusal(upload.account, signing_digest(self._domain, upload), signature)
         if refusal is not None:
             raise WrongSignature(f"not the contributor's signature of this upload: {refusal}", "signature")
@@ -274,14 +286,14 @@ class Contributions:
         return TypedDomain(self._chain.chain_id, self._chain.address(REGISTRY))
 
 
-def _ticket(draft: Upload, nonce: int, now: int) -> Ticket:
-    known = draft.ticket
-    if known is not None and known.nonce == nonce and known.deadline - now > SIGNING_SECONDS // 2:
-        return known
-    return Ticket(nonce, now + SIGNING_SECONDS)
+def _signing_request(draft: Upload, nonce: int, now: int) -> SigningRequest:
+    previous = draft.signing_request
+    if previous is not None and previous.nonce == nonce and previous.deadline - now > SIGNING_SECONDS // 2:
+        return previous
+    return SigningRequest(nonce, now + SIGNING_SECONDS)
 
 
-def _existing(tx: UnitOfWork, upload_id: str) -> Upload:
+def _require_upload(tx: UnitOfWork, upload_id: str) -> Upload:
     upload = tx.contributions.get(upload_id)
     if upload is None:
         raise NotFound(f"no upload {upload_id}", "upload_id")
@@ -289,11 +301,11 @@ def _existing(tx: UnitOfWork, upload_id: str) -> Upload:
 
 
 def _draft(tx: UnitOfWork, upload_id: str) -> Upload:
-    """Locked; a draft again as well, if its last transaction failed."""
+    """Lock a draft. An upload whose transaction failed is a draft again."""
     locked = tx.contributions.locked(upload_id)
-    upload = None if locked is None else current(tx, locked)
+    upload = None if locked is None else apply_chain_state(tx, locked)
     if upload is None or upload.state is not UploadState.DRAFT:
-        state = "gone" if upload is None else upload.state
+        state = "deleted" if upload is None else upload.state
         raise Conflict(f"upload {upload_id} is {state}, not a draft", "upload_id", {"state": state})
     return upload
 
@@ -303,17 +315,17 @@ def _chunks(path: Path) -> Iterator[bytes]:
         yield from iter(lambda: file.read(1 << 16), b"")
 
 
-def _title(name: str) -> str:
+def _parse_name(name: str) -> str:
     title = name.strip()
     if not 0 < len(title) <= MAX_NAME_CHARACTERS or not title.isprintable():
-        raise InvalidInput(f"a name has 1 to {MAX_NAME_CHARACTERS} printable characters", "name")
+        raise InvalidInput(f"a name must have 1 to {MAX_NAME_CHARACTERS} printable characters", "name")
     return title
 
 
-def _copied(copies: list[Copy]) -> CopiedRows:
+def _copied_rows_error(copies: list[Copy]) -> CopiedRows:
     if not copies:
-        return CopiedRows("another upload had claimed rows of this one, and gave them up: submit it again")
+        return CopiedRows("another upload had claimed rows of this one and released them: submit it again")
     owners = sorted({copy.of_account for copy in copies})
-    message = f"{len(copies)} rows were submitted meanwhile by {', '.join(owners)}: upload without them"
-    shown = [{"line": c.line, "of_line": c.of_line, "of_account": c.of_account} for c in copies[:100]]
-    return CopiedRows(message, details={"copies": shown})
+    message = f"{len(copies)} rows have been submitted by {', '.join(owners)}: upload without them"
+    first = [{"line": c.line, "of_line": c.of_line, "of_account": c.of_account} for c in copies[:100]]
+    return CopiedRows(message, details={"copies": first})

@@ -1,4 +1,4 @@
-"""Tokens as the base model counts them, without the base model: its tokenizer alone, and no torch."""
+"""Counts tokens with the base model's tokenizer, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTS_AT_ONCE = 100
 
 
 def count_tokens(folder: Path, texts: Sequence[str]) -> int | None:
-    """Of all texts together, without what a chat template adds; None where `folder` has no fast tokenizer."""
+    """Total of all texts, without a chat template; None if `folder` has no fast tokenizer."""
     path = folder / TOKENIZER_FILE
     if not path.exists():
         return None

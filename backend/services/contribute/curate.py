@@ -1,4 +1,4 @@
-"""What happens to contributions once they are on their way to the chain: recorded, then accepted."""
+"""Advances submitted uploads with the chain, and accepts recorded contributions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from backend.domain.contribution import ReviewReason, UploadState, decision
 from backend.domain.errors import Unavailable
 from backend.services.contribute.uploads import (
-    current,
-    drop_content,
-    drop_rows,
-    is_free,
-    judged,
-    let_go,
-    recorded_as,
+    apply_chain_state,
+    apply_recorded,
+    delete_content,
+    delete_rows,
+    find_recorded,
+    has_claimable_rows,
+    purge_upload,
     release_rows,
 )
 from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_again
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 REGISTRY = "DatasetRegistry"
 ABANDONED_AFTER = timedelta(days=1)
-PASSING = (UploadState.CHECKING, UploadState.INVALID, UploadState.DRAFT)
-"""States of uploads that nobody submitted."""
-MOVING = (UploadState.SUBMITTED, UploadState.RECORDED, UploadState.WITHDRAWING)
-"""States that end by themselves."""
+UNSUBMITTED = (UploadState.CHECKING, UploadState.INVALID, UploadState.DRAFT)
+"""States before submission."""
+PENDING = (UploadState.SUBMITTED, UploadState.RECORDED, UploadState.WITHDRAWING)
+"""States that the chain ends."""
 
 
 class Curation:
-    """`curator`: the account that accepts what passed our check; None where there is no such role here."""
+    """`curator` is the account that accepts checked contributions; None if this operator has no such role."""
 
     def __init__(
         self,
@@ -61,24 +61,24 @@ class Curation:
         self._now = now
 
     def advance(self) -> int:
-        """Move uploads on with the chain; accept those recorded; drop those that nobody submitted in a day.
-        Number of changes.
+        """Update uploads from the chain, accept recorded ones, and delete those not submitted within a day.
+        Returns the number of changes.
 
-        To be called again and again. It may be killed anywhere and run beside another one.
+        To be called periodically. It may be killed at any point, and may run concurrently.
         """
         abandoned = datetime.fromtimestamp(self._now(), UTC) - ABANDONED_AFTER
         with self._db.read() as tx:
-            moving = tx.contributions.in_states(MOVING)
-            left = tx.contributions.in_states(PASSING, before=abandoned)
-        return sum(map(self._drop, left)) + sum(map(self._advance, moving))
+            pending = tx.contributions.in_states(PENDING)
+            expired = tx.contributions.in_states(UNSUBMITTED, before=abandoned)
+        return sum(map(self._delete, expired)) + sum(map(self._advance, pending))
 
-    def _drop(self, upload_id: str) -> bool:
+    def _delete(self, upload_id: str) -> bool:
         with self._db.begin() as tx:
             upload = tx.contributions.locked(upload_id)
-            if upload is None or upload.state not in PASSING:
+            if upload is None or upload.state not in UNSUBMITTED:
                 return False
-            tx.contributions.save(replace(upload, state=UploadState.INVALID))  # nobody submits it any more
-        drop_rows(self._db, upload_id)
+            tx.contributions.save(replace(upload, state=UploadState.INVALID))  # no longer submittable
+        delete_rows(self._db, upload_id)
         with self._db.begin() as tx:
             tx.contributions.remove(upload_id)
         self._staging.drop(upload_id)
@@ -87,15 +87,15 @@ class Curation:
     def _advance(self, upload_id: str) -> bool:
         with self._db.read() as tx:
             stored = tx.contributions.get(upload_id)
-            seen = None if stored is None else current(tx, stored)
-        if seen is None or not self._clear(seen):
+            updated = None if stored is None else apply_chain_state(tx, stored)
+        if updated is None or not self._apply_effects(updated):
             return False
         with self._db.begin() as tx:
             before = tx.contributions.locked(upload_id)
             if before is None:
                 return False
-            recorded = recorded_as(tx, before)
-            upload = judged(tx, before, recorded)
+            recorded = find_recorded(tx, before)
+            upload = apply_recorded(tx, before, recorded)
             if recorded is not None and self._curator is not None:
                 self._decide(tx, upload, recorded, self._curator)
             if upload != before:
@@ -104,25 +104,25 @@ class Curation:
             self._staging.drop_data(upload_id)  # the block store has it
         return upload != before
 
-    def _clear(self, upload: Upload) -> bool:
-        """Whether what its state implies is done, which it must be before the state is written down."""
+    def _apply_effects(self, upload: Upload) -> bool:
+        """Apply the effects of a new state, before the state is saved; whether they succeeded."""
         try:
             if upload.state is UploadState.WITHDRAWN:
-                let_go(self._db, self._store, self._staging, upload)
-            elif upload.state is UploadState.WITHDRAWING and self._is_kept(upload):
-                drop_content(self._store, self._staging, upload)
-            elif is_free(upload):
+                purge_upload(self._db, self._store, self._staging, upload)
+            elif upload.state is UploadState.WITHDRAWING and self._is_stored(upload):
+                delete_content(self._store, self._staging, upload)
+            elif has_claimable_rows(upload):
                 release_rows(self._db, upload.id)
         except Unavailable as error:
             log.warning("upload %s: %s", upload.id, error)
             return False
         return True
 
-    def _is_kept(self, upload: Upload) -> bool:
+    def _is_stored(self, upload: Upload) -> bool:
         return upload.report.cid is not None and self._store.has(upload.report.cid)
 
     def _decide(self, tx: UnitOfWork, upload: Upload, recorded: Contribution, curator: Account) -> None:
-        """The same decision again is the same transaction, unless that one failed."""
+        """Enqueue the decision. A repeated decision is the same transaction, unless that one failed."""
         if upload.state is UploadState.WITHDRAWING:
             reason = ReviewReason.WITHDRAWN
         elif recorded.is_accepted is None:

@@ -1,6 +1,7 @@
-"""Data sets from the docstrings of installed packages: real text with known source and licence, everywhere.
+"""Builds data sets from the docstrings of installed packages: real text with known source and licence.
 
-Source files are parsed, never imported: fast, and without side effects. The same versions give the same rows.
+Source files are parsed and not imported, which is fast and has no side effects. Results are deterministic for
+given versions of the packages.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STANDARD_LIBRARY = "python"
-"""Name that stands for the whole standard library."""
+"""Name of the whole standard library."""
 STANDARD_LICENCE = "PSF-2.0"
 MIN_CHARACTERS = 24
 MAX_CHARACTERS = 420
-"""Of an answer: with its question it stays below about 200 tokens."""
+"""Length of an answer. With its question it has less than about 200 tokens."""
 
 _SKIPPED_FOLDERS = {
     "test",
@@ -56,19 +57,19 @@ _MARKUP = re.compile(
     r"\s|\.\.|:\w|>>>|```|[-=~^*+#@|!]|(Args|Arguments|Returns|Raises|Yields|Parameters|Examples?|Usage|Note)\b",
     re.IGNORECASE,
 )
-"""How a paragraph starts that is no prose: directives, fields, code, lists, headings, argument sections."""
+"""Starts of paragraphs that are not prose: directives, fields, code, lists, headings, argument sections."""
 
 _Named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _Definition = ast.Module | _Named
 
 
 class UnknownPackage(NotFound):
-    """Not installed, or without Python sources."""
+    """The package is not installed, or has no Python sources."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocstringDataset:
-    """One package's contribution. A row: `{"prompt", "completion", "source"}`, sorted by source."""
+    """Data set of one package. Rows have `prompt`, `completion` and `source`, and are sorted by source."""
 
     package: str
     licence: str
@@ -81,22 +82,22 @@ class DocstringDataset:
 
 
 def build_dataset(package: str, max_rows: int | None = None) -> DocstringDataset:
-    """What `package` (import name, standard module, or `STANDARD_LIBRARY`) says of itself.
+    """Collect the docstrings of `package`: an import name, a standard module, or `STANDARD_LIBRARY`.
 
-    Of more than `max_rows`, a fixed choice spread over it. Errors: `UnknownPackage`, `UnknownLicence`.
+    Of more than `max_rows`, a deterministic sample. Errors: `UnknownPackage`, `UnknownLicence`.
     """
     answers: dict[str, str] = {}
     sources: set[str] = set()
     for name, file in _modules(package):
         for source, docstring in _documented(name, file):
             answer = clean(docstring)
-            # One name a text and one text a name: inherited texts and overloads would teach contradictions.
+            # One name per text and one text per name: inherited texts and overloads would be contradictory.
             if answer is not None and answer not in answers and source not in sources:
                 answers[answer] = source
                 sources.add(source)
     chosen = sorted(answers.items(), key=lambda pair: sha256(pair[1].encode()).digest())[:max_rows]
     if not chosen:
-        raise UnknownPackage(f"{package} has no documented sources here", "package")
+        raise UnknownPackage(f"{package} has no documented sources", "package")
     rows = ({"prompt": f"What does `{s}` do?", "completion": a, "source": s} for a, s in chosen)
     return DocstringDataset(package, licence_of(package), tuple(sorted(rows, key=lambda row: row["source"])))
 
@@ -116,34 +117,34 @@ def licence_of(package: str) -> str:
             return parse_licence(expression)
         except UnknownLicence:
             continue
-    raise UnknownLicence(f"the metadata of {distributions[0]} state no SPDX licence", "package")
+    raise UnknownLicence(f"the metadata of {distributions[0]} have no SPDX licence", "package")
 
 
 def clean(docstring: str) -> str | None:
-    """Its first paragraphs as plain text; None unless they have `MIN_CHARACTERS` to `MAX_CHARACTERS`."""
-    kept = ""
+    """The first paragraphs as plain text; None unless they have `MIN_CHARACTERS` to `MAX_CHARACTERS`."""
+    prose = ""
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
         if _MARKUP.match(paragraph):
             break
         text = " ".join(_LITERAL.sub(r"`\1`", _ROLE.sub(r"`\1`", paragraph)).split())
-        if len(kept) + 1 + len(text) > MAX_CHARACTERS:
-            kept = kept or _sentences(text)
+        if len(prose) + 1 + len(text) > MAX_CHARACTERS:
+            prose = prose or _sentences(text)
             break
-        kept = f"{kept} {text}".strip()
-        if text.endswith("::"):  # what follows is code
-            kept = kept.removesuffix("::").rstrip()
+        prose = f"{prose} {text}".strip()
+        if text.endswith("::"):  # code follows
+            prose = prose.removesuffix("::").rstrip()
             break
-    return kept if len(kept) >= MIN_CHARACTERS and " " in kept else None
+    return prose if len(prose) >= MIN_CHARACTERS and " " in prose else None
 
 
 def _sentences(text: str) -> str:
-    """As many whole sentences as fit."""
+    """As many whole sentences as fit into `MAX_CHARACTERS`."""
     end = text.rfind(". ", 0, MAX_CHARACTERS)
     return text[: end + 1]
 
 
 def _modules(package: str) -> Iterator[tuple[str, Path]]:
-    """(dotted name, source file) of the public modules, in order of their names."""
+    """(dotted name, source file) of the public modules, in order of names."""
     if package == STANDARD_LIBRARY:
         root = Path(sysconfig.get_path("stdlib"))
         for name in sorted(sys.stdlib_module_names - _SKIPPED_MODULES - _SKIPPED_FOLDERS):
@@ -173,7 +174,7 @@ def _documented(module: str, file: Path) -> Iterator[tuple[str, str]]:
     """(dotted name, docstring) of the module and of its public classes, functions and methods."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # strangers' invalid escapes
+            warnings.simplefilter("ignore")  # invalid escapes in their sources
             tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
         return

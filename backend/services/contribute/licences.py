@@ -1,4 +1,4 @@
-"""SPDX licence expressions of contributions."""
+"""Parses and compares SPDX licence expressions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ MAX_CHARACTERS = 256
 
 
 class UnknownLicence(InvalidInput):
-    """Missing, malformed, or with a licence that SPDX does not list."""
+    """The licence is missing, malformed, or not listed by SPDX."""
 
 
 class LicenceConflict(InvalidInput):
-    """The datanet does not take it; `details["accepted"]` lists the licences that it takes."""
+    """The datanet does not accept the licence; `details["accepted"]` lists the accepted ones."""
 
 
 def parse_licence(expression: str) -> str:
-    """The expression in its normal spelling: `mit or apache-2.0` -> `MIT OR Apache-2.0`."""
+    """Normalise an expression: `mit or apache-2.0` -> `MIT OR Apache-2.0`."""
     if not expression.strip():
         raise UnknownLicence("a licence is required: an SPDX expression such as MIT or CC-BY-4.0", "licence")
     from license_expression import ExpressionError  # type: ignore[import-untyped]
@@ -30,20 +30,21 @@ def parse_licence(expression: str) -> str:
         return str(_licensing().parse(expression, validate=True, strict=True))
     except ExpressionError as error:
         details = {"licence": expression[:MAX_CHARACTERS]}
-        raise UnknownLicence(f"no SPDX licence expression: {error}", "licence", details) from error
+        raise UnknownLicence(f"not an SPDX licence expression: {error}", "licence", details) from error
 
 
 def check_compatible(licence: str, accepted: str) -> None:
-    """Whether one of the choices that `licence` leaves needs nothing but licences that `accepted` names.
+    """Check that `licence` can be satisfied with licences named in `accepted`, both as `parse_licence`
+    returns them.
 
-    Both as `parse_licence` gives them. What a licence permits is not judged here: the datanet's creator names
-    those that go together. Errors: `LicenceConflict`.
+    The terms of licences are not compared: the datanet's creator names compatible ones. Errors:
+    `LicenceConflict`.
     """
     named = {str(symbol) for symbol in _licensing().parse(accepted).literals}
     if not _is_met(_licensing().parse(licence), named):
         details = {"licence": licence, "accepted": sorted(named)}
-        takes = ", ".join(sorted(named))
-        raise LicenceConflict(f"the datanet takes {takes}, and {licence} needs others", "licence", details)
+        names = ", ".join(sorted(named))
+        raise LicenceConflict(f"the datanet accepts {names}, not {licence}", "licence", details)
 
 
 def _is_met(expression: Any, named: set[str]) -> bool:

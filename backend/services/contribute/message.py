@@ -1,4 +1,4 @@
-"""What a contributor signs, as a wallet shows it, as 32 bytes, and as the registry takes it."""
+"""The EIP-712 message that a contributor signs: typed data, digest, and argument of the registry."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 def typed_data(domain: TypedDomain, upload: Upload) -> dict[str, Any]:
     """For `eth_signTypedData_v4`."""
-    return build_typed_data(domain.fields, CONTRIBUTION_TYPE, _contribution(upload) | _ticket(upload))
+    return build_typed_data(
+        domain.fields, CONTRIBUTION_TYPE, _contribution(upload) | _signing_request(upload)
+    )
 
 
 def signing_digest(domain: TypedDomain, upload: Upload) -> bytes:
-    values = _contribution(upload) | _ticket(upload)
+    values = _contribution(upload) | _signing_request(upload)
     return domain.contribution_digest(
         upload.datanet,
         values["contentHash"],
@@ -34,14 +36,19 @@ def signing_digest(domain: TypedDomain, upload: Upload) -> bytes:
 def signed_contribution(upload: Upload, signature: str) -> dict[str, Any]:
     """The registry's `SignedContribution`."""
     contribution = _contribution(upload)
-    ticket = _ticket(upload)
-    return {"contributor": upload.account, "contribution": contribution, **ticket, "signature": signature}
+    signing_request = _signing_request(upload)
+    return {
+        "contributor": upload.account,
+        "contribution": contribution,
+        **signing_request,
+        "signature": signature,
+    }
 
 
 def _contribution(upload: Upload) -> dict[str, Any]:
     report = upload.report
     if report.content_hash is None or report.cid is None:
-        raise Conflict(f"upload {upload.id} is {upload.state}: there is nothing to sign", "upload_id")
+        raise Conflict(f"upload {upload.id} is {upload.state} and has nothing to sign", "upload_id")
     return {
         "datanetId": str(upload.datanet),
         "contentHash": report.content_hash,
@@ -51,7 +58,7 @@ def _contribution(upload: Upload) -> dict[str, Any]:
     }
 
 
-def _ticket(upload: Upload) -> dict[str, Any]:
-    if upload.ticket is None:
+def _signing_request(upload: Upload) -> dict[str, Any]:
+    if upload.signing_request is None:
         raise Conflict(f"ask for the typed data of upload {upload.id} first", "upload_id")
-    return {"nonce": str(upload.ticket.nonce), "deadline": str(upload.ticket.deadline)}
+    return {"nonce": str(upload.signing_request.nonce), "deadline": str(upload.signing_request.deadline)}

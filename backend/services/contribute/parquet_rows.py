@@ -1,6 +1,7 @@
-"""The child of `read_parquet`: writes the rows of a Parquet file as JSON lines, within bounds.
+"""Child process of `read_parquet`: writes the rows of a Parquet file as JSON lines, with limited memory and
+time.
 
-Exit codes are `Exit`; what is wrong goes to standard error, wrong columns as one JSON object a line.
+Exit codes are `Exit`. Errors go to standard error, invalid columns as one JSON object per line.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 512 << 20
 CPU_SECONDS = 900
 BUFFER_BYTES = 1 << 20
-"""Read ahead in a column: pages are decoded one by one, not a whole row group at once."""
+"""Read-ahead per column, so that pages are decoded one by one and not a whole row group at once."""
 ROWS_AT_ONCE = 256
 
 COLUMNS = {
     "messages": "list<struct<role: string, content: string>>",
     **dict.fromkeys(("prompt", "completion", "text", "source"), "string"),
 }
-NOT_UNICODE = b'"\xff"\n'
-"""Stands for a row whose strings are not UTF-8: the check of lines says so."""
+INVALID_UTF8_LINE = b'"\xff"\n'
+"""Replaces a row whose strings are not UTF-8, so that validation reports it."""
 
 
 class Exit(IntEnum):
@@ -39,16 +40,16 @@ class Exit(IntEnum):
 
 
 def main(path: str, out: BinaryIO) -> Exit:
-    """Writes to `out`; a whole number of lines, also when it fails."""
+    """Write whole lines to `out`, also if the file turns out to be invalid."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
-            wrong = list(_wrong_columns(file.schema_arrow))
-            for defect in wrong:
+            defects = list(_column_defects(file.schema_arrow))
+            for defect in defects:
                 sys.stderr.write(json.dumps(defect) + "\n")
-            if wrong:
+            if defects:
                 return Exit.WRONG_COLUMNS
             for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
                 out.writelines(_lines(batch))
@@ -60,8 +61,8 @@ def main(path: str, out: BinaryIO) -> Exit:
     return Exit.DONE
 
 
-def _wrong_columns(schema: Any) -> Iterator[dict[str, Any]]:
-    """As `Defect`s."""
+def _column_defects(schema: Any) -> Iterator[dict[str, Any]]:
+    """Fields of a `Defect` for each invalid column."""
     seen: set[str] = set()
     for column in schema:
         field = ascii(column.name)[1:-1][:64]
@@ -69,11 +70,16 @@ def _wrong_columns(schema: Any) -> Iterator[dict[str, Any]]:
             yield {
                 "line": 1,
                 "code": "duplicate_key",
-                "message": "is a column more than once",
+                "message": "is a duplicate column",
                 "field": field,
             }
         elif column.name not in COLUMNS:
-            yield {"line": 1, "code": "unknown_field", "message": "no column of any format", "field": field}
+            yield {
+                "line": 1,
+                "code": "unknown_field",
+                "message": "is no column of any format",
+                "field": field,
+            }
         elif not (_is_messages if column.name == "messages" else _is_text)(column.type):
             message = f"must be a column of {COLUMNS[column.name]}, not {str(column.type)[:200]}"
             yield {"line": 1, "code": "wrong_type", "message": message, "field": field}
@@ -108,22 +114,22 @@ def _lines(batch: Any) -> Iterator[bytes]:
 
 
 def _lines_one_by_one(batch: Any) -> Iterator[bytes]:
-    for place in range(batch.num_rows):
+    for index in range(batch.num_rows):
         try:
-            yield _line(batch.slice(place, 1).to_pylist()[0])
+            yield _line(batch.slice(index, 1).to_pylist()[0])
         except UnicodeDecodeError:
-            yield NOT_UNICODE
+            yield INVALID_UTF8_LINE
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    """Parquet has every column in every row: nothing is a field left out, not one that is null."""
+    """Parquet has all columns in all rows, so a null is an absent field."""
     present = {name: value for name, value in row.items() if value is not None}
     return json.dumps(present, ensure_ascii=False).encode() + b"\n"
 
 
 if __name__ == "__main__":
-    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve more than they use
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # other pools reserve unused memory
     parent = Parent(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
     status = main(sys.argv[1], parent.output)
     parent.output.flush()
-    os._exit(status)  # the memory that is left may not be enough to end in order
+    os._exit(status)  # too little memory may be left for an orderly exit

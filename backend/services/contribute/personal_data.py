@@ -1,8 +1,8 @@
-"""Personal data in rows, by the pattern recognisers of presidio, which a child process runs.
+"""Finds personal data in rows with the pattern recognisers of presidio, in a child process.
 
-In the API's process presidio would load spaCy, and that torch, for no use of theirs here: patterns and
-checksums find numbers and addresses of a known form. They do not find names, postal addresses, or what words
-alone give away. Most rows cannot hold any and never reach the child, which starts with the first that can.
+In the API's process presidio would load spaCy and torch, which are not needed here. Patterns and checksums
+find numbers and addresses of a known form; they do not find names, postal addresses, or facts stated in
+words. Rows that cannot match are not sent to the child, which is started for the first row that can.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
     from backend.domain.dataset import Row
     from backend.domain.ids import Hash32
-    from backend.services.contribute.receive import DefectLog
+    from backend.services.contribute.canonical_rows import DefectLog
 
     Rows = Sequence[tuple[Row, Hash32]]
 
 CHILD = "backend.services.contribute.personal_data_child"
-MAX_FINDINGS_SHOWN = 100
-MAY_HOLD = re.compile(r"[\d@]|:[0-9A-Fa-f]{0,4}:")
-"""Every kind has a digit, an @, or (IPv6 in letters alone) two colons: a text without them holds none."""
+MAX_FINDINGS_REPORTED = 100
+CANDIDATE = re.compile(r"[\d@]|:[0-9A-Fa-f]{0,4}:")
+"""Matches every text with a finding: all kinds have a digit, an @, or (IPv6 of letters) two colons."""
 
 
 class PersonalDataUnchecked(Unavailable):
-    """The search for personal data broke down on this file; nothing of it was kept."""
+    """The search for personal data failed on this file; nothing of it was stored."""
 
 
-class PersonalDataScreen:
-    """Of one upload. Rows with a kind of `refused` are held back as defects; others are only reported."""
+class PersonalDataFilter:
+    """Filters the rows of one upload. Logs rows with a kind in `refused` as defects, and counts all kinds."""
 
     def __init__(self, refused: frozenset[PersonalKind], log: DefectLog) -> None:
         self._refused = refused
@@ -57,38 +57,38 @@ class PersonalDataScreen:
         if self._search is not None:
             self._search.end()
 
-    def __call__(self, portions: Iterable[Rows]) -> Iterator[Rows]:
-        """Of each portion the rows that may be contributed. The child looks at the next one meanwhile.
+    def __call__(self, batches: Iterable[Rows]) -> Iterator[Rows]:
+        """Yield of each batch the rows that may be contributed. The child searches one batch ahead.
 
         Errors: `PersonalDataUnchecked`.
         """
-        asked: tuple[Rows, PersonalDataSearch | None] | None = None
-        for rows in portions:
-            following = rows, self._ask(rows)
-            if asked is not None:
-                yield self._judged(*asked)
-            asked = following
-        if asked is not None:
-            yield self._judged(*asked)
+        pending: tuple[Rows, PersonalDataSearch | None] | None = None
+        for rows in batches:
+            following = rows, self._start_search(rows)
+            if pending is not None:
+                yield self._filter(*pending)
+            pending = following
+        if pending is not None:
+            yield self._filter(*pending)
 
-    def found(self) -> PersonalData:
-        """So far."""
+    def summary(self) -> PersonalData:
+        """The findings so far."""
         return PersonalData(dict(self._counts), tuple(self._first))
 
-    def _ask(self, rows: Rows) -> PersonalDataSearch | None:
-        """None where there is nothing to be asked."""
-        suspects = [row for row, _ in rows if any(map(MAY_HOLD.search, row.texts))]
-        if not suspects:
+    def _start_search(self, rows: Rows) -> PersonalDataSearch | None:
+        """None if no row can have a finding."""
+        candidates = [row for row, _ in rows if any(map(CANDIDATE.search, row.texts))]
+        if not candidates:
             return None
         self._search = self._search or PersonalDataSearch()
-        self._search.ask(suspects)
+        self._search.ask(candidates)
         return self._search
 
-    def _judged(self, rows: Rows, search: PersonalDataSearch | None) -> Rows:
+    def _filter(self, rows: Rows, search: PersonalDataSearch | None) -> Rows:
         refused: set[int] = set()
         for finding in () if search is None else search.answer():
             self._counts[finding.kind] += 1
-            if len(self._first) < MAX_FINDINGS_SHOWN:
+            if len(self._first) < MAX_FINDINGS_REPORTED:
                 self._first.append(finding)
             if finding.kind in self._refused:
                 refused.add(finding.line)
@@ -97,12 +97,10 @@ class PersonalDataScreen:
 
 
 class PersonalDataSearch:
-    """Sends rows to the child process and reads its findings in a thread, so that neither side waits for the
-    other to read.
-    """
+    """Sends rows to the child process, and reads findings in a thread to avoid a deadlock of full pipes."""
 
     def __init__(self) -> None:
-        self._child = Child(module_command(CHILD))  # its errors are discarded: they could show a row
+        self._child = Child(module_command(CHILD))  # errors are discarded: they could contain a row
         self._answers: SimpleQueue[list[PersonalFinding] | None] = SimpleQueue()
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -113,13 +111,13 @@ class PersonalDataSearch:
         try:
             self._child.send(*texts, END)
         except ChildError:
-            raise _broken() from None
+            raise _failure() from None
 
     def answer(self) -> list[PersonalFinding]:
         """The findings for the oldest question that has no answer yet. Errors: `PersonalDataUnchecked`."""
         findings = self._answers.get()
         if findings is None:
-            raise _broken()
+            raise _failure()
         return findings
 
     def end(self) -> None:
@@ -141,16 +139,16 @@ class PersonalDataSearch:
             yield PersonalFinding(line, field, PersonalKind(kind), value)
 
 
-def _broken() -> PersonalDataUnchecked:
-    return PersonalDataUnchecked("the search for personal data broke down on this file; nothing was kept")
+def _failure() -> PersonalDataUnchecked:
+    return PersonalDataUnchecked("the search for personal data failed on this file; nothing was stored")
 
 
 def _fields(row: Row) -> list[str]:
-    """Where its texts stand."""
+    """Names of the fields of `row.texts`."""
     if row.format is RowFormat.CHAT:
-        return [f"messages[{place}].content" for place in range(len(row.texts))]
+        return [f"messages[{index}].content" for index in range(len(row.texts))]
     return ["prompt", "completion"] if row.format is RowFormat.INSTRUCT else ["text"]
 
 
 def _defect(finding: PersonalFinding) -> Defect:
-    return Defect(finding.line, "personal_data", f"holds {finding.kind}: {finding.masked}", finding.field)
+    return Defect(finding.line, "personal_data", f"contains {finding.kind}: {finding.masked}", finding.field)

@@ -1,7 +1,7 @@
-"""What the rows of an upload are like: lengths, tokens, languages; in one pass and bounded memory.
+"""Computes the profile of an upload: lengths, tokens, languages; in one pass and bounded memory.
 
-Lengths are counted of all rows. Tokens and languages are counted of the rows with the smallest hashes: a
-choice that is uniform, needs no second pass, and is the same whatever the order.
+Lengths are of all rows. Tokens and languages are of the rows with the smallest hashes, a uniform sample that
+needs no second pass and does not depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 CountTokens = Callable[[Sequence[str]], int | None]
-"""Tokens of some texts, all together, as the base model cuts them; None if it does not say."""
+"""Total tokens of texts with the base model's tokenizer; None if it is not available."""
 SAMPLE_ROWS = 1000
 SAMPLE_CHARACTERS = 2000
-"""Of a row, its first ones."""
+"""Characters from the start of a row that are sampled."""
 MIN_CONFIDENCE = 0.5
 UNDETERMINED = "und"
-"""ISO 639's code where the words do not say."""
+"""ISO 639 code of an undetermined language."""
 
 
 class Profiler:
@@ -36,27 +36,27 @@ class Profiler:
         self.num_characters = 0
         self._lengths: Counter[int] = Counter()
         self._sample: list[tuple[int, str]] = []
-        """(minus the hash, text): a heap whose first is the next to go."""
-        self._end = "0x" + "g" * 64
-        """No hash from here on is sampled."""
+        """Heap of (negated hash, text), whose first item has the largest hash."""
+        self._hash_limit = "0x" + "g" * 64
+        """Rows with this hash or a larger one are not sampled."""
 
     def add(self, rows: Sequence[tuple[Row, Hash32]]) -> None:
-        """Those that come next, with their hashes."""
+        """Add the next rows with their hashes."""
         lengths = [row.num_characters for row, _ in rows]
         self.num_rows += len(rows)
         self.num_characters += sum(lengths)
         self._lengths.update([length.bit_length() for length in lengths])
         for row, row_hash in rows:
-            if row_hash < self._end:
-                self._take(row, row_hash)
+            if row_hash < self._hash_limit:
+                self._sample_row(row, row_hash)
 
-    def _take(self, row: Row, row_hash: Hash32) -> None:
+    def _sample_row(self, row: Row, row_hash: Hash32) -> None:
         ranked = (-int(row_hash, 16), _text(row))
         if len(self._sample) < SAMPLE_ROWS:
             heapq.heappush(self._sample, ranked)
             return
         heapq.heappushpop(self._sample, ranked)
-        self._end = f"0x{-self._sample[0][0]:064x}"
+        self._hash_limit = f"0x{-self._sample[0][0]:064x}"
 
     def profile(self) -> Profile:
         texts = [text for _, text in sorted(self._sample, reverse=True)]
@@ -78,7 +78,7 @@ def language(text: str) -> str:
 
 
 def _text(row: Row) -> str:
-    """The start of what it says. Joined by nothing, so that the counts of characters add up."""
+    """The start of the row's texts, joined without separators, so that character counts add up."""
     return "".join(row.texts)[:SAMPLE_CHARACTERS]
 
 

@@ -1,8 +1,8 @@
-"""Parquet as JSON lines, made by a process of its own.
+"""Converts Parquet to JSON lines in a child process.
 
-A Parquet file of a few kilobytes can hold gigabytes, and its decoder is a large body of native code that a
-stranger's bytes drive. So a child with bounded memory and time decodes it (`python -m
-backend.services.contribute.parquet_rows`), and what comes out is checked like any other upload.
+A Parquet file of a few kilobytes can expand to gigabytes, and its decoder is a large body of native code. So
+a child process with limited memory and time decodes untrusted files (`python -m
+backend.services.contribute.parquet_rows`), and its output is validated like any other upload.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MAGIC = b"PAR1"
 
 
 class UnreadableParquet(InvalidInput):
-    """Cut off, damaged, or not what a Parquet file says it is."""
+    """The Parquet file is truncated, corrupt or invalid."""
 
 
 class ParquetTooDense(InvalidInput):
-    """Its pages need more memory than a check may take: a bomb, or rows far beyond the limit of a line."""
+    """Decoding exceeds the memory limit: a decompression bomb, or rows far beyond the limit of a line."""
 
 
 def parquet_lines(path: Path, add: Callable[[Defect], None]) -> Iterator[bytes]:
-    """JSON lines in chunks, one a row, in order. Wrong columns are defects of line 1, and no row comes.
+    """Chunks of JSON lines, one per row, in order. Invalid columns are defects of line 1, and yield no rows.
 
     Errors: `UnreadableParquet`, `ParquetTooDense`.
     """
@@ -57,6 +57,6 @@ def _judge(status: int, errors: IO[bytes], add: Callable[[Defect], None]) -> Non
         megabytes = MEMORY_BYTES >> 20
         raise ParquetTooDense(
             f"the Parquet file cannot be decoded within {megabytes} MB of memory: "
-            "write it with smaller pages and rows, or send JSONL",
+            "write smaller pages and rows, or send JSONL",
             details={"status": status},
         )

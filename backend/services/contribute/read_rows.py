@@ -1,9 +1,8 @@
-"""Rows at the speed of a parser in C.
+"""Parses and validates rows with a fast path for valid lines.
 
-`LineChecker` is the definition: it finds everything that is wrong with a line. Most lines are sound, and a
-typed decoder sees that many times as fast; what it does not take as it stands goes to the checker.
-msgspec, because it is here already (frames between processes), checks types while it parses, and never
-recurses into what the type does not hold.
+`LineChecker` is the reference and finds all defects of a line. Most lines are valid, and a typed msgspec
+decoder recognises those many times as fast; the others go to the checker. msgspec is already a dependency,
+validates types while it parses, and does not recurse into values that the type does not have.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class _Chat(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     @property
     def num_strings(self) -> int:
-        """Keys and values; without those of the source."""
+        """Number of keys and string values, without those of `source`."""
         return 1 + 4 * len(self.messages)
 
     @property
@@ -71,7 +70,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class RowReader:
-    """Reads the lines of one file in their order; says of each what `LineChecker` says."""
+    """Reads the lines of one file in order, with the results of `LineChecker`."""
 
     def __init__(self) -> None:
         self._checker = LineChecker()
@@ -81,17 +80,17 @@ class RowReader:
         return self._checker.format
 
     def read(self, line: int, raw: bytes | None) -> Row | list[Defect]:
-        """The row, or everything that is wrong with the line."""
+        """The row, or the line's defects."""
         row_format = self._checker.format
         if raw is not None and row_format is not None:
-            row = _sound(line, raw, row_format)
+            row = _parse_valid(line, raw, row_format)
             if row is not None:
                 return row
         return self._checker.check(line, raw)
 
 
-def _sound(line: int, raw: bytes, row_format: RowFormat) -> Row | None:
-    """None for what the checker has to look at, which may be sound all the same."""
+def _parse_valid(line: int, raw: bytes, row_format: RowFormat) -> Row | None:
+    """The row; None if the checker must decide, which may still find the line valid."""
     if raw.endswith(b"\r"):
         return None
     try:
@@ -114,8 +113,9 @@ def _sound(line: int, raw: bytes, row_format: RowFormat) -> Row | None:
 
 
 def _has_each_key_once(raw: bytes, strings: tuple[str, ...], num_strings: int) -> bool:
-    """Parsers keep the last of two equal keys. Each string of the row has its two quotes in `raw`, and each
-    quote in a text is one there, unless it is spelt by its number: any more belong to what was overwritten.
+    """Detect duplicate keys, of which the parser keeps only the last, by counting quotes. Each string of the
+    row has two in `raw`, and each quote within a text has one, unless it is escaped as a number. More belong
+    to overwritten values.
     """
     quotes = 2 * num_strings
     for text in strings:

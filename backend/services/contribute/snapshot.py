@@ -1,4 +1,4 @@
-"""Snapshots of a datanet: frozen on the chain, read back from the block store."""
+"""Freezes snapshots of a datanet on the chain, and reads their rows from the block store."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 REGISTRY = "DatasetRegistry"
 MAX_CONTRIBUTION_BYTES = 4 << 30
-"""Whatever an operator elsewhere may have taken in: bounds what is fetched for one."""
+"""Limit of what is fetched for one contribution of another operator."""
 SPOOL_BYTES = 8 << 20
 READ_BYTES = 1 << 16
 
 
 class ContributionWithdrawn(Conflict):
-    """Rows that its contributor took back are not learned from again, also in a snapshot from before."""
+    """A contribution of the snapshot was withdrawn. Its rows are not used for further training."""
 
 
 @dataclass(frozen=True, slots=True)
-class Freezing:
-    """A snapshot that was asked for: it exists once the transaction is confirmed."""
+class PendingSnapshot:
+    """A requested snapshot, which exists once its transaction is confirmed."""
 
     snapshot_id: SnapshotId
     transaction_id: int
@@ -51,8 +51,8 @@ class Freezing:
 class Snapshots:
     """Implements `backend.ports.training.SnapshotRows`.
 
-    `lane`: the operator's account that sends. `bring`: has a contribution brought into the store that another
-    operator took in.
+    `sender` is the operator's account that sends transactions. `bring` fetches contributions of other
+    operators into the store.
     """
 
     def __init__(
@@ -60,52 +60,52 @@ class Snapshots:
         db: Database,
         store: BlobStore,
         chain: Chain,
-        lane: Account,
+        sender: Account,
         bring: Bring = bring_nothing,
     ) -> None:
         self._db = db
         self._store = store
         self._chain = chain
-        self._lane = lane
+        self._sender = sender
         self._bring = bring
 
-    def freeze(self, datanet: DatanetId, count: int) -> Freezing:
-        """Freeze the first `count` contributions with the accept bits that the chain has now.
+    def freeze(self, datanet: DatanetId, count: int) -> PendingSnapshot:
+        """Freeze the first `count` contributions with their present acceptance on the chain.
 
-        Freezing the same again is the same transaction, unless that one failed. Errors: `Reverted` with the
+        A repeated request is the same transaction, unless that one failed. Errors: `Reverted` with the
         registry's reason (`InvalidCount`, `NothingAccepted`).
         """
         snapshot_id, _accepted_hash = self._chain.call(REGISTRY, "previewSnapshot", datanet, count)
         call, args, key = (REGISTRY, "freeze"), [str(datanet), str(count)], f"freeze:{snapshot_id}"
         with self._db.begin() as tx:
-            sent = enqueue_again(tx, self._lane, call, args, key, MOST_ATTEMPTS)
-            if (known := tx.chain.datanet(datanet)) is not None:
-                tx.transactions.note_request(known.creator, sent)
-        return Freezing(snapshot_id, sent)
+            sent = enqueue_again(tx, self._sender, call, args, key, MOST_ATTEMPTS)
+            if (record := tx.chain.datanet(datanet)) is not None:
+                tx.transactions.note_request(record.creator, sent)
+        return PendingSnapshot(snapshot_id, sent)
 
     def get(self, snapshot_id: SnapshotId) -> Snapshot:
-        """Errors: `NotFound` for one that is not (yet) on the chain."""
+        """Errors: `NotFound` unless the snapshot is on the chain."""
         with self._db.read() as tx:
             return _snapshot(tx, snapshot_id)
 
     def rows(self, snapshot_id: SnapshotId) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(contribution index, row) of all accepted contributions, in order of their indices, then lines.
+        """(contribution index, row) of all accepted contributions, in order of indices and lines.
 
-        A contribution's rows come only after all its bytes were found to have the hash on the chain.
+        A contribution's rows are yielded only after its content hash was verified.
         Errors: `NotFound`, `ContributionWithdrawn`, `ContentMissing`, `ContentCorrupt`, `Unavailable`.
         """
         for contribution in self._accepted(snapshot_id):
             with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
                 self._fetch(contribution, cast("BinaryIO", file))
-                for row in _checked(contribution, cast("BinaryIO", file)):
+                for row in _validated_rows(contribution, cast("BinaryIO", file)):
                     yield contribution.index, row
 
     def licences(self, snapshot_id: SnapshotId) -> list[str]:
-        """SPDX expressions of the accepted contributions, each once, sorted."""
+        """Distinct SPDX expressions of the accepted contributions, sorted."""
         return sorted({self._licence(contribution) for contribution in self._accepted(snapshot_id)})
 
     def manifest(self, snapshot_id: SnapshotId) -> dict[str, Any]:
-        """All that is needed to fetch and check the snapshot's rows; the same on every machine."""
+        """Everything needed to fetch and verify the snapshot's rows; identical on every machine."""
         snapshot = self.get(snapshot_id)
         return {
             "format": "loraledger-snapshot-1",
@@ -136,7 +136,7 @@ class Snapshots:
         digest = sha256()
         if is_withdrawn(contribution):
             where = f"contribution {contribution.index} of datanet {contribution.datanet}"
-            raise ContributionWithdrawn(f"{where} was taken back: freeze a new snapshot", "snapshot_id")
+            raise ContributionWithdrawn(f"{where} was withdrawn: freeze a new snapshot", "snapshot_id")
         for chunk in self._open(contribution, DATA_FILE):
             digest.update(chunk)
             file.write(chunk)
@@ -150,23 +150,22 @@ class Snapshots:
         return self._store.open(cid, name)
 
     def _licence(self, contribution: Contribution) -> str:
-        """The chain holds up to 32 characters; a longer expression stands in the folder."""
+        """The chain has a text of up to 32 characters, or the hash of a longer one in the folder."""
         text = licence_text(contribution.licence)
         if text is not None:
             return text
         if is_withdrawn(contribution):
-            return contribution.licence  # its folder is gone, and the hash is what is left
-        manifest = next(
-            self._open(contribution, MANIFEST_FILE), b""
-        )  # ours fits; a stranger's may be of any size
+            return contribution.licence  # the folder was deleted; only the hash is left
+        # The first chunk: our manifests are smaller, an untrusted one may have any size.
+        manifest = next(self._open(contribution, MANIFEST_FILE), b"")
         licence = _stated_licence(manifest)
         if licence_word(licence) != contribution.licence:
             raise _corrupt(contribution, "its manifest states another licence than the chain")
         return licence
 
 
-def _checked(contribution: Contribution, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    """Whoever recorded it need not have checked it as we do."""
+def _validated_rows(contribution: Contribution, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """Validate rows again: the operator that recorded them may not have done so."""
     reader = RowReader()
     for number, line in enumerate(split_lines(iter(lambda: file.read(READ_BYTES), b"")), start=1):
         row = reader.read(number, line)
@@ -176,7 +175,7 @@ def _checked(contribution: Contribution, file: BinaryIO) -> Iterator[dict[str, A
 
 
 def _stated_licence(manifest: bytes) -> str:
-    """Empty if the manifest, which a stranger wrote, states none."""
+    """The licence of an untrusted manifest; empty if it states none."""
     try:
         text = manifest.decode()
         licence = "" if is_too_deep(text) else json.loads(text)["licence"]

@@ -1,4 +1,4 @@
-"""Checked uploads on disk, from their check until the chain has recorded them."""
+"""Stores checked uploads on disk until the chain has recorded them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ DEFECTS_FILE = "defects.jsonl"
 
 
 class Staging:
-    """A folder an upload below `root`: its canonical rows and what is wrong with it.
-
-    Uploads of more than `max_bytes` are not taken in.
-    """
+    """One folder per upload below `root`, with its canonical rows, at most `max_bytes`, and its defects."""
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
         self.max_bytes = max_bytes
 
     def open(self, upload_id: str) -> None:
-        """An empty folder; what an earlier attempt left is dropped."""
+        """Create an empty folder; delete that of an earlier attempt."""
         self.drop(upload_id)
         (self._root / upload_id).mkdir(parents=True)
 
@@ -41,7 +38,7 @@ class Staging:
         return self._root / upload_id / DEFECTS_FILE
 
     def drop_data(self, upload_id: str) -> None:
-        """What is wrong stays, if anything is."""
+        """Delete the rows, but not the defects."""
         self.data(upload_id).unlink(missing_ok=True)
         with suppress(OSError):
             (self._root / upload_id).rmdir()
@@ -50,9 +47,11 @@ class Staging:
         shutil.rmtree(self._root / upload_id, ignore_errors=True)
 
     def published_folder(self, upload: Upload) -> dict[str, Path | bytes]:
-        """Errors: `NotFound` if the rows are gone."""
+        """The files to publish. Errors: `NotFound` if the rows are not stored any more."""
         if not self.data(upload.id).exists():
-            raise NotFound(f"the rows of upload {upload.id} are gone: upload them again", "upload_id")
+            raise NotFound(
+                f"the rows of upload {upload.id} are not stored any more: upload them again", "upload_id"
+            )
         report = upload.report
         manifest = {
             "format": "loraledger-contribution-1",

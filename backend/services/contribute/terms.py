@@ -1,6 +1,6 @@
-"""What a datanet asks of contributions: the licences that it takes, in a file beside its description.
+"""Terms of a datanet: the licences that it accepts, in a file of its published folder.
 
-The chain keeps the CID of that folder, so the terms are fixed with the datanet.
+The chain has the CID of that folder, so the terms cannot change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_TERMS_BYTES = 4096
 
 
 class UnreadableTerms(Conflict):
-    """The datanet's terms are not what this installation can read; its creator has to make another one."""
+    """The datanet's terms cannot be read. Its creator must create another datanet."""
 
 
 def terms_file(licence: str) -> bytes:
@@ -31,7 +31,7 @@ def terms_file(licence: str) -> bytes:
 
 
 def accepted_licence(store: BlobStore, datanet: Datanet) -> str | None:
-    """The SPDX expression that names the licences it takes; None where it states none, or is not here.
+    """The SPDX expression of accepted licences; None if there is none, or the folder is not stored here.
 
     Errors: `UnreadableTerms`, `Unavailable`.
     """

@@ -1,9 +1,9 @@
-"""Files on their way in, a piece at a time: what was acknowledged stays, whatever dies.
+"""Resumable uploads of files: acknowledged bytes survive crashes.
 
-Each has a folder with its bytes (`data`) and a record that says how many of them count. A piece is on disk
-and checked before the record counts it, and the record is on disk before anybody hears of it. What stands in
-`data` behind that number is of an attempt that died, and the next one overwrites it. Whoever writes holds the
-kernel's lock on `data`, which ends with its process.
+Each transfer has a folder with its bytes (`data`) and a record of how many of them are valid. A chunk is
+synced and checked before the record counts it, and the record is synced before the chunk is acknowledged.
+Bytes of `data` beyond the record belong to a failed attempt; the next one overwrites them. Writers hold an
+flock on `data`, which ends with their process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
-from backend.services.contribute.receive import UploadTooLarge
+from backend.services.contribute.canonical_rows import UploadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,40 +31,40 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Account
 
-KEPT_SECONDS = 86_400
-"""After its last byte, an unfinished or unused transfer goes."""
+RETENTION_SECONDS = 86_400
+"""Time after the last write at which an unfinished or unused transfer is deleted."""
 MAX_TRANSFERS = 16
-"""Of one account at a time."""
+"""Concurrent transfers per account."""
 SYNC_BYTES = 32 << 20
-"""A piece without a checksum counts up to here at once: so much may be lost of it when the server dies."""
+"""Bytes of a chunk without checksum after which the record is updated; the most that a crash loses."""
 READ_BYTES = 1 << 16
 ALGORITHMS = ("sha256", "sha1")
-"""Of checksums. The protocol asks for SHA-1, which is no protection, and none is asked of it here."""
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Checksum algorithms. The tus protocol requires SHA-1; checksums only detect transmission errors."""
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class OffsetMismatch(Conflict):
-    """The piece does not begin where the transfer ends; `details["offset"]` says where that is."""
+    """The chunk does not start at the transfer's offset, `details["offset"]`."""
 
 
 class TransferBusy(Conflict):
-    """Another request is writing to it, or was until its connection broke; try again in a moment."""
+    """Another request holds the transfer's lock; try again in a moment."""
 
 
 class TransferUnfinished(Conflict):
-    """Bytes of it are still to come."""
+    """The transfer is not complete."""
 
 
 class TooManyTransfers(Conflict):
-    """As many as an account may have under way: finish or delete one."""
+    """The account has the maximum number of transfers: finish or delete one."""
 
 
 class ChecksumMismatch(InvalidInput):
-    """The piece is not the one that its checksum is of; nothing of it was kept."""
+    """The chunk does not have its checksum; nothing of it was stored."""
 
 
 class DigestMismatch(InvalidInput):
-    """The whole is not what was announced: the file changed while it was sent. The transfer is gone."""
+    """The file does not have the announced digest: it changed during the upload. The transfer was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +73,34 @@ class Transfer:
     account: Account
     name: str
     num_bytes: int
-    """Of the whole file, as announced."""
+    """Announced size of the file."""
     sha256: str | None
-    """Of the whole file in lower-case hex, if it was announced; checked when the file is used."""
+    """Announced digest of the file in lower-case hex, if any; checked when the file is used."""
     metadata: str
-    """What the client said of it, as it said it."""
+    """The client's metadata, unchanged."""
     changed_at: float
     offset: int = 0
-    """Bytes that have come, and stay."""
+    """Number of bytes stored durably."""
 
     @property
     def expires_at(self) -> datetime:
-        return datetime.fromtimestamp(int(self.changed_at) + KEPT_SECONDS, UTC)
+        return datetime.fromtimestamp(int(self.changed_at) + RETENTION_SECONDS, UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """Of one piece."""
+    """Checksum of one chunk."""
 
     algorithm: str
     digest: bytes
 
-    def check(self, found: bytes) -> None:
-        if found != self.digest:
-            raise ChecksumMismatch(f"the piece has another {self.algorithm} than announced: send it again")
+    def check(self, actual: bytes) -> None:
+        if actual != self.digest:
+            raise ChecksumMismatch(f"the chunk does not have the announced {self.algorithm}: send it again")
 
 
 class Transfers:
-    """In folders below `root`; files of at most `max_bytes`."""
+    """Transfers of files of at most `max_bytes`, in folders below `root`."""
 
     def __init__(self, root: Path, max_bytes: int, now: Callable[[], float] = time.time) -> None:
         self._root = root
@@ -110,18 +110,18 @@ class Transfers:
     def create(
         self, account: Account, num_bytes: int, name: str = "", sha256: str | None = None, metadata: str = ""
     ) -> Transfer:
-        """An empty one. Errors: `UploadTooLarge`, `TooManyTransfers`, `DiskFull`."""
+        """Create an empty transfer. Errors: `UploadTooLarge`, `TooManyTransfers`, `DiskFull`."""
         if num_bytes > self.max_bytes:
             details = {"max_bytes": self.max_bytes}
             raise UploadTooLarge(f"the file has more than {self.max_bytes} bytes", details=details)
         if len(self.find(account)) >= MAX_TRANSFERS:
-            raise TooManyTransfers(f"{MAX_TRANSFERS} transfers are under way: finish or delete one")
+            raise TooManyTransfers(f"the account has {MAX_TRANSFERS} transfers: finish or delete one")
         transfer_id = f"transfer-{secrets.token_hex(16)}"
         transfer = Transfer(transfer_id, account, name, num_bytes, sha256, metadata, self._now())
         self._root.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self._root).free < num_bytes:
-            raise DiskFull("there is less room left here than the file needs")
-        with _names_a_full_disk():
+            raise DiskFull("the disk has less free space than the file needs")
+        with _raise_disk_full():
             (self._root / transfer_id).mkdir()
             (self._root / transfer_id / "data").touch()
             self._record(transfer)
@@ -129,16 +129,16 @@ class Transfers:
         return transfer
 
     def get(self, account: Account, transfer_id: str) -> Transfer:
-        """Errors: `NotFound`, also for somebody else's."""
+        """Errors: `NotFound`, also for transfers of other accounts."""
         transfer = self._read(transfer_id) if _is_id(transfer_id) else None
         if transfer is None or transfer.account != account:
             raise NotFound(f"no transfer {transfer_id[:64]}", "transfer")
         return transfer
 
     def find(self, account: Account) -> list[Transfer]:
-        """The account's, the one that changed last first."""
-        found = [transfer for transfer in map(self._read, self._ids()) if transfer is not None]
-        own = [transfer for transfer in found if transfer.account == account]
+        """The account's transfers, the last changed first."""
+        transfers = [transfer for transfer in map(self._read, self._ids()) if transfer is not None]
+        own = [transfer for transfer in transfers if transfer.account == account]
         return sorted(own, key=lambda transfer: transfer.changed_at, reverse=True)
 
     def append(
@@ -149,40 +149,40 @@ class Transfers:
         stream: Iterable[bytes],
         checksum: Checksum | None = None,
     ) -> Transfer:
-        """Takes a piece that begins at `offset`. With a checksum all of it or nothing; without one, as much
-        as came, also when the stream breaks off.
+        """Append a chunk that starts at `offset`. With a checksum it is stored as a whole or not at all;
+        without one, everything received is stored, even if the stream fails.
 
         Errors: `NotFound`, `TransferBusy`, `OffsetMismatch`, `UploadTooLarge`, `ChecksumMismatch`,
-        `DiskFull`, and what the stream raises.
+        `DiskFull`, and what `stream` raises.
         """
         self.get(account, transfer_id)
         with self._locked(transfer_id) as file:
             transfer = self.get(account, transfer_id)
             if offset != transfer.offset:
-                here = {"offset": transfer.offset}
-                raise OffsetMismatch(f"it ends at {transfer.offset}, not at {offset}", "offset", here)
+                details = {"offset": transfer.offset}
+                raise OffsetMismatch(f"the offset is {transfer.offset}, not {offset}", "offset", details)
             file.truncate(offset)
             file.seek(offset)
-            with _names_a_full_disk():
+            with _raise_disk_full():
                 return self._receive(file, transfer, stream, checksum)
 
     def content(self, account: Account, transfer_id: str) -> Iterator[bytes]:
-        """All of a finished one. Errors: `NotFound`, `TransferUnfinished`; at the end `DigestMismatch`."""
+        """The file's content. Errors: `NotFound`, `TransferUnfinished`; at the end `DigestMismatch`."""
         transfer = self.get(account, transfer_id)
         if transfer.offset < transfer.num_bytes:
             missing = transfer.num_bytes - transfer.offset
-            raise TransferUnfinished(f"{missing} bytes are still to come", "transfer")
+            raise TransferUnfinished(f"{missing} bytes are missing", "transfer")
         return self._content(transfer)
 
     def remove(self, account: Account, transfer_id: str) -> None:
         """Errors: `NotFound`, `TransferBusy`."""
         self.get(account, transfer_id)
         with self._locked(transfer_id):
-            self._drop(transfer_id)
+            self._delete(transfer_id)
 
     def sweep(self) -> int:
-        """Drop what expired, and what died while it was made. Number of transfers dropped."""
-        return sum(map(self._swept, self._ids()))
+        """Delete expired and incompletely created transfers; return their number."""
+        return sum(map(self._delete_expired, self._ids()))
 
     def _receive(
         self, file: FileIO, transfer: Transfer, stream: Iterable[bytes], checksum: Checksum | None
@@ -190,28 +190,28 @@ class Transfers:
         hasher = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         written = transfer.offset
         try:
-            for chunk in _within(stream, transfer.num_bytes - written):
+            for chunk in _limit(stream, transfer.num_bytes - written):
                 _write(file, chunk)
                 written += len(chunk)
                 if hasher is not None:
                     hasher.update(chunk)
                 elif written - transfer.offset >= SYNC_BYTES:
-                    transfer = self._count(file, transfer, written)
+                    transfer = self._commit(file, transfer, written)
         except (OSError, UploadTooLarge):
             raise
         except BaseException:
             if hasher is None:
-                self._count(file, transfer, written)  # the client comes back for the rest
+                self._commit(file, transfer, written)  # the client resumes from here
             raise
         if hasher is not None and checksum is not None:
             checksum.check(hasher.digest())
-        return self._count(file, transfer, written)
+        return self._commit(file, transfer, written)
 
-    def _count(self, file: FileIO, transfer: Transfer, offset: int) -> Transfer:
+    def _commit(self, file: FileIO, transfer: Transfer, offset: int) -> Transfer:
         os.fsync(file.fileno())
-        counted = replace(transfer, offset=offset, changed_at=self._now())
-        self._record(counted)
-        return counted
+        committed = replace(transfer, offset=offset, changed_at=self._now())
+        self._record(committed)
+        return committed
 
     def _content(self, transfer: Transfer) -> Iterator[bytes]:
         hasher = hashlib.sha256()
@@ -220,17 +220,17 @@ class Transfers:
                 hasher.update(chunk)
                 yield chunk
         if transfer.sha256 is not None and hasher.hexdigest() != transfer.sha256:
-            self._drop(transfer.id)
-            raise DigestMismatch("the file changed while it was sent: send it again", "transfer")
+            self._delete(transfer.id)
+            raise DigestMismatch("the file changed during the upload: send it again", "transfer")
 
-    def _swept(self, transfer_id: str) -> bool:
+    def _delete_expired(self, transfer_id: str) -> bool:
         transfer = self._read(transfer_id)
         try:
             changed_at = transfer.changed_at if transfer else (self._root / transfer_id).stat().st_mtime
-            if changed_at + KEPT_SECONDS > self._now():
+            if changed_at + RETENTION_SECONDS > self._now():
                 return False
             with nullcontext() if transfer is None else self._locked(transfer_id):
-                self._drop(transfer_id)
+                self._delete(transfer_id)
         except (FileNotFoundError, NotFound, TransferBusy):
             return False
         return True
@@ -245,7 +245,7 @@ class Transfers:
             transfer = Transfer(**record)
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        # Fewer only where the disk lost what it said was there: then these have to come again.
+        # Smaller only if the disk lost synced bytes, which must then be sent again.
         return replace(transfer, offset=min(transfer.offset, size))
 
     def _record(self, transfer: Transfer) -> None:
@@ -271,22 +271,24 @@ class Transfers:
                 raise TransferBusy("another request is writing to it", "transfer") from None
             yield file
 
-    def _drop(self, transfer_id: str) -> None:
-        (self._root / transfer_id / "transfer.json").unlink(missing_ok=True)  # from here on it is none
+    def _delete(self, transfer_id: str) -> None:
+        (self._root / transfer_id / "transfer.json").unlink(
+            missing_ok=True
+        )  # without a record it is no transfer
         shutil.rmtree(self._root / transfer_id, ignore_errors=True)
 
 
 def _is_id(text: str) -> bool:
-    """Whether it names a folder of ours and nothing else."""
+    """Whether `text` is a transfer's id, and thus safe as a folder name."""
     kind, _, name = text.partition("-")
     return kind == "transfer" and len(name) == 32 and set(name) <= set("0123456789abcdef")
 
 
-def _within(stream: Iterable[bytes], room: int) -> Iterator[bytes]:
+def _limit(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
     for chunk in stream:
-        room -= len(chunk)
-        if room < 0:
-            raise UploadTooLarge("the piece goes on behind the length that was announced")
+        max_bytes -= len(chunk)
+        if max_bytes < 0:
+            raise UploadTooLarge("the chunk exceeds the announced size of the file")
         yield chunk
 
 
@@ -305,10 +307,10 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _names_a_full_disk() -> Iterator[None]:
+def _raise_disk_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
-        raise DiskFull("there is no room left here; what was acknowledged is kept, go on later") from error
+        raise DiskFull("the disk is full; acknowledged bytes are stored, resume later") from error

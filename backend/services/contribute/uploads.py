@@ -1,7 +1,7 @@
-"""Uploads by what the chain says of them, and the claims of their rows.
+"""Derives the state of uploads from the chain, and claims, releases and deletes their rows.
 
-Rows are claimed, given up and dropped a few at a time, each time in a transaction of its own: a database with
-one writer must not stand still for a large upload.
+Rows are processed in batches, each in its own transaction, so that a large upload does not block a database
+with a single writer.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 2000
 
 
-def current(tx: UnitOfWork, upload: Upload) -> Upload:
-    """The upload with what the chain says of it now."""
+def apply_chain_state(tx: UnitOfWork, upload: Upload) -> Upload:
+    """The upload with its present state on the chain."""
     if upload.transaction_id is None:
         return update_from_chain(upload, None, None)
-    return judged(tx, upload, recorded_as(tx, upload))
+    return apply_recorded(tx, upload, find_recorded(tx, upload))
 
 
-def judged(tx: UnitOfWork, upload: Upload, recorded: Contribution | None) -> Upload:
+def apply_recorded(tx: UnitOfWork, upload: Upload, recorded: Contribution | None) -> Upload:
     sent = None if upload.transaction_id is None else tx.transactions.get(upload.transaction_id)
     return update_from_chain(upload, recorded, sent)
 
 
-def recorded_as(tx: UnitOfWork, upload: Upload) -> Contribution | None:
-    """What the registry holds under the upload's content hash."""
+def find_recorded(tx: UnitOfWork, upload: Upload) -> Contribution | None:
+    """The contribution with the upload's content hash in the registry, if any."""
     if upload.index is not None:
-        known = tx.chain.contribution(upload.datanet, upload.index)
-        if known is not None and known.content_hash == upload.report.content_hash:
-            return known
+        indexed = tx.chain.contribution(upload.datanet, upload.index)
+        if indexed is not None and indexed.content_hash == upload.report.content_hash:
+            return indexed
     recorded = tx.chain.contributions(upload.datanet)
     return next((c for c in recorded if c.content_hash == upload.report.content_hash), None)
 
 
 def claim_rows(db: Database, upload_id: str) -> bool:
-    """Claim all rows; False if another upload has one. Whoever does not submit then gives up what it claimed.
+    """Claim all rows; False if another upload has claimed one. The caller must release the rows unless it
+    submits.
 
-    By rising hash: of two uploads that claim the same rows at once, one gets through.
+    Rows are claimed in order of their hashes, so that of two concurrent uploads with common rows one
+    succeeds.
     """
     after: str | None = ""
     while after is not None:
@@ -63,48 +65,48 @@ def claim_rows(db: Database, upload_id: str) -> bool:
 
 
 def release_rows(db: Database, upload_id: str) -> None:
-    """Give up the claims of an upload that others may have the rows of; those of any other stay."""
+    """Release the claims of an upload in a state of `has_claimable_rows`; otherwise do nothing."""
     line: int | None = 0
     while line is not None:
         with db.begin() as tx:
-            if not _is_still_free(tx, upload_id):
+            if not _is_releasable(tx, upload_id):
                 return
             line = tx.sketches.retract(upload_id, line, ROWS_AT_ONCE)
     after: str | None = ""
     while after is not None:
         with db.begin() as tx:
-            if not _is_still_free(tx, upload_id):
+            if not _is_releasable(tx, upload_id):
                 return
             after = tx.contributions.release_rows(upload_id, after, ROWS_AT_ONCE)
 
 
-def _is_still_free(tx: UnitOfWork, upload_id: str) -> bool:
+def _is_releasable(tx: UnitOfWork, upload_id: str) -> bool:
     upload = tx.contributions.locked(upload_id)
-    return upload is not None and is_free(current(tx, upload))
+    return upload is not None and has_claimable_rows(apply_chain_state(tx, upload))
 
 
-def is_free(upload: Upload) -> bool:
-    """Whether others may have its rows."""
+def has_claimable_rows(upload: Upload) -> bool:
+    """Whether other uploads may claim its rows."""
     return upload.state in {UploadState.DRAFT, UploadState.REJECTED, UploadState.WITHDRAWN}
 
 
-def drop_rows(db: Database, upload_id: str) -> None:
-    is_left = True
-    while is_left:
+def delete_rows(db: Database, upload_id: str) -> None:
+    has_more = True
+    while has_more:
         with db.begin() as tx:
             has_sketches = tx.sketches.drop(upload_id, ROWS_AT_ONCE)
-            is_left = tx.contributions.drop_rows(upload_id, ROWS_AT_ONCE) or has_sketches
+            has_more = tx.contributions.drop_rows(upload_id, ROWS_AT_ONCE) or has_sketches
 
 
-def let_go(db: Database, store: BlobStore, staging: Staging, upload: Upload) -> None:
-    """Free the rows of a withdrawn upload, and keep nothing of their bytes. Errors: `Unavailable`."""
+def purge_upload(db: Database, store: BlobStore, staging: Staging, upload: Upload) -> None:
+    """Release the rows of a withdrawn upload and delete its content. Errors: `Unavailable`."""
     release_rows(db, upload.id)
-    drop_rows(db, upload.id)
-    drop_content(store, staging, upload)
+    delete_rows(db, upload.id)
+    delete_content(store, staging, upload)
 
 
-def drop_content(store: BlobStore, staging: Staging, upload: Upload) -> None:
-    """Its bytes and the list of its defects. Errors: `Unavailable`."""
+def delete_content(store: BlobStore, staging: Staging, upload: Upload) -> None:
+    """Delete the upload's bytes and its list of defects. Errors: `Unavailable`."""
     staging.drop(upload.id)
     if upload.report.cid is not None:
         store.forget(upload.report.cid)

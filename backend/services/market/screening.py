@@ -1,4 +1,4 @@
-"""The gate before a listing: what an adapter's update is like, beside all versions of its base model."""
+"""Screens adapters before they are listed: compares their updates with all registered versions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Inspect: TypeAlias = "Callable[[Path], Inspection]"
 """Inspects the adapter in a folder. Errors: `AdapterRefused` if the engine refuses it, `Unavailable`."""
 
 
-class Gate:
+class Screening:
     """Reports stand on what was noted: of adapters trained here, and of versions that were learnt."""
 
     def __init__(self, db: Database) -> None:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentCorrupt, decode_cid, verify_block
-from backend.ports.outbound import AnsweredOtherwise, Unreachable
+from backend.ports.outbound import UnexpectedStatus, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ class Peers:
         for operator in self._candidates(cid, first):
             try:
                 self._fetch(operator.endpoint.rstrip("/"), cid, max_bytes)
-            except AnsweredOtherwise:
+            except UnexpectedStatus:
                 self._rest(operator.account, cid, LACKS_SECONDS)
             except (Unreachable, ContentCorrupt) as error:
                 log.info("operator %s does not give %s: %s", operator.account, cid, error)

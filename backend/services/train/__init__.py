@@ -1,1 +1,1 @@
-"""Fine-tuning jobs: what a creator may ask for, and how workers share it."""
+"""Fine-tuning jobs and imported adapters: options, payment, leases and publication."""

@@ -1,4 +1,4 @@
-"""What a job would be, before it is one: steps, tokens, time, and rows as the model will see them."""
+"""Estimates steps, tokens, price and duration of a job from a sample of its rows."""
 
 from __future__ import annotations
 
@@ -22,48 +22,49 @@ if TYPE_CHECKING:
     Rows = Sequence[tuple[int, Mapping[str, Any]]]
 
 MAX_SAMPLE = 2_000
-"""Rows that are tokenised; of more, as many drawn at random, the same each time."""
-NUM_SHOWN = 3
+"""Rows that are tokenised. From larger snapshots a deterministic random sample is drawn."""
+NUM_EXAMPLES = 3
 NUM_JOBS = 20
-"""The newest jobs, of which those that succeeded say how fast training is here."""
+"""Newest jobs from which the speed of training is computed."""
 
 
 @dataclass(frozen=True, slots=True)
-class ShownRow:
-    """A row of a contribution, token by token, cut where training cuts it."""
+class TokenisedRow:
+    """The tokens of a row, truncated as in training, and which of them are trained."""
 
     contribution: int
     tokens: Sequence[str]
-    is_learnt: Sequence[bool]
+    is_trained: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenised:
-    """What training would make of some rows. Those without a learnt token within the limit are left out."""
+class Tokenisation:
+    """Counts of a sample. Rows without a trained token within the limit are not usable."""
 
     num_usable: int
     num_cut: int
     num_tokens: int
-    """Of the usable rows, as are those below."""
-    num_learnt: int
+    """Tokens of the usable rows; the counts below are of usable rows too."""
+    num_trained: int
     num_sequences: int
-    """Places of a step that they fill: fewer than rows where they are packed."""
-    shown: Sequence[ShownRow]
+    """Sequences of a batch that the rows fill: fewer than rows with packing."""
+    examples: Sequence[TokenisedRow]
 
 
 class Tokeniser(Protocol):
-    def tokenise(self, rows: Rows, config: TrainingConfig, num_shown: int) -> Tokenised:
+    def tokenise(self, rows: Rows, config: TrainingConfig, num_examples: int) -> Tokenisation:
         """Errors: `Unavailable`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Counts beyond `num_rows` are projected from a sample where the snapshot has more rows than that has.
+    """Estimate of a job. All counts except `num_rows` are extrapolated if the snapshot is larger than the
+    sample.
 
-    `num_tokens` go through the model and `num_learnt_tokens` carry loss, each once an epoch. `seconds` of
-    work by the pace of the newest jobs here; None where none has succeeded yet. The tokens that carry loss
-    are paid for, at `price` token units per million; `max_tokens` of them are more than any such job has.
+    `num_tokens` go through the model and `num_trained_tokens` carry loss, counted once per epoch. `seconds`
+    is based on the speed of the newest jobs; None if none has succeeded. Tokens with loss are paid for, at
+    `price` token units per million; `max_tokens` is an upper bound of their number.
     """
 
     num_rows: int
@@ -73,20 +74,20 @@ class Estimate:
     num_eval_rows: int
     num_steps: int
     num_tokens: int
-    num_learnt_tokens: int
+    num_trained_tokens: int
     max_tokens: int
     price: int
     seconds: int | None
-    shown: Sequence[ShownRow]
+    examples: Sequence[TokenisedRow]
 
     @property
     def charge(self) -> int:
         """Micro-units."""
-        return self.num_learnt_tokens * self.price
+        return self.num_trained_tokens * self.price
 
     @property
     def max_charge(self) -> int:
-        """Micro-units that are kept on the channel while the job goes on."""
+        """Micro-units that are reserved on the channel until the job ends."""
         return self.max_tokens * self.price
 
 
@@ -105,60 +106,60 @@ class Estimates:
         with self._db.read() as tx:
             check_snapshot(tx, snapshot_id)
             jobs = tx.training.find(None, NUM_JOBS)
-        sample, num_rows = _sampled(self._snapshots.rows(snapshot_id))
-        found = self._tokeniser.tokenise(sample, config, NUM_SHOWN)
-        return _estimate(config, num_rows, len(sample), found, _seconds_per_token(jobs), self._price)
+        sample, num_rows = _draw_sample(self._snapshots.rows(snapshot_id))
+        counts = self._tokeniser.tokenise(sample, config, NUM_EXAMPLES)
+        return _estimate(config, num_rows, len(sample), counts, _seconds_per_token(jobs), self._price)
 
 
 def _estimate(
     config: TrainingConfig,
     num_rows: int,
     num_sampled: int,
-    found: Tokenised,
-    pace: float | None,
+    counts: Tokenisation,
+    seconds_per_token: float | None,
     price: int,
 ) -> Estimate:
     scale = num_rows / num_sampled
-    num_usable = round(found.num_usable * scale)
+    num_usable = round(counts.num_usable * scale)
     num_eval = min(num_usable, max(1, round(config.eval_fraction * num_usable)))
     trained = (num_usable - num_eval) / max(1, num_usable) * scale
-    num_sequences = math.ceil(found.num_sequences * trained)
+    num_sequences = math.ceil(counts.num_sequences * trained)
     steps_per_epoch = math.ceil(num_sequences / config.batch_size)
     num_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     epochs = num_steps / max(1, steps_per_epoch)
-    num_learnt = round(found.num_learnt * trained * epochs)
+    num_trained = round(counts.num_trained * trained * epochs)
     return Estimate(
         num_rows=num_rows,
         num_left_out=num_rows - num_usable,
-        num_cut=round(found.num_cut * scale),
+        num_cut=round(counts.num_cut * scale),
         num_train_rows=num_usable - num_eval,
         num_eval_rows=num_eval,
         num_steps=num_steps if num_usable > num_eval else 0,
-        num_tokens=round(found.num_tokens * trained * epochs),
-        num_learnt_tokens=num_learnt,
+        num_tokens=round(counts.num_tokens * trained * epochs),
+        num_trained_tokens=num_trained,
         max_tokens=max_trained_tokens(config, num_rows),
         price=price,
-        seconds=None if pace is None else math.ceil(num_learnt * pace),
-        shown=found.shown,
+        seconds=None if seconds_per_token is None else math.ceil(num_trained * seconds_per_token),
+        examples=counts.examples,
     )
 
 
-def _sampled(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Rows, int]:
-    """(some of them, each as likely as any other, and how many there are)."""
+def _draw_sample(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Rows, int]:
+    """(uniform sample, number of rows), by reservoir sampling."""
     draw = random.Random(0)  # noqa: S311 - the same sample each time, not a secret
-    kept: list[tuple[int, Mapping[str, Any]]] = []
+    sample: list[tuple[int, Mapping[str, Any]]] = []
     num_rows = 0
     for row in rows:
         num_rows += 1
-        if len(kept) < MAX_SAMPLE:
-            kept.append(row)
-        elif (place := draw.randrange(num_rows)) < MAX_SAMPLE:
-            kept[place] = row
-    return kept, num_rows
+        if len(sample) < MAX_SAMPLE:
+            sample.append(row)
+        elif (index := draw.randrange(num_rows)) < MAX_SAMPLE:
+            sample[index] = row
+    return sample, num_rows
 
 
 def _seconds_per_token(jobs: Sequence[TrainingJob]) -> float | None:
-    """Of a token that is learnt, evaluation and index included."""
+    """Seconds per trained token, including evaluation and index."""
     metrics = [job.result.metrics for job in jobs if job.result is not None]
     measured = [each for each in metrics if "train_seconds" in each and each.get("num_trained_tokens")]
     num_tokens = sum(each["num_trained_tokens"] for each in measured)

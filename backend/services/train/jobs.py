@@ -1,4 +1,4 @@
-"""The creator's side of fine-tuning jobs."""
+"""Creates, lists and cancels fine-tuning jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.domain.training import (
 )
 from backend.services.train.options import parse_config
 from backend.services.train.parents import check_parent
-from backend.services.train.transitions import finish, known, offer, utc_now
+from backend.services.train.transitions import enqueue, finish, require_job, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Training:
-    """The creator's side."""
+    """Fine-tuning jobs, as their creators use them."""
 
     def __init__(self, db: Database, payments: Payments, clock: Clock = utc_now) -> None:
         self._db = db
@@ -35,9 +35,10 @@ class Training:
         self._clock = clock
 
     def create(self, creator: Account, snapshot_id: SnapshotId, config: Mapping[str, Any]) -> TrainingJob:
-        """Queue a job, with the most that it can cost kept on the creator's channel. Errors: `InvalidConfig`,
-        `NotFound` for the snapshot or the parent, `EmptySnapshot`, `UnfitParent`, those of
-        `Payments.reserve`.
+        """Queue a job and reserve its maximum charge on the creator's channel.
+
+        Errors: `InvalidConfig`, `NotFound` for the snapshot or the parent, `EmptySnapshot`, `InvalidParent`,
+        those of `Payments.reserve`.
         """
         parsed = parse_config(config)
         now = self._clock()
@@ -56,48 +57,48 @@ class Training:
                 check_parent(tx, snapshot_id, parsed.parent)
             job = self._payments.reserve(tx, job, now)
             tx.training.add(job)
-            job = offer(tx, job, now)
+            job = enqueue(tx, job, now)
             tx.training.add_event(job.id, "state", {"state": job.state.value}, now)
         return job
 
     def get(self, job_id: str) -> TrainingJob:
         """Errors: `NotFound`."""
         with self._db.read() as tx:
-            return known(tx.training.get(job_id), job_id)
+            return require_job(tx.training.get(job_id), job_id)
 
     def list(
         self, creator: Account | None = None, limit: int = 50, after: str | None = None
     ) -> Sequence[TrainingJob]:
-        """Newest first, those that follow on job `after`. Errors: `InvalidInput` if that is none of them."""
+        """Jobs after the job `after`, newest first. Errors: `InvalidInput` if there is no such job."""
         with self._db.read() as tx:
             return tx.training.find(creator, limit, after)
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[JobEvent]:
-        """What happened since the event `after`, oldest first. Errors: `NotFound`."""
+        """Events after the one numbered `after`, oldest first. Errors: `NotFound`."""
         with self._db.read() as tx:
-            known(tx.training.get(job_id), job_id)
+            require_job(tx.training.get(job_id), job_id)
             return tx.training.events(job_id, after, limit)
 
     def checkpoints(self, job_id: str) -> Sequence[JobEvent]:
-        """The events of all its checkpoints, newest first. Errors: `NotFound`."""
+        """The job's checkpoint events, newest first. Errors: `NotFound`."""
         with self._db.read() as tx:
-            known(tx.training.get(job_id), job_id)
+            require_job(tx.training.get(job_id), job_id)
             return tx.training.events(job_id, 0, None, "checkpoint")[::-1]
 
     def cancel(self, job_id: str, account: Account) -> TrainingJob:
-        """Stop a job; its worker notices within a heartbeat. Cancelling twice is harmless.
+        """Cancel a job; its worker stops within a heartbeat. Idempotent.
 
-        Errors: `NotFound`, `Forbidden` for anybody but its creator, `Conflict` once it succeeded or failed.
+        Errors: `NotFound`, `Forbidden` for other accounts, `Conflict` once it succeeded or failed.
         """
         now = self._clock()
         with self._db.begin() as tx:
-            job = known(tx.training.locked(job_id), job_id)
+            job = require_job(tx.training.locked(job_id), job_id)
             if job.creator != account:
                 raise Forbidden(f"only the creator of {job_id} may cancel it", param="job_id")
             if job.state is JobState.CANCELLED:
                 return job
             if job.is_over:
-                raise Conflict(f"{job_id} has {job.state.value} already", param="job_id")
+                raise Conflict(f"{job_id} has already {job.state.value}", param="job_id")
             return finish(tx, job, JobState.CANCELLED, now)
 
 

@@ -1,4 +1,4 @@
-"""Hyper-parameters as a creator gives them."""
+"""Parses and validates the hyper-parameters of a job."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "checkpoint_steps": (1, 100_000),
     "early_stopping": (0, 100),
 }
-"""The least and the most of each number."""
+"""Inclusive limits of the numeric options."""
 
 
 class InvalidConfig(InvalidInput):
-    """A hyper-parameter that is unknown, of the wrong type or out of range; `param` names it."""
+    """A hyper-parameter is unknown, of the wrong type or out of range; `param` names it."""
 
 
 def parse_config(raw: Mapping[str, Any]) -> TrainingConfig:
-    """Hyper-parameters by name, ours or OpenAI's, defaults for the rest.
+    """Parse options by our names or OpenAI's; the rest have defaults.
 
-    Errors: `InvalidConfig` naming the first wrong one.
+    Errors: `InvalidConfig` for the first invalid one.
     """
-    raw = _by_our_names(raw)
+    raw = _translate_openai_names(raw)
     known = {field.name for field in fields(TrainingConfig)}
     for name in raw:
         if name not in known:
@@ -53,19 +53,19 @@ def parse_config(raw: Mapping[str, Any]) -> TrainingConfig:
     config = TrainingConfig(**{name: _parse_option(name, value) for name, value in raw.items()})
     if config.batch_size * config.max_length > MAX_BATCH_TOKENS:
         given = f"{config.batch_size} x {config.max_length}"
-        allowed = f"batch_size x max_length may be {MAX_BATCH_TOKENS} tokens at most, not {given}"
-        raise InvalidConfig(f"{allowed}: lower either", param="batch_size")
+        limit = f"batch_size x max_length must be at most {MAX_BATCH_TOKENS} tokens, not {given}"
+        raise InvalidConfig(f"{limit}: lower one of them", param="batch_size")
     return config
 
 
-def _by_our_names(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAI's `n_epochs` and `learning_rate_multiplier` are `epochs` and a factor of the default
-    `learning_rate`; "auto" is its word for a default.
+def _translate_openai_names(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's `n_epochs` is `epochs`, `learning_rate_multiplier` a factor of the default `learning_rate`,
+    and "auto" any default.
     """
     named = {name: value for name, value in raw.items() if value != "auto"}
     for theirs, ours in _OPENAI_NAMES.items():
         if theirs in named and ours in named:
-            raise InvalidConfig(f"{theirs} is OpenAI's name of {ours}: give one of them", param=theirs)
+            raise InvalidConfig(f"{theirs} is OpenAI's name for {ours}: give only one of them", param=theirs)
     if "n_epochs" in named:
         named["epochs"] = named.pop("n_epochs")
     if "learning_rate_multiplier" in named:
@@ -97,7 +97,7 @@ def _parse_option(name: str, value: Any) -> Any:
         raise InvalidConfig(f"{name} must be {expected}, not {value!r}", param=name)
     low, high = RANGES[name]
     if not low <= value <= high:  # NaN fails too
-        raise InvalidConfig(f"{name} must lie between {low} and {high}, not {value!r}", param=name)
+        raise InvalidConfig(f"{name} must be between {low} and {high}, not {value!r}", param=name)
     return kind(value)
 
 

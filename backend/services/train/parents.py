@@ -1,4 +1,4 @@
-"""Warm starts: a job that goes on from a registered adapter, and keeps that one's contributors in."""
+"""Warm starts: jobs that continue from a registered adapter, whose contributors keep their attribution."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from backend.services.market.adapter_folders import AdapterFolders
 
 MAX_SNAPSHOTS = 4
-"""Of a version record."""
+"""Snapshots that a version record can name."""
 
 
-class UnfitParent(InvalidInput):
-    """An adapter that this job cannot go on from; the message says why, and what would do."""
+class InvalidParent(InvalidInput):
+    """The job cannot continue from this adapter; the message has the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,60 +33,59 @@ class Parent:
 
 
 class Parents:
-    """Adapters that jobs go on from, brought to this machine."""
+    """Fetches the adapters that jobs continue from."""
 
     def __init__(self, db: Database, folders: AdapterFolders) -> None:
         self._db = db
         self._folders = folders
 
-    def bring(self, version: VersionId) -> Parent:
-        """Blocks while its folder is fetched. Errors: `NotFound`, those of `AdapterFolders.folder`."""
+    def fetch(self, version: VersionId) -> Parent:
+        """Fetch the adapter's folder. Errors: `NotFound`, those of `AdapterFolders.folder`."""
         with self._db.read() as tx:
-            record = _known(tx.chain, version)
+            record = _require_version(tx.chain, version)
         return Parent(record, self._folders.folder(record))
 
 
 def snapshots_of(tx: UnitOfWork, job: TrainingJob) -> tuple[SnapshotId, ...]:
-    """All that the adapter of a job may have seen, its own snapshot first: what its record has to name.
+    """The snapshots that the record of the job's adapter must name: the job's own first, then its parent's.
 
-    None of a foreign adapter: whose data it was made from cannot be proven, so that part of what it earns is
-    the treasury's.
+    Empty for an imported adapter, whose training data cannot be proven; the treasury gets that share.
     """
     if job.imported is not None:
         return ()
     if job.config.parent is None:
         return (job.snapshot_id,)
-    return joined(job.snapshot_id, _known(tx.chain, job.config.parent))
+    return merge_snapshots(job.snapshot_id, _require_version(tx.chain, job.config.parent))
 
 
 def check_parent(tx: UnitOfWork, snapshot_id: SnapshotId, version: VersionId) -> None:
-    """Errors: `NotFound`, `UnfitParent`.
+    """Errors: `NotFound`, `InvalidParent`.
 
-    The job's snapshot contains those of its parent: the index of the new adapter then has a direction for
-    everybody whose rows are in the old one, and nobody's part ends by going on from it.
+    The job's snapshot must contain those of its parent. The new adapter's index then has a direction for
+    every contributor of the parent, so that a warm start ends no contributor's attribution.
     """
-    record = _known(tx.chain, version)
+    record = _require_version(tx.chain, version)
     if not record.snapshots:
-        raise UnfitParent(f"{version} is no adapter with a snapshot of its own", param="parent")
-    num_named = len(joined(snapshot_id, record))
+        raise InvalidParent(f"{version} is not an adapter with a snapshot", param="parent")
+    num_named = len(merge_snapshots(snapshot_id, record))
     if num_named > MAX_SNAPSHOTS:
-        least = f"would name {num_named} snapshots, its parents' among them; a record names {MAX_SNAPSHOTS}"
-        raise UnfitParent(f"the new version {least}: start from the base model", param="parent")
+        limit = f"would name {num_named} snapshots, including its parents'; the limit is {MAX_SNAPSHOTS}"
+        raise InvalidParent(f"the new version {limit}: start from the base model", param="parent")
     snapshot = tx.chain.snapshot(snapshot_id)
     for seen in record.snapshots:
         if snapshot is None or not _contains(snapshot, tx.chain.snapshot(seen)):
             message = f"{version} was trained on snapshot {seen}, which this one does not contain"
-            raise UnfitParent(f"{message}: freeze one that has its contributions too", param="snapshot_id")
+            raise InvalidParent(f"{message}: freeze a snapshot that does", param="snapshot_id")
 
 
-def _known(chain: ChainView, version: VersionId) -> VersionRecord:
+def _require_version(chain: ChainView, version: VersionId) -> VersionRecord:
     record = chain.version(version)
     if record is None:
         raise NotFound(f"no version {version}, or it is not confirmed yet", param="parent")
     return record
 
 
-def joined(snapshot_id: SnapshotId, parent: VersionRecord) -> tuple[SnapshotId, ...]:
+def merge_snapshots(snapshot_id: SnapshotId, parent: VersionRecord) -> tuple[SnapshotId, ...]:
     return (snapshot_id, *(seen for seen in parent.snapshots if seen != snapshot_id))
 
 
@@ -96,5 +95,7 @@ def _contains(snapshot: Snapshot, other: Snapshot | None) -> bool:
     return set(other.accepted) <= set(snapshot.accepted)
 
 
-def no_parents(version: VersionId) -> Parent:
-    raise UnfitParent(f"this worker fetches no adapters, so it cannot go on from {version}", param="parent")
+def reject_parent(version: VersionId) -> Parent:
+    raise InvalidParent(
+        f"this worker fetches no adapters, so it cannot continue from {version}", param="parent"
+    )

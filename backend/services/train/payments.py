@@ -1,7 +1,7 @@
-"""A job's money moves in the transaction that moves the job, so that neither goes without the other.
+"""Reserves and charges the payment of jobs, in the database transaction that changes the job.
 
-It is kept on the creator's channel when the job is made, charged when its adapter is published, and free
-again where that never happens.
+The maximum charge is reserved on the creator's channel when the job is created, charged when its adapter is
+published, and released if the job ends otherwise.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
     from backend.services.channels.admission import Market
 
 METHOD = "none"
-"""Nobody's contribution is paid for by training: that comes with the adapter's answers."""
+"""Training pays no contributors; the adapter's answers do."""
 
 
 class TrainingNotOffered(Unavailable):
-    """The chain does not know yet what this operator sells training by."""
+    """The version record by which this operator sells training is not confirmed on the chain."""
 
 
 class PaymentWithdrawn(PaymentRequired):
-    """What was kept for a job is on its channel no more, or may not be collected from it any more."""
+    """The job's channel no longer covers its reservation."""
 
 
 class Payments:
-    """`record`: what training is sold by, None where it is free. `receipt_key` is opened when it is needed:
-    who only offers jobs to workers has none.
+    """`record` is the version record by which training is sold; None if it is free. `receipt_key` is called
+    only to charge: processes that only create or queue jobs have no key.
     """
 
     def __init__(
@@ -75,78 +75,80 @@ class Payments:
         """Token units per million tokens trained."""
         return 0 if self._record is None else self._record.prompt_price
 
-    def check_offered(self, chain: ChainView) -> None:
-        """Raises TrainingNotOffered while the chain does not have what training is sold by."""
+    def check_registered(self, chain: ChainView) -> None:
+        """Errors: `TrainingNotOffered` until the chain has the record."""
         if self._record is not None and chain.version(version := version_id(self._record)) is None:
-            message = "The record by which this operator sells training is not confirmed yet; try again."
+            message = (
+                "The record by which this operator sells training is not confirmed yet; try again later."
+            )
             raise TrainingNotOffered(message, details={"version_id": version})
 
     def reserve(self, tx: UnitOfWork, job: TrainingJob, now: datetime) -> TrainingJob:
-        """The job with its payment, and the most that it can cost kept on its creator's channel.
+        """Reserve the maximum charge on the creator's channel; return the job with its payment.
 
-        Errors: `InvalidConfig` for more tokens than a receipt has room for, `TrainingNotOffered`, those of
+        Errors: `InvalidConfig` for more tokens than fit into a receipt, `TrainingNotOffered`, those of
         `Admission.reserve`.
         """
         if self._record is None:
             return job
         channel = self._market.channel(job.creator)
-        self.check_offered(tx.chain)
+        self.check_registered(tx.chain)
         max_tokens = _max_trained_tokens(tx.chain, job.snapshot_id, job.config)
         payment = Payment(channel, version_id(self._record), self._record.prompt_price, max_tokens)
         tx.channels.lock(channel)
-        books = ChannelLedger.opened(tx, [channel], [], now)
-        books.check(channel, None, payment.max_charge, self._max_lag_seconds)
-        books.keep(_reservation(job.id, payment))
-        books.write(tx)
+        ledger = ChannelLedger.opened(tx, [channel], [], now)
+        ledger.check(channel, None, payment.max_charge, self._max_lag_seconds)
+        ledger.keep(_reservation(job.id, payment))
+        ledger.write(tx)
         return replace(job, payment=payment)
 
     def charge(self, tx: UnitOfWork, job: TrainingJob, now: datetime) -> TrainingJob:
-        """The job with its receipt, for the tokens that were trained. Whoever holds the job calls it once."""
+        """Charge for the trained tokens; return the job with its receipt. To be called once per job."""
         payment = job.payment
         if payment is None:
             return job
         tx.channels.lock(payment.channel_id)
-        books = ChannelLedger.opened(tx, [payment.channel_id], [], now)
+        ledger = ChannelLedger.opened(tx, [payment.channel_id], [], now)
         reservation, bill = _reservation(job.id, payment), _bill(job, payment)
         payer, key, trace = Payer(job.creator), self._receipt_key(), traces.current_traceparent()
-        receipt = self._market.charged(books, payer, reservation, bill, key, trace)
-        books.write(tx)
+        receipt = self._market.charged(ledger, payer, reservation, bill, key, trace)
+        ledger.write(tx)
         data = {"receipt_id": receipt.id, "tokens": bill.prompt_tokens, "charge": str(bill.charge)}
         tx.training.add_event(job.id, "charged", data, now)
         return replace(job, payment=replace(payment, receipt_id=receipt.id))
 
 
 def release(tx: UnitOfWork, job: TrainingJob) -> None:
-    """Free what is still kept for the job."""
+    """Release the job's reservation, if any."""
     if job.payment is not None:
         tx.channels.lock(job.payment.channel_id)
         tx.channels.drop_reservations([_reservation(job.id, job.payment).id])
 
 
-def withdrawn(tx: UnitOfWork, job: TrainingJob, now: datetime) -> PaymentWithdrawn | None:
-    """Why nobody should begin to train: the job's channel does not cover any more what is kept on it."""
+def uncovered_payment(tx: UnitOfWork, job: TrainingJob, now: datetime) -> PaymentWithdrawn | None:
+    """The reason not to start training, if the channel no longer covers the job's reservation."""
     if job.payment is None:
         return None
     missing = standing(tx, job.payment.channel_id, now).missing(0)
     if not missing:
         return None
     lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())
-    message = f"the channel lacks {lacks} for what was kept on it when the job was made"
+    message = f"the channel lacks {lacks} for what was reserved when the job was created"
     details = {name: str(lack) for name, lack in missing.items()}
-    return PaymentWithdrawn(f"{message}: cover it, and make the job again", details={"missing": details})
+    return PaymentWithdrawn(f"{message}: add it and create the job again", details={"missing": details})
 
 
 def _max_trained_tokens(chain: ChainView, snapshot_id: SnapshotId, config: TrainingConfig) -> int:
     most = max_trained_tokens(config, _num_rows(chain, snapshot_id))
     if most > MAX_RECEIPT_TOKENS:
         name = "steps" if config.steps else "epochs"
-        message = f"such a job may train {most} tokens, and a receipt has room for {MAX_RECEIPT_TOKENS}"
-        raise InvalidConfig(f"{message}: ask for fewer {name}", param=name)
+        message = f"the job may train {most} tokens, more than the {MAX_RECEIPT_TOKENS} of a receipt"
+        raise InvalidConfig(f"{message}: lower {name}", param=name)
     return most
 
 
 def _num_rows(chain: ChainView, snapshot_id: SnapshotId) -> int:
-    """As the contributions say on the chain."""
+    """Rows of the accepted contributions, as stated on the chain."""
     snapshot = chain.snapshot(snapshot_id)
     if snapshot is None:
         return 0
@@ -155,7 +157,7 @@ def _num_rows(chain: ChainView, snapshot_id: SnapshotId) -> int:
 
 
 def _reservation(job_id: str, payment: Payment) -> Reservation:
-    """It does not expire: the job ends it."""
+    """A reservation without expiry: the end of the job releases it."""
     number = job_id.removeprefix("ftjob-")
     return Reservation(number, payment.channel_id, None, payment.max_charge, None)
 

@@ -1,8 +1,8 @@
-"""From a trained adapter's folder to a version on the chain.
+"""Publishes adapter folders and prepares their registration on the chain.
 
-The folder goes to the block store and is fetched back before a job succeeds. Registration is the creator's
-own transaction: prepared here, sent by whoever holds the key, noticed when the chain has confirmed it. So at
-every moment a version is either registered with all its content in place, or not at all.
+A folder is stored and read back before its job succeeds. The creator's wallet signs and sends the
+registration, which is prepared here and recorded once the chain has confirmed it. So a registered version
+always has its content in the block store.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
     from backend.domain.transactions import PreparedTransaction
     from backend.ports.chain import Chain
     from backend.ports.storage import BlobStore
-    from backend.services.market.screening import Gate
+    from backend.services.market.screening import Screening
 
 
 _REGISTRY = "AdapterRegistry"
 
 
 class NotPublished(Conflict):
-    """The job has no adapter to register (yet)."""
+    """The job has no adapter to register, or not yet."""
 
 
 class NoBetterThanBase(Conflict):
-    """The adapter predicts the held-out rows no better than the bare base model does."""
+    """The adapter's loss on the held-out rows is not lower than the base model's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What the creator sells an adapter as. Prices in token units per million tokens; parts in ppm of what
-    remains after the protocol fee, the contributors getting the rest.
+    """Name, prices and shares of an adapter. Prices are in token units per million tokens, shares in ppm of
+    the charge after the protocol fee; contributors get the rest.
     """
 
     name: str
@@ -64,12 +64,14 @@ class Listing:
         check_name(self.name)
         for param in ("prompt_price", "completion_price"):
             if not 0 <= getattr(self, param) < 1 << 64:
-                raise InvalidInput(f"{param} must lie between 0 and 2^64 - 1", param=param)
+                raise InvalidInput(f"{param} must be between 0 and 2^64 - 1", param=param)
         for param in ("operator_ppm", "creator_ppm"):
             if not 0 <= getattr(self, param) <= PPM:
-                raise InvalidInput(f"{param} must lie between 0 and {PPM}", param=param)
+                raise InvalidInput(f"{param} must be between 0 and {PPM}", param=param)
         if self.operator_ppm + self.creator_ppm > PPM:
-            raise InvalidInput("operator and creator together exceed the whole", param="creator_ppm")
+            raise InvalidInput(
+                f"operator_ppm and creator_ppm together must be at most {PPM}", param="creator_ppm"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Registration:
     version_id: VersionId
     record: VersionRecord
     transaction: PreparedTransaction
-    gate: ScreeningReport | None
+    screening: ScreeningReport | None
 
 
 class Publication:
@@ -88,35 +90,39 @@ class Publication:
         db: Database,
         store: BlobStore,
         chain: Chain,
-        gate: Gate,
+        screening: Screening,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._db = db
         self._store = store
         self._chain = chain
-        self._gate = gate
+        self._screening = screening
         self._clock = clock
 
     def publish(self, folder: Path) -> Cid:
-        """Store and pin a folder, and read it back by its CID. Doing so again is harmless.
+        """Store and pin a folder, and read it back by its CID. Idempotent.
 
-        Errors: `ContentCorrupt` if other bytes come back, `Unavailable`.
+        Errors: `ContentCorrupt` if the content differs, `Unavailable`.
         """
         cid = self._store.add_directory(folder)
         with tempfile.TemporaryDirectory() as scratch:
             fetched = Path(scratch) / "fetched"
             self._store.fetch_folder(cid, fetched)
             if _digests(fetched) != _digests(folder):
-                raise ContentCorrupt(f"{cid} does not hold what was stored under it", details={"cid": cid})
+                raise ContentCorrupt(
+                    f"the content of {cid} differs from what was stored", details={"cid": cid}
+                )
         return cid
 
     def record(self, job: TrainingJob, listing: Listing, *, accepts_worse: bool = False) -> VersionRecord:
-        """Errors: `NotPublished`; `NoBetterThanBase` unless the creator accepts that."""
+        """Errors: `NotPublished`; `NoBetterThanBase` unless `accepts_worse`."""
         if job.state is not JobState.SUCCEEDED or job.result is None or job.cid is None:
-            raise NotPublished(f"{job.id} is {job.state.value}; it can be registered once it has succeeded")
+            raise NotPublished(
+                f"{job.id} is {job.state.value}; its adapter can be registered once it has succeeded"
+            )
         if job.result.is_better_than_base is False and not accepts_worse:
             raise NoBetterThanBase(
-                f"{job.id} does no better than its base model on held-out rows; confirm to list it",
+                f"{job.id} has no lower loss than its base model on held-out rows; confirm to list it",
                 details=dict(job.result.metrics),
             )
         with self._db.begin() as tx:
@@ -143,47 +149,47 @@ class Publication:
         accepts_worse: bool = False,
         accepts_copy: bool = False,
     ) -> Registration:
-        """The creator's transaction, simulated, for their wallet to sign and send.
+        """Prepare and simulate the registration, for the creator's wallet to sign and send.
 
         Errors: those of `record`, `NotFound`, `Forbidden`, `Reverted` with the registry's reason;
-        `CopiedVersion` unless the creator accepts that: the job shows whose data it was made from, but the
-        same data, options and seed give the adapter that somebody else has listed.
+        `CopiedVersion` unless `accepts_copy`: the same data, options and seed give the same adapter, which
+        another creator may have listed.
         """
         job = self._job_of(job_id, account)
         record = self.record(job, listing, accepts_worse=accepts_worse)
         report = self._report(job, record)
-        near = None if report is None else report.nearest
-        if near is not None and near.is_copy and not accepts_copy:
+        nearest = None if report is None else report.nearest
+        if nearest is not None and nearest.is_copy and not accepts_copy:
             raise CopiedVersion(
-                f"the adapter of {job_id} is like version {near.version} of {near.creator}, who was first; "
-                "confirm to list it beside that one",
-                details=asdict(near),
+                f"the adapter of {job_id} is a copy of version {nearest.version} of {nearest.creator}; "
+                "confirm to list it nevertheless",
+                details=asdict(nearest),
             )
         transaction = self._chain.prepare(_REGISTRY, "register", record_argument(record), sender=account)
         return Registration(version_id(record), record, transaction, report)
 
     def _report(self, job: TrainingJob, record: VersionRecord) -> ScreeningReport | None:
-        """None for what was published before there was a gate."""
+        """None if the adapter was never inspected."""
         try:
-            asked = record.adapter_digest, record.creator, job.config.parent
-            return self._gate.report(*asked, has_snapshot=bool(record.snapshots))
+            subject = record.adapter_digest, record.creator, job.config.parent
+            return self._screening.report(*subject, has_snapshot=bool(record.snapshots))
         except NotFound:
             return None
 
-    def notice(self) -> int:
-        """Note the versions that the chain now knows for published jobs; how many are new."""
+    def record_registrations(self) -> int:
+        """Set the version of published jobs whose registration is confirmed; return their number."""
         now = self._clock()
-        num_noticed = 0
+        num_recorded = 0
         with self._db.begin() as tx:
-            for waiting in tx.training.unregistered():
-                version = _registered_as(tx, waiting)
-                job = tx.training.locked(waiting.id) if version is not None else None
+            for pending in tx.training.unregistered():
+                version = _registered_version(tx, pending)
+                job = tx.training.locked(pending.id) if version is not None else None
                 if job is None or job.version_id is not None:
                     continue
                 tx.training.save(replace(job, version_id=version))
                 tx.training.add_event(job.id, "registered", {"version_id": version}, now)
-                num_noticed += 1
-        return num_noticed
+                num_recorded += 1
+        return num_recorded
 
     def _job_of(self, job_id: str, account: Account) -> TrainingJob:
         with self._db.begin() as tx:
@@ -195,13 +201,13 @@ class Publication:
         return job
 
 
-def _registered_as(tx: UnitOfWork, job: TrainingJob) -> VersionId | None:
+def _registered_version(tx: UnitOfWork, job: TrainingJob) -> VersionId | None:
     """The first version of the creator with these weights and this folder."""
     if job.result is None or job.cid is None:
         return None
-    wanted = (job.result.adapter_digest, cid_digest(job.cid))
+    content = (job.result.adapter_digest, cid_digest(job.cid))
     for version in tx.chain.versions(creator=job.creator):
-        if (version.record.adapter_digest, version.record.cid_digest) == wanted:
+        if (version.record.adapter_digest, version.record.cid_digest) == content:
             return version.id
     return None
 

@@ -1,4 +1,4 @@
-"""How a job goes on: offered, finished, failed. Each step writes the job and an event of it."""
+"""State transitions of jobs: enqueued, finished, failed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     Clock = Callable[[], datetime]
 
-OFFER_SECONDS = 30
-LONGEST_OFFER_SECONDS = 600
-"""A waiting job is offered to the workers again, in case the broker lost a message: after `OFFER_SECONDS`,
-then after twice as long each time, up to this.
+REDELIVERY_SECONDS = 30
+MAX_REDELIVERY_SECONDS = 600
+"""A queued job is sent to the workers again, in case the broker lost a message: after `REDELIVERY_SECONDS`,
+then at doubling intervals up to this one.
 """
 
 
@@ -32,20 +32,20 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def known(job: TrainingJob | None, job_id: str) -> TrainingJob:
-    """One that trains. Errors: `NotFound`."""
+def require_job(job: TrainingJob | None, job_id: str) -> TrainingJob:
+    """A training job, not an import. Errors: `NotFound`."""
     if job is None or job.imported is not None:
         raise NotFound(f"no training job {job_id}", param="job_id")
     return job
 
 
-def offer(
+def enqueue(
     tx: UnitOfWork, job: TrainingJob, now: datetime, attempt: int = 0, since: datetime | None = None
 ) -> TrainingJob:
-    """Leave the job's next step to whoever takes it, and wake somebody; `since`: when that was done first."""
+    """Free the job's lease and send its next step to the workers; `since`: when that step was first sent."""
     since = since or now
     waited = (now - since).total_seconds()
-    wait = timedelta(seconds=min(max(waited, OFFER_SECONDS), LONGEST_OFFER_SECONDS))
+    wait = timedelta(seconds=min(max(waited, REDELIVERY_SECONDS), MAX_REDELIVERY_SECONDS))
     job = replace(job, lease=Lease(None, now + wait, since, attempt))
     tx.training.save(job)
     if job.step is not None:

@@ -12,7 +12,7 @@ from tusclient.client import TusClient
 from backend.domain.content import cid_digest
 from backend.domain.screening import Inspection
 from backend.domain.training import Step, TrainingResult
-from backend.services.market.screening import Gate
+from backend.services.market.screening import Screening
 from backend.services.train.imported import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE
 from backend.services.train.leases import Leases
 from tests.integration.api.conftest import sign_in
@@ -56,15 +56,15 @@ def brought(api: Api, http: httpx.Client) -> dict[str, Any]:
 def published(api: Api, adapter_id: str) -> Cid:
     """What workers do."""
     database, blobs = api.installation.database, api.installation.blobs
-    leases, gate = Leases(database, api.installation.payments), Gate(database)
-    held = leases.take(adapter_id, Step.VALIDATE)
+    leases, screening = Leases(database, api.installation.payments), Screening(database)
+    held = leases.acquire(adapter_id, Step.VALIDATE)
     assert held is not None
-    leases.accepted(held, RESULT)
-    held = leases.take(adapter_id, Step.PUBLISH)
+    leases.complete_import(held, RESULT)
+    held = leases.acquire(adapter_id, Step.PUBLISH)
     assert held is not None
-    gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
+    screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
     cid = blobs.add_folder({CONFIG_FILE: b"{}", WEIGHTS_FILE: b"weights"})
-    leases.published(held, cid)
+    leases.complete_publication(held, cid)
     return cid
 
 
@@ -125,16 +125,16 @@ def test_answers_of_it_pay_no_contributor(api: Api, http: httpx.Client) -> None:
     (one,) = receipt["slices"]
     assert (one["shares"], int(receipt["receipt"]["charge"]) > 0) == ([], True)
     assert http.get(f"/v1/models/{version}").json()["licence"] is None
-    api.installation.services.publication.notice()
+    api.installation.services.publication.record_registrations()
     assert http.get(f"/v1/models/{version}").json()["licence"] == "MIT"
 
 
 @pytest.mark.parametrize(
     ("changes", "code", "param"),
     [
-        ({"adapter_model.bin": "x"}, "file_not_taken", "adapter_model.bin"),
-        ({"attribution.safetensors": "x"}, "file_not_taken", "attribution.safetensors"),
-        ({"../../etc/passwd": "x"}, "file_not_taken", "../../etc/passwd"),
+        ({"adapter_model.bin": "x"}, "unexpected_file", "adapter_model.bin"),
+        ({"attribution.safetensors": "x"}, "unexpected_file", "attribution.safetensors"),
+        ({"../../etc/passwd": "x"}, "unexpected_file", "../../etc/passwd"),
         ({WEIGHTS_FILE: None}, "file_missing", WEIGHTS_FILE),
         ({WEIGHTS_FILE: "transfer-" + "0" * 32}, "not_found", "transfer"),
     ],
@@ -163,8 +163,8 @@ def test_it_is_no_training_and_nobody_elses(api: Api, http: httpx.Client) -> Non
 def test_a_refusal_of_the_engine_is_named(api: Api, http: httpx.Client) -> None:
     made = brought(api, http)
     leases = Leases(api.installation.database, api.installation.payments)
-    held = leases.take(made["id"], Step.VALIDATE)
+    held = leases.acquire(made["id"], Step.VALIDATE)
     assert held is not None
-    leases.failed(held, {"code": "adapter_refused", "message": "no", "reason": "adapter_pickle"})
+    leases.fail(held, {"code": "adapter_refused", "message": "no", "reason": "adapter_pickle"})
     error = http.get(f"/v1/adapters/{made['id']}").json()["error"]
     assert (error["code"], error["details"]) == ("adapter_refused", {"reason": "adapter_pickle"})

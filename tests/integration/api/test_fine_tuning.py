@@ -84,14 +84,16 @@ def publish(leases: Leases, job_id: str, num_tokens: int) -> None:
     """What workers make of a job."""
     metrics = {**RESULT.metrics, "num_trained_tokens": num_tokens}
     for step in Step:
-        held = leases.take(job_id, step)
+        held = leases.acquire(job_id, step)
         assert held is not None
         if step is Step.VALIDATE:
-            leases.validated(held, DATASET)
+            leases.complete_validation(held, DATASET)
         elif step is Step.TRAIN:
-            leases.trained(held, replace(RESULT, metrics=metrics))
+            leases.complete_training(held, replace(RESULT, metrics=metrics))
         else:
-            leases.published(held, Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"))
+            leases.complete_publication(
+                held, Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+            )
 
 
 def test_who_cannot_pay_for_a_job_is_told_what_is_missing(api: Api) -> None:
@@ -140,10 +142,10 @@ def test_lists_go_on_where_the_last_page_ended(client: OpenAI) -> None:
 def test_checkpoints_come_newest_first_with_their_losses(client: OpenAI, leases: Leases) -> None:
     jobs = client.fine_tuning.jobs
     job = jobs.create(model="tiny", training_file=SNAPSHOT)
-    held = leases.take(job.id, Step.VALIDATE)
+    held = leases.acquire(job.id, Step.VALIDATE)
     assert held is not None
     for step in (20, 40, 60):
-        leases.report(held, "checkpoint", {"step": step, "loss": 3.0 - step / 100})
+        leases.record_event(held, "checkpoint", {"step": step, "loss": 3.0 - step / 100})
     found = list(jobs.checkpoints.list(job.id, limit=2))
     assert [checkpoint.step_number for checkpoint in found] == [60, 40, 20]
     assert found[0].metrics.train_loss == pytest.approx(2.4)
@@ -152,9 +154,9 @@ def test_checkpoints_come_newest_first_with_their_losses(client: OpenAI, leases:
 
 def test_a_failed_job_says_why_in_openais_shape(client: OpenAI, leases: Leases) -> None:
     job = client.fine_tuning.jobs.create(model="tiny", training_file=SNAPSHOT)
-    held = leases.take(job.id, Step.VALIDATE)
+    held = leases.acquire(job.id, Step.VALIDATE)
     assert held is not None
-    leases.failed(held, {"code": "non_finite_loss", "message": "the loss is nan at step 5", "step": 5})
+    leases.fail(held, {"code": "non_finite_loss", "message": "the loss is nan at step 5", "step": 5})
     failed = client.fine_tuning.jobs.retrieve(job.id)
     assert failed.status == JobState.FAILED
     assert failed.error is not None

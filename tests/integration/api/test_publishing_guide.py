@@ -24,7 +24,7 @@ from backend.domain.hashing import keccak
 from backend.domain.screening import Inspection
 from backend.domain.training import Step
 from backend.services.market.adapter_folders import AdapterFolders
-from backend.services.market.screening import Gate
+from backend.services.market.screening import Screening
 from backend.services.train.leases import Leases
 from backend.services.train.publication import Listing
 from tests.integration.api.test_adapters import RESULT
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
     from backend.domain.training import TrainingJob
-    from backend.services.train.leases import Held
+    from backend.services.train.leases import LeasedJob
     from tests.integration.api.conftest import Api
 
 GUIDE = ROOT / "docs" / "publishing-adapters.md"
@@ -67,12 +67,12 @@ def newest(api: Api) -> TrainingJob | None:
     return found[0] if found else None
 
 
-def taken(api: Api, step: Step) -> Held:
+def taken(api: Api, step: Step) -> LeasedJob:
     """Once it was brought: the one that is not over, as the clock stands still and none is the newest."""
-    foreign, payer = api.installation.services.imported_adapters, api.installation.payer.account
-    while (job := next((one for one in foreign.list(payer) if not one.is_over), None)) is None:
+    imports, payer = api.installation.services.imported_adapters, api.installation.payer.account
+    while (job := next((one for one in imports.list(payer) if not one.is_over), None)) is None:
         time.sleep(0.05)
-    held = Leases(api.installation.database, api.installation.payments).take(job.id, step)
+    held = Leases(api.installation.database, api.installation.payments).acquire(job.id, step)
     assert held is not None
     return held
 
@@ -80,15 +80,17 @@ def taken(api: Api, step: Step) -> Held:
 def publish(api: Api) -> None:
     """As a worker does."""
     database = api.installation.database
-    leases, gate = Leases(database, api.installation.payments), Gate(database)
-    leases.accepted(taken(api, Step.VALIDATE), RESULT)
-    gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
-    leases.published(taken(api, Step.PUBLISH), api.installation.blobs.add_folder({"README.md": b"card"}))
+    leases, screening = Leases(database, api.installation.payments), Screening(database)
+    leases.complete_import(taken(api, Step.VALIDATE), RESULT)
+    screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
+    leases.complete_publication(
+        taken(api, Step.PUBLISH), api.installation.blobs.add_folder({"README.md": b"card"})
+    )
 
 
 def refuse(api: Api) -> None:
     error = {"code": "adapter_refused", "message": "weights: it is pickle", "reason": "adapter_pickle"}
-    Leases(api.installation.database, api.installation.payments).failed(taken(api, Step.VALIDATE), error)
+    Leases(api.installation.database, api.installation.payments).fail(taken(api, Step.VALIDATE), error)
 
 
 def type_beside(work: Callable[[Api], None], api: Api, command: str) -> Result:
@@ -109,7 +111,7 @@ def register(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         job = newest(api)
         assert job is not None
         api.installation.view.register(publication.record(job, listing))
-        publication.notice()
+        publication.record_registrations()
         return {}
 
     monkeypatch.setattr(Wallet, "send", send)

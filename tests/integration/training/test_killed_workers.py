@@ -64,7 +64,7 @@ class Farm:
         }
         (home / "setup.json").write_text(json.dumps(setup))
         self.transfers = Transfers(home / "transfers", 1 << 30)
-        self.foreign = ImportedAdapters(database, self.transfers)
+        self.imports = ImportedAdapters(database, self.transfers)
         self.training = Training(database, PAID)
         desk = Desk(database)
         desk.fund(FUNDS)
@@ -97,7 +97,7 @@ class Farm:
         files = {
             name: transferred(self.transfers, CREATOR, (folder / name).read_bytes()) for name in MAX_BYTES
         }
-        return self.foreign.create(CREATOR, "MIT", files)
+        return self.imports.create(CREATOR, "MIT", files)
 
     def check_charged(self, *jobs: TrainingJob) -> None:
         """Each of these jobs has cost what it trained, once; nothing else is charged or kept."""
@@ -110,7 +110,7 @@ class Farm:
         assert all(receipt.charge == receipt.prompt_tokens * TRAINING.prompt_price for receipt in receipts)
 
     def undisturbed(self) -> dict[str, bytes]:
-        """What the same job gives where nobody is killed."""
+        """The result of the same job without kills."""
         done, folder = self.home / "training" / self.job.id, self.home / "undisturbed"
         folder.mkdir()
         (folder / ROWS_FILE).write_bytes((done / ROWS_FILE).read_bytes())
@@ -266,16 +266,16 @@ def test_an_adapter_from_elsewhere_is_published_once_however_often_its_workers_a
     farm = Farm(sqlite_database, tmp_path, {**CONFIG, "epochs": 0.1}, lease_seconds=1)
     farm.training.cancel(farm.job.id, CREATOR)
     job = farm.brought()
-    events = partial(farm.foreign.events, job.id, CREATOR)
+    events = partial(farm.imports.events, job.id, CREATOR)
     for name, value in (("step", "validate"), ("state", "running"), ("step", "publish"), ("message", "")):
         with farm.worker() as worker:
             farm.until(lambda *_, n=name, v=value: any(v in event.data.get(n, ()) for event in events()))
             worker.send_signal(signal.SIGKILL)
     with farm.worker():
-        farm.until(lambda *_: farm.foreign.get(job.id).is_over)
-        is_done = farm.foreign.get(job.id).state is JobState.SUCCEEDED
+        farm.until(lambda *_: farm.imports.get(job.id).is_over)
+        is_done = farm.imports.get(job.id).state is JobState.SUCCEEDED
         farm.until(lambda *_: not is_done or not farm.transfers.find(CREATOR))
-    done = farm.foreign.get(job.id)
+    done = farm.imports.get(job.id)
     assert (done.state, done.error) == (JobState.SUCCEEDED, None), (tmp_path / "worker.log").read_text()
     kinds = [event.kind for event in events()]
     assert kinds.count("published") == 1

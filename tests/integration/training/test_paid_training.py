@@ -60,14 +60,16 @@ def published(installation: Installation, job: TrainingJob) -> TrainingJob:
     """What workers make of it, without the training."""
     leases = installation.leases
     for step in Step:
-        taken = leases.take(job.id, step)
+        taken = leases.acquire(job.id, step)
         assert taken is not None
         if step is Step.VALIDATE:
-            leases.validated(taken, Dataset(to_hash(b"\1" * 32), 20, 2))
+            leases.complete_validation(taken, Dataset(to_hash(b"\1" * 32), 20, 2))
         elif step is Step.TRAIN:
-            leases.trained(taken, replace(RESULT, metrics={**RESULT.metrics, "num_trained_tokens": TOKENS}))
+            leases.complete_training(
+                taken, replace(RESULT, metrics={**RESULT.metrics, "num_trained_tokens": TOKENS})
+            )
         else:
-            return leases.published(taken, CID)
+            return leases.complete_publication(taken, CID)
     raise AssertionError
 
 

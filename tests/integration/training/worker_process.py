@@ -17,15 +17,15 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from backend.db.unit_of_work import Database
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.adapter_folders import AdapterFolders
-from backend.services.market.screening import Gate
+from backend.services.market.screening import Screening
 from backend.services.train.leases import Leases
 from backend.services.train.publication import Publication
 from backend.storage.embedded import EmbeddedStore
 from tests.unit.workers.support import PAID, Rows, letter_rows
 from workers.app import create_app, work
-from workers.inspection import Inspector
+from workers.inspection import InspectionProcess
 from workers.relay import Relay
-from workers.screening import Gatekeeper
+from workers.screening import JobScreening
 from workers.steps import Steps, TrainerOptions
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def main(home: Path) -> None:
     setup = json.loads((home / "setup.json").read_text())
     database = Database.open(setup["database_url"])
     leases = Leases(database, PAID, seconds=setup["lease_seconds"])
-    store, gate = EmbeddedStore(home / "ipfs"), Gate(database)
-    publication = Publication(database, store, None, gate)  # type: ignore[arg-type]
-    inspector = Inspector(Path(setup["base_folder"]))
-    gatekeeper = Gatekeeper(gate, AdapterFolders(store, home / "adapters"), inspector)
+    store, screening = EmbeddedStore(home / "ipfs"), Screening(database)
+    publication = Publication(database, store, None, screening)  # type: ignore[arg-type]
+    inspection = InspectionProcess(Path(setup["base_folder"]))
+    job_screening = JobScreening(screening, AdapterFolders(store, home / "adapters"), inspection)
     transfers = Transfers(home / "transfers", 1 << 30)
     options = TrainerOptions(home / "training", home / "cache", 1, setup["base_folder"], transfers=transfers)
     app = create_app(home, setup["broker_url"])
@@ -48,9 +48,9 @@ def main(home: Path) -> None:
     def send(task: str, payload: Mapping[str, Any]) -> None:
         app.send_task(task, kwargs=dict(payload))
 
-    relay = Relay(database, send, (leases.offer_lapsed,))
+    relay = Relay(database, send, (leases.requeue_expired,))
     threading.Thread(target=relay.run, args=(threading.Event(),), daemon=True).start()
-    work(app, Steps(leases, Rows(letter_rows()), gatekeeper, publication, options))
+    work(app, Steps(leases, Rows(letter_rows()), job_screening, publication, options))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A desk with jobs on it: a real database, a clock that the test turns, and rows without a chain."""
+"""Jobs on a real database, with a clock that tests control and rows without a chain."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from backend.domain.ids import SnapshotId, VersionId
     from backend.domain.training import JobEvent, TrainingJob
     from backend.services.contribute.transfers import Transfers
-    from backend.services.train.leases import Held
+    from backend.services.train.leases import LeasedJob
 
 CREATOR = Account("0x" + "c1" * 20)
-STRANGER = Account("0x" + "5a" * 20)
+OTHER_CREATOR = Account("0x" + "5a" * 20)
 DATASET = Dataset(Hash32("0x" + "da" * 32), 12, 2)
 METRICS = {"eval_loss_base": 4.0, "eval_loss_adapter": 3.0}
 RESULT = TrainingResult(Hash32("0x" + "ad" * 32), Hash32("0x" + "ba" * 32), METRICS)
@@ -86,9 +86,9 @@ class Desk:
         self.training = Training(database, FREE, lambda: self.now)
         self.leases = Leases(database, FREE, lambda: self.now, seconds=30)
 
-    def taken(self, step: Step = Step.VALIDATE, **config: Any) -> Held:
-        """A new job whose step somebody has begun."""
-        held = self.leases.take(self.job(**config).id, step)
+    def taken(self, step: Step = Step.VALIDATE, **config: Any) -> LeasedJob:
+        """A new job with a leased step."""
+        held = self.leases.acquire(self.job(**config).id, step)
         assert held is not None
         return held
 
@@ -126,7 +126,7 @@ class Desk:
     def version(self, *snapshots: SnapshotId, name: str = "parent") -> VersionId:
         """An adapter that the chain knows."""
         record = VersionRecord(
-            creator=STRANGER,
+            creator=OTHER_CREATOR,
             name=name,
             adapter_digest=RESULT.adapter_digest,
             cid_digest=Hash32("0x" + "cd" * 32),
@@ -174,7 +174,9 @@ class Desk:
 
 def _recorded(index: int) -> ContributionRow:
     word = f"0x{index:064x}"
-    row = ContributionRow(datanet=1, index=index, contributor=STRANGER, content_hash=word, cid_digest=word)
+    row = ContributionRow(
+        datanet=1, index=index, contributor=OTHER_CREATOR, content_hash=word, cid_digest=word
+    )
     row.licence, row.num_rows, row.is_accepted, row.reason, row.recorded_at = word, NUM_ROWS, True, 0, 1
     row.block_number, row.log_index = 1, index
     return row

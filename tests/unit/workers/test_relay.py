@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from backend.db.tables.outbox import OutboxRow
 from workers.app import QUEUE_BY_TASK, QUEUES, create_app
-from workers.relay import REMEMBERED, Relay
+from workers.relay import RETENTION, Relay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def test_a_delivered_message_is_forgotten_after_a_day_and_a_waiting_one_never(
         add(sqlite_database, key)
     relay.run_once()
     add(sqlite_database, "waiting")
-    long_ago = datetime.now(UTC) - REMEMBERED - timedelta(minutes=1)
+    long_ago = datetime.now(UTC) - RETENTION - timedelta(minutes=1)
     with sqlite_database.begin() as tx:
         tx.session.execute(update(OutboxRow).values(created_at=long_ago))
         tx.session.execute(update(OutboxRow).filter_by(key="old").values(delivered_at=long_ago))

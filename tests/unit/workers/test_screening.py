@@ -10,13 +10,13 @@ from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.screening import AdapterRefused
 from backend.domain.training import JobState, Lease, TrainingConfig, TrainingJob
 from backend.services.market.adapter_folders import AdapterFolders
-from backend.services.market.screening import Gate
+from backend.services.market.screening import Screening
 from backend.storage.embedded import EmbeddedStore
 from tests.fixtures_engine import make_adapter
 from tests.unit.workers.support import CREATOR
-from workers.inspection import InspectionBroke, Inspector
-from workers.screening import Gatekeeper
-from workers.training.inspect import as_json, inspect
+from workers.inspection import InspectionFailed, InspectionProcess
+from workers.screening import JobScreening
+from workers.training.inspection import as_json, inspect_adapter
 from workers.training.spec import ADAPTER, INSPECTION_FILE, write_json
 
 if TYPE_CHECKING:
@@ -38,20 +38,20 @@ JOB = TrainingJob(
 
 
 @pytest.fixture
-def keeper(sqlite_database: Database, tiny_base: Path, tmp_path: Path) -> Gatekeeper:
-    gate = Gate(sqlite_database)
+def keeper(sqlite_database: Database, tiny_base: Path, tmp_path: Path) -> JobScreening:
+    screening = Screening(sqlite_database)
     store = EmbeddedStore(tmp_path / "ipfs", is_durable=False)
-    return Gatekeeper(gate, AdapterFolders(store, tmp_path / "adapters"), Inspector(tiny_base))
+    return JobScreening(screening, AdapterFolders(store, tmp_path / "adapters"), InspectionProcess(tiny_base))
 
 
 def test_an_adapter_is_inspected_by_a_process_of_its_own_where_training_left_no_word(
-    keeper: Gatekeeper, tiny_base: Path, tmp_path: Path
+    keeper: JobScreening, tiny_base: Path, tmp_path: Path
 ) -> None:
     ref = make_adapter(tmp_path / ADAPTER, tiny_base)
     report = keeper.report(JOB, tmp_path)
     assert (report.nearest, report.num_compared) == (None, 0)
     (tmp_path / ADAPTER / "adapter_model.safetensors").unlink()  # from here on what was written counts
-    with keeper.gate._db.read() as tx:
+    with keeper.screening._db.read() as tx:
         noted = tx.inspections.get("0x" + ref.digest)  # type: ignore[arg-type]
     assert noted is not None
     write_json(tmp_path / INSPECTION_FILE, as_json(noted))
@@ -60,12 +60,12 @@ def test_an_adapter_is_inspected_by_a_process_of_its_own_where_training_left_no_
 
 def test_the_process_tells_what_training_would_have_written(tiny_base: Path, tmp_path: Path) -> None:
     make_adapter(tmp_path / ADAPTER, tiny_base)
-    told = as_json(Inspector(tiny_base)(tmp_path / ADAPTER))
-    assert json.dumps(told) == json.dumps(as_json(inspect(tiny_base, tmp_path / ADAPTER)))
+    received = as_json(InspectionProcess(tiny_base)(tmp_path / ADAPTER))
+    assert json.dumps(received) == json.dumps(as_json(inspect_adapter(tiny_base, tmp_path / ADAPTER)))
 
 
 def test_what_the_engine_refuses_is_refused_with_its_code(
-    keeper: Gatekeeper, tiny_base: Path, tmp_path: Path
+    keeper: JobScreening, tiny_base: Path, tmp_path: Path
 ) -> None:
     make_adapter(tmp_path / ADAPTER, tiny_base)
     (tmp_path / ADAPTER / "more.pkl").write_bytes(b"")
@@ -75,5 +75,5 @@ def test_what_the_engine_refuses_is_refused_with_its_code(
 
 
 def test_a_process_that_breaks_down_is_no_verdict_on_the_adapter(tmp_path: Path) -> None:
-    with pytest.raises(InspectionBroke):
-        Inspector(tmp_path / "no-base")(tmp_path / ADAPTER)
+    with pytest.raises(InspectionFailed):
+        InspectionProcess(tmp_path / "no-base")(tmp_path / ADAPTER)

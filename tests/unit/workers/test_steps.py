@@ -16,10 +16,10 @@ from backend.domain.training import JobState, Step
 from backend.services.contribute.transfers import Transfers
 from backend.services.train.imported import CONFIG_FILE, WEIGHTS_FILE, ImportedAdapters
 from backend.services.train.leases import MAX_ATTEMPTS, Leases
-from backend.services.train.parents import Parent, no_parents
+from backend.services.train.parents import Parent, reject_parent
 from tests.unit.workers.support import CREATOR, RESULT, Desk, Rows, letter_rows, transferred
 from workers.steps import Steps, TrainerOptions
-from workers.training.spec import ADAPTER, BROUGHT, ROWS_FILE, ImportSpec, TrainingSpec
+from workers.training.spec import ADAPTER, ROWS_FILE, UPLOADED, ImportSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.ids import VersionId
     from backend.domain.training import TrainingJob
-    from backend.services.train.leases import Held
+    from backend.services.train.leases import LeasedJob
 
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
 RESULT_JSON = {
@@ -50,7 +50,7 @@ say('done', **{RESULT_JSON!r})
 """
 
 
-FOREIGN_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class Store:
@@ -68,7 +68,7 @@ class Store:
 
 
 class Keeper:
-    """Stands for `Gatekeeper`: says the same of everything."""
+    """Stands for `JobScreening`: says the same of everything."""
 
     def report(self, job: TrainingJob, job_folder: Path) -> ScreeningReport:
         return ScreeningReport(None, None, 0, 0)
@@ -84,7 +84,7 @@ class Workshop:
         self.store = Store()
         self.parents: dict[VersionId, Parent] = {}
         self.transfers = Transfers(folder.parent / "transfers", 1 << 20)
-        self.foreign = ImportedAdapters(desk.database, self.transfers, lambda: desk.now)
+        self.imports = ImportedAdapters(desk.database, self.transfers, lambda: desk.now)
         self.program = DONE
         self.leases = desk.leases
         self.leases.heartbeat_seconds = 0.02
@@ -93,15 +93,15 @@ class Workshop:
         def command(folder: Path) -> list[str]:
             return [sys.executable, "-c", SAY + self.program, str(folder)]
 
-        bring = self.parents.__getitem__ if self.parents else no_parents
+        bring = self.parents.__getitem__ if self.parents else reject_parent
         cache = self.folder / "cache"
         options = TrainerOptions(self.folder, cache, 1, "", command, bring, transfers=self.transfers)
         return Steps(self.leases, self.rows, Keeper(), self.store, options)  # type: ignore[arg-type]
 
     def brought(self) -> TrainingJob:
         """An adapter that was trained elsewhere."""
-        sent = {name: transferred(self.transfers, CREATOR, name.encode()) for name in FOREIGN_FILES}
-        return self.foreign.create(CREATOR, "MIT", sent)
+        sent = {name: transferred(self.transfers, CREATOR, name.encode()) for name in ADAPTER_FILES}
+        return self.imports.create(CREATOR, "MIT", sent)
 
     def run(self, job_id: str, *steps: Step) -> None:
         for step in steps:
@@ -129,7 +129,7 @@ def test_three_steps_make_a_job_succeed(shop: Workshop) -> None:
     assert [(line["contribution"], line["row"]) for line in lines] == letter_rows()
     assert {"step": 1, "loss": 2.0} in [event.data for event in shop.desk.events(job)]
     kinds = [event.kind for event in shop.desk.events(job)]
-    assert kinds.index("gate") < kinds.index("published")
+    assert kinds.index("screening") < kinds.index("published")
 
 
 def test_the_parent_of_a_warm_start_is_brought_and_named_to_the_trainer(shop: Workshop) -> None:
@@ -140,7 +140,7 @@ def test_the_parent_of_a_warm_start_is_brought_and_named_to_the_trainer(shop: Wo
     assert state(shop, job.id) is JobState.FAILED  # this worker fetches none
     error = shop.desk.training.get(job.id).error
     assert error is not None
-    assert (error["code"], parent in error["message"]) == ("unfit_parent", True)
+    assert (error["code"], parent in error["message"]) == ("invalid_parent", True)
 
     with shop.desk.database.read() as tx:
         record = tx.chain.version(parent)
@@ -202,7 +202,7 @@ def test_a_training_process_that_dies_is_tried_again(shop: Workshop) -> None:
     assert state(shop, job.id) is JobState.RUNNING
     assert shop.desk.events(job)[-1].kind == "retry"
     shop.desk.wait(5)
-    assert shop.desk.leases.offer_lapsed() == 1
+    assert shop.desk.leases.requeue_expired() == 1
     shop.program = DONE
     shop.run(job.id, Step.TRAIN, Step.PUBLISH)
     assert state(shop, job.id) is JobState.SUCCEEDED
@@ -241,7 +241,7 @@ def test_a_worker_that_vanished_in_any_step_is_succeeded_when_its_lease_is_past(
     job = shop.desk.job()
     for step in Step:
         if step is moment:
-            assert shop.leases.take(job.id, step) is not None  # and then nothing more is heard of it
+            assert shop.leases.acquire(job.id, step) is not None  # and then nothing more is heard of it
             shop.run(job.id, step)
             assert shop.desk.training.get(job.id).step is step
             shop.desk.wait(31)
@@ -256,13 +256,13 @@ class Waiting:
         shop.program = "say('progress', step=1)\ntime.sleep(600)"
         self._begun = threading.Event()
         self.steps = shop.worker()
-        report = shop.leases.report
+        report = shop.leases.record_event
 
-        def watched(held: Held, kind: str, data: Any) -> None:
+        def watched(held: LeasedJob, kind: str, data: Any) -> None:
             report(held, kind, data)
             self._begun.set()
 
-        shop.leases.report = watched  # type: ignore[method-assign]
+        shop.leases.record_event = watched  # type: ignore[method-assign]
         self._thread = threading.Thread(target=self.steps.train, args=(job_id,))
         self._thread.start()
         assert self._begun.wait(60)
@@ -294,7 +294,7 @@ def test_a_stopping_worker_gives_its_job_to_the_next(shop: Workshop, waiting: An
     worker.steps.stop()
     worker.join()
     assert shop.desk.training.get(job_id).lease.owner is None
-    assert shop.leases.offer_lapsed() == 1
+    assert shop.leases.requeue_expired() == 1
     shop.program = DONE
     shop.run(job_id, Step.TRAIN, Step.PUBLISH)
     assert state(shop, job_id) is JobState.SUCCEEDED
@@ -307,9 +307,9 @@ def test_a_worker_that_lost_its_lease_stops_and_leaves_the_job_to_its_successor(
     with shop.desk.database.begin() as tx:  # as a successor does after the expiry
         job = tx.training.locked(job_id)
         assert job is not None
-        tx.training.save(replace(job, lease=replace(job.lease, owner="somebody else")))
+        tx.training.save(replace(job, lease=replace(job.lease, owner="another worker")))
     worker.join()
-    assert shop.desk.training.get(job_id).lease.owner == "somebody else"
+    assert shop.desk.training.get(job_id).lease.owner == "another worker"
     assert state(shop, job_id) is JobState.RUNNING
 
 
@@ -317,7 +317,7 @@ def test_a_heartbeat_survives_a_database_that_is_away_for_a_moment(shop: Worksho
     failures = iter([OSError("away")] * 3)
     renew = Leases.renew
 
-    def flaky(held: Held) -> bool:
+    def flaky(held: LeasedJob) -> bool:
         for error in failures:
             raise error
         return renew(shop.leases, held)
@@ -333,27 +333,27 @@ def test_an_adapter_from_elsewhere_is_looked_at_and_published_without_any_traini
     job = shop.brought()
     shop.run(job.id, Step.VALIDATE)
     folder = shop.folder / job.id
-    assert {path.name: path.read_text() for path in (folder / BROUGHT).iterdir()} == {
-        name: name for name in FOREIGN_FILES
+    assert {path.name: path.read_text() for path in (folder / UPLOADED).iterdir()} == {
+        name: name for name in ADAPTER_FILES
     }
     spec = ImportSpec.load(folder)
     assert (spec.creator, spec.licence) == (CREATOR, "MIT")
     assert not shop.transfers.find(CREATOR)
-    assert shop.foreign.get(job.id).step is Step.PUBLISH
+    assert shop.imports.get(job.id).step is Step.PUBLISH
     shop.run(job.id, Step.TRAIN, Step.PUBLISH)
-    done = shop.foreign.get(job.id)
+    done = shop.imports.get(job.id)
     assert (done.state, done.result, done.cid) == (JobState.SUCCEEDED, RESULT, CID)
     assert shop.desk.offers() == [("training.validate", job.id), ("training.publish", job.id)]
-    kinds = [event.kind for event in shop.foreign.events(job.id, CREATOR)]
-    assert kinds.index("gate") < kinds.index("published")
+    kinds = [event.kind for event in shop.imports.events(job.id, CREATOR)]
+    assert kinds.index("screening") < kinds.index("published")
 
 
 def test_a_refused_adapter_fails_with_its_reason_and_keeps_what_was_brought(shop: Workshop) -> None:
-    """Whoever mends the configuration need not send the weights again."""
+    """A creator who corrects the configuration need not upload the weights again."""
     shop.program = "say('failed', code='adapter_refused', message='pickle', reason='adapter_pickle')"
     job = shop.brought()
     shop.run(job.id, Step.VALIDATE, Step.PUBLISH)
-    failed = shop.foreign.get(job.id)
+    failed = shop.imports.get(job.id)
     assert failed.error == {"code": "adapter_refused", "message": "pickle", "reason": "adapter_pickle"}
     assert (failed.state, failed.cid, shop.store.folders) == (JobState.FAILED, None, [])
     assert len(shop.transfers.find(CREATOR)) == 2
@@ -364,9 +364,9 @@ def test_files_that_went_before_they_were_read_end_the_job_by_name(shop: Worksho
     assert job.imported is not None
     shop.transfers.remove(CREATOR, job.imported.transfers[WEIGHTS_FILE])
     shop.run(job.id, Step.VALIDATE)
-    error = shop.foreign.get(job.id).error
+    error = shop.imports.get(job.id).error
     assert error is not None
-    assert (error["code"], WEIGHTS_FILE in error["message"]) == ("files_gone", True)
+    assert (error["code"], WEIGHTS_FILE in error["message"]) == ("files_missing", True)
 
 
 @pytest.mark.parametrize("moment", [Step.VALIDATE, Step.PUBLISH])
@@ -374,12 +374,12 @@ def test_an_adapter_from_elsewhere_outlives_a_worker_that_vanished(shop: Worksho
     job = shop.brought()
     for step in (Step.VALIDATE, Step.PUBLISH):
         if step is moment:
-            assert shop.leases.take(job.id, step) is not None
+            assert shop.leases.acquire(job.id, step) is not None
             shop.run(job.id, step)
-            assert shop.foreign.get(job.id).step is step
+            assert shop.imports.get(job.id).step is step
             shop.desk.wait(31)
         shop.run(job.id, step, step)
-    assert shop.foreign.get(job.id).state is JobState.SUCCEEDED
+    assert shop.imports.get(job.id).state is JobState.SUCCEEDED
     assert len(shop.store.folders) == 1
 
 
@@ -390,8 +390,8 @@ def test_a_foreign_adapter_whose_folder_is_lost_has_to_be_brought_again(shop: Wo
     for _ in range(MAX_ATTEMPTS):
         shop.desk.wait(60)
         shop.run(job.id, Step.PUBLISH)
-    assert shop.foreign.get(job.id).step is Step.VALIDATE
+    assert shop.imports.get(job.id).step is Step.VALIDATE
     shop.run(job.id, Step.VALIDATE)
-    error = shop.foreign.get(job.id).error
+    error = shop.imports.get(job.id).error
     assert error is not None
-    assert error["code"] == "files_gone"
+    assert error["code"] == "files_missing"

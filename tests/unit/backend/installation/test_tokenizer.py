@@ -23,9 +23,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_child_process_tokenises_rows(base: Path, tmp_path: Path) -> None:
     found = TokenizerProcess(str(base), tmp_path).tokenise(ROWS, TrainingConfig(), 1)
-    assert (found.num_usable, found.num_cut, found.num_tokens, found.num_learnt) == (1, 0, 11, 5)
-    assert found.shown[0].contribution == 3
-    assert found.shown[0].is_learnt == [False] * 6 + [True] * 5
+    assert (found.num_usable, found.num_cut, found.num_tokens, found.num_trained) == (1, 0, 11, 5)
+    assert found.examples[0].contribution == 3
+    assert found.examples[0].is_trained == [False] * 6 + [True] * 5
 
 
 def test_a_process_that_dies_or_hangs_is_an_error(

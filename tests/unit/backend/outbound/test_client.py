@@ -1,4 +1,4 @@
-"""Requests to addresses that a stranger chose, against a stranger who does what they can."""
+"""Requests to untrusted URLs, against servers that misbehave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 @contextmanager
-def stranger(play: Callable[[socket.socket], None]) -> Iterator[int]:
+def server(play: Callable[[socket.socket], None]) -> Iterator[int]:
     """A server that plays its part once for each connection; its port."""
     with socket.create_server((LOOPBACK, 0)) as listener:
 
@@ -62,27 +62,27 @@ def fetch(client: OutboundClient, url: str, max_bytes: int = 1000, seconds: floa
 
 
 class Connecting(httpcore2.NetworkBackend):
-    """Notes where connections would go; nobody answers there."""
+    """Records the addresses of connections, and refuses them."""
 
     def __init__(self) -> None:
         self.tried: list[str] = []
 
     def connect_tcp(self, host: str, *_args: Any, **_options: Any) -> httpcore2.NetworkStream:
         self.tried.append(host)
-        raise httpcore2.ConnectError("nobody")
+        raise httpcore2.ConnectError("refused")
 
 
 def test_the_body_of_an_answer_arrives_whole() -> None:
-    with stranger(saying(HEAD + b"content-length: 5\r\n\r\nhello")) as port:
+    with server(saying(HEAD + b"content-length: 5\r\n\r\nhello")) as port:
         assert fetch(OutboundClient(allows_private=True), at(port)) == b"hello"
 
 
-def test_whoever_allows_private_addresses_is_warned(caplog: pytest.LogCaptureFixture) -> None:
+def test_allowing_private_addresses_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         OutboundClient()
         assert not caplog.records
         OutboundClient(allows_private=True)
-    assert "private networks" in caplog.text
+    assert "private addresses" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_redirect_is_not_followed_and_only_a_200_is_an_answer(status: bytes) -
         head = b"HTTP/1.1 " + status + b"\r\nlocation: http://169.254.169.254/latest\r\n"
         connection.sendall(head + b"content-length: 0\r\n\r\n")
 
-    with stranger(play) as port, pytest.raises(Unreachable, match=status[:3].decode()):
+    with server(play) as port, pytest.raises(Unreachable, match=status[:3].decode()):
         fetch(OutboundClient(allows_private=True), at(port))
     assert len(asked) == 1
 
@@ -190,7 +190,7 @@ def test_an_announced_and_an_endless_body_end_at_the_limit() -> None:
         while True:
             sent += connection.send(b"x" * 4096)
 
-    with stranger(endless) as port, pytest.raises(Unreachable, match="more than 1000 bytes"):
+    with server(endless) as port, pytest.raises(Unreachable, match="more than 1000 bytes"):
         fetch(OutboundClient(allows_private=True), at(port))
     assert sent < 64 << 20
 
@@ -208,7 +208,7 @@ def test_an_answer_that_trickles_ends_at_the_deadline(head: bytes) -> None:
                 return
             connection.sendall(bytes([byte]))
 
-    with stranger(trickle) as port:
+    with server(trickle) as port:
         with pytest.raises(Unreachable, match="did not answer within"):
             fetch(OutboundClient(allows_private=True), at(port), seconds=0.3)
         has_ended.set()
@@ -229,12 +229,12 @@ def test_a_look_up_that_hangs_ends_at_the_deadline() -> None:
 
 
 def test_an_answer_that_is_no_http_is_unreachable() -> None:
-    with stranger(saying(b"SSH-2.0-OpenSSH\r\n")) as port, pytest.raises(Unreachable):
+    with server(saying(b"SSH-2.0-OpenSSH\r\n")) as port, pytest.raises(Unreachable):
         fetch(OutboundClient(allows_private=True), at(port))
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    with stranger(saying(HEAD + b"content-length: 2\r\n\r\nok")) as port:
+    with server(saying(HEAD + b"content-length: 2\r\n\r\nok")) as port:
         assert fetch(OutboundClient(allows_private=True), at(port)) == b"ok"

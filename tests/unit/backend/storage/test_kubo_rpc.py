@@ -10,7 +10,7 @@ import pytest
 from backend.domain.content import Codec, ContentCorrupt, DecodedCid
 from backend.domain.errors import InvalidInput, Unavailable
 from backend.domain.ids import Cid
-from backend.storage.kubo import KuboStore, multiaddr_of
+from backend.storage.kubo import KuboStore, to_multiaddr
 from backend.storage.kubo_rpc import kubo_rpc
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ ADD = {"cid_version": 1, "raw_leaves": True, "chunker": "size-262144", "opts": {
 @pytest.fixture
 def client(rpc_url: str) -> Iterator[Any]:
     """The stock client, its version check included."""
-    with ipfshttpclient.connect(multiaddr_of(rpc_url)) as connected:
+    with ipfshttpclient.connect(to_multiaddr(rpc_url)) as connected:
         yield connected
 
 
@@ -109,7 +109,7 @@ def test_uploads_cannot_leave_their_folder(rpc_url: str, tmp_path: Path, name: s
         f"{rpc_url}/api/v0/add?cid-version=1&raw-leaves=true", files={"file": (name, b"x", "text/plain")}
     )
     assert answer.status_code == 500
-    assert "no safe file name" in answer.json()["Message"]
+    assert "not a safe file name" in answer.json()["Message"]
 
 
 def test_a_car_with_a_wrong_or_missing_block_pins_nothing(rpc_url: str, embedded: EmbeddedStore) -> None:
@@ -161,10 +161,10 @@ def test_no_daemon_is_unavailable() -> None:
     ],
 )
 def test_addresses_may_be_urls_or_multiaddrs(address: str, multiaddr: str) -> None:
-    assert multiaddr_of(address) == multiaddr
+    assert to_multiaddr(address) == multiaddr
 
 
 @pytest.mark.parametrize("address", ["", "localhost:5001", "ftp://x", "http://", "http://x/api/v0"])
 def test_malformed_addresses_are_refused(address: str) -> None:
     with pytest.raises(InvalidInput):
-        multiaddr_of(address)
+        to_multiaddr(address)

@@ -13,7 +13,7 @@ from benchmarks.attribution.retrain import Run, midway_file, retrain, weights_fi
 from benchmarks.attribution.signals import error_vectors
 from benchmarks.attribution.study import Plan, report, train
 from tests.fixtures_engine import peft_warnings_ignored
-from workers.training.folders import alone
+from workers.training.folders import lock_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,7 +71,7 @@ def test_what_is_trained_stays_and_what_another_process_trains_is_left_to_it(pla
     rows = plan.study.rows_of(run.contributors)
     scratch = plan.work / "scratch" / run.name
     scratch.mkdir(parents=True)
-    with alone(scratch), pytest.raises(BlockingIOError):
+    with lock_folder(scratch), pytest.raises(BlockingIOError):
         retrain(run, rows, plan.base, plan.work, ignore)
     path = retrain(run, rows, plan.base, plan.work, ignore)
     assert path == weights_file(run, plan.work)

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from workers.training import disk_full
-from workers.training.disk_full import as_disk_full
+from workers.training.disk_full import disk_full_error
 from workers.training.spec import CHECKPOINTS, COMPLETE
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def wrapped(error: Exception) -> Exception:
     ],
 )
 def test_a_full_disk_is_told_by_whoever_ran_into_it(tmp_path: Path, error: Exception) -> None:
-    found = as_disk_full(error, tmp_path / "not made yet")
+    found = disk_full_error(error, tmp_path / "not made yet")
     assert found is not None
     assert (found.code, found.details) == ("disk_full", {})
     assert "no checkpoint yet" in found.message
@@ -42,7 +42,7 @@ def test_the_last_whole_checkpoint_is_named(tmp_path: Path) -> None:
         (tmp_path / CHECKPOINTS / f"checkpoint-{step}").mkdir(parents=True)
     for step in (20, 100):
         (tmp_path / CHECKPOINTS / f"checkpoint-{step}" / COMPLETE).touch()
-    found = as_disk_full(OSError(errno.ENOSPC, "full"), tmp_path)
+    found = disk_full_error(OSError(errno.ENOSPC, "full"), tmp_path)
     assert found is not None
     assert found.details == {"step": 100}
 
@@ -52,11 +52,11 @@ def test_torch_that_fails_to_write_says_nothing_so_the_disk_is_asked(
 ) -> None:
     with pytest.raises(RuntimeError) as failed:
         torch.save(torch.zeros(1 << 20), "/dev/full")
-    assert as_disk_full(failed.value, tmp_path) is None
-    monkeypatch.setattr(disk_full, "LEAST_BYTES", 1 << 62)
-    assert as_disk_full(failed.value, tmp_path) is not None
+    assert disk_full_error(failed.value, tmp_path) is None
+    monkeypatch.setattr(disk_full, "MIN_FREE_BYTES", 1 << 62)
+    assert disk_full_error(failed.value, tmp_path) is not None
 
 
 def test_other_errors_are_none_of_its(tmp_path: Path) -> None:
-    assert as_disk_full(PermissionError(errno.EACCES, "no"), tmp_path) is None
-    assert as_disk_full(ValueError("no"), tmp_path) is None
+    assert disk_full_error(PermissionError(errno.EACCES, "no"), tmp_path) is None
+    assert disk_full_error(ValueError("no"), tmp_path) is None

@@ -7,7 +7,7 @@ import pytest
 from backend.domain.ids import Cid
 from backend.domain.training import Step
 from tests.unit.workers.support import CREATOR, DATASET, RESULT, Desk
-from workers.training.folders import KEPT, alone, sweep_folders
+from workers.training.folders import RETENTION, lock_folder, sweep_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,22 +30,22 @@ def cancelled(desk: Desk) -> TrainingJob:
 def succeeded(desk: Desk) -> TrainingJob:
     job = desk.job()
     for step in Step:
-        held = desk.leases.take(job.id, step)
+        held = desk.leases.acquire(job.id, step)
         assert held is not None
         if step is Step.VALIDATE:
-            desk.leases.validated(held, DATASET)
+            desk.leases.complete_validation(held, DATASET)
         elif step is Step.TRAIN:
-            desk.leases.trained(held, RESULT)
+            desk.leases.complete_training(held, RESULT)
         else:
-            desk.leases.published(held, CID)
+            desk.leases.complete_publication(held, CID)
     return desk.training.get(job.id)
 
 
 def failed(desk: Desk) -> TrainingJob:
     job = desk.job()
-    held = desk.leases.take(job.id, Step.VALIDATE)
+    held = desk.leases.acquire(job.id, Step.VALIDATE)
     assert held is not None
-    desk.leases.failed(held, {"code": "x", "message": "x"})
+    desk.leases.fail(held, {"code": "x", "message": "x"})
     return desk.training.get(job.id)
 
 
@@ -61,7 +61,7 @@ def test_folders_of_jobs_that_are_over_go_after_a_while_and_no_others(desk: Desk
     open_job = folder_of(tmp_path, desk.job().id)
     unknown = folder_of(tmp_path, "ftjob-unknown")
     assert sweep_folders(tmp_path, desk.training, lambda: desk.now) == 0
-    desk.wait(KEPT.total_seconds() + 1)
+    desk.wait(RETENTION.total_seconds() + 1)
     assert sweep_folders(tmp_path, desk.training, lambda: desk.now) == 3
     assert not any(folder.exists() for folder in over)
     assert open_job.is_dir()
@@ -71,8 +71,8 @@ def test_folders_of_jobs_that_are_over_go_after_a_while_and_no_others(desk: Desk
 
 def test_a_folder_in_use_stays_until_a_later_sweep(desk: Desk, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, cancelled(desk).id)
-    desk.wait(KEPT.total_seconds() + 1)
-    with alone(folder):
+    desk.wait(RETENTION.total_seconds() + 1)
+    with lock_folder(folder):
         assert sweep_folders(tmp_path, desk.training, lambda: desk.now) == 0
         assert (folder / "log.txt").exists()
     assert sweep_folders(tmp_path, desk.training, lambda: desk.now) == 1

@@ -13,8 +13,8 @@ from tests.fixtures_engine import peft_warnings_ignored
 from tests.unit.workers.support import letter_rows
 from workers.training import packing
 from workers.training.fit import lora_model
-from workers.training.gradients import row_sketches
-from workers.training.rows import IGNORED, Example, encode, own_positions
+from workers.training.gradients import sketch_row_gradients
+from workers.training.rows import IGNORED, Example, computed_positions, encode
 from workers.training.sketch import CountSketch
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def reference(model: Any, example: Example, preamble: Sequence[int] = ()) -> dic
     model.zero_grad()
     ids, labels = torch.tensor([example.token_ids]), torch.tensor([example.labels])
     is_own = torch.zeros(ids.shape[1], 1, dtype=torch.bool)
-    is_own[own_positions(example, preamble)] = True
+    is_own[computed_positions(example, preamble)] = True
 
     def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return torch.where(is_own, output, output.detach())
@@ -101,7 +101,7 @@ def test_a_batch_gives_each_row_what_autograd_gives_it_alone(
 ) -> None:
     model = make_model(tiny_base, variant)
     everything = Everything()
-    order = [row for batch, _ in row_sketches(model, rows, (), everything, ignore) for row in batch]
+    order = [row for batch, _ in sketch_row_gradients(model, rows, (), everything, ignore) for row in batch]
     (batch,) = (seen for seen in everything.seen if seen)
     assert len(order) == len(rows)
     for place, row in enumerate(order):
@@ -120,13 +120,13 @@ def test_behind_its_first_token_a_row_takes_no_gradients_of_the_preamble(
     variant: str,
     longest_together: int,
 ) -> None:
-    monkeypatch.setattr(packing, "LONGEST_TOGETHER", longest_together)
+    monkeypatch.setattr(packing, "MAX_BATCHED_LENGTH", longest_together)
     model = make_model(tiny_base, variant)
     preamble = (*rows[0].token_ids[:9], 0)  # "What is " and what no row has
-    skipped = {len(row.token_ids) - len(own_positions(row, preamble)) for row in rows}
+    skipped = {len(row.token_ids) - len(computed_positions(row, preamble)) for row in rows}
     assert skipped == {0, 8}
     everything = Everything()
-    found = list(row_sketches(model, rows, preamble, everything, ignore))
+    found = list(sketch_row_gradients(model, rows, preamble, everything, ignore))
     seen = [each for each in everything.seen if each]
     for (batch, _), gradients in zip(found, seen, strict=True):
         for place, row in enumerate(batch):
@@ -141,7 +141,7 @@ def test_the_same_rows_give_the_same_bits_and_leave_the_model_as_it_was(
     model = lora_model(tiny_base, parse_config({"rank": 4}))
     before = {name: (weight.requires_grad, weight.clone()) for name, weight in model.named_parameters()}
     sketches = [
-        torch.cat([found for _, found in row_sketches(model, rows, (), CountSketch(), ignore)])
+        torch.cat([found for _, found in sketch_row_gradients(model, rows, (), CountSketch(), ignore)])
         for _ in range(2)
     ]
     assert torch.equal(*sketches)
@@ -158,10 +158,10 @@ def test_batches_are_small_whatever_the_number_of_rows(
 ) -> None:
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 64)
     model = make_model(tiny_base)
-    batches = list(row_sketches(model, rows, (), CountSketch(), ignore))
+    batches = list(sketch_row_gradients(model, rows, (), CountSketch(), ignore))
     assert len(batches) > 3
     alone = {row: found[place] for batch, found in batches for place, row in enumerate(batch)}
     monkeypatch.setattr("workers.training.gradients.BATCH_TOKENS", 10_000)
-    ((together, found),) = row_sketches(model, rows, (), CountSketch(), ignore)
+    ((together, found),) = sketch_row_gradients(model, rows, (), CountSketch(), ignore)
     for place, row in enumerate(together):
         torch.testing.assert_close(found[place], alone[row], rtol=1e-3, atol=1e-4)

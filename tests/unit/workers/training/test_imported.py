@@ -17,11 +17,11 @@ from tests.support.hostile_adapters import CONFIGS, MARKER, WEIGHTS, pickled
 from workers.training import fit
 from workers.training.evaluate import mean_loss
 from workers.training.fit import ATTENTION
-from workers.training.imported import accept, general_losses
-from workers.training.inspect import as_json, inspect, open_adapter
+from workers.training.imported import general_losses, validate_import
+from workers.training.inspection import as_json, inspect_adapter, open_adapter
 from workers.training.rows import general_examples
 from workers.training.run import _train
-from workers.training.spec import ADAPTER, BROUGHT, INSPECTION_FILE, RESULT_FILE, ImportSpec
+from workers.training.spec import ADAPTER, INSPECTION_FILE, RESULT_FILE, UPLOADED, ImportSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ WIDER = {
     "a rank of ten thousand": AdapterTooLargeError,
     "a million tiny tensors": AdapterTooLargeError,
 }
-"""Refused by their size, whatever the engine's budget is."""
+"""Refused because of their size, independent of the engine's budget."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def good(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good") / "adapter"
-    edit_adapter(make_adapter(folder, tiny_base), base_model_name_or_path="somebody/tiny-llama")
+    edit_adapter(make_adapter(folder, tiny_base), base_model_name_or_path="owner/tiny-llama")
     (folder / "README.md").unlink(missing_ok=True)
     return folder
 
@@ -59,7 +59,7 @@ def spec(tiny_base: Path) -> ImportSpec:
 
 @pytest.fixture
 def job(good: Path, tmp_path: Path) -> Path:
-    shutil.copytree(good, tmp_path / "job" / BROUGHT)
+    shutil.copytree(good, tmp_path / "job" / UPLOADED)
     return tmp_path / "job"
 
 
@@ -70,7 +70,7 @@ def ignore(kind: str, data: Mapping[str, Any]) -> None:
 def test_what_was_brought_is_left_as_a_folder_with_a_card(
     spec: ImportSpec, job: Path, good: Path, tiny_base: Path
 ) -> None:
-    accept(spec, job, ignore)
+    validate_import(spec, job, ignore)
     folder = job / ADAPTER
     assert {path.name for path in folder.iterdir()} == {
         "adapter_config.json",
@@ -79,20 +79,27 @@ def test_what_was_brought_is_left_as_a_folder_with_a_card(
     }
     result = json.loads((job / RESULT_FILE).read_bytes())
     assert result["adapter_digest"] == "0x" + adapter_digest(good) == "0x" + adapter_digest(folder)
-    assert json.loads((job / INSPECTION_FILE).read_bytes()) == as_json(inspect(tiny_base, good))
+    assert json.loads((job / INSPECTION_FILE).read_bytes()) == as_json(inspect_adapter(tiny_base, good))
     card = (folder / "README.md").read_text()
-    for said in ("license: MIT", "was not measured", CREATOR, "treasury", "| kurtosis |", "general set"):
+    for said in (
+        "license: MIT",
+        "Its training rows are unknown",
+        CREATOR,
+        "treasury",
+        "| kurtosis |",
+        "general set",
+    ):
         assert said in card
 
 
 def test_the_same_files_give_the_same_folder_also_where_a_kill_left_something(
     spec: ImportSpec, job: Path
 ) -> None:
-    accept(spec, job, ignore)
+    validate_import(spec, job, ignore)
     first = {path.name: path.read_bytes() for path in (job / ADAPTER).iterdir()}
     (job / RESULT_FILE).unlink()
     (job / f"{ADAPTER}.partial").mkdir()
-    accept(spec, job, ignore)
+    validate_import(spec, job, ignore)
     assert {path.name: path.read_bytes() for path in (job / ADAPTER).iterdir()} == first
 
 
@@ -101,13 +108,13 @@ def test_the_process_does_its_work_once(spec: ImportSpec, job: Path) -> None:
     said: list[tuple[str, Any]] = []
     assert _train(job, lambda kind, data: said.append((kind, data))) == 0
     assert said[-1] == ("done", json.loads((job / RESULT_FILE).read_bytes()))
-    shutil.rmtree(job / BROUGHT)
+    shutil.rmtree(job / UPLOADED)
     assert _train(job, ignore) == 0
 
 
 def test_the_process_says_why_it_refuses(spec: ImportSpec, job: Path) -> None:
     spec.save(job)
-    pickled("adapter_model.safetensors")(job / BROUGHT)
+    pickled("adapter_model.safetensors")(job / UPLOADED)
     said: list[tuple[str, Any]] = []
     assert _train(job, lambda kind, data: said.append((kind, data))) == 1
     ((kind, data),) = said
@@ -116,12 +123,12 @@ def test_the_process_says_why_it_refuses(spec: ImportSpec, job: Path) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_the_engine_refuses_is_refused_by_the_same_name(name: str, spec: ImportSpec, job: Path) -> None:
-    HOSTILE[name].spoil(job / BROUGHT)
+    HOSTILE[name].spoil(job / UPLOADED)
     with pytest.raises(AdapterRefused) as refusal:
-        accept(spec, job, ignore)
+        validate_import(spec, job, ignore)
     wanted = WIDER.get(name, HOSTILE[name].error)
     assert refusal.value.details["reason"] == wanted.code, refusal.value
-    assert [path.name for path in job.iterdir()] == [BROUGHT]
+    assert [path.name for path in job.iterdir()] == [UPLOADED]
     assert not (job.parent / MARKER).exists()
 
 
@@ -129,10 +136,10 @@ def test_what_the_engine_refuses_is_refused_by_the_same_name(name: str, spec: Im
     "value", ["/etc/passwd", "../base", "a/../b", "~/base", "C:\\base", "file:///x", ["a"]]
 )
 def test_a_configuration_that_leads_somewhere_is_refused(value: Any, spec: ImportSpec, job: Path) -> None:
-    path = job / BROUGHT / "adapter_config.json"
+    path = job / UPLOADED / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "base_model_name_or_path": value}))
     with pytest.raises(AdapterRefused, match="base_model_name_or_path") as refusal:
-        accept(spec, job, ignore)
+        validate_import(spec, job, ignore)
     assert refusal.value.details == {"reason": "adapter_path"}
 
 

@@ -9,7 +9,7 @@ from workers.training.influence import directions
 
 
 def plain(gradients: torch.Tensor, contributions: list[int], ridge: float) -> torch.Tensor:
-    """The formula by an inverse, whatever the shape."""
+    """The formula with an explicit inverse, for any shape."""
     rows = gradients.double()
     kernel = rows @ rows.T
     kernel += ridge * kernel.diagonal().mean() * torch.eye(len(rows), dtype=torch.float64)

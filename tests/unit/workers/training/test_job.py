@@ -27,7 +27,7 @@ from workers.training.job import run_job
 from workers.training.rows import Example, UnusableRows, encode, general_examples
 from workers.training.run import _train
 from workers.training.spec import ADAPTER, CHECKPOINTS, COMPLETE, RESULT_FILE, ROWS_FILE, TrainingSpec
-from workers.training.warm_start import ParentDiffers
+from workers.training.warm_start import ParentMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -230,7 +230,7 @@ def test_a_parent_of_another_form_is_refused_by_the_option(
     parent = lora_model(tiny_base, parse_config(CONFIG))
     parent.save_pretrained(tmp_path / "parent")
     spec, folder = make_job("other", parent="0x" + "aa" * 32, **options)
-    with pytest.raises(ParentDiffers) as refused:
+    with pytest.raises(ParentMismatch) as refused:
         run_job(replace(spec, parent_folder=str(tmp_path / "parent")), folder, ignore)
     assert refused.value.param == param
 
@@ -240,11 +240,11 @@ def test_a_parent_on_another_base_or_with_a_weight_that_is_no_number_is_refused(
 ) -> None:
     parent = lora_model(tiny_base, parse_config(CONFIG))
     spec, folder = make_job("other", parent="0x" + "aa" * 32)
-    with pytest.raises(ParentDiffers, match="base model"):
+    with pytest.raises(ParentMismatch, match="base model"):
         run_job(replace(spec, parent_base="0x" + "bb" * 32), folder, ignore)
     next(p for p in parent.parameters() if p.requires_grad).data.fill_(float("nan"))
     parent.save_pretrained(tmp_path / "parent")
-    with pytest.raises(ParentDiffers, match="not finite"):
+    with pytest.raises(ParentMismatch, match="non-finite"):
         run_job(replace(spec, parent_folder=str(tmp_path / "parent")), folder, ignore)
 
 
@@ -340,7 +340,7 @@ def test_an_adapter_that_diverged_is_refused_by_its_held_out_loss(
 
 
 def test_evaluation_and_index_give_signs_of_life(make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.training.progress.PULSE_SECONDS", 0.0)
+    monkeypatch.setattr("workers.training.progress.INTERVAL_SECONDS", 0.0)
     signs: list[tuple[str, int, int]] = []
 
     def emit(kind: str, data: Mapping[str, Any]) -> None:

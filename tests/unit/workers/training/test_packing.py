@@ -11,7 +11,7 @@ from backend.domain.training import TrainingConfig
 from tests.fixtures_engine import make_model, peft_warnings_ignored
 from workers.training import packing
 from workers.training.fit import lora_model
-from workers.training.packing import computing, flatten, row_places
+from workers.training.packing import collate, mixed_precision, row_indices
 from workers.training.rows import IGNORED, Example, encode
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def alone(base: Path, row: Example) -> torch.Tensor:
 
 def test_a_row_has_its_tokens_its_places_and_the_predictions_of_its_own() -> None:
     rows = [Example(0, "a", (1, 2, 3, 4), (IGNORED, IGNORED, 3, 4)), Example(0, "b", (5, 6), (5, 6))]
-    batch = {name: part.tolist() for name, part in flatten(rows).items()}
+    batch = {name: part.tolist() for name, part in collate(rows).items()}
     assert batch["input_ids"] == [[1, 2, 3, 4, 5, 6]]
     assert batch["position_ids"] == [[0, 1, 2, 3, 0, 1]]
     assert batch["row_lengths"] == [4, 2]
@@ -65,7 +65,7 @@ def test_what_rows_have_of_a_preamble_is_left_out_behind_their_first_token() -> 
         Example(0, "a", (1, 2, 3, 4, 5), (*[IGNORED] * 4, 5)),
         Example(0, "b", (1, 7, 8), (IGNORED, 7, 8)),
     ]
-    batch = {name: part.tolist() for name, part in flatten(rows, (1, 2, 3)).items()}
+    batch = {name: part.tolist() for name, part in collate(rows, (1, 2, 3)).items()}
     assert batch["input_ids"] == [[1, 4, 5, 1, 7, 8]]
     assert batch["position_ids"] == [[0, 3, 4, 0, 1, 2]]
     assert batch["row_lengths"] == [3, 3]
@@ -74,7 +74,7 @@ def test_what_rows_have_of_a_preamble_is_left_out_behind_their_first_token() -> 
 
 
 def test_places_behind_the_end_of_a_row_are_marked() -> None:
-    places, is_real = row_places(torch.tensor([3, 1]))
+    places, is_real = row_indices(torch.tensor([3, 1]))
     assert places.tolist() == [[0, 1, 2], [3, 3, 3]]
     assert is_real.tolist() == [[True, True, True], [True, False, False]]
 
@@ -83,9 +83,9 @@ def test_places_behind_the_end_of_a_row_are_marked() -> None:
 def test_rows_do_not_see_each_other_and_learn_as_they_do_alone(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch, longest_together: int
 ) -> None:
-    monkeypatch.setattr(packing, "LONGEST_TOGETHER", longest_together)
+    monkeypatch.setattr(packing, "MAX_BATCHED_LENGTH", longest_together)
     model, rows = lora(tiny_base), ragged(tiny_base)
-    loss = model(**flatten(rows)).loss
+    loss = model(**collate(rows)).loss
     found = taken_in(model, loss)
     logits = [model(input_ids=torch.tensor([row.token_ids])).logits[0, :-1] for row in rows]
     labels = [torch.tensor(row.labels[1:]) for row in rows]
@@ -101,14 +101,14 @@ def test_rows_do_not_see_each_other_and_learn_as_they_do_alone(
 def test_every_family_predicts_as_transformers_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, longest_together: int
 ) -> None:
-    monkeypatch.setattr(packing, "LONGEST_TOGETHER", longest_together)
+    monkeypatch.setattr(packing, "MAX_BATCHED_LENGTH", longest_together)
     monkeypatch.setattr("workers.training.fit.compute_dtype", lambda: torch.float32)
     windowed = {"sliding_window": 8} if family == "mistral" else {}
     base = make_model(tmp_path / family, family, **windowed)
     with peft_warnings_ignored():
         model = lora_model(base, TrainingConfig()).float().eval()
     rows = ragged(base)
-    batch = flatten(rows)
+    batch = collate(rows)
     inputs = {name: batch[name] for name in ("input_ids", "position_ids", "row_lengths")}
     expected = torch.cat([alone(base, row) for row in rows])
     torch.testing.assert_close(model(**inputs).logits[0], expected, rtol=1e-3, atol=1e-3)
@@ -136,8 +136,8 @@ def test_products_of_an_adapter_over_a_base_in_bf16_are_in_bf16(
     for name, module in model.named_modules():
         if name.endswith("lora_B.default"):
             module.register_forward_hook(lambda _m, _i, output: dtypes.add(output.dtype))
-    batch = flatten(ragged(tiny_base))
-    with computing(model):
+    batch = collate(ragged(tiny_base))
+    with mixed_precision(model):
         loss = model(**batch).loss
     assert dtypes == {torch.bfloat16}
     assert {gradient.dtype for gradient in taken_in(model, loss).values()} == {torch.float32}

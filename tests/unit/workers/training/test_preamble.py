@@ -9,9 +9,9 @@ from transformers import AutoTokenizer
 from backend.domain.training import TrainingConfig
 from tests.fixtures_engine import CHAT_TEMPLATE, FAMILIES, make_model, peft_warnings_ignored
 from workers.training import packing
-from workers.training.evaluate import predictions
+from workers.training.evaluate import predict
 from workers.training.fit import lora_model
-from workers.training.preamble import read_preamble
+from workers.training.preamble import compute_preamble
 from workers.training.rows import Example, encode, preamble_ids
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HELPFUL = (
     "{% if messages[0]['role'] != 'system' %}<|system|>Be helpful.<|end|>{% endif %}" + CHAT_TEMPLATE
-)  # with a system prompt for whoever brings none
+)  # with a default system prompt
 
 
 def ragged(tokenizer: Any) -> list[Example]:
@@ -39,7 +39,7 @@ def ragged(tokenizer: Any) -> list[Example]:
 def test_rows_behind_a_preamble_predict_as_they_do_when_they_read_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, longest_together: int
 ) -> None:
-    monkeypatch.setattr(packing, "LONGEST_TOGETHER", longest_together)
+    monkeypatch.setattr(packing, "MAX_BATCHED_LENGTH", longest_together)
     windowed = {"sliding_window": 8} if family == "mistral" else {}
     base = make_model(tmp_path / family, family, **windowed)
     with peft_warnings_ignored():
@@ -47,9 +47,9 @@ def test_rows_behind_a_preamble_predict_as_they_do_when_they_read_it(
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = HELPFUL
     rows = ragged(tokenizer)
-    preamble = read_preamble(model, preamble_ids(tokenizer))
+    preamble = compute_preamble(model, preamble_ids(tokenizer))
     assert preamble is not None
-    expected, found = predictions(model, rows), predictions(model, rows, preamble)
+    expected, found = predict(model, rows), predict(model, rows, preamble)
     torch.testing.assert_close(found.states, expected.states, rtol=1e-3, atol=1e-3)
     assert torch.equal(found.labels, expected.labels)
     assert torch.equal(found.rows, expected.rows)
@@ -61,9 +61,9 @@ def test_rows_that_skip_nothing_are_read_whole(tiny_base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     tokenizer.chat_template = HELPFUL
     rows = [encode(0, {"text": text}, tokenizer, 192) for text in ("ab", "cdef")]
-    preamble = read_preamble(model, preamble_ids(tokenizer))
+    preamble = compute_preamble(model, preamble_ids(tokenizer))
     assert preamble is not None
-    torch.testing.assert_close(predictions(model, rows, preamble).states, predictions(model, rows).states)
+    torch.testing.assert_close(predict(model, rows, preamble).states, predict(model, rows).states)
 
 
 @pytest.mark.parametrize("token_ids", [(), (3,)])
@@ -72,4 +72,4 @@ def test_there_is_nothing_to_skip_behind_at_most_one_token(
 ) -> None:
     with peft_warnings_ignored():
         model = lora_model(tiny_base, TrainingConfig())
-    assert read_preamble(model, token_ids) is None
+    assert compute_preamble(model, token_ids) is None

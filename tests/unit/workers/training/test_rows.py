@@ -13,11 +13,11 @@ from workers.training.rows import (
     IGNORED,
     Example,
     UnusableRows,
+    computed_positions,
     encode,
     hold_out,
-    joined_groups,
-    own_positions,
-    packs,
+    merge_groups,
+    pack_rows,
     plan_batches,
     preamble_ids,
     read_examples,
@@ -121,7 +121,7 @@ def test_groups_are_joined_over_any_number_of_links() -> None:
 
     chain = [row("d", "4"), row("b", "2"), row("c", "3"), row("b", "3"), row("a", "2"), row("c", "4")]
     expected = {"a": "a", "b": "a", "c": "a", "d": "a", "e": "e", "f": "f"}
-    assert joined_groups([*chain, row("e", ""), row("f", "")]) == expected
+    assert merge_groups([*chain, row("e", ""), row("f", "")]) == expected
 
 
 def test_what_is_held_out_depends_on_names_and_seed_not_on_order() -> None:
@@ -166,7 +166,7 @@ def test_a_part_of_an_epoch_is_at_least_one_step() -> None:
 @given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=60))
 def test_packs_hold_every_row_once_and_no_more_than_fits(lengths: list[int]) -> None:
     rows = [Example(i, "g", (1,) * length, (1,) * length) for i, length in enumerate(lengths)]
-    sequences = packs(rows, 100)
+    sequences = pack_rows(rows, 100)
     assert sorted(row.contribution for rows in sequences for row in rows) == list(range(len(lengths)))
     sizes = [sum(len(row.token_ids) for row in rows) for rows in sequences]
     assert max(sizes) <= 100
@@ -212,5 +212,5 @@ def test_a_row_keeps_its_first_token_and_all_from_where_it_departs(
 ) -> None:
     labels = (*[IGNORED] * num_prompt, *token_ids[num_prompt:])
     row = Example(0, "a", token_ids, labels)
-    assert own_positions(row, (1, 2, 3, 4, 5, 6)[: 3 if len(token_ids) == 5 else 6]) == own
-    assert own_positions(row, ()) == list(range(len(token_ids)))
+    assert computed_positions(row, (1, 2, 3, 4, 5, 6)[: 3 if len(token_ids) == 5 else 6]) == own
+    assert computed_positions(row, ()) == list(range(len(token_ids)))

@@ -24,7 +24,7 @@ def test_each_coordinate_goes_to_one_sum_with_a_sign() -> None:
 
 
 def test_the_published_seed_gives_these_sums_for_ever() -> None:
-    """Whoever checks an index computes them again, years later."""
+    """Verifiers of an index recompute them, possibly years later."""
     sketch = sketched(CountSketch(size=4), torch.arange(1.0, 9.0).unsqueeze(0), "q_proj")
     assert sketch.tolist() == [[5.0, 4.0, 4.0, 3.0]]
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.fixtures_engine import EOS
-from workers.training.tokenise import tokenised
+from workers.training.tokenise import tokenise_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,32 +19,32 @@ ROWS = [
 
 
 def asked(base: Path, **options: Any) -> dict[str, Any]:
-    given = {"max_length": 32, "loss_on": "completions", "packing": False, "num_shown": 2, "rows": ROWS}
-    return tokenised({**given, **options}, AutoTokenizer.from_pretrained(base))
+    given = {"max_length": 32, "loss_on": "completions", "packing": False, "num_examples": 2, "rows": ROWS}
+    return tokenise_rows({**given, **options}, AutoTokenizer.from_pretrained(base))
 
 
 def test_rows_are_counted_as_training_takes_them(tiny_base: Path) -> None:
     found = asked(tiny_base)
     assert (found["num_usable"], found["num_cut"], found["num_sequences"]) == (2, 2, 2)
     first = 1 + 3 + 1 + 1 + 4 + 1  # the user's turn and its end, the assistant's and its end
-    assert (found["num_tokens"], found["num_learnt"]) == (first + 32, 5 + 28)
+    assert (found["num_tokens"], found["num_trained"]) == (first + 32, 5 + 28)
     assert asked(tiny_base, packing=True, max_length=100)["num_sequences"] == 2
 
 
 def test_a_row_is_shown_token_by_token_with_what_is_learnt(tiny_base: Path) -> None:
-    (row, cut) = asked(tiny_base)["shown"]
+    (row, cut) = asked(tiny_base)["examples"]
     assert row["contribution"] == 7
     assert "".join(row["tokens"]) == f"<|user|>Hi?{EOS}<|assistant|>Yes.{EOS}"
-    learnt = [token for token, is_learnt in zip(row["tokens"], row["is_learnt"], strict=True) if is_learnt]
+    learnt = [token for token, is_trained in zip(row["tokens"], row["is_trained"], strict=True) if is_trained]
     assert "".join(learnt) == f"Yes.{EOS}"
     assert (cut["contribution"], len(cut["tokens"])) == (9, 32)
 
 
 def test_no_prediction_is_made_of_a_first_token(tiny_base: Path) -> None:
-    (row,) = asked(tiny_base, rows=[[0, {"text": "ab"}]])["shown"]
-    assert row["is_learnt"] == [False, True, True]
+    (row,) = asked(tiny_base, rows=[[0, {"text": "ab"}]])["examples"]
+    assert row["is_trained"] == [False, True, True]
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_no_more_rows_are_shown_than_asked_for(tiny_base: Path, count: int) -> None:
-    assert len(asked(tiny_base, num_shown=count)["shown"]) == min(count, 2)
+    assert len(asked(tiny_base, num_examples=count)["examples"]) == min(count, 2)

@@ -89,7 +89,7 @@ def test_a_band_that_all_rows_share_is_not_compared_row_by_row(any_world: World)
     first = any_world.upload(texts(*rows))
     assert first.report.near_copies is not None
     assert first.report.near_copies.num_in_upload == 2999
-    assert len(first.report.near_copies.first) == check_upload.MAX_NEAR_COPIES_SHOWN
+    assert len(first.report.near_copies.first) == check_upload.MAX_NEAR_COPIES_REPORTED
     any_world.contributions.submit(first.id, any_world.sign(first))
     assert near(any_world, texts(*(row + "0" for row in rows))).num_in_datanet == 3000
 
@@ -97,7 +97,7 @@ def test_a_band_that_all_rows_share_is_not_compared_row_by_row(any_world: World)
 def test_portions_of_an_upload_are_compared_with_each_other(
     any_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.services.contribute.receive.CHARACTERS_AT_ONCE", 10)
+    monkeypatch.setattr("backend.services.contribute.canonical_rows.CHARACTERS_AT_ONCE", 10)
     monkeypatch.setattr("backend.services.contribute.uploads.ROWS_AT_ONCE", 1)
     first = any_world.submit(texts(LONG, OTHER, LONG.upper()), ALICE)
     assert first.report.near_copies is not None

@@ -207,7 +207,7 @@ def test_deadlines_go_by_the_chains_clock_where_it_is_ahead(world: World) -> Non
     world.chain.timestamp = int(world.now) + 86_400
     upload = world.upload()
     signature = world.sign(upload)
-    ticket = world.contributions.status(upload.id).ticket
+    ticket = world.contributions.status(upload.id).signing_request
     assert ticket is not None
     assert ticket.deadline == world.chain.timestamp + 3600
     world.chain.timestamp += 3600
@@ -240,7 +240,7 @@ def test_nonces_follow_each_other_while_the_chain_lags(world: World) -> None:
     world.chain.nonces[ALICE.account] = 5
     contents = [b'{"text": "%d"}' % i for i in range(3)]
     uploads = [world.submit(content) for content in contents]
-    assert [upload.ticket.nonce for upload in uploads if upload.ticket] == [5, 6, 7]
+    assert [upload.signing_request.nonce for upload in uploads if upload.signing_request] == [5, 6, 7]
 
 
 def test_a_store_that_fails_leaves_a_draft_to_submit_again(

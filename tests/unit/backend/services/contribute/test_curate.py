@@ -65,7 +65,7 @@ def test_a_failed_transaction_makes_a_draft_that_can_be_signed_again(world: Worl
     world.fail(upload.transaction_id)
     world.curation.advance()
     draft = world.contributions.status(upload.id)
-    assert (draft.state, draft.ticket) == (UploadState.DRAFT, None)
+    assert (draft.state, draft.signing_request) == (UploadState.DRAFT, None)
     assert draft.error is not None
     assert draft.error["error"] == "ContentAlreadyRecorded"
     assert world.upload(ROWS, BOB).state is UploadState.DRAFT, "its rows are free again"

@@ -60,6 +60,6 @@ def test_a_licence_goes_where_one_of_its_choices_is_taken(licence: str, accepted
 def test_any_other_is_a_conflict_that_lists_what_is_taken(
     licence: str, accepted: str, named: list[str]
 ) -> None:
-    with pytest.raises(LicenceConflict, match="the datanet takes") as caught:
+    with pytest.raises(LicenceConflict, match="the datanet accepts") as caught:
         check_compatible(parse_licence(licence), parse_licence(accepted))
     assert caught.value.details == {"licence": parse_licence(licence), "accepted": named}

@@ -8,8 +8,8 @@ import pytest
 
 from backend.domain.contribution import PersonalKind, UploadState
 from backend.domain.dataset import Row, RowFormat
-from backend.services.contribute.personal_data import MAY_HOLD, PersonalDataSearch, PersonalDataUnchecked
-from backend.services.contribute.personal_data_child import TELEPHONE, masked
+from backend.services.contribute.personal_data import CANDIDATE, PersonalDataSearch, PersonalDataUnchecked
+from backend.services.contribute.personal_data_child import TELEPHONE, mask
 from tests.support.contributions import World, jsonl
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def asked(search: PersonalDataSearch, text: str) -> set[str]:
 @pytest.mark.parametrize(("text", "kind"), HELD.items())
 def test_each_kind_is_found_and_no_gate_lets_it_by(search: PersonalDataSearch, text: str, kind: str) -> None:
     sentence = f"It is {text}, as far as we know."
-    assert MAY_HOLD.search(sentence)
+    assert CANDIDATE.search(sentence)
     assert kind in asked(search, sentence)
 
 
@@ -104,8 +104,8 @@ import socket, sys
 def refuse(*_): raise SystemExit("asked the net")
 socket.socket.connect = socket.getaddrinfo = refuse
 from backend.services.contribute import personal_data_child as child
-sys.meta_path.insert(0, child._Absent())
-known = child.recognisers()
+sys.meta_path.insert(0, child._BlockedImports())
+known = child.load_recognisers()
 print(list(child.findings(known, "fdrake@acm.org")), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -137,7 +137,7 @@ def test_rows_of_a_refused_kind_are_defects(world: World) -> None:
         (2, "personal_data", "text"),
         *[(3, "personal_data", "text")] * 2,
     ]
-    assert defects[0].message == "holds CREDIT_CARD: 41...11"
+    assert defects[0].message == "contains CREDIT_CARD: 41...11"
     partly = world.upload(content, accepts_partial=True)
     assert (partly.report.num_rows, partly.report.num_left_out) == (1, 2)
     assert world.staging.data(partly.id).read_bytes() == b'{"text":"sound"}\n'
@@ -166,7 +166,7 @@ def test_a_child_that_dies_ends_the_upload_and_leaves_nothing(
 def test_many_findings_and_many_rows_do_not_wait_for_each_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.services.contribute.receive.ROWS_AT_ONCE", 500)
+    monkeypatch.setattr("backend.services.contribute.canonical_rows.ROWS_AT_ONCE", 500)
     content = jsonl(*({"text": f"{number}@example.org"} for number in range(2000)))
     found = world.upload(content).report.personal_data
     assert found is not None
@@ -176,4 +176,4 @@ def test_many_findings_and_many_rows_do_not_wait_for_each_other(
 
 @pytest.mark.parametrize(("value", "shown"), [("a@b.org", "..."), ("ab@c.org", "ab...rg"), (CARD, "41...11")])
 def test_values_are_shown_by_their_ends_if_they_are_long(value: str, shown: str) -> None:
-    assert masked(value) == shown
+    assert mask(value) == shown

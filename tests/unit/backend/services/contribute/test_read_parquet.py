@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from backend.domain.contribution import UploadState
+from backend.services.contribute.canonical_rows import EmptyUpload, UploadTooLarge
 from backend.services.contribute.read_parquet import ParquetTooDense, UnreadableParquet
-from backend.services.contribute.receive import EmptyUpload, UploadTooLarge
 from tests.support.contributions import MAX_BYTES, World, jsonl
 
 if TYPE_CHECKING:

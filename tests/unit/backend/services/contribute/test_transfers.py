@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.domain.errors import DiskFull, NotFound
-from backend.services.contribute.receive import UploadTooLarge
+from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.transfers import (
-    KEPT_SECONDS,
     MAX_TRANSFERS,
+    RETENTION_SECONDS,
     SYNC_BYTES,
     Checksum,
     ChecksumMismatch,
@@ -119,7 +119,7 @@ def test_a_file_that_changed_on_the_way_is_refused_and_goes(transfers: Transfers
     transfers.append(ALICE, transfer_id, 0, [TEXT[:500]])
     other = TEXT[500:].replace(b"a", b"b")
     transfers.append(ALICE, transfer_id, 500, [other], checksum(other))
-    with pytest.raises(DigestMismatch, match="changed while it was sent"):
+    with pytest.raises(DigestMismatch, match="changed during the upload"):
         list(transfers.content(ALICE, transfer_id))
     assert transfers.find(ALICE) == []
 
@@ -186,7 +186,7 @@ def test_what_nobody_goes_on_with_is_swept_after_a_day(transfers: Transfers, clo
     left, used = begun(transfers), begun(transfers)
     (transfers._root / f"transfer-{'0' * 32}").mkdir()  # died while it was made
     os.utime(transfers._root / f"transfer-{'0' * 32}", (clock.now, clock.now))
-    clock.now += KEPT_SECONDS - 1
+    clock.now += RETENTION_SECONDS - 1
     transfers.append(ALICE, used, 0, [TEXT[:1]])
     assert transfers.sweep() == 0
     clock.now += 2
@@ -202,7 +202,7 @@ def test_a_full_disk_is_named_and_what_was_acknowledged_stays(transfers: Transfe
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (800, hard))
     try:
-        with pytest.raises(DiskFull, match="go on later"):
+        with pytest.raises(DiskFull, match="resume later"):
             transfers.append(ALICE, transfer_id, 600, [TEXT[600:700], TEXT[700:]])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

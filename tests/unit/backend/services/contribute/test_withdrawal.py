@@ -7,9 +7,9 @@ import pytest
 from backend.domain.content import ContentMissing
 from backend.domain.contribution import ReviewReason, UploadState
 from backend.domain.errors import Conflict, NotFound, Unavailable
-from backend.services.contribute.copies import SWEEP_SECONDS, Copies
 from backend.services.contribute.curate import Curation
 from backend.services.contribute.snapshot import ContributionWithdrawn
+from backend.services.contribute.withdrawn_content import SWEEP_SECONDS, WithdrawnContent
 from tests.support.contributions import ALICE, BOB, NET, ROWS, World, jsonl
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def test_snapshots_from_before_stay_but_are_not_learned_from(world: World) -> No
     [entry] = world.snapshots.manifest(snapshot)["contributions"]
     assert entry["contentHash"] == long.report.content_hash
     assert entry["licence"].startswith("0x"), "its words were in the folder"
-    with pytest.raises(ContributionWithdrawn, match="contribution 0 of datanet 1 was taken back"):
+    with pytest.raises(ContributionWithdrawn, match="contribution 0 of datanet 1 was withdrawn"):
         list(world.snapshots.rows(snapshot))
 
 
@@ -185,7 +185,7 @@ def test_a_copy_of_what_was_taken_back_elsewhere_goes_within_a_minute(any_world:
     any_world.record(taken_back, 0, is_accepted=True)
     any_world.record(kept, 1, is_accepted=None)
     now = [0.0]
-    copies = Copies(any_world.database, any_world.store, lambda: now[0])
+    copies = WithdrawnContent(any_world.database, any_world.store, lambda: now[0])
     copies.sweep()
     any_world.record(taken_back, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
     copies.sweep()
@@ -202,6 +202,6 @@ def test_a_copy_that_another_contribution_holds_too_stays(any_world: World) -> N
     upload = any_world.submit(ROWS)
     any_world.record(upload, 0, is_accepted=False, reason=ReviewReason.WITHDRAWN)
     any_world.record(upload, 1, is_accepted=None)
-    Copies(any_world.database, any_world.store).sweep()
+    WithdrawnContent(any_world.database, any_world.store).sweep()
     assert upload.report.cid is not None
     assert any_world.store.has(upload.report.cid)

@@ -8,7 +8,7 @@ import pytest
 
 from backend.domain.content import ContentMissing
 from backend.domain.registries import Operator
-from backend.ports.outbound import AnsweredOtherwise, Unreachable
+from backend.ports.outbound import UnexpectedStatus, Unreachable
 from backend.services.operator.peers import AWAY_SECONDS, LACKS_SECONDS, Peers
 from backend.storage.embedded import EmbeddedStore
 from tests.support.market import some_account
@@ -40,7 +40,7 @@ class FakeOutbound:
 def gateway(store: EmbeddedStore, car: Callable[[Cid], Iterator[bytes]] | None = None) -> Any:
     def answer(cid: Any, kind: str) -> Iterator[bytes]:
         if not store.has(cid):
-            raise AnsweredOtherwise("404", details={"status": 404})
+            raise UnexpectedStatus("404", details={"status": 404})
         return iter([store.block(cid)]) if kind == "raw" else (car or store.car)(cid)
 
     return answer
@@ -101,7 +101,7 @@ def test_who_is_named_is_asked_first_and_we_never_ask_ourselves(town: Town) -> N
 
 def test_who_lacks_a_content_or_is_away_is_left_alone_for_a_while(town: Town) -> None:
     cid, other = town.theirs.add_folder(FILES), town.theirs.add_folder({"other": b"1"})
-    town.settle("lacks", refusing(AnsweredOtherwise("404")), stake=2)
+    town.settle("lacks", refusing(UnexpectedStatus("404")), stake=2)
     town.settle("away", refusing(Unreachable("nobody")))
     for _ in range(2):
         town.peers.bring(cid, 1000)

@@ -9,7 +9,7 @@ from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, SnapshotId
 from backend.domain.training import EmptySnapshot, Step
 from backend.services.train import estimate as module
-from backend.services.train.estimate import Estimate, Estimates, ShownRow, Tokenised
+from backend.services.train.estimate import Estimate, Estimates, Tokenisation, TokenisedRow
 from backend.services.train.options import InvalidConfig
 from tests.unit.workers.support import RESULT, Desk, Rows, letter_rows
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.domain.training import TrainingConfig
 
 PRICE = 3
-SHOWN = ShownRow(0, ("What", "is?"), (False, True))
+SHOWN = TokenisedRow(0, ("What", "is?"), (False, True))
 
 
 class Tokeniser:
@@ -27,10 +27,10 @@ class Tokeniser:
         self.num_asked = 0
         self.rows_per_sequence = rows_per_sequence
 
-    def tokenise(self, rows: Any, config: TrainingConfig, num_shown: int) -> Tokenised:
+    def tokenise(self, rows: Any, config: TrainingConfig, num_examples: int) -> Tokenisation:
         self.num_asked = len(rows)
         usable = len(rows) * 9 // 10
-        return Tokenised(usable, 3, 10 * usable, 4 * usable, usable // self.rows_per_sequence, (SHOWN,))
+        return Tokenisation(usable, 3, 10 * usable, 4 * usable, usable // self.rows_per_sequence, (SHOWN,))
 
 
 def estimated(desk: Desk, num_rows: int, tokeniser: Tokeniser | None = None, **options: Any) -> Estimate:
@@ -44,8 +44,8 @@ def test_steps_and_tokens_are_those_of_the_rows_that_are_trained_on(desk: Desk) 
     assert (found.num_rows, found.num_left_out, found.num_cut) == (100, 10, 3)
     assert (found.num_train_rows, found.num_eval_rows) == (81, 9)
     assert found.num_steps == 22  # 11 an epoch
-    assert (found.num_tokens, found.num_learnt_tokens) == (1620, 648)
-    assert found.shown == (SHOWN,)
+    assert (found.num_tokens, found.num_trained_tokens) == (1620, 648)
+    assert found.examples == (SHOWN,)
 
 
 def test_the_price_is_that_of_the_tokens_that_carry_loss(desk: Desk) -> None:

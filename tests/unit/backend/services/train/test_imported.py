@@ -9,19 +9,19 @@ import pytest
 from backend.domain.errors import Conflict, DomainError, NotFound
 from backend.domain.ids import ZERO_HASH
 from backend.domain.training import JobState, Step
+from backend.services.contribute.canonical_rows import UploadTooLarge
 from backend.services.contribute.licences import UnknownLicence
-from backend.services.contribute.receive import UploadTooLarge
 from backend.services.contribute.transfers import Transfers, TransferUnfinished
 from backend.services.train.imported import (
     CONFIG_FILE,
-    MAX_UNDER_WAY,
+    MAX_PENDING,
     WEIGHTS_FILE,
     FileMissing,
-    FileNotTaken,
     ImportedAdapters,
     TooManyAdapters,
+    UnexpectedFile,
 )
-from tests.unit.workers.support import CREATOR, RESULT, STRANGER, transferred
+from tests.unit.workers.support import CREATOR, OTHER_CREATOR, RESULT, transferred
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,13 +75,13 @@ def test_trainings_and_foreign_adapters_are_not_taken_for_each_other(counter: Co
 
 def test_nobody_else_sees_or_cancels_it(counter: Counter) -> None:
     job = counter.create()
-    assert not counter.adapters.list(STRANGER)
+    assert not counter.adapters.list(OTHER_CREATOR)
     with pytest.raises(NotFound):
-        counter.adapters.get(job.id, STRANGER)
+        counter.adapters.get(job.id, OTHER_CREATOR)
     with pytest.raises(NotFound):
-        counter.adapters.events(job.id, STRANGER)
+        counter.adapters.events(job.id, OTHER_CREATOR)
     with pytest.raises(NotFound):
-        counter.adapters.cancel(job.id, STRANGER)
+        counter.adapters.cancel(job.id, OTHER_CREATOR)
 
 
 def test_a_cancelled_one_is_over_and_what_is_over_is_not_cancelled(counter: Counter) -> None:
@@ -91,24 +91,24 @@ def test_a_cancelled_one_is_over_and_what_is_over_is_not_cancelled(counter: Coun
     states = [event.data["state"] for event in counter.adapters.events(job.id, CREATOR)]
     assert states == ["validating", "cancelled"]
     failed = counter.create()
-    held = counter.desk.leases.take(failed.id, Step.VALIDATE)
+    held = counter.desk.leases.acquire(failed.id, Step.VALIDATE)
     assert held is not None
-    counter.desk.leases.failed(held, {"code": "x", "message": "x"})
-    with pytest.raises(Conflict, match="has failed already"):
+    counter.desk.leases.fail(held, {"code": "x", "message": "x"})
+    with pytest.raises(Conflict, match="has already failed"):
         counter.adapters.cancel(failed.id, CREATOR)
 
 
 def test_an_accepted_one_is_to_be_published(counter: Counter) -> None:
     job = counter.create()
-    held = counter.desk.leases.take(job.id, Step.VALIDATE)
+    held = counter.desk.leases.acquire(job.id, Step.VALIDATE)
     assert held is not None
-    counter.desk.leases.accepted(held, RESULT)
+    counter.desk.leases.complete_import(held, RESULT)
     accepted = counter.adapters.get(job.id)
     assert (accepted.state, accepted.step, accepted.result) == (JobState.RUNNING, Step.PUBLISH, RESULT)
 
 
 def test_a_creator_has_so_many_under_way_and_no_more(counter: Counter) -> None:
-    jobs = [counter.create() for _ in range(MAX_UNDER_WAY)]
+    jobs = [counter.create() for _ in range(MAX_PENDING)]
     with pytest.raises(TooManyAdapters):
         counter.create()
     counter.adapters.cancel(jobs[0].id, CREATOR)
@@ -118,20 +118,20 @@ def test_a_creator_has_so_many_under_way_and_no_more(counter: Counter) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("adapter_model.bin", "pickle can run code"),
-        ("training_args.PT", "pickle can run code"),
+        ("adapter_model.bin", "pickle files can run code"),
+        ("training_args.PT", "pickle files can run code"),
         ("attribution.safetensors", "cannot be proven"),
-        ("README.md", "a card is written here"),
-        ("../adapter_config.json", "nothing else"),
-        ("/etc/passwd", "nothing else"),
-        ("", "nothing else"),
-        ("adapter_config.json ", "nothing else"),
-        ("x" * 10_000, "nothing else"),
+        ("README.md", "a model card is generated"),
+        ("../adapter_config.json", "consists of"),
+        ("/etc/passwd", "consists of"),
+        ("", "consists of"),
+        ("adapter_config.json ", "consists of"),
+        ("x" * 10_000, "consists of"),
     ],
 )
 def test_no_other_file_is_taken(counter: Counter, name: str, reason: str) -> None:
     files = counter.files | {name: counter.files[CONFIG_FILE]}
-    with pytest.raises(FileNotTaken, match=reason) as refusal:
+    with pytest.raises(UnexpectedFile, match=reason) as refusal:
         counter.adapters.create(CREATOR, "MIT", files)
     assert refusal.value.param == name[:100]
     assert not counter.adapters.list(CREATOR)
@@ -146,7 +146,7 @@ def wrong(counter: Counter, case: str) -> dict[str, str]:
     if case == "no id":
         return files | {WEIGHTS_FILE: "../../../etc/passwd"}
     if case == "another's":
-        return files | {WEIGHTS_FILE: transferred(transfers, STRANGER, b"{}")}
+        return files | {WEIGHTS_FILE: transferred(transfers, OTHER_CREATOR, b"{}")}
     if case == "unfinished":
         return files | {WEIGHTS_FILE: transfers.create(CREATOR, 5).id}
     return files | {CONFIG_FILE: transferred(transfers, CREATOR, bytes((1 << 20) + 1))}

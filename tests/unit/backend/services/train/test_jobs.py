@@ -10,7 +10,7 @@ from backend.domain.training import (
     Step,
 )
 from backend.services.train.leases import LeaseLost
-from tests.unit.workers.support import CREATOR, DATASET, RESULT, STRANGER, Desk
+from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, Desk
 
 CID = Cid("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
 
@@ -37,25 +37,25 @@ def test_jobs_are_listed_by_creator_newest_first(desk: Desk) -> None:
     second = desk.job()
     assert [job.id for job in desk.training.list(CREATOR)] == [second.id, first.id]
     assert [job.id for job in desk.training.list(CREATOR, limit=1)] == [second.id]
-    assert not desk.training.list(STRANGER)
+    assert not desk.training.list(OTHER_CREATOR)
 
 
 def test_a_job_passes_through_all_its_states(desk: Desk) -> None:
     held = desk.taken()
-    desk.leases.validated(held, DATASET)
+    desk.leases.complete_validation(held, DATASET)
     job = desk.training.get(held.job.id)
     assert (job.state, job.dataset) == (JobState.QUEUED, DATASET)
 
-    held = desk.leases.take(job.id, Step.TRAIN)
+    held = desk.leases.acquire(job.id, Step.TRAIN)
     assert held is not None
     assert desk.training.get(job.id).state is JobState.RUNNING
-    desk.leases.report(held, "progress", {"step": 1, "loss": 2.0})
-    desk.leases.trained(held, RESULT)
+    desk.leases.record_event(held, "progress", {"step": 1, "loss": 2.0})
+    desk.leases.complete_training(held, RESULT)
     assert desk.training.get(job.id).state is JobState.RUNNING
 
-    held = desk.leases.take(job.id, Step.PUBLISH)
+    held = desk.leases.acquire(job.id, Step.PUBLISH)
     assert held is not None
-    desk.leases.published(held, CID)
+    desk.leases.complete_publication(held, CID)
     job = desk.training.get(job.id)
     assert (job.state, job.cid, job.result, job.finished_at) == (JobState.SUCCEEDED, CID, RESULT, desk.now)
     assert [topic for topic, _ in desk.offers()] == [
@@ -82,16 +82,16 @@ def test_cancelling_stops_the_worker_and_ends_the_job(desk: Desk) -> None:
     assert desk.training.cancel(held.job.id, CREATOR).state is JobState.CANCELLED
     assert not desk.leases.renew(held)
     with pytest.raises(LeaseLost):
-        desk.leases.validated(held, DATASET)
-    assert desk.leases.take(held.job.id, Step.VALIDATE) is None
+        desk.leases.complete_validation(held, DATASET)
+    assert desk.leases.acquire(held.job.id, Step.VALIDATE) is None
     assert desk.training.cancel(held.job.id, CREATOR).state is JobState.CANCELLED
 
 
 def test_only_the_creator_cancels_and_only_what_is_not_over(desk: Desk) -> None:
     held = desk.taken()
     with pytest.raises(Forbidden):
-        desk.training.cancel(held.job.id, STRANGER)
-    desk.leases.failed(held, {"code": "x", "message": "x"})
+        desk.training.cancel(held.job.id, OTHER_CREATOR)
+    desk.leases.fail(held, {"code": "x", "message": "x"})
     with pytest.raises(Conflict):
         desk.training.cancel(held.job.id, CREATOR)
     with pytest.raises(NotFound):

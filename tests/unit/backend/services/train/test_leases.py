@@ -11,13 +11,13 @@ from backend.domain.training import (
     Step,
 )
 from backend.services.train.leases import MAX_ATTEMPTS, LeaseLost
-from backend.services.train.transitions import LONGEST_OFFER_SECONDS, OFFER_SECONDS
+from backend.services.train.transitions import MAX_REDELIVERY_SECONDS, REDELIVERY_SECONDS
 from tests.unit.workers.support import DATASET, Desk
 
 
 def test_only_one_worker_takes_a_step(desk: Desk) -> None:
     held = desk.taken()
-    assert desk.leases.take(held.job.id, Step.VALIDATE) is None
+    assert desk.leases.acquire(held.job.id, Step.VALIDATE) is None
 
 
 def test_of_workers_that_reach_for_a_step_at_once_one_gets_it(desk: Desk) -> None:
@@ -26,7 +26,7 @@ def test_of_workers_that_reach_for_a_step_at_once_one_gets_it(desk: Desk) -> Non
 
     def reach(_: int) -> object:
         start.wait()
-        return desk.leases.take(job.id, Step.VALIDATE)
+        return desk.leases.acquire(job.id, Step.VALIDATE)
 
     with ThreadPoolExecutor(6) as pool:
         taken_by = [held for held in pool.map(reach, range(6)) if held is not None]
@@ -36,9 +36,9 @@ def test_of_workers_that_reach_for_a_step_at_once_one_gets_it(desk: Desk) -> Non
 
 def test_a_step_out_of_turn_is_not_taken(desk: Desk) -> None:
     job = desk.job()
-    assert desk.leases.take(job.id, Step.TRAIN) is None
-    assert desk.leases.take(job.id, Step.PUBLISH) is None
-    assert desk.leases.take("ftjob-none", Step.TRAIN) is None
+    assert desk.leases.acquire(job.id, Step.TRAIN) is None
+    assert desk.leases.acquire(job.id, Step.PUBLISH) is None
+    assert desk.leases.acquire("ftjob-none", Step.TRAIN) is None
 
 
 def test_a_heartbeat_keeps_the_lease(desk: Desk) -> None:
@@ -46,36 +46,36 @@ def test_a_heartbeat_keeps_the_lease(desk: Desk) -> None:
     for _ in range(5):
         desk.wait(20)
         assert desk.leases.renew(held)
-        assert desk.leases.take(held.job.id, Step.VALIDATE) is None
+        assert desk.leases.acquire(held.job.id, Step.VALIDATE) is None
     assert desk.training.get(held.job.id).lease.heartbeat_at == desk.now
 
 
 def test_an_expired_lease_passes_on_and_its_former_owner_can_write_nothing(desk: Desk) -> None:
     held = desk.taken()
     desk.wait(31)
-    second = desk.leases.take(held.job.id, Step.VALIDATE)
+    second = desk.leases.acquire(held.job.id, Step.VALIDATE)
     assert second is not None
     assert second.job.lease.attempt == 2
     assert not desk.leases.renew(held)
     for write in (
-        lambda: desk.leases.report(held, "progress", {}),
-        lambda: desk.leases.validated(held, DATASET),
+        lambda: desk.leases.record_event(held, "progress", {}),
+        lambda: desk.leases.complete_validation(held, DATASET),
         lambda: desk.leases.release(held),
-        lambda: desk.leases.failed(held, {"code": "x", "message": "x"}),
+        lambda: desk.leases.fail(held, {"code": "x", "message": "x"}),
     ):
         with pytest.raises(LeaseLost):
             write()
-    desk.leases.validated(second, DATASET)
+    desk.leases.complete_validation(second, DATASET)
 
 
 def test_a_lapsed_job_is_offered_again_until_somebody_takes_it(desk: Desk) -> None:
     held = desk.taken()
-    assert desk.leases.offer_lapsed() == 0
+    assert desk.leases.requeue_expired() == 0
     desk.wait(31)
-    assert desk.leases.offer_lapsed() == 1
-    assert desk.leases.offer_lapsed() == 0
-    desk.wait(OFFER_SECONDS + 1)
-    assert desk.leases.offer_lapsed() == 1
+    assert desk.leases.requeue_expired() == 1
+    assert desk.leases.requeue_expired() == 0
+    desk.wait(REDELIVERY_SECONDS + 1)
+    assert desk.leases.requeue_expired() == 1
     assert desk.offers() == [("training.validate", held.job.id)] * 3
 
 
@@ -83,26 +83,26 @@ def test_offers_that_nobody_takes_become_rarer(desk: Desk) -> None:
     desk.job()
     offered_at = []
     for second in range(0, 3600, 10):
-        offered_at += [second] * desk.leases.offer_lapsed()
+        offered_at += [second] * desk.leases.requeue_expired()
         desk.wait(10)
     waits = [after - before for before, after in pairwise([0, *offered_at])]
     assert waits[:5] == [30, 30, 60, 120, 240]
-    assert set(waits[6:]) == {LONGEST_OFFER_SECONDS}
+    assert set(waits[6:]) == {MAX_REDELIVERY_SECONDS}
 
 
 def test_a_finished_job_is_never_offered(desk: Desk) -> None:
     held = desk.taken()
-    desk.leases.failed(held, {"code": "empty_snapshot", "message": "nothing"})
+    desk.leases.fail(held, {"code": "empty_snapshot", "message": "nothing"})
     desk.wait(10_000)
-    assert desk.leases.offer_lapsed() == 0
+    assert desk.leases.requeue_expired() == 0
 
 
 def test_a_step_that_kills_its_workers_is_given_up(desk: Desk) -> None:
     job = desk.job()
     for _ in range(MAX_ATTEMPTS):
-        assert desk.leases.take(job.id, Step.VALIDATE) is not None
+        assert desk.leases.acquire(job.id, Step.VALIDATE) is not None
         desk.wait(31)
-    assert desk.leases.take(job.id, Step.VALIDATE) is None
+    assert desk.leases.acquire(job.id, Step.VALIDATE) is None
     job = desk.training.get(job.id)
     assert job.state is JobState.FAILED
     assert job.error is not None
@@ -112,28 +112,28 @@ def test_a_step_that_kills_its_workers_is_given_up(desk: Desk) -> None:
 def test_a_step_that_gets_further_each_time_is_not_given_up(desk: Desk) -> None:
     job = desk.job()
     for _ in range(2 * MAX_ATTEMPTS):
-        held = desk.leases.take(job.id, Step.VALIDATE)
+        held = desk.leases.acquire(job.id, Step.VALIDATE)
         assert held is not None
-        desk.leases.report(held, "checkpoint", {"step": 1})
+        desk.leases.record_event(held, "checkpoint", {"step": 1})
         desk.wait(31)
 
 
 def test_work_given_back_by_a_stopping_worker_does_not_count_as_an_attempt(desk: Desk) -> None:
     job = desk.job()
     for _ in range(2 * MAX_ATTEMPTS):
-        held = desk.leases.take(job.id, Step.VALIDATE)
+        held = desk.leases.acquire(job.id, Step.VALIDATE)
         assert held is not None
         desk.leases.release(held)
-        assert desk.leases.offer_lapsed() == 1
+        assert desk.leases.requeue_expired() == 1
         desk.wait(1)
 
 
 def test_a_failed_attempt_waits_before_it_is_offered_again(desk: Desk) -> None:
     held = desk.taken()
     desk.leases.release(held, "the block store is away")
-    assert desk.leases.offer_lapsed() == 0
+    assert desk.leases.requeue_expired() == 0
     desk.wait(3)
-    assert desk.leases.offer_lapsed() == 1
+    assert desk.leases.requeue_expired() == 1
     assert desk.events(held.job)[-1].data == {"message": "the block store is away", "attempt": 1}
 
 
@@ -143,9 +143,9 @@ def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(desk: Desk
     for _ in range(MAX_ATTEMPTS - 1):
         desk.leases.release(held, "the block store is away")
         with pytest.raises(LeaseLost):
-            desk.leases.report(held, "progress", {})
+            desk.leases.record_event(held, "progress", {})
         waits.append(0)
-        while (again := desk.leases.take(held.job.id, Step.VALIDATE)) is None:
+        while (again := desk.leases.acquire(held.job.id, Step.VALIDATE)) is None:
             desk.wait(1)
             waits[-1] += 1
         held = again
@@ -154,7 +154,7 @@ def test_stale_messages_do_not_burn_the_attempts_of_a_step_that_rests(desk: Desk
 
 def test_a_missing_adapter_is_asked_for_with_growing_pauses(desk: Desk) -> None:
     held = desk.taken()
-    desk.leases.without_adapter(held)
-    assert desk.leases.take(held.job.id, Step.VALIDATE) is None
+    desk.leases.retry_without_adapter(held)
+    assert desk.leases.acquire(held.job.id, Step.VALIDATE) is None
     desk.wait(2)
-    assert desk.leases.take(held.job.id, Step.VALIDATE) is not None
+    assert desk.leases.acquire(held.job.id, Step.VALIDATE) is not None

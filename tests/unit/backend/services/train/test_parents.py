@@ -7,7 +7,7 @@ import pytest
 
 from backend.domain.errors import NotFound
 from backend.domain.ids import Hash32, VersionId
-from backend.services.train.parents import Parents, UnfitParent, snapshots_of
+from backend.services.train.parents import InvalidParent, Parents, snapshots_of
 from tests.unit.workers.support import CREATOR
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ def test_the_same_snapshot_is_named_once(desk: Desk) -> None:
 
 def test_a_contribution_of_the_parent_cannot_be_dropped(desk: Desk) -> None:
     parent = desk.version(desk.snapshot(True, True))
-    with pytest.raises(UnfitParent, match="does not contain") as refused:
+    with pytest.raises(InvalidParent, match="does not contain") as refused:
         job_on(desk, parent, True, False, True)
     assert refused.value.param == "snapshot_id"
 
 
 def test_a_parent_has_a_snapshot_and_no_more_than_a_record_names(desk: Desk) -> None:
-    with pytest.raises(UnfitParent, match="no adapter"):
+    with pytest.raises(InvalidParent, match="not an adapter"):
         job_on(desk, desk.version(), True)
     many = [desk.snapshot(True, *[False] * count) for count in range(4)]
-    with pytest.raises(UnfitParent, match="would name 5 snapshots"):
+    with pytest.raises(InvalidParent, match="would name 5 snapshots"):
         job_on(desk, desk.version(*many), True, True, True, True, True)
 
 
@@ -60,5 +60,5 @@ def test_a_parent_is_brought_here(desk: Desk) -> None:
             return Path("/adapters/one")
 
     version = desk.version(desk.snapshot(True))
-    parent = Parents(desk.database, Folders()).bring(version)  # type: ignore[arg-type]
+    parent = Parents(desk.database, Folders()).fetch(version)  # type: ignore[arg-type]
     assert (parent.record.name, parent.folder) == ("parent", Path("/adapters/one"))

@@ -134,7 +134,7 @@ def cancelled(house: House, job: TrainingJob) -> None:
 
 
 def failed(house: House, job: TrainingJob) -> None:
-    house.leases.failed(house.taken(job, Step.VALIDATE), {"code": "unusable_rows", "message": "none"})
+    house.leases.fail(house.taken(job, Step.VALIDATE), {"code": "unusable_rows", "message": "none"})
 
 
 def cancelled_when_it_was_trained(house: House, job: TrainingJob) -> None:
@@ -142,14 +142,14 @@ def cancelled_when_it_was_trained(house: House, job: TrainingJob) -> None:
     held = house.taken(job, Step.PUBLISH)
     house.training.cancel(job.id, job.creator)
     with pytest.raises(LeaseLost):
-        house.leases.published(held, CID)
+        house.leases.complete_publication(held, CID)
 
 
 def given_up(house: House, job: TrainingJob) -> None:
     for _ in range(5):
         house.taken(job, Step.VALIDATE)
         house.installation.clock.pass_seconds(31)
-    assert house.leases.take(job.id, Step.VALIDATE) is None
+    assert house.leases.acquire(job.id, Step.VALIDATE) is None
 
 
 @pytest.mark.parametrize("end", [cancelled, failed, cancelled_when_it_was_trained, given_up])
@@ -226,11 +226,11 @@ def test_publishing_twice_charges_once(any_house: House) -> None:
     house.installation.clock.pass_seconds(31)
     second = house.taken(job, Step.PUBLISH)
     with pytest.raises(LeaseLost):
-        house.leases.published(first, CID)
-    house.leases.published(second, CID)
+        house.leases.complete_publication(first, CID)
+    house.leases.complete_publication(second, CID)
     with pytest.raises(LeaseLost):
-        house.leases.published(second, CID)
-    assert house.leases.take(job.id, Step.PUBLISH) is None
+        house.leases.complete_publication(second, CID)
+    assert house.leases.acquire(job.id, Step.PUBLISH) is None
     assert len(house.receipts) == 1
 
 
@@ -248,10 +248,10 @@ def test_a_transaction_that_dies_charges_nothing_and_the_next_one_all(
     with monkeypatch.context() as patched:
         patched.setattr("backend.services.train.leases.finish", dies)
         with pytest.raises(KeyboardInterrupt):
-            house.leases.published(held, CID)
+            house.leases.complete_publication(held, CID)
     assert (house.receipts, house.reserved) == ([], MOST)
     assert house.training.get(job.id).state is JobState.RUNNING
-    house.leases.published(held, CID)
+    house.leases.complete_publication(held, CID)
     assert (len(house.receipts), house.reserved) == (1, 0)
 
 
@@ -260,10 +260,10 @@ def test_an_adapter_that_was_lost_and_trained_again_is_paid_for_once(house: Hous
     job = house.create()
     house.trained(job, num_tokens=99)
     for _ in range(5):
-        house.leases.without_adapter(house.taken(job, Step.PUBLISH))
+        house.leases.retry_without_adapter(house.taken(job, Step.PUBLISH))
         house.installation.clock.pass_seconds(60)
-    house.leases.trained(house.taken(job, Step.TRAIN), RESULT)
-    house.leases.published(house.taken(job, Step.PUBLISH), CID)
+    house.leases.complete_training(house.taken(job, Step.TRAIN), RESULT)
+    house.leases.complete_publication(house.taken(job, Step.PUBLISH), CID)
     assert [stored.signed.receipt.prompt_tokens for stored in house.receipts] == [TOKENS]
 
 
@@ -271,9 +271,9 @@ def test_an_adapter_that_was_lost_and_trained_again_is_paid_for_once(house: Hous
 def test_nobody_trains_for_money_that_is_on_its_way_out(house: House, thawing: int) -> None:
     house.installation.fund(MOST)
     job = house.create()
-    house.leases.validated(house.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3))
+    house.leases.complete_validation(house.taken(job, Step.VALIDATE), Dataset(some_hash("rows"), NUM_ROWS, 3))
     house.installation.fund(MOST, thawing=thawing)
-    assert house.leases.take(job.id, Step.TRAIN) is None
+    assert house.leases.acquire(job.id, Step.TRAIN) is None
     found = house.training.get(job.id)
     assert found.state is JobState.FAILED
     assert found.error is not None
@@ -286,7 +286,7 @@ def test_what_begins_to_thaw_while_a_job_trains_still_pays_for_it(house: House) 
     job = house.create()
     house.trained(job)
     house.installation.fund(MOST, thawing=MOST)
-    house.leases.published(house.taken(job, Step.PUBLISH), CID)
+    house.leases.complete_publication(house.taken(job, Step.PUBLISH), CID)
     assert len(house.receipts) == 1
 
 
@@ -294,8 +294,8 @@ def test_a_job_with_more_rows_than_were_recorded_is_not_trained(house: House) ->
     house.installation.fund(MOST)
     held = house.taken(house.create(), Step.VALIDATE)
     with pytest.raises(RowsDiffer, match="21 rows"):
-        house.leases.validated(held, Dataset(some_hash("rows"), NUM_ROWS + 1, 3))
-    house.leases.validated(held, Dataset(some_hash("rows"), NUM_ROWS, 3))
+        house.leases.complete_validation(held, Dataset(some_hash("rows"), NUM_ROWS + 1, 3))
+    house.leases.complete_validation(held, Dataset(some_hash("rows"), NUM_ROWS, 3))
 
 
 def test_another_price_is_for_later_jobs_only(house: House) -> None:
@@ -323,7 +323,7 @@ def test_free_training_needs_no_channel_and_gives_no_receipt(house: House) -> No
 
 
 def test_a_job_that_was_free_stays_free(house: House) -> None:
-    job = house.training_with(house.selling_at(0)).create(some_account("anybody"), SNAPSHOT, CONFIG)
+    job = house.training_with(house.selling_at(0)).create(some_account("creator"), SNAPSHOT, CONFIG)
     house.published(job)
     assert house.receipts == []
 

@@ -16,11 +16,11 @@ from backend.domain.screening import CopiedVersion, Inspection
 from backend.domain.training import Step, TrainingResult
 from backend.domain.transactions import PreparedTransaction
 from backend.services.contribute.transfers import Transfers
-from backend.services.market.screening import Gate
+from backend.services.market.screening import Screening
 from backend.services.train.imported import MAX_BYTES, ImportedAdapters
 from backend.services.train.publication import Listing, NoBetterThanBase, NotPublished, Publication
 from backend.storage.embedded import EmbeddedStore
-from tests.unit.workers.support import CREATOR, DATASET, RESULT, STRANGER, Desk, transferred
+from tests.unit.workers.support import CREATOR, DATASET, OTHER_CREATOR, RESULT, Desk, transferred
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ WORSE = TrainingResult(
 
 
 class Chain:
-    """Prepares whatever it is asked to."""
+    """Prepares any transaction."""
 
     def __init__(self) -> None:
         self.prepared: list[tuple[str, str, Any, Account]] = []
@@ -54,10 +54,10 @@ class Press:
         self.chain = Chain()
         self.store = EmbeddedStore(folder / "ipfs", is_durable=False)
         clock = lambda: self.desk.now  # noqa: E731
-        self.gate = Gate(database)
-        self.publication = Publication(database, self.store, self.chain, self.gate, clock)  # type: ignore[arg-type]
+        self.screening = Screening(database)
+        self.publication = Publication(database, self.store, self.chain, self.screening, clock)  # type: ignore[arg-type]
         self.transfers = Transfers(folder / "transfers", 1000)
-        self.foreign = ImportedAdapters(database, self.transfers, clock)
+        self.imports = ImportedAdapters(database, self.transfers, clock)
         self.adapter = folder / "adapter"
         self.adapter.mkdir()
         for name in ("adapter_config.json", "README.md"):
@@ -66,25 +66,25 @@ class Press:
 
     def trained(self, result: TrainingResult = RESULT) -> TrainingJob:
         job, leases = self.desk.job(), self.desk.leases
-        leases.validated(self._take(job, Step.VALIDATE), DATASET)
-        leases.trained(self._take(job, Step.TRAIN), result)
+        leases.complete_validation(self._take(job, Step.VALIDATE), DATASET)
+        leases.complete_training(self._take(job, Step.TRAIN), result)
         return self.desk.training.get(job.id)
 
     def published(self, result: TrainingResult = RESULT) -> TrainingJob:
         job = self.trained(result)
         held = self._take(job, Step.PUBLISH)
-        self.desk.leases.published(held, self.publication.publish(self.adapter))
+        self.desk.leases.complete_publication(held, self.publication.publish(self.adapter))
         return self.desk.training.get(job.id)
 
     def brought(self) -> TrainingJob:
         """An adapter from elsewhere, published."""
         files = {name: transferred(self.transfers, CREATOR, b"{}") for name in MAX_BYTES}
-        job = self.foreign.create(CREATOR, "MIT", files)
+        job = self.imports.create(CREATOR, "MIT", files)
         unmeasured = TrainingResult(RESULT.adapter_digest, RESULT.base_model, {"general_loss_base": 1.0})
-        self.desk.leases.accepted(self._take(job, Step.VALIDATE), unmeasured)
+        self.desk.leases.complete_import(self._take(job, Step.VALIDATE), unmeasured)
         held = self._take(job, Step.PUBLISH)
-        self.desk.leases.published(held, self.publication.publish(self.adapter))
-        return self.foreign.get(job.id)
+        self.desk.leases.complete_publication(held, self.publication.publish(self.adapter))
+        return self.imports.get(job.id)
 
     def confirm(self, job: TrainingJob, listing: Listing = LISTING, block: int = 9) -> str:
         """The chain confirms the registration."""
@@ -107,7 +107,7 @@ class Press:
         return version
 
     def list_elsewhere(self, creator: Account) -> str:
-        """Somebody else has the same weights on the chain, in a folder of their own."""
+        """Register the same weights for another creator, in another folder."""
         raw = {
             "adapterDigest": RESULT.adapter_digest,
             "cidDigest": "0x" + "77" * 32,
@@ -126,7 +126,7 @@ class Press:
         return version
 
     def _take(self, job: TrainingJob, step: Step) -> Any:
-        held = self.desk.leases.take(job.id, step)
+        held = self.desk.leases.acquire(job.id, step)
         assert held is not None
         return held
 
@@ -195,7 +195,7 @@ def test_nothing_is_registered_before_it_is_published(press: Press) -> None:
 def test_only_the_creator_registers(press: Press) -> None:
     job = press.published()
     with pytest.raises(Forbidden):
-        press.publication.prepare(job.id, STRANGER, LISTING)
+        press.publication.prepare(job.id, OTHER_CREATOR, LISTING)
     with pytest.raises(NotFound):
         press.publication.prepare("ftjob-none", CREATOR, LISTING)
 
@@ -212,25 +212,25 @@ def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_cre
     press: Press,
 ) -> None:
     job = press.published()
-    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
-    original = press.list_elsewhere(STRANGER)
+    press.screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    original = press.list_elsewhere(OTHER_CREATOR)
     with pytest.raises(CopiedVersion, match=original) as refusal:
         press.publication.prepare(job.id, CREATOR, LISTING)
-    assert refusal.value.details["creator"] == STRANGER
+    assert refusal.value.details["creator"] == OTHER_CREATOR
     assert not press.chain.prepared
     registration = press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True)
-    assert registration.gate is not None
-    assert registration.gate.nearest is not None
-    assert registration.gate.nearest.version == original
+    assert registration.screening is not None
+    assert registration.screening.nearest is not None
+    assert registration.screening.nearest.version == original
 
 
 def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(press: Press) -> None:
     job = press.brought()
-    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    press.screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     registration = press.publication.prepare(job.id, CREATOR, LISTING)
     assert registration.record.snapshots == ()
     assert registration.record.adapter_digest == RESULT.adapter_digest
-    original = press.list_elsewhere(STRANGER)
+    original = press.list_elsewhere(OTHER_CREATOR)
     with pytest.raises(CopiedVersion, match=original):
         press.publication.prepare(job.id, CREATOR, LISTING)
     assert press.publication.prepare(job.id, CREATOR, LISTING, accepts_copy=True).record
@@ -239,30 +239,30 @@ def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(pr
 def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(press: Press) -> None:
     job = press.brought()
     version = press.confirm(job)
-    assert press.publication.notice() == 1
-    assert press.foreign.get(job.id).version_id == version
+    assert press.publication.record_registrations() == 1
+    assert press.imports.get(job.id).version_id == version
 
 
 def test_ones_own_adapter_is_listed_again_without_a_word(press: Press) -> None:
     job = press.published()
-    press.gate.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    press.screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     press.list_elsewhere(CREATOR)
     registration = press.publication.prepare(job.id, CREATOR, LISTING)
-    assert registration.gate is not None
-    assert registration.gate.nearest is None
+    assert registration.screening is not None
+    assert registration.screening.nearest is None
 
 
 def test_a_job_from_before_there_was_a_gate_is_registered_without_a_report(press: Press) -> None:
     job = press.published()
-    assert press.publication.prepare(job.id, CREATOR, LISTING).gate is None
+    assert press.publication.prepare(job.id, CREATOR, LISTING).screening is None
 
 
 def test_the_chains_confirmation_is_noticed_once(press: Press) -> None:
     job = press.published()
-    assert press.publication.notice() == 0
+    assert press.publication.record_registrations() == 0
     version = press.confirm(job)
-    assert press.publication.notice() == 1
-    assert press.publication.notice() == 0
+    assert press.publication.record_registrations() == 1
+    assert press.publication.record_registrations() == 0
     assert press.desk.training.get(job.id).version_id == version
     assert press.desk.events(job)[-1].data == {"version_id": version}
 
@@ -271,7 +271,7 @@ def test_a_new_price_is_another_version_and_the_job_keeps_its_first(press: Press
     job = press.published()
     version = press.confirm(job)
     press.confirm(job, Listing("python-docs", 1, 1, 200_000, 300_000), block=12)
-    press.publication.notice()
+    press.publication.record_registrations()
     assert press.desk.training.get(job.id).version_id == version
 
 
@@ -279,7 +279,7 @@ def test_somebody_elses_version_of_other_weights_is_not_taken_for_ours(press: Pr
     job = press.published()
     other = press.published(TrainingResult(Hash32("0x" + "99" * 32), RESULT.base_model, RESULT.metrics))
     press.confirm(other)
-    press.publication.notice()
+    press.publication.record_registrations()
     assert press.desk.training.get(job.id).version_id is None
     assert press.desk.training.get(other.id).version_id is not None
 

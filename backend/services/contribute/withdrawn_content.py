@@ -1,4 +1,4 @@
-"""Copies of contributions that other operators took in, brought here to be learned from."""
+"""Deletes local copies of other operators' contributions that their contributors withdrew."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 60.0
 
 
-class Copies:
-    """What its contributor took back elsewhere is not kept here either."""
+class WithdrawnContent:
+    """Contents of withdrawn contributions that were fetched here for training."""
 
     def __init__(
         self,
@@ -30,18 +30,18 @@ class Copies:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db, self._store, self._clock = db, store, clock
-        self._gone: set[Hash32] = set()
+        self._deleted: set[Hash32] = set()
         self._next_sweep = 0.0
 
     def sweep(self) -> None:
-        """To be called again and again; it looks once a minute. Errors: `Unavailable`."""
+        """Delete withdrawn contents, at most once a minute. Errors: `Unavailable`."""
         if (now := self._clock()) < self._next_sweep:
             return
         self._next_sweep = now + SWEEP_SECONDS
         with self._db.read() as tx:
-            withdrawn = tx.chain.withdrawn_contents() - self._gone
-        kept = [cid for cid in map(cid_of, sorted(withdrawn)) if self._store.has(cid)]
-        if kept:
-            self._store.forget(*kept)
-            log.info("taken back, and not kept any more: %s", ", ".join(kept))
-        self._gone |= withdrawn
+            withdrawn = tx.chain.withdrawn_contents() - self._deleted
+        stored = [cid for cid in map(cid_of, sorted(withdrawn)) if self._store.has(cid)]
+        if stored:
+            self._store.forget(*stored)
+            log.info("deleted withdrawn contributions: %s", ", ".join(stored))
+        self._deleted |= withdrawn

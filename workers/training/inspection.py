@@ -1,6 +1,6 @@
-"""Reads an adapter's folder as the engine does: `python -m workers.training.inspect BASE FOLDER`.
+"""Loads an adapter as the engine does and measures it: `python -m workers.training.inspection BASE FOLDER`.
 
-Sends one message, which `workers.inspection` reads: the inspection, or what the engine refuses.
+Sends one message to `workers.inspection`: the inspection, or the engine's refusal.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from inference.lora.files import read_adapter_files
 from inference.model.architecture import read_architecture
 from inference.model.base_model import base_model_digest
 from inference.model.loader import BaseWeights
-from workers.training.spectrum import spectrum
+from workers.training.update_statistics import measure_update
 
 if TYPE_CHECKING:
     from inference.lora.adapter import Adapter
 
 
-def inspect(base_folder: Path, adapter_folder: Path) -> Inspection:
-    """In fp32. Errors: `AdapterRefused` for whatever the engine would not serve."""
+def inspect_adapter(base_folder: Path, adapter_folder: Path) -> Inspection:
+    """Computes in fp32. Errors: `AdapterRefused` if the engine would not serve the adapter."""
     return inspect_loaded(*open_adapter(base_folder, adapter_folder))
 
 
 def open_adapter(base_folder: Path, adapter_folder: Path) -> tuple[Adapter, BaseWeights, str]:
-    """(the adapter in fp32, its base, that one's digest). Errors: as `inspect`."""
+    """(adapter in fp32, its base, digest of the base). Errors: as `inspect_adapter`."""
     base = BaseWeights.open(base_folder, read_architecture(base_folder), torch.float32)
     base_digest, max_rank = base_model_digest(base_folder), EngineConfig(base_folder).max_rank
     most_bytes = max_file_bytes(base.architecture, max_rank)
@@ -47,8 +47,8 @@ def open_adapter(base_folder: Path, adapter_folder: Path) -> tuple[Adapter, Base
 
 
 def inspect_loaded(adapter: Adapter, base: BaseWeights, base_digest: str) -> Inspection:
-    """Errors: `AdapterRefused` for an update out of all proportion."""
-    sketch, statistics = spectrum(adapter, base)
+    """Errors: `AdapterRefused` for an update larger than `MAX_NORM`."""
+    sketch, statistics = measure_update(adapter, base)
     return Inspection(Hash32("0x" + adapter.digest), Hash32("0x" + base_digest), sketch, statistics)
 
 
@@ -61,21 +61,21 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def message(base_folder: Path, adapter_folder: Path) -> dict[str, Any]:
-    """What this process sends: the inspection, or `refused` and `reason`."""
+def build_message(base_folder: Path, adapter_folder: Path) -> dict[str, Any]:
+    """The inspection, or `refused` and `reason`."""
     try:
-        return as_json(inspect(base_folder, adapter_folder))
+        return as_json(inspect_adapter(base_folder, adapter_folder))
     except AdapterRefused as error:
         return {"refused": error.message, **error.details}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="workers.training.inspect", description=__doc__)
+    parser = argparse.ArgumentParser(prog="workers.training.inspection", description=__doc__)
     parser.add_argument("base", type=Path)
     parser.add_argument("adapter", type=Path)
     options = parser.parse_args()
     parent = Parent()
-    parent.send(message(options.base, options.adapter))
+    parent.send(build_message(options.base, options.adapter))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.domain.screening import SKETCHED, AdapterRefused
 from tests.fixtures_engine import edit_adapter, make_adapter
-from workers.training.inspect import as_json, inspect, message
+from workers.training.inspection import as_json, build_message, inspect_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,9 @@ def original(tiny_base: Path, tmp_path: Path) -> AdapterRef:
 def layers(folder: Path | str, base: Path) -> np.ndarray:
     from pathlib import Path
 
-    return np.frombuffer(inspect(base, Path(folder)).sketch, "<f2").astype(float).reshape(-1, SKETCHED)
+    return (
+        np.frombuffer(inspect_adapter(base, Path(folder)).sketch, "<f2").astype(float).reshape(-1, SKETCHED)
+    )
 
 
 def cosine(one: np.ndarray, two: np.ndarray) -> float:
@@ -97,7 +99,7 @@ def test_statistics_are_those_of_the_whole_product(original: AdapterRef, tiny_ba
         parts.append(float(values[0] ** 2 / values.square().sum()))
         centred = product - product.mean()
         kurtoses.append(float(centred.pow(4).mean() / centred.square().mean() ** 2))
-    found = inspect(tiny_base, Path(original.path)).statistics
+    found = inspect_adapter(tiny_base, Path(original.path)).statistics
     assert found["norm"] == pytest.approx(np.mean(norms), rel=1e-4)
     assert found["largest_norm"] == pytest.approx(max(norms), rel=1e-4)
     assert found["concentration"] == pytest.approx(np.mean(parts), rel=1e-4)
@@ -109,8 +111,8 @@ def test_an_update_that_leaves_nothing_of_the_base_is_refused(
     original: AdapterRef, tiny_base: Path, tmp_path: Path
 ) -> None:
     loud = rewrite(original, tmp_path / "loud", lambda _, weight: weight * 30)
-    with pytest.raises(AdapterRefused, match="times the weights") as refusal:
-        inspect(tiny_base, loud)
+    with pytest.raises(AdapterRefused, match="times the weights' norm") as refusal:
+        inspect_adapter(tiny_base, loud)
     assert refusal.value.details == {"reason": "adapter_out_of_proportion"}
 
 
@@ -120,6 +122,6 @@ def test_the_process_sends_an_inspection_or_what_the_engine_refuses(
     from pathlib import Path
 
     folder = Path(original.path)
-    assert message(tiny_base, folder) == as_json(inspect(tiny_base, folder))
+    assert build_message(tiny_base, folder) == as_json(inspect_adapter(tiny_base, folder))
     (folder / "extra.bin").write_bytes(b"x")
-    assert message(tiny_base, folder)["reason"] == "adapter_pickle"
+    assert build_message(tiny_base, folder)["reason"] == "adapter_pickle"

@@ -15,14 +15,14 @@ import pytest
 from backend.domain.contribution import UploadState
 from backend.domain.errors import Conflict, DiskFull, InvalidInput, NotFound
 from backend.domain.ids import DatanetId
-from backend.services.contribute.licences import UnknownLicence
-from backend.services.contribute.receive import (
-    MAX_DEFECTS_SHOWN,
+from backend.services.contribute.canonical_rows import (
+    MAX_DEFECTS_REPORTED,
     CompressedUpload,
     EmptyUpload,
     TooManyRows,
     UploadTooLarge,
 )
+from backend.services.contribute.licences import UnknownLicence
 from tests.support.contributions import ALICE, BOB, MAX_BYTES, NET, ROWS, World, jsonl
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_every_defect_is_reported_and_nothing_recorded(any_world: World) -> None
 
 def test_more_defects_than_are_shown_are_all_kept(world: World) -> None:
     upload = world.upload(b"x\n" * 300)
-    assert len(upload.report.defects) == MAX_DEFECTS_SHOWN
+    assert len(upload.report.defects) == MAX_DEFECTS_REPORTED
     assert upload.report.defect_counts == {"malformed_json": 300}
     assert [defect.line for defect in world.contributions.defects(upload.id)] == list(range(1, 301))
 
@@ -83,7 +83,7 @@ def test_more_defects_than_are_shown_are_all_kept(world: World) -> None:
 def test_after_many_defects_the_others_are_only_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.services.contribute.receive.MAX_DEFECTS_KEPT", 5)
+    monkeypatch.setattr("backend.services.contribute.canonical_rows.MAX_DEFECTS_STORED", 5)
     upload = world.upload(b"x\n" * 8)
     assert upload.report.defect_counts == {"malformed_json": 8}
     assert [defect.line for defect in world.contributions.defects(upload.id)] == [1, 2, 3, 4, 5]
@@ -92,7 +92,7 @@ def test_after_many_defects_the_others_are_only_counted(
 def test_an_upload_of_too_many_rows_is_refused_and_leaves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.services.contribute.receive.MAX_ROWS", 2)
+    monkeypatch.setattr("backend.services.contribute.canonical_rows.MAX_ROWS", 2)
     assert world.upload(ROWS).state is UploadState.DRAFT
     with pytest.raises(TooManyRows) as caught:
         world.upload(ROWS + ROWS)
@@ -184,7 +184,7 @@ def test_large_uploads_are_not_compared_row_by_row(any_world: World, monkeypatch
 def test_what_is_compressed_is_refused_whatever_it_would_grow_to(
     world: World, pack: Callable[[bytes], bytes]
 ) -> None:
-    with pytest.raises(CompressedUpload, match="send the rows themselves"):
+    with pytest.raises(CompressedUpload, match="send uncompressed rows"):
         world.upload([b"", *(bytes((byte,)) for byte in pack(ROWS * 1000))])
     assert world.contributions.find() == []
 
@@ -207,7 +207,7 @@ def test_a_line_of_a_hundred_megabytes_is_a_defect_and_takes_no_memory(world: Wo
 
 def test_a_full_disk_is_named_and_nothing_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.staging, "data", lambda _upload: Path("/dev/full"))
-    with pytest.raises(DiskFull, match="no room"):
+    with pytest.raises(DiskFull, match="disk is full"):
         world.upload()
     assert world.contributions.find() == []
     assert staged(world) == []

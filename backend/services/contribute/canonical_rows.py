@@ -1,4 +1,4 @@
-"""One upload from its bytes to its canonical file and everything that is wrong with it, in bounded memory."""
+"""Validates the rows of an upload and writes them in canonical form, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from backend.services.contribute.profile import Profiler
 
-MAX_DEFECTS_SHOWN = 100
-MAX_DEFECTS_KEPT = 10_000
+MAX_DEFECTS_REPORTED = 100
+MAX_DEFECTS_STORED = 10_000
 MAX_ROWS = 5_000_000
 MAGIC_BYTES = 6
 COMPRESSED = {
@@ -36,45 +36,45 @@ COMPRESSED = {
     b"\xfd7zXZ\x00": "xz",
     b"BZh": "bzip2",
 }
-"""How such a file starts; no row does."""
+"""Magic numbers of compressed files. No row starts with one."""
 
-KeepRows = Callable[[Sequence[tuple[Row, Hash32]]], None]
-"""Takes some rows and their hashes, in order."""
-Screen = Callable[[Iterable[Sequence[tuple[Row, Hash32]]]], Iterable[Sequence[tuple[Row, Hash32]]]]
-"""Takes them portion by portion, and hands on of each those that may be contributed."""
+StoreRows = Callable[[Sequence[tuple[Row, Hash32]]], None]
+"""Stores rows with their hashes, in order."""
+RowFilter = Callable[[Iterable[Sequence[tuple[Row, Hash32]]]], Iterable[Sequence[tuple[Row, Hash32]]]]
+"""Takes batches of rows, and returns of each batch the rows that may be contributed."""
 CHARACTERS_AT_ONCE = 1 << 20
-"""Of rows that are handed on together, with their last one's to come."""
+"""Characters after which a batch of rows ends; its last row may exceed them."""
 
 
 class UploadTooLarge(InvalidInput):
-    """More bytes than this installation takes; `details["max_bytes"]` says how many."""
+    """The upload exceeds the installation's limit, `details["max_bytes"]`."""
 
 
 class TooManyRows(UploadTooLarge):
-    """More lines than an upload may have; `details["max_rows"]` says how many. Upload them in parts."""
+    """The upload has more lines than `details["max_rows"]`. Split it into several uploads."""
 
 
 class EmptyUpload(InvalidInput):
-    """No bytes at all."""
+    """The upload has no rows."""
 
 
 class CompressedUpload(InvalidInput):
-    """An archive or a compressed stream: what it grows to is not known before it is there."""
+    """The upload is an archive or a compressed stream, whose decompressed size is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """Sound rows, written to the canonical file."""
+class CanonicalRows:
+    """The valid rows, written to the canonical file."""
 
     format: RowFormat | None
     num_lines: int
-    """All that were read."""
+    """Lines read, valid or not."""
     num_bytes: int
     content_hash: Hash32
 
 
 class DefectLog:
-    """The first 10,000 go to a file, one JSON object a line; the very first and all counts stay at hand."""
+    """Collects defects: counts of all, the first ones in memory, the first 10,000 in a file of JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -84,12 +84,12 @@ class DefectLog:
 
     def add(self, defect: Defect) -> None:
         self.counts[defect.code] += 1
-        if self.counts.total() > MAX_DEFECTS_KEPT:
+        if self.counts.total() > MAX_DEFECTS_STORED:
             return
         if self._file is None:
             self._file = self._path.open("w", encoding="utf-8")
         self._file.write(json.dumps(asdict(defect)) + "\n")
-        if len(self.first) < MAX_DEFECTS_SHOWN:
+        if len(self.first) < MAX_DEFECTS_REPORTED:
             self.first.append(defect)
 
     def __enter__(self) -> Self:
@@ -101,41 +101,41 @@ class DefectLog:
 
 
 def read_defects(path: Path) -> Iterator[Defect]:
-    """What a `DefectLog` wrote."""
+    """Read the file of a `DefectLog`."""
     if path.exists():
         with path.open(encoding="utf-8") as file:
             for line in file:
                 yield Defect(**json.loads(line))
 
 
-def receive(
+def write_upload(
     stream: Iterable[bytes],
     target: Path,
     max_bytes: int,
     log: DefectLog,
     profiler: Profiler,
-    keep_rows: KeepRows,
-    screen: Screen,
-) -> Received:
-    """Sound rows of JSONL or Parquet that pass `screen` go to `target` in canonical form.
+    store_rows: StoreRows,
+    row_filter: RowFilter,
+) -> CanonicalRows:
+    """Write the valid rows of JSONL or Parquet that pass `row_filter` to `target` in canonical form.
 
     Errors: `UploadTooLarge`, `TooManyRows`, `EmptyUpload`, `CompressedUpload`, `UnreadableParquet`,
     `ParquetTooDense`.
     """
-    head, stream = _peeked(_limited(stream, max_bytes))
+    head, stream = _peek(_limit(stream, max_bytes))
     _refuse_compressed(head)
     if not head:
-        raise EmptyUpload("the upload is empty: send one JSON object a line")
+        raise EmptyUpload("the upload is empty: send one JSON object per line")
     if not head.startswith(MAGIC):
-        return write_rows(stream, target, log, profiler, keep_rows, screen)
+        return write_rows(stream, target, log, profiler, store_rows, row_filter)
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".parquet") as spool:
         spool.writelines(stream)
         spool.flush()
-        lines = _limited(parquet_lines(Path(spool.name), log.add), max_bytes)
-        received = write_rows(lines, target, log, profiler, keep_rows, screen)
-    if not received.num_lines and not log.counts:
-        raise EmptyUpload("the upload is empty: its Parquet has no row")
-    return received
+        lines = _limit(parquet_lines(Path(spool.name), log.add), max_bytes)
+        rows = write_rows(lines, target, log, profiler, store_rows, row_filter)
+    if not rows.num_lines and not log.counts:
+        raise EmptyUpload("the upload is empty: the Parquet file has no rows")
+    return rows
 
 
 def write_rows(
@@ -143,23 +143,23 @@ def write_rows(
     target: Path,
     log: DefectLog,
     profiler: Profiler,
-    keep_rows: KeepRows,
-    screen: Screen,
-) -> Received:
-    """Sound rows of JSONL, of which there may be none."""
+    store_rows: StoreRows,
+    row_filter: RowFilter,
+) -> CanonicalRows:
+    """Write the valid rows of JSONL, of which there may be none."""
     digest = sha256()
     num_bytes = 0
     reader = RowReader()
     lines = _Lines(reader, log)
     with target.open("wb") as file:
-        for rows in screen(_portions(lines.sound(stream))):
+        for rows in row_filter(_batches(lines.valid_rows(stream))):
             profiler.add(rows)
             block = b"".join([row.canonical + b"\n" for row, _ in rows])
             file.write(block)
             digest.update(block)
             num_bytes += len(block)
-            keep_rows(rows)
-    return Received(reader.format, lines.number, num_bytes, Hash32("0x" + digest.hexdigest()))
+            store_rows(rows)
+    return CanonicalRows(reader.format, lines.number, num_bytes, Hash32("0x" + digest.hexdigest()))
 
 
 class _Lines:
@@ -167,10 +167,10 @@ class _Lines:
         self._reader = reader
         self._log = log
         self.number = 0
-        """Of the line read last."""
+        """Number of the last line read."""
 
-    def sound(self, stream: Iterable[bytes]) -> Iterator[Row]:
-        """The rows; what is wrong with the other lines goes to the log."""
+    def valid_rows(self, stream: Iterable[bytes]) -> Iterator[Row]:
+        """Yield valid rows; log the defects of other lines."""
         for number, raw in enumerate(split_lines(stream), start=1):
             self.number = number
             if number > MAX_ROWS:
@@ -183,21 +183,21 @@ class _Lines:
                     self._log.add(defect)
 
 
-def _portions(rows: Iterable[Row]) -> Iterator[list[tuple[Row, Hash32]]]:
-    """Rows with their hashes, so many at a time that they take little memory."""
-    portion: list[tuple[Row, Hash32]] = []
+def _batches(rows: Iterable[Row]) -> Iterator[list[tuple[Row, Hash32]]]:
+    """Batches of rows with their hashes, limited in rows and characters."""
+    batch: list[tuple[Row, Hash32]] = []
     num_characters = 0
     for row in rows:
-        portion.append((row, row.hash))
+        batch.append((row, row.hash))
         num_characters += row.num_characters
-        if len(portion) == ROWS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
-            yield portion
-            portion, num_characters = [], 0
-    yield portion
+        if len(batch) == ROWS_AT_ONCE or num_characters >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, num_characters = [], 0
+    yield batch
 
 
-def _peeked(stream: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, enough to tell formats apart, and the whole stream."""
+def _peek(stream: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """(the first bytes, which identify the format; the whole stream)."""
     chunks = iter(stream)
     head = b""
     while len(head) < MAGIC_BYTES and (chunk := next(chunks, None)) is not None:
@@ -208,10 +208,10 @@ def _peeked(stream: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
 def _refuse_compressed(head: bytes) -> None:
     kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
     if kind is not None:
-        raise CompressedUpload(f"the upload is a {kind} file: send the rows themselves, or Parquet")
+        raise CompressedUpload(f"the upload is a {kind} file: send uncompressed rows, or Parquet")
 
 
-def _limited(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+def _limit(stream: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
     received = 0
     for chunk in stream:
         received += len(chunk)
