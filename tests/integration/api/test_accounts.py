@@ -1,4 +1,4 @@
-"""Accounts by CAIP-10, wherever a request names one."""
+"""CAIP-10 account ids in requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters that were trained elsewhere: brought by the tus protocol's own client, listed, and paid for."""
+"""Imported adapters: uploaded by the reference tus client, listed, and paid for."""
 
 from __future__ import annotations
 

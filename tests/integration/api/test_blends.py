@@ -1,4 +1,4 @@
-"""Answers of several adapters at once."""
+"""Answers by a blend of several adapters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASKED: dict[str, Any] = {"model": "tiny", "prompt": "a b", "max_tokens": 4}
 
 @pytest.fixture
 def names(api: Api) -> list[str]:
-    """Of two adapters; the second one costs ten times as much, and nobody's data is in it."""
+    """Two adapters. The second one costs ten times as much and has no snapshot."""
     installation = api.installation
     first = installation.catalogue.resolve(installation.version)
     other = replace(

@@ -1,4 +1,4 @@
-"""What the stock client may ask of an answer: log-probabilities, schemas, several choices, a deadline."""
+"""Parameters of the stock client: log-probabilities, schemas, several choices, a deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line's client against a real server: commands may take longer than a token is good for."""
+"""The command line's client against a real server: commands may outlast their session token."""
 
 from __future__ import annotations
 

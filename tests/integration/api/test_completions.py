@@ -1,4 +1,4 @@
-"""Raw text, continued for the stock client."""
+"""Text completions for the stock client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is answered is what the OpenAPI document says."""
+"""Responses conform to the OpenAPI document."""
 
 from __future__ import annotations
 

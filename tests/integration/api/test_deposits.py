@@ -1,4 +1,4 @@
-"""Money into a channel on a real chain: by the payer's own transactions, and relayed with a signature."""
+"""Deposits on a real chain: sent by the payer, and relayed with a signature."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def test_however_often_a_deposit_is_prepared_one_key_waits_for_it(till: Till) ->
     create = till.held_keys.create
 
     def slowly() -> Account:
-        time.sleep(0.05)  # so that the others come meanwhile
+        time.sleep(0.05)  # so that the other calls arrive
         return create()
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:

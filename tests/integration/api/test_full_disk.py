@@ -1,4 +1,4 @@
-"""A full disk under the database: stated, nothing charged, and over as soon as there is room."""
+"""A full disk under the database: reported, nothing charged, and recovered once there is space."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ NO_RATES: Any = {name: 0 for name in Settings.model_fields if name.endswith("_pe
 
 @pytest.fixture
 def fuzzed(api: Api, server: tuple[FastAPI, str]) -> Iterator[Api]:
-    """Every name is a model's, there is money, and nobody is told to slow down."""
+    """Every name is a model's, the channel is funded, and rate limits are off."""
     app, usual = server[0], server[0].state.rate_limits
     app.state.rate_limits = RateLimits(Settings(**NO_RATES))
     built = api.installation
     built.fund(10**15)
-    built.view.snapshots.clear()  # of contributions that the script has nobody record
+    built.view.snapshots.clear()  # their contributions are not recorded
     resolve = built.catalogue.resolve
     built.catalogue.resolve = lambda *_: resolve("tiny")  # type: ignore[method-assign]
     yield api

@@ -1,4 +1,4 @@
-"""Requests by whoever writes their bytes by hand: refused in a sentence, and the server serves on."""
+"""Malformed raw requests: rejected with an error message, and the server continues."""
 
 from __future__ import annotations
 

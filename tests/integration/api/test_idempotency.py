@@ -1,4 +1,4 @@
-"""Requests under an `Idempotency-Key`: charged once, answered alike, whatever happens to their clients."""
+"""Requests with an `Idempotency-Key`: charged once and replayed, even if clients disconnect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys that may do less than their wallet."""
+"""API keys with restricted permissions."""
 
 from __future__ import annotations
 

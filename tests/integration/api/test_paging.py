@@ -1,4 +1,4 @@
-"""Lists come in pages, by cursors that what is added meanwhile does not move."""
+"""Pagination by cursors: items added during a walk do not shift pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.domain.governance import Proposal
 from backend.domain.ids import DatanetId
 from backend.domain.registries import Contribution, Datanet, Operator
 from tests.integration.api.conftest import sign_in
-from tests.integration.api.test_rooms import a_batch
+from tests.integration.api.test_routers import a_batch
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import some_key
 

@@ -1,4 +1,4 @@
-"""What the operator denies, as clients meet it, and docs/operating.md, typed."""
+"""Denials as clients see them, and the commands of docs/operating.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests and tokens of a minute, by key, wallet and address."""
+"""Rate limits of requests and tokens by key, wallet and address."""
 
 from __future__ import annotations
 

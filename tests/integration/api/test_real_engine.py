@@ -1,4 +1,4 @@
-"""Answers by a real engine process: its counts are charged, its probes attributed, and it may die."""
+"""Answers by a real engine process: token counts are charged, probes attributed, and the engine may crash."""
 
 from __future__ import annotations
 

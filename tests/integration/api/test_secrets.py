@@ -1,4 +1,4 @@
-"""What must be seen by its owner alone appears in no log record, and in no error's message."""
+"""Secrets appear in no log record and in no error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own transactions as those see them for whom they are sent: listed, and followed as events."""
+"""Transactions that the operator sends for a caller: listed, and streamed as events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resumable transfers over a real server, by the protocol's own client and by raw requests."""
+"""Resumable transfers to a real server, by the reference tus client and by raw requests."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def datanet(api: Api) -> None:
 
 def uploader(api: Api, content: bytes = ROWS, **options: Any) -> Uploader:
     client = TusClient(f"{api.url}/v1/transfers", headers={"Authorization": f"Bearer {api.session}"})
-    told = {"filename": "rows.jsonl", "sha256": hashlib.sha256(ROWS).hexdigest()}
-    settings = {"metadata": told, "upload_checksum": True, "chunk_size": 100} | options
+    metadata = {"filename": "rows.jsonl", "sha256": hashlib.sha256(ROWS).hexdigest()}
+    settings = {"metadata": metadata, "upload_checksum": True, "chunk_size": 100} | options
     return client.uploader(file_stream=io.BytesIO(content), **settings)
 
 

@@ -1,4 +1,4 @@
-"""The published document: complete, true to the routers, and as the snapshot has it."""
+"""The OpenAPI document: complete, consistent with the routers, and equal to the snapshot."""
 
 from __future__ import annotations
 

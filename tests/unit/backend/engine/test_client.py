@@ -197,7 +197,7 @@ async def test_no_engine_is_unavailable(tmp_path: Path) -> None:
 async def served_by(
     path: Path, answer: Callable[[protocol.Command], dict[str, object] | None], **options: float
 ) -> AsyncIterator[EngineClient]:
-    """A client of an engine that says whatever `answer` returns, or nothing."""
+    """A client of an engine that sends what `answer` returns, if anything."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (body := await frames.read_frame(reader)) is not None:

@@ -1,4 +1,4 @@
-"""The routers in front of the other rooms: their own services, on a real database and block store."""
+"""Routers of contributions, registry, jobs, claims, governance and IPFS, on a real database and store."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_batches_are_public_and_void_ones_say_why(api: Api) -> None:
     view, operator = api.installation.view, some_account("operator")
     conviction = Conviction(2, some_hash("x"), "proveBadReceipt", None, Fault.PRICE, 3, some_hash("proof"), 9)
     void = a_batch(2, state=BatchState.VOID, conviction=conviction, is_refunded=True)
-    held = a_batch(2, hash=some_hash("anew"))
+    held = a_batch(2, hash=some_hash("held"))
     view.committed += [a_batch(1, state=BatchState.FINAL), void, held]
     demand = Demand(held.hash, Tree.ENTRIES, (1,), some_account("challenger"), 50, 1)
     view.demanded.append(DemandStatus(demand.id, operator, demand, (0,), 0, 1))
