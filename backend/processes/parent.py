@@ -23,7 +23,7 @@ class Parent:
 
     Messages arrive on standard input and leave on standard output; what libraries print goes to standard
     error. The input ends when the parent has ended or needs the child no more. Then this process exits at
-    once, whatever its other threads do; only native code that holds the interpreter's lock delays that.
+    once, regardless of other threads; only native code that holds the interpreter's lock delays that.
     """
 
     def __init__(self, *, memory_bytes: int | None = None, cpu_seconds: int | None = None) -> None:
