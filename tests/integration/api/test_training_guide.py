@@ -70,7 +70,7 @@ def test_every_snippet_runs(
     for line in (
         "0 10 ",
         "given  'What'",
-        "learnt 'is.'",
+        "trained 'is.'",
         "about 288 with 30560 reserved",
         "at most 15280",
         "continues from 0x",
