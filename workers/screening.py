@@ -30,8 +30,8 @@ class JobScreening:
         Errors: `AdapterRefused`, `Unavailable`.
         """
         inspection = self._inspection(job_folder)
-        self.screening.note(inspection)
-        self.screening.learn(inspection.base_model, self.folders, self.inspect)
+        self.screening.add(inspection)
+        self.screening.inspect_versions(inspection.base_model, self.folders, self.inspect)
         parent, has_snapshot = job.config.parent, job.imported is None
         return self.screening.report(
             inspection.adapter_digest, job.creator, parent, has_snapshot=has_snapshot

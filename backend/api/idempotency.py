@@ -155,9 +155,9 @@ class _Run:
     async def _end(self, answer: StoredResponse | None) -> None:
         idempotency = self._services.idempotency
         if answer is None:
-            await run_in_threadpool(idempotency.forget, self._keyed, self._claim)
+            await run_in_threadpool(idempotency.release, self._keyed, self._claim)
         else:
-            await run_in_threadpool(idempotency.keep, self._keyed, self._claim, answer)
+            await run_in_threadpool(idempotency.store, self._keyed, self._claim, answer)
 
 
 def _kept(response: Response, body: bytes) -> StoredResponse:

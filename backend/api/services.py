@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from backend.services.contribute.snapshot import Snapshots
     from backend.services.contribute.transfers import Transfers
     from backend.services.market.catalogue import Catalogue
-    from backend.services.market.denials import Policy
+    from backend.services.market.denials import Denials
     from backend.services.market.governance import Governance
-    from backend.services.market.provenance import Origins
+    from backend.services.market.provenance import ProvenanceLookup
     from backend.services.market.registry import Registry
     from backend.services.operator.directory import Operators
     from backend.services.receipts.proofs import Proofs
@@ -56,8 +56,8 @@ class Services:
     estimates: Estimates
     imported_adapters: ImportedAdapters
     operators: Operators
-    origins: Origins
-    policy: Policy
+    provenance: ProvenanceLookup
+    denials: Denials
     publication: Publication
     claims: Claims
     payouts: Payouts

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from backend.domain.transactions import ChainTransaction
     from backend.installation.base_model import Offer
-    from backend.services.operator.membership import Membership, Place
+    from backend.services.operator.membership import Membership, OperatorStatus
 
 CONFIRMED_SECONDS = 1800
 LOCKED_SECONDS = 90 * 86_400
@@ -43,15 +43,15 @@ def register(app: typer.Typer) -> None:
 def show_operator(*, as_json: AsJson = False) -> None:
     """Show this operator's status on the chain. Exit code 1, with remedies, if it cannot settle."""
     with _membership() as membership:
-        place = membership.place()
+        status = membership.status()
     if as_json:
-        print_json(_as_json(place))
+        print_json(_as_json(status))
     else:
-        for name, text in _lines(place):
+        for name, text in _lines(status):
             typer.echo(f"{name:12} {text}")
-    for obstacle in place.obstacles:
+    for obstacle in status.obstacles:
         typer.echo(f"cannot settle: {obstacle}", err=True)
-    if place.obstacles:
+    if status.obstacles:
         raise typer.Exit(1)
 
 
@@ -178,49 +178,49 @@ def _wait_confirmed(
 
 def _try_withdraw(membership: Membership) -> list[ChainTransaction] | None:
     """Return None while the stake is locked."""
-    from backend.services.operator.membership import StillLocked
+    from backend.services.operator.membership import StakeLocked
 
     try:
         return membership.withdraw()
-    except StillLocked:
+    except StakeLocked:
         time.sleep(LOCK_POLL_SECONDS)
         return None
 
 
-def _lines(place: Place) -> Iterator[tuple[str, str]]:
+def _lines(status: OperatorStatus) -> Iterator[tuple[str, str]]:
     from backend.services.operator.membership import instant
 
-    yield "account", place.account
-    yield "endpoint", place.endpoint or "none"
-    yield "receipt key", f"{place.receipt_key}{'' if place.has_key else ', not registered'}"
-    for other in place.keys:
-        if other != place.receipt_key:
+    yield "account", status.account
+    yield "endpoint", status.endpoint or "none"
+    yield "receipt key", f"{status.receipt_key}{'' if status.has_key else ', not registered'}"
+    for other in status.keys:
+        if other != status.receipt_key:
             yield "older key", other
-    yield "stake", in_dollars(place.stake)
-    if (leaving := place.leaving) is not None:
-        batch = "" if leaving.locked_by is None else f", once batch {leaving.locked_by} is final"
-        yield "unstaking", f"{in_dollars(leaving.amount)}, unlocked at {instant(leaving.free_at)}{batch}"
-    yield "cover", f"{in_dollars(place.cover)}; the next batch needs {in_dollars(place.cover_needed)}"
-    yield "owed", in_dollars(place.owed)
-    yield "gas", f"{place.wei:,} wei"
+    yield "stake", in_dollars(status.stake)
+    if (unstaking := status.unstaking) is not None:
+        batch = "" if unstaking.locked_by is None else f", once batch {unstaking.locked_by} is final"
+        yield "unstaking", f"{in_dollars(unstaking.amount)}, unlocked at {instant(unstaking.free_at)}{batch}"
+    yield "cover", f"{in_dollars(status.cover)}; the next batch needs {in_dollars(status.cover_needed)}"
+    yield "owed", in_dollars(status.owed)
+    yield "gas", f"{status.wei:,} wei"
 
 
-def _as_json(place: Place) -> dict[str, Any]:
+def _as_json(status: OperatorStatus) -> dict[str, Any]:
     """Amounts are decimal strings of micro-units, as in the API."""
-    leaving = place.leaving
+    unstaking = status.unstaking
     return {
-        "account": place.account,
-        "endpoint": place.endpoint,
-        "keys": list(place.keys),
-        "receipt_key": place.receipt_key,
-        "is_key_registered": place.has_key,
-        "stake": str(place.stake),
-        "leaving": None if leaving is None else asdict(leaving) | {"amount": str(leaving.amount)},
-        "cover": str(place.cover),
-        "cover_needed": str(place.cover_needed),
-        "owed": str(place.owed),
-        "wei": str(place.wei),
-        "obstacles": list(place.obstacles),
+        "account": status.account,
+        "endpoint": status.endpoint,
+        "keys": list(status.keys),
+        "receipt_key": status.receipt_key,
+        "is_key_registered": status.has_key,
+        "stake": str(status.stake),
+        "unstaking": None if unstaking is None else asdict(unstaking) | {"amount": str(unstaking.amount)},
+        "cover": str(status.cover),
+        "cover_needed": str(status.cover_needed),
+        "owed": str(status.owed),
+        "wei": str(status.wei),
+        "obstacles": list(status.obstacles),
     }
 
 

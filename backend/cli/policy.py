@@ -37,7 +37,7 @@ def deny(kind: Kind, subject: SubjectId, *, reason: Why = Reason.POLICY) -> None
     once.
     """
     with open_installation() as installation:
-        denial = installation.policy.deny(_parse_subject(installation, kind, subject), reason)
+        denial = installation.denials.deny(_parse_subject(installation, kind, subject), reason)
     typer.echo(_as_line(denial))
 
 
@@ -46,7 +46,7 @@ def allow(kind: Kind, subject: SubjectId) -> None:
     """Remove a denial."""
     with open_installation() as installation:
         parsed = _parse_subject(installation, kind, subject)
-        installation.policy.allow(parsed)
+        installation.denials.allow(parsed)
     typer.echo(f"{parsed.kind} {parsed.id} is no longer denied")
 
 
@@ -54,7 +54,7 @@ def allow(kind: Kind, subject: SubjectId) -> None:
 def list_denials(*, as_json: AsJson = False) -> None:
     """List all denials, oldest first."""
     with open_installation() as installation:
-        denials = installation.policy.denials()
+        denials = installation.denials.list()
     if as_json:
         print_json([_as_json(denial) for denial in denials])
         return
@@ -76,8 +76,8 @@ def floor(
     """Set the floor price: versions with lower prices are refused, from the next request on."""
     with open_installation() as installation:
         if prices is not None:
-            installation.policy.set_floor(FloorPrice(*prices))
-        floor_price = installation.policy.floor()
+            installation.denials.set_floor(FloorPrice(*prices))
+        floor_price = installation.denials.floor()
     if as_json:
         print_json(asdict(floor_price))
         return
@@ -98,14 +98,14 @@ def takedown(
     New requests are refused at once. The copy that running answers use is deleted when they have ended.
     """
     with open_installation() as installation:
-        takedown = installation.policy.take_down(installation.catalogue.record(model), reason)
+        takedown = installation.denials.take_down(installation.catalogue.record(model), reason)
         typer.echo(
             f"adapter {takedown.adapter} is denied ({reason}); deleted from the store: "
             f"{', '.join(takedown.contents)}"
         )
-        if not installation.policy.drop_copies(takedown):
-            typer.echo(f"waiting for {len(takedown.under_way)} running answers")
-            while not installation.policy.drop_copies(takedown):
+        if not installation.denials.drop_copies(takedown):
+            typer.echo(f"waiting for {len(takedown.running)} running answers")
+            while not installation.denials.drop_copies(takedown):
                 time.sleep(POLL_SECONDS)
     typer.echo("all local copies are deleted")
 

@@ -16,7 +16,7 @@ from backend.domain.ids import Hash32, ReceiptId
 
 if TYPE_CHECKING:
     from backend.installation.installation import Installation
-    from backend.services.receipts.verification import Check, ShownReceipt
+    from backend.services.receipts.verification import Check, ReceiptFile
 
 PAYER = 7
 RESULTS = {True: "right", False: "WRONG", None: "open"}
@@ -104,7 +104,7 @@ def verify(
 
 def _checks(
     installation: Installation,
-    receipt: ShownReceipt,
+    receipt: ReceiptFile,
     body: bytes | None,
     answer: str | None,
     *,
@@ -126,13 +126,13 @@ def _checks(
     return [*checks, *(recomputation.attribution(repeated) if recomputes else ())]
 
 
-def _load_receipt(installation: Installation, receipt: str) -> ShownReceipt:
+def _load_receipt(installation: Installation, receipt: str) -> ReceiptFile:
     from backend.installation.verification import load_receipt
-    from backend.services.receipts.receipt_file import parse_shown
+    from backend.services.receipts.receipt_file import parse_receipt
 
     if _ID.fullmatch(receipt.lower()):
         return load_receipt(installation, ReceiptId(Hash32(receipt.lower())))
     path = Path(receipt)
     if not path.is_file():
         raise NotFound(f"{receipt!r} is neither a file nor the id of a receipt", param="receipt")
-    return parse_shown(path.read_bytes())
+    return parse_receipt(path.read_bytes())

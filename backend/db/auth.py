@@ -33,7 +33,7 @@ class AuthStore:
         self._session.add(NonceRow(nonce=nonce, expires_at=expires_at))
         self._session.flush()
 
-    def take_nonce(self, nonce: str, now: datetime) -> bool:
+    def consume_nonce(self, nonce: str, now: datetime) -> bool:
         """Use the nonce up. False if it is unknown, expired or used. Deletes expired nonces."""
         taken = self._session.execute(
             delete(NonceRow)
@@ -111,7 +111,7 @@ class AuthStore:
     def keys_by_id(self, key_ids: Collection[str]) -> dict[str, ApiKey]:
         return {row.id: _key(row) for row in found_among(self._session, _KEYS, key_ids)}
 
-    def note_use(self, uses: Sequence[KeyUse]) -> None:
+    def record_use(self, uses: Sequence[KeyUse]) -> None:
         """Store what these keys have spent. The caller holds the locks of their channels."""
         used = [{"id": u.key_id, "spent": u.spent, "last_used_at": u.last_used_at} for u in uses]
         update_all(self._session, ApiKeyRow, "id", used)

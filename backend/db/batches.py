@@ -30,7 +30,7 @@ class BatchStore:
     def get(self, operator: Account, number: int) -> BatchRecord | None:
         return _record(self._session.get(OwnBatchRow, (operator, number)))
 
-    def kept(self, operator: Account) -> set[int]:
+    def unreleased(self, operator: Account) -> set[int]:
         """Numbers of the batches that are not released."""
         return set(
             self._session.scalars(select(OwnBatchRow.number).filter_by(operator=operator, is_released=False))

@@ -19,7 +19,7 @@ _FLOOR = 1
 """The id of its row."""
 
 
-class PolicyStore:
+class DenialStore:
     """What the operator does not serve, and its floor price."""
 
     def __init__(self, session: Session) -> None:

@@ -43,11 +43,11 @@ class IdempotencyStore:
         answer = None if row.status is None else StoredResponse(row.status, row.media_type or "", row.body)
         return RequestClaim(Hash32(row.fingerprint), row.claim, row.started_at, answer)
 
-    def keep(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
+    def store(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
         values = {"status": answer.status, "media_type": answer.media_type, "body": answer.body}
         self._session.execute(update(Row).where(_is(request, claim)).values(values))
 
-    def forget(self, request: IdempotentRequest, claim: str) -> None:
+    def release(self, request: IdempotentRequest, claim: str) -> None:
         self._session.execute(delete(Row).where(_is(request, claim)))
 
     def purge(self, before: datetime) -> None:

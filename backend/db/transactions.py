@@ -79,7 +79,7 @@ class TransactionStore:
         query = query.where(TransactionRow.state.in_((State.QUEUED, State.SENT)))
         return [_transaction(row) for row in self._session.scalars(query.order_by(TransactionRow.id))]
 
-    def note_request(self, account: Account, transaction_id: int) -> None:
+    def record_request(self, account: Account, transaction_id: int) -> None:
         """Record that the transaction is sent for this account, perhaps for others too. Idempotent."""
         insert_if_absent(self._session, RequestRow, account=account, transaction_id=transaction_id)
 

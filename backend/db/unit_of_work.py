@@ -12,7 +12,7 @@ from backend.db.auth import AuthStore
 from backend.db.batches import BatchStore
 from backend.db.chain import ChainStore
 from backend.db.contributions import UploadStore
-from backend.db.denials import PolicyStore
+from backend.db.denials import DenialStore
 from backend.db.errors import DRIVER_ERRORS, to_domain_error
 from backend.db.event_log import EventLog
 from backend.db.figures import figures
@@ -49,11 +49,11 @@ class UnitOfWork:
         self.chain: ChainView = ChainStore(session)
         self.channels = ChannelStore(session)
         self.contributions = UploadStore(session)
+        self.denials = DenialStore(session)
         self.event_log = EventLog(session)
         self.idempotency = IdempotencyStore(session)
         self.inspections = InspectionStore(session)
         self.outbox = OutboxStore(session)
-        self.policy = PolicyStore(session)
         self.receipts = ReceiptStore(session)
         self.sketches = SketchStore(session)
         self.training = TrainingStore(session)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from backend.services.contribute.withdrawn_content import WithdrawnContent
     from backend.services.market.adapter_folders import AdapterFolders
     from backend.services.market.catalogue import Catalogue
-    from backend.services.market.denials import Policy
+    from backend.services.market.denials import Denials
     from backend.services.market.screening import Screening
     from backend.services.operator.directory import Operators
     from backend.services.operator.membership import Membership
@@ -128,13 +128,13 @@ class Installation(Resources):
         from backend.services.market.adapter_folders import AdapterFolders
 
         peers = self.peers_for(self.database)
-        return AdapterFolders(self.blobs, self.settings.home / "adapters", peers.bring)
+        return AdapterFolders(self.blobs, self.settings.home / "adapters", peers.fetch)
 
     @cached_property
-    def policy(self) -> Policy:
-        from backend.services.market.denials import Policy
+    def denials(self) -> Denials:
+        from backend.services.market.denials import Denials
 
-        return Policy(self.database, self.blobs, self.adapter_folders, utc_now)
+        return Denials(self.database, self.blobs, self.adapter_folders, utc_now)
 
     @cached_property
     def screening(self) -> Screening:
@@ -240,7 +240,7 @@ class Installation(Resources):
 
         settlement, vault = self.typed_domain("Settlement"), self.typed_domain("PaymentVault")
         convictions = Convictions(self.operator.account, self.chain, self.blobs, settlement)
-        return Channels(self.database, self.market, vault, recover, utc_now, convictions.aside)
+        return Channels(self.database, self.market, vault, recover, utc_now, convictions.quarantined)
 
     # Settlement and audit
 
@@ -281,7 +281,7 @@ class Installation(Resources):
         from backend.chain.keys import recover
         from backend.services.audit.cases import Cases
 
-        bring, settlement = self.peers_for(db).bring, self.typed_domain("Settlement")
+        bring, settlement = self.peers_for(db).fetch, self.typed_domain("Settlement")
         return Cases(self.chain, self.blobs, recover, settlement, max_cached, bring)
 
     @cached_property
@@ -353,7 +353,7 @@ class Installation(Resources):
         """As `snapshots`; contributions that other operators store are fetched from them."""
         from backend.services.contribute.snapshot import Snapshots
 
-        bring = self.peers_for(self.database).bring
+        bring = self.peers_for(self.database).fetch
         return Snapshots(self.database, self.blobs, self.chain, self.operator.account, bring)
 
     def count_tokens(self, texts: Sequence[str]) -> int | None:
@@ -424,7 +424,7 @@ class Installation(Resources):
         from backend.services.accounts.payouts import Payouts
         from backend.services.channels.deposits import Deposits
         from backend.services.market.governance import Governance
-        from backend.services.market.provenance import Origins
+        from backend.services.market.provenance import ProvenanceLookup
         from backend.services.market.registry import Registry
         from backend.services.receipts.receipts import Receipts
 
@@ -448,8 +448,8 @@ class Installation(Resources):
             estimates=self.estimates,
             imported_adapters=self.imported_adapters,
             operators=self.operators,
-            origins=Origins(db),
-            policy=self.policy,
+            provenance=ProvenanceLookup(db),
+            denials=self.denials,
             publication=self.publication,
             claims=self.claims,
             payouts=Payouts(db, chain, self.claims, account),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _check_can_settle(installation: Installation) -> None:
-    if obstacles := installation.membership.place().obstacles:
+    if obstacles := installation.membership.status().obstacles:
         raise Conflict(f"The operator cannot settle: {'; '.join(obstacles)}.")
 
 

@@ -20,9 +20,9 @@ from backend.services.receipts.reexecution import (
     NotRepeatable,
     attribution_check,
     execution_check,
-    repeat,
+    reexecute,
 )
-from backend.services.receipts.verification import Check, ShownReceipt, content_check
+from backend.services.receipts.verification import Check, ReceiptFile, content_check
 from inference.protocol import AdapterBlend, AdapterRef, BlendPart
 
 if TYPE_CHECKING:
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
     from backend.domain.receipt import Slice, VersionRecord
     from backend.installation.installation import Installation
     from backend.ports.engine import Engine
-    from backend.services.receipts.reexecution import Repeated
+    from backend.services.receipts.reexecution import Reexecution
     from inference.protocol import Generate
 
 STEP_SECONDS = 0.1
 STOP_SECONDS = 30.0
 
 
-def load_receipt(installation: Installation, receipt: ReceiptId) -> ShownReceipt:
+def load_receipt(installation: Installation, receipt: ReceiptId) -> ReceiptFile:
     """Load a receipt issued by this installation. Errors: `NotFound`."""
     with installation.database.read() as tx:
         found = tx.receipts.get(receipt)
     if found is None:
         raise NotFound(f"receipt {receipt} was not issued here: name its file", param="receipt")
-    return ShownReceipt(found.id, found.operator, found.signed, found.salt)
+    return ReceiptFile(found.id, found.operator, found.signed, found.salt)
 
 
 class Recomputation:
     """Recomputes one answer. `body` and `answer`: what the receipt's hashes commit to, if available."""
 
     def __init__(
-        self, installation: Installation, receipt: ShownReceipt, body: bytes | None, answer: str | None
+        self, installation: Installation, receipt: ReceiptFile, body: bytes | None, answer: str | None
     ) -> None:
         self._installation, self._receipt = installation, receipt
         self._body, self._answer = body, answer
@@ -65,7 +65,7 @@ class Recomputation:
             raise InvalidInput("pass both --request and --answer, or neither", param="request")
         return content_check(self._receipt, self._body, [self._answer])
 
-    def execute(self) -> Repeated:
+    def execute(self) -> Reexecution:
         """Compute the answer again. Errors: `NotRepeatable`; `InvalidInput` for another base model;
         `Unavailable`.
         """
@@ -73,10 +73,10 @@ class Recomputation:
             raise InvalidInput("--re-execute needs --request and --answer", "request")
         return asyncio.run(self._execute(self._body))
 
-    def execution(self, repeated: Repeated) -> Check:
+    def execution(self, repeated: Reexecution) -> Check:
         return execution_check(self._answer or "", repeated)
 
-    def attribution(self, repeated: Repeated | None) -> list[Check]:
+    def attribution(self, repeated: Reexecution | None) -> list[Check]:
         """One check for each slice with snapshots."""
         from backend.services.answers.positions import Positions
 
@@ -91,10 +91,10 @@ class Recomputation:
                 checks.append(attribution_check(methods, folder, at, method, part.shares, probe))
         return checks
 
-    async def _execute(self, body: bytes) -> Repeated:
+    async def _execute(self, body: bytes) -> Reexecution:
         request = self._request(body)
         async with _separate_engine(self._installation) as engine:
-            return await repeat(engine, request)
+            return await reexecute(engine, request)
 
     def _request(self, body: bytes) -> Generate:
         records = self._records()

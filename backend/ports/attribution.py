@@ -1,4 +1,4 @@
-"""Who influenced an answer: one Protocol for all methods, so that better ones can follow the first."""
+"""Port of attribution methods, which score the contributions that influenced an answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is known of an answer besides its text, as vectors; None where nobody computed it.
+    """Vectors of an answer for attribution; None if not computed.
 
-    `hidden`: mean final hidden state over its tokens. `error`: sum over its tokens of the gradient of each
-    one's loss with respect to that state. `gradient`: the sketched gradient of its loss at the adapter's
-    checkpoint.
+    `hidden`: mean final hidden state over the tokens. `error`: sum over the tokens of the gradient of a
+    token's loss with respect to its final hidden state. `gradient`: sketched gradient of the answer's loss at
+    the adapter's checkpoint.
     """
 
     hidden: Sequence[float] | None = None
@@ -31,17 +31,17 @@ class Attributor(Protocol):
     def method(self) -> str: ...
 
     def prepare(self, adapter_folder: Path) -> None:
-        """Load what scoring needs, before an answer begins. What cannot be used is found here, and said in
-        the log: it is the creator's fault, and costs neither the payer nor the contributors the answer.
+        """Load what scoring needs, before an answer begins. An unusable index is logged here and does not
+        fail the answer: it is the creator's fault, not the payer's or the contributors'.
         """
         ...
 
     def scores(
         self, adapter_folder: Path, positions: Sequence[int], probe: Probe
     ) -> Mapping[int, float] | None:
-        """Score of each of these positions: snapshot number in the record << 24 | contribution index.
+        """Score of each of these positions (snapshot number in the record << 24 | contribution index).
 
-        None where the method cannot say: no index in the folder that can be used, or a probe without what it
-        reads, or of another size. Deterministic: the same folder and probe give the same scores.
+        None if the method does not apply: the folder has no usable index, or the probe lacks the vector or
+        has another size. Deterministic: the same folder and probe give the same scores.
         """
         ...

@@ -1,4 +1,4 @@
-"""The chain as services see it: a client to ask and prepare, a queue to send, a view made from events."""
+"""Ports of the chain: contract calls, signers, the indexed view, and the tables of indexer and sender."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ signatures.
 
 
 class Signer(Protocol):
-    """Holds one secp256k1 key, or reaches one that it cannot read (KMS)."""
+    """Signs with one secp256k1 key, held in memory or by a KMS."""
 
     @property
     def account(self) -> Account: ...
@@ -56,15 +56,19 @@ class SessionKeys(Protocol):
 
 
 class ContractWallets(Protocol):
+    """Signature checks by contract wallets (EIP-1271)."""
+
     def accepts(self, account: Account, digest: bytes, signature: str) -> bool | None:
-        """Whether the contract at `account` takes this as its signature of the 32 bytes (EIP-1271); None
-        where no contract is. `InvalidInput` for what is no hex or too long, `Unavailable` without the chain.
+        """Whether the contract at `account` accepts this signature of the 32 bytes; None if there is no
+        contract.
+
+        Errors: `InvalidInput` if the signature is too long or no hex; `Unavailable`.
         """
         ...
 
 
 class Chain(Protocol):
-    """One EVM chain and the contracts of one deployment, named as in `Deployment.addresses`."""
+    """An EVM chain and the contracts of one deployment, by their names in `Deployment.addresses`."""
 
     @property
     def chain_id(self) -> int: ...
@@ -78,17 +82,20 @@ class Chain(Protocol):
         ...
 
     def balance(self, account: Account) -> int:
-        """Of the chain's own coin, in wei."""
+        """Balance of the chain's own coin, in wei."""
         ...
 
     def call(self, contract: str, function: str, *args: Any, block: int | None = None) -> Any:
-        """Read. Bytes come back as 0x-hex, addresses in lower case, structs as dicts. Raises `Reverted`."""
+        """Call a view function. Returns bytes as 0x-hex, addresses in lower case, structs as dicts.
+
+        Errors: `Reverted`.
+        """
         ...
 
     def prepare(
         self, contract: str, function: str, *args: Any, sender: Account | None = None, value: int = 0
     ) -> PreparedTransaction:
-        """Encode a call for somebody to sign; with `sender`: simulated (`Reverted`), its gas estimated."""
+        """Encode a call to be signed. With `sender` it is simulated (`Reverted`) and its gas estimated."""
         ...
 
     def decode(self, to: Account, data: str) -> Mapping[str, Any]:
@@ -96,7 +103,7 @@ class Chain(Protocol):
         ...
 
     def called(self, tx_hash: Hash32) -> Mapping[str, Any] | None:
-        """What a transaction calls, as `decode`; None for one that the node does not know."""
+        """The decoded call of a transaction, as from `decode`; None if the node does not know it."""
         ...
 
 
@@ -182,7 +189,7 @@ class SendQueue(Protocol):
 
 
 class ChainView(Protocol):
-    """Projections of events at N confirmations. Absent things are None."""
+    """Projections of events at N confirmations. Lookups return None for what is absent."""
 
     def cursor(self) -> BlockRef | None:
         """Last block that is indexed."""
@@ -199,23 +206,23 @@ class ChainView(Protocol):
         ...
 
     def withdrawn_contents(self) -> set[Hash32]:
-        """Digests of the folders of which all contributions were taken back."""
+        """Digests of folders whose contributions were all withdrawn."""
         ...
 
     def snapshot(self, snapshot: SnapshotId) -> Snapshot | None: ...
 
     def contributor_of(self, snapshot: SnapshotId, index: int) -> Account | None:
-        """Who recorded contribution `index`; None outside the snapshot, also for what it does not accept."""
+        """Contributor of the accepted contribution `index`; None if the snapshot does not accept it."""
         ...
 
     def version(self, version: VersionId) -> VersionRecord | None: ...
 
     def registered_at(self, version: VersionId) -> int | None:
-        """Unix seconds; None if it is not registered."""
+        """Time of registration in unix seconds; None if the version is not registered."""
         ...
 
     def registrations(self, versions: Collection[VersionId]) -> Mapping[VersionId, int]:
-        """Likewise of many; what is not registered is missing."""
+        """Times of registration in unix seconds; versions that are not registered are left out."""
         ...
 
     def versions(self, creator: Account | None = None, name: str | None = None) -> list[RegisteredVersion]:
@@ -237,29 +244,31 @@ class ChainView(Protocol):
     def latest_parameter_set(self) -> ParameterSet | None: ...
 
     def batches(self, operator: Account) -> list[CommittedBatch]:
-        """All that were ever committed, voided ones included, in order of commitment."""
+        """All batches of the operator, voided ones included, in order of commitment."""
         ...
 
     def batch(self, batch_hash: Hash32) -> CommittedBatch | None: ...
 
     def spans(self, batch_hash: Hash32) -> tuple[PaidSpan, ...]:
-        """What a batch collected, in its order: the preimage of its `spansHash`. Empty if it is unknown."""
+        """Spans that a batch collected, in its order (the preimage of `spansHash`); empty for an unknown
+        batch.
+        """
         ...
 
     def settled(self, channel: ChannelId) -> int:
-        """How far its line is collected by final batches: no refund takes that back."""
+        """Cumulative collected by final batches, which no refund reverts."""
         ...
 
     def demands(self, batch_hash: Hash32) -> list[DemandStatus]:
-        """All that were ever made of this batch, in their order."""
+        """All demands for leaves of this batch, in order."""
         ...
 
     def open_demands(self, operator: Account) -> list[DemandStatus]:
-        """Those of this operator's pending batches that have unanswered keys; by rising deadline."""
+        """Demands with unanswered keys for this operator's pending batches, by rising deadline."""
         ...
 
     def answers(self, demand: Hash32) -> list[DemandAnswer]:
-        """By rising place of the key."""
+        """By rising index of the key."""
         ...
 
     def finalised(self, operator: Account) -> int:

@@ -30,7 +30,7 @@ class DisputeSender(Protocol):
         ...
 
     def refusal(self, call: Call) -> str:
-        """Why the call would fail if it were sent now; empty if it would not. Errors: `Unavailable`."""
+        """Why the call would fail now; empty if it would succeed. Errors: `Unavailable`."""
         ...
 
     def send(self, calls: Sequence[Call]) -> list[CallResult]:

@@ -1,4 +1,4 @@
-"""Where published bytes live: content-addressed folders, whatever keeps their blocks."""
+"""Port of the content-addressed store of published folders."""
 
 from __future__ import annotations
 
@@ -11,75 +11,77 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, Cid
 
 
-class Bring(Protocol):
+class FetchFolder(Protocol):
+    """Fetches folders from other operators."""
+
     def __call__(self, cid: Cid, max_bytes: int, first: Account | None = None) -> None:
-        """Have a folder of at most so many bytes in our store, if anybody gives it: `first` before others."""
+        """Fetch a folder of at most `max_bytes` from another operator into our store; ask `first` first."""
         ...
 
 
-def bring_nothing(cid: Cid, max_bytes: int, first: Account | None = None) -> None:
-    """Where nobody else is asked."""
+def fetch_nothing(cid: Cid, max_bytes: int, first: Account | None = None) -> None:
+    """Fetches nothing: for installations without peers."""
 
 
 class BlobStore(Protocol):
     """UnixFS folders by CIDv1. The same folder has the same CID in every implementation and in Kubo
     (`ipfs add --cid-version 1 --raw-leaves --chunker size-262144`).
 
-    Every block is checked against its CID whenever it is read. A `name` is a path within the folder with
-    `/` between its parts, empty for a CID that is itself a file. Errors: `MalformedCid`, `ContentMissing`,
-    `ContentCorrupt`, `ContentUnsafe` of `backend.domain.content`; `Unavailable` if there is no reaching it.
+    Every block is verified against its CID when it is read. A `name` is a path within the folder, separated
+    by `/`; it is empty for a CID that is a file. Errors: `MalformedCid`, `ContentMissing`, `ContentCorrupt`,
+    `ContentUnsafe` of `backend.domain.content`; `Unavailable` if the store cannot be reached.
     """
 
     def folder_cid(self, files: Mapping[str, Path | bytes]) -> Cid:
-        """The CID that `add_folder` would give; stores nothing."""
+        """The CID that `add_folder` would return; stores nothing."""
         ...
 
     def add_folder(self, files: Mapping[str, Path | bytes]) -> Cid:
-        """Store and pin a folder of these files. All of it or nothing is pinned; adding again is harmless."""
+        """Store and pin a folder of these files, atomically. Idempotent."""
         ...
 
     def add_car(self, cid: Cid, car: Iterable[bytes]) -> None:
-        """Store and pin the folder from a stranger's CARv1, in pieces as they arrive.
+        """Store and pin a folder from an untrusted CARv1, given in chunks.
 
-        Nothing is pinned unless the CAR is of this folder, whole, and of nothing else: each block must have
-        been named by one before it. Errors: `ContentCorrupt`, and what the pieces raise.
+        The folder is pinned only if the CAR has all of its blocks and no others: each block must be linked by
+        an earlier one. Errors: `ContentCorrupt`, and what iterating over `car` raises.
         """
         ...
 
     def add_directory(self, path: Path) -> Cid:
-        """Store and pin a folder from disk, empty folders and dot-files included. Links are refused."""
+        """Store and pin a folder from disk, with empty folders and dot-files. Symbolic links are refused."""
         ...
 
     def read(self, cid: Cid, name: str) -> bytes:
-        """One file, whole."""
+        """Content of one file."""
         ...
 
     def open(self, cid: Cid, name: str) -> Iterator[bytes]:
-        """One file, in chunks of at most 2 MiB, each verified before it is yielded."""
+        """Content of one file in chunks of at most 2 MiB, each verified before it is yielded."""
         ...
 
     def names(self, cid: Cid) -> dict[str, int]:
-        """Files of the folder and of those within it: path -> bytes, in the folder's order."""
+        """All files below the folder: path -> size in bytes, in the folder's order."""
         ...
 
     def fetch_folder(self, cid: Cid, destination: Path, max_bytes: int | None = None) -> None:
-        """Write the folder to `destination`, which must not exist; it appears whole or not at all.
+        """Write the folder to `destination`, which must not exist. It appears atomically.
 
-        Errors: `ContentUnsafe` before anything is written if its files together exceed `max_bytes`.
+        Errors: `ContentUnsafe`, before anything is written, if its files exceed `max_bytes` in total.
         """
         ...
 
     def has(self, cid: Cid) -> bool:
-        """Whether the store pins this folder, so that all of it is there."""
+        """Whether the store pins this folder and so has all of it."""
         ...
 
     def unpin(self, cid: Cid) -> None:
-        """Stop keeping the folder. Unknown or not pinned is no error."""
+        """Unpin the folder. Ignores folders that are unknown or not pinned."""
         ...
 
     def forget(self, *cids: Cid) -> None:
-        """Unpin these folders, and delete the blocks that no other pin needs: ours at once, a daemon its own
-        by its own rules.
+        """Unpin these folders and delete blocks that no other pin needs. The embedded store deletes at once,
+        an IPFS daemon when it collects garbage.
         """
         ...
 
@@ -88,5 +90,5 @@ class BlobStore(Protocol):
         ...
 
     def car(self, cid: Cid) -> Iterator[bytes]:
-        """CARv1 of everything below `cid`, depth first, each block once."""
+        """CARv1 of all blocks below `cid`, depth first, each once."""
         ...

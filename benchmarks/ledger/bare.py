@@ -16,7 +16,7 @@ from backend.domain.receipt import SignedReceipt
 from backend.domain.serving import NewReceipt, Reservation
 from backend.installation.installation import Installation
 from backend.installation.resources import utc_now
-from backend.services.channels.admission import receipt_of
+from backend.services.channels.admission import build_receipt
 from backend.settings import load_settings
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class NoLedger:
     async def release(self, reservation: Reservation) -> None:
         """Do nothing: nothing was reserved."""
 
-    async def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
-        receipt = receipt_of(reservation.channel_id, bill.charge, bill, served_at=0)
+    async def charge(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
+        receipt = build_receipt(reservation.channel_id, bill.charge, bill, served_at=0)
         signed = SignedReceipt(receipt, bill.method, bill.slices, UNSIGNED)
         operator = self._market.operator
         return NewReceipt(ReceiptId(ZERO_HASH), operator, payer.account, signed, bill.salt, payer.key_id)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.services.receipts.reexecution import MAX_ALTERNATIVES, ROUNDING_GAP, repeated_answer
+from backend.services.receipts.reexecution import MAX_ALTERNATIVES, ROUNDING_GAP, reexecution_from_chunks
 from benchmarks.engine import machine
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.reexecution.rates import base_model, honest, swapped, table
@@ -94,7 +94,7 @@ def _answers(config: EngineConfig, adapters: Sequence[AdapterRef], tokens: int) 
             chunks.setdefault(chunk.request_id, []).append(chunk)
     finally:
         engine.close()
-    return {_key(name): repeated_answer(found) for name, found in chunks.items()}
+    return {_key(name): reexecution_from_chunks(found) for name, found in chunks.items()}
 
 
 def _chunks(engine: Engine) -> Iterator[Chunk]:

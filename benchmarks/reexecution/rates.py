@@ -11,9 +11,9 @@ from backend.services.receipts.reexecution import first_difference
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from backend.services.receipts.reexecution import Repeated
+    from backend.services.receipts.reexecution import Reexecution
 
-    Answers = Mapping[tuple[int, int], Repeated]
+    Answers = Mapping[tuple[int, int], Reexecution]
     """Answers by the numbers of adapter (-1: none) and prompt."""
 
 
@@ -32,7 +32,7 @@ class Rates:
     largest_gap: float | None
 
 
-def rates(pairs: Sequence[tuple[Repeated, Repeated]]) -> Rates:
+def rates(pairs: Sequence[tuple[Reexecution, Reexecution]]) -> Rates:
     """Rates over pairs of claimed and re-executed answers; at least one pair."""
     found = [first_difference(claimed.text, again) for claimed, again in pairs]
     differences = [each for each in found if each is not None]

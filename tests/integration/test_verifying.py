@@ -20,7 +20,7 @@ from backend.cli.api_client import ApiClient
 from backend.cli.main import app
 from backend.cli.wallet import Wallet
 from backend.installation.verification import Recomputation
-from backend.services.receipts.receipt_file import parse_shown
+from backend.services.receipts.receipt_file import parse_receipt
 from tests.support.two import Two
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_every_command_of_the_guide_does_what_the_page_says(
 
 def _check_lies(two: Two, folder: Path) -> None:
     """Each with a receipt whose other parts are right."""
-    shown = parse_shown((folder / "receipt.json").read_bytes())
+    shown = parse_receipt((folder / "receipt.json").read_bytes())
     installation = two.home.installation
     body, answer = (folder / "request.json").read_bytes(), (folder / "answer.txt").read_text()
 

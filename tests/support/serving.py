@@ -33,9 +33,9 @@ from backend.services.contribute.staging import Staging
 from backend.services.contribute.transfers import Transfers
 from backend.services.market.adapter_folders import AdapterFolders
 from backend.services.market.catalogue import BaseModel, Catalogue
-from backend.services.market.denials import Policy
+from backend.services.market.denials import Denials
 from backend.services.market.governance import Governance
-from backend.services.market.provenance import Origins
+from backend.services.market.provenance import ProvenanceLookup
 from backend.services.market.registry import Registry
 from backend.services.market.screening import Screening
 from backend.services.operator.directory import Operators
@@ -99,8 +99,8 @@ class Waiting:
     def release(self, reservation: Reservation) -> None:
         asyncio.run(self._admission.release(reservation))
 
-    def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
-        return asyncio.run(self._admission.settle(payer, reservation, bill))
+    def charge(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
+        return asyncio.run(self._admission.charge(payer, reservation, bill))
 
 
 class Installation:
@@ -221,7 +221,7 @@ class Installation:
         self.admission = Waiting(self.admitting)
         store: Any = self.store
         self.folders = AdapterFolders(store, self.folder / "adapters")
-        self.policy = Policy(self.db, self.blobs, self.folders, self.clock)
+        self.denials = Denials(self.db, self.blobs, self.folders, self.clock)
         self.generate = self.generating(answer_seconds=60)
         self.payments = Payments(self.market, self.training_record, lambda: self.receipt_key, 60)
         sessions, consent = Sessions(self.db, self.clock), Consent(recover, self.contracts)
@@ -250,8 +250,8 @@ class Installation:
                 self.operator,
                 TRAINING_PRICE,
             ),
-            origins=Origins(self.db),
-            policy=self.policy,
+            provenance=ProvenanceLookup(self.db),
+            denials=self.denials,
             publication=Publication(self.db, self.blobs, chain, Screening(self.db), self.clock),
             claims=claims,
             payouts=Payouts(self.db, chain, claims, self.operator),

@@ -148,7 +148,7 @@ class Town:
         def clock() -> datetime:
             return datetime.fromtimestamp(self.chain.time, UTC)
 
-        return Channels(self.db, market, self.chain.vault, recover, clock, convictions.aside)
+        return Channels(self.db, market, self.chain.vault, recover, clock, convictions.quarantined)
 
     def signed_voucher(self, channel: ChannelId, most: int, waived_until: int) -> SignedVoucher:
         """By the payer."""

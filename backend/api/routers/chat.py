@@ -19,7 +19,7 @@ from backend.api.schemas.sampling import AnswerFields
 from backend.api.services import Services
 from backend.domain.errors import InvalidInput
 from backend.services.accounts.api_keys import check_model
-from backend.services.answers.blend import Part, blended
+from backend.services.answers.blend import Part, build_blend
 from backend.services.answers.generate import AnswerRequest
 from backend.services.channels.admission import Payer
 from backend.services.market.catalogue import Model
@@ -108,7 +108,7 @@ async def _models(services: Services, caller: Caller, body: AnswerFields) -> tup
     if not base.is_base:
         raise InvalidInput("With 'loraledger.blend', 'model' must be the base model.", param="model")
     weighted = [(await _model(services, caller, part.model), part.weight) for part in body.blend]
-    return base, blended(weighted)
+    return base, build_blend(weighted)
 
 
 async def _respond(

@@ -17,9 +17,9 @@ async def list_models(services: ServicesDep) -> Page[ModelView]:
     """List models: the base model, then the newest version of each name."""
     active = await services.generate.active_adapters()
     models = await run_in_threadpool(services.catalogue.models)
-    origins = await run_in_threadpool(services.origins.of, models)
+    provenance = await run_in_threadpool(services.provenance.of, models)
     base_name = services.catalogue.base_name
-    return Page(data=[ModelView.of(model, origins[model.id], base_name, active) for model in models])
+    return Page(data=[ModelView.of(model, provenance[model.id], base_name, active) for model in models])
 
 
 @router.get("/{model:path}")
@@ -29,5 +29,5 @@ async def get_model(model: str, services: ServicesDep) -> ModelView:
     """
     active = await services.generate.active_adapters()
     found = await services.generate.model(model)
-    origins = await run_in_threadpool(services.origins.of, [found])
-    return ModelView.of(found, origins[found.id], services.catalogue.base_name, active)
+    provenance = await run_in_threadpool(services.provenance.of, [found])
+    return ModelView.of(found, provenance[found.id], services.catalogue.base_name, active)

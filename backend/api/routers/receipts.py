@@ -30,4 +30,4 @@ def get_receipt(receipt_id: HashField, services: ServicesDep, caller: CallerDep)
 @router.get("/{receipt_id}/proof", dependencies=[Depends(get_admitted)])
 def get_receipt_proof(receipt_id: HashField, services: ServicesDep) -> ReceiptProofView:
     """Retrieve Merkle proofs that a committed batch includes the receipt and credits its earnings."""
-    return ReceiptProofView.of(services.proofs.place(ReceiptId(Hash32(receipt_id))))
+    return ReceiptProofView.of(services.proofs.inclusion(ReceiptId(Hash32(receipt_id))))

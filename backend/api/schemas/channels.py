@@ -46,7 +46,7 @@ class ChannelView(View):
 
     @classmethod
     def of(cls, channel: Channel) -> ChannelView:
-        balance = channel.standing
+        balance = channel.balance
         sessions = [
             SessionKeyView(
                 key=grant.key,

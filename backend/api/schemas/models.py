@@ -6,7 +6,7 @@ from backend.api.schemas.common import View
 from backend.domain.content import cid_of
 from backend.domain.ids import ZERO_HASH, Hash32
 from backend.services.market.catalogue import Model
-from backend.services.market.provenance import Origin
+from backend.services.market.provenance import Provenance
 
 
 class ModelView(View):
@@ -38,11 +38,11 @@ class ModelView(View):
     block_number: int
 
     @classmethod
-    def of(cls, model: Model, origin: Origin, base_name: str, active: frozenset[Hash32]) -> ModelView:
+    def of(cls, model: Model, provenance: Provenance, base_name: str, active: frozenset[Hash32]) -> ModelView:
         record = model.record
         return cls(
             id=model.name,
-            created=origin.registered_at,
+            created=provenance.registered_at,
             owned_by=record.creator,
             root=base_name,
             parent=None if model.is_base else base_name,
@@ -51,7 +51,7 @@ class ModelView(View):
             cid=None if record.cid_digest == ZERO_HASH else cid_of(record.cid_digest),
             base_model=record.base_model,
             snapshots=list(record.snapshots),
-            licence=origin.licence,
+            licence=provenance.licence,
             prompt_price=record.prompt_price,
             completion_price=record.completion_price,
             operator_ppm=record.operator_ppm,

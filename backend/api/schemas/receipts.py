@@ -7,7 +7,7 @@ from pydantic import AliasPath, Field, model_validator
 from backend.api.schemas.common import HexBytes, Micro, View
 from backend.domain.hashing import pack_list
 from backend.domain.ids import Account
-from backend.services.receipts.proofs import Place
+from backend.services.receipts.proofs import Inclusion
 from backend.services.receipts.receipts import NamedSlice, ReceiptView
 
 
@@ -157,8 +157,8 @@ class ReceiptProofView(View):
     balances: list[BalanceProofView]
 
     @classmethod
-    def of(cls, place: Place) -> ReceiptProofView:
-        batch, proof = place.batch, place.proof
+    def of(cls, inclusion: Inclusion) -> ReceiptProofView:
+        batch, proof = inclusion.batch, inclusion.proof
         return cls(
             batch_hash=batch.hash,
             batch_state=batch.state,

@@ -13,7 +13,7 @@ from backend.domain.money import PPM
 from backend.domain.receipt import VersionRecord
 from backend.domain.registries import Operator
 from backend.services.market.registry import ListedBatch
-from backend.services.operator.directory import Standing
+from backend.services.operator.directory import Availability
 
 Price = Annotated[int, Field(ge=0, lt=1 << 64)]
 Ppm = Annotated[int, Field(ge=0, le=PPM)]
@@ -119,15 +119,15 @@ class OperatorView(View):
     )
 
     @classmethod
-    def of(cls, operator: Operator, standing: Standing) -> OperatorView:
+    def of(cls, operator: Operator, availability: Availability) -> OperatorView:
         return cls(
             account=operator.account,
             endpoint=operator.endpoint,
             keys=list(operator.keys),
             stake=operator.stake,
-            card=None if standing.card is None else OperatorCardView.model_validate(standing.card),
-            latency_ms=standing.latency_ms,
-            uptime_ppm=standing.uptime_ppm,
+            card=None if availability.card is None else OperatorCardView.model_validate(availability.card),
+            latency_ms=availability.latency_ms,
+            uptime_ppm=availability.uptime_ppm,
         )
 
 

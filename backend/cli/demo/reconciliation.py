@@ -87,8 +87,8 @@ def verify_on_chain(
     )
     holder, entry = next(entries, (0, None))
     return {
-        "receipt": proofs.receipt_stands(operator, number, receipt),
-        "entry": entry is not None and proofs.entry_stands(operator, holder, entry),
+        "receipt": proofs.verify_receipt(operator, number, receipt),
+        "entry": entry is not None and proofs.verify_entry(operator, holder, entry),
     }
 
 

@@ -1,4 +1,4 @@
-"""API keys: shown once, kept as sha-256, named, revocable, and limited in use, models and spend."""
+"""API keys: named and revocable, limited by scopes, models and spend. Secrets are stored only as sha-256."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ _MAX_AMOUNT = (1 << 128) - 1
 
 
 class ModelNotAllowed(Forbidden):
-    """The API key is for other models, which `details["allowed"]` names."""
+    """The API key does not allow this model; `details["allowed"]` names the models that it allows."""
 
 
 def check_model(allowed: tuple[str, ...] | None, model: Model) -> None:
-    """Errors: `ModelNotAllowed`. None allows all."""
-    if allowed is not None and not any(map(model.goes_by, allowed)):
-        raise ModelNotAllowed(f"This API key is not for {model.name!r}.", "model", {"allowed": list(allowed)})
+    """Raise `ModelNotAllowed` unless the model is among `allowed`; None allows all."""
+    if allowed is not None and not any(map(model.matches, allowed)):
+        raise ModelNotAllowed(
+            f"This API key does not allow the model {model.name!r}.", "model", {"allowed": list(allowed)}
+        )
 
 
 def secret_hash(secret: str) -> str:
-    """sha-256, 0x-hex. No salt and no stretching: the secrets are 256 random bits."""
+    """sha-256, 0x-hex. Without salt and stretching, since the secrets are 256 random bits."""
     return "0x" + hashlib.sha256(secret.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class NewApiKey:
-    """`secret` is shown once; the database keeps its sha-256."""
+    """A new key with its `secret`, which cannot be retrieved later: the database stores its sha-256."""
 
     secret: str
     key: ApiKey
@@ -65,18 +67,18 @@ class ApiKeys:
         scopes: Collection[Scope] = EVERY_SCOPE,
         models: Collection[str] | None = None,
     ) -> NewApiKey:
-        """`spend_cap` in micro-units over the key's whole life; None: only the channel limits it.
+        """`spend_cap` limits the key's total spending, in micro-units; None: only the channel limits it.
 
-        `models`: what it may ask, by any of the spellings of `Catalogue.resolve`; None: all.
+        `models`: names of the allowed models, in any form that `Catalogue.resolve` accepts; None: all.
         """
         if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
             raise InvalidInput(f"A key's name has 1 to {_NAME_LENGTH} printable characters.", param="name")
         if spend_cap is not None and not 0 <= spend_cap <= _MAX_AMOUNT:
             raise InvalidInput("The spend cap does not fit uint128.", param="spend_cap")
         if not scopes:
-            raise InvalidInput("A key without any scope opens nothing.", param="scopes")
+            raise InvalidInput("A key needs at least one scope.", param="scopes")
         if models is not None and not 0 < len(models) <= MAX_MODELS:
-            raise InvalidInput(f"A key is for 1 to {MAX_MODELS} models, or for all.", param="models")
+            raise InvalidInput(f"A key allows 1 to {MAX_MODELS} models, or all.", param="models")
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(
             id=f"key_{secrets.token_hex(12)}",
@@ -100,7 +102,7 @@ class ApiKeys:
             return tx.auth.keys(account)
 
     def revoke(self, account: Account, key_id: str) -> ApiKey:
-        """Idempotent. Raises NotFound for another account's key too: it does not say whose it is."""
+        """Idempotent. Raises NotFound also for other accounts' keys, whose existence is not revealed."""
         with self._db.begin() as tx:
             key = tx.auth.key(key_id)
             if key is None or key.account != account:

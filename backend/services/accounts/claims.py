@@ -1,4 +1,4 @@
-"""Earnings: what an account can claim from each operator's final batch, and the claim itself."""
+"""Earnings that accounts can claim from operators' final batches, and claim transactions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import Conflict, DomainError, Unavailable
 from backend.domain.money import UNIT
-from backend.services.audit.auditor import WrongBatch, standing
-from backend.services.transactions.retry import enqueue_again
+from backend.services.audit.auditor import WrongBatch, not_void
+from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from backend.services.audit.auditor import Auditor
 
 MIN_RELAYED_UNITS = 10
-"""The operator pays for the transaction: smaller claims are for the earner's own wallet to send."""
+"""The operator pays the gas of a relayed claim: the earner's own wallet sends smaller ones."""
 
 
 class NothingToClaim(Conflict):
-    """The account has less than the wanted amount to claim; `details` says how much it has."""
+    """The account can claim less than the minimum; `details` has the amount."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimable:
-    """What an account earned from one operator by its latest final batch. Amounts in micro-units."""
+    """Earnings of an account from one operator, by its latest final batch. Amounts in micro-units."""
 
     operator: Account
     account: Account
     cumulative: int
     claimed: int
     unverifiable: str | None = None
-    """Why the operator's balances cannot be vouched for now; then only what was claimed before is known."""
+    """Why the operator's balances cannot be verified now. `cumulative` is then the amount already claimed."""
 
     @property
     def amount(self) -> int:
@@ -43,12 +43,12 @@ class Claimable:
 
     @property
     def units(self) -> int:
-        """Token units that a claim moves now; the rest stays credited."""
+        """Whole token units, which a claim pays; the remainder stays credited."""
         return self.amount // UNIT
 
 
 class Claims:
-    """Openings and claims of anybody's earnings from any operator. Claims that we relay go through `lane`."""
+    """Claims of any account's earnings from any operator. Relayed claims are sent by `lane`."""
 
     def __init__(
         self,
@@ -61,16 +61,16 @@ class Claims:
         self._chain, self._lane = chain, lane
 
     def claimable(self, account: Account) -> list[Claimable]:
-        """Of operators that credited the account by a final batch, or whose batches cannot be judged."""
+        """From operators that credited the account in a final batch, or whose batches cannot be verified."""
         with self._db.read() as tx:
             operators = [operator.account for operator in tx.chain.operators()]
-        found = (self._claimable_or_why_not(operator, account) for operator in operators)
+        found = (self._claimable_or_unverifiable(operator, account) for operator in operators)
         return [one for one in found if one is not None]
 
     def prepare(
         self, operator: Account, account: Account, sender: Account | None = None
     ) -> PreparedTransaction:
-        """The claim for anybody's wallet; simulated if `sender` is named.
+        """Prepare the claim, which any wallet may send; simulated if `sender` is given.
 
         Errors: `NothingToClaim` below one token unit; `Reverted`.
         """
@@ -78,15 +78,15 @@ class Claims:
         return self._chain.prepare("Settlement", "claim", request, sender=sender)
 
     def relay(self, operator: Account, account: Account, min_units: int = 1) -> int:
-        """Enqueue the claim as our own transaction; its row. The account's payout wallet is paid.
+        """Enqueue the claim as our own transaction; returns its row id. It pays the account's payout wallet.
 
-        Errors: `NothingToClaim` if it is less than `min_units` token units.
+        Errors: `NothingToClaim` below `min_units` token units.
         """
         request, batch_hash = self._request(operator, account, min_units)
         call, key = ("Settlement", "claim"), f"claim:{batch_hash}:{account}"
         with self._db.begin() as tx:
-            queued = enqueue_again(tx, self._lane, call, [request], key)
-            tx.transactions.note_request(account, queued)
+            queued = enqueue_with_retry(tx, self._lane, call, [request], key)
+            tx.transactions.record_request(account, queued)
             return queued
 
     def _claimable(self, operator: Account, account: Account) -> Claimable | None:
@@ -95,7 +95,7 @@ class Claims:
             return None
         return Claimable(operator, account, ledger.balances[account], self._claimed(operator, account))
 
-    def _claimable_or_why_not(self, operator: Account, account: Account) -> Claimable | None:
+    def _claimable_or_unverifiable(self, operator: Account, account: Account) -> Claimable | None:
         try:
             return self._claimable(operator, account)
         except DomainError as error:
@@ -108,14 +108,14 @@ class Claims:
             return max(claims, default=0)
 
     def _request(self, operator: Account, account: Account, min_units: int) -> tuple[dict[str, Any], Hash32]:
-        """Settlement's `Claim`, and the hash of the batch whose balances it opens."""
+        """The `Claim` of `Settlement.claim`, and the hash of the batch whose balances it opens."""
         found, ledger = self._claimable(operator, account), self._final_ledger(operator)
         amount = 0 if found is None else found.amount
         minimum = min_units * UNIT
         if ledger is None or amount < minimum:
             text = f"{account} has {amount} micro-units to claim from {operator}, less than {minimum}"
             if amount >= UNIT:
-                text += "; it can still be claimed with one's own wallet"
+                text += "; the account's own wallet can still claim it"
             raise NothingToClaim(text, "account", {"amount": str(amount)})
         request = {
             "operator": operator,
@@ -129,7 +129,7 @@ class Claims:
         """The ledger after the operator's latest final batch; None before the first."""
         with self._db.read() as tx:
             number = tx.chain.finalised(operator)
-            batches = standing(tx.chain.batches(operator))
+            batches = not_void(tx.chain.batches(operator))
         final = next((batch.hash for batch in batches if batch.number == number), None)
         if final is None:
             return None
@@ -139,13 +139,13 @@ class Claims:
         try:
             self._auditor.follow(operator)
         except WrongBatch:
-            # A later batch is wrong; what is final stands, if it was found right before.
+            # A later batch is wrong; the final one is usable if it was verified before.
             if (ledger := self._mirrored(operator, batch_hash)) is not None:
                 return ledger
             raise
         ledger = self._mirrored(operator, batch_hash)
         if ledger is None:
-            raise Unavailable(f"the balances of {operator} changed meanwhile; try again")
+            raise Unavailable(f"the balances of {operator} changed during the audit; try again")
         return ledger
 
     def _mirrored(self, operator: Account, batch_hash: Hash32) -> OperatorLedger | None:

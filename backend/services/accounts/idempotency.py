@@ -1,4 +1,4 @@
-"""A request under an `Idempotency-Key` has its effect once, however often it is sent.
+"""Idempotent requests: a request with an `Idempotency-Key` takes effect once, even if it is repeated.
 
 Source: https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header
 """
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from backend.domain.idempotency import IdempotentRequest, RequestClaim
 
 HEADER = "Idempotency-Key"
-KEPT = timedelta(hours=24)
-MAX_KEPT_BYTES = 16 << 20
+RETENTION = timedelta(hours=24)
+MAX_STORED_BYTES = 16 << 20
 
 
 class IdempotencyKeyReused(Conflict):
-    """Another request was sent under the same key."""
+    """The key was used for another request."""
 
 
 class RequestUnderWay(Conflict):
-    """The same request is being answered."""
+    """The same request is still running."""
 
 
 class OutcomeUnknown(Conflict):
-    """The server stopped while it answered the request, or the answer was too large to be kept."""
+    """The server stopped during the request, or its answer was too large to store."""
 
 
 class Idempotency:
@@ -43,53 +43,53 @@ class Idempotency:
         clock: Callable[[], datetime],
         answer_seconds: float,
     ) -> None:
-        """`answer_seconds`: what any request takes at most; one that is not over then was lost."""
+        """`answer_seconds`: maximum duration of a request. One that has no answer by then was interrupted."""
         self._db = db
         self._clock = clock
         self._longest = timedelta(seconds=answer_seconds)
 
     def start(self, request: IdempotentRequest) -> str | StoredResponse:
-        """A claim to run the request under, which `keep` or `forget` ends; or the answer it had before.
+        """A claim to run the request under, which `store` or `release` ends; or the stored response.
 
-        Raises IdempotencyKeyReused, RequestUnderWay and OutcomeUnknown. A request whose claim was never ended
-        is not run again: it may have been charged.
+        Raises IdempotencyKeyReused, RequestUnderWay and OutcomeUnknown. A request whose claim was
+        never ended is not run again: it may have been charged.
         """
         now, claim = self._clock(), secrets.token_hex(16)
         with self._db.begin() as tx:
-            tx.idempotency.purge(now - KEPT)
+            tx.idempotency.purge(now - RETENTION)
             known = tx.idempotency.claim(request, claim, now)
         if known.claim == claim:
             return claim
         if known.fingerprint != request.fingerprint:
             raise IdempotencyKeyReused(
-                f"The key {request.key!r} was sent with another request; use a new one.", param=HEADER
+                f"The key {request.key!r} was used for another request; use a new key.", param=HEADER
             )
         return self._answer(request, known, now)
 
-    def keep(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
-        """For `KEPT` from the start on; of a body over `MAX_KEPT_BYTES` only that there was one."""
-        if len(answer.body or b"") > MAX_KEPT_BYTES:
+    def store(self, request: IdempotentRequest, claim: str, answer: StoredResponse) -> None:
+        """Store the response until `RETENTION` after the start; without a body of over `MAX_STORED_BYTES`."""
+        if len(answer.body or b"") > MAX_STORED_BYTES:
             answer = StoredResponse(answer.status, answer.media_type, None)
         with self._db.begin() as tx:
-            tx.idempotency.keep(request, claim, answer)
+            tx.idempotency.store(request, claim, answer)
 
-    def forget(self, request: IdempotentRequest, claim: str) -> None:
-        """The request had no effect: the next one under the key runs."""
+    def release(self, request: IdempotentRequest, claim: str) -> None:
+        """Release the claim of a request without effect: the next request with the key runs."""
         with self._db.begin() as tx:
-            tx.idempotency.forget(request, claim)
+            tx.idempotency.release(request, claim)
 
     def _answer(self, request: IdempotentRequest, known: RequestClaim, now: datetime) -> StoredResponse:
         if known.answer is None and now <= known.started_at + self._longest:
             raise RequestUnderWay(
-                f"The request under the key {request.key!r} is being answered; ask again shortly.",
+                f"The request with the key {request.key!r} is still running; try again shortly.",
                 param=HEADER,
                 details={"retry_after_seconds": 1},
             )
         if known.answer is None or known.answer.body is None:
-            lost = "cannot be told" if known.answer is None else "was too large to be kept"
+            reason = "is unknown" if known.answer is None else "was too large to store"
             raise OutcomeUnknown(
-                f"What became of the request under the key {request.key!r} {lost}. It is not run again: see "
-                "what was charged at /v1/receipts, and use a new key.",
+                f"The outcome of the request with the key {request.key!r} {reason}. It is not run again: see "
+                "/v1/receipts for what was charged, and use a new key.",
                 param=HEADER,
             )
         return known.answer

@@ -1,4 +1,4 @@
-"""Where an account's earnings are paid: its payout wallet, which its transaction or signature changes."""
+"""Payout wallets: the addresses that accounts' earnings are paid to, changed by transaction or signature."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain.eip712 import build_typed_data
 from backend.domain.hashing import PAYOUT_TYPE, TypedDomain
 from backend.services.accounts.claims import NothingToClaim
-from backend.services.transactions.retry import enqueue_again
+from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 SETTLEMENT = "Settlement"
 DEADLINE_SECONDS = 3600
-"""For which a signature may be relayed."""
+"""Validity of a signature."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedPayout:
-    """Two doors: `transaction` for the account to send, or `typed_data` to sign and have relayed."""
+    """Either the account sends `transaction`, or it signs `typed_data` and has the change relayed."""
 
     transaction: PreparedTransaction
     wallet: Account
@@ -34,7 +34,7 @@ class PreparedPayout:
 
 
 class Payouts:
-    """`lane`: the operator's account, which relays for those whose claims it would relay."""
+    """`lane` is the operator's account, which relays changes for accounts whose claims it would relay."""
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class Payouts:
         self._db, self._chain, self._claims, self._lane = db, chain, claims, lane
 
     def wallet_of(self, account: Account) -> Account:
-        """The account itself unless it named another one."""
+        """The account's payout wallet: the account itself unless it set another one."""
         found: Account = self._chain.call(SETTLEMENT, "payoutWalletOf", account)
         return found
 
     def prepare(self, account: Account, wallet: Account) -> PreparedPayout:
-        """Errors: `Reverted` for the vault, which nobody is paid at."""
+        """Prepare a change of the payout wallet. Errors: `Reverted` for the vault, which cannot be one."""
         transaction = self._chain.prepare(SETTLEMENT, "setPayoutWallet", wallet, sender=account)
         nonce = int(self._chain.call(SETTLEMENT, "nonces", account))
         deadline = self._chain.head().timestamp + DEADLINE_SECONDS
@@ -74,25 +74,25 @@ class Payouts:
         signature: str,
         min_units: int,
     ) -> int:
-        """Id of the queued transaction.
+        """Queue the change; returns the transaction's id.
 
-        Errors: `NothingToClaim` for who has less than `min_units` token units to claim: not worth the gas;
-        `Reverted`, with nothing sent, where the contract would refuse.
+        Errors: `NothingToClaim` if the account can claim less than `min_units` token units, which is not
+        worth the gas; `Reverted`, and nothing is queued, if the contract would revert.
         """
         units = sum(claimable.units for claimable in self._claims.claimable(account))
         if units < min_units:
             raise NothingToClaim(
-                f"{account} has {units} units to claim; from {min_units} on the change is sent for it, "
-                "else the wallet sends it",
+                f"{account} can claim {units} units; a change is relayed from {min_units} units on, "
+                "below that the account's wallet sends it",
                 details={"units": str(units), "min_units": str(min_units)},
             )
         args = [account, wallet, str(nonce), str(deadline), signature]
         call, key = (SETTLEMENT, "setPayoutWalletWithSig"), f"payout:{account}:{nonce}:{wallet}"
         with self._db.begin() as tx:
             is_known = tx.transactions.by_key(f"{key}:0") is not None
-        if not is_known:  # what would revert is refused before the operator pays for it
+        if not is_known:  # refuse what would revert, before the operator pays for it
             self._chain.prepare(*call, *args, sender=self._lane)
         with self._db.begin() as tx:
-            queued = enqueue_again(tx, self._lane, call, args, key)
-            tx.transactions.note_request(account, queued)
+            queued = enqueue_with_retry(tx, self._lane, call, args, key)
+            tx.transactions.record_request(account, queued)
             return queued

@@ -1,8 +1,10 @@
-"""Sessions of signed-in wallets: a short access token, and a refresh token that gets the next pair, once.
+"""Sessions of signed-in wallets: a short-lived access token, and a single-use refresh token for the next
+pair.
 
-The database keeps hashes. The next pair is computed from the refresh token itself and a nonce that is stored
-with its use, so that whoever lost the answer (a crash, a connection, two tabs at once) asks again within
-`retry_seconds` and gets the same one. Any other use of a spent token ends the session: somebody copied it.
+The database stores hashes. The next pair is derived from the refresh token and a nonce stored with its use. A
+client that lost the response (a crash, a broken connection, two tabs) can repeat the request within
+`retry_seconds` and gets the same pair. Any other use of a spent token ends the session, since the token may
+have been copied.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database, UnitOfWork
     from backend.domain.ids import Account
 
-TOKEN_PREFIX = "lls_"  # noqa: S105 - the prefix that tells a session token from an API key
+TOKEN_PREFIX = "lls_"  # noqa: S105 - distinguishes a session token from an API key
 REFRESH_PREFIX = "llr_"
 _REFRESH_TOKEN = re.compile(REFRESH_PREFIX + "([0-9a-f]{32})_[0-9a-f]{64}")
 
 
 class RefreshTokenReused(Unauthenticated):
-    """The refresh token was used before, somebody may have copied it: its session is over. Sign in again."""
+    """The refresh token was used before and may have been copied. The session was ended; sign in again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTimes:
-    """`days`: from signing in to signing in again, however often the session is refreshed."""
+    """`days`: maximum lifetime of a session, which refreshing does not extend."""
 
     access_seconds: int = 15 * 60
     days: int = 30
@@ -44,7 +46,7 @@ class SessionTimes:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Shown once."""
+    """A session's tokens, which cannot be retrieved later."""
 
     session: Session
     access: str
@@ -63,7 +65,7 @@ class Sessions:
         self._times = times or SessionTimes()
 
     def open(self, tx: UnitOfWork, account: Account) -> Tokens:
-        """A new session in the caller's transaction."""
+        """Create a session in the caller's transaction."""
         now = self._clock()
         session_id = secrets.token_hex(16)
         access, refresh = (
@@ -84,48 +86,46 @@ class Sessions:
         return Tokens(session, access, refresh)
 
     def of(self, access_token: str) -> Session:
-        """Raises Unauthenticated."""
+        """The session of a valid access token. Raises Unauthenticated."""
         with self._db.read() as tx:
             session = tx.auth.session_of_token(secret_hash(access_token))
         if session is None or session.expires_at <= self._clock():
-            raise Unauthenticated(
-                "The session token is unknown or has expired; refresh it, or sign in again."
-            )
+            raise Unauthenticated("The session token is unknown or has expired; refresh it or sign in again.")
         return session
 
     def refresh(self, refresh_token: str) -> Tokens:
-        """The next pair; the access token before it ends. Raises Unauthenticated, RefreshTokenReused."""
+        """Issue the next pair, which replaces the old one. Raises Unauthenticated, RefreshTokenReused."""
         now = self._clock()
         with self._db.begin() as tx:
             session = tx.auth.locked_session(_session_id(refresh_token))
             if session is None or session.ends_at <= now:
                 raise Unauthenticated(
-                    "The session is over: by its time, by signing out, or because one of its refresh tokens "
-                    "was used twice. Sign in again.",
+                    "The session has ended: it expired, was signed out, or one of its refresh tokens was "
+                    "used twice. Sign in again.",
                     param="refresh_token",
                 )
             use = self._use(session, secret_hash(refresh_token), now)
             if use is None:
                 tx.auth.end_session(session.id)
             else:
-                tokens = self._after(session, refresh_token, use)
+                tokens = self._next_tokens(session, refresh_token, use)
                 tx.auth.save_session(tokens.session)
                 return tokens
         raise RefreshTokenReused(
-            "This refresh token was used before, somebody may have copied it: the session is over. "
+            "This refresh token was used before and may have been copied: the session was ended. "
             "Sign in again.",
             param="refresh_token",
         )
 
     def end(self, access_token: str) -> None:
-        """Neither of its tokens is good for anything from here on."""
+        """End the session of the access token; both its tokens become invalid."""
         with self._db.begin() as tx:
             session = tx.auth.session_of_token(secret_hash(access_token))
             if session is not None:
                 tx.auth.end_session(session.id)
 
     def _use(self, session: Session, presented: str, now: datetime) -> Refresh | None:
-        """The use that the token is good for, new or repeated; None if it is spent."""
+        """A new use of the token, or the stored one if it is repeated in time; None if the token is spent."""
         if presented == session.refresh_hash:
             return Refresh(presented, secrets.token_hex(32), now)
         last = session.last_refresh
@@ -133,9 +133,9 @@ class Sessions:
             return None
         return last if now < last.at + timedelta(seconds=self._times.retry_seconds) else None
 
-    def _after(self, session: Session, refresh_token: str, use: Refresh) -> Tokens:
-        access = TOKEN_PREFIX + _derived(refresh_token, f"access {use.nonce}")
-        refresh = _refresh_token(session.id, _derived(refresh_token, f"refresh {use.nonce}"))
+    def _next_tokens(self, session: Session, refresh_token: str, use: Refresh) -> Tokens:
+        access = TOKEN_PREFIX + _derive(refresh_token, f"access {use.nonce}")
+        refresh = _refresh_token(session.id, _derive(refresh_token, f"refresh {use.nonce}"))
         changed = replace(
             session,
             token_hash=secret_hash(access),
@@ -146,8 +146,8 @@ class Sessions:
         return Tokens(changed, access, refresh)
 
 
-def _derived(secret: str, what: str) -> str:
-    return hmac.digest(secret.encode(), what.encode(), "sha256").hex()
+def _derive(secret: str, purpose: str) -> str:
+    return hmac.digest(secret.encode(), purpose.encode(), "sha256").hex()
 
 
 def _refresh_token(session_id: str, secret: str) -> str:
@@ -155,6 +155,6 @@ def _refresh_token(session_id: str, secret: str) -> str:
 
 
 def _session_id(refresh_token: str) -> str:
-    """As the token names it; empty, which no session is called, for what is no refresh token."""
+    """Session id in a refresh token; empty if the token is malformed."""
     match = _REFRESH_TOKEN.fullmatch(refresh_token)
     return match[1] if match else ""

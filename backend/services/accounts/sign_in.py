@@ -1,4 +1,4 @@
-"""Sign-In with Ethereum: a challenge with a single-use nonce, and a session for whoever signed it."""
+"""Sign-In with Ethereum (EIP-4361): a challenge with a single-use nonce, and a session for its signer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CLOCK_SKEW = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class SignInPolicy:
-    """What a message must name. `origins`: `scheme://host[:port]` of this installation's addresses."""
+    """Values that a message must have. `origins`: `scheme://host[:port]` of this installation's addresses."""
 
     origins: tuple[str, ...]
     chain_id: int
@@ -61,7 +61,7 @@ class SignIn:
         self.chain_id = policy.chain_id
 
     def challenge(self, account: Account) -> Challenge:
-        """A ready message for `account`; its nonce counts once, here, until it expires."""
+        """A message for `account` to sign. Its nonce is valid once, here, until it expires."""
         now = self._clock()
         expires_at = now + timedelta(seconds=self._policy.nonce_seconds)
         nonce = secrets.token_hex(16)
@@ -81,13 +81,13 @@ class SignIn:
         return Challenge(message.text(), nonce, expires_at)
 
     def sign_in(self, message_text: str, signature: str) -> Tokens:
-        """A session for the account that signed. Raises InvalidInput or Unauthenticated."""
+        """Open a session for the account that signed. Raises InvalidInput or Unauthenticated."""
         message = parse_message(message_text)
         now = self._clock()
         self._check_fields(message, now)
         self._check_signer(message_text, signature, message.account)
         with self._db.begin() as tx:
-            if not tx.auth.take_nonce(message.nonce, now):
+            if not tx.auth.consume_nonce(message.nonce, now):
                 raise Unauthenticated(
                     "The nonce is unknown, expired or already used; ask for a new challenge.", param="message"
                 )

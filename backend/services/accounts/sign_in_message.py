@@ -1,4 +1,4 @@
-"""EIP-4361 messages ("Sign-In with Ethereum"): text in and out, and the digest a wallet signs over them."""
+"""EIP-4361 messages ("Sign-In with Ethereum"): formatting, parsing, and the digest that wallets sign."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.hashing import keccak
 from backend.domain.ids import Account
 
-# The grammar of EIP-4361 in its order; every line is anchored, so nothing can hide between two fields.
+# The grammar of EIP-4361. Every line is anchored, so nothing can be inserted between two fields.
 _MESSAGE = re.compile(
     r"(?:[a-z][a-z0-9+.-]*://)?(?P<domain>[^\s/]+) wants you to sign in with your Ethereum account:\n"
     r"(?P<account>0x[0-9a-fA-F]{40})\n"
@@ -31,7 +31,7 @@ _MAX_CHARACTERS = 4096
 
 @dataclass(frozen=True, slots=True)
 class SignInMessage:
-    """The fields that decide; `request-id` and `resources` are accepted and not used."""
+    """The fields that are checked; `request-id` and `resources` are accepted and ignored."""
 
     domain: str
     account: Account
@@ -61,14 +61,14 @@ class SignInMessage:
 
 
 def parse_message(text: str) -> SignInMessage:
-    """Raises InvalidInput (param `message`) where the text is not an EIP-4361 version 1 message."""
+    """Raises InvalidInput (param `message`) if the text is not an EIP-4361 version 1 message."""
     match = _MESSAGE.fullmatch(text) if len(text) <= _MAX_CHARACTERS else None
     if match is None:
         raise InvalidInput("The message is not an EIP-4361 sign-in message, version 1.", param="message")
     field = match.groupdict()
     return SignInMessage(
         domain=field["domain"],
-        # Lower-cased without a look at the checksum: the signature is compared with the account itself.
+        # The checksum is not verified: the signature is checked against the account itself.
         account=Account(field["account"].lower()),
         uri=_uri(field["uri"]),
         chain_id=int(field["chain_id"]),
@@ -81,7 +81,7 @@ def parse_message(text: str) -> SignInMessage:
 
 
 def personal_digest(text: str) -> bytes:
-    """What `personal_sign` signs over `text` (EIP-191, version 0x45): 32 bytes."""
+    """The 32-byte digest that `personal_sign` signs (EIP-191, version 0x45)."""
     data = text.encode()
     return keccak(b"\x19Ethereum Signed Message:\n" + str(len(data)).encode() + data)
 
@@ -101,20 +101,20 @@ def _instant(text: str, name: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        instant = datetime.min  # noqa: DTZ901 - naive on purpose: refused below
+        instant = datetime.min  # noqa: DTZ901 - naive on purpose: rejected below
     if instant.tzinfo is None:
         raise InvalidInput(f"'{name}' is not an RFC 3339 instant with a zone: {text}", param="message")
     try:
         return instant.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidInput(f"'{name}' is before or after all years: {text}", param="message") from error
+        raise InvalidInput(f"'{name}' is out of range: {text}", param="message") from error
 
 
 def _uri(text: str) -> str:
     try:
         urlsplit(text)
     except ValueError as error:
-        raise InvalidInput(f"'URI' is not one: {text}", param="message") from error
+        raise InvalidInput(f"'URI' is not a URI: {text}", param="message") from error
     return text
 
 

@@ -1,4 +1,4 @@
-"""An answer under way: one task produces it, one reader takes it, and either may leave first."""
+"""A running answer, with one producer task and one reader. Either may end first."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """How an answer ended, by choice. When a reader sees it, its receipt is durable. Of the prompt's tokens,
-    which all are charged, `cached_prompt_tokens` were found in the engine's prefix cache.
+    """End of an answer: finish reason of each choice, and the receipt, which is durable by then.
+    `cached_prompt_tokens` of the prompt, which is charged in full, came from the engine's prefix cache.
     """
 
     finish_reasons: tuple[FinishReason, ...]
@@ -25,7 +25,7 @@ class Final:
 
 
 class Answer:
-    """Chunks as they arrive, then `final`. The producer never waits for the reader."""
+    """Yields chunks as they arrive, then has `final`. The producer never waits for the reader."""
 
     def __init__(self, answer_id: str) -> None:
         self.id = answer_id
@@ -44,34 +44,34 @@ class Answer:
         return self._final
 
     async def started(self) -> None:
-        """Returns with the first chunk; raises what went wrong before it."""
+        """Returns with the first chunk. Raises the error of an answer that failed before it."""
         await self._started.wait()
         if self._error is not None:
             raise self._error
 
     async def chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
-        """Each chunk with the index of its choice. Raises what went wrong: then nothing was charged."""
+        """Each chunk with the index of its choice. Raises if the answer failed and is not charged."""
         while (chunk := await self._chunks.get()) is not None:
             yield chunk
         if self._error is not None:
             raise self._error
 
     async def ended(self) -> NewReceipt | None:
-        """Returns when the answer is over, with its receipt if it was charged."""
+        """Waits for the end of the answer; returns its receipt if it was charged."""
         await self._ended.wait()
         return self._final.receipt if self._final else None
 
     def hang_up(self) -> None:
-        """The reader has left. What was generated is still charged, and its receipt can be fetched."""
+        """The reader disconnected. Generated tokens are still charged, and the receipt can be fetched."""
         self.is_abandoned = True
-        for react in self._on_hang_up:
-            react()
+        for callback in self._on_hang_up:
+            callback()
 
-    def on_hang_up(self, react: Callable[[], None]) -> None:
-        """Have it called when the reader leaves; at once if that is over."""
+    def on_hang_up(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the reader disconnects, or now if it has."""
         if self.is_abandoned:
-            react()
-        self._on_hang_up.append(react)
+            callback()
+        self._on_hang_up.append(callback)
 
     def put(self, choice: int, chunk: Chunk) -> None:
         if chunk.text or chunk.logprobs:

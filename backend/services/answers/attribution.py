@@ -1,7 +1,7 @@
 """Attribution of an answer to contributions.
 
-Each method compares a vector that is known of the answer with one of each contribution, which training left
-in the adapter's folder. How well each predicts influence is measured in docs/attribution.md.
+Each method compares a vector of the answer with one of each contribution, which training stored in the
+adapter's folder. docs/attribution.md measures how well each predicts influence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _ByIndex:
-    """A method that needs what training left in the folder."""
+    """A method that uses the attribution index in the adapter's folder."""
 
     def __init__(self, indices: Indices) -> None:
         self._indices = indices
@@ -42,8 +42,8 @@ class _ByIndex:
 
 
 class Ridge(_ByIndex):
-    """Dot product of the answer's vector with each contribution's preconditioned one: how far its rows pull
-    the model the way that the answer would.
+    """Dot product of the answer's vector with each contribution's preconditioned vector: how much training on
+    its rows changed the model towards the answer.
     """
 
     def __init__(self, indices: Indices, part: Literal["error", "gradient"]) -> None:
@@ -63,7 +63,7 @@ class Ridge(_ByIndex):
             return None
         # In fp64 no product of finite fp32 numbers overflows.
         found = directions.astype(np.float64) @ np.asarray(vector, dtype=np.float64)
-        return _wanted(index.positions, found, positions)
+        return _select(index.positions, found, positions)
 
 
 class HiddenCosine(_ByIndex):
@@ -74,8 +74,8 @@ class HiddenCosine(_ByIndex):
     def scores(
         self, adapter_folder: Path, positions: Sequence[int], probe: Probe
     ) -> Mapping[int, float] | None:
-        """(1 + cosine) / 2. The bare cosine would give all to one of two: around their centre they are
-        opposites, so whatever leans to one leans away from the other.
+        """(1 + cosine) / 2. With the cosine alone one of two contributions would get everything: around their
+        centre the two vectors are opposite.
         """
         import numpy as np
 
@@ -86,11 +86,11 @@ class HiddenCosine(_ByIndex):
         direction = state - index.centre
         norm = float(np.linalg.norm(direction))
         cosines = index.hidden @ (direction / norm if norm else direction)
-        return _wanted(index.positions, (1 + cosines) / 2, positions)
+        return _select(index.positions, (1 + cosines) / 2, positions)
 
 
 class UniformByRows(_ByIndex):
-    """Each contribution by the number of its rows: the control that other methods have to beat."""
+    """Scores each contribution by its number of rows: the baseline for other methods."""
 
     method = ROWS_METHOD
 
@@ -100,7 +100,7 @@ class UniformByRows(_ByIndex):
         positions: Sequence[int],
         probe: Probe,  # noqa: ARG002
     ) -> Mapping[int, float] | None:
-        """Roots, since shares are by squares."""
+        """Square roots, since shares are proportional to squares of scores."""
         index = self._indices.get(adapter_folder)
         if index is None:
             return None
@@ -110,7 +110,7 @@ class UniformByRows(_ByIndex):
 
 
 class Uniform:
-    """Every contribution alike: for versions without an index, and answers that ended without a probe."""
+    """Equal scores: for versions without an index, and answers that ended without a probe."""
 
     method = UNIFORM_METHOD
 
@@ -128,7 +128,7 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """The shares of an answer and the method they come from."""
+    """Shares of an answer and the method that computed them."""
 
     method: str
     shares: tuple[Share, ...]
@@ -137,7 +137,9 @@ class Attribution:
 def attribute(
     attributors: Sequence[Attributor], adapter_folder: Path, positions: Sequence[int], probe: Probe
 ) -> Attribution:
-    """By the first method that can say. `positions`: the version's accepted contributions, at least one."""
+    """Attribute by the first applicable method. `positions`: the version's accepted contributions, at least
+    one.
+    """
     method, (shares,) = attribute_all(attributors, [(adapter_folder, positions)], probe)
     return Attribution(method, shares)
 
@@ -145,7 +147,7 @@ def attribute(
 def attribute_all(
     attributors: Sequence[Attributor], versions: Sequence[tuple[Path, Sequence[int]]], probe: Probe
 ) -> tuple[str, list[tuple[Share, ...]]]:
-    """Of versions that answered together: the receipt names one method, the first that can say of all."""
+    """Attribute an answer of several versions by one method, the first that applies to all of them."""
     for attributor in attributors:
         scores = [attributor.scores(folder, positions, probe) for folder, positions in versions]
         if all(scores):
@@ -158,7 +160,7 @@ def answer_probe(states: ProbeStates | None) -> Probe | None:
     return None if states is None or states.answer is None else Probe(states.answer, states.error)
 
 
-def _wanted(known: Any, scores: Any, positions: Sequence[int]) -> dict[int, float]:
+def _select(known: Any, scores: Any, positions: Sequence[int]) -> dict[int, float]:
     wanted = set(positions)
     pairs = zip(known.tolist(), scores.tolist(), strict=True)
     return {position: score for position, score in pairs if position in wanted}

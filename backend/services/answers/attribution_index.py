@@ -1,4 +1,4 @@
-"""What training left in an adapter's folder for attribution, read with distrust and kept in memory."""
+"""Loads, validates and caches attribution indices, which are untrusted parts of adapter folders."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AttributionIndex:
-    """Of n contributions, each with a direction for each method."""
+    """Vectors of n contributions for each method."""
 
     positions: Any  # int64 [n]
-    rows: Any  # int64 [n], how many were trained on
+    rows: Any  # int64 [n], rows of each contribution in the training
     hidden: Any  # float32 [n, hidden], unit norm
-    centre: Any  # float32 [hidden], of the hidden states
+    centre: Any  # float32 [hidden], mean of the hidden states
     error: Any  # float32 [n, hidden]
-    gradient: Any = None  # float32 [n, sketch size], if asked for and of the method of today
+    gradient: Any = None  # float32 [n, sketch size], if requested and computed by the current method
 
     @property
     def num_bytes(self) -> int:
@@ -40,48 +40,48 @@ class AttributionIndex:
 
 
 class Indices:
-    """The indices of the adapters that were served last."""
+    """LRU cache of the indices of served adapters."""
 
     def __init__(self, max_bytes: int = 512 << 20, *, with_gradients: bool = False) -> None:
-        """`max_bytes`: of the indices kept in memory; a larger one is not used at all."""
+        """`max_bytes` limits the cache. A single larger index is not used."""
         self._max_bytes = max_bytes
         self._with_gradients = with_gradients
         self._num_bytes = 0
-        self._kept: OrderedDict[Path, AttributionIndex | None] = OrderedDict()
+        self._cache: OrderedDict[Path, AttributionIndex | None] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, adapter_folder: Path) -> AttributionIndex | None:
-        """None where there is none; or, once it was said in the log why, where it cannot be used."""
+        """The index; None if there is none, or if it is unusable, which is logged once."""
         path = adapter_folder / INDEX_FILE
         with self._lock:
-            if path in self._kept:
-                self._kept.move_to_end(path)
-                return self._kept[path]
+            if path in self._cache:
+                self._cache.move_to_end(path)
+                return self._cache[path]
         if not path.is_file():
             return None
         try:
-            # Without the lock: others score meanwhile.
+            # Without the lock, so that other answers are scored.
             index = load_index(path, self._max_bytes, with_gradients=self._with_gradients)
         except InvalidInput as error:
-            log.warning("all contributions to %s will count alike: %s", adapter_folder.name, error)
+            log.warning("contributions to %s are attributed equally: %s", adapter_folder.name, error)
             index = None
         with self._lock:
             self._keep(path, index)
         return index
 
     def _keep(self, path: Path, index: AttributionIndex | None) -> None:
-        if path in self._kept:  # somebody else was faster
+        if path in self._cache:  # another thread was faster
             return
-        self._kept[path] = index
+        self._cache[path] = index
         self._num_bytes += _size(index)
         while self._num_bytes > self._max_bytes:
-            _, oldest = self._kept.popitem(last=False)
+            _, oldest = self._cache.popitem(last=False)
             self._num_bytes -= _size(oldest)
 
 
 def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool = False) -> AttributionIndex:
-    """Raises InvalidInput where the file is larger, or not an index of this version. Gradients that another
-    method took are not read.
+    """Raises InvalidInput if the file is too large or no index of this version. Gradients of another method
+    are not read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -97,7 +97,7 @@ def load_index(path: Path, max_bytes: int | None = None, *, with_gradients: bool
     except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # types that numpy lacks
         raise InvalidInput(f"The attribution index cannot be read: {error}") from error
     if any(metadata.get(name) != value for name, value in INDEX_METADATA.items()):
-        raise InvalidInput(f"The attribution index is of an unknown kind: {metadata}.")
+        raise InvalidInput(f"The attribution index has unknown metadata: {metadata}.")
     if len(tensors) != len(names):
         raise InvalidInput(f"The attribution index lacks {sorted(set(names) - set(tensors))}.")
     index = AttributionIndex(*(tensors[name] for name in names))
@@ -123,11 +123,11 @@ def _is_well_formed(index: AttributionIndex) -> bool:
         and centre.dtype == np.float32
         and hidden.shape == index.error.shape == (positions.size, centre.size)
         and all(bool(np.isfinite(part).all()) for part in (centre, *directions))
-        # Vectors of unit norm: no score is larger than one, whatever the answer.
+        # Vectors have at most unit norm, so that no score exceeds one.
         and bool((norms <= 1 + _ROUNDING).all())
     )
 
 
 def _size(index: AttributionIndex | None) -> int:
-    """Bytes that it occupies; what is known to be unusable takes its place in the books too."""
+    """Bytes in the cache. Unusable indices have an entry too."""
     return _ENTRY_BYTES + (0 if index is None else index.num_bytes)

@@ -1,4 +1,4 @@
-"""Several adapters in one answer: the base model plus the weighted sum of what they change."""
+"""Blends of adapters: the base model plus the weighted sum of the adapters' deltas."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FIELD = "loraledger.blend"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A version's part of an answer: `weight` is how much of its change counts, `ppm` how much of the tokens
-    is charged at its price and earned by its people.
+    """A version's part of an answer. `weight` scales its delta; `ppm` of the tokens are charged at its price
+    and credited to its contributors.
     """
 
     model: Model
@@ -30,18 +30,18 @@ class Part:
     ppm: int = PPM
 
 
-def blended(weighted: Sequence[tuple[Model, float]]) -> tuple[Part, ...]:
-    """Parts in proportion to the weights, which are above zero; what rounding leaves goes to the first ones.
+def build_blend(weighted: Sequence[tuple[Model, float]]) -> tuple[Part, ...]:
+    """Parts in proportion to the weights, which must be positive; rounding remainders go to the first parts.
 
-    Errors: `InvalidInput` for the bare base model, which is in every blend, and for an adapter named twice.
+    Errors: `InvalidInput` for the base model, which is in every blend, and for repeated adapters.
     """
     if not 1 <= len(weighted) <= MAX_SLICES:
         raise InvalidInput(f"A blend has 1 to {MAX_SLICES} adapters.", param=FIELD)
     if any(model.is_base for model, _ in weighted):
-        raise InvalidInput("A blend is of adapters; the base model is in it anyway.", param=FIELD)
+        raise InvalidInput("A blend consists of adapters; every blend includes the base model.", param=FIELD)
     if len({model.record.adapter_digest for model, _ in weighted}) < len(weighted):
-        raise InvalidInput("A blend names each adapter once.", param=FIELD)
-    weights = [Fraction(str(weight)) for _, weight in weighted]  # 0.9 is nine tenths, as it was written
+        raise InvalidInput("A blend must name each adapter only once.", param=FIELD)
+    weights = [Fraction(str(weight)) for _, weight in weighted]  # exactly as written: 0.9 is 9/10
     ppm = [int(weight * PPM / sum(weights)) for weight in weights]
     rest = PPM - sum(ppm)
     return tuple(
@@ -51,6 +51,6 @@ def blended(weighted: Sequence[tuple[Model, float]]) -> tuple[Part, ...]:
 
 
 def price(parts: Sequence[Part], prompt_tokens: int, completion_tokens: int) -> int:
-    """Micro-units; it never falls with more tokens."""
+    """Micro-units, never less for more tokens."""
     slices = [Slice(part.model.id, part.ppm, ()) for part in parts]
     return charge(slices, [part.model.record for part in parts], prompt_tokens, completion_tokens)

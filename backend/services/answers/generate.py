@@ -1,4 +1,6 @@
-"""One answer: money reserved, engine streamed, receipt signed and stored before the last chunk leaves."""
+"""Serves answers: reserve, stream from the engine, and store the signed receipt before the last chunk is
+sent.
+"""
 
 from __future__ import annotations
 
@@ -40,23 +42,23 @@ if TYPE_CHECKING:
     from backend.services.market.catalogue import Catalogue, Model
 
 UNATTRIBUTED = "none"
-"""The method of versions without snapshots."""
+"""Attribution method in receipts of versions without snapshots."""
 
 FETCHERS = 4
-"""Adapters that are fetched at once."""
+"""Adapters that are fetched concurrently."""
 MAX_BYTES_PER_TOKEN = 32
-"""Far above what prompts have on average: a prompt with more cannot fit, and is not worth tokenising."""
+"""Far above the average: a prompt with more bytes cannot fit and is rejected without tokenising it."""
 SEEDS_END = 1 << 63
 
 
 class ContextLengthExceeded(InvalidInput):
-    """The prompt leaves no room for an answer in the model's context."""
+    """The prompt leaves no tokens for an answer in the model's context."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateLimits:
-    """`answer_seconds`: of the fetch of an adapter and its answer, which is cut off then and charged so far;
-    `close_seconds`: what it takes to end it. Both together are the life of a reservation.
+    """`answer_seconds`: time for fetching an adapter and generating, after which the answer is cut off and
+    charged up to there. `close_seconds`: time to end it. A reservation lasts for both.
     """
 
     answer_seconds: float
@@ -72,10 +74,10 @@ class GenerateLimits:
 class AnswerRequest:
     """A request to the engine, and who pays for it.
 
-    `message` has the prompt, sampling and priority; its id, adapters, probe and payer are set for each
-    choice. `body`: the HTTP request's bytes, which the receipt commits to. `num_choices` answers are
-    generated, of up to `max_tokens` each; the prompt is charged once. With a seed, each choice has its own,
-    rising from it. `seconds`: the client's time limit for the whole answer.
+    `message` has prompt, sampling and priority; its id, adapters, probe and payer are set for each choice.
+    `body`: the HTTP request's bytes, which the receipt commits to. `num_choices` answers are generated, of up
+    to `max_tokens` each; the prompt is charged once. With a seed, choice i uses seed + i. `seconds`: the
+    client's time limit for the whole answer.
     """
 
     payer: Payer
@@ -85,7 +87,7 @@ class AnswerRequest:
     num_choices: int = 1
     seconds: float | None = None
     blend: tuple[Part, ...] = ()
-    """Answers instead of `model`, which is then the base model."""
+    """Adapters that answer together; `model` is then the base model."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -93,7 +95,7 @@ class AnswerRequest:
 
     @property
     def kind(self) -> str:
-        """How OpenAI's ids of such answers begin."""
+        """Prefix of the answer's id, as in OpenAI's API."""
         return "chatcmpl" if self.message.prompt is None else "cmpl"
 
     @property
@@ -102,7 +104,7 @@ class AnswerRequest:
 
 
 Folders: TypeAlias = "tuple[Path | None, ...]"
-"""Of a request's parts; None for the base model."""
+"""Adapter folders of a request's parts; None for the base model."""
 _Billed: TypeAlias = "tuple[AnswerRequest, Folders, Transcript]"
 
 
@@ -125,12 +127,12 @@ class Generate:
         self._attributors = attributors
         self._probe_error = any(attributor.method == ERROR_METHOD for attributor in attributors)
         self._limits = limits
-        # Threads of their own: slow fetches must not hold up receipts, which share the loop's.
+        # Separate threads: slow fetches must not delay receipts, which use the loop's executor.
         self._fetchers = ThreadPoolExecutor(FETCHERS, "adapter-fetch")
         self._prepared: set[Path] = set()
         self._fetches: dict[Hash32, asyncio.Future[Path]] = {}
         self._max_context: int | None = None
-        # One thread for all: a thread for each answer would fight the loop for the interpreter.
+        # One thread for all bills: a thread per answer would contend with the loop for the GIL.
         self._bills: GroupCommit[_Billed, Bill] = GroupCommit(self._bill_all, "bills")
         self._running: dict[asyncio.Task[None], Answer] = {}
 
@@ -139,11 +141,11 @@ class Generate:
         return self._limits.default_max_tokens
 
     async def model(self, name: str, payer: Account | None = None) -> Model:
-        """Raises what `Catalogue.resolve` does."""
+        """Raises as `Catalogue.resolve`."""
         return await asyncio.to_thread(self._catalogue.resolve, name, payer)
 
     async def active_adapters(self) -> frozenset[Hash32]:
-        """Digests of the adapters that answer without being loaded first; none while the engine is away."""
+        """Digests of the loaded adapters; empty while the engine is unreachable."""
         try:
             return frozenset(await self._engine.active_adapters())
         except Unavailable:
@@ -152,7 +154,7 @@ class Generate:
     async def start(self, request: AnswerRequest) -> Answer:
         """Returns with the first chunk. Raises PaymentRequired, InvalidInput or Unavailable before it."""
         answer = Answer(f"{request.kind}-{secrets.token_hex(16)}")
-        # A task of its own: a reader who leaves cannot cancel what is still to be charged.
+        # A separate task: a reader that disconnects must not cancel what is still to be charged.
         task = asyncio.create_task(self._serve(request, answer))
         self._running[task] = answer
         task.add_done_callback(self._running.pop)
@@ -164,7 +166,7 @@ class Generate:
         return answer
 
     async def close(self) -> None:
-        """Stop the answers under way and wait for their receipts."""
+        """Abort the running answers and wait for their receipts."""
         for answer in self._running.values():
             answer.hang_up()
         if self._running:
@@ -191,8 +193,8 @@ class Generate:
             with traces.span(f"chat {request.model.name}", gen_ai__operation__name="chat"):
                 folders, transcript = await self._produce(_limited(request, max_tokens), answer)
             with traces.span("receipt") as span:
-                bill = await self._bills.ask((request, folders, transcript))
-                receipt = await self._admission.settle(request.payer, reservation, bill)
+                bill = await self._bills.submit((request, folders, transcript))
+                receipt = await self._admission.charge(request.payer, reservation, bill)
                 traces.set_attributes(span, loraledger__receipt_id=receipt.id)
         except BaseException:
             await self._admission.release(reservation)
@@ -230,7 +232,7 @@ class Generate:
         try:
             async with asyncio.timeout_at(deadline):
                 folders = tuple([await self._folder(part.model) for part in request.parts])
-            # The engine is asked to end at the deadline: what it wrote until then is read, and charged.
+            # The engine is aborted at the deadline; its output up to then is read and charged.
             async with asyncio.timeout_at(deadline + self._limits.close_seconds / 2):
                 messages = _messages(request, answer.id, folders, probe_error=self._probe_error)
                 return folders, await transcribe(self._engine, messages, answer, deadline)
@@ -240,15 +242,15 @@ class Generate:
     async def _folder(self, model: Model) -> Path | None:
         if model.is_base:
             return None
-        found = self._adapters.here(model.record)
+        found = self._adapters.cached(model.record)
         if found is not None and found in self._prepared:
             return found
         if found is None:
-            await self._fetched(model.record)
+            await self._fetch(model.record)
         return await asyncio.to_thread(self._prepare, model.record)
 
-    async def _fetched(self, record: VersionRecord) -> None:
-        """One thread for each content, however many answers wait for it, and give up waiting."""
+    async def _fetch(self, record: VersionRecord) -> None:
+        """Fetch the folder, once for all answers that wait; it continues if they stop waiting."""
         fetch = self._fetches.get(record.cid_digest)
         if fetch is None:
             loop = asyncio.get_running_loop()
@@ -264,13 +266,13 @@ class Generate:
         self._prepared.add(folder)
         return folder
 
-    def _bill_all(self, asked: Sequence[_Billed]) -> list[Bill | Exception]:
-        """What fails for one is no reason to fail the others."""
+    def _bill_all(self, answers: Sequence[_Billed]) -> list[Bill | Exception]:
+        """A bill or an error for each answer. The error of one does not fail the others."""
         found: list[Bill | Exception] = []
-        for one in asked:
+        for one in answers:
             try:
                 found.append(self._bill(*one))
-            except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+            except Exception as error:  # noqa: BLE001 - its caller gets the error
                 found.append(error)
         return found
 
@@ -297,16 +299,16 @@ class Generate:
     def _attribution(
         self, parts: Sequence[Part], folders: Folders, transcript: Transcript
     ) -> tuple[str, dict[VersionId, tuple[Share, ...]]]:
-        """The method, and the shares of those versions that have snapshots."""
-        learnt = {
+        """The method, and the shares of the versions with snapshots."""
+        trained = {
             part.model.id: (folder, self._positions.of(part.model.record.snapshots))
             for part, folder in zip(parts, folders, strict=True)
             if folder is not None and part.model.record.snapshots
         }
-        if not learnt:
+        if not trained:
             return UNATTRIBUTED, {}
-        method, shares = attribute_all(self._attributors, list(learnt.values()), transcript.probe)
-        return method, dict(zip(learnt, shares, strict=True))
+        method, shares = attribute_all(self._attributors, list(trained.values()), transcript.probe)
+        return method, dict(zip(trained, shares, strict=True))
 
 
 def _num_bytes(message: protocol.Generate) -> int:
@@ -322,7 +324,7 @@ def _limited(request: AnswerRequest, max_tokens: int) -> AnswerRequest:
 def _messages(
     request: AnswerRequest, answer_id: str, folders: Folders, *, probe_error: bool
 ) -> list[protocol.Generate]:
-    """One for each choice."""
+    """Engine requests, one per choice."""
     refs = [
         protocol.BlendPart(adapter_ref(part.model.record, folder), part.weight)
         for part, folder in zip(request.parts, folders, strict=True)

@@ -1,4 +1,4 @@
-"""Which contributions a version's receipts may name."""
+"""Positions of the contributions that a version's receipts may name."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
     from backend.domain.ids import SnapshotId
 
-KEPT = 64
-"""Versions; the longest lists take some megabytes."""
+CACHE_SIZE = 64
+"""Versions in the cache; the longest lists take some megabytes."""
 
 
 class Positions:
-    """Of the accepted contributions of a version's snapshots: a receipt may name no other.
+    """Positions of the accepted contributions of a version's snapshots; receipts may name no others.
 
-    A snapshot's id is the hash of what it accepts: what is known of one stays true on any fork.
+    Results are cached across reorgs: a snapshot's id is the hash of what it accepts.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.of = lru_cache(KEPT)(self._find)
+        self.of = lru_cache(CACHE_SIZE)(self._find)
 
     def _find(self, snapshots: tuple[SnapshotId, ...]) -> tuple[int, ...]:
-        """Rising. Raises Unavailable if one of them is not indexed: nothing is attributed past it."""
+        """Rising. Raises Unavailable if a snapshot is not indexed, since its contributors would get no
+        shares.
+        """
         positions: list[int] = []
         with self._db.read() as tx:
             for number, snapshot in enumerate(snapshots):

@@ -1,4 +1,4 @@
-"""What the engine writes for one answer, all its choices, read to the end whoever leaves meanwhile."""
+"""Reads the engine's output for all choices of one answer to the end, even if the reader disconnects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Transcript:
 
     @property
     def prompt_tokens(self) -> int:
-        """Those of the prompt, once: the choices share it."""
+        """Tokens of the prompt, which all choices share."""
         return max(chunk.prompt_tokens for chunk in self.last)
 
     @property
@@ -43,7 +43,7 @@ class Transcript:
 
     @property
     def cached_prompt_tokens(self) -> int:
-        """What no choice had to compute."""
+        """Prompt tokens that no choice had to compute."""
         return min(chunk.cached_prompt_tokens for chunk in self.last)
 
     @property
@@ -52,8 +52,8 @@ class Transcript:
 
     @property
     def probe(self) -> Probe:
-        """Over the tokens of all choices: the mean of states, the sum of errors. Of choices that were cut off
-        before they had a probe, none are counted.
+        """Mean of the states and sum of the errors over the tokens of all choices. Choices that were aborted
+        before they had a probe do not count.
         """
         pairs = [(answer_probe(chunk.probe), chunk.completion_tokens) for chunk in self.last]
         probes = [(probe, count) for probe, count in pairs if probe is not None]
@@ -74,12 +74,12 @@ def _weighted_sum(vectors: Sequence[tuple[Sequence[float], float]]) -> list[floa
 async def transcribe(
     engine: Engine, requests: Sequence[Generate], answer: Answer, deadline: float
 ) -> Transcript:
-    """Run all `requests` concurrently, one for each choice. The engine is asked to end at `deadline` (the
-    loop's time), or when the reader has left; what it wrote until then counts. Raises what the first choice
-    to fail raises, and ends the others.
+    """Run all `requests` concurrently, one per choice. They are aborted at `deadline` (the loop's time) or
+    when the reader disconnects; output up to then counts. If a choice fails, the others are cancelled and its
+    error is raised.
     """
     if answer.is_abandoned:
-        raise AnswerInterrupted("The client left before the answer began; nothing was charged.")
+        raise AnswerInterrupted("The client disconnected before the answer began; nothing was charged.")
     choices = [_choice(engine, request, index, answer, deadline) for index, request in enumerate(requests)]
     found = [await choices[0]] if len(choices) == 1 else await _all(choices)
     transcript = Transcript(tuple(text for text, _ in found), tuple(last for _, last in found))
@@ -89,7 +89,7 @@ async def transcribe(
 
 
 async def _all(choices: Sequence[Coroutine[Any, Any, tuple[str, Chunk]]]) -> list[tuple[str, Chunk]]:
-    """Tasks cost as much as all else that a short answer takes, so a single choice has none of its own."""
+    """Run choices as tasks. A single choice has none: it would double the cost of a short answer."""
     tasks = [asyncio.create_task(choice) for choice in choices]
     try:
         return await asyncio.gather(*tasks)
@@ -105,7 +105,7 @@ async def _choice(
     texts: list[str] = []
     last: Chunk | None = None
     try:
-        with _aborted_in_time(engine, request.request_id, answer, deadline):
+        with _abort_on_time(engine, request.request_id, answer, deadline):
             async for chunk in engine.generate(request):
                 last = chunk
                 texts.append(chunk.text)
@@ -119,16 +119,16 @@ async def _choice(
 
 
 @contextlib.contextmanager
-def _aborted_in_time(engine: Engine, request_id: str, answer: Answer, deadline: float) -> Iterator[None]:
-    """When the reader has left, or the deadline has come; no task waits for what seldom happens."""
+def _abort_on_time(engine: Engine, request_id: str, answer: Answer, deadline: float) -> Iterator[None]:
+    """Abort the request when the reader disconnects or the deadline passes, without a waiting task."""
     loop, aborting = asyncio.get_running_loop(), list[asyncio.Task[None]]()
 
-    def begin() -> None:
+    def abort() -> None:
         if not aborting:
-            aborting.append(loop.create_task(_abort_until_heard(engine, request_id)))
+            aborting.append(loop.create_task(_abort_repeatedly(engine, request_id)))
 
-    timer = loop.call_at(deadline, begin)
-    answer.on_hang_up(begin)
+    timer = loop.call_at(deadline, abort)
+    answer.on_hang_up(abort)
     try:
         yield
     finally:
@@ -137,12 +137,12 @@ def _aborted_in_time(engine: Engine, request_id: str, answer: Answer, deadline: 
             task.cancel()
 
 
-async def _abort_until_heard(engine: Engine, request_id: str) -> None:
+async def _abort_repeatedly(engine: Engine, request_id: str) -> None:
     while True:  # the engine ignores an abort that arrives before its request
         await _abort(engine, request_id)
         await asyncio.sleep(ABORT_AGAIN_SECONDS)
 
 
 async def _abort(engine: Engine, request_id: str) -> None:
-    with contextlib.suppress(DomainError):  # an engine that is gone has nothing left to abort
+    with contextlib.suppress(DomainError):  # an engine that is gone has nothing to abort
         await engine.abort(request_id)

@@ -1,1 +1,1 @@
-"""Batches judged from the chain and their public data."""
+"""Audits batches from the chain and their public data."""

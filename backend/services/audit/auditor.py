@@ -1,6 +1,6 @@
-"""Recompute batches from chain and public batch data alone; no receipt of this installation is consulted.
+"""Recomputes batches from the chain and public batch data only, never from receipts of this installation.
 
-What an operator does not publish but shows in answer to demands is public data too.
+Answers to demands are public data too.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an audit says of one batch."""
+    """Result of the audit of one batch."""
 
     header: Header
     finding: Finding | None
-    """The first thing that is wrong, or withheld; None if every unit is right."""
+    """The first fault, or what is withheld; None if the batch is right."""
     proof: Proof | None = None
-    """By which the batch falls."""
+    """Fraud proof that voids the batch."""
     demands: tuple[tuple[Tree, tuple[int, ...]], ...] = ()
-    """What must be demanded first, where only the batch's operator can show what is wrong: tree and keys."""
+    """Trees and keys of leaves to demand first, if only the operator's data can show the fault."""
 
     @property
     def is_right(self) -> bool:
@@ -46,13 +46,13 @@ class Verdict:
 
 @dataclass
 class WrongBatch(Conflict):
-    """A batch of this operator is wrong: nothing may be built on it and no claim be made from it."""
+    """A batch of this operator is wrong: no batch may be built on it and no claim made from it."""
 
     verdict: Verdict | None = None
 
 
 class Auditor:
-    """Judges operators' batches, and mirrors the ledgers that follow from them."""
+    """Audits operators' batches and stores the resulting ledgers."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Auditor:
         self._db, self._cases = db, cases
 
     def audit(self, operator: Account) -> Iterator[Verdict]:
-        """Verdicts from the operator's first batch on; a wrong one is the last, as all after it fall with it.
+        """Verdicts from the operator's first batch on, up to the first wrong one, which voids all later ones.
 
         Errors: `Unavailable` if the store of batch data cannot be reached.
         """
         with self._db.read() as tx:
             ledger, parent = OperatorLedger(), None
-            for committed in standing(tx.chain.batches(operator)):
+            for committed in not_void(tx.chain.batches(operator)):
                 verdict, batch = self._judge(tx.chain, ledger, parent, committed)
                 yield verdict
                 if batch is None:
@@ -76,12 +76,12 @@ class Auditor:
                 ledger, parent = batch.after(verdict.header), committed
 
     def follow(self, operator: Account) -> OperatorLedger:
-        """The ledger after the operator's newest batch; audits and mirrors what is new since the last call.
+        """The ledger after the operator's newest batch; audits the batches since the last call.
 
         Errors: `WrongBatch`; `Unavailable` as `audit`.
         """
         with self._db.read() as tx:
-            batches = standing(tx.chain.batches(operator))
+            batches = not_void(tx.chain.batches(operator))
             ledger, known = _resume(tx, operator, batches)
             finalised = tx.chain.finalised(operator)
             for number in range(known, len(batches)):
@@ -94,9 +94,11 @@ class Auditor:
         return ledger
 
     def batch(self, operator: Account, number: int) -> Batch:
-        """A right batch with its trees, for openings. Errors: `NotFound`; `WrongBatch`; as `audit`."""
+        """A batch with its trees, for openings, once it is audited. Errors: `NotFound`; `WrongBatch`; as
+        `audit`.
+        """
         with self._db.read() as tx:
-            batches = [b for b in standing(tx.chain.batches(operator)) if b.number <= number]
+            batches = [b for b in not_void(tx.chain.batches(operator)) if b.number <= number]
             if not batches or batches[-1].number != number:
                 raise NotFound(f"{operator} has no batch {number}", "number")
             ledger, known = _resume(tx, operator, batches[:-1])
@@ -147,15 +149,15 @@ class Auditor:
         return judge(case, chain, terms, self._cases.is_signed(chain, committed.operator))
 
 
-def standing(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
-    """Those that were not voided, in order."""
+def not_void(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+    """The batches that are not void, in order."""
     return [batch for batch in batches if batch.state is not BatchState.VOID]
 
 
 def _resume(
     tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]
 ) -> tuple[OperatorLedger, int]:
-    """The newest mirrored ledger of these batches, and how many of them it covers."""
+    """The newest stored ledger of these batches, and the number of batches it covers."""
     for known in range(len(batches), 0, -1):
         ledger = tx.batches.ledger(operator, batches[known - 1].hash)
         if ledger is not None:

@@ -1,4 +1,4 @@
-"""What is known of a committed batch: from the chain, the store of batch data, and the answers to demands."""
+"""Collects all public data about a committed batch: chain, batch data, and answers to demands."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from backend.domain.batch import Header
 from backend.domain.content import cid_of
 from backend.domain.disputes.witnesses import AnsweredReceipt, Lookup
 from backend.domain.judging.case import Case
-from backend.ports.storage import bring_nothing
-from backend.services.audit.published import max_bytes, published, signed_by_keys_of, spans_of
+from backend.ports.storage import fetch_nothing
+from backend.services.audit.published import max_bytes, read_batch_data, signed_by_keys_of, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from backend.domain.receipt import SignedReceipt
     from backend.domain.settlement import CommittedBatch, DemandAnswer
     from backend.ports.chain import Chain, ChainView, Recover
-    from backend.ports.storage import BlobStore, Bring
-    from backend.services.audit.published import Published
+    from backend.ports.storage import BlobStore, FetchFolder
+    from backend.services.audit.published import BatchReceipts
 
 RETRY_SECONDS = 2.0
 
 
 class Cases:
-    """`chain` decodes what answers show; `settlement` is the domain in which receipts are signed.
+    """`chain` decodes the calls that answer demands; `settlement` is the EIP-712 domain of receipts.
 
-    The receipts of the `kept` batches last asked for stay in memory. `bring`: has batch data brought into the
-    store that is not there.
+    The receipts of the latest `cache_size` batches stay in memory. `fetch_folder` fetches batch data that the
+    store lacks.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class Cases:
         blobs: BlobStore,
         recover: Recover,
         settlement: TypedDomain,
-        kept: int = 1,
-        bring: Bring = bring_nothing,
+        cache_size: int = 1,
+        fetch_folder: FetchFolder = fetch_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain, self._blobs, self._clock = chain, blobs, clock
-        self._recover, self._settlement, self._kept = recover, settlement, kept
-        self._bring = bring
-        self._published: dict[Hash32, tuple[float, Published]] = {}
-        self._shown: dict[tuple[Hash32, int, int], Lookup | AnsweredReceipt] = {}
+        self._recover, self._settlement, self._cache_size = recover, settlement, cache_size
+        self._fetch_folder = fetch_folder
+        self._cache: dict[Hash32, tuple[float, BatchReceipts]] = {}
+        self._decoded: dict[tuple[Hash32, int, int], Lookup | AnsweredReceipt] = {}
 
     def case(
         self,
@@ -60,7 +60,7 @@ class Cases:
         ledger: OperatorLedger | None,
         evidence: Sequence[SignedReceipt] = (),
     ) -> Case:
-        """`ledger`: after `parent`, None where it is not known. Errors: `Unavailable`."""
+        """`ledger`: the one after `parent`, None if it is unknown. Errors: `Unavailable`."""
         header = Header.from_chain(batch.header)
         receipts, withheld = self._find(header)
         return Case(
@@ -77,15 +77,15 @@ class Cases:
     def is_signed(self, view: ChainView, operator: Account) -> IsSigned:
         return signed_by_keys_of(operator, view, self._recover, self._settlement)
 
-    def _find(self, header: Header) -> Published:
-        """As `published`, which is not asked again at once: a store may look long for what nobody has."""
-        until, found = self._published.get(header.hash, (0.0, None))
+    def _find(self, header: Header) -> BatchReceipts:
+        """As `read_batch_data`, with a pause after a failure: a store may search long for missing content."""
+        until, found = self._cache.get(header.hash, (0.0, None))
         if found is None or (found[0] is None and until < self._clock()):
-            self._bring(cid_of(header.data_digest), max_bytes(header), header.operator)
-            found = published(header, self._blobs, self._settlement)
-            while len(self._published) >= self._kept:
-                del self._published[next(iter(self._published))]
-            self._published[header.hash] = (self._clock() + RETRY_SECONDS, found)
+            self._fetch_folder(cid_of(header.data_digest), max_bytes(header), header.operator)
+            found = read_batch_data(header, self._blobs, self._settlement)
+            while len(self._cache) >= self._cache_size:
+                del self._cache[next(iter(self._cache))]
+            self._cache[header.hash] = (self._clock() + RETRY_SECONDS, found)
         return found
 
     def _answers(
@@ -95,15 +95,15 @@ class Cases:
         for demanded in view.demands(batch_hash):
             for answered in view.answers(demanded.id):
                 key = demanded.demand.keys[answered.key_index]
-                found[demanded.demand.tree, key] = self._shown_by(answered)
+                found[demanded.demand.tree, key] = self._decode(answered)
         return found
 
-    def _shown_by(self, answered: DemandAnswer) -> Lookup | AnsweredReceipt:
+    def _decode(self, answered: DemandAnswer) -> Lookup | AnsweredReceipt:
         place = (answered.demand, answered.key_index, answered.block_number)
-        if place not in self._shown:
+        if place not in self._decoded:
             args = self._chain.decode(self._chain.address("Disputes"), answered.call)["args"]
             is_receipt = "witness" in args
-            self._shown[place] = (
+            self._decoded[place] = (
                 AnsweredReceipt.from_chain(args) if is_receipt else Lookup.from_chain(args["lookup"])
             )
-        return self._shown[place]
+        return self._decoded[place]

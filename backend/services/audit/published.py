@@ -1,4 +1,4 @@
-"""A batch's public data, read as somebody who trusts neither its operator nor the store."""
+"""Reads and checks a batch's public data, which is untrusted like the store that holds it."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ if TYPE_CHECKING:
     from backend.ports.chain import ChainView, Recover
     from backend.ports.storage import BlobStore
 
-Published = tuple["tuple[SignedReceipt, ...] | None", "Finding | None"]
-"""The receipts, or why there are none."""
+BatchReceipts = tuple["tuple[SignedReceipt, ...] | None", "Finding | None"]
+"""The receipts, or the finding that explains why there are none."""
 
 
-def published(header: Header, blobs: BlobStore, settlement: TypedDomain) -> Published:
-    """`settlement`: the domain of the batch's contract. Errors: `Unavailable`."""
+def read_batch_data(header: Header, blobs: BlobStore, settlement: TypedDomain) -> BatchReceipts:
+    """`settlement`: EIP-712 domain of the batch's contract. Errors: `Unavailable`."""
     cid = cid_of(header.data_digest)
     try:
-        # What somebody else published must not fill our memory.
+        # Limits memory: the data is published by other operators.
         if blobs.names(cid).get(FILE_NAME, 0) > max_bytes(header):
-            return None, Finding("data_malformed", "the batch data is longer than its receipts can be")
+            return None, Finding("data_malformed", "the batch data is larger than its receipts can be")
         name, receipts = decode(blobs.read(cid, FILE_NAME))
     except (ContentMissing, ContentCorrupt) as error:
         return None, Finding("data_missing", f"the batch data {cid}: {error}")
     except MalformedBatch as error:
         return None, Finding("data_malformed", str(error))
-    here = BatchName(settlement.chain_id, settlement.contract, header.operator, header.number)
-    if name != here:
-        return None, Finding("data_name", f"the batch data is of {name}, it must be of {here}")
+    expected = BatchName(settlement.chain_id, settlement.contract, header.operator, header.number)
+    if name != expected:
+        return None, Finding("data_name", f"the batch data names {name}, it must name {expected}")
     if not receipts:
         return None, Finding("data_malformed", "the batch data has no receipt")
     return receipts, None
 
 
 def max_bytes(header: Header) -> int:
-    """What the batch's data can have at most."""
+    """Maximum size of the batch's data."""
     return MAX_LINE * (header.receipts_count + 1)
 
 
 def spans_of(view: ChainView, batch_hash: Hash32) -> tuple[Span, ...]:
-    """What a batch collected, as the chain reported it."""
+    """Spans that a batch collected, from the chain."""
     return tuple(Span(s.channel_id, s.before, s.start, s.until) for s in view.spans(batch_hash))
 
 
 def signed_by_keys_of(
     operator: Account, view: ChainView, recover: Recover, settlement: TypedDomain
 ) -> IsSigned:
-    """Whether a receipt key that the operator has by now signed a receipt."""
+    """Predicate: whether a receipt is signed by a registered receipt key of the operator."""
     known = view.operator(operator)
     keys = () if known is None else known.keys
 

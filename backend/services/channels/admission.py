@@ -1,4 +1,6 @@
-"""Money is kept before an answer runs, and becomes a receipt on the channel's line when it has ended."""
+"""Reserves a channel's balance before an answer runs, and charges the answer with a signed receipt
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Who pays for an answer, and with which API key if it came with one."""
+    """The account that pays for an answer, and the API key of the request if it had one."""
 
     account: Account
     key_id: str | None = None
@@ -35,7 +37,7 @@ class Payer:
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """Where this installation's receipts are good: operator, collector (`Settlement`) and its domain."""
+    """Operator, collector (`Settlement`) and EIP-712 domain of this installation's receipts."""
 
     operator: Account
     collector: Account
@@ -44,34 +46,37 @@ class Market:
     def channel(self, payer: Account) -> ChannelId:
         return channel_id(payer, self.operator, self.collector)
 
-    def charged(
+    def issue_receipt(
         self,
-        books: ChannelLedger,
+        ledger: ChannelLedger,
         payer: Payer,
         reservation: Reservation,
         bill: Bill,
         receipt_key: Signer,
         trace: str | None,
     ) -> NewReceipt:
-        """The receipt, at the end of the line, for which the reservation is exchanged in the books.
+        """Sign the receipt that follows the channel's last one, and replace the reservation by it in the
+        ledger.
 
-        Raises ReservationLost, and charges nothing, if the reservation is gone or too small.
+        Raises ReservationLost, and charges nothing, if the reservation has expired or is too small.
         """
         if bill.charge > reservation.amount:
-            raise ReservationLost(f"It cost {bill.charge}, above its bound of {reservation.amount}.")
-        cumulative = books.line_end(reservation) + bill.charge
-        receipt = receipt_of(reservation.channel_id, cumulative, bill, int(books.now.timestamp()))
+            raise ReservationLost(
+                f"The answer costs {bill.charge}, more than its reservation of {reservation.amount}."
+            )
+        cumulative = ledger.cumulative(reservation) + bill.charge
+        receipt = build_receipt(reservation.channel_id, cumulative, bill, int(ledger.now.timestamp()))
         number = receipt_id(receipt)
         signature = receipt_key.sign(self.receipts.digest(to_bytes(number)))
         signed = SignedReceipt(receipt, bill.method, bill.slices, signature)
         stored = NewReceipt(number, self.operator, payer.account, signed, bill.salt, payer.key_id, trace)
-        books.charge(reservation, stored)
+        ledger.charge(reservation, stored)
         return stored
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """All of a receipt but its place on the line and its instant."""
+    """A receipt without its cumulative and its time."""
 
     charge: int
     request_hash: Hash32
@@ -86,20 +91,20 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One thing to do in the books of a channel, and of the key that is used."""
+class _Operation:
+    """One operation on the ledger of a channel and of the API key that is used."""
 
     channel: ChannelId
     key_id: str | None
-    act: Callable[[ChannelLedger], Any]
+    apply: Callable[[ChannelLedger], Any]
 
 
 class Admission:
     """Reservations and receipts of all channels of one operator. Any number of processes may share a
     database.
 
-    What is asked for at a time is done in one transaction, in the order of asking, and each answer is given
-    once that transaction is durable: whoever dies before it has promised nothing.
+    Concurrent operations run in one transaction, in the order of their calls. Each call returns once that
+    transaction is durable, so a crash never loses a result that a caller has seen.
     """
 
     def __init__(
@@ -111,77 +116,82 @@ class Admission:
         reservation_seconds: int,
         max_lag_seconds: int,
     ) -> None:
-        """`max_lag_seconds`: how old the last indexed block may be where money is kept."""
+        """`max_lag_seconds`: maximum age of the last indexed block for a reservation."""
         self._db = db
         self._market = market
         self._receipt_key = receipt_key
         self._clock = clock
         self._reservation_seconds = reservation_seconds
         self._max_lag_seconds = max_lag_seconds
-        self._glances: GroupCommit[_Entry, Any] = GroupCommit(self._look, "admission-glance")
-        self._commits: GroupCommit[_Entry, Any] = GroupCommit(self._commit, "admission-commit")
+        self._reads: GroupCommit[_Operation, Any] = GroupCommit(self._read, "admission-read")
+        self._writes: GroupCommit[_Operation, Any] = GroupCommit(self._write, "admission-write")
 
     async def check(self, payer: Payer, amount: int) -> None:
-        """A glance that keeps nothing: whether `reserve` would refuse now. Raises as `reserve`."""
+        """Raise what `reserve` would raise now. Reserves nothing and takes no lock."""
         channel = self._market.channel(payer.account)
 
-        def act(books: ChannelLedger) -> None:
-            books.check(channel, payer.key_id, amount, self._max_lag_seconds)
+        def apply(ledger: ChannelLedger) -> None:
+            ledger.check(channel, payer.key_id, amount, self._max_lag_seconds)
 
-        await self._glances.ask(_Entry(channel, payer.key_id, act))
+        await self._reads.submit(_Operation(channel, payer.key_id, apply))
 
     async def reserve(self, payer: Payer, amount: int) -> Reservation:
-        """Keep `amount` micro-units for one answer. Raises PaymentRequired, saying what is missing, and
-        ViewStale.
+        """Reserve `amount` micro-units for one answer.
+
+        Raises PaymentRequired, which names what is missing, and ViewStale.
         """
         channel = self._market.channel(payer.account)
 
-        def act(books: ChannelLedger) -> Reservation:
-            books.check(channel, payer.key_id, amount, self._max_lag_seconds)
-            expires_at = books.now + timedelta(seconds=self._reservation_seconds)
+        def apply(ledger: ChannelLedger) -> Reservation:
+            ledger.check(channel, payer.key_id, amount, self._max_lag_seconds)
+            expires_at = ledger.now + timedelta(seconds=self._reservation_seconds)
             reservation = Reservation(secrets.token_hex(16), channel, payer.key_id, amount, expires_at)
-            books.keep(reservation)
+            ledger.reserve(reservation)
             return reservation
 
-        kept: Reservation = await self._commits.ask(_Entry(channel, payer.key_id, act))
-        return kept
+        reserved: Reservation = await self._writes.submit(_Operation(channel, payer.key_id, apply))
+        return reserved
 
     async def release(self, reservation: Reservation) -> None:
-        def act(books: ChannelLedger) -> None:
-            books.release(reservation.id)
+        def apply(ledger: ChannelLedger) -> None:
+            ledger.release(reservation.id)
 
-        await self._commits.ask(_Entry(reservation.channel_id, None, act))
+        await self._writes.submit(_Operation(reservation.channel_id, None, apply))
 
-    async def settle(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
-        """Exchange the reservation for a signed receipt at the end of the line; durable when this returns.
+    async def charge(self, payer: Payer, reservation: Reservation, bill: Bill) -> NewReceipt:
+        """Replace the reservation by a signed receipt, which is durable when this returns.
 
         Raises ReservationLost, and charges nothing, if the reservation has expired or is too small.
         """
-        trace = traces.current_traceparent()  # of the answer: what is written together is written elsewhere
+        trace = traces.current_traceparent()  # the answer's span: the group is written in another thread
 
-        def act(books: ChannelLedger) -> NewReceipt:
-            return self._market.charged(books, payer, reservation, bill, self._receipt_key, trace)
+        def apply(ledger: ChannelLedger) -> NewReceipt:
+            return self._market.issue_receipt(ledger, payer, reservation, bill, self._receipt_key, trace)
 
-        stored: NewReceipt = await self._commits.ask(_Entry(reservation.channel_id, payer.key_id, act))
+        stored: NewReceipt = await self._writes.submit(
+            _Operation(reservation.channel_id, payer.key_id, apply)
+        )
         return stored
 
-    def _look(self, entries: Sequence[_Entry]) -> list[Any]:
+    def _read(self, operations: Sequence[_Operation]) -> list[Any]:
         with self._db.read() as tx:
-            books = ChannelLedger.opened(tx, *_names(entries), self._clock())
-        return [_outcome(entry, books) for entry in entries]
+            ledger = ChannelLedger.load(tx, *_channels_and_keys(operations), self._clock())
+        return [_outcome(operation, ledger) for operation in operations]
 
-    def _commit(self, entries: Sequence[_Entry]) -> list[Any]:
+    def _write(self, operations: Sequence[_Operation]) -> list[Any]:
         with self._db.begin() as tx:
-            channels, keys = _names(entries)
+            channels, keys = _channels_and_keys(operations)
             tx.channels.lock(*channels)
-            books = ChannelLedger.opened(tx, channels, keys, self._clock())
-            outcomes = [_outcome(entry, books) for entry in entries]
-            books.write(tx)
+            ledger = ChannelLedger.load(tx, channels, keys, self._clock())
+            outcomes = [_outcome(operation, ledger) for operation in operations]
+            ledger.write(tx)
         return outcomes
 
 
-def receipt_of(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> Receipt:
-    """What is signed for an answer that brings its channel to `cumulative`. `served_at`: Unix seconds."""
+def build_receipt(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) -> Receipt:
+    """The receipt of an answer that raises its channel's cumulative to `cumulative`. `served_at`: unix
+    seconds.
+    """
     return Receipt(
         channel_id=channel,
         cumulative=cumulative,
@@ -196,13 +206,13 @@ def receipt_of(channel: ChannelId, cumulative: int, bill: Bill, served_at: int) 
     )
 
 
-def _names(entries: Sequence[_Entry]) -> tuple[Collection[ChannelId], Collection[str]]:
-    return {e.channel for e in entries}, {e.key_id for e in entries if e.key_id is not None}
+def _channels_and_keys(operations: Sequence[_Operation]) -> tuple[Collection[ChannelId], Collection[str]]:
+    return {o.channel for o in operations}, {o.key_id for o in operations if o.key_id is not None}
 
 
-def _outcome(entry: _Entry, books: ChannelLedger) -> Any:
-    """What is refused to one is no reason to refuse the others."""
+def _outcome(operation: _Operation, ledger: ChannelLedger) -> Any:
+    """Result or error of one operation. The error of one does not fail the others of its group."""
     try:
-        return entry.act(books)
-    except Exception as error:  # noqa: BLE001 - a signer out of reach is its caller's error too
+        return operation.apply(ledger)
+    except Exception as error:  # noqa: BLE001 - also an unreachable signer fails its own caller only
         return error

@@ -1,4 +1,8 @@
-"""How much a payer may still spend through a channel. All amounts in micro-units along the channel's line."""
+"""How much a payer may still spend through a channel.
+
+Amounts are in micro-units. A *cumulative* counts all that a channel was ever charged; vouchers, collections
+and receipts name cumulatives.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +24,27 @@ if TYPE_CHECKING:
 
 
 class ViewStale(Unavailable):
-    """What is known of the chain is too old to lend on: balances may have left since."""
+    """The indexed chain is too old to rely on its balances: they may have been withdrawn since."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A channel's line: what is paid for, allowed, charged and kept for running answers."""
+class ChannelBalance:
+    """What a channel holds, may be charged, was charged, and has reserved for running answers."""
 
     balance: int
-    """In the vault, N blocks deep, thawing money included."""
+    """Balance in the vault at N confirmations, thawing amount included."""
     thawing: int
     collected: int
-    """Where the collected part of the line ends."""
+    """Cumulative up to which batches have collected."""
     authorised: int
-    """Where the best voucher or usable session key lets collection end."""
+    """Highest cumulative that a voucher or a usable session key lets us collect."""
     charged: int
-    """Where the last receipt ends."""
+    """Cumulative of the last receipt."""
     reserved: int
 
     @property
     def funded(self) -> int:
-        """Where the money that stays ends; what thaws can leave before it is collected."""
+        """Cumulative that the balance covers. The thawing amount may be withdrawn before it is collected."""
         return self.collected + max(self.balance - self.thawing, 0)
 
     @property
@@ -48,30 +52,31 @@ class Standing:
         return max(min(self.funded, self.authorised) - self.charged - self.reserved, 0)
 
     def missing(self, amount: int) -> dict[str, int]:
-        """What keeps `amount` from being spent: how much more balance, how much more authorisation."""
+        """Shortfalls of balance and authorisation for spending `amount`; those that suffice are left out."""
         end = self.charged + self.reserved + amount
-        lacks = {"balance": end - self.funded, "authorisation": end - self.authorised}
-        return {name: lack for name, lack in lacks.items() if lack > 0}
+        shortfalls = {"balance": end - self.funded, "authorisation": end - self.authorised}
+        return {name: shortfall for name, shortfall in shortfalls.items() if shortfall > 0}
 
 
-def standing(tx: UnitOfWork, channel: ChannelId, now: datetime) -> Standing:
-    """Exact for a caller that holds the channel's lock; a glance otherwise."""
-    return standings(tx, [channel], kept(tx.channels.reservations([channel]), now), now)[channel]
+def channel_balance(tx: UnitOfWork, channel: ChannelId, now: datetime) -> ChannelBalance:
+    """Exact for a caller that holds the channel's lock; otherwise it may be outdated at once."""
+    reserved = reserved_by_channel(tx.channels.reservations([channel]), now)
+    return channel_balances(tx, [channel], reserved, now)[channel]
 
 
-def standings(
+def channel_balances(
     tx: UnitOfWork, channels: Collection[ChannelId], reserved: Mapping[ChannelId, int], now: datetime
-) -> dict[ChannelId, Standing]:
-    """Of many channels at once. `reserved` as `kept` gives it."""
+) -> dict[ChannelId, ChannelBalance]:
+    """Balances of many channels. `reserved`: from `reserved_by_channel`."""
     on_chain, charged = tx.chain.known_channels(channels), tx.channels.charged(channels)
-    authorised = _authorised(tx, on_chain, later_now(tx.chain, now))
+    authorised = _authorised(tx, on_chain, latest_time(tx.chain, now))
     return {
-        channel: Standing(
+        channel: ChannelBalance(
             balance=found.balance if found else 0,
             thawing=found.thawing if found else 0,
             collected=found.collected if found else 0,
             authorised=authorised.get(channel, 0),
-            charged=line_end(found, charged.get(channel, 0)),
+            charged=current_cumulative(found, charged.get(channel, 0)),
             reserved=reserved.get(channel, 0),
         )
         for channel in channels
@@ -79,8 +84,8 @@ def standings(
     }
 
 
-def kept(reservations: Iterable[Reservation], now: datetime) -> dict[ChannelId, int]:
-    """Sums by channel, without what has expired."""
+def reserved_by_channel(reservations: Iterable[Reservation], now: datetime) -> dict[ChannelId, int]:
+    """Sums of the reservations that have not expired."""
     sums: dict[ChannelId, int] = {}
     for found in reservations:
         if not found.is_over(now):
@@ -95,41 +100,44 @@ def check_fresh(cursor: BlockRef | None, now: datetime, max_lag_seconds: int) ->
     lag = int(now.timestamp()) - cursor.timestamp
     if lag > max_lag_seconds:
         raise ViewStale(
-            f"What is known of the chain is {lag} seconds old, more than {max_lag_seconds}; "
+            f"The last indexed block is {lag} seconds old, more than {max_lag_seconds}; "
             "nothing was charged, try again.",
             details={"lag_seconds": lag, "block_number": cursor.number},
         )
 
 
-def later_now(chain: ChainView, now: datetime) -> datetime:
-    """Ours or the indexed chain's, whichever is ahead: what has expired by either is not relied on."""
+def latest_time(chain: ChainView, now: datetime) -> datetime:
+    """The later of our clock and the indexed chain's: a grant that has expired by either is not usable."""
     cursor = chain.cursor()
     return max(now, datetime.fromtimestamp(cursor.timestamp, UTC)) if cursor else now
 
 
-def line_end(channel: Channel | None, charged: int) -> int:
-    """Where the next receipt begins. A database from an old backup knows less than the chain collected.
+def current_cumulative(channel: Channel | None, charged: int) -> int:
+    """The cumulative on which the next receipt builds.
 
-    A refund does not move it back: a second receipt over the same money would convict its batch.
+    It is never below what the chain collected, which a database restored from an old backup may not know. A
+    refund does not lower it: a second receipt for the same cumulative would convict its batch.
     """
     return max(charged, channel.collected, channel.max_collected) if channel else charged
 
 
 def usable_grants(grants: Iterable[Grant], now: datetime) -> dict[Account, int]:
-    """Cap by key. Use ends at once on revocation and expiry, though collection goes on until the thaw."""
+    """Caps of the keys that may be used. Revocation and expiry end use at once; what was charged before can
+    be collected until the thaw ends.
+    """
     return {g.key: g.cap for g in grants if g.revoked_at is None and g.expiry > now.timestamp()}
 
 
 def _authorised(tx: UnitOfWork, channels: Mapping[ChannelId, Channel], now: datetime) -> dict[ChannelId, int]:
-    """Where the best voucher or usable session key of each channel lets collection end."""
+    """For each channel, the highest cumulative that a voucher or a usable session key lets us collect."""
     grants = tx.chain.known_grants(channels)
     caps = {channel: usable_grants(grants.get(channel, ()), now) for channel in channels}
     best = dict.fromkeys(channels, 0)
     for channel, key in tx.channels.keys_held(channels):
         best[channel] = max(best[channel], caps[channel].get(key, 0))
     for voucher in tx.channels.vouchers(*channels):
-        channel, reach = voucher.signed.voucher.channel_id, voucher.signed.voucher.max_cumulative
+        channel, limit = voucher.signed.voucher.channel_id, voucher.signed.voucher.max_cumulative
         if voucher.signer != channels[channel].payer:
-            reach = min(reach, caps[channel].get(voucher.signer, 0))
-        best[channel] = max(best[channel], reach)
+            limit = min(limit, caps[channel].get(voucher.signer, 0))
+        best[channel] = max(best[channel], limit)
     return best

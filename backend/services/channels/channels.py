@@ -1,4 +1,4 @@
-"""Channels as payers see them, and the vouchers that payers send who sign for themselves."""
+"""Payers' channels, and the vouchers that payers sign themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.domain.hashing import receipt_id
 from backend.domain.ids import ReceiptId
 from backend.domain.voucher import ClientVoucher
 from backend.ports.chain import ChainView
-from backend.services.channels.balance import Standing, later_now, standing, usable_grants
+from backend.services.channels.balance import ChannelBalance, channel_balance, latest_time, usable_grants
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,23 +31,23 @@ class ChannelView:
     payer: Account
     operator: Account
     collector: Account
-    standing: Standing
+    balance: ChannelBalance
     thawed_at: int
-    """Unix seconds from when on the thawing part may leave; zero while nothing thaws."""
+    """Unix seconds from which the thawing amount may be withdrawn; zero while nothing thaws."""
     grants: tuple[Grant, ...]
     held_keys: frozenset[Account]
-    """Those of the session keys that this gateway holds: at most their cap is at risk here."""
+    """Session keys that this gateway holds. A compromised gateway can charge at most their cap."""
     voucher_domain: TypedDomain
 
 
-SetAside = Callable[[ChainView], Container[ReceiptId]]
-"""The receipts that are never settled, as the chain's view has it. Errors: `Unavailable`."""
+Quarantined = Callable[[ChainView], Container[ReceiptId]]
+"""Receipts that are never settled, by the indexed chain. Errors: `Unavailable`."""
 MAX_WAIVED = 100
-"""Receipts that one voucher may leave unpaid."""
+"""Maximum number of receipts that one voucher may waive."""
 
 
 class Channels:
-    """`vouchers`: the EIP-712 domain of `PaymentVault`."""
+    """`vouchers` is the EIP-712 domain of `PaymentVault`."""
 
     def __init__(
         self,
@@ -56,19 +56,19 @@ class Channels:
         vouchers: TypedDomain,
         recover: Recover,
         clock: Callable[[], datetime],
-        set_aside: SetAside,
+        quarantined: Quarantined,
     ) -> None:
         self._db = db
         self._market = market
         self._vouchers = vouchers
         self._recover = recover
         self._clock = clock
-        self._set_aside = set_aside
+        self._quarantined = quarantined
 
     def get(self, payer: Account, name: str) -> ChannelView:
-        """The payer's channel by its id or its operator, whether or not anything was deposited yet.
+        """The payer's channel, by its id or its operator, with or without a deposit.
 
-        Raises NotFound for channels of others and for operators that keep their books elsewhere.
+        Raises NotFound for channels of other payers and for other operators.
         """
         return self._view(payer, self.channel_id(payer, name))
 
@@ -86,9 +86,9 @@ class Channels:
         return [self._view(payer, self._market.channel(payer))]
 
     def add_voucher(self, payer: Account, signed: SignedVoucher) -> ChannelView:
-        """Keep a voucher signed by the payer or by one of the payer's usable session keys.
+        """Store a voucher signed by the payer or by one of the payer's usable session keys.
 
-        It may waive what was convicted: nothing after that is settled before.
+        It may waive quarantined receipts: until then no later receipt of the channel can be settled.
         """
         voucher = signed.voucher
         channel = self._market.channel(payer)
@@ -96,34 +96,34 @@ class Channels:
             raise InvalidInput(f"The voucher is for another channel than {channel}.", param="channel_id")
         signer = self._recover(self._vouchers.voucher_digest(voucher), signed.signature)
         now = self._clock()
-        aside = self._aside() if voucher.waived_until else ()
+        quarantined = self._load_quarantined() if voucher.waived_until else ()
         with self._db.begin() as tx:
             tx.channels.lock(channel)
-            line = standing(tx, channel, now)
-            grants = usable_grants(tx.chain.grants(channel), later_now(tx.chain, now))
+            balance = channel_balance(tx, channel, now)
+            grants = usable_grants(tx.chain.grants(channel), latest_time(tx.chain, now))
             if signer != payer and signer not in grants:
                 raise Forbidden(f"{signer} may not sign vouchers of this channel.", param="signature")
-            # What a batch collected that is not final yet may come back, to be collected anew.
-            settled = min(tx.chain.settled(channel), line.collected)
-            waivable = _waivable(tx, channel, settled, aside)
+            # What a batch that is not final has collected may be refunded, and collected again.
+            settled = min(tx.chain.settled(channel), balance.collected)
+            waivable = _waivable(tx, channel, settled, quarantined)
             if voucher.waived_until > waivable:
                 raise Conflict(
-                    f"The voucher would leave answers up to {voucher.waived_until} unpaid: the channel is "
-                    f"finally settled up to {settled}, and can be waived up to {waivable}.",
+                    f"The voucher would waive answers up to {voucher.waived_until}; the channel is finally "
+                    f"settled up to {settled} and can be waived up to {waivable}.",
                     param="from",
                     details={"settled": str(settled), "waivable": str(waivable)},
                 )
             for known in (v.signed.voucher for v in tx.channels.vouchers(channel) if v.signer == signer):
-                if _reach(known) >= _reach(voucher):
+                if _order(known) >= _order(voucher):
                     raise Conflict(
-                        f"A voucher up to {known.max_cumulative} is here already.", param="max_cumulative"
+                        f"A voucher up to {known.max_cumulative} is already stored.", param="max_cumulative"
                     )
             tx.channels.put_voucher(ClientVoucher(signed, signer))
         return self._view(payer, channel)
 
-    def _aside(self) -> Container[ReceiptId]:
+    def _load_quarantined(self) -> Container[ReceiptId]:
         with self._db.read() as tx:
-            return self._set_aside(tx.chain)
+            return self._quarantined(tx.chain)
 
     def _view(self, payer: Account, channel: ChannelId) -> ChannelView:
         with self._db.read() as tx:
@@ -133,7 +133,7 @@ class Channels:
                 payer=payer,
                 operator=self._market.operator,
                 collector=self._market.collector,
-                standing=standing(tx, channel, self._clock()),
+                balance=channel_balance(tx, channel, self._clock()),
                 thawed_at=on_chain.thawed_at if on_chain else 0,
                 grants=tuple(tx.chain.grants(channel)),
                 held_keys=frozenset(tx.channels.held_keys(channel)),
@@ -141,17 +141,17 @@ class Channels:
             )
 
 
-def _reach(voucher: Voucher) -> tuple[int, int]:
-    """A later voucher of the same signer takes the place of one that reaches less far."""
+def _order(voucher: Voucher) -> tuple[int, int]:
+    """A voucher replaces those of the same signer that are smaller in this order."""
     return voucher.max_cumulative, voucher.waived_until
 
 
-def _waivable(tx: UnitOfWork, channel: ChannelId, settled: int, aside: Container[ReceiptId]) -> int:
-    """Where what is set aside right after the settled part of the line ends."""
+def _waivable(tx: UnitOfWork, channel: ChannelId, settled: int, quarantined: Container[ReceiptId]) -> int:
+    """Cumulative of the last quarantined receipt in the run that directly follows `settled`."""
     end = settled
     for signed in tx.receipts.unsettled(channel, settled, MAX_WAIVED):
         receipt = signed.receipt
-        if receipt.cumulative - receipt.charge != end or receipt_id(receipt) not in aside:
+        if receipt.cumulative - receipt.charge != end or receipt_id(receipt) not in quarantined:
             break
         end = receipt.cumulative
     return end

@@ -1,4 +1,4 @@
-"""Money into a channel and leave to spend it: prepared for the payer's wallet, or relayed."""
+"""Deposits, session grants and withdrawals: prepared for the payer's wallet, or relayed by the operator."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from backend.domain.errors import Conflict, InvalidInput, PaymentRequired, Unava
 from backend.domain.hashing import GRANT_TYPE, REVOCATION_TYPE, TypedDomain, keccak, to_hash, words
 from backend.domain.ids import ZERO_ACCOUNT, Account, ChannelId, Hash32
 from backend.domain.money import UNIT
-from backend.services.channels.balance import later_now, standing, usable_grants
+from backend.services.channels.balance import channel_balance, latest_time, usable_grants
 from backend.services.transactions.payment_token import PaymentToken
-from backend.services.transactions.retry import enqueue_again
+from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 AUTHORIZATION_SECONDS = 3600
 MIN_RELAYED_UNITS = 1_000
-"""The operator pays for the transaction: smaller deposits are for the payer's own wallet to send."""
+"""The operator pays the gas of a relayed deposit: the payer's wallet sends smaller ones itself."""
 KEY_WAIT_SECONDS = 10
 VAULT = "PaymentVault"
 AUTHORIZATION_TYPE = (
@@ -40,18 +40,18 @@ _MAX_UINT128 = (1 << 128) - 1
 
 
 class ChannelEmpty(Conflict):
-    """Nothing was deposited yet, or not deep enough in the chain: there is nothing to grant."""
+    """The channel has no confirmed deposit, so that there is nothing to grant."""
 
 
 class InsufficientTokens(PaymentRequired):
-    """The payer's wallet holds less than is to be deposited."""
+    """The payer's wallet holds less than the deposit."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
-    """What a payer lets a session key sign. `cap`, in micro-units, is a ceiling on the channel's cumulative
-    (None: all that the deposit makes available); `expiry` in unix seconds, later where the key's present
-    grant ends later; without a `key` the gateway holds one.
+    """Terms under which a session key may sign. `cap`, in micro-units, limits the channel's cumulative (None:
+    all that the deposit makes available). `expiry` in unix seconds; an existing grant of the key is never
+    shortened. Without a `key` the gateway uses one that it holds.
     """
 
     expiry: int
@@ -61,14 +61,14 @@ class SessionTerms:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The contract's `SessionGrant`; the zero key grants nothing."""
+    """The contract's `SessionGrant`. A grant to the zero key grants nothing."""
 
     key: Account
     cap: int
     expiry: int
 
     def as_argument(self) -> dict[str, Any]:
-        """As the transaction queue keeps it: integers as decimal strings."""
+        """As an argument of a queued transaction: integers as decimal strings."""
         return {"key": self.key, "cap": str(self.cap), "expiry": str(self.expiry)}
 
 
@@ -77,7 +77,7 @@ NO_GRANT = Grant(ZERO_ACCOUNT, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class RelayedDeposit:
-    """A relayed deposit but for the payer's signature. `salt` makes its EIP-3009 nonce unique."""
+    """A relayed deposit without the payer's signature. `salt` makes its EIP-3009 nonce unique."""
 
     units: int
     grant: Grant
@@ -87,9 +87,9 @@ class RelayedDeposit:
 
 @dataclass(frozen=True, slots=True)
 class PreparedDeposit:
-    """Two doors: `transactions` for the payer to send in order, or `typed_data` to sign and have relayed.
+    """Either the payer sends `transactions` in order, or signs `typed_data` and has the deposit relayed.
 
-    A payment token that takes no authorisation by signature has the first alone.
+    `relay` and `typed_data` are None for a payment token without EIP-3009 authorisations.
     """
 
     channel_id: ChannelId
@@ -99,7 +99,7 @@ class PreparedDeposit:
 
 
 class Deposits:
-    """Of the payment token that the deployment names, whichever ERC-20 that is."""
+    """Uses the ERC-20 that the deployment names as payment token."""
 
     def __init__(
         self,
@@ -118,7 +118,9 @@ class Deposits:
         self._creating = threading.Lock()
 
     def prepare(self, payer: Account, units: int, session: SessionTerms | None) -> PreparedDeposit:
-        """A deposit of `units` token units into the payer's channel; with a session key, given terms."""
+        """Prepare a deposit of `units` token units into the payer's channel; with a session grant, given
+        terms.
+        """
         if not 0 < units <= _MAX_UINT128 // UNIT:
             raise InvalidInput("The deposit must be positive and fit uint128 micro-units.", param="units")
         channel = self._market.channel(payer)
@@ -133,7 +135,9 @@ class Deposits:
         return PreparedDeposit(channel, self._transactions(payer, units, grant), relayed, typed_data)
 
     def relay(self, payer: Account, deposit: RelayedDeposit, signature: str) -> int:
-        """Id of the queued transaction. Raises Reverted, and sends nothing, where the vault would refuse."""
+        """Queue the deposit; returns the transaction's id. Raises Reverted, and queues nothing, if the vault
+        would revert.
+        """
         if deposit.units < MIN_RELAYED_UNITS:
             raise InvalidInput(
                 f"A relayed deposit has at least {MIN_RELAYED_UNITS} units; send smaller ones yourself.",
@@ -150,12 +154,12 @@ class Deposits:
             "r": r,
             "s": s,
         }
-        line = (payer, self._market.operator, self._market.collector)
-        args = [*line, str(deposit.units), deposit.grant.as_argument(), authorization]
+        channel_key = (payer, self._market.operator, self._market.collector)
+        args = [*channel_key, str(deposit.units), deposit.grant.as_argument(), authorization]
         return self._relay(payer, "depositWithAuthorization", args, f"deposit:{nonce}")
 
     def prepare_grant(self, payer: Account, session: SessionTerms) -> tuple[Grant, int, dict[str, Any]]:
-        """A grant without a deposit: the grant, its nonce and the `SessionGrant` to sign.
+        """Prepare a grant without a deposit: the grant, its nonce and the `SessionGrant` to sign.
 
         Raises ChannelEmpty before a first deposit.
         """
@@ -167,14 +171,14 @@ class Deposits:
 
     def relay_grant(self, payer: Account, grant: Grant, nonce: int, signature: str) -> int:
         self._funded_channel(payer)
-        line = (payer, self._market.operator, self._market.collector)
-        args = [*line, grant.as_argument(), str(nonce), signature]
+        channel_key = (payer, self._market.operator, self._market.collector)
+        args = [*channel_key, grant.as_argument(), str(nonce), signature]
         return self._relay(payer, "grantSessionWithSig", args, f"grant:{payer}:{nonce}:{grant.key}")
 
     def prepare_revocation(
         self, payer: Account, key: Account
     ) -> tuple[PreparedTransaction, int, dict[str, Any]]:
-        """For the payer to send, or its nonce and the `SessionRevocation` to sign."""
+        """A transaction for the payer to send; and the nonce and `SessionRevocation` to sign instead."""
         nonce = int(self._chain.call(VAULT, "nonces", payer))
         message = {"channelId": self._market.channel(payer), "key": key, "nonce": str(nonce)}
         return self._prepare(payer, "revokeSession", key), nonce, self._message(REVOCATION_TYPE, message)
@@ -185,7 +189,7 @@ class Deposits:
         return self._relay(payer, "revokeSessionWithSig", args, f"revoke:{payer}:{nonce}:{key}")
 
     def prepare_thaw(self, payer: Account, amount: int) -> PreparedTransaction:
-        """`amount` in micro-units; 0 ends a thaw."""
+        """`amount` in micro-units; 0 cancels the thaw."""
         if not 0 <= amount <= _MAX_UINT128:
             raise InvalidInput("The amount does not fit uint128.", param="amount")
         return self._prepare(payer, "thaw", amount)
@@ -194,8 +198,8 @@ class Deposits:
         return self._prepare(payer, "withdraw")
 
     def _prepare(self, payer: Account, function: str, *args: object) -> PreparedTransaction:
-        line = (self._market.operator, self._market.collector)
-        return self._chain.prepare(VAULT, function, *line, *args, sender=payer)
+        counterparty = (self._market.operator, self._market.collector)
+        return self._chain.prepare(VAULT, function, *counterparty, *args, sender=payer)
 
     def _relay(self, payer: Account, function: str, args: list[Any], key: str) -> int:
         with self._db.read() as tx:
@@ -203,8 +207,8 @@ class Deposits:
         if not is_known:  # refuse what would revert, before the operator pays for it
             self._chain.prepare(VAULT, function, *args, sender=self._market.operator)
         with self._db.begin() as tx:
-            queued = enqueue_again(tx, self._market.operator, (VAULT, function), args, key)
-            tx.transactions.note_request(payer, queued)
+            queued = enqueue_with_retry(tx, self._market.operator, (VAULT, function), args, key)
+            tx.transactions.record_request(payer, queued)
             return queued
 
     def _transactions(self, payer: Account, units: int, grant: Grant) -> tuple[PreparedTransaction, ...]:
@@ -217,8 +221,8 @@ class Deposits:
         return (approve, self._chain.prepare(*deposit))  # cannot be simulated before the approval is mined
 
     def _check_holds(self, payer: Account, units: int) -> None:
-        """Before a key is made for a deposit that cannot come."""
-        held = self._token.held(payer)
+        """Checked first, so that no key is created for a deposit that would fail."""
+        held = self._token.balance(payer)
         if held < units:
             raise InsufficientTokens(
                 f"{payer} holds {held} token units, less than the deposit of {units}.",
@@ -239,8 +243,8 @@ class Deposits:
 
     def _grant(self, channel: ChannelId, terms: SessionTerms, units: int) -> Grant:
         with self._db.read() as tx:
-            now = later_now(tx.chain, self._clock())
-            line = standing(tx, channel, now)
+            now = latest_time(tx.chain, self._clock())
+            balance = channel_balance(tx, channel, now)
             grants = {grant.key: grant for grant in tx.chain.grants(channel)}
         if terms.cap == 0:
             raise InvalidInput("The session's cap must be positive.", param="session.cap")
@@ -249,22 +253,22 @@ class Deposits:
         key = terms.key or self._held_key(channel, now)
         present = grants.get(key)
         floor = present.cap if present else 0  # the vault lowers neither cap nor expiry of a key
-        cap = max(line.funded + units * UNIT, floor) if terms.cap is None else terms.cap
+        cap = max(balance.funded + units * UNIT, floor) if terms.cap is None else terms.cap
         if not floor <= cap <= _MAX_UINT128:
             raise InvalidInput(
-                f"The session's cap must be at least {floor}, which its key has, and fit uint128.",
+                f"The session's cap must be at least {floor}, the key's present cap, and fit uint128.",
                 param="session.cap",
             )
         return Grant(key, cap, max(terms.expiry, present.expiry if present else 0))
 
     def _held_key(self, channel: ChannelId, now: datetime) -> Account:
-        """The newest that is granted or free to be; a new one where all are spent."""
+        """The newest held key that is granted or was never granted; a new key if there is none."""
         held = self._free_key(channel, now)
         if held is not None:
             return held
-        # One at a time: making a key takes a second and 256 MiB by design.
+        # One at a time: encrypting a key takes a second and 256 MiB by design (scrypt).
         if not self._creating.acquire(timeout=KEY_WAIT_SECONDS):
-            raise Unavailable("Too many session keys are being made now; try again.")
+            raise Unavailable("Too many session keys are being created now; try again.")
         try:
             return self._free_key(channel, now) or self._new_key(channel)
         finally:
@@ -285,7 +289,7 @@ class Deposits:
     def _authorization(
         self, payer: Account, channel: ChannelId, relay: RelayedDeposit
     ) -> dict[str, Any] | None:
-        """None where the token takes none."""
+        """EIP-3009 typed data; None if the token does not support it."""
         domain = self._token.signing_domain(payer)
         if domain is None:
             return None
@@ -305,7 +309,9 @@ class Deposits:
 
 
 def deposit_nonce(channel: ChannelId, grant: Grant, salt: Hash32) -> Hash32:
-    """The EIP-3009 nonce of a relayed deposit: whoever relays it can change neither channel nor grant."""
+    """The EIP-3009 nonce of a relayed deposit. It binds channel and grant, so that the relayer cannot change
+    them.
+    """
     return to_hash(keccak(words(channel, grant.key, grant.cap, grant.expiry, salt)))
 
 

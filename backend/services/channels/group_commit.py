@@ -1,7 +1,7 @@
-"""Many callers, one answer at a time: those that come meanwhile wait, and are answered together next.
+"""Groups concurrent calls into one transaction (group commit). A lone caller does not wait.
 
-What one answer costs whatever its size, such as the write to disk of a transaction, is so divided by the
-number of those that wait. A caller who is alone waits for nobody.
+Calls that arrive while a group is handled form the next group, so that the fixed cost of a transaction, such
+as its write to disk, is shared by all callers that wait.
 """
 
 from __future__ import annotations
@@ -19,59 +19,61 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 R = TypeVar("R")
 
-MOST = 256
-"""Calls answered at once: others that write must get a turn in between."""
+MAX_GROUP = 256
+"""Calls in one group: other writers must get a turn in between."""
 
 
 class GroupCommit(Generic[C, R]):
-    """Answers in a thread of its own; asked from coroutines of any loops."""
+    """Handles groups in its own thread. Coroutines of any event loop may submit calls."""
 
-    def __init__(self, answer: Callable[[Sequence[C]], Sequence[R | Exception]], name: str) -> None:
-        """`answer` gives a result or an error for each call, in their order; what it raises is all calls'."""
-        self._answer = answer
+    def __init__(self, handle: Callable[[Sequence[C]], Sequence[R | Exception]], name: str) -> None:
+        """`handle` returns a result or an error for each call, in order. All calls get what it raises."""
+        self._handle = handle
         self._lock = threading.Lock()
-        self._waiting: list[tuple[C, asyncio.Future[R]]] = []
-        self._is_answering = False
+        self._queue: list[tuple[C, asyncio.Future[R]]] = []
+        self._is_running = False
         self._thread = ThreadPoolExecutor(1, name)
 
-    async def ask(self, call: C) -> R:
-        """A call whose caller was cancelled before its turn is not made; made, it is made to the end."""
+    async def submit(self, call: C) -> R:
+        """Result of the call. A caller cancelled before its group starts is left out; afterwards the call is
+        completed.
+        """
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         with self._lock:
-            self._waiting.append((call, future))
-            if not self._is_answering:
-                self._is_answering = True
-                self._thread.submit(self._answer_all)
+            self._queue.append((call, future))
+            if not self._is_running:
+                self._is_running = True
+                self._thread.submit(self._run)
         return await future
 
-    def _answer_all(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._lock:
-                taken, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                self._is_answering = bool(taken)
-            if not taken:
+                group, self._queue = self._queue[:MAX_GROUP], self._queue[MAX_GROUP:]
+                self._is_running = bool(group)
+            if not group:
                 return
-            self._answer_some([(call, future) for call, future in taken if not future.cancelled()])
+            self._run_group([(call, future) for call, future in group if not future.cancelled()])
 
-    def _answer_some(self, asked: list[tuple[C, asyncio.Future[R]]]) -> None:
-        if not asked:
+    def _run_group(self, group: list[tuple[C, asyncio.Future[R]]]) -> None:
+        if not group:
             return
         results: Sequence[R | BaseException]
         try:
-            results = self._answer([call for call, _ in asked])
-        except BaseException as error:  # noqa: BLE001 - whoever waits has to hear of it, whatever it is
-            results = [error] * len(asked)
-        futures = [future for _, future in asked]
-        told = zip(futures, results, strict=True)
-        # A loop is woken once for all of its callers. One that has ended has no callers any more.
-        for loop, pairs in groupby(told, lambda pair: pair[0].get_loop()):
+            results = self._handle([call for call, _ in group])
+        except BaseException as error:  # noqa: BLE001 - every waiting caller gets the error
+            results = [error] * len(group)
+        futures = [future for _, future in group]
+        resolved = zip(futures, results, strict=True)
+        # Each loop is woken once for all of its callers. A loop that is closed has no callers left.
+        for loop, pairs in groupby(resolved, lambda pair: pair[0].get_loop()):
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_tell, list(pairs))
+                loop.call_soon_threadsafe(_resolve, list(pairs))
 
 
-def _tell(told: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in told:
-        if future.done():  # its caller was cancelled meanwhile
+def _resolve(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in pairs:
+        if future.done():  # the caller was cancelled
             continue
         if isinstance(result, BaseException):
             future.set_exception(result)

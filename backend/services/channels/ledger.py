@@ -1,7 +1,8 @@
-"""Channels' lines within one transaction: read together, changed in memory, written together.
+"""Channels' charges and reservations within one transaction: loaded together, changed in memory, written
+together.
 
-Whoever writes holds the locks of all the channels. A key pays through its account's channel alone, so that
-the channel's lock is the key's lock too.
+A writer holds the locks of all its channels. An API key pays through the channel of its account only, so the
+channel's lock protects the key's spending too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.auth import KeyUse
 from backend.domain.errors import PaymentRequired, Unauthenticated, Unavailable
-from backend.services.channels.balance import check_fresh, kept, standings
+from backend.services.channels.balance import channel_balances, check_fresh, reserved_by_channel
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -24,100 +25,101 @@ if TYPE_CHECKING:
     from backend.domain.chain import BlockRef
     from backend.domain.ids import ChannelId
     from backend.domain.serving import NewReceipt, Reservation
-    from backend.services.channels.balance import Standing
+    from backend.services.channels.balance import ChannelBalance
 
 
 class InsufficientBalance(PaymentRequired):
-    """The channel's balance, thawing money aside, does not cover the most this request can cost."""
+    """The channel's balance without its thawing amount does not cover the maximum cost of the request."""
 
 
 class InsufficientAuthorisation(PaymentRequired):
-    """No voucher and no usable session key reaches far enough."""
+    """No voucher and no usable session key authorises the maximum cost of the request."""
 
 
 class SpendCapReached(PaymentRequired):
-    """The API key's own cap does not cover the most this request can cost."""
+    """The API key's spend cap does not cover the maximum cost of the request."""
 
 
 class ReservationLost(Unavailable):
-    """The reservation does not cover the answer any more; nothing was charged."""
+    """The reservation has expired or does not cover the answer; nothing was charged."""
 
 
 class ChannelLedger:
-    """What an instant's reservations and receipts are judged by. Every method may be the last before `write`.
+    """Balances, reservations and keys' spending of some channels at one time, with changes that `write`
+    stores.
 
-    A method that raises has changed nothing.
+    A method that raises has changed nothing, so `write` may follow any call.
     """
 
     def __init__(
         self,
         now: datetime,
         cursor: BlockRef | None,
-        lines: dict[ChannelId, Standing],
+        balances: dict[ChannelId, ChannelBalance],
         reservations: Iterable[Reservation],
         keys: dict[str, ApiKey],
     ) -> None:
         self.now = now
         self._cursor = cursor
-        self._lines, self._keys = lines, keys
-        self._charged = {channel: line.charged for channel, line in lines.items()}
-        self._reserved = {channel: line.reserved for channel, line in lines.items()}
+        self._balances, self._keys = balances, keys
+        self._charged = {channel: balance.charged for channel, balance in balances.items()}
+        self._reserved = {channel: balance.reserved for channel, balance in balances.items()}
         self._spent = {key.id: key.spent for key in keys.values()}
         self._used_at = {key.id: key.last_used_at for key in keys.values()}
-        self._kept = {found.id: found for found in reservations}
-        self._dropped = [found.id for found in self._kept.values() if found.is_over(now)]
+        self._reservations = {found.id: found for found in reservations}
+        self._dropped = [found.id for found in self._reservations.values() if found.is_over(now)]
         for expired in self._dropped:
-            del self._kept[expired]
-        self._kept_by_key: Counter[str] = Counter()
-        for found in self._kept.values():
-            self._kept_by_key[found.key_id or ""] += found.amount
+            del self._reservations[expired]
+        self._reserved_by_key: Counter[str] = Counter()
+        for found in self._reservations.values():
+            self._reserved_by_key[found.key_id or ""] += found.amount
         self._new: list[Reservation] = []
         self._receipts: list[NewReceipt] = []
         self._advanced: set[ChannelId] = set()
         self._used: set[str] = set()
 
     @classmethod
-    def opened(
+    def load(
         cls, tx: UnitOfWork, channels: Collection[ChannelId], keys: Collection[str], now: datetime
     ) -> Self:
-        """Exact for a caller that holds the channels' locks; a glance otherwise."""
+        """Exact for a caller that holds the channels' locks; otherwise it may be outdated at once."""
         reservations = tx.channels.reservations(channels)
-        lines = standings(tx, channels, kept(reservations, now), now)
-        return cls(now, tx.chain.cursor(), lines, reservations, tx.auth.keys_by_id(keys))
+        balances = channel_balances(tx, channels, reserved_by_channel(reservations, now), now)
+        return cls(now, tx.chain.cursor(), balances, reservations, tx.auth.keys_by_id(keys))
 
     def check(self, channel: ChannelId, key_id: str | None, amount: int, max_lag_seconds: int) -> None:
-        """Whether `amount` may be kept now. Raises PaymentRequired, Unauthenticated and ViewStale."""
+        """Check that `amount` can be reserved now. Raises PaymentRequired, Unauthenticated and ViewStale."""
         check_fresh(self._cursor, self.now, max_lag_seconds)
         if key_id is not None:
             self._check_key(key_id, amount)
         if amount:
-            self._check_line(channel, amount)
+            self._check_balance(channel, amount)
 
-    def keep(self, reservation: Reservation) -> None:
-        """What was checked before."""
-        self._kept[reservation.id] = reservation
+    def reserve(self, reservation: Reservation) -> None:
+        """Add a reservation. The caller has checked it with `check`."""
+        self._reservations[reservation.id] = reservation
         self._new.append(reservation)
-        self._reserve(reservation, reservation.amount)
+        self._add_reserved(reservation, reservation.amount)
         if reservation.key_id is not None:
             self._used_at[reservation.key_id] = self.now
             self._used.add(reservation.key_id)
 
     def release(self, reservation_id: str) -> Reservation | None:
-        """None if it has expired or was released before."""
-        found = self._kept.pop(reservation_id, None)
+        """The reservation; None if it has expired or was released before."""
+        found = self._reservations.pop(reservation_id, None)
         if found is not None:
             self._dropped.append(found.id)
-            self._reserve(found, -found.amount)
+            self._add_reserved(found, -found.amount)
         return found
 
-    def line_end(self, reservation: Reservation) -> int:
-        """Where the receipt of this reservation begins. Raises ReservationLost."""
-        if reservation.id not in self._kept:
+    def cumulative(self, reservation: Reservation) -> int:
+        """The channel's cumulative before the receipt of this reservation. Raises ReservationLost."""
+        if reservation.id not in self._reservations:
             raise ReservationLost("The answer took too long and was not charged; try again.")
         return self._charged[reservation.channel_id]
 
     def charge(self, reservation: Reservation, receipt: NewReceipt) -> None:
-        """Exchange a reservation that is kept for the receipt that begins at the line's end."""
+        """Replace a reservation by its receipt, which builds on `cumulative`."""
         signed, channel = receipt.signed.receipt, reservation.channel_id
         if receipt.key_id is not None:
             self._spent[receipt.key_id] += signed.charge
@@ -129,14 +131,14 @@ class ChannelLedger:
 
     def write(self, tx: UnitOfWork) -> None:
         tx.channels.drop_reservations(self._dropped)
-        tx.channels.add_reservations([new for new in self._new if new.id in self._kept])
+        tx.channels.add_reservations([new for new in self._new if new.id in self._reservations])
         tx.receipts.add(*self._receipts)
         tx.channels.advance({channel: self._charged[channel] for channel in self._advanced})
-        tx.auth.note_use([KeyUse(key, self._spent[key], self._used_at[key]) for key in sorted(self._used)])
+        tx.auth.record_use([KeyUse(key, self._spent[key], self._used_at[key]) for key in sorted(self._used)])
 
-    def _reserve(self, reservation: Reservation, amount: int) -> None:
+    def _add_reserved(self, reservation: Reservation, amount: int) -> None:
         self._reserved[reservation.channel_id] += amount
-        self._kept_by_key[reservation.key_id or ""] += amount
+        self._reserved_by_key[reservation.key_id or ""] += amount
 
     def _check_key(self, key_id: str, amount: int) -> None:
         key = self._keys.get(key_id)
@@ -144,7 +146,7 @@ class ChannelLedger:
             raise Unauthenticated("The API key was revoked.")
         if key.spend_cap is None:
             return
-        committed = self._spent[key_id] + self._kept_by_key[key_id]
+        committed = self._spent[key_id] + self._reserved_by_key[key_id]
         if committed + amount > key.spend_cap:
             raise SpendCapReached(
                 f"This request needs at least {amount} micro-units; "
@@ -152,25 +154,25 @@ class ChannelLedger:
                 details=_amounts(required=amount, spend_cap=key.spend_cap, spent=self._spent[key_id]),
             )
 
-    def _check_line(self, channel: ChannelId, amount: int) -> None:
+    def _check_balance(self, channel: ChannelId, amount: int) -> None:
         charged, reserved = self._charged[channel], self._reserved[channel]
-        line = replace(self._lines[channel], charged=charged, reserved=reserved)
-        missing = line.missing(amount)
+        balance = replace(self._balances[channel], charged=charged, reserved=reserved)
+        missing = balance.missing(amount)
         if not missing:
             return
         error = InsufficientBalance if "balance" in missing else InsufficientAuthorisation
-        cure = "deposit more" if "balance" in missing else "grant a session key or send a voucher"
+        remedy = "deposit more" if "balance" in missing else "grant a session key or send a voucher"
         lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())
         raise error(
-            f"This request needs at least {amount} micro-units; the channel lacks {lacks}: {cure}.",
+            f"This request needs at least {amount} micro-units; the channel lacks {lacks}: {remedy}.",
             details={
                 "channel_id": channel,
                 "missing": _amounts(**missing),
-                **_amounts(required=amount, available=line.available, thawing=line.thawing),
+                **_amounts(required=amount, available=balance.available, thawing=balance.thawing),
             },
         )
 
 
 def _amounts(**amounts: int) -> dict[str, str]:
-    """Decimal strings: uint128 does not survive JavaScript's numbers."""
+    """Amounts as decimal strings: JavaScript's numbers cannot hold uint128."""
     return {name: str(amount) for name, amount in amounts.items()}

@@ -244,7 +244,7 @@ class Contributions:
             signed = signed_contribution(draft, signature)
             key = f"contribute:{upload.id}:{signed['nonce']}:{signed['deadline']}"
             transaction = tx.transactions.enqueue(self._relayer, REGISTRY, "contributeWithSig", [signed], key)
-            tx.transactions.note_request(upload.account, transaction)
+            tx.transactions.record_request(upload.account, transaction)
             submitted = replace(draft, state=UploadState.SUBMITTED, transaction_id=transaction, error=None)
             tx.contributions.save(submitted)
         return submitted

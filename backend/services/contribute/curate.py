@@ -20,7 +20,7 @@ from backend.services.contribute.uploads import (
     purge_upload,
     release_rows,
 )
-from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_again
+from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,4 +132,4 @@ class Curation:
         datanet, content_hash = recorded.datanet, recorded.content_hash
         call, args = (REGISTRY, "review"), [str(datanet), [decision(content_hash, reason)]]
         key = f"review:{datanet}:{content_hash}:{reason}"
-        enqueue_again(tx, curator, call, args, key, MOST_ATTEMPTS)
+        enqueue_with_retry(tx, curator, call, args, key, MOST_ATTEMPTS)

@@ -13,10 +13,10 @@ from backend.domain.contribution import is_withdrawn
 from backend.domain.dataset import Row, is_too_deep, split_lines
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import licence_text, licence_word
-from backend.ports.storage import bring_nothing
+from backend.ports.storage import fetch_nothing
 from backend.services.contribute.read_rows import RowReader
 from backend.services.contribute.staging import DATA_FILE, MANIFEST_FILE
-from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_again
+from backend.services.transactions.retry import MOST_ATTEMPTS, enqueue_with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.domain.ids import Account, DatanetId, SnapshotId
     from backend.domain.registries import Contribution, Snapshot
     from backend.ports.chain import Chain
-    from backend.ports.storage import BlobStore, Bring
+    from backend.ports.storage import BlobStore, FetchFolder
 
 
 REGISTRY = "DatasetRegistry"
@@ -51,7 +51,7 @@ class PendingSnapshot:
 class Snapshots:
     """Implements `backend.ports.training.SnapshotRows`.
 
-    `sender` is the operator's account that sends transactions. `bring` fetches contributions of other
+    `sender` is the operator's account that sends transactions. `fetch_folder` fetches contributions of other
     operators into the store.
     """
 
@@ -61,13 +61,13 @@ class Snapshots:
         store: BlobStore,
         chain: Chain,
         sender: Account,
-        bring: Bring = bring_nothing,
+        fetch_folder: FetchFolder = fetch_nothing,
     ) -> None:
         self._db = db
         self._store = store
         self._chain = chain
         self._sender = sender
-        self._bring = bring
+        self._fetch_folder = fetch_folder
 
     def freeze(self, datanet: DatanetId, count: int) -> PendingSnapshot:
         """Freeze the first `count` contributions with their present acceptance on the chain.
@@ -78,9 +78,9 @@ class Snapshots:
         snapshot_id, _accepted_hash = self._chain.call(REGISTRY, "previewSnapshot", datanet, count)
         call, args, key = (REGISTRY, "freeze"), [str(datanet), str(count)], f"freeze:{snapshot_id}"
         with self._db.begin() as tx:
-            sent = enqueue_again(tx, self._sender, call, args, key, MOST_ATTEMPTS)
+            sent = enqueue_with_retry(tx, self._sender, call, args, key, MOST_ATTEMPTS)
             if (record := tx.chain.datanet(datanet)) is not None:
-                tx.transactions.note_request(record.creator, sent)
+                tx.transactions.record_request(record.creator, sent)
         return PendingSnapshot(snapshot_id, sent)
 
     def get(self, snapshot_id: SnapshotId) -> Snapshot:
@@ -146,7 +146,7 @@ class Snapshots:
 
     def _open(self, contribution: Contribution, name: str) -> Iterator[bytes]:
         cid = cid_of(contribution.cid_digest)
-        self._bring(cid, MAX_CONTRIBUTION_BYTES)
+        self._fetch_folder(cid, MAX_CONTRIBUTION_BYTES)
         return self._store.open(cid, name)
 
     def _licence(self, contribution: Contribution) -> str:

@@ -1,4 +1,4 @@
-"""Adapter folders on this machine, by content: fetched once, verified, shared by all requests."""
+"""Local cache of adapter folders by CID: each is fetched once, verified, and shared by all requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.content import ContentMissing, cid_of
 from backend.domain.errors import Unavailable
-from backend.ports.storage import bring_nothing
+from backend.ports.storage import fetch_nothing
 from inference.protocol import AdapterRef
 
 if TYPE_CHECKING:
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
     from backend.domain.ids import Cid
     from backend.domain.receipt import VersionRecord
-    from backend.ports.storage import BlobStore, Bring
+    from backend.ports.storage import BlobStore, FetchFolder
 
 MAX_ADAPTER_BYTES = 1 << 31
 
 
 class AdapterMissing(Unavailable):
-    """The version is registered, but nobody in reach holds its folder."""
+    """The version is registered, but no reachable operator holds its folder."""
 
 
 class AdapterFolders:
-    """`bring`: has a folder brought into the store that is not there."""
+    """`fetch_folder` fetches a folder that the store lacks."""
 
-    def __init__(self, store: BlobStore, root: Path, bring: Bring = bring_nothing) -> None:
-        self._store, self._bring = store, bring
+    def __init__(self, store: BlobStore, root: Path, fetch_folder: FetchFolder = fetch_nothing) -> None:
+        self._store, self._fetch_folder = store, fetch_folder
         self._root = root
         self._lock = threading.Lock()
         self._fetching: dict[Cid, threading.Lock] = {}
 
-    def here(self, record: VersionRecord) -> Path | None:
-        """The folder if it is on this machine already."""
+    def cached(self, record: VersionRecord) -> Path | None:
+        """The folder if it is in the cache."""
         path = self._path(record)
         return path if path.is_dir() else None
 
     def folder(self, record: VersionRecord) -> Path:
-        """Blocks while the folder is fetched. Raises AdapterMissing, ContentCorrupt or ContentUnsafe."""
+        """The folder; blocks while it is fetched. Raises AdapterMissing, ContentCorrupt or ContentUnsafe."""
         cid = cid_of(record.cid_digest)
         path = self._path(record)
         if not path.is_dir():
@@ -48,13 +48,13 @@ class AdapterFolders:
         return path
 
     def fetch(self, record: VersionRecord, destination: Path) -> Cid:
-        """A copy at a path where nothing is yet. Raises what `folder` does, and Conflict."""
+        """Copy the folder to a path that does not exist yet. Raises as `folder`, and Conflict."""
         cid = cid_of(record.cid_digest)
         self._download(cid, destination)
         return cid
 
     def drop(self, cid: Cid) -> None:
-        """Delete the copy; whoever is answered from it must be done."""
+        """Delete the copy. No running answer may use it."""
         shutil.rmtree(self._root / cid, ignore_errors=True)
 
     def _path(self, record: VersionRecord) -> Path:
@@ -64,7 +64,7 @@ class AdapterFolders:
         with self._lock:
             turn = self._fetching.setdefault(cid, threading.Lock())
         try:
-            with turn:  # one fetch for each content; whoever waited finds the folder
+            with turn:  # one fetch per CID; callers that waited find the folder
                 if not path.is_dir():
                     self._root.mkdir(parents=True, exist_ok=True)
                     self._download(cid, path)
@@ -73,16 +73,16 @@ class AdapterFolders:
                 self._fetching.pop(cid, None)
 
     def _download(self, cid: Cid, path: Path) -> None:
-        self._bring(cid, MAX_ADAPTER_BYTES)
+        self._fetch_folder(cid, MAX_ADAPTER_BYTES)
         try:
             self._store.fetch_folder(cid, path, max_bytes=MAX_ADAPTER_BYTES)
         except ContentMissing as error:
             raise AdapterMissing(
-                f"The adapter's folder {cid} is not within reach now; nothing was charged, try again.",
+                f"No reachable operator has the adapter's folder {cid} now; nothing was charged, try again.",
                 details={"cid": cid},
             ) from error
 
 
 def adapter_ref(record: VersionRecord, folder: Path) -> AdapterRef:
-    """The engine's reference to a version's adapter, which lies in `folder`."""
+    """The engine's reference to a version's adapter in `folder`."""
     return AdapterRef(record.adapter_digest.removeprefix("0x"), str(folder))

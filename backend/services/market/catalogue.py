@@ -1,4 +1,4 @@
-"""The versions this installation can serve, and what a `model` string means."""
+"""Versions that this installation can serve, and the resolution of `model` names."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ _NAMED = re.compile(rf"(0x[0-9a-f]{{40}})/({NAME_PATTERN})(?:@(?:0x)?([0-9a-f]{{
 
 
 class ModelNotFound(NotFound):
-    """No version that this installation serves goes by this name."""
+    """No version of this name is served here."""
 
 
 class PriceBelowFloor(ModelNotFound):
-    """The version's creator asks less for a token than this operator serves one for."""
+    """The version's price per token is below this operator's floor price."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A version under the name that clients use: `owner/name@version`, or the base model's name."""
+    """A version and its name for clients: `owner/name@version`, or the base model's name."""
 
     id: VersionId
     record: VersionRecord
     name: str
     is_deprecated: bool
     block_number: int
-    """Where it was registered."""
+    """Block of the registration."""
 
     @property
     def is_base(self) -> bool:
         return self.record.adapter_digest == ZERO_HASH
 
-    def goes_by(self, name: str) -> bool:
-        """Whether the name, as `Catalogue.resolve` reads them, is one of this version."""
+    def matches(self, name: str) -> bool:
+        """Whether `Catalogue.resolve` may resolve this name to this version."""
         if match := _HASH.fullmatch(name):
             return "0x" + match[1] in (self.id, self.record.adapter_digest)
         if match := _NAMED.fullmatch(name):
-            has_root = (match[1], match[2]) == (self.record.creator, self.record.name)
-            return has_root and self.id[2:].startswith(match[3] or "")
+            is_named = (match[1], match[2]) == (self.record.creator, self.record.name)
+            return is_named and self.id[2:].startswith(match[3] or "")
         return name == self.name
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """What the engine has loaded: sha-256 of the weights, its name here, whose record sets the price."""
+    """The engine's base model: sha-256 of its weights, its name, and the creator whose record prices it."""
 
     digest: Hash32
     name: str
@@ -81,13 +81,13 @@ class Catalogue:
 
     def floor(self) -> FloorPrice:
         with self._db.read() as tx:
-            return tx.policy.floor()
+            return tx.denials.floor()
 
     def models(self) -> list[Model]:
-        """All that can be served now: newest version of each name, the base model first."""
+        """All models that can be served now: the base model, then the newest version of each name."""
         with self._db.read() as tx:
-            denials = {denial.subject: denial for denial in tx.policy.all()}
-            floor = tx.policy.floor()
+            denials = {denial.subject: denial for denial in tx.denials.all()}
+            floor = tx.denials.floor()
             listed = (v for v in tx.chain.versions() if self._is_servable(v, floor) and not v.is_deprecated)
             versions = [v for v in listed if is_served(denials, tx.chain, v.record)]
             base = self._newest_base(tx)
@@ -95,22 +95,23 @@ class Catalogue:
         return [self._model(v) for v in [*([base] if base else []), *newest.values()]]
 
     def resolve(self, model: str, payer: Account | None = None) -> Model:
-        """`owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's name.
+        """Resolve `owner/name`, `owner/name@version prefix`, version id, adapter digest, or the base model's
+        name.
 
-        Raises ModelNotFound, also for what is not served at its price; ModelDenied; PayerDenied.
+        Raises ModelNotFound, also for prices below the floor; ModelDenied; PayerDenied.
         """
         with self._db.read() as tx:
-            found = self._known(tx, model)
-            self._check_servable(found, model, tx.policy.floor())
+            found = self._get(tx, model)
+            self._check_servable(found, model, tx.denials.floor())
             check_answerable(tx, found.record, payer)
         return self._model(found)
 
     def record(self, model: str) -> VersionRecord:
-        """Likewise, served here or not. Raises ModelNotFound."""
+        """Record of a model, whether it is served or not. Raises ModelNotFound."""
         with self._db.read() as tx:
-            return self._known(tx, model).record
+            return self._get(tx, model).record
 
-    def _known(self, tx: UnitOfWork, model: str) -> RegisteredVersion:
+    def _get(self, tx: UnitOfWork, model: str) -> RegisteredVersion:
         found = self._find(tx, model)
         if found is None:
             raise ModelNotFound(f"The model {model!r} does not exist here.", param="model")
@@ -120,16 +121,18 @@ class Catalogue:
         return self._newest_base(tx) if model == self._base.name else _registered(tx.chain, model)
 
     def _newest_base(self, tx: UnitOfWork) -> RegisteredVersion | None:
-        floor, versions = tx.policy.floor(), tx.chain.versions(creator=self._base.creator)
+        floor, versions = tx.denials.floor(), tx.chain.versions(creator=self._base.creator)
         return _newest([v for v in versions if _is_bare(v) and self._is_servable(v, floor)])
 
     def _is_servable(self, version: RegisteredVersion, floor: FloorPrice) -> bool:
         return self._is_known(version.record) and floor.allows(version.record)
 
     def _is_known(self, record: VersionRecord) -> bool:
-        """Anybody can register our base model at any price: its price is the configured creator's to set."""
-        is_foreign_bare = record.adapter_digest == ZERO_HASH and record.creator != self._base.creator
-        return record.base_model == self._base.digest and not is_foreign_bare and not record.is_training
+        """Whether the record is of our base model. Anyone may register the bare base model at any price; only
+        the configured creator's record counts.
+        """
+        is_other_bare = record.adapter_digest == ZERO_HASH and record.creator != self._base.creator
+        return record.base_model == self._base.digest and not is_other_bare and not record.is_training
 
     def _check_servable(self, version: RegisteredVersion, model: str, floor: FloorPrice) -> None:
         record = version.record
@@ -140,7 +143,7 @@ class Catalogue:
                 param="model",
             )
         if record.is_training:
-            raise ModelNotFound(f"By {model!r} training is paid; it is no model that answers.", param="model")
+            raise ModelNotFound(f"The record {model!r} prices training and serves no answers.", param="model")
         if not self._is_known(record):
             raise ModelNotFound(
                 f"The model {model!r} is the base model without an adapter; here it is {self._base.name!r}.",
@@ -149,8 +152,8 @@ class Catalogue:
         if not floor.allows(record):
             raise PriceBelowFloor(
                 f"The model {model!r} costs {record.prompt_price} token units per million prompt tokens and "
-                f"{record.completion_price} per million completion tokens; this operator serves from "
-                f"{floor.prompt} and {floor.completion} up.",
+                f"{record.completion_price} per million completion tokens; this operator's floor is "
+                f"{floor.prompt} and {floor.completion}.",
                 param="model",
                 details={
                     "prompt_price": record.prompt_price,
@@ -168,20 +171,20 @@ class Catalogue:
 
 
 def adapter_record(db: Database, adapter: str) -> VersionRecord:
-    """Of any adapter that is registered, for whoever serves none: `owner/name`, `owner/name@version prefix`,
-    version id or adapter digest. Raises ModelNotFound, and Unavailable before the chain is indexed.
+    """Record of a registered adapter of any base model: by `owner/name`, `owner/name@version prefix`, version
+    id or adapter digest. Raises ModelNotFound, and Unavailable before the chain is indexed.
     """
     with db.read() as tx:
         cursor, found = tx.chain.cursor(), _registered(tx.chain, adapter)
     if cursor is None:
         raise Unavailable(
-            "No block of the chain is indexed in this home yet: run `loraledger index`, and repeat this once "
-            "it has read the chain."
+            "No block of the chain is indexed in this home yet: run `loraledger index` and try again once it "
+            "has caught up."
         )
     if found is None or _is_bare(found):
         raise ModelNotFound(
-            f"No adapter {adapter!r} is registered up to block {cursor.number}, the last that is indexed in "
-            "this home; `loraledger index` reads on.",
+            f"No adapter {adapter!r} is registered up to block {cursor.number}, the last one indexed in this "
+            "home; `loraledger index` continues.",
             param="adapter",
         )
     return found.record
@@ -201,7 +204,7 @@ def _is_bare(version: RegisteredVersion) -> bool:
 
 
 def _newest(versions: Sequence[RegisteredVersion]) -> RegisteredVersion | None:
-    """The last registered one; a deprecated one only by its exact version."""
+    """The last registered one that is not deprecated: deprecated versions are found by exact version only."""
     return next((v for v in reversed(versions) if not v.is_deprecated), None)
 
 
@@ -212,16 +215,16 @@ def _by_hash(chain: ChainView, value: Hash32) -> RegisteredVersion | None:
     if known is not None:
         versions = chain.versions(creator=known.creator, name=known.name)
         return next((v for v in versions if v.id == value), None)
-    known_as = [v for v in chain.versions() if v.record.adapter_digest == value]
-    # Whoever copies an adapter registers it later; the name of its bytes stays with who came first.
-    return _newest([v for v in known_as if v.record.creator == known_as[0].record.creator])
+    matches = [v for v in chain.versions() if v.record.adapter_digest == value]
+    # Copies are registered later: a digest resolves to versions of the creator who registered it first.
+    return _newest([v for v in matches if v.record.creator == matches[0].record.creator])
 
 
 def _by_prefix(versions: Sequence[RegisteredVersion], prefix: str, model: str) -> RegisteredVersion | None:
     matches = [v for v in versions if v.id[2:].startswith(prefix)]
     if len(matches) > 1:
         raise InvalidInput(
-            f"{model!r} names {len(matches)} versions; write more digits of one.",
+            f"{model!r} matches {len(matches)} versions; give more digits of the version.",
             param="model",
             details={"versions": [v.id for v in matches]},
         )

@@ -1,6 +1,7 @@
-"""What this operator does not serve: it ends at once, what runs ends in peace, what was earned stays earned.
+"""Denials: adapters, datanets, payers and contents that this operator does not serve, and its floor price.
 
-Settlement and claims ask nothing here: an answer that was given is paid for, whatever became of its adapter.
+A denial applies from the next request on; running answers complete. Settlement and claims ignore denials: a
+served answer is paid for.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Takedown:
-    """What was taken down, and the answers that may still be using it."""
+    """A takedown, and the reservations of answers that may still use the adapter."""
 
     adapter: Hash32
     contents: tuple[Cid, ...]
-    under_way: frozenset[str]
+    running: frozenset[str]
 
 
-class Policy:
+class Denials:
     def __init__(
         self,
         db: Database,
@@ -56,87 +57,87 @@ class Policy:
         self._blobs, self._folders = blobs, folders
         self._clock = clock
 
-    def denials(self) -> Sequence[Denial]:
+    def list(self) -> Sequence[Denial]:
         with self._db.read() as tx:
-            return tx.policy.all()
+            return tx.denials.all()
 
     def deny(self, subject: Subject, reason: Reason) -> Denial:
-        """From the next request on."""
+        """Deny a subject from the next request on."""
         denial = Denial(subject, reason, self._clock())
         with self._db.begin() as tx:
-            tx.policy.put(denial)
+            tx.denials.put(denial)
         return denial
 
     def allow(self, subject: Subject) -> None:
-        """Errors: `NotFound` for what is not denied."""
+        """Remove a denial. Errors: `NotFound`."""
         with self._db.begin() as tx:
-            if not tx.policy.remove(subject):
+            if not tx.denials.remove(subject):
                 raise NotFound(f"{subject.kind} {subject.id} is not denied.", param="subject")
 
     def floor(self) -> FloorPrice:
         with self._db.read() as tx:
-            return tx.policy.floor()
+            return tx.denials.floor()
 
     def set_floor(self, floor: FloorPrice) -> None:
-        """From the next request on: what asks less is not served."""
+        """Set the floor price; versions below it are not served from the next request on."""
         with self._db.begin() as tx:
-            tx.policy.set_floor(floor)
+            tx.denials.set_floor(floor)
 
     def take_down(self, record: VersionRecord, reason: Reason) -> Takedown:
-        """Deny the version's weights under any name, and take every folder that holds them out of the store.
+        """Deny the version's weights under any name, and remove every folder with them from the store.
 
-        May be repeated, and must be where it was cut short: then blocks may still lie in the store.
+        May be repeated, and must be after a crash, which may leave blocks in the store.
         """
         if record.adapter_digest == ZERO_HASH:
-            raise NotFound("The base model has no adapter that could be taken down.", param="model")
+            raise NotFound("The base model has no adapter to take down.", param="model")
         now = self._clock()
         with self._db.begin() as tx:
             versions = [v.record for v in tx.chain.versions()]
             digests = {v.cid_digest for v in versions if v.adapter_digest == record.adapter_digest}
-            tx.policy.put(Denial(Subject(Denied.ADAPTER, record.adapter_digest), reason, now))
+            tx.denials.put(Denial(Subject(Denied.ADAPTER, record.adapter_digest), reason, now))
             for digest in digests:
-                tx.policy.put(Denial(Subject(Denied.CONTENT, digest), reason, now))
-            under_way = tx.channels.reserved(now)
+                tx.denials.put(Denial(Subject(Denied.CONTENT, digest), reason, now))
+            running = tx.channels.reserved(now)
         contents = tuple(sorted(map(cid_of, digests)))
         self._blobs.forget(*contents)
-        return Takedown(record.adapter_digest, contents, under_way)
+        return Takedown(record.adapter_digest, contents, running)
 
     def drop_copies(self, takedown: Takedown) -> bool:
-        """Delete the copies that answers are made from, once those under way have ended; whether it did."""
+        """Delete the cached folders once the running answers have ended; returns whether it did."""
         now = self._clock()
         with self._db.read() as tx:
-            if takedown.under_way & tx.channels.reserved(now):
+            if takedown.running & tx.channels.reserved(now):
                 return False
         for cid in takedown.contents:
             self._folders.drop(cid)
         return True
 
     def check_content(self, cid: Cid) -> None:
-        """Errors: `ContentWithheld`."""
+        """Raise `ContentWithheld` if the content is denied."""
         subject = Subject(Denied.CONTENT, f"0x{decode_cid(cid).digest.hex()}")
         with self._db.read() as tx:
-            denials = tx.policy.find([subject])
+            denials = tx.denials.find([subject])
         for denial in denials:
             raise ContentWithheld(
-                f"{cid} is not handed out here: {denial.reason}.", "cid", {"reason": denial.reason}
+                f"{cid} is not served here: {denial.reason}.", "cid", {"reason": denial.reason}
             )
 
 
 def check_answerable(tx: UnitOfWork, record: VersionRecord, payer: Account | None) -> None:
-    """Whether the version is served, and to whom. Errors: `ModelDenied`, `ModelWithheld`, `PayerDenied`."""
+    """Raise `ModelDenied`, `ModelWithheld` or `PayerDenied` if the version is not served to the payer."""
     subjects = _subjects(tx.chain, record)
-    asked_by = [] if payer is None else [Subject(Denied.PAYER, payer)]
-    for denial in tx.policy.find([*subjects, *asked_by]):
+    payers = [] if payer is None else [Subject(Denied.PAYER, payer)]
+    for denial in tx.denials.find([*subjects, *payers]):
         subject, details = denial.subject, {"reason": denial.reason.value}
         if subject.kind is Denied.PAYER:
-            raise PayerDenied(f"{subject.id} is not answered here: {denial.reason}.", None, details)
+            raise PayerDenied(f"{subject.id} is not served here: {denial.reason}.", None, details)
         kind = ModelWithheld if denial.reason.is_legal else ModelDenied
-        text = f"The model is not served here, for its {subject.kind} {subject.id}: {denial.reason}."
+        text = f"The model is not served here because of its {subject.kind} {subject.id}: {denial.reason}."
         raise kind(text, "model", details | {subject.kind.value: subject.id})
 
 
 def is_served(denials: Mapping[Subject, Denial], chain: ChainView, record: VersionRecord) -> bool:
-    """Likewise, for many versions in a row."""
+    """Whether the version is served, with all denials loaded: for many versions in a row."""
     return not denials or not any(subject in denials for subject in _subjects(chain, record))
 
 

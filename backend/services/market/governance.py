@@ -1,8 +1,8 @@
-"""Changing the market's rules: each step is a contract call that the voter's own wallet signs.
+"""Governance of the market's parameters: each step is a contract call that the voter's wallet signs.
 
     delegate -> propose -> (delay) -> vote -> (period) -> queue -> (timelock) -> execute
 
-Nobody here has a key to any of it; every call is simulated for its sender before it is handed out.
+This service holds no keys. Every call is simulated for its sender before it is returned.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GOVERNOR = "MarketGovernor"
 
 
 class Ballot(IntEnum):
-    """Numbers as OpenZeppelin's `GovernorCountingSimple` counts them."""
+    """`VoteType` of OpenZeppelin's `GovernorCountingSimple`."""
 
     AGAINST = 0
     FOR = 1
@@ -55,17 +55,17 @@ class PreparedProposal:
 
 @dataclass(frozen=True, slots=True)
 class ProposalStatus:
-    """A proposal from events, its state and what it would do from the chain as it is now."""
+    """A proposal from events; its state and decoded calls are read from the chain's latest block."""
 
     proposal: Proposal
     state: ProposalState
     calls: tuple[Mapping[str, Any], ...]
-    """`{"contract", "function", "args"}` each; only `{"to", "data"}` for a call that we cannot read."""
+    """`{"contract", "function", "args"}` each; `{"to", "data"}` for calls of other contracts."""
 
 
 @dataclass(frozen=True, slots=True)
 class VotingPower:
-    """In smallest units of the market token. Tokens count only once their holder has delegated them."""
+    """In smallest units of the market token. Tokens carry votes only once their holder has delegated them."""
 
     balance: int
     delegate: Account
@@ -85,13 +85,13 @@ class Governance:
         return VotingPower(balance, delegate, votes)
 
     def delegate(self, holder: Account, to: Account | None = None) -> PreparedTransaction:
-        """Let `to` (the holder, unless named) vote with the holder's tokens, in proposals made afterwards."""
+        """Delegate the holder's votes to `to` (default: the holder), for proposals created afterwards."""
         return self._chain.prepare("MarketToken", "delegate", to or holder, sender=holder)
 
     def propose(self, proposer: Account, calls: Sequence[Call], description: str) -> PreparedProposal:
-        """Calls that the timelock shall make, in order. Calls proposed before need another description.
+        """Propose calls for the timelock to make, in order. Repeated calls need another description.
 
-        Errors: `InvalidInput`, `Reverted` (too few votes, or proposed already).
+        Errors: `InvalidInput`, `Reverted` (too few votes, or already proposed).
         """
         if not calls or not description.strip():
             raise InvalidInput("a proposal needs at least one call and a description", param="description")
@@ -119,8 +119,8 @@ class Governance:
         return self._chain.prepare(GOVERNOR, "execute", *self._operation(proposal_id), sender=sender)
 
     def proposal(self, proposal_id: int) -> ProposalStatus:
-        """Errors: `NotFound`, also while its block is not deep enough."""
-        return self._status(self._known(proposal_id))
+        """Errors: `NotFound`, also before the proposal is confirmed."""
+        return self._status(self._get(proposal_id))
 
     def proposals(self) -> list[ProposalStatus]:
         """Oldest first."""
@@ -128,7 +128,7 @@ class Governance:
             proposals = tx.chain.proposals()
         return [self._status(proposal) for proposal in proposals]
 
-    def _known(self, proposal_id: int) -> Proposal:
+    def _get(self, proposal_id: int) -> Proposal:
         with self._db.begin() as tx:
             proposal = tx.chain.proposal(proposal_id)
         if proposal is None:
@@ -141,7 +141,7 @@ class Governance:
         return ProposalStatus(proposal, state, tuple(self._chain.decode(to, data) for to, data in calls))
 
     def _operation(self, proposal_id: int) -> tuple[Any, ...]:
-        """Targets, values, call data, description's hash: what the governor keeps only the hash of."""
-        proposal = self._known(proposal_id)
+        """Targets, values, call data and description's hash: the governor stores only their hash."""
+        proposal = self._get(proposal_id)
         hashed = to_hash(keccak(proposal.description.encode()))
         return list(proposal.targets), list(proposal.values), list(proposal.calldatas), hashed

@@ -1,4 +1,4 @@
-"""Since when versions are there, and under which licence, as far as chain and this installation tell."""
+"""Registration times and licences of versions, as far as the chain and this installation know them."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """`registered_at`: unix seconds of the registration's block, 0 for the base model, which was there before
-    any. `licence`: SPDX expression, None where it is not known here.
+class Provenance:
+    """`registered_at`: unix seconds of the registration's block, 0 for the base model, which precedes all
+    registrations. `licence`: SPDX expression, None if it is not known here.
     """
 
     registered_at: int = 0
     licence: str | None = None
 
 
-class Origins:
+class ProvenanceLookup:
     def __init__(self, db: Database) -> None:
         self._db = db
-        # Snapshots are frozen, and so are the licences in them: each is looked at once.
+        # Snapshots never change, and neither do their licences: each is read once.
         self._licences: dict[tuple[SnapshotId, ...], str | None] = {}
 
-    def of(self, models: Sequence[Model]) -> dict[VersionId, Origin]:
-        """An adapter from elsewhere has the licence that its creator stated here; what was trained on
-        snapshots has those of all their contributions at once.
+    def of(self, models: Sequence[Model]) -> dict[VersionId, Provenance]:
+        """By version. An imported adapter has the licence that its creator stated here; an adapter trained on
+        snapshots has the conjunction of all their contributions' licences.
         """
         adapters = {model.id: model.record.snapshots for model in models if not model.is_base}
         with self._db.read() as tx:
             registered = tx.chain.registrations(adapters)
             stated = tx.training.stated_licences([v for v, snapshots in adapters.items() if not snapshots])
             known = {v: self._of_snapshots(tx.chain, snapshots) for v, snapshots in adapters.items()}
-        found = {v: Origin(registered.get(v, 0), stated.get(v, known[v])) for v in adapters}
-        return {model.id: Origin() for model in models} | found
+        found = {v: Provenance(registered.get(v, 0), stated.get(v, known[v])) for v in adapters}
+        return {model.id: Provenance() for model in models} | found
 
     def _of_snapshots(self, chain: ChainView, snapshots: tuple[SnapshotId, ...]) -> str | None:
         if snapshots not in self._licences:
-            words = {word for snapshot in snapshots for word in _words(chain, snapshot)}
-            self._licences[snapshots] = _together(words)
+            licences = {word for snapshot in snapshots for word in _words(chain, snapshot)}
+            self._licences[snapshots] = _conjunction(licences)
         return self._licences[snapshots]
 
 
 def _words(chain: ChainView, snapshot_id: SnapshotId) -> set[Hash32]:
-    """As the chain has them."""
+    """Licence words of the snapshot's accepted contributions."""
     snapshot = chain.snapshot(snapshot_id)
     if snapshot is None:
         return set()
@@ -61,8 +61,8 @@ def _words(chain: ChainView, snapshot_id: SnapshotId) -> set[Hash32]:
     return {c.licence for c in chain.contributions(snapshot.datanet) if c.index in accepted}
 
 
-def _together(words: set[Hash32]) -> str | None:
-    """None where one is too long for the chain or no SPDX expression: anybody may record anything."""
+def _conjunction(words: set[Hash32]) -> str | None:
+    """None if one of them is too long for a word or no SPDX expression: the contract checks neither."""
     texts = [licence_text(word) for word in sorted(words)]
     if not texts or None in texts:
         return None

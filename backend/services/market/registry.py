@@ -1,4 +1,4 @@
-"""The registries as this installation knows them, and what creators add, prepared for their wallets."""
+"""Registries of datanets and versions: lookups, and transactions prepared for creators' wallets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_DESCRIPTION_BYTES = 64 << 10
 class ListedBatch:
     batch: CommittedBatch
     is_held: bool
-    """Whether an open demand keeps it from becoming final."""
+    """Whether an unanswered demand blocks its finality."""
 
 
 class Registry:
@@ -56,12 +56,14 @@ class Registry:
         return found
 
     def own_datanet(self, creator: Account, datanet: DatanetId) -> Datanet:
-        """For what this installation pays for. Raises NotFound, and Forbidden for anybody else's."""
+        """A datanet of `creator`: the operator pays for its snapshots. Raises NotFound, and Forbidden for
+        others.
+        """
         found = self.datanet(datanet)
         if found.creator != creator:
             raise Forbidden(
-                f"Only {found.creator}, who created datanet {datanet}, has it frozen from here; "
-                f"anybody may send {DATASETS}.freeze with their own wallet.",
+                f"Only {found.creator}, who created datanet {datanet}, may have it frozen at the operator's "
+                f"cost; any wallet may send {DATASETS}.freeze itself.",
                 param="datanet",
             )
         return found
@@ -77,7 +79,7 @@ class Registry:
     ) -> PreparedTransaction:
         """Accept a recorded contribution, or reject it if there is a `reason`; a later decision replaces it.
 
-        Raises NotFound, and Reverted for whoever is no curator.
+        Raises NotFound, and Reverted if `curator` is not a curator.
         """
         found = next((c for c in self.contributions(datanet) if c.index == index), None)
         if found is None:
@@ -86,32 +88,35 @@ class Registry:
         return self._chain.prepare(DATASETS, "review", str(datanet), reviews, sender=curator)
 
     def batches(self, operator: Account) -> list[ListedBatch]:
-        """All that the operator ever committed, voided ones included, newest first; none for a stranger."""
+        """All batches of the operator, voided ones included, newest first; empty for an unknown operator."""
         with self._db.read() as tx:
             held = {found.demand.batch_hash for found in tx.chain.open_demands(operator)}
             batches = tx.chain.batches(operator)
         return [ListedBatch(batch, batch.hash in held) for batch in reversed(batches)]
 
     def transaction(self, transaction_id: int, account: Account) -> ChainTransaction:
-        """One that was sent for the account. Raises NotFound, for those of others too: the chain shows what
-        was mined, but what is still queued, for whom, and what was never sent, is nobody else's.
+        """A transaction sent for the account. Raises NotFound, also for those of other accounts: queued and
+        failed transactions are not public.
         """
         with self._db.read() as tx:
             if not tx.transactions.is_requested(account, transaction_id):
-                raise NotFound(f"No transaction {transaction_id} was sent for you.", param="transaction_id")
+                raise NotFound(
+                    f"No transaction {transaction_id} was sent for this account.", param="transaction_id"
+                )
             return tx.transactions.get(transaction_id)
 
     def transactions(self, account: Account, before: int | None, limit: int) -> Sequence[ChainTransaction]:
-        """Those sent for the account, newest first, with an id below `before`."""
+        """Transactions sent for the account, newest first, with an id below `before`."""
         with self._db.read() as tx:
             return tx.transactions.requested(account, before, limit)
 
     def prepare_datanet(
         self, creator: Account, name: str, description: str, licence: str = ""
     ) -> PreparedTransaction:
-        """The description is published as a folder with a `README.md`, beside it the licences it takes.
+        """Publish a folder with the description (`README.md`) and the accepted licences, and prepare the
+        datanet.
 
-        `licence`: SPDX expression that names them; empty: any. Raises UnknownLicence.
+        `licence`: SPDX expression of the accepted licences; empty: any. Raises UnknownLicence.
         """
         raw = description.encode()
         if len(raw) > MAX_DESCRIPTION_BYTES:
@@ -126,7 +131,7 @@ class Registry:
         )
 
     def prepare_version(self, record: VersionRecord) -> PreparedTransaction:
-        """Registration by its creator. Raises Reverted with the registry's reason."""
+        """Prepare the registration by its creator. Raises Reverted with the registry's reason."""
         check_name(record.name)
         return self._chain.prepare(ADAPTERS, "register", record_argument(record), sender=record.creator)
 

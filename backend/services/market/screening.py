@@ -1,4 +1,4 @@
-"""Screens adapters before they are listed: compares their updates with all registered versions."""
+"""Screens adapters before they are listed: compares their updates with all versions of the base model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from backend.services.market.adapter_folders import AdapterFolders
 
 
-MAX_LEARNT = 16
-"""Versions that are fetched and inspected before one report."""
+MAX_INSPECTED = 16
+"""Maximum number of versions that one `inspect_versions` fetches and inspects."""
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +38,20 @@ Inspect: TypeAlias = "Callable[[Path], Inspection]"
 
 
 class Screening:
-    """Reports stand on what was noted: of adapters trained here, and of versions that were learnt."""
+    """Reports compare stored inspections: of adapters trained here and of registered versions."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def note(self, inspection: Inspection) -> None:
-        """Noting again is harmless."""
+    def add(self, inspection: Inspection) -> None:
+        """Store an inspection. Idempotent."""
         with self._db.begin() as tx:
             tx.inspections.put(inspection)
 
-    def learn(self, base_model: Hash32, folders: AdapterFolders, inspect: Inspect) -> int:
-        """Fetch and inspect versions that are not known yet, the newest first; how many are known then.
+    def inspect_versions(self, base_model: Hash32, folders: AdapterFolders, inspect: Inspect) -> int:
+        """Fetch and inspect versions without an inspection, newest first; returns the number inspected.
 
-        What is not within reach is left for the next time; what the engine refuses is not looked at again.
+        Versions that cannot be fetched are tried again next time; those that the engine refuses are not.
         """
         with self._db.read() as tx:
             known = tx.inspections.digests(base_model)
@@ -60,19 +60,19 @@ class Screening:
                 for v in _versions(tx, base_model)
                 if v.record.adapter_digest not in known
             }
-        num_learnt = 0
-        for version in list(reversed(unknown.values()))[:MAX_LEARNT]:
+        num_inspected = 0
+        for version in list(reversed(unknown.values()))[:MAX_INSPECTED]:
             record = version.record
             try:
-                self.note(inspect(folders.folder(record)))
+                self.add(inspect(folders.folder(record)))
             except AdapterRefused as error:
-                log.warning("version %s is not served: %s", version.id, error)
-                self.note(Inspection(record.adapter_digest, base_model, b"", {}))
+                log.warning("version %s is refused by the engine: %s", version.id, error)
+                self.add(Inspection(record.adapter_digest, base_model, b"", {}))
             except (DomainError, OSError) as error:
                 log.info("version %s cannot be inspected now: %s", version.id, error)
                 continue
-            num_learnt += 1
-        return num_learnt
+            num_inspected += 1
+        return num_inspected
 
     def report(
         self,
@@ -82,14 +82,14 @@ class Screening:
         *,
         has_snapshot: bool = True,
     ) -> ScreeningReport:
-        """Of an adapter that was noted, beside the versions of others; `parent` is what it was trained from,
-        and is named by its record. Without a snapshot it is compared with the creator's own versions that
-        have one too: whose contributors a copy would leave out. Errors: `NotFound`.
+        """Compare an inspected adapter with the versions of other creators, except `parent`, the version that
+        it was trained from. An adapter without a snapshot is also compared with the creator's own versions
+        that have one: a copy of these would not pay their contributors. Errors: `NotFound`.
         """
         with self._db.read() as tx:
             inspected = tx.inspections.get(adapter_digest)
             if inspected is None or not inspected.sketch:
-                raise NotFound(f"adapter {adapter_digest} was not inspected here", param="adapter_digest")
+                raise NotFound(f"adapter {adapter_digest} was not inspected", param="adapter_digest")
             versions = _versions(tx, inspected.base_model)
             parents = {version.record.adapter_digest for version in versions if version.id == parent}
             others: dict[Hash32, RegisteredVersion] = {}
@@ -115,7 +115,7 @@ class Screening:
 
 
 def _versions(tx: UnitOfWork, base_model: Hash32) -> list[RegisteredVersion]:
-    """With adapters, in order of registration."""
+    """Versions with an adapter, in order of registration."""
     return [
         version
         for version in tx.chain.versions()

@@ -1,6 +1,6 @@
-"""Operators, by the chain and by their own word: where they are, what they serve, at which price.
+"""Directory of operators: registrations on the chain, and the card that each operator publishes.
 
-Their own word is a stranger's: bounded, typed, asked for at most every half minute, and shown as what it is.
+Cards are untrusted: they are limited in size, validated, and requested at most every half minute.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 CARD_PATH = "/v1/operator"
 MAX_CARD_BYTES = 1 << 20
-ASK_SECONDS, KEPT_SECONDS = 3.0, 30.0
-MAX_ASKED, ASKED_AT_ONCE = 100, 8
-REMEMBERED = 100
-"""Answers, or their absence, from which an operator's uptime is told."""
+REQUEST_SECONDS, REFRESH_SECONDS = 3.0, 30.0
+MAX_REQUESTS, MAX_CONCURRENT = 100, 8
+NUM_OUTCOMES = 100
+"""Latest requests from which an operator's uptime is computed."""
 
 _Hash = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$")]
 _Price = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class BaseOffer(msgspec.Struct, frozen=True):
-    """A base model that is served, what the bare one costs, the least that its adapters must cost to be
-    answered for, and what training on it costs: token units per million tokens.
+    """A served base model with its prices: of the model without an adapter, the floor for adapters, and of
+    training. Token units per million tokens.
     """
 
     digest: _Hash
@@ -51,7 +51,7 @@ class BaseOffer(msgspec.Struct, frozen=True):
 
 
 class Card(msgspec.Struct, frozen=True):
-    """What an operator says of itself at `CARD_PATH`."""
+    """An operator's description of itself, published at `CARD_PATH`."""
 
     account: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{40}$")]
     bases: Annotated[list[BaseOffer], msgspec.Meta(max_length=64)]
@@ -62,17 +62,17 @@ _CARD = msgspec.json.Decoder(Card)
 
 
 @dataclass(slots=True)
-class Standing:
-    """How an operator answered us lately. `card` is None where the last time it did not."""
+class Availability:
+    """An operator's latest card and how it answered lately. `card` is None if the last request failed."""
 
     card: Card | None = None
     latency_ms: int | None = None
-    asked_at: float = float("-inf")
-    answered: deque[bool] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    requested_at: float = float("-inf")
+    outcomes: deque[bool] = field(default_factory=lambda: deque(maxlen=NUM_OUTCOMES))
 
     @property
     def uptime_ppm(self) -> int | None:
-        return sum(self.answered) * 1_000_000 // len(self.answered) if self.answered else None
+        return sum(self.outcomes) * 1_000_000 // len(self.outcomes) if self.outcomes else None
 
 
 class Operators:
@@ -88,13 +88,13 @@ class Operators:
         self._db = db
         self._outbound, self._catalogue, self._own, self._clock = outbound, catalogue, own, clock
         self._training_price = training_price
-        self._standings: dict[tuple[Account, str], Standing] = {}
-        self._asking: dict[tuple[Account, str], Future[None]] = {}
+        self._availability: dict[tuple[Account, str], Availability] = {}
+        self._requests: dict[tuple[Account, str], Future[None]] = {}
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(ASKED_AT_ONCE, "ask-operator")
+        self._pool = ThreadPoolExecutor(MAX_CONCURRENT, "operator-cards")
 
     def card(self, active: Collection[Hash32]) -> Card:
-        """Our own. `active`: digests of the adapters that answer without being loaded first."""
+        """Our own card. `active`: digests of the adapters that are loaded."""
         base = next((m for m in self._catalogue.models() if m.is_base), None)
         floor = self._catalogue.floor()
         offer = BaseOffer(
@@ -108,53 +108,58 @@ class Operators:
         )
         return Card(self._own, [offer], sorted(active))
 
-    def all(self, active: Collection[Hash32]) -> list[tuple[Operator, Standing]]:
-        """All that are registered, and how they answered lately; waits for those never asked before."""
+    def all(self, active: Collection[Hash32]) -> list[tuple[Operator, Availability]]:
+        """All registered operators with their availability; waits for those requested for the first time."""
         with self._db.read() as tx:
             known = tx.chain.operators()
-        self._ask_again([o for o in known if o.endpoint and o.account != self._own])
-        own = Standing(self.card(active))
+        self._refresh([o for o in known if o.endpoint and o.account != self._own])
+        own = Availability(self.card(active))
         with self._lock:
             return [
-                (o, own if o.account == self._own else self._standings.get(_key(o), Standing()))
+                (o, own if o.account == self._own else self._availability.get(_key(o), Availability()))
                 for o in known
             ]
 
-    def _ask_again(self, operators: list[Operator]) -> None:
+    def _refresh(self, operators: list[Operator]) -> None:
         now = self._clock()
         with self._lock:
             keys = {_key(o) for o in operators}
-            self._standings = {key: found for key, found in self._standings.items() if key in keys}
+            self._availability = {key: found for key, found in self._availability.items() if key in keys}
             due = [
                 o
                 for o in operators
-                if _key(o) not in self._asking
-                and self._standings.setdefault(_key(o), Standing()).asked_at + KEPT_SECONDS <= now
+                if _key(o) not in self._requests
+                and self._availability.setdefault(_key(o), Availability()).requested_at + REFRESH_SECONDS
+                <= now
             ]
-            for operator in sorted(due, key=lambda o: self._standings[_key(o)].asked_at)[:MAX_ASKED]:
-                self._asking[_key(operator)] = self._pool.submit(self._ask, operator)
+            for operator in sorted(due, key=lambda o: self._availability[_key(o)].requested_at)[
+                :MAX_REQUESTS
+            ]:
+                self._requests[_key(operator)] = self._pool.submit(self._request, operator)
             first = [
-                f for key, f in self._asking.items() if not self._standings.get(key, Standing()).answered
+                f
+                for key, f in self._requests.items()
+                if not self._availability.get(key, Availability()).outcomes
             ]
-        wait(first, timeout=ASK_SECONDS)
+        wait(first, timeout=REQUEST_SECONDS)
 
-    def _ask(self, operator: Operator) -> None:
+    def _request(self, operator: Operator) -> None:
         started_at = self._clock()
         card = self._read_card(operator)
         ended_at = self._clock()
         with self._lock:
-            self._asking.pop(_key(operator), None)
-            found = self._standings.setdefault(_key(operator), Standing())
+            self._requests.pop(_key(operator), None)
+            found = self._availability.setdefault(_key(operator), Availability())
             found.card = card
             found.latency_ms = None if card is None else round((ended_at - started_at) * 1000)
-            found.asked_at = ended_at
-            found.answered.append(card is not None)
+            found.requested_at = ended_at
+            found.outcomes.append(card is not None)
 
     def _read_card(self, operator: Operator) -> Card | None:
         url = operator.endpoint.rstrip("/") + CARD_PATH
         try:
             pieces = self._outbound.get(
-                url, accept="application/json", max_bytes=MAX_CARD_BYTES, seconds=ASK_SECONDS
+                url, accept="application/json", max_bytes=MAX_CARD_BYTES, seconds=REQUEST_SECONDS
             )
             card = _CARD.decode(b"".join(pieces))
         except (Unreachable, msgspec.DecodeError, RecursionError):
@@ -163,5 +168,5 @@ class Operators:
 
 
 def _key(operator: Operator) -> tuple[Account, str]:
-    """Who moves starts anew."""
+    """An operator with a new endpoint has no history."""
     return operator.account, operator.endpoint

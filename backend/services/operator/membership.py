@@ -1,7 +1,7 @@
-"""Our own operator at the `OperatorRegistry`: its stake, its receipt key, its endpoint.
+"""Our own operator at the `OperatorRegistry`: stake, receipt key and endpoint.
 
-What can be asked of the contracts is asked of them, at the newest block; endpoint and list of keys are in
-events alone, so they come from the index. What would fail is refused before it is queued.
+State is read from the contracts at the latest block, except for endpoint and keys, which only events have and
+which come from the index. Calls that would fail are refused before they are queued.
 """
 
 from __future__ import annotations
@@ -30,52 +30,52 @@ REGISTRY, SETTLEMENT, VAULT, PARAMETERS = "OperatorRegistry", "Settlement", "Pay
 MAX_ENDPOINT = 256
 
 JOIN = "`loraledger operator join --stake DOLLARS`"
-_ANOTHER_KEY = "Make another (`loraledger market key`) and name it in LORALEDGER_RECEIPT_KEY."
+_ANOTHER_KEY = "Create another (`loraledger market key`) and name it in LORALEDGER_RECEIPT_KEY."
 
 
-class StillLocked(Conflict):
-    """The part of the stake that leaves cannot leave yet."""
+class StakeLocked(Conflict):
+    """The unstaking amount cannot be withdrawn yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
-    """The part of a stake that was asked back. It covers no new batch."""
+class Unstaking:
+    """The part of a stake that is being withdrawn. It covers no new batch."""
 
     amount: int
-    """Micro-units: less than was asked, where a slash left less."""
+    """Micro-units; less than requested if a slash left less."""
     free_at: int
-    """Unix seconds, by the chain's clock."""
+    """Unix seconds, chain time."""
     locked_by: int | None
-    """Batch that must be final besides; None if none has to any more."""
+    """Number of a batch that must be final first; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What the market has of this operator. Amounts in micro-units."""
+class OperatorStatus:
+    """Our operator's registration, stake and keys. Amounts in micro-units."""
 
     account: Account
     endpoint: str
-    """By the index; empty while it does not serve."""
+    """From the index; empty while the operator does not serve."""
     keys: tuple[Account, ...]
-    """Receipt keys, by the index."""
+    """Receipt keys, from the index."""
     receipt_key: Account
-    """With which this installation signs."""
+    """The key with which this installation signs receipts."""
     key_owner: Account
-    """To whom that key is bound; the zero account while it is to nobody."""
+    """Operator to which that key is bound; the zero account if it is unbound."""
     stake: int
-    """All that can be slashed, what leaves included."""
-    leaving: Leaving | None
+    """All that can be slashed, the unstaking amount included."""
+    unstaking: Unstaking | None
     owed: int
-    """What slashes owe this account, whose transfer failed."""
+    """Rewards of slashes owed to this account because their transfer failed."""
     cover_needed: int
-    """For a batch of all that waits to be settled, on top of what is in the pot."""
+    """Stake needed to cover the pot and a batch of all unsettled receipts."""
     wei: int
-    """What the account has for gas."""
+    """The account's balance for gas."""
 
     @property
     def cover(self) -> int:
         """The part of the stake that covers new batches."""
-        return self.stake - (self.leaving.amount if self.leaving else 0)
+        return self.stake - (self.unstaking.amount if self.unstaking else 0)
 
     @property
     def has_key(self) -> bool:
@@ -83,23 +83,23 @@ class Place:
 
     @property
     def obstacles(self) -> tuple[str, ...]:
-        """Why this installation could not settle, each with what to do; empty if it could."""
-        found = (self._of_key(), self._of_stake(), self._of_gas())
+        """Why this installation cannot settle, each with a remedy; empty if it can."""
+        found = (self._key_obstacle(), self._stake_obstacle(), self._gas_obstacle())
         return tuple(text for text in found if text is not None)
 
-    def _of_key(self) -> str | None:
+    def _key_obstacle(self) -> str | None:
         if self.key_owner == ZERO_ACCOUNT:
             return f"receipt key {self.receipt_key} is not registered: {JOIN} registers it"
         if not self.has_key:
-            return _taken(self.receipt_key, self.key_owner)
+            return _bound_elsewhere(self.receipt_key, self.key_owner)
         if self.receipt_key not in self.keys:
             return (
                 f"receipt key {self.receipt_key} is registered, but not in the index yet: "
-                "see that `loraledger index` runs"
+                "check that `loraledger index` runs"
             )
         return None
 
-    def _of_stake(self) -> str | None:
+    def _stake_obstacle(self) -> str | None:
         if self.cover == 0:
             return f"no stake covers a batch: {JOIN}" + self._or_cancel()
         if self.cover < self.cover_needed:
@@ -110,14 +110,18 @@ class Place:
         return None
 
     def _or_cancel(self) -> str:
-        return ", or `loraledger operator unstake 0` to keep what leaves" if self.leaving else ""
+        return ", or `loraledger operator unstake 0` to cancel the unstaking" if self.unstaking else ""
 
-    def _of_gas(self) -> str | None:
-        return None if self.wei else f"{self.account} has nothing to pay gas with: send it the network's coin"
+    def _gas_obstacle(self) -> str | None:
+        return (
+            None
+            if self.wei
+            else f"{self.account} has no coin to pay for gas: send it some of the network's coin"
+        )
 
 
 class Membership:
-    """`domain`: the registry's, in which a receipt key consents. `chain_now`: unix seconds."""
+    """`domain`: EIP-712 domain of the registry, for the receipt key's consent. `chain_now`: unix seconds."""
 
     def __init__(
         self,
@@ -128,143 +132,146 @@ class Membership:
         domain: TypedDomain,
         chain_now: Callable[[], int],
     ) -> None:
-        self._db, self._chain, self._wishes = db, chain, OperatorTransactions(db, chain, own)
+        self._db, self._chain, self._transactions = db, chain, OperatorTransactions(db, chain, own)
         self._own, self._receipt_key, self._domain = own, receipt_key, domain
         self._token, self._now = PaymentToken(chain), chain_now
 
-    def place(self) -> Place:
-        """Errors: `Unavailable` without the chain."""
+    def status(self) -> OperatorStatus:
+        """Errors: `Unavailable` if the chain cannot be reached."""
         with self._db.read() as tx:
             known = tx.chain.operator(self._own)
-            waits = tx.figures(self._own, datetime.now(UTC)).unsettled_units
-        kept, key = self._ask("stakeOf", self._own), self._receipt_key.account
-        return Place(
+            unsettled = tx.figures(self._own, datetime.now(UTC)).unsettled_units
+        stake, key = self._call("stakeOf", self._own), self._receipt_key.account
+        return OperatorStatus(
             account=self._own,
             endpoint=known.endpoint if known else "",
             keys=known.keys if known else (),
             receipt_key=key,
-            key_owner=self._ask("operatorOfKey", key),
-            stake=kept["stake"],
-            leaving=self._leaving(kept),
-            owed=self._ask("owed", self._own),
-            cover_needed=self._cover_needed(waits),
+            key_owner=self._call("operatorOfKey", key),
+            stake=stake["stake"],
+            unstaking=self._unstaking(stake),
+            owed=self._call("owed", self._own),
+            cover_needed=self._cover_needed(unsettled),
             wei=self._chain.balance(self._own),
         )
 
     def join(self, units: int) -> list[ChainTransaction]:
-        """Have the stake brought to `units` token units and the receipt key registered, as far as it is not.
-        The token must allow the registry to take the stake first: a transaction of its own.
+        """Raise the stake to `units` token units and register the receipt key, as far as needed. The token
+        allowance for the registry is a transaction before that.
 
-        Errors: `InvalidInput`, and `Conflict` where the token or the key does not allow it.
+        Errors: `InvalidInput`; `Conflict` if the tokens do not suffice or the key cannot be registered.
         """
         if units <= 0:
-            raise InvalidInput("A stake is more than nothing.", param="stake")
-        key_calls = self._key_calls()  # judged first: a stake is of no use to whoever has no receipt key
-        return self._wishes.queue([*self._stake_calls(units), *key_calls])
+            raise InvalidInput("The stake must be positive.", param="stake")
+        key_calls = self._key_calls()  # checked first: a stake is useless without a receipt key
+        return self._transactions.queue([*self._stake_calls(units), *key_calls])
 
     def announce(self, endpoint: str) -> ChainTransaction:
-        """Have it registered that this operator serves at `endpoint`, nowhere if it is empty."""
+        """Register `endpoint` as this operator's base URL; empty: it does not serve."""
         parts = urlsplit(endpoint)
         is_url = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
         if endpoint and not (is_url and endpoint.isascii() and len(endpoint) <= MAX_ENDPOINT):
             raise InvalidInput(
-                f"{endpoint!r} is no http(s) URL of at most {MAX_ENDPOINT} characters.", param="endpoint"
+                f"{endpoint!r} is not an http(s) URL of at most {MAX_ENDPOINT} characters.", param="endpoint"
             )
-        return self._wishes.add(Call(REGISTRY, "setEndpoint", (endpoint,), "endpoint"))
+        return self._transactions.add(Call(REGISTRY, "setEndpoint", (endpoint,), "endpoint"))
 
     def unstake(self, amount: int) -> list[ChainTransaction]:
-        """Ask `amount` micro-units of the stake back, in the place of what was asked back before; 0 keeps it.
+        """Start to withdraw `amount` micro-units of the stake, replacing an earlier request; 0 cancels it.
 
-        Errors: `InvalidInput` above the stake; `Conflict` where it would only begin the wait anew.
+        Errors: `InvalidInput` above the stake; `Conflict` if it would only restart the wait.
         """
-        kept = self._ask("stakeOf", self._own)
-        if amount > kept["stake"]:
-            raise InvalidInput(f"The stake is {in_dollars(kept['stake'])}: less than that.", param="amount")
-        if amount == 0 and not kept["unstakeAt"]:
-            raise Conflict("Nothing of the stake leaves: there is nothing to cancel.")
-        if amount and amount == kept["unstaking"]:
+        stake = self._call("stakeOf", self._own)
+        if amount > stake["stake"]:
+            raise InvalidInput(f"The stake is only {in_dollars(stake['stake'])}.", param="amount")
+        if amount == 0 and not stake["unstakeAt"]:
+            raise Conflict("No part of the stake is being withdrawn: there is nothing to cancel.")
+        if amount and amount == stake["unstaking"]:
             raise Conflict(
-                f"{in_dollars(amount)} leave already, from {instant(kept['unstakeAt'])} on; asking again "
-                "would begin the wait anew."
+                f"{in_dollars(amount)} are already being withdrawn, from {instant(stake['unstakeAt'])} on; "
+                "another request would restart the wait."
             )
-        wish = f"unstake:{kept['unstaking']}:{kept['unstakeAt']}:{amount}"
-        return self._wishes.queue([Call(REGISTRY, "startUnstake", (str(amount),), wish)])
+        intent = f"unstake:{stake['unstaking']}:{stake['unstakeAt']}:{amount}"
+        return self._transactions.queue([Call(REGISTRY, "startUnstake", (str(amount),), intent)])
 
     def withdraw(self) -> list[ChainTransaction]:
-        """Take what has left the stake, and what slashes owe this account.
+        """Withdraw the unstaked amount and what slashes owe this account.
 
-        Errors: `StillLocked` where something leaves that cannot be had yet, and nothing is owed; `Conflict`
-        where nothing is to be had at all.
+        Errors, if nothing is owed: `StakeLocked` while the unstaking amount is locked; `Conflict` if there is
+        nothing to withdraw.
         """
-        kept, owed = self._ask("stakeOf", self._own), self._ask("owed", self._own)
-        locked = self._locked(kept)
+        stake, owed = self._call("stakeOf", self._own), self._call("owed", self._own)
+        locked = self._locked(stake)
         if locked is not None and not owed:
             raise locked
-        calls = [] if locked else [Call(REGISTRY, "unstake", (), f"taken:{kept['unstakeAt']}")]
+        calls = [] if locked else [Call(REGISTRY, "unstake", (), f"taken:{stake['unstakeAt']}")]
         calls += [Call(REGISTRY, "withdrawOwed", (), f"owed:{owed}")] if owed else []
-        return self._wishes.queue(calls)
+        return self._transactions.queue(calls)
 
     def transaction(self, transaction_id: int) -> ChainTransaction:
-        return self._wishes.transaction(transaction_id)
+        return self._transactions.transaction(transaction_id)
 
-    # --- what the contracts say ---
+    # --- state of the contracts ---
 
-    def _ask(self, function: str, account: Account) -> Any:
+    def _call(self, function: str, account: Account) -> Any:
         return self._chain.call(REGISTRY, function, account)
 
-    def _leaving(self, kept: dict[str, int]) -> Leaving | None:
-        if not kept["unstakeAt"]:
+    def _unstaking(self, stake: dict[str, int]) -> Unstaking | None:
+        if not stake["unstakeAt"]:
             return None
-        number, state = kept["lockedByBatch"], self._chain.call(SETTLEMENT, "stateOf", self._own)
+        number, state = stake["lockedByBatch"], self._chain.call(SETTLEMENT, "stateOf", self._own)
         is_settled = state["finalised"] == state["last"] and not state["toRefund"]
         is_final = is_settled or state["finalised"] >= number
-        amount = min(kept["unstaking"], kept["stake"])
-        return Leaving(amount, kept["unstakeAt"], None if is_final else number)
+        amount = min(stake["unstaking"], stake["stake"])
+        return Unstaking(amount, stake["unstakeAt"], None if is_final else number)
 
-    def _cover_needed(self, waits: int) -> int:
+    def _cover_needed(self, unsettled: int) -> int:
         pot = self._chain.call(VAULT, "potOf", self._chain.address(SETTLEMENT), self._own)
-        return mul_ppm_down(pot + waits, self._chain.call(PARAMETERS, "current")["stakeCoverPpm"])
+        return mul_ppm_down(pot + unsettled, self._chain.call(PARAMETERS, "current")["stakeCoverPpm"])
 
-    def _locked(self, kept: dict[str, int]) -> Conflict | None:
-        """Why nothing of the stake can be taken now."""
-        leaving = self._leaving(kept)
-        if leaving is None:
+    def _locked(self, stake: dict[str, int]) -> Conflict | None:
+        """Why no part of the stake can be withdrawn now."""
+        unstaking = self._unstaking(stake)
+        if unstaking is None:
             return Conflict(
-                "Nothing of the stake leaves: `loraledger operator unstake DOLLARS` asks it back."
+                "No part of the stake is being withdrawn: `loraledger operator unstake DOLLARS` starts it."
             )
-        if leaving.amount < UNIT:
-            return Conflict("Nothing is left of what was asked back: it was slashed.")
-        if self._now() < leaving.free_at:
-            return StillLocked(f"{in_dollars(leaving.amount)} leave, from {instant(leaving.free_at)} on.")
-        if leaving.locked_by is not None:
-            return StillLocked(
-                f"{in_dollars(leaving.amount)} leave once batch {leaving.locked_by} is final: "
-                "`loraledger settle` sees to it after its dispute window."
+        if unstaking.amount < UNIT:
+            return Conflict("Nothing is left of the requested amount: it was slashed.")
+        if self._now() < unstaking.free_at:
+            return StakeLocked(
+                f"{in_dollars(unstaking.amount)} can be withdrawn from {instant(unstaking.free_at)} on."
+            )
+        if unstaking.locked_by is not None:
+            return StakeLocked(
+                f"{in_dollars(unstaking.amount)} can be withdrawn once batch {unstaking.locked_by} is final: "
+                "`loraledger settle` finalises it after its dispute window."
             )
         return None
 
-    # --- what is missing ---
+    # --- missing stake and key ---
 
     def _stake_calls(self, units: int) -> list[Call]:
-        has = self._ask("stakeOf", self._own)["stake"]
-        missing = units - has // UNIT
+        current = self._call("stakeOf", self._own)["stake"]
+        missing = units - current // UNIT
         if missing <= 0:
             return []
-        if (held := self._token.held(self._own)) < missing:
+        if (balance := self._token.balance(self._own)) < missing:
             raise Conflict(
-                f"Stake lacks {in_dollars(missing * UNIT)}, and {self._own} has {in_dollars(held * UNIT)} "
-                f"of the payment token {self._chain.address(PAYMENT_TOKEN)}: send it the rest.",
-                details={"held_units": str(held), "missing_units": str(missing)},
+                f"The stake lacks {in_dollars(missing * UNIT)}, and {self._own} has only "
+                f"{in_dollars(balance * UNIT)} of the payment token {self._chain.address(PAYMENT_TOKEN)}: "
+                "send it the rest.",
+                details={"held_units": str(balance), "missing_units": str(missing)},
             )
-        wish = f"stake:{has}:{units}"
-        return [*self._approvals(missing), Call(REGISTRY, "stake", (str(missing),), wish)]
+        intent = f"stake:{current}:{units}"
+        return [*self._approvals(missing), Call(REGISTRY, "stake", (str(missing),), intent)]
 
     def _approvals(self, units: int) -> list[Call]:
         registry = self._chain.address(REGISTRY)
         allowed = self._token.allowance(self._own, registry)
         if allowed >= units:
             return []
-        # Some tokens let an allowance change from or to nothing only.
+        # Some tokens allow an allowance to change only from or to zero.
         steps = [0, units] if allowed else [units]
         return [
             Call(PAYMENT_TOKEN, "approve", (registry, str(step)), f"approve:{allowed}:{units}")
@@ -272,23 +279,25 @@ class Membership:
         ]
 
     def _key_calls(self) -> list[Call]:
-        """Errors: `Conflict` for a key that is never this operator's."""
+        """Errors: `Conflict` for a key that cannot be this operator's."""
         key = self._receipt_key.account
         if key == self._own:
-            raise Conflict(f"{key} is the operator itself: a receipt key is another account. {_ANOTHER_KEY}")
-        owner = self._ask("operatorOfKey", key)
+            raise Conflict(
+                f"{key} is the operator's own account; the receipt key must be another one. {_ANOTHER_KEY}"
+            )
+        owner = self._call("operatorOfKey", key)
         if owner == self._own:
             return []
         if owner != ZERO_ACCOUNT:
-            raise Conflict(_taken(key, owner))
+            raise Conflict(_bound_elsewhere(key, owner))
         consent = self._receipt_key.sign(self._domain.receipt_key_digest(self._own))
         return [Call(REGISTRY, "addReceiptKey", (key, consent), f"key:{key}", is_simulated=True)]
 
 
-def _taken(key: Account, owner: Account) -> str:
-    return f"receipt key {key} is bound to operator {owner} for ever. {_ANOTHER_KEY}"
+def _bound_elsewhere(key: Account, owner: Account) -> str:
+    return f"receipt key {key} is permanently bound to operator {owner}. {_ANOTHER_KEY}"
 
 
 def instant(at: int) -> str:
-    """Unix seconds as people read them."""
+    """Unix seconds as a UTC date and time."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

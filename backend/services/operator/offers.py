@@ -1,6 +1,4 @@
-"""What our own operator sells in its own name, each by a version record: answers of the bare base model, and
-training.
-"""
+"""Offers of our own operator, each a version record: answers of the bare base model, and training."""
 
 from __future__ import annotations
 
@@ -25,24 +23,26 @@ if TYPE_CHECKING:
 REGISTRY = "AdapterRegistry"
 MAX_NAME = 32
 MAX_PRICE = (1 << 63) - 1
-"""What operators can tell of their prices."""
+"""Maximum price in an operator's card."""
 
 
 def base_record(operator: Account, base_model: Hash32, name: str, prices: tuple[int, int]) -> VersionRecord:
-    """What this operator sells answers of the bare base model by; what a record's name has no room for is
-    left out of `name`. `prices`: token units per million prompt tokens, and completion tokens.
+    """Version record of the bare base model. `name` is normalised and truncated to a valid record name.
+    `prices`: token units per million prompt tokens and per million completion tokens.
 
     Errors: `InvalidInput`.
     """
     if not all(0 <= price <= MAX_PRICE for price in prices):
         raise InvalidInput(
-            f"A price is from 0 to {MAX_PRICE} token units per million tokens.", param="prices"
+            f"A price must be from 0 to {MAX_PRICE} token units per million tokens.", param="prices"
         )
-    spelled = re.sub("[^a-z0-9-]+", "-", name.lower())[:MAX_NAME]
-    if spelled == TRAINING_NAME:
-        message = f"no base model is named {name!r}: training is paid by that name; rename its folder or file"
+    normalised = re.sub("[^a-z0-9-]+", "-", name.lower())[:MAX_NAME]
+    if normalised == TRAINING_NAME:
+        message = (
+            f"a base model cannot be named {name!r}: that name prices training; rename its folder or file"
+        )
         raise InvalidInput(message, param="base_model")
-    return own_record(operator, base_model, spelled, *prices)
+    return own_record(operator, base_model, normalised, *prices)
 
 
 class Offers:
@@ -53,43 +53,43 @@ class Offers:
         own: Account,
     ) -> None:
         self._db, self._chain, self._own = db, chain, own
-        self._wishes = OperatorTransactions(db, chain, own)
+        self._transactions = OperatorTransactions(db, chain, own)
 
     def check(self, record: VersionRecord) -> None:
-        """Errors: `Conflict` where answers would not be sold by this record, registered or not."""
+        """Raise `Conflict` if answers would not be sold by this record, whether it is registered or not."""
         with self._db.read() as tx:
-            floor = tx.policy.floor()
+            floor = tx.denials.floor()
             known = [one.record for one in tx.chain.versions(creator=self._own) if not one.is_deprecated]
         if not floor.allows(record):
             raise Conflict(
-                f"Nothing is served here below {floor.prompt} and {floor.completion} token units per million "
-                "tokens: ask for more, or set another floor (`loraledger policy floor --prices`).",
+                f"The floor price here is {floor.prompt} and {floor.completion} token units per million "
+                "tokens: raise the price or change the floor (`loraledger policy floor --prices`).",
                 param="prices",
             )
         state = self._chain.call(REGISTRY, "versionOf", version_id(record))
         is_past = record in [one for one in known if _is_of_base(one, record)][:-1]
         if state["isDeprecated"] or is_past:
             raise Conflict(
-                "These prices were asked before and given up: a record is registered once, and the newest "
-                "that is not deprecated counts. Ask for others, if only by one unit.",
+                "These prices were used before and replaced: a record can be registered once, and the newest "
+                "one that is not deprecated counts. Use other prices; a difference of one unit suffices.",
                 param="prices",
             )
 
     def register(self, records: Sequence[VersionRecord]) -> list[ChainTransaction]:
-        """Have those of the records registered that the registry does not have.
+        """Register the records that are not registered yet.
 
-        Errors: `Conflict` without gas, `Reverted` for what it would never take.
+        Errors: `Conflict` without coin for gas; `Reverted` if the registry would reject one.
         """
         calls = [
             Call(REGISTRY, "register", (record_argument(record),), "offer", is_simulated=True)
             for record in records
             if not self._chain.call(REGISTRY, "versionOf", version_id(record))["registeredAt"]
         ]
-        return self._wishes.queue(calls)
+        return self._transactions.queue(calls)
 
     def transaction(self, transaction_id: int) -> ChainTransaction:
         """Errors: `NotFound`."""
-        return self._wishes.transaction(transaction_id)
+        return self._transactions.transaction(transaction_id)
 
 
 def _is_of_base(one: VersionRecord, other: VersionRecord) -> bool:

@@ -1,7 +1,6 @@
-"""Other operators of this chain, as sources of published content.
+"""Fetches published content from other operators, whose endpoints are on the chain.
 
-Where they are, the chain says; what they send is whoever's, and is taken only if it is the tree that was
-asked for, block by block.
+Their responses are untrusted: a folder is stored only if every block matches the requested CID's tree.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ if TYPE_CHECKING:
 
 RAW, CAR = "application/vnd.ipld.raw", "application/vnd.ipld.car"
 MAX_ASKED = 8
-"""Operators that are asked for one content."""
+"""Maximum number of operators asked for one content."""
 BLOCK_SECONDS, TREE_SECONDS = 5.0, 150.0
 MAX_BLOCK_BYTES = 2 << 20
 LACKS_SECONDS, AWAY_SECONDS = 10.0, 30.0
-"""For which who lacks a content is not asked for it again, and who does not answer not for anything."""
+"""Backoff for one content after an operator lacked it, and for all contents after it did not answer."""
 MAX_REMEMBERED = 10_000
 OVERHEAD = 2
-"""A tree's blocks, and the CAR around them, are below this many times its files, but for what is tiny."""
+"""Blocks and CAR of a tree have less than this many times the bytes of its files, except for tiny trees."""
 MIN_TREE_BYTES, MAX_TREE_BYTES = 4 << 20, 4 << 30
 
 log = logging.getLogger(__name__)
 
 
 class Peers:
-    """`own`: who is never asked, None where this installation is no operator."""
+    """`own` is this installation's operator, which is never asked; None if it has none."""
 
     def __init__(
         self,
@@ -50,39 +49,39 @@ class Peers:
     ) -> None:
         self._db, self._outbound, self._blobs, self._own = db, outbound, blobs, own
         self._clock = clock
-        self._rests: dict[tuple[Account, Cid | None], float] = {}
-        """Until when an operator is not asked: for one content, or at all."""
+        self._backoffs: dict[tuple[Account, Cid | None], float] = {}
+        """Time until which an operator is not asked for one content, or (None) for any."""
 
-    def bring(self, cid: Cid, max_bytes: int, first: Account | None = None) -> None:
-        """Have the folder in our store, if an operator within reach has it: `first` is asked before others.
+    def fetch(self, cid: Cid, max_bytes: int, first: Account | None = None) -> None:
+        """Fetch the folder into our store if a reachable operator has it; ask `first` before the others.
 
-        `max_bytes`: of its files together. That nobody has it is no error here, but where it is read.
+        `max_bytes` limits the sum of its files. If no operator has it this returns, and reading it raises.
         """
         if self._blobs.has(cid):
             return
         for operator in self._candidates(cid, first):
             try:
-                self._fetch(operator.endpoint.rstrip("/"), cid, max_bytes)
+                self._fetch_from(operator.endpoint.rstrip("/"), cid, max_bytes)
             except UnexpectedStatus:
-                self._rest(operator.account, cid, LACKS_SECONDS)
+                self._back_off(operator.account, cid, LACKS_SECONDS)
             except (Unreachable, ContentCorrupt) as error:
-                log.info("operator %s does not give %s: %s", operator.account, cid, error)
-                self._rest(operator.account, None, AWAY_SECONDS)
+                log.info("operator %s did not serve %s: %s", operator.account, cid, error)
+                self._back_off(operator.account, None, AWAY_SECONDS)
             else:
-                log.info("operator %s gave %s", operator.account, cid)
+                log.info("operator %s served %s", operator.account, cid)
                 return
 
     def _candidates(self, cid: Cid, first: Account | None) -> list[Operator]:
         with self._db.read() as tx:
             known = [o for o in tx.chain.operators() if o.endpoint and o.account != self._own]
         now = self._clock()
-        rested = [
-            o for o in known if all(self._rests.get((o.account, what), now) <= now for what in (cid, None))
+        available = [
+            o for o in known if all(self._backoffs.get((o.account, key), now) <= now for key in (cid, None))
         ]
-        return sorted(rested, key=lambda o: (o.account != first, -o.stake, o.account))[:MAX_ASKED]
+        return sorted(available, key=lambda o: (o.account != first, -o.stake, o.account))[:MAX_ASKED]
 
-    def _fetch(self, endpoint: str, cid: Cid, max_bytes: int) -> None:
-        """The root alone first: who has it not, or is somebody else, is found out soon and at little cost."""
+    def _fetch_from(self, endpoint: str, cid: Cid, max_bytes: int) -> None:
+        """Fetch the root block first: it shows cheaply whether the operator has the folder."""
         url = f"{endpoint}/ipfs/{cid}?format="
         root = self._get(f"{url}raw", RAW, MAX_BLOCK_BYTES, BLOCK_SECONDS)
         verify_block(decode_cid(cid), b"".join(root))
@@ -92,8 +91,8 @@ class Peers:
     def _get(self, url: str, accept: str, max_bytes: int, seconds: float) -> Iterator[bytes]:
         return self._outbound.get(url, accept=accept, max_bytes=max_bytes, seconds=seconds)
 
-    def _rest(self, operator: Account, cid: Cid | None, seconds: float) -> None:
+    def _back_off(self, operator: Account, cid: Cid | None, seconds: float) -> None:
         now = self._clock()
-        if len(self._rests) >= MAX_REMEMBERED:
-            self._rests = {key: until for key, until in self._rests.items() if until > now}
-        self._rests[operator, cid] = now + seconds
+        if len(self._backoffs) >= MAX_REMEMBERED:
+            self._backoffs = {key: until for key, until in self._backoffs.items() if until > now}
+        self._backoffs[operator, cid] = now + seconds

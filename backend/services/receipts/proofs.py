@@ -1,4 +1,4 @@
-"""Show that a receipt or an entry stands in a batch, with openings from public data."""
+"""Merkle proofs that a receipt or an entry is in a committed batch, from public batch data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.domain.errors import Conflict, NotFound
 from backend.domain.hashing import receipt_id
 from backend.domain.receipt import Receipt
 from backend.domain.receipt_proof import ProvenBalance, ProvenEntry, ReceiptProof
-from backend.services.audit.auditor import standing
+from backend.services.audit.auditor import not_void
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -22,53 +22,54 @@ if TYPE_CHECKING:
 
 
 class NotCommitted(Conflict):
-    """The receipt is in no batch that is on the chain: it waits for one, or its batch fell."""
+    """The receipt is in no valid batch on the chain: it is unsettled, or its batch was voided."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a receipt stands: the committed batch, and what shows it."""
+class Inclusion:
+    """The committed batch of a receipt, and the proof that the receipt is in it."""
 
     batch: CommittedBatch
     proof: ReceiptProof
 
 
 class Proofs:
-    """Errors of all methods: as `Auditor.batch`; of those that ask the chain, `Reverted` for a batch that
-    fell out of its ring.
+    """Errors of all methods: as `Auditor.batch`. Methods that call the chain also raise `Reverted` for a
+    batch that is no longer in the contract's ring buffer.
     """
 
     def __init__(self, db: Database, auditor: Auditor, chain: Chain) -> None:
         self._db, self._auditor, self._chain = db, auditor, chain
         self._latest: tuple[Hash32, Batch] | None = None
 
-    def place(self, receipt: ReceiptId) -> Place:
-        """Of a receipt that is stored here. Errors: `NotFound`; `NotCommitted`."""
+    def inclusion(self, receipt: ReceiptId) -> Inclusion:
+        """Batch and proof of a receipt that is stored here. Errors: `NotFound`; `NotCommitted`."""
         with self._db.read() as tx:
             stored = tx.receipts.get(receipt)
             if stored is None:
                 raise NotFound(f"No receipt {receipt} here.", param="id")
-            batches = standing(tx.chain.batches(stored.operator))
+            batches = not_void(tx.chain.batches(stored.operator))
         committed = next((batch for batch in batches if batch.number == stored.batch), None)
         if committed is None:
             raise NotCommitted(f"Receipt {receipt} is in no committed batch yet.", param="id")
         batch = self._batch(committed)
         ids = (receipt_id(signed.receipt) for signed in batch.receipts)
         index = next((i for i, found in enumerate(ids) if found == receipt), None)
-        if index is None:  # its batch was replaced, and it waits for another one
+        if index is None:  # its batch was replaced, and it is unsettled again
             raise NotCommitted(f"Receipt {receipt} is in no committed batch yet.", param="id")
-        return Place(committed, _proof(batch, Header.from_chain(committed.header), index))
+        return Inclusion(committed, _proof(batch, Header.from_chain(committed.header), index))
 
     def _batch(self, committed: CommittedBatch) -> Batch:
-        """The one last asked for is kept: payers ask for many receipts of one batch."""
+        """The batch with its trees. The latest one is cached: payers request many receipts of one batch."""
         latest = self._latest
         if latest is None or latest[0] != committed.hash:
             latest = committed.hash, self._auditor.batch(committed.operator, committed.number)
             self._latest = latest
         return latest[1]
 
-    def receipt_stands(self, operator: Account, number: int, receipt: ReceiptId) -> bool:
-        """Whether Settlement finds the receipt in the batch, signed by a key of the operator.
+    def verify_receipt(self, operator: Account, number: int, receipt: ReceiptId) -> bool:
+        """Whether `Settlement.verifyReceipt` accepts the receipt: in the batch, signed by a key of the
+        operator.
 
         Errors: `NotFound` if the batch's data has no such receipt.
         """
@@ -79,10 +80,10 @@ class Proofs:
             raise NotFound(f"batch {number} of {operator} has no receipt {receipt}", "receipt")
         fields = {camel_case(name): getattr(signed.receipt, name) for name in Receipt.__slots__}
         opening = batch.open_receipt(index).abi
-        return self._ask("verifyReceipt", operator, number, fields, opening, signed.signature)
+        return self._call("verifyReceipt", operator, number, fields, opening, signed.signature)
 
-    def entry_stands(self, operator: Account, number: int, entry: Entry) -> bool:
-        """Whether Settlement finds that the entry earned its account what the batch's data says."""
+    def verify_entry(self, operator: Account, number: int, entry: Entry) -> bool:
+        """Whether `Settlement.verifyEntry` accepts the entry with its value from the batch's data."""
         batch = self._auditor.batch(operator, number)
         opening = batch.open_entry(entry.account, entry.receipt, entry.slice, entry.part).abi
         key = {
@@ -91,11 +92,11 @@ class Proofs:
             "slice": entry.slice,
             "part": entry.part,
         }
-        return self._ask("verifyEntry", operator, number, key, opening | {"value": entry.value})
+        return self._call("verifyEntry", operator, number, key, opening | {"value": entry.value})
 
-    def _ask(self, function: str, operator: Account, number: int, *args: Any) -> bool:
+    def _call(self, function: str, operator: Account, number: int, *args: Any) -> bool:
         with self._db.read() as tx:
-            batches = standing(tx.chain.batches(operator))
+            batches = not_void(tx.chain.batches(operator))
         header = next(dict(batch.header) for batch in batches if batch.number == number)
         return bool(self._chain.call("Settlement", function, header, *args))
 

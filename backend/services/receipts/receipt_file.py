@@ -1,4 +1,4 @@
-"""Receipts from files: what `GET /v1/receipts/{id}` answers, from whoever passed it on."""
+"""Parses receipt files, which have the format of `GET /v1/receipts/{id}` and are untrusted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.ids import Account, ChannelId, Hash32, ReceiptId, VersionId
 from backend.domain.receipt import Receipt, SignedReceipt, Slice
 from backend.domain.split import MAX_SLICES
-from backend.services.receipts.verification import ShownReceipt
+from backend.services.receipts.verification import ReceiptFile
 
 _Hash = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$")]
 _Account = Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{40}$")]
@@ -38,7 +38,7 @@ class _Slice(msgspec.Struct):
     packed: Annotated[str, msgspec.Meta(pattern="^0x([0-9a-f]{16}){0,256}$")]
 
 
-class _Shown(msgspec.Struct):
+class _File(msgspec.Struct):
     id: _Hash
     operator: _Account
     receipt: _Body
@@ -48,15 +48,15 @@ class _Shown(msgspec.Struct):
     salt: _Hash | None = None
 
 
-_SHOWN = msgspec.json.Decoder(_Shown)
+_DECODER = msgspec.json.Decoder(_File)
 
 
-def parse_shown(text: bytes) -> ShownReceipt:
-    """Errors: `InvalidInput` that names the first field which is missing or malformed."""
+def parse_receipt(text: bytes) -> ReceiptFile:
+    """Raises `InvalidInput`, which names the first missing or malformed field."""
     try:
-        found = _SHOWN.decode(text)
+        found = _DECODER.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidInput(f"not a receipt as the API shows it: {error}", param="receipt") from error
+        raise InvalidInput(f"not a receipt in the API's format: {error}", param="receipt") from error
     body = found.receipt
     receipt = Receipt(
         channel_id=ChannelId(Hash32(body.channel_id)),
@@ -76,4 +76,4 @@ def parse_shown(text: bytes) -> ShownReceipt:
     )
     signed = SignedReceipt(receipt, found.method, slices, found.signature)
     salt = None if found.salt is None else Hash32(found.salt)
-    return ShownReceipt(ReceiptId(Hash32(found.id)), Account(found.operator), signed, salt)
+    return ReceiptFile(ReceiptId(Hash32(found.id)), Account(found.operator), signed, salt)

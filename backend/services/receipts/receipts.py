@@ -1,4 +1,4 @@
-"""Receipts, with the people behind their shares and what became of them on the chain."""
+"""Receipts with their contributors and the state of their batches, and usage by day."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class NamedShare:
-    """A share, and whose contribution it stands for; None where the chain's view does not know it (yet)."""
+    """A share with its datanet and contributor; None where the indexed chain does not have them (yet)."""
 
     share: Share
     datanet: DatanetId | None
@@ -36,7 +36,7 @@ class NamedShare:
 
     @property
     def contribution(self) -> int:
-        """Index within its datanet."""
+        """Index of the contribution in its datanet."""
         return from_position(self.share.position)[1]
 
 
@@ -52,10 +52,10 @@ class ReceiptView:
     stored: StoredReceipt
     slices: tuple[NamedSlice, ...]
     batch_state: BatchState | None
-    """None while the receipt's batch is not on the chain, N blocks deep."""
+    """None until the receipt's batch is confirmed."""
 
     def weights(self) -> list[tuple[Account | None, int]]:
-        """What each contributor has of the whole answer, ppm rounded down; the most first."""
+        """Each contributor's share of the whole answer in ppm, rounded down; largest first."""
         sums: Counter[Account | None] = Counter()
         for part in self.slices:
             for named in part.shares:
@@ -69,7 +69,7 @@ class Receipts:
         self._db = db
 
     def get(self, receipt: ReceiptId) -> ReceiptView:
-        """Anybody who knows the id may see it: settlement publishes all but the salt."""
+        """A receipt by its id, for any caller: settlement publishes all of it except the salt."""
         with self._db.read() as tx:
             stored = tx.receipts.get(receipt)
             if stored is None:
@@ -77,15 +77,17 @@ class Receipts:
             return ReceiptView(stored, _named_slices(tx.chain, stored), _batch_state(tx.chain, stored))
 
     def page(self, payer: Account, before: int | None, limit: int) -> Sequence[StoredReceipt]:
-        """The payer's own, newest first, from the one before sequence `before` on."""
+        """The payer's receipts, newest first, with a sequence below `before`."""
         with self._db.read() as tx:
             return tx.receipts.page(payer, before, limit)
 
     def usage(self, payer: Account, first: date, last: date) -> Sequence[DayUsage]:
-        """By day and model, both days included. Raises InvalidInput for more than a year."""
+        """Usage by day and model, both days included. Raises InvalidInput for more than a year."""
         num_days = (last - first).days + 1
         if not 1 <= num_days <= MAX_USAGE_DAYS:
-            raise InvalidInput(f"Ask for 1 to {MAX_USAGE_DAYS} days, not {num_days}.", param="first")
+            raise InvalidInput(
+                f"The range must have 1 to {MAX_USAGE_DAYS} days, not {num_days}.", param="first"
+            )
         since = (first - EPOCH).days * DAY_SECONDS
         with self._db.read() as tx:
             return tx.receipts.usage(payer, since, since + num_days * DAY_SECONDS)

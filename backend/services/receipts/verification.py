@@ -1,6 +1,6 @@
-"""A receipt checked by somebody who trusts nobody's word: from the receipt, the chain's view and batch data.
+"""Verifies a receipt without trusting its source: from the receipt, the indexed chain and public batch data.
 
-No API and no engine is asked, and no node: what this home has indexed is what counts as the chain.
+It calls no API, no engine and no node. The chain is what this home has indexed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from backend.domain.hashing import (
 from backend.domain.merkle import RECEIPTS_TAG, InvalidOpening, resolve
 from backend.domain.rules import BadReceipt, Rules
 from backend.domain.split import slice_charges
-from backend.services.audit.auditor import standing
+from backend.services.audit.auditor import not_void
 from backend.services.audit.published import spans_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`is_right` is None where it cannot be known here: the message says what is missing."""
+    """One check. `is_right` is None if it cannot be decided here; the message then says what is missing."""
 
     name: str
     is_right: bool | None
@@ -48,8 +48,8 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownReceipt:
-    """A receipt as somebody shows it; only the signature ties it to anybody."""
+class ReceiptFile:
+    """A receipt from a file. Nothing but its signature proves where it is from."""
 
     id: ReceiptId
     operator: Account
@@ -58,7 +58,7 @@ class ShownReceipt:
 
 
 class Verification:
-    """`settlement`: the domain in which receipts are signed."""
+    """`settlement` is the EIP-712 domain of receipts."""
 
     def __init__(
         self,
@@ -70,55 +70,53 @@ class Verification:
         self._db, self._auditor = db, auditor
         self._recover, self._settlement = recover, settlement
 
-    def checks(self, shown: ShownReceipt) -> Iterator[Check]:
-        """One after the other, as they are made."""
-        receipt = shown.signed.receipt
-        yield _equal("hash", "the receipt's id", receipt_id(receipt), shown.id)
+    def checks(self, file: ReceiptFile) -> Iterator[Check]:
+        """Yields the checks one by one, as they are made."""
+        receipt = file.signed.receipt
+        yield _equal("hash", "the receipt's id", receipt_id(receipt), file.id)
         with self._db.read() as tx:
-            yield self._signature(tx.chain, shown)
-            yield _hashes(shown.signed)
-            yield _charge(tx.chain, shown.signed)
-        yield self._place(shown)
+            yield self._signature(tx.chain, file)
+            yield _hashes(file.signed)
+            yield _charge(tx.chain, file.signed)
+        yield self._inclusion(file)
 
-    def _signature(self, chain: ChainView, shown: ShownReceipt) -> Check:
+    def _signature(self, chain: ChainView, file: ReceiptFile) -> Check:
         try:
             signer = self._recover(
-                self._settlement.receipt_digest(shown.signed.receipt), shown.signed.signature
+                self._settlement.receipt_digest(file.signed.receipt), file.signed.signature
             )
         except InvalidInput as error:
             return Check("signature", is_right=False, message=f"malformed: {error}")
-        known = chain.operator(shown.operator)
+        known = chain.operator(file.operator)
         if known is None:
             return Check(
-                "signature", is_right=None, message=f"by {signer}; {shown.operator} is not indexed here"
+                "signature", is_right=None, message=f"by {signer}; {file.operator} is not indexed here"
             )
         is_right = signer in known.keys
         verb = "is" if is_right else "is NOT"
-        return Check("signature", is_right, f"by {signer}, which {verb} a receipt key of {shown.operator}")
+        return Check("signature", is_right, f"by {signer}, which {verb} a receipt key of {file.operator}")
 
-    def _place(self, shown: ShownReceipt) -> Check:
-        receipt = shown.signed.receipt
+    def _inclusion(self, file: ReceiptFile) -> Check:
+        receipt = file.signed.receipt
         with self._db.read() as tx:
-            batch = _covering(tx.chain, shown.operator, receipt)
+            batch = _covering(tx.chain, file.operator, receipt)
             spans = () if batch is None else spans_of(tx.chain, batch.hash)
         if batch is None:
-            return Check("batch", is_right=None, message="in no batch that is indexed here (yet)")
+            return Check("batch", is_right=None, message="in no batch that is indexed here yet")
         try:
-            data = self._auditor.batch(shown.operator, batch.number)
+            data = self._auditor.batch(file.operator, batch.number)
         except DomainError as error:
             return Check(
                 "batch", is_right=None, message=f"batch {batch.number} cannot be opened here: {error}"
             )
         ids = (receipt_id(signed.receipt) for signed in data.receipts)
-        index = next((place for place, found in enumerate(ids) if found == shown.id), None)
+        index = next((place for place, found in enumerate(ids) if found == file.id), None)
         if index is None:
-            text = f"batch {batch.number} covers its money by another receipt: an equivocation"
+            text = f"batch {batch.number} collects the same amount by another receipt: an equivocation"
             return Check("batch", is_right=False, message=text)
         header = Header.from_chain(batch.header)
         try:
-            opened = resolve(
-                RECEIPTS_TAG, to_bytes(shown.id), header.receipts_count, data.open_receipt(index)
-            )
+            opened = resolve(RECEIPTS_TAG, to_bytes(file.id), header.receipts_count, data.open_receipt(index))
         except InvalidOpening as error:
             return Check("batch", is_right=False, message=str(error))
         is_right = (
@@ -133,11 +131,11 @@ class Verification:
         )
 
 
-def content_check(shown: ShownReceipt, body: bytes, answers: Sequence[str]) -> Check:
-    """Whether request and answer are those that the receipt is for."""
-    if shown.salt is None:
-        return Check("content", is_right=None, message="the receipt was shown without its salt")
-    salt, receipt = to_bytes(shown.salt), shown.signed.receipt
+def content_check(file: ReceiptFile, body: bytes, answers: Sequence[str]) -> Check:
+    """Check that the receipt commits to this request and answer."""
+    if file.salt is None:
+        return Check("content", is_right=None, message="the receipt has no salt")
+    salt, receipt = to_bytes(file.salt), file.signed.receipt
     wrong = [
         name
         for name, found, expected in (
@@ -149,7 +147,7 @@ def content_check(shown: ShownReceipt, body: bytes, answers: Sequence[str]) -> C
     text = (
         f"not the {' and not the '.join(wrong)} of this receipt"
         if wrong
-        else "request and answer are its own"
+        else "request and answer match the receipt"
     )
     return Check("content", not wrong, text)
 
@@ -184,17 +182,17 @@ def _charge(chain: ChainView, signed: SignedReceipt) -> Check:
 
 
 def _covering(chain: ChainView, operator: Account, receipt: Receipt) -> CommittedBatch | None:
-    """The batch that collected this part of the channel's line."""
-    begins = receipt.cumulative - receipt.charge
-    for batch in reversed(standing(chain.batches(operator))):
+    """The batch that collected this receipt's part of the channel's cumulative."""
+    starts_at = receipt.cumulative - receipt.charge
+    for batch in reversed(not_void(chain.batches(operator))):
         for span in chain.spans(batch.hash):
             is_there = span.channel_id == receipt.channel_id
-            if is_there and span.start < receipt.cumulative and begins < span.until:
+            if is_there and span.start < receipt.cumulative and starts_at < span.until:
                 return batch
     return None
 
 
-def _equal(name: str, what: str, computed: object, shown: object) -> Check:
-    if computed == shown:
+def _equal(name: str, what: str, computed: object, stated: object) -> Check:
+    if computed == stated:
         return Check(name, is_right=True, message=f"{what} is {computed}")
-    return Check(name, is_right=False, message=f"{what} is {computed}, not {shown}")
+    return Check(name, is_right=False, message=f"{what} is {computed}, not {stated}")

@@ -1,1 +1,1 @@
-"""The operator's receipts settled, batch by batch, also after a void."""
+"""Settles the operator's receipts in batches, and again after a batch was voided."""

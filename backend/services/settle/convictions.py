@@ -1,8 +1,8 @@
-"""What the convictions of one's own batches mean for the next one: the same mistake is not paid for twice.
+"""Consequences of convictions of our own batches for later batches, so that no fault is repeated.
 
-A receipt that was itself convicted is *set aside*: it is never settled again. Where the trees were convicted
-and this installation would build the very same ones, it does not keep the contracts' rules, and nothing is
-settled. An unanswered demand convicts nothing but a silence: those receipts are settled again.
+A receipt that was convicted is *quarantined*: it is never settled again. If the trees of a batch were
+convicted and this installation would build the same trees again, it does not follow the contracts' rules and
+settles nothing. An unanswered demand proves no fault of a receipt: those receipts are settled again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backend.domain.hashing import receipt_id, to_bytes, to_hash
 from backend.domain.ids import ZERO_HASH, Hash32
 from backend.domain.merkle import RECEIPTS_TAG, SumTree
 from backend.domain.rules import BadReceipt, Rules
-from backend.services.audit.published import published
+from backend.services.audit.published import read_batch_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,96 +36,97 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Case = tuple[Hash32, Hash32]
-"""A batch and the transaction that convicted it."""
+"""Hashes of a batch and of the transaction that convicted it."""
 
-_OF_THE_TREES = {"proveWrongEntry", "proveWrongBalance", "proveWrongOrder", "proveZeroLeaf"}
-_OF_THE_PLACE = {Fault.VALUE, Fault.PLACE}
-"""Faults of a receipt's leaf, not of the receipt."""
+_TREE_PROOFS = {"proveWrongEntry", "proveWrongBalance", "proveWrongOrder", "proveZeroLeaf"}
+_LEAF_FAULTS = {Fault.VALUE, Fault.PLACE}
+"""Faults of a receipt's leaf in the tree, not of the receipt itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
-    aside: Mapping[ReceiptId, str]
-    """Receipts that are never settled again, and why."""
-    objection: str = ""
-    """Why nothing may be settled at all."""
+class Restrictions:
+    quarantined: Mapping[ReceiptId, str]
+    """Receipts that are never settled again, with the reason."""
+    halt_reason: str = ""
+    """Why nothing may be settled at all; empty if settlement may continue."""
 
 
 @dataclass(frozen=True)
 class Convictions:
-    """Of one operator's batches, as the chain's view has them: a void that falls out of it taught nothing.
+    """Convictions of one operator's batches on the indexed chain. One that a reorg removes has no
+    consequence.
 
-    Errors of its methods: `Unavailable` if chain or store cannot be reached.
+    Errors of the methods: `Unavailable` if chain or store cannot be reached.
     """
 
     operator: Account
     chain: Chain
     blobs: BlobStore
     settlement: TypedDomain
-    _aside: dict[Case, dict[ReceiptId, str]] = field(default_factory=dict)
-    _objections: dict[Case, str] = field(default_factory=dict)
-    """What was found before: to find it reads and hashes much, and it never changes."""
+    _quarantined: dict[Case, dict[ReceiptId, str]] = field(default_factory=dict)
+    _halt_reasons: dict[Case, str] = field(default_factory=dict)
+    """Caches: a result takes much reading and hashing and never changes."""
 
-    def lessons(self, tx: UnitOfWork) -> Lessons:
-        aside: dict[ReceiptId, str] = {}
-        objection, finalised = "", tx.chain.finalised(self.operator)
+    def restrictions(self, tx: UnitOfWork) -> Restrictions:
+        quarantined: dict[ReceiptId, str] = {}
+        halt_reason, finalised = "", tx.chain.finalised(self.operator)
         for batch, conviction in self._convicted(tx.chain):
             try:
-                aside |= self._set_aside(batch, conviction)
-                # Once its number is final again, an honest batch has taken its place.
-                if not objection and batch.number > finalised:
-                    objection = self._object(tx, batch, conviction)
+                quarantined |= self._quarantine(batch, conviction)
+                # Once its number is final, a valid batch has replaced it.
+                if not halt_reason and batch.number > finalised:
+                    halt_reason = self._halt_reason(tx, batch, conviction)
             except Conflict as error:
-                objection = f"batch {batch.number} was convicted and its data cannot be read: {error}"
-        return Lessons(aside, objection)
+                halt_reason = f"batch {batch.number} was convicted and its data cannot be read: {error}"
+        return Restrictions(quarantined, halt_reason)
 
-    def aside(self, view: ChainView) -> Mapping[ReceiptId, str]:
-        """As in `lessons`, as far as the data of the convicted batches can be read."""
-        aside: dict[ReceiptId, str] = {}
+    def quarantined(self, view: ChainView) -> Mapping[ReceiptId, str]:
+        """As in `restrictions`, skipping convicted batches whose data cannot be read."""
+        quarantined: dict[ReceiptId, str] = {}
         for batch, conviction in self._convicted(view):
             with suppress(Conflict):
-                aside |= self._set_aside(batch, conviction)
-        return aside
+                quarantined |= self._quarantine(batch, conviction)
+        return quarantined
 
     def _convicted(self, view: ChainView) -> Iterator[tuple[CommittedBatch, Conviction]]:
-        """Without those that fell only because one before them did."""
+        """Convicted batches, without those voided only because an earlier batch was convicted."""
         for batch in view.batches(self.operator):
             if batch.conviction is not None and batch.conviction.convicted == batch.hash:
                 yield batch, batch.conviction
 
-    def _set_aside(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
+    def _quarantine(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
         case = (batch.hash, conviction.tx_hash)
-        if case not in self._aside:
-            self._aside[case] = self._find_aside(batch, conviction)
-            for receipt, why in self._aside[case].items():
-                log.error("receipt %s is set aside: %s", receipt, why)
-        return self._aside[case]
+        if case not in self._quarantined:
+            self._quarantined[case] = self._find_quarantined(batch, conviction)
+            for receipt, reason in self._quarantined[case].items():
+                log.error("receipt %s is quarantined: %s", receipt, reason)
+        return self._quarantined[case]
 
-    def _object(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
+    def _halt_reason(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
         case = (batch.hash, conviction.tx_hash)
-        if case not in self._objections:
-            self._objections[case] = self._find_objection(tx, batch, conviction)
-        return self._objections[case]
+        if case not in self._halt_reasons:
+            self._halt_reasons[case] = self._find_halt_reason(tx, batch, conviction)
+        return self._halt_reasons[case]
 
-    def _find_aside(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
+    def _find_quarantined(self, batch: CommittedBatch, conviction: Conviction) -> dict[ReceiptId, str]:
         if conviction.proof == "proveEquivocation":
             index = self._equivocated(batch, conviction)
-        elif conviction.fault is not None and conviction.fault not in _OF_THE_PLACE:
+        elif conviction.fault is not None and conviction.fault not in _LEAF_FAULTS:
             index = conviction.receipt
         else:
             return {}
         receipts = receipts_of(batch, self.blobs, self.settlement)
         leaves = [(to_bytes(receipt_id(signed.receipt)), signed.receipt.charge) for signed in receipts]
         if not leaves or to_hash(SumTree(RECEIPTS_TAG, leaves).root) != batch.header["receiptsRoot"]:
-            raise Conflict("it is not what the batch committed to")
-        # Evidence that came through another contract names nobody to us: then all are suspect.
-        guilty = receipts if index is None else receipts[index : index + 1]
+            raise Conflict("the data does not match the roots that the batch committed to")
+        # If another contract made the call, its evidence cannot be read: then all receipts are suspect.
+        suspects = receipts if index is None else receipts[index : index + 1]
         fault = "" if conviction.fault is None else f" ({conviction.fault.name.lower()})"
-        why = f"convicted by {conviction.proof}{fault} in batch {batch.number}; it is never settled again"
-        return {receipt_id(signed.receipt): why for signed in guilty}
+        reason = f"convicted by {conviction.proof}{fault} in batch {batch.number}; it is never settled again"
+        return {receipt_id(signed.receipt): reason for signed in suspects}
 
     def _equivocated(self, batch: CommittedBatch, conviction: Conviction) -> int | None:
-        """The receipt's place in the batch, by the evidence that the conviction's transaction showed."""
+        """The receipt's index in the batch, from the evidence in the convicting transaction."""
         call = self.chain.called(conviction.tx_hash) or {}
         if (call.get("contract"), call.get("function")) != ("Disputes", conviction.proof):
             return None
@@ -133,20 +134,20 @@ class Convictions:
         is_this = Header.from_chain(args["header"]).hash == batch.hash
         return int(args["opening"]["index"]) if is_this else None
 
-    def _find_objection(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
-        if conviction.proof not in _OF_THE_TREES and conviction.fault not in _OF_THE_PLACE:
+    def _find_halt_reason(self, tx: UnitOfWork, batch: CommittedBatch, conviction: Conviction) -> str:
+        if conviction.proof not in _TREE_PROOFS and conviction.fault not in _LEAF_FAULTS:
             return ""
         header = Header.from_chain(batch.header)
         rebuilt = self._rebuilt(tx, header, receipts_of(batch, self.blobs, self.settlement))
         if rebuilt is None or not _is_same(rebuilt, header):
             return ""
         return (
-            f"batch {batch.number} was convicted by {conviction.proof}, yet this installation would build "
-            "the same one again: it deviates from the contracts' rules and settles nothing until updated"
+            f"batch {batch.number} was convicted by {conviction.proof}, and this installation would build it "
+            "again: it deviates from the contracts' rules; settlement stops until it is updated"
         )
 
     def _rebuilt(self, tx: UnitOfWork, header: Header, receipts: Sequence[SignedReceipt]) -> Batch | None:
-        """The batch as we would build it now; None if we would not."""
+        """The batch that we would build now from these receipts; None if we would build none."""
         first = header.parent == ZERO_HASH
         parent = OperatorLedger() if first else tx.batches.ledger(self.operator, header.parent)
         terms = tx.chain.parameter_set(header.parameter_set)
@@ -161,10 +162,10 @@ class Convictions:
 def receipts_of(
     batch: CommittedBatch, blobs: BlobStore, settlement: TypedDomain
 ) -> tuple[SignedReceipt, ...]:
-    """What its data holds. Errors: `Conflict` if that cannot be read; `Unavailable`."""
-    receipts, why_not = published(Header.from_chain(batch.header), blobs, settlement)
+    """Receipts in the batch's data. Errors: `Conflict` if the data cannot be read; `Unavailable`."""
+    receipts, finding = read_batch_data(Header.from_chain(batch.header), blobs, settlement)
     if receipts is None:
-        raise Conflict(why_not.message if why_not else "there is none")
+        raise Conflict(finding.message if finding else "there is none")
     return receipts
 
 

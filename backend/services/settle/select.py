@@ -1,4 +1,4 @@
-"""What the next batch can take from each channel: receipts that go on from its line and that are covered."""
+"""Selects the receipts of the next batch: those that continue a channel's cumulative and may be collected."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from backend.domain.ids import ChannelId
     from backend.domain.receipt import SignedReceipt
     from backend.ports.chain import SessionKeys, Signer
-    from backend.services.settle.validate import Vetting
+    from backend.services.settle.validate import Validator
 
 _NO_VOUCHER = "no voucher and no held session key covers its next receipt"
 
 
 class Authority(Protocol):
-    """By what the payer lets us collect."""
+    """The payer's authorisation to collect."""
 
     @property
     def ceiling(self) -> int:
-        """How far the channel's line may be collected."""
+        """Highest cumulative that may be collected."""
         ...
 
     @property
@@ -37,15 +37,15 @@ class Authority(Protocol):
 
     @property
     def can_waive(self) -> bool:
-        """Whether we may waive, in the payer's favour, what is never settled."""
+        """Whether we may waive quarantined receipts in the payer's favour."""
         ...
 
     def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher: ...
 
 
 @dataclass(frozen=True, slots=True)
-class ByVoucher:
-    """A voucher that the payer or a session key of theirs signed; the key's cap bounds it too."""
+class VoucherAuthority:
+    """A voucher signed by the payer, or by a session key of the payer, whose cap limits it too."""
 
     signed: SignedVoucher
     cap: int | None = None
@@ -60,13 +60,13 @@ class ByVoucher:
     def waived_until(self) -> int:
         return self.signed.voucher.waived_until
 
-    def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher:  # noqa: ARG002 - it is signed already
+    def voucher(self, span: Span, vault: TypedDomain) -> SignedVoucher:  # noqa: ARG002 - it is already signed
         return self.signed
 
 
 @dataclass(frozen=True, slots=True)
-class ByHeldKey:
-    """A session key that we hold: it signs for exactly what is collected."""
+class SessionKeyAuthority:
+    """A session key that we hold; it signs a voucher for exactly what is collected."""
 
     cap: int
     key: Signer
@@ -87,14 +87,14 @@ class ByHeldKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class Selection:
     """Consecutive receipts of one channel and the authority to collect them."""
 
     channel: Channel
     authority: Authority
     receipts: tuple[SignedReceipt, ...]
     reason: str
-    """Why it is not more; empty if it is all there is."""
+    """Why the next receipt was not selected; empty if all were."""
 
     @property
     def until(self) -> int:
@@ -116,7 +116,7 @@ class Take:
 
 
 def compact(signature: str) -> tuple[str, str]:
-    """A 65-byte signature (r, s, v) as r and vs. Source: EIP-2098."""
+    """Compact form r, vs of a 65-byte signature r, s, v. Source: EIP-2098."""
     raw = to_bytes(signature)
     vs = int.from_bytes(raw[32:64], "big") | (raw[64] - 27) << 255
     return "0x" + raw[:32].hex(), f"0x{vs:064x}"
@@ -125,19 +125,20 @@ def compact(signature: str) -> tuple[str, str]:
 def select(
     tx: UnitOfWork,
     ledger: OperatorLedger,
-    vetting: Vetting,
+    validator: Validator,
     keys: SessionKeys,
     limit: int,
     over_before: int,
-) -> tuple[dict[ChannelId, Take], dict[ChannelId, str]]:
-    """At most `limit` receipts from at most 256 channels, longest waiting first; and who is left out, why.
+) -> tuple[dict[ChannelId, Selection], dict[ChannelId, str]]:
+    """Select at most `limit` receipts from at most 256 channels, longest waiting first; also returns the
+    reasons for channels that are left out.
 
     Session keys that ended before `over_before` (now less the vault's thaw, unix seconds) collect nothing.
     """
-    takes: dict[ChannelId, Take] = {}
+    selections: dict[ChannelId, Selection] = {}
     skipped: dict[ChannelId, str] = {}
-    for backlog in tx.receipts.backlogs(vetting.operator):
-        if limit <= 0 or len(takes) == MAX_SPANS:
+    for backlog in tx.receipts.backlogs(validator.operator):
+        if limit <= 0 or len(selections) == MAX_SPANS:
             break
         channel = tx.chain.channel(backlog.channel_id)
         if channel is None:
@@ -146,85 +147,88 @@ def select(
         before = ledger.collected.get(channel.id, 0)
         found = _authorities(tx, channel, keys, over_before)
         usable = (authority for authority in found if authority.ceiling > before)
-        take = _best(_Line(tx, channel, before, vetting, limit), usable)
-        if take is None:
+        selection = _best(_ChannelReceipts(tx, channel, before, validator, limit), usable)
+        if selection is None:
             skipped[backlog.channel_id] = _NO_VOUCHER
             continue
-        if take.reason:
-            skipped[backlog.channel_id] = take.reason
-        if take.receipts:
-            takes[backlog.channel_id] = take
-            limit -= len(take.receipts)
-    return takes, skipped
+        if selection.reason:
+            skipped[backlog.channel_id] = selection.reason
+        if selection.receipts:
+            selections[backlog.channel_id] = selection
+            limit -= len(selection.receipts)
+    return selections, skipped
 
 
-def _best(line: _Line, authorities: Iterable[Authority]) -> Take | None:
-    """The take that reaches farthest; a client's own voucher on a tie."""
-    return max(map(line.take, authorities), key=lambda take: take.until, default=None)
+def _best(receipts: _ChannelReceipts, authorities: Iterable[Authority]) -> Selection | None:
+    """The selection with the highest cumulative; on a tie the one by a voucher."""
+    return max(map(receipts.select, authorities), key=lambda selection: selection.until, default=None)
 
 
 def _authorities(
     tx: UnitOfWork, channel: Channel, keys: SessionKeys, over_before: int
 ) -> Iterator[Authority]:
-    """All that the vault would take; also by expired and revoked keys, since what was served against one
-    stays collectable for the thaw.
+    """All authorities that the vault accepts, vouchers first. Expired and revoked keys are included: what was
+    charged before their end can be collected until the thaw has passed.
     """
     grants = {grant.key: grant for grant in tx.chain.grants(channel.id) if _end(grant) >= over_before}
     for voucher in tx.channels.vouchers(channel.id):
         if voucher.signer == channel.payer:
-            yield ByVoucher(voucher.signed)
+            yield VoucherAuthority(voucher.signed)
         elif voucher.signer in grants:
-            yield ByVoucher(voucher.signed, grants[voucher.signer].cap)
+            yield VoucherAuthority(voucher.signed, grants[voucher.signer].cap)
     for grant in grants.values():
         key = keys.signer(grant.key)
         if key is not None:
-            yield ByHeldKey(grant.cap, key)
+            yield SessionKeyAuthority(grant.cap, key)
 
 
 def _end(grant: Grant) -> int:
-    """When the key stops signing for anything new, unix seconds."""
+    """Unix seconds at which the key stops authorising new charges."""
     return grant.expiry if grant.revoked_at is None else min(grant.expiry, grant.revoked_at)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """A channel's unsettled receipts from `before` on."""
+class _ChannelReceipts:
+    """A channel's unsettled receipts above the cumulative `before`."""
 
     tx: UnitOfWork
     channel: Channel
     before: int
-    vetting: Vetting
+    validator: Validator
     limit: int
 
-    def take(self, authority: Authority) -> Take:
-        start = line = max(self.before, authority.waived_until)
-        taken: list[SignedReceipt] = []
+    def select(self, authority: Authority) -> Selection:
+        start = cumulative = max(self.before, authority.waived_until)
+        selected: list[SignedReceipt] = []
         reason = ""
         for signed in self.tx.receipts.unsettled(self.channel.id, start, self.limit):
-            if self._is_waived(signed, line, taken, authority):
-                start = line = signed.receipt.cumulative
+            if self._is_waived(signed, cumulative, selected, authority):
+                start = cumulative = signed.receipt.cumulative
                 continue
-            reason = self._refusal(signed, line, start, authority.ceiling)
+            reason = self._rejection(signed, cumulative, start, authority.ceiling)
             if reason:
                 break
-            taken.append(signed)
-            line = signed.receipt.cumulative
-        return Take(self.channel, authority, tuple(taken), reason)
+            selected.append(signed)
+            cumulative = signed.receipt.cumulative
+        return Selection(self.channel, authority, tuple(selected), reason)
 
     def _is_waived(
-        self, signed: SignedReceipt, line: int, taken: Sequence[SignedReceipt], authority: Authority
+        self, signed: SignedReceipt, cumulative: int, selected: Sequence[SignedReceipt], authority: Authority
     ) -> bool:
-        """What is set aside would end its channel's line for ever; a span can leave it out at its start."""
-        begins = signed.receipt.cumulative - signed.receipt.charge
-        return authority.can_waive and not taken and begins == line and self.vetting.is_aside(signed)
+        """A quarantined receipt blocks all later receipts of its channel, unless it is waived at the start of
+        a span.
+        """
+        starts_at = signed.receipt.cumulative - signed.receipt.charge
+        is_next = not selected and starts_at == cumulative
+        return authority.can_waive and is_next and self.validator.is_quarantined(signed)
 
-    def _refusal(self, signed: SignedReceipt, line: int, start: int, ceiling: int) -> str:
+    def _rejection(self, signed: SignedReceipt, cumulative: int, start: int, ceiling: int) -> str:
         receipt = signed.receipt
-        begins = receipt.cumulative - receipt.charge
-        if begins != line:
-            return f"its next receipt begins at {begins}, the line is at {line}"
+        starts_at = receipt.cumulative - receipt.charge
+        if starts_at != cumulative:
+            return f"its next receipt starts at {starts_at}, but its cumulative is {cumulative}"
         if receipt.cumulative > ceiling:
             return _NO_VOUCHER
         if receipt.cumulative - start > self.channel.balance:
             return f"its balance of {self.channel.balance} does not cover its next receipt"
-        return self.vetting.refusal(signed)
+        return self.validator.rejection(signed)

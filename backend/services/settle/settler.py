@@ -1,17 +1,17 @@
-"""From signed receipts to a final batch, one step at a time.
+"""Settles signed receipts: builds, commits and finalises batches, one step at a time.
 
     receipts -> build -> simulate -> publish the data -> [enqueue the commit, assign the receipts] -> finalise
 
-Only the bracket changes the database, in one unit of work; all before it may be done again. So the process
-may die anywhere, and the next `run_once` goes on from what database and chain say.
+Only the bracketed step changes the database, in one unit of work; the steps before it can be repeated. The
+process may therefore crash anywhere: the next `run_once` continues from the state of database and chain.
 
 After a void:
 
-    [receipts of fallen batches are unsettled again] -> [enqueue the refunds, newest first] -> refunded
+    [receipts of voided batches are unsettled again] -> [enqueue the refunds, newest first] -> refunded
 
-Nothing is committed before every voided batch is refunded: then the channels are as they were, and vouchers
-and receipts are gone through anew. What was convicted is not committed again, see `convicted`. If a void
-falls out of the chain, its batches stand again and take back their receipts; refunds under way then fail.
+Nothing is committed before every voided batch is refunded. Then the channels are as before those batches, and
+vouchers and receipts are selected again; `convictions` excludes what was convicted. If a reorg removes a
+void, its batches are valid again and get their receipts back; pending refunds then fail.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from backend.domain.hashing import receipt_id, to_hash
 from backend.domain.rules import Rules
 from backend.domain.settlement import BatchRecord
 from backend.services.settle.convictions import Convictions, receipts_of
-from backend.services.settle.select import Take, select
-from backend.services.settle.status import adopt, newest_due, outstanding, settle_fates, strays
-from backend.services.settle.validate import Vetting
-from backend.services.transactions.retry import enqueue_again
+from backend.services.settle.select import Selection, select
+from backend.services.settle.status import adopt, newest_due, outstanding_refunds, unrecorded, update_records
+from backend.services.settle.validate import Validator
+from backend.services.transactions.retry import enqueue_with_retry
 from telemetry import traces
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_LINKS = 128
-"""Of a batch's span to its answers': OpenTelemetry keeps no more of one."""
-_OF_THE_WHOLE_BATCH = {
+"""Links from a batch's span to those of its answers: OpenTelemetry's limit."""
+_BATCH_REVERTS = {
     "ParentMismatch",
     "ParameterSetNotCurrent",
     "ParameterSetUnknown",
@@ -63,12 +63,12 @@ _OF_THE_WHOLE_BATCH = {
     "RingFull",
     "RefundsOutstanding",
 }
-"""Reverts of a commit that leaving channels out would not cure."""
+"""Reverts of a commit that do not depend on the selected channels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """A batch is due once a receipt is `seconds` old, or `receipts` wait; it has at most `receipts`."""
+    """A batch is due once a receipt is `seconds` old or `receipts` are unsettled, which is also its limit."""
 
     seconds: float
     receipts: int
@@ -76,49 +76,49 @@ class Pace:
 
 class Step(StrEnum):
     IDLE = "idle"
-    """Nothing is due, or nothing that is due can be settled: see `skipped`."""
+    """Nothing is due, or no due receipt can be settled: see `skipped`."""
     WAITING = "waiting"
-    """A commit is under way."""
+    """A commit is pending."""
     REFUNDING = "refunding"
     """Voided batches are refunded first."""
     REFUSED = "refused"
-    """The chain would not take the batch now: see `reason`."""
+    """The chain would refuse the batch now: see `reason`."""
     COMMITTING = "committing"
-    """A new batch is on its way."""
+    """The commit of a new batch was queued."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What one `run_once` did."""
+    """Result of one `run_once`."""
 
     step: Step
     number: int | None = None
-    """Of the batch under way."""
+    """Number of the batch that `step` is about."""
     reason: str = ""
     skipped: Mapping[ChannelId, str] = field(default_factory=dict)
     """Channels whose due receipts could not be settled now, and why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A batch that the chain would take, ready to be published and committed."""
+class Candidate:
+    """A batch that the chain would accept, ready to be published and committed."""
 
     batch: Batch
     files: Mapping[str, bytes]
-    """The folder with its data."""
+    """Files of the folder with the batch's data."""
     digest: Hash32
-    """Of the folder's CID."""
+    """Digest of the folder's CID."""
     arguments: tuple[Any, ...]
-    """Of `Settlement.commit`."""
+    """Arguments of `Settlement.commit`."""
 
 
 @dataclass(frozen=True)
 class Settler:
-    """Settles one operator's receipts, one batch in flight at a time.
+    """Settles one operator's receipts, with one pending batch at a time.
 
-    `keys` are the session keys that payers let this gateway hold; `recover` is the signers' inverse; `vault`
-    and `settlement` are the EIP-712 domains of the contracts; `clock` gives unix seconds, the later of wall
-    clock and newest block. The operator's own account sends.
+    `keys` are the session keys that payers let this gateway hold. `vault` and `settlement` are the EIP-712
+    domains of the contracts. `clock` returns unix seconds, the later of wall clock and newest block. The
+    operator's account sends the transactions.
     """
 
     operator: Account
@@ -133,38 +133,41 @@ class Settler:
     pace: Pace
     clock: Callable[[], int]
     thaw_seconds: int
-    """The vault's: how long what a session key signed stays collectable after its end."""
+    """The vault's thaw: how long after its end a session key's vouchers can still be collected."""
 
     def run_once(self, *, is_forced: bool = False) -> Progress:
-        """Finalise what is due, settle the fate of the batch in flight, refund, or commit the next one.
+        """Finalise what is due; then wait for the pending batch, refund voided ones, or commit the next one.
 
-        `is_forced` commits what there is, due or not. Errors: `WrongBatch` if an own batch does not stand up
-        to the audit: nothing is built on it. `Unavailable` if chain or store cannot be reached: run again.
+        `is_forced` commits unsettled receipts that are not due yet. Errors: `WrongBatch` if the audit of one
+        of our own batches fails: no batch is built on it. `Unavailable` if chain or store cannot be reached;
+        run again.
         """
         now = self.clock()
         with self.db.begin() as tx:
             batches = tx.chain.batches(self.operator)
-            number = settle_fates(tx, self.operator, batches)
-            due, found = newest_due(tx.chain, batches, now), strays(tx, self.operator, batches)
+            number = update_records(tx, self.operator, batches)
+            due, found = newest_due(tx.chain, batches, now), unrecorded(tx, self.operator, batches)
         self._finalise(due)
         if number is not None:
             return Progress(Step.WAITING, number)
-        if fallen := outstanding(batches):
-            self._refund(fallen[0])
-            return Progress(Step.REFUNDING, fallen[0].number)
+        if voided := outstanding_refunds(batches):
+            self._refund(voided[0])
+            return Progress(Step.REFUNDING, voided[0].number)
         ledger = self.auditor.follow(self.operator)
         self._adopt(found)
         with self.db.read() as tx:
             if not (is_forced or self._is_due(tx)):
                 return Progress(Step.IDLE)
-            offer, skipped = self._next(tx, ledger)
-        if isinstance(offer, Progress):
-            return offer
-        step = Step.COMMITTING if self._commit(offer) else Step.WAITING
-        return Progress(step, offer.batch.number, skipped=skipped)
+            candidate, skipped = self._next(tx, ledger)
+        if isinstance(candidate, Progress):
+            return candidate
+        step = Step.COMMITTING if self._commit(candidate) else Step.WAITING
+        return Progress(step, candidate.batch.number, skipped=skipped)
 
     def finalise(self) -> int | None:
-        """Enqueue the newest batch that is due, and with it all before it; its number."""
+        """Enqueue the finalisation of the newest due batch, which includes all earlier ones; returns its
+        number.
+        """
         now = self.clock()
         with self.db.read() as tx:
             due = newest_due(tx.chain, tx.chain.batches(self.operator), now)
@@ -174,7 +177,7 @@ class Settler:
         if due is None:
             return None
         call, header = ("Settlement", "finalise"), dict(due.header)
-        if not self._would_pass(call, header):
+        if not self._would_succeed(call, header):
             return None
         with self.db.begin() as tx:
             if tx.chain.finalised(self.operator) < due.number:
@@ -182,46 +185,48 @@ class Settler:
         return due.number
 
     def _refund(self, first: CommittedBatch) -> None:
-        """Enqueue refunds of all voided batches, if that of the first passes.
+        """Enqueue refunds of all voided batches if the first one would succeed.
 
-        Anybody may refund them too: what is refused because somebody was faster is asked anew next time.
+        Any account may send refunds. If another one was faster, the next run checks again.
         """
         call = ("Settlement", "refund")
         with self.db.read() as tx:
             args = _refund(tx, first)
-        if not self._would_pass(call, *args):
+        if not self._would_succeed(call, *args):
             return
         with self.db.begin() as tx:
-            for batch in outstanding(tx.chain.batches(self.operator)):
+            for batch in outstanding_refunds(tx.chain.batches(self.operator)):
                 void = batch.conviction.tx_hash if batch.conviction else ""
                 self._enqueue(tx, call, _refund(tx, batch), f"refund:{batch.hash}:{void}")
 
-    def _would_pass(self, call: tuple[str, str], *args: Any) -> bool:
+    def _would_succeed(self, call: tuple[str, str], *args: Any) -> bool:
         try:
             self.chain.prepare(*call, *args, sender=self.operator)
         except Reverted as refused:
-            # The node is behind us, or somebody was faster, or our own call waits: the next run asks again.
-            log.info("not sent now: %s", refused)
+            # The node lags, another sender was faster, or our own call is pending: the next run checks again.
+            log.info("not queued now: %s", refused)
             return False
         return True
 
     def _enqueue(self, tx: UnitOfWork, call: tuple[str, str], args: Sequence[Any], key: str) -> None:
-        """For a call whose effect the view does not show: confirmed before where the view is, it fell out."""
+        """Enqueue a call whose effect the view does not show. If it was confirmed at or before the view's
+        cursor, a reorg removed it.
+        """
         cursor = tx.chain.cursor()
         seen = None if cursor is None else cursor.number
-        enqueue_again(tx, self.operator, call, args, key, seen=seen)
+        enqueue_with_retry(tx, self.operator, call, args, key, seen=seen)
 
     def _adopt(self, found: Sequence[CommittedBatch]) -> None:
-        """Take in the receipts of batches that stand and that we held for lost, or that others committed."""
+        """Record valid batches that we recorded as lost, or that another installation committed."""
         for batch in found:
             try:
                 receipts = receipts_of(batch, self.blobs, self.settlement)
             except Conflict as error:
-                log.warning("the receipts of batch %d stay unmarked: %s", batch.number, error)
+                log.warning("the receipts of batch %d are not assigned to it: %s", batch.number, error)
                 receipts = ()
             ids = [receipt_id(signed.receipt) for signed in receipts]
             with self.db.begin() as tx:
-                log.info("batch %d stands, with %d of our receipts", batch.number, adopt(tx, batch, ids))
+                log.info("batch %d is valid, with %d of our receipts", batch.number, adopt(tx, batch, ids))
 
     def _is_due(self, tx: UnitOfWork) -> bool:
         backlogs = tx.receipts.backlogs(self.operator)
@@ -229,83 +234,89 @@ class Settler:
             return True
         return any(self.clock() - b.oldest_served_at >= self.pace.seconds for b in backlogs)
 
-    def _next(self, tx: UnitOfWork, ledger: OperatorLedger) -> tuple[Offer | Progress, dict[ChannelId, str]]:
-        """What is to be committed next, and what is left out, why."""
-        lessons = self._convictions.lessons(tx)
-        if lessons.objection:
-            return Progress(Step.REFUSED, ledger.number + 1, lessons.objection), {}
-        vetting = Vetting(self.operator, tx.chain, self.recover, self.settlement, lessons.aside)
+    def _next(
+        self, tx: UnitOfWork, ledger: OperatorLedger
+    ) -> tuple[Candidate | Progress, dict[ChannelId, str]]:
+        """The next batch to commit, and the channels left out with the reasons."""
+        restrictions = self._convictions.restrictions(tx)
+        if restrictions.halt_reason:
+            return Progress(Step.REFUSED, ledger.number + 1, restrictions.halt_reason), {}
+        quarantined = restrictions.quarantined
+        validator = Validator(self.operator, tx.chain, self.recover, self.settlement, quarantined)
         over_before = self.clock() - self.thaw_seconds
-        takes, skipped = select(tx, ledger, vetting, self.keys, self.pace.receipts, over_before)
-        return self._offer(tx, ledger, takes, skipped), skipped
+        selections, skipped = select(tx, ledger, validator, self.keys, self.pace.receipts, over_before)
+        return self._build(tx, ledger, selections, skipped), skipped
 
     @cached_property
     def _convictions(self) -> Convictions:
         return Convictions(self.operator, self.chain, self.blobs, self.settlement)
 
-    def _offer(
+    def _build(
         self,
         tx: UnitOfWork,
         ledger: OperatorLedger,
-        takes: dict[ChannelId, Take],
+        selections: dict[ChannelId, Selection],
         skipped: dict[ChannelId, str],
-    ) -> Offer | Progress:
-        """A batch of all takes that the chain accepts; the others move from `takes` to `skipped`.
+    ) -> Candidate | Progress:
+        """Build a batch of all selections that the chain accepts; the others move to `skipped`.
 
-        A revert that names no channel is narrowed down by halves, so that one channel never stops the others.
+        If a revert names no channel, bisection finds it, so that one channel never blocks the others.
         """
         terms = tx.chain.latest_parameter_set()
         if terms is None:
             return Progress(Step.REFUSED, reason="the parameters are not indexed yet")
         rules = Rules(tx.chain)
-        aside: dict[ChannelId, Take] = {}
-        while takes or aside:
-            if not takes:
-                takes, aside = aside, {}
-            receipts = [signed for channel in sorted(takes) for signed in takes[channel].receipts]
+        deferred: dict[ChannelId, Selection] = {}
+        while selections or deferred:
+            if not selections:
+                selections, deferred = deferred, {}
+            receipts = [signed for channel in sorted(selections) for signed in selections[channel].receipts]
             try:
-                offer = self._prepare(build(self.operator, ledger, terms, receipts, rules), takes)
+                batch = build(self.operator, ledger, terms, receipts, rules)
+                candidate = self._prepare(batch, selections)
             except Reverted as refused:
-                if refused.error in _OF_THE_WHOLE_BATCH:
+                if refused.error in _BATCH_REVERTS:
                     return Progress(Step.REFUSED, ledger.number + 1, str(refused), skipped)
-                _narrow(takes, aside, skipped, refused)
+                _bisect(selections, deferred, skipped, refused)
             else:
-                skipped.update(dict.fromkeys(aside, "the chain refused the batch with it: left for the next"))
-                return offer
+                skipped.update(
+                    dict.fromkeys(deferred, "the chain refused a batch with it; left for the next batch")
+                )
+                return candidate
         return Progress(Step.IDLE, skipped=skipped)
 
-    def _prepare(self, batch: Batch, takes: Mapping[ChannelId, Take]) -> Offer:
-        """Errors: `Reverted` if the chain would refuse it now."""
+    def _prepare(self, batch: Batch, selections: Mapping[ChannelId, Selection]) -> Candidate:
+        """Encode the batch and simulate its commit. Errors: `Reverted`."""
         name = BatchName(self.settlement.chain_id, self.settlement.contract, self.operator, batch.number)
         files = {FILE_NAME: encode(name, batch.receipts)}
         digest = cid_digest(self.blobs.folder_cid(files))
-        collections = [takes[span.channel_id].collection(span, self.vault) for span in batch.spans]
-        offer = Offer(batch, files, digest, (_commitment(batch, digest), collections))
-        self.chain.prepare("Settlement", "commit", *offer.arguments, sender=self.operator)
-        return offer
+        collections = [selections[span.channel_id].collection(span, self.vault) for span in batch.spans]
+        candidate = Candidate(batch, files, digest, (_commitment(batch, digest), collections))
+        self.chain.prepare("Settlement", "commit", *candidate.arguments, sender=self.operator)
+        return candidate
 
-    def _commit(self, offer: Offer) -> bool:
-        """Publish, then enqueue and assign; False if another settler was faster."""
-        self.blobs.add_folder(offer.files)
-        ids = [receipt_id(signed.receipt) for signed in offer.batch.receipts]
-        number = offer.batch.number
+    def _commit(self, candidate: Candidate) -> bool:
+        """Publish the data, enqueue the commit, assign the receipts; False if another settler was faster."""
+        self.blobs.add_folder(candidate.files)
+        ids = [receipt_id(signed.receipt) for signed in candidate.batch.receipts]
+        number = candidate.batch.number
         with self.db.begin() as tx:
             batches = tx.chain.batches(self.operator)
-            if settle_fates(tx, self.operator, batches) is not None or outstanding(batches):
+            if update_records(tx, self.operator, batches) is not None or outstanding_refunds(batches):
                 return False
             lost = tx.batches.get(self.operator, number)
-            # Another settler at the same point makes the same key: one of the two fails as a `Conflict`.
+            # Another settler in the same state computes the same key: one of the two fails with `Conflict`.
             key = f"commit:{self.operator}:{number}:{(lost and lost.commit_tx) or 'first'}"
             tx.receipts.assign(self.operator, number, ids)
             answers = tx.receipts.traces(self.operator, number, MAX_LINKS) if traces.is_on() else ()
             with traces.span("batch", links=answers, batch__number=number, batch__receipts=len(ids)):
-                row = tx.transactions.enqueue(self.operator, "Settlement", "commit", offer.arguments, key)
-            tx.batches.put(BatchRecord(self.operator, number, offer.digest, row, is_released=False))
+                row = tx.transactions.enqueue(self.operator, "Settlement", "commit", candidate.arguments, key)
+            tx.batches.put(BatchRecord(self.operator, number, candidate.digest, row, is_released=False))
         return True
 
 
 def _commitment(batch: Batch, digest: Hash32) -> dict[str, Any]:
-    """Settlement's `Commitment`."""
+    """The `Commitment` of `Settlement.commit`."""
     return {
         "parent": batch.parent.hash,
         "parameterSet": batch.parameter_set,
@@ -325,18 +336,18 @@ def _refund(tx: UnitOfWork, batch: CommittedBatch) -> list[Any]:
     return [dict(batch.header), [span.refund for span in tx.chain.spans(batch.hash)]]
 
 
-def _narrow(
-    takes: dict[ChannelId, Take],
-    aside: dict[ChannelId, Take],
+def _bisect(
+    selections: dict[ChannelId, Selection],
+    deferred: dict[ChannelId, Selection],
     skipped: dict[ChannelId, str],
     refused: Reverted,
 ) -> None:
-    """Skip the channel that the chain refused, if it is known; else put half of them aside to find it."""
+    """Skip the channel that the chain refused if it is known; else defer half of the channels to find it."""
     named = refused.args_by_name.get("channelId")
-    if named not in takes and len(takes) > 1:
-        for channel in sorted(takes)[len(takes) // 2 :]:
-            aside[channel] = takes.pop(channel)
+    if named not in selections and len(selections) > 1:
+        for channel in sorted(selections)[len(selections) // 2 :]:
+            deferred[channel] = selections.pop(channel)
         return
-    channel = named if named in takes else next(iter(takes))
+    channel = named if named in selections else next(iter(selections))
     skipped[channel] = str(refused)
-    del takes[channel]
+    del selections[channel]

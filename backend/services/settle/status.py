@@ -1,9 +1,10 @@
-"""What became of our own batches on the chain, and of their receipts with them.
+"""Status of our own batches on the chain, and the assignment of receipts that follows from it.
 
-The functions take the operator's batches as one look at the chain's view showed them.
+`batches` are the operator's batches from one consistent read of the chain view.
 
-A batch that fell (its commit failed, or it was voided) gives its receipts back once. A batch that stands
-without our knowing (its void fell out of the chain again, or it was committed elsewhere) takes them in.
+The receipts of a lost batch (its commit failed, or it was voided) become unsettled again, once. The receipts
+of a valid batch that is not recorded as ours (a reorg removed its void, or another installation committed it)
+are assigned to it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.settlement import BatchRecord, BatchState
 from backend.domain.transactions import TransactionState
-from backend.services.audit.auditor import standing
+from backend.services.audit.auditor import not_void
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,20 +26,20 @@ if TYPE_CHECKING:
     from backend.ports.chain import ChainView
 
 
-class Fate(StrEnum):
-    OPEN = "open"
-    STANDS = "stands"
+class BatchStatus(StrEnum):
+    PENDING = "pending"
+    VALID = "valid"
     LOST = "lost"
     """Its commit failed, another batch took its number, or it was voided."""
 
 
-def settle_fates(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> int | None:
-    """Number of the batch under way. Receipts of lost batches are unsettled again afterwards."""
+def update_records(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> int | None:
+    """Release the receipts of lost batches. Returns the number of the pending batch."""
     record = tx.batches.latest(operator)
     while record is not None:
-        fate = Fate.LOST if record.is_released else _fate(tx, record, batches)
-        if fate is not Fate.LOST:
-            return record.number if fate is Fate.OPEN else None
+        status = BatchStatus.LOST if record.is_released else _status(tx, record, batches)
+        if status is not BatchStatus.LOST:
+            return record.number if status is BatchStatus.PENDING else None
         if not record.is_released:
             tx.receipts.release(operator, record.number)
             tx.batches.put(replace(record, is_released=True))
@@ -46,16 +47,19 @@ def settle_fates(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedB
     return None
 
 
-def strays(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
-    """Those that stand on the chain while we hold them for lost, or know nothing of them."""
-    kept = tx.batches.kept(operator)
-    return [batch for batch in standing(batches) if batch.number not in kept]
+def unrecorded(tx: UnitOfWork, operator: Account, batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+    """Valid batches that we recorded as lost or never recorded."""
+    kept = tx.batches.unreleased(operator)
+    return [batch for batch in not_void(batches) if batch.number not in kept]
 
 
 def adopt(tx: UnitOfWork, batch: CommittedBatch, receipts: Sequence[ReceiptId]) -> int:
-    """Keep a stray as our own, with those of its receipts that are here; how many. None if it is no stray."""
-    found = strays(tx, batch.operator, tx.chain.batches(batch.operator))
-    if batch.hash not in {stray.hash for stray in found}:
+    """Record an unrecorded batch as ours and assign those of its receipts that are stored here; their number.
+
+    0 if the batch is recorded by now.
+    """
+    found = unrecorded(tx, batch.operator, tx.chain.batches(batch.operator))
+    if batch.hash not in {candidate.hash for candidate in found}:
         return 0
     known = tx.batches.get(batch.operator, batch.number)
     digest: Hash32 = batch.header["dataDigest"]
@@ -64,14 +68,16 @@ def adopt(tx: UnitOfWork, batch: CommittedBatch, receipts: Sequence[ReceiptId]) 
     return tx.receipts.adopt(batch.operator, batch.number, receipts)
 
 
-def outstanding(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
-    """Voided ones that are yet to be refunded, in the order in which the settlement takes them."""
-    fallen = (b for b in batches if b.state is BatchState.VOID and not b.is_refunded)
-    return sorted(fallen, key=lambda batch: batch.number, reverse=True)
+def outstanding_refunds(batches: Sequence[CommittedBatch]) -> list[CommittedBatch]:
+    """Voided batches that are not refunded yet, in the order in which `Settlement` accepts the refunds."""
+    voided = (b for b in batches if b.state is BatchState.VOID and not b.is_refunded)
+    return sorted(voided, key=lambda batch: batch.number, reverse=True)
 
 
 def newest_due(chain: ChainView, batches: Sequence[CommittedBatch], now: int) -> CommittedBatch | None:
-    """The newest whose dispute window is over. One under an open demand holds itself and those after it."""
+    """The newest batch whose dispute window is over. An unanswered demand blocks its batch and all later
+    ones.
+    """
     due = None
     for batch in batches:
         if batch.state is not BatchState.COMMITTED:
@@ -82,17 +88,19 @@ def newest_due(chain: ChainView, batches: Sequence[CommittedBatch], now: int) ->
     return due
 
 
-def _fate(tx: UnitOfWork, record: BatchRecord, batches: Sequence[CommittedBatch]) -> Fate:
+def _status(tx: UnitOfWork, record: BatchRecord, batches: Sequence[CommittedBatch]) -> BatchStatus:
     ours = (record.number, record.data_digest)
-    if any((batch.number, batch.header["dataDigest"]) == ours for batch in standing(batches)):
-        return Fate.STANDS
+    if any((batch.number, batch.header["dataDigest"]) == ours for batch in not_void(batches)):
+        return BatchStatus.VALID
     if record.commit_tx is None:
-        return Fate.LOST
+        return BatchStatus.LOST
     commit = tx.transactions.get(record.commit_tx)
     if commit.state is TransactionState.FAILED:
-        return Fate.LOST
+        return BatchStatus.LOST
     cursor = tx.chain.cursor()
     is_indexed = (
         cursor is not None and commit.block_number is not None and cursor.number >= commit.block_number
     )
-    return Fate.LOST if commit.state is TransactionState.CONFIRMED and is_indexed else Fate.OPEN
+    return (
+        BatchStatus.LOST if commit.state is TransactionState.CONFIRMED and is_indexed else BatchStatus.PENDING
+    )

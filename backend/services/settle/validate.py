@@ -1,4 +1,4 @@
-"""Whether a receipt may stand in a batch, judged before it is committed: a bad one convicts them all."""
+"""Validates receipts before they are committed: one invalid receipt voids its whole batch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from backend.ports.chain import ChainView, Recover
 
 
-class Vetting:
-    """Of one operator's receipts, each judged once."""
+class Validator:
+    """Validates one operator's receipts, each once."""
 
     def __init__(
         self,
@@ -26,25 +26,25 @@ class Vetting:
         chain: ChainView,
         recover: Recover,
         settlement: TypedDomain,
-        aside: Mapping[ReceiptId, str],
+        quarantined: Mapping[ReceiptId, str],
     ) -> None:
-        """`settlement`: the domain that receipts are signed under; `aside`: what convictions set aside."""
+        """`settlement`: EIP-712 domain of receipts; `quarantined`: from `Convictions`."""
         self.operator = operator
         self._is_signed = signed_by_keys_of(operator, chain, recover, settlement)
         self._rules = Rules(chain)
-        self._aside = aside
-        self._refusals: dict[ReceiptId, str] = {}
+        self._quarantined = quarantined
+        self._reasons: dict[ReceiptId, str] = {}
 
-    def is_aside(self, signed: SignedReceipt) -> bool:
-        return bool(self._aside) and receipt_id(signed.receipt) in self._aside
+    def is_quarantined(self, signed: SignedReceipt) -> bool:
+        return bool(self._quarantined) and receipt_id(signed.receipt) in self._quarantined
 
-    def refusal(self, signed: SignedReceipt) -> str:
-        """Why the receipt is not settled; empty if it is."""
+    def rejection(self, signed: SignedReceipt) -> str:
+        """Why the receipt must not be settled; empty if it may be."""
         receipt = receipt_id(signed.receipt)
-        if receipt not in self._refusals:
-            self._refusals[receipt] = self._aside.get(receipt) or self._fault(signed)
-        why = self._refusals[receipt]
-        return f"receipt {receipt}: {why}" if why else ""
+        if receipt not in self._reasons:
+            self._reasons[receipt] = self._quarantined.get(receipt) or self._fault(signed)
+        reason = self._reasons[receipt]
+        return f"receipt {receipt}: {reason}" if reason else ""
 
     def _fault(self, signed: SignedReceipt) -> str:
         try:

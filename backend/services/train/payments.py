@@ -25,7 +25,7 @@ from backend.domain.serving import Reservation
 from backend.domain.training import Payment
 from backend.domain.training_payment import MAX_RECEIPT_TOKENS, max_trained_tokens, request_bytes
 from backend.services.channels.admission import Bill, Payer
-from backend.services.channels.balance import standing
+from backend.services.channels.balance import channel_balance
 from backend.services.channels.ledger import ChannelLedger
 from backend.services.train.options import InvalidConfig
 from telemetry import traces
@@ -96,9 +96,9 @@ class Payments:
         max_tokens = _max_trained_tokens(tx.chain, job.snapshot_id, job.config)
         payment = Payment(channel, version_id(self._record), self._record.prompt_price, max_tokens)
         tx.channels.lock(channel)
-        ledger = ChannelLedger.opened(tx, [channel], [], now)
+        ledger = ChannelLedger.load(tx, [channel], [], now)
         ledger.check(channel, None, payment.max_charge, self._max_lag_seconds)
-        ledger.keep(_reservation(job.id, payment))
+        ledger.reserve(_reservation(job.id, payment))
         ledger.write(tx)
         return replace(job, payment=payment)
 
@@ -108,10 +108,10 @@ class Payments:
         if payment is None:
             return job
         tx.channels.lock(payment.channel_id)
-        ledger = ChannelLedger.opened(tx, [payment.channel_id], [], now)
+        ledger = ChannelLedger.load(tx, [payment.channel_id], [], now)
         reservation, bill = _reservation(job.id, payment), _bill(job, payment)
         payer, key, trace = Payer(job.creator), self._receipt_key(), traces.current_traceparent()
-        receipt = self._market.charged(ledger, payer, reservation, bill, key, trace)
+        receipt = self._market.issue_receipt(ledger, payer, reservation, bill, key, trace)
         ledger.write(tx)
         data = {"receipt_id": receipt.id, "tokens": bill.prompt_tokens, "charge": str(bill.charge)}
         tx.training.add_event(job.id, "charged", data, now)
@@ -129,7 +129,7 @@ def uncovered_payment(tx: UnitOfWork, job: TrainingJob, now: datetime) -> Paymen
     """The reason not to start training, if the channel no longer covers the job's reservation."""
     if job.payment is None:
         return None
-    missing = standing(tx, job.payment.channel_id, now).missing(0)
+    missing = channel_balance(tx, job.payment.channel_id, now).missing(0)
     if not missing:
         return None
     lacks = " and ".join(f"{lack} of {name}" for name, lack in missing.items())

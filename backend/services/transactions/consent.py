@@ -1,4 +1,4 @@
-"""Whether an account signed, of whichever kind it is. Twin of contracts/libraries/Signatures.sol."""
+"""Verifies signatures of accounts: keys and contract wallets. Twin of contracts/libraries/Signatures.sol."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 class Consent:
-    """Of a key first, so that an account with delegated code (EIP-7702) keeps its key's signatures, then of a
-    contract (EIP-1271), as it is on the chain now: what a contract accepts may change with every block.
+    """Checks the account's key first, so that an account with delegated code (EIP-7702) can still sign with
+    it, then the contract (EIP-1271) as of the latest block: what a contract accepts may change with every
+    block.
     """
 
     def __init__(self, recover: Recover, contracts: ContractWallets) -> None:
@@ -23,12 +24,13 @@ class Consent:
     def refusal(self, account: Account, digest: bytes, signature: str) -> str | None:
         """Why this is not the account's signature of the 32 bytes; None if it is.
 
-        Errors: `InvalidInput` where a key's signature is malformed; `Unavailable` without the chain.
+        Errors: `InvalidInput` if a key's signature is malformed; `Unavailable` if the chain cannot be
+        reached.
         """
         try:
             signer = self._recover(digest, signature)
         except InvalidInput:
-            signer = None  # contracts have signatures of any form
+            signer = None  # contracts define their own signature formats
         if signer == account:
             return None
         accepted = self._contracts.accepts(account, digest, signature)

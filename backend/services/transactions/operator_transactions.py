@@ -1,4 +1,4 @@
-"""What a command wishes our own operator to send: queued once, however often it is wished for meanwhile."""
+"""Queues the operator's own transactions; a call that is already queued is not queued twice."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A transaction that is wished for. `wish` says from which state to which: equal wishes are one."""
+    """A transaction to queue. `intent` names the change from one state to another: while a transaction is
+    pending, a call with the same intent and arguments is the same transaction.
+    """
 
     contract: str
     function: str
     args: tuple[Any, ...]
-    wish: str
+    intent: str
     is_simulated: bool = False
-    """Before it is queued: it needs nothing of what is queued before it."""
+    """Whether to simulate it before it is queued. False if it depends on a call queued before it."""
 
 
 class OperatorTransactions:
-    """On the lane of `own`, which pays their gas."""
+    """Transactions in the lane of `own`, which pays their gas."""
 
     def __init__(
         self,
@@ -41,22 +43,22 @@ class OperatorTransactions:
         self._db, self._chain, self._own = db, chain, own
 
     def queue(self, calls: Sequence[Call]) -> list[ChainTransaction]:
-        """In their order, but for those that are queued or sent already.
+        """Queue the calls in order, except those that are already queued or sent.
 
-        Errors: `Conflict` without gas, and while a call of the same function is under way for another wish;
-        `Reverted` for what would fail.
+        Errors: `Conflict` if the account has no coin for gas, or while a call of the same function with
+        another intent is pending; `Reverted` if a call would fail.
         """
         if calls and not self._chain.balance(self._own):
-            raise Conflict(f"{self._own} has nothing to pay gas with: send it the network's coin.")
+            raise Conflict(f"{self._own} has no coin to pay for gas: send it some of the network's coin.")
         self._simulate(calls)
         with self._db.begin() as tx:
-            tx.transactions.lock_lane(self._own)  # or two commands at once would each queue theirs
-            waiting = [self._waiting(tx, call) for call in calls]
-            pairs = zip(calls, waiting, strict=True)
+            tx.transactions.lock_lane(self._own)  # else two concurrent commands would each queue theirs
+            pending = [self._pending(tx, call) for call in calls]
+            pairs = zip(calls, pending, strict=True)
             return [known or self._enqueue(tx, call) for call, known in pairs]
 
     def add(self, call: Call) -> ChainTransaction:
-        """Behind all that waits, whatever that is."""
+        """Queue the call behind all others, without a check for duplicates."""
         with self._db.begin() as tx:
             return self._enqueue(tx, call)
 
@@ -66,31 +68,31 @@ class OperatorTransactions:
             return tx.transactions.get(transaction_id)
 
     def _simulate(self, calls: Sequence[Call]) -> None:
-        """On top of what waits in the node's pool: what is sent already would fail there."""
+        """Simulate new calls in the node's pending state. Calls that are already sent would fail there."""
         with self._db.read() as tx:
-            new = [call for call in calls if self._waiting(tx, call) is None]
+            new = [call for call in calls if self._pending(tx, call) is None]
         for call in new:
             if call.is_simulated:
                 self._chain.prepare(call.contract, call.function, *call.args, sender=self._own)
 
-    def _waiting(self, tx: UnitOfWork, call: Call) -> ChainTransaction | None:
+    def _pending(self, tx: UnitOfWork, call: Call) -> ChainTransaction | None:
         found = tx.transactions.to_be_mined(self._own, call.contract, call.function)
         for one in found:
-            if (_wish_of(one), one.args) == (call.wish, call.args):
+            if (_intent_of(one), one.args) == (call.intent, call.args):
                 return one
         for one in found:
-            if _wish_of(one) != call.wish:  # this one was judged by what that one is about to change
+            if _intent_of(one) != call.intent:  # it will change the state from which this call was derived
                 raise Conflict(
-                    f"Transaction {one.id}, {call.contract}.{call.function}, is under way: repeat this once "
-                    "it is mined, and see that `loraledger send` runs.",
+                    f"Transaction {one.id}, {call.contract}.{call.function}, is pending: repeat this once "
+                    "it is mined, and check that `loraledger send` runs.",
                     details={"transaction_id": one.id},
                 )
         return None
 
     def _enqueue(self, tx: UnitOfWork, call: Call) -> ChainTransaction:
-        key, transactions = f"{call.wish}:{secrets.token_hex(8)}", tx.transactions
+        key, transactions = f"{call.intent}:{secrets.token_hex(8)}", tx.transactions
         return transactions.get(transactions.enqueue(self._own, call.contract, call.function, call.args, key))
 
 
-def _wish_of(transaction: ChainTransaction) -> str:
+def _intent_of(transaction: ChainTransaction) -> str:
     return transaction.idempotency_key.rpartition(":")[0]

@@ -1,4 +1,4 @@
-"""The ERC-20 in which payers deposit: what a wallet holds, and how it authorises a deposit by signature."""
+"""The ERC-20 payment token: balances, allowances and the EIP-712 domain of its EIP-3009 authorisations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from backend.ports.chain import Chain
 
 DEFAULT_VERSION = "1"
-"""Of a token that states none: EIP-2612 tokens without `version()` sign under it."""
+"""EIP-712 version of tokens without `version()`, as in EIP-2612."""
 
 
 class PaymentToken:
-    """Of the deployment that `chain` knows."""
+    """Payment token of the deployment that `chain` connects to."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
 
-    def held(self, account: Account) -> int:
+    def balance(self, account: Account) -> int:
         """Token units."""
         return int(self._chain.call(PAYMENT_TOKEN, "balanceOf", account))
 
@@ -39,36 +39,36 @@ class PaymentToken:
         return self._chain.prepare(PAYMENT_TOKEN, "approve", spender, units, sender=owner)
 
     def signing_domain(self, owner: Account) -> dict[str, Any] | None:
-        """The EIP-712 domain in which `owner` signs an EIP-3009 authorisation; None if the token takes none.
+        """EIP-712 domain in which `owner` signs an EIP-3009 authorisation; None if the token has no EIP-3009.
 
-        As the token states it by ERC-5267. A token without that is asked for name and version, and taken at
-        its word only if they make its `DOMAIN_SEPARATOR`: a signature in a guessed domain would be worthless.
+        It is read by ERC-5267 where the token has it. Otherwise it is built from name and version, and used
+        only if its hash equals the token's `DOMAIN_SEPARATOR`: signatures in a wrong domain would be invalid.
         """
-        if self._ask("authorizationState", owner, ZERO_HASH) is None:
+        if self._call("authorizationState", owner, ZERO_HASH) is None:
             return None
-        stated = self._ask("eip712Domain")
-        return self._guessed_domain() if stated is None else _stated_domain(*stated)
+        stated = self._call("eip712Domain")
+        return self._built_domain() if stated is None else _parse_domain(*stated)
 
-    def _guessed_domain(self) -> dict[str, Any] | None:
+    def _built_domain(self) -> dict[str, Any] | None:
         domain = {
-            "name": self._ask("name"),
-            "version": self._ask("version") or DEFAULT_VERSION,
+            "name": self._call("name"),
+            "version": self._call("version") or DEFAULT_VERSION,
             "chainId": self._chain.chain_id,
             "verifyingContract": self._chain.address(PAYMENT_TOKEN),
         }
-        is_known = domain["name"] is not None and separator(domain) == self._ask("DOMAIN_SEPARATOR")
+        is_known = domain["name"] is not None and separator(domain) == self._call("DOMAIN_SEPARATOR")
         return domain if is_known else None
 
-    def _ask(self, function: str, *args: Any) -> Any:
-        """None if the token has no such function."""
+    def _call(self, function: str, *args: Any) -> Any:
+        """Result of a read; None if the token has no such function."""
         try:
             return self._chain.call(PAYMENT_TOKEN, function, *args)
         except Reverted:
             return None
 
 
-def _stated_domain(fields: str, *values: Any) -> dict[str, Any]:
-    """From the results of `eip712Domain()`: bit i of `fields` says whether the domain has the i-th field."""
+def _parse_domain(fields: str, *values: Any) -> dict[str, Any]:
+    """Domain from the results of `eip712Domain()`. Bit i of `fields` is set if the domain has field i."""
     used = int(fields, 16)
-    named = zip(DOMAIN_FIELDS, values, strict=False)  # extensions come last, and have no bit
+    named = zip(DOMAIN_FIELDS, values, strict=False)  # extensions come last and have no bit
     return {name: value for i, (name, value) in enumerate(named) if used >> i & 1}

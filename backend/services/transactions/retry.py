@@ -1,4 +1,4 @@
-"""Our transactions, sent again after a failure, but never twice at a time."""
+"""Queues a transaction again after it failed, with at most one attempt pending."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 MOST_ATTEMPTS = 5
-"""Where we try again unasked: a call that fails this often fails for good."""
+"""Attempts of calls that are retried automatically."""
 
 
-def enqueue_again(
+def enqueue_with_retry(
     tx: UnitOfWork,
     lane: Account,
     call: tuple[str, str],
@@ -28,26 +28,25 @@ def enqueue_again(
     most: int | None = None,
     seen: int | None = None,
 ) -> int:
-    """Row id of the newest attempt at `call` (contract, function), a new one if all before it failed.
+    """Row id of the newest attempt at `call` (contract, function). Queues a new one if all earlier ones
+    failed.
 
-    After `most` failures it is the last one's. `seen`: a block up to which the chain shows no effect of the
-    call; an attempt that was confirmed up to there fell out of the chain since, and counts as failed.
-    Errors: `Conflict` while an attempt at another call, or at the same one with other arguments, stands under
-    the key.
+    After `most` failures the id is the last attempt's. `seen`: a block up to which the chain shows no effect
+    of the call; an attempt confirmed up to there was removed by a reorg and counts as failed. Errors:
+    `Conflict` if the key has a pending attempt at another call, or with other arguments.
     """
     for attempt in count(1):
         attempt_key = f"{key}:{attempt - 1}"
         known = tx.transactions.by_key(attempt_key)
-        if known is None or not (known.state is TransactionState.FAILED or _fell_out(known, seen)):
-            return tx.transactions.enqueue(
-                lane, *call, args, attempt_key
-            )  # it compares with what stands there
+        if known is None or not (known.state is TransactionState.FAILED or _was_removed(known, seen)):
+            # Raises `Conflict` if the key was used for another call.
+            return tx.transactions.enqueue(lane, *call, args, attempt_key)
         if attempt == most:
             return known.id
     raise AssertionError
 
 
-def _fell_out(known: ChainTransaction, seen: int | None) -> bool:
+def _was_removed(known: ChainTransaction, seen: int | None) -> bool:
     if known.state is not TransactionState.CONFIRMED or known.block_number is None or seen is None:
         return False
     return known.block_number <= seen

@@ -1,1 +1,1 @@
-"""Every operator's batches watched: demands answered, wrong batches accused."""
+"""Watches all operators' batches: answers demands and challenges wrong batches."""

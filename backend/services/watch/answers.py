@@ -1,4 +1,4 @@
-"""Answers to demands for leaves of batches whose data this installation holds. Anyone may answer."""
+"""Answers demands for leaves of batches whose data this installation holds. Any account may answer."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from backend.ports.disputes import DisputeSender
     from backend.services.audit.auditor import Auditor
 
-AT_ONCE = 16
-"""Answers in the pool together."""
+MAX_PENDING = 16
+"""Maximum number of answers sent together."""
 ANSWERED_ALREADY = frozenset({"AlreadyAnswered", "DemandUnknown"})
-"""Reverts that mean that somebody was faster."""
-KEPT_BATCHES = 2
-"""Batches with their trees that stay in memory; demands come in bursts."""
+"""Reverts that mean that another account was faster."""
+CACHED_BATCHES = 2
+"""Batches with their trees in memory; demands come in bursts."""
 _KEY = 32
 
 
 class AnswersUnknown(NotFound):
-    """The batch is not one whose leaves we can show: its data is not here, or it does not make its trees."""
+    """We cannot answer for the batch: its data is not here or does not match its roots."""
 
 
 class Answers:
-    """Answers with `accuser`, in time, whatever else goes on. `auditor` rebuilds batches from their data."""
+    """Sends answers with `dispute_sender`. `auditor` rebuilds batches from their data."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class Answers:
     ) -> None:
         self._db, self._auditor, self._chain, self._dispute_sender = db, auditor, chain, dispute_sender
         self._batches: dict[Hash32, Batch] = {}
-        self._given: set[tuple[Hash32, int]] = set()
-        """Answers that were sent: the view may not show them yet."""
+        self._sent: set[tuple[Hash32, int]] = set()
+        """Answers that were sent, which the view may not show yet."""
 
-    def give(self, operator: Account) -> Iterator[News]:
-        """Answer what is demanded of this operator, the most urgent first. Errors: `Unavailable`."""
+    def answer(self, operator: Account) -> Iterator[News]:
+        """Answer the open demands of this operator, the most urgent first. Errors: `Unavailable`."""
         now = self._chain.head().timestamp
         with self._db.read() as tx:
             due = [one for one in tx.chain.open_demands(operator) if one.demand.deadline >= now]
@@ -66,23 +66,23 @@ class Answers:
     def _answer(self, batch: CommittedBatch, demanded: DemandStatus) -> Iterator[News]:
         tree = demanded.demand.tree.name.lower()
         try:
-            waiting = [(i, call) for i, call in self.calls(demanded) if (demanded.id, i) not in self._given]
+            waiting = [(i, call) for i, call in self.calls(demanded) if (demanded.id, i) not in self._sent]
         except AnswersUnknown as why:
             yield news(batch, "unanswerable", f"leaves of {tree} are demanded: {why}")
             return
-        for start in range(0, len(waiting), AT_ONCE):
-            group = waiting[start : start + AT_ONCE]
+        for start in range(0, len(waiting), MAX_PENDING):
+            group = waiting[start : start + MAX_PENDING]
             for (i, _), sent in zip(
                 group, self._dispute_sender.send([call for _, call in group]), strict=True
             ):
                 if sent.tx_hash is not None:
-                    self._given.add((demanded.id, i))
+                    self._sent.add((demanded.id, i))
                 if sent.reverted not in ANSWERED_ALREADY:
                     text = f"leaf {i} of {tree} in demand {demanded.id[:10]}"
                     yield from outcome(batch, "answered", text, [sent])
 
     def calls(self, demanded: DemandStatus) -> Iterator[tuple[int, Call]]:
-        """Place of the key, and the call that answers it. Errors: `AnswersUnknown`; `Unavailable`."""
+        """Index of each unanswered key and the answering call. Errors: `AnswersUnknown`; `Unavailable`."""
         demand = demanded.demand
         with self._db.read() as tx:
             committed = tx.chain.batch(demand.batch_hash)
@@ -93,8 +93,8 @@ class Answers:
             headers = [dict(committed.header), dict((parent or committed).header)]
             for i in demanded.unanswered:
                 if demand.tree is Tree.RECEIPTS:
-                    shown = _receipt(tx.chain, batch, demand.keys[i])
-                    yield i, Call("Disputes", "answerReceipt", (demand.abi, i, headers[0], *shown))
+                    witness = _receipt(tx.chain, batch, demand.keys[i])
+                    yield i, Call("Disputes", "answerReceipt", (demand.abi, i, headers[0], *witness))
                 else:
                     lookup = look_up(*_leaves(batch, demand.tree), demand.keys[i])
                     yield i, Call("Disputes", "answer", (demand.abi, i, *headers, lookup.abi))
@@ -105,21 +105,21 @@ class Answers:
                 batch = self._auditor.batch(committed.operator, committed.number)
             except (WrongBatch, NotFound) as error:
                 raise AnswersUnknown(str(error)) from None
-            while len(self._batches) >= KEPT_BATCHES:
+            while len(self._batches) >= CACHED_BATCHES:
                 del self._batches[next(iter(self._batches))]
             self._batches[committed.hash] = batch
         return self._batches[committed.hash]
 
 
 def _receipt(view: ChainView, batch: Batch, index: int) -> tuple[dict[str, Any], str]:
-    """The receipt with all its preimages, and its signature."""
+    """The receipt's witness and signature."""
     signed = batch.receipts[index]
     records = [record for s in signed.slices if (record := view.version(s.version_id)) is not None]
     return ReceiptWitness.of(signed, batch.open_receipt(index), records).abi, signed.signature
 
 
 def _leaves(batch: Batch, tree: Tree) -> tuple[SumTree, Sequence[int]]:
-    """A tree with the keys of its leaves."""
+    """A tree and the keys of its leaves."""
     if tree is Tree.ENTRIES:
         return batch.entries_tree, _EntryKeys(batch.entry_keys)
     if tree is Tree.BALANCES:
@@ -128,7 +128,7 @@ def _leaves(batch: Batch, tree: Tree) -> tuple[SumTree, Sequence[int]]:
 
 
 class _EntryKeys(Sequence[int]):
-    """A view of packed keys: as integers a large batch's would take ten times the room."""
+    """A view of packed keys; integers would take ten times the memory."""
 
     def __init__(self, packed: bytes) -> None:
         self._packed = packed

@@ -1,7 +1,7 @@
-"""What a watcher sends: proofs, demands within a limit of bonds, and what follows from both.
+"""Challenges wrong batches: fraud proofs, demands within a limit of bonds, refunds and returned bonds.
 
-All state is on chain: whatever is sent is first looked up there and then tried, so nothing goes out twice,
-nothing that would revert does, and a pass that was cut short is simply made again.
+All state is on the chain. Each call is looked up there and simulated before it is sent, so nothing is sent
+twice or would revert, and an interrupted pass can be repeated.
 """
 
 from __future__ import annotations
@@ -27,24 +27,26 @@ if TYPE_CHECKING:
     from backend.ports.disputes import DisputeSender
 
 RESERVING_PART = 16
-"""A proof is not reserved any more in the last part of the window, one of so many: it must go out at once."""
+"""In the last 1/16 of the dispute window a proof is sent at once, without a reservation."""
 
 
 @dataclass
 class Challenge:
-    """`max_bond_units`: bonds of our open demands together, at most, in units of the payment token."""
+    """`max_bond_units` limits the sum of bonds of our open demands, in units of the payment token."""
 
     chain: Chain
     dispute_sender: DisputeSender
     max_bond_units: int
-    _asked: dict[tuple[Hash32, Tree, int], int] = field(default_factory=dict)
-    """Key of a leaf -> until when it is not asked for again, as the demand may not be in the view yet."""
+    _demanded: dict[tuple[Hash32, Tree, int], int] = field(default_factory=dict)
+    """Leaf -> time until which it is not demanded again: the view may not show the demand yet."""
 
     def prove(self, view: ChainView, batch: CommittedBatch, proof: Proof) -> Iterator[News]:
-        """Reserve the proof, so that its reward is ours, and send it a block later; at once near the end."""
+        """Reserve the proof, which secures its reward, and send it a block later; near the deadline send it
+        at once.
+        """
         call = Call("Disputes", proof.function, proof.args)
         if why := self.dispute_sender.refusal(call):
-            yield news(batch, "refused", f"{proof.function} would not hold: {why}")
+            yield news(batch, "refused", f"{proof.function} would fail: {why}")
             return
         if self._has_time(view, batch):
             yield from self._reserve(batch, call)
@@ -53,15 +55,15 @@ class Challenge:
     def demand(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> Iterator[News]:
-        """Demand what is not demanded yet, the first first, as far as bonds go."""
+        """Demand the leaves that are not demanded yet, in order, as far as bonds allow."""
         terms = _terms(view, batch)
         bond = -(-terms.demand_bond // UNIT)
         fresh = self._fresh(view, batch, wanted)
         affordable = self._affordable(view, bond, len(fresh))
         if affordable < len(fresh):
-            text = f"{len(fresh) - affordable} leaves are not demanded now: bonds of {bond} units a key"
+            text = f"{len(fresh) - affordable} leaves are not demanded now: bonds of {bond} units per key"
             yield news(
-                batch, "bond_limit", f"{text} reach the limit of {self.max_bond_units}, or what we hold"
+                batch, "bond_limit", f"{text} exceed the limit of {self.max_bond_units} or our balance"
             )
             fresh = _shuffled(fresh)
         groups = list(_grouped(fresh[:affordable]))
@@ -76,22 +78,22 @@ class Challenge:
         until = self.chain.head().timestamp + terms.dispute_window // 8
         for one, (tree, keys) in zip(sent, groups, strict=True):
             if one.tx_hash is not None:
-                self._asked |= {(batch.hash, tree, key): until for key in keys}
+                self._demanded |= {(batch.hash, tree, key): until for key in keys}
             text = f"{len(keys)} leaves of {tree.name.lower()} for {bond * len(keys)} units"
             yield from outcome(batch, "demanded", text, [one])
 
     def expire(self, view: ChainView, operator: Account) -> Iterator[News]:
-        """Void the first batch of which something demanded was not answered in time."""
+        """Void the first batch with a demand that was not answered in time."""
         now = self.chain.head().timestamp
         late = [one for one in view.open_demands(operator) if one.demand.deadline < now]
         found = [(batch, one) for one in late if (batch := view.batch(one.demand.batch_hash)) is not None]
         for batch, one in sorted(found, key=lambda pair: pair[0].number)[:1]:
             call = Call("Disputes", "voidUnanswered", (one.demand.abi, dict(batch.header)))
-            text = f"void: {len(one.unanswered)} leaves of {one.demand.tree.name.lower()} were not shown"
+            text = f"void: {len(one.unanswered)} leaves of {one.demand.tree.name.lower()} were not answered"
             yield from outcome(batch, "proved", text, self.dispute_sender.send([call]))
 
     def restore(self, view: ChainView, operator: Account) -> Iterator[News]:
-        """Give back what voided batches took: payers theirs, newest batch first, and us our bonds."""
+        """Refund the payers of voided batches, newest batch first, and return our bonds."""
         void = [batch for batch in view.batches(operator) if batch.state is BatchState.VOID]
         for batch in void:
             yield from self._return_bonds(view, batch)
@@ -102,7 +104,7 @@ class Challenge:
             spans = view.spans(batch.hash)
             call = Call("Settlement", "refund", (dict(batch.header), [span.refund for span in spans]))
             total = sum(span.until - span.start for span in spans)
-            text = f"{total} micro-units are back in {len(spans)} channels"
+            text = f"{total} micro-units refunded to {len(spans)} channels"
             yield from outcome(batch, "refunded", text, self.dispute_sender.send([call]))
 
     def _has_time(self, view: ChainView, batch: CommittedBatch) -> bool:
@@ -118,26 +120,26 @@ class Challenge:
     def _fresh(
         self, view: ChainView, batch: CommittedBatch, wanted: Sequence[tuple[Tree, Sequence[int]]]
     ) -> list[tuple[Tree, int]]:
-        """Leaves that are wanted and that no open demand asks for."""
+        """Wanted leaves that are in no open demand."""
         demands, now = view.demands(batch.hash), self.chain.head().timestamp
         seen = {(batch.hash, one.demand.tree, key) for one in demands for key in one.demand.keys}
-        self._asked = {
-            leaf: until for leaf, until in self._asked.items() if until >= now and leaf not in seen
+        self._demanded = {
+            leaf: until for leaf, until in self._demanded.items() if until >= now and leaf not in seen
         }
         waiting = {
             (batch.hash, one.demand.tree, one.demand.keys[i]): one.demand.challenger
             == self.dispute_sender.account
             for one in demands
             for i in one.unanswered
-        } | dict.fromkeys(self._asked, True)
-        # A search goes round by round: asking for more amid its answers pays for what they tell anyway.
+        } | dict.fromkeys(self._demanded, True)
+        # A search proceeds in rounds: more demands before the answers would pay for what the answers reveal.
         searched = {tree for (of, tree, _), is_ours in waiting.items() if is_ours and of == batch.hash}
         searched.discard(Tree.RECEIPTS)
         leaves = dict.fromkeys((tree, key) for tree, keys in wanted for key in keys if tree not in searched)
         return [leaf for leaf in leaves if (batch.hash, *leaf) not in waiting]
 
     def _affordable(self, view: ChainView, bond: int, num: int) -> int:
-        """For how many of `num` keys the bonds are within the limit and what we hold."""
+        """For how many of `num` keys the limit and our balance cover the bonds."""
         if num == 0 or bond == 0:
             return num
         ours = (d for o in view.operators() for d in view.open_demands(o.account))
@@ -146,33 +148,33 @@ class Challenge:
             for d in ours
             if d.demand.challenger == self.dispute_sender.account
         )
-        room = min(self.max_bond_units - bound, self.dispute_sender.units())
-        return max(min(num, room // bond), 0)
+        available = min(self.max_bond_units - bound, self.dispute_sender.units())
+        return max(min(num, available // bond), 0)
 
     def _return_bonds(self, view: ChainView, batch: CommittedBatch) -> Iterator[News]:
         for one in view.demands(batch.hash):
             if one.unanswered and one.demand.challenger == self.dispute_sender.account:
                 call = Call("Disputes", "returnBond", (one.demand.abi, dict(batch.header)))
-                text = f"{len(one.unanswered) * one.demand.bond_units} units of bonds are back"
+                text = f"{len(one.unanswered) * one.demand.bond_units} units of bonds returned"
                 yield from outcome(batch, "bond_returned", text, self.dispute_sender.send([call]))
 
 
 def _terms(view: ChainView, batch: CommittedBatch) -> ParameterSet:
     terms = view.parameter_set(int(batch.header["parameterSet"]))
-    if terms is None:  # the chain took the batch, so it knows the set
+    if terms is None:  # the contract accepted the batch, so the set exists
         raise ValueError(f"no parameter set {batch.header['parameterSet']}")
     return terms
 
 
 def _shuffled(leaves: Sequence[tuple[Tree, int]]) -> list[tuple[Tree, int]]:
-    """Receipts among themselves: who hides one must not know which of them are asked for."""
+    """Shuffle the receipts among themselves, so that an operator that hides one cannot predict the choice."""
     receipts = [leaf for leaf in leaves if leaf[0] is Tree.RECEIPTS]
     SystemRandom().shuffle(receipts)
     return [receipts.pop() if leaf[0] is Tree.RECEIPTS else leaf for leaf in leaves]
 
 
 def _grouped(leaves: Sequence[tuple[Tree, int]]) -> Iterator[tuple[Tree, tuple[int, ...]]]:
-    """Demands of at most as many keys as one may have, trees in the order of their first leaf."""
+    """Groups of at most `MAX_KEYS` keys of one tree, in the order of each tree's first leaf."""
     by_tree: dict[Tree, list[int]] = {}
     for tree, key in leaves:
         by_tree.setdefault(tree, []).append(key)

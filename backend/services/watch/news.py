@@ -1,4 +1,4 @@
-"""What a watcher found or did, one line each."""
+"""Reports of the watcher: findings and actions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ BAD = frozenset({"wrong", "withheld", "unjudged"})
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Something that a watcher found or did."""
+    """A finding or an action of the watcher."""
 
     what: str
     """Machine-readable: `right`, `wrong`, `proved`, `demanded`, `answered`, `refunded`, `refused`, ..."""
     operator: Account
     number: int
-    """Of the batch."""
+    """Number of the batch."""
     batch_hash: Hash32
     message: str
     tx_hash: Hash32 | None = None
 
     @property
     def is_bad(self) -> bool:
-        """Whether it says that something is wrong with the batch."""
+        """Whether it reports a problem with the batch."""
         return self.what in BAD
 
 
@@ -40,7 +40,7 @@ def news(batch: CommittedBatch, what: str, message: str, tx_hash: Hash32 | None 
 
 
 def outcome(batch: CommittedBatch, what: str, message: str, sent: Sequence[CallResult]) -> Iterator[News]:
-    """What became of calls that were to do something to this batch."""
+    """Reports of the results of calls about this batch."""
     for one in sent:
         if one.is_done:
             yield news(batch, what, message, one.tx_hash)

@@ -1,8 +1,9 @@
-"""Follows the chain and judges every batch that is not final yet: reports, and challenges where told to.
+"""Watches all batches that are not final: judges them, reports, and challenges wrong ones if configured.
 
-    follow -> answer what is demanded of us -> judge -> demand or prove -> restore what voided batches took
+    follow the chain -> answer demands -> judge -> demand or prove -> refund voided batches
 
-From chain and batch data alone. A pass may be cut short anywhere: the next one goes on from what is on chain.
+It uses the chain and public batch data only. A pass may be interrupted anywhere; the next one continues from
+the state of the chain.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from backend.domain.errors import Unavailable
 from backend.domain.ids import ZERO_HASH
 from backend.domain.judging.case import Right, Wrong
 from backend.domain.settlement import BatchState
-from backend.services.audit.auditor import standing
+from backend.services.audit.auditor import not_void
 from backend.services.watch.news import News, news
 
 if TYPE_CHECKING:
@@ -42,18 +43,18 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 60.0
-"""Between attempts while the chain's node or the store is away; they begin at `POLL_SECONDS` and double."""
+"""Maximum pause between attempts while node or store are unreachable; pauses double from `POLL_SECONDS`."""
 PATIENCE_PART = 16
-"""Batch data may take this part of the dispute window to reach our store before it counts as withheld."""
+"""Batch data counts as withheld if it is missing after this fraction of the dispute window."""
 
 
 @dataclass
 class Watcher:
-    """`follow` brings the view up to date; `guard` turns a node's refusals into `Unavailable`.
+    """`follow` updates the view; `guard` converts errors of the node into `Unavailable`.
 
-    `challenge` is None for a watcher that only reports, `answers` for one that answers for nobody; it answers
-    for `own` alone, unless `answers_for_all`. What is wrong with `own` it says, but never accuses it. With
-    `only` it watches one operator.
+    Without `challenge` the watcher only reports; without `answers` it answers no demands. It answers for
+    `own` only, unless `answers_for_all`. It reports faults of `own` but never challenges them. With `only` it
+    watches one operator.
     """
 
     follow: Callable[[], None]
@@ -68,18 +69,18 @@ class Watcher:
     answers_for_all: bool = False
     only: Account | None = None
     evidence: Callable[[], Sequence[SignedReceipt]] = tuple
-    """Receipts that operators signed, known from elsewhere."""
-    _said: set[tuple[object, ...]] = field(default_factory=set)
+    """Receipts signed by operators, from other sources."""
+    _reported: set[tuple[object, ...]] = field(default_factory=set)
     _open: dict[Hash32, tuple[tuple[object, ...], Judgement]] = field(default_factory=dict)
-    """What was known of a batch that is not right, and how it was judged by that."""
+    """For batches that are not right: the data known at the last judgement, and the judgement."""
     _cleared: dict[Hash32, int] = field(default_factory=dict)
-    """Batches that are right, with how much evidence was known then."""
+    """Batches that are right, with the amount of evidence known at the judgement."""
     _beyond: set[Hash32] = field(default_factory=set)
-    """Final batches that are not right: nothing can be done about them, and what follows has no ledger."""
+    """Final batches that are not right. They cannot be challenged, and later batches have no ledger."""
 
     def run(self, stop: threading.Event) -> Iterator[News]:
-        """A pass a block until `stop` is set. A node or a store that is away is waited for."""
-        pause, said, seen = POLL_SECONDS, "", None
+        """One pass per block until `stop` is set. Waits while node or store are unreachable."""
+        pause, logged, seen = POLL_SECONDS, "", None
         while not stop.is_set():
             try:
                 head = self._head()
@@ -88,31 +89,31 @@ class Watcher:
                         yield one
                         if stop.is_set():
                             return
-                pause, said, seen = POLL_SECONDS, "", head
+                pause, logged, seen = POLL_SECONDS, "", head
             except Unavailable as error:
-                if str(error) != said:  # the same line every minute would bury the ones that matter
+                if str(error) != logged:  # log each error once, not every minute
                     log.warning("watcher waits: %s", error)
-                pause, said = min(2 * pause, MAX_PAUSE_SECONDS), str(error)
+                pause, logged = min(2 * pause, MAX_PAUSE_SECONDS), str(error)
             stop.wait(pause)
 
     def run_once(self) -> Iterator[News]:
-        """All that can be found and done now, each said once. Errors: `Unavailable`; `ChainReplaced`."""
+        """One pass; yields each report once. Errors: `Unavailable`; `ChainReplaced`."""
         with self.guard():
             self.follow()
             with self.db.read() as tx:
                 known = [operator.account for operator in tx.chain.operators()]
         operators = [one for one in known if self.only in (None, one)]
-        answered_for = operators if self.answers_for_all else [one for one in operators if one == self.own]
-        for step, concerned in ((self._answer, answered_for), (self._watch, operators)):
-            for operator in concerned:
-                yield from self._new(self._apart(step, operator))
+        to_answer = operators if self.answers_for_all else [one for one in operators if one == self.own]
+        for step, accounts in ((self._answer, to_answer), (self._watch, operators)):
+            for operator in accounts:
+                yield from self._new(self._isolated(step, operator))
 
     def _head(self) -> BlockRef:
         with self.guard():
             return self.chain.head()
 
-    def _apart(self, step: Callable[[Account], Iterator[News]], operator: Account) -> Iterator[News]:
-        """Whatever an operator makes of its batches, it must not blind us to the others'."""
+    def _isolated(self, step: Callable[[Account], Iterator[News]], operator: Account) -> Iterator[News]:
+        """Run a step so that its failure for one operator does not affect the others."""
         try:
             with self.guard():
                 yield from step(operator)
@@ -123,36 +124,36 @@ class Watcher:
             yield News("unjudged", operator, 0, ZERO_HASH, f"cannot be watched: {error}")
 
     def _answer(self, operator: Account) -> Iterator[News]:
-        return iter(()) if self.answers is None else self.answers.give(operator)
+        return iter(()) if self.answers is None else self.answers.answer(operator)
 
     def _new(self, found: Iterator[News]) -> Iterator[News]:
         for one in found:
             key = (one.what, one.batch_hash, one.message, one.tx_hash)
-            if key not in self._said:
-                self._said.add(key)
+            if key not in self._reported:
+                self._reported.add(key)
                 yield one
 
     def _watch(self, operator: Account) -> Iterator[News]:
-        accuse = None if operator == self.own else self.challenge
+        challenge = None if operator == self.own else self.challenge
         with self.db.read() as tx:
-            if accuse is not None:
-                late = list(accuse.expire(tx.chain, operator))
+            if challenge is not None:
+                late = list(challenge.expire(tx.chain, operator))
                 yield from late
                 if any(one.what == "proved" for one in late):
-                    return  # what stands after that, the next pass sees
-            batches = standing(tx.chain.batches(operator))
+                    return  # the next pass sees the batches that remain
+            batches = not_void(tx.chain.batches(operator))
             ledger, start = self._resume(tx, batches)
             pending = (batch for batch in batches[:start] if batch.state is not BatchState.FINAL)
             yield from (news(batch, "right", _sums(batch)) for batch in pending)
             for batch, judgement in self._judgements(tx, batches, ledger, start):
-                yield from self._act(tx, batch, judgement, accuse)
+                yield from self._act(tx, batch, judgement, challenge)
                 if isinstance(judgement, Wrong) and batch.state is not BatchState.FINAL:
-                    break  # all after it fall with it
+                    break  # a conviction voids all later batches too
             if self.challenge is not None:
                 yield from self.challenge.restore(tx.chain, operator)
 
     def _act(
-        self, tx: UnitOfWork, batch: CommittedBatch, judgement: Judgement, accuse: Challenge | None
+        self, tx: UnitOfWork, batch: CommittedBatch, judgement: Judgement, challenge: Challenge | None
     ) -> Iterator[News]:
         is_final = batch.state is BatchState.FINAL
         if isinstance(judgement, Right):
@@ -162,24 +163,24 @@ class Watcher:
             yield news(batch, "wrong", f"final, and {judgement.finding.message}")
         elif isinstance(judgement, Wrong):
             yield news(batch, "wrong", judgement.finding.message)
-            if accuse is not None:
-                yield from accuse.prove(tx.chain, batch, judgement.proof)
+            if challenge is not None:
+                yield from challenge.prove(tx.chain, batch, judgement.proof)
         elif judgement.finding.what != "data_missing" or not self._may_still_come(tx, batch):
             yield news(batch, "withheld", judgement.finding.message)
-            if accuse is not None:
-                yield from accuse.demand(tx.chain, batch, judgement.demands)
+            if challenge is not None:
+                yield from challenge.demand(tx.chain, batch, judgement.demands)
 
     def _may_still_come(self, tx: UnitOfWork, batch: CommittedBatch) -> bool:
         terms = tx.chain.parameter_set(int(batch.header["parameterSet"]))
         patience = 0 if terms is None else terms.dispute_window // PATIENCE_PART
         return self.chain.head().timestamp < int(batch.header["committedAt"]) + patience
 
-    # Judging, each batch on top of the one before
+    # --- judging, each batch on the ledger of the one before ---
 
     def _judgements(
         self, tx: UnitOfWork, batches: Sequence[CommittedBatch], ledger: OperatorLedger | None, start: int
     ) -> Iterator[tuple[CommittedBatch, Judgement]]:
-        """Of the batches from place `start` on, `ledger` being the one before it."""
+        """Judge the batches from index `start` on; `ledger` is the one before it."""
         for place in range(start, len(batches)):
             batch, parent = batches[place], batches[place - 1] if place else None
             case = self.cases.case(tx.chain, batch, parent, ledger, self.evidence())
@@ -192,7 +193,7 @@ class Watcher:
             yield batch, judgement
 
     def _resume(self, tx: UnitOfWork, batches: Sequence[CommittedBatch]) -> tuple[OperatorLedger | None, int]:
-        """The newest ledger that is known, and the place of the batch after it."""
+        """The newest stored ledger, and the index of the batch after it."""
         for place in range(len(batches), 0, -1):
             newest = batches[place - 1]
             if newest.hash in self._beyond:
@@ -203,7 +204,7 @@ class Watcher:
         return OperatorLedger(), 0
 
     def _is_cleared(self, batch: CommittedBatch) -> bool:
-        """Whether a batch that was called right once, maybe by an earlier process, needs no second look."""
+        """Whether a batch that was right before, maybe in an earlier process, need not be judged again."""
         num_known = len(self.evidence())
         return not num_known or batch.state is BatchState.FINAL or self._cleared.get(batch.hash) == num_known
 
@@ -214,7 +215,7 @@ class Watcher:
         if before is not None and before[0] == known:
             return before[1]
         terms = tx.chain.parameter_set(header.parameter_set)
-        if terms is None:  # the chain took the batch, so it knows the set
+        if terms is None:  # the contract accepted the batch, so the set exists
             raise ValueError(f"no parameter set {header.parameter_set}")
         is_signed = self.cases.is_signed(tx.chain, header.operator)
         judgement = self.judge(case, tx.chain, terms, is_signed)

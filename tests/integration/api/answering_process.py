@@ -32,7 +32,7 @@ def main(folder: Path, url: str) -> None:
     async def client() -> None:
         while True:
             reservation = await installation.admitting.reserve(payer, BOUND)
-            stored = await installation.admitting.settle(payer, reservation, some_bill(installation))
+            stored = await installation.admitting.charge(payer, reservation, some_bill(installation))
             sys.stdout.write(f"{stored.id}\n")
             sys.stdout.flush()
 

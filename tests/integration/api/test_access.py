@@ -167,7 +167,7 @@ def failed_transaction(api: Api) -> int:
     with api.installation.begin() as tx:
         number = tx.transactions.enqueue(api.installation.operator, "PaymentVault", "thaw", [], "failed")
         tx.transactions.mark_failed(number, {"error": "NothingToThaw"})
-        tx.transactions.note_request(api.installation.payer.account, number)
+        tx.transactions.record_request(api.installation.payer.account, number)
     return number
 
 

@@ -62,7 +62,7 @@ def published(api: Api, adapter_id: str) -> Cid:
     leases.complete_import(held, RESULT)
     held = leases.acquire(adapter_id, Step.PUBLISH)
     assert held is not None
-    screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
+    screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
     cid = blobs.add_folder({CONFIG_FILE: b"{}", WEIGHTS_FILE: b"weights"})
     leases.complete_publication(held, cid)
     return cid

@@ -114,7 +114,7 @@ def test_what_is_no_blend_is_refused_before_anything_is_charged(api: Api, names:
 
 def test_an_adapter_that_is_denied_is_denied_in_a_blend(api: Api, names: list[str]) -> None:
     denied = api.installation.catalogue.resolve(names[1]).record.adapter_digest
-    api.installation.policy.deny(Subject.parse("adapter", denied), Reason.POLICY)
+    api.installation.denials.deny(Subject.parse("adapter", denied), Reason.POLICY)
     with pytest.raises(PermissionDeniedError):
         api.openai.completions.create(**ASKED, extra_body=blend((names[0], 1.0), (names[1], 1.0)))
 

@@ -38,5 +38,5 @@ def test_a_session_that_is_over_is_followed_by_another(api: Api, market: ApiClie
 
 def test_rows_that_are_read_once_are_not_sent_again(api: Api, market: ApiClient) -> None:
     api.installation.clock.pass_seconds(3600)
-    with pytest.raises(ApiError, match="refresh it, or sign in again"):
+    with pytest.raises(ApiError, match="refresh it or sign in again"):
         market.request("POST", "/v1/contributions", content=iter([b"rows"]))

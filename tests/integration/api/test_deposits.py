@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from backend.domain.deployment import Deployment
     from backend.domain.ids import Account
     from backend.domain.transactions import ChainTransaction, PreparedTransaction
-    from backend.services.channels.balance import Standing
+    from backend.services.channels.balance import ChannelBalance
     from backend.services.channels.deposits import PreparedDeposit
 
 OPERATOR, PAYER = local_account(1), local_account(7)
@@ -116,8 +116,8 @@ class Till:
         with self.database.read() as tx:
             return tx.transactions.get(number)
 
-    def standing(self) -> Standing:
-        return self.channels.list(PAYER.account)[0].standing
+    def balance(self) -> ChannelBalance:
+        return self.channels.list(PAYER.account)[0].balance
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_wallet_deposits_in_two_transactions(till: Till) -> None:
     for transaction in prepared.transactions:
         till.send(transaction)
     till.settle_down()
-    assert till.standing().balance == till.standing().available == UNITS * UNIT
+    assert till.balance().balance == till.balance().available == UNITS * UNIT
     (session,) = till.channels.list(PAYER.account)[0].grants
     assert session.key in till.held_keys.keys
 
@@ -166,7 +166,7 @@ def test_a_relayed_deposit_costs_the_payer_one_signature(till: Till) -> None:
     till.settle_down()
     assert till.transaction(number).state is TransactionState.CONFIRMED
     assert till.deposits.relay(PAYER.account, prepared.relay, signed(prepared)) == number
-    assert (till.standing().balance, till.standing().authorised) == (UNITS * UNIT, UNIT)
+    assert (till.balance().balance, till.balance().authorised) == (UNITS * UNIT, UNIT)
     asyncio.run(till.admission.reserve(Payer(PAYER.account), UNIT))
     with pytest.raises(InsufficientAuthorisation):
         asyncio.run(till.admission.reserve(Payer(PAYER.account), 1))
@@ -183,7 +183,7 @@ def test_a_public_markets_token_is_deposited_by_signature(
     number = till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
     till.settle_down()
     assert till.transaction(number).state is TransactionState.CONFIRMED
-    assert till.standing().balance == UNITS * UNIT
+    assert till.balance().balance == UNITS * UNIT
 
 
 def test_a_token_that_takes_no_signature_is_deposited_by_the_wallet_alone(
@@ -196,7 +196,7 @@ def test_a_token_that_takes_no_signature_is_deposited_by_the_wallet_alone(
     for transaction in prepared.transactions:
         till.send(transaction)
     till.settle_down()
-    assert till.standing().balance == UNITS * UNIT
+    assert till.balance().balance == UNITS * UNIT
 
 
 def test_a_deposit_does_not_count_before_it_is_deep_enough(till: Till) -> None:
@@ -204,9 +204,9 @@ def test_a_deposit_does_not_count_before_it_is_deep_enough(till: Till) -> None:
         till.send(transaction)
     till.chain.node.rpc.request("hardhat_mine", hex(CONFIRMATIONS - 1))
     till.indexer.catch_up()
-    assert till.standing().balance == 0
+    assert till.balance().balance == 0
     till.settle_down()
-    assert till.standing().balance == UNITS * UNIT
+    assert till.balance().balance == UNITS * UNIT
 
 
 @pytest.mark.parametrize("field", ["units", "cap", "salt"])
@@ -231,7 +231,7 @@ def test_the_same_session_key_is_raised_by_a_signature(till: Till) -> None:
     digest = _hash_eip191_message(encode_typed_data(full_message=message))
     till.deposits.relay_grant(PAYER.account, grant, nonce, PAYER.sign(digest))
     till.settle_down()
-    assert till.standing().authorised == UNITS * UNIT
+    assert till.balance().authorised == UNITS * UNIT
     assert len(till.held_keys.keys) == 1
 
 
@@ -242,7 +242,7 @@ def test_a_revoked_session_ends_and_the_next_has_another_key(till: Till) -> None
     transaction, _, _ = till.deposits.prepare_revocation(PAYER.account, prepared.relay.grant.key)
     till.send(transaction)
     till.settle_down()
-    assert till.standing().authorised == 0
+    assert till.balance().authorised == 0
     grant, _, _ = till.deposits.prepare_grant(PAYER.account, SessionTerms(EXPIRY))
     assert grant.key != prepared.relay.grant.key
 
@@ -256,7 +256,7 @@ def test_a_session_is_revoked_by_a_signature_too(till: Till) -> None:
     signature = PAYER.sign(_hash_eip191_message(encode_typed_data(full_message=message)))
     till.deposits.relay_revocation(PAYER.account, key, nonce, signature)
     till.settle_down()
-    assert till.standing().authorised == 0
+    assert till.balance().authorised == 0
     with pytest.raises(Reverted):
         till.deposits.relay_revocation(PAYER.account, some_key("another").account, nonce, signature)
 
@@ -267,11 +267,11 @@ def test_a_client_that_keeps_its_session_key_sends_vouchers(till: Till) -> None:
     till.deposits.relay(PAYER.account, prepared.relay, signed(prepared))
     till.settle_down()
     assert till.held_keys.keys == {}
-    assert till.standing().authorised == 0
+    assert till.balance().authorised == 0
     voucher = Voucher(prepared.channel_id, 0, 5 * UNIT)
     signature = own.sign(till.vouchers.voucher_digest(voucher))
     till.channels.add_voucher(PAYER.account, SignedVoucher(voucher, signature))
-    assert till.standing().authorised == min(UNITS, 5) * UNIT
+    assert till.balance().authorised == min(UNITS, 5) * UNIT
 
 
 def test_what_thaws_cannot_be_spent(till: Till) -> None:
@@ -280,7 +280,7 @@ def test_what_thaws_cannot_be_spent(till: Till) -> None:
     till.settle_down()
     till.send(till.deposits.prepare_thaw(PAYER.account, 2 * UNIT))
     till.settle_down()
-    assert till.standing().available == (UNITS - 2) * UNIT
+    assert till.balance().available == (UNITS - 2) * UNIT
     (shown,) = till.channels.list(PAYER.account)
     on_chain = till.chain.call("PaymentVault", "channelOf", shown.id)
     assert shown.thawed_at == on_chain["thawedAt"] > 0

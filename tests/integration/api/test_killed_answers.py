@@ -62,8 +62,8 @@ def survive(database: Database, folder: Path, num_kills: int) -> None:
     assert len(stored) - len(promised) <= num_kills * NUM_CLIENTS
     assert {receipt.amount for receipt in kept} <= {BOUND}
     installation.clock.pass_seconds(900)
-    line = installation.services.channels.get(installation.payer.account, installation.channel).standing
-    assert line.available == FUNDS - charged
+    balance = installation.services.channels.get(installation.payer.account, installation.channel).balance
+    assert balance.available == FUNDS - charged
 
 
 def test_what_was_promised_outlives_a_killed_process(database: Database, tmp_path: Path) -> None:

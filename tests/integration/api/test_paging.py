@@ -83,7 +83,7 @@ def add_job(api: Api, _number: int) -> None:
 def add_transaction(api: Api, number: int) -> None:
     with api.installation.begin() as tx:
         row = tx.transactions.enqueue(api.installation.operator, "PaymentVault", "thaw", [], f"{number}")
-        tx.transactions.note_request(api.installation.payer.account, row)
+        tx.transactions.record_request(api.installation.payer.account, row)
 
 
 LISTS: dict[str, Callable[[Api, int], None]] = {

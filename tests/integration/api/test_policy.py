@@ -43,19 +43,19 @@ def test_a_taken_down_adapter_is_a_451_while_the_answer_under_way_ends_and_is_pa
     asking.start()
     assert installation.engine.is_waiting.wait(30)
     record = installation.catalogue.record(installation.version)
-    taken = installation.policy.take_down(record, Reason.LEGAL)
+    taken = installation.denials.take_down(record, Reason.LEGAL)
     with pytest.raises(openai.APIStatusError) as refused:
         ask(api)
     assert refused.value.status_code == 451
     assert refused.value.code == "model_withheld"
     assert refused.value.body["details"]["reason"] == "legal"  # type: ignore[index]
-    assert not installation.policy.drop_copies(taken)
+    assert not installation.denials.drop_copies(taken)
     installation.engine.waits_after = None
     installation.engine.wake()
     asking.join()
     (answer,) = answers
     assert answer.choices[0].message.content == "Hello there, world."
-    assert installation.policy.drop_copies(taken)
+    assert installation.denials.drop_copies(taken)
     with api.http() as http:
         (receipt,) = http.get("/v1/receipts").json()["data"]
         assert receipt["id"] == answer.model_extra["loraledger"]["receipt_id"]
@@ -66,12 +66,12 @@ def test_a_taken_down_adapter_is_a_451_while_the_answer_under_way_ends_and_is_pa
 
 def test_a_denied_payer_is_refused_before_any_work(api: Api) -> None:
     payer = Subject.parse("payer", api.installation.payer.account)
-    api.installation.policy.deny(payer, Reason.HARMFUL)
+    api.installation.denials.deny(payer, Reason.HARMFUL)
     with pytest.raises(openai.PermissionDeniedError) as refused:
         ask(api)
     assert refused.value.code == "payer_denied"
     assert api.installation.engine.counted == []
-    api.installation.policy.allow(payer)
+    api.installation.denials.allow(payer)
     assert ask(api).choices
 
 
@@ -113,19 +113,19 @@ def test_every_command_of_the_guide_does_what_the_page_says(
     assert json.loads(shown) == {"prompt": 2, "completion": 4}
     refused = CliRunner().invoke(app, ["policy", "floor", "--prices", "-1", "4"])
     assert isinstance(refused.exception, InvalidInput)
-    assert installation.policy.floor() == FloorPrice(2, 4)
+    assert installation.denials.floor() == FloorPrice(2, 4)
 
 
 def test_a_floor_price_counts_from_the_next_request_on_and_is_told(api: Api) -> None:
     asked, version = {"model": api.installation.version, "prompt": "a"}, api.installation.version
     with api.http() as http:
         assert http.post("/v1/completions", json=asked).status_code == 200
-        api.installation.policy.set_floor(FloorPrice(11, 20))
+        api.installation.denials.set_floor(FloorPrice(11, 20))
         refused = http.post("/v1/completions", json=asked)
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "price_below_floor")
         assert refused.json()["error"]["details"]["floor_prompt_price"] == 11
         assert http.get("/v1/models").json()["data"] == []
         [offer] = http.get("/v1/operator").json()["bases"]
         assert (offer["min_prompt_price"], offer["min_completion_price"]) == (11, 20)
-        api.installation.policy.set_floor(FloorPrice(0, 0))
+        api.installation.denials.set_floor(FloorPrice(0, 0))
         assert http.get("/v1/models").json()["data"][-1]["version_id"] == version

@@ -82,7 +82,7 @@ def publish(api: Api) -> None:
     database = api.installation.database
     leases, screening = Leases(database, api.installation.payments), Screening(database)
     leases.complete_import(taken(api, Step.VALIDATE), RESULT)
-    screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
+    screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, bytes(range(64)) * 4, {}))
     leases.complete_publication(
         taken(api, Step.PUBLISH), api.installation.blobs.add_folder({"README.md": b"card"})
     )

@@ -18,7 +18,7 @@ from backend.engine.client import EngineClient
 from backend.engine.process import EngineProcess
 from backend.services.answers.attribution import HiddenCosine, Uniform
 from backend.services.answers.attribution_index import Indices
-from backend.services.answers.blend import blended
+from backend.services.answers.blend import build_blend
 from backend.services.answers.generate import AnswerRequest, Generate, GenerateLimits
 from backend.services.channels.admission import Payer
 from backend.services.market.adapter_folders import AdapterFolders
@@ -153,7 +153,7 @@ async def test_a_blend_is_another_answer_and_pays_both_by_one_method(
 
     async def answered(*weighted: tuple[Model, float]) -> tuple[str, SignedReceipt]:
         base = installation.catalogue.resolve("tiny")
-        asked = replace(request(installation, 12), model=base, blend=blended(weighted))
+        asked = replace(request(installation, 12), model=base, blend=build_blend(weighted))
         answer = await generate.start(asked)
         text = "".join([chunk.text async for _, chunk in answer.chunks()])
         return text, answer.final.receipt.signed
@@ -193,4 +193,4 @@ async def test_an_engine_that_is_killed_mid_answer_costs_nothing(  # the last te
     await generate.close()
     assert receipts(installation) == []
     channel = installation.services.channels.get(installation.payer.account, installation.channel)
-    assert (channel.standing.charged, channel.standing.reserved) == (0, 0)
+    assert (channel.balance.charged, channel.balance.reserved) == (0, 0)

@@ -160,8 +160,8 @@ def test_a_missing_voucher_is_signed_for_the_most_that_the_job_can_cost(api: Api
     for number in (1, 2):
         assert f"signed a voucher for {number * MOST:,} micro-units" in type_in(create)
         channel = installation.services.channels.get(installation.payer.account, installation.channel)
-        line = channel.standing
-        assert (line.authorised, line.reserved) == (number * MOST, number * MOST)
+        balance = channel.balance
+        assert (balance.authorised, balance.reserved) == (number * MOST, number * MOST)
 
 
 @pytest.mark.usefixtures("_at_the_api")

@@ -12,7 +12,7 @@ from backend.chain.sender import Sender
 from backend.domain.errors import Conflict
 from backend.domain.hashing import TypedDomain
 from backend.domain.transactions import TransactionState
-from backend.services.operator.membership import Membership, StillLocked
+from backend.services.operator.membership import Membership, StakeLocked
 from tests.support.deployment import fund, key
 
 if TYPE_CHECKING:
@@ -66,35 +66,35 @@ def test_an_operator_joins_is_found_and_takes_its_stake_back(
 ) -> None:
     newcomer = Newcomer(chain, sqlite_database)
     membership = newcomer.membership
-    assert len(membership.place().obstacles) == 3
+    assert len(membership.status().obstacles) == 3
     with pytest.raises(Conflict, match="has 0 dollars"):
         membership.join(1_000 * DOLLAR)
     newcomer.give(1_500 * DOLLAR)
-    with pytest.raises(Conflict, match="nothing to pay gas with"):
+    with pytest.raises(Conflict, match="no coin to pay for gas"):
         membership.join(1_000 * DOLLAR)
     fund(chain.node, OPERATOR.account)
     newcomer.pump(membership.join(1_000 * DOLLAR))
     assert membership.join(1_000 * DOLLAR) == []
     newcomer.pump([membership.announce("https://market.example")])
-    found = membership.place()
+    found = membership.status()
     assert found.obstacles == ()
     assert (found.endpoint, found.keys) == ("https://market.example", (RECEIPT_KEY.account,))
-    assert (found.stake, found.cover, found.leaving) == (1_000 * DOLLAR * UNIT,) * 2 + (None,)
+    assert (found.stake, found.cover, found.unstaking) == (1_000 * DOLLAR * UNIT,) * 2 + (None,)
 
-    with pytest.raises(Conflict, match=f"bound to operator {OPERATOR.account} for ever"):
+    with pytest.raises(Conflict, match=f"bound to operator {OPERATOR.account}"):
         newcomer.member(HOLDER).join(DOLLAR)
 
     newcomer.pump(membership.unstake(400 * DOLLAR * UNIT))
-    leaving = membership.place().leaving
-    assert leaving is not None
-    assert (leaving.amount, leaving.locked_by) == (400 * DOLLAR * UNIT, None)
-    with pytest.raises(StillLocked):
+    unstaking = membership.status().unstaking
+    assert unstaking is not None
+    assert (unstaking.amount, unstaking.locked_by) == (400 * DOLLAR * UNIT, None)
+    with pytest.raises(StakeLocked):
         membership.withdraw()
     newcomer.wait(chain.call("OperatorRegistry", "unstakeSeconds"))
     newcomer.pump(membership.withdraw())
     assert newcomer.held() == 900 * DOLLAR
-    assert membership.place().stake == 600 * DOLLAR * UNIT
-    with pytest.raises(Conflict, match="Nothing of the stake leaves"):
+    assert membership.status().stake == 600 * DOLLAR * UNIT
+    with pytest.raises(Conflict, match="No part of the stake"):
         membership.withdraw()
     newcomer.pump(membership.join(1_000 * DOLLAR))  # and it comes back
-    assert membership.place().stake == 1_000 * DOLLAR * UNIT
+    assert membership.status().stake == 1_000 * DOLLAR * UNIT

@@ -198,7 +198,7 @@ def _operates(shell: Shell, node: Node, blocks: list[str]) -> None:
     assert {"operator", "base"} < json.loads(ill.stdout).keys()
     refused = shell.run(join)
     assert refused.returncode == 1
-    assert "nothing to pay gas with" in refused.stderr
+    assert "no coin to pay for gas" in refused.stderr
     fund(node, operator, watcher)
     _mint(node, operator, 1_000 * 10**6)
     joined = shell.run(join)

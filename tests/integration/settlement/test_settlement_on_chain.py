@@ -91,14 +91,14 @@ def test_every_receipt_and_entry_of_a_batch_is_verified_on_chain(market: LiveMar
     settle(market)
     batch, proofs = market.auditor().batch(OPERATOR, 1), market.proofs()
     for signed in batch.receipts:
-        assert proofs.receipt_stands(OPERATOR, 1, receipt_id(signed.receipt))
+        assert proofs.verify_receipt(OPERATOR, 1, receipt_id(signed.receipt))
     for entry in batch.entries_of(users()["third"].account):
-        assert proofs.entry_stands(OPERATOR, 1, entry)
-        assert not proofs.entry_stands(OPERATOR, 1, replace(entry, value=entry.value + 1))
+        assert proofs.verify_entry(OPERATOR, 1, entry)
+        assert not proofs.verify_entry(OPERATOR, 1, replace(entry, value=entry.value + 1))
     with pytest.raises(NotFound):
-        proofs.receipt_stands(OPERATOR, 1, some_hash("never served"))
+        proofs.verify_receipt(OPERATOR, 1, some_hash("never served"))
     with pytest.raises(NotFound):
-        proofs.receipt_stands(OPERATOR, 2, receipt_id(batch.receipts[0].receipt))
+        proofs.verify_receipt(OPERATOR, 2, receipt_id(batch.receipts[0].receipt))
 
 
 def test_a_receipt_that_pays_a_rejected_contribution_is_not_settled(market: LiveMarket) -> None:

@@ -16,7 +16,7 @@ from backend.domain.ids import ZERO_ACCOUNT
 from backend.domain.training_payment import training_record
 from backend.domain.transactions import ChainTransaction, TransactionState
 from backend.installation.base_model import BaseModelInfo, Offer
-from backend.services.operator.membership import Leaving, Place, StillLocked
+from backend.services.operator.membership import OperatorStatus, StakeLocked, Unstaking
 from backend.services.operator.offers import base_record
 from tests.support.market import some_account, some_hash
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 OWN, KEY = some_account("operator"), some_account("receipt key")
 DOLLAR, MICRO = 10**6, 10**12
 MINED = to_hash(b"\1" * 32)
-WELL = Place(OWN, "https://market.example", (KEY,), KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15)
+WELL = OperatorStatus(
+    OWN, "https://market.example", (KEY,), KEY, OWN, 1_000 * MICRO, None, 0, 100 * MICRO, 7 * 10**15
+)
 BASE = base_record(OWN, some_hash("base"), "Tiny", (200_000, 400_000))
 TRAINING = training_record(OWN, some_hash("base"), 300_000)
 FACTS = BaseModelInfo("Tiny", some_hash("base"), "/models/Tiny")
@@ -40,7 +42,7 @@ class Desk:
     """Fakes installation, membership and offers; a queued transaction is confirmed at the next look."""
 
     def __init__(self) -> None:
-        self.place_now, self.asked = WELL, list[tuple[Any, ...]]()
+        self.status_now, self.asked = WELL, list[tuple[Any, ...]]()
         self.queues = ["stake", "addReceiptKey"]
         self.ends_as, self.num_locked = TransactionState.CONFIRMED, 0
         self.refusal: DomainError | None = None
@@ -66,8 +68,8 @@ class Desk:
 
     # the services
 
-    def place(self) -> Place:
-        return self.place_now
+    def status(self) -> OperatorStatus:
+        return self.status_now
 
     def join(self, units: int) -> list[ChainTransaction]:
         return self._queued("join", units)
@@ -78,7 +80,7 @@ class Desk:
     def withdraw(self) -> list[ChainTransaction]:
         self.num_locked -= 1
         if self.num_locked >= 0:
-            raise StillLocked("400 dollars leave, from then on.")
+            raise StakeLocked("400 dollars can be withdrawn later.")
         return self._queued("withdraw")
 
     def check(self, record: VersionRecord) -> None:
@@ -145,12 +147,12 @@ def test_an_operator_that_can_settle_is_shown_with_exit_code_0(desk: Desk) -> No
 
 
 def test_an_operator_that_cannot_settle_is_shown_with_each_reason_and_exit_code_1(desk: Desk) -> None:
-    leaving = Leaving(1_000 * MICRO, 1_800_000_000, 7)
-    desk.place_now = replace(WELL, key_owner=ZERO_ACCOUNT, leaving=leaving, wei=0)
+    unstaking = Unstaking(1_000 * MICRO, 1_800_000_000, 7)
+    desk.status_now = replace(WELL, key_owner=ZERO_ACCOUNT, unstaking=unstaking, wei=0)
     shown = typed("show")
     assert shown.exit_code == 1
-    assert shown.stderr.splitlines() == [f"cannot settle: {why}" for why in desk.place_now.obstacles]
-    assert len(desk.place_now.obstacles) == 3
+    assert shown.stderr.splitlines() == [f"cannot settle: {why}" for why in desk.status_now.obstacles]
+    assert len(desk.status_now.obstacles) == 3
     assert f"receipt key  {KEY}, not registered\n" in shown.stdout
     unlocked = "unstaking    1,000 dollars, unlocked at 2027-01-15 08:00:00 UTC, once batch 7 is final"
     assert unlocked in shown.stdout
@@ -164,7 +166,7 @@ def test_json_has_amounts_as_strings_and_the_same_exit_code(desk: Desk) -> None:
         "receipt_key": KEY,
         "is_key_registered": True,
         "stake": "1000000000000000",
-        "leaving": None,
+        "unstaking": None,
         "cover": "1000000000000000",
         "cover_needed": "100000000000000",
         "owed": "0",
@@ -173,12 +175,12 @@ def test_json_has_amounts_as_strings_and_the_same_exit_code(desk: Desk) -> None:
     }
     shown = typed("show", "--json")
     assert (shown.exit_code, json.loads(shown.stdout)) == (0, well)
-    desk.place_now = replace(WELL, leaving=Leaving(MICRO, 1_800_000_000, None), wei=0)
+    desk.status_now = replace(WELL, unstaking=Unstaking(MICRO, 1_800_000_000, None), wei=0)
     shown = typed("show", "--json")
-    leaving = {"amount": "1000000000000", "free_at": 1_800_000_000, "locked_by": None}
-    expected = {"leaving": leaving, "cover": "999000000000000", "wei": "0"}
+    unstaking = {"amount": "1000000000000", "free_at": 1_800_000_000, "locked_by": None}
+    expected = {"unstaking": unstaking, "cover": "999000000000000", "wei": "0"}
     assert shown.exit_code == 1
-    assert json.loads(shown.stdout) == well | expected | {"obstacles": list(desk.place_now.obstacles)}
+    assert json.loads(shown.stdout) == well | expected | {"obstacles": list(desk.status_now.obstacles)}
 
 
 def test_joining_lists_queued_transactions_and_with_wait_their_end(desk: Desk) -> None:
@@ -251,7 +253,7 @@ def test_cancelling_an_unstake_does_not_wait(desk: Desk) -> None:
 
 def test_withdrawing_does_not_wait_for_locked_stake(desk: Desk) -> None:
     desk.num_locked = 1
-    assert isinstance(typed("withdraw", "--wait").exception, StillLocked)
+    assert isinstance(typed("withdraw", "--wait").exception, StakeLocked)
     assert typed("withdraw", "--wait").exit_code == 0
     assert desk.asked[-1] == ("withdraw",)
 

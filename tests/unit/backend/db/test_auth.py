@@ -18,7 +18,7 @@ def test_a_nonce_is_taken_by_one_of_many(database: Database) -> None:
     def take() -> None:
         start.wait()
         with database.begin() as tx:
-            taken.append(tx.auth.take_nonce("nonce", NOW))
+            taken.append(tx.auth.consume_nonce("nonce", NOW))
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:

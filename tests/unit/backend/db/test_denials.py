@@ -20,29 +20,29 @@ def test_a_denial_takes_the_place_of_an_earlier_one_and_is_found_by_its_subject(
     later = Denial(ADAPTER, Reason.LEGAL, NOW + timedelta(seconds=1))
     payer = Denial(PAYER, Reason.POLICY, NOW)
     with database.begin() as tx:
-        tx.policy.put(Denial(ADAPTER, Reason.HARMFUL, NOW))
-        tx.policy.put(payer)
-        tx.policy.put(later)
+        tx.denials.put(Denial(ADAPTER, Reason.HARMFUL, NOW))
+        tx.denials.put(payer)
+        tx.denials.put(later)
     with database.read() as tx:
-        assert tx.policy.all() == [payer, later]
-        assert tx.policy.find([ADAPTER, Subject(Denied.CONTENT, ADAPTER.id)]) == [later]
-        assert tx.policy.find([]) == []
+        assert tx.denials.all() == [payer, later]
+        assert tx.denials.find([ADAPTER, Subject(Denied.CONTENT, ADAPTER.id)]) == [later]
+        assert tx.denials.find([]) == []
 
 
 def test_a_denial_is_removed_once(database: Database) -> None:
     with database.begin() as tx:
-        tx.policy.put(Denial(PAYER, Reason.POLICY, NOW))
-        assert tx.policy.remove(PAYER)
-        assert not tx.policy.remove(PAYER)
-        assert tx.policy.all() == []
+        tx.denials.put(Denial(PAYER, Reason.POLICY, NOW))
+        assert tx.denials.remove(PAYER)
+        assert not tx.denials.remove(PAYER)
+        assert tx.denials.all() == []
 
 
 def test_the_floor_price_is_one_until_another_is_said(database: Database) -> None:
     floors = [FloorPrice(5, 0), FloorPrice(2**63 - 1, 7)]
     with database.read() as tx:
-        assert tx.policy.floor() == FloorPrice(1, 1)
+        assert tx.denials.floor() == FloorPrice(1, 1)
     for floor in floors:
         with database.begin() as tx:
-            tx.policy.set_floor(floor)
+            tx.denials.set_floor(floor)
         with database.read() as tx:
-            assert tx.policy.floor() == floor
+            assert tx.denials.floor() == floor

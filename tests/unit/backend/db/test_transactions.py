@@ -115,8 +115,8 @@ def test_a_transaction_may_be_sent_for_several_accounts(database: Database) -> N
     )
     with database.begin() as tx:
         for number in (*ids, ids[0]):
-            tx.transactions.note_request(mine, number)
-        tx.transactions.note_request(yours, ids[1])
+            tx.transactions.record_request(mine, number)
+        tx.transactions.record_request(yours, ids[1])
     with database.read() as tx:
         assert [each.id for each in tx.transactions.requested(mine, None, 2)] == [ids[2], ids[1]]
         assert [each.id for each in tx.transactions.requested(mine, ids[1], 2)] == [ids[0]]

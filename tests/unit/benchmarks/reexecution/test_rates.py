@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from backend.services.receipts.reexecution import Repeated
+from backend.services.receipts.reexecution import Reexecution
 from benchmarks.reexecution.rates import Rates, base_model, honest, swapped, table
 from inference.protocol import TokenLogprob, TokenLogprobs
 
 
-def answer(text: str, other: str = "?", gap: float = 0.1) -> Repeated:
+def answer(text: str, other: str = "?", gap: float = 0.1) -> Reexecution:
     """One token, and another one that is `gap` less likely."""
     ranked = [TokenLogprob(1, text.encode(), -1.0), TokenLogprob(2, other.encode(), -1.0 - gap)]
-    return Repeated(text, (TokenLogprobs(ranked[0], ranked),), None)
+    return Reexecution(text, (TokenLogprobs(ranked[0], ranked),), None)
 
 
 AGAIN = {

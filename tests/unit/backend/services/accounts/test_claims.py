@@ -134,7 +134,7 @@ def test_an_operator_that_cannot_be_verified_does_not_hide_what_others_owe(
     assert same == honest
     assert (found.operator, found.amount) == (other, 0)
     assert found.unverifiable is not None
-    assert ("is wrong: the batch data is of" if is_wrong else "the batch data") in found.unverifiable
+    assert ("is wrong: the batch data names" if is_wrong else "the batch data") in found.unverifiable
     with pytest.raises(WrongBatch):
         town.claims().relay(other, account)
 

@@ -7,8 +7,8 @@ import pytest
 
 from backend.domain.idempotency import IdempotentRequest, StoredResponse
 from backend.services.accounts.idempotency import (
-    KEPT,
-    MAX_KEPT_BYTES,
+    MAX_STORED_BYTES,
+    RETENTION,
     Idempotency,
     IdempotencyKeyReused,
     OutcomeUnknown,
@@ -44,7 +44,7 @@ def build(database: Database, clock: Clock) -> Idempotency:
 
 def test_a_kept_answer_is_given_again_after_a_restart(database: Database, clock: Clock) -> None:
     first = build(database, clock)
-    first.keep(asks(), str(first.start(asks())), ANSWER)
+    first.store(asks(), str(first.start(asks())), ANSWER)
     clock.pass_seconds(3600)
     assert build(database, clock).start(asks()) == ANSWER
 
@@ -53,7 +53,7 @@ def test_another_request_under_the_key_is_refused_running_or_over(idempotency: I
     claim = idempotency.start(asks())
     with pytest.raises(IdempotencyKeyReused):
         idempotency.start(asks("pay more"))
-    idempotency.keep(asks(), str(claim), ANSWER)
+    idempotency.store(asks(), str(claim), ANSWER)
     with pytest.raises(IdempotencyKeyReused):
         idempotency.start(asks("pay more"))
 
@@ -65,14 +65,14 @@ def test_keys_are_their_accounts_own(idempotency: Idempotency) -> None:
 
 
 def test_a_request_that_had_no_effect_may_run_again(idempotency: Idempotency) -> None:
-    idempotency.forget(asks(), str(idempotency.start(asks())))
+    idempotency.release(asks(), str(idempotency.start(asks())))
     assert isinstance(idempotency.start(asks("something else")), str)
 
 
 def test_who_lost_the_claim_changes_nothing(idempotency: Idempotency) -> None:
     idempotency.start(asks())
-    idempotency.forget(asks(), "not the claim")
-    idempotency.keep(asks(), "not the claim", ANSWER)
+    idempotency.release(asks(), "not the claim")
+    idempotency.store(asks(), "not the claim", ANSWER)
     with pytest.raises(RequestUnderWay) as caught:
         idempotency.start(asks())
     assert caught.value.details["retry_after_seconds"] == 1
@@ -81,20 +81,20 @@ def test_who_lost_the_claim_changes_nothing(idempotency: Idempotency) -> None:
 def test_what_became_of_a_lost_request_is_not_guessed(idempotency: Idempotency, clock: Clock) -> None:
     idempotency.start(asks())
     clock.pass_seconds(LONGEST + 1)
-    with pytest.raises(OutcomeUnknown, match="cannot be told"):
+    with pytest.raises(OutcomeUnknown, match="is unknown"):
         idempotency.start(asks())
 
 
 def test_an_answer_too_large_is_not_run_again_either(idempotency: Idempotency) -> None:
-    large = StoredResponse(200, "application/json", b" " * (MAX_KEPT_BYTES + 1))
-    idempotency.keep(asks(), str(idempotency.start(asks())), large)
+    large = StoredResponse(200, "application/json", b" " * (MAX_STORED_BYTES + 1))
+    idempotency.store(asks(), str(idempotency.start(asks())), large)
     with pytest.raises(OutcomeUnknown, match="too large"):
         idempotency.start(asks())
 
 
 def test_keys_are_forgotten_after_a_day(idempotency: Idempotency, clock: Clock) -> None:
-    idempotency.keep(asks(), str(idempotency.start(asks())), ANSWER)
-    clock.pass_seconds(KEPT.total_seconds())
+    idempotency.store(asks(), str(idempotency.start(asks())), ANSWER)
+    clock.pass_seconds(RETENTION.total_seconds())
     assert idempotency.start(asks()) == ANSWER
     clock.pass_seconds(1)
     assert isinstance(idempotency.start(asks()), str)

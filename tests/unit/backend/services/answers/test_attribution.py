@@ -163,7 +163,7 @@ def test_a_malformed_index_is_found_in_preparation_and_all_count_alike(
         load_index(tmp_path / INDEX_FILE)
     cosine = HiddenCosine(Indices())
     cosine.prepare(tmp_path)
-    assert "count alike" in caplog.text
+    assert "attributed equally" in caplog.text
     found = attribute([cosine, Uniform()], tmp_path, POSITIONS, PROBE)
     assert found.method == "uniform-1"
 

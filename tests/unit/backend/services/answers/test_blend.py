@@ -11,7 +11,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.ids import ZERO_HASH, VersionId
 from backend.domain.money import PPM
 from backend.domain.split import MAX_SLICES
-from backend.services.answers.blend import blended, price
+from backend.services.answers.blend import build_blend, price
 from backend.services.market.catalogue import Model
 from tests.support.market import Market, some_hash
 
@@ -32,7 +32,7 @@ def model(number: int, prompt_price: int = 10, completion_price: int = 20) -> Mo
 
 @given(WEIGHTS, st.integers(0, 1000), st.integers(0, 1000))
 def test_parts_are_in_proportion_and_make_one_whole(weights: list[float], prompt: int, answer: int) -> None:
-    parts = blended([(model(number), weight) for number, weight in enumerate(weights)])
+    parts = build_blend([(model(number), weight) for number, weight in enumerate(weights)])
     assert sum(part.ppm for part in parts) == PPM
     for part, weight in zip(parts, weights, strict=True):
         assert part.ppm > 0
@@ -41,7 +41,7 @@ def test_parts_are_in_proportion_and_make_one_whole(weights: list[float], prompt
 
 
 def test_each_adapter_is_paid_its_part_at_its_own_price() -> None:
-    parts = blended([(model(1, 100, 1000), 3.0), (model(2, 10, 20), 1.0)])
+    parts = build_blend([(model(1, 100, 1000), 3.0), (model(2, 10, 20), 1.0)])
     assert [part.ppm for part in parts] == [750_000, 250_000]
     assert price(parts, 4, 2) == (400 + 2000) * 3 // 4 + (40 + 40) // 4
 
@@ -51,4 +51,4 @@ def test_the_base_model_and_the_same_adapter_twice_are_no_blend() -> None:
     again = replace(model(1), id=VersionId(some_hash("another version of the same weights")))
     for wrong in ([(base, 1.0)], [(model(1), 1.0), (again, 1.0)], []):
         with pytest.raises(InvalidInput):
-            blended(wrong)
+            build_blend(wrong)

@@ -70,7 +70,7 @@ def receipts(installation: Installation) -> list[StoredReceipt]:
 
 def reserved(installation: Installation) -> int:
     channel = installation.services.channels.get(installation.payer.account, installation.channel)
-    return channel.standing.reserved
+    return channel.balance.reserved
 
 
 async def text_of(answer: Answer) -> str:

@@ -69,7 +69,7 @@ async def test_nothing_at_all_is_an_interruption() -> None:
 async def test_who_has_left_before_is_not_answered() -> None:
     answer, engine = Answer("a"), ScriptedEngine()
     answer.hang_up()
-    with pytest.raises(AnswerInterrupted, match="left"):
+    with pytest.raises(AnswerInterrupted, match="disconnected"):
         await run(engine, messages(1), answer)
     assert engine.requests == []
 

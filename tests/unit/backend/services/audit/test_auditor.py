@@ -133,7 +133,7 @@ def test_data_of_another_batch_is_found(town: Town) -> None:
 
 def test_data_that_no_such_batch_can_have_is_not_even_read(town: Town) -> None:
     put_data(town, b"x" * 20_000 * 6)
-    assert "longer than" in finding(town).message
+    assert "larger than" in finding(town).message
 
 
 def test_data_without_receipts_is_found(town: Town) -> None:

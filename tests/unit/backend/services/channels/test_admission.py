@@ -75,7 +75,7 @@ def bill(installation: Installation, charge: int) -> Bill:
 
 def settle(installation: Installation, payer: Payer, reservation: Reservation, charge: int) -> int:
     """Cumulative of the receipt."""
-    stored = installation.admission.settle(payer, reservation, bill(installation, charge))
+    stored = installation.admission.charge(payer, reservation, bill(installation, charge))
     return stored.signed.receipt.cumulative
 
 
@@ -85,7 +85,7 @@ async def at_once(coroutines: list[Coroutine[Any, Any, T]]) -> list[T | BaseExce
 
 def available(installation: Installation) -> int:
     channel = installation.services.channels.get(installation.payer.account, installation.channel)
-    return channel.standing.available
+    return channel.balance.available
 
 
 def test_nothing_runs_without_a_deposit(installation: Installation, payer: Payer) -> None:
@@ -198,7 +198,7 @@ def test_what_the_chain_has_collected_is_never_charged_again(
 def test_a_receipt_is_signed_by_the_receipt_key(installation: Installation, payer: Payer) -> None:
     installation.fund(100)
     reservation = installation.admission.reserve(payer, 10)
-    stored = installation.admission.settle(payer, reservation, bill(installation, 10))
+    stored = installation.admission.charge(payer, reservation, bill(installation, 10))
     receipt = stored.signed.receipt
     digest = installation.domain.receipt_digest(receipt)
     assert recover(digest, stored.signed.signature) == installation.receipt_key.account
@@ -336,7 +336,7 @@ def test_processes_that_share_a_database_never_wait_for_each_other_in_a_circle(
 
     async def answer(admission: Admission, payer: Payer) -> NewReceipt:
         reservation = await admission.reserve(payer, 5)
-        return await admission.settle(payer, reservation, bill(installation, 5))
+        return await admission.charge(payer, reservation, bill(installation, 5))
 
     def process(seed: int) -> list[NewReceipt | BaseException]:
         admission = Admission(
@@ -395,8 +395,8 @@ def test_charged_and_reserved_never_exceed_what_was_signed_or_paid_in(
             settle(installation, payer, reservation, amount // 2)
         elif end == "release":
             installation.admission.release(reservation)
-        line = installation.services.channels.get(payer.account, installation.channel).standing
-        assert line.charged + line.reserved <= min(balance, cap)
+        found = installation.services.channels.get(payer.account, installation.channel).balance
+        assert found.charged + found.reserved <= min(balance, cap)
 
 
 def test_nothing_is_kept_while_the_view_of_the_chain_is_stale(

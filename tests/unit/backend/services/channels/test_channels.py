@@ -36,7 +36,7 @@ def payer() -> Payer:
 
 def available(installation: Installation) -> int:
     channel = installation.services.channels.get(installation.payer.account, installation.channel)
-    return channel.standing.available
+    return channel.balance.available
 
 
 def voucher(installation: Installation, signer: str, ceiling: int, waived: int = 0) -> SignedVoucher:

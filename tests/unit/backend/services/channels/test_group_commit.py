@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.services.channels.group_commit import MOST, GroupCommit
+from backend.services.channels.group_commit import MAX_GROUP, GroupCommit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Doubler:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
         self.is_busy, self.go = threading.Event(), threading.Event()
-        self.together: GroupCommit[int, int] = GroupCommit(self._answer, "doubler")
+        self.group_commit: GroupCommit[int, int] = GroupCommit(self._answer, "doubler")
 
     def _answer(self, calls: Sequence[int]) -> list[int | Exception]:
         self.asked.append(list(calls))
@@ -32,9 +32,9 @@ class Doubler:
 
     async def kept_busy(self, *calls: int) -> list[asyncio.Task[int]]:
         """With the call 0 until `go` is set; the calls wait in their order."""
-        busy = asyncio.create_task(self.together.ask(0))
+        busy = asyncio.create_task(self.group_commit.submit(0))
         await asyncio.to_thread(self.is_busy.wait, WAIT_SECONDS)
-        waiting = [asyncio.create_task(self.together.ask(call)) for call in calls]
+        waiting = [asyncio.create_task(self.group_commit.submit(call)) for call in calls]
         await asyncio.sleep(0)
         return [busy, *waiting]
 
@@ -46,8 +46,8 @@ def doubler() -> Doubler:
 
 async def test_a_caller_who_is_alone_waits_for_nobody(doubler: Doubler) -> None:
     doubler.go.set()
-    assert await doubler.together.ask(4) == 8
-    assert await doubler.together.ask(5) == 10
+    assert await doubler.group_commit.submit(4) == 8
+    assert await doubler.group_commit.submit(5) == 10
     assert doubler.asked == [[4], [5]]
 
 
@@ -59,10 +59,10 @@ async def test_those_that_come_meanwhile_are_answered_together_in_their_order(do
 
 
 async def test_more_than_the_most_are_answered_in_turns(doubler: Doubler) -> None:
-    tasks = await doubler.kept_busy(*[1] * (MOST + 1))
+    tasks = await doubler.kept_busy(*[1] * (MAX_GROUP + 1))
     doubler.go.set()
     assert set(await asyncio.gather(*tasks)) == {0, 2}
-    assert [len(calls) for calls in doubler.asked] == [1, MOST, 1]
+    assert [len(calls) for calls in doubler.asked] == [1, MAX_GROUP, 1]
 
 
 async def test_what_is_refused_to_one_is_answered_to_the_others(doubler: Doubler) -> None:
@@ -79,7 +79,7 @@ async def test_what_fails_for_all_is_told_to_all_and_the_next_are_answered(doubl
     for task in tasks:
         with pytest.raises(ConnectionError):
             await task
-    assert await doubler.together.ask(1) == 2
+    assert await doubler.group_commit.submit(1) == 2
 
 
 async def test_a_call_whose_caller_is_cancelled_before_its_turn_is_not_made(doubler: Doubler) -> None:
@@ -96,7 +96,7 @@ async def test_a_caller_who_is_cancelled_during_its_turn_keeps_nobody_waiting(do
     cancelled.cancel()
     await asyncio.wait([cancelled])
     doubler.go.set()
-    assert await doubler.together.ask(1) == 2
+    assert await doubler.group_commit.submit(1) == 2
 
 
 def test_callers_of_several_loops_are_answered_and_an_ended_loop_is_passed_over(doubler: Doubler) -> None:
@@ -105,5 +105,5 @@ def test_callers_of_several_loops_are_answered_and_an_ended_loop_is_passed_over(
 
     asyncio.run(leave())  # cancels both: one waits, one is being answered
     doubler.go.set()
-    assert asyncio.run(doubler.together.ask(2)) == 4
-    assert asyncio.run(doubler.together.ask(3)) == 6
+    assert asyncio.run(doubler.group_commit.submit(2)) == 4
+    assert asyncio.run(doubler.group_commit.submit(3)) == 6

@@ -42,7 +42,7 @@ def record(installation: Installation) -> VersionRecord:
 
 def deny(installation: Installation, kind: str, subject: str, reason: Reason = Reason.POLICY) -> Subject:
     found = Subject.parse(kind, subject)
-    installation.policy.deny(found, reason)
+    installation.denials.deny(found, reason)
     return found
 
 
@@ -56,7 +56,7 @@ def test_a_denied_adapter_is_refused_under_any_name_and_not_listed(
             installation.catalogue.resolve(model)
         assert refused.value.details == {"reason": "harmful", "adapter": record.adapter_digest}
     assert [model.is_base for model in installation.catalogue.models()] == [True]
-    installation.policy.allow(denied)
+    installation.denials.allow(denied)
     assert installation.catalogue.resolve(installation.version).id == installation.version
     assert len(installation.catalogue.models()) == 3
 
@@ -97,7 +97,7 @@ def test_what_names_no_subject_is_refused(kind: str, subject: str) -> None:
 
 def test_what_is_not_denied_cannot_be_allowed(installation: Installation) -> None:
     with pytest.raises(NotFound):
-        installation.policy.allow(Subject(Denied.DATANET, "7"))
+        installation.denials.allow(Subject(Denied.DATANET, "7"))
 
 
 def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
@@ -112,19 +112,19 @@ def test_a_takedown_leaves_nothing_of_the_adapter_and_all_of_its_neighbours(
     installation.view.register(replace(hosted, cid_digest=cid_digest(repacked)))
     blocks = [entry.cid for entry in installation.blobs.entries(ours)]
     for _ in range(2):  # the second time finds nothing to do
-        taken = installation.policy.take_down(hosted, Reason.LEGAL)
+        taken = installation.denials.take_down(hosted, Reason.LEGAL)
         assert set(taken.contents) == {ours, repacked}
-        assert installation.policy.drop_copies(taken)
+        assert installation.denials.drop_copies(taken)
     for cid in (ours, repacked):
         assert not installation.blobs.has(cid)
         with pytest.raises(ContentMissing):
             installation.blobs.block(cid)
         with pytest.raises(ContentWithheld):
-            installation.policy.check_content(cid)
+            installation.denials.check_content(cid)
     kept = {str(entry.cid) for entry in installation.blobs.entries(neighbour)}
     assert {str(cid) for cid in blocks} - kept
     assert installation.blobs.read(neighbour, "README.md") == card
-    installation.policy.check_content(neighbour)
+    installation.denials.check_content(neighbour)
     with pytest.raises(ModelWithheld):
         installation.catalogue.resolve(hosted.adapter_digest)
 
@@ -136,18 +136,18 @@ def test_the_copy_that_answers_are_made_from_stays_until_they_have_ended(
     copy = installation.folders.folder(record)
     payer = Payer(installation.payer.account)
     reservation = installation.admission.reserve(payer, 10)
-    taken = installation.policy.take_down(record, Reason.LEGAL)
+    taken = installation.denials.take_down(record, Reason.LEGAL)
     later = installation.admission.reserve(payer, 10)  # of another adapter: nobody waits for it
-    assert not installation.policy.drop_copies(taken)
+    assert not installation.denials.drop_copies(taken)
     assert copy.is_dir()
     installation.admission.release(reservation)
-    assert installation.policy.drop_copies(taken)
+    assert installation.denials.drop_copies(taken)
     assert not copy.is_dir()
     installation.admission.release(later)
 
 
 def test_the_base_model_is_not_taken_down(installation: Installation) -> None:
     with pytest.raises(NotFound):
-        installation.policy.take_down(installation.catalogue.record("tiny"), Reason.LEGAL)
+        installation.denials.take_down(installation.catalogue.record("tiny"), Reason.LEGAL)
     with pytest.raises(ModelNotFound):
         installation.catalogue.record("nothing")

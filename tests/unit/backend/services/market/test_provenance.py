@@ -8,7 +8,7 @@ import pytest
 from backend.domain.hashing import licence_word
 from backend.domain.ids import DatanetId, SnapshotId
 from backend.domain.registries import Contribution
-from backend.services.market.provenance import Origin, Origins
+from backend.services.market.provenance import Provenance, ProvenanceLookup
 from tests.support.market import some_account, some_hash
 from tests.support.scripted import NOW
 from tests.support.serving import Installation
@@ -34,18 +34,18 @@ def record(installation: Installation, *licences: str) -> None:
         installation.view.recorded.append(made)
 
 
-def origins(installation: Installation) -> dict[str, Origin]:
+def provenances(installation: Installation) -> dict[str, Provenance]:
     """By name."""
     models = installation.catalogue.models()
-    found = Origins(installation.db).of(models)
+    found = ProvenanceLookup(installation.db).of(models)
     return {model.name.partition("@")[0].rpartition("/")[2]: found[model.id] for model in models}
 
 
 def test_a_version_is_there_since_its_registration_and_the_base_model_was_before(
     installation: Installation,
 ) -> None:
-    found = origins(installation)
-    assert found["tiny"] == Origin(0, None)
+    found = provenances(installation)
+    assert found["tiny"] == Provenance(0, None)
     assert found["docs"].registered_at == int(NOW.timestamp()) + 1  # the second that was registered
 
 
@@ -66,7 +66,7 @@ def test_it_stands_under_the_licences_of_its_accepted_contributions(
     installation: Installation, licences: list[str], together: str | None
 ) -> None:
     record(installation, *licences)
-    assert origins(installation)["docs"].licence == together
+    assert provenances(installation)["docs"].licence == together
 
 
 def test_several_snapshots_stand_together_and_are_looked_at_once(installation: Installation) -> None:
@@ -80,7 +80,7 @@ def test_several_snapshots_stand_together_and_are_looked_at_once(installation: I
     docs = installation.catalogue.resolve(installation.version).record
     version = installation.view.register(replace(docs, snapshots=(snapshot.id, other)))
     models = [installation.catalogue.resolve(version)]
-    found = Origins(installation.db)
+    found = ProvenanceLookup(installation.db)
     assert found.of(models)[version].licence == "0BSD AND MIT"
     installation.view.recorded.clear()
     assert found.of(models)[version].licence == "0BSD AND MIT"

@@ -65,7 +65,7 @@ class Registry:
         return version
 
     def known(self, number: int, values: np.ndarray, creator: Account = ALICE, **statistics: float) -> str:
-        self.screening.note(inspection(number, values, **statistics))
+        self.screening.add(inspection(number, values, **statistics))
         return self.register(number, creator)
 
 
@@ -78,7 +78,7 @@ def test_the_nearest_version_of_somebody_else_is_named(registry: Registry) -> No
     registry.known(1, update(1))
     near = registry.known(2, update(2))
     registry.known(3, update(3) + 5 * update(2), creator=BOB)
-    registry.screening.note(inspection(9, update(2) + 0.3 * update(4)))
+    registry.screening.add(inspection(9, update(2) + 0.3 * update(4)))
     report = registry.screening.report(digest(9), BOB)
     assert report.nearest is not None
     assert (report.nearest.version, report.nearest.creator) == (near, ALICE)
@@ -89,7 +89,7 @@ def test_the_nearest_version_of_somebody_else_is_named(registry: Registry) -> No
 
 def test_a_copy_in_other_units_is_the_same_update(registry: Registry) -> None:
     registry.known(1, update(1))
-    registry.screening.note(inspection(9, 0.01 * update(1)))
+    registry.screening.add(inspection(9, 0.01 * update(1)))
     near = registry.screening.report(digest(9), BOB).nearest
     assert near is not None
     assert (near.cosine, near.shared_ppm) == (1.0, 1_000_000)
@@ -99,7 +99,7 @@ def test_some_layers_of_somebody_elses_are_found_in_a_new_whole(registry: Regist
     original, patched = update(1), 3 * update(2)
     patched[:2] = original[:2] * 3
     registry.known(1, original)
-    registry.screening.note(inspection(9, patched))
+    registry.screening.add(inspection(9, patched))
     near = registry.screening.report(digest(9), BOB).nearest
     assert near is not None
     assert near.cosine < 0.7
@@ -115,10 +115,10 @@ def test_who_was_first_with_the_same_weights_is_the_original(registry: Registry)
 
 def test_ones_own_versions_other_bases_and_bare_models_are_no_copies(registry: Registry) -> None:
     registry.known(1, update(1), creator=BOB)
-    registry.screening.note(inspection(2, update(1), OTHER_BASE))
+    registry.screening.add(inspection(2, update(1), OTHER_BASE))
     registry.register(2, ALICE, OTHER_BASE)
     registry.register(0, ALICE)  # the base model itself
-    registry.screening.note(inspection(9, update(1)))
+    registry.screening.add(inspection(9, update(1)))
     report = registry.screening.report(digest(9), BOB)
     assert report.nearest is None
     assert (report.num_compared, report.num_unknown) == (1, 0)
@@ -127,7 +127,7 @@ def test_ones_own_versions_other_bases_and_bare_models_are_no_copies(registry: R
 def test_without_a_snapshot_ones_own_versions_that_have_one_are_originals_too(registry: Registry) -> None:
     """Else whoever trained here could list the same weights again, and leave their contributors out."""
     for number in (1, 2):
-        registry.screening.note(inspection(number, update(number)))
+        registry.screening.add(inspection(number, update(number)))
     registry.register(1, BOB)
     original = registry.register(2, BOB, snapshots=[digest(77)])
     assert registry.screening.report(digest(1), BOB, has_snapshot=False).nearest.version == original  # type: ignore[union-attr]
@@ -139,14 +139,14 @@ def test_without_a_snapshot_ones_own_versions_that_have_one_are_originals_too(re
 def test_what_it_was_trained_from_is_no_copy_under_any_record(registry: Registry) -> None:
     registry.known(1, update(1))
     parent = registry.register(1)  # a new price
-    registry.screening.note(inspection(9, update(1)))
+    registry.screening.add(inspection(9, update(1)))
     assert registry.screening.report(digest(9), BOB, parent).nearest is None  # type: ignore[arg-type]
     assert registry.screening.report(digest(9), BOB).nearest is not None
 
 
 def test_an_update_of_nothing_is_like_nothing(registry: Registry) -> None:
     registry.known(1, update(1))
-    registry.screening.note(Inspection(digest(9), BASE, bytes(LAYERS * SKETCHED * 2), {"norm": 0.0}))
+    registry.screening.add(Inspection(digest(9), BASE, bytes(LAYERS * SKETCHED * 2), {"norm": 0.0}))
     near = registry.screening.report(digest(9), BOB).nearest
     assert near is not None
     assert (near.cosine, near.is_copy) == (0.0, False)
@@ -155,7 +155,7 @@ def test_an_update_of_nothing_is_like_nothing(registry: Registry) -> None:
 def test_a_score_stands_on_the_other_adapters_alone(registry: Registry) -> None:
     for number in range(1, MIN_KNOWN + 1):
         registry.known(number, update(number), norm=1 + number / 100)
-    registry.screening.note(inspection(99, update(99), norm=3.0))
+    registry.screening.add(inspection(99, update(99), norm=3.0))
     risk = registry.screening.report(digest(99), BOB).risk
     assert risk is not None
     assert (risk.score, risk.by) == (100, "norm")
@@ -189,10 +189,10 @@ def test_versions_from_elsewhere_are_learnt_once_and_the_rest_is_said_to_be_miss
 
     for number in (1, 2, 3):
         registry.register(number)
-    learn = registry.screening.learn
-    assert learn(BASE, Folders(), inspect) == 2  # type: ignore[arg-type]
-    assert learn(BASE, Folders(), inspect) == 0  # type: ignore[arg-type]
+    inspect_versions = registry.screening.inspect_versions
+    assert inspect_versions(BASE, Folders(), inspect) == 2  # type: ignore[arg-type]
+    assert inspect_versions(BASE, Folders(), inspect) == 0  # type: ignore[arg-type]
     assert asked == [2, 1]
-    registry.screening.note(inspection(9, update(9)))
+    registry.screening.add(inspection(9, update(9)))
     report = registry.screening.report(digest(9), BOB)
     assert (report.num_compared, report.num_unknown) == (1, 2)

@@ -7,7 +7,7 @@ import pytest
 
 from backend.domain.registries import Operator
 from backend.ports.outbound import Unreachable
-from backend.services.operator.directory import KEPT_SECONDS, Card, Operators
+from backend.services.operator.directory import REFRESH_SECONDS, Card, Operators
 from tests.support.market import some_account, some_hash
 from tests.support.serving import Installation
 
@@ -67,7 +67,7 @@ def test_an_operator_is_asked_once_in_a_while_and_its_uptime_counted(town: Town)
         assert town.standing().card == card
     assert town.outbound.asked == ["https://other/v1/operator"]
     town.outbound.answers.clear()
-    town.now += KEPT_SECONDS
+    town.now += REFRESH_SECONDS
     town.operators.all(())
     town.operators._pool.shutdown()  # what was asked again meanwhile
     found = town.standing()

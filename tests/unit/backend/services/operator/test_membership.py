@@ -9,7 +9,7 @@ from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.hashing import TypedDomain, keccak
 from backend.domain.ids import ZERO_ACCOUNT, Account
 from backend.domain.registries import Operator
-from backend.services.operator.membership import Membership, Place, StillLocked
+from backend.services.operator.membership import Membership, OperatorStatus, StakeLocked
 from tests.support.market import CHAIN_ID, some_account
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Desk:
     def join(self, dollars: int) -> list[str]:
         return calls(self.membership.join(dollars * 10**6))
 
-    def place(self) -> Place:
-        return self.membership.place()
+    def status(self) -> OperatorStatus:
+        return self.membership.status()
 
     def mined(self, transaction: ChainTransaction) -> None:
         with self.database.begin() as tx:
@@ -136,10 +136,10 @@ def test_an_allowance_that_is_enough_is_used_and_a_smaller_one_taken_back_first(
 def test_another_stake_waits_for_the_one_under_way(desk: Desk) -> None:
     desk.chain.key_owner, desk.chain.allowance = OWN, 10**12
     first = desk.membership.join(10**6)[0]
-    with pytest.raises(Conflict, match=f"Transaction {first.id}, OperatorRegistry.stake, is under way"):
+    with pytest.raises(Conflict, match=f"Transaction {first.id}, OperatorRegistry.stake, is pending"):
         desk.join(2)
     desk.chain.stake["stake"] = DOLLAR  # it is mined, and not noticed here: the same stake once more?
-    with pytest.raises(Conflict, match="is under way"):
+    with pytest.raises(Conflict, match="is pending"):
         desk.join(2)
     desk.mined(first)
     assert desk.join(2) == ["stake 1000000"]
@@ -155,7 +155,9 @@ def test_a_failed_stake_is_queued_anew(desk: Desk) -> None:
 
 def test_too_few_tokens_are_told_with_how_many_there_are(desk: Desk) -> None:
     desk.chain.held = 250 * 10**6
-    with pytest.raises(Conflict, match=r"Stake lacks 1,000 dollars, and .* has 250 dollars") as refused:
+    with pytest.raises(
+        Conflict, match=r"The stake lacks 1,000 dollars, and .* has only 250 dollars"
+    ) as refused:
         desk.join(1_000)
     assert refused.value.details == {"held_units": "250000000", "missing_units": "1000000000"}
     with desk.database.read() as tx:
@@ -164,7 +166,7 @@ def test_too_few_tokens_are_told_with_how_many_there_are(desk: Desk) -> None:
 
 def test_who_has_nothing_for_gas_queues_nothing(desk: Desk) -> None:
     desk.chain.wei = 0
-    with pytest.raises(Conflict, match="nothing to pay gas with"):
+    with pytest.raises(Conflict, match="no coin to pay for gas"):
         desk.join(1)
 
 
@@ -176,14 +178,14 @@ def test_a_stake_is_more_than_nothing(desk: Desk, units: int) -> None:
 
 def test_a_key_of_another_operator_is_refused_before_any_stake(desk: Desk) -> None:
     desk.chain.key_owner = some_account("other")
-    with pytest.raises(Conflict, match=f"bound to operator {desk.chain.key_owner} for ever"):
+    with pytest.raises(Conflict, match=f"bound to operator {desk.chain.key_owner}"):
         desk.join(1)
 
 
 def test_the_operator_itself_is_no_receipt_key(sqlite_database: Database) -> None:
     desk = Desk(sqlite_database)
     desk.membership._own = KEY.account
-    with pytest.raises(Conflict, match="is the operator itself"):
+    with pytest.raises(Conflict, match="is the operator's own account"):
         desk.membership.join(1)
 
 
@@ -209,13 +211,15 @@ def test_a_part_of_the_stake_is_asked_back_once_and_kept_by_zero(desk: Desk) -> 
     desk.chain.stake["stake"] = 1_000 * DOLLAR
     with pytest.raises(Conflict, match="nothing to cancel"):
         desk.membership.unstake(0)
-    with pytest.raises(InvalidInput, match="The stake is 1,000 dollars"):
+    with pytest.raises(InvalidInput, match="The stake is only 1,000 dollars"):
         desk.membership.unstake(1_000 * DOLLAR + 1)
     (asked,) = desk.membership.unstake(400 * DOLLAR)
     assert desk.membership.unstake(400 * DOLLAR) == [asked]
     desk.mined(asked)
     desk.chain.leaves(400, NOW + 60)
-    with pytest.raises(Conflict, match=r"400 dollars leave already, from 2027-01-15 08:01:00 UTC on"):
+    with pytest.raises(
+        Conflict, match=r"400 dollars are already being withdrawn, from 2027-01-15 08:01:00 UTC on"
+    ):
         desk.membership.unstake(400 * DOLLAR)
     (kept,) = desk.membership.unstake(0)
     assert (kept.function, kept.args) == ("startUnstake", ("0",))
@@ -223,14 +227,14 @@ def test_a_part_of_the_stake_is_asked_back_once_and_kept_by_zero(desk: Desk) -> 
 
 def test_nothing_is_withdrawn_before_it_is_free(desk: Desk) -> None:
     desk.chain.stake["stake"] = 1_000 * DOLLAR
-    with pytest.raises(Conflict, match="Nothing of the stake leaves"):
+    with pytest.raises(Conflict, match="No part of the stake"):
         desk.membership.withdraw()
     desk.chain.leaves(400, NOW + 1, batch=7)
     desk.chain.settled |= {"last": 8, "finalised": 6}
-    with pytest.raises(StillLocked, match="from 2027-01-15 08:00:01 UTC on"):
+    with pytest.raises(StakeLocked, match="from 2027-01-15 08:00:01 UTC on"):
         desk.membership.withdraw()
     desk.chain.leaves(400, NOW, batch=7)
-    with pytest.raises(StillLocked, match="once batch 7 is final"):
+    with pytest.raises(StakeLocked, match="once batch 7 is final"):
         desk.membership.withdraw()
     desk.chain.settled["finalised"] = 7
     assert calls(desk.membership.withdraw()) == ["unstake"]
@@ -240,7 +244,7 @@ def test_a_void_that_ended_all_batches_locks_nothing_unless_refunds_are_open(des
     desk.chain.stake["stake"] = DOLLAR
     desk.chain.leaves(1, NOW, batch=7)
     desk.chain.settled |= {"last": 6, "finalised": 6, "toRefund": 1}
-    with pytest.raises(StillLocked):
+    with pytest.raises(StakeLocked):
         desk.membership.withdraw()
     desk.chain.settled["toRefund"] = 0
     assert calls(desk.membership.withdraw()) == ["unstake"]
@@ -249,9 +253,9 @@ def test_a_void_that_ended_all_batches_locks_nothing_unless_refunds_are_open(des
 def test_what_a_slash_left_of_the_leaving_part_is_told(desk: Desk) -> None:
     desk.chain.stake["stake"] = 300 * DOLLAR
     desk.chain.leaves(400, NOW)
-    leaving = desk.place().leaving
-    assert leaving is not None
-    assert (leaving.amount, desk.place().cover) == (300 * DOLLAR, 0)
+    unstaking = desk.status().unstaking
+    assert unstaking is not None
+    assert (unstaking.amount, desk.status().cover) == (300 * DOLLAR, 0)
     desk.chain.stake["stake"] = 0
     with pytest.raises(Conflict, match="it was slashed"):
         desk.membership.withdraw()
@@ -275,25 +279,25 @@ def well(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_operator_that_could_settle_has_no_obstacle(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     well(desk, monkeypatch)
-    found = desk.place()
+    found = desk.status()
     assert found.obstacles == ()
     assert (found.endpoint, found.keys, found.has_key) == ("https://market.example", (KEY.account,), True)
     desk.chain.pot = 100 * DOLLAR
-    assert (desk.place().cover_needed, desk.place().obstacles) == (10 * DOLLAR, ())
+    assert (desk.status().cover_needed, desk.status().obstacles) == (10 * DOLLAR, ())
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"key_owner": ZERO_ACCOUNT}, "is not registered: `loraledger operator join"),
-        ({"key_owner": some_account("other")}, "for ever. Make another"),
+        ({"key_owner": some_account("other")}, "bound to operator"),
         ({"stake": {"stake": 0, "unstakeAt": 0, "unstaking": 0}}, "no stake covers a batch"),
         (
             {"stake": {"stake": DOLLAR, "unstakeAt": 1, "unstaking": DOLLAR, "lockedByBatch": 0}},
             "or `loraledger operator unstake 0`",
         ),
         ({"pot": 100 * DOLLAR + 20}, "10 dollars cover new batches, 10.000000000002 dollars are needed"),
-        ({"wei": 0}, "nothing to pay gas with"),
+        ({"wei": 0}, "no coin to pay for gas"),
     ],
 )
 def test_each_thing_that_keeps_it_from_settling_is_told_alone(
@@ -302,11 +306,11 @@ def test_each_thing_that_keeps_it_from_settling_is_told_alone(
     well(desk, monkeypatch)
     for name, value in change.items():
         setattr(desk.chain, name, value)
-    (obstacle,) = desk.place().obstacles
+    (obstacle,) = desk.status().obstacles
     assert said in obstacle
 
 
 def test_a_key_that_the_index_has_not_seen_yet_is_told(desk: Desk) -> None:
     desk.chain.stake["stake"], desk.chain.key_owner = 10 * DOLLAR, OWN
-    (obstacle,) = desk.place().obstacles
-    assert "not in the index yet: see that `loraledger index` runs" in obstacle
+    (obstacle,) = desk.status().obstacles
+    assert "not in the index yet: check that `loraledger index` runs" in obstacle

@@ -117,7 +117,7 @@ def test_what_the_registry_refuses_or_nobody_pays_for_is_not_queued(desk: Desk) 
     with pytest.raises(Reverted, match="OperatorShareOutOfRange"):
         desk.offers.register([ANSWERS])
     desk.registry.wei = 0
-    with pytest.raises(Conflict, match="nothing to pay gas with"):
+    with pytest.raises(Conflict, match="no coin to pay for gas"):
         desk.offers.register([ANSWERS])
     with desk.database.read() as tx:
         assert tx.transactions.lanes() == []
@@ -135,7 +135,7 @@ def test_prices_that_hold_or_are_new_are_taken(desk: Desk) -> None:
 def test_prices_that_were_given_up_do_not_come_back(desk: Desk) -> None:
     desk.register(ANSWERS)
     desk.register(DEARER)
-    with pytest.raises(Conflict, match="asked before and given up") as refused:
+    with pytest.raises(Conflict, match="used before and replaced") as refused:
         desk.offers.check(ANSWERS)
     assert refused.value.param == "prices"
     desk.offers.check(DEARER)
@@ -143,7 +143,7 @@ def test_prices_that_were_given_up_do_not_come_back(desk: Desk) -> None:
 
 def test_prices_of_a_deprecated_record_do_not_come_back(desk: Desk) -> None:
     desk.register(ANSWERS, is_deprecated=True)
-    with pytest.raises(Conflict, match="asked before and given up"):
+    with pytest.raises(Conflict, match="used before and replaced"):
         desk.offers.check(ANSWERS)
 
 
@@ -155,8 +155,10 @@ def test_prices_hold_again_where_the_later_ones_are_deprecated(desk: Desk) -> No
 
 def test_prices_below_ones_own_floor_are_refused(desk: Desk) -> None:
     with desk.database.begin() as tx:
-        tx.policy.set_floor(FloorPrice(200_001, 1))
-    with pytest.raises(Conflict, match=r"below 200001 and 1 token units .*`loraledger policy floor"):
+        tx.denials.set_floor(FloorPrice(200_001, 1))
+    with pytest.raises(
+        Conflict, match=r"floor price here is 200001 and 1 token units .*`loraledger policy floor"
+    ):
         desk.offers.check(ANSWERS)
     desk.offers.check(DEARER)
 

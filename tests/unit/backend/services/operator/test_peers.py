@@ -82,11 +82,11 @@ def test_a_folder_comes_whole_from_whoever_has_it_and_is_kept(town: Town) -> Non
     cid = town.theirs.add_folder(FILES)
     town.settle("one", gateway(EmbeddedStore(town.ours._root / "empty", is_durable=False)), stake=9)
     town.settle("two", gateway(town.theirs))
-    town.peers.bring(cid, 1000)
+    town.peers.fetch(cid, 1000)
     assert town.ours.has(cid)
     assert {name: town.ours.read(cid, name) for name in FILES} == FILES
     assert town.names() == ["one", "two", "two"]
-    town.peers.bring(cid, 1000)
+    town.peers.fetch(cid, 1000)
     assert len(town.outbound.asked) == 3
 
 
@@ -95,7 +95,7 @@ def test_who_is_named_is_asked_first_and_we_never_ask_ourselves(town: Town) -> N
     town.settle("own", refusing(AssertionError()), stake=100)
     town.settle("rich", refusing(AssertionError()), stake=99)
     town.settle("poor", gateway(town.theirs))
-    town.peers.bring(cid, 1000, some_account("poor"))
+    town.peers.fetch(cid, 1000, some_account("poor"))
     assert town.ours.has(cid)
 
 
@@ -104,15 +104,15 @@ def test_who_lacks_a_content_or_is_away_is_left_alone_for_a_while(town: Town) ->
     town.settle("lacks", refusing(UnexpectedStatus("404")), stake=2)
     town.settle("away", refusing(Unreachable("nobody")))
     for _ in range(2):
-        town.peers.bring(cid, 1000)
+        town.peers.fetch(cid, 1000)
     assert town.names() == ["lacks", "away"]
-    town.peers.bring(other, 1000)
+    town.peers.fetch(other, 1000)
     assert town.names() == ["lacks", "away", "lacks"]
     town.now += LACKS_SECONDS
-    town.peers.bring(cid, 1000)
+    town.peers.fetch(cid, 1000)
     assert town.names()[3:] == ["lacks"]
     town.now += AWAY_SECONDS
-    town.peers.bring(cid, 1000)
+    town.peers.fetch(cid, 1000)
     assert town.names()[4:] == ["lacks", "away"]
 
 
@@ -134,16 +134,16 @@ def test_nothing_is_kept_of_what_is_not_the_tree_that_was_asked_for(town: Town, 
         )
 
     town.settle("liar", gateway(town.theirs, car), stake=2)
-    town.peers.bring(cid, 1000)
+    town.peers.fetch(cid, 1000)
     assert not town.ours.has(cid)
     town.settle("honest", gateway(town.theirs))
-    town.peers.bring(cid, 1000)
+    town.peers.fetch(cid, 1000)
     assert town.ours.read(cid, "card") == FILES["card"]
 
 
 def test_that_nobody_has_it_is_said_where_it_is_read(town: Town) -> None:
     cid = town.theirs.add_folder(FILES)
-    town.peers.bring(cid, 1000)
+    town.peers.fetch(cid, 1000)
     with pytest.raises(ContentMissing):
         town.ours.read(cid, "card")
 
@@ -151,5 +151,5 @@ def test_that_nobody_has_it_is_said_where_it_is_read(town: Town) -> None:
 def test_what_may_come_is_bounded_whatever_the_chain_says(town: Town) -> None:
     cid = town.theirs.add_folder(FILES)
     town.settle("one", gateway(town.theirs))
-    town.peers.bring(cid, 1 << 60)
+    town.peers.fetch(cid, 1 << 60)
     assert max(max_bytes for _, _, max_bytes in town.outbound.asked) == 4 << 30

@@ -66,7 +66,7 @@ def read_back(shown: dict[str, Any]) -> ReceiptProof:
 def test_every_receipt_of_a_batch_is_shown_offline_from_the_answer_alone(town: Town, proofs: Proofs) -> None:
     commit(town, 3)
     for signed in commit(town, 9):  # on top of balances that were there before
-        place = proofs.place(receipt_id(signed.receipt))
+        place = proofs.inclusion(receipt_id(signed.receipt))
         shown = ReceiptProofView.of(place).model_dump(mode="json")
         assert read_back(shown).check(signed.receipt) == shown["batch_hash"]
         committed = town.chain.batches(town.market.operator)[-1]
@@ -75,7 +75,7 @@ def test_every_receipt_of_a_batch_is_shown_offline_from_the_answer_alone(town: T
 
 def test_a_proof_is_of_one_receipt_and_of_all_that_it_earned(town: Town, proofs: Proofs) -> None:
     first, second = commit(town, 2)
-    proof = proofs.place(receipt_id(first.receipt)).proof
+    proof = proofs.inclusion(receipt_id(first.receipt)).proof
     entry, balance = proof.entries[0], proof.balances[0]
     dearer = replace(entry, entry=replace(entry.entry, value=entry.entry.value + 1))
     forgeries = {
@@ -111,6 +111,6 @@ def test_a_proof_is_of_one_receipt_and_of_all_that_it_earned(town: Town, proofs:
 def test_a_receipt_that_waits_for_its_batch_has_no_proof_yet(town: Town, proofs: Proofs) -> None:
     signed = town.serve()
     with pytest.raises(NotCommitted):
-        proofs.place(receipt_id(signed.receipt))
+        proofs.inclusion(receipt_id(signed.receipt))
     with pytest.raises(NotFound):
-        proofs.place(ReceiptId(some_hash("unknown")))
+        proofs.inclusion(ReceiptId(some_hash("unknown")))

@@ -9,7 +9,7 @@ from backend.api.schemas.receipts import ReceiptDetail
 from backend.domain.errors import InvalidInput
 from backend.domain.hashing import receipt_id
 from backend.domain.serving import StoredReceipt
-from backend.services.receipts.receipt_file import parse_shown
+from backend.services.receipts.receipt_file import parse_receipt
 from backend.services.receipts.receipts import NamedShare, NamedSlice, ReceiptView
 from tests.support.market import Market, some_account, some_hash
 
@@ -39,7 +39,7 @@ def fields(signed: SignedReceipt) -> dict[str, Any]:
 
 
 def test_what_the_api_shows_is_read_back_whole(signed: SignedReceipt, fields: dict[str, Any]) -> None:
-    found = parse_shown(json.dumps(fields).encode())
+    found = parse_receipt(json.dumps(fields).encode())
     assert found.signed == signed
     assert (found.id, found.operator) == (receipt_id(signed.receipt), some_account("operator"))
     assert found.salt == some_hash("salt")
@@ -61,10 +61,10 @@ def test_what_the_api_shows_is_read_back_whole(signed: SignedReceipt, fields: di
 )
 def test_what_is_malformed_is_refused_by_name(fields: dict[str, Any], changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="not a receipt"):
-        parse_shown(json.dumps(fields | changes).encode())
+        parse_receipt(json.dumps(fields | changes).encode())
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"x":' * 100_000])
 def test_what_is_no_json_object_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidInput, match="not a receipt"):
-        parse_shown(text)
+        parse_receipt(text)

@@ -12,7 +12,7 @@ from backend.services.answers.attribution import Uniform
 from backend.services.receipts.reexecution import (
     ROUNDING_GAP,
     Difference,
-    Repeated,
+    Reexecution,
     attribution_check,
     execution_check,
     first_difference,
@@ -29,9 +29,9 @@ def place(*tokens: tuple[str, float]) -> TokenLogprobs:
     return TokenLogprobs(ranked[0], ranked)
 
 
-def repeated(*places: TokenLogprobs, text: str | None = None) -> Repeated:
+def repeated(*places: TokenLogprobs, text: str | None = None) -> Reexecution:
     spoken = b"".join(each.chosen.token for each in places).decode().removesuffix("<|im_end|>")
-    return Repeated(spoken if text is None else text, places, None)
+    return Reexecution(spoken if text is None else text, places, None)
 
 
 HELLO = (place(("Hello", -0.1), ("Hi", -2.0)), place((" there", -0.5), (" the", -0.6), (" you", -3.0)))
@@ -66,7 +66,7 @@ def test_a_near_tie_is_left_open() -> None:
     near = repeated(place(("A", -1.0), ("B", -1.0 - ROUNDING_GAP / 2)))
     check = execution_check("B", near)
     assert check.is_right is None
-    assert "rounds" in check.message
+    assert "rounding" in check.message
 
 
 def test_a_token_that_is_none_of_the_likeliest_has_no_gap_and_is_wrong() -> None:

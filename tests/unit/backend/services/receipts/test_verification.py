@@ -7,7 +7,7 @@ import pytest
 
 from backend.domain.hashing import receipt_id, response_bytes, salted_hash, to_bytes
 from backend.domain.receipt import Share
-from backend.services.receipts.verification import ShownReceipt, Verification, content_check
+from backend.services.receipts.verification import ReceiptFile, Verification, content_check
 from tests.support.market import Key, recover, some_account, some_hash
 from tests.support.town import Town
 
@@ -24,11 +24,11 @@ def town(tmp_path: Path) -> Town:
     return Town(tmp_path)
 
 
-def shown(town: Town, signed: SignedReceipt) -> ShownReceipt:
-    return ShownReceipt(receipt_id(signed.receipt), town.market.operator, signed, SALT)
+def shown(town: Town, signed: SignedReceipt) -> ReceiptFile:
+    return ReceiptFile(receipt_id(signed.receipt), town.market.operator, signed, SALT)
 
 
-def verdicts(town: Town, receipt: ShownReceipt) -> dict[str, bool | None]:
+def verdicts(town: Town, receipt: ReceiptFile) -> dict[str, bool | None]:
     verification = Verification(town, town.auditor(), recover, town.market.domain)
     return {check.name: check.is_right for check in verification.checks(receipt)}
 

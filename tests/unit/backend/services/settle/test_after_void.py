@@ -86,7 +86,7 @@ def test_a_void_that_falls_out_of_the_chain_leaves_everything_as_it_was(town: To
     assert_all_settled(town, receipts)
     assert [b.number for b in town.chain.standing()] == [1, 2, 3]
     with town.begin() as tx:
-        assert tx.batches.kept(town.market.operator) == {1, 2, 3}
+        assert tx.batches.unreleased(town.market.operator) == {1, 2, 3}
     receipts.append(town.serve())
     town.chain.void_from(3)
     settle(town, rounds=8)

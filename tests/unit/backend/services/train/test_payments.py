@@ -204,7 +204,7 @@ def test_receipts_of_jobs_and_answers_stand_on_one_line(house: House) -> None:
     answering = installation.admission.reserve(payer, 1000)
     house.published(second)
     bill_of = _bill_of(house)
-    installation.admission.settle(payer, answering, bill_of(900))
+    installation.admission.charge(payer, answering, bill_of(900))
     house.published(first)
     lines = [(s.signed.receipt.cumulative, s.signed.receipt.charge) for s in reversed(house.receipts)]
     assert lines == [(642, 642), (1542, 900), (2184, 642)]

@@ -212,7 +212,7 @@ def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_cre
     press: Press,
 ) -> None:
     job = press.published()
-    press.screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    press.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     original = press.list_elsewhere(OTHER_CREATOR)
     with pytest.raises(CopiedVersion, match=original) as refusal:
         press.publication.prepare(job.id, CREATOR, LISTING)
@@ -226,7 +226,7 @@ def test_an_adapter_like_one_of_somebody_else_is_named_with_it_and_needs_the_cre
 
 def test_an_adapter_from_elsewhere_names_no_snapshot_and_passes_the_same_gate(press: Press) -> None:
     job = press.brought()
-    press.screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    press.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     registration = press.publication.prepare(job.id, CREATOR, LISTING)
     assert registration.record.snapshots == ()
     assert registration.record.adapter_digest == RESULT.adapter_digest
@@ -245,7 +245,7 @@ def test_the_registration_of_an_adapter_from_elsewhere_is_noticed(press: Press) 
 
 def test_ones_own_adapter_is_listed_again_without_a_word(press: Press) -> None:
     job = press.published()
-    press.screening.note(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
+    press.screening.add(Inspection(RESULT.adapter_digest, RESULT.base_model, SKETCH, {}))
     press.list_elsewhere(CREATOR)
     registration = press.publication.prepare(job.id, CREATOR, LISTING)
     assert registration.screening is not None

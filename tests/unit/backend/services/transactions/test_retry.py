@@ -6,7 +6,7 @@ import pytest
 
 from backend.domain.errors import Conflict
 from backend.domain.ids import Account
-from backend.services.transactions.retry import enqueue_again
+from backend.services.transactions.retry import enqueue_with_retry
 
 if TYPE_CHECKING:
     from backend.db.unit_of_work import Database
@@ -16,7 +16,7 @@ LANE = Account("0x" + "11" * 20)
 
 def attempt(database: Database, *args: object, most: int | None = None) -> int:
     with database.begin() as tx:
-        return enqueue_again(tx, LANE, ("TestUSD", "mint"), args, "key", most)
+        return enqueue_with_retry(tx, LANE, ("TestUSD", "mint"), args, "key", most)
 
 
 def fail(database: Database, transaction: int) -> None:
